@@ -1,0 +1,1 @@
+"""Conditioning paths: one file a path, each exporting `Conditioner`."""

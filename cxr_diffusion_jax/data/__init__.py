@@ -1,0 +1,1 @@
+"""Chest X-ray trees, records, embedding columns and the input pipeline."""

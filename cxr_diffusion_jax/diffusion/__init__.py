@@ -1,0 +1,1 @@
+"""Schedules, processes, objectives, guidance and samplers: pure functions of arrays."""

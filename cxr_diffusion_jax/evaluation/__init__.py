@@ -1,0 +1,1 @@
+"""Generating images from a trained run, and judging them."""

@@ -1,0 +1,1 @@
+"""Flax Linen networks and the codecs between pixels and what they denoise."""

@@ -1,0 +1,1 @@
+"""Device meshes and the placement of parameters and batches on them."""

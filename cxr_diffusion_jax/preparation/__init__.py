@@ -1,0 +1,1 @@
+"""From a tree of X-rays to records, columns and stand-in encoders."""

@@ -1,0 +1,1 @@
+"""Building, running, checkpointing and resuming a training run."""

@@ -1,0 +1,65 @@
+"""The values that cross folders: batches, contexts, denoisers, progress.
+
+batch --Conditioner--> context --Denoiser(x_t, t, context)--> prediction
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+# Fields of a batch share the leading axis b. `image` [b h w 1] is float32 in [-1, 1].
+Batch = dict[str, Array]
+
+# A tree of parameters, as Flax Linen makes it.
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+  """What a conditioner promises about one of its token streams.
+
+  Attributes:
+    name: names the stream in parameters, drop rates and guidance scales.
+    num_tokens: n of `TokenStream.tokens` [b n d].
+    width: d of `TokenStream.tokens` [b n d].
+    grid: (rows, columns) when the tokens are a map in row-major order.
+  """
+
+  name: str
+  num_tokens: int
+  width: int
+  grid: tuple[int, int] | None = None
+
+
+@flax.struct.dataclass
+class TokenStream:
+  """One sequence of condition tokens.
+
+  Attributes:
+    tokens: [b n d] float.
+    mask: [b n] bool, True where the token is real (not padding, not dropped).
+  """
+
+  tokens: Array
+  mask: Array
+
+
+# One entry a stream, in the order of the conditioner's specifications.
+Context = tuple[TokenStream, ...]
+
+# (x_t [b h w c], t [b] in [0, 1], context) -> prediction [b h w c]
+DenoiseFn = Callable[[Array, Array, Context], Array]
+
+# (label, done, total): told often during long work; total 0 means unknown.
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(label: str, done: int, total: int) -> None:
+  """A `Progress` that says nothing."""
+  del label, done, total
