@@ -1,0 +1,197 @@
+"""A finished column: one array a row, in the row order of the records, on disk.
+
+open_column(records, name) -> Column; column.source(split)[i] -> array
+
+  <records>/columns/NAME/description.json             written last: then it is whole
+  <records>/columns/NAME/SPLIT-00000.array_record     record i is row i; empty: no value
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+
+from array_record.python import array_record_data_source
+import numpy as np
+
+from cxr_diffusion_jax.data import atomic_file
+
+_FORMAT = 1
+_DESCRIPTION = "description.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnDescription:
+  """What description.json says.
+
+  Attributes:
+    name: of the column.
+    shape: of one row.
+    dtype: numpy's name of the type on disk.
+    encoder: what made the values, for people to read.
+    standin: True when this project's stand-in encoder made them.
+    source_fingerprint: of what the values were made from.
+    ids_fingerprint: of the rows they were made for (see `ids_fingerprint`).
+    num_rows: rows of each split, those without a value included.
+    rows_per_shard: rows of every file but the last of a split.
+    missing: ids without a value, a split.
+    missing_rows: their rows, a split.
+    num_duplicates: values left out because the id had come before (a run that goes
+      on after a kill counts its own only).
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  dtype: str
+  encoder: str
+  standin: bool
+  source_fingerprint: str
+  ids_fingerprint: str
+  num_rows: dict[str, int]
+  rows_per_shard: int
+  missing: dict[str, tuple[str, ...]]
+  missing_rows: dict[str, tuple[int, ...]]
+  num_duplicates: int = 0
+
+  @property
+  def fingerprint(self) -> str:
+    """Of the source and of the ids together."""
+    both = self.source_fingerprint + self.ids_fingerprint
+    return hashlib.sha256(both.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+  """A whole column on disk.
+
+  Attributes:
+    folder: its folder.
+    description: what it holds.
+  """
+
+  folder: pathlib.Path
+  description: ColumnDescription
+
+  @property
+  def num_rows(self) -> dict[str, int]:
+    """Rows of each split, those without a value included."""
+    return self.description.num_rows
+
+  def source(self, split: str) -> "ColumnSource":
+    """Random access to the rows of a split; opens no file yet."""
+    self._check_split(split)
+    return ColumnSource(self, split)
+
+  def present(self, split: str) -> np.ndarray:
+    """Which rows of a split have a value: bool [n]."""
+    self._check_split(split)
+    mask = np.ones(self.num_rows[split], bool)
+    mask[list(self.description.missing_rows[split])] = False
+    return mask
+
+  def shards(self, split: str) -> list[tuple[pathlib.Path, int]]:
+    """The files of a split in order, each with its number of rows."""
+    step, total = self.description.rows_per_shard, self.num_rows[split]
+    return [
+      (self.folder / f"{split}-{i:05d}.array_record", min(step, total - start))
+      for i, start in enumerate(range(0, total, step))
+    ]
+
+  def _check_split(self, split: str) -> None:
+    if split not in self.num_rows:
+      raise KeyError(
+        f"no split {split!r}; there are {', '.join(sorted(self.num_rows))}"
+      )
+
+
+class ColumnSource:
+  """Rows of one split: `source[i]` is an array of the description's shape and dtype.
+
+  Picklable. Files are opened when first read, and again in every process. The arrays
+  are read-only views of the record's bytes.
+  """
+
+  def __init__(self, column: Column, split: str):
+    self.column = column
+    self.split = split
+
+  def __len__(self) -> int:
+    return self.column.num_rows[self.split]
+
+  def __getitem__(self, row: int) -> np.ndarray:
+    if not 0 <= row < len(self):
+      raise IndexError(f"row {row} of {len(self)} rows of {self.split}")
+    record = self._records[row]
+    about = self.column.description
+    if not record:
+      raise KeyError(
+        f"column {about.name}: row {row} of {self.split} has no value; see `present`"
+      )
+    return np.frombuffer(record, about.dtype).reshape(about.shape)
+
+  def __getstate__(self) -> dict:
+    return {"column": self.column, "split": self.split}
+
+  @functools.cached_property
+  def _records(self) -> array_record_data_source.ArrayRecordDataSource:
+    # With its rows told, no file is opened to be counted.
+    shards = self.column.shards(self.split)
+    paths = [f"{path}[0:{num_rows}]" for path, num_rows in shards]
+    return array_record_data_source.ArrayRecordDataSource(paths)
+
+
+def ids_fingerprint(ids: Mapping[str, np.ndarray]) -> str:
+  """A hash of the ids of every split, in their order."""
+  digest = hashlib.sha256()
+  for split in sorted(ids):
+    text = "\n".join(ids[split])
+    digest.update(f"{split} {len(ids[split])} {len(text)}\n{text}\n".encode())
+  return digest.hexdigest()
+
+
+def is_fresh(
+  column: Column | None, *, ids_fingerprint: str, source_fingerprint: str
+) -> bool:
+  """Whether a column is there and was made for these ids from this source."""
+  return column is not None and (
+    column.description.ids_fingerprint == ids_fingerprint
+    and column.description.source_fingerprint == source_fingerprint
+  )
+
+
+def open_column(folder: str | os.PathLike, name: str) -> Column | None:
+  """Opens a column of the records in `folder`.
+
+  Returns:
+    None where there is none, where it was never finished or where files of it are
+    gone; whether it is fresh is another question (`is_fresh`).
+  """
+  target = pathlib.Path(folder) / "columns" / name
+  try:
+    told = json.loads((target / _DESCRIPTION).read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return None
+  if told.pop("format") != _FORMAT:
+    return None
+  told["shape"] = tuple(told["shape"])
+  for key in ("missing", "missing_rows"):
+    told[key] = {split: tuple(rows) for split, rows in told[key].items()}
+  column = Column(folder=target, description=ColumnDescription(**told))
+  shards = [path for split in column.num_rows for path, _ in column.shards(split)]
+  return column if all(path.is_file() for path in shards) else None
+
+
+def write_description(folder: pathlib.Path, description: ColumnDescription) -> None:
+  """Makes the shards in `folder` a column."""
+  told = {"format": _FORMAT, **dataclasses.asdict(description)}
+  atomic_file.write_text(folder / _DESCRIPTION, json.dumps(told, indent=1) + "\n")
+
+
+def remove_column(folder: pathlib.Path) -> None:
+  """Deletes a column's files, description first, so that it is never half there."""
+  (folder / _DESCRIPTION).unlink(missing_ok=True)
+  for path in folder.glob("*.array_record"):
+    path.unlink()

@@ -1,0 +1,367 @@
+"""Columns: any order in, row order out, through kills; bad values never get in."""
+
+import collections
+import itertools
+import json
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+
+from array_record.python import array_record_module
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import column_scratch, columns
+
+SHAPE = (4, 6)
+IDS = {
+  "train": np.array([f"{i:08d}_000" for i in range(20)]),
+  "validation": np.array([], dtype="<U12"),
+  "test": np.array([f"{i:08d}_001" for i in range(20, 27)]),
+}
+VALUES = {
+  one: np.random.default_rng(i).standard_normal(SHAPE).astype(np.float32)
+  for i, one in enumerate(itertools.chain(*(IDS[split].tolist() for split in IDS)))
+}
+
+
+def batches_of(ids, size=4, values=None):
+  """Batches of these ids, as an iterator."""
+  values = values or VALUES
+  for start in range(0, len(ids), size):
+    part = np.array(ids[start : start + size])
+    yield part, np.stack([values[one] for one in part.tolist()])
+
+
+def write(folder, **changes):
+  arguments = {
+    "ids": IDS,
+    "name": "toy",
+    "shape": SHAPE,
+    "encoder": "toy encoder",
+    "standin": True,
+    "fingerprint": "f0",
+    "batches": batches_of(list(VALUES)),
+  }
+  return columns.write_column(folder, **{**arguments, **changes})
+
+
+def check_rows(column, ids=IDS, values=None, dtype=np.float16):
+  values = values or VALUES
+  for split in ids:
+    source = column.source(split)
+    assert len(source) == len(ids[split])
+    for row, one in enumerate(ids[split].tolist()):
+      assert source[row].dtype == dtype
+      assert np.array_equal(source[row], values[one].astype(dtype))
+
+
+def content(column):
+  return {
+    path.name: path.read_bytes() for path in column.folder.iterdir() if path.is_file()
+  }
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_any_order_of_ids_gives_the_same_bytes(tmp_path, seed):
+  plain = write(tmp_path / "a")
+  check_rows(plain)
+  order = np.random.default_rng(seed).permutation(list(VALUES)).tolist()
+  told = []
+  other = write(
+    tmp_path / "b",
+    batches=batches_of(order, size=5),
+    progress=lambda *state: told.append(state),
+  )
+  assert content(plain) == content(other)
+  assert told[0] == ("column toy", 0, 27)
+  assert ("column toy", 27, 27) in told
+  assert told[-1] == ("shards of column toy", 27, 27)
+  assert not (other.folder / "scratch").exists()
+
+
+def test_description_and_opening_again(tmp_path):
+  assert columns.open_column(tmp_path, "toy") is None
+  written = write(tmp_path)
+  column = columns.open_column(tmp_path, "toy")
+  assert column == written
+  about = column.description
+  assert (about.name, about.shape, about.dtype) == ("toy", SHAPE, "float16")
+  assert (about.encoder, about.standin) == ("toy encoder", True)
+  assert column.num_rows == {"test": 7, "train": 20, "validation": 0}
+  assert about.missing == {"test": (), "train": (), "validation": ()}
+  assert all(column.present(split).all() for split in IDS)
+  check_rows(column)
+  next(column.folder.glob("test-*")).unlink()
+  assert columns.open_column(tmp_path, "toy") is None
+
+
+def test_freshness_follows_source_and_ids(tmp_path):
+  column = write(tmp_path)
+  same = columns.ids_fingerprint({split: IDS[split] for split in reversed(IDS)})
+  fresh = {"ids_fingerprint": same, "source_fingerprint": "f0"}
+  assert columns.is_fresh(column, **fresh)
+  assert not columns.is_fresh(None, **fresh)
+  assert not columns.is_fresh(column, **{**fresh, "source_fingerprint": "f1"})
+  for other in (
+    {**IDS, "train": IDS["train"][::-1]},
+    {**IDS, "train": IDS["train"][:-1]},
+    {**IDS, "validation": IDS["train"][:1]},
+  ):
+    changed = columns.ids_fingerprint(other)
+    assert not columns.is_fresh(column, **{**fresh, "ids_fingerprint": changed})
+  newer = write(tmp_path, fingerprint="f1", shape=(24,), batches=reshaped())
+  assert newer.description.fingerprint != column.description.fingerprint
+  assert newer.source("test")[0].shape == (24,)
+
+
+def reshaped():
+  for ids, values in batches_of(list(VALUES)):
+    yield ids, values.reshape(-1, 24)
+
+
+def test_first_of_duplicates_wins_and_they_are_counted(tmp_path):
+  others = {one: value + 1 for one, value in VALUES.items()}
+  column = write(
+    tmp_path,
+    batches=itertools.chain(
+      batches_of([*list(VALUES)[:6], *list(VALUES)[:2]], size=8),
+      batches_of(list(VALUES)[4:7], values=others),
+      batches_of(list(VALUES)[7:]),
+    ),
+  )
+  first = {**VALUES, "00000006_000": others["00000006_000"]}
+  check_rows(column, values=first)
+  assert column.description.num_duplicates == 4
+
+
+def test_ids_of_no_row_are_passed_over(tmp_path):
+  more = {**VALUES, "99999999_000": np.ones(SHAPE, np.float32)}
+  check_rows(write(tmp_path, batches=batches_of(list(more)[::-1], values=more)))
+
+
+def test_missing_rows_are_an_error_unless_dropped(tmp_path):
+  some = [one for one in VALUES if one not in ("00000003_000", "00000025_001")]
+  with pytest.raises(
+    errors.InputError,
+    match=r"2 of 27 rows have no embedding, .*00000025_001.*missing='drop'",
+  ):
+    write(tmp_path, batches=batches_of(some))
+  assert columns.open_column(tmp_path, "toy") is None
+  # The rows are there already: the second call need not bring them again.
+  column = write(tmp_path, batches=iter(()), missing="drop")
+  assert column.description.missing == {
+    "test": ("00000025_001",),
+    "train": ("00000003_000",),
+    "validation": (),
+  }
+  assert np.flatnonzero(~column.present("train")).tolist() == [3]
+  assert np.flatnonzero(~column.present("test")).tolist() == [5]
+  with pytest.raises(KeyError, match="row 3 of train has no value"):
+    column.source("train")[3]
+  assert np.array_equal(
+    column.source("train")[4], VALUES["00000004_000"].astype(np.float16)
+  )
+  assert column == columns.open_column(tmp_path, "toy")
+
+
+def test_ids_that_join_to_nothing_show_both_sides(tmp_path):
+  strange = {f"img_{i}": np.ones(SHAPE, np.float32) for i in range(5)}
+
+  def stream(wanted):
+    kept = [one for one in strange if wanted is None or one in set(wanted.tolist())]
+    return batches_of(kept, values=strange)
+
+  for batches in (stream, batches_of(list(strange), values=strange)):
+    with pytest.raises(errors.InputError) as caught:
+      write(tmp_path, batches=batches, missing="drop")
+    for part in ("img_0, img_1, img_2", "00000020_001, 00000021_001", "same stem"):
+      assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("number", "message"),
+  [
+    (65536.0, r"1 rows have values beyond 65504, for example 00000002_000.*float32"),
+    (np.nan, r"1 rows have values that are NaN or infinite, for example 00000002_000"),
+    (-np.inf, r"NaN or infinite"),
+  ],
+)
+def test_values_that_float16_cannot_hold(tmp_path, number, message):
+  values = {one: value.copy() for one, value in VALUES.items()}
+  values["00000002_000"][1, 2] = number
+  with pytest.raises(errors.InputError, match=message):
+    write(tmp_path, batches=batches_of(list(values), values=values))
+  if number == 65536.0:
+    stream = batches_of(list(values), values=values)
+    column = write(tmp_path, batches=stream, dtype="float32")
+    check_rows(column, values=values, dtype=np.float32)
+
+
+def test_values_of_another_shape(tmp_path):
+  with pytest.raises(errors.InputError, match=r"4 ids came with values of \[4, 24\]"):
+    write(tmp_path, batches=reshaped())
+
+
+def test_disk_too_small_is_told_before_the_work(tmp_path, monkeypatch):
+  usage = collections.namedtuple("usage", "total used free")
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 100))
+  with pytest.raises(errors.InputError, match=r"0\.0 GB of free disk; expected"):
+    write(tmp_path)
+
+
+def test_disk_that_fills_up_is_one_line_and_the_work_goes_on(tmp_path, monkeypatch):
+  pwrite, calls = column_scratch.os.pwrite, itertools.count()
+
+  def full(file, data, offset):
+    if next(calls) >= 10:
+      raise OSError(28, "No space left on device")
+    return pwrite(file, data, offset)
+
+  monkeypatch.setattr(column_scratch.os, "pwrite", full)
+  with pytest.raises(errors.InputError, match=r"No space left on device; fix: free"):
+    write(tmp_path)
+  monkeypatch.undo()
+  check_rows(write(tmp_path))
+
+
+def test_sources_can_be_pickled_and_open_late(tmp_path):
+  column = write(tmp_path)
+  source = column.source("train")
+  assert np.array_equal(source[2], VALUES["00000002_000"].astype(np.float16))
+  again = pickle.loads(pickle.dumps(source))
+  assert len(again) == 20
+  assert np.array_equal(again[2], source[2])
+  with pytest.raises(IndexError, match="row 20 of 20"):
+    source[20]
+  with pytest.raises(KeyError, match="no split 'expert'"):
+    column.source("expert")
+  shutil.rmtree(column.folder)
+  assert len(column.source("train")) == 20
+
+
+def test_more_than_one_shard(tmp_path, monkeypatch):
+  monkeypatch.setattr(columns, "_SHARD_BYTES", 8 * 48)
+  column = write(tmp_path)
+  assert sorted(path.name for path in column.folder.glob("*.array_record")) == [
+    "test-00000.array_record",
+    "train-00000.array_record",
+    "train-00001.array_record",
+    "train-00002.array_record",
+  ]
+  check_rows(column)
+
+
+class Crash(Exception):
+  pass
+
+
+@pytest.mark.parametrize("fatal", range(1, 5))
+def test_crash_between_shards_goes_on_without_the_values(tmp_path, monkeypatch, fatal):
+  whole = content(write(tmp_path / "whole", batches=batches_of(list(VALUES))))
+  older = write(tmp_path / "b", fingerprint="older")
+  replace, calls = columns.os.replace, itertools.count(1)
+
+  def crashing(source, target):
+    # The renames: one shard a split into waiting, then both to their place.
+    if next(calls) == fatal:
+      raise Crash
+    replace(source, target)
+
+  monkeypatch.setattr(columns, "os", _Os(crashing))
+  with pytest.raises(Crash):
+    write(tmp_path / "b")
+  monkeypatch.undo()
+  # Until all shards wait, the older column is still whole.
+  assert (columns.open_column(tmp_path / "b", "toy") == older) == (fatal <= 2)
+  column = write(tmp_path / "b", batches=iter(()))
+  assert content(column) == whole
+
+
+class _Os:
+  """The module os with another `replace`."""
+
+  def __init__(self, replace):
+    self.replace = replace
+
+  def __getattr__(self, name):
+    import os
+
+    return getattr(os, name)
+
+
+CHILD = """
+import os, signal, sys
+import numpy as np
+from cxr_diffusion_jax.data import columns
+
+folder, kill_at = sys.argv[1], int(sys.argv[2])
+ids = {"train": np.array([f"{i:03d}" for i in range(40)])}
+
+def stream(wanted):
+  print("wanted", -1 if wanted is None else len(wanted), flush=True)
+  for number, start in enumerate(range(0, len(wanted), 4)):
+    if number == kill_at:
+      os.kill(os.getpid(), signal.SIGKILL)
+    part = wanted[start : start + 4]
+    yield part, np.stack([np.full((3,), float(one), np.float32) for one in part])
+
+columns.write_column(
+  folder, ids=ids, name="toy", shape=(3,), encoder="e", standin=False,
+  fingerprint="f", batches=stream, flush_bytes=24,
+)
+print("done")
+"""
+
+
+def test_goes_on_after_kill_9(tmp_path, repository):
+  def run(kill_at):
+    return subprocess.run(
+      [sys.executable, "-c", CHILD, str(tmp_path), str(kill_at)],
+      cwd=repository,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  killed = run(6)
+  assert killed.returncode == -signal.SIGKILL
+  assert killed.stdout.split() == ["wanted", "40"]
+  assert columns.open_column(tmp_path, "toy") is None
+  finished = run(100)
+  assert finished.stdout.split() == ["wanted", "16", "done"], finished.stderr
+  source = columns.open_column(tmp_path, "toy").source("train")
+  assert [source[i].tolist() for i in range(40)] == [[i] * 3 for i in range(40)]
+
+
+def test_scratch_of_other_ids_or_source_is_thrown_away(tmp_path):
+  some = list(VALUES)[:9]
+  with pytest.raises(errors.InputError, match="18 of 27"):
+    write(tmp_path, batches=batches_of(some))
+  others = {one: value + 1 for one, value in VALUES.items()}
+  stream = batches_of(list(others), values=others)
+  column = write(tmp_path, fingerprint="f1", batches=stream)
+  check_rows(column, values=others)
+
+
+def test_damaged_scratch_marks_only_lose_work(tmp_path):
+  with pytest.raises(errors.InputError, match="have no embedding"):
+    write(tmp_path, batches=batches_of(list(VALUES)[:9]))
+  marks = pathlib.Path(tmp_path, "columns/toy/scratch/done.bin")
+  marks.write_bytes(marks.read_bytes()[:5])
+  check_rows(write(tmp_path))
+
+
+def test_records_allow_fast_random_access(tmp_path):
+  column = write(tmp_path)
+  (path, num_rows), *_ = column.shards("train")
+  reader = array_record_module.ArrayRecordReader(str(path))
+  assert reader.num_records() == num_rows == 20
+  assert "group_size:1," in reader.writer_options_string()
+  reader.close()
+  told = json.loads((column.folder / "description.json").read_text(encoding="utf-8"))
+  assert told["format"] == 1
