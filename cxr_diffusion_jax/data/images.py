@@ -1,0 +1,180 @@
+"""Reads any radiograph file as one grey channel and makes squares of it.
+
+PNG (L, RGB, RGBA, palette, 16-bit) -> [h w] uint8 -> crop | pad, Lanczos -> [s s] uint8
+
+Work on many images runs in threads: PIL decodes and resizes without Python's lock (1.9
+times as fast on two cores), and threads share no trouble with JAX's, as forks would.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+import io
+import itertools
+import os
+from pathlib import Path
+import struct
+from typing import TYPE_CHECKING, TypeVar
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from cxr_diffusion_jax import errors
+
+if TYPE_CHECKING:
+  from cxr_diffusion_jax import types
+  from cxr_diffusion_jax.data import layout
+
+MODES = ("crop", "pad")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def read_grey(source: str | os.PathLike | bytes) -> np.ndarray:
+  """Reads an image file as 8-bit grey.
+
+  Colours become luminance (ITU-R 601-2); alpha is ignored; a palette is looked up; 16
+  bits are scaled by their full range, v / 257.
+
+  Args:
+    source: a path, or the file's bytes.
+
+  Returns:
+    [h w] uint8.
+
+  Raises:
+    InputError: no such file, no image, or a truncated one; with its name.
+  """
+  is_bytes = isinstance(source, bytes)
+  name = f"{len(source)} bytes" if is_bytes else os.fspath(source)
+  try:
+    with Image.open(io.BytesIO(source) if is_bytes else source) as image:
+      image.load()
+      return _grey(image)
+  # What PIL's decoders raise on damaged files.
+  except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
+    raise errors.InputError(
+      f"cannot read the image {name}: {error}",
+      "a whole PNG",
+      "copy it again, or leave such images out with --config.data.missing=drop",
+    ) from error
+
+
+def resize(image: np.ndarray, size: int, mode: str = "crop") -> np.ndarray:
+  """Makes a square of an image, its aspect ratio kept, with an antialiased Lanczos.
+
+  Args:
+    image: [h w] uint8.
+    size: pixels of a side.
+    mode: `crop` takes the centred square of the shorter side; `pad` scales the longer
+      side and puts black beside.
+
+  Returns:
+    [size size] uint8.
+
+  Raises:
+    InputError: an unknown mode.
+  """
+  if mode not in MODES:
+    raise errors.InputError(f"data.resize={mode!r}", " or ".join(MODES))
+  height, width = image.shape
+  if height == width == size:
+    return image
+  if mode == "crop":
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    picture = Image.fromarray(image)
+    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
+  scale = size / max(height, width)
+  inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+  resized = np.asarray(Image.fromarray(image).resize(inner, Image.Resampling.LANCZOS))
+  square = np.zeros((size, size), np.uint8)
+  top, left = (size - inner[1]) // 2, (size - inner[0]) // 2
+  square[top : top + inner[1], left : left + inner[0]] = resized
+  return square
+
+
+def resize_tree(
+  tree: "layout.Tree",
+  image_size: int,
+  *,
+  mode: str = "crop",
+  progress: "types.Progress",
+) -> Path:
+  """Makes the folder `{image_size}x{image_size}` of a tree; goes on where it stopped.
+
+  Args:
+    tree: where images are taken from, the nearest larger size or `original/`.
+    image_size: pixels of a side.
+    mode: as of `resize`.
+    progress: told of the images done.
+
+  Returns:
+    The folder.
+
+  Raises:
+    InputError: an image that cannot be read, or none large enough.
+  """
+  folder = tree.root / f"{image_size}x{image_size}"
+  done = tree.resized.get(image_size, {})
+  paths = {
+    stem: path for stem, path in tree.resolve(image_size).items() if stem not in done
+  }
+  if not paths and not done:
+    raise errors.InputError(
+      f"no image of {image_size} pixels or more in {tree.root}",
+      f"original/, or a folder larger than {image_size}x{image_size}/",
+    )
+  folder.mkdir(exist_ok=True)
+
+  def write(item: tuple[str, str]) -> None:
+    stem, path = item
+    partial = folder / f".{stem}.partial"
+    square = resize(read_grey(path), image_size, mode)
+    Image.fromarray(square).save(partial, format="PNG")
+    partial.replace(folder / f"{stem}.png")
+
+  for count, _ in enumerate(in_threads(write, paths.items()), start=1):
+    progress(f"resize to {image_size}", count, len(paths))
+  return folder
+
+
+def in_threads(
+  function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Result]:
+  """Maps in threads, one a core, in order, with few results waiting.
+
+  Args:
+    function: of one item; should release Python's lock for most of its time.
+    items: to map over.
+
+  Yields:
+    Results in the order of `items`; an exception of `function` ends the map.
+  """
+  items = iter(items)
+  num_threads = os.cpu_count() or 1
+  with futures.ThreadPoolExecutor(num_threads) as executor:
+    waiting = [
+      executor.submit(function, item)
+      for item in itertools.islice(items, 4 * num_threads)
+    ]
+    try:
+      while waiting:
+        yield waiting.pop(0).result()
+        waiting += [executor.submit(function, x) for x in itertools.islice(items, 1)]
+    finally:
+      executor.shutdown(cancel_futures=True)
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+  if image.mode.startswith("I"):
+    values = np.asarray(image).astype(np.int64)
+    return ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
+  if image.mode in ("P", "PA"):
+    # By way of RGBA, because a transparent palette entry keeps its colour there.
+    image = image.convert("RGBA")
+  if image.mode == "LA":
+    return np.asarray(image.getchannel("L"))
+  return np.asarray(image if image.mode == "L" else image.convert("L"))

@@ -1,0 +1,229 @@
+"""NIH's fourteen findings: text <-> multi-hot, and tools that choose and merge classes.
+
+"Edema|Effusion" <-> [n 14] uint8 with ones in columns 3 and 4; "No Finding" <-> zeros
+
+Names and order: Wang et al., "ChestX-ray8", CVPR 2017, in alphabetical order.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cxr_diffusion_jax import errors
+
+FINDINGS = (
+  "Atelectasis",
+  "Cardiomegaly",
+  "Consolidation",
+  "Edema",
+  "Effusion",
+  "Emphysema",
+  "Fibrosis",
+  "Hernia",
+  "Infiltration",
+  "Mass",
+  "Nodule",
+  "Pleural_Thickening",
+  "Pneumonia",
+  "Pneumothorax",
+)
+
+NO_FINDING = "No Finding"
+
+
+def finding_index(name: str) -> int:
+  """The column of a finding's name, in any of the spellings that NIH's files use.
+
+  Args:
+    name: such as `Pleural Thickening`, `pleural_thickening` or `Infiltrate`.
+
+  Returns:
+    An index into `FINDINGS`.
+
+  Raises:
+    InputError: no finding has that name.
+  """
+  # The box file says Infiltrate where the labels say Infiltration.
+  plain = name.strip().replace(" ", "_").casefold()
+  plain = {"infiltrate": "infiltration"}.get(plain, plain)
+  for index, finding in enumerate(FINDINGS):
+    if finding.casefold() == plain:
+      return index
+  raise errors.InputError(
+    f"unknown finding {name!r}", f"one of {', '.join(FINDINGS)} or {NO_FINDING}"
+  )
+
+
+def multi_hot(texts: Iterable[str]) -> np.ndarray:
+  """Parses label texts such as `Edema|Effusion`.
+
+  Args:
+    texts: one text an image; names separated by `|`.
+
+  Returns:
+    [n 14] uint8, 1 where the finding is named, columns as in `FINDINGS`.
+
+  Raises:
+    InputError: an unknown name, or `No Finding` beside a finding.
+  """
+  # 112,120 rows hold only 836 distinct texts: each is parsed once.
+  parsed: dict[str, np.ndarray] = {}
+  rows = []
+  for text in texts:
+    if text not in parsed:
+      parsed[text] = _parse(text)
+    rows.append(parsed[text])
+  return np.array(rows, np.uint8).reshape(-1, len(FINDINGS))
+
+
+def names_of(findings: np.ndarray) -> tuple[str, ...]:
+  """The names of the findings present in one row.
+
+  Args:
+    findings: [14] numbers; above 0.5 counts as present.
+
+  Returns:
+    Names in the order of `FINDINGS`; empty for no finding.
+  """
+  return tuple(
+    name for name, value in zip(FINDINGS, findings, strict=True) if value > 0.5
+  )
+
+
+def top_k(findings: np.ndarray, k: int) -> tuple[str, ...]:
+  """The k most frequent findings, most frequent first, ties in alphabetical order.
+
+  Args:
+    findings: [n 14] multi-hot.
+    k: how many, 1 to 14.
+
+  Returns:
+    k names.
+  """
+  order = np.argsort(-findings.sum(axis=0, dtype=np.int64), kind="stable")
+  return tuple(FINDINGS[index] for index in order[:k])
+
+
+def merge(findings: np.ndarray, groups: Mapping[str, Sequence[str]]) -> np.ndarray:
+  """Makes classes out of findings: a class is present where any of its findings is.
+
+  Args:
+    findings: [n 14] multi-hot.
+    groups: class name -> names of its findings; `No Finding` is allowed as one.
+
+  Returns:
+    [n k] uint8, one column a group, in the order of `groups`.
+
+  Raises:
+    InputError: an unknown finding.
+  """
+  none = ~findings.any(axis=1, keepdims=True)
+  extended = np.concatenate([findings.astype(bool), none], axis=1)
+  columns = []
+  for names in groups.values():
+    indices = [
+      len(FINDINGS) if name == NO_FINDING else finding_index(name) for name in names
+    ]
+    columns.append(extended[:, indices].any(axis=1))
+  return np.array(columns, np.uint8).reshape(len(groups), len(findings)).T
+
+
+def balance(findings: np.ndarray, *, limit: int, seed: int) -> np.ndarray:
+  """Chooses rows so that no class has more than `limit` of them.
+
+  Each row counts once, for the rarest of its findings (or for `No Finding`), so that
+  rare findings keep their rows when common ones are thinned.
+
+  Args:
+    findings: [n k] multi-hot.
+    limit: rows to keep of a class, at most.
+    seed: of the choice.
+
+  Returns:
+    [m] indices of the kept rows, ascending.
+  """
+  counts = findings.sum(axis=0, dtype=np.int64)
+  by_rarity = np.argsort(counts, kind="stable")
+  present = findings[:, by_rarity].astype(bool)
+  rarest = np.where(present.any(axis=1), by_rarity[present.argmax(axis=1)], -1)
+  generator = np.random.default_rng(seed)
+  kept = [
+    generator.permutation(np.flatnonzero(rarest == label))[:limit]
+    for label in range(-1, findings.shape[1])
+  ]
+  return np.sort(np.concatenate(kept))
+
+
+def save_labels(
+  path: str | os.PathLike,
+  ids: Sequence[str],
+  names: Sequence[str],
+  values: np.ndarray,
+) -> None:
+  """Writes a label table as a CSV, whole or not at all.
+
+  Args:
+    path: of the CSV.
+    ids: [n] image names.
+    names: [k] class names.
+    values: [n k] multi-hot.
+  """
+  path = Path(path)
+  partial = path.with_name(path.name + ".partial")
+  with partial.open("w", newline="") as file:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["Image Index", *names])
+    for image_id, row in zip(ids, values, strict=True):
+      writer.writerow([image_id, *(int(value) for value in row)])
+  partial.replace(path)
+
+
+def load_labels(
+  path: str | os.PathLike,
+) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+  """Reads what `save_labels` wrote.
+
+  Args:
+    path: of the CSV.
+
+  Returns:
+    ids [n], class names (k) and values [n k] uint8.
+
+  Raises:
+    InputError: not such a table.
+  """
+  with Path(path).open(newline="") as file:
+    rows = list(csv.reader(file))
+  if not rows or rows[0][:1] != ["Image Index"]:
+    raise errors.InputError(f"{path} has no header", "Image Index and class names")
+  names = tuple(rows[0][1:])
+  for number, row in enumerate(rows[1:], start=2):
+    if len(row) != len(names) + 1 or not set(row[1:]) <= {"0", "1"}:
+      raise errors.InputError(
+        f"{path} line {number} is {','.join(row)!r}",
+        f"an image name and {len(names)} values 0 or 1",
+      )
+  values = np.array([row[1:] for row in rows[1:]], np.uint8)
+  ids = np.array([row[0] for row in rows[1:]], np.str_)
+  return ids, names, values.reshape(len(ids), len(names))
+
+
+def _parse(text: str) -> np.ndarray:
+  names = [name for name in text.split("|") if name.strip()]
+  row = np.zeros(len(FINDINGS), np.uint8)
+  if not names:
+    raise errors.InputError(
+      "an empty finding label", f"{NO_FINDING} or names separated by |"
+    )
+  if any(name.strip().casefold() == NO_FINDING.casefold() for name in names):
+    if len(names) > 1:
+      raise errors.InputError(
+        f"finding labels {text!r}", f"{NO_FINDING} alone or findings alone"
+      )
+    return row
+  for name in names:
+    row[finding_index(name)] = 1
+  return row

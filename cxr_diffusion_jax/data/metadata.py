@@ -1,0 +1,249 @@
+"""Reads NIH's Data_Entry CSV in all its forms into columns of numpy arrays.
+
+Data_Entry_2017.csv | Data_Entry_2017_v2020.csv | Kaggle's sample_labels.csv -> Entries
+
+The header holds commas inside brackets, `OriginalImage[Width,Height]`, which no quotes
+protect: split at every comma, each bracket's halves become the names of two columns,
+and that is how the rows are laid out.
+"""
+
+from collections.abc import Callable, Sequence
+import csv
+import dataclasses
+import os
+from pathlib import Path
+import re
+
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import labels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entries:
+  """One row an image, in the CSV's order; n rows.
+
+  Attributes:
+    id: [n] str, the image's name without extension.
+    patient: [n] int32.
+    age: [n] float32, years; nan where unknown or above 120.
+    sex: [n] int8; 0 female, 1 male, -1 unknown.
+    view: [n] int8; 0 PA, 1 AP, -1 another or unknown.
+    follow_up: [n] int32, the image's number within its patient; -1 unknown.
+    findings: [n 14] uint8, columns as in `labels.FINDINGS`.
+    width: [n] float32, pixels of the radiograph before NIH resized it; nan unknown.
+    height: [n] float32, as `width`.
+    spacing: [n 2] float32, millimetres of such a pixel in x and y; nan unknown.
+  """
+
+  id: np.ndarray
+  patient: np.ndarray
+  age: np.ndarray
+  sex: np.ndarray
+  view: np.ndarray
+  follow_up: np.ndarray
+  findings: np.ndarray
+  width: np.ndarray
+  height: np.ndarray
+  spacing: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.id)
+
+  def take(self, rows: np.ndarray) -> "Entries":
+    """The entries at the given indices (or where a mask is True), in that order."""
+    names = [field.name for field in dataclasses.fields(self)]
+    return Entries(**{name: getattr(self, name)[rows] for name in names})
+
+
+def read_entries(path: str | os.PathLike) -> Entries:
+  """Reads a Data_Entry CSV.
+
+  Args:
+    path: of the CSV.
+
+  Returns:
+    Its rows.
+
+  Raises:
+    InputError: no rows, a column or a cell missing, an image named twice, or a value
+      that cannot be read; with the line's number.
+  """
+  path = Path(path)
+  # utf-8-sig: Excel puts a byte-order mark before the first column's name.
+  with path.open(newline="", encoding="utf-8-sig") as file:
+    rows = list(csv.reader(file))
+  if len(rows) < 2:
+    raise errors.InputError(f"{path} has no rows", "a header and a row for each image")
+  table = _Table(path=path, header=_header(rows[0]), rows=rows[1:])
+  names = table.column("Image Index")
+  ids = np.array([Path(name.strip()).stem for name in names], np.str_)
+  _refuse_duplicates(path, ids)
+  return Entries(
+    id=ids,
+    patient=_patients(table, ids),
+    age=np.array(table.parse("Patient Age", parse_age), np.float32),
+    sex=np.array(table.parse("Patient Sex", _sex), np.int8),
+    view=np.array(table.parse("View Position", _view), np.int8),
+    follow_up=np.array(table.parse("Follow-up #", _integer, missing=-1), np.int32),
+    findings=np.concatenate(table.parse("Finding Labels", _findings)),
+    width=np.array(table.parse("width", _number, missing=np.nan), np.float32),
+    height=np.array(table.parse("height", _number, missing=np.nan), np.float32),
+    spacing=np.stack(
+      [
+        np.array(table.parse(name, _number, missing=np.nan), np.float32)
+        for name in ("spacing x", "spacing y")
+      ],
+      axis=1,
+    ),
+  )
+
+
+def parse_age(text: str) -> float:
+  """Reads an age: `58`, `058Y`, `011M` (months), `003W`, `009D`.
+
+  Args:
+    text: of the cell.
+
+  Returns:
+    Years; nan where the cell is empty or the age impossible (above 120, such as 414).
+
+  Raises:
+    ValueError: not an age.
+  """
+  text = text.strip().upper()
+  if text in ("", "NAN", "UNKNOWN"):
+    return float("nan")
+  match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([YMWD]?)", text)
+  if match is None:
+    raise ValueError("an age in years, such as 58 or 058Y")
+  units = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+  years = float(match[1]) / units[match[2]]
+  return years if years <= 120.0 else float("nan")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Table:
+  path: Path
+  header: dict[str, int]
+  rows: list[list[str]]
+
+  def column(self, name: str) -> list[str]:
+    if name not in self.header:
+      raise errors.InputError(
+        f"{self.path} lacks the column {name!r}",
+        f"NIH's Data_Entry columns; it has {', '.join(sorted(self.header))}",
+        "take the CSV as NIH publishes it",
+      )
+    position = self.header[name]
+    for number, row in enumerate(self.rows, start=2):
+      if len(row) <= position:
+        raise errors.InputError(
+          f"{self.path} line {number} has {len(row)} cells",
+          f"at least {position + 1}, up to {name!r}",
+        )
+    return [row[position] for row in self.rows]
+
+  def parse(
+    self, name: str, parse_fn: Callable[[str], object], *, missing: object = None
+  ) -> Sequence:
+    """Parses a column; `missing` stands for all its values where it is absent."""
+    if missing is not None and name not in self.header:
+      return [missing] * len(self.rows)
+    values = []
+    # Columns repeat few texts: each is parsed once.
+    parsed: dict[str, object] = {}
+    for number, text in enumerate(self.column(name), start=2):
+      if text not in parsed:
+        try:
+          parsed[text] = parse_fn(text)
+        except (ValueError, errors.InputError) as error:
+          raise errors.InputError(
+            f"{self.path} line {number}: {name!r} is {text!r}", str(error)
+          ) from error
+      values.append(parsed[text])
+    return values
+
+
+def _header(cells: list[str]) -> dict[str, int]:
+  # Tools that quote the header keep `OriginalImage[Width,Height]` in one cell.
+  names = ",".join(cells).split(",")
+  aliases = {
+    "patient gender": "Patient Sex",
+    "originalimage[width": "width",
+    "height]": "height",
+    "originalimagewidth": "width",
+    "originalimageheight": "height",
+    "originalimagepixelspacing[x": "spacing x",
+    "y]": "spacing y",
+    "originalimagepixelspacing_x": "spacing x",
+    "originalimagepixelspacing_y": "spacing y",
+  }
+  known = (
+    "Image Index",
+    "Finding Labels",
+    "Follow-up #",
+    "Patient ID",
+    "Patient Age",
+    "Patient Sex",
+    "View Position",
+  )
+  aliases |= {name.casefold(): name for name in known}
+  header: dict[str, int] = {}
+  for position, name in enumerate(names):
+    name = name.strip()
+    if name:
+      header.setdefault(aliases.get(name.casefold(), name), position)
+  return header
+
+
+def _refuse_duplicates(path: Path, ids: np.ndarray) -> None:
+  unique, counts = np.unique(ids, return_counts=True)
+  if (counts > 1).any():
+    raise errors.InputError(
+      f"{path} names {(counts > 1).sum()} images twice, first {unique[counts > 1][0]}",
+      "one row an image",
+    )
+
+
+def _patients(table: _Table, ids: np.ndarray) -> np.ndarray:
+  if "Patient ID" in table.header:
+    return np.array(table.parse("Patient ID", _integer), np.int32)
+  patients = []
+  for number, image_id in enumerate(ids, start=2):
+    if not re.match(r"\d{8}", image_id):
+      raise errors.InputError(
+        f"{table.path} line {number}: image {image_id!r} tells no patient",
+        "a column 'Patient ID', or names that begin with the patient's 8 digits",
+      )
+    patients.append(int(image_id[:8]))
+  return np.array(patients, np.int32)
+
+
+def _findings(text: str) -> np.ndarray:
+  return labels.multi_hot([text])
+
+
+def _sex(text: str) -> int:
+  return {"F": 0, "M": 1}.get(text.strip().upper()[:1], -1)
+
+
+def _view(text: str) -> int:
+  return {"PA": 0, "AP": 1}.get(text.strip().upper(), -1)
+
+
+def _integer(text: str) -> int:
+  try:
+    return int(text)
+  except ValueError as error:
+    raise ValueError("an integer") from error
+
+
+def _number(text: str) -> float:
+  if not text.strip():
+    return float("nan")
+  try:
+    return float(text)
+  except ValueError as error:
+    raise ValueError("a number") from error

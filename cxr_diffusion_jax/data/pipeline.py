@@ -1,0 +1,209 @@
+"""Joins records with columns and serves them as batches, through Grain.
+
+rows -> seed -> shuffle -> repeat -> batches of B = G / n rows -> [step n + p :: n] -> load
+
+Batch k holds the rows k B to (k + 1) B of one endless shuffled stream, and process p of n
+takes the batches step n + p: put together in the order of processes, the global batch of
+a step is the same for any n, row for row, and any step can be the first. No state of an
+iterator is ever saved. A chest is never flipped: that would move the heart.
+"""
+
+from collections.abc import Iterator, Sequence
+import operator
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from cxr_diffusion_jax.data import records as records_lib
+
+
+class ColumnDescription(Protocol):
+  """What is needed of `columns.ColumnDescription`."""
+
+  name: str
+
+
+class Column(Protocol):
+  """What is needed of `columns.Column`."""
+
+  description: ColumnDescription
+
+  def source(self, split: str) -> Sequence[np.ndarray]:
+    """Random access to the values of a split's rows."""
+
+  def present(self, split: str) -> np.ndarray:
+    """[n] bool, the rows that have a value."""
+
+
+class JoinedSource:
+  """Records of one split with the values of columns, under the columns' names.
+
+  `source[i]` is a dict as of `records.RecordSource`, its `row` the index in the split's
+  records. Rows that a column lacks are left out. May be pickled; read by many threads.
+
+  Args:
+    records: the records.
+    split: one of `splits.SPLITS`.
+    columns: in the row order of `records`.
+
+  Raises:
+    ValueError: a column of another length, or named as a field of the records.
+
+  Attributes:
+    row: [len] int32, index in the split's records of every row.
+  """
+
+  def __init__(
+    self,
+    records: records_lib.Records,
+    split: str,
+    columns: tuple[Column, ...] = (),
+  ):
+    self._records = records_lib.RecordSource(records, split)
+    self._columns = {}
+    present = np.ones(len(self._records), bool)
+    for column in columns:
+      name = column.description.name
+      has_value = np.asarray(column.present(split))
+      if has_value.shape != present.shape:
+        raise ValueError(
+          f"column {name} has {len(has_value)} rows, {split} has {len(present)}"
+        )
+      if name in records_lib.FIELDS or name in self._columns:
+        raise ValueError(f"two fields are named {name}")
+      present &= has_value
+      self._columns[name] = column.source(split)
+    self.row = np.flatnonzero(present).astype(np.int32)
+
+  def __len__(self) -> int:
+    return len(self.row)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    row = int(self.row[operator.index(index)])
+    values = {name: column[row] for name, column in self._columns.items()}
+    return self._records[row] | values
+
+  def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    """Rows as a batch that a device takes as it is.
+
+    Args:
+      indices: b of them.
+
+    Returns:
+      The fields with a leading axis b; `image` [b h w 1] float32 in [-1, 1].
+    """
+    rows = [self[index] for index in indices]
+    batch = {
+      name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "image"
+    }
+    image = np.empty((len(rows), *rows[0]["image"].shape), np.float32)
+    for target, row in zip(image, rows, strict=True):
+      # Image by image, so that each stays in the processor's cache.
+      target[...] = row["image"]
+      target *= np.float32(1 / 127.5)
+      target -= 1
+    return batch | {"image": image}
+
+
+def train_batches(
+  source: JoinedSource,
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  num_workers: int = 0,
+  num_threads: int = 4,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches without end, every row once an epoch, each epoch in another order.
+
+  Args:
+    source: of the rows.
+    batch_size: rows of a global batch, of all processes together.
+    seed: of the order, 0 to 2^32 - 1.
+    start_step: the step that the first batch is for.
+    process_index: this process, 0 to `process_count` - 1.
+    process_count: processes that share the global batch, in order.
+    num_workers: worker processes; 0 reads in threads of this process.
+    num_threads: threads that read batches ahead, in this process or in each worker.
+
+  Returns:
+    An iterator over local batches as of `JoinedSource.batch`, `batch_size /
+    process_count` rows each.
+
+  Raises:
+    ValueError: no rows, or a batch that does not divide by the processes.
+  """
+  local_size = _local_size(source, batch_size, process_index, process_count)
+  batches = (
+    grain.MapDataset.range(len(source))
+    .seed(seed)
+    .shuffle()
+    .repeat()
+    .batch(local_size)[start_step * process_count + process_index :: process_count]
+    .map(source.batch)
+  )
+  return iter(_read_ahead(batches, num_workers, num_threads))
+
+
+def epoch_batches(
+  source: JoinedSource,
+  *,
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  num_threads: int = 4,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Every row once, in order; the last batch is filled up with its last row.
+
+  Args:
+    source: of the rows.
+    batch_size: as of `train_batches`.
+    process_index: as of `train_batches`.
+    process_count: as of `train_batches`.
+    num_threads: as of `train_batches`.
+
+  Returns:
+    An iterator over local batches with a field `valid` [b] bool, False where a row only
+    fills up. All processes get the same number of batches.
+
+  Raises:
+    ValueError: no rows, or a batch that does not divide by the processes.
+  """
+  local_size = _local_size(source, batch_size, process_index, process_count)
+  num_batches = -(-len(source) // batch_size)
+
+  def load(step: int) -> dict[str, np.ndarray]:
+    first = step * batch_size + process_index * local_size
+    indices = np.arange(first, first + local_size)
+    valid = indices < len(source)
+    return source.batch(np.minimum(indices, len(source) - 1)) | {"valid": valid}
+
+  batches = grain.MapDataset.range(num_batches).map(load)
+  return iter(_read_ahead(batches, 0, num_threads))
+
+
+def _local_size(
+  source: JoinedSource, batch_size: int, process_index: int, process_count: int
+) -> int:
+  if len(source) == 0:
+    raise ValueError("batches of no rows")
+  if not 0 <= process_index < process_count:
+    raise ValueError(f"process {process_index} of {process_count}")
+  if batch_size < 1 or batch_size % process_count:
+    raise ValueError(f"batch_size {batch_size} by {process_count} processes")
+  return batch_size // process_count
+
+
+def _read_ahead(
+  batches: grain.MapDataset, num_workers: int, num_threads: int
+) -> grain.IterDataset:
+  options = grain.ReadOptions(
+    num_threads=num_threads, prefetch_buffer_size=2 * num_threads
+  )
+  dataset = batches.to_iter_dataset(options)
+  if num_workers:
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+  return dataset
