@@ -153,7 +153,7 @@ def ids_fingerprint(ids: Mapping[str, np.ndarray]) -> str:
 
 
 def is_fresh(
-  column: Column | None, *, ids_fingerprint: str, source_fingerprint: str
+  column: Column | None, ids_fingerprint: str, source_fingerprint: str
 ) -> bool:
   """Whether a column is there and was made for these ids from this source."""
   return column is not None and (
