@@ -77,7 +77,7 @@ def resize(image: np.ndarray, size: int, mode: str = "crop") -> np.ndarray:
     InputError: an unknown mode.
   """
   if mode not in MODES:
-    raise errors.InputError(f"data.resize={mode!r}", " or ".join(MODES))
+    raise errors.InputError(f"config.data.resize={mode!r}", " or ".join(MODES))
   height, width = image.shape
   if height == width == size:
     return image

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import atomic_file
 
 FINDINGS = (
   "Atelectasis",
@@ -171,14 +172,10 @@ def save_labels(
     names: [k] class names.
     values: [n k] multi-hot.
   """
-  path = Path(path)
-  partial = path.with_name(path.name + ".partial")
-  with partial.open("w", newline="") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["Image Index", *names])
-    for image_id, row in zip(ids, values, strict=True):
-      writer.writerow([image_id, *(int(value) for value in row)])
-  partial.replace(path)
+  lines = [",".join(["Image Index", *names])]
+  for image_id, row in zip(ids, values, strict=True):
+    lines.append(",".join([image_id, *(str(int(value)) for value in row)]))
+  atomic_file.write_text(Path(path), "\n".join([*lines, ""]))
 
 
 def load_labels(

@@ -211,7 +211,7 @@ def _patients(table: _Table, ids: np.ndarray) -> np.ndarray:
   if "Patient ID" in table.header:
     return np.array(table.parse("Patient ID", _integer), np.int32)
   patients = []
-  for number, image_id in enumerate(ids, start=2):
+  for number, image_id in enumerate(ids.tolist(), start=2):
     if not re.match(r"\d{8}", image_id):
       raise errors.InputError(
         f"{table.path} line {number}: image {image_id!r} tells no patient",

@@ -6,7 +6,9 @@ A part is whole once TFDS has renamed its folder; what a killed run left beside 
 removed and made again.
 """
 
+from collections.abc import Callable
 import dataclasses
+import functools
 import json
 from pathlib import Path
 import shutil
@@ -61,31 +63,16 @@ def make_parts(
     OSError: the folder cannot be written to.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  size = max(1, min(MAX_PART_ROWS, PART_BYTES // settings.image_size**2))
-  jobs: list[tuple[str, Path, np.ndarray]] = []
-  for split in splits.SPLITS:
-    rows = np.flatnonzero(plan.split == split)
-    for number, start in enumerate(range(0, len(rows), size)):
-      path = folder / f"{split}-{number:05d}"
-      jobs.append((split, path, rows[start : start + size]))
-  _check_room(
-    folder,
-    sum(len(rows) for _, path, rows in jobs if not path.exists()),
-    settings.image_size,
-  )
+  jobs = _jobs(plan, folder, settings.image_size)
+  to_make = sum(len(rows) for _, path, rows in jobs if not path.exists())
+  _check_room(folder, to_make, settings.image_size)
   parts = []
   done = 0
   for split, path, rows in jobs:
     part = _open_part(path, split, len(rows))
     if part is None:
-      _write_part(
-        path,
-        split,
-        rows,
-        plan,
-        settings,
-        lambda n, done=done: progress("records", done + n, len(plan.entries)),
-      )
+      so_far = functools.partial(_tell, progress, done, len(plan.entries))
+      _write_part(path, split, rows, plan, settings, so_far)
       part = _open_part(path, split, len(rows))
     if part.damaged and settings.missing == "error":
       # Parts of an earlier run with missing=drop.
@@ -100,6 +87,24 @@ def make_parts(
   return parts
 
 
+def _jobs(
+  plan: plan_lib.Plan, folder: Path, image_size: int
+) -> list[tuple[str, Path, np.ndarray]]:
+  """Split, folder and rows of every part."""
+  size = max(1, min(MAX_PART_ROWS, PART_BYTES // image_size**2))
+  jobs = []
+  for split in splits.SPLITS:
+    rows = np.flatnonzero(plan.split == split)
+    for number, start in enumerate(range(0, len(rows), size)):
+      path = folder / f"{split}-{number:05d}"
+      jobs.append((split, path, rows[start : start + size]))
+  return jobs
+
+
+def _tell(progress: types.Progress, before: int, total: int, count: int) -> None:
+  progress("records", before + count, total)
+
+
 def _open_part(path: Path, split: str, num_rows: int) -> Part | None:
   note = path / "damaged.json"
   if not note.is_file():
@@ -111,7 +116,14 @@ def _open_part(path: Path, split: str, num_rows: int) -> Part | None:
   return Part(split=split, shards=shards, damaged=damaged)
 
 
-def _write_part(path, split, rows, plan, settings, progress_fn) -> None:
+def _write_part(
+  path: Path,
+  split: str,
+  rows: np.ndarray,
+  plan: plan_lib.Plan,
+  settings: plan_lib.RecordSettings,
+  progress_fn: Callable[[int], None],
+) -> None:
   shutil.rmtree(path, ignore_errors=True)
   path.mkdir()
   examples, damaged = [], []

@@ -1,11 +1,11 @@
 """Joins records with columns and serves them as batches, through Grain.
 
-rows -> seed -> shuffle -> repeat -> batches of B = G / n rows -> [step n + p :: n] -> load
+rows -> shuffle -> repeat -> batches of B = G / n rows -> [step n + p :: n] -> load
 
-Batch k holds the rows k B to (k + 1) B of one endless shuffled stream, and process p of n
-takes the batches step n + p: put together in the order of processes, the global batch of
-a step is the same for any n, row for row, and any step can be the first. No state of an
-iterator is ever saved. A chest is never flipped: that would move the heart.
+Batch k holds the rows k B to (k + 1) B of one endless shuffled stream, and process p of
+n takes the batches step n + p: put together in the order of processes, the global batch
+of a step is the same for any n, row for row, and any step can be the first. No state of
+an iterator is ever saved. A chest is never flipped: that would move the heart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -142,7 +142,9 @@ def train_batches(
     .seed(seed)
     .shuffle()
     .repeat()
-    .batch(local_size)[start_step * process_count + process_index :: process_count]
+    # Without a remainder: Grain cannot count the batches of an endless stream then.
+    .batch(local_size, drop_remainder=True)
+    .slice(slice(start_step * process_count + process_index, None, process_count))
     .map(source.batch)
   )
   return iter(_read_ahead(batches, num_workers, num_threads))

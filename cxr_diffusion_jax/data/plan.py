@@ -58,10 +58,10 @@ class RecordSettings:
     for name, allowed in choices.items():
       if getattr(self, name) not in allowed:
         raise errors.InputError(
-          f"data.{name}={getattr(self, name)!r}", f"one of {', '.join(allowed)}"
+          f"config.data.{name}={getattr(self, name)!r}", f"one of {', '.join(allowed)}"
         )
     if self.image_size < 1:
-      raise errors.InputError(f"data.image_size={self.image_size}", "1 or more")
+      raise errors.InputError(f"config.data.image_size={self.image_size}", "1 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ def _official_lists(
     return None
   if not all(paths):
     raise errors.InputError(
-      f"data.split=official, but {tree.root} lacks its lists",
+      f"config.data.split=official, but {tree.root} lacks its lists",
       "train_val_list.txt and test_list.txt",
       "--config.data.split=hash splits by patient without the lists",
     )

@@ -12,6 +12,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -71,6 +72,35 @@ def write_dataset(
   """
   import tensorflow_datasets as tfds
 
+  tfds.disable_progress_bar()
+  builder = _builder_class(tfds, split, image_size, examples)(
+    data_dir=folder, file_format="array_record"
+  )
+  builder.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+  )
+  # TFDS makes this folder even where nothing is downloaded.
+  shutil.rmtree(folder / "downloads", ignore_errors=True)
+
+
+def shards(folder: Path, split: str) -> tuple[tuple[Path, int], ...]:
+  """The files of a dataset and their rows; none where `write_dataset` did not end."""
+  dataset = folder / "chest_xrays" / VERSION
+  info = dataset / "dataset_info.json"
+  if not info.is_file():
+    return ()
+  (description,) = json.loads(info.read_text())["splits"]
+  counts = [int(count) for count in description["shardLengths"]]
+  paths = sorted(dataset.glob(f"chest_xrays-{split}.array_record-*"))
+  # Fewer where somebody deleted one: the dataset is made again.
+  return tuple(zip(paths, counts, strict=True)) if len(paths) == len(counts) else ()
+
+
+def _builder_class(
+  tfds: ModuleType, split: str, image_size: int, examples: Sequence[dict]
+) -> type:
+  """Made for each dataset, as TFDS must not be imported when this module is."""
+
   class DatasetInfo(tfds.core.DatasetInfo):
     """Knows that nobody publishes these records: asks no bucket for them."""
 
@@ -112,25 +142,7 @@ def write_dataset(
     def _log_download_done(self) -> None:
       pass
 
-  tfds.disable_progress_bar()
-  builder = ChestXrays(data_dir=folder, file_format="array_record")
-  builder.download_and_prepare(
-    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-  )
-  # TFDS makes this folder even where nothing is downloaded.
-  shutil.rmtree(folder / "downloads", ignore_errors=True)
-
-
-def shards(folder: Path, split: str) -> tuple[tuple[Path, int], ...]:
-  """The files of a dataset and their rows; none where `write_dataset` did not end."""
-  dataset = folder / "chest_xrays" / VERSION
-  info = dataset / "dataset_info.json"
-  if not info.is_file():
-    return ()
-  (description,) = json.loads(info.read_text())["splits"]
-  counts = [int(count) for count in description["shardLengths"]]
-  paths = sorted(dataset.glob(f"chest_xrays-{split}.array_record-*"))
-  return tuple(zip(paths, counts, strict=True))
+  return ChestXrays
 
 
 class _Writer:
@@ -148,7 +160,7 @@ class _Writer:
     writer.close()
 
 
-def _features(tfds, image_size: int):
+def _features(tfds: ModuleType, image_size: int):
   def stored(shape: tuple[int, ...], dtype: type) -> tfds.features.Tensor:
     encoding = tfds.features.Encoding.BYTES
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=encoding)

@@ -18,7 +18,7 @@ import shutil
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.data import layout, record_format, splits
+from cxr_diffusion_jax.data import atomic_file, layout, record_format, splits
 from cxr_diffusion_jax.data import parts as parts_lib
 from cxr_diffusion_jax.data import plan as plan_lib
 from cxr_diffusion_jax.data import statistics as statistics_lib
@@ -106,7 +106,10 @@ def open_records(settings: RecordSettings) -> Records | None:
     return None
   if description["dropped"] and settings.missing == "error":
     return None
-  return _records(Path(settings.folder), description)
+  records = _records(Path(settings.folder), description)
+  shards = [name for of_split in records.shards.values() for name, _ in of_split]
+  is_whole = all((records.folder / name).is_file() for name in (*shards, "rows.npz"))
+  return records if is_whole else None
 
 
 def prepare_records(
@@ -235,12 +238,7 @@ def _finish(
   description["statistics"] = statistics_lib.image_statistics(
     train[round(row)]["image"] for row in chosen
   )
-  partial = folder / "records.json.partial"
-  with partial.open("w") as file:
-    json.dump(description, file, indent=1)
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(folder / "records.json")
+  atomic_file.write_text(folder / "records.json", json.dumps(description, indent=1))
   return _records(folder, description)
 
 

@@ -52,7 +52,7 @@ def assign_splits(
   """
   if not 0 <= validation_fraction < 1:
     raise errors.InputError(
-      f"data.validation_fraction={validation_fraction}", "a number in [0, 1)"
+      f"config.data.validation_fraction={validation_fraction}", "a number in [0, 1)"
     )
   if official is None:
     is_test = _hashed(entries.patient, "test", TEST_FRACTION)
