@@ -199,7 +199,7 @@ def sample_study(
     tilt=rng.normal(0, 0.018 + 0.02 * bedside),
     dx=rng.normal(0, 0.014 + 0.008 * bedside),
     dy=rng.normal(0, 0.02 + 0.008 * bedside),
-    zoom=uniform(0.89, 1.08) + 0.03 * bedside,
+    zoom=uniform(0.9, 1.14) + 0.03 * bedside,
     field_cm=uniform(36, 41),
     turn=rng.normal(0, 0.008 + 0.008 * bedside),
     breath=rng.beta(2, 4) * 0.6 + 0.5 * bedside * uniform(0.3, 1),

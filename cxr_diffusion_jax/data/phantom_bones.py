@@ -72,7 +72,8 @@ def _ribs(
   cartilage = np.abs(grid.x - np.float32(study.turn)) / outer
   front = front * np.clip((cartilage - 0.4) / 0.14, 0, 1) * np.minimum(1 / cos, 2.2)
   fade = np.clip((1.16 - thorax.reach) / 0.1, 0, 1)
-  return (behind + 0.55 * front) * fade
+  # Under the dome the thick abdomen scatters most of a rib's contrast away.
+  return (behind + 0.55 * front) * fade * (0.45 + 0.55 * thorax.above)
 
 
 def _spine(
@@ -123,7 +124,7 @@ def _clavicles(
   distance = (grid.y - grid.along_x(course)) * np.float32(0.96)
   ends = np.clip((from_sternum - 0.024) / 0.006, 0, 1)
   ends = ends * np.clip((1.28 * width - grid.side_x) / 0.01, 0, 1)
-  return 2.3 * _tube(distance / grid.along_x(radius), 0.6) * ends
+  return 2.7 * _tube(distance / grid.along_x(radius), 0.6) * ends
 
 
 def _scapulae(
