@@ -236,7 +236,7 @@ def _sample_lesions(
     "Nodule": ((0.13, 0.27), (0.22, 0.6)),
   }
   span_x, span_y = centres.get(name, ((0.18, 0.2), (0.5, 0.6)))
-  diameters = {"Nodule": (1.7, 2.9), "Mass": (3.4, 7.0)}.get(name, (0.0, 0.0))
+  diameters = {"Nodule": (1.7, 2.9), "Mass": (4.0, 7.0)}.get(name, (0.0, 0.0))
   lesions = []
   for number in range(count):
     apart = name == "Infiltration" and number == 1

@@ -148,7 +148,7 @@ def _ball(rng, lesion, side, grid) -> Change:
   distance = _spot(grid, lesion.x, lesion.y, radius, radius)
   if lesion.name == "Mass":
     rough = _noise(rng, len(grid.x), 12, 24)
-    distance = distance * (1 + np.float32(0.1 + 0.08 * lesion.extent) * rough)
+    distance = distance * (1 + np.float32(0.09 + 0.06 * lesion.extent) * rough)
   distance = np.where(side, distance, 9)
   # Partly calcified, so that a small one is still seen between the ribs.
   gain = np.float32(2.4 - 0.3 * min(lesion.diameter, 4.5))
