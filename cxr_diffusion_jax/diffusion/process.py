@@ -1,0 +1,78 @@
+"""Data to noise, and a denoiser's answer back to data, at one time per sample.
+
+corrupt:  x_t = alpha(t) x0 + sigma(t) noise,  noise ~ N(0, 1)
+target:   what the denoiser should answer for (x0, noise, t)
+to_*:     what its answer means
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax.diffusion import prediction as predictions
+from cxr_diffusion_jax.diffusion.schedule import RectifiedFlow, Schedule
+from cxr_diffusion_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Process:
+  """A schedule together with what the denoiser predicts on it. All float32.
+
+  Attributes:
+    schedule: alpha and sigma over time.
+    prediction: one of `prediction.names()`.
+
+  Raises:
+    InputError: unknown prediction.
+  """
+
+  schedule: Schedule = RectifiedFlow()  # noqa: RUF009 - frozen, so safe to share
+  prediction: str = "velocity"
+
+  def __post_init__(self):
+    predictions.check(self.prediction)
+
+  def coefficients(self, t: Array, num_axes: int) -> tuple[jax.Array, jax.Array]:
+    """Alpha and sigma of t [b], shaped [b 1 ...] with `num_axes` axes."""
+    t = jnp.asarray(t, jnp.float32)
+    t = t.reshape(t.shape + (1,) * (num_axes - t.ndim))
+    return self.schedule.alpha(t), self.schedule.sigma(t)
+
+  def corrupt(self, key: Array, x0: Array, t: Array) -> tuple[jax.Array, jax.Array]:
+    """Mixes fresh noise into data.
+
+    Args:
+      key: one typed key for the whole batch.
+      x0: [b ...] data.
+      t: [b] in [0, 1].
+
+    Returns:
+      x_t [b ...] and the noise [b ...] in it, float32.
+    """
+    noise = jax.random.normal(key, x0.shape, jnp.float32)
+    alpha, sigma = self.coefficients(t, x0.ndim)
+    return alpha * x0 + sigma * noise, noise
+
+  def target(self, x0: Array, noise: Array, t: Array) -> jax.Array:
+    """[b ...], [b ...], [b] -> what the denoiser should answer, [b ...]."""
+    alpha, sigma = self.coefficients(t, x0.ndim)
+    return predictions.target(self.prediction, x0, noise, alpha, sigma)
+
+  def to_x0(self, prediction: Array, x_t: Array, t: Array) -> jax.Array:
+    """The data [b ...] that a prediction [b ...] at x_t [b ...], t [b] means."""
+    return self._as("x0", prediction, x_t, t)
+
+  def to_noise(self, prediction: Array, x_t: Array, t: Array) -> jax.Array:
+    """The noise [b ...] that a prediction [b ...] at x_t [b ...], t [b] means."""
+    return self._as("epsilon", prediction, x_t, t)
+
+  def to_velocity(self, prediction: Array, x_t: Array, t: Array) -> jax.Array:
+    """noise - x0 [b ...] that a prediction [b ...] at x_t [b ...], t [b] means."""
+    return self._as("velocity", prediction, x_t, t)
+
+  def _as(self, wanted: str, prediction: Array, x_t: Array, t: Array) -> jax.Array:
+    alpha, sigma = self.coefficients(t, x_t.ndim)
+    prediction = jnp.asarray(prediction, jnp.float32)
+    x_t = jnp.asarray(x_t, jnp.float32)
+    return predictions.convert(prediction, self.prediction, wanted, x_t, alpha, sigma)

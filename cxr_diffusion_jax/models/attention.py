@@ -1,0 +1,272 @@
+"""Attention with masked keys, fast on each backend, and the transformer around it.
+
+attend(q, k, v) = softmax(q k^T / sqrt(d)) v,  softmax in float32
+
+plain    the formula; the scores [b h q k] exist in memory
+blocked  one head and one block of queries at a time, made anew for the gradient: a few
+         MB that stay in a CPU's cache (Rabe and Staats 2021, 2112.05682)
+cudnn    the fused kernel of NVIDIA GPUs, for 16-bit inputs
+"""
+
+import math
+
+from einops import rearrange
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax.models import embedding
+from cxr_diffusion_jax.types import Array, TokenStream
+
+
+def attend(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array | None = None,
+  implementation: str = "auto",
+) -> jax.Array:
+  """Attention of every query to all keys that are not masked.
+
+  A row whose keys are all masked gets their plain mean, never NaN.
+
+  Args:
+    query: [b q h d].
+    key: [b k h d].
+    value: [b k h d].
+    mask: [b k] bool, True where a key may be looked at; None for all.
+    implementation: 'plain', 'blocked', 'cudnn', or 'auto' for the fastest of them for
+      these shapes on the default backend.
+
+  Returns:
+    [b q h d] of query's dtype.
+  """
+  if implementation == "auto":
+    implementation = _fastest(query, key)
+  match implementation:
+    case "plain":
+      return _plain(query, key, value, mask)
+    case "blocked":
+      return _blocked(query, key, value, mask)
+    case "cudnn":
+      return _cudnn(query, key, value, mask)
+  raise ValueError(f"unknown implementation {implementation!r}")
+
+
+def _fastest(query: Array, key: Array) -> str:
+  """The implementation for these shapes; see tests/benchmarks/attention.py."""
+  _, num_queries, num_heads, width = query.shape
+  backend = jax.default_backend()
+  if backend == "cpu":
+    scores = query.shape[0] * num_heads * num_queries * key.shape[1]
+    return "blocked" if num_queries > 256 and scores > 2**22 else "plain"
+  sixteen_bit = query.dtype in (jnp.bfloat16, jnp.float16)
+  if backend == "gpu" and sixteen_bit and width % 8 == 0 and width <= 128:
+    return "cudnn"
+  return "plain"
+
+
+def _scores(query: Array, key: Array, mask: Array | None) -> jax.Array:
+  """Softmax weights [b h q k] float32 of query [b q h d] and key [b k h d]."""
+  scale = 1 / math.sqrt(query.shape[-1])
+  scores = jnp.einsum(
+    "bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32
+  )
+  if mask is not None:
+    # The lowest finite number, not -inf: an all-masked row stays a number.
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+  return jax.nn.softmax(scores, axis=-1)
+
+
+def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
+  weights = _scores(query, key, mask).astype(value.dtype)
+  return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def _blocked(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
+  """`_plain` for one sample, head and block of queries at a time."""
+  batch, num_queries, num_heads, _ = query.shape
+  size = _block_size(num_queries, key.shape[1])
+  padding = -num_queries % size
+  query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
+  if mask is None:
+    mask = jnp.ones((batch, key.shape[1]), bool)
+
+  @jax.checkpoint
+  def block(query, key, value, mask):
+    expand = [x[None, :, None] for x in (query, key, value)]
+    return _plain(*expand, mask[None])[0, :, 0]
+
+  def one_head(operands):
+    query, key, value, mask = operands
+    blocks = rearrange(query, "(n s) d -> n s d", s=size)
+    return jax.lax.map(lambda q: block(q, key, value, mask), blocks)
+
+  key, value = (rearrange(x, "b k h d -> (b h) k d") for x in (key, value))
+  query = rearrange(query, "b q h d -> (b h) q d")
+  mask = jnp.repeat(mask, num_heads, axis=0)
+  out = jax.lax.map(one_head, (query, key, value, mask))
+  out = rearrange(out, "(b h) n s d -> b (n s) h d", b=batch)
+  return out[:, :num_queries]
+
+
+def _block_size(num_queries: int, num_keys: int) -> int:
+  """Queries a block: its float32 scores take at most 4 MB, a core's share of cache."""
+  size = 2**20 // num_keys
+  size = max(32, min(512, 2 ** int(math.log2(max(size, 1)))))
+  return min(size, num_queries)
+
+
+def _cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
+  """The fused kernel; odd lengths are padded, since its masked gradient wants even."""
+  num_queries, num_keys = query.shape[1], key.shape[1]
+  if mask is None and (num_queries % 2 or num_keys % 2):
+    mask = jnp.ones(key.shape[:2], bool)
+  if mask is not None:
+    query = _pad_tokens(query, -num_queries % 2)
+    key, value = (_pad_tokens(x, -num_keys % 8) for x in (key, value))
+    mask = jnp.pad(mask, ((0, 0), (0, -num_keys % 8)))
+    shape = (mask.shape[0], 1, query.shape[1], mask.shape[1])
+    mask = jnp.broadcast_to(mask[:, None, None], shape)
+  out = jax.nn.dot_product_attention(
+    query, key, value, mask=mask, implementation="cudnn"
+  )
+  return out[:, :num_queries]
+
+
+def _pad_tokens(x: Array, num: int) -> jax.Array:
+  return jnp.pad(x, ((0, 0), (0, num), (0, 0), (0, 0)))
+
+
+class Attention(nn.Module):
+  """Multi-head attention of x [b q c] to a context [b k d] (x itself when None).
+
+  Attributes:
+    num_heads: divides c.
+    dtype: of the computation.
+  """
+
+  num_heads: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Array, context: Array | None = None, mask: Array | None = None
+  ) -> jax.Array:
+    source = x if context is None else context
+    width = x.shape[-1]
+
+    def project(name, inputs):
+      out = nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(inputs)
+      return rearrange(out, "b n (h d) -> b n h d", h=self.num_heads)
+
+    query = project("to_q", x)
+    out = attend(query, project("to_k", source), project("to_v", source), mask)
+    out = rearrange(out, "b n h d -> b n (h d)")
+    return nn.Dense(width, dtype=self.dtype, name="to_out_0")(out)
+
+
+class GatedGELU(nn.Module):
+  """[... c] -> [... width]: a projection times the GELU of another.
+
+  Shazeer 2020 (2002.05202).
+
+  Attributes:
+    width: of the output.
+    dtype: of the computation.
+  """
+
+  width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    x = nn.Dense(2 * self.width, dtype=self.dtype, name="proj")(x)
+    x, gate = jnp.split(x, 2, axis=-1)
+    return x * nn.gelu(gate, approximate=False)
+
+
+class FeedForward(nn.Module):
+  """[... c] -> [... c] through 4 c gated units.
+
+  Attributes:
+    dtype: of the computation.
+  """
+
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    width = x.shape[-1]
+    x = GatedGELU(4 * width, dtype=self.dtype, name="net_0")(x)
+    return nn.Dense(width, dtype=self.dtype, name="net_2")(x)
+
+
+class TransformerBlock(nn.Module):
+  """x + self-attention, + cross-attention, + feed-forward, each normalised first.
+
+  Attributes:
+    num_heads: divides the width of x.
+    dtype: of the computation; norms are float32.
+  """
+
+  num_heads: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Array, context: TokenStream, positions: Array | None
+  ) -> jax.Array:
+    """x [b n c], context, positions [n c] of the queries or None -> [b n c]."""
+
+    def norm(name, x):
+      return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name=name)(x).astype(
+        self.dtype
+      )
+
+    x = x + Attention(self.num_heads, self.dtype, name="attn1")(norm("norm1", x))
+    query = norm("norm2", x)
+    if positions is not None:
+      query = query + positions.astype(self.dtype)
+    attention = Attention(self.num_heads, self.dtype, name="attn2")
+    x = x + attention(query, context.tokens, context.mask)
+    return x + FeedForward(self.dtype, name="ff")(norm("norm3", x))
+
+
+class SpatialTransformer(nn.Module):
+  """A transformer block over the places of an image, as a residual.
+
+  Rombach et al. 2022 (2112.10752), appendix E.2.1.
+
+  Attributes:
+    num_heads: divides the channels.
+    norm_groups: divides the channels.
+    query_positions: tell the cross-attention's queries where they are, which lets
+      them find the same place in a grid stream.
+    zero_init: start as the identity.
+    dtype: of the computation; norms are float32.
+  """
+
+  num_heads: int
+  norm_groups: int = 32
+  query_positions: bool = False
+  zero_init: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, context: TokenStream) -> jax.Array:
+    """x [b h w c] -> [b h w c]."""
+    _, height, width, channels = x.shape
+    positions = None
+    if self.query_positions:
+      positions = embedding.grid_positions(height, width, channels)
+    norm = nn.GroupNorm(self.norm_groups, epsilon=1e-6, dtype=jnp.float32, name="norm")
+    h = norm(x).astype(self.dtype)
+    h = nn.Conv(channels, (1, 1), dtype=self.dtype, name="proj_in")(h)
+    h = rearrange(h, "b h w c -> b (h w) c")
+    block = TransformerBlock(self.num_heads, self.dtype, name="transformer_blocks_0")
+    h = block(h, context, positions)
+    h = rearrange(h, "b (h w) c -> b h w c", h=height)
+    init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
+    out = nn.Conv(channels, (1, 1), kernel_init=init, dtype=self.dtype, name="proj_out")
+    return x + out(h)

@@ -1,0 +1,134 @@
+"""What the denoiser works on instead of pixels, and the way back.
+
+pixel   image <-> image
+haar    image <-> orthonormal wavelet bands, each scaled to mean 0 and variance 1
+
+One Haar level takes each 2x2 block [a b; c d] of each channel to
+(a+b+c+d)/2, (a-b+c-d)/2, (a+b-c-d)/2, (a-b-c+d)/2
+and halves the side; the next level splits all four bands again. Its inverse is itself.
+"""
+
+import dataclasses
+from typing import Protocol
+
+from einops import rearrange
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.types import Array
+
+
+class Codec(Protocol):
+  """An invertible or nearly invertible map between images and latents."""
+
+  def encode(self, image: Array) -> jax.Array:
+    """Image [b h w 1] in [-1, 1] -> latent [b h' w' c], about unit variance."""
+
+  def decode(self, latent: Array) -> jax.Array:
+    """Latent [b h' w' c] -> image [b h w 1], about [-1, 1]."""
+
+  def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+    """(h', w', c) of an image of image_size x image_size."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pixel:
+  """The image itself."""
+
+  def encode(self, image: Array) -> jax.Array:
+    """[b h w 1] -> the same, float32."""
+    return jnp.asarray(image, jnp.float32)
+
+  def decode(self, latent: Array) -> jax.Array:
+    """[b h w 1] -> the same, float32."""
+    return jnp.asarray(latent, jnp.float32)
+
+  def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+    """(image_size, image_size, 1)."""
+    return image_size, image_size, 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Haar:
+  """An orthonormal wavelet packet with standardised bands. Exact to rounding.
+
+  Attributes:
+    levels: L; the side shrinks by 2^L, the channels grow to 4^L.
+    mean: [4^L] of each band over the training images.
+    std: [4^L] likewise, > 0.
+
+  Raises:
+    InputError: statistics of another number of bands.
+  """
+
+  levels: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  def __post_init__(self):
+    wanted = 4**self.levels
+    if len(self.mean) != wanted or len(self.std) != wanted:
+      raise errors.InputError(
+        f"{len(self.mean)} means and {len(self.std)} stds for {self.levels} levels",
+        f"{wanted} of each",
+      )
+    if min(self.std) <= 0:
+      raise errors.InputError(f"a band's std of {min(self.std)}", "above 0")
+
+  def encode(self, image: Array) -> jax.Array:
+    """[b h w 1] -> [b h/2^L w/2^L 4^L].
+
+    Raises:
+      InputError: a side is not divisible by 2^L.
+    """
+    self.latent_shape(image.shape[1])
+    self.latent_shape(image.shape[2])
+    x = jnp.asarray(image, jnp.float32)
+    for _ in range(self.levels):
+      blocks = rearrange(x, "b (h p) (w q) c -> b h w (p q) c", p=2, q=2)
+      x = rearrange(_butterfly(blocks), "b h w band c -> b h w (band c)")
+    return (x - np.float32(self.mean)) / np.float32(self.std)
+
+  def decode(self, latent: Array) -> jax.Array:
+    """[b h w 4^L] -> [b 2^L*h 2^L*w 1]."""
+    x = jnp.asarray(latent, jnp.float32) * np.float32(self.std) + np.float32(self.mean)
+    for _ in range(self.levels):
+      blocks = rearrange(x, "b h w (band c) -> b h w band c", band=4)
+      x = rearrange(_butterfly(blocks), "b h w (p q) c -> b (h p) (w q) c", p=2, q=2)
+    return x
+
+  def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+    """(image_size / 2^L, image_size / 2^L, 4^L).
+
+    Raises:
+      InputError: image_size is not divisible by 2^L.
+    """
+    if image_size % 2**self.levels:
+      raise errors.InputError(
+        f"image size {image_size} with {self.levels} Haar levels",
+        f"a multiple of {2**self.levels}",
+        "change the image size or the number of levels",
+      )
+    side = image_size // 2**self.levels
+    return side, side, 4**self.levels
+
+
+def load(name: str) -> type[Codec]:
+  """The constructor of the codec of this name.
+
+  Raises:
+    InputError: no codec has this name.
+  """
+  found = {"pixel": Pixel, "haar": Haar}
+  if name not in found:
+    raise errors.InputError(f"unknown codec {name!r}", f"one of {sorted(found)}")
+  return found[name]
+
+
+def _butterfly(x: jax.Array) -> jax.Array:
+  """The symmetric orthonormal 4x4 transform of axis -2."""
+  a, b, c, d = (x[..., i, :] for i in range(4))
+  bands = (a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d)
+  return 0.5 * jnp.stack(bands, axis=-2)

@@ -1,0 +1,150 @@
+"""Time and context as the vectors that the UNet is conditioned on.
+
+t [b] in [0, 1000) --sinusoids--> [b c] --MLP--> [b 4c]
+stream [b n d] --normalise, project, + stream, + position--> [b n w] --+
+learned null token, never masked ------------------------------------> concatenate
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
+
+
+def sinusoids(values: Array, width: int, longest: float = 1e4) -> jax.Array:
+  """Cosines, then sines, at geometrically spaced frequencies from 1 to 1 / longest.
+
+  Vaswani et al. 2017 (1706.03762), section 3.5, in Stable Diffusion's order.
+
+  Args:
+    values: [...] in [0, 1000) for a denoiser's time.
+    width: even.
+    longest: the slowest frequency's period, in periods of the fastest.
+
+  Returns:
+    [... width] float32.
+  """
+  half = width // 2
+  frequencies = np.exp(-np.log(longest) * np.arange(half) / half).astype(np.float32)
+  angles = jnp.asarray(values, jnp.float32)[..., None] * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def grid_positions(rows: int, columns: int, width: int) -> jax.Array:
+  """Fixed 2-D positions [rows*columns width] f32, one half for each axis.
+
+  Cell centres are counted in parts of the side, so that maps of different resolution
+  agree on where a thing is; frequencies go from four periods a side to a quarter,
+  which tells the cells of an 8x8 map apart without aliasing.
+  """
+  if width % 4:
+    raise errors.InputError(f"positions of width {width}", "a multiple of 4")
+
+  def along(cells):
+    return sinusoids((np.arange(cells) + 0.5) * (8 * np.pi / cells), width // 2, 16.0)
+
+  shape = (rows, columns, width // 2)
+  down = jnp.broadcast_to(along(rows)[:, None], shape)
+  right = jnp.broadcast_to(along(columns)[None], shape)
+  return jnp.concatenate([down, right], axis=-1).reshape(rows * columns, width)
+
+
+class TimestepEmbedding(nn.Module):
+  """[b c] -> [b width]: two dense layers, SiLU in between.
+
+  Attributes:
+    width: of both layers.
+    dtype: of the computation.
+  """
+
+  width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    x = nn.Dense(self.width, dtype=self.dtype, name="linear_1")(x)
+    return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
+
+
+class ContextEmbedder(nn.Module):
+  """All streams of a context as one sequence, and as one vector.
+
+  Raw embeddings come in any scale, so each token is first normalised (without
+  parameters). A masked token's content cannot reach the output: it is replaced by
+  zeros first and masked after. The null token leads, so no mask is ever empty.
+
+  Attributes:
+    streams: what the conditioner promises, in the context's order. May be empty.
+    width: w of the sequence.
+    pooled_width: width of the pooled vector; 0 for none.
+    dtype: of the computation.
+  """
+
+  streams: tuple[StreamSpec, ...]
+  width: int
+  pooled_width: int = 0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, context: Context, batch: int
+  ) -> tuple[TokenStream, jax.Array | None]:
+    """Streams to one.
+
+    Args:
+      context: one TokenStream (tokens [b n d], mask [b n]) for each of `streams`.
+      batch: b, which an empty context cannot tell.
+
+    Returns:
+      The sequence (tokens [b 1+N w], mask [b 1+N]) and, if asked for, the pooled
+      vector [b pooled_width].
+
+    Raises:
+      InputError: the context does not have the promised streams or shapes.
+    """
+    self._check(context)
+    null = self.param("null_token", nn.initializers.normal(1.0), (self.width,))
+    tokens = [jnp.broadcast_to(null, (batch, 1, self.width))]
+    masks = [jnp.ones((batch, 1), bool)]
+    for spec, stream in zip(self.streams, context, strict=True):
+      tokens.append(self._embed(spec, stream))
+      masks.append(stream.mask)
+    sequence = jnp.concatenate(tokens, axis=1).astype(self.dtype)
+    mask = jnp.concatenate(masks, axis=1)
+    if not self.pooled_width:
+      return TokenStream(tokens=sequence, mask=mask), None
+    weights = mask[..., None].astype(jnp.float32)
+    mean = jnp.sum(sequence * weights, axis=1) / jnp.sum(weights, axis=1)
+    pooled = nn.Dense(self.pooled_width, dtype=self.dtype, name="pooled")(mean)
+    return TokenStream(tokens=sequence, mask=mask), pooled
+
+  def _embed(self, spec: StreamSpec, stream: TokenStream) -> jax.Array:
+    x = jnp.where(stream.mask[..., None], stream.tokens, 0).astype(jnp.float32)
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-8)
+    x = nn.Dense(self.width, dtype=self.dtype, name=f"project_{spec.name}")(x)
+    small = nn.initializers.normal(0.02)
+    x = x + self.param(f"stream_{spec.name}", small, (self.width,))
+    if spec.grid is not None:
+      x = x + grid_positions(*spec.grid, self.width)
+    return x
+
+  def _check(self, context: Context) -> None:
+    wanted = [(spec.num_tokens, spec.width) for spec in self.streams]
+    got = [tuple(stream.tokens.shape[1:]) for stream in context]
+    if got != wanted:
+      names = [spec.name for spec in self.streams]
+      raise errors.InputError(
+        f"a context of streams [tokens, width] {got}",
+        f"{wanted} for {names}",
+        "give the denoiser the streams of the conditioner that made the context",
+      )
+    for spec in self.streams:
+      if spec.grid is not None and spec.grid[0] * spec.grid[1] != spec.num_tokens:
+        raise errors.InputError(
+          f"stream {spec.name!r} with {spec.num_tokens} tokens in a {spec.grid} grid",
+          "rows times columns tokens",
+        )

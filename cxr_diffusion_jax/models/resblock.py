@@ -1,0 +1,106 @@
+"""Residual convolution blocks under the time embedding, and the change of resolution.
+
+x + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))               additive
+x + conv2(silu(norm2(conv1(silu(norm1(x)))) (1 + scale) + shift))  scale_shift
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax.types import Array
+
+
+class ResnetBlock(nn.Module):
+  """He et al. 2015 with the time embedding mixed in.
+
+  `additive` is Ho et al. 2020 (2006.11239) and Stable Diffusion, `scale_shift`
+  Nichol and Dhariwal 2021 (2102.09672).
+
+  Attributes:
+    channels: of the output.
+    norm_groups: divides the channels of the input and the output.
+    time_conditioning: 'additive' or 'scale_shift'.
+    zero_init: start as the identity (or the 1x1 shortcut).
+    dtype: of the computation; norms are float32.
+  """
+
+  channels: int
+  norm_groups: int = 32
+  time_conditioning: str = "additive"
+  zero_init: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, time: Array) -> jax.Array:
+    """x [b h w c], time [b d] -> [b h w channels]."""
+
+    def norm(name, x):
+      return nn.GroupNorm(self.norm_groups, epsilon=1e-5, dtype=jnp.float32, name=name)(
+        x
+      )
+
+    def conv(name, x, size, init=nn.linear.default_kernel_init):
+      module = nn.Conv(
+        self.channels, size, kernel_init=init, dtype=self.dtype, name=name
+      )
+      return module(x.astype(self.dtype))
+
+    last_init = (
+      nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
+    )
+    scale_shift = self.time_conditioning == "scale_shift"
+    width = self.channels * (2 if scale_shift else 1)
+    time = nn.Dense(width, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
+    time = time[:, None, None]
+
+    h = conv("conv1", nn.silu(norm("norm1", x)), (3, 3))
+    if scale_shift:
+      scale, shift = jnp.split(time.astype(jnp.float32), 2, axis=-1)
+      h = norm("norm2", h) * (1 + scale) + shift
+    else:
+      h = norm("norm2", h + time)
+    h = conv("conv2", nn.silu(h), (3, 3), last_init)
+    if x.shape[-1] != self.channels:
+      x = conv("conv_shortcut", x, (1, 1))
+    return x + h
+
+
+class Downsample(nn.Module):
+  """[b h w c] -> [b h/2 w/2 c] by a strided convolution.
+
+  Attributes:
+    dtype: of the computation.
+  """
+
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    # One row and column of zeros on each side, as PyTorch's padding=1; 'SAME' would
+    # put them at the end only.
+    return nn.Conv(
+      x.shape[-1],
+      (3, 3),
+      strides=2,
+      padding=((1, 1), (1, 1)),
+      dtype=self.dtype,
+      name="conv",
+    )(x)
+
+
+class Upsample(nn.Module):
+  """[b h w c] -> [b 2h 2w c]: each pixel four times, then a convolution.
+
+  Attributes:
+    dtype: of the computation.
+  """
+
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
+    x = x.reshape(b, 2 * h, 2 * w, c)
+    return nn.Conv(c, (3, 3), dtype=self.dtype, name="conv")(x)

@@ -1,0 +1,79 @@
+"""Codecs: invertible, orthonormal, standardised, and a contract for all of them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.models import codec
+
+
+def _haar(levels, mean=0.0, std=1.0):
+  bands = 4**levels
+  return codec.Haar(levels=levels, mean=(mean,) * bands, std=(std,) * bands)
+
+
+@pytest.fixture(scope="module")
+def image():
+  """[3 16 16 1] in [-1, 1]."""
+  rng = np.random.default_rng(0)
+  return rng.uniform(-1, 1, (3, 16, 16, 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  "coder",
+  [codec.Pixel(), _haar(1), _haar(2, 0.3, 0.7), _haar(3)],
+  ids=["pixel", "haar1", "haar2", "haar3"],
+)
+def test_contract(coder, image):
+  latent = coder.encode(image)
+  assert latent.shape[1:] == coder.latent_shape(16)
+  assert latent.dtype == jnp.float32
+  np.testing.assert_allclose(coder.decode(latent), image, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_haar_is_orthonormal(levels, image):
+  latent = _haar(levels).encode(image)
+  np.testing.assert_allclose(
+    jnp.sum(latent**2, axis=(1, 2, 3)), np.sum(image**2, axis=(1, 2, 3)), rtol=1e-5
+  )
+
+
+def test_haar_bands_and_their_order():
+  block = np.float32([[1, 2], [3, 5]]).reshape(1, 2, 2, 1)
+  bands = _haar(1).encode(block)[0, 0, 0]
+  np.testing.assert_allclose(bands, [5.5, -1.5, -2.5, 0.5])
+  # A second level splits every band: channel = band * 4 + band of the level before.
+  constant = np.ones((1, 4, 4, 1), np.float32)
+  np.testing.assert_allclose(_haar(2).encode(constant)[0, 0, 0], [4] + [0] * 15)
+  stripes = np.tile(np.float32([1, -1, 1, -1]).reshape(1, 1, 4, 1), (1, 4, 1, 1))
+  second = _haar(2).encode(stripes)[0, 0, 0]
+  assert np.flatnonzero(second).tolist() == [1]
+
+
+def test_haar_standardises(image):
+  plain = _haar(2).encode(image)
+  mean, std = plain.mean(axis=(0, 1, 2)), plain.std(axis=(0, 1, 2))
+  coder = codec.Haar(levels=2, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+  latent = coder.encode(image)
+  np.testing.assert_allclose(latent.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+  np.testing.assert_allclose(latent.std(axis=(0, 1, 2)), 1, atol=1e-5)
+
+
+def test_what_haar_refuses(image):
+  with pytest.raises(errors.InputError, match="multiple of 4"):
+    _haar(2).latent_shape(66)
+  with pytest.raises(errors.InputError, match="multiple of 8"):
+    _haar(3).encode(image[:, :12])
+  with pytest.raises(errors.InputError, match="16 of each"):
+    codec.Haar(levels=2, mean=(0.0,) * 4, std=(1.0,) * 4)
+  with pytest.raises(errors.InputError, match="above 0"):
+    _haar(1, std=0.0)
+
+
+def test_codecs_are_found_by_name():
+  assert codec.load("haar") is codec.Haar
+  assert codec.load("pixel") is codec.Pixel
+  with pytest.raises(errors.InputError, match=r"\['haar', 'pixel'\]"):
+    codec.load("jpeg")

@@ -1,0 +1,72 @@
+"""Sinusoids, positions and the embedding of a context."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.models import embedding
+from cxr_diffusion_jax.types import StreamSpec, TokenStream
+
+
+def test_sinusoids_are_cosines_then_sines():
+  got = embedding.sinusoids(jnp.array([0.0, 7.0]), 8)
+  frequencies = 10000.0 ** (-np.arange(4) / 4)
+  want = [np.r_[np.cos(t * frequencies), np.sin(t * frequencies)] for t in (0, 7)]
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_grid_positions_agree_between_resolutions():
+  fine = embedding.grid_positions(8, 8, 32).reshape(8, 8, 32)
+  coarse = embedding.grid_positions(4, 4, 32).reshape(4, 4, 32)
+  similarity = jnp.einsum("c,hwc->hw", coarse[1, 2], fine)
+  row, column = np.unravel_index(np.argmax(similarity), (8, 8))
+  assert row in (2, 3)
+  assert column in (4, 5)
+  flat = embedding.grid_positions(8, 8, 32)
+  assert np.unique(np.round(flat, 4), axis=0).shape[0] == 64
+
+
+def test_grid_positions_of_an_odd_width_are_refused():
+  with pytest.raises(errors.InputError, match="multiple of 4"):
+    embedding.grid_positions(2, 2, 6)
+
+
+@pytest.fixture(scope="module")
+def embedder():
+  """An embedder of a 2x2 map, its parameters and a context."""
+  spec = StreamSpec(name="map", num_tokens=4, width=6, grid=(2, 2))
+  module = embedding.ContextEmbedder((spec,), width=8, pooled_width=3)
+  tokens = jax.random.normal(jax.random.key(0), (2, 4, 6))
+  context = (TokenStream(tokens=tokens, mask=jnp.ones((2, 4), bool)),)
+  return module, module.init(jax.random.key(1), context, 2), context
+
+
+def test_the_null_token_leads_and_is_never_masked(embedder):
+  module, variables, context = embedder
+  dropped = (context[0].replace(mask=jnp.zeros((2, 4), bool)),)
+  stream, pooled = module.apply(variables, dropped, 2)
+  assert stream.tokens.shape == (2, 5, 8)
+  np.testing.assert_array_equal(stream.mask, [[True] + 4 * [False]] * 2)
+  params = variables["params"]
+  null = params["null_token"]
+  np.testing.assert_array_equal(stream.tokens[0, 0], null)
+  want = null @ params["pooled"]["kernel"] + params["pooled"]["bias"]
+  np.testing.assert_allclose(pooled, [want] * 2, atol=1e-6)
+
+
+def test_places_of_a_map_are_told_apart(embedder):
+  module, variables, context = embedder
+  same = (context[0].replace(tokens=jnp.tile(context[0].tokens[:, :1], (1, 4, 1))),)
+  stream, _ = module.apply(variables, same, 2)
+  differences = np.diff(stream.tokens[0, 1:], axis=0)
+  assert np.all(np.abs(differences).max(axis=1) > 0.1)
+
+
+def test_a_grid_must_hold_its_tokens():
+  spec = StreamSpec(name="map", num_tokens=5, width=6, grid=(2, 2))
+  context = (TokenStream(tokens=jnp.ones((1, 5, 6)), mask=jnp.ones((1, 5), bool)),)
+  module = embedding.ContextEmbedder((spec,), width=8)
+  with pytest.raises(errors.InputError, match="rows times columns"):
+    jax.eval_shape(lambda: module.init(jax.random.key(0), context, 1))

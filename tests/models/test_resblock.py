@@ -1,0 +1,43 @@
+"""Residual blocks: what they do at the start, and how they change resolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.models import resblock
+
+
+@pytest.mark.parametrize("time_conditioning", ["additive", "scale_shift"])
+def test_starts_as_the_identity_but_sees_time_later(time_conditioning):
+  block = resblock.ResnetBlock(
+    8, norm_groups=4, time_conditioning=time_conditioning, zero_init=True
+  )
+  x = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
+  time = jax.random.normal(jax.random.key(1), (2, 16))
+  params = block.init(jax.random.key(2), x, time)["params"]
+  np.testing.assert_array_equal(block.apply({"params": params}, x, time), x)
+  params["conv2"]["kernel"] = jnp.ones_like(params["conv2"]["kernel"])
+  first = block.apply({"params": params}, x, time)
+  assert np.max(np.abs(first - block.apply({"params": params}, x, -time))) > 1e-2
+
+
+def test_downsample_pads_both_sides():
+  module = resblock.Downsample()
+  x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+  params = module.init(jax.random.key(0), x)["params"]
+  kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1)
+  params["conv"]["kernel"] = kernel
+  out = module.apply({"params": params}, x)
+  # The centre of the first window is the first pixel.
+  np.testing.assert_array_equal(out[0, :, :, 0], x[0, ::2, ::2, 0])
+
+
+def test_upsample_repeats_pixels():
+  module = resblock.Upsample()
+  x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+  params = module.init(jax.random.key(0), x)["params"]
+  params["conv"]["kernel"] = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1)
+  out = module.apply({"params": params}, x)
+  want = np.kron(np.asarray(x[0, :, :, 0]), np.ones((2, 2)))
+  np.testing.assert_array_equal(out[0, :, :, 0], want)
