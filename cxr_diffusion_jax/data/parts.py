@@ -20,7 +20,10 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import boxes, images, labels, record_format, splits
 from cxr_diffusion_jax.data import plan as plan_lib
 
+# What a kill may lose and memory must hold, against the number of files: a reader keeps
+# each of them open, and 1,024 are often all that a process may have.
 PART_BYTES = 2**27
+MIN_PART_ROWS = 256
 MAX_PART_ROWS = 4096
 
 
@@ -91,7 +94,7 @@ def _jobs(
   plan: plan_lib.Plan, folder: Path, image_size: int
 ) -> list[tuple[str, Path, np.ndarray]]:
   """Split, folder and rows of every part."""
-  size = max(1, min(MAX_PART_ROWS, PART_BYTES // image_size**2))
+  size = min(MAX_PART_ROWS, max(MIN_PART_ROWS, PART_BYTES // image_size**2))
   jobs = []
   for split in splits.SPLITS:
     rows = np.flatnonzero(plan.split == split)

@@ -202,9 +202,8 @@ def _local_size(
 def _read_ahead(
   batches: grain.MapDataset, num_workers: int, num_threads: int
 ) -> grain.IterDataset:
-  options = grain.ReadOptions(
-    num_threads=num_threads, prefetch_buffer_size=2 * num_threads
-  )
+  # One batch waiting for each thread: 64 images of 512 pixels take 64 MiB.
+  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
   dataset = batches.to_iter_dataset(options)
   if num_workers:
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))

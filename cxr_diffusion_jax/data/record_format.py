@@ -73,12 +73,15 @@ def write_dataset(
   import tensorflow_datasets as tfds
 
   tfds.disable_progress_bar()
-  builder = _builder_class(tfds, split, image_size, examples)(
+  builder = _builder_class(tfds, split, image_size)(
     data_dir=folder, file_format="array_record"
   )
+  builder.examples = examples
   builder.download_and_prepare(
     download_config=tfds.download.DownloadConfig(try_download_gcs=False)
   )
+  # TFDS keeps classes and builders for ever: they shall not keep the images too.
+  builder.examples = ()
   # TFDS makes this folder even where nothing is downloaded.
   shutil.rmtree(folder / "downloads", ignore_errors=True)
 
@@ -96,10 +99,8 @@ def shards(folder: Path, split: str) -> tuple[tuple[Path, int], ...]:
   return tuple(zip(paths, counts, strict=True)) if len(paths) == len(counts) else ()
 
 
-def _builder_class(
-  tfds: ModuleType, split: str, image_size: int, examples: Sequence[dict]
-) -> type:
-  """Made for each dataset, as TFDS must not be imported when this module is."""
+def _builder_class(tfds: ModuleType, split: str, image_size: int) -> type:
+  """Made when it is needed, as TFDS must not be imported when this module is."""
 
   class DatasetInfo(tfds.core.DatasetInfo):
     """Knows that nobody publishes these records: asks no bucket for them."""
@@ -113,6 +114,7 @@ def _builder_class(
     VERSION = tfds.core.Version(VERSION)
     # Nothing is downloaded, so there are no checksums to look for beside the code.
     url_infos: ClassVar[dict] = {}
+    examples: Sequence[dict] = ()
 
     def _info(self) -> tfds.core.DatasetInfo:
       return DatasetInfo(
@@ -129,7 +131,7 @@ def _builder_class(
       return {split: self._generate_examples()}
 
     def _generate_examples(self):
-      yield from enumerate(examples)
+      yield from enumerate(self.examples)
 
     # TFDS's own writer compresses harder: a tenth smaller, three times as slow to read.
     def _example_writer(self) -> _Writer:

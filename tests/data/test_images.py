@@ -1,0 +1,173 @@
+"""`data/images.py`: every PNG form gives the same grey; squares keep their aspect."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import images, layout
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+  x = np.linspace(0, 1, width)[np.newaxis] * np.linspace(0.2, 1, height)[:, np.newaxis]
+  return (x * 255).astype(np.uint8)
+
+
+def png(image: Image.Image, **options) -> bytes:
+  file = io.BytesIO()
+  image.save(file, format="PNG", **options)
+  return file.getvalue()
+
+
+def test_grey_forms_are_exact():
+  grey = ramp(20, 30)
+  image = Image.fromarray(grey)
+  alpha = Image.fromarray(np.random.default_rng(0).integers(0, 255, grey.shape, "u1"))
+  rgba = Image.merge("RGBA", [image, image, image, alpha])
+  palette = image.convert("P")
+  forms = [
+    image,
+    image.convert("RGB"),
+    rgba,
+    Image.merge("LA", [image, alpha]),
+    palette,
+    Image.fromarray(grey.astype(np.uint16) * 257),
+  ]
+  for form in forms:
+    read = images.read_grey(png(form))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, grey, err_msg=form.mode)
+
+
+def test_colour_becomes_luminance_and_alpha_is_ignored():
+  rgba = np.zeros((2, 2, 4), np.uint8)
+  rgba[:, :, 0] = 200
+  read = images.read_grey(png(Image.fromarray(rgba)))
+  assert (read == round(0.299 * 200)).all()
+
+
+def test_palette_is_looked_up_and_its_transparency_ignored():
+  indices = np.array([[0, 1], [2, 1]], np.uint8)
+  palette = Image.new("P", (2, 2))
+  palette.putdata(indices.ravel().tolist())
+  palette.putpalette([10, 10, 10, 90, 90, 90, 250, 250, 250])
+  data = png(palette, transparency=bytes([0, 128, 255]))
+  np.testing.assert_array_equal(images.read_grey(data), [[10, 90], [250, 90]])
+
+
+def test_sixteen_bits_are_scaled_by_their_full_range():
+  values = np.array([[0, 128, 129, 257], [32768, 65278, 65407, 65535]], np.uint16)
+  read = images.read_grey(png(Image.fromarray(values)))
+  np.testing.assert_array_equal(read, np.round(values / 257.0))
+
+
+def test_one_bit_is_black_and_white():
+  image = Image.fromarray(ramp(4, 4) > 100)
+  assert set(np.unique(images.read_grey(png(image)))) == {0, 255}
+
+
+@pytest.mark.parametrize("kept", [0, 4, 60, 0.5, 0.98])
+def test_truncated_images_are_named(tmp_path, kept):
+  noise = np.random.default_rng(0).integers(0, 255, (64, 64), "u1")
+  data = png(Image.fromarray(noise))
+  path = tmp_path / "00000001_000.png"
+  path.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
+  with pytest.raises(errors.InputError, match=r"cannot read the image .*00000001_000"):
+    images.read_grey(path)
+
+
+def test_absent_image_is_named(tmp_path):
+  with pytest.raises(errors.InputError, match=r"absent\.png"):
+    images.read_grey(tmp_path / "absent.png")
+
+
+def test_crop_takes_the_centred_square():
+  wide = np.zeros((32, 64), np.uint8)
+  wide[:, 16:48] = ramp(32, 32)
+  np.testing.assert_array_equal(images.resize(wide, 32), ramp(32, 32))
+  np.testing.assert_array_equal(images.resize(wide.T, 32), ramp(32, 32).T)
+
+
+def test_pad_keeps_everything_with_black_beside():
+  wide = np.full((32, 64), 200, np.uint8)
+  padded = images.resize(wide, 16, "pad")
+  assert padded.shape == (16, 16)
+  assert (padded[4:12] == 200).all()
+  assert not padded[:4].any()
+  assert not padded[12:].any()
+
+
+@pytest.mark.parametrize("mode", images.MODES)
+def test_resize_keeps_the_mean_and_aliases_nothing(mode):
+  stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+  small = images.resize(stripes, 16, mode)
+  # Without a filter, every second column would be all that is left: 0 or 255.
+  assert abs(small[2:-2, 2:-2].astype(float) - 127.5).max() < 10
+  smooth = ramp(64, 64)
+  assert abs(images.resize(smooth, 16, mode).mean() - smooth.mean()) < 1
+  np.testing.assert_array_equal(images.resize(smooth, 64, mode), smooth)
+
+
+def test_unknown_mode():
+  with pytest.raises(errors.InputError, match=r"'stretch'; expected crop or pad"):
+    images.resize(ramp(4, 4), 2, "stretch")
+
+
+def test_resize_tree_makes_the_folder_once(make_tree):
+  small = make_tree(size=24)
+  told = []
+  tree = layout.find_tree(small.root)
+  folder = images.resize_tree(tree, 12, progress=lambda *args: told.append(args))
+  assert folder.name == "12x12"
+  assert sorted(path.stem for path in folder.iterdir()) == sorted(small.ids)
+  assert told[-1] == ("resize to 12", len(small.ids), len(small.ids))
+  original = images.read_grey(tree.image_path(small.ids[0], 24))
+  made = images.read_grey(folder / f"{small.ids[0]}.png")
+  np.testing.assert_array_equal(made, images.resize(original, 12))
+  # A second run finds one image gone and makes that one alone.
+  before = (folder / f"{small.ids[1]}.png").stat().st_mtime_ns
+  (folder / f"{small.ids[0]}.png").unlink()
+  told.clear()
+  again = layout.find_tree(small.root)
+  images.resize_tree(again, 12, progress=lambda *args: told.append(args))
+  assert told == [("resize to 12", 1, 1)]
+  assert (folder / f"{small.ids[1]}.png").stat().st_mtime_ns == before
+
+
+def test_resize_tree_without_large_enough_images(make_tree):
+  tree = layout.find_tree(make_tree(folder="24x24").root)
+  with pytest.raises(errors.InputError, match="no image of 48 pixels or more"):
+    images.resize_tree(tree, 48, progress=lambda *args: None)
+
+
+def test_in_threads_keeps_order_and_tells_errors():
+  assert list(images.in_threads(lambda x: x * x, range(100))) == [
+    x * x for x in range(100)
+  ]
+
+  def fail(x: int) -> int:
+    if x == 7:
+      raise ValueError("seven")
+    return x
+
+  results = images.in_threads(fail, range(10**6))
+  with pytest.raises(ValueError, match="seven"):
+    list(results)
+
+
+def test_real_rgba_originals(nih_cxr_mini):
+  tree = layout.find_tree(nih_cxr_mini)
+  modes = []
+  for stem in tree.originals:
+    path = tree.image_path(stem, 1024)
+    with Image.open(path) as image:
+      modes.append(image.mode)
+    grey = images.read_grey(path)
+    assert grey.shape == (1024, 1024)
+    # The 256x256 copies were made from the same originals, by a Lanczos too.
+    copy = images.read_grey(tree.image_path(stem, 256)).astype(float)
+    assert abs(images.resize(grey, 256).astype(float) - copy).mean() < 1
+  assert modes.count("RGBA") == 4
+  assert modes.count("L") == 10

@@ -1,0 +1,88 @@
+"""`data/labels.py`: text and multi-hot are inverse; the class tools keep their word."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import labels
+
+
+@given(st.lists(st.sets(st.sampled_from(labels.FINDINGS)), max_size=8))
+def test_multi_hot_and_names_are_inverse(rows):
+  texts = ["|".join(sorted(row)) or labels.NO_FINDING for row in rows]
+  findings = labels.multi_hot(texts)
+  assert findings.shape == (len(rows), 14)
+  assert findings.dtype == np.uint8
+  assert [set(labels.names_of(row)) for row in findings] == rows
+
+
+def test_findings_are_alphabetical():
+  assert list(labels.FINDINGS) == sorted(labels.FINDINGS)
+  assert len(set(labels.FINDINGS)) == 14
+
+
+@pytest.mark.parametrize(
+  ("spelling", "name"),
+  [
+    ("Pleural Thickening", "Pleural_Thickening"),
+    ("pleural_thickening", "Pleural_Thickening"),
+    ("Infiltrate", "Infiltration"),
+    (" Mass ", "Mass"),
+  ],
+)
+def test_spellings(spelling, name):
+  assert labels.FINDINGS[labels.finding_index(spelling)] == name
+
+
+@pytest.mark.parametrize("text", ["Influenza", "No Finding|Mass", "", "|"])
+def test_bad_texts_are_refused(text):
+  with pytest.raises(errors.InputError):
+    labels.multi_hot([text])
+
+
+def test_top_k_is_by_frequency_then_name():
+  findings = labels.multi_hot(["Mass|Edema", "Mass", "Edema|Hernia", "No Finding"])
+  assert labels.top_k(findings, 3) == ("Edema", "Mass", "Hernia")
+
+
+def test_merge_is_any_of_its_findings():
+  findings = labels.multi_hot(["Mass", "Nodule|Edema", "No Finding", "Hernia"])
+  merged = labels.merge(
+    findings,
+    {"lesion": ["Mass", "Nodule"], "none": ["No Finding"], "Edema": ["Edema"]},
+  )
+  assert merged.tolist() == [[1, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, 0]]
+  with pytest.raises(errors.InputError, match="Influenza"):
+    labels.merge(findings, {"flu": ["Influenza"]})
+
+
+def test_balance_limits_common_classes_and_keeps_rare_ones():
+  texts = ["No Finding"] * 50 + ["Mass"] * 20 + ["Mass|Hernia"] * 3 + ["Hernia"]
+  findings = labels.multi_hot(texts)
+  kept = labels.balance(findings, limit=5, seed=0)
+  assert np.array_equal(kept, np.unique(kept))
+  assert (~findings[kept].any(axis=1)).sum() == 5
+  hernia = labels.FINDINGS.index("Hernia")
+  assert findings[kept][:, hernia].sum() == 4
+  assert len(kept) == 14
+  assert np.array_equal(kept, labels.balance(findings, limit=5, seed=0))
+  assert not np.array_equal(kept, labels.balance(findings, limit=5, seed=1))
+  assert labels.balance(findings, limit=100, seed=0).tolist() == list(range(74))
+
+
+def test_saved_labels_are_loaded(tmp_path):
+  findings = labels.multi_hot(["Mass", "No Finding"])
+  path = tmp_path / "labels.csv"
+  labels.save_labels(path, ["a", "b"], labels.FINDINGS, findings)
+  ids, names, values = labels.load_labels(path)
+  assert ids.tolist() == ["a", "b"]
+  assert names == labels.FINDINGS
+  np.testing.assert_array_equal(values, findings)
+  path.write_text("Image Index,Mass\na,2\n")
+  with pytest.raises(errors.InputError, match="line 2"):
+    labels.load_labels(path)
+  path.write_text("a,b\n")
+  with pytest.raises(errors.InputError, match="no header"):
+    labels.load_labels(path)
