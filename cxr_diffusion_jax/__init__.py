@@ -1,1 +1,1 @@
-"""Diffusion models of chest X-rays, conditioned on text, images and ELIXR embeddings."""
+"""Diffusion models of chest X-rays, conditioned on text, images and ELIXR."""

@@ -1,0 +1,88 @@
+"""The whole recipe, without a condition: what every config starts from.
+
+A size sets the image, the code that is denoised, the network and its batch:
+
+  size   image  code        parameters  meant for
+  tiny    64    16x16x16    about 2 M   tests, the demo, a laptop
+  small  256    64x64x16    about 35 M  one GPU
+  base   512    64x64x64    860 M       TPU slices, several GPUs
+"""
+
+import ml_collections
+
+SIZES = ("tiny", "small", "base")
+
+
+def get_config(size: str = "small") -> ml_collections.ConfigDict:
+  """Returns the recipe of a size, to be given a `conditioning` section."""
+  if size not in SIZES:
+    raise ValueError(f"config size {size!r}; expected one of {', '.join(SIZES)}")
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+
+  config.data = dict(
+    root="nih-cxr",
+    image_size={"tiny": 64, "small": 256, "base": 512}[size],
+    records_dir="records",
+    resize="crop",
+    split="auto",
+    validation_fraction=0.05,
+    train_on_expert=False,
+    missing="error",
+    phantom_images=0,
+    phantom_seed=0,
+    standin=False,
+    num_workers=0,
+  )
+  config.codec = dict(name="haar", levels={"tiny": 2, "small": 2, "base": 3}[size])
+  config.model = dict(
+    name="unet",
+    dtype="auto",
+    **{
+      "tiny": dict(
+        block_channels=(64, 128, 128),
+        num_layers=1,
+        attention=(False, True, False),
+        num_heads=4,
+        context_width=128,
+        norm_groups=16,
+        time_conditioning="scale_shift",
+      ),
+      "small": dict(),
+      "base": dict(),
+    }[size],
+  )
+  config.diffusion = dict(
+    schedule=dict(name="rectified_flow", shift=1.0),
+    prediction="velocity",
+    time_sampler=dict(name="logit_normal", mean=0.0, std=1.0, stratified=True),
+    weighting=dict(name="uniform"),
+  )
+  config.optimizer = dict(
+    learning_rate={"tiny": 1e-3, "small": 3e-4, "base": 1e-4}[size],
+    schedule="cosine",
+    warmup_steps={"tiny": 50, "small": 1000, "base": 2000}[size],
+    final_rate=0.0,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    b1=0.9,
+    b2=0.99,
+    accumulation=1,
+  )
+  config.train = dict(
+    num_steps={"tiny": 2000, "small": 200_000, "base": 400_000}[size],
+    batch_size={"tiny": 32, "small": 64, "base": 256}[size],
+    ema_decay={"tiny": 0.995, "small": 0.9995, "base": 0.9999}[size],
+    log_every={"tiny": 25, "small": 100, "base": 100}[size],
+    validate_every={"tiny": 200, "small": 2000, "base": 2000}[size],
+    validation_batches=16,
+    sample_every={"tiny": 200, "small": 5000, "base": 5000}[size],
+    checkpoint_every={"tiny": 200, "small": 2000, "base": 2000}[size],
+    keep=2,
+    keep_every=0,
+    patience=0,
+    profile_steps=0,
+  )
+  config.sample = dict(sampler="euler", num_steps=25, guidance=2.0, num_images=8)
+  config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0)
+  return config

@@ -1,0 +1,125 @@
+"""What the mains share: flags in, one clear line out, progress on the terminal.
+
+flags --parse--> main() --> exit code: 0 done, 2 the user's input is wrong
+"""
+
+from collections.abc import Callable, Iterable
+import logging as python_logging
+import os
+import pathlib
+import sys
+import time
+import warnings
+
+from absl import app, flags, logging
+
+from cxr_diffusion_jax import errors
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a main under absl; wrong input ends in one line and exit code 2.
+
+  Args:
+    main: reads its flags itself.
+  """
+  # Tensorflow greets on stderr in many lines that concern nobody here.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+  def guarded(argv: list[str]) -> None:
+    if len(argv) > 1:
+      _fail(f"unknown argument {argv[1]!r}; fix: flags are written --name=value")
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_ours)
+    # The transformers library warns at each use that its Flax classes will go.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+      main()
+    except errors.InputError as error:
+      _fail(str(error))
+
+  app.run(guarded, flags_parser=_parse)
+
+
+def progress(label: str, done: int, total: int) -> None:
+  """A `types.Progress` that keeps one line of the terminal up to date.
+
+  Where stderr is not a terminal, it writes a line every ten seconds.
+  """
+  now = time.monotonic()
+  # What stands behind a comma (a loss, say) changes while the work stays the same.
+  work = label.split(",")[0]
+  first, last = _seen.setdefault(work, [now, float("-inf")])
+  finished = done >= total > 0
+  if not finished and now - last < (0.2 if sys.stderr.isatty() else 10.0):
+    return
+  _seen[work][1] = now
+  elapsed = now - first
+  text = f"{label}: {done:,}" + (f" of {total:,}" if total else "")
+  if elapsed > 0.5 and done:
+    text += f", {done / elapsed:,.1f}/s"
+    if total:
+      text += f", {(total - done) * elapsed / done:.0f} s to go"
+  ending = "\r" if sys.stderr.isatty() and not finished else "\n"
+  sys.stderr.write(f"{text:<78}{ending}")
+  sys.stderr.flush()
+  if finished:
+    del _seen[work]
+
+
+def writable_folder(path: str) -> pathlib.Path:
+  """Makes a folder and returns it.
+
+  Raises:
+    errors.InputError: it cannot be made or written to.
+  """
+  folder = pathlib.Path(path)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".writable-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise errors.InputError(
+      f"--workdir {path} ({error.strerror})", "a folder that can be written to"
+    ) from error
+  return folder
+
+
+def initialize_distributed(wanted: bool) -> None:
+  """Joins the other hosts of a run, before any device is touched.
+
+  Args:
+    wanted: by a flag; a launcher that sets JAX_COORDINATOR_ADDRESS wants it too.
+  """
+  if wanted or "JAX_COORDINATOR_ADDRESS" in os.environ:
+    import jax
+
+    jax.distributed.initialize()
+
+
+# First and last time that each work was told.
+_seen: dict[str, list[float]] = {}
+
+
+def _ours(record: python_logging.LogRecord) -> bool:
+  """Lets warnings pass, and of the rest what this project and CLU tell."""
+  return record.levelno >= python_logging.WARNING or any(
+    part in record.pathname for part in ("cxr_diffusion_jax", f"{os.sep}clu{os.sep}")
+  )
+
+
+def _parse(argv: Iterable[str]) -> list[str]:
+  try:
+    return flags.FLAGS(list(argv))
+  except (flags.Error, errors.InputError) as error:
+    return _fail(str(error))
+  except (KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+    # ConfigDict's own errors: an unknown key with the nearest one, a wrong type.
+    return _fail(str(error.args[0] if error.args else error))
+
+
+def _fail(text: str) -> list[str]:
+  sys.stderr.write(f"error: {' '.join(text.split())}\n")
+  sys.stderr.flush()
+  sys.exit(2)

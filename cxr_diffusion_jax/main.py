@@ -1,0 +1,75 @@
+"""Trains a model, or goes on training it.
+
+python -m cxr_diffusion_jax.main --config configs/elixr_c.py --workdir runs/elixr_c
+"""
+
+from absl import flags, logging
+import jax
+from ml_collections import config_flags
+
+from cxr_diffusion_jax import command
+from cxr_diffusion_jax.preparation import dataset as dataset_lib
+from cxr_diffusion_jax.training import compatibility, loop, preview
+from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax.training import step as step_lib
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts first.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+  """Builds the experiment, prepares its data, trains it, and says how it ended."""
+  command.initialize_distributed(_DISTRIBUTED.value)
+  experiment = experiment_lib.build(_CONFIG.value)
+  workdir = command.writable_folder(_WORKDIR.value)
+  loop.check_resumable(workdir, experiment.config)
+  dataset = dataset_lib.prepare(
+    experiment.data, experiment.conditioner.columns, progress=command.progress
+  )
+  logging.info("data: %s", dataset.summary())
+  # Imports tensorflow, which takes seconds: not before wrong input had its say.
+  from clu import metric_writers, parameter_overview, periodic_actions
+
+  writer = metric_writers.create_default_writer(
+    workdir, just_logging=jax.process_index() > 0
+  )
+  writer.write_hparams(compatibility.flatten(experiment.config))
+  shapes = jax.eval_shape(
+    experiment.init_fn, step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
+  )
+  logging.info(
+    "denoiser:\n%s",
+    parameter_overview.get_parameter_overview(shapes, include_stats=False),
+  )
+  actions = [
+    periodic_actions.ReportProgress(
+      num_train_steps=experiment.train.num_steps, writer=writer, every_secs=20
+    )
+  ]
+  if experiment.train.profile_steps:
+    actions.append(
+      periodic_actions.Profile(
+        logdir=str(workdir), num_profile_steps=experiment.train.profile_steps
+      )
+    )
+  outcome = loop.train(
+    experiment,
+    dataset,
+    workdir,
+    writer=writer,
+    actions=actions,
+    show=preview.make_show(experiment, dataset, workdir, writer),
+  )
+  writer.close()
+  step = int(outcome.state.step)
+  if outcome.reason == "interrupted":
+    print(f"interrupted: saved at step {step}; repeat the same command to go on")
+  else:
+    best = f"{outcome.history.best_loss:.4f} at step {outcome.history.best_step}"
+    print(f"{outcome.reason} at step {step}; best validation loss {best}")
+
+
+if __name__ == "__main__":
+  command.run(main)

@@ -1,0 +1,66 @@
+"""The device mesh: axes `data`, `fsdp` and `tensor`, one of them filled up.
+
+batch is split over data x fsdp; parameters over fsdp and tensor.
+"""
+
+import math
+
+import jax
+from jax.experimental import mesh_utils
+
+from cxr_diffusion_jax import errors
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(
+  *, data: int = -1, fsdp: int = 1, tensor: int = 1, num_devices: int = 0
+) -> jax.sharding.Mesh:
+  """Builds the mesh of a run.
+
+  The axis types are Auto: the compiler places what the code does not, and
+  `nn.Conv` does not run under the Explicit axes that `jax.make_mesh` would choose.
+
+  Args:
+    data: copies of the parameters that each see another part of the batch.
+    fsdp: parts that parameters, their averages and moments are split into.
+    tensor: parts that the width of attention and feed-forward layers is split into.
+    num_devices: devices to use; 0 for all. One of the axes may be -1: as many as
+      the devices fill.
+
+  Raises:
+    errors.InputError: more devices are asked for than there are, or the axes do
+      not multiply to the number of devices.
+  """
+  available = jax.devices()
+  if num_devices > len(available) or num_devices < 0:
+    raise errors.InputError(
+      f"config.parallel.num_devices={num_devices}",
+      f"0 (all) to {len(available)}, the {available[0].platform} devices of this run",
+      "ask for fewer devices, or start on a machine with more",
+    )
+  devices = available[:num_devices] if num_devices else available
+  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  free = [name for name, size in sizes.items() if size == -1]
+  fixed = math.prod(size for size in sizes.values() if size != -1)
+  if len(free) > 1 or any(size == 0 or size < -1 for size in sizes.values()):
+    raise errors.InputError(
+      f"config.parallel axes {sizes}", "positive sizes, at most one of them -1"
+    )
+  fills = len(devices) % fixed == 0 and (free or fixed == len(devices))
+  if not fills:
+    raise errors.InputError(
+      f"config.parallel axes {sizes}, which make {fixed} of {len(devices)} devices",
+      "sizes whose product is the number of devices, or one of them -1",
+      "change config.parallel, or set config.parallel.num_devices",
+    )
+  for name in free:
+    sizes[name] = len(devices) // fixed
+  shape = tuple(sizes[name] for name in AXES)
+  if num_devices:
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  else:
+    grid = mesh_utils.create_device_mesh(shape)
+  return jax.sharding.Mesh(
+    grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
+  )

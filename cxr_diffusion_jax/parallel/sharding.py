@@ -1,0 +1,89 @@
+"""Where each array of a run lies on the mesh.
+
+A parameter is split by its path and shape: first the rule for wide layers over
+`tensor` (column-parallel into the layer, row-parallel out of it: Megatron-LM,
+1909.08053), then its largest free dimension over `fsdp` (ZeRO, 1910.02054). The
+moving average and the optimiser's moments have the parameters' paths as suffixes, so
+the same rule serves them.
+"""
+
+import math
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+
+from cxr_diffusion_jax import types
+
+# Layers whose output (column) or input (row) width is split over `tensor`.
+COLUMN_PARALLEL = ("to_q", "to_k", "to_v", "net_0")
+ROW_PARALLEL = ("to_out_0", "net_2")
+
+# Arrays below this many elements cost more to gather than to keep whole.
+FSDP_FLOOR = 2**14
+
+
+def parameter_spec(
+  path: tuple[str, ...], shape: tuple[int, ...], mesh: jax.sharding.Mesh
+) -> PartitionSpec:
+  """Returns how one parameter is split.
+
+  Args:
+    path: names from the root of the tree to the array.
+    shape: the array's shape.
+    mesh: a mesh with the axes of `parallel.mesh`.
+  """
+  axes: list[str | None] = [None] * len(shape)
+  tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+  if tensor > 1 and path[-1] == "kernel" and len(shape) == 2:
+    dimension = None
+    if any(name in COLUMN_PARALLEL for name in path):
+      dimension = 1
+    elif any(name in ROW_PARALLEL for name in path):
+      dimension = 0
+    if dimension is not None and shape[dimension] % tensor == 0:
+      axes[dimension] = "tensor"
+  if fsdp > 1 and math.prod(shape) >= FSDP_FLOOR:
+    free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % fsdp == 0]
+    if free:
+      axes[max(free, key=lambda i: shape[i])] = "fsdp"
+  return PartitionSpec(*axes)
+
+
+def state_shardings(tree: types.Params, mesh: jax.sharding.Mesh) -> types.Params:
+  """Returns the sharding of every array of a tree (parameters, moments, averages)."""
+
+  def place(path, leaf) -> NamedSharding:
+    names = tuple(
+      str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", ""))))
+      for entry in path
+    )
+    return NamedSharding(mesh, parameter_spec(names, np.shape(leaf), mesh))
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Returns the sharding of a batch: its leading axis over `data` and `fsdp`."""
+  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Returns the sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def place_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> types.Batch:
+  """Makes global arrays of the rows that this process has read.
+
+  Args:
+    batch: fields [b_local ...], the same number of rows in every process.
+
+  Returns:
+    Fields [b ...] over all devices of the mesh.
+  """
+  sharding = batch_sharding(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, value)
+    for name, value in batch.items()
+  }

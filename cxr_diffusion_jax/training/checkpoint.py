@@ -1,0 +1,190 @@
+"""Checkpoints of a run: Orbax behind a few functions.
+
+  WORKDIR/checkpoints/<step>/{state, ema_params, run, metrics}
+
+`state` is parameters and optimiser, `ema_params` what sampling reads alone, `run` the
+config, the data's fingerprint and the history of the validation loss. A checkpoint is
+written under a temporary name and renamed when whole, so a killed run leaves none that
+is half; what is restored is always whole.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.training import state as state_lib
+
+
+def make_manager(
+  workdir: pathlib.Path, *, keep: int = 2, keep_every: int = 0, read_only: bool = False
+) -> ocp.CheckpointManager:
+  """Opens WORKDIR/checkpoints.
+
+  Args:
+    workdir: the run's folder.
+    keep: newest checkpoints kept; the best by validation loss is always kept too.
+    keep_every: keep also every checkpoint at a multiple of so many steps; 0 for none.
+    read_only: for readers beside a running run: nothing is tidied up.
+  """
+  policies = ocp.checkpoint_managers
+  preservation = [
+    policies.LatestN(keep),
+    policies.BestN(
+      get_metric_fn=lambda metrics: metrics["validation_loss"],
+      reverse=True,
+      n=1,
+      keep_checkpoints_without_metrics=False,
+    ),
+  ]
+  if keep_every:
+    preservation.append(policies.EveryNSteps(keep_every))
+  return ocp.CheckpointManager(
+    (workdir / "checkpoints").resolve(),
+    item_names=("state", "ema_params", "run"),
+    options=ocp.CheckpointManagerOptions(
+      preservation_policy=policies.AnyPreservationPolicy(preservation),
+      cleanup_tmp_directories=not read_only,
+      create=not read_only,
+      read_only=read_only,
+    ),
+  )
+
+
+def save(
+  manager: ocp.CheckpointManager,
+  state: state_lib.TrainState,
+  run: Mapping[str, Any],
+  validation_loss: float | None = None,
+) -> None:
+  """Starts to save a state; the write goes on while training does.
+
+  Raises:
+    errors.InputError: there is no room, or this or the previous save failed.
+  """
+  check_space(manager, state)
+  metrics = None if validation_loss is None else {"validation_loss": validation_loss}
+  with _telling(manager):
+    manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(_without_average(state)),
+        ema_params=ocp.args.StandardSave(state.ema_params),
+        run=ocp.args.JsonSave(dict(run)),
+      ),
+      metrics=metrics,
+      force=True,
+    )
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+  """Waits until what `save` started is on disk.
+
+  Raises:
+    errors.InputError: it could not be written.
+  """
+  with _telling(manager):
+    manager.wait_until_finished()
+
+
+def restore(
+  manager: ocp.CheckpointManager, like: state_lib.TrainState
+) -> tuple[state_lib.TrainState, dict[str, Any]]:
+  """Restores the newest whole checkpoint.
+
+  Args:
+    manager: with a `latest_step()`.
+    like: arrays or `jax.ShapeDtypeStruct`s with the shardings wanted now; the mesh
+      may be another one than at the save.
+
+  Returns:
+    The state, and what was passed to `save` as `run`.
+  """
+  restored = manager.restore(
+    manager.latest_step(),
+    args=ocp.args.Composite(
+      state=ocp.args.StandardRestore(_without_average(like)),
+      ema_params=ocp.args.StandardRestore(like.ema_params),
+      run=ocp.args.JsonRestore(),
+    ),
+  )
+  state = state_lib.TrainState(**restored["state"], ema_params=restored["ema_params"])
+  return state, restored["run"]
+
+
+def restore_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+  """Restores what was passed to `save` as `run`, and nothing else."""
+  return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))[
+    "run"
+  ]
+
+
+def restore_ema(
+  manager: ocp.CheckpointManager, like: types.Params, step: int | None = None
+) -> types.Params:
+  """Restores the averaged parameters alone, without the optimiser.
+
+  Args:
+    manager: of the run.
+    like: arrays or `jax.ShapeDtypeStruct`s with the shardings wanted.
+    step: which checkpoint; the newest if None.
+
+  Raises:
+    errors.InputError: the run has no such checkpoint.
+  """
+  steps = sorted(manager.all_steps())
+  if not steps:
+    raise errors.InputError(
+      f"no checkpoint in {manager.directory}", fix="train the run first"
+    )
+  if step is not None and step not in steps:
+    raise errors.InputError(
+      f"step {step}", f"one of the checkpoints {', '.join(map(str, steps))}"
+    )
+  return manager.restore(
+    manager.latest_step() if step is None else step,
+    args=ocp.args.Composite(ema_params=ocp.args.StandardRestore(like)),
+  )["ema_params"]
+
+
+def check_space(manager: ocp.CheckpointManager, state: state_lib.TrainState) -> None:
+  """Raises `errors.InputError` where the disk has no room for one more checkpoint."""
+  needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+  free = shutil.disk_usage(manager.directory).free
+  if free < needed:
+    raise errors.InputError(
+      f"{free / 1e6:.0f} MB free for the checkpoints in {manager.directory}",
+      f"{needed / 1e6:.0f} MB, the size of one",
+      f"make room, then repeat the command: {_last(manager)}",
+    )
+
+
+def _without_average(state: state_lib.TrainState) -> dict[str, Any]:
+  return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def _last(manager: ocp.CheckpointManager) -> str:
+  # The manager's list holds a save that has only begun; the folder does not.
+  steps = [
+    int(path.name)
+    for path in pathlib.Path(manager.directory).iterdir()
+    if path.name.isdigit()
+  ]
+  return f"the last whole one is of step {max(steps)}" if steps else "none is whole yet"
+
+
+@contextlib.contextmanager
+def _telling(manager: ocp.CheckpointManager) -> Iterator[None]:
+  """Turns a failed write into one line; what was saved before is still whole."""
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    raise errors.InputError(
+      f"a checkpoint could not be written to {manager.directory} ({error})",
+      fix=f"make room or mend the disk, then repeat the command: {_last(manager)}",
+    ) from error

@@ -1,0 +1,91 @@
+"""The optimiser: clipped AdamW under a warm-up and a cosine, from typed arguments.
+
+grad --clip by global norm--> AdamW (decay on kernels only) --x learning rate(step)-->
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+
+from cxr_diffusion_jax import errors, types
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+  """How parameters are updated (AdamW: Loshchilov and Hutter, 1711.05101).
+
+  Attributes:
+    learning_rate: its peak.
+    schedule: 'cosine' down to `final_rate` of the peak, or 'constant'.
+    warmup_steps: updates of linear warm-up.
+    final_rate: last learning rate over the peak, in [0, 1].
+    weight_decay: decoupled decay of kernels; biases, norms and embeddings have none.
+    clip_norm: largest global norm of the gradient; 0 for no clipping.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    accumulation: parts that a batch is worked off in, one after the other.
+  """
+
+  learning_rate: float
+  schedule: str = "cosine"
+  warmup_steps: int = 0
+  final_rate: float = 0.0
+  weight_decay: float = 0.0
+  clip_norm: float = 1.0
+  b1: float = 0.9
+  b2: float = 0.999
+  accumulation: int = 1
+
+  def __post_init__(self):
+    if self.schedule not in ("constant", "cosine"):
+      raise errors.InputError(
+        f"config.optimizer.schedule={self.schedule!r}", "'constant' or 'cosine'"
+      )
+    if self.accumulation < 1:
+      raise errors.InputError(
+        f"config.optimizer.accumulation={self.accumulation}", "1 or more"
+      )
+
+
+def learning_rate(settings: OptimizerSettings, num_steps: int) -> optax.Schedule:
+  """Returns the learning rate as a function of the step."""
+  warmup = min(settings.warmup_steps, num_steps)
+  if settings.schedule == "constant":
+    after = optax.constant_schedule(settings.learning_rate)
+  else:
+    after = optax.cosine_decay_schedule(
+      settings.learning_rate, max(num_steps - warmup, 1), alpha=settings.final_rate
+    )
+  # The first update is not thrown away on a learning rate of zero.
+  ramp = optax.linear_schedule(
+    settings.learning_rate / (warmup + 1), settings.learning_rate, max(warmup, 1)
+  )
+  return optax.join_schedules([ramp, after], [warmup])
+
+
+def decay_mask(params: types.Params) -> types.Params:
+  """Returns True for the kernels: arrays of two axes or more named so."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: np.ndim(leaf) > 1 and path[-1].key == "kernel", params
+  )
+
+
+def make_optimizer(
+  settings: OptimizerSettings, num_steps: int
+) -> optax.GradientTransformation:
+  """Builds the chain for a run of `num_steps` updates."""
+  parts = []
+  if settings.clip_norm > 0:
+    parts.append(optax.clip_by_global_norm(settings.clip_norm))
+  parts.append(
+    optax.adamw(
+      learning_rate(settings, num_steps),
+      b1=settings.b1,
+      b2=settings.b2,
+      weight_decay=settings.weight_decay,
+      mask=decay_mask,
+    )
+  )
+  return optax.chain(*parts)

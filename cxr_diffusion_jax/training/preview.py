@@ -1,0 +1,64 @@
+"""The picture of samples that training makes at intervals: real above generated.
+
+The conditions are those of fixed validation images and the noise is fixed too, so the
+pictures of one run show one thing: what training changes.
+"""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from cxr_diffusion_jax import pictures, types
+from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.preparation import dataset as dataset_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax.training import generate as generate_lib
+
+
+def make_show(
+  experiment: experiment_lib.Experiment,
+  dataset: dataset_lib.Dataset,
+  workdir: pathlib.Path,
+  writer: Any,
+) -> Callable[[types.Params, int], None]:
+  """Builds (averaged parameters, step) -> WORKDIR/samples/step_STEP.png.
+
+  Args:
+    experiment: of the run.
+    dataset: whose validation split gives the conditions.
+    workdir: of the run.
+    writer: a CLU metric writer, which gets the picture too.
+  """
+  source = dataset.source("validation")
+  count = min(experiment.sample.num_images, len(source))
+  rows = np.linspace(0, len(source) - 1, count).astype(int)
+  batch = source.batch(rows)
+  objective = experiment.make_objective(
+    experiment.make_codec(dataset.description["statistics"])
+  )
+  generate = generate_lib.make_generate(
+    objective, experiment.sample, experiment.latent_shape, experiment.mesh
+  )
+  keys = generate_lib.sample_keys(experiment.seed, np.arange(count))
+  real = generate_lib.to_uint8(batch["image"])
+  names = ["\n".join(labels.names_of(row)[:2]) for row in batch["findings"]]
+
+  def show(ema_params: types.Params, step: int) -> None:
+    made = generate_lib.generate_rows(
+      generate, ema_params, batch, keys, experiment.mesh, batch_size=count
+    )
+    if jax.process_index() > 0:
+      return
+    picture = pictures.grid(
+      [list(real), list(made)],
+      row_labels=("real", "generated"),
+      column_labels=names,
+      title=f"step {step}, guidance {experiment.sample.guidance:g}, {dataset.kind}",
+    )
+    pictures.save(picture, workdir / "samples" / f"step_{step:07d}.png")
+    writer.write_images(step, {"samples": np.asarray(picture)[None, :, :, None]})
+
+  return show

@@ -1,0 +1,31 @@
+"""Paths are found by name, and dropping a stream is masking it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import base
+
+
+def test_every_path_loads_by_its_file_name():
+  assert "elixr_c" in base.names()
+  for name in base.names():
+    assert base.load(name).__module__.endswith(f".{name}")
+
+
+def test_an_unknown_path_lists_those_there_are():
+  with pytest.raises(errors.InputError, match=r"'elixir'.*one of .*elixr_c"):
+    base.load("elixir")
+
+
+def test_dropping_masks_only_the_streams_and_examples_named():
+  context = tuple(
+    types.TokenStream(tokens=jnp.ones((2, n, 4)), mask=jnp.ones((2, n), bool))
+    for n in (3, 1)
+  )
+  drop = jnp.array([[True, False], [False, True]])
+  first, second = base.drop_context(context, drop)
+  np.testing.assert_array_equal(first.mask, [[False] * 3, [True] * 3])
+  np.testing.assert_array_equal(second.mask, [[True], [False]])
+  assert not any(stream.mask.any() for stream in base.drop_all(context))

@@ -1,0 +1,31 @@
+"""Meshes are filled up from the devices there are, and refuse what cannot be."""
+
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.parallel import mesh
+
+
+def test_one_axis_takes_the_devices_that_the_others_leave():
+  made = mesh.make_mesh(data=-1, fsdp=2, tensor=2)
+  assert dict(made.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+def test_fewer_devices_can_be_asked_for():
+  made = mesh.make_mesh(num_devices=1)
+  assert made.size == 1
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"num_devices": 99}, "num_devices=99; expected 0 \\(all\\) to 8"),
+    ({"data": 3, "fsdp": 1}, "make 3 of 8 devices"),
+    ({"data": 16}, "make 16 of 8 devices"),
+    ({"data": -1, "fsdp": -1}, "at most one of them -1"),
+    ({"tensor": 0}, "positive sizes"),
+  ],
+)
+def test_impossible_meshes_are_refused_in_one_line(arguments, message):
+  with pytest.raises(errors.InputError, match=message):
+    mesh.make_mesh(**arguments)

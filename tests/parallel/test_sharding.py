@@ -1,0 +1,53 @@
+"""Parameters and batches lie where the rules say; what cannot be split stays whole."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.parallel import mesh, sharding
+
+
+@pytest.fixture
+def cube() -> jax.sharding.Mesh:
+  """Two devices an axis."""
+  return mesh.make_mesh(data=2, fsdp=2, tensor=2)
+
+
+@pytest.mark.parametrize(
+  ("path", "shape", "spec"),
+  [
+    (("attn1", "to_q", "kernel"), (320, 640), ("fsdp", "tensor")),
+    (("attn1", "to_out_0", "kernel"), (640, 320), ("tensor", "fsdp")),
+    (("ff", "net_2", "kernel"), (641, 320), (None, "fsdp")),
+    (("conv1", "kernel"), (3, 3, 64, 128), (None, None, None, "fsdp")),
+    (("conv1", "bias"), (128,), (None,)),
+    (("norm1", "scale"), (333,), (None,)),
+    (("step",), (), ()),
+  ],
+)
+def test_rules(cube, path, shape, spec):
+  assert sharding.parameter_spec(path, shape, cube) == PartitionSpec(*spec)
+
+
+def test_one_device_splits_nothing():
+  single = mesh.make_mesh(num_devices=1)
+  spec = sharding.parameter_spec(("to_q", "kernel"), (512, 512), single)
+  assert spec == PartitionSpec(None, None)
+
+
+def test_moments_lie_where_their_parameters_lie(cube):
+  params = {"to_q": {"kernel": jnp.zeros((256, 256))}}
+  tree = {"params": params, "opt_state": ({"mu": params, "nu": params},)}
+  placed = sharding.state_shardings(tree, cube)
+  wanted = placed["params"]["to_q"]["kernel"]
+  assert wanted.spec == PartitionSpec("fsdp", "tensor")
+  assert placed["opt_state"][0]["mu"]["to_q"]["kernel"] == wanted
+
+
+def test_a_placed_batch_holds_the_rows_it_was_given(cube):
+  rows = np.arange(24, dtype=np.float32).reshape(8, 3)
+  placed = sharding.place_batch({"rows": rows}, cube)["rows"]
+  np.testing.assert_array_equal(np.asarray(placed), rows)
+  assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}

@@ -1,0 +1,42 @@
+"""The learning rate's course and what weight decay touches."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.training import optimizer
+
+
+def test_warm_up_then_cosine_to_the_final_rate():
+  settings = optimizer.OptimizerSettings(
+    learning_rate=1.0, warmup_steps=10, final_rate=0.1
+  )
+  rate = optimizer.learning_rate(settings, 110)
+  assert 0 < rate(0) < 0.2
+  np.testing.assert_allclose(rate(10), 1.0, rtol=1e-6)
+  np.testing.assert_allclose(rate(60), 0.55, rtol=1e-6)
+  np.testing.assert_allclose(rate(110), 0.1, rtol=1e-6)
+
+
+def test_a_constant_rate_stays():
+  settings = optimizer.OptimizerSettings(learning_rate=0.5, schedule="constant")
+  rate = optimizer.learning_rate(settings, 10)
+  assert rate(0) == rate(9) == rate(1000) == 0.5
+
+
+def test_decay_shrinks_kernels_only():
+  settings = optimizer.OptimizerSettings(
+    learning_rate=0.1, schedule="constant", weight_decay=0.5
+  )
+  params = {"conv": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+  chain = optimizer.make_optimizer(settings, 10)
+  zeros = {"conv": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}}
+  updates, _ = chain.update(zeros, chain.init(params), params)
+  np.testing.assert_allclose(updates["conv"]["kernel"], -0.05, rtol=1e-6)
+  np.testing.assert_array_equal(updates["conv"]["bias"], 0.0)
+
+
+def test_an_unknown_schedule_is_refused():
+  with pytest.raises(errors.InputError, match="schedule='linear'"):
+    optimizer.OptimizerSettings(learning_rate=1.0, schedule="linear")
