@@ -42,7 +42,7 @@ def attend(
     [b q h d] of query's dtype.
   """
   if implementation == "auto":
-    implementation = _fastest(query, key)
+    implementation = _fastest(query)
   match implementation:
     case "plain":
       return _plain(query, key, value, mask)
@@ -53,58 +53,62 @@ def attend(
   raise ValueError(f"unknown implementation {implementation!r}")
 
 
-def _fastest(query: Array, key: Array) -> str:
+def _fastest(query: Array) -> str:
   """The implementation for these shapes; see tests/benchmarks/attention.py."""
-  _, num_queries, num_heads, width = query.shape
+  num_queries, width = query.shape[1], query.shape[3]
   backend = jax.default_backend()
   if backend == "cpu":
-    scores = query.shape[0] * num_heads * num_queries * key.shape[1]
-    return "blocked" if num_queries > 256 and scores > 2**22 else "plain"
+    return "blocked" if num_queries >= 256 else "plain"
   sixteen_bit = query.dtype in (jnp.bfloat16, jnp.float16)
   if backend == "gpu" and sixteen_bit and width % 8 == 0 and width <= 128:
     return "cudnn"
   return "plain"
 
 
-def _scores(query: Array, key: Array, mask: Array | None) -> jax.Array:
-  """Softmax weights [b h q k] float32 of query [b q h d] and key [b k h d]."""
+def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
   scale = 1 / math.sqrt(query.shape[-1])
   scores = jnp.einsum(
     "bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32
   )
   if mask is not None:
-    # The lowest finite number, not -inf: an all-masked row stays a number.
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-  return jax.nn.softmax(scores, axis=-1)
-
-
-def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
-  weights = _scores(query, key, mask).astype(value.dtype)
+    scores = _hide(scores, mask[:, None, None])
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
+def _hide(scores: Array, mask: Array) -> jax.Array:
+  """The lowest finite number, not -inf: an all-masked row stays a number."""
+  return jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+
+
 def _blocked(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
-  """`_plain` for one sample, head and block of queries at a time."""
-  batch, num_queries, num_heads, _ = query.shape
+  """`_plain` for one sample, head and block of queries at a time.
+
+  Keys and values lie as [d k]: their gradients are then products with a long last
+  axis, which XLA multiplies seven times faster than its transpose.
+  """
+  batch, num_queries, num_heads, width = query.shape
   size = _block_size(num_queries, key.shape[1])
   padding = -num_queries % size
   query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
-  if mask is None:
-    mask = jnp.ones((batch, key.shape[1]), bool)
+  query = query * (1 / math.sqrt(width))
 
   @jax.checkpoint
   def block(query, key, value, mask):
-    expand = [x[None, :, None] for x in (query, key, value)]
-    return _plain(*expand, mask[None])[0, :, 0]
+    scores = jnp.matmul(query, key, preferred_element_type=jnp.float32)
+    if mask is not None:
+      scores = _hide(scores, mask)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return weights @ value.T
 
   def one_head(operands):
     query, key, value, mask = operands
-    blocks = rearrange(query, "(n s) d -> n s d", s=size)
-    return jax.lax.map(lambda q: block(q, key, value, mask), blocks)
+    return jax.lax.map(lambda q: block(q, key, value, mask), query)
 
-  key, value = (rearrange(x, "b k h d -> (b h) k d") for x in (key, value))
-  query = rearrange(query, "b q h d -> (b h) q d")
-  mask = jnp.repeat(mask, num_heads, axis=0)
+  query = rearrange(query, "b (n s) h d -> (b h) n s d", s=size)
+  key, value = (rearrange(x, "b k h d -> (b h) d k") for x in (key, value))
+  if mask is not None:
+    mask = jnp.repeat(mask, num_heads, axis=0)
   out = jax.lax.map(one_head, (query, key, value, mask))
   out = rearrange(out, "(b h) n s d -> b (n s) h d", b=batch)
   return out[:, :num_queries]

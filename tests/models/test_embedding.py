@@ -40,7 +40,8 @@ def embedder():
   module = embedding.ContextEmbedder((spec,), width=8, pooled_width=3)
   tokens = jax.random.normal(jax.random.key(0), (2, 4, 6))
   context = (TokenStream(tokens=tokens, mask=jnp.ones((2, 4), bool)),)
-  return module, module.init(jax.random.key(1), context, 2), context
+  variables = jax.jit(module.init, static_argnums=2)(jax.random.key(1), context, 2)
+  return module, variables, context
 
 
 def test_the_null_token_leads_and_is_never_masked(embedder):
