@@ -1,0 +1,172 @@
+"""The files of a CLIP: found in a folder or on the hub, read into a tree of parameters.
+
+  model.safetensors (PyTorch or Flax) | shards with an index | flax_model.msgpack
+     --names and axes--> the tree of FlaxCLIPModel, float32, complete and fitting
+
+PyTorch's names are Flax's with `weight` for kernel, scale and embedding; a linear
+kernel is transposed, a convolution's goes from [out in h w] to [h w in out].
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from flax import serialization, traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "flax_model.msgpack")
+
+
+def resolve(name: str) -> pathlib.Path:
+  """Returns the folder that holds a CLIP; an id on the hub is downloaded once.
+
+  Raises:
+    errors.InputError: no such folder, and no such id that can be reached.
+  """
+  folder = pathlib.Path(name).expanduser()
+  if (folder / "config.json").is_file():
+    return folder
+  if folder.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    raise errors.InputError(
+      f"no CLIP in {name!r}",
+      "a folder with config.json, or an id such as 'openai/clip-vit-large-patch14'",
+      "train a stand-in with `prepare --standin`, or name another folder",
+    )
+  return _download(name)
+
+
+def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
+  """Reads the weights of a folder.
+
+  Args:
+    folder: holds one of `WEIGHTS`.
+    shapes: tree of shapes that the result must have.
+
+  Returns:
+    Tree of float32 arrays.
+
+  Raises:
+    errors.InputError: no weights in a readable form, or a weight that is absent, left
+      over or of the wrong shape.
+  """
+  stored = _read_weights(folder)
+  params = {}
+  for path, leaf in traverse_util.flatten_dict(shapes).items():
+    array = _take(stored, path)
+    if array is None or array.shape != leaf.shape:
+      found = "no weight" if array is None else f"weight of shape {array.shape}"
+      raise errors.InputError(
+        f"{found} for {'.'.join(path)} in {folder}",
+        f"one of shape {leaf.shape}, as config.json asks for",
+        "download or copy the folder again, weights and config.json together",
+      )
+    params[path] = jnp.asarray(array, jnp.float32)
+  # Old PyTorch files carry the constant table 0, 1, 2, ... as a buffer.
+  left = sorted(
+    name
+    for name in stored
+    if name.startswith(("text_model.", "vision_model."))
+    and not name.endswith(".position_ids")
+  )
+  if left:
+    raise errors.InputError(
+      f"{len(left)} weights in {folder} have no place, {left[0]} first",
+      "only those of the model that config.json describes",
+      "download or copy the folder again, weights and config.json together",
+    )
+  return traverse_util.unflatten_dict(params)
+
+
+def _take(stored: dict[str, Any], path: tuple[str, ...]) -> Any:
+  """Removes and returns the array of a Flax path, its axes in Flax's order."""
+  name = ".".join(path)
+  if name in stored:
+    return stored.pop(name)
+  if path[-1] not in ("kernel", "scale", "embedding"):
+    return None
+  array = stored.pop(".".join((*path[:-1], "weight")), None)
+  if array is None or path[-1] != "kernel":
+    return array
+  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _read_weights(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads all arrays of the first form of weights that is there, by dotted name."""
+  whole, index, msgpack = (folder / name for name in WEIGHTS)
+  if whole.is_file():
+    return _read_safetensors(whole)
+  if index.is_file():
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    arrays: dict[str, Any] = {}
+    for shard in sorted(set(shards)):
+      arrays |= _read_safetensors(folder / shard)
+    return arrays
+  if msgpack.is_file():
+    try:
+      tree = serialization.msgpack_restore(msgpack.read_bytes())
+    except ValueError as error:
+      raise _damaged(msgpack) from error
+    return traverse_util.flatten_dict(tree, sep=".")
+  raise errors.InputError(
+    f"no weights in {folder}",
+    f"one of {', '.join(WEIGHTS)}",
+    "save pytorch_model.bin again with save_pretrained(safe_serialization=True)",
+  )
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
+  """Reads one safetensors file, bfloat16 included."""
+  import safetensors
+  from safetensors import flax as safetensors_flax
+
+  try:
+    # On the host: a float16 file is widened before anything goes to a device.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+      arrays = safetensors_flax.load_file(path)
+  except (safetensors.SafetensorError, FileNotFoundError) as error:
+    raise _damaged(path) from error
+  return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def _damaged(path: pathlib.Path) -> errors.InputError:
+  return errors.InputError(
+    f"{path} is absent or cannot be read to its end",
+    "a whole file of weights",
+    "download or copy it again",
+  )
+
+
+def _download(name: str) -> pathlib.Path:
+  """Fetches configuration, tokenizer and one form of weights into the hub's cache."""
+  import huggingface_hub
+
+  small = ["*.json", "merges.txt"]
+  try:
+    present = set(huggingface_hub.list_repo_files(name))
+    weights = [file for file in WEIGHTS if file in present][:1]
+    if weights == [WEIGHTS[1]]:
+      weights.append("model-*.safetensors")
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(name, allow_patterns=[*small, *weights])
+    )
+  except (OSError, ValueError) as error:
+    cached = _cached(name)
+    if cached is not None:
+      return cached
+    raise errors.InputError(
+      f"{name!r} is no folder and could not be downloaded: {error}",
+      "a folder with config.json, or an id that the hub serves",
+      "check the network and the id, or copy the model here and name its folder",
+    ) from error
+
+
+def _cached(name: str) -> pathlib.Path | None:
+  """Returns the hub's local copy of a model, for machines without a network."""
+  import huggingface_hub
+
+  found = huggingface_hub.try_to_load_from_cache(name, "config.json")
+  return pathlib.Path(found).parent if isinstance(found, str) else None

@@ -1,0 +1,252 @@
+"""CLIP as a frozen encoder of prompts and of grey images, from a folder or the hub.
+
+  prompts --tokenizer--> ids [n l] --text model--> tokens [n l d], embedding [n p]
+  images uint8 [n h w 1] --resize, crop--> --(x / 255 - mean) / std, x3--> pixels
+  pixels [n s s 3] --vision model--> tokens [n 1+g*g d], embedding [n p]
+
+The maths is transformers' FlaxCLIPModel (Radford et al., 2103.00020). The weights may
+have been written by Flax or by PyTorch, which is not needed to read them; parameters
+are always an argument of the compiled functions, never a constant in them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import hashlib
+import os
+import types as python_types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import types
+from cxr_diffusion_jax.conditioning import clip_files, clip_pixels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipModel:
+  """A CLIP ready to encode.
+
+  Attributes:
+    name: the folder or the hub's id that it came from.
+    config: transformers' CLIPConfig.
+    params: float32 tree of FlaxCLIPModel.
+    tokenizer: transformers' fast tokenizer.
+    pixels: what happens to an image before the vision model.
+    text_fn: compiled (params, ids [n l]) -> (tokens [n l d], embedding [n p]).
+    image_fn: compiled (params, pixels uint8 [n s s 1]) -> (tokens [n 1+g*g d],
+      embedding [n p]); token 0 is the class token.
+    project_fn: compiled (params, tokens [... d]) -> [... p]: puts vision states where
+      the class token is put, into the space shared with the text.
+  """
+
+  name: str
+  config: Any
+  params: types.Params
+  tokenizer: Any
+  pixels: clip_pixels.PixelSettings
+  text_fn: Callable[[types.Params, types.Array], tuple[jax.Array, jax.Array]]
+  image_fn: Callable[[types.Params, types.Array], tuple[jax.Array, jax.Array]]
+  project_fn: Callable[[types.Params, types.Array], jax.Array]
+
+  @property
+  def standin(self) -> bool:
+    """True when this project trained it, as a stand-in for a published encoder."""
+    return bool(getattr(self.config, "standin", False))
+
+  @property
+  def max_tokens(self) -> int:
+    """l of the text model: longer prompts are cut."""
+    return self.config.text_config.max_position_embeddings
+
+  @property
+  def grid(self) -> int:
+    """g: patches along a side of the image."""
+    return self.config.vision_config.image_size // self.config.vision_config.patch_size
+
+
+def library() -> python_types.ModuleType:
+  """Imports transformers, without the TensorFlow that it would import on the way.
+
+  It looks for TensorFlow when it is first imported and then loads it, which takes
+  seconds and gigabytes of address space and is never used here.
+  """
+  os.environ.setdefault("USE_TF", "0")
+  import transformers
+
+  return transformers
+
+
+def load(name: str | os.PathLike, *, dtype: Any = jnp.float32) -> ClipModel:
+  """Loads a CLIP with its tokenizer and its image settings.
+
+  Args:
+    name: a folder written by `save_pretrained` (Flax msgpack, or safetensors of Flax or
+      PyTorch, sharded or not), or an id on the hub such as
+      "openai/clip-vit-large-patch14".
+    dtype: of the computation; parameters stay float32.
+
+  Raises:
+    errors.InputError: nothing there, no weights in a readable form, or weights that
+      do not fit the folder's own config.json.
+  """
+  folder = clip_files.resolve(os.fspath(name))
+  transformers = library()
+  config = transformers.CLIPConfig.from_pretrained(folder)
+  processor = transformers.CLIPImageProcessor.from_pretrained(folder)
+  return assemble(
+    name=os.fspath(name),
+    config=config,
+    params=clip_files.read_params(folder, parameter_shapes(config)),
+    tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
+    pixels=clip_pixels.read(processor, config),
+    dtype=dtype,
+  )
+
+
+def assemble(
+  *,
+  name: str,
+  config: Any,
+  params: types.Params,
+  tokenizer: Any,
+  pixels: clip_pixels.PixelSettings,
+  dtype: Any = jnp.float32,
+) -> ClipModel:
+  """Compiles the functions of a CLIP around its configuration."""
+  module = library().FlaxCLIPModel.module_class(config=config, dtype=dtype)
+  mean = np.asarray(pixels.mean, np.float32)
+  std = np.asarray(pixels.std, np.float32)
+
+  def text(bound, ids):
+    # Without a padding mask, as Stable Diffusion calls it: the causal mask keeps real
+    # tokens from seeing the padding behind them, whatever it holds.
+    position_ids = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    out = bound.text_model(
+      input_ids=ids, attention_mask=jnp.ones_like(ids), position_ids=position_ids
+    )
+    return out.last_hidden_state, bound.text_projection(out.pooler_output)
+
+  def image(bound, images):
+    scaled = (images.astype(jnp.float32) / 255.0 - mean) / std
+    out = bound.vision_model(pixel_values=scaled)
+    return out.last_hidden_state, bound.visual_projection(out.pooler_output)
+
+  def project(bound, tokens):
+    return bound.visual_projection(bound.vision_model.post_layernorm(tokens))
+
+  def compiled(method):
+    return jax.jit(
+      lambda params, inputs: module.apply({"params": params}, inputs, method=method)
+    )
+
+  return ClipModel(
+    name=name,
+    config=config,
+    params=params,
+    tokenizer=tokenizer,
+    pixels=pixels,
+    text_fn=compiled(text),
+    image_fn=compiled(image),
+    project_fn=compiled(project),
+  )
+
+
+def parameter_shapes(config: Any) -> types.Params:
+  """Returns the tree of jax.ShapeDtypeStruct that a CLIPConfig asks for."""
+  module = library().FlaxCLIPModel.module_class(config=config)
+  side = config.vision_config.image_size
+  ids = jnp.zeros((1, 1), jnp.int32)
+  return jax.eval_shape(
+    lambda key: module.init(
+      key, ids, jnp.zeros((1, side, side, 3)), jnp.ones_like(ids), ids
+    ),
+    jax.random.key(0),
+  )["params"]
+
+
+def encode_text(
+  model: ClipModel, prompts: Sequence[str], *, batch_size: int = 64
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Encodes prompts.
+
+  Args:
+    model: from `load`.
+    prompts: n texts; what exceeds `model.max_tokens` is cut.
+    batch_size: prompts in one call of the compiled function.
+
+  Returns:
+    tokens [n l d] float32 (the last hidden state, after the final norm), mask [n l]
+    bool (True up to and including the end-of-text token), and embedding [n p] float32
+    in the space shared with the images (not normalised).
+  """
+  if not len(prompts):
+    raise ValueError("nothing to encode: got no prompts, expected at least one")
+  encoded = model.tokenizer(
+    list(prompts), padding="max_length", truncation=True, max_length=model.max_tokens
+  )
+  ids = np.asarray(encoded["input_ids"], np.int32).reshape(-1, model.max_tokens)
+  mask = np.asarray(encoded["attention_mask"], bool).reshape(ids.shape)
+  tokens, embedding = _in_batches(model.text_fn, model.params, ids, batch_size)
+  return tokens, mask, embedding
+
+
+def encode_images(
+  model: ClipModel, images: np.ndarray, *, batch_size: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+  """Encodes grey images.
+
+  Args:
+    model: from `load`.
+    images: [n h w 1] uint8, of any size.
+    batch_size: images in one call of the compiled function.
+
+  Returns:
+    tokens [n 1+g*g d] float32 (the last hidden state; class token first, then patches
+    in row-major order) and embedding [n p] float32 in the space shared with the text
+    (not normalised).
+  """
+  if not len(images):
+    raise ValueError("nothing to encode: got no images, expected at least one")
+  pixels = clip_pixels.fit(images, model.pixels)
+  return _in_batches(model.image_fn, model.params, pixels, batch_size)
+
+
+def fingerprint(model: ClipModel) -> str:
+  """Returns 12 hexadecimal digits of the weights and the image settings."""
+  digest = hashlib.sha256(repr(model.pixels).encode())
+  for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()[:12]
+
+
+def describe(model: ClipModel) -> str:
+  """Returns a line for descriptions of what was made with the model."""
+  size = sum(leaf.size for leaf in jax.tree.leaves(model.params)) / 1e6
+  # A stand-in is known by its weights: the folder's name says nothing elsewhere.
+  label = "stand-in CLIP" if model.standin else f"CLIP {model.name}"
+  return f"{label} {size:.1f}M {fingerprint(model)}"
+
+
+def _in_batches(
+  function: Callable, params: types.Params, inputs: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Applies a compiled function to rows, in few different batch shapes."""
+  parts = [
+    tuple(np.asarray(out, np.float32)[:count] for out in function(params, rows))
+    for rows, count in _padded_batches(inputs, batch_size)
+  ]
+  return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _padded_batches(
+  inputs: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, int]]:
+  """Yields rows and how many of them count, in sizes of powers of two or the full."""
+  for start in range(0, len(inputs), batch_size):
+    rows = inputs[start : start + batch_size]
+    size = min(batch_size, 1 << (len(rows) - 1).bit_length())
+    padding = np.repeat(rows[:1], size - len(rows), axis=0)
+    yield np.concatenate([rows, padding]), len(rows)
