@@ -20,7 +20,7 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import columns as columns_lib
 from cxr_diffusion_jax.data import elixr, phantom_tree, pipeline
 from cxr_diffusion_jax.data import records as records_lib
-from cxr_diffusion_jax.preparation import standin_tree
+from cxr_diffusion_jax.preparation import standin, standin_tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,6 +234,7 @@ def make_standins(
     folder=settings.tree_folder / "standin_clip",
     root=settings.standin_root(),
     kinds=kinds,
+    settings=standin.TrainSettings(),
     progress=progress,
   )
 

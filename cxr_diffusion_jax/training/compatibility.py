@@ -14,6 +14,7 @@ FREE_KEYS = (
   "data.num_workers",
   "data.records_dir",
   "data.root",
+  "data.standin",
   "parallel.",
   "sample.",
   "train.checkpoint_every",

@@ -1,0 +1,55 @@
+"""Turns a tree of X-rays into records, and fetches or makes what the tree lacks.
+
+  python -m cxr_diffusion_jax.prepare --config configs/elixr_c.py \
+    --config.data.root=nih-cxr [--download nih,elixr] [--resize] [--standin]
+
+A second call does nothing; an interrupted one goes on.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from cxr_diffusion_jax import command
+from cxr_diffusion_jax.data import download, images, layout
+from cxr_diffusion_jax.preparation import dataset as dataset_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size.")
+_DOWNLOAD = flags.DEFINE_list(
+  "download",
+  [],
+  "What to fetch into the root: nih, elixr, google-labels, google-nih-subset.",
+)
+_RESIZE = flags.DEFINE_bool(
+  "resize", False, "Make the folder {image_size}x{image_size} of the tree."
+)
+_STANDIN = flags.DEFINE_bool(
+  "standin", False, "Make the embeddings that the tree lacks with stand-in encoders."
+)
+flags.mark_flags_as_required(["config"])
+
+
+def main() -> None:
+  """Downloads, resizes, makes records and columns, and says what there is."""
+  config = _CONFIG.value
+  if _STANDIN.value:
+    config.data.standin = True
+  experiment = experiment_lib.build(config)
+  settings = experiment.data
+  for what in _DOWNLOAD.value:
+    download.download(what, settings.root, progress=command.progress)
+  if _RESIZE.value:
+    images.resize_tree(
+      layout.find_tree(settings.root),
+      settings.image_size,
+      mode=settings.resize,
+      progress=command.progress,
+    )
+  dataset = dataset_lib.prepare(
+    settings, experiment.conditioner.columns, progress=command.progress
+  )
+  print(f"{dataset.summary()}; in {dataset.records.folder}")
+
+
+if __name__ == "__main__":
+  command.run(main)
