@@ -198,23 +198,16 @@ def test_options_change_no_names(small):
     assert jax.tree.structure(other) == jax.tree.structure(variables)
 
 
-def test_remat_has_the_right_gradient(small):
-  unet, apply, variables, x_t, t, context = small
-  rng = np.random.default_rng(1)
-  direction = jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape)), variables)
+def test_remat_wraps_every_residual_block(small):
+  unet, _, variables, x_t, t, context = small
 
-  def loss(variables, apply):
-    return jnp.mean(apply(variables, x_t, t, context) ** 2)
+  def count(unet):
+    jaxpr = jax.make_jaxpr(unet.apply)(variables, x_t, t, context)
+    return sum(equation.primitive.name == "remat2" for equation in jaxpr.eqns)
 
-  remat = unet.clone(remat=True)
-  gradient = jax.jit(jax.grad(lambda variables: loss(variables, remat.apply)))
-  products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradient(variables), direction)
-
-  def moved(step):
-    return jax.tree.map(lambda x, d: x + step * d, variables, direction)
-
-  slope = (loss(moved(1e-3), apply) - loss(moved(-1e-3), apply)) / 2e-3
-  np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=0.01)
+  # Down 1 + 1, middle 2 + 1, up 2 + 2: resnets + transformers.
+  assert count(unet) == 0
+  assert count(unet.clone(remat=True)) == 9
 
 
 def test_zero_init_starts_with_an_output_of_zero(small):
