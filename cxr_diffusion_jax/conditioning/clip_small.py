@@ -102,6 +102,24 @@ def create(
     pixel_mean: of the images that it will see, in [0, 1].
     pixel_std: of the same.
   """
+  config = _configuration(sizes, tokenizer)
+  pixels = clip_pixels.PixelSettings(
+    size=sizes.image_size,
+    crop=sizes.image_size,
+    mean=(pixel_mean,) * 3,
+    std=(pixel_std,) * 3,
+  )
+  return clip_model.assemble(
+    name="stand-in",
+    config=config,
+    params=_random_params(generator, config),
+    tokenizer=tokenizer,
+    pixels=pixels,
+  )
+
+
+def _configuration(sizes: SmallClip, tokenizer: Any) -> Any:
+  """Returns the CLIPConfig, with the mark `standin` that config.json keeps."""
   transformers = clip_model.library()
   layers = dict(
     hidden_size=sizes.width,
@@ -109,7 +127,7 @@ def create(
     num_attention_heads=sizes.num_heads,
     projection_dim=sizes.embedding,
   )
-  config = transformers.CLIPConfig(
+  return transformers.CLIPConfig(
     text_config=dict(
       layers,
       num_hidden_layers=sizes.text_layers,
@@ -127,19 +145,6 @@ def create(
     ),
     projection_dim=sizes.embedding,
     standin=True,
-  )
-  pixels = clip_pixels.PixelSettings(
-    size=sizes.image_size,
-    crop=sizes.image_size,
-    mean=(pixel_mean,) * 3,
-    std=(pixel_std,) * 3,
-  )
-  return clip_model.assemble(
-    name="stand-in",
-    config=config,
-    params=_random_params(generator, config),
-    tokenizer=tokenizer,
-    pixels=pixels,
   )
 
 

@@ -90,10 +90,6 @@ def train_standin(
     return folder
   start = time.monotonic()
   model, losses = _train(images, list(prompts), findings, settings, progress)
-  part = folder.with_name(f"{folder.name}.part")
-  shutil.rmtree(part, ignore_errors=True)
-  part.mkdir(parents=True)
-  clip_small.save(model, part)
   marker = {
     "standin": True,
     "encoder": clip_model.describe(model),
@@ -104,11 +100,21 @@ def train_standin(
     "settings": dataclasses.asdict(settings),
     "losses": losses[:: max(1, len(losses) // 50)],
   }
+  _save(model, marker, folder)
+  return folder
+
+
+def _save(
+  model: clip_model.ClipModel, marker: dict[str, Any], folder: pathlib.Path
+) -> None:
+  """Puts the folder in its place, whole, marker and all, or not at all."""
+  part = folder.with_name(f"{folder.name}.part")
+  shutil.rmtree(part, ignore_errors=True)
+  part.mkdir(parents=True)
+  clip_small.save(model, part)
   (part / MARKER).write_text(json.dumps(marker, indent=2), encoding="utf-8")
-  # The folder appears whole, marker and all, or not at all.
   shutil.rmtree(folder, ignore_errors=True)
   part.rename(folder)
-  return folder
 
 
 def read_marker(folder: pathlib.Path) -> dict[str, Any]:

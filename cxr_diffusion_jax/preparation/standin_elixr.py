@@ -44,9 +44,8 @@ def write_standin_elixr(
 ) -> tuple[str, ...]:
   """Encodes images and prompts and writes them under a tree in form A, in float16.
 
-  Kinds that are there already, from the same model and the same inputs, are left as
-  they are; the others appear whole or not at all. The three contrastive kinds share
-  their files, so asking for one writes all three.
+  Kinds that are there from the same model and inputs are left alone; others appear
+  whole or not at all. The three contrastive kinds share files: one brings all.
 
   Args:
     clip_folder: a CLIP with a grid of 8x8 patches, such as `train_standin` makes.
@@ -62,21 +61,13 @@ def write_standin_elixr(
     The kinds that were written now.
 
   Raises:
-    errors.InputError: the CLIP does not fit the shapes, rows differ in number, or
-      published embeddings are in the way.
+    errors.InputError: CLIP or rows do not fit, or published embeddings are in the way.
   """
   kinds = _expand(kinds)
-  texts = any(kind in TEXT for kind in kinds)
-  if len(ids) != len(images) or (texts and len(ids) != len(prompts)):
-    raise errors.InputError(
-      f"{len(ids)} ids, {len(images)} images, {len(prompts)} prompts",
-      "as many of each",
-      "pass one prompt an image",
-    )
+  _check_rows(kinds, ids, images, prompts)
   model = clip_model.load(clip_folder)
   check_fits(model)
-  inputs = _fingerprint(ids, images, prompts)
-  encoder = f"{clip_model.describe(model)}, lifted to ELIXR's shapes, inputs {inputs}"
+  encoder = f"{clip_model.describe(model)}, {_origin(ids, images, prompts)}"
   missing = tuple(kind for kind in kinds if not _is_written(root, kind, encoder))
   if missing:
     elixr_writer.write_form_a(
@@ -207,6 +198,19 @@ def _batches(
     yield np.asarray([ids[i] for i in rows], np.str_), halves
 
 
+def _check_rows(
+  kinds: Sequence[str],
+  ids: Sequence[str],
+  images: Sequence[np.ndarray],
+  prompts: Sequence[str],
+) -> None:
+  """Raises InputError unless there is one image, and one prompt if needed, an id."""
+  if len(ids) != len(images) or (set(kinds) & set(TEXT) and len(ids) != len(prompts)):
+    raise errors.InputError(
+      f"{len(ids)} ids, {len(images)} images, {len(prompts)} prompts", "as many of each"
+    )
+
+
 def _expand(kinds: Sequence[str]) -> tuple[str, ...]:
   """Sorts kinds, with all of the contrastive ones when one is asked for."""
   unknown = sorted(set(kinds) - set(elixr.SHAPES))
@@ -222,11 +226,11 @@ def _is_written(root: str | os.PathLike, kind: str, encoder: str) -> bool:
   return found is not None and found.standin and found.encoder == encoder
 
 
-def _fingerprint(
+def _origin(
   ids: Sequence[str], images: Sequence[np.ndarray], prompts: Sequence[str]
 ) -> str:
-  """Tells inputs apart: all ids and prompts, and 16 of the images."""
+  """Says what was encoded: a hash of all ids and prompts, and of 16 images."""
   digest = hashlib.sha256(json.dumps([list(map(str, ids)), list(prompts)]).encode())
   for i in np.unique(np.linspace(0, len(ids) - 1, 16).astype(int)):
     digest.update(np.ascontiguousarray(images[int(i)]).tobytes())
-  return digest.hexdigest()[:12]
+  return f"lifted to ELIXR's shapes, inputs {digest.hexdigest()[:12]}"
