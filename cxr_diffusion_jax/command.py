@@ -4,6 +4,7 @@ flags --parse--> main() --> exit code: 0 done, 2 the user's input is wrong
 """
 
 from collections.abc import Callable, Iterable
+import errno
 import logging as python_logging
 import os
 import pathlib
@@ -37,6 +38,15 @@ def run(main: Callable[[], None]) -> None:
       main()
     except errors.InputError as error:
       _fail(str(error))
+    except OSError as error:
+      if error.errno not in _NO_ROOM:
+        raise
+      place = error.filename or os.getcwd()
+      _fail(f"{place}: {error.strerror}; fix: make room, then repeat the command")
+    except KeyboardInterrupt:
+      # Training ends in good order by itself; this is the work around it.
+      sys.stderr.write("\ninterrupted: repeat the same command to go on\n")
+      sys.exit(130)
 
   app.run(guarded, flags_parser=_parse)
 
@@ -49,17 +59,18 @@ def progress(label: str, done: int, total: int) -> None:
   now = time.monotonic()
   # What stands behind a comma (a loss, say) changes while the work stays the same.
   work = label.split(",")[0]
-  first, last = _seen.setdefault(work, [now, float("-inf")])
+  first, before, last = _seen.setdefault(work, [now, done, float("-inf")])
   finished = done >= total > 0
   if not finished and now - last < (0.2 if sys.stderr.isatty() else 10.0):
     return
-  _seen[work][1] = now
-  elapsed = now - first
+  _seen[work][2] = now
+  # Work that goes on where it was interrupted did not do the earlier part just now.
+  elapsed, now_done = now - first, done - before
   text = f"{label}: {done:,}" + (f" of {total:,}" if total else "")
-  if elapsed > 0.5 and done:
-    text += f", {done / elapsed:,.1f}/s"
+  if elapsed > 0.5 and now_done > 0:
+    text += f", {now_done / elapsed:,.1f}/s"
     if total:
-      text += f", {(total - done) * elapsed / done:.0f} s to go"
+      text += f", {(total - done) * elapsed / now_done:.0f} s to go"
   ending = "\r" if sys.stderr.isatty() and not finished else "\n"
   sys.stderr.write(f"{text:<78}{ending}")
   sys.stderr.flush()
@@ -98,7 +109,10 @@ def initialize_distributed(wanted: bool) -> None:
     jax.distributed.initialize()
 
 
-# First and last time that each work was told.
+# A full disk, a quota, a limit on files, a disk that went read-only: not our defects.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+# When each work was first told, how much of it was done then, and when it was last.
 _seen: dict[str, list[float]] = {}
 
 

@@ -3,6 +3,8 @@
 python -m cxr_diffusion_jax.main --config configs/elixr_c.py --workdir runs/elixr_c
 """
 
+import contextlib
+
 from absl import flags, logging
 import jax
 from ml_collections import config_flags
@@ -25,6 +27,10 @@ def main() -> None:
   experiment = experiment_lib.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
   loop.check_resumable(workdir, experiment.config)
+  # A network that cannot be built is told before the data are prepared.
+  shapes = jax.eval_shape(
+    experiment.init_fn, step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
+  )
   dataset = dataset_lib.prepare(
     experiment.data, experiment.conditioner.columns, progress=command.progress
   )
@@ -32,43 +38,44 @@ def main() -> None:
   # Imports tensorflow, which takes seconds: not before wrong input had its say.
   from clu import metric_writers, parameter_overview, periodic_actions
 
+  overview = parameter_overview.get_parameter_overview(shapes, include_stats=False)
+  logging.info("denoiser:\n%s", overview)
   writer = metric_writers.create_default_writer(
     workdir, just_logging=jax.process_index() > 0
   )
-  writer.write_hparams(compatibility.flatten(experiment.config))
-  shapes = jax.eval_shape(
-    experiment.init_fn, step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
-  )
-  logging.info(
-    "denoiser:\n%s",
-    parameter_overview.get_parameter_overview(shapes, include_stats=False),
-  )
-  actions = [
-    periodic_actions.ReportProgress(
-      num_train_steps=experiment.train.num_steps, writer=writer, every_secs=20
+  # Closed whatever happens: what was told before an error is what explains it.
+  with contextlib.closing(writer):
+    writer.write_hparams(compatibility.flatten(experiment.config))
+    outcome = loop.train(
+      experiment,
+      dataset,
+      workdir,
+      writer=writer,
+      actions=_actions(periodic_actions, experiment, writer, workdir),
+      show=preview.make_show(experiment, dataset, workdir, writer),
     )
-  ]
-  if experiment.train.profile_steps:
-    actions.append(
-      periodic_actions.Profile(
-        logdir=str(workdir), num_profile_steps=experiment.train.profile_steps
-      )
-    )
-  outcome = loop.train(
-    experiment,
-    dataset,
-    workdir,
-    writer=writer,
-    actions=actions,
-    show=preview.make_show(experiment, dataset, workdir, writer),
-  )
-  writer.close()
   step = int(outcome.state.step)
   if outcome.reason == "interrupted":
     print(f"interrupted: saved at step {step}; repeat the same command to go on")
   else:
     best = f"{outcome.history.best_loss:.4f} at step {outcome.history.best_step}"
     print(f"{outcome.reason} at step {step}; best validation loss {best}")
+
+
+def _actions(periodic_actions, experiment, writer, workdir) -> list:
+  train = experiment.train
+  actions = [
+    periodic_actions.ReportProgress(
+      num_train_steps=train.num_steps, writer=writer, every_secs=20
+    )
+  ]
+  if train.profile_steps:
+    actions.append(
+      periodic_actions.Profile(
+        logdir=str(workdir), num_profile_steps=train.profile_steps
+      )
+    )
+  return actions
 
 
 if __name__ == "__main__":

@@ -1,22 +1,131 @@
-"""Fixtures of all tests: eight simulated devices, and the real mini tree if present."""
+"""Fixtures of all tests: simulated devices, a small dataset, commands to run on it."""
 
+from collections.abc import Callable, Iterator
+import dataclasses
 import os
 import pathlib
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
 
-# Before jax is imported anywhere: sharding tests want eight devices on any machine.
+# Before jax is imported anywhere: sharding tests want eight devices on any machine, and
+# what is compiled here once runs a few times: optimising it takes longer than it saves.
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# Commands under test are processes of their own: they share what has been compiled.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cxr-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
 from absl import flags
+import numpy as np
 import pytest
 
 # Grain's worker processes read absl flags, which pytest never parses.
 flags.FLAGS.mark_as_parsed()
 
+
+def pytest_unconfigure() -> None:
+  """Removes what was compiled."""
+  shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+# A model of 25,000 parameters on images of 32 pixels: seconds to compile.
+SMALL = {
+  "data.image_size": 32,
+  "codec.levels": 1,
+  "model.block_channels": (8,),
+  "model.attention": (False,),
+  "model.num_heads": 2,
+  "model.context_width": 8,
+  "model.norm_groups": 4,
+  "conditioning.pooled": True,
+  "optimizer.warmup_steps": 4,
+  "train.num_steps": 6,
+  "train.batch_size": 8,
+  "train.log_every": 1,
+  "train.validate_every": 100,
+  "train.validation_batches": 1,
+  "train.sample_every": 0,
+  "train.checkpoint_every": 2,
+  "sample.num_steps": 2,
+  "sample.num_images": 2,
+  "parallel.num_devices": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Small:
+  """A tree of 64 phantoms with embeddings, and the recipe of a small run on it.
+
+  Attributes:
+    root: the tree.
+    records_dir: where its records are kept, shared by all tests.
+  """
+
+  root: pathlib.Path
+  records_dir: pathlib.Path
+
+  def changes(self, **changes) -> dict:
+    """The recipe over `elixr_c.py:tiny`; `train__num_steps=3` is train.num_steps."""
+    where = {"data.root": str(self.root), "data.records_dir": str(self.records_dir)}
+    given = {name.replace("__", "."): value for name, value in changes.items()}
+    return {**SMALL, **where, **given}
+
+  def config(self, **changes):
+    """A ConfigDict with the recipe."""
+    from configs import elixr_c
+
+    config = elixr_c.get_config("tiny")
+    config.update_from_flattened_dict(self.changes(**changes))
+    return config
+
+  def arguments(self, workdir: pathlib.Path | None = None, **changes) -> list[str]:
+    """The recipe as flags of `main` (with a workdir) or `prepare`."""
+    config = REPOSITORY / "configs" / "elixr_c.py"
+    given = [f"--config={config}:tiny"]
+    given += [
+      f"--config.{name}={value}" for name, value in self.changes(**changes).items()
+    ]
+    return [*given, f"--workdir={workdir}"] if workdir else given
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ended:
+  """How a command ended.
+
+  Attributes:
+    code: its exit code.
+    out: what it wrote to stdout.
+    err: what it wrote to stderr.
+  """
+
+  code: int
+  out: str
+  err: str
+
+  @property
+  def complaint(self) -> str:
+    """The one line of a refusal: exit code 2, no traceback, nothing after it."""
+    lines = self.err.strip().splitlines()
+    told = [line for line in lines if line.startswith("error: ")]
+    assert self.code == 2, f"exit code {self.code}: {self.err}"
+    assert "Traceback" not in self.err
+    assert len(told) == 1, self.err
+    assert lines[-1] == told[0], self.err
+    return told[0]
+
+
+def _is_flag(value: object) -> bool:
+  return isinstance(value, flags.FlagHolder)
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +141,93 @@ def nih_cxr_mini() -> pathlib.Path:
   if not root.is_dir():
     pytest.skip("no real images: ../shared/nih-cxr-mini is absent")
   return root
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+  """The small dataset; its ELIXR-C maps are random projections of 4x4 patches."""
+  from cxr_diffusion_jax.data import elixr_writer, images, phantom_tree
+
+  folder = tmp_path_factory.mktemp("small")
+  root = phantom_tree.write_tree(folder / "tree", num_images=64, size=32)
+  paths = sorted(root.glob("original/*/images/*.png"))
+  project = np.random.default_rng(0).standard_normal((16, 1376), np.float32) / 4
+  pixels = np.stack([images.read_grey(path) for path in paths]) / np.float32(127.5) - 1
+  patches = pixels.reshape(-1, 8, 4, 8, 4).swapaxes(2, 3).reshape(-1, 8, 8, 16)
+  elixr_writer.write_form_a(
+    root,
+    kinds=["elixrc"],
+    num_rows=len(paths),
+    batches=[
+      (np.array([path.stem for path in paths]), {"elixrc": patches @ project}),
+    ],
+    encoder="stand-in: a random projection",
+    standin=True,
+  )
+  return Small(root=root, records_dir=folder / "records")
+
+
+@pytest.fixture
+def command() -> Iterator[Callable[..., subprocess.Popen]]:
+  """Starts a main as a process: `command("sample", "--workdir=...")`."""
+  started = []
+
+  def start(name: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    process = subprocess.Popen(
+      [sys.executable, "-m", f"cxr_diffusion_jax.{name}", *arguments],
+      cwd=REPOSITORY,
+      env={**os.environ, **environment},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    started.append(process)
+    return process
+
+  yield start
+  for process in started:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def ended() -> Callable[[subprocess.Popen], Ended]:
+  """Waits for a process of `command`."""
+
+  def wait(process: subprocess.Popen) -> Ended:
+    out, err = process.communicate(timeout=300)
+    return Ended(code=process.returncode, out=out, err=err)
+
+  return wait
+
+
+@pytest.fixture
+def run_main(monkeypatch, capfd) -> Callable[..., Ended]:
+  """Runs a main in this process, as a shell would: `run_main("prepare", "--...")`.
+
+  It saves the seconds that a process needs to import everything. What a process is
+  needed for (signals, kills, limits) takes `command`.
+  """
+  from cxr_diffusion_jax import command as command_lib
+
+  def run(name: str, *arguments: str) -> Ended:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.chdir(REPOSITORY)
+    capfd.readouterr()
+    code, module = 0, {}
+    try:
+      # A module anew each time: its flags are read from `sys.argv` where they stand.
+      module = runpy.run_module(f"cxr_diffusion_jax.{name}", run_name="under_test")
+      command_lib.run(module["main"])
+    except SystemExit as stop:
+      code = stop.code or 0
+    finally:
+      # Of the main alone: a library that it imported keeps its own.
+      own = {value.name for value in module.values() if _is_flag(value)}
+      for flag in set(flags.FLAGS):
+        if flag in own or flag.startswith("config."):
+          delattr(flags.FLAGS, flag)
+    out, err = capfd.readouterr()
+    return Ended(code=code, out=out, err=err)
+
+  return run

@@ -16,6 +16,7 @@ import matplotlib.figure
 import numpy as np
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.util import tensor_util
 
 from cxr_diffusion_jax import errors, pictures
 from cxr_diffusion_jax.training import compatibility, run_files
@@ -45,7 +46,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     raise errors.InputError(f"no pictures in {workdir}/samples", fix="train the run")
   shown = sorted({steps[0], steps[len(steps) // 4], steps[-1]})
   named = [("Loss", _loss_curves(_scalars(workdir)))]
-  named += [(path.stem.replace("_", " "), Image.open(path)) for path in shown]
+  named += [(path.stem.replace("_", " "), _picture(path)) for path in shown]
   generated = workdir / "generated"
   facts = {
     "images": dataset["kind"],
@@ -55,7 +56,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     },
   }
   if (generated / "pairs.png").exists():
-    named.append(("Condition and generated", Image.open(generated / "pairs.png")))
+    named.append(("Condition and generated", _picture(generated / "pairs.png")))
     facts |= _recognition(generated)
   pictures.save(_stack([picture for _, picture in named]), workdir / "report.png")
   page = workdir / "report.html"
@@ -86,10 +87,11 @@ def recognition_rate(images: np.ndarray, references: np.ndarray, own: np.ndarray
 def _recognition(generated: pathlib.Path) -> dict[str, str]:
   entries = json.loads((generated / "samples.json").read_text())["samples"]
   ids = sorted({entry["image_id"] for entry in entries})
-  read = lambda path: np.asarray(Image.open(generated / path))  # noqa: E731
   rate = recognition_rate(
-    np.stack([read(entry["file"]) for entry in entries]),
-    np.stack([read(f"references/{name}.png") for name in ids]),
+    np.stack([np.asarray(_picture(generated / entry["file"])) for entry in entries]),
+    np.stack(
+      [np.asarray(_picture(generated / "references" / f"{name}.png")) for name in ids]
+    ),
     np.array([ids.index(entry["image_id"]) for entry in entries]),
   )
   return {
@@ -98,6 +100,11 @@ def _recognition(generated: pathlib.Path) -> dict[str, str]:
       f" conditions (chance {1 / len(ids):.0%})"
     )
   }
+
+
+def _picture(path: pathlib.Path) -> Image.Image:
+  with Image.open(path) as picture:
+    return picture.copy()
 
 
 def _scalars(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -111,7 +118,7 @@ def _scalars(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
       continue
     # A run that was killed tells some steps twice; the last word counts.
     values = {
-      event.step: float(event.tensor_proto.float_val[0])
+      event.step: float(tensor_util.make_ndarray(event.tensor_proto))
       for event in events.Tensors(tag)
     }
     curves[tag] = (sorted(values), [values[step] for step in sorted(values)])

@@ -4,7 +4,6 @@ WORKDIR -> Run(experiment, averaged parameters, records) -> Samples -> PNG, grid
 """
 
 from collections.abc import Mapping, Sequence
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -85,7 +84,7 @@ def open_run(workdir: pathlib.Path, *, checkpoint_step: int | None = None) -> Ru
     shapes,
     sharding.state_shardings(shapes, experiment.mesh),
   )
-  with contextlib.closing(checkpoint.make_manager(workdir, read_only=True)) as manager:
+  with checkpoint.open_manager(workdir, read_only=True) as manager:
     ema_params = checkpoint.restore_ema(manager, like, checkpoint_step)
     step = manager.latest_step() if checkpoint_step is None else checkpoint_step
   dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.columns)

@@ -56,6 +56,23 @@ def make_manager(
   )
 
 
+@contextlib.contextmanager
+def open_manager(
+  workdir: pathlib.Path, *, keep: int = 2, keep_every: int = 0, read_only: bool = False
+) -> Iterator[ocp.CheckpointManager]:
+  """Opens WORKDIR/checkpoints as `make_manager` does, and closes it.
+
+  Raises:
+    errors.InputError: on closing, where what was still being written failed.
+  """
+  manager = make_manager(workdir, keep=keep, keep_every=keep_every, read_only=read_only)
+  try:
+    yield manager
+  finally:
+    with _telling(manager):
+      manager.close()
+
+
 def save(
   manager: ocp.CheckpointManager,
   state: state_lib.TrainState,

@@ -8,9 +8,7 @@ that names the nearest keys; so is a value that a constructor refuses.
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import difflib
-import inspect
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +26,8 @@ from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.training import generate as generate_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
+from cxr_diffusion_jax.training import sections, train_settings
 from cxr_diffusion_jax.training import step as step_lib
-
-T = TypeVar("T")
 
 SECTIONS = (
   "codec",
@@ -45,47 +42,6 @@ SECTIONS = (
 )
 
 MODELS = {"unet": unet.UNet}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-  """How long a run trains, and what it tells on the way. Periods are in steps.
-
-  Attributes:
-    num_steps: updates in all.
-    batch_size: examples of one update, over all devices and hosts.
-    ema_decay: of the parameters' moving average.
-    log_every: scalars.
-    validate_every: validation loss on averaged parameters, fixed times and noise.
-    validation_batches: batches of validation rows used each time; 0 for all.
-    sample_every: a picture of samples; 0 for none but the first and last.
-    checkpoint_every: checkpoints, each with a validation loss.
-    keep: newest checkpoints kept beside the best one.
-    keep_every: keep every checkpoint at a multiple of so many steps; 0 for none.
-    patience: stop after so many validations without a new best; 0 for never.
-    profile_steps: steps of a profile written to WORKDIR/plugins; 0 for none.
-  """
-
-  num_steps: int
-  batch_size: int
-  ema_decay: float = 0.9999
-  log_every: int = 100
-  validate_every: int = 1000
-  validation_batches: int = 0
-  sample_every: int = 5000
-  checkpoint_every: int = 1000
-  keep: int = 2
-  keep_every: int = 0
-  patience: int = 0
-  profile_steps: int = 0
-
-  def __post_init__(self):
-    for name in ("num_steps", "batch_size", "log_every", "validate_every"):
-      _at_least("train", name, getattr(self, name), 1)
-    for name in ("checkpoint_every", "keep"):
-      _at_least("train", name, getattr(self, name), 1)
-    if not 0 <= self.ema_decay < 1:
-      raise errors.InputError(f"config.train.ema_decay={self.ema_decay}", "[0, 1)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +71,7 @@ class Experiment:
   init_fn: Callable[[jax.Array], types.Params]
   latent_shape: tuple[int, int, int]
   optimizer: optimizer_lib.OptimizerSettings
-  train: TrainSettings
+  train: train_settings.TrainSettings
   sample: generate_lib.SampleSettings
   mesh: jax.sharding.Mesh
   config: Mapping[str, Any]
@@ -130,15 +86,19 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.
   """
-  plain = _plain(config)
-  _check_keys("config", plain, ("seed", *SECTIONS))
+  plain = sections.plain(config)
+  sections.check_keys("config", plain, ("seed", *SECTIONS))
   missing = [name for name in ("seed", *SECTIONS) if name not in plain]
   if missing:
     raise errors.InputError(f"a config without {', '.join(missing)}")
-  data = _make(dataset_lib.DataSettings, "data", plain["data"])
-  train = _make(TrainSettings, "train", plain["train"])
-  optimizer = _make(optimizer_lib.OptimizerSettings, "optimizer", plain["optimizer"])
-  mesh = _make(mesh_lib.make_mesh, "parallel", plain["parallel"])
+  if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
+    raise errors.InputError(f"config.seed={plain['seed']}", "0 to 4294967295")
+  data = sections.make(dataset_lib.DataSettings, "data", plain["data"])
+  train = sections.make(train_settings.TrainSettings, "train", plain["train"])
+  optimizer = sections.make(
+    optimizer_lib.OptimizerSettings, "optimizer", plain["optimizer"]
+  )
+  mesh = sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"])
   conditioner, drop_rates = _conditioner(plain["conditioning"])
   make_codec = _codec(plain["codec"])
   latent_shape = make_codec({}).latent_shape(data.image_size)
@@ -165,7 +125,7 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
     latent_shape=latent_shape,
     optimizer=optimizer,
     train=train,
-    sample=_make(generate_lib.SampleSettings, "sample", plain["sample"]),
+    sample=sections.make(generate_lib.SampleSettings, "sample", plain["sample"]),
     mesh=mesh,
     config=plain,
   )
@@ -177,7 +137,7 @@ def _conditioner(
   section = dict(section)
   rates = section.pop("drop_rate", 0.1)
   make = conditioning.load(section.pop("name", ""))
-  conditioner = _make(make, "conditioning", section, also=("name", "drop_rate"))
+  conditioner = sections.make(make, "conditioning", section, also=("name", "drop_rate"))
   streams = conditioner.streams
   rates = tuple(rates) if isinstance(rates, list | tuple) else (rates,) * len(streams)
   if len(rates) != len(streams) or not all(0 <= rate <= 1 for rate in rates):
@@ -195,11 +155,11 @@ def _codec(
   section = dict(section)
   name = section.pop("name", "")
   if name == "pixel":
-    _check_keys("config.codec", section, ())
+    sections.check_keys("config.codec", section, ())
     return lambda statistics: codec_lib.Pixel()
   if name != "haar":
     raise errors.InputError(f"config.codec.name={name!r}", "pixel or haar")
-  _check_keys("config.codec", section, ("levels",))
+  sections.check_keys("config.codec", section, ("levels",))
   levels = section.get("levels", 2)
 
   def make(statistics: Mapping[str, Any]) -> codec_lib.Codec:
@@ -229,20 +189,24 @@ def _model(
   if dtype == "auto":
     # bfloat16 is emulated, and slow, on a CPU.
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  if dtype not in ("bfloat16", "float16", "float32"):
+    raise errors.InputError(
+      f"config.model.dtype={dtype!r}", "auto, bfloat16, float16 or float32"
+    )
   settings = {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in section.items()
   }
-  model = _make(
+  model = sections.make(
     MODELS[name],
     "model",
-    settings
-    | {
+    settings,
+    given={
       "dtype": jnp.dtype(dtype),
       "out_channels": latent_shape[-1],
       "context_streams": streams,
     },
-    also=("name",),
+    also=("dtype", "name"),
   )
   context = tuple(
     types.TokenStream(
@@ -265,12 +229,15 @@ def _diffusion(section: Mapping[str, Any]) -> dict[str, Any]:
     "time_sampler": time_sampler_lib,
     "weighting": loss_lib,
   }
-  _check_keys("config.diffusion", section, ("prediction", *modules))
+  sections.check_keys("config.diffusion", section, ("prediction", *modules))
+  missing = [name for name in ("prediction", *modules) if name not in section]
+  if missing:
+    raise errors.InputError(f"config.diffusion without {', '.join(missing)}")
   parts = {}
   for name, module in modules.items():
     part = dict(section[name])
     make = module.load(part.pop("name", ""))
-    parts[name] = _make(make, f"diffusion.{name}", part, also=("name",))
+    parts[name] = sections.make(make, f"diffusion.{name}", part, also=("name",))
   process = process_lib.Process(
     schedule=parts.pop("schedule"), prediction=section["prediction"]
   )
@@ -278,7 +245,7 @@ def _diffusion(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_batch(
-  train: TrainSettings,
+  train: train_settings.TrainSettings,
   optimizer: optimizer_lib.OptimizerSettings,
   mesh: jax.sharding.Mesh,
 ) -> None:
@@ -290,55 +257,3 @@ def _check_batch(
       f" ({parts // optimizer.accumulation})"
       f" times config.optimizer.accumulation ({optimizer.accumulation})",
     )
-
-
-def _make(
-  make: Callable[..., T],
-  section: str,
-  values: Mapping[str, Any],
-  also: tuple[str, ...] = (),
-) -> T:
-  """Calls a constructor with a section's values, whose keys are its arguments."""
-  signature = inspect.signature(make)
-  names = tuple(
-    name for name in signature.parameters if name not in ("parent", "kwargs")
-  )
-  _check_keys(f"config.{section}", values, names, also)
-  try:
-    signature.bind(**values)
-  except TypeError as error:
-    raise errors.InputError(f"config.{section}: {error}") from error
-  return make(**values)
-
-
-def _check_keys(
-  prefix: str,
-  values: Mapping[str, Any],
-  known: tuple[str, ...],
-  also: tuple[str, ...] = (),
-) -> None:
-  known = (*known, *also)
-  for key in values:
-    if key not in known:
-      near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-      raise errors.InputError(
-        f"unknown key {prefix}.{key}",
-        f"one of {', '.join(sorted(known)) or 'none'}",
-        f"did you mean {', '.join(near)}?" if near else "",
-      )
-
-
-def _at_least(section: str, name: str, value: float, least: float) -> None:
-  if value < least:
-    raise errors.InputError(f"config.{section}.{name}={value}", f"{least} or more")
-
-
-def _plain(config: Any) -> Any:
-  """Returns a config as dicts, lists and scalars."""
-  if isinstance(config, ml_collections.ConfigDict):
-    config = config.to_dict()
-  if isinstance(config, Mapping):
-    return {key: _plain(value) for key, value in config.items()}
-  if isinstance(config, list | tuple):
-    return [_plain(value) for value in config]
-  return config

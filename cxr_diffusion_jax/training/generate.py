@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.diffusion import guidance as guidance_lib
 from cxr_diffusion_jax.diffusion import sampler as sampler_lib
@@ -34,6 +34,14 @@ class SampleSettings:
   num_steps: int = 25
   guidance: float = 2.0
   num_images: int = 8
+
+  def __post_init__(self):
+    sampler_lib.load(self.sampler)
+    for name in ("num_steps", "num_images"):
+      if getattr(self, name) < 1:
+        raise errors.InputError(
+          f"config.sample.{name}={getattr(self, name)}", "1 or more"
+        )
 
 
 # (params, batch of conditions [b], keys [b]) -> images [b h w 1] in [-1, 1]

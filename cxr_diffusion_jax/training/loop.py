@@ -92,10 +92,8 @@ def train(
   programs = programs_lib.make_programs(experiment, dataset.description["statistics"])
   run = {"config": experiment.config, "data": dataset.description}
   with (
-    contextlib.closing(
-      checkpoint.make_manager(
-        workdir, keep=settings.keep, keep_every=settings.keep_every
-      )
+    checkpoint.open_manager(
+      workdir, keep=settings.keep, keep_every=settings.keep_every
     ) as manager,
     _signals() as received,
   ):
@@ -108,8 +106,11 @@ def train(
       show(state.ema_params, 0)
     batches = programs_lib.train_batches(experiment, dataset, start_step=first)
     meter = _Meter(experiment, writer, first)
-    reason = "finished"
-    for step in range(first + 1, settings.num_steps + 1):
+    reason, steps = "finished", range(first + 1, settings.num_steps + 1)
+    if 0 < settings.patience <= history.since_best:
+      # The same command again, after it ended so.
+      reason, steps = "no improvement", range(0)
+    for step in steps:
       batch = sharding.place_batch(next(batches), experiment.mesh)
       state, metrics = programs.train_step(state, batch)
       meter.add(step, metrics)
@@ -123,6 +124,7 @@ def train(
       loss = None
       # A machine about to be taken away leaves no time to validate.
       if not stop and (save or step % settings.validate_every == 0):
+        meter.check_finite()
         loss = validate(experiment, programs, dataset, state.ema_params, writer, step)
         history.add(step, loss)
         last = last or 0 < settings.patience <= history.since_best
@@ -151,7 +153,7 @@ def check_resumable(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """
   if not (workdir / "checkpoints").is_dir():
     return
-  with contextlib.closing(checkpoint.make_manager(workdir, read_only=True)) as manager:
+  with checkpoint.open_manager(workdir, read_only=True) as manager:
     step = manager.latest_step()
     if step is not None:
       saved = checkpoint.restore_run(manager, step)
@@ -185,6 +187,8 @@ def validate(
     for name, value in programs.validation_step(ema_params, placed).items():
       sums[name] = sums.get(name, 0.0) + float(value)
   loss = sums["total"] / sums["count"]
+  if not np.isfinite(loss):
+    raise _not_finite("validation/loss", loss, step)
   writer.write_scalars(
     step,
     {
@@ -239,6 +243,15 @@ def _signals() -> Iterator[list[int]]:
       signal.signal(number, handler)
 
 
+def _not_finite(name: str, value: float, step: int) -> errors.InputError:
+  return errors.InputError(
+    f"{name} is {value} at step {step}",
+    "a finite number",
+    "lower config.optimizer.learning_rate or config.optimizer.clip_norm; the"
+    " checkpoints before this step are whole",
+  )
+
+
 class _Meter:
   """Collects the scalars of steps on the device, and writes their means."""
 
@@ -259,12 +272,7 @@ class _Meter:
     for step, metrics in self._pending:
       for name, value in metrics.items():
         if not np.isfinite(value):
-          raise errors.InputError(
-            f"{name} is {float(value)} at step {step}",
-            "a finite number",
-            "lower config.optimizer.learning_rate or config.optimizer.clip_norm; the"
-            " checkpoints before this step are whole",
-          )
+          raise _not_finite(f"train/{name}", float(value), step)
 
   def write(self, step: int) -> None:
     self._pending = jax.device_get(self._pending)

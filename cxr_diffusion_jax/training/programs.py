@@ -66,6 +66,7 @@ def make_programs(
     key = step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
     return state_lib.create(experiment.init_fn(key), optimizer)
 
+  on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
   shapes = jax.eval_shape(create)
   shardings = sharding.state_shardings(shapes, experiment.mesh)
   whole = sharding.replicated(experiment.mesh)
@@ -83,7 +84,12 @@ def make_programs(
   )
   return Programs(
     objective=objective,
-    init=jax.jit(create, out_shardings=shardings),
+    init=jax.jit(
+      create,
+      out_shardings=shardings,
+      # It runs once: on a CPU, optimising it took four times as long as all the rest.
+      compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
+    ),
     like=lambda: jax.tree.map(
       lambda shape, place: jax.ShapeDtypeStruct(
         shape.shape, shape.dtype, sharding=place

@@ -150,7 +150,7 @@ def train_step(
     ema_params=optax.incremental_update(params, state.ema_params, 1.0 - decay),
     opt_state=opt_state,
   )
-  return new_state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+  return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
 
 def validation_step(

@@ -1,0 +1,182 @@
+"""From a tree to a trained, resumed, sampled and reported run, through the commands."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+from PIL import Image
+import pytest
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """The folder of the one run that all tests here look at."""
+  return tmp_path_factory.mktemp("runs") / "small"
+
+
+@pytest.fixture
+def trained(workdir, small, command, ended):
+  """The run, trained for 20 steps by the command if it is not yet."""
+  if not workdir.is_dir():
+    arguments = small.arguments(
+      workdir,
+      train__num_steps=20,
+      train__checkpoint_every=10,
+      train__sample_every=10,
+      train__validate_every=10,
+      train__log_every=5,
+    )
+    result = ended(command("main", *arguments))
+    assert result.code == 0, result.err
+    assert "finished at step 20" in result.out
+  return workdir
+
+
+def test_training_leaves_what_scripts_rely_on(trained, small):
+  assert {path.name for path in (trained / "checkpoints").iterdir()} == {"10", "20"}
+  config = json.loads((trained / "config.json").read_text())
+  assert config["data"]["root"] == str(small.root)
+  assert config["train"]["num_steps"] == 20
+  dataset = json.loads((trained / "dataset.json").read_text())
+  assert dataset["kind"] == "phantom images, stand-in elixrc"
+  assert dataset["columns"]["elixrc"]["standin"] is True
+  assert sum(dataset["num_rows"].values()) == 64
+  names = [f"step_{step:07d}.png" for step in (0, 10, 20)]
+  assert sorted(path.name for path in (trained / "samples").iterdir()) == names
+  events = list(trained.glob("events.out.tfevents.*"))
+  assert len(events) == 1
+
+
+def test_tensorboard_events_hold_losses_and_pictures(trained):
+  from tensorboard.backend.event_processing import event_accumulator
+
+  events = event_accumulator.EventAccumulator(str(trained))
+  events.Reload()
+  tensors = events.Tags()["tensors"]
+  for tag in ("train/loss", "train/images_per_second", "validation/loss", "samples"):
+    assert tag in tensors
+  assert [event.step for event in events.Tensors("train/loss")] == [5, 10, 15, 20]
+  assert [event.step for event in events.Tensors("validation/loss")] == [10, 20]
+
+
+def test_repeating_the_command_goes_on_and_then_has_nothing_to_do(
+  tmp_path, small, run_main
+):
+  arguments = small.arguments(tmp_path, train__num_steps=2, train__checkpoint_every=1)
+  first = run_main("main", *arguments)
+  assert first.code == 0, first.err
+  checkpoints = tmp_path / "checkpoints"
+  shutil.rmtree(checkpoints / "2")
+  assert "finished at step 2" in run_main("main", *arguments).out
+  # From step 1, whose checkpoint is the old one, and then there is nothing to do.
+  before = {path.name: path.stat().st_mtime_ns for path in checkpoints.iterdir()}
+  assert set(before) == {"1", "2"}
+  assert "finished at step 2" in run_main("main", *arguments).out
+  after = {path.name: path.stat().st_mtime_ns for path in checkpoints.iterdir()}
+  assert after == before
+
+
+@pytest.fixture
+def samples(trained, run_main):
+  """Samples the run into a folder: `samples(out, "--num=4") -> samples.json`."""
+
+  def sample(out: pathlib.Path, *arguments: str) -> dict:
+    result = run_main("sample", f"--workdir={trained}", f"--out={out}", *arguments)
+    assert result.code == 0, result.err
+    assert "stand-in elixrc" in result.out
+    return json.loads((out / "samples.json").read_text())
+
+  return sample
+
+
+def _read(path: pathlib.Path) -> np.ndarray:
+  with Image.open(path) as picture:
+    return np.asarray(picture).astype(int)
+
+
+def _pixels(out: pathlib.Path, made: dict) -> np.ndarray:
+  return np.stack([_read(out / entry["file"]) for entry in made["samples"]])
+
+
+def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
+  made = samples(tmp_path, "--num=3", "--steps=3", "--guidance=1.5", "--seed=7")
+  assert [entry["number"] for entry in made["samples"]] == [0, 1, 2]
+  assert {entry["seed"] for entry in made["samples"]} == {7}
+  assert made["settings"] == {
+    "checkpoint_step": 20,
+    "guidance": 1.5,
+    "num_images": 2,
+    "num_steps": 3,
+    "sampler": "euler",
+  }
+  images = _pixels(tmp_path, made)
+  assert images.shape == (3, 32, 32)
+  first = made["samples"][0]["image_id"]
+  reference = _read(tmp_path / "references" / f"{first}.png")
+  assert reference.std() > 5
+  for name in ("grid.png", "pairs.png"):
+    assert min(_read(tmp_path / name).shape) > 128
+
+
+def test_equal_seeds_make_equal_images_whatever_the_batch(samples, tmp_path):
+  one = samples(tmp_path / "a", "--num=5", "--batch_size=16", "--seed=1")
+  two = samples(tmp_path / "b", "--num=5", "--batch_size=16", "--seed=1")
+  a, b = _pixels(tmp_path / "a", one), _pixels(tmp_path / "b", two)
+  np.testing.assert_array_equal(a, b)
+  # Fewer in all and fewer a call: the same first images, to a grey level of rounding.
+  few = samples(tmp_path / "c", "--num=2", "--batch_size=1", "--seed=1")
+  assert few["samples"][1]["image_id"] == one["samples"][1]["image_id"]
+  np.testing.assert_allclose(_pixels(tmp_path / "c", few), a[:2], atol=1)
+  other = samples(tmp_path / "d", "--num=5", "--seed=2")
+  assert np.abs(_pixels(tmp_path / "d", other) - a).mean() > 5
+
+
+def test_conditions_can_be_named(samples, tmp_path, trained, run_main, small):
+  stems = sorted(path.stem for path in small.root.glob("original/*/images/*.png"))
+  chosen = [stems[9], stems[3]]
+  ids = ",".join([f"{chosen[0]}.png", chosen[1]])
+  made = samples(tmp_path, f"--image_ids={ids}", "--num=4")
+  assert [entry["image_id"] for entry in made["samples"]] == [
+    chosen[0],
+    chosen[0],
+    chosen[1],
+    chosen[1],
+  ]
+  refused = run_main("sample", f"--workdir={trained}", "--image_ids=nobody")
+  assert "images nobody" in refused.complaint
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--split=tset", "split 'tset'"),
+    ("--checkpoint=11", "step 11; expected one of the checkpoints 10, 20"),
+    ("--sampler=eular", "unknown sampler 'eular'"),
+    ("--steps=0", "num_steps=0; expected 1 or more"),
+    ("--num=0", "num"),
+    ("--stepps=3", "stepps"),
+  ],
+)
+def test_sampling_refuses_what_it_cannot_do(trained, run_main, flag, message):
+  assert message in run_main("sample", f"--workdir={trained}", flag).complaint
+
+
+def test_the_report_shows_losses_pictures_and_what_the_data_are(
+  trained, run_main, samples
+):
+  samples(trained / "generated", "--num=4")
+  result = run_main("report", f"--workdir={trained}")
+  assert result.code == 0, result.err
+  page = (trained / "report.html").read_text()
+  for text in ("stand-in", "Loss", "step 0000020", "own condition recognised"):
+    assert text in page
+  assert page.count("data:image/png;base64,") == 4
+  assert len(_read(trained / "report.png")) > 600
+
+
+@pytest.mark.parametrize("name", ["sample", "report"])
+def test_a_folder_without_a_run_is_refused(name, run_main, tmp_path):
+  complaint = run_main(name, f"--workdir={tmp_path / 'none'}").complaint
+  assert "has no config.json; expected the folder of a run" in complaint
+  assert not (tmp_path / "none").exists()
