@@ -125,9 +125,16 @@ def _ours(record: python_logging.LogRecord) -> bool:
 
 def _parse(argv: Iterable[str]) -> list[str]:
   try:
-    return flags.FLAGS(list(argv))
+    rest = flags.FLAGS(list(argv))
+    if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+      # A config file that is not there is told only when the config is looked into.
+      flags.FLAGS["config"].value["seed"]
+    return rest
   except (flags.Error, errors.InputError) as error:
-    return _fail(str(error))
+    lines = str(error).strip().splitlines()
+    # An error inside a config file comes with its whole traceback.
+    traced = any(line.startswith("Traceback") for line in lines)
+    return _fail(f"{lines[0]} {lines[-1]}" if traced else str(error))
   except (KeyError, AttributeError, TypeError, ValueError, OSError) as error:
     # ConfigDict's own errors: an unknown key with the nearest one, a wrong type.
     return _fail(str(error.args[0] if error.args else error))

@@ -1,0 +1,173 @@
+"""One update: its average, its parts, its dropping; and a validation: rows count."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cxr_diffusion_jax import types
+from cxr_diffusion_jax.diffusion import loss as loss_lib
+from cxr_diffusion_jax.diffusion import process as process_lib
+from cxr_diffusion_jax.diffusion import schedule as schedule_lib
+from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
+from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.training import state as state_lib
+from cxr_diffusion_jax.training import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditioner:
+  """One token, of the field `hint` [b 2]."""
+
+  columns = ("hint",)
+  streams = (types.StreamSpec(name="hint", num_tokens=1, width=2),)
+
+  def __call__(self, batch: types.Batch) -> types.Context:
+    tokens = jnp.asarray(batch["hint"])[:, None]
+    return (types.TokenStream(tokens=tokens, mask=jnp.ones(tokens.shape[:2], bool)),)
+
+
+def _apply(variables, x_t, t, context):
+  """A denoiser of three parameters: a x_t + b t / 1000 + c (kept token's sum)."""
+  p = variables["params"]
+  (stream,) = context
+  token = jnp.where(stream.mask[..., None], stream.tokens, 0).sum((1, 2))
+  shape = (-1, 1, 1, 1)
+  return (
+    p["a"] * x_t + (p["b"] * t / 1000).reshape(shape) + (p["c"] * token).reshape(shape)
+  )
+
+
+@pytest.fixture
+def objective() -> step_lib.Objective:
+  return step_lib.Objective(
+    apply_fn=_apply,
+    codec=codec_lib.Pixel(),
+    conditioner=Conditioner(),
+    process=process_lib.Process(
+      schedule=schedule_lib.load("rectified_flow")(), prediction="velocity"
+    ),
+    time_sampler=time_sampler_lib.load("logit_normal")(stratified=True),
+    weighting=loss_lib.load("uniform")(),
+    drop_rates=(0.0,),
+  )
+
+
+@pytest.fixture
+def batch() -> types.Batch:
+  rng = np.random.default_rng(0)
+  return {
+    "image": rng.uniform(-1, 1, (8, 4, 4, 1)).astype(np.float32),
+    "hint": rng.normal(size=(8, 2)).astype(np.float32),
+    "row": np.arange(8, dtype=np.int32),
+    "valid": np.ones(8, bool),
+  }
+
+
+def _state(optimizer, step: int = 0) -> state_lib.TrainState:
+  params = {"a": jnp.float32(0.3), "b": jnp.float32(-0.2), "c": jnp.float32(0.5)}
+  return state_lib.create(params, optimizer).replace(step=jnp.int32(step))
+
+
+def _update(objective, batch, *, step=0, accumulation=1, ema_decay=0.9, seed=0):
+  optimizer = optax.sgd(0.1)
+  state = _state(optimizer, step)
+  new, metrics = step_lib.train_step(
+    objective,
+    optimizer,
+    state,
+    batch,
+    seed=seed,
+    ema_decay=ema_decay,
+    accumulation=accumulation,
+  )
+  return state, new, metrics
+
+
+@pytest.mark.parametrize(
+  ("step", "decay"), [(0, 0.1), (8, 9 / 18), (80, 81 / 90), (10_000, 0.95)]
+)
+def test_the_average_warms_up(step, decay, objective, batch):
+  old, new, _ = _update(objective, batch, step=step, ema_decay=0.95)
+  assert int(new.step) == step + 1
+  for name in old.params:
+    assert new.params[name] != old.params[name]
+    wanted = decay * old.ema_params[name] + (1 - decay) * new.params[name]
+    np.testing.assert_allclose(new.ema_params[name], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_parts_of_a_batch_make_the_update_of_the_whole(accumulation, objective, batch):
+  _, whole, told = _update(objective, batch)
+  _, parts, told_of_parts = _update(objective, batch, accumulation=accumulation)
+  for name in ("loss", "grad_norm"):
+    np.testing.assert_allclose(told_of_parts[name], told[name], rtol=1e-5)
+  for name in whole.params:
+    np.testing.assert_allclose(parts.params[name], whole.params[name], rtol=1e-5)
+
+
+def test_the_gradient_norm_is_that_of_the_update(objective, batch):
+  old, new, metrics = _update(objective, batch)
+  change = [(old.params[name] - new.params[name]) / 0.1 for name in old.params]
+  np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(change), rtol=1e-4)
+
+
+def test_a_stream_that_is_always_dropped_teaches_nothing(objective, batch):
+  always = dataclasses.replace(objective, drop_rates=(1.0,))
+  old, new, _ = _update(always, batch)
+  assert new.params["c"] == old.params["c"]
+  assert new.params["a"] != old.params["a"]
+
+
+def test_a_stream_that_is_never_dropped_is_whole(objective, batch):
+  """The gradient of c is that of the full context, computed by hand."""
+  _old, new, _ = _update(objective, batch)
+  key = jax.random.fold_in(step_lib.stream_key(0, step_lib.TRAIN_STREAM), 0)
+  time_key, noise_key, _ = jax.random.split(key, 3)
+  t = objective.time_sampler(time_key, 8)
+  x_t, noise = objective.process.corrupt(noise_key, batch["image"], t)
+  token = batch["hint"].sum(1).reshape(8, 1, 1, 1)
+  prediction = 0.3 * x_t - 0.2 * t.reshape(8, 1, 1, 1) + 0.5 * token
+  error = prediction - (noise - batch["image"])
+  wanted = 0.5 - 0.1 * 2 * np.mean(error * token)
+  np.testing.assert_allclose(new.params["c"], wanted, rtol=1e-5)
+
+
+def test_steps_and_seeds_draw_differently_and_repeat_exactly(objective, batch):
+  losses = {
+    (seed, step): float(_update(objective, batch, seed=seed, step=step)[2]["loss"])
+    for seed in (0, 1)
+    for step in (0, 1)
+  }
+  assert len(set(losses.values())) == 4
+  assert float(_update(objective, batch)[2]["loss"]) == losses[0, 0]
+
+
+def _validate(objective, batch) -> dict[str, float]:
+  params = _state(optax.sgd(0.1)).params
+  sums = step_lib.validation_step(objective, params, batch, seed=0)
+  return {name: float(value) for name, value in sums.items()}
+
+
+def test_validation_does_not_depend_on_the_batch(objective, batch):
+  whole = _validate(objective, batch)
+  assert whole["count"] == 8
+  totals: dict[str, float] = {}
+  # Threes, the last filled up with a row that does not count.
+  for rows, valid in (([0, 1, 2], 3), ([3, 4, 5], 3), ([6, 7, 7], 2)):
+    part = {name: value[rows] for name, value in batch.items()}
+    part["valid"] = np.arange(3) < valid
+    for name, value in _validate(objective, part).items():
+      totals[name] = totals.get(name, 0) + value
+  assert totals == pytest.approx(whole, rel=1e-6)
+
+
+def test_validation_tells_what_the_condition_is_worth(objective, batch):
+  sums = _validate(objective, batch)
+  assert sums["total"] != sums["total_unconditional"]
+  blind = {**batch, "hint": np.zeros_like(batch["hint"])}
+  without = _validate(objective, blind)
+  assert without["total"] == pytest.approx(sums["total_unconditional"], rel=1e-6)
