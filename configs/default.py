@@ -34,7 +34,11 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     standin=False,
     num_workers=0,
   )
-  config.codec = dict(name="haar", levels={"tiny": 2, "small": 2, "base": 3}[size])
+  config.codec = dict(
+    name="haar",
+    levels={"tiny": 2, "small": 2, "base": 3}[size],
+    loss_power=1.0,
+  )
   config.model = dict(
     name="unet",
     dtype="auto",

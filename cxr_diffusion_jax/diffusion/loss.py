@@ -63,20 +63,23 @@ class MinSNR:
     raise NotImplementedError(f"no min-SNR weight for {prediction!r}")
 
 
-def squared_error(prediction: Array, target: Array, weight: Array) -> jax.Array:
+def squared_error(
+  prediction: Array, target: Array, weight: Array, channel_weights: Array | float = 1.0
+) -> jax.Array:
   """Weighted mean squared error of each sample.
 
   Args:
     prediction: [b ...] of the denoiser, any float type.
     target: [b ...].
     weight: [b].
+    channel_weights: [c] of the last axis, or one number.
 
   Returns:
     [b] float32; the training loss is its mean.
   """
   difference = prediction.astype(jnp.float32) - target.astype(jnp.float32)
   axes = tuple(range(1, difference.ndim))
-  return weight * jnp.mean(jnp.square(difference), axis=axes)
+  return weight * jnp.mean(channel_weights * jnp.square(difference), axis=axes)
 
 
 def load(name: str) -> type[Weighting]:

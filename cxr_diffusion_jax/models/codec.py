@@ -32,6 +32,9 @@ class Codec(Protocol):
   def latent_shape(self, image_size: int) -> tuple[int, int, int]:
     """(h', w', c) of an image of image_size x image_size."""
 
+  def channel_weights(self) -> np.ndarray:
+    """[c] float32, mean 1: how much an error of each channel counts in the loss."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pixel:
@@ -49,6 +52,10 @@ class Pixel:
     """(image_size, image_size, 1)."""
     return image_size, image_size, 1
 
+  def channel_weights(self) -> np.ndarray:
+    """[1] of 1."""
+    return np.ones(1, np.float32)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Haar:
@@ -58,6 +65,9 @@ class Haar:
     levels: L; the side shrinks by 2^L, the channels grow to 4^L.
     mean: [4^L] of each band over the training images.
     std: [4^L] likewise, > 0.
+    loss_power: p of the loss's weight std_b^p of band b. 0 counts all bands alike,
+      although the lowest of 16 holds most of an image; 2 counts errors as they show
+      in pixels.
 
   Raises:
     InputError: statistics of another number of bands.
@@ -66,6 +76,7 @@ class Haar:
   levels: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
+  loss_power: float = 1.0
 
   def __post_init__(self):
     wanted = 4**self.levels
@@ -113,6 +124,11 @@ class Haar:
       )
     side = image_size // 2**self.levels
     return side, side, 4**self.levels
+
+  def channel_weights(self) -> np.ndarray:
+    """[4^L] float32: std^loss_power over its mean."""
+    weights = np.float32(self.std) ** np.float32(self.loss_power)
+    return weights / weights.mean()
 
 
 def load(name: str) -> type[Codec]:

@@ -159,16 +159,22 @@ def _codec(
     return lambda statistics: codec_lib.Pixel()
   if name != "haar":
     raise errors.InputError(f"config.codec.name={name!r}", "pixel or haar")
-  sections.check_keys("config.codec", section, ("levels",))
+  sections.check_keys("config.codec", section, ("levels", "loss_power"))
   levels = section.get("levels", 2)
 
   def make(statistics: Mapping[str, Any]) -> codec_lib.Codec:
-    bands = statistics.get("haar", {}).get(str(levels))
-    if bands is None:
-      # Before the records are read, only the shapes are of interest.
-      bands = {"mean": (0.0,) * 4**levels, "std": (1.0,) * 4**levels}
+    # Before the records are read, only the shapes are of interest.
+    unit = {"mean": (0.0,) * 4**levels, "std": (1.0,) * 4**levels}
+    known = statistics.get("haar", {str(levels): unit})
+    if str(levels) not in known:
+      raise errors.InputError(
+        f"config.codec.levels={levels}", f"one of {', '.join(known)}, as measured"
+      )
     return codec_lib.Haar(
-      levels=levels, mean=tuple(bands["mean"]), std=tuple(bands["std"])
+      levels=levels,
+      mean=tuple(known[str(levels)]["mean"]),
+      std=tuple(known[str(levels)]["std"]),
+      loss_power=section.get("loss_power", 1.0),
     )
 
   return make

@@ -86,7 +86,9 @@ def losses(
   process = objective.process
   prediction = objective.denoise_fn(params)(x_t, t, context)
   weight = objective.weighting(process.schedule.logsnr(t), process.prediction)
-  return loss_lib.squared_error(prediction, target, weight)
+  return loss_lib.squared_error(
+    prediction, target, weight, objective.codec.channel_weights()
+  )
 
 
 def train_step(

@@ -1,5 +1,7 @@
 """Codecs: invertible, orthonormal, standardised, and a contract for all of them."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -77,3 +79,20 @@ def test_codecs_are_found_by_name():
   assert codec.load("pixel") is codec.Pixel
   with pytest.raises(errors.InputError, match=r"\['haar', 'pixel'\]"):
     codec.load("jpeg")
+
+
+def test_channel_weights_follow_the_bands_spread():
+  haar = codec.Haar(levels=1, mean=(0.0,) * 4, std=(4.0, 2.0, 1.0, 1.0))
+  np.testing.assert_allclose(haar.channel_weights(), [2.0, 1.0, 0.5, 0.5])
+  even = dataclasses.replace(haar, loss_power=0.0)
+  np.testing.assert_array_equal(even.channel_weights(), np.ones(4))
+  np.testing.assert_array_equal(codec.Pixel().channel_weights(), np.ones(1))
+
+
+def test_squared_weights_count_errors_as_pixels_show_them():
+  std = (2.0, 1.0, 0.5, 0.25)
+  haar = codec.Haar(levels=1, mean=(0.0,) * 4, std=std, loss_power=2.0)
+  error = np.random.default_rng(0).normal(size=(3, 4, 4, 4)).astype(np.float32)
+  in_pixels = np.mean(np.square(haar.decode(error)))
+  weighted = np.mean(haar.channel_weights() * np.square(error))
+  np.testing.assert_allclose(in_pixels, weighted * np.mean(np.square(std)), rtol=1e-5)
