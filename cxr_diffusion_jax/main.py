@@ -39,7 +39,12 @@ def main() -> None:
   from clu import metric_writers, parameter_overview, periodic_actions
 
   overview = parameter_overview.get_parameter_overview(shapes, include_stats=False)
-  logging.info("denoiser:\n%s", overview)
+  if jax.process_index() == 0:
+    (workdir / "parameters.txt").write_text(overview + "\n")
+  logging.info(
+    "denoiser: %s parameters, listed in parameters.txt",
+    f"{parameter_overview.count_parameters(shapes):,}",
+  )
   writer = metric_writers.create_default_writer(
     workdir, just_logging=jax.process_index() > 0
   )
