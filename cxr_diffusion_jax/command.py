@@ -32,6 +32,7 @@ def run(main: Callable[[], None]) -> None:
       _fail(f"unknown argument {argv[1]!r}; fix: flags are written --name=value")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours)
+    sys.unraisablehook = _unraisable
     # The transformers library warns at each use that its Flax classes will go.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
@@ -118,9 +119,18 @@ _seen: dict[str, list[float]] = {}
 
 def _ours(record: python_logging.LogRecord) -> bool:
   """Lets warnings pass, and of the rest what this project and CLU tell."""
+  # Orbax and asyncio below it log with tracebacks what Orbax raises, which is told.
+  if record.name == "asyncio" or f"{os.sep}orbax{os.sep}" in record.pathname:
+    return False
   return record.levelno >= python_logging.WARNING or any(
     part in record.pathname for part in ("cxr_diffusion_jax", f"{os.sep}clu{os.sep}")
   )
+
+
+def _unraisable(unraisable) -> None:
+  """Passes on all but TensorStore's late answers to a save that has failed."""
+  if str(unraisable.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(unraisable)
 
 
 def _parse(argv: Iterable[str]) -> list[str]:

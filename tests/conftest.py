@@ -214,6 +214,7 @@ def run_main(monkeypatch, capfd) -> Callable[..., Ended]:
 
   def run(name: str, *arguments: str) -> Ended:
     monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.chdir(REPOSITORY)
     capfd.readouterr()
     code, module = 0, {}

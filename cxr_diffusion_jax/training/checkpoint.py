@@ -11,6 +11,7 @@ is half; what is restored is always whole.
 from collections.abc import Iterator, Mapping
 import contextlib
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -175,8 +176,8 @@ def check_space(manager: ocp.CheckpointManager, state: state_lib.TrainState) -> 
   free = shutil.disk_usage(manager.directory).free
   if free < needed:
     raise errors.InputError(
-      f"{free / 1e6:.0f} MB free for the checkpoints in {manager.directory}",
-      f"{needed / 1e6:.0f} MB, the size of one",
+      f"{free / 1e6:.1f} MB free for the checkpoints in {manager.directory}",
+      f"{needed / 1e6:.1f} MB, the size of one",
       f"make room, then repeat the command: {_last(manager)}",
     )
 
@@ -195,6 +196,12 @@ def _last(manager: ocp.CheckpointManager) -> str:
   return f"the last whole one is of step {max(steps)}" if steps else "none is whole yet"
 
 
+def _reason(error: Exception) -> str:
+  """The end of TensorStore's long chains of names, which is what went wrong."""
+  text = re.sub(r"\s*\[.*?\]", "", str(error)).strip()
+  return text.split(": ")[-1][:200]
+
+
 @contextlib.contextmanager
 def _telling(manager: ocp.CheckpointManager) -> Iterator[None]:
   """Turns a failed write into one line; what was saved before is still whole."""
@@ -202,6 +209,6 @@ def _telling(manager: ocp.CheckpointManager) -> Iterator[None]:
     yield
   except (OSError, ValueError) as error:
     raise errors.InputError(
-      f"a checkpoint could not be written to {manager.directory} ({error})",
+      f"a checkpoint could not be written to {manager.directory} ({_reason(error)})",
       fix=f"make room or mend the disk, then repeat the command: {_last(manager)}",
     ) from error

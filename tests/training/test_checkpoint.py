@@ -95,7 +95,7 @@ def test_a_full_disk_is_told_before_anything_is_written(manager, mesh, monkeypat
     "disk_usage",
     lambda path: python_types.SimpleNamespace(free=1000),
   )
-  message = r"0 MB free .* last whole one is of step 1"
+  message = r"0.0 MB free .* last whole one is of step 1"
   with pytest.raises(errors.InputError, match=message):
     checkpoint.save(manager, _state(2, mesh), RUN)
   assert manager.all_steps() == [1]
