@@ -88,7 +88,7 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
   config.optimizer = dict(
     learning_rate={"tiny": 1e-3, "small": 3e-4, "base": 1e-4}[size],
     schedule="cosine",
-    warmup_steps={"tiny": 50, "small": 1000, "base": 2000}[size],
+    warmup_steps={"tiny": 100, "small": 1000, "base": 2000}[size],
     final_rate=0.0,
     weight_decay=0.01,
     clip_norm=1.0,
@@ -98,18 +98,18 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
   )
   config.train = dict(
     num_steps={"tiny": 2000, "small": 200_000, "base": 400_000}[size],
-    batch_size={"tiny": 32, "small": 64, "base": 256}[size],
+    batch_size={"tiny": 16, "small": 64, "base": 256}[size],
     ema_decay={"tiny": 0.995, "small": 0.9995, "base": 0.9999}[size],
-    log_every={"tiny": 25, "small": 100, "base": 100}[size],
-    validate_every={"tiny": 200, "small": 2000, "base": 2000}[size],
+    log_every={"tiny": 50, "small": 100, "base": 100}[size],
+    validate_every={"tiny": 250, "small": 2000, "base": 2000}[size],
     validation_batches=16,
-    sample_every={"tiny": 200, "small": 5000, "base": 5000}[size],
-    checkpoint_every={"tiny": 200, "small": 2000, "base": 2000}[size],
+    sample_every={"tiny": 500, "small": 5000, "base": 5000}[size],
+    checkpoint_every={"tiny": 250, "small": 2000, "base": 2000}[size],
     keep=2,
     keep_every=0,
     patience=0,
     profile_steps=0,
   )
-  config.sample = dict(sampler="euler", num_steps=25, guidance=2.0, num_images=8)
+  config.sample = dict(sampler="euler", num_steps=25, guidance=1.5, num_images=8)
   config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0)
   return config

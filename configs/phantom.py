@@ -12,5 +12,5 @@ def get_config(size: str = "tiny"):
   config.data.root = "phantom-cxr"
   config.data.phantom_images = 2400
   config.data.standin = True
-  config.train.num_steps = 1200
+  config.train.num_steps = 1800
   return config
