@@ -187,6 +187,9 @@ def _tokenizer(
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     vocabulary = json.dumps({word: i for i, word in enumerate(words)})
     (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
+    # Named, or transformers takes the folder for another kind and warns.
+    config = json.dumps({"tokenizer_class": "CLIPTokenizer"})
+    (folder / "tokenizer_config.json").write_text(config, encoding="utf-8")
     return clip_model.library().CLIPTokenizerFast.from_pretrained(
       folder, model_max_length=max_tokens
     )
