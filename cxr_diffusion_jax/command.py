@@ -101,13 +101,31 @@ def writable_folder(path: str) -> pathlib.Path:
 def initialize_distributed(wanted: bool) -> None:
   """Joins the other hosts of a run, before any device is touched.
 
+  Launchers that JAX knows (Slurm, Kubernetes, TPU slices, Open MPI) say who is who;
+  others set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
   Args:
     wanted: by a flag; a launcher that sets JAX_COORDINATOR_ADDRESS wants it too.
-  """
-  if wanted or "JAX_COORDINATOR_ADDRESS" in os.environ:
-    import jax
 
-    jax.distributed.initialize()
+  Raises:
+    errors.InputError: nobody says who is who.
+  """
+  if not wanted and "JAX_COORDINATOR_ADDRESS" not in os.environ:
+    return
+  import jax
+
+  # JAX itself reads the address alone.
+  named = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+  try:
+    jax.distributed.initialize(
+      **{name: int(os.environ[key]) for name, key in named.items() if key in os.environ}
+    )
+  except ValueError as error:
+    raise errors.InputError(
+      f"a run on several hosts: {error}",
+      fix="use a launcher that JAX knows, or set JAX_COORDINATOR_ADDRESS,"
+      " JAX_NUM_PROCESSES and JAX_PROCESS_ID",
+    ) from error
 
 
 # A full disk, a quota, a limit on files, a disk that went read-only: not our defects.

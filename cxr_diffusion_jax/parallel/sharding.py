@@ -87,3 +87,22 @@ def place_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> types.
     name: jax.make_array_from_process_local_data(sharding, value)
     for name, value in batch.items()
   }
+
+
+def place_whole_batch(
+  batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh
+) -> types.Batch:
+  """Makes global arrays of rows that every process holds all of.
+
+  Args:
+    batch: fields [b ...], the same in every process.
+
+  Returns:
+    Fields [b ...] over all devices of the mesh.
+  """
+  sharding = batch_sharding(mesh)
+  # Not `device_put`: it compares the processes' values, and nan is never equal.
+  return {
+    name: jax.make_array_from_callback(np.shape(value), sharding, value.__getitem__)
+    for name, value in batch.items()
+  }

@@ -121,7 +121,7 @@ def generate_rows(
     rows = np.minimum(np.arange(start, start + b), n - 1)
     batch = {name: value[rows] for name, value in conditions.items()}
     # Every process holds all conditions, unlike the batches of training.
-    placed = jax.device_put(batch, sharding.batch_sharding(mesh))
+    placed = sharding.place_whole_batch(batch, mesh)
     made = jax.device_get(generate(params, placed, keys[rows]))
     images.append(to_uint8(made[: min(b, n - start)]))
     progress("images", min(start + b, n), n)

@@ -51,3 +51,11 @@ def test_a_placed_batch_holds_the_rows_it_was_given(cube):
   placed = sharding.place_batch({"rows": rows}, cube)["rows"]
   np.testing.assert_array_equal(np.asarray(placed), rows)
   assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
+
+
+def test_a_batch_that_every_process_holds_is_split_as_well(cube):
+  rows = np.arange(24, dtype=np.float32).reshape(8, 3)
+  rows[0, 0] = np.nan
+  placed = sharding.place_whole_batch({"rows": rows}, cube)["rows"]
+  np.testing.assert_array_equal(np.asarray(placed), rows)
+  assert placed.sharding == sharding.batch_sharding(cube)

@@ -1,0 +1,114 @@
+"""Two processes that talk to each other learn what one learns alone."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+STEPS = 4
+
+
+def _free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    return probe.getsockname()[1]
+
+
+def _environment(process: int, port: int) -> dict[str, str]:
+  """Of one of two processes with a device each; gloo carries what they exchange."""
+  return {
+    **os.environ,
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": str(process),
+    "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+  }
+
+
+def _start(repository, environment, arguments) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, "-m", "cxr_diffusion_jax.main", *arguments],
+    cwd=repository,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _losses(workdir: pathlib.Path) -> dict[str, list[float]]:
+  """Losses of the steps, and of the validations, as TensorBoard has them."""
+  from tensorboard.backend.event_processing import event_accumulator
+  from tensorboard.util import tensor_util
+
+  events = event_accumulator.EventAccumulator(str(workdir))
+  events.Reload()
+  return {
+    tag: [
+      float(tensor_util.make_ndarray(event.tensor_proto))
+      for event in events.Tensors(tag)
+    ]
+    for tag in ("train/loss", "validation/loss")
+  }
+
+
+@pytest.fixture
+def two(repository):
+  """Starts two processes with the same arguments."""
+  started = []
+
+  def start(arguments: list[str]) -> list[subprocess.Popen]:
+    port = _free_port()
+    started.extend(
+      _start(repository, _environment(process, port), arguments) for process in (0, 1)
+    )
+    return started[-2:]
+
+  yield start
+  for process in started:
+    process.kill()
+    process.communicate()
+
+
+def test_two_processes_learn_what_one_learns(two, small, run_main, tmp_path):
+  changes = {"train__num_steps": STEPS, "train__sample_every": 4}
+  together, alone = tmp_path / "together", tmp_path / "alone"
+  processes = two(small.arguments(together, parallel__num_devices=0, **changes))
+  for process in processes:
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+  result = run_main("main", *small.arguments(alone, **changes))
+  assert result.code == 0, result.err
+  two_told, one_told = _losses(together), _losses(alone)
+  assert len(one_told["train/loss"]) == STEPS
+  for tag, values in one_told.items():
+    assert two_told[tag] == pytest.approx(values, rel=0, abs=1e-5), tag
+  # One of them writes, and what they write together is read by one.
+  assert len(list(together.glob("events.*"))) == 1
+  assert (together / "samples" / "step_0000004.png").exists()
+  config = json.loads((together / "config.json").read_text())
+  assert config["train"]["num_steps"] == STEPS
+
+
+def test_a_signal_to_one_ends_both_in_good_order(two, small, tmp_path):
+  workdir = tmp_path / "run"
+  processes = two(
+    small.arguments(workdir, parallel__num_devices=0, train__num_steps=100_000)
+  )
+  deadline = time.monotonic() + 120
+  while not (workdir / "checkpoints" / "2").exists():
+    assert time.monotonic() < deadline
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.1)
+  processes[1].send_signal(signal.SIGTERM)
+  for process in processes:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "repeat the same command to go on" in out
