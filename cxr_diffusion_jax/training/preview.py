@@ -1,4 +1,4 @@
-"""The picture of samples that training makes at intervals: real above generated.
+"""The picture of samples that training makes: condition's image above, generated below.
 
 The conditions are those of fixed validation images and the noise is fixed too, so the
 pictures of one run show one thing: what training changes.
@@ -54,7 +54,7 @@ def make_show(
       return
     picture = pictures.grid(
       [list(real), list(made)],
-      row_labels=("real", "generated"),
+      row_labels=("condition", "generated"),
       column_labels=names,
       title=f"step {step}, guidance {experiment.sample.guidance:g}, {dataset.kind}",
     )
