@@ -137,8 +137,9 @@ _seen: dict[str, list[float]] = {}
 
 def _ours(record: python_logging.LogRecord) -> bool:
   """Lets warnings pass, and of the rest what this project and CLU tell."""
-  # Orbax and asyncio below it log with tracebacks what Orbax raises, which is told.
-  if record.name == "asyncio" or f"{os.sep}orbax{os.sep}" in record.pathname:
+  # These log with tracebacks what they also raise, which is told.
+  loud = (f"{os.sep}orbax{os.sep}", f"{os.sep}asyncio{os.sep}", "asynclib.py")
+  if any(part in record.pathname for part in loud):
     return False
   return record.levelno >= python_logging.WARNING or any(
     part in record.pathname for part in ("cxr_diffusion_jax", f"{os.sep}clu{os.sep}")

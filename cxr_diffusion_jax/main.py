@@ -4,12 +4,13 @@ python -m cxr_diffusion_jax.main --config configs/elixr_c.py --workdir runs/elix
 """
 
 import contextlib
+import pathlib
 
 from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
-from cxr_diffusion_jax import command
+from cxr_diffusion_jax import command, errors
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.training import compatibility, loop, preview
 from cxr_diffusion_jax.training import experiment as experiment_lib
@@ -36,7 +37,7 @@ def main() -> None:
   )
   logging.info("data: %s", dataset.summary())
   # Imports tensorflow, which takes seconds: not before wrong input had its say.
-  from clu import metric_writers, parameter_overview, periodic_actions
+  from clu import asynclib, metric_writers, parameter_overview, periodic_actions
 
   overview = parameter_overview.get_parameter_overview(shapes, include_stats=False)
   if jax.process_index() == 0:
@@ -48,8 +49,7 @@ def main() -> None:
   writer = metric_writers.create_default_writer(
     workdir, just_logging=jax.process_index() > 0
   )
-  # Closed whatever happens: what was told before an error is what explains it.
-  with contextlib.closing(writer):
+  with _closing(writer, asynclib.AsyncError, workdir):
     writer.write_hparams(compatibility.flatten(experiment.config))
     outcome = loop.train(
       experiment,
@@ -65,6 +65,23 @@ def main() -> None:
   else:
     best = f"{outcome.history.best_loss:.4f} at step {outcome.history.best_step}"
     print(f"{outcome.reason} at step {step}; best validation loss {best}")
+
+
+@contextlib.contextmanager
+def _closing(writer, error_class: type[Exception], workdir: pathlib.Path):
+  """Closes a writer whatever happens: what it was told before explains an error."""
+  try:
+    with contextlib.closing(writer):
+      yield
+  except error_class as error:
+    if isinstance(error.__context__, errors.InputError):
+      # Closing failed too; what came first is what is told.
+      raise error.__context__ from error
+    raise errors.InputError(
+      f"TensorBoard's events could not be written to {workdir}"
+      f" ({str(error).split(';')[-1].split('[')[0].strip()})",
+      fix="make room, then repeat the command",
+    ) from error
 
 
 def _actions(periodic_actions, experiment, writer, workdir) -> list:

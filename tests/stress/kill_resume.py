@@ -74,7 +74,8 @@ def live(workdir: pathlib.Path, flags: list[str], log: pathlib.Path, plan: Plan)
   """Starts a run and kills it as planned; returns what was going on then."""
   process = start(workdir, flags, log)
   begun = time.monotonic()
-  seen: set[str] = set(checkpoints(workdir)[1])
+  before, torn = checkpoints(workdir)
+  seen = set(torn)
   new: set[str] = set()
   while plan.saves and len(new) < plan.saves and process.poll() is None:
     new |= set(checkpoints(workdir)[1]) - seen
@@ -90,7 +91,7 @@ def live(workdir: pathlib.Path, flags: list[str], log: pathlib.Path, plan: Plan)
   place = (
     f"inside the save of {partial[0].split('.')[0]}" if partial else "between saves"
   )
-  place = place if new else "while starting"
+  place = place if partial or whole != before else "while starting"
   after = time.monotonic() - begun
   return f"killed after {after:5.2f} s, {place}; whole checkpoints {whole}"
 
