@@ -1,0 +1,72 @@
+"""Every config builds at every size, and its networks have the sizes it says."""
+
+import importlib.util
+import pathlib
+
+import jax
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.training import experiment as experiment_lib
+
+# Parameters of a denoiser, in millions: at least, at most.
+PARAMETERS = {"tiny": (1.5, 4), "small": (25, 50), "base": (850, 900)}
+
+CONFIGS = sorted(
+  path.stem
+  for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
+  if path.stem != "default"
+)
+
+
+def _load(name: str):
+  path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(f"config_{name}", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_there_are_configs():
+  assert {"elixr_c", "phantom"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_builds_and_has_the_size_it_says(name, size):
+  config = _load(name).get_config(size)
+  experiment = experiment_lib.build(config)
+  # Shapes alone: nothing of this is allocated.
+  shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
+  millions = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
+  low, high = PARAMETERS[size]
+  assert low <= millions <= high
+  codec = experiment.make_codec({})
+  assert codec.latent_shape(config.data.image_size) == experiment.latent_shape
+  assert experiment.conditioner.columns
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_short_and_says_how_it_is_run(name, repository):
+  text = (repository / "configs" / f"{name}.py").read_text()
+  assert len(text.splitlines()) <= 25
+  assert f"--config configs/{name}.py" in _load(name).__doc__
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_size_that_there_is_not_is_refused(name):
+  with pytest.raises(ValueError, match="'huge'; expected one of tiny, small, base"):
+    _load(name).get_config("huge")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_has_no_key_that_nothing_reads(name):
+  """`build` refuses those; here, that it does so for each section of this config."""
+  config = _load(name).get_config("tiny")
+  sections = [key for key, value in config.items() if hasattr(value, "items")]
+  assert sorted(sections) == sorted(experiment_lib.SECTIONS)
+  for section in sections:
+    spoilt = _load(name).get_config("tiny").to_dict()
+    spoilt[section]["nonsense"] = 1
+    with pytest.raises(errors.InputError, match=rf"config\.{section}\.nonsense"):
+      experiment_lib.build(spoilt)
