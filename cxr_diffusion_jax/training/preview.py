@@ -1,4 +1,4 @@
-"""The picture of samples that training makes: condition's image above, generated below.
+"""The picture that training makes: the image of a condition, what it generates below.
 
 The conditions are those of fixed validation images and the noise is fixed too, so the
 pictures of one run show one thing: what training changes.
