@@ -148,7 +148,9 @@ def nih_cxr_mini() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
   """The small dataset; its ELIXR-C maps are random projections of 4x4 patches."""
-  from cxr_diffusion_jax.data import elixr_writer, images, phantom_tree
+  from cxr_diffusion_jax.data import images
+  from cxr_diffusion_jax.data.elixr import writer as elixr_writer
+  from cxr_diffusion_jax.data.phantom import tree as phantom_tree
 
   folder = tmp_path_factory.mktemp("small")
   root = phantom_tree.write_tree(folder / "tree", num_images=64, size=32)

@@ -27,7 +27,7 @@ ROOMS = {
   "orbax": ("training/checkpoint.py",),
   "tensorboard": ("evaluation/report.py",),
   "tensorflow": (),
-  "tensorflow_datasets": ("data/record_format.py",),
+  "tensorflow_datasets": ("data/records/format.py",),
   "transformers": ("conditioning/clip_",),
 }
 NOWHERE = ("pickle", "cloudpickle", "dill", "joblib", "torch", "utils")
@@ -125,7 +125,7 @@ def test_no_file_that_is_read_may_run_code(sources):
 @pytest.mark.parametrize(
   ("library", "path"),
   [
-    ("tensorflow_datasets", "data/record_format.py"),
+    ("tensorflow_datasets", "data/records/format.py"),
     ("transformers", "conditioning/clip_model.py"),
     ("clu", "main.py"),
   ],

@@ -18,8 +18,9 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import columns as columns_lib
-from cxr_diffusion_jax.data import elixr, phantom_tree, pipeline
+from cxr_diffusion_jax.data import elixr, pipeline
 from cxr_diffusion_jax.data import records as records_lib
+from cxr_diffusion_jax.data.phantom import tree as phantom_tree
 from cxr_diffusion_jax.preparation import standin, standin_tree
 
 

@@ -24,7 +24,8 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import clip_model
-from cxr_diffusion_jax.data import elixr, elixr_writer
+from cxr_diffusion_jax.data import elixr
+from cxr_diffusion_jax.data.elixr import writer as elixr_writer
 from cxr_diffusion_jax.preparation import regions
 
 CONTRASTIVE = ("all_contrastive_img_emb", "contrastive_img_emb", "contrastive_txt_emb")

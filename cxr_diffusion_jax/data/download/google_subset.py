@@ -1,0 +1,201 @@
+"""Google's public NIH subset (form F of `elixr`), unpacked into a dataset tree.
+
+thumbnails npz + labels CSV -> original/*.png, Data_Entry_2017.csv,
+                               google-labels/cxr14_subset_validation_labels.csv
+
+The subset says less than NIH's CSV does, and this is what becomes of it:
+
+- Finding Labels: EFFUSION, ATELECTASIS, CARDIOMEGALY, CONSOLIDATION and PNEUMOTHORAX
+  are NIH's findings of the same name, PULMONARY_EDEMA is `Edema`. An image with none
+  of the six is `No Finding`, which says nothing of NIH's other eight; blank counts as
+  none.
+- Patient ID and Follow-up # are read off the file's name, such as `00018329_008`.
+- Patient Age, Patient Gender and View Position are unknown and stay empty.
+- Expert labels: AIRSPACE_OPACITY, FRACTURE and PNEUMOTHORAX are three of Google's four
+  findings, blank where unknown; `Nodule or mass` is unknown throughout. They are
+  written as validation labels, since the subset does not say which images are of
+  Google's test sets: with Google's own files beside them (`download google-labels`)
+  those are known, and win.
+
+Source of the labels: the CXR Foundation model card; readers of Majkowska et al. 2019.
+"""
+
+from collections.abc import Iterator
+import csv
+import io
+import os
+import pathlib
+import re
+
+import numpy as np
+from PIL import Image
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data import atomic_file
+from cxr_diffusion_jax.data.elixr import npz as elixr_npz
+
+_FINDINGS = (
+  ("ATELECTASIS", "Atelectasis"),
+  ("CARDIOMEGALY", "Cardiomegaly"),
+  ("CONSOLIDATION", "Consolidation"),
+  ("PULMONARY_EDEMA", "Edema"),
+  ("EFFUSION", "Effusion"),
+  ("PNEUMOTHORAX", "Pneumothorax"),
+)
+_EXPERT = (
+  ("FRACTURE", "Fracture"),
+  ("PNEUMOTHORAX", "Pneumothorax"),
+  ("AIRSPACE_OPACITY", "Airspace opacity"),
+)
+
+
+def unpack(
+  thumbnails: pathlib.Path,
+  labels_csv: pathlib.Path,
+  root: pathlib.Path,
+  *,
+  progress: types.Progress = types.no_progress,
+) -> None:
+  """Makes a tree of the subset; goes on where it was interrupted.
+
+  Images that either file lacks are left out.
+
+  Args:
+    thumbnails: npz, image id -> the bytes of a WebP file.
+    labels_csv: one row an image, columns as in the module's text.
+    root: the tree.
+    progress: told the number of images.
+
+  Raises:
+    InputError: a file is damaged or lacks a column; an image id is no plain file name;
+      or `root` has another Data_Entry CSV, which is never overwritten.
+  """
+  rows = _read_labels(labels_csv)
+  with elixr_npz.open_npz(thumbnails) as entries:
+    stems = [stem for stem in entries.files if _plain(thumbnails, stem) in rows]
+    if not stems:
+      raise errors.InputError(
+        f"no image of {thumbnails} has a row in {labels_csv}",
+        fix="remove both files and download them again",
+      )
+    texts = _texts({stem: rows[stem] for stem in stems})
+    _check_own(root, texts)
+    folder = root / "original"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, stem in enumerate(stems):
+      progress("images of Google's subset", number, len(stems))
+      _write_png(folder / f"{stem}.png", thumbnails, entries, stem)
+  progress("images of Google's subset", len(stems), len(stems))
+  for name, text in texts.items():
+    (root / name).parent.mkdir(exist_ok=True)
+    atomic_file.write_text(root / name, text)
+
+
+def _plain(path: pathlib.Path, stem: str) -> str:
+  """`stem`, refused where it would not be a plain name inside the folder."""
+  if not re.fullmatch(r"\d{8}_\d{3}", stem):
+    raise errors.InputError(
+      f"{path} has an image called {stem!r}",
+      "names such as 00018329_008",
+      "do not use this file: it is not Google's",
+    )
+  return stem
+
+
+def _read_labels(path: pathlib.Path) -> dict[str, dict[str, str]]:
+  """Rows of the subset's CSV, by image id; values are '', '0' or '1'."""
+  with open(path, newline="", encoding="utf-8-sig") as file:
+    reader = csv.DictReader(file)
+    names = [name for name, _ in (*_FINDINGS, *_EXPERT)]
+    missing = sorted({"image_id", *names} - set(reader.fieldnames or ()))
+    if missing:
+      raise errors.InputError(
+        f"{path} lacks the columns {', '.join(missing)}",
+        fix="remove the file and download it again",
+      )
+    return {
+      _plain(path, row["image_id"].strip().removesuffix(".png")): {
+        name: _flag(path, row["image_id"], row[name]) for name in names
+      }
+      for row in reader
+    }
+
+
+def _flag(path: pathlib.Path, image_id: str, text: str | None) -> str:
+  flags = {"": "", "nan": "", "0": "0", "0.0": "0", "1": "1", "1.0": "1"}
+  key = (text or "").strip().lower()
+  if key not in flags:
+    raise errors.InputError(
+      f"{path}: {image_id} has the label {text!r}", "0, 1 or blank"
+    )
+  return flags[key]
+
+
+def _texts(rows: dict[str, dict[str, str]]) -> dict[str, str]:
+  """The CSV files of the tree, by name."""
+  entry = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID"]
+  entry += ["Patient Age", "Patient Gender", "View Position"]
+  experts = [name for _, name in _EXPERT]
+  return {
+    "Data_Entry_2017.csv": _csv(entry, _entries(rows)),
+    "google-labels/cxr14_subset_validation_labels.csv": _csv(
+      ["Image Index", *experts, "Nodule or mass"], _expert_rows(rows)
+    ),
+  }
+
+
+def _entries(rows: dict[str, dict[str, str]]) -> Iterator[list[str]]:
+  for stem, row in sorted(rows.items()):
+    found = "|".join(name for column, name in _FINDINGS if row[column] == "1")
+    patient, follow_up = map(int, stem.split("_"))
+    names = [f"{stem}.png", found or "No Finding", str(follow_up), str(patient)]
+    yield [*names, "", "", ""]
+
+
+def _expert_rows(rows: dict[str, dict[str, str]]) -> Iterator[list[str]]:
+  words = {"": "", "0": "NO", "1": "YES"}
+  for stem, row in sorted(rows.items()):
+    yield [f"{stem}.png", *(words[row[column]] for column, _ in _EXPERT), ""]
+
+
+def _csv(header: list[str], rows: Iterator[list[str]]) -> str:
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(header)
+  writer.writerows(rows)
+  return text.getvalue()
+
+
+def _check_own(root: pathlib.Path, texts: dict[str, str]) -> None:
+  """Raises InputError when `root` is the tree of something else."""
+  for path in sorted(root.glob("Data_Entry*.csv")):
+    text = path.read_text(encoding="utf-8")
+    if path.name not in texts or text != texts[path.name]:
+      raise errors.InputError(
+        f"{path} is of another dataset",
+        "an empty folder, or this subset",
+        "choose another --config.data.root for the subset",
+      )
+
+
+def _write_png(
+  path: pathlib.Path,
+  thumbnails: pathlib.Path,
+  entries: np.lib.npyio.NpzFile,
+  stem: str,
+) -> None:
+  """Decodes one WebP to a grey PNG, unless it is there."""
+  if path.is_file():
+    return
+  # The bytes are an array of uint8 or one of numpy's byte strings.
+  content = elixr_npz.read_entry(thumbnails, entries, stem).tobytes()
+  part = path.with_name(path.name + ".part")
+  try:
+    with Image.open(io.BytesIO(content), formats=("WEBP", "PNG", "JPEG")) as image:
+      image.convert("L").save(part, format="PNG")
+  except (OSError, SyntaxError) as error:
+    raise errors.InputError(
+      f"{thumbnails}: {stem} is no image: {error}",
+      fix="remove the file and download it again",
+    ) from error
+  os.replace(part, path)

@@ -1,0 +1,1 @@
+"""Procedural chest X-rays, and whole trees of them."""

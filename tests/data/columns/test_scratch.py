@@ -1,0 +1,177 @@
+"""Unfinished columns: kills, crashes and full disks only cost the work they hit."""
+
+import itertools
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import columns
+from cxr_diffusion_jax.data.columns import scratch as column_scratch
+
+SHAPE = (4, 6)
+IDS = {
+  "train": np.array([f"{i:08d}_000" for i in range(20)]),
+  "validation": np.array([], dtype="<U12"),
+  "test": np.array([f"{i:08d}_001" for i in range(20, 27)]),
+}
+VALUES = {
+  one: np.random.default_rng(i).standard_normal(SHAPE).astype(np.float32)
+  for i, one in enumerate(itertools.chain(*(IDS[split].tolist() for split in IDS)))
+}
+
+
+def batches_of(ids, size=4, values=None):
+  """Batches of these ids, as an iterator."""
+  values = values or VALUES
+  for start in range(0, len(ids), size):
+    part = np.array(ids[start : start + size])
+    yield part, np.stack([values[one] for one in part.tolist()])
+
+
+def write(folder, **changes):
+  arguments = {
+    "ids": IDS,
+    "name": "toy",
+    "shape": SHAPE,
+    "encoder": "toy encoder",
+    "standin": True,
+    "fingerprint": "f0",
+    "batches": batches_of(list(VALUES)),
+  }
+  return columns.write_column(folder, **{**arguments, **changes})
+
+
+def check_rows(column, ids=IDS, values=None, dtype=np.float16):
+  values = values or VALUES
+  for split in ids:
+    source = column.source(split)
+    assert len(source) == len(ids[split])
+    for row, one in enumerate(ids[split].tolist()):
+      assert source[row].dtype == dtype
+      assert np.array_equal(source[row], values[one].astype(dtype))
+
+
+def content(column):
+  return {
+    path.name: path.read_bytes() for path in column.folder.iterdir() if path.is_file()
+  }
+
+
+def test_disk_that_fills_up_is_one_line_and_the_work_goes_on(tmp_path, monkeypatch):
+  pwrite, calls = column_scratch.os.pwrite, itertools.count()
+
+  def full(file, data, offset):
+    if next(calls) >= 10:
+      raise OSError(28, "No space left on device")
+    return pwrite(file, data, offset)
+
+  monkeypatch.setattr(column_scratch.os, "pwrite", full)
+  with pytest.raises(errors.InputError, match=r"No space left on device; fix: free"):
+    write(tmp_path)
+  monkeypatch.undo()
+  check_rows(write(tmp_path))
+
+
+class Crash(Exception):
+  pass
+
+
+@pytest.mark.parametrize("fatal", range(1, 5))
+def test_crash_between_shards_goes_on_without_the_values(tmp_path, monkeypatch, fatal):
+  whole = content(write(tmp_path / "whole", batches=batches_of(list(VALUES))))
+  older = write(tmp_path / "b", fingerprint="older")
+  replace, calls = columns.os.replace, itertools.count(1)
+
+  def crashing(source, target):
+    # The renames: one shard a split into waiting, then both to their place.
+    if next(calls) == fatal:
+      raise Crash
+    replace(source, target)
+
+  monkeypatch.setattr(columns, "os", _Os(crashing))
+  with pytest.raises(Crash):
+    write(tmp_path / "b")
+  monkeypatch.undo()
+  # Until all shards wait, the older column is still whole.
+  assert (columns.open_column(tmp_path / "b", "toy") == older) == (fatal <= 2)
+  column = write(tmp_path / "b", batches=iter(()))
+  assert content(column) == whole
+
+
+class _Os:
+  """The module os with another `replace`."""
+
+  def __init__(self, replace):
+    self.replace = replace
+
+  def __getattr__(self, name):
+    import os
+
+    return getattr(os, name)
+
+
+CHILD = """
+import os, signal, sys
+import numpy as np
+from cxr_diffusion_jax.data import columns
+
+folder, kill_at = sys.argv[1], int(sys.argv[2])
+ids = {"train": np.array([f"{i:03d}" for i in range(40)])}
+
+def stream(wanted):
+  print("wanted", -1 if wanted is None else len(wanted), flush=True)
+  for number, start in enumerate(range(0, len(wanted), 4)):
+    if number == kill_at:
+      os.kill(os.getpid(), signal.SIGKILL)
+    part = wanted[start : start + 4]
+    yield part, np.stack([np.full((3,), float(one), np.float32) for one in part])
+
+columns.write_column(
+  folder, ids=ids, name="toy", shape=(3,), encoder="e", standin=False,
+  fingerprint="f", batches=stream, flush_bytes=24,
+)
+print("done")
+"""
+
+
+def test_goes_on_after_kill_9(tmp_path, repository):
+  def run(kill_at):
+    return subprocess.run(
+      [sys.executable, "-c", CHILD, str(tmp_path), str(kill_at)],
+      cwd=repository,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  killed = run(6)
+  assert killed.returncode == -signal.SIGKILL
+  assert killed.stdout.split() == ["wanted", "40"]
+  assert columns.open_column(tmp_path, "toy") is None
+  finished = run(100)
+  assert finished.stdout.split() == ["wanted", "16", "done"], finished.stderr
+  source = columns.open_column(tmp_path, "toy").source("train")
+  assert [source[i].tolist() for i in range(40)] == [[i] * 3 for i in range(40)]
+
+
+def test_scratch_of_other_ids_or_source_is_thrown_away(tmp_path):
+  some = list(VALUES)[:9]
+  with pytest.raises(errors.InputError, match="18 of 27"):
+    write(tmp_path, batches=batches_of(some))
+  others = {one: value + 1 for one, value in VALUES.items()}
+  stream = batches_of(list(others), values=others)
+  column = write(tmp_path, fingerprint="f1", batches=stream)
+  check_rows(column, values=others)
+
+
+def test_damaged_scratch_marks_only_lose_work(tmp_path):
+  with pytest.raises(errors.InputError, match="have no embedding"):
+    write(tmp_path, batches=batches_of(list(VALUES)[:9]))
+  marks = pathlib.Path(tmp_path, "columns/toy/scratch/done.bin")
+  marks.write_bytes(marks.read_bytes()[:5])
+  check_rows(write(tmp_path))

@@ -1,0 +1,445 @@
+"""`data.records`: what is in the tree is in the records, after any kill too."""
+
+import dataclasses
+import os
+from pathlib import Path
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import images, layout, metadata, records
+from cxr_diffusion_jax.data.records import parts, plan
+
+
+@pytest.fixture
+def settings(make_tree, tmp_path) -> records.RecordSettings:
+  small = make_tree()
+  return records.RecordSettings(
+    root=small.root, folder=tmp_path / "records", image_size=16
+  )
+
+
+def rows_of(prepared: records.Records) -> dict[str, list[dict]]:
+  sources = {split: records.RecordSource(prepared, split) for split in prepared.shards}
+  return {split: list(source) for split, source in sources.items()}
+
+
+def assert_equal_rows(some: dict[str, list[dict]], other: dict[str, list[dict]]):
+  assert {k: len(v) for k, v in some.items()} == {k: len(v) for k, v in other.items()}
+  for split in some:
+    for row, expected in zip(some[split], other[split], strict=True):
+      for name in expected:
+        np.testing.assert_array_equal(row[name], expected[name], err_msg=name)
+
+
+def test_records_hold_what_the_tree_holds(settings):
+  prepared = records.prepare_records(settings)
+  tree = layout.find_tree(settings.root)
+  entries = metadata.read_entries(tree.data_entry)
+  seen = []
+  for split in prepared.num_rows:
+    source = records.RecordSource(prepared, split)
+    ids = prepared.ids(split)
+    fields = prepared.fields(split)
+    assert len(source) == len(ids) == prepared.num_rows[split]
+    positions = [entries.id.tolist().index(image_id) for image_id in ids]
+    assert positions == sorted(positions), "rows are in the CSV's order"
+    for row, (position, record) in enumerate(zip(positions, source, strict=True)):
+      assert tuple(sorted(record)) == tuple(sorted(records.FIELDS))
+      original = images.read_grey(tree.image_path(ids[row], 16))
+      expected = images.resize(original, 16)[:, :, np.newaxis]
+      np.testing.assert_array_equal(record["image"], expected)
+      assert record["row"] == row
+      for name in ("findings", "age", "sex", "view", "patient"):
+        assert np.array_equal(record[name], getattr(entries, name)[position])
+        assert np.array_equal(record[name], fields[name][row])
+    seen += positions
+  assert sorted(seen) == list(range(len(entries)))
+  types = {name: value.dtype.name for name, value in record.items()}
+  assert types == {
+    "image": "uint8",
+    "findings": "float32",
+    "age": "float32",
+    "sex": "int32",
+    "view": "int32",
+    "patient": "int32",
+    "boxes": "float32",
+    "expert": "float32",
+    "row": "int32",
+  }
+
+
+def test_boxes_and_expert_labels_are_joined(settings):
+  (Path(settings.root) / "BBox_List_2017.csv").write_text(
+    "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+    "00000001_001.png,Edema,512,256,256,128\n"
+  )
+  rows = rows_of(records.prepare_records(settings))
+  everything = [row for of_split in rows.values() for row in of_split]
+  boxed = [row for row in everything if np.isfinite(row["boxes"]).any()]
+  assert len(boxed) == 1
+  assert boxed[0]["boxes"][3].tolist() == [0.5, 0.25, 0.25, 0.125]
+  labelled = [row for row in everything if np.isfinite(row["expert"]).any()]
+  assert sorted(int(row["patient"]) for row in labelled) == [1, 2]
+  assert all(row["expert"].tolist() == [0, 1, 0, 1] for row in labelled)
+  # Patient 2 has an expert test image: both its images are kept from training.
+  assert [int(row["patient"]) for row in rows["expert"]] == [2, 2]
+
+
+def test_second_run_does_nothing(settings):
+  told = []
+  first = records.prepare_records(settings, progress=lambda *args: told.append(args))
+  assert told[-1] == ("records", 20, 20)
+  before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
+  told.clear()
+  again = records.prepare_records(settings, progress=lambda *args: told.append(args))
+  assert again == first
+  assert records.open_records(settings) == first
+  assert not told
+  assert before == {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
+
+
+def touch_image(root: Path) -> None:
+  path = next((root / "original").rglob("*.png"))
+  os.utime(path, ns=(0, 0))
+
+
+def change_csv(root: Path) -> None:
+  path = root / "Data_Entry_2017.csv"
+  path.write_text(path.read_text().replace(",40,", ",41,"))
+
+
+def change_list(root: Path) -> None:
+  for name in ("train_val_list.txt", "test_list.txt"):
+    (root / name).unlink()
+
+
+@pytest.mark.parametrize("change", [touch_image, change_csv, change_list])
+def test_changed_trees_make_records_stale(settings, change):
+  first = records.prepare_records(settings)
+  change(Path(settings.root))
+  assert records.open_records(settings) is None
+  second = records.prepare_records(settings)
+  assert second.fingerprint != first.fingerprint
+  assert records.open_records(settings) == second
+  assert len(list(second.folder.glob("parts-*"))) == 1, "stale records are removed"
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"image_size": 12},
+    {"resize": "pad"},
+    {"split": "hash"},
+    {"validation_fraction": 0.5},
+    {"train_on_expert": True},
+  ],
+)
+def test_changed_settings_make_records_stale(settings, change):
+  first = records.prepare_records(settings)
+  changed = dataclasses.replace(settings, **change)
+  assert records.open_records(changed) is None
+  assert records.prepare_records(changed).fingerprint != first.fingerprint
+  assert records.open_records(settings) is None
+
+
+def test_records_whose_files_are_gone_are_not_opened(settings):
+  prepared = records.prepare_records(settings)
+  (prepared.folder / prepared.shards["train"][0][0]).unlink()
+  assert records.open_records(settings) is None
+  assert_equal_rows(
+    rows_of(records.prepare_records(settings)), rows_of(records.open_records(settings))
+  )
+
+
+# Runs `prepare_records` with many small parts, and kills itself for good at the call
+# of a function that its arguments name; prints whether tensorflow was imported.
+CHILD = """
+import os, signal, sys
+from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data.records import parts
+from cxr_diffusion_jax.data.records import format as record_format
+from cxr_diffusion_jax.data import records
+from cxr_diffusion_jax.data.records import statistics
+root, folder, target, count = sys.argv[1:]
+parts.MAX_PART_ROWS = 3
+calls = 0
+def killing(function):
+  def wrapped(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(count):
+      os.kill(os.getpid(), signal.SIGKILL)
+    return function(*args, **kwargs)
+  return wrapped
+*path, name = target.split(".")
+owner = globals()[path[0]]
+for part in path[1:]:
+  owner = getattr(owner, part)
+setattr(owner, name, killing(getattr(owner, name)))
+prepared = records.prepare_records(
+  records.RecordSettings(root=root, folder=folder, image_size=16))
+records.RecordSource(prepared, "train")[0]
+print("tensorflow" in sys.modules)
+"""
+
+
+def test_killed_runs_go_on_and_end_with_equal_records(
+  settings, repository, tmp_path, monkeypatch
+):
+  moments = [
+    # while decoding the third part, and inside TFDS's writing of the fifth
+    ("images.resize", "8"),
+    ("record_format._Writer.write", "3"),
+    # between the parts and the index, and between the index and the description
+    ("records._finish", "1"),
+    ("statistics.image_statistics", "1"),
+    ("images.resize", "1000"),
+  ]
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  script = tmp_path / "child.py"
+  script.write_text(CHILD)
+  written, made = [], []
+  for target, count in moments:
+    done = subprocess.run(
+      [sys.executable, script, settings.root, settings.folder, target, count],
+      env=os.environ | {"PYTHONPATH": str(repository)},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    written.append(len(list(Path(settings.folder).glob("parts-*/*"))))
+    (first_part,) = Path(settings.folder).glob("parts-*/train-00000/damaged.json")
+    made.append(first_part.stat().st_mtime_ns)
+    killed = (target, count) != moments[-1]
+    assert done.returncode == (-9 if killed else 0), done.stderr
+    opened = records.open_records(settings)
+    assert (opened is None) == killed
+  assert done.stdout == "False\n", "no tensorflow was imported, no other word said"
+  # Every run went on where the one before had stopped.
+  assert written == sorted(written)
+  assert written[0] < written[-1]
+  assert len(set(made)) == 1
+  whole = dataclasses.replace(settings, folder=tmp_path / "whole")
+  monkeypatch.setattr(parts, "MAX_PART_ROWS", 3)
+  undisturbed = records.prepare_records(whole)
+  assert opened == dataclasses.replace(undisturbed, folder=opened.folder)
+  assert_equal_rows(rows_of(opened), rows_of(undisturbed))
+  files = sorted(path.name for path in Path(settings.folder).iterdir())
+  assert files == sorted(path.name for path in (tmp_path / "whole").iterdir())
+
+
+def test_parts_are_joined_in_row_order(settings, monkeypatch, tmp_path):
+  whole = records.prepare_records(settings)
+  monkeypatch.setattr(parts, "MAX_PART_ROWS", 3)
+  cut = records.prepare_records(dataclasses.replace(settings, folder=tmp_path / "cut"))
+  assert len(cut.shards["train"]) > 1
+  assert_equal_rows(rows_of(cut), rows_of(whole))
+
+
+def test_tfds_reads_the_parts(settings):
+  import tensorflow_datasets as tfds
+
+  prepared = records.prepare_records(settings)
+  ((name, count),) = prepared.shards["train"]
+  builder = tfds.builder_from_directory((prepared.folder / name).parent)
+  source = builder.as_data_source(split="train")
+  assert len(source) == count
+  ours = records.RecordSource(prepared, "train")
+  for row, image_id in enumerate(prepared.ids("train")):
+    example = source[row]
+    assert example.pop("id").decode() == image_id
+    for key, value in example.items():
+      np.testing.assert_array_equal(value, ours[row][key], err_msg=key)
+
+
+def test_the_network_is_never_touched(settings, monkeypatch):
+  import socket
+
+  def refuse(*args):
+    raise AssertionError(f"a connection to {args}")
+
+  monkeypatch.setattr(socket.socket, "connect", refuse)
+  monkeypatch.setattr(socket, "getaddrinfo", refuse)
+  assert records.prepare_records(settings).num_rows["test"] == 4
+
+
+def test_sources_are_sequences_and_pickle(settings):
+  prepared = records.prepare_records(settings)
+  source = records.RecordSource(prepared, "train")
+  source[0]
+  copy = pickle.loads(pickle.dumps(source))
+  for index in (0, len(source) - 1, -1, np.int64(1)):
+    np.testing.assert_array_equal(copy[index]["image"], source[index]["image"])
+  for index in (len(source), -len(source) - 1):
+    with pytest.raises(IndexError, match="in train"):
+      source[index]
+  with pytest.raises(errors.InputError, match="split 'dev'; expected one of train"):
+    records.RecordSource(prepared, "dev")
+  with pytest.raises(errors.InputError, match="split 'dev'"):
+    prepared.ids("dev")
+
+
+def test_absent_images(settings, monkeypatch):
+  gone = sorted((Path(settings.root) / "original").rglob("*.png"))[:5]
+  for path in gone:
+    path.unlink()
+  message = (
+    r"^5 of the 20 images named in .*Data_Entry_2017.csv are absent from .*, first "
+    r"00000001_000, 00000001_001, 00000002_000; expected an image for every row; "
+    r"fix: .*--config.data.missing=drop$"
+  )
+  with pytest.raises(errors.InputError, match=message):
+    records.prepare_records(settings)
+  warnings = []
+  monkeypatch.setattr(plan.logging, "warning", lambda *args: warnings.append(args))
+  dropping = dataclasses.replace(settings, missing="drop")
+  prepared = records.prepare_records(dropping)
+  assert len(warnings) == 1
+  assert prepared.dropped == tuple(path.stem for path in gone)
+  assert sum(prepared.num_rows.values()) == 15
+  assert records.open_records(dropping) == prepared
+  # What was dropped is an error again for who does not allow it.
+  assert records.open_records(settings) is None
+
+
+def test_no_name_joins(settings):
+  path = Path(settings.root) / "Data_Entry_2017.csv"
+  header, *rows = path.read_text().splitlines()
+  path.write_text("\n".join([header, *(f"9{row}" for row in rows)]))
+  for missing in plan.MISSING_CHOICES:
+    with pytest.raises(
+      errors.InputError, match=r"20 of the 20 images .* no name joins"
+    ):
+      records.prepare_records(dataclasses.replace(settings, missing=missing))
+
+
+def test_images_all_too_small(make_tree, tmp_path):
+  small = make_tree(folder="24x24")
+  settings = records.RecordSettings(root=small.root, folder=tmp_path, image_size=32)
+  with pytest.raises(errors.InputError, match="or take a size of 24x24/"):
+    records.prepare_records(settings)
+
+
+def test_truncated_images(settings, monkeypatch):
+  path = next((Path(settings.root) / "original").rglob("00000003_001.png"))
+  path.write_bytes(path.read_bytes()[:200])
+  with pytest.raises(errors.InputError, match=r"cannot read .*00000003_001\.png"):
+    records.prepare_records(settings)
+  warnings = []
+  monkeypatch.setattr(parts.logging, "warning", lambda *args: warnings.append(args))
+  dropping = dataclasses.replace(settings, missing="drop")
+  prepared = records.prepare_records(dropping)
+  assert prepared.dropped == ("00000003_001",)
+  assert "00000003_001.png" in str(warnings[0][1])
+  assert [len(rows) for rows in rows_of(prepared).values()] == [
+    *prepared.num_rows.values()
+  ]
+  assert "00000003_001" not in np.concatenate(
+    [prepared.ids(split) for split in prepared.num_rows]
+  )
+  with pytest.raises(errors.InputError, match="first 00000003_001"):
+    records.prepare_records(settings)
+  # A whole copy of the image makes the records whole.
+  Image.new("L", (24, 24)).save(path)
+  assert records.prepare_records(settings).dropped == ()
+
+
+def test_a_part_of_nothing_but_damaged_images(settings, monkeypatch):
+  monkeypatch.setattr(parts.logging, "warning", lambda *args: None)
+  for path in (Path(settings.root) / "original").rglob("0000000[2]_*.png"):
+    path.write_bytes(b"")
+  prepared = records.prepare_records(dataclasses.replace(settings, missing="drop"))
+  assert prepared.num_rows["expert"] == 0
+  assert len(records.RecordSource(prepared, "expert")) == 0
+  assert prepared.ids("expert").shape == (0,)
+
+
+def test_images_outside_the_csv_are_counted(settings, monkeypatch):
+  folder = Path(settings.root) / "original"
+  for number in range(3):
+    Image.new("L", (16, 16)).save(folder / f"stranger_{number}.png")
+  warnings = []
+  monkeypatch.setattr(plan.logging, "warning", lambda *args: warnings.append(args))
+  records.prepare_records(settings)
+  assert warnings[0][0] % warnings[0][1:] == (
+    f"3 images are not in {settings.root}/Data_Entry_2017.csv"
+  )
+
+
+def test_nothing_to_train_on(settings):
+  root = Path(settings.root)
+  names = (root / "train_val_list.txt").read_text()
+  with (root / "test_list.txt").open("a") as file:
+    file.write(names)
+  (root / "train_val_list.txt").write_text("someone_else.png\n")
+  with pytest.raises(errors.InputError, match=r"none of the 20 images .* in train"):
+    records.prepare_records(settings)
+
+
+def test_folders_that_take_no_records(settings, tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("")
+  bad = dataclasses.replace(settings, folder=tmp_path / "file" / "records")
+  with pytest.raises(errors.InputError, match=r"cannot write records to .*file"):
+    records.prepare_records(bad)
+  usage = parts.shutil.disk_usage(tmp_path)._replace(free=1000)
+  monkeypatch.setattr(parts.shutil, "disk_usage", lambda path: usage)
+  with pytest.raises(errors.InputError, match=r"0\.0 GiB are free for records"):
+    records.prepare_records(settings)
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("resize", "stretch"),
+    ("split", "random"),
+    ("missing", "ignore"),
+    ("image_size", 0),
+  ],
+)
+def test_bad_settings(name, value):
+  with pytest.raises(errors.InputError, match=rf"config\.data\.{name}={value!r}"):
+    records.RecordSettings(**{"root": ".", "folder": ".", "image_size": 8, name: value})
+
+
+def test_official_split_needs_its_lists(settings):
+  (Path(settings.root) / "test_list.txt").unlink()
+  official = dataclasses.replace(settings, split="official")
+  with pytest.raises(errors.InputError, match="lacks its lists"):
+    records.prepare_records(official)
+  assert records.prepare_records(settings).num_rows["train"] > 0
+
+
+def test_real_records(nih_cxr_mini, tmp_path):
+  settings = records.RecordSettings(root=nih_cxr_mini, folder=tmp_path, image_size=64)
+  prepared = records.prepare_records(settings)
+  rows = prepared.num_rows
+  assert rows["train"] + rows["validation"] + rows["expert"] == 646
+  assert rows["test"] == 153
+  assert rows["validation"] > 0
+  fields = {split: prepared.fields(split) for split in rows}
+  patients = [set(of_split["patient"].tolist()) for of_split in fields.values()]
+  assert len(set.union(*patients)) == sum(map(len, patients))
+  everything = [row for of_split in rows_of(prepared).values() for row in of_split]
+  expert = [row for row in everything if np.isfinite(row["expert"]).all()]
+  assert len(expert) == 30
+  boxed = [row for row in everything if np.isfinite(row["boxes"]).any()]
+  assert sum(np.isfinite(row["boxes"]).all(axis=1).sum() for row in boxed) == 45
+  assert prepared.statistics["num_images"] == 512
+  assert -0.5 < prepared.statistics["mean"] < 0.5
+  assert 0.3 < prepared.statistics["std"] < 0.7
+
+
+def test_real_originals_as_records(nih_cxr_mini, tmp_path, monkeypatch):
+  monkeypatch.setattr(plan.logging, "warning", lambda *args: None)
+  settings = records.RecordSettings(
+    root=nih_cxr_mini, folder=tmp_path, image_size=512, missing="drop"
+  )
+  prepared = records.prepare_records(settings)
+  assert sum(prepared.num_rows.values()) == 14
+  assert len(prepared.dropped) == 785
