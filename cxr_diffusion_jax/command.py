@@ -70,7 +70,9 @@ def progress(label: str, done: int, total: int) -> None:
   text = f"{label}: {done:,}" + (f" of {total:,}" if total else "")
   if elapsed > 0.5 and now_done > 0:
     text += f", {now_done / elapsed:,.1f}/s"
-    if total:
+    if finished:
+      text += f", {elapsed:.0f} s"
+    elif total:
       text += f", {(total - done) * elapsed / now_done:.0f} s to go"
   ending = "\r" if sys.stderr.isatty() and not finished else "\n"
   sys.stderr.write(f"{text:<78}{ending}")
