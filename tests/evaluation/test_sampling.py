@@ -43,7 +43,9 @@ def test_conditions_are_spread_over_the_split(run):
 
 def test_more_images_than_conditions_begin_again(run):
   count = len(run.dataset.ids("validation"))
-  made = sampling.sample(run, num=count + 1, split="validation")
+  changes = {"sampler": "ddim", "guidance": 1.0, "num_steps": 3}
+  made = sampling.sample(run, num=count + 1, split="validation", changes=changes)
+  assert {**made.settings, **changes} == made.settings
   names = [entry["image_id"] for entry in made.entries]
   assert names[0] == names[count]
   # The same condition with other noise.
