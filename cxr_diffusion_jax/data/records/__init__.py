@@ -168,6 +168,13 @@ class RecordSource:
     # With its rows beside its name, a file is opened only when it is read.
     paths = [f"{records.folder / name}[0:{n}]" for name, n in records.shards[split]]
     self._reader = record_format.open_shards(paths) if paths else None
+    self._message = record_format.example_class()
+
+  def __getstate__(self) -> dict:
+    return {name: value for name, value in vars(self).items() if name != "_message"}
+
+  def __setstate__(self, state: dict) -> None:
+    vars(self).update(state, _message=record_format.example_class())
 
   def __len__(self) -> int:
     return self._num_rows
@@ -177,7 +184,9 @@ class RecordSource:
     if not -len(self) <= row < len(self):
       raise IndexError(f"row {row} of {len(self)} in {self.split}")
     row %= len(self)
-    example = record_format.parse_example(self._reader[row], self.image_size)
+    example = record_format.parse_example(
+      self._message, self._reader[row], self.image_size
+    )
     return example | {"row": np.int32(row)}
 
 

@@ -30,19 +30,31 @@ def open_shards(paths: Sequence[str]):
   return array_record_data_source.ArrayRecordDataSource(paths)
 
 
-def parse_example(example: bytes, image_size: int) -> dict[str, np.ndarray]:
+def example_class() -> type:
+  """Imports tf.train.Example.
+
+  To be called before threads read: two that import TFDS at once can wait for each
+  other for ever, since its lazy imports take one lock for all of them on Python 3.11.
+  """
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  return tf_example_pb2.Example
+
+
+def parse_example(
+  message: type, example: bytes, image_size: int
+) -> dict[str, np.ndarray]:
   """Reads one record.
 
   Args:
+    message: of `example_class`.
     example: a serialized tf.train.Example.
     image_size: pixels of a side.
 
   Returns:
     The fields of `records.RecordSource` but `row`; arrays are read-only views.
   """
-  from tensorflow_datasets.proto import tf_example_pb2
-
-  features = tf_example_pb2.Example.FromString(example).features.feature
+  features = message.FromString(example).features.feature
 
   def array(name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(features[name].bytes_list.value[0], dtype).reshape(shape)
