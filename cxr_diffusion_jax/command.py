@@ -5,6 +5,7 @@ flags --parse--> main() --> exit code: 0 done, 2 the user's input is wrong
 
 from collections.abc import Callable, Iterable
 import errno
+import gc
 import logging as python_logging
 import os
 import pathlib
@@ -35,19 +36,13 @@ def run(main: Callable[[], None]) -> None:
     sys.unraisablehook = _unraisable
     # The transformers library warns at each use that its Flax classes will go.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    try:
-      main()
-    except errors.InputError as error:
-      _fail(str(error))
-    except OSError as error:
-      if error.errno not in _NO_ROOM:
-        raise
-      place = error.filename or os.getcwd()
-      _fail(f"{place}: {error.strerror}; fix: make room, then repeat the command")
-    except KeyboardInterrupt:
-      # Training ends in good order by itself; this is the work around it.
-      sys.stderr.write("\ninterrupted: repeat the same command to go on\n")
-      sys.exit(130)
+    # A save that failed leaves writes that nobody will wait for any more.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    refusal = _refusal(main)
+    if refusal:
+      # They complain when they are collected: here, where that is heard and not told.
+      gc.collect()
+      _fail(refusal)
 
   app.run(guarded, flags_parser=_parse)
 
@@ -128,6 +123,24 @@ def initialize_distributed(wanted: bool) -> None:
       fix="use a launcher that JAX knows, or set JAX_COORDINATOR_ADDRESS,"
       " JAX_NUM_PROCESSES and JAX_PROCESS_ID",
     ) from error
+
+
+def _refusal(main: Callable[[], None]) -> str:
+  """Runs a main; returns what to tell the user if it cannot go on, else nothing."""
+  try:
+    main()
+  except errors.InputError as error:
+    return str(error)
+  except OSError as error:
+    if error.errno not in _NO_ROOM:
+      raise
+    place = error.filename or os.getcwd()
+    return f"{place}: {error.strerror}; fix: make room, then repeat the command"
+  except KeyboardInterrupt:
+    # Training ends in good order by itself; this is the work around it.
+    sys.stderr.write("\ninterrupted: repeat the same command to go on\n")
+    sys.exit(130)
+  return ""
 
 
 # A full disk, a quota, a limit on files, a disk that went read-only: not our defects.
