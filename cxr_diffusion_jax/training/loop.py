@@ -11,20 +11,19 @@ import contextlib
 import dataclasses
 import pathlib
 import signal
-import time
 from typing import Any
 
 from absl import logging
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.training import checkpoint, compatibility, run_files
 from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.training import optimizer as optimizer_lib
+from cxr_diffusion_jax.training import meter as meter_lib
 from cxr_diffusion_jax.training import programs as programs_lib
 from cxr_diffusion_jax.training import state as state_lib
 
@@ -101,48 +100,87 @@ def train(
     checkpoint.check_space(manager, state)
     if jax.process_index() == 0:
       run_files.write(workdir, experiment.config, dataset.description)
-    first = int(state.step)
-    if first == 0 and settings.sample_every:
+    if int(state.step) == 0 and settings.sample_every:
       show(state.ema_params, 0)
-    batches = programs_lib.train_batches(experiment, dataset, start_step=first)
-    meter = _Meter(experiment, writer, first)
-    reason, steps = "finished", range(first + 1, settings.num_steps + 1)
+    meter = meter_lib.Meter(experiment, writer, int(state.step))
+    reason = "finished"
     if 0 < settings.patience <= history.since_best:
       # The same command again, after it ended so.
-      reason, steps = "no improvement", range(0)
-    for step in steps:
-      batch = sharding.place_batch(next(batches), experiment.mesh)
-      state, metrics = programs.train_step(state, batch)
-      meter.add(step, metrics)
-      for action in actions:
-        action(step)
-      last = step == settings.num_steps
-      stop = bool(received) or manager.reached_preemption(step)
-      if stop or last or step % settings.log_every == 0:
-        meter.write(step)
-      save = stop or last or step % settings.checkpoint_every == 0
-      loss = None
-      # A machine about to be taken away leaves no time to validate.
-      if not stop and (save or step % settings.validate_every == 0):
-        meter.check_finite()
-        loss = validate(experiment, programs, dataset, state.ema_params, writer, step)
-        history.add(step, loss)
-        last = last or 0 < settings.patience <= history.since_best
-        save = save or last
-        reason = reason if step == settings.num_steps or not last else "no improvement"
-      due = settings.sample_every and (last or step % settings.sample_every == 0)
-      if due and not stop:
-        show(state.ema_params, step)
-      if save:
+      reason = "no improvement"
+    elif int(state.step) < settings.num_steps:
+
+      def measure(ema_params: types.Params, step: int) -> float:
+        return validate(experiment, programs, dataset, ema_params, writer, step)
+
+      def save(state: state_lib.TrainState, loss: float | None) -> None:
         meter.check_finite()
         entry = {**run, "history": dataclasses.asdict(history)}
         checkpoint.save(manager, state, entry, loss)
-      if stop or last:
-        reason = "interrupted" if stop and step < settings.num_steps else reason
-        break
+
+      state, reason = _steps(
+        experiment,
+        programs,
+        state,
+        history,
+        meter,
+        batches=programs_lib.train_batches(
+          experiment, dataset, start_step=int(state.step)
+        ),
+        stop=lambda step: bool(received) or manager.reached_preemption(step),
+        measure=measure,
+        save=save,
+        show=show,
+        actions=actions,
+      )
     checkpoint.wait(manager)
   writer.flush()
   return Outcome(state=state, history=history, reason=reason)
+
+
+def _steps(
+  experiment: experiment_lib.Experiment,
+  programs: programs_lib.Programs,
+  state: state_lib.TrainState,
+  history: History,
+  meter: meter_lib.Meter,
+  *,
+  batches: Iterator[dict[str, np.ndarray]],
+  stop: Callable[[int], bool],
+  measure: Callable[[types.Params, int], float],
+  save: Callable[[state_lib.TrainState, float | None], None],
+  show: Callable[[types.Params, int], None],
+  actions: Sequence[Callable[[int], None]],
+) -> tuple[state_lib.TrainState, str]:
+  """Updates until the run ends; returns the last state and why it ended."""
+  settings = experiment.train
+  for step in range(int(state.step) + 1, settings.num_steps + 1):
+    batch = sharding.place_batch(next(batches), experiment.mesh)
+    state, metrics = programs.train_step(state, batch)
+    meter.add(step, metrics)
+    for action in actions:
+      action(step)
+    if stop(step):
+      # A machine about to be taken away leaves no time to validate or to draw.
+      meter.write(step)
+      save(state, None)
+      return state, "finished" if step == settings.num_steps else "interrupted"
+    last = step == settings.num_steps
+    if last or step % settings.log_every == 0:
+      meter.write(step)
+    due = last or step % settings.checkpoint_every == 0
+    loss = None
+    if due or step % settings.validate_every == 0:
+      meter.check_finite()
+      loss = measure(state.ema_params, step)
+      history.add(step, loss)
+    tired = not last and 0 < settings.patience <= history.since_best
+    if settings.sample_every and (last or tired or step % settings.sample_every == 0):
+      show(state.ema_params, step)
+    if due or tired:
+      save(state, loss)
+    if tired:
+      return state, "no improvement"
+  return state, "finished"
 
 
 def check_resumable(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -188,7 +226,7 @@ def validate(
       sums[name] = sums.get(name, 0.0) + float(value)
   loss = sums["total"] / sums["count"]
   if not np.isfinite(loss):
-    raise _not_finite("validation/loss", loss, step)
+    raise meter_lib.not_finite("validation/loss", loss, step)
   writer.write_scalars(
     step,
     {
@@ -241,52 +279,3 @@ def _signals() -> Iterator[list[int]]:
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)
-
-
-def _not_finite(name: str, value: float, step: int) -> errors.InputError:
-  return errors.InputError(
-    f"{name} is {value} at step {step}",
-    "a finite number",
-    "lower config.optimizer.learning_rate or config.optimizer.clip_norm; the"
-    " checkpoints before this step are whole",
-  )
-
-
-class _Meter:
-  """Collects the scalars of steps on the device, and writes their means."""
-
-  def __init__(self, experiment: experiment_lib.Experiment, writer: Any, step: int):
-    self._experiment = experiment
-    self._writer = writer
-    self._learning_rate = optimizer_lib.learning_rate(
-      experiment.optimizer, experiment.train.num_steps
-    )
-    self._pending: list[tuple[int, dict[str, jax.Array]]] = []
-    self._start = (step, time.monotonic())
-
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    self._pending.append((step, metrics))
-
-  def check_finite(self) -> None:
-    """Raises errors.InputError naming the first step and metric that is not finite."""
-    for step, metrics in self._pending:
-      for name, value in metrics.items():
-        if not np.isfinite(value):
-          raise _not_finite(f"train/{name}", float(value), step)
-
-  def write(self, step: int) -> None:
-    self._pending = jax.device_get(self._pending)
-    self.check_finite()
-    now = time.monotonic()
-    rate = (step - self._start[0]) / max(now - self._start[1], 1e-9)
-    names = self._pending[0][1]
-    scalars = {
-      f"train/{name}": float(np.mean([metrics[name] for _, metrics in self._pending]))
-      for name in names
-    }
-    scalars["train/learning_rate"] = float(self._learning_rate(step - 1))
-    scalars["train/images_per_second"] = rate * self._experiment.train.batch_size
-    scalars["train/examples"] = step * self._experiment.train.batch_size
-    self._writer.write_scalars(step, scalars)
-    self._pending = []
-    self._start = (step, now)
