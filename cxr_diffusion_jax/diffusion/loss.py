@@ -49,18 +49,15 @@ class MinSNR:
   def __call__(self, logsnr: Array, prediction: str) -> jax.Array:
     """logsnr [b], kind of prediction -> weight [b]."""
     snr = jnp.exp(jnp.asarray(logsnr, jnp.float32))
-    clipped = jnp.minimum(snr, self.gamma)
-    match prediction:
-      case "x0":
-        return clipped
-      case "epsilon":
-        return clipped / snr
-      case "v":
-        return clipped / (snr + 1)
-      case "velocity":
-        return clipped / (jnp.sqrt(snr) + 1) ** 2
     predictions.check(prediction)
-    raise NotImplementedError(f"no min-SNR weight for {prediction!r}")
+    # What an error of x0, squared, is worth as an error of the prediction.
+    factor = {
+      "x0": 1.0,
+      "epsilon": snr,
+      "v": snr + 1,
+      "velocity": (jnp.sqrt(snr) + 1) ** 2,
+    }[prediction]
+    return jnp.minimum(snr, self.gamma) / factor
 
 
 def squared_error(
