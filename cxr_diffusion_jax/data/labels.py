@@ -7,6 +7,7 @@ Names and order: Wang et al., "ChestX-ray8", CVPR 2017, in alphabetical order.
 
 from collections.abc import Iterable, Mapping, Sequence
 import csv
+import difflib
 import os
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def finding_index(name: str) -> int:
     An index into `FINDINGS`.
 
   Raises:
-    InputError: no finding has that name.
+    InputError: no finding has that name; with the names that are near in spelling.
   """
   # The box file says Infiltrate where the labels say Infiltration.
   plain = name.strip().replace(" ", "_").casefold()
@@ -53,9 +54,27 @@ def finding_index(name: str) -> int:
   for index, finding in enumerate(FINDINGS):
     if finding.casefold() == plain:
       return index
+  near = _nearest(plain)
   raise errors.InputError(
-    f"unknown finding {name!r}", f"one of {', '.join(FINDINGS)} or {NO_FINDING}"
+    f"unknown finding {name!r}",
+    f"one of {', '.join(FINDINGS)} or {NO_FINDING}",
+    f"did you mean {' or '.join(near)}?" if near else "",
   )
+
+
+def parse(text: str) -> np.ndarray:
+  """Parses a list of findings as a user types it.
+
+  Args:
+    text: such as `Effusion, cardiomegaly` or `Effusion|Cardiomegaly` or `No Finding`.
+
+  Returns:
+    [14] uint8, 1 where the finding is named, columns as in `FINDINGS`.
+
+  Raises:
+    InputError: no name, an unknown one, or `No Finding` beside a finding.
+  """
+  return _parse(text.replace(",", "|"))
 
 
 def multi_hot(texts: Iterable[str]) -> np.ndarray:
@@ -208,12 +227,41 @@ def load_labels(
   return ids, names, values.reshape(len(ids), len(names))
 
 
+def _nearest(plain: str) -> list[str]:
+  """At most three names near in spelling to one in lower case with underscores."""
+  # What else findings are called, where that is closer than their name.
+  names = {
+    "airspace_disease": "Consolidation",
+    "collapse": "Atelectasis",
+    "emphysematous": "Emphysema",
+    "enlarged_heart": "Cardiomegaly",
+    "fibrotic_change": "Fibrosis",
+    "fluid": "Effusion",
+    "hiatal_hernia": "Hernia",
+    "lung_mass": "Mass",
+    "lung_nodule": "Nodule",
+    "masses": "Mass",
+    "normal": NO_FINDING,
+    "oedema": "Edema",
+    "opacity": "Consolidation",
+    "pleural_effusion": "Effusion",
+    "pneumothoraces": "Pneumothorax",
+    "pulmonary_edema": "Edema",
+    "pulmonary_fibrosis": "Fibrosis",
+    "thickening": "Pleural_Thickening",
+  }
+  for name in (*FINDINGS, NO_FINDING):
+    names[name.replace(" ", "_").casefold()] = name
+  found = difflib.get_close_matches(plain, names, n=3, cutoff=0.65)
+  return list(dict.fromkeys(names[near] for near in found))
+
+
 def _parse(text: str) -> np.ndarray:
   names = [name for name in text.split("|") if name.strip()]
   row = np.zeros(len(FINDINGS), np.uint8)
   if not names:
     raise errors.InputError(
-      "an empty finding label", f"{NO_FINDING} or names separated by |"
+      f"an empty finding label {text!r}", f"{NO_FINDING} or names separated by |"
     )
   if any(name.strip().casefold() == NO_FINDING.casefold() for name in names):
     if len(names) > 1:

@@ -1,72 +1,41 @@
 """Sentences that describe a chest X-ray by its labels, and the way back.
 
-findings, view, age, sex --seed--> one of several phrasings --> the same findings
+findings, boxes, view, age, sex --seed--> one of many phrasings --> the same findings
 
-Every phrase names its finding in a way that no other finding's phrases contain, and
-nothing is negated but all findings at once, so the label set can be read back exactly.
+The phrasings are data, `prompt_templates.json`. Every phrase there names its finding in
+a way that no other finding's phrases contain, and nothing is negated but all findings
+at once, so the label set can be read back exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import hashlib
+import json
+import pathlib
 import re
 
 import numpy as np
 
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels
 
-# Phrasings of each finding; all can follow "showing".
-PHRASES = {
-  "Atelectasis": ("atelectasis", "atelectasis with volume loss"),
-  "Cardiomegaly": ("cardiomegaly", "an enlarged heart", "enlargement of the heart"),
-  "Consolidation": ("consolidation", "airspace consolidation"),
-  "Edema": ("pulmonary edema", "edema of the lungs"),
-  "Effusion": ("pleural effusion", "an effusion in the pleural space"),
-  "Emphysema": ("emphysema", "hyperinflated lungs with emphysema"),
-  "Fibrosis": ("fibrosis", "pulmonary fibrosis"),
-  "Hernia": ("hernia", "a hiatal hernia"),
-  "Infiltration": ("infiltration", "an infiltrate", "patchy infiltrates"),
-  "Mass": ("a lung mass", "a mass in the lung"),
-  "Nodule": ("a lung nodule", "a nodule in the lung"),
-  "Pleural_Thickening": ("pleural thickening", "thickening of the pleura"),
-  "Pneumonia": ("pneumonia", "signs of pneumonia"),
-  "Pneumothorax": ("pneumothorax", "a pneumothorax"),
-}
+Choose = Callable[[Sequence[str]], str]
 
-NONE_PHRASES = ("no finding", "no abnormality", "clear lungs and a normal heart")
 
-# What is certain to stand in a phrase of the finding and in no other's.
-PATTERNS = {
-  "Atelectasis": r"atelectasis",
-  "Cardiomegaly": r"cardiomegaly|enlarged heart|enlargement of the heart",
-  "Consolidation": r"consolidation",
-  "Edema": r"edema",
-  "Effusion": r"effusion",
-  "Emphysema": r"emphysema",
-  "Fibrosis": r"fibrosis",
-  "Hernia": r"hernia",
-  "Infiltration": r"infiltrat(?:ion|es?)",
-  "Mass": r"mass",
-  "Nodule": r"nodule",
-  "Pleural_Thickening": r"pleural thickening|thickening of the pleura",
-  "Pneumonia": r"pneumonia",
-  "Pneumothorax": r"pneumothorax",
-}
+@functools.cache
+def phrasings() -> dict:
+  """The words of prompts, as `prompt_templates.json` has them; not to be changed.
 
-TEMPLATES = (
-  "{view} chest x-ray of {person} showing {findings}.",
-  "chest radiograph, {view} view, {person}: {findings}.",
-  "{findings} on {view} chest radiograph of {person}.",
-  "{view} view of the chest of {person} with {findings}.",
-  "frontal chest x-ray ({view}) of {person}, {findings}.",
-)
-
-VIEWS = {
-  "PA": ("pa", "posteroanterior"),
-  "AP": ("ap", "anteroposterior"),
-}
-SEXES = {"M": ("man", "male patient"), "F": ("woman", "female patient")}
-UNKNOWN_VIEW, UNKNOWN_SEX = ("frontal",), ("person", "patient")
+  Returns:
+    `templates`: with {view}, {person} and {findings}; `none`: phrases of no finding;
+    `views`, `sexes`: code or `unknown` -> words; `zones`: of a lung -> words;
+    `findings`: name -> `pattern` (what stands in its phrases and in no other's),
+    `region` (null: central, has no side), `phrases`, `one_side` (with {place}, such as
+    `right upper zone`) and `both_sides` (with {places}, such as `both upper zones`, or
+    {bilateral}). `a` before a vowel becomes `an`, so no word such as `unilateral`.
+  """
+  path = pathlib.Path(__file__).with_name("prompt_templates.json")
+  return json.loads(path.read_text(encoding="utf-8"))
 
 
 def prompt(
@@ -75,22 +44,26 @@ def prompt(
   view: str | None = None,
   age: float | None = None,
   sex: str | None = None,
+  boxes: np.ndarray | None = None,
   seed: int | str = 0,
 ) -> str:
-  """One sentence, at most about 45 words, in lower case.
+  """One text in lower case, about 45 words at most where findings are four.
 
   Args:
     findings: names of `labels.FINDINGS` in any spelling; empty for none.
     view: 'PA', 'AP' or None for unknown.
-    age: years; None or nan for unknown.
+    age: years, 0 to 120; None or nan for unknown.
     sex: 'M', 'F' or None for unknown.
+    boxes: [14 4] (x, y, width, height) in fractions of the image, nan where there is
+      none; tell the side and the zone of findings. Those of findings that are not
+      named are ignored.
     seed: chooses the phrasing; an image's name makes a good one.
 
   Returns:
-    The sentence; `findings_of` gives the findings back.
+    The text; `findings_of` gives the findings back.
 
   Raises:
-    InputError: an unknown finding.
+    InputError: an unknown finding, view or sex, or an impossible age.
   """
   digest = hashlib.sha256(repr(seed).encode()).digest()
   rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
@@ -98,40 +71,183 @@ def prompt(
   def choose(options: Sequence[str]) -> str:
     return options[rng.integers(len(options))]
 
+  words = phrasings()
+  if boxes is None:
+    boxes = np.full((len(labels.FINDINGS), 4), np.nan)
+  if np.shape(boxes) != (len(labels.FINDINGS), 4):
+    raise ValueError(f"boxes {np.shape(boxes)}, expected ({len(labels.FINDINGS)}, 4)")
   indices = sorted({labels.finding_index(name) for name in findings})
-  names = [labels.FINDINGS[index] for index in rng.permutation(indices).astype(int)]
-  phrases = [choose(PHRASES[name]) for name in names] or [choose(NONE_PHRASES)]
-  text = choose(TEMPLATES).format(
-    view=choose(VIEWS.get(view, UNKNOWN_VIEW)),
-    person=_person(age, choose(SEXES.get(sex, UNKNOWN_SEX))),
-    findings=_enumerate(phrases),
+  phrases = [
+    _phrase(labels.FINDINGS[index], boxes[index], choose)
+    for index in rng.permutation(indices).astype(int)
+  ]
+  text = choose(words["templates"]).format(
+    view=choose(words["views"][_code("view", view, words["views"])]),
+    person=_person(age, choose(words["sexes"][_code("sex", sex, words["sexes"])])),
+    findings=_enumerate(phrases or [choose(words["none"])]),
   )
-  # "frontal chest x-ray (frontal)" where the view is unknown.
-  return text.replace("frontal chest x-ray (frontal)", "frontal chest x-ray")
+  # Ages that begin with a vowel's sound: 8, 11, 18, 80 to 89.
+  return re.sub(r"\ba (?=[aeiou]|8|1[18] )", "an ", text)
+
+
+def texts(
+  ids: Sequence[str] | np.ndarray,
+  findings: np.ndarray,
+  views: np.ndarray,
+  ages: np.ndarray,
+  sexes: np.ndarray,
+  boxes: np.ndarray | None = None,
+  *,
+  seed: int | str = 0,
+) -> list[str]:
+  """A prompt for each of n images, in the phrasing that its name chooses.
+
+  Args:
+    ids: [n] names.
+    findings: [n 14], above 0.5 where present.
+    views: [n], 0 PA, 1 AP, -1 unknown.
+    ages: [n] years, nan unknown.
+    sexes: [n], 0 F, 1 M, -1 unknown.
+    boxes: [n 14 4] as of `prompt`, or None.
+    seed: another one chooses other phrasings.
+
+  Returns:
+    n texts, a function of the row alone.
+  """
+  return [
+    prompt(
+      labels.names_of(row),
+      view={0: "PA", 1: "AP"}.get(int(view)),
+      age=float(age),
+      sex={0: "F", 1: "M"}.get(int(sex)),
+      boxes=None if boxes is None else boxes[number],
+      seed=f"{seed}/{name}",
+    )
+    for number, (name, row, view, age, sex) in enumerate(
+      zip(ids, findings, views, ages, sexes, strict=True)
+    )
+  ]
 
 
 def findings_of(text: str) -> tuple[str, ...]:
-  """The findings that a sentence of `prompt` names, in the order of `labels.FINDINGS`.
+  """The findings that a text of `prompt` names, in the order of `labels.FINDINGS`.
 
   A user's own words are understood as far as they use the same terms; a finding that
   is negated is not told from one that is present.
   """
-  return tuple(
-    name for name in labels.FINDINGS if _pattern(name).search(text.casefold())
-  )
+  text = text.casefold()
+  return tuple(name for name in labels.FINDINGS if _pattern(name).search(text))
+
+
+def places_of(text: str) -> dict[str, tuple[str, str]]:
+  """Where a text of `prompt` says that its findings are.
+
+  Args:
+    text: of `prompt`; the phrases of findings are what `,`, `.`, `:` and `and` part.
+
+  Returns:
+    For each finding of which the side or the zone is told: side (`right`, `left`,
+    `both` or ``) and zone (`upper`, `mid`, `lower` or ``).
+  """
+  places = {}
+  for part in re.split(r"[,.:]| and ", text.casefold()):
+    side = re.search(r"\b(right|left|both|bilateral)\b", part)
+    zone = re.search(rf"\b({'|'.join(phrasings()['zones'])})\b", part)
+    if side or zone:
+      place = (side[1] if side else "", zone[1] if zone else "")
+      place = ("both", place[1]) if place[0] == "bilateral" else place
+      places |= dict.fromkeys(findings_of(part), place)
+  return places
+
+
+def place_of(box: np.ndarray) -> tuple[str, str]:
+  """Side and zone of a finding's box on a frontal X-ray.
+
+  The patient faces the viewer: the image's left half is the patient's right. The lungs
+  reach from about 0.15 to 0.75 of the height and begin some 0.1 from the midline.
+
+  Args:
+    box: [4] (x, y, width, height) in fractions of the image; nan where there is none.
+
+  Returns:
+    Side: `right`, `left`; `both` for a box that reaches into both lungs (such as one
+    around several lesions); `` near the midline or without a box. Zone: `upper`, `mid`,
+    `lower`; `` for a box taller than a zone and a half, or none.
+  """
+  x, y, width, height = (float(value) for value in box)
+  # All but one comparison is false with nan.
+  if not x + y + width + height < np.inf:
+    return "", ""
+  centre, middle = x + width / 2, y + height / 2
+  if x < 0.35 and x + width > 0.65:
+    side = "both"
+  elif abs(centre - 0.5) < 0.03:
+    side = ""
+  else:
+    side = "right" if centre < 0.5 else "left"
+  if height > 0.45:
+    return side, ""
+  return side, "upper" if middle < 0.37 else "mid" if middle < 0.55 else "lower"
+
+
+@functools.cache
+def fingerprint() -> str:
+  """12 hex digits that change when any prompt may read otherwise than it did.
+
+  They are of the phrasings and of some hundred texts made from them, so that a change
+  of this module's grammar, or of numpy's choices, shows as well.
+  """
+  digest = hashlib.sha256(json.dumps(phrasings(), sort_keys=True).encode())
+  rng = np.random.default_rng(0)
+  for seed in range(200):
+    low, size = rng.random((14, 2)) * 0.7, rng.random((14, 2)) * 0.6
+    boxes = np.concatenate([low, size], axis=1)
+    boxes[rng.random(14) < 0.5] = np.nan
+    text = prompt(
+      labels.names_of(rng.random(14) < rng.choice([0, 0.2, 0.5])),
+      view=(None, "PA", "AP")[seed % 3],
+      age=(None, 8.0, 11.0, 18.4, 63.0, 80.0)[seed % 6],
+      sex=(None, "F", "M")[seed // 2 % 3],
+      boxes=boxes,
+      seed=seed,
+    )
+    digest.update(text.encode())
+  return digest.hexdigest()[:12]
+
+
+def _phrase(name: str, box: np.ndarray, choose: Choose) -> str:
+  words = phrasings()["findings"][name]
+  side, zone = place_of(box)
+  if words["region"] is None or not (side or zone):
+    return choose(words["phrases"])
+  where = choose(phrasings()["zones"][zone]) if zone else words["region"]
+  if side == "both":
+    bilateral = f"bilateral {where}" if zone else "bilateral"
+    return choose(words["both_sides"]).format(
+      places=f"both {where}s", bilateral=bilateral
+    )
+  return choose(words["one_side"]).format(place=f"{side} {where}".strip())
+
+
+def _code(name: str, value: str | None, known: dict[str, list[str]]) -> str:
+  code = "unknown" if value is None else value
+  if code not in known:
+    codes = " or ".join(sorted(set(known) - {"unknown"}))
+    raise errors.InputError(f"{name} {value!r}", codes)
+  return code
 
 
 @functools.cache
 def _pattern(name: str) -> re.Pattern[str]:
-  return re.compile(rf"\b(?:{PATTERNS[name]})\b")
+  return re.compile(rf"\b(?:{phrasings()['findings'][name]['pattern']})\b")
 
 
 def _person(age: float | None, noun: str) -> str:
   if age is None or np.isnan(age):
     return f"a {noun}"
-  years = round(age)
-  article = "an" if years in (8, 11, 18) or 80 <= years < 90 else "a"
-  return f"{article} {years} year old {noun}"
+  if not 0 <= age <= 120:
+    raise errors.InputError(f"age {age:g}", "0 to 120 years")
+  return f"a {round(age)} year old {noun}"
 
 
 def _enumerate(phrases: Sequence[str]) -> str:

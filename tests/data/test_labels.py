@@ -42,6 +42,65 @@ def test_bad_texts_are_refused(text):
     labels.multi_hot([text])
 
 
+@pytest.mark.parametrize(
+  ("typed", "meant"),
+  [
+    ("Efusion", "Effusion"),
+    ("EFFUSIONS", "Effusion"),
+    ("cardiomegly", "Cardiomegaly"),
+    ("pneumotorax", "Pneumothorax"),
+    ("Oedema", "Edema"),
+    ("pleural effusion", "Effusion"),
+    ("pleural thickenning", "Pleural_Thickening"),
+    ("hiatal hernia", "Hernia"),
+    ("nodules", "Nodule"),
+    ("NoFinding", "No Finding"),
+  ],
+)
+def test_nearest_names_are_told(typed, meant):
+  with pytest.raises(errors.InputError) as raised:
+    labels.finding_index(typed)
+  text = str(raised.value)
+  assert text.startswith(f"unknown finding {typed!r}; expected one of Atelectasis, ")
+  assert f"did you mean {meant}" in text
+
+
+def test_what_is_near_to_nothing_gets_no_suggestion():
+  with pytest.raises(errors.InputError) as raised:
+    labels.finding_index("Zebra")
+  assert "did you mean" not in str(raised.value)
+  assert "Pneumothorax or No Finding" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ("text", "names"),
+  [
+    ("Effusion,Cardiomegaly", ("Cardiomegaly", "Effusion")),
+    (" effusion | mass,", ("Effusion", "Mass")),
+    ("pleural thickening", ("Pleural_Thickening",)),
+    ("no finding", ()),
+    ("Mass,Mass", ("Mass",)),
+  ],
+)
+def test_typed_lists_are_parsed(text, names):
+  row = labels.parse(text)
+  assert row.shape == (14,)
+  assert row.dtype == np.uint8
+  assert labels.names_of(row) == names
+
+
+@given(st.lists(st.sampled_from(labels.FINDINGS), min_size=1), st.sampled_from(",|"))
+def test_any_list_is_parsed(names, separator):
+  row = labels.parse(separator.join(names))
+  assert labels.names_of(row) == tuple(sorted(set(names)))
+
+
+@pytest.mark.parametrize("text", ["", " , ", "Mass,No Finding", "Mass,Influenza"])
+def test_bad_lists_are_refused(text):
+  with pytest.raises(errors.InputError):
+    labels.parse(text)
+
+
 def test_top_k_is_by_frequency_then_name():
   findings = labels.multi_hot(["Mass|Edema", "Mass", "Edema|Hernia", "No Finding"])
   assert labels.top_k(findings, 3) == ("Edema", "Mass", "Hernia")

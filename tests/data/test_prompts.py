@@ -1,50 +1,186 @@
 """Prompts: the findings can be read back exactly, and the phrasing follows the seed."""
 
 import itertools
+import json
+import re
+import string
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels, prompts
+from cxr_diffusion_jax.data.phantom import anatomy as phantom_anatomy
+from cxr_diffusion_jax.data.phantom import render as phantom_render
+
+FRACTION = st.floats(0, 1, width=32)
+BOX = st.one_of(st.none(), st.tuples(FRACTION, FRACTION, FRACTION, FRACTION))
 
 
-def test_any_label_set_is_read_back():
-  rng = np.random.default_rng(0)
-  for seed in range(2000):
-    row = rng.random(14) < rng.choice([0, 0.1, 0.3, 1])
-    names = labels.names_of(row)
-    text = prompts.prompt(
-      rng.permutation(names).tolist(),
-      view=rng.choice(["PA", "AP", None]),
-      age=rng.choice([np.nan, rng.uniform(0, 100)]),
-      sex=rng.choice(["M", "F", None]),
-      seed=seed,
+def boxes_of(**boxes: tuple[float, float, float, float]) -> np.ndarray:
+  """[14 4], nan but for the findings named."""
+  table = np.full((14, 4), np.nan, np.float32)
+  for name, box in boxes.items():
+    table[labels.finding_index(name)] = box
+  return table
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+  names=st.sets(st.sampled_from(labels.FINDINGS)),
+  boxes=st.lists(BOX, min_size=14, max_size=14),
+  view=st.sampled_from(["PA", "AP", None]),
+  age=st.one_of(st.none(), st.just(np.nan), st.floats(0, 120)),
+  sex=st.sampled_from(["M", "F", None]),
+  seed=st.integers(0, 10**6),
+)
+def test_any_label_set_is_read_back(names, boxes, view, age, sex, seed):
+  table = np.array([box or [np.nan] * 4 for box in boxes], np.float32)
+  text = prompts.prompt(
+    sorted(names), view=view, age=age, sex=sex, boxes=table, seed=seed
+  )
+  assert prompts.findings_of(text) == tuple(sorted(names)), text
+  assert text == text.lower()
+  assert "  " not in text
+  assert not re.search(r"[{}]|\bnan\b|none|\ba [aeiou]", text), text
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+  names=st.sets(st.sampled_from(labels.FINDINGS)),
+  boxes=st.lists(BOX, min_size=14, max_size=14),
+  seed=st.integers(0, 10**6),
+)
+def test_places_are_read_back(names, boxes, seed):
+  table = np.array([box or [np.nan] * 4 for box in boxes], np.float32)
+  told = {}
+  for name in names - {"Cardiomegaly", "Hernia"}:
+    place = prompts.place_of(table[labels.finding_index(name)])
+    if any(place):
+      told[name] = place
+  text = prompts.prompt(sorted(names), boxes=table, seed=seed)
+  assert prompts.places_of(text) == told, text
+
+
+@pytest.mark.parametrize(
+  ("box", "place"),
+  [
+    ((0.1, 0.1, 0.2, 0.2), ("right", "upper")),
+    ((0.7, 0.1, 0.2, 0.2), ("left", "upper")),
+    ((0.2, 0.4, 0.1, 0.1), ("right", "mid")),
+    ((0.6, 0.6, 0.2, 0.2), ("left", "lower")),
+    ((0.2, 0.6, 0.6, 0.2), ("both", "lower")),
+    ((0.1, 0.1, 0.3, 0.7), ("right", "")),
+    ((0.45, 0.2, 0.1, 0.1), ("", "upper")),
+    ((0.1, 0.1, 0.8, 0.8), ("both", "")),
+    ((np.nan,) * 4, ("", "")),
+    ((0.1, 0.2, np.nan, 0.2), ("", "")),
+  ],
+)
+def test_place_of_a_box(box, place):
+  assert prompts.place_of(np.float32(box)) == place
+
+
+def test_a_mirrored_box_is_on_the_other_side():
+  other = {"right": "left", "left": "right", "both": "both", "": ""}
+  for x, y, width, height in np.random.default_rng(0).random((200, 4)):
+    side, zone = prompts.place_of((x, y, width, height))
+    assert prompts.place_of((1 - x - width, y, width, height)) == (other[side], zone)
+
+
+def test_sides_are_the_patients_own():
+  sides = {phantom_anatomy.LEFT: "left", phantom_anatomy.RIGHT: "right"}
+  told = set()
+  for seed in range(8):
+    rng = np.random.default_rng(seed)
+    patient = phantom_anatomy.sample_patient(rng)
+    study = phantom_anatomy.sample_study(rng, patient, findings=("Effusion",))
+    (box,) = phantom_render.render(patient, study, size=32).boxes
+    place = prompts.place_of((box.x, box.y, box.w, box.h))
+    assert place == (sides[study.lesions[0].side], "lower")
+    told.add(place)
+  assert len(told) == 2
+
+
+def test_place_is_told_in_words():
+  for seed in range(30):
+    boxes = boxes_of(
+      Mass=(0.1, 0.1, 0.2, 0.2),
+      Effusion=(0.6, 0.6, 0.2, 0.2),
+      Edema=(0.2, 0.4, 0.6, 0.1),
     )
-    assert prompts.findings_of(text) == names, text
+    right = prompts.prompt(["Mass"], boxes=boxes, seed=seed)
+    assert re.search(r"right upper (lung )?zone", right)
+    assert "left" not in right
+    left = prompts.prompt(["Effusion"], boxes=boxes, seed=seed)
+    assert re.search(r"left lower (lung )?zone", left)
+    both = prompts.prompt(["Edema"], boxes=boxes, seed=seed)
+    assert re.search(r"both mid|bilateral mid", both)
+    # Central findings have no side; boxes of findings that are absent say nothing.
+    heart = boxes_of(Cardiomegaly=(0.4, 0.4, 0.4, 0.3), Mass=(0.1, 0.1, 0.2, 0.2))
+    central = prompts.prompt(["Cardiomegaly", "Hernia"], boxes=heart, seed=seed)
+    assert not re.search(r"right|left|both|bilateral|zone|mass", central)
+
+
+def test_boxes_of_another_shape_are_a_mistake():
+  with pytest.raises(ValueError, match="boxes"):
+    prompts.prompt(["Mass"], boxes=np.zeros((4,)))
 
 
 def test_every_phrase_names_its_finding_alone():
-  for name, phrases in prompts.PHRASES.items():
-    for phrase in phrases:
+  words = prompts.phrasings()
+  assert set(words["findings"]) == set(labels.FINDINGS)
+  for name, finding in words["findings"].items():
+    assert set(finding) == {"pattern", "region", "phrases", "one_side", "both_sides"}
+    forms = finding["phrases"] + finding["one_side"] + finding["both_sides"]
+    assert len(forms) == len(set(forms))
+    for phrase in forms:
       assert prompts.findings_of(phrase) == (name,)
-  assert set(prompts.PHRASES) == set(prompts.PATTERNS) == set(labels.FINDINGS)
-  fixed = itertools.chain(prompts.NONE_PHRASES, prompts.TEMPLATES)
+      # `places_of` parts a text there.
+      assert not re.search(r"[,.:]| and ", phrase)
+    assert 2 <= len(finding["phrases"]) <= 4
+    # A central finding has no side, and every other has one.
+    assert bool(finding["region"]) == bool(finding["one_side"])
+    assert bool(finding["region"]) == bool(finding["both_sides"])
+
+
+def test_the_other_words_name_no_finding_and_have_their_slots():
+  words = prompts.phrasings()
+  assert set(words) == {"templates", "none", "views", "sexes", "zones", "findings"}
+  assert set(words["views"]) == {"PA", "AP", "unknown"}
+  assert set(words["sexes"]) == {"M", "F", "unknown"}
+  assert len(words["templates"]) >= 10
+
+  def slots(text: str) -> set[str]:
+    return {slot for _, slot, _, _ in string.Formatter().parse(text) if slot}
+
+  for template in words["templates"]:
+    assert slots(template) == {"view", "person", "findings"}
+  for finding in words["findings"].values():
+    assert not any(slots(phrase) for phrase in finding["phrases"])
+    assert all(slots(phrase) == {"place"} for phrase in finding["one_side"])
+    for phrase in finding["both_sides"]:
+      assert slots(phrase) in ({"places"}, {"bilateral"})
+  options = [*words["views"].values(), *words["sexes"].values()]
+  options += [*words["zones"].values()]
+  regions = {finding["region"] for finding in words["findings"].values()} - {None}
+  fixed = [*itertools.chain(*options), *words["none"], *words["templates"], *regions]
   assert all(not prompts.findings_of(text) for text in fixed)
+  assert all(text == text.lower() for text in fixed)
 
 
 def test_view_age_and_sex_are_told():
-  for seed in range(20):
+  for seed in range(60):
     text = prompts.prompt(["Mass"], view="AP", age=61.0, sex="F", seed=seed)
-    assert {"ap", "anteroposterior"} & set(text.replace(")", " ").split()) or (
-      "(ap" in text or "(anteroposterior" in text
-    )
+    assert re.search(r"\b(ap|anteroposterior)\b", text)
     assert "61 year old" in text
     assert "woman" in text or "female" in text
 
 
 def test_unknowns_are_left_out():
-  for seed in range(40):
+  for seed in range(60):
     text = prompts.prompt([], seed=seed)
     assert "year" not in text
     assert "None" not in text
@@ -53,20 +189,83 @@ def test_unknowns_are_left_out():
     assert not {"man", "woman", "pa", "ap"} & set(text.strip(".").split())
 
 
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    ({"view": "LL"}, "view 'LL'; expected AP or PA"),
+    ({"sex": "X"}, "sex 'X'; expected F or M"),
+    ({"age": 414}, "age 414; expected 0 to 120"),
+    ({"age": -1}, "age -1"),
+  ],
+)
+def test_values_that_no_prompt_can_tell(given, message):
+  with pytest.raises(errors.InputError, match=message):
+    prompts.prompt([], **given)
+
+
 def test_seed_chooses_the_phrasing():
   def texts(seeds):
     return [prompts.prompt(["Edema", "Effusion"], view="PA", seed=s) for s in seeds]
 
   assert texts(range(20)) == texts(range(20))
-  assert len(set(texts(range(60)))) > 20
+  assert len(set(texts(range(60)))) > 40
   by_name = [f"{k:08d}_000" for k in range(30)]
-  assert len(set(texts(by_name))) > 10
+  assert len(set(texts(by_name))) > 20
 
 
 def test_age_takes_the_right_article():
   text = prompts.prompt([], age=82.4, sex="M", seed=3)
   assert "an 82 year old" in text
   assert "a 79 year old" in prompts.prompt([], age=79, sex="M", seed=3)
+  for age in range(121):
+    article = "an" if age in (8, 11, 18) or 80 <= age < 90 else "a"
+    assert re.search(rf"\b{article} {age} year", prompts.prompt([], age=age, seed=3))
+
+
+def test_texts_are_prompts_of_their_rows():
+  ids = np.array(["00000001_000", "00000002_000", "00000003_000"])
+  findings = labels.multi_hot(["Mass|Edema", "No Finding", "Effusion"])
+  boxes = np.full((3, 14, 4), np.nan, np.float32)
+  boxes[2] = boxes_of(Effusion=(0.6, 0.6, 0.2, 0.2))
+  columns = {
+    "views": np.array([0, 1, -1]),
+    "ages": np.float32([30, np.nan, 60]),
+    "sexes": np.array([1, -1, 0]),
+  }
+  made = prompts.texts(ids, findings, **columns, boxes=boxes, seed=7)
+  assert made == [
+    prompts.prompt(
+      ["Edema", "Mass"], view="PA", age=30, sex="M", seed="7/00000001_000"
+    ),
+    prompts.prompt([], view="AP", seed="7/00000002_000"),
+    prompts.prompt(
+      ["Effusion"], age=60, sex="F", boxes=boxes[2], seed="7/00000003_000"
+    ),
+  ]
+  assert "left lower" in made[2]
+  assert made != prompts.texts(ids, findings, **columns, boxes=boxes, seed=8)
+  # A row's text does not depend on the rows beside it.
+  alone = {name: column[1:2] for name, column in columns.items()}
+  assert prompts.texts(ids[1:2], findings[1:2], **alone, seed=7) == [made[1]]
+
+
+def test_fingerprint_follows_phrasings_and_grammar(monkeypatch):
+  before = prompts.fingerprint()
+  assert re.fullmatch(r"[0-9a-f]{12}", before)
+  changed = json.loads(json.dumps(prompts.phrasings()))
+  changed["none"].append("nothing wrong")
+
+  def fingerprint() -> str:
+    prompts.fingerprint.cache_clear()
+    return prompts.fingerprint()
+
+  with monkeypatch.context() as patch:
+    patch.setattr(prompts, "phrasings", lambda: changed)
+    assert fingerprint() != before
+  with monkeypatch.context() as patch:
+    patch.setattr(prompts, "_enumerate", ", ".join)
+    assert fingerprint() != before
+  assert fingerprint() == before
 
 
 def test_spellings_are_taken_and_unknown_names_refused():
@@ -79,12 +278,25 @@ def test_spellings_are_taken_and_unknown_names_refused():
 def test_a_users_own_words_are_understood():
   found = prompts.findings_of("Large right PNEUMOTHORAX and a small nodule")
   assert found == ("Nodule", "Pneumothorax")
+  assert prompts.findings_of("massive cardiac silhouette, nodular pattern") == ()
+  assert prompts.findings_of("Bibasal effusions; two masses") == ("Effusion", "Mass")
 
 
 def test_prompts_fit_the_usual_text_encoder():
-  # CLIP reads 77 tokens; four findings, the most that is common, must fit in words.
-  longest = max(
-    len(prompts.prompt(labels.FINDINGS[:4], view="PA", age=88, sex="M", seed=s).split())
-    for s in range(50)
-  )
-  assert longest < 40
+  # CLIP reads 77 tokens, two of them the ends; four findings, the most that is common,
+  # must fit. A long word counts as a token for every four letters, which is what rare
+  # words take in a vocabulary of general English, and so does each digit and sign.
+  rng = np.random.default_rng(0)
+  for seed in range(1000):
+    low, size = rng.random((14, 2)) * 0.7, rng.random((14, 2)) * 0.5
+    text = prompts.prompt(
+      rng.choice(labels.FINDINGS, 4, replace=False).tolist(),
+      view=rng.choice(["PA", "AP"]),
+      age=88,
+      sex="F",
+      boxes=np.concatenate([low, size], axis=1),
+      seed=seed,
+    )
+    assert len(text.split()) <= 48
+    words = re.findall(r"[a-z]+|[^\sa-z]", text)
+    assert sum(1 if len(word) <= 6 else -(-len(word) // 4) for word in words) <= 75
