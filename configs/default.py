@@ -32,6 +32,9 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     phantom_images=0,
     phantom_seed=0,
     standin=False,
+    standin_steps=800,
+    prompts="labels",
+    prompt_seed=0,
     num_workers=0,
   )
   config.codec = dict(
@@ -110,6 +113,13 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     patience=0,
     profile_steps=0,
   )
-  config.sample = dict(sampler="euler", num_steps=25, guidance=1.5, num_images=8)
+  config.sample = dict(
+    sampler="euler",
+    num_steps=25,
+    guidance=1.5,
+    guidance_interval=(),
+    guidance_rescale=0.0,
+    num_images=8,
+  )
   config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0)
   return config

@@ -12,5 +12,7 @@ from configs import default
 def get_config(size: str = "small"):
   """Returns the recipe of a size with this condition."""
   config = default.get_config(size)
-  config.conditioning = dict(name="elixr_c", drop_rate=0.1, pooled=False)
+  config.conditioning = dict(
+    name="elixr_c", pooled=False, reference="self", drop_rate=0.1
+  )
   return config

@@ -1,16 +1,23 @@
 """The embedded default: phantoms, stand-in encoders and a tiny model, nothing loaded.
 
-python -m cxr_diffusion_jax.main --config configs/phantom.py --workdir runs/phantom
+  python -m cxr_diffusion_jax.main --config configs/phantom.py --workdir runs/phantom
+
+`configs/phantom.py:clip_text` takes that path, `:clip_text,small` another size too.
 """
 
-from configs import elixr_c
+import importlib.util
 
 
-def get_config(size: str = "tiny"):
-  """Returns the ELIXR-C recipe on phantoms made on the spot."""
-  config = elixr_c.get_config(size)
+def get_config(choice: str = "elixr_c"):
+  """Returns a path's recipe on phantoms made on the spot."""
+  path, _, size = choice.partition(",")
+  if not importlib.util.find_spec(f"configs.{path}"):
+    raise ValueError(f"config {choice!r}; expected PATH or PATH,SIZE, as of configs/")
+  config = importlib.import_module(f"configs.{path}").get_config(size or "tiny")
   config.data.root = "phantom-cxr"
   config.data.phantom_images = 2400
   config.data.standin = True
+  if "encoder" in config.conditioning:
+    config.conditioning.encoder = "standin"
   config.train.num_steps = 1800
   return config

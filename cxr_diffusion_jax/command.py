@@ -5,7 +5,9 @@ flags --parse--> main() --> exit code: 0 done, 2 the user's input is wrong
 
 from collections.abc import Callable, Iterable
 import errno
+import functools
 import gc
+import inspect
 import logging as python_logging
 import os
 import pathlib
@@ -18,18 +20,20 @@ from absl import app, flags, logging
 from cxr_diffusion_jax import errors
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[..., None]) -> None:
   """Runs a main under absl; wrong input ends in one line and exit code 2.
 
   Args:
-    main: reads its flags itself.
+    main: reads its flags itself; one that takes a parameter gets the list of the
+      arguments that are no flags, from all others these are refused.
   """
   # Tensorflow greets on stderr in many lines that concern nobody here.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
   def guarded(argv: list[str]) -> None:
-    if len(argv) > 1:
+    takes_arguments = bool(inspect.signature(main).parameters)
+    if len(argv) > 1 and not takes_arguments:
       _fail(f"unknown argument {argv[1]!r}; fix: flags are written --name=value")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours)
@@ -38,7 +42,8 @@ def run(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     # A save that failed leaves writes that nobody will wait for any more.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    refusal = _refusal(main)
+    arguments = [argv[1:]] if takes_arguments else []
+    refusal = _refusal(functools.partial(main, *arguments))
     if refusal:
       # They complain when they are collected: here, where that is heard and not told.
       gc.collect()
@@ -74,6 +79,20 @@ def progress(label: str, done: int, total: int) -> None:
   sys.stderr.flush()
   if finished:
     del _seen[work]
+
+
+def numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
+  """Reads the numbers of a list flag; None where it was not given.
+
+  Raises:
+    errors.InputError: one is no number.
+  """
+  if texts is None:
+    return None
+  try:
+    return tuple(float(text) for text in texts)
+  except ValueError as error:
+    raise errors.InputError(f"--{name}={','.join(texts)}", "numbers") from error
 
 
 def writable_folder(path: str) -> pathlib.Path:
@@ -169,6 +188,8 @@ def _unraisable(unraisable) -> None:
 
 def _parse(argv: Iterable[str]) -> list[str]:
   try:
+    # Flags may follow arguments.
+    flags.FLAGS.set_gnu_getopt(True)
     rest = flags.FLAGS(list(argv))
     if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
       # A config file that is not there is told only when the config is looked into.

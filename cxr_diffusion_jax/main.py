@@ -33,7 +33,7 @@ def main() -> None:
     experiment.init_fn, step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
   )
   dataset = dataset_lib.prepare(
-    experiment.data, experiment.conditioner.columns, progress=command.progress
+    experiment.data, experiment.conditioner.needs, progress=command.progress
   )
   logging.info("data: %s", dataset.summary())
   # Imports tensorflow, which takes seconds: not before wrong input had its say.

@@ -34,6 +34,8 @@ def main() -> None:
   config = _CONFIG.value
   if _STANDIN.value:
     config.data.standin = True
+    if "encoder" in config.conditioning:
+      config.conditioning.encoder = "standin"
   experiment = experiment_lib.build(config)
   settings = experiment.data
   for what in _DOWNLOAD.value:
@@ -46,7 +48,7 @@ def main() -> None:
       progress=command.progress,
     )
   dataset = dataset_lib.prepare(
-    settings, experiment.conditioner.columns, progress=command.progress
+    settings, experiment.conditioner.needs, progress=command.progress
   )
   print(f"{dataset.summary()}; in {dataset.records.folder}")
 

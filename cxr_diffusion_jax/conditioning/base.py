@@ -2,11 +2,15 @@
 
   batch --Conditioner--> (TokenStream, ...) --drop_context--> (TokenStream, ...)
 
+A token of zeros is no token: padding, a modality that is not there and the condition of
+an unconditional sample are all stored as zeros and masked here (`stream`).
+
 A path is one module of this folder that exports a class `Conditioner`. There is no
 registry: `load("NAME")` imports `conditioning/NAME.py`.
 """
 
 import ast
+import dataclasses
 import importlib
 import pathlib
 from typing import Protocol
@@ -15,19 +19,64 @@ import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import encoder as encoder_lib
+
+REFERENCES = ("self", "same_patient")
+
+# The CLIP that `prepare` trains on the tree's own images, in place of a published one.
+STANDIN = "standin"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needs:
+  """What a path reads besides the labels that every record has.
+
+  Attributes:
+    columns: embedding columns to join to the records; the batch carries each under
+      its name.
+    clip: folder or hub id of the CLIP that makes the columns `clip_*`, or "standin".
+    chunks: windows of 77 tokens that a prompt may fill in `clip_text`.
+    reference: whose columns made from images are: 'self' for the image that is to be
+      generated, 'same_patient' for another one of its patient.
+  """
+
+  columns: tuple[str, ...] = ()
+  clip: str = ""
+  chunks: int = 1
+  reference: str = "self"
+
+  def __post_init__(self):
+    if self.reference not in REFERENCES:
+      raise errors.InputError(
+        f"config.conditioning.reference={self.reference!r}", " or ".join(REFERENCES)
+      )
+    if self.chunks < 1:
+      raise errors.InputError(f"config.conditioning.chunks={self.chunks}", "1 or more")
+
+  @property
+  def reference_columns(self) -> tuple[str, ...]:
+    """Those made from an image."""
+    return tuple(name for name in self.columns if name not in encoder_lib.TEXT_COLUMNS)
+
+  @property
+  def inputs(self) -> tuple[str, ...]:
+    """What a user may give in their place: 'prompt', 'findings', 'reference'."""
+    text = len(self.reference_columns) < len(self.columns)
+    given = ("prompt", "findings") if text else ()
+    given += ("reference",) if self.reference_columns else ()
+    return given or ("findings",)
 
 
 class Conditioner(Protocol):
   """Turns a batch into token streams; frozen dataclasses implement it.
 
   Attributes:
-    columns: names of the embedding columns to join to the records; the batch
-      carries each under its name.
+    needs: what it reads from a batch.
     streams: the specification of each token stream, in the order of the context.
   """
 
   @property
-  def columns(self) -> tuple[str, ...]: ...
+  def needs(self) -> Needs: ...
 
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]: ...
@@ -62,6 +111,19 @@ def load(name: str) -> type[Conditioner]:
       f"set config.conditioning.name, or add conditioning/{name}.py",
     )
   return importlib.import_module(f"cxr_diffusion_jax.conditioning.{name}").Conditioner
+
+
+def stream(values: types.Array) -> types.TokenStream:
+  """Makes a stream of stored values, whose tokens of zeros are no tokens.
+
+  Args:
+    values: [b n d] of any floating-point type.
+
+  Returns:
+    tokens [b n d] float32 and their mask [b n].
+  """
+  tokens = jnp.asarray(values, jnp.float32)
+  return types.TokenStream(tokens=tokens, mask=jnp.any(tokens != 0, axis=-1))
 
 
 def drop_context(context: types.Context, drop: jax.Array) -> types.Context:

@@ -13,6 +13,7 @@ import einops
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.conditioning import base
 
 GRID = (8, 8)
 WIDTH = 1376
@@ -25,13 +26,15 @@ class Conditioner:
   Attributes:
     pooled: average the map into one token, which keeps what is in the image and
       forgets where.
+    reference: whose map: 'self' or 'same_patient', see `base.Needs`.
   """
 
   pooled: bool = False
+  reference: str = "self"
 
   @property
-  def columns(self) -> tuple[str, ...]:
-    return ("elixrc",)
+  def needs(self) -> base.Needs:
+    return base.Needs(columns=("elixrc",), reference=self.reference)
 
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]:
@@ -50,4 +53,4 @@ class Conditioner:
     )
     if self.pooled:
       tokens = tokens.mean(axis=1, keepdims=True)
-    return (types.TokenStream(tokens=tokens, mask=jnp.ones(tokens.shape[:2], bool)),)
+    return (base.stream(tokens),)

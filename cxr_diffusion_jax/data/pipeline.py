@@ -15,6 +15,7 @@ from typing import Protocol
 import grain
 import numpy as np
 
+from cxr_diffusion_jax.data import partners
 from cxr_diffusion_jax.data import records as records_lib
 
 
@@ -46,12 +47,17 @@ class JoinedSource:
     records: the records.
     split: one of `splits.SPLITS`.
     columns: in the row order of `records`.
+    of_partner: names of the columns whose values come from another image of the row's
+      patient (`partners.other_image`); zeros where there is none.
 
   Raises:
     ValueError: a column of another length, or named as a field of the records.
 
   Attributes:
+    split: of the rows.
     row: [len] int32, index in the split's records of every row.
+    reference_row: [len] int32, the same of the image that `of_partner` columns are of,
+      -1 for none; without such columns it is `row`.
   """
 
   def __init__(
@@ -59,7 +65,9 @@ class JoinedSource:
     records: records_lib.Records,
     split: str,
     columns: tuple[Column, ...] = (),
+    of_partner: Sequence[str] = (),
   ):
+    self.split = split
     self._records = records_lib.RecordSource(records, split)
     self._columns = {}
     present = np.ones(len(self._records), bool)
@@ -75,14 +83,35 @@ class JoinedSource:
       present &= has_value
       self._columns[name] = column.source(split)
     self.row = np.flatnonzero(present).astype(np.int32)
+    self.reference_row = self.row
+    self._of_partner = frozenset(of_partner)
+    if of_partner:
+      # Among the rows that are there: a partner without a value is none.
+      partner = partners.other_image(records.fields(split)["patient"][self.row])
+      self.reference_row = np.where(partner < 0, -1, self.row[partner])
 
   def __len__(self) -> int:
     return len(self.row)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    row = int(self.row[operator.index(index)])
-    values = {name: column[row] for name, column in self._columns.items()}
+    index = operator.index(index)
+    row = int(self.row[index])
+    values = {
+      name: self._value(
+        column, int(self.reference_row[index]) if name in self._of_partner else row
+      )
+      for name, column in self._columns.items()
+    }
     return self._records[row] | values
+
+  def reference_image(self, index: int) -> np.ndarray:
+    """The image uint8 [h w 1] that a row's reference is of; black for none."""
+    row = int(self.reference_row[index])
+    image = self._records[max(row, 0)]["image"]
+    return image if row >= 0 else np.zeros_like(image)
+
+  def _value(self, column: Sequence[np.ndarray], row: int) -> np.ndarray:
+    return column[row] if row >= 0 else np.zeros_like(column[int(self.row[0])])
 
   def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
     """Rows as a batch that a device takes as it is.

@@ -1,6 +1,7 @@
-"""Samples of a trained run, conditioned on images of its records.
+"""Samples of a trained run.
 
-WORKDIR -> Run(experiment, averaged parameters, records) -> Samples -> PNG, grids, JSON
+WORKDIR -> Run(experiment, averaged parameters, records) + Conditions -> Samples
+  -> PNG, grids, JSON
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_diffusion_jax import pictures, types
-from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.evaluation.request import Conditions
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.training import checkpoint, compatibility, run_files
@@ -50,16 +51,18 @@ class Samples:
 
   Attributes:
     images: uint8 [n h w 1].
-    references: uint8 [n h w 1], the image that each condition is of.
-    entries: seed, number, image id and findings of each.
+    references: uint8 [n h w 1], the image that each condition is of; None for none.
+    entries: seed, number and condition of each.
+    names: of each one's condition, fit for a file name.
     settings: sampler, steps, guidance, checkpoint.
     title: one line for pictures.
     per_condition: consecutive rows that share a condition.
   """
 
   images: np.ndarray
-  references: np.ndarray
+  references: np.ndarray | None
   entries: Sequence[Mapping[str, Any]]
+  names: Sequence[str]
   settings: Mapping[str, Any]
   title: str
   per_condition: int
@@ -78,16 +81,8 @@ def open_run(workdir: pathlib.Path, *, checkpoint_step: int | None = None) -> Ru
     jax.device_count() * config["optimizer"]["accumulation"]
   )
   experiment = experiment_lib.build(config)
-  shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
-  like = jax.tree.map(
-    lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
-    shapes,
-    sharding.state_shardings(shapes, experiment.mesh),
-  )
-  with checkpoint.open_manager(workdir, read_only=True) as manager:
-    ema_params = checkpoint.restore_ema(manager, like, checkpoint_step)
-    step = manager.latest_step() if checkpoint_step is None else checkpoint_step
-  dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.columns)
+  ema_params, step = read_params(workdir, experiment, checkpoint_step)
+  dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.needs)
   compatibility.check_data(described, dataset.description)
   return Run(
     workdir=workdir,
@@ -99,70 +94,104 @@ def open_run(workdir: pathlib.Path, *, checkpoint_step: int | None = None) -> Ru
   )
 
 
+def read_params(
+  workdir: pathlib.Path,
+  experiment: experiment_lib.Experiment,
+  checkpoint_step: int | None = None,
+) -> tuple[types.Params, int]:
+  """Reads the averaged parameters of a checkpoint, the newest by default, and its step.
+
+  Raises:
+    errors.InputError: there is no such checkpoint.
+  """
+  shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
+  like = jax.tree.map(
+    lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
+    shapes,
+    sharding.state_shardings(shapes, experiment.mesh),
+  )
+  with checkpoint.open_manager(workdir, read_only=True) as manager:
+    params = checkpoint.restore_ema(manager, like, checkpoint_step)
+    step = manager.latest_step() if checkpoint_step is None else checkpoint_step
+  return params, step
+
+
 def sample(
   run: Run,
+  conditions: Conditions,
   *,
   num: int,
-  split: str,
-  image_ids: tuple[str, ...] = (),
   per_condition: int = 1,
   seed: int = 0,
   batch_size: int = 16,
   changes: Mapping[str, Any] | None = None,
+  weak_step: int | None = None,
   progress: types.Progress = types.no_progress,
 ) -> Samples:
-  """Generates images for the conditions of real images.
+  """Generates images for conditions.
 
   Args:
     run: what to sample from.
+    conditions: taken in turn, again from the first after the last.
     num: images in all.
-    split: whose images give the conditions, spread evenly over it.
-    image_ids: take these images instead, of any split.
     per_condition: images of one condition, with different noise.
     seed: of the noise; image i's noise depends on the seed and i alone.
     batch_size: images a call.
     changes: of the run's own sample settings.
+    weak_step: checkpoint that autoguidance leads away from, in place of the missing
+      condition.
     progress: told after each batch.
 
   Raises:
-    errors.InputError: no such split or image.
+    errors.InputError: settings out of range, or no such checkpoint.
   """
   settings = dataclasses.replace(run.experiment.sample, **(changes or {}))
-  per_condition = min(per_condition, num)
-  batch, ids = _conditions(run.dataset, split, image_ids, -(-num // per_condition))
-  order = [number // per_condition % len(ids) for number in range(num)]
-  batch = {name: value[order] for name, value in batch.items()}
   generate = generate_lib.make_generate(
     run.objective, settings, run.experiment.latent_shape, run.experiment.mesh
   )
+  weak_params = None
+  if weak_step is not None:
+    weak_params, _ = read_params(run.workdir, run.experiment, weak_step)
+  per_condition = min(per_condition, num)
+  order = [number // per_condition % len(conditions) for number in range(num)]
+  taken = conditions.take(order)
   images = generate_lib.generate_rows(
     generate,
     run.ema_params,
-    batch,
-    generate_lib.sample_keys(seed, np.arange(len(order))),
+    taken.fields,
+    generate_lib.sample_keys(seed, np.arange(num)),
     run.experiment.mesh,
     batch_size=batch_size,
     progress=progress,
+    negative=conditions.negative,
+    weak_params=weak_params,
   )
-  entries = [
-    {
-      "number": number,
-      "seed": seed,
-      "image_id": ids[i],
-      "findings": labels.names_of(batch["findings"][number]),
-    }
-    for number, i in enumerate(order)
-  ]
+  streams = run.experiment.conditioner.streams
+  cost = generate_lib.evaluations(settings, len(streams), weak_step is not None)
   return Samples(
     images=images,
-    references=generate_lib.to_uint8(batch["image"]),
-    entries=entries,
-    settings=dataclasses.asdict(settings) | {"checkpoint_step": run.checkpoint_step},
-    title=(
-      f"{run.workdir.name}, step {run.checkpoint_step}, {settings.sampler}"
-      f" {settings.num_steps}, guidance {settings.guidance:g}, {run.dataset.kind}"
-    ),
+    references=taken.references,
+    entries=[
+      {"number": number, "seed": seed, **entry}
+      for number, entry in enumerate(taken.entries)
+    ],
+    names=taken.names,
+    settings=dataclasses.asdict(settings)
+    | {
+      "checkpoint_step": run.checkpoint_step,
+      "autoguidance_step": weak_step,
+      "evaluations_per_image": cost,
+    },
+    title=title(run, settings),
     per_condition=per_condition,
+  )
+
+
+def title(run: Run, settings: generate_lib.SampleSettings) -> str:
+  """One line that says what a picture is of."""
+  return (
+    f"{run.workdir.name}, step {run.checkpoint_step}, {settings.sampler}"
+    f" {settings.num_steps}, guidance {settings.guidance_text}, {run.dataset.kind}"
   )
 
 
@@ -173,15 +202,15 @@ def write(samples: Samples, out: pathlib.Path) -> None:
     for stale in folder.glob("*.png"):
       stale.unlink()
   entries = []
-  for entry, image, reference in zip(
-    samples.entries, samples.images, samples.references, strict=True
-  ):
-    name = f"{entry['number']:05d}_{entry['image_id']}.png"
-    Image.fromarray(image[..., 0]).save(out / "images" / name)
-    Image.fromarray(reference[..., 0]).save(
-      out / "references" / f"{entry['image_id']}.png"
-    )
-    entries.append({**entry, "file": f"images/{name}"})
+  for row, (entry, name) in enumerate(zip(samples.entries, samples.names, strict=True)):
+    file = f"{entry['number']:05d}_{name}.png"
+    Image.fromarray(samples.images[row, ..., 0]).save(out / "images" / file)
+    entries.append({**entry, "file": f"images/{file}"})
+    if samples.references is not None:
+      Image.fromarray(samples.references[row, ..., 0]).save(
+        out / "references" / f"{name}.png"
+      )
+      entries[-1]["reference_file"] = f"references/{name}.png"
   text = json.dumps({"settings": samples.settings, "samples": entries}, indent=2)
   (out / "samples.json").write_text(text + "\n")
   shown = list(samples.images[:64])
@@ -191,34 +220,33 @@ def write(samples: Samples, out: pathlib.Path) -> None:
   pictures.save(_pairs(samples), out / "pairs.png")
 
 
+def caption(entry: Mapping[str, Any]) -> str:
+  """Two short lines that say what a condition is."""
+  if "prompt" in entry:
+    words = entry["prompt"].split()
+    half = (len(words[:8]) + 1) // 2
+    return " ".join(words[:half]) + "\n" + " ".join(words[half:8])
+  if "findings" in entry:
+    return "\n".join(entry["findings"][:2]) or "No Finding"
+  told = ("reference", "age", "sex", "view")
+  return "\n".join(str(entry[key]) for key in told if key in entry)
+
+
 def _pairs(samples: Samples) -> Image.Image:
   """One column a condition: its image on top, what was generated from it below."""
   k = samples.per_condition
   starts = range(0, min(len(samples.images), 12 * k), k)
-  rows = [[samples.references[start] for start in starts]]
-  rows += [
+  rows = [
     [samples.images[start + j] for start in starts if start + j < len(samples.images)]
     for j in range(k)
   ]
+  row_labels = ["generated"] * k
+  if samples.references is not None:
+    rows.insert(0, [samples.references[start] for start in starts])
+    row_labels.insert(0, "condition")
   return pictures.grid(
     rows,
-    row_labels=("condition", *("generated",) * k),
-    column_labels=[
-      "\n".join(samples.entries[start]["findings"][:2]) or "No Finding"
-      for start in starts
-    ],
+    row_labels=row_labels,
+    column_labels=[caption(samples.entries[start]) for start in starts],
     title=samples.title,
   )
-
-
-def _conditions(
-  dataset: dataset_lib.Dataset, split: str, image_ids: tuple[str, ...], count: int
-) -> tuple[types.Batch, list[str]]:
-  """The batch of the conditions' images, and their ids."""
-  if image_ids:
-    rows = [source.batch([row]) for source, row in dataset.find(image_ids)]
-    batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    return batch, [pathlib.PurePath(image_id).stem for image_id in image_ids]
-  source = dataset.source(split)
-  picked = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
-  return source.batch(picked), [str(name) for name in dataset.ids(split)[picked]]

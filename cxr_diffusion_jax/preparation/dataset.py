@@ -1,7 +1,8 @@
 """From a tree of X-rays to what training reads: records, and columns joined to them.
 
   tree (or phantoms made on the spot) --> records --+--> Dataset --> JoinedSource(split)
-  ELIXR files (or stand-ins made from the tree) --> columns --+
+  ELIXR files, or stand-ins made from the tree --> columns --+
+  CLIP, run over records and prompts --> columns ------------+
 
 Everything here can be interrupted and repeated; what is done is not done again.
 """
@@ -9,7 +10,6 @@ Everything here can be interrupted and repeated; what is done is not done again.
 from collections.abc import Sequence
 import dataclasses
 import functools
-import hashlib
 import pathlib
 from typing import Any
 
@@ -17,77 +17,13 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import columns as columns_lib
-from cxr_diffusion_jax.data import elixr, pipeline
+from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data import records as records_lib
 from cxr_diffusion_jax.data.phantom import tree as phantom_tree
-from cxr_diffusion_jax.preparation import standin, standin_tree
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSettings:
-  """Which X-rays a run reads, and how they become records.
-
-  Attributes:
-    root: the tree (`original/`, `Data_Entry_2017.csv`, ...).
-    image_size: side of the square images, in pixels.
-    records_dir: where records, columns and stand-ins of all trees are kept.
-    resize: 'crop' (centre) or 'pad', when an image is not square.
-    split: 'auto' (the tree's lists, else by patient hash), 'official' or 'hash'.
-    validation_fraction: part of the training patients kept for validation.
-    train_on_expert: train on patients of Google's expert test sets too.
-    missing: 'error' or 'drop': what to do with rows without image or embedding.
-    phantom_images: make a tree of so many phantoms at `root` if there is none; 0 to
-      make none.
-    phantom_seed: their seed.
-    standin: where the tree has no embeddings, train stand-in encoders on its images
-      and make them from those.
-    num_workers: processes that read; 0 reads in threads of this one.
-  """
-
-  root: str
-  image_size: int
-  records_dir: str = "records"
-  resize: str = "crop"
-  split: str = "auto"
-  validation_fraction: float = 0.05
-  train_on_expert: bool = False
-  missing: str = "error"
-  phantom_images: int = 0
-  phantom_seed: int = 0
-  standin: bool = False
-  num_workers: int = 0
-
-  def __post_init__(self):
-    if self.missing not in ("error", "drop"):
-      raise errors.InputError(f"config.data.missing={self.missing!r}", "error or drop")
-    if self.image_size < 8:
-      raise errors.InputError(f"config.data.image_size={self.image_size}", "8 or more")
-
-  @property
-  def tree_folder(self) -> pathlib.Path:
-    """The folder below `records_dir` that belongs to this tree alone."""
-    root = pathlib.Path(self.root).resolve()
-    mark = hashlib.sha256(str(root).encode()).hexdigest()[:8]
-    return pathlib.Path(self.records_dir) / f"{root.name}-{mark}"
-
-  def record_settings(self) -> records_lib.RecordSettings:
-    return records_lib.RecordSettings(
-      root=pathlib.Path(self.root),
-      folder=self.tree_folder / str(self.image_size),
-      image_size=self.image_size,
-      resize=self.resize,
-      split=self.split,
-      validation_fraction=self.validation_fraction,
-      train_on_expert=self.train_on_expert,
-      missing=self.missing,
-    )
-
-  def standin_root(self) -> pathlib.Path:
-    """Where stand-in embeddings of this tree stand: in it if it is our own."""
-    if phantom_tree.is_phantom_tree(self.root):
-      return pathlib.Path(self.root)
-    return self.tree_folder / "standin"
+from cxr_diffusion_jax.preparation import clip_columns, elixr_columns
+from cxr_diffusion_jax.preparation.data_settings import DataSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,11 +33,13 @@ class Dataset:
   Attributes:
     records: images and their labels.
     columns: embeddings in the records' row order.
+    needs: what the path reads, and of whose image.
     phantom: whether the images are phantoms.
   """
 
   records: records_lib.Records
   columns: tuple[columns_lib.Column, ...]
+  needs: conditioning.Needs
   phantom: bool
 
   @property
@@ -138,13 +76,18 @@ class Dataset:
     rows = ", ".join(f"{split} {n:,}" for split, n in self.records.num_rows.items())
     return f"{self.kind}; {rows}; fingerprint {self.records.fingerprint[:12]}"
 
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Those with a row."""
+    return tuple(split for split, count in self.records.num_rows.items() if count)
+
   def source(self, split: str) -> pipeline.JoinedSource:
     """Rows of a split that have every column.
 
     Raises:
       errors.InputError: no such split, or it has no row.
     """
-    source = pipeline.JoinedSource(self.records, split, self.columns)
+    source = self._join(split)
     if not len(source):
       raise errors.InputError(
         f"split {split!r} without a row",
@@ -152,6 +95,12 @@ class Dataset:
         "add images, or change config.data.split or config.data.validation_fraction",
       )
     return source
+
+  def _join(self, split: str) -> pipeline.JoinedSource:
+    of_partner = ()
+    if self.needs.reference == "same_patient":
+      of_partner = self.needs.reference_columns
+    return pipeline.JoinedSource(self.records, split, self.columns, of_partner)
 
   def ids(self, split: str) -> np.ndarray:
     """[n] str, the image ids of `source(split)` in its order."""
@@ -172,7 +121,7 @@ class Dataset:
     places = {}
     for split, count in self.records.num_rows.items():
       if count:
-        source = pipeline.JoinedSource(self.records, split, self.columns)
+        source = self._join(split)
         for place, image_id in enumerate(self.records.ids(split)[source.row]):
           places[str(image_id)] = (source, place)
     stems = [pathlib.PurePath(image_id).stem for image_id in image_ids]
@@ -187,7 +136,7 @@ class Dataset:
 
 def prepare(
   settings: DataSettings,
-  columns: Sequence[str],
+  needs: conditioning.Needs,
   *,
   progress: types.Progress = types.no_progress,
 ) -> Dataset:
@@ -197,51 +146,30 @@ def prepare(
 
   Args:
     settings: of the data.
-    columns: names of the embedding columns wanted.
+    needs: which columns a path reads, and made by what.
     progress: told during long work.
 
   Raises:
-    errors.InputError: the tree, an image or an embedding file is not usable, or the
-      tree has no embeddings of a kind.
+    errors.InputError: the tree, an image, an encoder or an embedding file is not
+      usable, or the tree has no embeddings of a kind.
   """
   if jax.process_index() == 0:
-    _make(settings, columns, progress)
+    _make(settings, needs, progress)
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices("prepared")
   records = records_lib.open_records(settings.record_settings())
-  opened = [columns_lib.open_column(records.folder, name) for name in columns]
   return Dataset(
     records=records,
-    columns=tuple(opened),
+    columns=tuple(_open(settings, needs, name) for name in needs.columns),
+    needs=needs,
     phantom=phantom_tree.is_phantom_tree(settings.root),
   )
 
 
-def make_standins(
-  settings: DataSettings, kinds: Sequence[str], progress: types.Progress
-) -> None:
-  """Trains stand-in encoders on the tree's training images and writes their files.
-
-  Args:
-    settings: of the data.
-    kinds: of embeddings, names of `elixr.SHAPES`.
-    progress: told during long work.
-  """
-  records = records_lib.prepare_records(settings.record_settings(), progress=progress)
-  standin_tree.write(
-    records,
-    folder=settings.tree_folder / "standin_clip",
-    root=settings.standin_root(),
-    kinds=kinds,
-    settings=standin.TrainSettings(),
-    progress=progress,
-  )
-
-
 def _make(
-  settings: DataSettings, columns: Sequence[str], progress: types.Progress
+  settings: DataSettings, needs: conditioning.Needs, progress: types.Progress
 ) -> None:
   if settings.phantom_images:
     phantom_tree.write_tree(
@@ -252,40 +180,18 @@ def _make(
       progress=progress,
     )
   records = records_lib.prepare_records(settings.record_settings(), progress=progress)
-  ids = {split: records.ids(split) for split in records.num_rows}
-  for name in columns:
-    files = _find_embeddings(settings, name, progress)
-    column = columns_lib.open_column(records.folder, name)
-    wanted = columns_lib.ids_fingerprint(ids)
-    if column is not None and columns_lib.is_fresh(column, wanted, files.fingerprint):
-      continue
-    columns_lib.write_column(
-      records.folder,
-      ids=ids,
-      name=name,
-      shape=files.shape,
-      encoder=files.encoder,
-      standin=files.standin,
-      fingerprint=files.fingerprint,
-      batches=files.batches,
-      missing=settings.missing,
-      progress=progress,
-    )
+  elixr_columns.make(
+    settings,
+    records,
+    [name for name in needs.columns if not clip_columns.is_of_clip(name)],
+    progress,
+  )
+  clip_columns.make(settings, records, needs, progress)
 
 
-def _find_embeddings(
-  settings: DataSettings, kind: str, progress: types.Progress
-) -> elixr.ElixrFiles:
-  files = elixr.find_elixr(settings.root, kind)
-  if files is None and settings.standin:
-    make_standins(settings, [kind], progress)
-  if files is None:
-    files = elixr.find_elixr(settings.standin_root(), kind)
-  if files is None:
-    raise errors.InputError(
-      f"no {kind} embeddings in {settings.root}",
-      "ELIXR files in one of the known forms, below elixrc/ or elixrb/",
-      "`python -m cxr_diffusion_jax.prepare --config CONFIG --download elixr`, or"
-      " --standin for stand-ins trained on this tree",
-    )
-  return files
+def _open(
+  settings: DataSettings, needs: conditioning.Needs, name: str
+) -> columns_lib.Column:
+  if clip_columns.is_of_clip(name):
+    return columns_lib.open_column(clip_columns.folder(settings, needs), name)
+  return columns_lib.open_column(settings.records_folder, name)

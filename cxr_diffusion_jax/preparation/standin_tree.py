@@ -4,56 +4,67 @@ records(train) --> stand-in CLIP --> ELIXR files of form A for every image
 """
 
 from collections.abc import Sequence
-import pathlib
 
 import numpy as np
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.data import labels, prompts
 from cxr_diffusion_jax.data import records as records_lib
-from cxr_diffusion_jax.preparation import standin, standin_elixr
+from cxr_diffusion_jax.preparation import standin, standin_elixr, texts
+from cxr_diffusion_jax.preparation.data_settings import DataSettings
 
 
-def write(
+def train_clip(
+  settings: DataSettings,
   records: records_lib.Records,
-  *,
-  folder: pathlib.Path,
-  root: pathlib.Path,
-  kinds: Sequence[str],
-  settings: standin.TrainSettings,
   progress: types.Progress = types.no_progress,
 ) -> None:
-  """Trains a stand-in CLIP, unless it is there, and writes its embeddings.
+  """Trains a CLIP on the training split, unless it stands in its folder already.
 
   Args:
+    settings: of the data.
     records: of the tree; the encoder sees their training split alone.
-    folder: of the trained CLIP.
-    root: below it the ELIXR files are written.
-    kinds: of embeddings.
-    settings: of the training.
     progress: told during long work.
   """
   standin.train_standin(
-    _Images(records, "train"),
-    _prompts(records, "train"),
+    Images(records, "train"),
+    texts.of_split(settings, records, "train"),
     records.fields("train")["findings"],
-    folder,
-    settings=settings,
+    settings.standin_clip,
+    settings=standin.TrainSettings(num_steps=settings.standin_steps),
     progress=progress,
   )
+
+
+def write_elixr(
+  settings: DataSettings,
+  records: records_lib.Records,
+  kinds: Sequence[str],
+  progress: types.Progress = types.no_progress,
+) -> None:
+  """Trains the CLIP if need be, and writes its embeddings below `standin_root`.
+
+  Args:
+    settings: of the data.
+    records: of the tree.
+    kinds: of embeddings, names of `elixr.SHAPES`.
+    progress: told during long work.
+  """
+  train_clip(settings, records, progress)
   filled = [split for split, n in records.num_rows.items() if n]
   standin_elixr.write_standin_elixr(
-    folder,
+    settings.standin_clip,
     ids=np.concatenate([records.ids(split) for split in filled]),
-    images=_Chain([_Images(records, split) for split in filled]),
-    prompts=[text for split in filled for text in _prompts(records, split)],
-    root=root,
+    images=_Chain([Images(records, split) for split in filled]),
+    prompts=[
+      text for split in filled for text in texts.of_split(settings, records, split)
+    ],
+    root=settings.standin_root,
     kinds=kinds,
     progress=progress,
   )
 
 
-class _Images(Sequence):
+class Images(Sequence):
   """The images of a split: [i] -> uint8 [h w 1]."""
 
   def __init__(self, records: records_lib.Records, split: str):
@@ -81,18 +92,3 @@ class _Chain(Sequence):
       raise IndexError(f"row {row} of {len(self)}")
     part = int(np.searchsorted(self._starts, row, side="right")) - 1
     return self._parts[part][row - int(self._starts[part])]
-
-
-def _prompts(records: records_lib.Records, split: str) -> list[str]:
-  """A sentence for each row, in the phrasing that its name chooses."""
-  fields = records.fields(split)
-  return [
-    prompts.prompt(
-      labels.names_of(fields["findings"][row]),
-      view={0: "PA", 1: "AP"}.get(int(fields["view"][row])),
-      age=float(fields["age"][row]),
-      sex={0: "F", 1: "M"}.get(int(fields["sex"][row])),
-      seed=str(name),
-    )
-    for row, name in enumerate(fields["id"])
-  ]

@@ -23,7 +23,7 @@ from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
 from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.models import unet
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
-from cxr_diffusion_jax.preparation import dataset as dataset_lib
+from cxr_diffusion_jax.preparation import data_settings
 from cxr_diffusion_jax.training import generate as generate_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 from cxr_diffusion_jax.training import sections, train_settings
@@ -64,7 +64,7 @@ class Experiment:
   """
 
   seed: int
-  data: dataset_lib.DataSettings
+  data: data_settings.DataSettings
   conditioner: conditioning.Conditioner
   make_codec: Callable[[Mapping[str, Any]], codec_lib.Codec]
   make_objective: Callable[[codec_lib.Codec], step_lib.Objective]
@@ -93,7 +93,7 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
     raise errors.InputError(f"a config without {', '.join(missing)}")
   if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
     raise errors.InputError(f"config.seed={plain['seed']}", "0 to 4294967295")
-  data = sections.make(dataset_lib.DataSettings, "data", plain["data"])
+  data = sections.make(data_settings.DataSettings, "data", plain["data"])
   train = sections.make(train_settings.TrainSettings, "train", plain["train"])
   optimizer = sections.make(
     optimizer_lib.OptimizerSettings, "optimizer", plain["optimizer"]

@@ -17,7 +17,7 @@ from cxr_diffusion_jax.training import experiment as experiment_lib
 def run(small, tmp_path) -> sampling.Run:
   """An untrained run on the small dataset."""
   experiment = experiment_lib.build(small.config())
-  dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.columns)
+  dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.needs)
   return sampling.Run(
     workdir=tmp_path / "by_hand",
     experiment=experiment,

@@ -38,7 +38,7 @@ def build(small) -> Callable[..., experiment_lib.Experiment]:
 def dataset(build) -> dataset_lib.Dataset:
   """The small dataset, prepared."""
   experiment = build()
-  return dataset_lib.prepare(experiment.data, experiment.conditioner.columns)
+  return dataset_lib.prepare(experiment.data, experiment.conditioner.needs)
 
 
 @pytest.fixture(scope="session")

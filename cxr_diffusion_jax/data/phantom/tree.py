@@ -63,6 +63,14 @@ def is_phantom_tree(root: str | os.PathLike) -> bool:
   return (pathlib.Path(root) / SETTINGS_FILE).is_file()
 
 
+def image_size_of(root: str | os.PathLike) -> int:
+  """Pixels of a side of the images of a tree that `write_tree` made, 0 of any other."""
+  if not is_phantom_tree(root):
+    return 0
+  settings = json.loads((pathlib.Path(root) / SETTINGS_FILE).read_text("utf-8"))
+  return int(settings["size"])
+
+
 def make_plan(num_images: int, seed: int) -> Plan:
   """1 to 4 images a patient; 20 % of patients in test; 5 % in each expert set.
 

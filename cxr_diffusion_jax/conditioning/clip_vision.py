@@ -1,0 +1,50 @@
+"""CLIP's vision encoder: a reference X-ray as its patches, or as one vector.
+
+  clip_patches [b 1+g*g d]   penultimate hidden states, class token first
+  clip_image   [b 1 p]       image_embeds, in the space shared with texts
+
+Radford et al., 2103.00020. The column is made by `prepare` from the records' images.
+"""
+
+import dataclasses
+
+from cxr_diffusion_jax import types
+from cxr_diffusion_jax.conditioning import base, clip_encoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditioner:
+  """Conditions on a reference image.
+
+  Attributes:
+    encoder: folder or hub id of a CLIP, or "standin" for the one that `prepare` trains
+      on the tree's own images and prompts.
+    pooled: one vector of the whole image in place of its patches.
+    reference: whose image: 'self' or 'same_patient', see `base.Needs`.
+  """
+
+  encoder: str = clip_encoder.DEFAULT
+  pooled: bool = False
+  reference: str = "self"
+
+  @property
+  def needs(self) -> base.Needs:
+    return base.Needs(
+      columns=(self._column,), clip=self.encoder, reference=self.reference
+    )
+
+  @property
+  def streams(self) -> tuple[types.StreamSpec, ...]:
+    sizes = clip_encoder.sizes(self.encoder)
+    num_tokens, width = (
+      (1, sizes.embedding) if self.pooled else (sizes.num_patches, sizes.image_width)
+    )
+    return (types.StreamSpec(name="clip_vision", num_tokens=num_tokens, width=width),)
+
+  def __call__(self, batch: types.Batch) -> types.Context:
+    """Returns one stream from the batch's patches or vectors."""
+    return (base.stream(batch[self._column]),)
+
+  @property
+  def _column(self) -> str:
+    return "clip_image" if self.pooled else "clip_patches"

@@ -1,0 +1,154 @@
+"""What a user asks to sample from, and the conditions that it becomes.
+
+Request --Desk.make (`conditions`)--> Conditions: n rows of fields, entries and pictures
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """What a user asks for; empty means not given.
+
+  Attributes:
+    split: take conditions from images spread evenly over it, where nothing is named.
+    image_ids: take those of these images, of any split.
+    prompts: texts.
+    findings: texts such as 'Effusion,Cardiomegaly' or 'No Finding'.
+    age: years.
+    sex: 'F' or 'M'.
+    view: 'PA' or 'AP'.
+    references: paths of X-rays.
+    negative_prompt: what to steer away from.
+    unconditional: no condition at all.
+  """
+
+  split: str = "test"
+  image_ids: tuple[str, ...] = ()
+  prompts: tuple[str, ...] = ()
+  findings: tuple[str, ...] = ()
+  age: float | None = None
+  sex: str = ""
+  view: str = ""
+  references: tuple[str, ...] = ()
+  negative_prompt: str = ""
+  unconditional: bool = False
+
+  @property
+  def given(self) -> tuple[str, ...]:
+    """Flags that name conditions."""
+    person = self.age is not None or self.sex or self.view
+    values = {
+      "prompt": self.prompts,
+      "findings": self.findings or person,
+      "reference": self.references,
+      "image_ids": self.image_ids,
+      "unconditional": self.unconditional,
+    }
+    return tuple(name for name, value in values.items() if value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditions:
+  """n conditions; row i of everything belongs together.
+
+  Attributes:
+    fields: [n ...] what the conditioner reads from a batch.
+    entries: what each one is, for samples.json.
+    names: of each, fit for file names.
+    references: uint8 [n h w 1], the images that they are of; black where there is
+      none. None where none has one.
+    negative: fields [1 ...] of the negative prompt, or None.
+  """
+
+  fields: types.Batch
+  entries: Sequence[Mapping[str, Any]]
+  names: Sequence[str]
+  references: np.ndarray | None
+  negative: types.Batch | None = None
+
+  def __len__(self) -> int:
+    return len(self.entries)
+
+  def take(self, rows: Sequence[int]) -> "Conditions":
+    """The conditions at these places."""
+    return dataclasses.replace(
+      self,
+      fields={name: value[list(rows)] for name, value in self.fields.items()},
+      entries=[self.entries[row] for row in rows],
+      names=[self.names[row] for row in rows],
+      references=None if self.references is None else self.references[list(rows)],
+    )
+
+
+def read_prompts(path: str) -> list[str]:
+  """Reads a text file with one prompt a line; empty lines are passed over.
+
+  Raises:
+    errors.InputError: no such file, no text, or none in it.
+  """
+  try:
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.InputError(
+      f"--prompt_file {path} ({error})", "a text file with one prompt a line"
+    ) from error
+  found = [line.strip() for line in lines if line.strip()]
+  if not found:
+    raise errors.InputError(f"--prompt_file {path} without a prompt", "one a line")
+  return found
+
+
+def join_rows(parts: Sequence[Conditions]) -> Conditions:
+  """Puts conditions of one run after one another."""
+  first = parts[0]
+  shown = [part.references for part in parts]
+  return Conditions(
+    fields={
+      name: np.concatenate([np.asarray(part.fields[name]) for part in parts])
+      for name in first.fields
+    },
+    entries=[entry for part in parts for entry in part.entries],
+    names=[name for part in parts for name in part.names],
+    references=None if any(s is None for s in shown) else np.concatenate(shown),
+    negative=first.negative,
+  )
+
+
+def join(parts: Sequence[tuple[Conditions, Sequence[str]]]) -> Conditions:
+  """Puts side by side what was given: each part brings the fields that it owns.
+
+  Raises:
+    errors.InputError: two numbers of conditions that are neither equal nor one.
+  """
+  n = max(len(part) for part, _ in parts)
+  if any(len(part) not in (1, n) for part, _ in parts):
+    counts = ", ".join(str(len(part)) for part, _ in parts)
+    raise errors.InputError(
+      f"{counts} conditions of different kinds", "as many of each, or one of a kind"
+    )
+  parts = [(part.take(np.arange(n) % len(part)), owned) for part, owned in parts]
+  joined = parts[0][0]
+  for part, owned in parts[1:]:
+    joined = Conditions(
+      fields=joined.fields | {name: part.fields[name] for name in owned},
+      entries=[a | b for a, b in zip(joined.entries, part.entries, strict=True)],
+      names=[f"{a}_{b}" for a, b in zip(joined.names, part.names, strict=True)],
+      references=joined.references if part.references is None else part.references,
+    )
+  return joined
+
+
+def slug(entry: Mapping[str, Any]) -> str:
+  """A name for files, of what a condition says."""
+  reference_name = pathlib.PurePath(entry.get("reference", "")).stem
+  words = entry.get("prompt") or reference_name or "_".join(entry.get("findings", ()))
+  plain = "".join(letter if letter.isalnum() else "-" for letter in words)
+  return plain[:40].strip("-") or ("unconditional" if "unconditional" in entry else "x")

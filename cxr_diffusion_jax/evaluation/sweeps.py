@@ -1,0 +1,228 @@
+"""Pictures that vary one thing at a time: settings on two axes, or the condition.
+
+conditions x (guidance=1,2,4) x (steps=10,25) --same noise--> one labelled picture
+(1 - w) condition_a + w condition_b, w = 0 ... 1, same noise --> a walk
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+
+import numpy as np
+from PIL import Image
+
+from cxr_diffusion_jax import errors, pictures, types
+from cxr_diffusion_jax.evaluation import sampling
+from cxr_diffusion_jax.evaluation.request import Conditions
+from cxr_diffusion_jax.training import generate as generate_lib
+
+# What may vary: its setting, and how its values are read.
+AXES = {
+  "guidance": ("guidance", float),
+  "guidance_rescale": ("guidance_rescale", float),
+  "sampler": ("sampler", str),
+  "seed": ("", int),
+  "steps": ("num_steps", int),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Axis:
+  """One thing that varies.
+
+  Attributes:
+    name: a key of `AXES`.
+    values: what it takes, in order.
+  """
+
+  name: str
+  values: tuple
+
+  @property
+  def labels(self) -> list[str]:
+    return [f"{self.name} {value}" for value in self.values]
+
+
+def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
+  """Reads axes such as 'guidance=1,2,4'.
+
+  Raises:
+    errors.InputError: not of this form, an unknown name, or more than two.
+  """
+  axes = []
+  for text in texts:
+    name, _, values = text.partition("=")
+    if name not in AXES or not values:
+      raise errors.InputError(
+        f"--grid {text!r}", f"NAME=VALUE,VALUE,... of {', '.join(AXES)}"
+      )
+    try:
+      read = tuple(AXES[name][1](value) for value in values.split(","))
+    except ValueError as error:
+      raise errors.InputError(
+        f"--grid {text!r}", f"values of type {AXES[name][1].__name__}"
+      ) from error
+    axes.append(Axis(name=name, values=read))
+  if len({axis.name for axis in axes}) != len(axes) or len(axes) > 2:
+    raise errors.InputError(
+      " ".join(f"--grid {text}" for text in texts), "one or two different axes"
+    )
+  return tuple(axes)
+
+
+def grid(
+  run: sampling.Run,
+  conditions: Conditions,
+  axes: Sequence[Axis],
+  *,
+  seed: int = 0,
+  changes: Mapping[str, object] | None = None,
+  progress: types.Progress = types.no_progress,
+) -> Image.Image:
+  """Draws every combination; condition and noise are the same along both axes.
+
+  Args:
+    run: what to sample from.
+    conditions: one row (with two axes: one block of rows) each.
+    axes: one: its values are the columns; two: rows and columns.
+    seed: of the noise.
+    changes: of the run's own sample settings.
+    progress: told after each combination.
+  """
+  # Refused before anything is compiled.
+  combinations = list(itertools.product(*(axis.values for axis in axes)))
+  points = [
+    _point(run, axes, values, {**(changes or {})}, seed) for values in combinations
+  ]
+  generators: dict[object, generate_lib.GenerateFn] = {}
+  made = {}
+  for done, (values, (settings, point_seed)) in enumerate(
+    zip(combinations, points, strict=True), start=1
+  ):
+    made[values] = _draw(run, conditions, settings, point_seed, generators)
+    progress("combinations", done, len(combinations))
+  if len(axes) == 1:
+    rows = [
+      [made[value,][i] for value in axes[0].values] for i in range(len(conditions))
+    ]
+    row_labels = [sampling.caption(entry) for entry in conditions.entries]
+  else:
+    down, across = axes
+    rows, row_labels = [], []
+    for i, entry in enumerate(conditions.entries):
+      for value, label in zip(down.values, down.labels, strict=True):
+        rows.append([made[value, other][i] for other in across.values])
+        told = sampling.caption(entry) if len(conditions) > 1 else ""
+        row_labels.append(f"{label}\n{told}".strip())
+  return pictures.grid(
+    rows,
+    row_labels=row_labels,
+    column_labels=axes[-1].labels,
+    title=sampling.title(run, points[0][0]).split(", guidance")[0]
+    + f" (varied: {', '.join(axis.name for axis in axes)}), {run.dataset.kind}",
+  )
+
+
+def walk(
+  run: sampling.Run,
+  conditions: Conditions,
+  *,
+  num: int,
+  seed: int = 0,
+  changes: Mapping[str, object] | None = None,
+  batch_size: int = 16,
+  progress: types.Progress = types.no_progress,
+) -> tuple[Image.Image, np.ndarray]:
+  """Walks from one condition to another in equal steps, with the same noise.
+
+  Tokens are mixed linearly; where only one of the two has a token, it fades in.
+
+  Args:
+    run: what to sample from.
+    conditions: two.
+    num: images, both ends included; 2 or more.
+    seed: of the noise.
+    changes: of the run's own sample settings.
+    batch_size: images a call.
+    progress: told after each batch.
+
+  Returns:
+    The labelled picture, and the images uint8 [num h w 1].
+  """
+  if len(conditions) != 2 or num < 2:
+    raise errors.InputError(
+      f"a walk of {num} images between {len(conditions)} conditions",
+      "2 or more images between two conditions",
+    )
+  settings = dataclasses.replace(run.experiment.sample, **(changes or {}))
+  weights = np.linspace(0.0, 1.0, num)
+  fields = {
+    name: np.stack([_mix(value[0], value[1], w) for w in weights])
+    for name, value in conditions.fields.items()
+  }
+  generate = generate_lib.make_generate(
+    run.objective, settings, run.experiment.latent_shape, run.experiment.mesh
+  )
+  images = generate_lib.generate_rows(
+    generate,
+    run.ema_params,
+    fields,
+    generate_lib.sample_keys(seed, np.zeros(num, np.int32)),
+    run.experiment.mesh,
+    batch_size=batch_size,
+    progress=progress,
+    negative=conditions.negative,
+  )
+  names = [f"{w:.0%}" for w in weights]
+  names[0] = sampling.caption(conditions.entries[0])
+  names[-1] = sampling.caption(conditions.entries[1])
+  picture = pictures.grid(
+    [list(images)], column_labels=names, title=sampling.title(run, settings)
+  )
+  return picture, images
+
+
+def _mix(first: np.ndarray, last: np.ndarray, weight: float) -> np.ndarray:
+  """Mixes two values; exact at both ends, so that unknown ones (nan) stay there."""
+  if weight in (0.0, 1.0):
+    return np.asarray(last if weight else first, np.float32)
+  mixed = (1 - weight) * first.astype(np.float32) + weight * last.astype(np.float32)
+  return np.asarray(mixed, np.float32)
+
+
+def _point(run, axes, values, changes, seed):
+  """The settings and the seed of one combination."""
+  for axis, value in zip(axes, values, strict=True):
+    key = AXES[axis.name][0]
+    if key:
+      changes[key] = value
+    else:
+      seed = value
+  return dataclasses.replace(run.experiment.sample, **changes), seed
+
+
+def _draw(
+  run: sampling.Run,
+  conditions: Conditions,
+  settings: generate_lib.SampleSettings,
+  seed: int,
+  generators: dict[object, generate_lib.GenerateFn],
+) -> np.ndarray:
+  """Images [n h w 1] of all conditions; scales of guidance share one program."""
+  plain = settings.guidance == 1.0 or isinstance(settings.guidance, tuple)
+  shared = settings if plain else dataclasses.replace(settings, guidance=2.0)
+  if shared not in generators:
+    generators[shared] = generate_lib.make_generate(
+      run.objective, shared, run.experiment.latent_shape, run.experiment.mesh
+    )
+  n = len(conditions)
+  return generate_lib.generate_rows(
+    generators[shared],
+    run.ema_params,
+    conditions.fields,
+    generate_lib.sample_keys(seed, np.arange(n)),
+    run.experiment.mesh,
+    batch_size=n,
+    negative=conditions.negative,
+    scale=None if plain else settings.guidance,
+  )
