@@ -1,0 +1,167 @@
+"""Reads a DICOM radiograph as it is shown: grey, 8 bits, bone bright.
+
+stored values -> modality LUT | slope, intercept -> VOI LUT | window | full range -> [0,
+1] -> MONOCHROME1: 1 - v -> [h w] uint8
+
+The order and the equations are those of DICOM PS3.3, C.11.1 and C.11.2.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cxr_diffusion_jax import errors
+
+if TYPE_CHECKING:
+  import pydicom
+
+EXPECTED = "one grey radiograph in DICOM"
+
+
+def open_dicom(path: str | os.PathLike) -> "pydicom.Dataset":
+  """Reads a DICOM file and refuses what is no single grey picture.
+
+  Nothing is decoded yet: `Rows` and `Columns` can be looked at before.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    The dataset, for `to_grey`.
+
+  Raises:
+    InputError: pydicom is not installed, no DICOM file, a damaged one, one without
+      pixel data, in colour, or of several frames.
+  """
+  try:
+    import pydicom
+  except ImportError as error:
+    raise errors.InputError(
+      f"cannot read {path}: pydicom is not installed",
+      fix="pip install pydicom, or give a PNG or JPEG",
+    ) from error
+  with _named(path):
+    try:
+      dataset = pydicom.dcmread(path)
+    except pydicom.errors.InvalidDicomError as error:
+      raise ValueError("it has no DICOM header") from error
+    # Values are parsed when they are looked at: a damaged one is found here.
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    interpretation = dataset.get("PhotometricInterpretation")
+    rows, columns = dataset.get("Rows"), dataset.get("Columns")
+  if "PixelData" not in dataset or not (rows and columns):
+    refusal = "it has no pixel data"
+  elif samples != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
+    refusal = f"it is not grey but {interpretation}"
+  elif frames != 1:
+    refusal = f"it has {frames} frames"
+  else:
+    return dataset
+  raise errors.InputError(f"cannot read {path}: {refusal}", EXPECTED)
+
+
+def to_grey(dataset: "pydicom.Dataset", path: str | os.PathLike) -> np.ndarray:
+  """Decodes the picture of a dataset as a viewer shows it at first.
+
+  The VOI LUT is taken, else the window (the first of several), else the full range of
+  values.
+
+  Args:
+    dataset: of `open_dicom`.
+    path: for messages.
+
+  Returns:
+    [h w] uint8; all zeros where all values are equal.
+
+  Raises:
+    InputError: damaged, or compressed in a way that needs a plug-in of pydicom, with
+      pydicom's reason.
+  """
+  from pydicom import pixels
+
+  with _named(path):
+    stored = pixels.pixel_array(dataset)
+    values = pixels.apply_modality_lut(stored, dataset)
+    lut = _first(dataset, "VOILUTSequence")
+    centre, width = (_first(dataset, f"Window{name}") for name in ("Center", "Width"))
+    function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    if lut is not None:
+      # Tables are looked up by integers, which a rescale has made floats.
+      values = np.round(values).astype(np.int64)
+      values = pixels.apply_voi(values, dataset, index=0)
+      bits = int(lut.LUTDescriptor[2])
+  values = values.astype(np.float64)
+  if lut is not None:
+    shown = values / (2**bits - 1)
+  elif centre is None or width is None:
+    spread = values.max() - values.min()
+    # Where all values are equal, in either photometric interpretation.
+    if spread == 0:
+      return np.zeros(values.shape, np.uint8)
+    shown = (values - values.min()) / spread
+  else:
+    shown = _windowed(values, float(centre), float(width), function, path)
+  if not np.isfinite(shown).all():
+    raise errors.InputError(f"cannot read {path}: its rescale or window is not finite")
+  if dataset.PhotometricInterpretation == "MONOCHROME1":
+    shown = 1 - shown
+  return np.round(np.clip(shown, 0, 1) * 255).astype(np.uint8)
+
+
+def _windowed(
+  values: np.ndarray,
+  centre: float,
+  width: float,
+  function: str,
+  path: str | os.PathLike,
+) -> np.ndarray:
+  """Values [h w] -> [h w] in [0, 1], by PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+  if width <= 0 or (function == "LINEAR" and width < 1):
+    raise errors.InputError(
+      f"cannot read {path}: its window is {width:g} wide",
+      "1 or more",
+      "export it as PNG with the window that you want",
+    )
+  if function == "SIGMOID":
+    # Beyond 50 it is 0 or 1, and the exponential would overflow.
+    return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -50, 50)))
+  if function == "LINEAR_EXACT":
+    return np.clip((values - centre) / width + 0.5, 0, 1)
+  if function != "LINEAR":
+    raise errors.InputError(
+      f"cannot read {path}: its window is of the form {function!r}",
+      "LINEAR, LINEAR_EXACT or SIGMOID",
+    )
+  # LINEAR counts pixels' values as bins: its first and last are half a bin inside.
+  if width == 1:
+    return (values > centre - 0.5).astype(np.float64)
+  return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def _first(dataset: "pydicom.Dataset", keyword: str) -> object:
+  """A value, or the first of several; None where there is none."""
+  value = dataset.get(keyword)
+  if value is None or isinstance(value, str | float | int):
+    return value
+  return value[0] if len(value) else None
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike) -> Iterator[None]:
+  """Turns what pydicom raises on damaged and unusual files into an InputError."""
+  try:
+    yield
+  # What its parsers and decoders raise on damaged files is not documented, and has no
+  # base but this; so nothing but pydicom's work is done within.
+  except Exception as error:
+    raise errors.InputError(
+      f"cannot read {path}: {error}",
+      EXPECTED,
+      "export it as PNG, or install the plug-in that is named"
+      if isinstance(error, RuntimeError | NotImplementedError)
+      else "copy or export it again",
+    ) from error
