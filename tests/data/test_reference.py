@@ -156,15 +156,15 @@ def test_a_coloured_picture_is_refused_and_a_small_mark_is_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("width", "height"),
+  ("width", "height", "told"),
   [
-    (20, 20),
-    (31, 500),
-    (500, 31),
-    (8193, 40),
-    (40, 8193),
-    (10000, 10000),
-    (30000,) * 2,
+    (20, 20, "has 20x20 pixels"),
+    (31, 500, "has 31x500 pixels"),
+    (500, 31, "has 500x31 pixels"),
+    (8193, 40, "has 8193x40 pixels"),
+    (40, 8193, "has 40x8193 pixels"),
+    (10000, 10000, "has 10000x10000 pixels"),
+    (30000, 30000, "is far too large"),
   ],
 )
 def test_sizes_are_refused_from_the_header(tmp_path, width, height, told):
