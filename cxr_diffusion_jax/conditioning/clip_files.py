@@ -1,5 +1,6 @@
 """The files of a CLIP: found in a folder or on the hub, read into a tree of parameters.
 
+  name --> folder with config.json, tokenizer, preprocessor_config.json and weights
   model.safetensors (PyTorch or Flax) | shards with an index | flax_model.msgpack
      --names and axes--> the tree of FlaxCLIPModel, float32, complete and fitting
 
@@ -18,25 +19,85 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 
+CONFIG = "config.json"
+PIXELS = "preprocessor_config.json"
+TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "flax_model.msgpack")
 
 
 def resolve(name: str) -> pathlib.Path:
   """Returns the folder that holds a CLIP; an id on the hub is downloaded once.
 
+  What the hub's cache holds whole is taken from there, without asking the network.
+
   Raises:
     errors.InputError: no such folder, and no such id that can be reached.
   """
-  folder = pathlib.Path(name).expanduser()
-  if (folder / "config.json").is_file():
+  folder = _local(name)
+  if folder is not None:
     return folder
-  if folder.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-    raise errors.InputError(
-      f"no CLIP in {name!r}",
-      "a folder with config.json, or an id such as 'openai/clip-vit-large-patch14'",
-      "train a stand-in with `prepare --standin`, or name another folder",
-    )
+  cached = _cached(name)
+  if cached is not None and _is_whole(cached.parent):
+    return cached.parent
   return _download(name)
+
+
+def find_config(name: str) -> pathlib.Path:
+  """Returns config.json alone of a CLIP, fetched and cached where it is on the hub.
+
+  Raises:
+    errors.InputError: no such folder, and no such id that can be reached.
+  """
+  folder = _local(name)
+  if folder is not None:
+    return folder / CONFIG
+  import huggingface_hub
+
+  try:
+    return _cached(name) or pathlib.Path(huggingface_hub.hf_hub_download(name, CONFIG))
+  except (OSError, ValueError) as error:
+    raise _out_of_reach(name, error) from error
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+  """Reads config.json.
+
+  Raises:
+    errors.InputError: not JSON, or of another kind of model.
+  """
+  config = _read_json(path)
+  kind = config.get("model_type")
+  if kind != "clip":
+    raise errors.InputError(
+      f"{path} describes a model of type {kind!r}",
+      "'clip': text and vision model together",
+      "name the folder that CLIPModel.save_pretrained wrote",
+    )
+  return config
+
+
+def check(folder: pathlib.Path) -> None:
+  """Raises InputError unless a folder has a CLIP's configuration and both its readers.
+
+  Weights are looked for when they are read.
+  """
+  read_config(folder / CONFIG)
+  if not _has_tokenizer(folder):
+    raise errors.InputError(
+      f"no tokenizer in {folder}",
+      " or ".join(" and ".join(files) for files in TOKENIZERS),
+      "copy the tokenizer of the CLIP that it was trained from into it",
+    )
+  if not (folder / PIXELS).is_file():
+    raise errors.InputError(
+      f"no {PIXELS} in {folder}",
+      "the size, mean and standard deviation of its images",
+      "copy the file of the CLIP that it was trained from into it",
+    )
+  # Not all JSON: what else a folder holds is its owner's affair.
+  for pattern in (PIXELS, "*token*.json", "vocab.json"):
+    for file in sorted(folder.glob(pattern)):
+      _read_json(file)
 
 
 def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
@@ -140,6 +201,45 @@ def _damaged(path: pathlib.Path) -> errors.InputError:
   )
 
 
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON file that holds an object."""
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise _damaged(path) from error
+  if not isinstance(found, dict):
+    raise _damaged(path)
+  return found
+
+
+def _local(name: str) -> pathlib.Path | None:
+  """Returns the folder of this name, None for what may be an id on the hub."""
+  folder = pathlib.Path(name).expanduser()
+  if (folder / CONFIG).is_file():
+    return folder
+  if folder.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    raise errors.InputError(
+      f"no CLIP in {name!r}",
+      "a folder with config.json, or an id such as 'openai/clip-vit-large-patch14'",
+      "train a stand-in with `prepare --standin`, or name another folder",
+    )
+  return None
+
+
+def _has_tokenizer(folder: pathlib.Path) -> bool:
+  return any(all((folder / file).is_file() for file in form) for form in TOKENIZERS)
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+  """Says whether a copy that the hub's client made has all that `load` reads."""
+  whole, index, msgpack = (folder / name for name in WEIGHTS)
+  present = whole.is_file() or msgpack.is_file()
+  if index.is_file():
+    shards = set(_read_json(index)["weight_map"].values())
+    present = present or all((folder / shard).is_file() for shard in shards)
+  return present and (folder / PIXELS).is_file() and _has_tokenizer(folder)
+
+
 def _download(name: str) -> pathlib.Path:
   """Fetches configuration, tokenizer and one form of weights into the hub's cache."""
   import huggingface_hub
@@ -154,19 +254,23 @@ def _download(name: str) -> pathlib.Path:
       huggingface_hub.snapshot_download(name, allow_patterns=[*small, *weights])
     )
   except (OSError, ValueError) as error:
-    cached = _cached(name)
-    if cached is not None:
-      return cached
-    raise errors.InputError(
-      f"{name!r} is no folder and could not be downloaded: {error}",
-      "a folder with config.json, or an id that the hub serves",
-      "check the network and the id, or copy the model here and name its folder",
-    ) from error
+    raise _out_of_reach(name, error) from error
 
 
 def _cached(name: str) -> pathlib.Path | None:
-  """Returns the hub's local copy of a model, for machines without a network."""
+  """Returns config.json in the hub's local copy of a model."""
   import huggingface_hub
 
-  found = huggingface_hub.try_to_load_from_cache(name, "config.json")
-  return pathlib.Path(found).parent if isinstance(found, str) else None
+  try:
+    found = huggingface_hub.try_to_load_from_cache(name, CONFIG)
+  except ValueError as error:
+    raise _out_of_reach(name, error) from error
+  return pathlib.Path(found) if isinstance(found, str) else None
+
+
+def _out_of_reach(name: str, error: Exception) -> errors.InputError:
+  return errors.InputError(
+    f"{name!r} is no folder and could not be downloaded: {error}",
+    "a folder with config.json, or an id that the hub serves",
+    "check the network and the id, or copy the model here and name its folder",
+  )

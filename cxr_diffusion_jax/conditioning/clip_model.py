@@ -1,8 +1,9 @@
 """CLIP as a frozen encoder of prompts and of grey images, from a folder or the hub.
 
-  prompts --tokenizer--> ids [n l] --text model--> tokens [n l d], embedding [n p]
+  prompts --tokenizer--> ids [n k l] --text model--> tokens [n k*l d], embedding [n p]
   images uint8 [n h w 1] --resize, crop--> --(x / 255 - mean) / std, x3--> pixels
   pixels [n s s 3] --vision model--> tokens [n 1+g*g d], embedding [n p]
+                                     and what its last layer takes [n 1+g*g d]
 
 The maths is transformers' FlaxCLIPModel (Radford et al., 2103.00020). The weights may
 have been written by Flax or by PyTorch, which is not needed to read them; parameters
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.conditioning import clip_files, clip_pixels
+from cxr_diffusion_jax.conditioning import clip_files, clip_pixels, clip_tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class ClipModel:
     text_fn: compiled (params, ids [n l]) -> (tokens [n l d], embedding [n p]).
     image_fn: compiled (params, pixels uint8 [n s s 1]) -> (tokens [n 1+g*g d],
       embedding [n p]); token 0 is the class token.
+    patches_fn: the same with the penultimate hidden states in place of the last.
     project_fn: compiled (params, tokens [... d]) -> [... p]: puts vision states where
       the class token is put, into the space shared with the text.
   """
@@ -48,6 +50,7 @@ class ClipModel:
   pixels: clip_pixels.PixelSettings
   text_fn: Callable[[types.Params, types.Array], tuple[jax.Array, jax.Array]]
   image_fn: Callable[[types.Params, types.Array], tuple[jax.Array, jax.Array]]
+  patches_fn: Callable[[types.Params, types.Array], tuple[jax.Array, jax.Array]]
   project_fn: Callable[[types.Params, types.Array], jax.Array]
 
   @property
@@ -67,12 +70,13 @@ class ClipModel:
 
 
 def library() -> python_types.ModuleType:
-  """Imports transformers, without the TensorFlow that it would import on the way.
+  """Imports transformers, without the frameworks that it would import on the way.
 
-  It looks for TensorFlow when it is first imported and then loads it, which takes
-  seconds and gigabytes of address space and is never used here.
+  It looks for TensorFlow and PyTorch when it is first imported and then loads them,
+  which takes seconds and gigabytes of address space, and neither is used here.
   """
   os.environ.setdefault("USE_TF", "0")
+  os.environ.setdefault("USE_TORCH", "0")
   import transformers
 
   return transformers
@@ -88,10 +92,11 @@ def load(name: str | os.PathLike, *, dtype: Any = jnp.float32) -> ClipModel:
     dtype: of the computation; parameters stay float32.
 
   Raises:
-    errors.InputError: nothing there, no weights in a readable form, or weights that
-      do not fit the folder's own config.json.
+    errors.InputError: nothing there, another kind of model, no tokenizer, image
+      settings or weights in a readable form, or any that does not fit config.json.
   """
   folder = clip_files.resolve(os.fspath(name))
+  clip_files.check(folder)
   transformers = library()
   config = transformers.CLIPConfig.from_pretrained(folder)
   processor = transformers.CLIPImageProcessor.from_pretrained(folder)
@@ -99,7 +104,7 @@ def load(name: str | os.PathLike, *, dtype: Any = jnp.float32) -> ClipModel:
     name=os.fspath(name),
     config=config,
     params=clip_files.read_params(folder, parameter_shapes(config)),
-    tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
+    tokenizer=clip_tokens.load(transformers.AutoTokenizer, folder, config.text_config),
     pixels=clip_pixels.read(processor, config),
     dtype=dtype,
   )
@@ -128,10 +133,18 @@ def assemble(
     )
     return out.last_hidden_state, bound.text_projection(out.pooler_output)
 
-  def image(bound, images):
+  def vision(bound, images, **options):
     scaled = (images.astype(jnp.float32) / 255.0 - mean) / std
-    out = bound.vision_model(pixel_values=scaled)
-    return out.last_hidden_state, bound.visual_projection(out.pooler_output)
+    out = bound.vision_model(pixel_values=scaled, **options)
+    return out, bound.visual_projection(out.pooler_output)
+
+  def image(bound, images):
+    out, embedding = vision(bound, images)
+    return out.last_hidden_state, embedding
+
+  def patches(bound, images):
+    out, embedding = vision(bound, images, output_hidden_states=True)
+    return out.hidden_states[-2], embedding
 
   def project(bound, tokens):
     return bound.visual_projection(bound.vision_model.post_layernorm(tokens))
@@ -149,6 +162,7 @@ def assemble(
     pixels=pixels,
     text_fn=compiled(text),
     image_fn=compiled(image),
+    patches_fn=compiled(patches),
     project_fn=compiled(project),
   )
 
@@ -167,29 +181,36 @@ def parameter_shapes(config: Any) -> types.Params:
 
 
 def encode_text(
-  model: ClipModel, prompts: Sequence[str], *, batch_size: int = 64
+  model: ClipModel, prompts: Sequence[str], *, chunks: int = 1, batch_size: int = 64
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Encodes prompts.
 
   Args:
     model: from `load`.
-    prompts: n texts; what exceeds `model.max_tokens` is cut.
-    batch_size: prompts in one call of the compiled function.
+    prompts: n texts; of one that exceeds k windows the rest is cut, with a warning.
+    chunks: k windows of l = `model.max_tokens` that a prompt may fill. Each is framed
+      and encoded as a prompt of its own.
+    batch_size: windows in one call of the compiled function.
 
   Returns:
-    tokens [n l d] float32 (the last hidden state, after the final norm), mask [n l]
-    bool (True up to and including the end-of-text token), and embedding [n p] float32
-    in the space shared with the images (not normalised).
+    tokens [n k*l d] float32 (the last hidden state, after the final norm; zeros in
+    windows without a word), mask [n k*l] bool (True up to and including the end token
+    of each window that has a word, and of the first), and embedding [n p] float32 in
+    the space shared with the images (not normalised), which is the first window's.
   """
   if not len(prompts):
     raise ValueError("nothing to encode: got no prompts, expected at least one")
-  encoded = model.tokenizer(
-    list(prompts), padding="max_length", truncation=True, max_length=model.max_tokens
+  ids, mask = clip_tokens.windows(
+    model.tokenizer, prompts, max_tokens=model.max_tokens, chunks=chunks
   )
-  ids = np.asarray(encoded["input_ids"], np.int32).reshape(-1, model.max_tokens)
-  mask = np.asarray(encoded["attention_mask"], bool).reshape(ids.shape)
-  tokens, embedding = _in_batches(model.text_fn, model.params, ids, batch_size)
-  return tokens, mask, embedding
+  used = mask.any(axis=-1)
+  states, embeddings = _in_batches(model.text_fn, model.params, ids[used], batch_size)
+  tokens = np.zeros((*mask.shape, states.shape[-1]), np.float32)
+  tokens[used] = states
+  # Rows of `embeddings` are the windows in use, in order, the first of each prompt too.
+  first = np.cumsum(used.sum(axis=1)) - used.sum(axis=1)
+  flat = (len(prompts), chunks * model.max_tokens)
+  return tokens.reshape(*flat, -1), mask.reshape(flat), embeddings[first]
 
 
 def encode_images(
@@ -211,6 +232,30 @@ def encode_images(
     raise ValueError("nothing to encode: got no images, expected at least one")
   pixels = clip_pixels.fit(images, model.pixels)
   return _in_batches(model.image_fn, model.params, pixels, batch_size)
+
+
+def encode_patches(
+  model: ClipModel, images: Sequence[np.ndarray], *, batch_size: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+  """Encodes grey images by the penultimate hidden states.
+
+  The last layer forgets of the patches what the class token does not need, which is
+  why image-conditioned models take the states before it (IP-Adapter, 2308.06721,
+  section 4.1; LLaVA, 2304.08485, section 4.1).
+
+  Args:
+    model: from `load`.
+    images: n images [h w] uint8, of any sizes.
+    batch_size: images in one call of the compiled function.
+
+  Returns:
+    patches [n 1+g*g d] float32 (hidden_states[-2]; class token first, then patches in
+    row-major order) and embedding [n p] as of `encode_images`.
+  """
+  if not len(images):
+    raise ValueError("nothing to encode: got no images, expected at least one")
+  pixels = clip_pixels.fit_each(images, model.pixels)
+  return _in_batches(model.patches_fn, model.params, pixels, batch_size)
 
 
 def fingerprint(model: ClipModel) -> str:

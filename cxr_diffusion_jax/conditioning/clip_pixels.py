@@ -7,6 +7,7 @@ Scaling by mean and standard deviation, and repeating to three channels, follow 
 the compiled function: bytes are cheaper to move than three floats a pixel.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -57,6 +58,21 @@ def read(processor: Any, config: Any) -> PixelSettings:
     crop=crop,
     mean=tuple(processor.image_mean),
     std=tuple(processor.image_std),
+  )
+
+
+def fit_each(images: Sequence[np.ndarray], settings: PixelSettings) -> np.ndarray:
+  """Resizes and crops images of any sizes, one by one.
+
+  Args:
+    images: n images [h w] uint8.
+    settings: sizes to reach.
+
+  Returns:
+    [n crop crop 1] uint8.
+  """
+  return np.concatenate(
+    [fit(np.asarray(image)[None, ..., None], settings) for image in images]
   )
 
 
