@@ -239,9 +239,8 @@ def encode_patches(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Encodes grey images by the penultimate hidden states.
 
-  The last layer forgets of the patches what the class token does not need, which is
-  why image-conditioned models take the states before it (IP-Adapter, 2308.06721,
-  section 4.1; LLaVA, 2304.08485, section 4.1).
+  The last layer serves the class token alone; models that look at patches take the
+  states before it (LLaVA, 2304.08485; IP-Adapter's fine-grained form, 2308.06721).
 
   Args:
     model: from `load`.
