@@ -25,7 +25,7 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import atomic_file
-from cxr_diffusion_jax.data.elixr.file import SHAPES, check_finite
+from cxr_diffusion_jax.data.elixr.file import SHAPES, check_finite, stem_of
 
 _NUM_SHARDS = 12
 _STAGING = ".elixr-form-a"
@@ -86,6 +86,64 @@ def write_form_a(
     shutil.rmtree(staging, ignore_errors=True)
 
 
+def create_file(
+  path: pathlib.Path,
+  kinds: Sequence[str],
+  num_rows: int,
+  encoder: str,
+  standin: bool,
+  dtype: str,
+) -> h5py.File:
+  """Opens a new file of form A for `num_rows` rows, to be filled by `write_rows`."""
+  file = h5py.File(path, "w")
+  file.attrs["encoder"], file.attrs["standin"] = encoder, standin
+  file.create_dataset("Image Index", (num_rows,), h5py.string_dtype())
+  for kind in kinds:
+    file.create_dataset(_key(kind), (num_rows, *_row_shape(kind)), dtype)
+  return file
+
+
+def write_rows(
+  file: h5py.File,
+  start: int,
+  stems: Sequence[str],
+  values: Mapping[str, np.ndarray],
+  texts: Sequence[str] | None = None,
+) -> None:
+  """Writes rows of `create_file` from `start` on.
+
+  Args:
+    file: open for writing.
+    start: the first row.
+    stems: [k] names of images without ending.
+    values: for every kind of the file [k *shape].
+    texts: [k] what was encoded, kept beside the values of text kinds.
+  """
+  rows = slice(start, start + len(stems))
+  if texts is not None:
+    shape = file["Image Index"].shape
+    kept = file.require_dataset("Text", shape, h5py.string_dtype())
+    kept[rows] = np.array([text.encode() for text in texts], object)
+  file["Image Index"][rows] = np.array([f"{stem}.png".encode() for stem in stems])
+  for kind, array in values.items():
+    file[_key(kind)][rows] = array.reshape(-1, *_row_shape(kind))
+
+
+def read_texts(path: pathlib.Path) -> dict[str, str | None]:
+  """The stems of a file of form A, each with the text that was kept, if any was."""
+  with h5py.File(path, "r") as file:
+    stems = [stem_of(name) for name in file["Image Index"][...]]
+    if "Text" not in file:
+      return dict.fromkeys(stems)
+    return dict(zip(stems, file["Text"].asstr()[...].tolist(), strict=True))
+
+
+def read_origin(path: pathlib.Path) -> tuple[str, bool]:
+  """What made a file of `create_file`, and whether that is a stand-in."""
+  with h5py.File(path, "r") as file:
+    return str(file.attrs["encoder"]), bool(file.attrs["standin"])
+
+
 def _folders_of(kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
   """The folders of `kinds`, each with the kinds that it holds."""
   if not kinds or set(kinds) - set(SHAPES):
@@ -120,33 +178,26 @@ class _Shards:
       (staging / folder).mkdir(parents=True)
       for shard in range(_NUM_SHARDS):
         path = staging / folder / f"{pathlib.Path(folder).name}_{shard + 1}.h5"
-        file = stack.enter_context(h5py.File(path, "w"))
-        file.attrs["encoder"], file.attrs["standin"] = encoder, standin
         size = self._bounds[shard + 1] - self._bounds[shard]
-        file.create_dataset("Image Index", (size,), h5py.string_dtype())
-        for kind in kinds:
-          file.create_dataset(_key(kind), (size, *_row_shape(kind)), dtype)
-        self._files[folder, shard] = file
+        file = create_file(path, kinds, size, encoder, standin, dtype)
+        self._files[folder, shard] = stack.enter_context(file)
 
   def write(
     self, start: int, stems: np.ndarray, values: Mapping[str, np.ndarray]
   ) -> None:
     """Writes the rows from `start` on."""
-    names = np.array([f"{stem}.png".encode() for stem in stems])
-    if start + len(names) > self._bounds[-1]:
+    if start + len(stems) > self._bounds[-1]:
       raise ValueError(f"more than the announced {self._bounds[-1]} rows came")
     for shard, (low, high) in enumerate(
       zip(self._bounds[:-1], self._bounds[1:], strict=True)
     ):
-      first, last = max(start, low), min(start + len(names), high)
+      first, last = max(start, low), min(start + len(stems), high)
       if first >= last:
         continue
-      there, here = slice(first - low, last - low), slice(first - start, last - start)
+      here = slice(first - start, last - start)
       for folder, kinds in self._folders.items():
-        file = self._files[folder, shard]
-        file["Image Index"][there] = names[here]
-        for kind in kinds:
-          file[_key(kind)][there] = values[kind][here].reshape(-1, *_row_shape(kind))
+        part = {kind: values[kind][here] for kind in kinds}
+        write_rows(self._files[folder, shard], first - low, stems[here], part)
 
 
 def _key(kind: str) -> str:

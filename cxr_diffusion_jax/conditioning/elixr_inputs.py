@@ -1,0 +1,143 @@
+"""What ELIXR reads: PNGs of X-rays, and the ids of BERT-uncased's words.
+
+  image [h w] -> contrast -> PNG              texts -> lower case -> WordPiece
+     -> ids [n 1 128], paddings [n 1 128]; the end of the text counts as padding
+
+Both follow CXR Foundation's serving code (predictor.py and data_processing), which is
+what the published embeddings should be compared with.
+"""
+
+from collections.abc import Sequence
+import io
+import os
+import pathlib
+from types import MappingProxyType
+
+import numpy as np
+from PIL import Image
+import tokenizers
+
+from cxr_diffusion_jax import errors
+
+NUM_IDS = 128
+
+# BERT-uncased's own: other vocabularies have another size, or these elsewhere.
+_SIZE = 30522
+_SPECIAL = MappingProxyType({"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102})
+
+
+def to_png(image: np.ndarray, png_bits: int) -> bytes:
+  """Writes an X-ray as ELIXR-C is given it.
+
+  16 bits is what CXR Foundation's serving code does: the darkest and the brightest
+  value move to the ends of the range that the image's own type has, and the file has
+  16 bits. The file of an 8-bit image thus still has values of 0 to 255. 8 bits is what
+  its notebooks do with 8-bit images: the darkest value moves to 0 and the file has 8
+  bits. A model sees the same in both if it scales each image by its own contrast.
+
+  Args:
+    image: [h w] uint8 or uint16.
+    png_bits: 16, or 8 for 8-bit images; 16-bit ones are always written the first way.
+
+  Returns:
+    The file's bytes.
+  """
+  if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+    raise ValueError(f"image {image.shape} {image.dtype}, not [h w] uint8 or uint16")
+  low, high = int(image.min()), int(image.max())
+  if png_bits == 8 and image.dtype == np.uint8:
+    pixels = image - np.uint8(low)
+  else:
+    top = np.iinfo(image.dtype).max
+    table = np.interp(np.arange(top + 1), (low, high), (0, top))
+    pixels = table.astype(np.uint16)[image]
+  file = io.BytesIO()
+  # Nobody keeps these files: hardly compressed, they are written faster.
+  Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+  return file.getvalue()
+
+
+def load_tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
+  """Loads the word pieces of BERT-uncased.
+
+  Args:
+    name: vocab.txt, or a folder that has it, or an id on the hub.
+
+  Raises:
+    InputError: it is not there, or it is another vocabulary.
+  """
+  path = _find_vocabulary(str(name))
+  # Line ends alone part the words: some words are other kinds of white space.
+  words = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+  ids = {word.rstrip("\r"): number for number, word in enumerate(words)}
+  elsewhere = [word for word, number in _SPECIAL.items() if ids.get(word) != number]
+  if elsewhere or len(words) != _SIZE:
+    found = [f"{word} at {ids.get(word, 'no place')}" for word in elsewhere]
+    raise errors.InputError(
+      f"{path} has {', '.join([f'{len(words)} words', *found])}",
+      f"{_SIZE} words, [CLS] at 101 and [SEP] at 102, as BERT-uncased has",
+      "use vocab.txt of google-bert/bert-base-uncased",
+    )
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100)
+  )
+  tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+  tokenizer.post_processor = tokenizers.processors.BertProcessing(
+    ("[SEP]", _SPECIAL["[SEP]"]), ("[CLS]", _SPECIAL["[CLS]"])
+  )
+  tokenizer.enable_truncation(NUM_IDS)
+  tokenizer.enable_padding(length=NUM_IDS, pad_id=0, pad_token="[PAD]")
+  return tokenizer
+
+
+def tokenize(
+  tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+  """Makes what the Q-Former reads of texts.
+
+  Args:
+    tokenizer: of `load_tokenizer`.
+    texts: n texts.
+
+  Returns:
+    ids [n 1 128] int32; paddings [n 1 128] float32, 1 at padding; and of every text
+    that is too long, what was cut off.
+  """
+  lowered = [text.lower() for text in texts]
+  encodings = tokenizer.encode_batch(lowered)
+  ids = np.array([one.ids for one in encodings], np.int32)
+  paddings = 1 - np.array([one.attention_mask for one in encodings], np.float32)
+  # The mark of the text's end is taken out, that of its start stays.
+  ends = ids == _SPECIAL["[SEP]"]
+  ids[ends], paddings[ends] = 0, 1
+  cut = tuple(
+    text[one.offsets[NUM_IDS - 2][1] :].strip()
+    for text, one in zip(lowered, encodings, strict=True)
+    if one.overflowing
+  )
+  return ids[:, None], paddings[:, None], cut
+
+
+def _find_vocabulary(name: str) -> pathlib.Path:
+  """The vocab.txt that is meant, downloaded where `name` is an id on the hub."""
+  path = pathlib.Path(name).expanduser()
+  for candidate in (path, path / "vocab.txt"):
+    if candidate.is_file():
+      return candidate
+  if path.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    raise errors.InputError(
+      f"no vocabulary in {name!r}",
+      "vocab.txt, a folder with vocab.txt, or an id such as"
+      " 'google-bert/bert-base-uncased'",
+    )
+  import huggingface_hub
+
+  try:
+    return pathlib.Path(huggingface_hub.hf_hub_download(name, "vocab.txt"))
+  except (OSError, ValueError) as error:
+    raise errors.InputError(
+      f"vocab.txt of {name!r} could not be downloaded: {error}",
+      "an id that the hub serves",
+      "check the network and the id, or name a folder with vocab.txt",
+    ) from error
