@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import importlib
 import os
 import pathlib
 import runpy
@@ -52,7 +53,6 @@ SMALL = {
   "model.num_heads": 2,
   "model.context_width": 8,
   "model.norm_groups": 4,
-  "conditioning.pooled": True,
   # Runs of any length are one program then, compiled once.
   "optimizer.schedule": "constant",
   "optimizer.warmup_steps": 2,
@@ -69,35 +69,47 @@ SMALL = {
 }
 
 
+# What a path needs besides, to run with stand-ins and few tokens.
+SMALL_PATH = {
+  "clip_text": {"conditioning.encoder": "standin"},
+  "clip_vision": {"conditioning.encoder": "standin"},
+  "elixr_b": {},
+  "elixr_bc": {"conditioning.pooled": True},
+  "elixr_c": {"conditioning.pooled": True},
+  "findings": {},
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Small:
-  """A tree of 64 phantoms with embeddings, and the recipe of a small run on it.
+  """A tree with embeddings, and the recipe of a small run on it.
 
   Attributes:
     root: the tree.
     records_dir: where its records are kept, shared by all tests.
+    path: of the conditioning.
   """
 
   root: pathlib.Path
   records_dir: pathlib.Path
+  path: str = "elixr_c"
 
   def changes(self, **changes) -> dict:
-    """The recipe over `elixr_c.py:tiny`; `train__num_steps=3` is train.num_steps."""
+    """The recipe over `PATH.py:tiny`; `train__num_steps=3` is train.num_steps."""
     where = {"data.root": str(self.root), "data.records_dir": str(self.records_dir)}
     given = {name.replace("__", "."): value for name, value in changes.items()}
-    return {**SMALL, **where, **given}
+    return {**SMALL, **SMALL_PATH[self.path], **where, **given}
 
   def config(self, **changes):
     """A ConfigDict with the recipe."""
-    from configs import elixr_c
-
-    config = elixr_c.get_config("tiny")
+    module = importlib.import_module(f"configs.{self.path}")
+    config = module.get_config("tiny")
     config.update_from_flattened_dict(self.changes(**changes))
     return config
 
   def arguments(self, workdir: pathlib.Path | None = None, **changes) -> list[str]:
     """The recipe as flags of `main` (with a workdir) or `prepare`."""
-    config = REPOSITORY / "configs" / "elixr_c.py"
+    config = REPOSITORY / "configs" / f"{self.path}.py"
     given = [f"--config={config}:tiny"]
     given += [
       f"--config.{name}={value}" for name, value in self.changes(**changes).items()

@@ -15,10 +15,9 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 from PIL import Image
-from tensorboard.backend.event_processing import event_accumulator
-from tensorboard.util import tensor_util
 
 from cxr_diffusion_jax import errors, pictures
+from cxr_diffusion_jax.evaluation import curves
 from cxr_diffusion_jax.training import compatibility, run_files
 
 _STYLE = """
@@ -45,7 +44,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   if not steps:
     raise errors.InputError(f"no pictures in {workdir}/samples", fix="train the run")
   shown = sorted({steps[0], steps[len(steps) // 4], steps[-1]})
-  named = [("Loss", _loss_curves(_scalars(workdir)))]
+  named = [("Loss", _loss_curves(curves.read(workdir)))]
   named += [(path.stem.replace("_", " "), _picture(path)) for path in shown]
   generated = workdir / "generated"
   facts = {
@@ -86,18 +85,18 @@ def recognition_rate(images: np.ndarray, references: np.ndarray, own: np.ndarray
 
 def _recognition(generated: pathlib.Path) -> dict[str, str]:
   entries = json.loads((generated / "samples.json").read_text())["samples"]
-  ids = sorted({entry["image_id"] for entry in entries})
+  if not all("reference_file" in entry for entry in entries):
+    return {}
+  files = sorted({entry["reference_file"] for entry in entries})
   rate = recognition_rate(
     np.stack([np.asarray(_picture(generated / entry["file"])) for entry in entries]),
-    np.stack(
-      [np.asarray(_picture(generated / "references" / f"{name}.png")) for name in ids]
-    ),
-    np.array([ids.index(entry["image_id"]) for entry in entries]),
+    np.stack([np.asarray(_picture(generated / name)) for name in files]),
+    np.array([files.index(entry["reference_file"]) for entry in entries]),
   )
   return {
     "own condition recognised": (
-      f"{rate:.0%} of {len(entries)} images by pixel correlation among {len(ids)}"
-      f" conditions (chance {1 / len(ids):.0%})"
+      f"{rate:.0%} of {len(entries)} images by pixel correlation among {len(files)}"
+      f" conditions (chance {1 / len(files):.0%})"
     )
   }
 
@@ -105,24 +104,6 @@ def _recognition(generated: pathlib.Path) -> dict[str, str]:
 def _picture(path: pathlib.Path) -> Image.Image:
   with Image.open(path) as picture:
     return picture.copy()
-
-
-def _scalars(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
-  events = event_accumulator.EventAccumulator(
-    str(workdir), size_guidance={event_accumulator.TENSORS: 0}
-  )
-  events.Reload()
-  curves = {}
-  for tag in ("train/loss", "validation/loss", "validation/loss_unconditional"):
-    if tag not in events.Tags()["tensors"]:
-      continue
-    # A run that was killed tells some steps twice; the last word counts.
-    values = {
-      event.step: float(tensor_util.make_ndarray(event.tensor_proto))
-      for event in events.Tensors(tag)
-    }
-    curves[tag] = (sorted(values), [values[step] for step in sorted(values)])
-  return curves
 
 
 def _loss_curves(curves: Mapping[str, tuple[list[int], list[float]]]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The picture that training makes: the image of a condition, what it generates below.
+"""The picture that training makes: a condition's image, and what it generates below.
 
 The conditions are those of fixed validation images and the noise is fixed too, so the
 pictures of one run show one thing: what training changes.
@@ -43,7 +43,7 @@ def make_show(
     objective, experiment.sample, experiment.latent_shape, experiment.mesh
   )
   keys = generate_lib.sample_keys(experiment.seed, np.arange(count))
-  real = generate_lib.to_uint8(batch["image"])
+  real = [source.reference_image(int(row)) for row in rows]
   names = ["\n".join(labels.names_of(row)[:2]) for row in batch["findings"]]
 
   def show(ema_params: types.Params, step: int) -> None:
@@ -53,10 +53,10 @@ def make_show(
     if jax.process_index() > 0:
       return
     picture = pictures.grid(
-      [list(real), list(made)],
+      [real, list(made)],
       row_labels=("condition", "generated"),
       column_labels=names,
-      title=f"step {step}, guidance {experiment.sample.guidance:g}, {dataset.kind}",
+      title=f"step {step}, guidance {experiment.sample.guidance_text}, {dataset.kind}",
     )
     pictures.save(picture, workdir / "samples" / f"step_{step:07d}.png")
     writer.write_images(step, {"samples": np.asarray(picture)[None, :, :, None]})

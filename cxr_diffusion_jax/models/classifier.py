@@ -1,0 +1,98 @@
+"""A small residual network that says which findings an image shows.
+
+image -> strided stem -> residual blocks, half the size a stage -> norm
+      -> [mean over places, maximum over places] -> linear -> one logit a finding
+
+Pre-activation blocks (He et al. 2016, 1603.05027) with group normalisation (Wu and He
+2018, 1803.08494): no statistics of a batch, so that an image's logits do not depend on
+its neighbours. The maximum keeps what is small in the image, the mean what is large.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax.types import Array
+
+
+class Classifier(nn.Module):
+  """A multi-label classifier of grey images of any size from 2 `stem_stride` on.
+
+  Attributes:
+    num_classes: of independent logits.
+    widths: channels of each stage; the first works at 1 / `stem_stride` of the size.
+    blocks: residual blocks of a stage.
+    stem_stride: of the first convolution, whose window is twice as wide.
+    norm_groups: divides each of the widths.
+    dtype: of the convolutions; norms and logits are float32.
+  """
+
+  num_classes: int = 14
+  widths: tuple[int, ...] = (16, 32, 64, 128)
+  blocks: int = 1
+  stem_stride: int = 2
+  norm_groups: int = 8
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: Array) -> jax.Array:
+    """Image [b h w 1] in [-1, 1] -> logits [b num_classes] float32."""
+    side, stride = 2 * self.stem_stride, self.stem_stride
+    x = nn.Conv(
+      self.widths[0], (side, side), strides=stride, dtype=self.dtype, name="stem"
+    )(image)
+    for stage, width in enumerate(self.widths):
+      for i in range(self.blocks):
+        x = Block(
+          width,
+          stride=2 if stage and not i else 1,
+          norm_groups=self.norm_groups,
+          dtype=self.dtype,
+          name=f"stages_{stage}_{i}",
+        )(x)
+    x = nn.GroupNorm(self.norm_groups, dtype=jnp.float32, name="norm")(x)
+    x = nn.relu(x)
+    # Not `x.max`: its gradient looks for the places that equal the maximum, and divides
+    # by their number, 0 where XLA computes x twice and rounds it differently.
+    largest = nn.max_pool(x, x.shape[1:3])[:, 0, 0]
+    x = jnp.concatenate([x.mean(axis=(1, 2)), largest], axis=-1)
+    return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
+
+
+class Block(nn.Module):
+  """shortcut(x) + conv(relu(norm(conv(relu(norm(x)))))).
+
+  Attributes:
+    channels: of the output.
+    stride: of the first convolution; the shortcut averages over as many pixels.
+    norm_groups: divides the channels of the input and the output.
+    dtype: of the convolutions.
+  """
+
+  channels: int
+  stride: int = 1
+  norm_groups: int = 8
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    """[b h w c] -> [b h/stride w/stride channels], sizes rounded up."""
+
+    def conv(name, x, size, stride=1):
+      module = nn.Conv(
+        self.channels, size, strides=stride, use_bias=False, dtype=self.dtype, name=name
+      )
+      return module(x.astype(self.dtype))
+
+    def active(name, x):
+      norm = nn.GroupNorm(self.norm_groups, dtype=jnp.float32, name=name)
+      return nn.relu(norm(x))
+
+    h = conv("conv1", active("norm1", x), (3, 3), self.stride)
+    h = conv("conv2", active("norm2", h), (3, 3))
+    if self.stride > 1:
+      window = (self.stride, self.stride)
+      x = nn.avg_pool(x, window, window, padding="SAME", count_include_pad=False)
+    if x.shape[-1] != self.channels:
+      x = conv("shortcut", x, (1, 1))
+    return x + h

@@ -1,0 +1,54 @@
+"""Labels become tokens: each its own place, mixtures between, unknown ones none."""
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.conditioning import findings
+
+
+@pytest.fixture
+def batch():
+  return {
+    "findings": np.eye(14, dtype=np.float32)[[2, 2, 5]],
+    "age": np.array([40.0, 45.0, np.nan], np.float32),
+    "sex": np.array([0, 1, -1]),
+    "view": np.array([1, -1, 0]),
+  }
+
+
+def test_present_and_absent_findings_are_different_one_hots(batch):
+  (stream,) = findings.Conditioner()(batch)
+  tokens = np.asarray(stream.tokens)
+  for row, found in ((0, 2), (2, 5)):
+    for finding in range(14):
+      wanted = np.zeros(findings.WIDTH)
+      wanted[2 * finding + (finding != found)] = 1
+      np.testing.assert_array_equal(tokens[row, finding], wanted)
+
+
+def test_view_sex_and_age_have_their_own_places(batch):
+  (stream,) = findings.Conditioner()(batch)
+  tokens, mask = np.asarray(stream.tokens), np.asarray(stream.mask)
+  np.testing.assert_array_equal(mask[:, 14:], [[1, 1, 1], [0, 1, 1], [1, 0, 0]])
+  assert tokens[0, 14].argmax() == 29
+  assert tokens[2, 14].argmax() == 28
+  assert tokens[0, 15].argmax() == 30
+  assert tokens[1, 15].argmax() == 31
+  assert tokens[0, 16].argmax() == 32 + 4
+  # Five years lie halfway between two bumps.
+  assert tokens[1, 16, 36] == pytest.approx(tokens[1, 16, 37])
+  assert tokens[1, 16, 36] == pytest.approx(np.exp(-0.125), rel=1e-5)
+
+
+def test_a_finding_between_is_a_mixture(batch):
+  batch["findings"][0, 2] = 0.25
+  (stream,) = findings.Conditioner()(batch)
+  np.testing.assert_allclose(stream.tokens[0, 2, 4:6], [0.25, 0.75])
+
+
+def test_unknown_findings_leave_the_others_alone(batch):
+  batch["findings"][1] = np.nan
+  (stream,) = findings.Conditioner()(batch)
+  assert not stream.mask[1, :14].any()
+  assert stream.mask[1, 15:].all()
+  assert stream.mask[0, :14].all()
