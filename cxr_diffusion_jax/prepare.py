@@ -1,7 +1,8 @@
 """Turns a tree of X-rays into records, and fetches or makes what the tree lacks.
 
   python -m cxr_diffusion_jax.prepare --config configs/elixr_c.py \
-    --config.data.root=nih-cxr [--download nih,elixr] [--resize] [--standin]
+    --config.data.root=nih-cxr [--download nih,elixr] [--resize] [--embed elixr] \
+    [--standin]
 
 A second call does nothing; an interrupted one goes on.
 """
@@ -10,8 +11,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from cxr_diffusion_jax import command
+from cxr_diffusion_jax.conditioning import elixr_model, elixr_saved_model
 from cxr_diffusion_jax.data import download, images, layout
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
+from cxr_diffusion_jax.preparation import elixr_columns
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size.")
@@ -25,6 +28,15 @@ _RESIZE = flags.DEFINE_bool(
 )
 _STANDIN = flags.DEFINE_bool(
   "standin", False, "Make the embeddings that the tree lacks with stand-in encoders."
+)
+_EMBED = flags.DEFINE_list(
+  "embed",
+  [],
+  "ELIXR embeddings to make with its SavedModels: elixr for those of the config's path,"
+  " or names such as elixrc, txt_emb.",
+)
+_ELIXR = flags.DEFINE_string(
+  "elixr_models", elixr_saved_model.HUB_ID, "Folder or hub id of ELIXR's SavedModels."
 )
 flags.mark_flags_as_required(["config"])
 
@@ -46,6 +58,14 @@ def main() -> None:
       settings.image_size,
       mode=settings.resize,
       progress=command.progress,
+    )
+  if _EMBED.value:
+    elixr_columns.embed(
+      settings,
+      _EMBED.value,
+      experiment.conditioner.needs,
+      elixr_model.load(_ELIXR.value),
+      command.progress,
     )
   dataset = dataset_lib.prepare(
     settings, experiment.conditioner.needs, progress=command.progress

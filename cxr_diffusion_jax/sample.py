@@ -16,6 +16,7 @@ import pathlib
 from absl import flags
 
 from cxr_diffusion_jax import command, errors, pictures
+from cxr_diffusion_jax.conditioning import elixr_saved_model
 from cxr_diffusion_jax.evaluation import conditions as conditions_lib
 from cxr_diffusion_jax.evaluation import request as request_lib
 from cxr_diffusion_jax.evaluation import sampling, sweeps
@@ -53,7 +54,7 @@ _BATCH = flags.DEFINE_integer("batch_size", 16, "Images a call.", lower_bound=1)
 _GRID = flags.DEFINE_multi_string("grid", [], "NAME=VALUE,VALUE,...; once or twice.")
 _WALK = flags.DEFINE_string("interpolate", "", "Two conditions to walk between.")
 _ELIXR = flags.DEFINE_string(
-  "elixr_models", "google/cxr-foundation", "Folder or hub id of ELIXR's SavedModels."
+  "elixr_models", elixr_saved_model.HUB_ID, "Folder or hub id of ELIXR's SavedModels."
 )
 flags.mark_flags_as_required(["workdir"])
 

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
 # Parameters of a denoiser, in millions: at least, at most.
@@ -28,13 +29,13 @@ def _load(name: str):
 
 
 def test_there_are_configs():
-  assert {"elixr_c", "phantom"} <= set(CONFIGS)
+  assert set(CONFIGS) == {*conditioning.names(), "phantom"}
 
 
 @pytest.mark.parametrize("size", PARAMETERS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_builds_and_has_the_size_it_says(name, size):
-  config = _load(name).get_config(size)
+  config = _load(name).get_config(f"elixr_c,{size}" if name == "phantom" else size)
   experiment = experiment_lib.build(config)
   # Shapes alone: nothing of this is allocated.
   shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
@@ -43,7 +44,9 @@ def test_a_config_builds_and_has_the_size_it_says(name, size):
   assert low <= millions <= high
   codec = experiment.make_codec({})
   assert codec.latent_shape(config.data.image_size) == experiment.latent_shape
-  assert experiment.conditioner.columns
+  path = "elixr_c" if name == "phantom" else name
+  assert config.conditioning.name == path
+  assert bool(experiment.conditioner.needs.columns) == (path != "findings")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -55,18 +58,41 @@ def test_a_config_is_short_and_says_how_it_is_run(name, repository):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_size_that_there_is_not_is_refused(name):
+  choice = "findings,huge" if name == "phantom" else "huge"
   with pytest.raises(ValueError, match="'huge'; expected one of tiny, small, base"):
-    _load(name).get_config("huge")
+    _load(name).get_config(choice)
+
+
+@pytest.mark.parametrize("path", conditioning.names())
+def test_phantoms_go_with_every_path_and_download_nothing(path):
+  config = _load("phantom").get_config(path)
+  plain = _load(path).get_config("tiny")
+  assert config.conditioning.name == path
+  assert config.conditioning.get("encoder", "standin") == "standin"
+  assert config.data.standin
+  with pytest.raises(ValueError, match="expected PATH or PATH,SIZE"):
+    _load("phantom").get_config(f"{path}x")
+  # All but condition and data is as everywhere: runs can be compared.
+  for section in ("model", "diffusion", "optimizer", "codec"):
+    assert config[section] == plain[section]
+
+
+def test_paths_differ_in_their_condition_alone():
+  recipes = [_load(path).get_config("small").to_dict() for path in conditioning.names()]
+  for recipe in recipes:
+    recipe.pop("conditioning")
+    assert recipe == recipes[0]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_has_no_key_that_nothing_reads(name):
   """`build` refuses those; here, that it does so for each section of this config."""
-  config = _load(name).get_config("tiny")
+  size = "elixr_c,tiny" if name == "phantom" else "tiny"
+  config = _load(name).get_config(size)
   sections = [key for key, value in config.items() if hasattr(value, "items")]
   assert sorted(sections) == sorted(experiment_lib.SECTIONS)
   for section in sections:
-    spoilt = _load(name).get_config("tiny").to_dict()
+    spoilt = _load(name).get_config(size).to_dict()
     spoilt[section]["nonsense"] = 1
     with pytest.raises(errors.InputError, match=rf"config\.{section}\.nonsense"):
       experiment_lib.build(spoilt)

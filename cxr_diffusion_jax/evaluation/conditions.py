@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import elixr_saved_model
 from cxr_diffusion_jax.conditioning import encoder as encoder_lib
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import labels, pipeline, prompts, reference
@@ -41,7 +42,7 @@ class Desk:
 
   settings: DataSettings
   dataset: Dataset
-  elixr_models: str = "google/cxr-foundation"
+  elixr_models: str = elixr_saved_model.HUB_ID
 
   def make(self, request: Request, count: int) -> Conditions:
     """Makes the conditions of a request.

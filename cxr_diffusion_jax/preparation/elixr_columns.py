@@ -6,10 +6,12 @@ ELIXR files of any form (or a stand-in CLIP --> files of form A) --> column
 from collections.abc import Sequence
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.conditioning import encoder as encoder_lib
 from cxr_diffusion_jax.data import columns as columns_lib
 from cxr_diffusion_jax.data import elixr
 from cxr_diffusion_jax.data import records as records_lib
-from cxr_diffusion_jax.preparation import standin_tree
+from cxr_diffusion_jax.preparation import elixr_embed, standin_tree, texts
 from cxr_diffusion_jax.preparation.data_settings import DataSettings
 
 
@@ -49,6 +51,56 @@ def make(
       missing=settings.missing,
       progress=progress,
     )
+
+
+def embed(
+  settings: DataSettings,
+  names: Sequence[str],
+  needs: conditioning.Needs,
+  encoder: encoder_lib.Encoder,
+  progress: types.Progress = types.no_progress,
+) -> tuple[str, ...]:
+  """Makes embedding files in the tree, as far as they are not there.
+
+  Args:
+    settings: of the data.
+    names: keys of `elixr.SHAPES`; 'elixr' stands for those that the path needs, or for
+      all where it needs none.
+    needs: of the path.
+    encoder: makes them.
+    progress: told during long work.
+
+  Returns:
+    The kinds that have become complete now.
+
+  Raises:
+    errors.InputError: an unknown name, or see `elixr_embed.embed`.
+  """
+  unknown = sorted(set(names) - {"elixr", *elixr.SHAPES})
+  if unknown:
+    raise errors.InputError(
+      f"--embed {unknown[0]}", f"elixr, or some of {', '.join(sorted(elixr.SHAPES))}"
+    )
+  kinds = [name for name in names if name != "elixr"]
+  if "elixr" in names:
+    kinds += [name for name in needs.columns if name in elixr.SHAPES] or elixr.SHAPES
+  prompts = None
+  if set(kinds) & set(encoder_lib.TEXT_COLUMNS):
+    records = records_lib.prepare_records(settings.record_settings(), progress=progress)
+    prompts = {
+      str(name): text
+      for split in records.num_rows
+      for name, text in zip(
+        records.ids(split), texts.of_split(settings, records, split), strict=True
+      )
+    }
+  return elixr_embed.embed(
+    settings.root,
+    list(dict.fromkeys(kinds)),
+    encoder,
+    prompts=prompts,
+    progress=progress,
+  )
 
 
 def _find(

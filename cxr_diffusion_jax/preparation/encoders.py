@@ -7,9 +7,10 @@ would mean something else.
 """
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.conditioning import clip_model, elixr_model
+from cxr_diffusion_jax.conditioning import clip_model, elixr_model, elixr_saved_model
 from cxr_diffusion_jax.conditioning import encoder as encoder_lib
 from cxr_diffusion_jax.data import columns as columns_lib
+from cxr_diffusion_jax.data import elixr as elixr_lib
 from cxr_diffusion_jax.preparation import clip_columns, standin_encoder
 from cxr_diffusion_jax.preparation.data_settings import DataSettings
 from cxr_diffusion_jax.preparation.dataset import Dataset
@@ -20,7 +21,7 @@ def open_encoder(
   dataset: Dataset,
   name: str,
   *,
-  elixr_models: str = "google/cxr-foundation",
+  elixr_models: str = elixr_saved_model.HUB_ID,
 ) -> encoder_lib.Encoder:
   """Opens the encoder that made a column.
 
@@ -51,8 +52,9 @@ def open_encoder(
       model=clip_model.load(settings.standin_clip)
     )
   else:
-    return elixr_model.load(elixr_models)
-  _check_same(encoder, about)
+    encoder = elixr_model.load(elixr_models)
+  if elixr_lib.NAMELESS not in about.encoder:
+    _check_same(encoder, about)
   return encoder
 
 

@@ -33,6 +33,10 @@ from cxr_diffusion_jax.data.elixr import npz as elixr_npz
 from cxr_diffusion_jax.data.elixr.file import SHAPES
 
 
+# In the `encoder` of files that do not say which model made them.
+NAMELESS = "as found in form"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ElixrFiles:
   """All files of one kind of embedding under one root.
@@ -188,7 +192,7 @@ def _origin(
       standin, encoder = bool(told.get("standin")), str(told.get("encoder", ""))
   if not encoder:
     model = "elixr-c-v2-pooled" if files[0].kind == "elixrc" else "pax-elixr-b-text"
-    encoder = f"google/cxr-foundation {model}, as found in form {files[0].form}"
+    encoder = f"google/cxr-foundation {model}, {NAMELESS} {files[0].form}"
   return standin, encoder
 
 
