@@ -32,7 +32,6 @@ from cxr_diffusion_jax.data.elixr import h5 as elixr_h5
 from cxr_diffusion_jax.data.elixr import npz as elixr_npz
 from cxr_diffusion_jax.data.elixr.file import SHAPES
 
-
 # In the `encoder` of files that do not say which model made them.
 NAMELESS = "as found in form"
 
