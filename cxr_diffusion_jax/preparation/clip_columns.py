@@ -10,6 +10,7 @@ do not undo each other's work. An interrupted run goes on with the rows that lac
 from collections.abc import Iterator
 import hashlib
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -25,6 +26,9 @@ from cxr_diffusion_jax.preparation import standin_tree, texts
 from cxr_diffusion_jax.preparation.data_settings import DataSettings
 
 _BATCH = 64
+
+# What a kill can cost. Counted in bytes alone, it would be all of a column of vectors.
+_ROWS_AT_RISK = 512
 
 
 def is_of_clip(name: str) -> bool:
@@ -113,6 +117,7 @@ def make(
       fingerprint=fingerprint,
       batches=_Rows(settings, records, encoder(), name),
       progress=progress,
+      flush_bytes=_ROWS_AT_RISK * 2 * math.prod(encoder().shapes[name]),
     )
 
 

@@ -110,11 +110,13 @@ def _find(
   progress: types.Progress,
 ) -> elixr.ElixrFiles:
   files = elixr.find_elixr(settings.root, kind)
-  if files is None:
-    files = elixr.find_elixr(settings.standin_root, kind)
-  if files is None and settings.standin:
-    standin_tree.write_elixr(settings, records, [kind], progress)
-    files = elixr.find_elixr(settings.standin_root, kind)
+  if files is None or files.standin:
+    # Those in a phantom tree may be of another size: this size's own go before them.
+    own = elixr.find_elixr(settings.standin_root, kind)
+    if own is None and settings.standin:
+      standin_tree.write_elixr(settings, records, [kind], progress)
+      own = elixr.find_elixr(settings.standin_root, kind)
+    files = own or files
   if files is None:
     raise errors.InputError(
       f"no {kind} embeddings in {settings.root}",
