@@ -1,0 +1,111 @@
+"""Every path's tiny recipe, from phantoms to a user's words: trained, resumed, sampled.
+
+The stand-in CLIP of a few steps is trained once; what is checked here is that all of it
+goes together, not that it is good.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.data import prompts
+
+# What a user may give to each path, two conditions each.
+GIVEN = {
+  "clip_text": [
+    "--prompt=a chest x-ray with pleural effusion",
+    "--findings=Cardiomegaly,Edema",
+    "--age=63",
+    "--sex=F",
+    "--negative_prompt=pneumothorax",
+    "--guidance=2",
+  ],
+  "clip_vision": ["--reference={0}", "--reference={1}"],
+  "elixr_b": ["--prompt=effusion", "--prompt=clear lungs"],
+  "elixr_bc": ["--prompt=effusion", "--reference={0}", "--reference={1}"],
+  "elixr_c": ["--reference={0}", "--reference={1}"],
+  "findings": ["--findings=Effusion,Mass", "--findings=No Finding", "--view=AP"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """Holds the tree of 64 phantoms, its records and the runs."""
+  return tmp_path_factory.mktemp("paths")
+
+
+@pytest.fixture
+def train(place, repository, run_main):
+  """Trains a path to a step: `train("elixr_c", 20)`."""
+
+  def run(path: str, num_steps: int) -> str:
+    values = {
+      "data.root": place / "tree",
+      "data.records_dir": place / "records",
+      "data.phantom_images": 64,
+      "data.standin_steps": 5,
+      "optimizer.schedule": "constant",
+      "train.num_steps": num_steps,
+      "train.log_every": 10,
+      "train.validate_every": 100,
+      "train.checkpoint_every": 10,
+      "train.sample_every": 0,
+      "parallel.num_devices": 1,
+    }
+    result = run_main(
+      "main",
+      f"--config={repository}/configs/phantom.py:{path}",
+      f"--workdir={place / path}",
+      *(f"--config.{name}={value}" for name, value in values.items()),
+    )
+    assert result.code == 0, result.err
+    return result.out
+
+  return run
+
+
+@pytest.fixture
+def sample(place, run_main):
+  """Samples a path: `sample("elixr_c", "--reference=...") -> samples.json`."""
+
+  def run(path: str, *arguments: str) -> dict:
+    out = place / path / "generated"
+    result = run_main(
+      "sample", f"--workdir={place / path}", f"--out={out}", "--steps=2", *arguments
+    )
+    assert result.code == 0, result.err
+    return json.loads((out / "samples.json").read_text())
+
+  return run
+
+
+@pytest.mark.parametrize("path", base.names())
+def test_a_path_trains_resumes_and_samples(path, train, sample, place):
+  assert "finished at step 10;" in train(path, 10)
+  before = (place / path / "checkpoints" / "10").stat().st_mtime_ns
+  assert "finished at step 20;" in train(path, 20)
+  assert (place / path / "checkpoints" / "10").stat().st_mtime_ns == before
+  dataset = json.loads((place / path / "dataset.json").read_text())
+  assert all(column["standin"] for column in dataset["columns"].values())
+  images = sorted((place / "tree").glob("original/*/images/*.png"))
+  given = [text.format(*images) for text in GIVEN[path]]
+  made = sample(path, *given)["samples"]
+  assert len(made) == 4
+  pixels = [_read(place / path / "generated" / entry["file"]) for entry in made]
+  assert {image.shape for image in pixels} == {(64, 64)}
+  assert np.abs(pixels[0] - pixels[1]).mean() > 1
+  if path == "clip_text":
+    assert made[0]["prompt"] == "a chest x-ray with pleural effusion"
+    assert prompts.findings_of(made[-1]["prompt"]) == ("Cardiomegaly", "Edema")
+    assert "63 year old" in made[-1]["prompt"]
+  entry, *_ = sample(path, "--unconditional", "--num=4")["samples"]
+  assert entry["unconditional"] is True
+
+
+def _read(path: pathlib.Path) -> np.ndarray:
+  with Image.open(path) as picture:
+    return np.asarray(picture).astype(int)
