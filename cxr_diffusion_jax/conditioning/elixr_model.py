@@ -163,7 +163,7 @@ class ElixrModel:
 
 def load(
   folder_or_hub_id: str | os.PathLike = elixr_saved_model.HUB_ID,
-  tokenizer: str | os.PathLike = TOKENIZER,
+  tokenizer: str | os.PathLike = "",
   *,
   png_bits: int = 16,
   batch_size: int = 4,
@@ -173,16 +173,19 @@ def load(
   Args:
     folder_or_hub_id: a folder that holds `elixr-c-v2-pooled`, `pax-elixr-b-text` or
       both, or an id such as `google/cxr-foundation`.
-    tokenizer: vocab.txt of BERT-uncased, or a folder that has it, or an id.
+    tokenizer: vocab.txt of BERT-uncased, or a folder that has it, or an id; by
+      default the one beside the models, else `TOKENIZER`.
     png_bits: 16 or 8, see `elixr_inputs.to_png`.
     batch_size: images or texts that a model is given at a time: memory.
 
   Raises:
     InputError: neither model is there, or the hub does not give them.
   """
+  folder = elixr_saved_model.resolve(folder_or_hub_id)
+  beside = folder / "vocab.txt"
   return ElixrModel(
-    folder=elixr_saved_model.resolve(folder_or_hub_id),
-    tokenizer=os.fspath(tokenizer),
+    folder=folder,
+    tokenizer=os.fspath(tokenizer or (beside if beside.is_file() else TOKENIZER)),
     png_bits=png_bits,
     batch_size=batch_size,
   )

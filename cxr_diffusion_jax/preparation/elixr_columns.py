@@ -103,6 +103,15 @@ def embed(
   )
 
 
+def _is_of_others(
+  settings: DataSettings, records: records_lib.Records, files: elixr.ElixrFiles
+) -> bool:
+  """Whether stand-ins were made from other prompts than the settings ask for."""
+  mark = standin_tree.prompts_mark(settings, records)
+  of_text = files.kind in encoder_lib.TEXT_COLUMNS and ", prompts " in files.encoder
+  return files.standin and of_text and mark not in files.encoder
+
+
 def _find(
   settings: DataSettings,
   records: records_lib.Records,
@@ -113,7 +122,7 @@ def _find(
   if files is None or files.standin:
     # Those in a phantom tree may be of another size: this size's own go before them.
     own = elixr.find_elixr(settings.standin_root, kind)
-    if own is None and settings.standin:
+    if settings.standin and (own is None or _is_of_others(settings, records, own)):
       standin_tree.write_elixr(settings, records, [kind], progress)
       own = elixr.find_elixr(settings.standin_root, kind)
     files = own or files

@@ -40,6 +40,7 @@ def write_standin_elixr(
   root: str | os.PathLike,
   kinds: Sequence[str] = ("elixrc",),
   *,
+  mark: str = "",
   batch_size: int = 64,
   progress: types.Progress = types.no_progress,
 ) -> tuple[str, ...]:
@@ -55,6 +56,7 @@ def write_standin_elixr(
     prompts: n texts; may be empty when no kind needs text.
     root: the dataset tree.
     kinds: keys of `elixr.SHAPES`.
+    mark: added to the encoder's name in the files, for whoever looks for them.
     batch_size: images in memory at a time.
     progress: told the number of images written.
 
@@ -68,7 +70,7 @@ def write_standin_elixr(
   _check_rows(kinds, ids, images, prompts)
   model = clip_model.load(clip_folder)
   check_fits(model)
-  encoder = f"{clip_model.describe(model)}, {_origin(ids, images, prompts)}"
+  encoder = f"{clip_model.describe(model)}, {_origin(ids, images, prompts)}{mark}"
   missing = tuple(kind for kind in kinds if not _is_written(root, kind, encoder))
   if missing:
     elixr_writer.write_form_a(

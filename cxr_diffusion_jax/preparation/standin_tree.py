@@ -60,8 +60,14 @@ def write_elixr(
     ],
     root=settings.standin_root,
     kinds=kinds,
+    mark=prompts_mark(settings, records),
     progress=progress,
   )
+
+
+def prompts_mark(settings: DataSettings, records: records_lib.Records) -> str:
+  """What the stand-in files of these prompts have in their encoder's name."""
+  return f", prompts {texts.fingerprint(settings, records)[:8]}"
 
 
 class Images(Sequence):

@@ -109,7 +109,8 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def model(folder) -> elixr_model.ElixrModel:
-  return elixr_model.load(folder, folder, batch_size=2)
+  # The vocabulary beside the models is taken by itself.
+  return elixr_model.load(folder, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,7 @@ def test_only_what_is_needed_is_loaded(folder, tmp_path, images):
   shutil.copytree(folder / "elixr-c-v2-pooled", tmp_path / "c" / "elixr-c-v2-pooled")
   shutil.copytree(folder / "pax-elixr-b-text", tmp_path / "b" / "pax-elixr-b-text")
   maps = elixr_model.load(tmp_path / "c", "/no/vocabulary")
+  assert maps.tokenizer == "/no/vocabulary"
   assert maps.encode_images(["elixrc"], images[:1])["elixrc"].shape == (1, 8, 8, 1376)
   with pytest.raises(errors.InputError, match=r"no pax-elixr-b-text.*HAI-DEF terms"):
     maps.encode_images(["img_emb"], images[:1])

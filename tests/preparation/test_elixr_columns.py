@@ -128,6 +128,21 @@ def test_real_embeddings_ask_for_no_stand_in(settings, open_records, monkeypatch
 
 
 @pytest.mark.usefixtures("quick_training")
+def test_other_prompts_make_other_stand_ins_of_texts_alone(with_standin):
+  first = dataset.prepare(with_standin, base.Needs(columns=("txt_emb",)))
+  asked = dataclasses.replace(with_standin, prompt_seed=1)
+  second = dataset.prepare(asked, base.Needs(columns=("txt_emb",)))
+  assert second.description["columns"] != first.description["columns"]
+  assert second.description["fingerprint"] == first.description["fingerprint"]
+  # The settings of before find their own again.
+  third = dataset.prepare(with_standin, base.Needs(columns=("txt_emb",)))
+  for split in ("train", "test"):
+    np.testing.assert_array_equal(
+      values(third.columns[0], split), values(first.columns[0], split)
+    )
+
+
+@pytest.mark.usefixtures("quick_training")
 @pytest.mark.parametrize(
   ("sizes", "phantom"), [((32, 16), False), ((32, 16), True), ((16, 32), True)]
 )
