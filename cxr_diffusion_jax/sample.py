@@ -15,7 +15,7 @@ import pathlib
 
 from absl import flags
 
-from cxr_diffusion_jax import command, errors, pictures
+from cxr_diffusion_jax import command, pictures
 from cxr_diffusion_jax.conditioning import elixr_saved_model
 from cxr_diffusion_jax.evaluation import conditions as conditions_lib
 from cxr_diffusion_jax.evaluation import request as request_lib
@@ -62,23 +62,24 @@ flags.mark_flags_as_required(["workdir"])
 def main(arguments: list[str]) -> None:
   """Reads the run, generates, and says where the images are."""
   axes = sweeps.parse_axes(_GRID.value)
-  ends = [_WALK.value, *arguments] if _WALK.value else []
-  if (arguments and len(ends) != 2) or (axes and ends):
-    raise errors.InputError(
-      f"arguments {' '.join(arguments) or _WALK.value}",
-      "--name=value, two conditions for --interpolate A B, and not --grid with it",
-    )
-  workdir = pathlib.Path(_WORKDIR.value)
   request = _request()
+  others = [*(["grid"] if axes else []), *request.given]
+  ends = sweeps.parse_ends(_WALK.value, arguments, others)
+  workdir = pathlib.Path(_WORKDIR.value)
   run = sampling.open_run(workdir, checkpoint_step=_STEP.value)
   desk = conditions_lib.Desk(
     settings=run.experiment.data, dataset=run.dataset, elixr_models=_ELIXR.value
   )
-  changes = {name: value for name, value in _changes().items() if value is not None}
   out = command.writable_folder(_OUT.value or str(workdir / "generated"))
-  common = {"seed": _SEED.value, "changes": changes, "progress": command.progress}
+  common = {
+    "seed": _SEED.value,
+    "changes": {key: value for key, value in _changes().items() if value is not None},
+    "weak_step": _AUTO.value,
+    "batch_size": _BATCH.value,
+    "progress": command.progress,
+  }
   if ends:
-    between = request_lib.join_rows([desk.make(desk.guess(end), 1) for end in ends])
+    between = desk.between(ends, request.negative_prompt)
     picture, images = sweeps.walk(run, between, num=_NUM.value or 8, **common)
     pictures.save(picture, out / "walk.png")
     print(f"{len(images)} images from one condition to the other: {out}/walk.png")
@@ -94,8 +95,6 @@ def main(arguments: list[str]) -> None:
       made,
       num=_NUM.value or len(made) * _PER.value,
       per_condition=_PER.value,
-      batch_size=_BATCH.value,
-      weak_step=_AUTO.value,
       **common,
     )
     sampling.write(made, out)

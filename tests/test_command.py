@@ -1,11 +1,13 @@
 """What a person at the terminal sees: one line of progress, one line of refusal."""
 
+from collections.abc import Callable
 import contextlib
 import io
 import pathlib
 import sys
 import types as python_types
 
+from absl import flags
 import jax
 import pytest
 
@@ -136,6 +138,71 @@ def test_a_main_that_ends_well_exits_0(monkeypatch):
   with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()):
     command.run(lambda: called.append(1))
   assert (stop.value.code, called) == (None, [1])
+
+
+@pytest.fixture
+def started(monkeypatch) -> Callable[..., tuple[list[str], int, object]]:
+  """Runs a main that takes arguments: `started("a", "--count=2")`.
+
+  Returns the arguments that it got, the flag `count`, and the exit code.
+  """
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  count = flags.DEFINE_integer("count_of_test_command", 1, "For a test.")
+
+  def run(*arguments: str) -> tuple[list[str], int, object]:
+    got = []
+
+    def main(rest: list[str]) -> None:
+      got.append((rest, count.value))
+
+    monkeypatch.setattr(sys, "argv", ["main", *arguments])
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()):
+      command.run(main)
+    return *got[0], stop.value.code
+
+  yield run
+  delattr(flags.FLAGS, "count_of_test_command")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "rest", "count"),
+  [
+    ([], [], 1),
+    (["a", "b c"], ["a", "b c"], 1),
+    (["--count_of_test_command=2", "a"], ["a"], 2),
+    (["a", "--count_of_test_command=2"], ["a"], 2),
+    (["a", "--count_of_test_command", "3", "b"], ["a", "b"], 3),
+    (["a", "--", "--count_of_test_command=2"], ["a", "--count_of_test_command=2"], 1),
+  ],
+)
+def test_a_main_may_take_arguments_before_and_after_flags(
+  arguments, rest, count, started
+):
+  assert started(*arguments) == (rest, count, None)
+
+
+def test_other_mains_take_no_argument(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["main", "stray"])
+  called = []
+  with pytest.raises(SystemExit) as stop:
+    command.run(lambda: called.append(1))
+  assert (stop.value.code, called) == (2, [])
+  assert "unknown argument 'stray'; fix: flags are written" in capsys.readouterr().err
+
+
+def test_numbers_of_a_flag():
+  assert command.numbers("guidance", None) is None
+  assert command.numbers("guidance", []) == ()
+  assert command.numbers("guidance", ["3", "1.5", "1e9", "inf"]) == (
+    3.0,
+    1.5,
+    1e9,
+    float("inf"),
+  )
+  with pytest.raises(errors.InputError, match="--guidance=3,x; expected numbers"):
+    command.numbers("guidance", ["3", "x"])
+  with pytest.raises(errors.InputError, match="--guidance=3,,4; expected numbers"):
+    command.numbers("guidance", ["3", "", "4"])
 
 
 @pytest.fixture

@@ -100,21 +100,29 @@ def _pixels(out: pathlib.Path, made: dict) -> np.ndarray:
 
 
 def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
-  made = samples(tmp_path, "--num=3", "--steps=3", "--guidance=1.5", "--seed=7")
+  made = samples(
+    tmp_path,
+    *("--num=3", "--steps=3", "--guidance=1.5", "--seed=7"),
+    *("--guidance_interval=0.5,3", "--guidance_rescale=0.5", "--sampler=ddim"),
+  )
   assert [entry["number"] for entry in made["samples"]] == [0, 1, 2]
   assert {entry["seed"] for entry in made["samples"]} == {7}
   assert made["settings"] == {
+    "autoguidance_step": None,
     "checkpoint_step": 20,
+    "evaluations_per_image": 6,
     "guidance": 1.5,
+    "guidance_interval": [0.5, 3.0],
+    "guidance_rescale": 0.5,
     "num_images": 2,
     "num_steps": 3,
-    "sampler": "euler",
+    "sampler": "ddim",
   }
   images = _pixels(tmp_path, made)
   assert images.shape == (3, 32, 32)
-  first = made["samples"][0]["image_id"]
-  reference = _read(tmp_path / "references" / f"{first}.png")
-  assert reference.std() > 5
+  first = made["samples"][0]
+  assert first["reference_file"] == f"references/{first['image_id']}.png"
+  assert _read(tmp_path / first["reference_file"]).std() > 5
   for name in ("grid.png", "pairs.png"):
     assert min(_read(tmp_path / name).shape) > 128
 
@@ -147,19 +155,65 @@ def test_conditions_can_be_named(samples, tmp_path, trained, run_main, small):
   assert "images nobody" in refused.complaint
 
 
+def test_an_earlier_checkpoint_leads_away_from_its_mistakes(samples, tmp_path):
+  made = {}
+  for step in (10, 20):
+    flags = ("--num=2", "--guidance=30", f"--autoguidance={step}")
+    told = samples(tmp_path / str(step), *flags)
+    assert told["settings"]["autoguidance_step"] == step
+    assert told["settings"]["evaluations_per_image"] == 4
+    made[step] = _pixels(tmp_path / str(step), told)
+  plain = samples(tmp_path / "plain", "--num=2", "--guidance=1")
+  assert plain["settings"]["evaluations_per_image"] == 2
+  # What is led away from itself stays where it is.
+  np.testing.assert_allclose(made[20], _pixels(tmp_path / "plain", plain), atol=1)
+  assert np.abs(made[10] - made[20]).mean() > 1
+
+
+def test_a_condition_can_be_walked_to_another(trained, run_main, small, tmp_path):
+  stems = sorted(path.stem for path in small.root.glob("original/*/images/*.png"))
+  arguments = ["--interpolate", stems[0], f"{stems[9]}.png", f"--out={tmp_path}"]
+  result = run_main("sample", f"--workdir={trained}", *arguments, "--num=3")
+  assert result.code == 0, result.err
+  assert f"3 images from one condition to the other: {tmp_path}/walk.png" in result.out
+  height, width = _read(tmp_path / "walk.png").shape
+  assert width >= 3 * 128
+  assert 128 < height < 256
+
+
+def test_settings_can_be_laid_out_in_a_grid(trained, run_main, tmp_path):
+  axes = ["--grid=guidance=1,2,4", "--grid=seed=0,1"]
+  arguments = [f"--workdir={trained}", f"--out={tmp_path}", *axes, "--num=2"]
+  result = run_main("sample", *arguments)
+  assert result.code == 0, result.err
+  assert f"2 conditions along 2 axes: {tmp_path}/sweep.png" in result.out
+  assert _read(tmp_path / "sweep.png").shape[0] > 2 * 3 * 128
+
+
 @pytest.mark.parametrize(
-  ("flag", "message"),
+  ("flags", "message"),
   [
-    ("--split=tset", "split 'tset'"),
-    ("--checkpoint=11", "step 11; expected one of the checkpoints 10, 20"),
-    ("--sampler=eular", "unknown sampler 'eular'"),
-    ("--steps=0", "num_steps=0; expected 1 or more"),
-    ("--num=0", "num"),
-    ("--stepps=3", "stepps"),
+    (["--split=tset"], "split 'tset'"),
+    (["--checkpoint=11"], "step 11; expected one of the checkpoints 10, 20"),
+    (["--autoguidance=11"], "step 11; expected one of the checkpoints 10, 20"),
+    (["--sampler=eular"], "unknown sampler 'eular'"),
+    (["--steps=0"], "num_steps=0; expected 1 or more"),
+    (["--guidance=much"], "--guidance=much; expected numbers"),
+    (["--guidance=1,2"], "2 scales; expected one number"),
+    (["--guidance_interval=1"], "two noise levels"),
+    (["--prompt=effusion"], "expected --reference, --image_ids, --unconditional"),
+    (["--grid=gudance=1"], "expected NAME=VALUE"),
+    (["--interpolate=a"], "two conditions for --interpolate A B"),
+    (["--interpolate", "a", "b", "c"], "arguments a b c; expected"),
+    (["--interpolate=a", "b", "--grid=seed=1"], "--interpolate with --grid"),
+    (["--interpolate=a", "b", "--unconditional"], "--interpolate with --unconditional"),
+    (["stray"], "arguments stray"),
+    (["--num=0"], "num"),
+    (["--stepps=3"], "stepps"),
   ],
 )
-def test_sampling_refuses_what_it_cannot_do(trained, run_main, flag, message):
-  assert message in run_main("sample", f"--workdir={trained}", flag).complaint
+def test_sampling_refuses_what_it_cannot_do(trained, run_main, flags, message):
+  assert message in run_main("sample", f"--workdir={trained}", *flags).complaint
 
 
 def test_the_report_shows_losses_pictures_and_what_the_data_are(

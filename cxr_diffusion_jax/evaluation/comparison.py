@@ -7,11 +7,11 @@ The judge is a classifier trained on the real training images of the same record
 it says of the real test images is the ceiling.
 """
 
-from collections.abc import Sequence
-import dataclasses
+from collections.abc import Mapping, Sequence
 import hashlib
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from cxr_diffusion_jax.evaluation import conditions as conditions_lib
 from cxr_diffusion_jax.evaluation.comparison_report import Path
 from cxr_diffusion_jax.evaluation.request import Request
 from cxr_diffusion_jax.preparation import standin_tree
+from cxr_diffusion_jax.training import run_files
 
 
 def compare(
@@ -62,9 +63,11 @@ def compare(
   runs = [sampling.open_run(workdir) for workdir in workdirs]
   _check_records(runs)
   ids = _ids(runs, split, num)
+  # As they were trained: what samples them here has devices of its own.
+  configs = [run_files.read(workdir)[0] for workdir in workdirs]
   paths = [
-    _generate(run, ids, out / run.workdir.name, seed, batch_size, progress)
-    for run in runs
+    _generate(run, config, ids, out / run.workdir.name, seed, batch_size, progress)
+    for run, config in zip(runs, configs, strict=True)
   ]
   judge = _judge(runs[0], progress)
   asked, shown = _real(runs[0], ids)
@@ -74,9 +77,7 @@ def compare(
 
   measured = {f"real {split} images": measure(shown)}
   measured |= {path.name: measure(path.images) for path in paths}
-  text = comparison_report.text(
-    paths, measured, split, [run.experiment.config for run in runs]
-  )
+  text = comparison_report.text(paths, measured, split, configs)
   told = json.dumps(comparison_report.metrics(paths, measured), indent=1)
   atomic_file.write_text(out / "table.md", text)
   atomic_file.write_text(out / "metrics.json", told + "\n")
@@ -109,14 +110,14 @@ def _ids(runs: Sequence[sampling.Run], split: str, num: int) -> list[str]:
 
 def _generate(
   run: sampling.Run,
+  config: Mapping[str, Any],
   ids: Sequence[str],
   folder: pathlib.Path,
   seed: int,
   batch_size: int,
   progress: types.Progress,
 ) -> Path:
-  settings = dataclasses.asdict(run.experiment.sample)
-  facts = [run.dataset.description, settings, run.checkpoint_step, list(ids), seed]
+  facts = [run.dataset.description, config, run.checkpoint_step, list(ids), seed]
   fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
   images = _kept(folder / "images.npz", fingerprint)
   if images is None:

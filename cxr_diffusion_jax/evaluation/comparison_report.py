@@ -5,6 +5,7 @@ paths (images of the same conditions) + what a judge saw in them -> Markdown, JS
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,12 @@ from cxr_diffusion_jax.evaluation import adherence
 from cxr_diffusion_jax.training import compatibility
 
 # What may differ between runs that are compared: the condition, where and how they ran.
-FREE = (*compatibility.FREE_KEYS, "conditioning.")
+# How they are sampled may not, although one run may change it at any time.
+FREE = (
+  *(key for key in compatibility.FREE_KEYS if key != "sample."),
+  "conditioning.",
+  "sample.num_images",
+)
 
 # Columns of the picture.
 SHOWN = 10
@@ -30,7 +36,7 @@ class Path:
     name: of its folder.
     images: uint8 [n h w 1], image i generated for test image i.
     swapped: uint8 [m h w 1], image i of the noise of image i and the next condition.
-    losses: last validation loss, with the condition and without.
+    losses: last validation loss, with the condition and without; nan for none.
     kind: of its data, in words.
     step: of its checkpoint.
   """
@@ -115,8 +121,8 @@ def metrics(
     condition, both = effects(path)
     runs[path.name] = {
       "step": path.step,
-      "validation_loss": path.losses[0],
-      "validation_loss_unconditional": path.losses[1],
+      "validation_loss": _finite(path.losses[0]),
+      "validation_loss_unconditional": _finite(path.losses[1]),
       "change_by_condition": condition,
       "change_by_both": both,
       "data": path.kind,
@@ -144,3 +150,8 @@ def picture(paths: Sequence[Path], asked: np.ndarray, real: np.ndarray) -> Image
     ],
     title=f"a condition and a noise a column; {paths[0].kind.split(',')[0]}",
   )
+
+
+def _finite(value: float) -> float | None:
+  """JSON knows no nan."""
+  return value if math.isfinite(value) else None

@@ -68,8 +68,12 @@ class Desk:
       parts.append((self._of_references(request.references), needs.reference_columns))
     made = request_lib.join(parts) if parts else self._of_split(request.split, count)
     if request.negative_prompt:
-      negative = self._text_fields([request.negative_prompt])
-      made = dataclasses.replace(made, negative=negative)
+      told = {"negative_prompt": request.negative_prompt}
+      made = dataclasses.replace(
+        made,
+        entries=[{**entry, **told} for entry in made.entries],
+        negative=self._text_fields([request.negative_prompt]),
+      )
     return made
 
   def guess(self, text: str) -> Request:
@@ -85,6 +89,14 @@ class Desk:
     if "findings" in takes:
       return Request(findings=(text,))
     return Request(image_ids=(text,))
+
+  def between(self, texts: Sequence[str], negative_prompt: str = "") -> Conditions:
+    """One condition for each text, understood as `guess` does."""
+    asked = [self.guess(text) for text in texts]
+    told = {"negative_prompt": negative_prompt}
+    return request_lib.join_rows(
+      [self.make(dataclasses.replace(request, **told), 1) for request in asked]
+    )
 
   def _check(self, request: Request) -> None:
     """Raises InputError for what the path cannot use."""
@@ -106,7 +118,8 @@ class Desk:
       raise errors.InputError(
         " with ".join(f"--{name}" for name in request.given), "one of them"
       )
-    if any(not text.strip() for text in (*request.prompts, *request.findings)):
+    texts = (*request.prompts, *request.findings, request.negative_prompt or "none")
+    if any(not text.strip() for text in texts):
       raise errors.InputError(
         "an empty prompt or finding",
         "words, or 'No Finding'",
@@ -239,7 +252,7 @@ class Desk:
     return Conditions(
       fields=fields,
       entries=entries,
-      names=[request_lib.slug(entry) for entry in entries],
+      names=request_lib.distinct([request_lib.slug(entry) for entry in entries]),
       references=None,
     )
 

@@ -5,12 +5,14 @@ Request --Desk.make (`conditions`)--> Conditions: n rows of fields, entries and 
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data import labels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +150,22 @@ def join(parts: Sequence[tuple[Conditions, Sequence[str]]]) -> Conditions:
 
 def slug(entry: Mapping[str, Any]) -> str:
   """A name for files, of what a condition says."""
-  reference_name = pathlib.PurePath(entry.get("reference", "")).stem
-  words = entry.get("prompt") or reference_name or "_".join(entry.get("findings", ()))
-  plain = "".join(letter if letter.isalnum() else "-" for letter in words)
-  return plain[:40].strip("-") or ("unconditional" if "unconditional" in entry else "x")
+  words = entry.get("prompt") or pathlib.PurePath(entry.get("reference", "")).stem
+  if not words and "findings" in entry:
+    words = "_".join(entry["findings"]) or labels.NO_FINDING
+  if not words:
+    told = entry.items() - {("unconditional", True)}
+    words = "_".join(f"{key}-{value}" for key, value in sorted(told)) or "unconditional"
+  # Of ASCII alone: any file system takes it, at any length that this gives.
+  fit = "".join(c if c == "_" or (c.isascii() and c.isalnum()) else "-" for c in words)
+  return fit[:40].strip("-") or "x"
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+  """Tells names apart that are the same: x, x-2, x-3."""
+  taken: dict[str, None] = {}
+  for name in names:
+    tries = (f"{name}-{number}" for number in itertools.count(2))
+    fit = next(one for one in itertools.chain([name], tries) if one not in taken)
+    taken[fit] = None
+  return list(taken)

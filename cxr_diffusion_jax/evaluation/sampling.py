@@ -149,9 +149,6 @@ def sample(
   generate = generate_lib.make_generate(
     run.objective, settings, run.experiment.latent_shape, run.experiment.mesh
   )
-  weak_params = None
-  if weak_step is not None:
-    weak_params, _ = read_params(run.workdir, run.experiment, weak_step)
   per_condition = min(per_condition, num)
   order = [number // per_condition % len(conditions) for number in range(num)]
   taken = conditions.take(order)
@@ -164,7 +161,7 @@ def sample(
     batch_size=batch_size,
     progress=progress,
     negative=conditions.negative,
-    weak_params=weak_params,
+    weak_params=weak_params(run, weak_step),
   )
   streams = run.experiment.conditioner.streams
   cost = generate_lib.evaluations(settings, len(streams), weak_step is not None)
@@ -182,17 +179,43 @@ def sample(
       "autoguidance_step": weak_step,
       "evaluations_per_image": cost,
     },
-    title=title(run, settings),
+    title=title(run, settings, weak_step),
     per_condition=per_condition,
   )
 
 
-def title(run: Run, settings: generate_lib.SampleSettings) -> str:
-  """One line that says what a picture is of."""
-  return (
-    f"{run.workdir.name}, step {run.checkpoint_step}, {settings.sampler}"
-    f" {settings.num_steps}, guidance {settings.guidance_text}, {run.dataset.kind}"
-  )
+def weak_params(run: Run, step: int | None) -> types.Params | None:
+  """The averaged parameters of an earlier checkpoint, for autoguidance; None for none.
+
+  Raises:
+    errors.InputError: there is no such checkpoint.
+  """
+  return None if step is None else read_params(run.workdir, run.experiment, step)[0]
+
+
+def title(
+  run: Run,
+  settings: generate_lib.SampleSettings,
+  weak_step: int | None = None,
+  varied: Sequence[str] = (),
+) -> str:
+  """One line that says what a picture is of.
+
+  Args:
+    run: of the images.
+    settings: of the images.
+    weak_step: of the checkpoint that autoguidance led away from.
+    varied: what is not the same in all of the picture: 'sampler', 'steps', 'guidance'.
+  """
+  auto = "" if weak_step is None else f" away from step {weak_step}"
+  told = {
+    "sampler": settings.sampler,
+    "steps": f"{settings.num_steps} steps",
+    "guidance": f"guidance {settings.guidance_text}{auto}",
+  }
+  parts = [f"{run.workdir.name} at step {run.checkpoint_step}"]
+  parts += [text for name, text in told.items() if name not in varied]
+  return ", ".join([*parts, run.dataset.kind])
 
 
 def write(samples: Samples, out: pathlib.Path) -> None:
@@ -228,8 +251,12 @@ def caption(entry: Mapping[str, Any]) -> str:
     return " ".join(words[:half]) + "\n" + " ".join(words[half:8])
   if "findings" in entry:
     return "\n".join(entry["findings"][:2]) or "No Finding"
-  told = ("reference", "age", "sex", "view")
-  return "\n".join(str(entry[key]) for key in told if key in entry)
+  if "unconditional" in entry:
+    return "no condition"
+  told = [str(entry[key]) for key in ("age", "sex", "view") if key in entry]
+  if "reference" in entry:
+    told = [pathlib.PurePath(entry["reference"]).name]
+  return "\n".join(told)
 
 
 def _pairs(samples: Samples) -> Image.Image:

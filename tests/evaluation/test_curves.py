@@ -1,0 +1,34 @@
+"""Loss curves are read back from the events as CLU writes them."""
+
+from clu import metric_writers
+
+from cxr_diffusion_jax.evaluation import curves
+
+
+def _write(folder, scalars: dict[int, dict[str, float]]) -> None:
+  writer = metric_writers.SummaryWriter(str(folder))
+  for step, values in scalars.items():
+    writer.write_scalars(step, values)
+  writer.close()
+
+
+def test_the_last_word_on_a_step_counts(tmp_path):
+  """A run that was killed after step 10 did it again."""
+  first = {5: {"train/loss": 2.0}, 10: {"train/loss": 1.5, "validation/loss": 1.75}}
+  _write(tmp_path, first)
+  _write(tmp_path, {10: {"train/loss": 1.25}, 15: {"train/loss": 1.0, "other": 3.0}})
+  assert curves.read(tmp_path) == {
+    "train/loss": ([5, 10, 15], [2.0, 1.25, 1.0]),
+    "validation/loss": ([10], [1.75]),
+  }
+
+
+def test_nothing_told_is_no_curve(tmp_path):
+  assert curves.read(tmp_path) == {}
+
+
+def test_every_step_of_a_long_run_is_kept(tmp_path):
+  _write(tmp_path, {step: {"train/loss": float(step)} for step in range(1, 1201)})
+  steps, values = curves.read(tmp_path)["train/loss"]
+  assert steps == list(range(1, 1201))
+  assert values == [float(step) for step in steps]
