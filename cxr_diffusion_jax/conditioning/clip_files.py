@@ -270,7 +270,7 @@ def _cached(name: str) -> pathlib.Path | None:
 
 def _out_of_reach(name: str, error: Exception) -> errors.InputError:
   return errors.InputError(
-    f"{name!r} is no folder and could not be downloaded: {error}",
+    f"{name!r} is no folder and could not be downloaded ({type(error).__name__})",
     "a folder with config.json, or an id that the hub serves",
-    "check the network and the id, or copy the model here and name its folder",
+    "check network and id, name a folder, or set config.conditioning.encoder=standin",
   )
