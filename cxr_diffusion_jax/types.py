@@ -29,12 +29,14 @@ class StreamSpec:
     num_tokens: n of `TokenStream.tokens` [b n d].
     width: d of `TokenStream.tokens` [b n d].
     grid: (rows, columns) when the tokens are a map in row-major order.
+    num_leading: tokens before those of the map, such as a class token.
   """
 
   name: str
   num_tokens: int
   width: int
   grid: tuple[int, int] | None = None
+  num_leading: int = 0
 
 
 @flax.struct.dataclass

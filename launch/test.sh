@@ -6,4 +6,5 @@ cd "$(dirname "$0")/.."
 prepare_environment requirements-dev.txt
 ruff check .
 ruff format --check .
-python -m pytest "$@"
+# A file of tests shares what it has made: it stays with one worker.
+python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

@@ -42,6 +42,19 @@ def pytest_unconfigure() -> None:
   shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts the longest files first, so that no worker is left with one at the end."""
+  long = (
+    "test_every_path.py",
+    "test_condition_effect.py",
+    "test_survival.py",
+    "test_end_to_end.py",
+    "test_two_processes.py",
+    "test_loop.py",
+  )
+  items.sort(key=lambda item: item.path.name not in long)
+
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 # A model of 25,000 parameters on images of 32 pixels: seconds to compile.

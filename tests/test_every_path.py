@@ -48,8 +48,12 @@ def train(place, repository, run_main):
       "data.records_dir": place / "records",
       "data.phantom_images": 64,
       "data.standin_steps": 5,
+      # Runs of any length are one program then, compiled once.
       "optimizer.schedule": "constant",
+      "optimizer.warmup_steps": 2,
       "train.num_steps": num_steps,
+      "train.batch_size": 4,
+      "train.validation_batches": 1,
       "train.log_every": 10,
       "train.validate_every": 100,
       "train.checkpoint_every": 10,

@@ -1,12 +1,13 @@
 """CLIP's vision encoder: a reference X-ray as its patches, or as one vector.
 
-  clip_patches [b 1+g*g d]   penultimate hidden states, class token first
+  clip_patches [b 1+g*g d]   penultimate hidden states, class token first; 2-D positions
   clip_image   [b 1 p]       image_embeds, in the space shared with texts
 
 Radford et al., 2103.00020. The column is made by `prepare` from the records' images.
 """
 
 import dataclasses
+import math
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.conditioning import base, clip_encoder
@@ -36,10 +37,20 @@ class Conditioner:
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]:
     sizes = clip_encoder.sizes(self.encoder)
-    num_tokens, width = (
-      (1, sizes.embedding) if self.pooled else (sizes.num_patches, sizes.image_width)
+    if self.pooled:
+      return (
+        types.StreamSpec(name="clip_vision", num_tokens=1, width=sizes.embedding),
+      )
+    side = math.isqrt(sizes.num_patches - 1)
+    return (
+      types.StreamSpec(
+        name="clip_vision",
+        num_tokens=sizes.num_patches,
+        width=sizes.image_width,
+        grid=(side, side),
+        num_leading=1,
+      ),
     )
-    return (types.StreamSpec(name="clip_vision", num_tokens=num_tokens, width=width),)
 
   def __call__(self, batch: types.Batch) -> types.Context:
     """Returns one stream from the batch's patches or vectors."""

@@ -13,6 +13,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from cxr_diffusion_jax import errors, pictures, types
@@ -117,7 +118,7 @@ def _generate(
   batch_size: int,
   progress: types.Progress,
 ) -> Path:
-  facts = [run.dataset.description, config, run.checkpoint_step, list(ids), seed]
+  facts = [run.dataset.description, config, _weights(run), list(ids), seed]
   fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
   images = _kept(folder / "images.npz", fingerprint)
   if images is None:
@@ -155,6 +156,14 @@ def _generate(
     kind=run.dataset.kind,
     step=run.checkpoint_step,
   )
+
+
+def _weights(run: sampling.Run) -> str:
+  """Tells the parameters of a run from those of any other training into its folder."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(run.ema_params):
+    digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()
 
 
 def _kept(path: pathlib.Path, fingerprint: str) -> dict[str, np.ndarray] | None:

@@ -129,7 +129,8 @@ class ContextEmbedder(nn.Module):
     small = nn.initializers.normal(0.02)
     x = x + self.param(f"stream_{spec.name}", small, (self.width,))
     if spec.grid is not None:
-      x = x + grid_positions(*spec.grid, self.width)
+      positions = grid_positions(*spec.grid, self.width)
+      x = x + jnp.pad(positions, ((spec.num_leading, 0), (0, 0)))
     return x
 
   def _check(self, context: Context) -> None:
@@ -143,8 +144,9 @@ class ContextEmbedder(nn.Module):
         "give the denoiser the streams of the conditioner that made the context",
       )
     for spec in self.streams:
-      if spec.grid is not None and spec.grid[0] * spec.grid[1] != spec.num_tokens:
+      of_map = spec.num_tokens - spec.num_leading
+      if spec.grid is not None and spec.grid[0] * spec.grid[1] != of_map:
         raise errors.InputError(
-          f"stream {spec.name!r} with {spec.num_tokens} tokens in a {spec.grid} grid",
+          f"stream {spec.name!r} with {of_map} tokens in a {spec.grid} grid",
           "rows times columns tokens",
         )

@@ -71,3 +71,24 @@ def test_a_grid_must_hold_its_tokens():
   module = embedding.ContextEmbedder((spec,), width=8)
   with pytest.raises(errors.InputError, match="rows times columns"):
     jax.eval_shape(lambda: module.init(jax.random.key(0), context, 1))
+
+
+def test_tokens_before_a_map_have_no_place():
+  spec = StreamSpec(name="map", num_tokens=5, width=6, grid=(2, 2), num_leading=1)
+  plain = StreamSpec(name="map", num_tokens=5, width=6)
+  context = (
+    TokenStream(
+      tokens=jax.random.normal(jax.random.key(0), (1, 5, 6)),
+      mask=jnp.ones((1, 5), bool),
+    ),
+  )
+
+  def embed(spec):
+    module = embedding.ContextEmbedder((spec,), width=8)
+    stream, _ = module.init_with_output(jax.random.key(1), context, 1)[0]
+    return stream.tokens[0, 1:]
+
+  difference = embed(spec) - embed(plain)
+  np.testing.assert_array_equal(difference[0], np.zeros(8))
+  want = embedding.grid_positions(2, 2, 8)
+  np.testing.assert_allclose(difference[1:], want, atol=1e-6)
