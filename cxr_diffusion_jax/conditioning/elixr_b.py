@@ -10,23 +10,19 @@ count; stand-ins have zeros after the end of the text, which do not.
 """
 
 import dataclasses
-from types import MappingProxyType
+import math
 
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.conditioning import base, elixr_model
 
-# Tokens and width of each kind.
-KINDS = MappingProxyType(
-  {
-    "all_contrastive_img_emb": (32, 128),
-    "contrastive_img_emb": (1, 128),
-    "contrastive_txt_emb": (1, 128),
-    "img_emb": (32, 768),
-    "txt_emb": (128, 768),
-  }
-)
+# Tokens and width of each kind: one vector is one token.
+KINDS = {
+  kind: (math.prod(shape[:-1]), shape[-1])
+  for kind, shape in elixr_model.SHAPES.items()
+  if kind != "elixrc"
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

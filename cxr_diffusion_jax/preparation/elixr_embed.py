@@ -9,7 +9,6 @@ are added to the tree later become further files.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import errno
 import itertools
 import os
 import pathlib
@@ -21,7 +20,7 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import encoder as encoder_lib
-from cxr_diffusion_jax.data import elixr, images, layout
+from cxr_diffusion_jax.data import atomic_file, elixr, images, layout
 from cxr_diffusion_jax.data.elixr import file as elixr_file
 from cxr_diffusion_jax.data.elixr import writer as elixr_writer
 from cxr_diffusion_jax.preparation import elixr_kind
@@ -71,7 +70,7 @@ def embed(
     for kind in kinds
   ]
   done = len(paths) - len(frozenset().union(*(kind.missing for kind in work)))
-  with _disk_errors(root):
+  with atomic_file.disk_errors(root):
     _check_disk(root, work)
     for names, stems in _by_kinds(work).items():
       group = [kind for kind in work if kind.name in names]
@@ -219,17 +218,3 @@ def _write_rows(
   elixr_file.check_finite(kind.staging, np.array(stems), values)
   kept = [texts[stem] for stem in stems] if _is_text(kind.name) else None
   elixr_writer.write_rows(file, start, stems, {kind.name: values}, kept)
-
-
-@contextlib.contextmanager
-def _disk_errors(root: pathlib.Path) -> Iterator[None]:
-  """Tells a full or forbidden disk as the input error that it is."""
-  try:
-    yield
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-      raise
-    raise errors.InputError(
-      f"{error.filename or root}: {error.strerror or error}",
-      fix="free disk or change its rights, then run the same command again",
-    ) from error

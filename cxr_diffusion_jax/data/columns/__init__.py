@@ -6,10 +6,8 @@ The scratch file takes each row at its place, so memory stays at one batch; a se
 pass turns it into shards; the description, written last, makes them a column.
 """
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping
 import dataclasses
-import errno
 import os
 import pathlib
 import shutil
@@ -19,6 +17,7 @@ from array_record.python import array_record_module
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data import atomic_file
 from cxr_diffusion_jax.data.columns import file as column_file
 from cxr_diffusion_jax.data.columns import gather as column_gather
 from cxr_diffusion_jax.data.columns import scratch as column_scratch
@@ -102,7 +101,10 @@ def write_column(
   )
   target = pathlib.Path(folder) / "columns" / name
   all_ids = np.concatenate([ids[split] for split in description.num_rows])
-  with _disk_errors(target), _open_scratch(target, description, flush_bytes) as scratch:
+  with (
+    atomic_file.disk_errors(target),
+    _open_scratch(target, description, flush_bytes) as scratch,
+  ):
     gathered = column_gather.gather(
       scratch,
       name=name,
@@ -238,17 +240,3 @@ def _write_shard(
   with open(part, "rb") as file:
     os.fsync(file.fileno())
   os.replace(part, path)
-
-
-@contextlib.contextmanager
-def _disk_errors(target: pathlib.Path) -> Iterator[None]:
-  """Tells a full or forbidden disk as the input error that it is."""
-  try:
-    yield
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-      raise
-    raise errors.InputError(
-      f"{error.filename or target}: {error.strerror}",
-      fix="free disk or change its rights, then run the same command again",
-    ) from error
