@@ -93,6 +93,11 @@ def test_a_path_trains_resumes_and_samples(path, train, sample, place):
   before = (place / path / "checkpoints" / "10").stat().st_mtime_ns
   assert "finished at step 20;" in train(path, 20)
   assert (place / path / "checkpoints" / "10").stat().st_mtime_ns == before
+  # The encoder is nowhere in what is trained and saved.
+  parameters = (place / path / "parameters.txt").read_text()
+  assert "null_token" in parameters
+  assert "text_model" not in parameters
+  assert "vision_model" not in parameters
   dataset = json.loads((place / path / "dataset.json").read_text())
   assert all(column["standin"] for column in dataset["columns"].values())
   images = sorted((place / "tree").glob("original/*/images/*.png"))

@@ -58,7 +58,6 @@ def _seen(images: np.ndarray) -> np.ndarray:
   ("path", "num_steps", "share"),
   [
     ("clip_text", 300, 0.6),
-    ("elixr_c", 150, 0.6),
     ("findings", 150, 0.9),
   ],
 )
@@ -84,7 +83,6 @@ def test_the_condition_decides_and_the_noise_does_not(
       train__checkpoint_every=1000,
       sample__num_steps=8,
       sample__guidance=2.0,
-      **({"conditioning__pooled": False} if path == "elixr_c" else {}),
     )
   )
   dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.needs)
