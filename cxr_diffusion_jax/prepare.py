@@ -70,6 +70,9 @@ def main() -> None:
   dataset = dataset_lib.prepare(
     settings, experiment.conditioner.needs, progress=command.progress
   )
+  for split in ("train", "validation"):
+    # Refused here, where it can be mended, and not by training only.
+    dataset.source(split)
   print(f"{dataset.summary()}; in {dataset.records.folder}")
 
 

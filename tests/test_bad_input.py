@@ -234,5 +234,7 @@ def test_a_validation_split_without_rows(run_main, small, tree, tmp_path):
   arguments = small.arguments(
     tmp_path / "run", data__root=tree, data__records_dir=tmp_path / "records"
   )
-  complaint = run_main("main", *arguments).complaint
-  assert "split 'validation' without a row" in complaint
+  for name in ("main", "prepare"):
+    given = [text for text in arguments if name == "main" or "--workdir" not in text]
+    complaint = run_main(name, *given).complaint
+    assert "split 'validation' without a row" in complaint

@@ -57,7 +57,8 @@ def compare(
     The text of table.md.
 
   Raises:
-    errors.InputError: runs on other records, or one that cannot be sampled.
+    errors.InputError: runs on other records, one that cannot be sampled, or too few
+      images with the same finding.
   """
   if len({workdir.name for workdir in workdirs}) != len(workdirs):
     raise errors.InputError("two runs of one name", "folders of different names")
@@ -66,17 +67,18 @@ def compare(
   ids = _ids(runs, split, num)
   # As they were trained: what samples them here has devices of its own.
   configs = [run_files.read(workdir)[0] for workdir in workdirs]
-  paths = [
-    _generate(run, config, ids, out / run.workdir.name, seed, batch_size, progress)
-    for run, config in zip(runs, configs, strict=True)
-  ]
   judge = _judge(runs[0], progress)
   asked, shown = _real(runs[0], ids)
 
   def measure(images: np.ndarray) -> adherence.Adherence:
     return adherence.measure(judge.scores(images), asked, judge.thresholds)
 
+  # First, as it refuses images that share too few findings.
   measured = {f"real {split} images": measure(shown)}
+  paths = [
+    _generate(run, config, ids, out / run.workdir.name, seed, batch_size, progress)
+    for run, config in zip(runs, configs, strict=True)
+  ]
   measured |= {path.name: measure(path.images) for path in paths}
   text = comparison_report.text(paths, measured, split, configs)
   told = json.dumps(comparison_report.metrics(paths, measured), indent=1)
