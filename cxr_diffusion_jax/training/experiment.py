@@ -11,22 +11,22 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.diffusion import loss as loss_lib
-from cxr_diffusion_jax.diffusion import process as process_lib
-from cxr_diffusion_jax.diffusion import schedule as schedule_lib
-from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
 from cxr_diffusion_jax.models import codec as codec_lib
-from cxr_diffusion_jax.models import unet
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.preparation import data_settings
+from cxr_diffusion_jax.training import (
+  codec_section,
+  diffusion_section,
+  model_section,
+  sections,
+  train_settings,
+)
 from cxr_diffusion_jax.training import generate as generate_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
-from cxr_diffusion_jax.training import sections, train_settings
 from cxr_diffusion_jax.training import step as step_lib
 
 SECTIONS = (
@@ -40,8 +40,6 @@ SECTIONS = (
   "sample",
   "train",
 )
-
-MODELS = {"unet": unet.UNet}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,11 +98,13 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
   )
   mesh = sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"])
   conditioner, drop_rates = _conditioner(plain["conditioning"])
-  make_codec = _codec(plain["codec"])
+  make_codec = codec_section.build(plain["codec"])
   latent_shape = make_codec({}).latent_shape(data.image_size)
-  model, init_fn = _model(plain["model"], latent_shape, conditioner.streams)
+  model, init_fn = model_section.build(
+    plain["model"], latent_shape, conditioner.streams
+  )
   _check_batch(train, optimizer, mesh)
-  diffusion = _diffusion(plain["diffusion"])
+  diffusion = diffusion_section.build(plain["diffusion"])
 
   def make_objective(codec: codec_lib.Codec) -> step_lib.Objective:
     return step_lib.Objective(
@@ -147,107 +147,6 @@ def _conditioner(
       + ", ".join(stream.name for stream in streams),
     )
   return conditioner, rates
-
-
-def _codec(
-  section: Mapping[str, Any],
-) -> Callable[[Mapping[str, Any]], codec_lib.Codec]:
-  section = dict(section)
-  name = section.pop("name", "")
-  if name == "pixel":
-    sections.check_keys("config.codec", section, ())
-    return lambda statistics: codec_lib.Pixel()
-  if name != "haar":
-    raise errors.InputError(f"config.codec.name={name!r}", "pixel or haar")
-  sections.check_keys("config.codec", section, ("levels", "loss_power"))
-  levels = section.get("levels", 2)
-
-  def make(statistics: Mapping[str, Any]) -> codec_lib.Codec:
-    # Before the records are read, only the shapes are of interest.
-    unit = {"mean": (0.0,) * 4**levels, "std": (1.0,) * 4**levels}
-    known = statistics.get("haar", {str(levels): unit})
-    if str(levels) not in known:
-      raise errors.InputError(
-        f"config.codec.levels={levels}", f"one of {', '.join(known)}, as measured"
-      )
-    return codec_lib.Haar(
-      levels=levels,
-      mean=tuple(known[str(levels)]["mean"]),
-      std=tuple(known[str(levels)]["std"]),
-      loss_power=section.get("loss_power", 1.0),
-    )
-
-  return make
-
-
-def _model(
-  section: Mapping[str, Any],
-  latent_shape: tuple[int, int, int],
-  streams: tuple[types.StreamSpec, ...],
-) -> tuple[Any, Callable[[jax.Array], types.Params]]:
-  section = dict(section)
-  name = section.pop("name", "")
-  if name not in MODELS:
-    raise errors.InputError(
-      f"config.model.name={name!r}", f"one of {', '.join(sorted(MODELS))}"
-    )
-  dtype = section.pop("dtype", "auto")
-  if dtype == "auto":
-    # bfloat16 is emulated, and slow, on a CPU.
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  if dtype not in ("bfloat16", "float16", "float32"):
-    raise errors.InputError(
-      f"config.model.dtype={dtype!r}", "auto, bfloat16, float16 or float32"
-    )
-  settings = {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in section.items()
-  }
-  model = sections.make(
-    MODELS[name],
-    "model",
-    settings,
-    given={
-      "dtype": jnp.dtype(dtype),
-      "out_channels": latent_shape[-1],
-      "context_streams": streams,
-    },
-    also=("dtype", "name"),
-  )
-  context = tuple(
-    types.TokenStream(
-      tokens=jnp.zeros((1, stream.num_tokens, stream.width)),
-      mask=jnp.ones((1, stream.num_tokens), bool),
-    )
-    for stream in streams
-  )
-
-  def init_fn(key: jax.Array) -> types.Params:
-    x_t = jnp.zeros((1, *latent_shape))
-    return model.init(key, x_t, jnp.zeros((1,)), context)["params"]
-
-  return model, init_fn
-
-
-def _diffusion(section: Mapping[str, Any]) -> dict[str, Any]:
-  modules = {
-    "schedule": schedule_lib,
-    "time_sampler": time_sampler_lib,
-    "weighting": loss_lib,
-  }
-  sections.check_keys("config.diffusion", section, ("prediction", *modules))
-  missing = [name for name in ("prediction", *modules) if name not in section]
-  if missing:
-    raise errors.InputError(f"config.diffusion without {', '.join(missing)}")
-  parts = {}
-  for name, module in modules.items():
-    part = dict(section[name])
-    make = module.load(part.pop("name", ""))
-    parts[name] = sections.make(make, f"diffusion.{name}", part, also=("name",))
-  process = process_lib.Process(
-    schedule=parts.pop("schedule"), prediction=section["prediction"]
-  )
-  return {"process": process, **parts}
 
 
 def _check_batch(

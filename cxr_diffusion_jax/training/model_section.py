@@ -1,0 +1,65 @@
+"""The section `model` of a config: the denoiser's network.
+
+config.model --build--> (network, key -> parameters)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.models import unet
+from cxr_diffusion_jax.training import sections
+
+MODELS = {"unet": unet.UNet}
+
+
+def build(
+  section: Mapping[str, Any],
+  latent_shape: tuple[int, int, int],
+  streams: tuple[types.StreamSpec, ...],
+) -> tuple[Any, Callable[[jax.Array], types.Params]]:
+  section = dict(section)
+  name = section.pop("name", "")
+  if name not in MODELS:
+    raise errors.InputError(
+      f"config.model.name={name!r}", f"one of {', '.join(sorted(MODELS))}"
+    )
+  dtype = section.pop("dtype", "auto")
+  if dtype == "auto":
+    # bfloat16 is emulated, and slow, on a CPU.
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  if dtype not in ("bfloat16", "float16", "float32"):
+    raise errors.InputError(
+      f"config.model.dtype={dtype!r}", "auto, bfloat16, float16 or float32"
+    )
+  settings = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in section.items()
+  }
+  model = sections.make(
+    MODELS[name],
+    "model",
+    settings,
+    given={
+      "dtype": jnp.dtype(dtype),
+      "out_channels": latent_shape[-1],
+      "context_streams": streams,
+    },
+    also=("dtype", "name"),
+  )
+  context = tuple(
+    types.TokenStream(
+      tokens=jnp.zeros((1, stream.num_tokens, stream.width)),
+      mask=jnp.ones((1, stream.num_tokens), bool),
+    )
+    for stream in streams
+  )
+
+  def init_fn(key: jax.Array) -> types.Params:
+    x_t = jnp.zeros((1, *latent_shape))
+    return model.init(key, x_t, jnp.zeros((1,)), context)["params"]
+
+  return model, init_fn
