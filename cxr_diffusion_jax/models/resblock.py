@@ -20,8 +20,9 @@ class ResnetBlock(nn.Module):
   Attributes:
     channels: of the output.
     norm_groups: divides the channels of the input and the output.
-    time_conditioning: 'additive' or 'scale_shift'.
+    time_conditioning: 'additive' or 'scale_shift'; without a time, neither.
     zero_init: start as the identity (or the 1x1 shortcut).
+    epsilon: of the norms.
     dtype: of the computation; norms are float32.
   """
 
@@ -29,16 +30,17 @@ class ResnetBlock(nn.Module):
   norm_groups: int = 32
   time_conditioning: str = "additive"
   zero_init: bool = False
+  epsilon: float = 1e-5
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, time: Array) -> jax.Array:
-    """x [b h w c], time [b d] -> [b h w channels]."""
+  def __call__(self, x: Array, time: Array | None = None) -> jax.Array:
+    """x [b h w c], time [b d] or None for a block without -> [b h w channels]."""
 
     def norm(name, x):
-      return nn.GroupNorm(self.norm_groups, epsilon=1e-5, dtype=jnp.float32, name=name)(
-        x
-      )
+      return nn.GroupNorm(
+        self.norm_groups, epsilon=self.epsilon, dtype=jnp.float32, name=name
+      )(x)
 
     def conv(name, x, size, init=nn.linear.default_kernel_init):
       module = nn.Conv(
@@ -50,12 +52,15 @@ class ResnetBlock(nn.Module):
       nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
     )
     scale_shift = self.time_conditioning == "scale_shift"
-    width = self.channels * (2 if scale_shift else 1)
-    time = nn.Dense(width, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
-    time = time[:, None, None]
+    if time is not None:
+      width = self.channels * (2 if scale_shift else 1)
+      time = nn.Dense(width, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
+      time = time[:, None, None]
 
     h = conv("conv1", nn.silu(norm("norm1", x)), (3, 3))
-    if scale_shift:
+    if time is None:
+      h = norm("norm2", h)
+    elif scale_shift:
       scale, shift = jnp.split(time.astype(jnp.float32), 2, axis=-1)
       h = norm("norm2", h) * (1 + scale) + shift
     else:
