@@ -238,12 +238,15 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-  """A transformer block over the places of an image, as a residual.
+  """Transformer blocks over the places of an image, as a residual.
 
   Rombach et al. 2022 (2112.10752), appendix E.2.1.
 
   Attributes:
     num_heads: divides the channels.
+    num_blocks: one after the other.
+    linear_projection: into and out of the blocks, in place of 1x1 convolutions: the
+      same numbers in a kernel of other axes.
     norm_groups: divides the channels.
     query_positions: tell the cross-attention's queries where they are, which lets
       them find the same place in a grid stream.
@@ -252,6 +255,8 @@ class SpatialTransformer(nn.Module):
   """
 
   num_heads: int
+  num_blocks: int = 1
+  linear_projection: bool = False
   norm_groups: int = 32
   query_positions: bool = False
   zero_init: bool = False
@@ -266,11 +271,18 @@ class SpatialTransformer(nn.Module):
       positions = embedding.grid_positions(height, width, channels)
     norm = nn.GroupNorm(self.norm_groups, epsilon=1e-6, dtype=jnp.float32, name="norm")
     h = norm(x).astype(self.dtype)
-    h = nn.Conv(channels, (1, 1), dtype=self.dtype, name="proj_in")(h)
+    h = self._project(channels, "proj_in", nn.linear.default_kernel_init)(h)
     h = rearrange(h, "b h w c -> b (h w) c")
-    block = TransformerBlock(self.num_heads, self.dtype, name="transformer_blocks_0")
-    h = block(h, context, positions)
+    for i in range(self.num_blocks):
+      name = f"transformer_blocks_{i}"
+      h = TransformerBlock(self.num_heads, self.dtype, name=name)(h, context, positions)
     h = rearrange(h, "b (h w) c -> b h w c", h=height)
     init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
-    out = nn.Conv(channels, (1, 1), kernel_init=init, dtype=self.dtype, name="proj_out")
-    return x + out(h)
+    return x + self._project(channels, "proj_out", init)(h)
+
+  def _project(
+    self, channels: int, name: str, init: nn.initializers.Initializer
+  ) -> nn.Module:
+    if self.linear_projection:
+      return nn.Dense(channels, kernel_init=init, dtype=self.dtype, name=name)
+    return nn.Conv(channels, (1, 1), kernel_init=init, dtype=self.dtype, name=name)

@@ -1,8 +1,9 @@
-"""The denoiser: a UNet whose parameter tree is that of Stable Diffusion 1.x.
+"""The denoiser: a UNet whose parameter tree is that of Stable Diffusion.
 
 x_t -> conv_in -> down_blocks -> mid_block -> up_blocks -> conv_norm_out -> conv_out
                        |______ skips ______________^
-t -> time_embedding -> every resnet;    context -> every cross-attention
+t -> time_embedding (+ class_embedding) -> every resnet
+context -> every cross-attention
 
 A published PyTorch name becomes a path here by writing '_' for the '.' before a list
 index: down_blocks.0.resnets.1.conv1.weight -> down_blocks_0/resnets_1/conv1/kernel.
@@ -10,139 +11,21 @@ index: down_blocks.0.resnets.1.conv1.weight -> down_blocks_0/resnets_1/conv1/ker
 only where `context_streams` are given.
 """
 
-import dataclasses
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models import embedding
-from cxr_diffusion_jax.models.attention import SpatialTransformer
-from cxr_diffusion_jax.models.resblock import Downsample, ResnetBlock, Upsample
+from cxr_diffusion_jax.models.unet_blocks import DownBlock, MidBlock, Style, UpBlock
 from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Style:
-  """What all blocks of one UNet have in common; see `UNet`."""
-
-  norm_groups: int
-  time_conditioning: str
-  query_positions: bool
-  zero_init: bool
-  remat: bool
-  dtype: jnp.dtype
-
-  def resnet(self, channels: int, name: str) -> nn.Module:
-    """A residual block of this style."""
-    kind = nn.remat(ResnetBlock) if self.remat else ResnetBlock
-    return kind(
-      channels,
-      norm_groups=self.norm_groups,
-      time_conditioning=self.time_conditioning,
-      zero_init=self.zero_init,
-      dtype=self.dtype,
-      name=name,
-    )
-
-  def transformer(self, num_heads: int, name: str) -> nn.Module:
-    """A spatial transformer of this style."""
-    kind = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
-    return kind(
-      num_heads,
-      norm_groups=self.norm_groups,
-      query_positions=self.query_positions,
-      zero_init=self.zero_init,
-      dtype=self.dtype,
-      name=name,
-    )
-
-
-class DownBlock(nn.Module):
-  """Resnets, each followed by a transformer where there are heads, then half the size.
-
-  Attributes:
-    style: shared by all blocks.
-    channels: of the output.
-    num_layers: of resnets.
-    num_heads: of the transformers; 0 for none.
-    downsample: whether to halve the resolution at the end.
-  """
-
-  style: Style
-  channels: int
-  num_layers: int
-  num_heads: int
-  downsample: bool
-
-  @nn.compact
-  def __call__(self, x: Array, time: Array, context: TokenStream) -> list[jax.Array]:
-    """[b h w c] -> what each layer made; the last is the block's output."""
-    made = []
-    for i in range(self.num_layers):
-      x = self.style.resnet(self.channels, f"resnets_{i}")(x, time)
-      if self.num_heads:
-        x = self.style.transformer(self.num_heads, f"attentions_{i}")(x, context)
-      made.append(x)
-    if self.downsample:
-      made.append(Downsample(self.style.dtype, name="downsamplers_0")(x))
-    return made
-
-
-class MidBlock(nn.Module):
-  """Resnet, transformer, resnet at the lowest resolution.
-
-  Attributes:
-    style: shared by all blocks.
-    channels: of input and output.
-    num_heads: of the transformer.
-  """
-
-  style: Style
-  channels: int
-  num_heads: int
-
-  @nn.compact
-  def __call__(self, x: Array, time: Array, context: TokenStream) -> jax.Array:
-    """[b h w c] -> [b h w c]."""
-    x = self.style.resnet(self.channels, "resnets_0")(x, time)
-    x = self.style.transformer(self.num_heads, "attentions_0")(x, context)
-    return self.style.resnet(self.channels, "resnets_1")(x, time)
-
-
-class UpBlock(nn.Module):
-  """As `DownBlock`, with one skip joined before each resnet, then twice the size.
-
-  Attributes:
-    style: shared by all blocks.
-    channels: of the output.
-    num_heads: of the transformers; 0 for none.
-    upsample: whether to double the resolution at the end.
-  """
-
-  style: Style
-  channels: int
-  num_heads: int
-  upsample: bool
-
-  @nn.compact
-  def __call__(
-    self, x: Array, time: Array, context: TokenStream, skips: list[Array]
-  ) -> jax.Array:
-    """[b h w c] and one skip for each resnet, in the order of use."""
-    for i, skip in enumerate(skips):
-      x = jnp.concatenate([x, skip], axis=-1)
-      x = self.style.resnet(self.channels, f"resnets_{i}")(x, time)
-      if self.num_heads:
-        x = self.style.transformer(self.num_heads, f"attentions_{i}")(x, context)
-    if self.upsample:
-      x = Upsample(self.style.dtype, name="upsamplers_0")(x)
-    return x
 
 
 class UNet(nn.Module):
   """Predicts from (x_t, t, context). The defaults are Stable Diffusion 1.5.
+
+  Stable Diffusion 2.x is `num_heads=(5, 10, 20, 20)`, `context_width=1024` and
+  `linear_projection=True`.
 
   Ronneberger et al. 2015 (1505.04597); Rombach et al. 2022 (2112.10752).
 
@@ -151,8 +34,12 @@ class UNet(nn.Module):
     block_channels: of each level, highest resolution first.
     num_layers: resnets a level on the way down; one more on the way up.
     attention: whether each level has transformers. The middle always has one.
-    num_heads: of every attention, where `head_width` is None.
+    num_heads: of every attention, or of each level's, where `head_width` is None.
     head_width: channels of a head; heads = channels // head_width.
+    transformer_blocks: of every transformer, or of each level's.
+    linear_projection: of tokens into and out of transformers; a 1x1 convolution, the
+      same but for its kernel's axes, where False.
+    num_classes: labels that `class_labels` may take; None for no such condition.
     context_width: of the tokens that cross-attention sees.
     context_streams: what the context holds, embedded by `context_embedder`. None for
       one stream handed on as it is, as Stable Diffusion has it.
@@ -171,8 +58,11 @@ class UNet(nn.Module):
   block_channels: tuple[int, ...] = (320, 640, 1280, 1280)
   num_layers: int = 2
   attention: tuple[bool, ...] = (True, True, True, False)
-  num_heads: int = 8
+  num_heads: int | tuple[int, ...] = 8
   head_width: int | None = None
+  transformer_blocks: int | tuple[int, ...] = 1
+  linear_projection: bool = False
+  num_classes: int | None = None
   context_width: int = 768
   context_streams: tuple[StreamSpec, ...] | None = None
   pooled: bool = True
@@ -184,13 +74,21 @@ class UNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_t: Array, t: Array, context: Context) -> jax.Array:
+  def __call__(
+    self,
+    x_t: Array,
+    t: Array,
+    context: Context | Array,
+    class_labels: Array | None = None,
+  ) -> jax.Array:
     """Denoises.
 
     Args:
       x_t: [b h w c]; h and w are multiples of 2^(levels - 1).
-      t: [b] or a scalar, in Stable Diffusion's units [0, 1000).
-      context: the streams of `context_streams`, or one of width `context_width`.
+      t: [b] or a scalar, integer or not, in Stable Diffusion's units [0, 1000).
+      context: the streams of `context_streams`, or one of width `context_width`. An
+        array [b n d] is one stream without padding.
+      class_labels: [b] int in [0, num_classes), where there are classes.
 
     Returns:
       The prediction [b h w out_channels], float32.
@@ -198,36 +96,63 @@ class UNet(nn.Module):
     Raises:
       InputError: sizes that do not fit each other, or a context not as promised.
     """
-    self._check(x_t, context)
+    context = _as_streams(context)
+    self._check_sizes(x_t)
+    self._check_conditions(context, class_labels)
     style = Style(
       norm_groups=self.norm_groups,
       time_conditioning=self.time_conditioning,
+      linear_projection=self.linear_projection,
       query_positions=self.query_positions,
       zero_init=self.zero_init,
       remat=self.remat,
       dtype=self.dtype,
     )
-    time, context = self._condition(x_t, t, context)
-    first = self.block_channels[0]
-    last = len(self.block_channels) - 1
+    time, context = self._condition(x_t, t, context, class_labels)
+    levels = list(enumerate(self.block_channels))
+    heads, depths = self.heads(), self._each_level(self.transformer_blocks)
+    last = len(levels) - 1
 
-    x = nn.Conv(first, (3, 3), dtype=self.dtype, name="conv_in")(x_t)
+    x = nn.Conv(levels[0][1], (3, 3), dtype=self.dtype, name="conv_in")(x_t)
     skips = [x]
-    for i, channels in enumerate(self.block_channels):
-      heads = self._heads(channels) if self.attention[i] else 0
-      name = f"down_blocks_{i}"
-      block = DownBlock(style, channels, self.num_layers, heads, i < last, name=name)
+    for i, channels in levels:
+      block = DownBlock(
+        style,
+        channels,
+        num_layers=self.num_layers,
+        num_heads=heads[i] if self.attention[i] else 0,
+        num_blocks=depths[i],
+        downsample=i < last,
+        name=f"down_blocks_{i}",
+      )
       skips += block(skips[-1], time, context)
 
-    channels = self.block_channels[-1]
-    mid = MidBlock(style, channels, self._heads(channels), name="mid_block")
+    mid = MidBlock(style, levels[-1][1], heads[-1], depths[-1], name="mid_block")
     x = mid(skips[-1], time, context)
 
-    for i, channels in enumerate(reversed(self.block_channels)):
-      heads = self._heads(channels) if self.attention[last - i] else 0
-      block = UpBlock(style, channels, heads, i < last, name=f"up_blocks_{i}")
+    for i, channels in reversed(levels):
+      block = UpBlock(
+        style,
+        channels,
+        num_heads=heads[i] if self.attention[i] else 0,
+        num_blocks=depths[i],
+        upsample=i > 0,
+        name=f"up_blocks_{last - i}",
+      )
       x = block(x, time, context, [skips.pop() for _ in range(self.num_layers + 1)])
+    return self._project_out(x)
 
+  def heads(self) -> tuple[int, ...]:
+    """Heads of each level's attention, whether it has transformers or not."""
+    if self.head_width is None:
+      return self._each_level(self.num_heads)
+    return tuple(channels // self.head_width for channels in self.block_channels)
+
+  def _each_level(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) * len(self.block_channels) if isinstance(value, int) else value
+
+  def _project_out(self, x: Array) -> jax.Array:
+    """Features [b h w c] -> prediction [b h w out_channels] float32."""
     x = nn.GroupNorm(
       self.norm_groups, epsilon=1e-5, dtype=jnp.float32, name="conv_norm_out"
     )(x)
@@ -237,13 +162,18 @@ class UNet(nn.Module):
     return conv(nn.silu(x))
 
   def _condition(
-    self, x_t: Array, t: Array, context: Context
+    self, x_t: Array, t: Array, context: Context, class_labels: Array | None
   ) -> tuple[jax.Array, TokenStream]:
-    """The time embedding [b 4c] and the one stream that cross-attention sees."""
+    """The embedding [b 4c] of time and class, and what cross-attention sees."""
     batch, first = x_t.shape[0], self.block_channels[0]
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
     embed = embedding.TimestepEmbedding(4 * first, self.dtype, name="time_embedding")
     time = embed(embedding.sinusoids(t, first))
+    if self.num_classes is not None:
+      labels = nn.Embed(
+        self.num_classes, 4 * first, dtype=self.dtype, name="class_embedding"
+      )
+      time = time + labels(class_labels)
     if self.context_streams is None:
       stream = context[0]
       # A masked token is zero, so that even a row without any real token is clean.
@@ -258,25 +188,21 @@ class UNet(nn.Module):
     )(context, batch)
     return (time if pooled is None else time + pooled), stream
 
-  def _heads(self, channels: int) -> int:
-    if self.head_width is None:
-      return self.num_heads
-    return channels // self.head_width
-
-  def _check(self, x_t: Array, context: Context) -> None:
+  def _check_sizes(self, x_t: Array) -> None:
     levels = len(self.block_channels)
-    if len(self.attention) != levels:
-      raise errors.InputError(
-        f"attention {self.attention} for block_channels {self.block_channels}",
-        "one entry for each level",
-      )
+    for name in ("attention", "num_heads", "transformer_blocks"):
+      value = getattr(self, name)
+      if not isinstance(value, int) and len(value) != levels:
+        raise errors.InputError(
+          f"{name} {value} for block_channels {self.block_channels}",
+          "one entry for each level",
+        )
     if self.time_conditioning not in ("additive", "scale_shift"):
       raise errors.InputError(
         f"unknown time_conditioning {self.time_conditioning!r}",
         "one of ['additive', 'scale_shift']",
       )
-    for channels in self.block_channels:
-      heads = self._heads(channels)
+    for channels, heads in zip(self.block_channels, self.heads(), strict=True):
       if channels % self.norm_groups or heads < 1 or channels % heads:
         raise errors.InputError(
           f"{channels} channels with {self.norm_groups} norm groups and {heads} heads",
@@ -288,9 +214,25 @@ class UNet(nn.Module):
         f"sides that are multiples of {2 ** (levels - 1)}",
         "change the image size, the codec or the number of levels",
       )
+
+  def _check_conditions(self, context: Context, class_labels: Array | None) -> None:
+    if (self.num_classes is None) != (class_labels is None):
+      raise errors.InputError(
+        f"{'no' if class_labels is None else 'some'} class_labels for a denoiser of"
+        f" {self.num_classes or 'no'} classes",
+        "class_labels exactly where there are classes",
+      )
     if self.context_streams is None and len(context) != 1:
       raise errors.InputError(
         f"a context of {len(context)} streams for a denoiser without context_streams",
         "one stream",
         "give the denoiser context_streams",
       )
+
+
+def _as_streams(context: Context | Array) -> Context:
+  """An array [b n d] as the one stream that it is."""
+  if isinstance(context, tuple | list):
+    return tuple(context)
+  tokens = jnp.asarray(context)
+  return (TokenStream(tokens=tokens, mask=jnp.ones(tokens.shape[:2], bool)),)

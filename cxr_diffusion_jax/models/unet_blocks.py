@@ -1,0 +1,146 @@
+"""The blocks of the UNet: one for each resolution on the way down and up, one between.
+
+down    [resnet, transformer] x layers, half the size
+middle  resnet, transformer, resnet
+up      [join a skip, resnet, transformer] x (layers + 1), twice the size
+"""
+
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax.models.attention import SpatialTransformer
+from cxr_diffusion_jax.models.resblock import Downsample, ResnetBlock, Upsample
+from cxr_diffusion_jax.types import Array, TokenStream
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Style:
+  """What all blocks of one UNet have in common; see `UNet`."""
+
+  norm_groups: int
+  time_conditioning: str
+  linear_projection: bool
+  query_positions: bool
+  zero_init: bool
+  remat: bool
+  dtype: jnp.dtype
+
+  def resnet(self, channels: int, name: str) -> nn.Module:
+    """A residual block of this style."""
+    kind = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+    return kind(
+      channels,
+      norm_groups=self.norm_groups,
+      time_conditioning=self.time_conditioning,
+      zero_init=self.zero_init,
+      dtype=self.dtype,
+      name=name,
+    )
+
+  def transformer(self, num_heads: int, num_blocks: int, name: str) -> nn.Module:
+    """A spatial transformer of this style."""
+    kind = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
+    return kind(
+      num_heads,
+      num_blocks=num_blocks,
+      linear_projection=self.linear_projection,
+      norm_groups=self.norm_groups,
+      query_positions=self.query_positions,
+      zero_init=self.zero_init,
+      dtype=self.dtype,
+      name=name,
+    )
+
+
+class DownBlock(nn.Module):
+  """Resnets, each followed by a transformer where there are heads, then half the size.
+
+  Attributes:
+    style: shared by all blocks.
+    channels: of the output.
+    num_layers: of resnets.
+    num_heads: of the transformers; 0 for none.
+    num_blocks: of each transformer.
+    downsample: whether to halve the resolution at the end.
+  """
+
+  style: Style
+  channels: int
+  num_layers: int
+  num_heads: int
+  num_blocks: int
+  downsample: bool
+
+  @nn.compact
+  def __call__(self, x: Array, time: Array, context: TokenStream) -> list[jax.Array]:
+    """[b h w c] -> what each layer made; the last is the block's output."""
+    made = []
+    for i in range(self.num_layers):
+      x = self.style.resnet(self.channels, f"resnets_{i}")(x, time)
+      if self.num_heads:
+        heads, blocks = self.num_heads, self.num_blocks
+        x = self.style.transformer(heads, blocks, f"attentions_{i}")(x, context)
+      made.append(x)
+    if self.downsample:
+      made.append(Downsample(self.style.dtype, name="downsamplers_0")(x))
+    return made
+
+
+class MidBlock(nn.Module):
+  """Resnet, transformer, resnet at the lowest resolution.
+
+  Attributes:
+    style: shared by all blocks.
+    channels: of input and output.
+    num_heads: of the transformer.
+    num_blocks: of the transformer.
+  """
+
+  style: Style
+  channels: int
+  num_heads: int
+  num_blocks: int
+
+  @nn.compact
+  def __call__(self, x: Array, time: Array, context: TokenStream) -> jax.Array:
+    """[b h w c] -> [b h w c]."""
+    x = self.style.resnet(self.channels, "resnets_0")(x, time)
+    heads, blocks = self.num_heads, self.num_blocks
+    x = self.style.transformer(heads, blocks, "attentions_0")(x, context)
+    return self.style.resnet(self.channels, "resnets_1")(x, time)
+
+
+class UpBlock(nn.Module):
+  """As `DownBlock`, with one skip joined before each resnet, then twice the size.
+
+  Attributes:
+    style: shared by all blocks.
+    channels: of the output.
+    num_heads: of the transformers; 0 for none.
+    num_blocks: of each transformer.
+    upsample: whether to double the resolution at the end.
+  """
+
+  style: Style
+  channels: int
+  num_heads: int
+  num_blocks: int
+  upsample: bool
+
+  @nn.compact
+  def __call__(
+    self, x: Array, time: Array, context: TokenStream, skips: list[Array]
+  ) -> jax.Array:
+    """[b h w c] and one skip for each resnet, in the order of use."""
+    for i, skip in enumerate(skips):
+      x = jnp.concatenate([x, skip], axis=-1)
+      x = self.style.resnet(self.channels, f"resnets_{i}")(x, time)
+      if self.num_heads:
+        heads, blocks = self.num_heads, self.num_blocks
+        x = self.style.transformer(heads, blocks, f"attentions_{i}")(x, context)
+    if self.upsample:
+      x = Upsample(self.style.dtype, name="upsamplers_0")(x)
+    return x
