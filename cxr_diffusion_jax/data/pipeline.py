@@ -49,6 +49,7 @@ class JoinedSource:
     columns: in the row order of `records`.
     of_partner: names of the columns whose values come from another image of the row's
       patient (`partners.other_image`); zeros where there is none.
+    targets: columns of the row's own image in any case, under `target_NAME`.
 
   Raises:
     ValueError: a column of another length, or named as a field of the records.
@@ -66,13 +67,15 @@ class JoinedSource:
     split: str,
     columns: tuple[Column, ...] = (),
     of_partner: Sequence[str] = (),
+    targets: tuple[Column, ...] = (),
   ):
     self.split = split
     self._records = records_lib.RecordSource(records, split)
     self._columns = {}
     present = np.ones(len(self._records), bool)
-    for column in columns:
-      name = column.description.name
+    named = [(column.description.name, column) for column in columns]
+    named += [(f"target_{column.description.name}", column) for column in targets]
+    for name, column in named:
       has_value = np.asarray(column.present(split))
       if has_value.shape != present.shape:
         raise ValueError(

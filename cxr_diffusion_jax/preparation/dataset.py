@@ -35,12 +35,15 @@ class Dataset:
     columns: embeddings in the records' row order.
     needs: what the path reads, and of whose image.
     phantom: whether the images are phantoms.
+    targets: columns that training compares with, and no condition: of the image itself
+      whatever the reference, in the field `target_NAME` of a batch.
   """
 
   records: records_lib.Records
   columns: tuple[columns_lib.Column, ...]
   needs: conditioning.Needs
   phantom: bool
+  targets: tuple[columns_lib.Column, ...] = ()
 
   @property
   def kind(self) -> str:
@@ -48,10 +51,11 @@ class Dataset:
     parts = ["phantom images" if self.phantom else "real images"]
     parts += [
       f"stand-in {column.description.name}"
-      for column in self.columns
+      for column in (*self.columns, *self.targets)
       if column.description.standin
     ]
-    return ", ".join(parts)
+    # A condition and a target may be of one kind.
+    return ", ".join(dict.fromkeys(parts))
 
   @functools.cached_property
   def description(self) -> dict[str, Any]:
@@ -61,14 +65,9 @@ class Dataset:
       "kind": self.kind,
       "num_rows": dict(self.records.num_rows),
       "statistics": self.records.statistics,
-      "columns": {
-        column.description.name: {
-          "encoder": column.description.encoder,
-          "standin": column.description.standin,
-          "fingerprint": column.description.fingerprint,
-        }
-        for column in self.columns
-      },
+      "columns": _described(self.columns),
+      # Not there where nothing is compared with: as in runs of before.
+      **({"targets": _described(self.targets)} if self.targets else {}),
     }
 
   def summary(self) -> str:
@@ -100,7 +99,9 @@ class Dataset:
     of_partner = ()
     if self.needs.reference == "same_patient":
       of_partner = self.needs.reference_columns
-    return pipeline.JoinedSource(self.records, split, self.columns, of_partner)
+    return pipeline.JoinedSource(
+      self.records, split, self.columns, of_partner, self.targets
+    )
 
   def ids(self, split: str) -> np.ndarray:
     """[n] str, the image ids of `source(split)` in its order."""
@@ -138,6 +139,7 @@ def prepare(
   settings: DataSettings,
   needs: conditioning.Needs,
   *,
+  targets: conditioning.Needs | None = None,
   progress: types.Progress = types.no_progress,
 ) -> Dataset:
   """Makes records and columns where they are missing or stale, and opens them.
@@ -147,6 +149,7 @@ def prepare(
   Args:
     settings: of the data.
     needs: which columns a path reads, and made by what.
+    targets: which columns training compares with, and made by what.
     progress: told during long work.
 
   Raises:
@@ -155,6 +158,8 @@ def prepare(
   """
   if jax.process_index() == 0:
     _make(settings, needs, progress)
+    if targets is not None:
+      _make(settings, targets, progress)
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -165,6 +170,9 @@ def prepare(
     columns=tuple(_open(settings, needs, name) for name in needs.columns),
     needs=needs,
     phantom=phantom_tree.is_phantom_tree(settings.root),
+    targets=tuple(
+      _open(settings, targets, name) for name in (targets.columns if targets else ())
+    ),
   )
 
 
@@ -195,3 +203,15 @@ def _open(
   if clip_columns.is_of_clip(name):
     return columns_lib.open_column(clip_columns.folder(settings, needs), name)
   return columns_lib.open_column(settings.records_folder, name)
+
+
+def _described(columns: Sequence[columns_lib.Column]) -> dict[str, dict[str, Any]]:
+  """What made each column, as plain values."""
+  return {
+    column.description.name: {
+      "encoder": column.description.encoder,
+      "standin": column.description.standin,
+      "fingerprint": column.description.fingerprint,
+    }
+    for column in columns
+  }

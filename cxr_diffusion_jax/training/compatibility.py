@@ -77,11 +77,12 @@ def check_data(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
   Raises:
     errors.InputError: the records or a column are not the same.
   """
-  for key in ("fingerprint", "columns"):
-    if saved[key] != wanted[key]:
+  # Sampling reads no targets: they are compared where this run wants some.
+  for key in ("fingerprint", "columns", *(["targets"] if "targets" in wanted else [])):
+    if saved.get(key) != wanted[key]:
       raise errors.InputError(
         f"the checkpoints in this workdir are of other data: {key}"
-        f" {_short(saved[key])} there, {_short(wanted[key])} here",
+        f" {_short(saved.get(key))} there, {_short(wanted[key])} here",
         fix="name a new --workdir, or restore the tree that the run began with",
       )
 

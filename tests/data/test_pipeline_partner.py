@@ -130,3 +130,16 @@ def test_a_reference_never_comes_from_another_split(prepare, monkeypatch):
       np.testing.assert_array_equal(
         source.reference_image(index), own[int(other)]["image"]
       )
+
+
+def test_a_target_is_of_the_image_itself_whatever_the_reference(prepare):
+  of = prepare(per_patient=2)
+  elixrc = column(of, "elixrc", absent=(2,))
+  source = pipeline.JoinedSource(of, "train", (elixrc,), ("elixrc",), (elixrc,))
+  # A row without a value has no target, and is nobody's reference either.
+  assert source.row.tolist() == [0, 1, *range(3, of.num_rows["train"])]
+  for index, row in enumerate(source.row):
+    assert (source[index]["target_elixrc"] == row + 1).all()
+    assert (source[index]["elixrc"] == source.reference_row[index] + 1).all()
+  (batch,) = pipeline.epoch_batches(source, batch_size=len(source))
+  assert batch["target_elixrc"].shape == batch["elixrc"].shape
