@@ -51,6 +51,8 @@ class UNet(nn.Module):
     zero_init: start each residual branch and the output at zero. No effect on the
       tree.
     remat: make activations anew in the backward pass, for memory.
+    feature_layer: what is sown as `intermediates/features` [b h' w' c]: the output of
+      this down block, counted from 0, or of the middle where it is their number.
     dtype: of the computation; parameters, norms and softmax are float32.
   """
 
@@ -71,6 +73,7 @@ class UNet(nn.Module):
   norm_groups: int = 32
   zero_init: bool = True
   remat: bool = False
+  feature_layer: int | None = None
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -126,9 +129,13 @@ class UNet(nn.Module):
         name=f"down_blocks_{i}",
       )
       skips += block(skips[-1], time, context)
+      if i == self.feature_layer:
+        self.sow("intermediates", "features", skips[-1])
 
     mid = MidBlock(style, levels[-1][1], heads[-1], depths[-1], name="mid_block")
     x = mid(skips[-1], time, context)
+    if self.feature_layer == len(levels):
+      self.sow("intermediates", "features", x)
 
     for i, channels in reversed(levels):
       block = UpBlock(
