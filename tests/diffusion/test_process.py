@@ -23,7 +23,7 @@ def test_corrupt_has_the_moments_of_the_path():
 
 @pytest.mark.parametrize("name", prediction.names())
 @pytest.mark.parametrize(
-  "path", [schedule.RectifiedFlow(), schedule.Cosine(), schedule.ScaledLinear()]
+  "path", [schedule.RectifiedFlow(), schedule.Cosine(), schedule.scaled_linear()]
 )
 def test_the_target_leads_back(path, name):
   path = process.Process(schedule=path, prediction=name)

@@ -132,7 +132,7 @@ def test_eta_without_keys_is_refused(noise):
 
 
 @pytest.mark.parametrize("spacing", ["time", "logsnr"])
-@pytest.mark.parametrize("path", [*PATHS, schedule.ScaledLinear()], ids=str)
+@pytest.mark.parametrize("path", [*PATHS, schedule.scaled_linear()], ids=str)
 def test_times_fall_from_the_start_to_zero(path, spacing):
   times = sampler.Times(spacing=spacing, start=0.9, shift=2.0)
   got = times(process.Process(schedule=path), 10)

@@ -11,8 +11,8 @@ ALL = [
   schedule.RectifiedFlow(),
   schedule.RectifiedFlow(shift=3.0),
   schedule.Cosine(),
-  schedule.ScaledLinear(),
-  schedule.ScaledLinear(zero_terminal_snr=True),
+  schedule.scaled_linear(),
+  schedule.scaled_linear(zero_terminal_snr=True),
 ]
 
 
@@ -33,7 +33,7 @@ def test_from_data_to_noise(path):
 
 
 @pytest.mark.parametrize(
-  "path", [*ALL[:3], schedule.ScaledLinear(zero_terminal_snr=True)], ids=str
+  "path", [*ALL[:3], schedule.scaled_linear(zero_terminal_snr=True)], ids=str
 )
 def test_nothing_of_the_data_is_left_at_the_end(path):
   assert path.alpha(1.0) == 0
@@ -67,7 +67,7 @@ def test_shift_divides_the_ratio():
 
 
 def test_scaled_linear_has_the_published_levels():
-  path = schedule.ScaledLinear()
+  path = schedule.scaled_linear()
   betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
   want = np.sqrt(np.cumprod(1 - betas))
   levels = np.array([0, 1, 500, 998, 999])
@@ -77,5 +77,5 @@ def test_scaled_linear_has_the_published_levels():
 
 def test_schedules_are_found_by_name():
   assert schedule.load("rectified_flow") is schedule.RectifiedFlow
-  with pytest.raises(errors.InputError, match=r"\['cosine', 'rectified_flow'"):
+  with pytest.raises(errors.InputError, match=r"\['cosine', 'edm', 'linear'"):
     schedule.load("karras")

@@ -1,0 +1,216 @@
+"""Paths of discrete noise levels, those of published weights, continued in between.
+
+alpha(i / num_levels) = prod_{j <= i} sqrt(1 - beta_j),   alpha^2 + sigma^2 = 1
+
+linear           beta_i even from beta_start to beta_end
+scaled_linear    sqrt(beta_i) even
+squared_cosine   beta_i = 1 - f(i + 1) / f(i), f a squared cosine, at most 0.999
+
+Level i is t = i / num_levels, so that published weights see the times they were
+trained with. Between levels logsnr is linear in t, as samplers that choose their own
+noise levels have it. The tables are made in float64 and hold sigma beside alpha: as
+sqrt(1 - alpha^2) in float32 it would lose half its digits near t = 0.
+"""
+
+import dataclasses
+import functools
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.diffusion.schedule_continuous import complement, logsnr_of
+from cxr_diffusion_jax.types import Array
+
+
+class Betas(Protocol):
+  """How much variance each level adds."""
+
+  def __call__(self, num_levels: int) -> np.ndarray:
+    """[num_levels] float64 in (0, 1)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearBetas:
+  """Even from `start` to `end`: Ho et al. 2020 (2006.11239), section 4."""
+
+  start: float
+  end: float
+
+  def __call__(self, num_levels: int) -> np.ndarray:
+    """[num_levels] float64."""
+    return np.linspace(self.start, self.end, num_levels)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledLinearBetas:
+  """Roots even from that of `start` to that of `end`: 2112.10752, its code."""
+
+  start: float
+  end: float
+
+  def __call__(self, num_levels: int) -> np.ndarray:
+    """[num_levels] float64."""
+    return np.linspace(self.start**0.5, self.end**0.5, num_levels) ** 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SquaredCosineBetas:
+  """Nichol and Dhariwal 2021 (2102.09672), eq. 17: offset 0.008, at most 0.999."""
+
+  def __call__(self, num_levels: int) -> np.ndarray:
+    """[num_levels] float64."""
+    time = np.linspace(0, 1, num_levels + 1)
+    left = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - left[1:] / left[:-1], 0.999)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Discrete:
+  """A variance-preserving path through discrete levels.
+
+  At t = 0 a little noise remains, as it did for published weights; t = 1 is one level
+  beyond the last, extrapolated (with a terminal SNR of zero: the last level itself).
+
+  Attributes:
+    betas: variance that each level adds.
+    num_levels: count of discrete levels; at least 3.
+    zero_terminal_snr: shift and scale alpha so that the last level is pure noise,
+      Lin et al. 2023 (2305.08891), algorithm 1.
+
+  Raises:
+    InputError: too few levels, or betas outside (0, 1).
+  """
+
+  betas: Betas
+  num_levels: int = 1000
+  zero_terminal_snr: bool = False
+
+  def __post_init__(self):
+    if self.num_levels < 3:
+      raise errors.InputError(f"num_levels={self.num_levels}", "at least 3")
+    betas = self.betas(self.num_levels)
+    if not np.all((betas > 0) & (betas < 1)):
+      raise errors.InputError(
+        f"betas from {betas.min():g} to {betas.max():g}", "between 0 and 1"
+      )
+
+  def alphas_cumprod(self) -> np.ndarray:
+    """Alpha squared [num_levels], float64, at t = i / num_levels."""
+    squares = np.cumprod(1 - self.betas(self.num_levels))
+    if not self.zero_terminal_snr:
+      return squares
+    alphas = np.sqrt(squares)
+    return ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
+
+  def alpha(self, t: Array) -> jax.Array:
+    """[...] -> [...]."""
+    return self._at(t)[0]
+
+  def sigma(self, t: Array) -> jax.Array:
+    """[...] -> [...]."""
+    return self._at(t)[1]
+
+  def logsnr(self, t: Array) -> jax.Array:
+    """[...] -> [...], within about [-28, 28]."""
+    return logsnr_of(*self._at(t))
+
+  def time_of_alpha(self, alpha: Array) -> jax.Array:
+    """[...] -> [...] in [0, 1]."""
+    alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0, 1)
+    return self.time_of_logsnr(2 * jnp.log(alpha / complement(alpha)))
+
+  def time_of_sigma(self, sigma: Array) -> jax.Array:
+    """[...] -> [...] in [0, 1]."""
+    sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
+    return self.time_of_logsnr(2 * jnp.log(complement(sigma) / sigma))
+
+  def time_of_logsnr(self, logsnr: Array) -> jax.Array:
+    """[...] -> [...] in [0, 1]; a logsnr beyond the path's ends gives the end."""
+    logsnr = jnp.asarray(logsnr, jnp.float32)
+    alphas, _, known = self._tables
+    known = known[alphas > 0]
+    position = jnp.interp(-logsnr, -known, np.arange(known.size, dtype=np.float32))
+    if self.zero_terminal_snr:
+      ratio = jnp.sqrt(jax.nn.sigmoid(logsnr)) / alphas[known.size - 1]
+      last = known.size - jnp.clip(ratio, 0, 1)
+      position = jnp.where(logsnr < known[-1], last, position)
+    return position / self.num_levels
+
+  @functools.cached_property
+  def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Alpha, sigma, logsnr [num_levels + 1] float32; the last one is extrapolated."""
+    squares = self.alphas_cumprod()
+    with np.errstate(divide="ignore"):
+      logsnr = np.log(squares / (1 - squares))
+    beyond = -np.inf if self.zero_terminal_snr else 2 * logsnr[-1] - logsnr[-2]
+    squares = np.append(squares, 1 / (1 + np.exp(-beyond)))
+    logsnr = np.append(logsnr, beyond)
+    tables = np.sqrt(squares), np.sqrt(1 - squares), logsnr
+    return tuple(table.astype(np.float32) for table in tables)
+
+  def _at(self, t: Array) -> tuple[jax.Array, jax.Array]:
+    """Alpha and sigma [...] of t [...]."""
+    # A time within rounding of a level's is that level.
+    position = jnp.clip(jnp.asarray(t, jnp.float32), 0, 1) * self.num_levels
+    level = jnp.round(position)
+    near = jnp.abs(position - level) < 5e-7 * self.num_levels
+    position = jnp.where(near, level, position)
+    index = jnp.clip(jnp.floor(position), 0, self.num_levels - 1).astype(jnp.int32)
+    part = position - index
+    alphas, sigmas, logsnr = self._tables
+    with np.errstate(invalid="ignore"):
+      fall = np.where(alphas[1:] > 0, logsnr[:-1] - logsnr[1:], 0)
+    alpha = jnp.asarray(alphas)[index]
+    sigma = jnp.asarray(sigmas)[index] * jnp.exp(0.5 * part * jnp.asarray(fall)[index])
+    norm = jnp.sqrt(alpha**2 + sigma**2)
+    if not self.zero_terminal_snr:
+      return alpha / norm, sigma / norm
+    # Where logsnr falls to minus infinity within a level, alpha is what is linear.
+    last = index >= self.num_levels - 2
+    straight = alpha * (1 - part)
+    return (
+      jnp.where(last, straight, alpha / norm),
+      jnp.where(last, complement(straight), sigma / norm),
+    )
+
+
+def linear(
+  *,
+  beta_start: float = 0.0001,
+  beta_end: float = 0.02,
+  num_levels: int = 1000,
+  zero_terminal_snr: bool = False,
+) -> Discrete:
+  """DDPM's levels; see `Discrete`."""
+  betas = LinearBetas(start=beta_start, end=beta_end)
+  return Discrete(
+    betas=betas, num_levels=num_levels, zero_terminal_snr=zero_terminal_snr
+  )
+
+
+def scaled_linear(
+  *,
+  beta_start: float = 0.00085,
+  beta_end: float = 0.012,
+  num_levels: int = 1000,
+  zero_terminal_snr: bool = False,
+) -> Discrete:
+  """Stable Diffusion's levels; see `Discrete`."""
+  betas = ScaledLinearBetas(start=beta_start, end=beta_end)
+  return Discrete(
+    betas=betas, num_levels=num_levels, zero_terminal_snr=zero_terminal_snr
+  )
+
+
+def squared_cosine(
+  *, num_levels: int = 1000, zero_terminal_snr: bool = False
+) -> Discrete:
+  """Improved DDPM's levels; see `Discrete`."""
+  return Discrete(
+    betas=SquaredCosineBetas(),
+    num_levels=num_levels,
+    zero_terminal_snr=zero_terminal_snr,
+  )
