@@ -21,6 +21,7 @@ FREE_KEYS = (
   "train.keep",
   "train.log_every",
   "train.patience",
+  "train.power_ema_every",
   "train.profile_steps",
   "train.sample_every",
   "train.validate_every",

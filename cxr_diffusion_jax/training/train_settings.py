@@ -3,6 +3,7 @@
 import dataclasses
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.training import power_ema as power_ema_lib
 
 # Zero means never, none or all.
 _MAY_BE_ZERO = (
@@ -22,6 +23,9 @@ class TrainSettings:
     num_steps: updates in all.
     batch_size: examples of one update, over all devices and hosts.
     ema_decay: of the parameters' moving average.
+    power_ema: relative lengths of averages tracked besides, such as (0.05, 0.1), of
+      which any other length is made after training (see `power_ema`); () for none.
+    power_ema_every: snapshots of them, kept for good; the last step makes one too.
     log_every: scalars.
     validate_every: validation loss on averaged parameters, fixed times and noise.
     validation_batches: batches of validation rows used each time; 0 for all.
@@ -36,6 +40,8 @@ class TrainSettings:
   num_steps: int
   batch_size: int
   ema_decay: float = 0.9999
+  power_ema: tuple[float, ...] = ()
+  power_ema_every: int = 1000
   log_every: int = 100
   validate_every: int = 1000
   validation_batches: int = 0
@@ -49,7 +55,14 @@ class TrainSettings:
   def __post_init__(self):
     for name, value in dataclasses.asdict(self).items():
       least = 0 if name in _MAY_BE_ZERO else 1
-      if name != "ema_decay" and value < least:
+      if name not in ("ema_decay", "power_ema") and value < least:
         raise errors.InputError(f"config.train.{name}={value}", f"{least} or more")
     if not 0 <= self.ema_decay < 1:
       raise errors.InputError(f"config.train.ema_decay={self.ema_decay}", "[0, 1)")
+    object.__setattr__(self, "power_ema", tuple(self.power_ema))
+    for length in self.power_ema:
+      power_ema_lib.power(length)
+    if sorted(set(self.power_ema)) != list(self.power_ema):
+      raise errors.InputError(
+        f"config.train.power_ema={self.power_ema}", "different lengths, in order"
+      )
