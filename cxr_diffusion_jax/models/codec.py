@@ -2,6 +2,7 @@
 
 pixel   image <-> image
 haar    image <-> orthonormal wavelet bands, each scaled to mean 0 and variance 1
+kl      image <-> latents of an autoencoder, see `kl_codec`
 
 One Haar level takes each 2x2 block [a b; c d] of each channel to
 (a+b+c+d)/2, (a-b+c-d)/2, (a+b-c-d)/2, (a-b-c+d)/2
@@ -16,17 +17,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.models import kl_codec
 from cxr_diffusion_jax.types import Array
 
 
 class Codec(Protocol):
-  """An invertible or nearly invertible map between images and latents."""
+  """An invertible or nearly invertible map between images and latents.
 
-  def encode(self, image: Array) -> jax.Array:
+  Attributes:
+    columns: fields of a batch that take the place of `image` in `encode_batch`; ()
+      where the image itself is encoded.
+    params: of a network; None where there is none. A compiled program takes them as an
+      argument and hands them to `encode` or `decode`: else they would be constants of
+      it. Left out there, they are these.
+  """
+
+  @property
+  def columns(self) -> tuple[str, ...]: ...
+
+  @property
+  def params(self) -> types.Params | None: ...
+
+  def encode(self, image: Array, params: types.Params | None = None) -> jax.Array:
     """Image [b h w 1] in [-1, 1] -> latent [b h' w' c], about unit variance."""
 
-  def decode(self, latent: Array) -> jax.Array:
+  def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
+    """What training denoises: batch -> latent [b h' w' c], drawn where it is random.
+
+    Args:
+      key: of the draw; None for the latent that is drawn on average.
+      batch: with `columns`, or with `image`.
+    """
+
+  def decode(self, latent: Array, params: types.Params | None = None) -> jax.Array:
     """Latent [b h' w' c] -> image [b h w 1], about [-1, 1]."""
 
   def latent_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -40,12 +64,22 @@ class Codec(Protocol):
 class Pixel:
   """The image itself."""
 
-  def encode(self, image: Array) -> jax.Array:
+  columns = ()
+  params = None
+
+  def encode(self, image: Array, params: None = None) -> jax.Array:
     """[b h w 1] -> the same, float32."""
+    del params
     return jnp.asarray(image, jnp.float32)
 
-  def decode(self, latent: Array) -> jax.Array:
+  def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
+    """`encode` of the batch's images."""
+    del key
+    return self.encode(batch["image"])
+
+  def decode(self, latent: Array, params: None = None) -> jax.Array:
     """[b h w 1] -> the same, float32."""
+    del params
     return jnp.asarray(latent, jnp.float32)
 
   def latent_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -73,6 +107,9 @@ class Haar:
     InputError: statistics of another number of bands.
   """
 
+  columns = ()
+  params = None
+
   levels: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
@@ -88,12 +125,13 @@ class Haar:
     if min(self.std) <= 0:
       raise errors.InputError(f"a band's std of {min(self.std)}", "above 0")
 
-  def encode(self, image: Array) -> jax.Array:
+  def encode(self, image: Array, params: None = None) -> jax.Array:
     """[b h w 1] -> [b h/2^L w/2^L 4^L].
 
     Raises:
       InputError: a side is not divisible by 2^L.
     """
+    del params
     self.latent_shape(image.shape[1])
     self.latent_shape(image.shape[2])
     x = jnp.asarray(image, jnp.float32)
@@ -102,8 +140,14 @@ class Haar:
       x = rearrange(_butterfly(blocks), "b h w band c -> b h w (band c)")
     return (x - np.float32(self.mean)) / np.float32(self.std)
 
-  def decode(self, latent: Array) -> jax.Array:
+  def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
+    """`encode` of the batch's images."""
+    del key
+    return self.encode(batch["image"])
+
+  def decode(self, latent: Array, params: None = None) -> jax.Array:
     """[b h w 4^L] -> [b 2^L*h 2^L*w 1]."""
+    del params
     x = jnp.asarray(latent, jnp.float32) * np.float32(self.std) + np.float32(self.mean)
     for _ in range(self.levels):
       blocks = rearrange(x, "b h w (band c) -> b h w band c", band=4)
@@ -137,7 +181,7 @@ def load(name: str) -> type[Codec]:
   Raises:
     InputError: no codec has this name.
   """
-  found = {"pixel": Pixel, "haar": Haar}
+  found = {"pixel": Pixel, "haar": Haar, "kl": kl_codec.Kl}
   if name not in found:
     raise errors.InputError(f"unknown codec {name!r}", f"one of {sorted(found)}")
   return found[name]

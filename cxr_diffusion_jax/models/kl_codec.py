@@ -1,0 +1,196 @@
+"""The codec `kl`: latents of an AutoencoderKL, read from a column made beforehand.
+
+prepare: image --encode--> mean, logvar --> column `latent` [h' w' 2z]
+train:   x0 = (mean + exp(logvar / 2) noise - shift) * scaling    or without the noise
+sample:  x0 / scaling + shift --decode--> image
+
+Latent diffusion: Rombach et al. 2022 (2112.10752), section 3. Images here are grey: an
+autoencoder of three channels sees the grey in each, and its output's mean is taken.
+Sides above 512 pixels are worked off in overlapping tiles.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import fractions
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
+from cxr_diffusion_jax.models import tiles
+from cxr_diffusion_jax.types import Array
+
+# The column's name, and so the field of a batch.
+COLUMN = "latent"
+
+# Pixels along a tile's side, and of those what neighbours share: what published
+# autoencoders were trained on, and enough to hide the seams.
+TILE, OVERLAP = 512, 128
+
+POSTERIORS = ("mean", "sample")
+
+# Images of 512 x 512 that one device takes at once: about 8 GB in Stable Diffusion's.
+_AT_ONCE = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kl:
+  """Latents of an AutoencoderKL, scaled to about unit variance.
+
+  Attributes:
+    autoencoder: the network.
+    load_params: () -> its parameters; called when they are first needed.
+    scaling_factor: that latents are multiplied by, > 0.
+    shift_factor: that is taken away before.
+    posterior: 'sample' to train on latents drawn from each image's posterior, 'mean'
+      for its mean.
+
+  Raises:
+    InputError: a value out of range.
+  """
+
+  autoencoder: autoencoder_lib.AutoencoderKL
+  load_params: Callable[[], types.Params]
+  scaling_factor: float
+  shift_factor: float = 0.0
+  posterior: str = "sample"
+
+  def __post_init__(self):
+    if self.posterior not in POSTERIORS:
+      raise errors.InputError(
+        f"config.codec.posterior={self.posterior!r}", " or ".join(POSTERIORS)
+      )
+    if not 0 < self.scaling_factor < float("inf"):
+      raise errors.InputError(
+        f"config.codec.scaling_factor={self.scaling_factor}", "a number above 0"
+      )
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """The column of moments."""
+    return (COLUMN,)
+
+  @functools.cached_property
+  def params(self) -> types.Params:
+    """Of the network."""
+    return self.load_params()
+
+  def encode(self, image: Array, params: types.Params | None = None) -> jax.Array:
+    """[b h w 1] in [-1, 1] -> [b h/f w/f z], the posterior's mean.
+
+    Raises:
+      InputError: the factor does not divide the sides.
+    """
+    params = self.params if params is None else params
+    mean, _ = jnp.split(moments(self.autoencoder, params, image), 2, axis=-1)
+    return self._scaled(mean)
+
+  def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
+    """`latent` [b h' w' 2z] of a batch -> [b h' w' z]; without a key, the mean."""
+    stored = jnp.asarray(batch[COLUMN], jnp.float32)
+    mean, logvar = jnp.split(stored, 2, axis=-1)
+    if key is not None and self.posterior == "sample":
+      mean = autoencoder_lib.sample_posterior(key, mean, logvar)
+    return self._scaled(mean)
+
+  def decode(self, latent: Array, params: types.Params | None = None) -> jax.Array:
+    """[b h' w' z] -> [b f*h' f*w' 1], about [-1, 1]."""
+    params = self.params if params is None else params
+    unscaled = jnp.asarray(latent, jnp.float32) / self.scaling_factor
+    return image_of(self.autoencoder, params, unscaled + self.shift_factor)
+
+  def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+    """(image_size / f, image_size / f, z).
+
+    Raises:
+      InputError: image_size is not divisible by the autoencoder's factor f.
+    """
+    check_side(self.autoencoder, image_size)
+    side = image_size // self.autoencoder.factor
+    return side, side, self.autoencoder.latent_channels
+
+  def channel_weights(self) -> np.ndarray:
+    """[z] of 1."""
+    return np.ones(self.autoencoder.latent_channels, np.float32)
+
+  def _scaled(self, latent: jax.Array) -> jax.Array:
+    return (latent - self.shift_factor) * self.scaling_factor
+
+
+def moments(
+  autoencoder: autoencoder_lib.AutoencoderKL, params: types.Params, image: Array
+) -> jax.Array:
+  """Grey images to unscaled posteriors, in tiles where they are large.
+
+  Args:
+    autoencoder: the network.
+    params: of it.
+    image: [b h w 1] in [-1, 1].
+
+  Returns:
+    [b h/f w/f 2z] float32: mean, then logvar.
+
+  Raises:
+    InputError: the factor f does not divide the sides.
+  """
+  # Before tiles are cut, that would fit.
+  check_side(autoencoder, image.shape[1])
+  check_side(autoencoder, image.shape[2])
+
+  def encode(part):
+    part = jnp.repeat(part, autoencoder.in_channels, axis=-1)
+    both = autoencoder.apply({"params": params}, part, method="encode")
+    return jnp.concatenate(both, axis=-1)
+
+  return tiles.blend(
+    encode,
+    jnp.asarray(image, jnp.float32),
+    tile=TILE,
+    overlap=OVERLAP,
+    scale=fractions.Fraction(1, autoencoder.factor),
+  )
+
+
+def image_of(
+  autoencoder: autoencoder_lib.AutoencoderKL, params: types.Params, latent: Array
+) -> jax.Array:
+  """Unscaled latents to grey images, in tiles where they are large.
+
+  Args:
+    autoencoder: the network.
+    params: of it.
+    latent: [b h' w' z].
+
+  Returns:
+    [b f*h' f*w' 1] float32, about [-1, 1].
+  """
+
+  def decode(part):
+    made = autoencoder.apply({"params": params}, part, method="decode")
+    return made.mean(axis=-1, keepdims=True)
+
+  return tiles.blend(
+    decode,
+    latent,
+    tile=TILE // autoencoder.factor,
+    overlap=OVERLAP // autoencoder.factor,
+    scale=fractions.Fraction(autoencoder.factor),
+  )
+
+
+def check_side(autoencoder: autoencoder_lib.AutoencoderKL, side: int) -> None:
+  """Raises InputError where the autoencoder's factor does not divide a side."""
+  if side % autoencoder.factor:
+    raise errors.InputError(
+      f"image size {side} with an autoencoder of factor {autoencoder.factor}",
+      f"a multiple of {autoencoder.factor}",
+      "change config.data.image_size, or take another autoencoder",
+    )
+
+
+def rows_at_once(image_size: int) -> int:
+  """Images of this side that one device encodes or decodes at once."""
+  return min(64, _AT_ONCE * TILE**2 // min(image_size, TILE) ** 2)
