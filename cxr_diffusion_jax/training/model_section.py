@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.models import unet
+from cxr_diffusion_jax.models import dit, unet
 from cxr_diffusion_jax.training import sections
 
-MODELS = {"unet": unet.UNet}
+MODELS = {"dit": dit.DiT, "unet": unet.UNet}
 
 
 def build(
@@ -50,6 +50,17 @@ def build(
     },
     also=("dtype", "name"),
   )
+
+  def init_fn(key: jax.Array) -> types.Params:
+    return model.init(key, *empty_inputs(latent_shape, streams))["params"]
+
+  return model, init_fn
+
+
+def empty_inputs(
+  latent_shape: tuple[int, int, int], streams: tuple[types.StreamSpec, ...]
+) -> tuple[jax.Array, jax.Array, types.Context]:
+  """x_t [1 h w c], t [1] and a context of one example, all zeros."""
   context = tuple(
     types.TokenStream(
       tokens=jnp.zeros((1, stream.num_tokens, stream.width)),
@@ -57,9 +68,4 @@ def build(
     )
     for stream in streams
   )
-
-  def init_fn(key: jax.Array) -> types.Params:
-    x_t = jnp.zeros((1, *latent_shape))
-    return model.init(key, x_t, jnp.zeros((1,)), context)["params"]
-
-  return model, init_fn
+  return jnp.zeros((1, *latent_shape)), jnp.zeros((1,)), context

@@ -1,0 +1,170 @@
+"""The block of a DiT: attention, attention to the context, MLP, each under gates.
+
+x <- x + gate_1 attention(modulate(x, shift_1, scale_1))
+x <- x + cross_attention(norm(x), context)                       where there is one
+x <- x + gate_2 mlp(modulate(x, shift_2, scale_2))
+
+Names of layers are those that `parallel.sharding` splits.
+"""
+
+import dataclasses
+
+from einops import rearrange
+from flax import linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax.models.attention import attend
+from cxr_diffusion_jax.models.positions import rotate
+from cxr_diffusion_jax.types import Array, TokenStream
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Style:
+  """What all blocks of one DiT have in common; see `dit.DiT`.
+
+  Attributes:
+    num_heads: divides the width.
+    hidden: units of an MLP without gates.
+    cross: whether there is cross-attention.
+    swiglu: whether the MLP has gates.
+    qk_norm: whether queries and keys are normalised.
+    dtype: of the computation; norms and softmax are float32.
+  """
+
+  num_heads: int
+  hidden: int
+  cross: bool
+  swiglu: bool
+  qk_norm: bool
+  dtype: jnp.dtype
+
+  def dense(
+    self,
+    width: int,
+    name: str,
+    init: nn.initializers.Initializer | None = None,
+  ) -> nn.Dense:
+    """A linear layer of this style; Glorot's uniform kernel where none is given."""
+    init = nn.initializers.xavier_uniform() if init is None else init
+    return nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)
+
+
+@flax.struct.dataclass
+class Condition:
+  """What every block of one call is given besides its tokens [b n c].
+
+  Attributes:
+    vector: [b c], of time and context.
+    stream: the context's tokens [b m c], for cross-attention.
+    mask: [b n] bool, the tokens that self-attention looks at; None for all.
+    angles: [n d/2] of rotary positions for heads of width d, or None.
+    query_positions: [n c] added to cross-attention's queries, or None.
+  """
+
+  vector: Array
+  stream: TokenStream
+  mask: Array | None
+  angles: Array | None
+  query_positions: Array | None
+
+
+def normalise(x: Array) -> jax.Array:
+  """[... c] -> float32 of mean 0 and variance 1, without parameters."""
+  x = x.astype(jnp.float32)
+  x = x - jnp.mean(x, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+
+
+def modulate(x: Array, shift: Array, scale: Array) -> jax.Array:
+  """norm(x [b n c]) (1 + scale [b c]) + shift [b c], float32."""
+  shift, scale = (v.astype(jnp.float32)[:, None] for v in (shift, scale))
+  return normalise(x) * (1 + scale) + shift
+
+
+class Attention(nn.Module):
+  """Multi-head attention of tokens to themselves or to a context.
+
+  Attributes:
+    style: shared by all blocks.
+    zero_init: whether the output starts at zero.
+  """
+
+  style: Style
+  zero_init: bool = False
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Array,
+    source: Array,
+    mask: Array | None = None,
+    angles: Array | None = None,
+  ) -> jax.Array:
+    """x [b n c] to source [b m c] where mask [b m], turned by angles -> [b n c]."""
+    style, width = self.style, x.shape[-1]
+
+    def project(name, inputs, norm):
+      out = style.dense(width, name)(inputs)
+      out = rearrange(out, "b n (h d) -> b n h d", h=style.num_heads)
+      if norm is not None and style.qk_norm:
+        out = nn.RMSNorm(dtype=jnp.float32, name=norm)(out).astype(style.dtype)
+      return out if norm is None or angles is None else rotate(out, angles)
+
+    query = project("to_q", x, "norm_q")
+    key = project("to_k", source, "norm_k")
+    out = attend(query, key, project("to_v", source, None), mask)
+    init = nn.initializers.zeros if self.zero_init else None
+    return style.dense(width, "to_out_0", init)(rearrange(out, "b n h d -> b n (h d)"))
+
+
+class MLP(nn.Module):
+  """[... c] -> [... c] through GELUs, or through two thirds as many gated units.
+
+  Attributes:
+    style: shared by all blocks.
+  """
+
+  style: Style
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    style, width = self.style, x.shape[-1]
+    if style.swiglu:
+      # Multiples of 8 keep the matrices whole on accelerators.
+      hidden = 8 * -(-2 * style.hidden // 24)
+      h = nn.silu(style.dense(hidden, "net_gate")(x)) * style.dense(hidden, "net_0")(x)
+    else:
+      h = nn.gelu(style.dense(style.hidden, "net_0")(x))
+    return style.dense(width, "net_2")(h)
+
+
+class Block(nn.Module):
+  """One block, the identity before training.
+
+  Attributes:
+    style: shared by all blocks.
+  """
+
+  style: Style
+
+  @nn.compact
+  def __call__(self, x: Array, given: Condition) -> jax.Array:
+    """[b n c] -> [b n c]."""
+    style, width = self.style, x.shape[-1]
+    modulation = style.dense(6 * width, "modulation", nn.initializers.zeros)
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
+      modulation(given.vector), 6, axis=-1
+    )
+    h = modulate(x, shift_1, scale_1).astype(style.dtype)
+    h = Attention(style, name="attn1")(h, h, given.mask, given.angles)
+    x = x + gate_1[:, None] * h
+    if style.cross:
+      query = normalise(x).astype(style.dtype)
+      if given.query_positions is not None:
+        query = query + given.query_positions
+      attention = Attention(style, zero_init=True, name="attn2")
+      x = x + attention(query, given.stream.tokens, given.stream.mask)
+    h = modulate(x, shift_2, scale_2).astype(style.dtype)
+    return x + gate_2[:, None] * MLP(style, name="mlp")(h)

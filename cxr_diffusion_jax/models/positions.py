@@ -1,0 +1,62 @@
+"""Rotary positions in two dimensions: attention that sees how far apart places are.
+
+(row, column) --x frequencies--> angles;  each pair of channels is turned by its angle
+
+The product of a query turned by a and a key turned by b depends on a - b alone, as Su
+et al. 2021 (2104.09864) have it; one half of a head's pairs turns with the row, the
+other with the column, at frequencies for images as in Heo et al. 2024 (2403.13298).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax.types import Array
+
+# The slowest pair's period over the fastest's.
+LONGEST = 100.0
+
+
+def grid_angles(
+  grid: tuple[int, int], width: int, spread: tuple[float, float] | None = None
+) -> np.ndarray:
+  """Angles of the cells of a grid, in row-major order.
+
+  Args:
+    grid: (rows, columns).
+    width: of a head; a multiple of 4.
+    spread: (rows, columns) of the grid in whose units places are counted; this grid
+      covers all of it, so that maps of different resolution agree on where a thing is.
+      None for `grid` itself.
+
+  Returns:
+    [rows*columns width/2] float32, in radians.
+  """
+  pairs = width // 4
+  frequencies = LONGEST ** (-np.arange(pairs) / pairs)
+  spread = grid if spread is None else spread
+  down, right = (
+    np.outer((np.arange(cells) + 0.5) * extent / cells, frequencies)
+    for cells, extent in zip(grid, spread, strict=True)
+  )
+  shape = (*grid, pairs)
+  angles = np.concatenate(
+    [np.broadcast_to(down[:, None], shape), np.broadcast_to(right, shape)], axis=-1
+  )
+  return np.float32(angles.reshape(-1, 2 * pairs))
+
+
+def rotate(x: Array, angles: Array) -> jax.Array:
+  """Turns the pairs (i, i + d/2) of each head's channels.
+
+  Args:
+    x: [b n h d] queries or keys.
+    angles: [n d/2] in radians; 0 leaves a token as it is.
+
+  Returns:
+    [b n h d] of x's dtype, each vector as long as it was.
+  """
+  cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = [first * cos - second * sin, second * cos + first * sin]
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
