@@ -2,21 +2,37 @@
 
 A size sets the image, the code that is denoised, the network and its batch:
 
-  size   image  code        parameters  meant for
-  tiny    64    16x16x16    about 2 M   tests, the demo, a laptop
-  small  256    64x64x16    about 35 M  one GPU
-  base   512    64x64x64    860 M       TPU slices, several GPUs
+  size      image  code        parameters  meant for
+  tiny       64    16x16x16    about 2 M   tests, the demo, a laptop
+  small     256    64x64x16    about 35 M  one GPU
+  base      512    64x64x64    860 M       TPU slices, several GPUs
+  dit_tiny   64    16x16x16    about 4 M   tiny's FLOPs, by a transformer
+  dit_s     256    64x64x16    40 M        one GPU
+  dit_b     512    64x64x64    160 M       several GPUs
+  dit_l     512    64x64x64    560 M       TPU slices, several GPUs
+  dit_xl    512    64x64x64    826 M       TPU slices, several GPUs
 """
 
 import ml_collections
 
-SIZES = ("tiny", "small", "base")
+# A size's network, and the scale of all else: image, code, batch, steps.
+SCALES = {
+  "tiny": "tiny",
+  "small": "small",
+  "base": "base",
+  "dit_tiny": "tiny",
+  "dit_s": "small",
+  "dit_b": "base",
+  "dit_l": "base",
+  "dit_xl": "base",
+}
 
 
-def get_config(size: str = "small") -> ml_collections.ConfigDict:
+def get_config(choice: str = "small") -> ml_collections.ConfigDict:
   """Returns the recipe of a size, to be given a `conditioning` section."""
-  if size not in SIZES:
-    raise ValueError(f"config size {size!r}; expected one of {', '.join(SIZES)}")
+  if choice not in SCALES:
+    raise ValueError(f"config size {choice!r}; expected one of {', '.join(SCALES)}")
+  size = SCALES[choice]
   config = ml_collections.ConfigDict()
   config.seed = 0
 
@@ -42,7 +58,59 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     levels={"tiny": 2, "small": 2, "base": 3}[size],
     loss_power=1.0,
   )
-  config.model = dict(
+  network, _, network_size = choice.rpartition("_")
+  config.model = {"": _unet, "dit": _dit}[network](network_size)
+  config.diffusion = dict(
+    schedule=dict(name="rectified_flow", shift=1.0),
+    prediction="velocity",
+    time_sampler=dict(name="logit_normal", mean=0.0, std=1.0, stratified=True),
+    weighting=dict(name="uniform"),
+  )
+  config.optimizer = dict(
+    learning_rate={"tiny": 1e-3, "small": 3e-4, "base": 1e-4}[size],
+    schedule="cosine",
+    warmup_steps={"tiny": 100, "small": 1000, "base": 2000}[size],
+    final_rate=0.0,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    b1=0.9,
+    b2=0.99,
+    accumulation=1,
+  )
+  config.train = dict(
+    num_steps={"tiny": 2000, "small": 200_000, "base": 400_000}[size],
+    batch_size={"tiny": 16, "small": 64, "base": 256}[size],
+    ema_decay={"tiny": 0.995, "small": 0.9995, "base": 0.9999}[size],
+    power_ema=(),
+    power_ema_every={"tiny": 250, "small": 5000, "base": 5000}[size],
+    log_every={"tiny": 50, "small": 100, "base": 100}[size],
+    validate_every={"tiny": 250, "small": 2000, "base": 2000}[size],
+    validation_batches=16,
+    sample_every={"tiny": 500, "small": 5000, "base": 5000}[size],
+    checkpoint_every={"tiny": 250, "small": 2000, "base": 2000}[size],
+    keep=2,
+    keep_every=0,
+    patience=0,
+    profile_steps=0,
+  )
+  config.repa = dict(
+    weight=0.0, column="elixrc", encoder="", layer=-1, projector_width=2048
+  )
+  config.sample = dict(
+    sampler="euler",
+    num_steps=25,
+    guidance=1.5,
+    guidance_interval=(),
+    guidance_rescale=0.0,
+    num_images=8,
+  )
+  config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0)
+  return config
+
+
+def _unet(size: str) -> dict:
+  """Returns the section `model` of a UNet."""
+  return dict(
     name="unet",
     dtype="auto",
     **{
@@ -82,44 +150,29 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
       ),
     }[size],
   )
-  config.diffusion = dict(
-    schedule=dict(name="rectified_flow", shift=1.0),
-    prediction="velocity",
-    time_sampler=dict(name="logit_normal", mean=0.0, std=1.0, stratified=True),
-    weighting=dict(name="uniform"),
+
+
+def _dit(size: str) -> dict:
+  """Returns the section `model` of a DiT: table 1 of the paper, and a tiny one."""
+  depth, width, num_heads = {
+    "tiny": (4, 192, 4),
+    "s": (12, 384, 6),
+    "b": (12, 768, 12),
+    "l": (24, 1024, 16),
+    "xl": (28, 1152, 16),
+  }[size]
+  return dict(
+    name="dit",
+    dtype="auto",
+    patch_size=2,
+    depth=depth,
+    width=width,
+    num_heads=num_heads,
+    mlp_ratio=4.0,
+    context_mode="cross",
+    positions="rotary",
+    swiglu=False,
+    qk_norm=False,
+    pooled=True,
+    remat=size not in ("tiny", "s"),
   )
-  config.optimizer = dict(
-    learning_rate={"tiny": 1e-3, "small": 3e-4, "base": 1e-4}[size],
-    schedule="cosine",
-    warmup_steps={"tiny": 100, "small": 1000, "base": 2000}[size],
-    final_rate=0.0,
-    weight_decay=0.01,
-    clip_norm=1.0,
-    b1=0.9,
-    b2=0.99,
-    accumulation=1,
-  )
-  config.train = dict(
-    num_steps={"tiny": 2000, "small": 200_000, "base": 400_000}[size],
-    batch_size={"tiny": 16, "small": 64, "base": 256}[size],
-    ema_decay={"tiny": 0.995, "small": 0.9995, "base": 0.9999}[size],
-    log_every={"tiny": 50, "small": 100, "base": 100}[size],
-    validate_every={"tiny": 250, "small": 2000, "base": 2000}[size],
-    validation_batches=16,
-    sample_every={"tiny": 500, "small": 5000, "base": 5000}[size],
-    checkpoint_every={"tiny": 250, "small": 2000, "base": 2000}[size],
-    keep=2,
-    keep_every=0,
-    patience=0,
-    profile_steps=0,
-  )
-  config.sample = dict(
-    sampler="euler",
-    num_steps=25,
-    guidance=1.5,
-    guidance_interval=(),
-    guidance_rescale=0.0,
-    num_images=8,
-  )
-  config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0)
-  return config
