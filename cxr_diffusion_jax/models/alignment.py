@@ -1,0 +1,79 @@
+"""A denoiser's features held against a frozen encoder's: representation alignment.
+
+  features [b h w c] --to the target's grid--> --Projector--> y [b n d]
+  loss = - mean over places of cos(y, target),   in [-1, 1]
+
+Yu et al. 2024 (REPA, 2410.06940), eq. 8. A target without places is one vector, and is
+held against the mean of the features.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax.types import Array
+
+
+class Projector(nn.Module):
+  """Linear, SiLU, linear, SiLU, linear: the same at every place.
+
+  Attributes:
+    width: of both inner layers.
+    out_width: of what it is held against.
+    dtype: of the computation; parameters are float32.
+  """
+
+  width: int
+  out_width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: Array) -> jax.Array:
+    """[... c] -> [... out_width] float32."""
+    x = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="layers_0")(features))
+    x = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="layers_1")(x))
+    return nn.Dense(self.out_width, name="layers_2")(x)
+
+
+def to_grid(features: Array, grid: tuple[int, int] | None) -> jax.Array:
+  """Brings features to the places of a target.
+
+  Args:
+    features: [b h w c].
+    grid: (rows, columns) of the target, or None for one vector.
+
+  Returns:
+    [b rows*columns c], or [b 1 c], float32: means of blocks where the sides divide,
+    else linear interpolation, which on the way down takes in all places too.
+  """
+  features = jnp.asarray(features, jnp.float32)
+  b, h, w, c = features.shape
+  rows, columns = grid or (1, 1)
+  if h % rows == 0 and w % columns == 0:
+    blocks = features.reshape(b, rows, h // rows, columns, w // columns, c)
+    features = blocks.mean(axis=(2, 4))
+  else:
+    features = jax.image.resize(features, (b, rows, columns, c), "linear")
+  return features.reshape(b, rows * columns, c)
+
+
+def negative_cosine(made: Array, target: Array) -> jax.Array:
+  """The loss of each example.
+
+  Args:
+    made: [b n d].
+    target: [b n d]; a place of zeros is one without a target, and does not count.
+
+  Returns:
+    [b] float32 in [-1, 1]; 0 for an example without any target.
+  """
+  made, target = (jnp.asarray(x, jnp.float32) for x in (made, target))
+  real = jnp.any(target != 0, axis=-1)
+  cosine = jnp.sum(_unit(made) * _unit(target), axis=-1)
+  count = jnp.maximum(real.sum(axis=-1), 1)
+  return -jnp.where(real, cosine, 0.0).sum(axis=-1) / count
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  """[... d] of length 1. Smooth at zero, where a norm has no gradient."""
+  return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)

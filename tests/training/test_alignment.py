@@ -1,0 +1,170 @@
+"""Features are pulled in training, and nowhere else is anything known of it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.models import alignment as models_alignment
+from cxr_diffusion_jax.training import alignment, checkpoint, step
+from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax.training import state as state_lib
+
+ON = {"repa__weight": 0.5, "repa__projector_width": 8}
+
+
+def _toy() -> alignment.Alignment:
+  projector = models_alignment.Projector(4, 3)
+  return alignment.Alignment(
+    weight=0.25,
+    field="map",
+    grid=(2, 2),
+    num_leading=1,
+    projector=projector,
+    needs=None,
+    init_fn=lambda key: projector.init(key, jnp.zeros((1, 1)))["params"],
+  )
+
+
+def _apply(variables, x_t, t, context, mutable=()):
+  """A denoiser a x_t, whose features are tanh(a x_t)."""
+  del t, context
+  made = variables["params"]["a"] * x_t
+  sown = {"intermediates": {"features": (jnp.tanh(made),)}}
+  return (made, sown) if mutable else made
+
+
+@pytest.fixture
+def toy(build):
+  """An objective with an alignment, and what `total_loss` takes."""
+  experiment = build()
+  objective = dataclasses.replace(
+    experiment.make_objective(experiment.make_codec({})), apply_fn=_apply
+  )
+  one = _toy()
+  rng = np.random.default_rng(0)
+  x_t, target = rng.standard_normal((2, 3, 4, 4, 4)).astype(np.float32)
+  batch = {"map": rng.standard_normal((3, 5, 3)).astype(np.float16)}
+  inputs = x_t, target, np.linspace(0.2, 0.8, 3, dtype=np.float32), ()
+  params = {"a": jnp.float32(0.3)}
+  projector = models_alignment.Projector(4, 3).init(
+    jax.random.key(0), jnp.zeros((1, 4))
+  )["params"]
+  aligned = dataclasses.replace(objective, alignment=one)
+  return objective, aligned, params, projector, inputs, one.target(batch)
+
+
+def test_the_loss_has_two_parts_and_tells_both(toy):
+  plain, aligned, params, projector, inputs, wanted = toy
+  assert wanted.shape == (3, 4, 3)
+  alone, told_alone = step.total_loss(plain, params, *inputs)
+  both, told = step.total_loss(
+    aligned, state_lib.learned(params, projector), *inputs, wanted
+  )
+  assert told_alone == {"loss": alone}
+  assert told["loss"] == alone
+  features = jnp.tanh(0.3 * inputs[0])
+  apart = aligned.alignment.losses(projector, features, wanted).mean()
+  np.testing.assert_allclose(told["repa_loss"], apart, rtol=1e-6)
+  np.testing.assert_allclose(both, alone + 0.25 * apart, rtol=1e-6)
+
+
+def test_both_network_and_projector_learn_of_it(toy):
+  plain, aligned, params, projector, inputs, wanted = toy
+
+  @jax.jit
+  def grad(weight):
+    one = dataclasses.replace(aligned.alignment, weight=weight)
+    objective = dataclasses.replace(aligned, alignment=one)
+    return jax.grad(
+      lambda tree: step.total_loss(objective, tree, *inputs, wanted)[0]
+    )(state_lib.learned(params, projector))
+
+  alone = jax.grad(lambda tree: step.total_loss(plain, tree, *inputs)[0])(params)
+  none, some, twice = (grad(weight) for weight in (0.0, 1.0, 2.0))
+  np.testing.assert_allclose(none["denoiser"]["a"], alone["a"], rtol=1e-6)
+  pull = some["denoiser"]["a"] - alone["a"]
+  assert abs(pull) > 1e-3
+  np.testing.assert_allclose(twice["denoiser"]["a"] - alone["a"], 2 * pull, rtol=1e-3)
+  for layer in some["projector"].values():
+    assert np.abs(layer["kernel"]).max() > 0
+
+
+def test_a_run_with_it_learns_and_goes_on_bit_for_bit(train, build, tmp_path):
+  whole, told = train(tmp_path / "whole", train__num_steps=6, **ON)
+  train(tmp_path / "parts", train__num_steps=2, **ON)
+  parts, _ = train(tmp_path / "parts", train__num_steps=6, **ON)
+  assert jax.tree.leaves(whole.state.projector)
+  for a, b in zip(
+    jax.tree.leaves(whole.state), jax.tree.leaves(parts.state), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  losses = [told.scalars[number]["train/repa_loss"] for number in range(1, 7)]
+  assert losses[-1] < losses[0] - 0.02
+  # What is sampled from is what it would be without.
+  plain = jax.eval_shape(build().init_fn, jax.random.key(0))
+  with checkpoint.open_manager(tmp_path / "whole", read_only=True) as manager:
+    read = checkpoint.restore_ema(manager, plain)
+  assert jax.tree.structure(read) == jax.tree.structure(plain)
+  for a, b in zip(
+    jax.tree.leaves(read), jax.tree.leaves(whole.state.ema_params), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+  ("changes", "field", "grid", "columns"),
+  [
+    ({}, "elixrc", (8, 8), None),
+    ({"conditioning__reference": "same_patient"}, "target_elixrc", (8, 8), ("elixrc",)),
+    ({"repa__column": "contrastive_img_emb"}, "target_contrastive_img_emb", None,
+     ("contrastive_img_emb",)),
+    ({"repa__column": "clip_patches", "repa__encoder": "standin"},
+     "target_clip_patches", (8, 8), ("clip_patches",)),
+  ],
+)  # fmt: skip
+def test_a_column_is_the_images_own_and_read_once(changes, field, grid, columns, build):
+  experiment = build(**ON, **changes)
+  found = experiment.alignment
+  assert (found.field, found.grid) == (field, grid)
+  assert (experiment.targets.columns if experiment.targets else None) == columns
+  assert build().alignment is None
+  assert build().targets is None
+
+
+@pytest.mark.parametrize(("layer", "width"), [(-1, 16), (0, 8), (1, 16), (2, 16)])
+def test_features_are_of_the_layer_that_is_named(layer, width, build):
+  experiment = build(
+    **ON,
+    repa__layer=layer,
+    model__block_channels=(8, 16),
+    model__attention=(False, False),
+  )
+  params = experiment.alignment.init_fn(jax.random.key(0))
+  assert params["layers_0"]["kernel"].shape == (width, 8)
+  assert params["layers_2"]["kernel"].shape == (8, 1376)
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("weight", -1.0, "config.repa.weight=-1.0; expected 0 or more"),
+    ("column", "txt_emb", "config.repa.column='txt_emb'; expected one of all_contr"),
+    ("column", "clip_image", "without a CLIP; expected a folder, an id on the hub"),
+    ("layer", 2, "config.repa.layer=2; expected 0 to 1, or -1"),
+    ("projector_width", 0, "config.repa.projector_width=0"),
+  ],
+)
+def test_a_wrong_value_is_refused(key, value, message, build):
+  with pytest.raises(errors.InputError) as caught:
+    build(**{**ON, f"repa__{key}": value})
+  assert message in str(caught.value)
+
+
+def test_a_config_without_the_section_goes_without(small):
+  plain = small.config().to_dict()
+  del plain["repa"]
+  assert experiment_lib.build(plain).alignment is None
