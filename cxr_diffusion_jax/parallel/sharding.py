@@ -35,7 +35,7 @@ def parameter_spec(
   """
   axes: list[str | None] = [None] * len(shape)
   tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
-  if tensor > 1 and path[-1] == "kernel" and len(shape) == 2:
+  if tensor > 1 and path[-1] in ("kernel", "weight") and len(shape) == 2:
     dimension = None
     if any(name in COLUMN_PARALLEL for name in path):
       dimension = 1

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.models import dit, unet
+from cxr_diffusion_jax.models import dit, edm2, unet
 from cxr_diffusion_jax.training import sections
 
-MODELS = {"dit": dit.DiT, "unet": unet.UNet}
+MODELS = {"dit": dit.DiT, "edm2": edm2.EDM2, "unet": unet.UNet}
 
 
 def build(

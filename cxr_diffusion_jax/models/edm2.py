@@ -1,0 +1,259 @@
+"""EDM2's denoiser: a UNet in which every layer keeps the magnitude of what passes.
+
+[x_t, 1] -> conv_in -> enc_0 ... enc_n -> mid -> dec_n ... dec_0 -> conv_out x out_gain
+                         |______ skips, joined _____^
+t -> fourier -> linear, mixed with the context's mean -> silu -> scale of every block
+
+enc   x <- normalise(x);  y = conv(silu(scale conv(silu(x))));  x <- mix(x, y, 0.3)
+dec   the same without the normalisation; where there are heads, self-attention and
+      cross-attention to the context follow, each mixed in at 0.3
+
+Karras et al. 2024 (2312.02696), configuration G, whose cross-attention is ours. Weights
+are normalised here, in the forward pass; that their stored form is brought back to unit
+magnitude after each update, too, is the optimiser's `unit_weights`.
+"""
+
+import dataclasses
+import math
+
+from einops import reduce, repeat
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.models import edm2_layers as layers
+from cxr_diffusion_jax.models import embedding
+from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
+
+# Of the features' argument over all times: a quarter of the logarithm of EDM's largest
+# noise level over its smallest (80 over 0.002), which makes it the paper's c_noise.
+TIME_RANGE = math.log(80 / 0.002) / 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Style:
+  """What all blocks of one network have in common; see `EDM2`."""
+
+  residual_balance: float
+  attention_balance: float
+  query_positions: bool
+  remat: bool
+  dtype: jnp.dtype
+
+  def block(self, channels: int, name: str, **rest) -> nn.Module:
+    """A block of this style."""
+    return (nn.remat(Block) if self.remat else Block)(self, channels, name=name, **rest)
+
+
+class Block(nn.Module):
+  """Two convolutions under the embedding, then attention, each mixed with its input.
+
+  Attributes:
+    style: shared by all blocks.
+    channels: of the output.
+    decoder: on the way up: not normalised, and widened after instead of before.
+    resample: 'down' for half the size, 'up' for twice, 'keep' for the same.
+    num_heads: of the attentions; 0 for none.
+  """
+
+  style: Style
+  channels: int
+  decoder: bool = False
+  resample: str = "keep"
+  num_heads: int = 0
+
+  @nn.compact
+  def __call__(self, x: Array, vector: Array, context: TokenStream) -> jax.Array:
+    """x [b h w c], vector [b d] -> [b h' w' channels]."""
+
+    def linear(name, x, window):
+      return layers.Linear(self.channels, window, self.style.dtype, name=name)(x)
+
+    def widened(x):
+      return x if x.shape[-1] == self.channels else linear("conv_skip", x, (1, 1))
+
+    if self.resample == "down":
+      x = reduce(x, "b (h p) (w q) c -> b h w c", "mean", p=2, q=2)
+    if self.resample == "up":
+      x = repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
+    if not self.decoder:
+      x = layers.pixel_norm(widened(x))
+    y = linear("conv_res0", layers.silu(x), (3, 3))
+    gain = self.param("emb_gain", nn.initializers.zeros, ())
+    scale = 1 + gain.astype(y.dtype) * linear("emb_linear", vector, ())
+    y = linear("conv_res1", layers.silu(y * scale[:, None, None]), (3, 3))
+    x = layers.mix(widened(x), y, self.style.residual_balance)
+    if self.num_heads:
+      x = self._attended(x, context)
+    # Far from what training reaches; it keeps a few wild values from spoiling 16 bits.
+    return jnp.clip(x, -256, 256)
+
+  def _attended(self, x: Array, context: TokenStream) -> jax.Array:
+    positions = None
+    if self.style.query_positions:
+      positions = embedding.grid_positions(*x.shape[1:]) * math.sqrt(2)
+
+    def attention(name):
+      balance, dtype = self.style.attention_balance, self.style.dtype
+      return layers.CosineAttention(self.num_heads, balance, dtype, name=name)
+
+    x = attention("attn1")(x)
+    return attention("attn2")(x, context.tokens, context.mask, positions)
+
+
+class EDM2(nn.Module):
+  """Predicts from (x_t, t, context). The defaults are the paper's size XS.
+
+  The output is exactly zero at the start, and so is every gradient but that of its
+  gain: it learns from the second update on.
+
+  Attributes:
+    out_channels: of the prediction; the input's channels are taken as they come.
+    block_channels: of each level, highest resolution first; a tenfold learning rate of
+      a UNet's goes with them (0.01 and Adam with b2 = 0.99 in the paper).
+    num_layers: blocks a level on the way down; one more on the way up.
+    attention: whether the blocks of each level attend. The middle always does.
+    head_width: channels of a head; divides those of the levels that attend.
+    context_width: of the tokens that cross-attention sees.
+    context_streams: what the context holds; may be empty.
+    pooled: mix a projection of the context's mean with the time's vector, half and
+      half, where the paper has its class.
+    query_positions: tell cross-attention's queries where they are, which lets them
+      find the same place in a grid stream; adds no parameter.
+    residual_balance: part of a block's convolutions in its output.
+    attention_balance: part of an attention in its output.
+    skip_balance: part of a skip in what it is joined to.
+    remat: make activations anew in the backward pass, for memory.
+    feature_layer: what is sown as `intermediates/features` [b h' w' c]: the output of
+      this level on the way down, from 0, or of the middle where it is their number.
+    dtype: of the computation; parameters, norms and softmax are float32.
+  """
+
+  out_channels: int = 4
+  block_channels: tuple[int, ...] = (128, 256, 384, 512)
+  num_layers: int = 3
+  attention: tuple[bool, ...] = (False, False, True, True)
+  head_width: int = 64
+  context_width: int = 512
+  context_streams: tuple[StreamSpec, ...] = ()
+  pooled: bool = True
+  query_positions: bool = False
+  residual_balance: float = 0.3
+  attention_balance: float = 0.3
+  skip_balance: float = 0.5
+  remat: bool = False
+  feature_layer: int | None = None
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_t: Array, t: Array, context: Context) -> jax.Array:
+    """Denoises.
+
+    Args:
+      x_t: [b h w c] of standard deviation about 1 (as EDM's preconditioning makes it);
+        h and w are multiples of 2^(levels - 1).
+      t: [b] or a scalar, in [0, 1000).
+      context: the streams of `context_streams`.
+
+    Returns:
+      The prediction [b h w out_channels], float32.
+
+    Raises:
+      InputError: sizes that do not fit each other, or a context not as promised.
+    """
+    self._check(x_t)
+    style = Style(
+      residual_balance=self.residual_balance,
+      attention_balance=self.attention_balance,
+      query_positions=self.query_positions,
+      remat=self.remat,
+      dtype=self.dtype,
+    )
+    vector, stream = self._condition(x_t.shape[0], t, context)
+    levels = list(enumerate(self.block_channels))
+
+    # A channel of ones stands in for the biases that no layer has.
+    x = jnp.concatenate([x_t, jnp.ones_like(x_t[..., :1])], axis=-1)
+    x = layers.Linear(levels[0][1], (3, 3), self.dtype, name="conv_in")(x)
+    skips = [x]
+    for i, channels in levels:
+      if i:
+        down = style.block(levels[i - 1][1], f"enc_{i}_down", resample="down")
+        x = down(x, vector, stream)
+        skips.append(x)
+      for j in range(self.num_layers):
+        block = style.block(channels, f"enc_{i}_{j}", num_heads=self._heads(i))
+        x = block(x, vector, stream)
+        skips.append(x)
+      self._sow(i, x)
+
+    last, channels = levels[-1]
+    heads = channels // self.head_width
+    middle = style.block(channels, "mid_0", decoder=True, num_heads=heads)
+    x = middle(x, vector, stream)
+    x = style.block(channels, "mid_1", decoder=True)(x, vector, stream)
+    self._sow(len(levels), x)
+
+    for i, channels in reversed(levels):
+      if i < last:
+        up = style.block(x.shape[-1], f"dec_{i}_up", decoder=True, resample="up")
+        x = up(x, vector, stream)
+      for j in range(self.num_layers + 1):
+        x = layers.join(x, skips.pop(), self.skip_balance)
+        block = style.block(
+          channels, f"dec_{i}_{j}", decoder=True, num_heads=self._heads(i)
+        )
+        x = block(x, vector, stream)
+    gain = self.param("out_gain", nn.initializers.zeros, ())
+    # Float32: the output's small differences are what the loss is made of.
+    return gain * layers.Linear(self.out_channels, (3, 3), name="conv_out")(x)
+
+  def _heads(self, level: int) -> int:
+    attends = self.attention[level]
+    return self.block_channels[level] // self.head_width if attends else 0
+
+  def _sow(self, layer: int, x: Array) -> None:
+    if layer == self.feature_layer:
+      self.sow("intermediates", "features", x)
+
+  def _condition(
+    self, batch: int, t: Array, context: Context
+  ) -> tuple[jax.Array, TokenStream]:
+    """The vector [b d] of every block, and the tokens that cross-attention sees."""
+    width = max(self.block_channels)
+    t = jnp.broadcast_to(jnp.asarray(t), (batch,))
+    waves = layers.fourier(t * (TIME_RANGE / 1000), self.block_channels[0])
+    vector = layers.Linear(width, dtype=self.dtype, name="time_embedding")(waves)
+    stream, pooled = embedding.ContextEmbedder(
+      self.context_streams,
+      self.context_width,
+      width if self.pooled else 0,
+      self.dtype,
+      name="context_embedder",
+    )(context, batch)
+    if pooled is not None:
+      vector = layers.mix(vector, layers.pixel_norm(pooled), 0.5)
+    tokens = layers.pixel_norm(stream.tokens)
+    return layers.silu(vector), stream.replace(tokens=tokens)
+
+  def _check(self, x_t: Array) -> None:
+    levels = len(self.block_channels)
+    if len(self.attention) != levels:
+      raise errors.InputError(
+        f"attention {self.attention} for block_channels {self.block_channels}",
+        "one entry for each level",
+      )
+    attending = (*self.attention[:-1], True)
+    for channels, attends in zip(self.block_channels, attending, strict=True):
+      if attends and channels % self.head_width:
+        raise errors.InputError(
+          f"{channels} channels with heads of {self.head_width}",
+          "a head_width that divides the channels of all levels that attend",
+        )
+    if any(side % 2 ** (levels - 1) for side in x_t.shape[1:3]):
+      raise errors.InputError(
+        f"an input of {x_t.shape[1]}x{x_t.shape[2]} for {levels} levels",
+        f"sides that are multiples of {2 ** (levels - 1)}",
+        "change the image size, the codec or the number of levels",
+      )

@@ -1,0 +1,159 @@
+"""Layers that keep the magnitude of what passes: standard deviation 1 in, 1 out.
+
+weight   w -> w / rms of each output's weights, divided by sqrt(number of inputs)
+silu     silu(x) / 0.596           the root mean square of silu of normal numbers
+sum      ((1 - t) a + t b) / sqrt((1 - t)^2 + t^2)
+join     [a wa, b wb]: part t of the magnitude is b's, whatever their widths
+fourier  sqrt(2) cos(2 pi f_i x + phase_i)
+
+Karras et al. 2024, EDM2 (2312.02696), section 2 and appendix B. No layer has a bias;
+how large a weight is changes nothing, so that a learning rate is how far it turns.
+"""
+
+import math
+import statistics
+
+from einops import rearrange
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax.models import attention
+from cxr_diffusion_jax.types import Array
+
+
+def pixel_norm(x: Array) -> jax.Array:
+  """[... c] -> the same with a root mean square of 1 over the last axis; 0 stays 0."""
+  wide = jnp.asarray(x, jnp.float32)
+  # The square root of 0 has no gradient, the one of the floor has.
+  square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+  return (wide * jax.lax.rsqrt(square + 1e-8)).astype(x.dtype)
+
+
+def unit_weight(weight: Array) -> jax.Array:
+  """[... inputs outputs] -> the same with a root mean square of 1 for each output."""
+  axes = tuple(range(weight.ndim - 1))
+  square = jnp.mean(weight * weight, axis=axes, keepdims=True)
+  return weight * jax.lax.rsqrt(jnp.maximum(square, 1e-30))
+
+
+def silu(x: Array) -> jax.Array:
+  """SiLU, larger by what it takes from normal numbers."""
+  return nn.silu(x) / 0.596
+
+
+def mix(a: Array, b: Array, t: float) -> jax.Array:
+  """The sum of a and b of which b is a part of t in [0, 1]."""
+  return ((1 - t) * a + t * b) / math.hypot(1 - t, t)
+
+
+def join(a: Array, b: Array, t: float) -> jax.Array:
+  """[... m], [... n] -> [... m+n], of whose magnitude b has a part of t in [0, 1]."""
+  m, n = a.shape[-1], b.shape[-1]
+  scale = math.sqrt(m + n) / math.hypot(1 - t, t)
+  parts = [a * (scale * (1 - t) / math.sqrt(m)), b * (scale * t / math.sqrt(n))]
+  return jnp.concatenate(parts, axis=-1)
+
+
+def fourier(x: Array, width: int) -> jax.Array:
+  """Waves of normally distributed frequencies, as fixed features of a number.
+
+  Frequencies are the normal distribution's quantiles and phases multiples of the golden
+  ratio, where the paper draws both: the same spread, without a seed to keep.
+
+  Args:
+    x: [b], of a range of a few units.
+    width: of the features.
+
+  Returns:
+    [b width] float32.
+  """
+  normal = statistics.NormalDist()
+  frequencies = np.array([normal.inv_cdf((i + 0.5) / width) for i in range(width)])
+  phases = np.arange(width) * ((math.sqrt(5) - 1) / 2) % 1
+  turns = jnp.asarray(x, jnp.float32)[:, None] * frequencies.astype(np.float32)
+  angles = 2 * np.pi * (turns + phases.astype(np.float32))
+  return math.sqrt(2) * jnp.cos(angles)
+
+
+class Linear(nn.Module):
+  """A convolution, or a matrix where `window` is (), of normalised weights.
+
+  The parameter is `weight` [*window inputs width].
+
+  Attributes:
+    width: of the output.
+    window: (rows, columns), or ().
+    dtype: of the computation; the weights are normalised in float32.
+  """
+
+  width: int
+  window: tuple[int, ...] = ()
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    """[b h w c], or [... c] without a window -> the same places, `width` wide."""
+    shape = (*self.window, x.shape[-1], self.width)
+    weight = self.param("weight", nn.initializers.normal(1.0), shape)
+    weight = unit_weight(weight) / math.sqrt(math.prod(shape[:-1]))
+    x, weight = x.astype(self.dtype), weight.astype(self.dtype)
+    if not self.window:
+      return x @ weight
+    return jax.lax.conv_general_dilated(
+      x, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+class CosineAttention(nn.Module):
+  """x mixed with its attention to itself or to a context, by angles alone.
+
+  Queries, keys and values are normalised a head, so that logits are bounded by the
+  square root of a head's width.
+
+  Attributes:
+    num_heads: divides the width of x.
+    balance: part of the attention in the output.
+    dtype: of the computation; softmax is float32.
+  """
+
+  num_heads: int
+  balance: float = 0.3
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Array,
+    context: Array | None = None,
+    mask: Array | None = None,
+    positions: Array | None = None,
+  ) -> jax.Array:
+    """Mixes.
+
+    Args:
+      x: [b h w c].
+      context: [b k d]; x itself where None.
+      mask: [b k], True where the context may be looked at; None for everywhere.
+      positions: [h*w c] of standard deviation 1, mixed into the queries' input.
+
+    Returns:
+      [b h w c].
+    """
+    width, rows = x.shape[-1], x.shape[1]
+    tokens = rearrange(x, "b h w c -> b (h w) c")
+    source = tokens if context is None else context
+    asking = tokens
+    if positions is not None:
+      asking = mix(tokens, positions[None].astype(tokens.dtype), 0.5)
+
+    def project(name, inputs):
+      out = Linear(width, dtype=self.dtype, name=name)(inputs)
+      return pixel_norm(rearrange(out, "b n (h d) -> b n h d", h=self.num_heads))
+
+    key, value = project("to_k", source), project("to_v", source)
+    out = attention.attend(project("to_q", asking), key, value, mask)
+    out = rearrange(out, "b (h w) n d -> b h w (n d)", h=rows)
+    out = Linear(width, dtype=self.dtype, name="to_out_0")(out)
+    return mix(x, out, self.balance)
