@@ -15,14 +15,14 @@ PACKAGE = "cxr_diffusion_jax"
 GROUND = ("types", "errors", "pictures")
 FIRST = ("diffusion", "models", "conditioning", "data", "parallel")
 UPPER = ("preparation", "training", "evaluation")
-MAINS = ("command", "compare", "main", "prepare", "report", "sample")
+MAINS = ("command", "compare", "cost", "main", "prepare", "report", "sample")
 
 # Libraries that one room alone may know, and where a name ends in "/", a whole folder.
 ROOMS = {
   "clu": ("main.py",),
   "grain": ("data/pipeline.py",),
   "matplotlib": ("evaluation/report.py",),
-  "ml_collections": ("main.py", "prepare.py", "training/"),
+  "ml_collections": ("cost.py", "main.py", "prepare.py", "training/"),
   "optax": ("evaluation/probe_fit.py", "preparation/", "training/"),
   "orbax": ("training/checkpoint.py",),
   "pydicom": ("data/dicom.py",),
@@ -38,6 +38,7 @@ COMPILED = (
   "conditioning/clip_model.py",
   "evaluation/probe_fit.py",
   "preparation/standin.py",
+  "training/cost.py",
   "training/generate.py",
   "training/programs.py",
 )

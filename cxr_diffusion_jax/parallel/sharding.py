@@ -16,7 +16,7 @@ import numpy as np
 from cxr_diffusion_jax import types
 
 # Layers whose output (column) or input (row) width is split over `tensor`.
-COLUMN_PARALLEL = ("to_q", "to_k", "to_v", "net_0")
+COLUMN_PARALLEL = ("to_q", "to_k", "to_v", "net_0", "net_gate")
 ROW_PARALLEL = ("to_out_0", "net_2")
 
 # Arrays below this many elements cost more to gather than to keep whole.
