@@ -1,6 +1,7 @@
 """The map of the house is kept: who may import whom, read from the source itself.
 
-types, errors <- {diffusion, models, conditioning, data, parallel} <- preparation
+types, errors <- {diffusion, models, conditioning, data, parallel} <- interop
+  <- preparation
   <- training <- evaluation <- mains
 """
 
@@ -14,7 +15,7 @@ PACKAGE = "cxr_diffusion_jax"
 
 GROUND = ("types", "errors", "pictures")
 FIRST = ("diffusion", "models", "conditioning", "data", "parallel")
-UPPER = ("preparation", "training", "evaluation")
+UPPER = ("interop", "preparation", "training", "evaluation")
 MAINS = ("command", "compare", "cost", "main", "prepare", "report", "sample")
 
 # Libraries that one room alone may know, and where a name ends in "/", a whole folder.

@@ -1,0 +1,182 @@
+"""Networks from the folders that PyTorch's diffusers writes, and into such folders.
+
+  load_unet, load_autoencoder: FOLDER (config.json, safetensors) -> network, parameters
+  save_unet, save_autoencoder: network, parameters -> FOLDER, which diffusers loads
+
+Same weights, same numbers in float32; what is saved and loaded again is bit-equal.
+Neither PyTorch nor diffusers is needed, and no pickle is read.
+"""
+
+import os
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.interop import (
+  autoencoder_options,
+  names,
+  safetensors_folder,
+  unet_options,
+)
+from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
+from cxr_diffusion_jax.models import unet as unet_lib
+
+
+def load_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, types.Params]:
+  """Loads a UNet2DConditionModel.
+
+  Args:
+    folder: of the model, or of a pipeline with it in `unet`.
+
+  Returns:
+    The network, for float32 (`clone(dtype=...)` for another), and its parameters on
+    the host: float32, widened where the file has 16 bits.
+
+  Raises:
+    errors.InputError: no such model, damaged files, options that are not implemented,
+      or weights that are missing, unknown or of a wrong shape; each with its name.
+  """
+  network, in_channels, place = read_unet(folder)
+  return network, _read_params(place, unet_shapes(network, in_channels))
+
+
+def read_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, int, pathlib.Path]:
+  """Reads all of a UNet but its weights, whose names and shapes are checked.
+
+  Returns:
+    The network, the channels of its input, and the folder that the model is in.
+
+  Raises:
+    errors.InputError: as `load_unet`.
+  """
+  place = safetensors_folder.locate(folder, "unet")
+  config = safetensors_folder.read_config(place, unet_options.CLASS_NAME)
+  where = str(place / safetensors_folder.CONFIG)
+  fields, in_channels = unet_options.read(config, where)
+  network = unet_lib.UNet(**fields)
+  _check_files(place, unet_shapes(network, in_channels))
+  return network, in_channels, place
+
+
+def load_autoencoder(
+  folder: str | os.PathLike,
+) -> tuple[autoencoder_lib.AutoencoderKL, types.Params]:
+  """Loads an AutoencoderKL, from files of any age.
+
+  Args:
+    folder: of the model, or of a pipeline with it in `vae`.
+
+  Returns:
+    The network and its parameters, as `load_unet` does.
+
+  Raises:
+    errors.InputError: as `load_unet`.
+  """
+  place = safetensors_folder.locate(folder, "vae")
+  config = safetensors_folder.read_config(place, autoencoder_options.CLASS_NAME)
+  where = str(place / safetensors_folder.CONFIG)
+  network = autoencoder_lib.AutoencoderKL(**autoencoder_options.read(config, where))
+  shapes = _autoencoder_shapes(network)
+  _check_files(place, shapes)
+  return network, _read_params(place, shapes)
+
+
+def save_unet(
+  folder: str | os.PathLike,
+  unet: unet_lib.UNet,
+  params: types.Params,
+  *,
+  dtype: str = "float32",
+) -> None:
+  """Saves a UNet so that diffusers' `UNet2DConditionModel.from_pretrained` loads it.
+
+  Args:
+    folder: of the model alone; made where it is not there.
+    unet: the network.
+    params: its parameters.
+    dtype: of the file, 'float32' or 'float16'.
+
+  Raises:
+    errors.InputError: options that diffusers does not have, parameters that are not
+      this network's, or a folder that cannot be written to.
+  """
+  # The input's channels are the one thing that only the parameters know.
+  kernel = params.get("conv_in", {}).get("kernel", np.zeros((3, 3, 4, 1)))
+  in_channels = kernel.shape[2]
+  config = unet_options.write(unet, in_channels)
+  _save(folder, config, unet_shapes(unet, in_channels), params, dtype)
+
+
+def save_autoencoder(
+  folder: str | os.PathLike,
+  autoencoder: autoencoder_lib.AutoencoderKL,
+  params: types.Params,
+  *,
+  dtype: str = "float32",
+) -> None:
+  """Saves an autoencoder so that diffusers' `AutoencoderKL.from_pretrained` loads it.
+
+  Args and errors are those of `save_unet`.
+  """
+  config = autoencoder_options.write(autoencoder)
+  _save(folder, config, _autoencoder_shapes(autoencoder), params, dtype)
+
+
+def unet_shapes(unet: unet_lib.UNet, in_channels: int) -> types.Params:
+  """The tree of a UNet's parameters as shapes; `context_streams` must be None."""
+  side = 2 ** (len(unet.block_channels) - 1)
+  labels = None if unet.num_classes is None else jnp.zeros((1,), jnp.int32)
+  variables = jax.eval_shape(
+    unet.init,
+    jax.random.key(0),
+    jnp.zeros((1, side, side, in_channels)),
+    jnp.zeros((1,)),
+    jnp.zeros((1, 1, unet.context_width)),
+    labels,
+  )
+  return variables["params"]
+
+
+def _autoencoder_shapes(autoencoder: autoencoder_lib.AutoencoderKL) -> types.Params:
+  image = jnp.zeros(
+    (1, autoencoder.factor, autoencoder.factor, autoencoder.in_channels)
+  )
+  return jax.eval_shape(autoencoder.init, jax.random.key(0), image)["params"]
+
+
+def _check_files(place: pathlib.Path, shapes: types.Params) -> None:
+  found = safetensors_folder.read_shapes(place)
+  names.check({names.modern(name): s for name, s in found.items()}, shapes, str(place))
+
+
+def _read_params(place: pathlib.Path, shapes: types.Params) -> types.Params:
+  arrays = safetensors_folder.read(place)
+  return names.to_tree(
+    {names.modern(name): array for name, array in arrays.items()}, shapes
+  )
+
+
+def _save(
+  folder: str | os.PathLike,
+  config: dict[str, Any],
+  shapes: types.Params,
+  params: types.Params,
+  dtype: str,
+) -> None:
+  if dtype not in ("float32", "float16"):
+    raise errors.InputError(f"weights saved as {dtype!r}", "'float32' or 'float16'")
+  found = {
+    names.torch_name(path): names.torch_shape(path, tuple(leaf.shape))
+    for path, leaf in traverse_util.flatten_dict(params).items()
+  }
+  names.check(found, shapes, "the parameters to be saved")
+  arrays = {
+    name: array.astype(dtype) for name, array in names.from_tree(params).items()
+  }
+  place = pathlib.Path(folder).expanduser()
+  safetensors_folder.write(place, config, arrays)

@@ -1,0 +1,122 @@
+"""Paths in our trees of parameters as PyTorch's names, and kernels in its axes.
+
+down_blocks_0/resnets_1/conv1/kernel  <->  down_blocks.0.resnets.1.conv1.weight
+
+kernel of a convolution  [h w in out]  <->  weight [out in h w]
+kernel of a dense layer  [in out]      <->  weight [out in]
+scale, embedding         as they are   <->  weight
+"""
+
+from collections.abc import Mapping
+import re
+from typing import Any
+
+from flax import traverse_util
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+
+# An attention's layers in autoencoders that diffusers saved before 0.18.
+_OLD_ATTENTION = {
+  "query": "to_q",
+  "key": "to_k",
+  "value": "to_v",
+  "proj_attn": "to_out.0",
+}
+# Names told of each kind of mistake; a wrong model would list hundreds.
+_TOLD = 10
+
+
+def torch_name(path: tuple[str, ...]) -> str:
+  """The name of the parameter at a path of ours."""
+  *modules, leaf = path
+  # linear_1 and linear_2 are names, not places in a list.
+  parts = [re.sub(r"(?<!linear)_(\d+)$", r".\1", part) for part in modules]
+  return ".".join([*parts, "bias" if leaf == "bias" else "weight"])
+
+
+def to_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+  """Our array in PyTorch's axes."""
+  if path[-1] != "kernel":
+    return array
+  return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def from_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+  """The inverse of `to_torch`."""
+  if path[-1] != "kernel":
+    return array
+  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape of the array of this shape in PyTorch's axes."""
+  if path[-1] != "kernel":
+    return shape
+  return (shape[-1], shape[-2], *shape[:-2])
+
+
+def modern(name: str) -> str:
+  """A name as diffusers writes it now, from that or from an older file."""
+  parts = name.split(".")
+  if parts[-4:-3] == ["attentions"]:
+    parts[-2] = _OLD_ATTENTION.get(parts[-2], parts[-2])
+  return ".".join(parts)
+
+
+def check(
+  found: Mapping[str, tuple[int, ...]], shapes: types.Params, where: str
+) -> None:
+  """Compares what a file holds with what a tree needs.
+
+  Args:
+    found: shapes by PyTorch's names, as `modern` writes them.
+    shapes: our tree, of anything with a shape.
+    where: the file or folder, for messages.
+
+  Raises:
+    errors.InputError: names that are missing, unknown, or of a wrong shape; all kinds
+      at once.
+  """
+  needed = {
+    torch_name(path): torch_shape(path, tuple(leaf.shape))
+    for path, leaf in traverse_util.flatten_dict(shapes).items()
+  }
+  wrong = [
+    f"{name} {list(found[name])} for {list(needed[name])}"
+    for name in sorted(needed.keys() & found.keys())
+    if tuple(found[name]) != needed[name]
+  ]
+  told = [
+    f"{len(names)} {kind}: {', '.join(names[:_TOLD])}"
+    + (", ..." if len(names) > _TOLD else "")
+    for kind, names in (
+      ("missing", sorted(needed.keys() - found.keys())),
+      ("unknown", sorted(found.keys() - needed.keys())),
+      ("of a wrong shape", wrong),
+    )
+    if names
+  ]
+  if told:
+    raise errors.InputError(
+      f"weights in {where} that do not fit its configuration: {' | '.join(told)}",
+      fix="take weights and config.json from the same model",
+    )
+
+
+def to_tree(arrays: Mapping[str, np.ndarray], shapes: types.Params) -> types.Params:
+  """Arrays by PyTorch's names as our tree; `check` them first."""
+  return traverse_util.unflatten_dict(
+    {
+      path: np.ascontiguousarray(from_torch(path, arrays[torch_name(path)]))
+      for path in traverse_util.flatten_dict(shapes)
+    }
+  )
+
+
+def from_tree(params: types.Params) -> dict[str, Any]:
+  """Our tree as arrays by PyTorch's names."""
+  return {
+    torch_name(path): to_torch(path, np.asarray(array))
+    for path, array in traverse_util.flatten_dict(params).items()
+  }

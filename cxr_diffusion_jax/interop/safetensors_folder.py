@@ -1,0 +1,217 @@
+"""A model's folder in diffusers' layout: config.json beside weights in safetensors.
+
+  FOLDER or PIPELINE/unet --locate--> config.json --read_config--> checked options
+  diffusion_pytorch_model.safetensors | shards with an index | a 16-bit variant of them
+     --read_shapes, read--> {name: array}
+
+Only headers are read for shapes, so that a wrong folder is told before gigabytes are.
+"""
+
+from collections.abc import Iterator, Mapping
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import atomic_file
+
+CONFIG = "config.json"
+STEM = "diffusion_pytorch_model"
+WHOLE = f"{STEM}.safetensors"
+# First what is stored in full. `bf16` and `fp16` are widened; other variants, such as
+# `non_ema`, are other weights, which nobody gets without asking.
+FORMS = (
+  WHOLE,
+  f"{STEM}.safetensors.index.json",
+  f"{STEM}.bf16.safetensors",
+  f"{STEM}.safetensors.index.bf16.json",
+  f"{STEM}.fp16.safetensors",
+  f"{STEM}.safetensors.index.fp16.json",
+)
+# Formats that run code when they are read, or that need PyTorch.
+UNSAFE = (".bin", ".ckpt", ".pt", ".pth")
+
+
+def locate(folder: str | os.PathLike, part: str) -> pathlib.Path:
+  """Returns the folder that holds config.json: this one, or a pipeline's part of it.
+
+  Args:
+    folder: of a model, or of a pipeline.
+    part: name of the model in a pipeline: 'unet' or 'vae'.
+
+  Raises:
+    errors.InputError: neither is there.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  for candidate in (folder, folder / part):
+    if (candidate / CONFIG).is_file():
+      return candidate
+  found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+  unsafe = [name for name in found if name.endswith(UNSAFE)]
+  if unsafe:
+    raise _unsafe(folder / unsafe[0])
+  raise errors.InputError(
+    f"no {CONFIG} in {folder} or {folder / part}"
+    + (f", which holds {', '.join(found[:5])}" if found else ""),
+    f"a folder that diffusers' save_pretrained wrote, of a {part} or of a pipeline",
+    "name that folder",
+  )
+
+
+def read_config(folder: pathlib.Path, class_name: str) -> dict[str, Any]:
+  """Reads the options in config.json, without those that only describe the file.
+
+  Raises:
+    errors.InputError: no JSON object, or of another class of models.
+  """
+  config = _read_json(folder / CONFIG)
+  found = config.get("_class_name")
+  if found != class_name:
+    raise errors.InputError(
+      f"{folder / CONFIG} describes a model of class {found!r}",
+      repr(class_name),
+      "name the folder of such a model",
+    )
+  return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def read_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+  """Reads names and shapes of all arrays, from the headers alone.
+
+  Raises:
+    errors.InputError: no weights in safetensors, or a file that is cut short.
+  """
+  return {
+    name: tuple(file.get_slice(name).get_shape()) for file, name in _arrays(folder)
+  }
+
+
+def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads all arrays by name, as float32, on the host.
+
+  Raises:
+    errors.InputError: as `read_shapes`.
+  """
+  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    return {
+      name: np.asarray(file.get_tensor(name)).astype(np.float32, copy=False)
+      for file, name in _arrays(folder)
+    }
+
+
+def write(
+  folder: pathlib.Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> None:
+  """Writes a model; what is read from the folder is the old one or the new one.
+
+  Args:
+    folder: made where it is not there; may hold a model saved before.
+    config: all of config.json.
+    arrays: by PyTorch's names, in PyTorch's axes.
+
+  Raises:
+    errors.InputError: the folder holds weights in another form, which readers would
+      take first, or cannot be written to.
+  """
+  import safetensors
+  from safetensors import numpy as safetensors_numpy
+
+  with atomic_file.disk_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    other = sorted(
+      path.name for path in folder.glob(f"{STEM}*") if path.name not in (WHOLE, _PART)
+    )
+    if other:
+      raise errors.InputError(
+        f"{folder} holds {other[0]} already", "a new folder", "name another one"
+      )
+    part = folder / _PART
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    try:
+      # PyTorch's readers ask for this entry.
+      safetensors_numpy.save_file(whole, part, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+      raise errors.InputError(
+        f"{part} could not be written ({error})", fix="make room, or name another disk"
+      ) from error
+    with open(part, "rb") as file:
+      os.fsync(file.fileno())
+    os.replace(part, folder / WHOLE)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    atomic_file.write_text(folder / CONFIG, text)
+
+
+_PART = f"{WHOLE}.part"
+
+
+def _arrays(folder: pathlib.Path) -> Iterator[tuple[Any, str]]:
+  """Yields each array as an open file and a name."""
+  import safetensors
+
+  for path in _weight_files(folder):
+    try:
+      with safetensors.safe_open(path, framework="flax") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping
+          yield file, name
+    except (safetensors.SafetensorError, FileNotFoundError) as error:
+      raise _damaged(path) from error
+
+
+def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  for form in FORMS:
+    path = folder / form
+    if path.is_file() and path.suffix == ".safetensors":
+      return [path]
+    if path.is_file():
+      shards = _read_json(path).get("weight_map")
+      if not isinstance(shards, dict) or not shards:
+        raise _damaged(path)
+      # A name alone: an index must not point outside of its folder.
+      return sorted({folder / pathlib.Path(str(name)).name for name in shards.values()})
+  present = sorted(path for path in folder.iterdir() if path.is_file())
+  for path in present:
+    if path.name.endswith(UNSAFE):
+      raise _unsafe(path)
+  raise errors.InputError(
+    f"no weights in {folder}",
+    f"{WHOLE}, shards of it with their index, or its fp16 or bf16 variant",
+    "download or copy the folder again, weights and config.json together",
+  )
+
+
+def _unsafe(path: pathlib.Path) -> errors.InputError:
+  if path.suffix == ".ckpt":
+    convert = f"StableDiffusionPipeline.from_single_file('{path}')"
+    name = "StableDiffusionPipeline"
+  else:
+    name = "AutoModel"
+    convert = f"AutoModel.from_pretrained('{path.parent}', use_safetensors=False)"
+  return errors.InputError(
+    f"{path} is a pickle, which runs code when it is read",
+    "weights in safetensors",
+    "convert it where PyTorch and diffusers are installed and its source is trusted:"
+    f' python -c "from diffusers import {name};'
+    f" {convert}.save_pretrained('NEW_FOLDER')\"",
+  )
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise _damaged(path) from error
+  if not isinstance(found, dict):
+    raise _damaged(path)
+  return found
+
+
+def _damaged(path: pathlib.Path) -> errors.InputError:
+  return errors.InputError(
+    f"{path} is absent, or cannot be read to its end",
+    "a whole file",
+    "download or copy it again",
+  )
