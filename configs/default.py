@@ -11,9 +11,27 @@ A size sets the image, the code that is denoised, the network and its batch:
   dit_b     512    64x64x64    160 M       several GPUs
   dit_l     512    64x64x64    560 M       TPU slices, several GPUs
   dit_xl    512    64x64x64    826 M       TPU slices, several GPUs
+
+`kl_` before a size denoises latents of Stable Diffusion's autoencoder, or of the one in
+config.codec.folder, in place of wavelets: at 256 pixels 32x32x4, at 512 64x64x4, and
+`kl_base` has all of Stable Diffusion 1.5's shapes.
+
+A recipe sets what is learned of the noise, and how it is sampled; `configs/PATH.py:SIZE`
+has the first one, `configs/PATH.py:SIZE,RECIPE` another:
+
+  flow             rectified flow, velocity, logit-normal times
+  ddpm_epsilon     Stable Diffusion's noise levels, epsilon
+  ddpm_v_zero_snr  the same with v and a last level of pure noise
+  original_study   ddpm_epsilon with weights linear in the timestep
+  improved_ddpm    squared-cosine levels, epsilon
+  vp_epsilon       the variance-preserving SDE, epsilon
+  min_snr_v        cosine, v, min-SNR weights
+  sigmoid_v        cosine, v, sigmoid weights
+  edm              EDM's noise, preconditioning, weights and times
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 # A size's network, and the scale of all else: image, code, batch, steps.
 SCALES = {
@@ -29,9 +47,20 @@ SCALES = {
 
 
 def get_config(choice: str = "small") -> ml_collections.ConfigDict:
-  """Returns the recipe of a size, to be given a `conditioning` section."""
+  """Returns the recipe of a size, to be given a `conditioning` section.
+
+  Args:
+    choice: SIZE or SIZE,RECIPE.
+
+  Raises:
+    ValueError: there is no such size or recipe.
+  """
+  choice, _, recipe = choice.partition(",")
+  latent, choice = choice.startswith("kl_"), choice.removeprefix("kl_")
   if choice not in SCALES:
-    raise ValueError(f"config size {choice!r}; expected one of {', '.join(SCALES)}")
+    raise ValueError(
+      f"config size {choice!r}; expected one of {', '.join(SCALES)}, or kl_ and one"
+    )
   size = SCALES[choice]
   config = ml_collections.ConfigDict()
   config.seed = 0
@@ -58,14 +87,19 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     levels={"tiny": 2, "small": 2, "base": 3}[size],
     loss_power=1.0,
   )
+  if latent:
+    config.codec = dict(
+      name="kl",
+      folder="stabilityai/sd-vae-ft-mse",
+      posterior="sample",
+      scaling_factor="own",
+    )
   network, _, network_size = choice.rpartition("_")
   config.model = {"": _unet, "dit": _dit}[network](network_size)
-  config.diffusion = dict(
-    schedule=dict(name="rectified_flow", shift=1.0),
-    prediction="velocity",
-    time_sampler=dict(name="logit_normal", mean=0.0, std=1.0, stratified=True),
-    weighting=dict(name="uniform"),
-  )
+  if latent and choice == "small":
+    # Half the side of its wavelets: attention at the same sides as there.
+    config.model.attention = (False, True, True, True)
+  config.diffusion, sampling = diffusion(recipe or "flow")
   config.optimizer = dict(
     learning_rate={"tiny": 1e-3, "small": 3e-4, "base": 1e-4}[size],
     schedule="cosine",
@@ -103,9 +137,81 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     guidance_interval=(),
     guidance_rescale=0.0,
     num_images=8,
+    spacing="",
+    times_shift=1.0,
+    eta=config_dict.placeholder(float),
+    dynamic_threshold=0.0,
+    clip_x0=(),
   )
+  config.sample.update(sampling)
   config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0)
   return config
+
+
+def diffusion(recipe: str) -> tuple[dict, dict]:
+  """Returns the section `diffusion` of a recipe, and its changes to `sample`.
+
+  Raises:
+    ValueError: there is no such recipe.
+  """
+  uniform = dict(name="uniform", stratified=True)
+  levels = dict(
+    name="scaled_linear",
+    beta_start=0.00085,
+    beta_end=0.012,
+    num_levels=1000,
+    zero_terminal_snr=False,
+  )
+  recipes = {
+    "flow": dict(
+      schedule=dict(name="rectified_flow", shift=1.0),
+      prediction="velocity",
+      time_sampler=dict(name="logit_normal", mean=0.0, std=1.0, stratified=True),
+    ),
+    "ddpm_epsilon": dict(schedule=levels, prediction="epsilon"),
+    "ddpm_v_zero_snr": dict(
+      schedule=levels | dict(zero_terminal_snr=True), prediction="v"
+    ),
+    "original_study": dict(
+      schedule=levels,
+      prediction="epsilon",
+      weighting=dict(name="linear_timestep", slope=1.0),
+    ),
+    "improved_ddpm": dict(
+      schedule=dict(name="squared_cosine", num_levels=1000, zero_terminal_snr=False),
+      prediction="epsilon",
+    ),
+    "vp_epsilon": dict(
+      schedule=dict(name="vp", beta_min=0.1, beta_max=20.0), prediction="epsilon"
+    ),
+    "min_snr_v": dict(
+      schedule=dict(name="cosine", shift=1.0),
+      prediction="v",
+      weighting=dict(name="min_snr", gamma=5.0),
+    ),
+    "sigmoid_v": dict(
+      schedule=dict(name="cosine", shift=1.0),
+      prediction="v",
+      weighting=dict(name="sigmoid", bias=2.0),
+    ),
+    # The paper's numbers for data of standard deviation 0.5; a codec's bands have 1,
+    # so the logarithm of 2 is added to the mean of -1.2.
+    "edm": dict(
+      schedule=dict(name="edm", sigma_min=0.002, sigma_max=80.0, rho=7.0),
+      prediction="x0",
+      preconditioning=dict(name="edm", sigma_data=1.0),
+      time_sampler=dict(name="log_normal", mean=-0.5, std=1.2, stratified=True),
+      weighting=dict(name="edm", sigma_data=1.0),
+    ),
+  }
+  if recipe not in recipes:
+    raise ValueError(f"config recipe {recipe!r}; expected one of {', '.join(recipes)}")
+  section = dict(
+    preconditioning=dict(name="none"),
+    time_sampler=uniform,
+    weighting=dict(name="uniform"),
+  )
+  return section | recipes[recipe], {}
 
 
 def _unet(size: str) -> dict:

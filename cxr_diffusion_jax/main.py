@@ -11,6 +11,7 @@ import jax
 from ml_collections import config_flags
 
 from cxr_diffusion_jax import command, errors
+from cxr_diffusion_jax.evaluation import reconstruction
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.training import compatibility, loop, preview
 from cxr_diffusion_jax.training import experiment as experiment_lib
@@ -27,13 +28,17 @@ def main() -> None:
   command.initialize_distributed(_DISTRIBUTED.value)
   experiment = experiment_lib.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
-  loop.check_resumable(workdir, experiment.config)
+  loop.check_resumable(workdir, experiment.config, experiment.autoencoder)
   # A network that cannot be built is told before the data are prepared.
   shapes = jax.eval_shape(
     experiment.init_fn, step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
   )
   dataset = dataset_lib.prepare(
-    experiment.data, experiment.conditioner.needs, progress=command.progress
+    experiment.data,
+    experiment.conditioner.needs,
+    targets=experiment.targets,
+    autoencoder=experiment.autoencoder,
+    progress=command.progress,
   )
   logging.info("data: %s", dataset.summary())
   # Imports tensorflow, which takes seconds: not before wrong input had its say.
@@ -46,6 +51,7 @@ def main() -> None:
     "denoiser: %s parameters, listed in parameters.txt",
     f"{parameter_overview.count_parameters(shapes):,}",
   )
+  reconstruction.write(experiment, dataset, workdir)
   writer = metric_writers.create_default_writer(
     workdir, just_logging=jax.process_index() > 0
   )

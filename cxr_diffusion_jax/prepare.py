@@ -68,7 +68,11 @@ def main() -> None:
       command.progress,
     )
   dataset = dataset_lib.prepare(
-    settings, experiment.conditioner.needs, progress=command.progress
+    settings,
+    experiment.conditioner.needs,
+    targets=experiment.targets,
+    autoencoder=experiment.autoencoder,
+    progress=command.progress,
   )
   for split in ("train", "validation"):
     # Refused here, where it can be mended, and not by training only.

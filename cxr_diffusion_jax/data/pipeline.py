@@ -50,6 +50,7 @@ class JoinedSource:
     of_partner: names of the columns whose values come from another image of the row's
       patient (`partners.other_image`); zeros where there is none.
     targets: columns of the row's own image in any case, under `target_NAME`.
+    images: False to leave out the images, where a column takes their place.
 
   Raises:
     ValueError: a column of another length, or named as a field of the records.
@@ -68,8 +69,10 @@ class JoinedSource:
     columns: tuple[Column, ...] = (),
     of_partner: Sequence[str] = (),
     targets: tuple[Column, ...] = (),
+    images: bool = True,
   ):
     self.split = split
+    self._images = images
     self._records = records_lib.RecordSource(records, split)
     self._columns = {}
     present = np.ones(len(self._records), bool)
@@ -105,7 +108,10 @@ class JoinedSource:
       )
       for name, column in self._columns.items()
     }
-    return self._records[row] | values
+    record = self._records[row]
+    if not self._images:
+      del record["image"]
+    return record | values
 
   def reference_image(self, index: int) -> np.ndarray:
     """The image uint8 [h w 1] that a row's reference is of; black for none."""
@@ -129,6 +135,8 @@ class JoinedSource:
     batch = {
       name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "image"
     }
+    if not self._images:
+      return batch
     image = np.empty((len(rows), *rows[0]["image"].shape), np.float32)
     for target, row in zip(image, rows, strict=True):
       # Image by image, so that each stays in the processor's cache.

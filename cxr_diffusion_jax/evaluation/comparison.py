@@ -8,6 +8,7 @@ it says of the real test images is the ceiling.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -23,6 +24,7 @@ from cxr_diffusion_jax.evaluation import (
   comparison_report,
   curves,
   probe,
+  reconstruction,
   sampling,
 )
 from cxr_diffusion_jax.evaluation import conditions as conditions_lib
@@ -40,6 +42,7 @@ def compare(
   split: str = "test",
   seed: int = 0,
   batch_size: int = 32,
+  ema_length: float | None = None,
   progress: types.Progress = types.no_progress,
 ) -> str:
   """Compares runs; what was generated before with the same checkpoint is kept.
@@ -51,6 +54,7 @@ def compare(
     split: whose images are asked for again.
     seed: of the noise.
     batch_size: images a call.
+    ema_length: of averages made of each run's snapshots; None for each run's own.
     progress: told during long work.
 
   Returns:
@@ -62,7 +66,7 @@ def compare(
   """
   if len({workdir.name for workdir in workdirs}) != len(workdirs):
     raise errors.InputError("two runs of one name", "folders of different names")
-  runs = [sampling.open_run(workdir) for workdir in workdirs]
+  runs = [sampling.open_run(workdir, ema_length=ema_length) for workdir in workdirs]
   _check_records(runs)
   ids = _ids(runs, split, num)
   # As they were trained: what samples them here has devices of its own.
@@ -76,7 +80,10 @@ def compare(
   # First, as it refuses images that share too few findings.
   measured = {f"real {split} images": measure(shown)}
   paths = [
-    _generate(run, config, ids, out / run.workdir.name, seed, batch_size, progress)
+    dataclasses.replace(
+      _generate(run, config, ids, out / run.workdir.name, seed, batch_size, progress),
+      floor=reconstruction.measure(run.objective.codec, run.experiment.mesh, shown),
+    )
     for run, config in zip(runs, configs, strict=True)
   ]
   measured |= {path.name: measure(path.images) for path in paths}

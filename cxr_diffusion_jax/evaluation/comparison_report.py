@@ -13,13 +13,13 @@ from PIL import Image
 
 from cxr_diffusion_jax import pictures
 from cxr_diffusion_jax.data import labels
-from cxr_diffusion_jax.evaluation import adherence
+from cxr_diffusion_jax.evaluation import adherence, reconstruction
 from cxr_diffusion_jax.training import compatibility
 
 # What may differ between runs that are compared: the condition, where and how they ran.
 # How they are sampled may not, although one run may change it at any time.
 FREE = (
-  *(key for key in compatibility.FREE_KEYS if key != "sample."),
+  *(key for key in compatibility.FREE_KEYS if key not in ("codec.folder", "sample.")),
   "conditioning.",
   "sample.num_images",
 )
@@ -39,6 +39,7 @@ class Path:
     losses: last validation loss, with the condition and without; nan for none.
     kind: of its data, in words.
     step: of its checkpoint.
+    floor: what its codec alone loses of the same images; None where not measured.
   """
 
   name: str
@@ -47,6 +48,7 @@ class Path:
   losses: tuple[float, float]
   kind: str
   step: int
+  floor: reconstruction.Reconstruction | None = None
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -90,19 +92,21 @@ def text(
     "",
     adherence.table(measured).rstrip(),
     "",
-    "| path | validation loss | without condition | change by condition | by both |",
-    "|---|---|---|---|---|",
+    "| path | validation loss | without condition | change by condition | by both |"
+    " its codec alone |",
+    "|---|---|---|---|---|---|",
   ]
   for path in paths:
     condition, both = effects(path)
     lines.append(
       f"| {path.name} | {path.losses[0]:.4f} | {path.losses[1]:.4f} |"
-      f" {condition:.1f} | {both:.1f} |"
+      f" {condition:.1f} | {both:.1f} | {path.floor.text if path.floor else '-'} |"
     )
   lines += [
     "",
     "Changes are mean absolute differences in grey levels: of the condition alone with"
-    " the same noise, and of condition and noise.",
+    " the same noise, and of condition and noise. The codec alone: the real images"
+    " encoded and decoded, which nothing generated through it can exceed.",
     *(f"- {path.name}: {path.kind}" for path in paths),
   ]
   differing = differing_keys(configs)
@@ -126,6 +130,7 @@ def metrics(
       "change_by_condition": condition,
       "change_by_both": both,
       "data": path.kind,
+      "reconstruction": reconstruction.describe(path.floor) if path.floor else None,
     }
   described = {
     name: adherence.describe(figures, labels.FINDINGS)

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_diffusion_jax import errors, pictures
-from cxr_diffusion_jax.evaluation import curves
+from cxr_diffusion_jax.evaluation import curves, reconstruction
 from cxr_diffusion_jax.training import compatibility, run_files
 
 _STYLE = """
@@ -50,6 +50,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   facts = {
     "images": dataset["kind"],
     "training images": f"{dataset['num_rows']['train']:,}",
+    "codec alone": reconstruction.read(workdir, config),
     **{
       f"column {name}": column["encoder"] for name, column in dataset["columns"].items()
     },

@@ -18,7 +18,8 @@ from cxr_diffusion_jax import pictures, types
 from cxr_diffusion_jax.evaluation.request import Conditions
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.training import checkpoint, compatibility, run_files
+from cxr_diffusion_jax.preparation import latent_columns
+from cxr_diffusion_jax.training import checkpoint, compatibility, run_files, snapshots
 from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import generate as generate_lib
 from cxr_diffusion_jax.training import step as step_lib
@@ -35,6 +36,7 @@ class Run:
     objective: with its codec.
     ema_params: what is sampled from.
     checkpoint_step: of which step they are.
+    ema_length: of an average made after training; None for the run's own.
   """
 
   workdir: pathlib.Path
@@ -43,6 +45,7 @@ class Run:
   objective: step_lib.Objective
   ema_params: types.Params
   checkpoint_step: int
+  ema_length: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,18 @@ class Samples:
   per_condition: int
 
 
-def open_run(workdir: pathlib.Path, *, checkpoint_step: int | None = None) -> Run:
+def open_run(
+  workdir: pathlib.Path,
+  *,
+  checkpoint_step: int | None = None,
+  ema_length: float | None = None,
+) -> Run:
   """Reads a run's config, data and averaged parameters.
+
+  Args:
+    workdir: the run's folder.
+    checkpoint_step: of the parameters; the newest if None.
+    ema_length: of an average made of the run's snapshots; None for the run's own.
 
   Raises:
     errors.InputError: no run or no checkpoint there, or its records have changed.
@@ -80,8 +93,12 @@ def open_run(workdir: pathlib.Path, *, checkpoint_step: int | None = None) -> Ru
   config["train"]["batch_size"] = (
     jax.device_count() * config["optimizer"]["accumulation"]
   )
+  # Only training pulls features, and reads columns to pull them to.
+  config.pop("repa", None)
   experiment = experiment_lib.build(config)
-  ema_params, step = read_params(workdir, experiment, checkpoint_step)
+  # The latents themselves are not read here: a copy of the run needs none.
+  latent_columns.check_same(described.get("latents", {}), experiment.autoencoder)
+  ema_params, step = read_params(workdir, experiment, checkpoint_step, ema_length)
   dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.needs)
   compatibility.check_data(described, dataset.description)
   return Run(
@@ -91,6 +108,7 @@ def open_run(workdir: pathlib.Path, *, checkpoint_step: int | None = None) -> Ru
     objective=experiment.make_objective(experiment.make_codec(described["statistics"])),
     ema_params=ema_params,
     checkpoint_step=step,
+    ema_length=ema_length,
   )
 
 
@@ -98,11 +116,14 @@ def read_params(
   workdir: pathlib.Path,
   experiment: experiment_lib.Experiment,
   checkpoint_step: int | None = None,
+  ema_length: float | None = None,
 ) -> tuple[types.Params, int]:
-  """Reads the averaged parameters of a checkpoint, the newest by default, and its step.
+  """Reads averaged parameters, the newest by default, and their step.
+
+  They are a checkpoint's or, with `ema_length`, made of snapshots.
 
   Raises:
-    errors.InputError: there is no such checkpoint.
+    errors.InputError: there is no such checkpoint, or there are no such snapshots.
   """
   shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
   like = jax.tree.map(
@@ -110,6 +131,9 @@ def read_params(
     shapes,
     sharding.state_shardings(shapes, experiment.mesh),
   )
+  if ema_length is not None:
+    lengths = experiment.train.power_ema
+    return snapshots.reconstruct(workdir, lengths, ema_length, like, checkpoint_step)
   with checkpoint.open_manager(workdir, read_only=True) as manager:
     params = checkpoint.restore_ema(manager, like, checkpoint_step)
     step = manager.latest_step() if checkpoint_step is None else checkpoint_step
@@ -176,6 +200,7 @@ def sample(
     settings=dataclasses.asdict(settings)
     | {
       "checkpoint_step": run.checkpoint_step,
+      "ema_length": run.ema_length,
       "autoguidance_step": weak_step,
       "evaluations_per_image": cost,
     },
@@ -213,7 +238,8 @@ def title(
     "steps": f"{settings.num_steps} steps",
     "guidance": f"guidance {settings.guidance_text}{auto}",
   }
-  parts = [f"{run.workdir.name} at step {run.checkpoint_step}"]
+  average = "" if run.ema_length is None else f" with EMA length {run.ema_length:g}"
+  parts = [f"{run.workdir.name} at step {run.checkpoint_step}{average}"]
   parts += [text for name, text in told.items() if name not in varied]
   return ", ".join([*parts, run.dataset.kind])
 

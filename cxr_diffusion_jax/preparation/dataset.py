@@ -3,6 +3,7 @@
   tree (or phantoms made on the spot) --> records --+--> Dataset --> JoinedSource(split)
   ELIXR files, or stand-ins made from the tree --> columns --+
   CLIP, run over records and prompts --> columns ------------+
+  an autoencoder, run over records --> latents --------------+
 
 Everything here can be interrupted and repeated; what is done is not done again.
 """
@@ -22,7 +23,12 @@ from cxr_diffusion_jax.data import columns as columns_lib
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data import records as records_lib
 from cxr_diffusion_jax.data.phantom import tree as phantom_tree
-from cxr_diffusion_jax.preparation import clip_columns, elixr_columns
+from cxr_diffusion_jax.preparation import (
+  autoencoders,
+  clip_columns,
+  elixr_columns,
+  latent_columns,
+)
 from cxr_diffusion_jax.preparation.data_settings import DataSettings
 
 
@@ -37,6 +43,7 @@ class Dataset:
     phantom: whether the images are phantoms.
     targets: columns that training compares with, and no condition: of the image itself
       whatever the reference, in the field `target_NAME` of a batch.
+    latents: the column that training denoises in place of images; () for none.
   """
 
   records: records_lib.Records
@@ -44,6 +51,7 @@ class Dataset:
   needs: conditioning.Needs
   phantom: bool
   targets: tuple[columns_lib.Column, ...] = ()
+  latents: tuple[columns_lib.Column, ...] = ()
 
   @property
   def kind(self) -> str:
@@ -64,10 +72,16 @@ class Dataset:
       "fingerprint": self.records.fingerprint,
       "kind": self.kind,
       "num_rows": dict(self.records.num_rows),
-      "statistics": self.records.statistics,
+      "statistics": self.records.statistics
+      | {
+        name: value
+        for column in self.latents
+        for name, value in latent_columns.statistics(column).items()
+      },
       "columns": _described(self.columns),
       # Not there where nothing is compared with: as in runs of before.
       **({"targets": _described(self.targets)} if self.targets else {}),
+      **({"latents": _described(self.latents)} if self.latents else {}),
     }
 
   def summary(self) -> str:
@@ -80,13 +94,17 @@ class Dataset:
     """Those with a row."""
     return tuple(split for split, count in self.records.num_rows.items() if count)
 
-  def source(self, split: str) -> pipeline.JoinedSource:
+  def source(self, split: str, *, images: bool = True) -> pipeline.JoinedSource:
     """Rows of a split that have every column.
+
+    Args:
+      split: one of `splits`.
+      images: False where latents take their place.
 
     Raises:
       errors.InputError: no such split, or it has no row.
     """
-    source = self._join(split)
+    source = self._join(split, images)
     if not len(source):
       raise errors.InputError(
         f"split {split!r} without a row",
@@ -95,12 +113,13 @@ class Dataset:
       )
     return source
 
-  def _join(self, split: str) -> pipeline.JoinedSource:
+  def _join(self, split: str, images: bool = True) -> pipeline.JoinedSource:
     of_partner = ()
     if self.needs.reference == "same_patient":
       of_partner = self.needs.reference_columns
+    columns = (*self.columns, *self.latents)
     return pipeline.JoinedSource(
-      self.records, split, self.columns, of_partner, self.targets
+      self.records, split, columns, of_partner, self.targets, images
     )
 
   def ids(self, split: str) -> np.ndarray:
@@ -140,6 +159,7 @@ def prepare(
   needs: conditioning.Needs,
   *,
   targets: conditioning.Needs | None = None,
+  autoencoder: autoencoders.Autoencoder | None = None,
   progress: types.Progress = types.no_progress,
 ) -> Dataset:
   """Makes records and columns where they are missing or stale, and opens them.
@@ -150,6 +170,7 @@ def prepare(
     settings: of the data.
     needs: which columns a path reads, and made by what.
     targets: which columns training compares with, and made by what.
+    autoencoder: makes the latents that training denoises; None for none.
     progress: told during long work.
 
   Raises:
@@ -160,6 +181,9 @@ def prepare(
     _make(settings, needs, progress)
     if targets is not None:
       _make(settings, targets, progress)
+    if autoencoder is not None:
+      records = records_lib.open_records(settings.record_settings())
+      latent_columns.make(settings, records, autoencoder, progress)
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -173,6 +197,9 @@ def prepare(
     targets=tuple(
       _open(settings, targets, name) for name in (targets.columns if targets else ())
     ),
+    latents=()
+    if autoencoder is None
+    else (latent_columns.open_column(settings, autoencoder),),
   )
 
 

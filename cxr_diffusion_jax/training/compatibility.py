@@ -11,6 +11,8 @@ from cxr_diffusion_jax import errors
 # Config keys that may change between the parts of one run: where and how fast it runs
 # and what it tells, not what is learned.
 FREE_KEYS = (
+  # It may move: what it holds is compared, see `latent_columns.check_same`.
+  "codec.folder",
   "data.num_workers",
   "data.records_dir",
   "data.root",
@@ -78,8 +80,9 @@ def check_data(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
   Raises:
     errors.InputError: the records or a column are not the same.
   """
-  # Sampling reads no targets: they are compared where this run wants some.
-  for key in ("fingerprint", "columns", *(["targets"] if "targets" in wanted else [])):
+  # Sampling reads no targets and no latents: compared where this run wants some.
+  optional = [key for key in ("targets", "latents") if key in wanted]
+  for key in ("fingerprint", "columns", *optional):
     if saved.get(key) != wanted[key]:
       raise errors.InputError(
         f"the checkpoints in this workdir are of other data: {key}"

@@ -17,7 +17,8 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
-from cxr_diffusion_jax.preparation import data_settings
+from cxr_diffusion_jax.preparation import autoencoders, data_settings
+from cxr_diffusion_jax.training import alignment as alignment_lib
 from cxr_diffusion_jax.training import (
   codec_section,
   diffusion_section,
@@ -37,6 +38,7 @@ SECTIONS = (
   "model",
   "optimizer",
   "parallel",
+  "repa",
   "sample",
   "train",
 )
@@ -57,6 +59,8 @@ class Experiment:
     optimizer: how parameters are updated.
     train: how long.
     sample: how images are drawn.
+    alignment: what features are pulled to in training, or None.
+    autoencoder: whose latents are denoised, read from a column; None for none.
     mesh: the devices.
     config: the config as plain values, for checkpoints.
   """
@@ -71,8 +75,15 @@ class Experiment:
   optimizer: optimizer_lib.OptimizerSettings
   train: train_settings.TrainSettings
   sample: generate_lib.SampleSettings
+  alignment: alignment_lib.Alignment | None
+  autoencoder: autoencoders.Autoencoder | None
   mesh: jax.sharding.Mesh
   config: Mapping[str, Any]
+
+  @property
+  def targets(self) -> conditioning.Needs | None:
+    """What training reads beside the path's own columns; sampling does not."""
+    return None if self.alignment is None else self.alignment.needs
 
 
 def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
@@ -86,7 +97,9 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
   """
   plain = sections.plain(config)
   sections.check_keys("config", plain, ("seed", *SECTIONS))
-  missing = [name for name in ("seed", *SECTIONS) if name not in plain]
+  # `repa` is an option: what does not name it goes without.
+  needed = ("seed", *(name for name in SECTIONS if name != "repa"))
+  missing = [name for name in needed if name not in plain]
   if missing:
     raise errors.InputError(f"a config without {', '.join(missing)}")
   if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
@@ -98,10 +111,16 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
   )
   mesh = sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"])
   conditioner, drop_rates = _conditioner(plain["conditioning"])
-  make_codec = codec_section.build(plain["codec"])
-  latent_shape = make_codec({}).latent_shape(data.image_size)
+  codec = codec_section.build(plain["codec"])
+  latent_shape = codec.make({}).latent_shape(data.image_size)
   model, init_fn = model_section.build(
     plain["model"], latent_shape, conditioner.streams
+  )
+  model, alignment = alignment_lib.attach(
+    sections.make(alignment_lib.RepaSettings, "repa", plain.get("repa", {})),
+    model,
+    model_section.empty_inputs(latent_shape, conditioner.streams),
+    conditioner.needs,
   )
   _check_batch(train, optimizer, mesh)
   diffusion = diffusion_section.build(plain["diffusion"])
@@ -112,6 +131,7 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
       codec=codec,
       conditioner=conditioner,
       drop_rates=drop_rates,
+      alignment=alignment,
       **diffusion,
     )
 
@@ -119,13 +139,15 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
     seed=plain["seed"],
     data=data,
     conditioner=conditioner,
-    make_codec=make_codec,
+    make_codec=codec.make,
     make_objective=make_objective,
     init_fn=init_fn,
     latent_shape=latent_shape,
     optimizer=optimizer,
     train=train,
     sample=sections.make(generate_lib.SampleSettings, "sample", plain["sample"]),
+    alignment=alignment,
+    autoencoder=codec.autoencoder,
     mesh=mesh,
     config=plain,
   )

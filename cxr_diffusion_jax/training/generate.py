@@ -15,9 +15,8 @@ import numpy as np
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.diffusion import guidance as guidance_lib
-from cxr_diffusion_jax.diffusion import sampler as sampler_lib
 from cxr_diffusion_jax.parallel import sharding
-from cxr_diffusion_jax.training import sample_settings
+from cxr_diffusion_jax.training import codec_programs, sample_settings
 from cxr_diffusion_jax.training import step as step_lib
 
 # What callers of this module need beside it.
@@ -75,11 +74,16 @@ def make_generate(
     mesh: a batch is split over it; every process gets all images.
 
   Raises:
-    errors.InputError: as many scales as the condition does not have streams.
+    errors.InputError: as many scales as the condition does not have streams, or bounds
+      of pixels for a latent.
   """
   sample_settings.check_streams(settings, objective.conditioner.streams)
-  sampler = sampler_lib.load(settings.sampler)(num_steps=settings.num_steps)
+  sample_settings.check_codec(settings, objective.codec)
+  sampler = sample_settings.make_sampler(settings)
   guide = _make_guide(objective, settings)
+  # A network that decodes is a program of its own: many images at once may be too many
+  # for it, and its parameters are arguments.
+  apart = bool(objective.codec.columns)
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def generate(params, batch, keys, *, scale=None, negative=None, weak_params=None):
@@ -89,9 +93,12 @@ def make_generate(
     x0 = sampler(
       objective.process, denoise_fn, noise, objective.conditioner(batch), step_keys
     )
-    return jnp.clip(objective.codec.decode(x0), -1.0, 1.0)
+    return x0 if apart else jnp.clip(objective.codec.decode(x0), -1.0, 1.0)
 
-  return generate
+  if not apart:
+    return generate
+  decode = codec_programs.make_decode(objective.codec, mesh)
+  return lambda *inputs, **optional: decode(generate(*inputs, **optional))
 
 
 def sample_keys(seed: int, numbers: np.ndarray) -> jax.Array:

@@ -20,8 +20,9 @@ import numpy as np
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.preparation import autoencoders, latent_columns
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.training import checkpoint, compatibility, run_files
+from cxr_diffusion_jax.training import checkpoint, compatibility, run_files, snapshots
 from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import meter as meter_lib
 from cxr_diffusion_jax.training import programs as programs_lib
@@ -94,6 +95,7 @@ def train(
     checkpoint.open_manager(
       workdir, keep=settings.keep, keep_every=settings.keep_every
     ) as manager,
+    snapshots.keeper(workdir, settings.power_ema) as keep_averages,
     _signals() as received,
   ):
     state, history = _start(experiment, programs, manager, run)
@@ -129,6 +131,7 @@ def train(
         stop=lambda step: bool(received) or manager.reached_preemption(step),
         measure=measure,
         save=save,
+        keep_averages=keep_averages,
         show=show,
         actions=actions,
       )
@@ -148,6 +151,7 @@ def _steps(
   stop: Callable[[int], bool],
   measure: Callable[[types.Params, int], float],
   save: Callable[[state_lib.TrainState, float | None], None],
+  keep_averages: Callable[[state_lib.TrainState], None],
   show: Callable[[types.Params, int], None],
   actions: Sequence[Callable[[int], None]],
 ) -> tuple[state_lib.TrainState, str]:
@@ -176,6 +180,10 @@ def _steps(
     tired = not last and 0 < settings.patience <= history.since_best
     if settings.sample_every and (last or tired or step % settings.sample_every == 0):
       show(state.ema_params, step)
+    snap = last or tired or step % settings.power_ema_every == 0
+    if settings.power_ema and snap:
+      meter.check_finite()
+      keep_averages(state)
     if due or tired:
       save(state, loss)
     if tired:
@@ -183,11 +191,16 @@ def _steps(
   return state, "finished"
 
 
-def check_resumable(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+def check_resumable(
+  workdir: pathlib.Path,
+  config: Mapping[str, Any],
+  autoencoder: autoencoders.Autoencoder | None = None,
+) -> None:
   """Refuses early, before any data is prepared, to go on from another run.
 
   Raises:
-    errors.InputError: the checkpoints in the folder are of another config.
+    errors.InputError: the checkpoints in the folder are of another config, or of the
+      latents of another autoencoder.
   """
   if not (workdir / "checkpoints").is_dir():
     return
@@ -196,6 +209,7 @@ def check_resumable(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     if step is not None:
       saved = checkpoint.restore_run(manager, step)
       compatibility.check_config(saved["config"], config)
+      latent_columns.check_same(saved["data"].get("latents", {}), autoencoder)
 
 
 def validate(
@@ -213,7 +227,7 @@ def validate(
   """
   sums: dict[str, float] = {}
   batches = pipeline.epoch_batches(
-    dataset.source("validation"),
+    dataset.source("validation", images=experiment.autoencoder is None),
     batch_size=experiment.train.batch_size,
     process_index=jax.process_index(),
     process_count=jax.process_count(),

@@ -22,6 +22,7 @@ from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
+from cxr_diffusion_jax.training import power_ema as power_ema_lib
 from cxr_diffusion_jax.training import state as state_lib
 from cxr_diffusion_jax.training import step as step_lib
 
@@ -62,9 +63,14 @@ def make_programs(
     experiment.optimizer, experiment.train.num_steps
   )
 
+  powers = tuple(power_ema_lib.power(value) for value in experiment.train.power_ema)
+
   def create() -> state_lib.TrainState:
     key = step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
-    return state_lib.create(experiment.init_fn(key), optimizer)
+    projector = None
+    if experiment.alignment is not None:
+      projector = experiment.alignment.init_fn(jax.random.fold_in(key, 1))
+    return state_lib.create(experiment.init_fn(key), optimizer, len(powers), projector)
 
   on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
   shapes = jax.eval_shape(create)
@@ -78,6 +84,7 @@ def make_programs(
     seed=experiment.seed,
     ema_decay=experiment.train.ema_decay,
     accumulation=experiment.optimizer.accumulation,
+    powers=powers,
   )
   validation_step = functools.partial(
     step_lib.validation_step, objective, seed=experiment.seed
@@ -119,7 +126,7 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields this process's part of the batches from a step on, without end."""
   return pipeline.train_batches(
-    dataset.source("train"),
+    dataset.source("train", images=experiment.autoencoder is None),
     batch_size=experiment.train.batch_size,
     seed=experiment.seed,
     start_step=start_step,

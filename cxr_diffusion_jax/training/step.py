@@ -1,6 +1,7 @@
 """One update, and one validation: where data, condition, process and network meet.
 
   x0 = encode(image); x_t = alpha_t x0 + sigma_t noise
+  denoise = network between a preconditioning's inputs and output
   loss = mean of weight(t) * mean (denoise(x_t, t, dropped context) - target)^2
   ema <- d ema + (1 - d) params,  d = min(decay, (1 + step) / (10 + step))
 
@@ -10,6 +11,7 @@ and the step, so that a resumed run draws what an uninterrupted one draws.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -19,13 +21,13 @@ import optax
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.diffusion import loss as loss_lib
+from cxr_diffusion_jax.diffusion import preconditioning as preconditioning_lib
 from cxr_diffusion_jax.diffusion import process as process_lib
 from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
 from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.training import alignment as alignment_lib
+from cxr_diffusion_jax.training import power_ema as power_ema_lib
 from cxr_diffusion_jax.training import state as state_lib
-
-# Networks take the time in the units of published weights: 1000 steps.
-TIME_SCALE = 1000.0
 
 # Numbers of the independent streams of random keys.
 INIT_STREAM, TRAIN_STREAM, VALIDATION_STREAM, SAMPLE_STREAM = range(4)
@@ -40,9 +42,11 @@ class Objective:
     codec: pixels <-> what is denoised.
     conditioner: batch -> context.
     process: how x0 is corrupted, and what is predicted.
-    time_sampler: (key, n) -> t [n] in [0, 1].
-    weighting: of each example's loss, by its logsnr.
+    preconditioning: what stands between network and process.
+    time_sampler: (key, n, schedule) -> t [n] in [0, 1].
+    weighting: of each example's loss, by its time.
     drop_rates: probability that each stream is dropped, one a stream.
+    alignment: what features of the network are pulled to, if anything.
   """
 
   apply_fn: Callable[..., jax.Array]
@@ -52,11 +56,15 @@ class Objective:
   time_sampler: time_sampler_lib.TimeSampler
   weighting: loss_lib.Weighting
   drop_rates: tuple[float, ...]
+  preconditioning: preconditioning_lib.Preconditioning = preconditioning_lib.Identity()
+  alignment: alignment_lib.Alignment | None = None
 
   def denoise_fn(self, params: types.Params) -> types.DenoiseFn:
     """Binds parameters: (x_t, t in [0, 1], context) -> prediction."""
-    return lambda x_t, t, context: self.apply_fn(
-      {"params": params}, x_t, TIME_SCALE * t, context
+    return preconditioning_lib.wrap(
+      self.preconditioning,
+      self.process,
+      lambda x, time, context: self.apply_fn({"params": params}, x, time, context),
     )
 
 
@@ -85,10 +93,39 @@ def losses(
   """
   process = objective.process
   prediction = objective.denoise_fn(params)(x_t, t, context)
-  weight = objective.weighting(process.schedule.logsnr(t), process.prediction)
+  weight = objective.weighting(process, t)
+  weight = weight * objective.time_sampler.weight(t, process.schedule)
   return loss_lib.squared_error(
     prediction, target, weight, objective.codec.channel_weights()
   )
+
+
+def total_loss(
+  objective: Objective,
+  learned: types.Params,
+  x_t: jax.Array,
+  target: jax.Array,
+  t: jax.Array,
+  context: types.Context,
+  wanted: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns what is minimised, [], and the scalars that are told of it.
+
+  Args:
+    objective: as of `losses`, and so are the others but these.
+    learned: of `state.learned`.
+    wanted: what features are pulled to, [b n d], where there is an alignment.
+  """
+  alignment = objective.alignment
+  if alignment is None:
+    loss = losses(objective, learned, x_t, target, t, context).mean()
+    return loss, {"loss": loss}
+  apply_fn, taken = alignment_lib.tap(objective.apply_fn)
+  tapped = dataclasses.replace(objective, apply_fn=apply_fn)
+  loss = losses(tapped, learned["denoiser"], x_t, target, t, context).mean()
+  (features,) = taken
+  apart = alignment.losses(learned["projector"], features, wanted).mean()
+  return loss + alignment.weight * apart, {"loss": loss, "repa_loss": apart}
 
 
 def train_step(
@@ -100,6 +137,7 @@ def train_step(
   seed: int,
   ema_decay: float,
   accumulation: int,
+  powers: tuple[float, ...] = (),
 ) -> tuple[state_lib.TrainState, dict[str, jax.Array]]:
   """Updates the state by one batch.
 
@@ -107,19 +145,23 @@ def train_step(
     objective: what is minimised.
     optimizer: made for `state.opt_state`.
     state: before the update.
-    batch: `image` [b h w 1] in [-1, 1] and the conditioner's columns.
+    batch: `image` [b h w 1] in [-1, 1], or the codec's columns in its place, and the
+      conditioner's.
     seed: the run's seed.
     ema_decay: of the parameters' moving average.
     accumulation: equal parts that the batch is worked off in; divides b.
+    powers: of the profiles of `state.power_ema`.
 
   Returns:
-    The state after it, and scalars `loss` and `grad_norm`.
+    The state after it, and scalars `loss`, `grad_norm` and, of an alignment,
+    `repa_loss`.
   """
   key = jax.random.fold_in(stream_key(seed, TRAIN_STREAM), state.step)
   time_key, noise_key, drop_key = jax.random.split(key, 3)
-  x0 = objective.codec.encode(batch["image"])
+  # A fourth number: those of `split` are the first three.
+  x0 = objective.codec.encode_batch(jax.random.fold_in(key, 3), batch)
   b = x0.shape[0]
-  t = objective.time_sampler(time_key, b)
+  t = objective.time_sampler(time_key, b, objective.process.schedule)
   x_t, noise = objective.process.corrupt(noise_key, x0, t)
   target = objective.process.target(x0, noise, t)
   context = objective.conditioner(batch)
@@ -128,22 +170,24 @@ def train_step(
   )
   context = conditioning.drop_context(context, drop)
 
-  def mean_loss(params, x_t, target, t, context):
-    return losses(objective, params, x_t, target, t, context).mean()
-
-  loss_and_grad = jax.value_and_grad(mean_loss)
+  wanted = None if objective.alignment is None else objective.alignment.target(batch)
+  loss_and_grad = jax.value_and_grad(
+    functools.partial(total_loss, objective), has_aux=True
+  )
   if accumulation > 1:
     # Not for one part: XLA's loop on the CPU runs a convolution's gradient on a slow
     # path (a step of the tiny UNet took 24 times as long).
     loss_and_grad = optax.microbatching.microbatch(
       loss_and_grad,
-      argnums=(1, 2, 3, 4),
+      argnums=(1, 2, 3, 4, 5),
       microbatch_size=b // accumulation,
       accumulator=optax.microbatching.AccumulationType.MEAN,
     )
-  loss, grads = loss_and_grad(state.params, x_t, target, t, context)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  learned = state_lib.learned(state.params, state.projector)
+  (_, told), grads = loss_and_grad(learned, x_t, target, t, context, wanted)
+  updates, opt_state = optimizer.update(grads, state.opt_state, learned)
+  learned = optax.apply_updates(learned, updates)
+  params = learned["denoiser"] if state.projector else learned
   # Early averages forget the random initial parameters quickly.
   decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
   new_state = state_lib.TrainState(
@@ -151,8 +195,13 @@ def train_step(
     params=params,
     ema_params=optax.incremental_update(params, state.ema_params, 1.0 - decay),
     opt_state=opt_state,
+    power_ema=tuple(
+      power_ema_lib.update(average, params, state.step + 1, power)
+      for average, power in zip(state.power_ema, powers, strict=True)
+    ),
+    projector=learned["projector"] if state.projector else {},
   )
-  return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+  return new_state, {**told, "grad_norm": optax.tree.norm(grads)}
 
 
 def validation_step(
@@ -173,8 +222,9 @@ def validation_step(
     stream_key(seed, VALIDATION_STREAM), batch["row"]
   )
   time_keys, noise_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-  t = jax.vmap(lambda key: objective.time_sampler(key, 1)[0])(time_keys)
-  x0 = objective.codec.encode(batch["image"])
+  schedule = objective.process.schedule
+  t = jax.vmap(lambda key: objective.time_sampler(key, 1, schedule)[0])(time_keys)
+  x0 = objective.codec.encode_batch(None, batch)
 
   def corrupt(key, x0, t):
     x_t, noise = objective.process.corrupt(key, x0[None], t[None])

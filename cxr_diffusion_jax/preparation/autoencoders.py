@@ -1,0 +1,194 @@
+"""The autoencoder that a config names: found, loaded once, run over many images.
+
+name --resolve--> folder --interop--> network, parameters --encode--> [n h w 2z]
+
+A name is a folder of diffusers' AutoencoderKL, of a pipeline with one in `vae`, of a
+run of `train_autoencoder`, or an id on the hub of the first two kinds.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import hashlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.interop import autoencoder_options, safetensors_folder
+from cxr_diffusion_jax.interop import diffusers as interop
+from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
+from cxr_diffusion_jax.models import kl_codec
+
+# Of Stable Diffusion's shape: to build a config with it takes no file.
+DEFAULT = "stabilityai/sd-vae-ft-mse"
+
+# Where `train_autoencoder` exports to, below its workdir.
+OWN = "autoencoder"
+
+# Beside the parameters.
+_MOMENTS_DEPEND_ON = (
+  "in_channels",
+  "latent_channels",
+  "block_channels",
+  "num_layers",
+  "norm_groups",
+  "mid_attention",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Autoencoder:
+  """An autoencoder of a name; its weights are read when they are first needed.
+
+  Attributes:
+    name: as the config has it.
+    network: its module.
+  """
+
+  name: str
+  network: autoencoder_lib.AutoencoderKL
+
+  @functools.cached_property
+  def params(self) -> types.Params:
+    """Float32, on the host.
+
+    Raises:
+      errors.InputError: it is not there, is damaged, or not what its name says.
+    """
+    folder = resolve(self.name)
+    network, params = interop.load_autoencoder(folder)
+    if network != self.network:
+      raise errors.InputError(
+        f"{folder} holds {network}", f"{self.network}", "download or copy it again"
+      )
+    return params
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """12 hexadecimal digits of all that moments depend on, wherever the files are."""
+    # Not how latents are scaled: the column's are not.
+    shape = [getattr(self.network, name) for name in _MOMENTS_DEPEND_ON]
+    digest = hashlib.sha256(repr(shape).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+      digest.update(jax.tree_util.keystr(path).encode())
+      digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:12]
+
+  @functools.cached_property
+  def description(self) -> str:
+    """A line for descriptions of what was made with it; of any copy the same."""
+    millions = sum(leaf.size for leaf in jax.tree.leaves(self.params)) / 1e6
+    network = self.network
+    return (
+      f"KL autoencoder f{network.factor} z{network.latent_channels} {millions:.1f}M"
+      f" {self.fingerprint}"
+    )
+
+  def encode(self, images: np.ndarray) -> np.ndarray:
+    """Encodes grey images on this host's devices; any number in few programs.
+
+    Args:
+      images: uint8 [n h w 1].
+
+    Returns:
+      [n h/f w/f 2z] float32, mean and logvar, unscaled.
+    """
+    function, num_devices = self._compiled
+    b = self.batch_size(images.shape[1])
+    parts = []
+    for start in range(0, len(images), b):
+      some = images[start : start + b]
+      # A part of a batch in the next size of a power of two, so that few compile.
+      size = num_devices * (1 << (-(-len(some) // num_devices) - 1).bit_length())
+      padding = np.repeat(some[:1], size - len(some), axis=0)
+      parts.append(np.asarray(function(np.concatenate([some, padding])))[: len(some)])
+    return np.concatenate(parts)
+
+  def batch_size(self, image_size: int) -> int:
+    """Images of this side that this host's devices encode at once."""
+    return kl_codec.rows_at_once(image_size) * jax.local_device_count()
+
+  @functools.cached_property
+  def _compiled(self) -> tuple[Callable[[np.ndarray], jax.Array], int]:
+    devices = np.array(jax.local_devices())
+    mesh = jax.sharding.Mesh(devices, ("rows",))
+    rows, whole = (
+      jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+      for axes in (("rows",), ())
+    )
+
+    @functools.partial(jax.jit, in_shardings=(whole, rows), out_shardings=rows)
+    def moments(params, images):
+      scaled = images.astype(jnp.float32) / 127.5 - 1.0
+      return kl_codec.moments(self.network, params, scaled)
+
+    placed = jax.device_put(self.params, whole)
+    return functools.partial(moments, placed), len(devices)
+
+
+def find(name: str) -> Autoencoder:
+  """Finds an autoencoder and reads its shape, not its weights.
+
+  Args:
+    name: see the module; `DEFAULT` needs no file yet.
+
+  Raises:
+    errors.InputError: nothing of this name can be reached, or it is something else.
+  """
+  if name == DEFAULT:
+    return Autoencoder(name=name, network=autoencoder_lib.AutoencoderKL())
+  place = safetensors_folder.locate(resolve(name), "vae")
+  config = safetensors_folder.read_config(place, autoencoder_options.CLASS_NAME)
+  where = str(place / safetensors_folder.CONFIG)
+  fields = autoencoder_options.read(config, where)
+  return Autoencoder(name=name, network=autoencoder_lib.AutoencoderKL(**fields))
+
+
+def resolve(name: str) -> pathlib.Path:
+  """Returns the folder that a name stands for; an id on the hub is downloaded once.
+
+  Raises:
+    errors.InputError: no folder, and no id that can be reached.
+  """
+  folder = pathlib.Path(name).expanduser()
+  if (folder / OWN / safetensors_folder.CONFIG).is_file():
+    return folder / OWN
+  if folder.is_dir():
+    return folder
+  if not name or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    raise errors.InputError(
+      f"config.codec.folder={name!r}: no such folder",
+      f"a folder with config.json and safetensors, or an id such as {DEFAULT!r}",
+      "name one, or train one with `python -m cxr_diffusion_jax.train_autoencoder`",
+    )
+  return _of_hub(name)
+
+
+def _of_hub(name: str) -> pathlib.Path:
+  """The local copy of a model on the hub, fetched where it is not whole."""
+  import huggingface_hub
+
+  files = (safetensors_folder.CONFIG, safetensors_folder.WHOLE)
+  try:
+    for part in ("vae/", ""):
+      found = [huggingface_hub.try_to_load_from_cache(name, part + f) for f in files]
+      if all(isinstance(path, str) for path in found):
+        return pathlib.Path(found[0]).parent
+    present = set(huggingface_hub.list_repo_files(name))
+    part = "vae/" if f"vae/{files[0]}" in present else ""
+    # Other forms, and all else that a pipeline holds, are gigabytes.
+    whole = part + files[1] in present
+    weights = files[1] if whole else f"{safetensors_folder.STEM}*.safetensors*"
+    patterns = [part + files[0], part + weights]
+    copy = huggingface_hub.snapshot_download(name, allow_patterns=patterns)
+    return pathlib.Path(copy) / part
+  except (OSError, ValueError) as error:
+    raise errors.InputError(
+      f"config.codec.folder={name!r} is no folder and could not be downloaded"
+      f" ({type(error).__name__})",
+      "a folder with config.json and safetensors, or an id that the hub serves",
+      "check network and id, or name a folder",
+    ) from error

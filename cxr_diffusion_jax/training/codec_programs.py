@@ -1,0 +1,89 @@
+"""A codec's two ways, compiled, over any number of images.
+
+images --encode--> latents        latents --decode--> images, clipped to [-1, 1]
+
+A network's parameters are arguments of the programs, placed on the mesh once. Rows go
+in batches that fit in memory, split over the mesh; every process gets all of them.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import types
+from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.models import kl_codec
+from cxr_diffusion_jax.parallel import sharding
+
+RowsFn = Callable[[types.Array], np.ndarray]
+
+
+def make_encode(codec: codec_lib.Codec, mesh: jax.sharding.Mesh) -> RowsFn:
+  """Builds images [n h w 1] in [-1, 1] -> latents [n h' w' c] float32.
+
+  Of a codec with a posterior it is the mean.
+
+  Args:
+    codec: of the run.
+    mesh: that batches are split over.
+  """
+  return _over_rows(codec.encode, codec, mesh, lambda images: images.shape[1])
+
+
+def make_decode(codec: codec_lib.Codec, mesh: jax.sharding.Mesh) -> RowsFn:
+  """Builds latents [n h' w' c] -> images [n h w 1] in [-1, 1] float32.
+
+  Args:
+    codec: of the run.
+    mesh: that batches are split over.
+  """
+  # A side of one place tells the factor of any codec, where its size fits.
+  one = jax.eval_shape(
+    codec.decode, jnp.zeros((1, 1, 1, len(codec.channel_weights()))), codec.params
+  )
+  factor = one.shape[1]
+
+  def decode(latent, params):
+    return jnp.clip(codec.decode(latent, params), -1.0, 1.0)
+
+  return _over_rows(decode, codec, mesh, lambda latents: factor * latents.shape[1])
+
+
+def _over_rows(
+  fn: Callable[..., jax.Array],
+  codec: codec_lib.Codec,
+  mesh: jax.sharding.Mesh,
+  side_of: Callable[[types.Array], int],
+) -> RowsFn:
+  """Compiles (rows, params) -> rows, and calls it in batches of one size."""
+  whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+
+  @functools.partial(jax.jit, in_shardings=(split, whole), out_shardings=whole)
+  def program(rows, params):
+    return fn(rows, params)
+
+  # Not `device_put`, which compares what the processes hold.
+  params = jax.tree.map(
+    lambda value: jax.make_array_from_callback(
+      value.shape, whole, np.asarray(value).__getitem__
+    ),
+    codec.params,
+  )
+
+  def over_rows(values: types.Array) -> np.ndarray:
+    values = np.asarray(values, np.float32)
+    n = len(values)
+    b = parts * min(kl_codec.rows_at_once(side_of(values)), -(-n // parts))
+    made = []
+    for start in range(0, n, b):
+      # The last batch is filled up with its own last row, so that one shape compiles.
+      rows = values[np.minimum(np.arange(start, start + b), n - 1)]
+      placed = sharding.place_whole_batch({"rows": rows}, mesh)["rows"]
+      made.append(jax.device_get(program(placed, params))[: n - start])
+    return np.concatenate(made)
+
+  return over_rows
