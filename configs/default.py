@@ -16,8 +16,8 @@ A size sets the image, the code that is denoised, the network and its batch:
 config.codec.folder, in place of wavelets: at 256 pixels 32x32x4, at 512 64x64x4, and
 `kl_base` has all of Stable Diffusion 1.5's shapes.
 
-A recipe sets what is learned of the noise, and how it is sampled; `configs/PATH.py:SIZE`
-has the first one, `configs/PATH.py:SIZE,RECIPE` another:
+A recipe sets what is learned of the noise; `configs/PATH.py:SIZE` has the first one,
+`configs/PATH.py:SIZE,RECIPE` another:
 
   flow             rectified flow, velocity, logit-normal times
   ddpm_epsilon     Stable Diffusion's noise levels, epsilon

@@ -2,7 +2,8 @@
 
   python -m cxr_diffusion_jax.main --config configs/phantom.py --workdir runs/phantom
 
-`configs/phantom.py:clip_text` takes that path, `:clip_text,small` another size too.
+`configs/phantom.py:clip_text` takes that path, `:clip_text,small` another size too,
+`:clip_text,small,edm` another recipe of `configs/default.py` as well.
 """
 
 import importlib.util
@@ -12,7 +13,7 @@ def get_config(choice: str = "elixr_c"):
   """Returns a path's recipe on phantoms made on the spot."""
   path, _, size = choice.partition(",")
   if not importlib.util.find_spec(f"configs.{path}"):
-    raise ValueError(f"config {choice!r}; expected PATH or PATH,SIZE, as of configs/")
+    raise ValueError(f"config {choice!r}; expected PATH or PATH,SIZE[,RECIPE]")
   config = importlib.import_module(f"configs.{path}").get_config(size or "tiny")
   config.data.root = "phantom-cxr"
   config.data.phantom_images = 2400

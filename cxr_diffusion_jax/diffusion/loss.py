@@ -1,8 +1,13 @@
 """Squared error per sample, with a weight that depends on how noisy the sample is.
 
-loss_i = weight(logsnr_i) mean (prediction_i - target_i)^2,  in float32
+loss_i = weight(t_i) mean (prediction_i - target_i)^2,  in float32
+
+Most weights are stated for the error of x0. Given x_t, an error of the prediction is
+an error of x0 times a factor of alpha and sigma alone, so each is handed on to what is
+predicted, and the loss is the same number:  weight = weight_of_x0 (dx0/dprediction)^2
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Protocol
 
@@ -11,53 +16,128 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.diffusion import prediction as predictions
+from cxr_diffusion_jax.diffusion.process import Process
 from cxr_diffusion_jax.types import Array
 
 
 class Weighting(Protocol):
   """A weight per sample."""
 
-  def __call__(self, logsnr: Array, prediction: str) -> jax.Array:
-    """logsnr [b], what the denoiser predicts -> weight [b], > 0."""
+  def __call__(self, process: Process, t: Array) -> jax.Array:
+    """The path and what is predicted on it, t [b] in [0, 1] -> weight [b], >= 0."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Uniform:
   """Weight 1 on the error of whatever the denoiser predicts."""
 
-  def __call__(self, logsnr: Array, prediction: str) -> jax.Array:
-    """logsnr [b] -> ones [b]."""
-    predictions.check(prediction)
-    return jnp.ones_like(logsnr, jnp.float32)
+  def __call__(self, process: Process, t: Array) -> jax.Array:
+    """-> ones [b]."""
+    del process
+    return jnp.ones_like(t, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearTimestep:
+  """1 + slope (2 t - 1) on the error of whatever is predicted; 1 on average over t.
+
+  The study before this one weighted linearly in the timestep, and published neither
+  ends nor direction. Assumed: the mean is 1, so that losses compare with unweighted
+  ones, and noisier times count for more, from 0 at t = 0 to 2 at t = 1.
+
+  Attributes:
+    slope: in [-1, 1]; below 0 cleaner times count for more, 0 is uniform.
+
+  Raises:
+    InputError: a slope with which weights would be negative.
+  """
+
+  slope: float = 1.0
+
+  def __post_init__(self):
+    if not -1 <= self.slope <= 1:
+      raise errors.InputError(f"slope={self.slope} of linear_timestep", "-1 to 1")
+
+  def __call__(self, process: Process, t: Array) -> jax.Array:
+    """-> [b] in [0, 2]."""
+    del process
+    return 1 + self.slope * (2 * jnp.asarray(t, jnp.float32) - 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MinSNR:
   """min(SNR, gamma) on the error of x0, whatever the denoiser predicts.
 
-  Hang et al. 2023 (2303.09556), eq. 7 and section 3.4. An error of the prediction is
-  an error of x0 times a factor that only depends on SNR = (alpha / sigma)^2:
-  x0: 1, epsilon: sqrt(SNR), v on a variance-preserving path: sqrt(SNR + 1),
-  velocity: sqrt(SNR) + 1. The weight divides by its square.
+  Hang et al. 2023 (2303.09556), eq. 7 and section 3.4, on any path. On a
+  variance-preserving one it is min(SNR, gamma) / SNR for epsilon and / (SNR + 1) for v.
 
   Attributes:
     gamma: the weight's ceiling; the paper's choice is 5.
+
+  Raises:
+    InputError: gamma is not positive.
   """
 
   gamma: float = 5.0
 
-  def __call__(self, logsnr: Array, prediction: str) -> jax.Array:
-    """logsnr [b], kind of prediction -> weight [b]."""
-    snr = jnp.exp(jnp.asarray(logsnr, jnp.float32))
-    predictions.check(prediction)
-    # What an error of x0, squared, is worth as an error of the prediction.
-    factor = {
-      "x0": 1.0,
-      "epsilon": snr,
-      "v": snr + 1,
-      "velocity": (jnp.sqrt(snr) + 1) ** 2,
-    }[prediction]
-    return jnp.minimum(snr, self.gamma) / factor
+  def __post_init__(self):
+    if not self.gamma > 0:
+      raise errors.InputError(f"gamma={self.gamma} of min_snr", "above 0")
+
+  def __call__(self, process: Process, t: Array) -> jax.Array:
+    """-> [b]."""
+    return _of_x0(process, t, lambda snr: jnp.minimum(snr, self.gamma))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDM:
+  """SNR + 1 / sigma_data^2 on the error of x0.
+
+  Karras et al. 2022 (2206.00364), table 1: (sigma^2 + sigma_data^2) over
+  (sigma sigma_data)^2, with sigma / alpha for sigma. With the preconditioning of the
+  same name the network's own error has weight 1 at every time.
+
+  Attributes:
+    sigma_data: standard deviation of the data; > 0.
+
+  Raises:
+    InputError: sigma_data is not positive.
+  """
+
+  sigma_data: float = 0.5
+
+  def __post_init__(self):
+    if not self.sigma_data > 0:
+      raise errors.InputError(f"sigma_data={self.sigma_data}", "above 0")
+
+  def __call__(self, process: Process, t: Array) -> jax.Array:
+    """-> [b]."""
+    return _of_x0(process, t, lambda snr: snr + self.sigma_data**-2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sigmoid:
+  """sigmoid(bias - logsnr) on the error of epsilon, for each step of logsnr.
+
+  Kingma and Gao 2023 (2303.00848), eq. 10 with the weight of section 5: half of
+  -dlogsnr/dt sigmoid(bias - logsnr), so that with uniform times the loss is an integral
+  over logsnr, in which the schedule only decides how noisy its estimate is.
+
+  Attributes:
+    bias: logsnr at which the weight is half of its ceiling; larger adds detail.
+  """
+
+  bias: float = 2.0
+
+  def __call__(self, process: Process, t: Array) -> jax.Array:
+    """-> [b]."""
+    t = jnp.asarray(t, jnp.float32)
+    logsnr, change = jax.jvp(process.schedule.logsnr, (t,), (jnp.ones_like(t),))
+    # An error of epsilon is one of x0 times the root of the SNR; one sigmoid, since
+    # SNR sigmoid(bias - logsnr) is infinity times 0 at the data's end.
+    weight = jnp.exp(self.bias) * jax.nn.sigmoid(logsnr - self.bias)
+    # At the very ends rounding may turn the fall into a rise.
+    return _of_x0(process, t, lambda snr: 0.5 * jnp.maximum(-change, 0) * weight)
 
 
 def squared_error(
@@ -85,9 +165,24 @@ def load(name: str) -> type[Weighting]:
   Raises:
     InputError: no weighting has this name.
   """
-  found = {"uniform": Uniform, "min_snr": MinSNR}
+  found = {
+    "edm": EDM,
+    "linear_timestep": LinearTimestep,
+    "min_snr": MinSNR,
+    "sigmoid": Sigmoid,
+    "uniform": Uniform,
+  }
   if name not in found:
     raise errors.InputError(
       f"unknown loss weighting {name!r}", f"one of {sorted(found)}"
     )
   return found[name]
+
+
+def _of_x0(
+  process: Process, t: Array, weight_fn: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+  """A weight of x0's error, a function of SNR [b], as one of the prediction's error."""
+  alpha, sigma = process.coefficients(t, jnp.ndim(t))
+  gain = predictions.gain(process.prediction, alpha, sigma)
+  return weight_fn(jnp.exp(process.schedule.logsnr(t))) * gain**2

@@ -93,6 +93,29 @@ def convert(
   return target(wanted, x0, noise, alpha, sigma)
 
 
+def gain(name: str, alpha: Array, sigma: Array) -> jax.Array:
+  """How far x0 is off where a prediction is off by 1, given x_t; without the sign.
+
+  Args:
+    name: one of `names()`.
+    alpha: [...].
+    sigma: [...].
+
+  Returns:
+    [...]; finite, and 0 only where sigma = 0.
+  """
+  match name:
+    case "x0":
+      return jnp.ones_like(sigma)
+    case "epsilon":
+      return _over(sigma, alpha)
+    case "v":
+      return sigma / (alpha**2 + sigma**2)
+    case "velocity":
+      return sigma / (alpha + sigma)
+  raise errors.InputError(f"unknown prediction {name!r}", f"one of {list(names())}")
+
+
 def _over(numerator: Array, denominator: Array) -> jax.Array:
   """numerator / denominator, without inf or NaN where the denominator is 0."""
   return numerator / jnp.maximum(denominator, 1e-6)

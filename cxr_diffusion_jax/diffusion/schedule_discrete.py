@@ -157,7 +157,7 @@ class Discrete:
     position = jnp.clip(jnp.asarray(t, jnp.float32), 0, 1) * self.num_levels
     level = jnp.round(position)
     near = jnp.abs(position - level) < 5e-7 * self.num_levels
-    position = jnp.where(near, level, position)
+    position += jax.lax.stop_gradient(jnp.where(near, level - position, 0))
     index = jnp.clip(jnp.floor(position), 0, self.num_levels - 1).astype(jnp.int32)
     part = position - index
     alphas, sigmas, logsnr = self._tables

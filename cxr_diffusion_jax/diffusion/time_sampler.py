@@ -1,27 +1,34 @@
 """Which times a training step looks at.
 
-key, n -> t [n] in (0, 1)
+key, n, schedule -> t [n] in (0, 1);   the loss at t is multiplied by weight(t)
 
 Stratified: one shared offset u and t_i = (u + i / n) mod 1, so that every batch covers
 the whole path evenly; each t_i alone is still uniform (Kingma et al. 2021, 2107.00630,
-appendix I.1).
+appendix I.1). Samplers that are not uniform look more often where it is worth more, and
+so weight the loss by their density; `Importance` alone divides by it again.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.diffusion.schedule import Schedule
 from cxr_diffusion_jax.types import Array
 
 
 class TimeSampler(Protocol):
   """Draws times for a batch."""
 
-  def __call__(self, key: Array, num: int) -> jax.Array:
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
     """[num] float32 in (0, 1)."""
+
+  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+    """What the losses at t [...] are multiplied by, [...] float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,9 +41,15 @@ class Uniform:
 
   stratified: bool = True
 
-  def __call__(self, key: Array, num: int) -> jax.Array:
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
     """[num] float32 in (0, 1)."""
+    del schedule
     return _uniform(key, num, self.stratified)
+
+  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+    """Ones [...]."""
+    del schedule
+    return jnp.ones_like(t, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,11 +68,145 @@ class LogitNormal:
   std: float = 1.0
   stratified: bool = True
 
-  def __call__(self, key: Array, num: int) -> jax.Array:
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
     """[num] float32 in (0, 1)."""
+    del schedule
     quantile = _uniform(key, num, self.stratified)
     z = jax.scipy.special.ndtri(quantile)
     return jax.nn.sigmoid(self.mean + self.std * z)
+
+  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+    """Ones [...]."""
+    del schedule
+    return jnp.ones_like(t, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogNormal:
+  """log(sigma / alpha) = mean + std z, z ~ N(0, 1), wherever the path has that.
+
+  Karras et al. 2022 (2206.00364), table 1, for data of standard deviation 0.5; for
+  another one, add the logarithm of how many times larger it is to the mean.
+
+  Attributes:
+    mean: the paper's P_mean.
+    std: the paper's P_std; > 0.
+    stratified: spread the quantiles of one batch evenly.
+  """
+
+  mean: float = -1.2
+  std: float = 1.2
+  stratified: bool = True
+
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
+    """[num] float32 in (0, 1); noise beyond the path's ends becomes that of the end."""
+    z = jax.scipy.special.ndtri(_uniform(key, num, self.stratified))
+    return _inside(schedule.time_of_logsnr(-2 * (self.mean + self.std * z)))
+
+  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+    """Ones [...]."""
+    del schedule
+    return jnp.ones_like(t, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Importance:
+  """Times in proportion to a profile of logsnr, and losses divided by that density.
+
+  The mean loss is that of uniform times, and varies the less between batches the more
+  the profile resembles the loss: Nichol and Dhariwal 2021 (2102.09672), section 3.3,
+  with a fixed profile in place of a running one, so that a step stays a pure function
+  and a resumed run draws what an uninterrupted one draws. `measured_profile` makes the
+  profile of a trained model.
+
+  Attributes:
+    logsnr: knots, increasing; a schedule's ends need not be reached.
+    profile: at each knot, how likely times there are, relative to the others; linear
+      between knots and constant beyond; >= 0, not all 0.
+    uniform: part of the times that is drawn uniformly, in (0, 1]: no loss is
+      multiplied by more than 1 / uniform.
+    num_cells: of [0, 1], within which the density is constant.
+    stratified: spread the quantiles of one batch evenly.
+
+  Raises:
+    InputError: knots and profile do not make a density.
+  """
+
+  logsnr: tuple[float, ...] = (-10.0, -5.0, 0.0, 5.0, 10.0)
+  profile: tuple[float, ...] = (0.1, 0.6, 1.0, 0.6, 0.1)
+  uniform: float = 0.1
+  num_cells: int = 1000
+  stratified: bool = True
+
+  def __post_init__(self):
+    knots, profile = np.array(self.logsnr), np.array(self.profile)
+    if not (
+      knots.shape == profile.shape
+      and knots.size
+      and np.all(np.diff(knots) > 0)
+      and np.all(profile >= 0)
+      and profile.sum() > 0
+    ):
+      raise errors.InputError(
+        f"logsnr={self.logsnr} and profile={self.profile}",
+        "as many increasing knots as values at least 0, not all of them 0",
+      )
+    if not (0 < self.uniform <= 1 and self.num_cells > 0):
+      raise errors.InputError(
+        f"uniform={self.uniform}, num_cells={self.num_cells}",
+        "uniform in (0, 1] and at least one cell",
+      )
+
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
+    """[num] float32 in (0, 1)."""
+    quantile = _uniform(key, num, self.stratified)
+    mass = jnp.cumsum(self._density(schedule))
+    mass = jnp.concatenate([jnp.zeros(1), mass / mass[-1]])
+    edges = jnp.linspace(0, 1, self.num_cells + 1)
+    return _inside(jnp.interp(quantile, mass, edges))
+
+  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+    """1 / density at t, [...] in (0, 1 / uniform]."""
+    cell = jnp.floor(jnp.asarray(t, jnp.float32) * self.num_cells).astype(jnp.int32)
+    return 1 / self._density(schedule)[jnp.clip(cell, 0, self.num_cells - 1)]
+
+  def _density(self, schedule: Schedule) -> jax.Array:
+    """[num_cells], mean 1."""
+    middles = (np.arange(self.num_cells, dtype=np.float32) + 0.5) / self.num_cells
+    knots, profile = np.float32(self.logsnr), np.float32(self.profile)
+    density = jnp.interp(schedule.logsnr(middles), knots, profile)
+    # A path may lie where the profile is 0 throughout.
+    density = density / jnp.maximum(density.mean(), 1e-6)
+    mixed = self.uniform + (1 - self.uniform) * density
+    return mixed / mixed.mean()
+
+
+def measured_profile(
+  logsnr: Sequence[float], losses: Sequence[float], knots: Sequence[float]
+) -> tuple[float, ...]:
+  """The profile of `Importance` that makes losses vary least: their root mean square.
+
+  Args:
+    logsnr: [n] of examples.
+    losses: [n] of the same, weighted as in training.
+    knots: [k] increasing; each example counts for the nearest one.
+
+  Returns:
+    [k], largest 1; a knot without examples has what its neighbours have, linearly.
+
+  Raises:
+    ValueError: no example.
+  """
+  knots, logsnr = np.asarray(knots, np.float64), np.asarray(logsnr, np.float64)
+  squares = np.asarray(losses, np.float64) ** 2
+  nearest = np.abs(logsnr[:, None] - knots).argmin(axis=1)
+  count = np.bincount(nearest, minlength=knots.size)
+  if not squares.size:
+    raise ValueError("no losses to measure a profile of")
+  total = np.bincount(nearest, squares, minlength=knots.size)
+  seen = count > 0
+  root = np.interp(knots, knots[seen], np.sqrt(total[seen] / count[seen]))
+  return tuple((root / root.max()).tolist())
 
 
 def load(name: str) -> type[TimeSampler]:
@@ -68,7 +215,12 @@ def load(name: str) -> type[TimeSampler]:
   Raises:
     InputError: no time sampler has this name.
   """
-  found = {"uniform": Uniform, "logit_normal": LogitNormal}
+  found = {
+    "importance": Importance,
+    "log_normal": LogNormal,
+    "logit_normal": LogitNormal,
+    "uniform": Uniform,
+  }
   if name not in found:
     raise errors.InputError(f"unknown time sampler {name!r}", f"one of {sorted(found)}")
   return found[name]
@@ -80,4 +232,8 @@ def _uniform(key: Array, num: int, stratified: bool) -> jax.Array:
     t = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
   else:
     t = jax.random.uniform(key, (num,))
+  return _inside(t)
+
+
+def _inside(t: jax.Array) -> jax.Array:
   return jnp.clip(t, 1e-5, 1 - 1e-5)

@@ -56,7 +56,9 @@ class Objective:
   time_sampler: time_sampler_lib.TimeSampler
   weighting: loss_lib.Weighting
   drop_rates: tuple[float, ...]
-  preconditioning: preconditioning_lib.Preconditioning = preconditioning_lib.Identity()
+  preconditioning: preconditioning_lib.Preconditioning = dataclasses.field(
+    default_factory=preconditioning_lib.Identity
+  )
   alignment: alignment_lib.Alignment | None = None
 
   def denoise_fn(self, params: types.Params) -> types.DenoiseFn:

@@ -1,17 +1,21 @@
 """Times of a training step: their law, and how evenly a batch covers it."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.diffusion import time_sampler
+from cxr_diffusion_jax.diffusion import schedule, time_sampler
+
+FLOW = schedule.RectifiedFlow()
+PATHS = [schedule.RectifiedFlow(shift=3.0), schedule.Cosine(), schedule.EDM()]
 
 
 @pytest.mark.parametrize("stratified", [True, False])
 @pytest.mark.parametrize("kind", [time_sampler.Uniform, time_sampler.LogitNormal])
 def test_law(kind, stratified):
-  t = np.asarray(kind(stratified=stratified)(jax.random.key(0), 20_000))
+  t = np.asarray(kind(stratified=stratified)(jax.random.key(0), 20_000, FLOW))
   assert t.min() > 0
   assert t.max() < 1
   if kind is time_sampler.Uniform:
@@ -26,25 +30,101 @@ def test_law(kind, stratified):
 
 def test_mean_and_std_of_the_logit():
   sampler = time_sampler.LogitNormal(mean=0.5, std=0.7)
-  t = np.asarray(sampler(jax.random.key(0), 20_000), np.float64)
+  t = np.asarray(sampler(jax.random.key(0), 20_000, FLOW), np.float64)
   logit = np.log(t / (1 - t))
   np.testing.assert_allclose([logit.mean(), logit.std()], [0.5, 0.7], atol=0.01)
 
 
+@pytest.mark.parametrize("path", [*PATHS, schedule.scaled_linear()], ids=str)
+def test_log_normal_is_the_law_of_the_noise_on_every_path(path):
+  # Away from the ends of the shorter paths.
+  t = time_sampler.LogNormal(mean=-0.3, std=0.8)(jax.random.key(0), 20_000, path)
+  log_sigma = -0.5 * np.asarray(path.logsnr(t), np.float64)
+  np.testing.assert_allclose(log_sigma.mean(), -0.3, atol=0.01)
+  np.testing.assert_allclose(log_sigma.std(), 0.8, atol=0.01)
+  np.testing.assert_array_equal(time_sampler.LogNormal().weight(t, path), 1)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_importance_draws_its_density_and_divides_by_it(path):
+  sampler = time_sampler.Importance()
+  t = sampler(jax.random.key(0), 50_000, path)
+  weight = np.asarray(sampler.weight(t, path), np.float64)
+  assert weight.std() > 0.1
+  assert weight.max() <= 1 / sampler.uniform
+  # Any function's weighted mean is its mean over uniform times.
+  even = (jnp.arange(50_000) + 0.5) / 50_000
+  for function in (jnp.ones_like, jnp.square, lambda t: jnp.sin(9 * t)):
+    got = (weight * np.asarray(function(t))).mean()
+    np.testing.assert_allclose(got, function(even).mean(), atol=2e-3)
+  # And the law is the profile's: twice as likely where that is twice as high.
+  logsnr = np.asarray(path.logsnr(even))
+  density = 1 / np.asarray(sampler.weight(even, path), np.float64)
+  share = np.histogram(t, bins=20, range=(0, 1))[0] / 50_000
+  np.testing.assert_allclose(share, density.reshape(20, -1).mean(1) / 20, atol=2e-3)
+  profile = np.interp(logsnr, sampler.logsnr, sampler.profile)
+  wanted = 0.1 + 0.9 * profile / profile.mean()
+  # In cells at the ends logsnr changes much.
+  np.testing.assert_allclose(density[2500:-2500], wanted[2500:-2500], rtol=0.02)
+
+
+def test_a_good_profile_takes_the_variance_away():
+  """Losses that are the profile itself are all one number, but for the uniform part."""
+  knots = np.linspace(-8, 8, 33)
+
+  def losses(t):
+    return np.asarray(0.05 + jax.nn.sigmoid(1.5 * FLOW.logsnr(t)), np.float64)
+
+  plain = time_sampler.Uniform(stratified=False)(jax.random.key(0), 20_000, FLOW)
+  profile = time_sampler.measured_profile(FLOW.logsnr(plain), losses(plain), knots)
+  sampler = time_sampler.Importance(
+    logsnr=tuple(knots), profile=profile, uniform=0.02, stratified=False
+  )
+  t = sampler(jax.random.key(1), 20_000, FLOW)
+  weighted = losses(t) * np.asarray(sampler.weight(t, FLOW))
+  assert weighted.std() < 0.2 * losses(plain).std()
+  np.testing.assert_allclose(weighted.mean(), losses(plain).mean(), rtol=0.02)
+
+
+def test_a_measured_profile_is_a_root_mean_square():
+  profile = time_sampler.measured_profile(
+    [-4.1, -3.9, 0.2, 4.0], [3.0, 4.0, 1.0, 0.0], [-4, -2, 0, 4]
+  )
+  root = 12.5**0.5
+  np.testing.assert_allclose(profile, [1, (1 + 1 / root) / 2, 1 / root, 0])
+  with pytest.raises(ValueError, match="no losses"):
+    time_sampler.measured_profile([], [], [0.0])
+
+
 def test_stratified_puts_one_time_in_each_stratum_of_every_batch():
   for seed in range(3):
-    t = time_sampler.Uniform()(jax.random.key(seed), 16)
+    t = time_sampler.Uniform()(jax.random.key(seed), 16, FLOW)
     gaps = np.diff(np.sort(np.asarray(t)))
     np.testing.assert_allclose(gaps, 1 / 16, atol=1e-4)
 
 
 def test_each_place_of_a_stratified_batch_is_uniform():
   keys = jax.random.split(jax.random.key(0), 4000)
-  third = jax.vmap(lambda key: time_sampler.Uniform()(key, 8)[3])(keys)
+  third = jax.vmap(lambda key: time_sampler.Uniform()(key, 8, FLOW)[3])(keys)
   np.testing.assert_allclose(np.quantile(third, [0.25, 0.75]), [0.25, 0.75], atol=0.03)
 
 
 def test_time_samplers_are_found_by_name():
   assert time_sampler.load("logit_normal") is time_sampler.LogitNormal
-  with pytest.raises(errors.InputError, match=r"\['logit_normal', 'uniform'\]"):
+  with pytest.raises(errors.InputError, match=r"\['importance', 'log_normal', 'logit"):
     time_sampler.load("beta")
+
+
+@pytest.mark.parametrize(
+  "values",
+  [
+    {"logsnr": (0.0, 1.0)},
+    {"logsnr": (1.0, 0.0), "profile": (1.0, 1.0)},
+    {"logsnr": (0.0, 1.0), "profile": (0.0, 0.0)},
+    {"logsnr": (), "profile": ()},
+    {"uniform": 0.0},
+  ],
+)
+def test_what_is_no_density_is_refused(values):
+  with pytest.raises(errors.InputError, match="expected"):
+    time_sampler.Importance(**values)

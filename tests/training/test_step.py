@@ -127,7 +127,7 @@ def test_a_stream_that_is_never_dropped_is_whole(objective, batch):
   _old, new, _ = _update(objective, batch)
   key = jax.random.fold_in(step_lib.stream_key(0, step_lib.TRAIN_STREAM), 0)
   time_key, noise_key, _ = jax.random.split(key, 3)
-  t = objective.time_sampler(time_key, 8)
+  t = objective.time_sampler(time_key, 8, objective.process.schedule)
   x_t, noise = objective.process.corrupt(noise_key, batch["image"], t)
   token = batch["hint"].sum(1).reshape(8, 1, 1, 1)
   prediction = 0.3 * x_t - 0.2 * t.reshape(8, 1, 1, 1) + 0.5 * token
