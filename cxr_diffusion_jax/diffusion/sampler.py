@@ -1,103 +1,102 @@
 """From noise to data: a denoiser's answers followed along the path in one scan.
 
-times 1 = t_0 > t_1 > ... > t_n = 0;  (x_t, denoiser) -> x0, noise -> x_{t+1}
-
-Euler   z = x / (alpha + sigma), s = sigma / (alpha + sigma):  z += (noise - x0) ds
-DDIM    x = alpha' x0 + sqrt(sigma'^2 - w^2) noise + w fresh noise
+times 1 = t_0 > t_1 > ... > t_n = 0;  (x_t, denoiser) -> x0, noise -> Method -> x_{t+1}
 
 The last step lands on the data itself (alpha' = 1, sigma' = 0). Fresh noise comes from
-a key per sample, so an image does not depend on the batch it was made in.
+a key per sample, so an image does not depend on the batch it was made in. Methods are
+in one_step, multistep and second_order, the points that they go through in times.
 """
 
 from collections.abc import Callable
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.diffusion import prediction as predictions
+from cxr_diffusion_jax.diffusion.multistep import DPMSolver2M, UniPC
+from cxr_diffusion_jax.diffusion.one_step import DDIM, DDPM, Euler, EulerAncestral
 from cxr_diffusion_jax.diffusion.process import Process
+from cxr_diffusion_jax.diffusion.schedule import Schedule
+from cxr_diffusion_jax.diffusion.second_order import Heun
+from cxr_diffusion_jax.diffusion.times import Grid, Times
 from cxr_diffusion_jax.types import Array, Context, DenoiseFn
 
-# (step: of `_steps` at one index, x, x0, noise, keys) -> x at the next time
-Update = Callable[[dict, Array, Array, Array, Array | None], Array]
+# (x [b ...], t [] just reached, keys [b] or None) -> x [b ...]
+ConstrainFn = Callable[[Array, Array, Array | None], Array]
 
 
-class Sampler(Protocol):
-  """Draws data by denoising noise."""
+class Method(Protocol):
+  """The equation of a sampler.
 
-  num_steps: int
+  Attributes:
+    stages: evaluations of the denoiser a step; the last step has one.
+    stochastic: whether it makes fresh noise.
+  """
 
-  def __call__(
+  stages: int
+  stochastic: bool
+
+  def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
+    """What `update` is given at each evaluation, every entry [num_evaluations].
+
+    `t`, `alpha` and `sigma` are where the denoiser is evaluated, `next_t` is the time
+    of the x that the update returns.
+    """
+
+  def memory(self, x: Array) -> Any:
+    """What is remembered before the first evaluation: arrays like x [b ...]."""
+
+  def update(
     self,
-    process: Process,
-    denoise_fn: DenoiseFn,
-    noise: Array,
-    context: Context,
-    keys: Array | None = None,
-  ) -> jax.Array:
-    """noise [b ...] -> data [b ...], float32. See `Euler`."""
+    step: dict[str, jax.Array],
+    x: jax.Array,
+    x0: jax.Array,
+    noise: jax.Array,
+    fresh: jax.Array | None,
+    memory: Any,
+  ) -> tuple[jax.Array, Any]:
+    """The next x [b ...] and what to remember.
+
+    Args:
+      step: a row of the table.
+      x: [b ...] what the denoiser was given.
+      x0: [b ...] the data that it sees in x.
+      noise: [b ...] likewise.
+      fresh: [b ...] standard normal noise of this step, if stochastic.
+      memory: as the last update left it.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Times:
-  """The times at which a sampler looks.
+class Sampler:
+  """Draws data by denoising noise with a method.
 
   Attributes:
-    spacing: 'time' for even steps of t, 'logsnr' for even steps of logsnr.
-    shift: warps even steps of t to t shift / (1 + (shift - 1) t); above 1 spends more
-      of them on high noise, 2403.03206.
-    start: the first time. Below 1 the sampler is given data corrupted to that time
-      in place of noise: image to image.
+    method: its equation.
+    num_steps: steps from noise to data.
+    times: the points in between.
+    clip_x0: (low, high) to which each estimate of the data is clipped, if any. For
+      pixels only: latents have no bounds.
+    dynamic_threshold: in (0, 1): each estimate is clipped to that quantile of its
+      absolute values, and divided by it, where it is above 1: Saharia et al. 2022
+      (2205.11487), section 2.3, with 0.995. For pixels in [-1, 1], against the
+      overexposure of large guidance scales. Before `clip_x0`.
   """
 
-  spacing: str = "time"
-  shift: float = 1.0
-  start: float = 1.0
-
-  def __post_init__(self):
-    if self.spacing not in ("logsnr", "time"):
-      raise errors.InputError(
-        f"unknown spacing {self.spacing!r}", "one of ['logsnr', 'time']"
-      )
-
-  def __call__(self, process: Process, num_steps: int) -> jax.Array:
-    """[num_steps + 1] float32, falling from the start to 0."""
-    start = jnp.float32(self.start)
-    if process.prediction == "epsilon":
-      # The noise says nothing of the data where there is only noise: begin a hair
-      # later, where pure noise is still as good as the exact x_t.
-      start = jnp.minimum(start, process.schedule.time_of_logsnr(-10.0))
-    even = jnp.linspace(1, 0, num_steps + 1, dtype=jnp.float32)
-    if self.spacing == "time":
-      return start * self.shift * even / (1 + (self.shift - 1) * even)
-    high = jnp.maximum(process.schedule.logsnr(start), -10.0)
-    # Some paths keep a little noise at t = 0: stop short of their end.
-    low = jnp.minimum(process.schedule.logsnr(1e-3), 10.0)
-    logsnr = jnp.linspace(high, low, num_steps, dtype=jnp.float32)
-    inner = process.schedule.time_of_logsnr(logsnr[1:])
-    return jnp.concatenate([start[None], inner, jnp.zeros(1)])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Euler:
-  """Euler's method on the probability-flow ODE where the path is a straight line.
-
-  For the rectified flow: x += (noise - x0) dt. On other paths the same in scaled
-  coordinates, which makes it the deterministic DDIM (Karras et al. 2022, 2206.00364,
-  appendix C): a Gaussian's error is O(1 / num_steps).
-
-  Attributes:
-    num_steps: evaluations of the denoiser.
-    times: where they are.
-    clip_x0: (low, high) to which each estimate of the data is clipped, if any.
-  """
-
+  method: Method = Euler()  # noqa: RUF009 - frozen, so safe to share
   num_steps: int = 50
-  times: Times = Times()
+  times: Times = Times()  # noqa: RUF009
   clip_x0: tuple[float, float] | None = None
+  dynamic_threshold: float | None = None
+
+  @property
+  def num_evaluations(self) -> int:
+    """Evaluations of the denoiser that a sample costs."""
+    return self.num_steps * self.method.stages - (self.method.stages - 1)
 
   def __call__(
     self,
@@ -106,78 +105,97 @@ class Euler:
     noise: Array,
     context: Context,
     keys: Array | None = None,
+    *,
+    constrain_fn: ConstrainFn | None = None,
   ) -> jax.Array:
     """Draws data.
 
     Args:
       process: the path, and what the denoiser predicts.
       denoise_fn: (x_t [b ...], t [b] in [0, 1], context) -> prediction [b ...].
-      noise: [b ...] standard normal (see `draw_noise`), or x_t at `times.start`.
+      noise: [b ...] standard normal (see `draw_noise`), which is scaled to the noise of
+        the first time; or, where `times.start` < 1, x_t itself at the first time.
       context: handed to `denoise_fn` as it is.
-      keys: [b] typed keys; not used by a deterministic sampler.
+      keys: [b] typed keys, for methods that make fresh noise and for `constrain_fn`.
+      constrain_fn: applied to x after each step, as inpainting does. It is given x
+        [b ...], the time [] just reached (0 in the end), and keys [b] of its own for
+        this step, None if there are none.
 
     Returns:
       [b ...] float32.
-    """
-    return self.trajectory(process, denoise_fn, noise, context, keys)[0]
-
-  def trajectory(self, process, denoise_fn, noise, context, keys=None):
-    """As `__call__`, and the estimates of the data, [num_steps b ...]."""
-    return _follow(self, _euler_update, process, denoise_fn, noise, context, keys)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DDIM:
-  """Song et al. 2020 (2010.02502), eq. 12 and 16, for any alpha and sigma.
-
-  w = eta sigma' sqrt(1 - SNR / SNR'): eta 0 is deterministic, 1 is ancestral sampling
-  (DDPM). Primes are the next, less noisy time.
-
-  Attributes:
-    num_steps: evaluations of the denoiser.
-    times: where they are.
-    eta: how much of the noise is made anew at each step, in [0, 1].
-    clip_x0: (low, high) to which each estimate of the data is clipped, if any.
-  """
-
-  num_steps: int = 50
-  times: Times = Times()
-  eta: float = 0.0
-  clip_x0: tuple[float, float] | None = None
-
-  def __call__(
-    self,
-    process: Process,
-    denoise_fn: DenoiseFn,
-    noise: Array,
-    context: Context,
-    keys: Array | None = None,
-  ) -> jax.Array:
-    """As `Euler`; `keys` [b] are needed where eta > 0.
 
     Raises:
-      ValueError: eta > 0 without keys.
+      ValueError: a method that makes fresh noise, without keys.
     """
-    return self.trajectory(process, denoise_fn, noise, context, keys)[0]
+    return self.trajectory(
+      process, denoise_fn, noise, context, keys, constrain_fn=constrain_fn
+    )[0]
 
-  def trajectory(self, process, denoise_fn, noise, context, keys=None):
+  def trajectory(
+    self, process, denoise_fn, noise, context, keys=None, *, constrain_fn=None
+  ) -> tuple[jax.Array, jax.Array]:
     """As `__call__`, and the estimates of the data, [num_steps b ...]."""
-    if self.eta > 0 and keys is None:
-      raise ValueError("DDIM with eta > 0 makes fresh noise: give keys [b]")
+    x, estimates, _ = self._follow(
+      process, denoise_fn, noise, context, keys, constrain_fn
+    )
+    return x, estimates[:: self.method.stages]
 
-    def update(step, x, x0, noise, keys):
-      del x
-      ratio = step["alpha"] * step["next_sigma"]
-      ratio = (ratio / (step["next_alpha"] * step["sigma"])) ** 2
-      fresh = step["next_sigma"] * jnp.sqrt(jnp.maximum(1 - ratio, 0)) * self.eta
-      kept = jnp.sqrt(jnp.maximum(step["next_sigma"] ** 2 - fresh**2, 0))
-      x = step["next_alpha"] * x0 + kept * noise
-      if self.eta > 0:
-        folded = jax.vmap(jax.random.fold_in, (0, None))(keys, step["index"])
-        x = x + fresh * draw_noise(folded, x.shape[1:])
-      return x
+  def states(
+    self, process, denoise_fn, noise, context, keys=None, *, constrain_fn=None
+  ) -> jax.Array:
+    """As `__call__`, but x after each step, [num_steps b ...]; the last is the data."""
+    _, _, states = self._follow(process, denoise_fn, noise, context, keys, constrain_fn)
+    return states[self._ends()]
 
-    return _follow(self, update, process, denoise_fn, noise, context, keys)
+  def _ends(self) -> np.ndarray:
+    """[num_evaluations] bool: after which of them a step is done."""
+    row = np.arange(1, self.num_evaluations + 1)
+    return (row % self.method.stages == 0) | (row == self.num_evaluations)
+
+  def _follow(self, process, denoise_fn, noise, context, keys, constrain_fn):
+    """Scans the method; returns x, and after each evaluation the estimate and x."""
+    method, ends = self.method, self._ends()
+    if method.stochastic and keys is None:
+      raise ValueError(f"{type(method).__name__} makes fresh noise: give keys [b]")
+    grid = self.times.grid(process, self.num_steps)
+    index = np.arange(ends.size) // method.stages
+    table = {"index": index, "ends": ends} | method.table(process.schedule, grid)
+
+    def body(carry, step):
+      x, memory = carry
+      t = jnp.full(x.shape[:1], step["t"])
+      prediction = denoise_fn(x, t, context).astype(jnp.float32)
+      x0, noise = self._split(process.prediction, prediction, x, step)
+      fresh = None
+      if method.stochastic:
+        fresh = fresh_noise(keys, step["index"], x.shape[1:])
+      x, memory = method.update(step, x, x0, noise, fresh, memory)
+      if constrain_fn is not None:
+        own = None if keys is None else _fold(keys, self.num_steps + step["index"])
+        constrained = constrain_fn(x, step["next_t"], own)
+        x = constrained if ends.all() else jnp.where(step["ends"], constrained, x)
+      return (x, memory), (x0, x)
+
+    x = jnp.asarray(noise, jnp.float32)
+    if self.times.start == 1:
+      x = grid.sigma[0] * x
+    (x, _), (estimates, states) = jax.lax.scan(body, (x, method.memory(x)), table)
+    return x, estimates, states
+
+  def _split(self, kind, prediction, x, step):
+    """The data and the noise that a prediction means, the data within its bounds."""
+    alpha, sigma = step["alpha"], step["sigma"]
+    x0, noise = predictions.split(kind, prediction, x, alpha, sigma)
+    if self.dynamic_threshold is None and self.clip_x0 is None:
+      return x0, noise
+    if self.dynamic_threshold is not None:
+      size = jnp.abs(x0.reshape(x0.shape[0], -1))
+      bound = jnp.quantile(size, self.dynamic_threshold, axis=1)
+      bound = jnp.maximum(bound, 1).reshape(-1, *(1,) * (x0.ndim - 1))
+      x0 = jnp.clip(x0, -bound, bound) / bound
+    if self.clip_x0 is not None:
+      x0 = jnp.clip(x0, *self.clip_x0)
+    return x0, predictions.convert(x0, "x0", "epsilon", x, alpha, sigma)
 
 
 def draw_noise(keys: Array, shape: tuple[int, ...]) -> jax.Array:
@@ -185,60 +203,44 @@ def draw_noise(keys: Array, shape: tuple[int, ...]) -> jax.Array:
   return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
-def load(name: str) -> type[Sampler]:
-  """The constructor of the sampler of this name.
+def fresh_noise(keys: Array, step: int | Array, shape: tuple[int, ...]) -> jax.Array:
+  """The noise [b *shape] that step number `step` of a sample with keys [b] adds."""
+  return draw_noise(_fold(keys, step), shape)
+
+
+def load(name: str) -> Callable[..., Method]:
+  """The constructor of the method of this name.
 
   Raises:
     InputError: no sampler has this name.
   """
-  found = {"euler": Euler, "ddim": DDIM}
-  if name not in found:
-    raise errors.InputError(f"unknown sampler {name!r}", f"one of {sorted(found)}")
-  return found[name]
-
-
-def _euler_update(step, x, x0, noise, keys):
-  del keys
-  total = step["alpha"] + step["sigma"]
-  next_total = step["next_alpha"] + step["next_sigma"]
-  change = step["next_sigma"] / next_total - step["sigma"] / total
-  return next_total * (x / total + change * (noise - x0))
-
-
-def _steps(process: Process, times: jax.Array) -> dict[str, jax.Array]:
-  """What each step needs, every entry [num_steps]; the last one lands on the data."""
-  alpha = process.schedule.alpha(times).at[-1].set(1.0)
-  sigma = process.schedule.sigma(times).at[-1].set(0.0)
+  if name not in names():
+    raise errors.InputError(f"unknown sampler {name!r}", f"one of {list(names())}")
   return {
-    "index": jnp.arange(times.shape[0] - 1),
-    "t": times[:-1],
-    "alpha": alpha[:-1],
-    "sigma": sigma[:-1],
-    "next_alpha": alpha[1:],
-    "next_sigma": sigma[1:],
-  }
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "dpm_solver_2m": DPMSolver2M,
+    "dpm_solver_2m_sde": lambda eta=1.0, **settings: DPMSolver2M(eta=eta, **settings),
+    "euler": Euler,
+    "euler_ancestral": EulerAncestral,
+    "heun": Heun,
+    "unipc": UniPC,
+  }[name]
 
 
-def _follow(
-  sampler: Euler | DDIM,
-  update: Update,
-  process: Process,
-  denoise_fn: DenoiseFn,
-  noise: Array,
-  context: Context,
-  keys: Array | None,
-) -> tuple[jax.Array, jax.Array]:
-  """Scans `update` over the sampler's times; returns x0 and all estimates of it."""
+def names() -> tuple[str, ...]:
+  """The names of all samplers, sorted."""
+  return (
+    "ddim",
+    "ddpm",
+    "dpm_solver_2m",
+    "dpm_solver_2m_sde",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "unipc",
+  )
 
-  def body(x, step):
-    t = jnp.full(x.shape[:1], step["t"])
-    prediction = denoise_fn(x, t, context).astype(jnp.float32)
-    alpha, sigma = step["alpha"], step["sigma"]
-    x0, noise = predictions.split(process.prediction, prediction, x, alpha, sigma)
-    if sampler.clip_x0 is not None:
-      x0 = jnp.clip(x0, *sampler.clip_x0)
-      noise = predictions.convert(x0, "x0", "epsilon", x, alpha, sigma)
-    return update(step, x, x0, noise, keys), x0
 
-  steps = _steps(process, sampler.times(process, sampler.num_steps))
-  return jax.lax.scan(body, jnp.asarray(noise, jnp.float32), steps)
+def _fold(keys: Array, number: int | Array) -> jax.Array:
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

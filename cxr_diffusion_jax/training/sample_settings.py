@@ -1,6 +1,6 @@
 """How images are drawn: sampler, steps and guidance, as a config says it, checked.
 
-config.sample --SampleSettings--> generate; noise level sigma / alpha --times--> t
+config.sample --SampleSettings--> Sampler; noise level sigma / alpha --times--> t
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.diffusion import guidance as guidance_lib
 from cxr_diffusion_jax.diffusion import sampler as sampler_lib
 from cxr_diffusion_jax.diffusion import schedule as schedule_lib
+from cxr_diffusion_jax.diffusion import times as times_lib
+from cxr_diffusion_jax.models import codec as codec_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,19 @@ class SampleSettings:
     guidance_rescale: in [0, 1], how far guided predictions are brought back to the
       contrast of those that they guide.
     num_images: images in the picture that training makes at intervals.
+    spacing: of the sampler's times, one of `diffusion.times`; "" for 'time'.
+    times_shift: warps them; above 1 spends more steps on high noise. Not with the
+      spacings 'karras' and 'logsnr', which say where each step is.
+    eta: how much of the noise is made anew at each step, for samplers that can; None
+      for the sampler's own.
+    dynamic_threshold: quantile of its absolute values that each estimate of the image
+      is clipped to and divided by where it is above 1, such as 0.995; 0 for none. For
+      the codec 'pixel' alone.
+    clip_x0: (low, high) that each estimate of the image is clipped to, or () for none.
+      For the codec 'pixel' alone.
 
   Raises:
-    errors.InputError: a value out of range.
+    errors.InputError: a value out of range, or values that do not go together.
   """
 
   sampler: str = "euler"
@@ -42,9 +54,13 @@ class SampleSettings:
   guidance_interval: tuple[float, float] | tuple[()] = ()
   guidance_rescale: float = 0.0
   num_images: int = 8
+  spacing: str = ""
+  times_shift: float = 1.0
+  eta: float | None = None
+  dynamic_threshold: float = 0.0
+  clip_x0: tuple[float, float] | tuple[()] = ()
 
   def __post_init__(self):
-    sampler_lib.load(self.sampler)
     for name in ("num_steps", "num_images"):
       if getattr(self, name) < 1:
         raise errors.InputError(
@@ -56,12 +72,55 @@ class SampleSettings:
       raise errors.InputError(
         f"config.sample.guidance_rescale={self.guidance_rescale!r}", "0 to 1"
       )
+    object.__setattr__(self, "clip_x0", _bounds(self.clip_x0))
+    if not (_is_number(self.dynamic_threshold) and 0 <= self.dynamic_threshold < 1):
+      raise errors.InputError(
+        f"config.sample.dynamic_threshold={self.dynamic_threshold!r}",
+        "0 for none, or a quantile below 1, such as 0.995",
+      )
+    _check_eta(self.sampler, self.eta)
+    _check_times(self.spacing, self.times_shift)
 
   @property
   def guidance_text(self) -> str:
     """The scale, or the scales of the streams with commas: for titles and labels."""
     composed = isinstance(self.guidance, tuple)
     return ",".join(f"{s:g}" for s in (self.guidance if composed else [self.guidance]))
+
+
+def make_sampler(
+  settings: SampleSettings, *, start: float = 1.0
+) -> sampler_lib.Sampler:
+  """Builds the sampler that is set.
+
+  Args:
+    settings: sampler, steps and what changes them.
+    start: the first time, in (0, 1]; see `diffusion.times.Times`.
+  """
+  given = {} if settings.eta is None else {"eta": settings.eta}
+  return sampler_lib.Sampler(
+    method=sampler_lib.load(settings.sampler)(**given),
+    num_steps=settings.num_steps,
+    times=times_lib.Times(
+      spacing=settings.spacing or "time", shift=settings.times_shift, start=start
+    ),
+    clip_x0=settings.clip_x0 or None,
+    dynamic_threshold=settings.dynamic_threshold or None,
+  )
+
+
+def check_codec(settings: SampleSettings, codec: codec_lib.Codec) -> None:
+  """Raises errors.InputError where bounds of pixels are asked for in a latent."""
+  if isinstance(codec, codec_lib.Pixel):
+    return
+  for name in ("clip_x0", "dynamic_threshold"):
+    if getattr(settings, name):
+      raise errors.InputError(
+        f"config.sample.{name}={getattr(settings, name)!r} with the codec "
+        f"{type(codec).__name__.lower()!r}",
+        "none: what is denoised has no bounds there, only pixels have",
+        "leave it out, or lower guidance or raise guidance_rescale for less contrast",
+      )
 
 
 def check_streams(
@@ -115,7 +174,8 @@ def evaluations(settings: SampleSettings, num_streams: int, weak: bool) -> int:
   scales = scales if isinstance(scales, tuple) else (scales,)
   if len(scales) not in ((1,) if weak else (1, num_streams)):
     raise ValueError(f"{len(scales)} scales for {num_streams} streams, weak: {weak}")
-  return settings.num_steps * guidance_lib.num_evaluations(scales)
+  steps = make_sampler(settings).num_evaluations
+  return steps * guidance_lib.num_evaluations(scales)
 
 
 def _scales(given: Any) -> float | tuple[float, ...]:
@@ -140,6 +200,51 @@ def _interval(given: Any) -> tuple[float, ...]:
       "1e9 is as good as no upper end",
     )
   return ends
+
+
+def _bounds(given: Any) -> tuple[float, ...]:
+  """Checks what estimates are clipped to."""
+  ends = tuple(given) if isinstance(given, list | tuple) else (given,)
+  numbers = all(_is_number(end) and math.isfinite(end) for end in ends)
+  if ends and not (numbers and len(ends) == 2 and ends[0] < ends[1]):
+    raise errors.InputError(
+      f"config.sample.clip_x0={given!r}", "two numbers, low < high, or () for none"
+    )
+  return ends
+
+
+def _check_eta(sampler: str, eta: Any) -> None:
+  """Checks the fresh noise, and that the sampler is one that has it."""
+  method = sampler_lib.load(sampler)()
+  if eta is None:
+    return
+  if not (_is_number(eta) and 0 <= eta <= 1):
+    raise errors.InputError(f"config.sample.eta={eta!r}", "0 to 1, or None")
+  if "eta" not in {field.name for field in dataclasses.fields(method)}:
+    able = [
+      name
+      for name in sampler_lib.names()
+      if "eta" in {f.name for f in dataclasses.fields(sampler_lib.load(name)())}
+    ]
+    raise errors.InputError(
+      f"config.sample.eta={eta:g} with the sampler {sampler!r}, which has none",
+      f"eta with one of {able}",
+      "leave eta out, or take one of these samplers",
+    )
+
+
+def _check_times(spacing: Any, shift: Any) -> None:
+  """Checks the spacing and its shift."""
+  if spacing:
+    times_lib.check_spacing(spacing)
+  if not (_is_number(shift) and 0 < shift < math.inf):
+    raise errors.InputError(f"config.sample.times_shift={shift!r}", "above 0")
+  if shift != 1 and spacing in ("karras", "logsnr"):
+    raise errors.InputError(
+      f"config.sample.times_shift={shift:g} with the spacing {spacing!r}",
+      "1 with it: this spacing says itself where the steps are",
+      "leave times_shift out, or take the spacing 'time'",
+    )
 
 
 def _is_number(value: Any) -> bool:

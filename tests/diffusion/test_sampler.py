@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.diffusion import prediction, process, sampler, schedule
+from cxr_diffusion_jax.diffusion import prediction, process, sampler, schedule, times
 
 MEAN, STD = 1.5, 0.4
 
@@ -29,9 +29,10 @@ def gaussian_denoiser(path, x_t, t, context):
   return prediction.target(path.prediction, x0, sigma * surprise, alpha, sigma)
 
 
-def _sample(kind, path, noise, keys=None, **settings):
+def _sample(method, path, noise, keys=None, **settings):
   denoise_fn = functools.partial(gaussian_denoiser, path)
-  return jax.jit(lambda x: kind(**settings)(path, denoise_fn, x, (), keys))(noise)
+  draw = sampler.Sampler(method=method, **settings)
+  return jax.jit(lambda x: draw(path, denoise_fn, x, (), keys))(noise)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +47,14 @@ def _exact(noise):
 
 
 @pytest.mark.parametrize(
-  ("kind", "path"),
-  [(sampler.Euler, path) for path in PATHS]
-  + [(sampler.DDIM, schedule.RectifiedFlow()), (sampler.DDIM, schedule.Cosine())],
+  ("method", "path"),
+  [(sampler.Euler(), path) for path in PATHS] + [(sampler.DDIM(), schedule.Cosine())],
   ids=str,
 )
-def test_converges_to_the_exact_solution_at_first_order(kind, path, noise):
+def test_converges_to_the_exact_solution_at_first_order(method, path, noise):
   path = process.Process(schedule=path)
   error = [
-    np.abs(_sample(kind, path, noise, num_steps=n) - _exact(noise)).max()
+    np.abs(_sample(method, path, noise, num_steps=n) - _exact(noise)).max()
     for n in (64, 128)
   ]
   assert 0.85 < np.log2(error[0] / error[1]) < 1.15, error
@@ -65,8 +65,8 @@ def test_converges_to_the_exact_solution_at_first_order(kind, path, noise):
 def test_euler_is_the_deterministic_ddim(path, noise):
   path = process.Process(schedule=path)
   np.testing.assert_allclose(
-    _sample(sampler.Euler, path, noise, num_steps=7),
-    _sample(sampler.DDIM, path, noise, num_steps=7),
+    _sample(sampler.Euler(), path, noise, num_steps=7),
+    _sample(sampler.DDIM(), path, noise, num_steps=7),
     atol=2e-5,
   )
 
@@ -77,7 +77,7 @@ def test_euler_on_the_rectified_flow_is_the_plain_formula(noise):
   for i in range(n):
     t = jnp.full(5, 1 - i / n)
     x = x - gaussian_denoiser(path, x, t, ()) / n
-  got = _sample(sampler.Euler, path, noise, num_steps=n)
+  got = _sample(sampler.Euler(), path, noise, num_steps=n)
   np.testing.assert_allclose(got, x, atol=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_all_predictions_give_the_same_image(path, noise):
   images = {}
   for name in prediction.names():
     named = process.Process(schedule=path, prediction=name)
-    images[name] = _sample(sampler.DDIM, named, noise, num_steps=20)
+    images[name] = _sample(sampler.DDIM(), named, noise, num_steps=20)
     assert np.all(np.isfinite(images[name]))
   for name in ("v", "x0"):
     np.testing.assert_allclose(images[name], images["velocity"], atol=1e-4)
@@ -97,8 +97,10 @@ def test_all_predictions_give_the_same_image(path, noise):
 def test_a_perfect_guess_is_reached_exactly():
   target = jnp.array([[3.0], [-1.0]])
   path = process.Process(prediction="x0")
-  for kind in (sampler.Euler, sampler.DDIM):
-    got = kind(num_steps=3)(path, lambda x, t, c: target, jnp.zeros((2, 1)), ())
+  keys = jax.random.split(jax.random.key(0), 2)
+  for name in sampler.names():
+    draw = sampler.Sampler(method=sampler.load(name)(), num_steps=3)
+    got = draw(path, lambda x, t, c: target, jnp.zeros((2, 1)), (), keys)
     np.testing.assert_allclose(got, target, atol=1e-6)
 
 
@@ -110,53 +112,42 @@ def test_fresh_noise_keeps_the_law_of_the_data(eta, path):
   noise = sampler.draw_noise(keys, (1,))
   fresh = jax.random.split(jax.random.key(1), 4000)
   path = process.Process(schedule=path)
-  got = _sample(sampler.DDIM, path, noise, fresh, num_steps=100, eta=eta)
+  got = _sample(sampler.DDIM(eta=eta), path, noise, fresh, num_steps=100)
   np.testing.assert_allclose([got.mean(), got.std()], [MEAN, STD], atol=0.03)
   assert np.corrcoef(got[:, 0], noise[:, 0])[0, 1] < 0.999
 
 
-@pytest.mark.parametrize("kind", [sampler.Euler, sampler.DDIM])
-def test_an_image_does_not_depend_on_its_batch(kind):
-  settings = {"num_steps": 5} | ({"eta": 1.0} if kind is sampler.DDIM else {})
+@pytest.mark.parametrize("method", [sampler.Euler(), sampler.DDPM()], ids=str)
+def test_an_image_does_not_depend_on_its_batch(method):
   path = process.Process()
   keys = jax.random.split(jax.random.key(3), 4)
   noise = sampler.draw_noise(keys, (2, 2, 1))
-  whole = _sample(kind, path, noise, keys, **settings)
-  part = _sample(kind, path, noise[2:3], keys[2:3], **settings)
+  whole = _sample(method, path, noise, keys, num_steps=5)
+  part = _sample(method, path, noise[2:3], keys[2:3], num_steps=5)
   np.testing.assert_array_equal(part, whole[2:3])
 
 
-def test_eta_without_keys_is_refused(noise):
-  with pytest.raises(ValueError, match="keys"):
-    _sample(sampler.DDIM, process.Process(), noise, eta=0.5)
-
-
-@pytest.mark.parametrize("spacing", ["time", "logsnr"])
-@pytest.mark.parametrize("path", [*PATHS, schedule.scaled_linear()], ids=str)
-def test_times_fall_from_the_start_to_zero(path, spacing):
-  times = sampler.Times(spacing=spacing, start=0.9, shift=2.0)
-  got = times(process.Process(schedule=path), 10)
-  assert got.shape == (11,)
-  assert np.all(np.diff(got) < 0)
-  assert got[-1] == 0
-  np.testing.assert_allclose(got[0], 0.9, atol=1e-6)
+def test_fresh_noise_without_keys_is_refused(noise):
+  for method in (sampler.DDIM(eta=0.5), sampler.DDPM(), sampler.Heun(churn=1)):
+    with pytest.raises(ValueError, match="fresh noise: give keys"):
+      _sample(method, process.Process(), noise)
 
 
 def test_starts_anywhere_on_the_path():
   path = process.Process()
-  start = sampler.Times(start=0.5)
+  start = times.Times(start=0.5)
   z = jnp.linspace(-2, 2, 5)[:, None]
   # The quantile z of x_t is carried onto the quantile z of the data.
   x_t = 0.5 * MEAN + np.sqrt(0.25 * STD**2 + 0.25) * z
-  got = _sample(sampler.Euler, path, x_t, num_steps=400, times=start)
+  got = _sample(sampler.Euler(), path, x_t, num_steps=400, times=start)
   np.testing.assert_allclose(got, _exact(z), atol=0.01)
 
 
 def test_estimates_of_the_data_are_clipped_on_request(noise):
   path = process.Process()
   denoise_fn = functools.partial(gaussian_denoiser, path)
-  for kind in (sampler.Euler, sampler.DDIM):
-    clipped = kind(num_steps=6, clip_x0=(1.2, 1.8))
+  for method in (sampler.Euler(), sampler.Heun()):
+    clipped = sampler.Sampler(method=method, num_steps=6, clip_x0=(1.2, 1.8))
     x0, estimates = clipped.trajectory(path, denoise_fn, noise, ())
     assert estimates.shape == (6, *noise.shape)
     assert estimates.min() >= 1.2
@@ -164,10 +155,19 @@ def test_estimates_of_the_data_are_clipped_on_request(noise):
     np.testing.assert_allclose(x0, estimates[-1], atol=1e-6)
 
 
+def test_large_estimates_are_scaled_down_to_a_quantile(noise):
+  path = process.Process(prediction="x0")
+  wide = jnp.stack([jnp.linspace(-4, 4, 101), jnp.linspace(-0.5, 0.5, 101)])
+  draw = sampler.Sampler(num_steps=3, dynamic_threshold=0.9)
+  got = draw(path, lambda x, t, c: wide, jnp.zeros((2, 101)), ())
+  np.testing.assert_allclose(got[0], np.clip(wide[0] / 3.6, -1, 1), atol=1e-6)
+  np.testing.assert_allclose(got[1], wide[1], atol=1e-6)
+
+
 def test_what_is_unknown_is_refused():
-  assert sampler.load("euler") is sampler.Euler
-  assert sampler.load("ddim") is sampler.DDIM
-  with pytest.raises(errors.InputError, match=r"\['ddim', 'euler'\]"):
-    sampler.load("heun")
-  with pytest.raises(errors.InputError, match="logsnr"):
-    sampler.Times(spacing="karras")
+  assert sampler.load("euler")() == sampler.Euler()
+  assert sampler.load("dpm_solver_2m_sde")() == sampler.DPMSolver2M(eta=1.0)
+  with pytest.raises(errors.InputError, match=r"\['ddim', 'ddpm', .*, 'unipc'\]"):
+    sampler.load("plms")
+  with pytest.raises(errors.InputError, match="'polar' of heun"):
+    sampler.Heun(coordinate="polar")

@@ -4,14 +4,25 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.diffusion import schedule
+from cxr_diffusion_jax.diffusion import sampler, schedule, times
+from cxr_diffusion_jax.models import codec
 from cxr_diffusion_jax.training import sample_settings
 
 
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"sampler": "heun"}, "unknown sampler 'heun'"),
+    ({"sampler": "plms"}, "unknown sampler 'plms'"),
+    ({"spacing": "even"}, "unknown spacing 'even'"),
+    ({"times_shift": 0}, "config.sample.times_shift=0; expected above 0"),
+    (
+      {"times_shift": 2, "spacing": "karras"},
+      "times_shift=2 with the spacing 'karras'",
+    ),
+    ({"eta": 0.5}, r"eta=0.5 with the sampler 'euler', which .* \['ddim', 'dpm_"),
+    ({"eta": 2, "sampler": "ddim"}, "config.sample.eta=2; expected 0 to 1"),
+    ({"dynamic_threshold": 1}, "dynamic_threshold=1; expected 0 for none, or a quan"),
+    ({"clip_x0": (1, -1)}, r"clip_x0=\(1, -1\); expected two numbers, low < high"),
     ({"num_steps": 0}, "config.sample.num_steps=0; expected 1 or more"),
     ({"num_images": 0}, "config.sample.num_images=0; expected 1 or more"),
     ({"guidance": "2"}, "config.sample.guidance='2'; expected a finite number"),
@@ -64,6 +75,41 @@ def test_an_interval_of_noise_levels_is_one_of_times(path):
   settings = sample_settings.SampleSettings(guidance_interval=(0, 1e9))
   assert sample_settings.interval_times(settings, path)[1] == pytest.approx(1.0)
   assert sample_settings.interval_times(sample_settings.SampleSettings(), path) is None
+
+
+def test_settings_make_the_sampler():
+  plain = sample_settings.make_sampler(sample_settings.SampleSettings())
+  assert plain == sampler.Sampler(num_steps=25)
+  settings = sample_settings.SampleSettings(
+    sampler="dpm_solver_2m_sde",
+    num_steps=10,
+    spacing="trailing",
+    times_shift=3.0,
+    eta=0.5,
+    dynamic_threshold=0.995,
+    clip_x0=[-1, 1],
+  )
+  assert sample_settings.make_sampler(settings, start=0.6) == sampler.Sampler(
+    method=sampler.DPMSolver2M(eta=0.5),
+    num_steps=10,
+    times=times.Times(spacing="trailing", shift=3.0, start=0.6),
+    clip_x0=(-1, 1),
+    dynamic_threshold=0.995,
+  )
+
+
+def test_bounds_are_those_of_pixels():
+  for changes in ({"dynamic_threshold": 0.995}, {"clip_x0": (-1, 1)}):
+    settings = sample_settings.SampleSettings(**changes)
+    sample_settings.check_codec(settings, codec.Pixel())
+    wavelets = codec.Haar(levels=1, mean=(0.0,) * 4, std=(1.0,) * 4)
+    with pytest.raises(errors.InputError, match="with the codec 'haar'"):
+      sample_settings.check_codec(settings, wavelets)
+
+
+def test_a_sampler_of_two_stages_costs_more():
+  settings = sample_settings.SampleSettings(sampler="heun", num_steps=10, guidance=2.0)
+  assert sample_settings.evaluations(settings, 1, weak=False) == 38
 
 
 def test_the_cost_of_scales_of_other_streams_is_refused():

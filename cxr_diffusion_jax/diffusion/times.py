@@ -1,0 +1,221 @@
+"""Where on its path a sampler looks: times, and how much data and noise is there.
+
+time       even in t:  1, 1 - 1/n, ..., 1/n
+logsnr     even in logsnr
+karras     even in (sigma / alpha)^(1 / rho)
+leading    levels (n - 1) d + offset, ..., d + offset, offset,      d = N // n
+trailing   levels N - 1, N - 1 - N/n, ..., N/n - 1
+linspace   levels N - 1, ..., 0, evenly
+
+and then the data itself. Level i of a discrete path of N is t = i / N; a continuous
+path is taken to have N = 1000 levels, level i at t = (i + 1) / N, so that its last is
+pure noise and its first not yet data: what flow matching in diffusers does. The three
+spacings of levels are table 2 of Lin et al. 2023 (2305.08891).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.diffusion.process import Process
+from cxr_diffusion_jax.diffusion.schedule import Schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+  """The points of a path that a sampler goes through, float32, all [num_steps + 1].
+
+  Attributes:
+    t: what the denoiser is told.
+    alpha: the factor of the data there; 1 at the end, where that is the data.
+    sigma: the factor of the noise there; 0 at the end, where that is the data.
+  """
+
+  t: jax.Array
+  alpha: jax.Array
+  sigma: jax.Array
+
+  def steps(self) -> dict[str, jax.Array]:
+    """Both ends of each step, every entry [num_steps]: t, alpha, sigma, next_t, ...
+
+    `shrink` is (sigma' / alpha') / (sigma / alpha) in [0, 1), primes at the next point.
+    """
+    ends = {"t": self.t, "alpha": self.alpha, "sigma": self.sigma}
+    step = {name: value[:-1] for name, value in ends.items()}
+    step |= {f"next_{name}": value[1:] for name, value in ends.items()}
+    step["shrink"] = step["alpha"] * step["next_sigma"]
+    step["shrink"] /= step["next_alpha"] * step["sigma"]
+    return step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times:
+  """The times at which a sampler looks.
+
+  Attributes:
+    spacing: one of `spacings()`, see above. 'linspace' begins and ends where the levels
+      do, 'trailing' begins there and 'leading' ends there.
+    shift: warps times to t shift / (1 + (shift - 1) t); above 1 spends more of them on
+      high noise, 2403.03206. Not for logsnr and karras. On a continuous path,
+      'linspace' ends at the warped 1 / 1000, warped once more, as diffusers does.
+    start: the first time, in (0, 1]. Below 1 the sampler is given data corrupted to the
+      first time, `times(process, num_steps)[0]`, in place of noise: image to image.
+      Times are spaced as if levels above it did not exist.
+    offset: added to the levels of 'leading': 1 as published for Stable Diffusion.
+    skip_last: 'leading' and 'linspace' are made for one step more, and its last level
+      left out, so that the step to the data is as long as others: what multistep
+      solvers of diffusers do.
+    whole: on discrete paths the denoiser is told whole levels only, and those of
+      'linspace' are rounded to them. Euler and Heun of diffusers do not round.
+    rho: of karras, 2206.00364; > 0.
+    end: 'data', or 'lowest': the path's own point at t = 0, which keeps the little
+      noise that discrete levels and EDM have there (DDIM of Stable Diffusion).
+
+  Raises:
+    InputError: a value out of range.
+  """
+
+  spacing: str = "time"
+  shift: float = 1.0
+  start: float = 1.0
+  offset: int = 1
+  skip_last: bool = False
+  whole: bool = True
+  rho: float = 7.0
+  end: str = "data"
+
+  def __post_init__(self):
+    check_spacing(self.spacing)
+    if self.end not in ("data", "lowest"):
+      raise errors.InputError(
+        f"unknown end {self.end!r} of times", "one of ['data', 'lowest']"
+      )
+    for name in ("shift", "rho"):
+      if not getattr(self, name) > 0:
+        raise errors.InputError(f"{name}={getattr(self, name)} of times", "above 0")
+    if not 0 < self.start <= 1:
+      raise errors.InputError(f"start={self.start} of times", "above 0, at most 1")
+
+  def __call__(self, process: Process, num_steps: int) -> jax.Array:
+    """[num_steps + 1] float32, falling from the start to 0.
+
+    Raises:
+      InputError: more steps than the path has levels, with a spacing of levels.
+    """
+    return self.grid(process, num_steps).t
+
+  def grid(self, process: Process, num_steps: int) -> Grid:
+    """The times, and alpha and sigma at each.
+
+    Raises:
+      InputError: as `__call__`.
+    """
+    schedule = process.schedule
+    start = jnp.float32(self.start)
+    if process.prediction == "epsilon":
+      # The noise says nothing of the data where there is only noise: begin a hair
+      # later, where pure noise is still as good as the exact x_t.
+      start = jnp.minimum(start, schedule.time_of_logsnr(-10.0))
+    ratio = None
+    if self.spacing == "time":
+      even = jnp.linspace(1, 0, num_steps + 1, dtype=jnp.float32)[:-1]
+      t = start * self._warped(even)
+    elif self.spacing == "logsnr":
+      t = _even_logsnr(schedule, start, num_steps)
+    elif self.spacing == "karras":
+      t, ratio = self._karras(schedule, start, num_steps)
+    else:
+      t = jnp.minimum(start, jnp.asarray(self._of_levels(schedule, num_steps)))
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    if ratio is not None:
+      # As asked for, whatever the inverse's rounding.
+      sigma = sigma.at[1:].set(ratio[1:] * alpha[1:])
+      levels = _num_levels(schedule)
+      t = jnp.round(t * levels) / levels if levels and self.whole else t
+    last = [jnp.zeros(1), jnp.ones(1), jnp.zeros(1)]
+    if self.end == "lowest":
+      last = [last[0], schedule.alpha(last[0]), schedule.sigma(last[0])]
+    return Grid(
+      **{
+        name: jnp.concatenate([value, end])
+        for (name, value), end in zip(
+          {"t": t, "alpha": alpha, "sigma": sigma}.items(), last, strict=True
+        )
+      }
+    )
+
+  def _warped(self, t):
+    return self.shift * t / (1 + (self.shift - 1) * t)
+
+  def _karras(
+    self, schedule: Schedule, start: jax.Array, num_steps: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """Times and sigma / alpha [num_steps] of Karras et al. 2022, eq. 5."""
+    levels = _num_levels(schedule)
+    if levels:
+      start = jnp.minimum(start, (levels - 1) / levels)
+    high = jnp.exp(-0.5 * jnp.maximum(schedule.logsnr(start), -10.0))
+    # Of EDM; other paths end there too if they do not end before.
+    low = jnp.maximum(jnp.exp(-0.5 * schedule.logsnr(0.0)), 0.002)
+    roots = high ** (1 / self.rho), low ** (1 / self.rho)
+    ratio = jnp.linspace(*roots, num_steps, dtype=jnp.float32) ** self.rho
+    inner = schedule.time_of_logsnr(-2 * jnp.log(ratio[1:]))
+    return jnp.concatenate([start[None], inner]), ratio
+
+  def _of_levels(self, schedule: Schedule, num_steps: int) -> np.ndarray:
+    """Times [num_steps] float32 of the spacings of levels."""
+    discrete = _num_levels(schedule)
+    levels = discrete or 1000
+    used = round(self.start * levels)
+    count = num_steps + self.skip_last * (self.spacing != "trailing")
+    if used < count:
+      raise errors.InputError(
+        f"{count} steps of spacing {self.spacing!r} among {used} levels",
+        f"at most {used}",
+        "fewer steps, or spacing 'time'",
+      )
+    first = 0 if discrete else levels * self._warped(1 / levels) - 1
+    if self.spacing == "leading":
+      level = np.arange(count)[::-1] * (used // count) + self.offset
+    elif self.spacing == "trailing":
+      level = used - np.arange(count) * (used / count) - 1
+    elif count == 1:
+      level = np.array([used - 1.0])
+    else:
+      level = np.linspace(first, used - 1, count)[::-1]
+    level = level[:num_steps]
+    if not discrete:
+      level = level + 1
+    elif self.whole or self.spacing == "trailing":
+      # Halves to even before 1 is taken away, as all others do.
+      level = np.round(level + 1) - 1 if self.spacing == "trailing" else np.round(level)
+    return np.float32(self.start * self._warped(level / levels / self.start))
+
+
+def spacings() -> tuple[str, ...]:
+  """The names of all spacings, sorted."""
+  return ("karras", "leading", "linspace", "logsnr", "time", "trailing")
+
+
+def check_spacing(name: str) -> None:
+  """Raises InputError unless `name` is one of `spacings()`."""
+  if name not in spacings():
+    raise errors.InputError(f"unknown spacing {name!r}", f"one of {list(spacings())}")
+
+
+def _num_levels(schedule: Schedule) -> int:
+  """How many levels a discrete path has; 0 for a continuous one."""
+  return getattr(schedule, "num_levels", 0)
+
+
+def _even_logsnr(schedule: Schedule, start: jax.Array, num_steps: int) -> jax.Array:
+  """Times [num_steps] whose logsnr is even, within [-10, 10]."""
+  high = jnp.maximum(schedule.logsnr(start), -10.0)
+  # Some paths keep a little noise at t = 0: stop short of their end.
+  low = jnp.minimum(schedule.logsnr(1e-3), 10.0)
+  logsnr = jnp.linspace(high, low, num_steps, dtype=jnp.float32)
+  inner = schedule.time_of_logsnr(logsnr[1:])
+  return jnp.concatenate([start[None], inner])
