@@ -38,7 +38,9 @@ NOWHERE = ("pickle", "cloudpickle", "dill", "joblib", "torch", "utils")
 COMPILED = (
   "conditioning/clip_model.py",
   "evaluation/probe_fit.py",
+  "preparation/autoencoders.py",
   "preparation/standin.py",
+  "training/codec_programs.py",
   "training/cost.py",
   "training/generate.py",
   "training/programs.py",

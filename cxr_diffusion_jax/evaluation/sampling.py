@@ -1,7 +1,6 @@
 """Samples of a trained run.
 
-WORKDIR -> Run(experiment, averaged parameters, records) + Conditions -> Samples
-  -> PNG, grids, JSON
+WORKDIR -> Run(experiment, parameters, records) + Conditions -> Samples -> PNG, JSON
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from cxr_diffusion_jax import pictures, types
 from cxr_diffusion_jax.evaluation.request import Conditions
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.preparation import latent_columns
 from cxr_diffusion_jax.training import checkpoint, compatibility, run_files, snapshots
 from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import generate as generate_lib
@@ -90,17 +88,14 @@ def open_run(
   config, described = run_files.read(workdir)
   # The run may have been trained on more devices than there are here.
   config["parallel"] = {"data": -1, "fsdp": 1, "tensor": 1, "num_devices": 0}
-  config["train"]["batch_size"] = (
-    jax.device_count() * config["optimizer"]["accumulation"]
-  )
+  accumulation = config["optimizer"]["accumulation"]
+  config["train"]["batch_size"] = jax.device_count() * accumulation
   # Only training pulls features, and reads columns to pull them to.
   config.pop("repa", None)
   experiment = experiment_lib.build(config)
-  # The latents themselves are not read here: a copy of the run needs none.
-  latent_columns.check_same(described.get("latents", {}), experiment.autoencoder)
   ema_params, step = read_params(workdir, experiment, checkpoint_step, ema_length)
   dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.needs)
-  compatibility.check_data(described, dataset.description)
+  compatibility.check_data(described, dataset.description, experiment.autoencoder)
   return Run(
     workdir=workdir,
     experiment=experiment,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.preparation import autoencoders, latent_columns
 
 # Config keys that may change between the parts of one run: where and how fast it runs
 # and what it tells, not what is learned.
@@ -70,16 +71,22 @@ def check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     )
 
 
-def check_data(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_data(
+  saved: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  autoencoder: autoencoders.Autoencoder | None = None,
+) -> None:
   """Compares the data of a checkpoint with what the run reads now.
 
   Args:
     saved: a dataset's description, from the checkpoint.
     wanted: the same, now.
+    autoencoder: that decodes, where the latents themselves are not read.
 
   Raises:
-    errors.InputError: the records or a column are not the same.
+    errors.InputError: the records, a column or the autoencoder are not the same.
   """
+  latent_columns.check_same(saved.get("latents", {}), autoencoder)
   # Sampling reads no targets and no latents: compared where this run wants some.
   optional = [key for key in ("targets", "latents") if key in wanted]
   for key in ("fingerprint", "columns", *optional):
