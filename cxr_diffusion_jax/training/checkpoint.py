@@ -1,6 +1,7 @@
 """Checkpoints of a run: Orbax behind a few functions.
 
   WORKDIR/checkpoints/<step>/{state, ema_params, run, metrics}
+  WORKDIR/power_ema/<step>/length_<length>      (see `snapshots`)
 
 `state` is parameters and optimiser, `ema_params` what sampling reads alone, `run` the
 config, the data's fingerprint and the history of the validation loss. A checkpoint is
@@ -20,6 +21,9 @@ import orbax.checkpoint as ocp
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.training import state as state_lib
+
+# Folder of a run's averages of power profiles.
+SNAPSHOTS = "power_ema"
 
 
 def make_manager(
@@ -66,7 +70,14 @@ def open_manager(
   Raises:
     errors.InputError: on closing, where what was still being written failed.
   """
-  manager = make_manager(workdir, keep=keep, keep_every=keep_every, read_only=read_only)
+  with _closing(
+    make_manager(workdir, keep=keep, keep_every=keep_every, read_only=read_only)
+  ) as manager:
+    yield manager
+
+
+@contextlib.contextmanager
+def _closing(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
   try:
     yield manager
   finally:
@@ -100,6 +111,46 @@ def save(
     )
 
 
+def open_snapshots(
+  workdir: pathlib.Path, *, read_only: bool = False
+) -> contextlib.AbstractContextManager[ocp.CheckpointManager]:
+  """Opens WORKDIR/power_ema, where nothing is deleted, and closes it.
+
+  Raises:
+    errors.InputError: on closing, where what was still being written failed.
+  """
+  options = ocp.CheckpointManagerOptions(
+    cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
+  )
+  return _closing(
+    ocp.CheckpointManager((workdir / SNAPSHOTS).resolve(), options=options)
+  )
+
+
+def save_snapshot(
+  manager: ocp.CheckpointManager, step: int, averages: Mapping[str, types.Params]
+) -> None:
+  """Starts to save averages by their names, unless this step has been saved.
+
+  Raises:
+    errors.InputError: there is no room, or this or the previous save failed.
+  """
+  if step in manager.all_steps():
+    return
+  check_space(manager, averages)
+  items = {name: ocp.args.StandardSave(tree) for name, tree in averages.items()}
+  with _telling(manager):
+    manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+
+def restore_snapshot(
+  manager: ocp.CheckpointManager, step: int, name: str, like: types.Params
+) -> types.Params:
+  """Restores one average of a step, with the shardings of `like`."""
+  args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
+  return manager.restore(step, args=args)[name]
+
+
 def wait(manager: ocp.CheckpointManager) -> None:
   """Waits until what `save` started is on disk.
 
@@ -131,7 +182,8 @@ def restore(
       run=ocp.args.JsonRestore(),
     ),
   )
-  state = state_lib.TrainState(**restored["state"], ema_params=restored["ema_params"])
+  parts = {"power_ema": (), **restored["state"], "ema_params": restored["ema_params"]}
+  state = state_lib.TrainState(**{**parts, "power_ema": tuple(parts["power_ema"])})
   return state, restored["run"]
 
 
@@ -170,9 +222,9 @@ def restore_ema(
   )["ema_params"]
 
 
-def check_space(manager: ocp.CheckpointManager, state: state_lib.TrainState) -> None:
-  """Raises `errors.InputError` where the disk has no room for one more checkpoint."""
-  needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+def check_space(manager: ocp.CheckpointManager, saved: Any) -> None:
+  """Raises `errors.InputError` where the disk has no room for one more such tree."""
+  needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved))
   free = shutil.disk_usage(manager.directory).free
   if free < needed:
     raise errors.InputError(
@@ -183,7 +235,10 @@ def check_space(manager: ocp.CheckpointManager, state: state_lib.TrainState) -> 
 
 
 def _without_average(state: state_lib.TrainState) -> dict[str, Any]:
-  return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+  items = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+  # Only where there are any: a run without them is saved as it always was.
+  some = {"power_ema": state.power_ema, "projector": state.projector}
+  return items | {name: tree for name, tree in some.items() if tree}
 
 
 def _last(manager: ocp.CheckpointManager) -> str:

@@ -20,20 +20,36 @@ class TrainState:
     params: the denoiser's parameters, float32.
     ema_params: their exponential moving average, float32; what is sampled from.
     opt_state: the optimiser's state.
+    power_ema: averages of power profiles, one for each length tracked; see `power_ema`.
+    projector: parameters that training alone needs (see `alignment`); {} for none.
   """
 
   step: jax.Array
   params: types.Params
   ema_params: types.Params
   opt_state: optax.OptState
+  power_ema: tuple[types.Params, ...] = ()
+  projector: types.Params = flax.struct.field(default_factory=dict)
 
 
-def create(params: types.Params, optimizer: optax.GradientTransformation) -> TrainState:
-  """Returns the state before the first update."""
+def create(
+  params: types.Params,
+  optimizer: optax.GradientTransformation,
+  num_power_ema: int = 0,
+  projector: types.Params | None = None,
+) -> TrainState:
+  """Returns the state before the first update, with so many averages of powers."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     # A copy: the state is donated, and one buffer cannot be donated twice.
     ema_params=jax.tree.map(jnp.copy, params),
-    opt_state=optimizer.init(params),
+    opt_state=optimizer.init(learned(params, projector or {})),
+    power_ema=tuple(jax.tree.map(jnp.copy, params) for _ in range(num_power_ema)),
+    projector=projector or {},
   )
+
+
+def learned(params: types.Params, projector: types.Params) -> types.Params:
+  """The tree that the optimiser sees: without a projector, the denoiser's own."""
+  return {"denoiser": params, "projector": projector} if projector else params
