@@ -11,6 +11,9 @@ A size sets the image, the code that is denoised, the network and its batch:
   dit_b     512    64x64x64    160 M       several GPUs
   dit_l     512    64x64x64    560 M       TPU slices, several GPUs
   dit_xl    512    64x64x64    826 M       TPU slices, several GPUs
+  edm2_tiny   64   16x16x16    about 2 M   tiny's FLOPs, with EDM2's layers and its
+                                           recipe: `edm` below, no weight decay
+  edm2_small  256  64x64x16    about 32 M  one GPU
 
 `kl_` before a size denoises latents of Stable Diffusion's autoencoder, or of the one in
 config.codec.folder, in place of wavelets: at 256 pixels 32x32x4, at 512 64x64x4, and
@@ -43,6 +46,8 @@ SCALES = {
   "dit_b": "base",
   "dit_l": "base",
   "dit_xl": "base",
+  "edm2_tiny": "tiny",
+  "edm2_small": "small",
 }
 
 
@@ -95,11 +100,13 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
       scaling_factor="own",
     )
   network, _, network_size = choice.rpartition("_")
-  config.model = {"": _unet, "dit": _dit}[network](network_size)
+  config.model = {"": _unet, "dit": _dit, "edm2": _edm2}[network](network_size)
   if latent and choice == "small":
     # Half the side of its wavelets: attention at the same sides as there.
     config.model.attention = (False, True, True, True)
-  config.diffusion, sampling = diffusion(recipe or "flow")
+  config.diffusion, sampling = diffusion(
+    recipe or ("edm" if network == "edm2" else "flow")
+  )
   config.optimizer = dict(
     learning_rate={"tiny": 1e-3, "small": 3e-4, "base": 1e-4}[size],
     schedule="cosine",
@@ -111,6 +118,16 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     b2=0.99,
     accumulation=1,
   )
+  if network == "edm2":
+    # Its weights have unit magnitude: a learning rate is the angle that they turn by.
+    config.optimizer.update(
+      learning_rate=0.01,
+      schedule="inverse_sqrt",
+      decay_after={"tiny": 500, "small": 35_000}[size],
+      weight_decay=0.0,
+      clip_norm=0.0,
+      unit_weights=True,
+    )
   config.train = dict(
     num_steps={"tiny": 2000, "small": 200_000, "base": 400_000}[size],
     batch_size={"tiny": 16, "small": 64, "base": 256}[size],
@@ -281,4 +298,30 @@ def _dit(size: str) -> dict:
     qk_norm=False,
     pooled=True,
     remat=size not in ("tiny", "s"),
+  )
+
+
+def _edm2(size: str) -> dict:
+  """Returns the section `model` of an EDM2 with about the FLOPs of the UNet."""
+  return dict(
+    name="edm2",
+    dtype="auto",
+    **{
+      "tiny": dict(
+        block_channels=(64, 80),
+        attention=(False, True),
+        head_width=16,
+        context_width=80,
+      ),
+      "small": dict(
+        block_channels=(96, 160, 256, 320),
+        attention=(False, False, True, True),
+        head_width=64,
+        context_width=384,
+      ),
+    }[size],
+    num_layers=1,
+    pooled=True,
+    query_positions=True,
+    remat=False,
   )

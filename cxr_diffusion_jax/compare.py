@@ -19,6 +19,9 @@ _NUM = flags.DEFINE_integer("num", 256, "Conditions, one image each.", lower_bou
 _SPLIT = flags.DEFINE_string("split", "test", "Split that conditions are taken from.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
 _BATCH = flags.DEFINE_integer("batch_size", 32, "Images a call.", lower_bound=1)
+_LENGTH = flags.DEFINE_float(
+  "ema_length", None, "Of averages made of snapshots (train.power_ema), such as 0.07."
+)
 flags.mark_flags_as_required(["workdirs", "out"])
 
 
@@ -31,6 +34,7 @@ def main() -> None:
     split=_SPLIT.value,
     seed=_SEED.value,
     batch_size=_BATCH.value,
+    ema_length=_LENGTH.value,
     progress=command.progress,
   )
   print(text)

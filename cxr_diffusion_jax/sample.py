@@ -50,6 +50,9 @@ _AUTO = flags.DEFINE_integer(
 _SAMPLER = flags.DEFINE_string("sampler", None, "Sampler; the run's by default.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
 _STEP = flags.DEFINE_integer("checkpoint", None, "Step; the newest by default.")
+_LENGTH = flags.DEFINE_float(
+  "ema_length", None, "Of an average made of snapshots (train.power_ema), such as 0.07."
+)
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images a call.", lower_bound=1)
 _GRID = flags.DEFINE_multi_string("grid", [], "NAME=VALUE,VALUE,...; once or twice.")
 _WALK = flags.DEFINE_string("interpolate", "", "Two conditions to walk between.")
@@ -66,7 +69,8 @@ def main(arguments: list[str]) -> None:
   others = [*(["grid"] if axes else []), *request.given]
   ends = sweeps.parse_ends(_WALK.value, arguments, others)
   workdir = pathlib.Path(_WORKDIR.value)
-  run = sampling.open_run(workdir, checkpoint_step=_STEP.value)
+  which = {"checkpoint_step": _STEP.value, "ema_length": _LENGTH.value}
+  run = sampling.open_run(workdir, **which)
   desk = conditions_lib.Desk(
     settings=run.experiment.data, dataset=run.dataset, elixr_models=_ELIXR.value
   )

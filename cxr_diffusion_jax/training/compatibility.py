@@ -52,12 +52,12 @@ def check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 
   Raises:
     errors.InputError: they differ in what is learned; the keys are named. A longer
-      run is another run unless the learning rate is constant, since the cosine's
-      course depends on its end.
+      run is another run where the learning rate is a cosine, whose course depends on
+      its end.
   """
   old, new = flatten(saved), flatten(wanted)
   free = list(FREE_KEYS)
-  if new.get("optimizer.schedule") == "constant":
+  if new.get("optimizer.schedule") in ("constant", "inverse_sqrt"):
     free.append("train.num_steps")
   differing = [
     f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)"

@@ -1,15 +1,18 @@
-"""The optimiser: clipped AdamW under a warm-up and a cosine, from typed arguments.
+"""The optimiser: clipped AdamW under a warm-up and a decay, from typed arguments.
 
 grad --clip by global norm--> AdamW (decay on kernels only) --x learning rate(step)-->
+  (--> weights of EDM2 back to unit magnitude)
 """
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.models import edm2_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,9 @@ class OptimizerSettings:
 
   Attributes:
     learning_rate: its peak.
-    schedule: 'cosine' down to `final_rate` of the peak, or 'constant'.
+    schedule: 'cosine' down to `final_rate` of the peak, 'constant', or 'inverse_sqrt':
+      the peak over sqrt(step / decay_after) from there on, which asks for no last step
+      (Karras et al. 2024, 2312.02696, section 3.1).
     warmup_steps: updates of linear warm-up.
     final_rate: last learning rate over the peak, in [0, 1].
     weight_decay: decoupled decay of kernels; biases, norms and embeddings have none.
@@ -26,6 +31,9 @@ class OptimizerSettings:
     b1: decay of the first moment.
     b2: decay of the second moment.
     accumulation: parts that a batch is worked off in, one after the other.
+    decay_after: step until which 'inverse_sqrt' stays at the peak.
+    unit_weights: bring EDM2's weights back to unit magnitude after each update; else
+      they grow, and turn the slower for it.
   """
 
   learning_rate: float
@@ -37,16 +45,20 @@ class OptimizerSettings:
   b1: float = 0.9
   b2: float = 0.999
   accumulation: int = 1
+  decay_after: int = 1
+  unit_weights: bool = False
 
   def __post_init__(self):
-    if self.schedule not in ("constant", "cosine"):
+    if self.schedule not in ("constant", "cosine", "inverse_sqrt"):
       raise errors.InputError(
-        f"config.optimizer.schedule={self.schedule!r}", "'constant' or 'cosine'"
+        f"config.optimizer.schedule={self.schedule!r}",
+        "'constant', 'cosine' or 'inverse_sqrt'",
       )
-    if self.accumulation < 1:
-      raise errors.InputError(
-        f"config.optimizer.accumulation={self.accumulation}", "1 or more"
-      )
+    for name in ("accumulation", "decay_after"):
+      if getattr(self, name) < 1:
+        raise errors.InputError(
+          f"config.optimizer.{name}={getattr(self, name)}", "1 or more"
+        )
 
 
 def learning_rate(settings: OptimizerSettings, num_steps: int) -> optax.Schedule:
@@ -54,6 +66,13 @@ def learning_rate(settings: OptimizerSettings, num_steps: int) -> optax.Schedule
   warmup = min(settings.warmup_steps, num_steps)
   if settings.schedule == "constant":
     after = optax.constant_schedule(settings.learning_rate)
+  elif settings.schedule == "inverse_sqrt":
+    start = float(settings.decay_after)
+
+    def after(count):
+      late = jnp.maximum((count + warmup) / start, 1.0)
+      return settings.learning_rate * jax.lax.rsqrt(late)
+
   else:
     after = optax.cosine_decay_schedule(
       settings.learning_rate, max(num_steps - warmup, 1), alpha=settings.final_rate
@@ -88,4 +107,17 @@ def make_optimizer(
       mask=decay_mask,
     )
   )
+  if settings.unit_weights:
+    parts.append(optax.stateless(_to_unit_weights))
   return optax.chain(*parts)
+
+
+def _to_unit_weights(updates: types.Params, params: types.Params) -> types.Params:
+  """Updates that end at unit magnitude for each output of EDM2's `weight`s."""
+
+  def end(path, update, param):
+    if path[-1].key != "weight":
+      return update
+    return edm2_layers.unit_weight(param + update) - param
+
+  return jax.tree_util.tree_map_with_path(end, updates, params)

@@ -48,6 +48,7 @@ def test_they_say_how_they_were_made(pairs):
   assert pairs.settings == {
     "autoguidance_step": None,
     "checkpoint_step": 3,
+    "ema_length": None,
     "evaluations_per_image": 4,
     "guidance": 1.5,
     "guidance_interval": (),

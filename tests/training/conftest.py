@@ -61,6 +61,7 @@ def train(
     flat = compatibility.flatten(experiment.config)
     free = ("data.", "sample.", "train.", "conditioning.")
     key = repr([item for item in flat.items() if not item[0].startswith(free)])
+    key += str(experiment.train.power_ema)
     if experiment.optimizer.schedule != "constant":
       key += str(experiment.train.num_steps)
     if key not in programs:

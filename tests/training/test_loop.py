@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation import sampling
 from cxr_diffusion_jax.training import checkpoint, loop
 
 
@@ -22,8 +23,13 @@ def _steps(folder: pathlib.Path) -> list[int]:
   return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(train, tmp_path):
-  cosine = {"optimizer__schedule": "cosine"}
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(train, build, tmp_path):
+  lengths = (0.05, 0.1)
+  cosine = {
+    "optimizer__schedule": "cosine",
+    "train__power_ema": lengths,
+    "train__power_ema_every": 2,
+  }
   whole, told = train(tmp_path / "whole", **cosine)
   assert whole.reason == "finished"
 
@@ -42,6 +48,17 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(train, tmp_path):
   assert told_again.losses() == told.losses()[4:]
   _assert_equal(whole.state, resumed.state)
   assert whole.history == resumed.history
+  # All snapshots of averages are there, and what is sampled of them is the state's.
+  kept = (tmp_path / "cut" / "power_ema").iterdir()
+  assert sorted(int(path.name) for path in kept) == [2, 4, 6]
+  experiment = build(**cosine)
+  for length, average in zip(lengths, whole.state.power_ema, strict=True):
+    made, step = sampling.read_params(tmp_path / "cut", experiment, None, length)
+    assert step == 6
+    for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(average), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-6)
+  with pytest.raises(errors.InputError, match=r"other config: train\.power_ema"):
+    train(tmp_path / "cut", optimizer__schedule="cosine")
 
 
 @pytest.mark.parametrize(

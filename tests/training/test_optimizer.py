@@ -37,6 +37,39 @@ def test_decay_shrinks_kernels_only():
   np.testing.assert_array_equal(updates["conv"]["bias"], 0.0)
 
 
+def test_the_inverse_root_asks_for_no_last_step():
+  settings = optimizer.OptimizerSettings(
+    learning_rate=2.0, schedule="inverse_sqrt", warmup_steps=5, decay_after=100
+  )
+  for num_steps in (50, 5000):
+    rate = optimizer.learning_rate(settings, num_steps)
+    assert rate(0) < rate(4) < 2
+    np.testing.assert_allclose(rate(5), 2.0, rtol=1e-6)
+    np.testing.assert_allclose(rate(100), 2.0, rtol=1e-6)
+    np.testing.assert_allclose(rate(400), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(rate(10_000), 0.2, rtol=1e-6)
+  with pytest.raises(errors.InputError, match="decay_after=0"):
+    optimizer.OptimizerSettings(learning_rate=1.0, decay_after=0)
+
+
+def test_unit_weights_stay_so_and_others_are_left_alone():
+  settings = optimizer.OptimizerSettings(
+    learning_rate=0.1, schedule="constant", unit_weights=True
+  )
+  draw = np.random.default_rng(0).standard_normal
+  params = {
+    "conv": {"weight": np.float32(3 * draw((3, 3, 4, 5)))},
+    "project": {"kernel": np.float32(draw((4, 5)))},
+  }
+  chain = optimizer.make_optimizer(settings, 10)
+  updates, _ = chain.update(params, chain.init(params), params)
+  after = params["conv"]["weight"] + np.asarray(updates["conv"]["weight"])
+  np.testing.assert_allclose(np.mean(after**2, axis=(0, 1, 2)), 1.0, rtol=1e-5)
+  # Adam's first step is its learning rate, whatever the gradient.
+  step = np.abs(updates["project"]["kernel"])
+  np.testing.assert_allclose(step, 0.1, rtol=1e-3)
+
+
 def test_an_unknown_schedule_is_refused():
   with pytest.raises(errors.InputError, match="schedule='linear'"):
     optimizer.OptimizerSettings(learning_rate=1.0, schedule="linear")
