@@ -51,7 +51,7 @@ def from_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
 
 def torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
   """The shape of the array of this shape in PyTorch's axes."""
-  if path[-1] != "kernel":
+  if path[-1] != "kernel" or len(shape) < 2:
     return shape
   return (shape[-1], shape[-2], *shape[:-2])
 

@@ -1,0 +1,214 @@
+"""Folders of diffusers load with its numbers, and what is saved loads bit for bit."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.interop import diffusers
+from cxr_diffusion_jax.models.autoencoder import AutoencoderKL
+from cxr_diffusion_jax.types import StreamSpec, TokenStream
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def _same(ours, theirs):
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["sd2", "classes"])
+def test_a_unet_has_the_numbers_of_diffusers(name, folder, records, script):
+  unet, params = diffusers.load_unet(folder(name))
+  given = script.unet_inputs(records[name]["config"]["in_channels"])
+  context = (TokenStream(tokens=given["tokens"], mask=given["mask"]),)
+  labels = given["class_labels"] if unet.num_classes else None
+  apply = jax.jit(unet.apply)
+  answer = apply({"params": params}, given["x_t"], given["t"], context, labels)
+  expected = np.float32(records[name]["answer"]).reshape(answer.shape)
+  assert np.std(expected) > 0.1
+  np.testing.assert_allclose(answer, expected, rtol=0, atol=2e-5)
+
+
+def test_an_autoencoder_has_the_numbers_of_diffusers(folder, records, script):
+  network, params = diffusers.load_autoencoder(folder("autoencoder"))
+  assert (network.scaling_factor, network.shift_factor) == (0.3, 0.1)
+  record = records["autoencoder"]
+  encode = jax.jit(lambda x: network.apply({"params": params}, x, method="encode"))
+  moments = np.concatenate(encode(script.waves(1, 8, 12, 1)), axis=-1)
+  np.testing.assert_allclose(
+    moments.ravel(), np.float32(record["moments"]), rtol=0, atol=2e-5
+  )
+  decode = jax.jit(lambda x: network.apply({"params": params}, x, method="decode"))
+  image = decode(script.waves(1, 4, 6, 3))
+  np.testing.assert_allclose(
+    image.ravel(), np.float32(record["image"]), rtol=0, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize("name", ["sd2", "classes"])
+def test_what_is_saved_again_are_the_same_bits_under_the_same_options(
+  name, folder, records, arrays, tmp_path
+):
+  unet, params = diffusers.load_unet(folder(name))
+  diffusers.save_unet(tmp_path / "again", unet, params)
+  saved = safetensors_numpy.load_file(tmp_path / "again" / WEIGHTS)
+  _same(saved, arrays(name))
+  config = json.loads((tmp_path / "again" / "config.json").read_text())
+  wanted = {k: v for k, v in records[name]["config"].items() if k in config}
+  # A list of one level may be told as its number.
+  assert {**config, "transformer_layers_per_block": 0, "attention_head_dim": 0} == {
+    **wanted,
+    "transformer_layers_per_block": 0,
+    "attention_head_dim": 0,
+  }
+  again, params_again = diffusers.load_unet(tmp_path / "again")
+  assert again == unet
+  _same(params_again, params)
+
+
+def test_an_autoencoder_saved_again_has_the_same_bits(folder, arrays, tmp_path):
+  network, params = diffusers.load_autoencoder(folder("autoencoder"))
+  diffusers.save_autoencoder(tmp_path / "again", network, params)
+  _same(
+    safetensors_numpy.load_file(tmp_path / "again" / WEIGHTS), arrays("autoencoder")
+  )
+  again, params_again = diffusers.load_autoencoder(tmp_path / "again")
+  assert again == network
+  _same(params_again, params)
+
+
+def test_half_precision_is_saved_on_request_and_widened_when_loaded(own, tmp_path):
+  unet, params = own
+  diffusers.save_unet(tmp_path, unet, params, dtype="float16")
+  stored = safetensors_numpy.load_file(tmp_path / WEIGHTS)
+  assert {array.dtype.name for array in stored.values()} == {"float16"}
+  _, loaded = diffusers.load_unet(tmp_path)
+  _same(loaded, jax.tree.map(lambda x: np.float32(np.float16(x)), params))
+  with pytest.raises(errors.InputError, match="'int8'; expected 'float32' or"):
+    diffusers.save_unet(tmp_path, unet, params, dtype="int8")
+
+
+def test_a_pipeline_is_a_folder_of_models(folder, tmp_path):
+  folder("sd2").rename(tmp_path / "unet")
+  folder("autoencoder").rename(tmp_path / "vae")
+  assert diffusers.load_unet(tmp_path)[0].context_width == 12
+  assert diffusers.load_autoencoder(tmp_path)[0].latent_channels == 3
+
+
+def test_old_names_of_an_attention_are_known(folder, arrays):
+  old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+  changes = {}
+  for name, array in arrays("autoencoder").items():
+    for new_name, old_name in old.items():
+      if f"attentions.0.{new_name}." in name:
+        changes[name] = None
+        changes[name.replace(f".{new_name}.", f".{old_name}.")] = array
+  # Weight and bias of four layers, in encoder and decoder, under two names.
+  assert len(changes) == 32
+  _, params = diffusers.load_autoencoder(folder("autoencoder", changes=changes))
+  for part in ("encoder", "decoder"):
+    layer = params[part]["mid_block"]["attentions_0"]["to_out_0"]
+    name = f"{part}.mid_block.attentions.0.to_out.0.weight"
+    np.testing.assert_array_equal(layer["kernel"].T, arrays("autoencoder")[name])
+
+
+def test_wrong_weights_are_listed_by_kind(folder):
+  place = folder(
+    "classes",
+    changes={
+      "conv_in.bias": None,
+      "conv_out.bias": np.zeros(2, np.float32),
+      "nonsense": np.zeros(1, np.float32),
+      "down_blocks.0.resnets.7.conv1.weight": np.zeros(1, np.float32),
+    },
+  )
+  with pytest.raises(errors.InputError) as caught:
+    diffusers.load_unet(place)
+  told = str(caught.value)
+  assert "1 missing: conv_in.bias" in told
+  assert "2 unknown: down_blocks.0.resnets.7.conv1.weight, nonsense" in told
+  assert "1 of a wrong shape: conv_out.bias [2] for [1]" in told
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    ({"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
+    ({"addition_embed_type": "text"}, "addition_embed_type='text'"),
+    ({"center_input_sample": True}, "center_input_sample=True"),
+    ({"flip_sin_to_cos": False}, "flip_sin_to_cos=False"),
+    ({"freq_shift": 1}, "freq_shift=1"),
+    ({"norm_eps": 1e-6}, "norm_eps=1e-06"),
+    ({"act_fn": "gelu"}, "act_fn='gelu'"),
+    ({"only_cross_attention": [True, False]}, "only_cross_attention=[True, False]"),
+    ({"mid_block_type": None}, "mid_block_type=None"),
+    ({"layers_per_block": [1, 2]}, "layers_per_block=[1, 2]"),
+    ({"cross_attention_dim": [12, 13]}, "cross_attention_dim=[12, 13]"),
+    ({"attention_head_dim": [2, None]}, "attention_head_dim=[2, None]"),
+    ({"time_embedding_dim": 9}, "time_embedding_dim=9"),
+    ({"resnet_time_scale_shift": "film"}, "resnet_time_scale_shift='film'"),
+    ({"up_block_types": ["UpBlock2D"] * 2}, "up_block_types="),
+    ({"from_a_later_version": 3}, "from_a_later_version=3 (unknown)"),
+    ({"_class_name": "UNet2DModel"}, "a model of class 'UNet2DModel'"),
+  ],
+)
+def test_an_option_that_is_not_implemented_is_named(change, told, folder):
+  with pytest.raises(errors.InputError) as caught:
+    diffusers.load_unet(folder("sd2", config=change))
+  assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    ({"latents_mean": [0.5]}, "latents_mean=[0.5]"),
+    ({"use_quant_conv": False}, "use_quant_conv=False"),
+    ({"down_block_types": ["DownEncoderBlock2D"]}, "for 2 levels"),
+    ({"_class_name": "VQModel"}, "expected 'AutoencoderKL'"),
+  ],
+)
+def test_an_autoencoder_of_another_kind_is_refused(change, told, folder):
+  with pytest.raises(errors.InputError) as caught:
+    diffusers.load_autoencoder(folder("autoencoder", config=change))
+  assert told in str(caught.value)
+
+
+def test_a_level_s_options_may_be_told_once(folder):
+  change = {"layers_per_block": [1, 1], "only_cross_attention": [False, False]}
+  unet, _ = diffusers.load_unet(folder("sd2", config=change))
+  assert unet.num_layers == 1
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    ({"query_positions": True}, "query_positions=True"),
+    (
+      {"context_streams": (StreamSpec(name="map", num_tokens=1, width=6),)},
+      "context_streams=",
+    ),
+  ],
+)
+def test_a_network_that_diffusers_does_not_have_is_not_saved(
+  change, told, own, tmp_path
+):
+  unet, params = own
+  with pytest.raises(errors.InputError) as caught:
+    diffusers.save_unet(tmp_path / "new", unet.clone(**change), params)
+  assert told in str(caught.value)
+  assert not (tmp_path / "new").exists()
+
+
+def test_parameters_of_another_network_are_not_saved(own, tmp_path):
+  unet, params = own
+  params = {**params, "extra": {"bias": np.zeros(1)}}
+  del params["conv_in"]
+  with pytest.raises(errors.InputError, match=r"2 missing: conv_in.bias, .* 1 unknown"):
+    diffusers.save_unet(tmp_path / "new", unet, params)
+  with pytest.raises(errors.InputError, match="missing"):
+    diffusers.save_autoencoder(tmp_path / "new", AutoencoderKL(), params)
+  assert not (tmp_path / "new").exists()

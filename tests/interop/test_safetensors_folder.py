@@ -1,0 +1,142 @@
+"""Folders are read whole or refused, in any form that diffusers writes them in."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.interop import safetensors_folder
+
+ARRAYS = {
+  "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+  "b.bias": np.array([0.5], np.float32),
+}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def written(tmp_path):
+  """A folder with one model."""
+  safetensors_folder.write(tmp_path / "model", {"_class_name": "Toy"}, ARRAYS)
+  return tmp_path / "model"
+
+
+def _check(folder, arrays=ARRAYS):
+  found = safetensors_folder.read(folder)
+  assert found.keys() == arrays.keys()
+  for name, array in arrays.items():
+    assert found[name].dtype == np.float32
+    np.testing.assert_array_equal(found[name], array)
+  shapes = {name: array.shape for name, array in arrays.items()}
+  assert safetensors_folder.read_shapes(folder) == shapes
+
+
+def test_what_is_written_is_read(written):
+  _check(written)
+  assert safetensors_folder.read_config(written, "Toy") == {}
+  assert {path.name for path in written.iterdir()} == {WEIGHTS, "config.json"}
+  # A second time takes the place of the first.
+  safetensors_folder.write(written, {"_class_name": "Toy", "x": 1}, {"c": np.ones(2)})
+  _check(written, {"c": np.ones(2, np.float32)})
+  assert safetensors_folder.read_config(written, "Toy") == {"x": 1}
+
+
+def test_shards_are_joined_by_their_index(written):
+  (written / WEIGHTS).unlink()
+  names = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+  for name, (key, array) in zip(names, ARRAYS.items(), strict=True):
+    safetensors_numpy.save_file({key: array}, written / name)
+  index = {"weight_map": dict(zip(ARRAYS, names, strict=True))}
+  (written / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+  _check(written)
+  (written / names[1]).unlink()
+  with pytest.raises(errors.InputError, match=r"00002-of-00002.* is absent"):
+    safetensors_folder.read_shapes(written)
+  (written / f"{WEIGHTS}.index.json").write_text("{}")
+  with pytest.raises(errors.InputError, match=r"index.json is absent, or cannot"):
+    safetensors_folder.read_shapes(written)
+
+
+def test_a_variant_of_16_bits_is_taken_where_there_is_no_other(written):
+  half = {name: array.astype(np.float16) for name, array in ARRAYS.items()}
+  (written / WEIGHTS).unlink()
+  safetensors_numpy.save_file(
+    half, written / "diffusion_pytorch_model.fp16.safetensors"
+  )
+  _check(written)
+  safetensors_numpy.save_file({"c": np.ones(1, np.float32)}, written / WEIGHTS)
+  _check(written, {"c": np.ones(1, np.float32)})
+
+
+def test_other_weights_under_a_variant_s_name_are_not_taken(written):
+  (written / WEIGHTS).rename(written / "diffusion_pytorch_model.non_ema.safetensors")
+  with pytest.raises(errors.InputError, match="no weights in"):
+    safetensors_folder.read(written)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 60, -1])
+def test_a_file_that_is_cut_short_is_told(kept, written):
+  data = (written / WEIGHTS).read_bytes()
+  (written / WEIGHTS).write_bytes(data[:kept])
+  with pytest.raises(errors.InputError, match=f"{WEIGHTS} is absent, or cannot be"):
+    safetensors_folder.read_shapes(written)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_a_configuration_that_is_none_is_told(text, written):
+  (written / "config.json").write_text(text)
+  with pytest.raises(errors.InputError, match=r"config.json is absent, or cannot"):
+    safetensors_folder.read_config(written, "Toy")
+
+
+def test_a_pickle_is_refused_with_the_way_to_convert_it(written):
+  (written / WEIGHTS).unlink()
+  (written / "diffusion_pytorch_model.bin").write_bytes(b"")
+  with pytest.raises(errors.InputError) as caught:
+    safetensors_folder.read(written)
+  told = str(caught.value)
+  assert "diffusion_pytorch_model.bin is a pickle" in told
+  assert f"AutoModel.from_pretrained('{written}', use_safetensors=False)" in told
+  assert ".save_pretrained('NEW_FOLDER')" in told
+
+
+def test_a_checkpoint_alone_is_refused_with_the_way_to_convert_it(tmp_path):
+  (tmp_path / "v1-5.ckpt").write_bytes(b"")
+  with pytest.raises(errors.InputError, match=r"from_single_file\('.*v1-5.ckpt'\)"):
+    safetensors_folder.locate(tmp_path, "unet")
+
+
+def test_no_model_is_told_with_what_is_there(tmp_path):
+  (tmp_path / "notes.txt").write_text("")
+  with pytest.raises(errors.InputError, match=r"no config.json in .*holds notes.txt"):
+    safetensors_folder.locate(tmp_path, "vae")
+  with pytest.raises(errors.InputError, match=r"no config.json in .*nowhere"):
+    safetensors_folder.locate(tmp_path / "nowhere", "vae")
+
+
+def test_weights_in_another_form_are_not_shadowed(written):
+  (written / WEIGHTS).rename(written / "diffusion_pytorch_model.fp16.safetensors")
+  with pytest.raises(errors.InputError, match=r"fp16.safetensors already"):
+    safetensors_folder.write(written, {}, ARRAYS)
+
+
+def test_a_failed_write_leaves_the_old_model(written, monkeypatch):
+  def fail(*arguments):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, "replace", fail)
+  with pytest.raises(errors.InputError, match="No space left"):
+    safetensors_folder.write(written, {"_class_name": "Other"}, {"c": np.ones(1)})
+  _check(written)
+  assert safetensors_folder.read_config(written, "Toy") == {}
+
+
+def test_an_index_cannot_point_out_of_its_folder(written):
+  (written / WEIGHTS).rename(written.parent / "outside.safetensors")
+  index = {"weight_map": dict.fromkeys(ARRAYS, "../outside.safetensors")}
+  (written / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+  with pytest.raises(errors.InputError, match=r"outside.safetensors is absent"):
+    safetensors_folder.read(written)
