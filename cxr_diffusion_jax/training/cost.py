@@ -158,7 +158,7 @@ def _convolution(equation: core.JaxprEqn) -> float:
   image, kernel = (variable.aval.shape for variable in equation.invars)
   out = equation.outvars[0].aval.shape
   total = 2.0 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]]
-  total *= kernel[numbers.rhs_spec[1]] / params["batch_group_count"]
+  total *= kernel[numbers.rhs_spec[1]]
   for axis, stride in enumerate(params["window_strides"]):
     total *= _taps(
       image[numbers.lhs_spec[2 + axis]],
