@@ -25,10 +25,11 @@ PARAMETERS = {
   "edm2_small": (30, 34),
 }
 
+# `sd15_finetune` is tested where its weights are: tests/training/test_pretrained.py.
 CONFIGS = sorted(
   path.stem
   for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
-  if path.stem != "default"
+  if path.stem not in ("default", "sd15_finetune")
 )
 
 
@@ -47,7 +48,7 @@ def test_there_are_configs():
 @pytest.mark.parametrize(
   ("name", "size"),
   [
-    *itertools.product(CONFIGS, ("tiny", "small", "base")),
+    *itertools.product(CONFIGS, ("tiny", "small", "base", "dit_tiny")),
     # What takes seconds to trace, for one path; all paths have the same, see below.
     *(("elixr_c", size) for size in PARAMETERS if "_" in size),
   ],

@@ -28,6 +28,7 @@ from cxr_diffusion_jax.training import (
 )
 from cxr_diffusion_jax.training import generate as generate_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
+from cxr_diffusion_jax.training import pretrained as pretrained_lib
 from cxr_diffusion_jax.training import step as step_lib
 
 SECTIONS = (
@@ -55,6 +56,7 @@ class Experiment:
     make_codec: statistics of the records -> codec.
     make_objective: codec -> objective.
     init_fn: (key) -> parameters of the denoiser.
+    pretrained: where the first parameters come from; None for `init_fn` alone.
     latent_shape: (h, w, c) of what is denoised.
     optimizer: how parameters are updated.
     train: how long.
@@ -71,6 +73,7 @@ class Experiment:
   make_codec: Callable[[Mapping[str, Any]], codec_lib.Codec]
   make_objective: Callable[[codec_lib.Codec], step_lib.Objective]
   init_fn: Callable[[jax.Array], types.Params]
+  pretrained: pretrained_lib.Pretrained | None
   latent_shape: tuple[int, int, int]
   optimizer: optimizer_lib.OptimizerSettings
   train: train_settings.TrainSettings
@@ -116,6 +119,7 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
   model, init_fn = model_section.build(
     plain["model"], latent_shape, conditioner.streams
   )
+  pretrained = pretrained_lib.read(plain["model"], model)
   model, alignment = alignment_lib.attach(
     sections.make(alignment_lib.RepaSettings, "repa", plain.get("repa", {})),
     model,
@@ -142,6 +146,7 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
     make_codec=codec.make,
     make_objective=make_objective,
     init_fn=init_fn,
+    pretrained=pretrained,
     latent_shape=latent_shape,
     optimizer=optimizer,
     train=train,

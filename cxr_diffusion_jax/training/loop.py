@@ -7,10 +7,8 @@ run in good order; a loss that is not finite ends it with the last checkpoint wh
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import contextlib
 import dataclasses
 import pathlib
-import signal
 from typing import Any
 
 from absl import logging
@@ -18,11 +16,16 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.preparation import autoencoders, latent_columns
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.training import checkpoint, compatibility, run_files, snapshots
+from cxr_diffusion_jax.training import (
+  checkpoint,
+  compatibility,
+  run_files,
+  signals,
+  snapshots,
+)
 from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import meter as meter_lib
 from cxr_diffusion_jax.training import programs as programs_lib
@@ -73,6 +76,8 @@ def train(
   writer: Any,
   actions: Sequence[Callable[[int], None]] = (),
   show: Callable[[types.Params, int], None] = lambda params, step: None,
+  programs: programs_lib.Programs | None = None,
+  measure: Callable[[types.Params, int], float] | None = None,
 ) -> Outcome:
   """Trains until the last step, a signal, or no improvement.
 
@@ -83,20 +88,24 @@ def train(
     writer: a CLU metric writer (`write_scalars`, `flush`).
     actions: called after each step with its number (CLU's periodic actions).
     show: called with averaged parameters and step to make a picture of samples.
+    programs: of another network than a denoiser (see `autoencoder`), which comes with
+      an experiment that has what this file reads of one.
+    measure: (averaged parameters, step) -> validation loss, for such a network.
 
   Raises:
     errors.InputError: the checkpoints are of another config or other data, the loss
       is not finite, or a checkpoint cannot be written.
   """
   settings = experiment.train
-  programs = programs_lib.make_programs(experiment, dataset.description["statistics"])
+  if programs is None:
+    programs = programs_lib.make_programs(experiment, dataset.description["statistics"])
   run = {"config": experiment.config, "data": dataset.description}
   with (
     checkpoint.open_manager(
       workdir, keep=settings.keep, keep_every=settings.keep_every
     ) as manager,
     snapshots.keeper(workdir, settings.power_ema) as keep_averages,
-    _signals() as received,
+    signals.received() as received,
   ):
     state, history = _start(experiment, programs, manager, run)
     checkpoint.check_space(manager, state)
@@ -111,7 +120,7 @@ def train(
       reason = "no improvement"
     elif int(state.step) < settings.num_steps:
 
-      def measure(ema_params: types.Params, step: int) -> float:
+      def of_denoiser(ema_params: types.Params, step: int) -> float:
         return validate(experiment, programs, dataset, ema_params, writer, step)
 
       def save(state: state_lib.TrainState, loss: float | None) -> None:
@@ -129,7 +138,7 @@ def train(
           experiment, dataset, start_step=int(state.step)
         ),
         stop=lambda step: bool(received) or manager.reached_preemption(step),
-        measure=measure,
+        measure=measure or of_denoiser,
         save=save,
         keep_averages=keep_averages,
         show=show,
@@ -195,21 +204,25 @@ def check_resumable(
   workdir: pathlib.Path,
   config: Mapping[str, Any],
   autoencoder: autoencoders.Autoencoder | None = None,
-) -> None:
+) -> bool:
   """Refuses early, before any data is prepared, to go on from another run.
+
+  Returns:
+    Whether there is a checkpoint to go on from.
 
   Raises:
     errors.InputError: the checkpoints in the folder are of another config, or of the
       latents of another autoencoder.
   """
   if not (workdir / "checkpoints").is_dir():
-    return
+    return False
   with checkpoint.open_manager(workdir, read_only=True) as manager:
     step = manager.latest_step()
     if step is not None:
       saved = checkpoint.restore_run(manager, step)
       compatibility.check_config(saved["config"], config)
       latent_columns.check_same(saved["data"].get("latents", {}), autoencoder)
+  return step is not None
 
 
 def validate(
@@ -225,19 +238,13 @@ def validate(
   Times and noise belong to the rows, so losses of different steps and of different
   runs on the same records compare example by example.
   """
-  sums: dict[str, float] = {}
-  batches = pipeline.epoch_batches(
+  sums = programs_lib.summed(
+    programs.validation_step,
+    ema_params,
     dataset.source("validation", images=experiment.autoencoder is None),
-    batch_size=experiment.train.batch_size,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    experiment,
+    max_batches=experiment.train.validation_batches,
   )
-  for number, batch in enumerate(batches):
-    if 0 < experiment.train.validation_batches <= number:
-      break
-    placed = sharding.place_batch(batch, experiment.mesh)
-    for name, value in programs.validation_step(ema_params, placed).items():
-      sums[name] = sums.get(name, 0.0) + float(value)
   loss = sums["total"] / sums["count"]
   if not np.isfinite(loss):
     raise meter_lib.not_finite("validation/loss", loss, step)
@@ -266,30 +273,3 @@ def _start(
   state, saved = checkpoint.restore(manager, programs.like())
   logging.info("going on from the checkpoint of step %d", step)
   return state, History(**saved["history"])
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-  """Collects SIGTERM and SIGINT instead of dying of them; a second one kills.
-
-  On several hosts JAX's own preemption service takes them, so that all stop at one
-  step.
-  """
-  received: list[int] = []
-  if jax.process_count() > 1:
-    yield received
-    return
-
-  def receive(number: int, frame: Any) -> None:
-    del frame
-    received.append(number)
-    signal.signal(number, previous[number])
-
-  previous = {
-    number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)
-  }
-  try:
-    yield received
-  finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)

@@ -39,16 +39,21 @@ def build(
     key: tuple(value) if isinstance(value, list) else value
     for key, value in section.items()
   }
+  given = {
+    "dtype": jnp.dtype(dtype),
+    "out_channels": latent_shape[-1],
+    "context_streams": streams,
+  }
+  if settings.pop("pretrained", "") and name == "unet" and len(streams) == 1:
+    # As published networks have it: their cross-attention reads the stream itself.
+    settings["context_width"] = streams[0].width
+    given["context_streams"] = None
   model = sections.make(
     MODELS[name],
     "model",
     settings,
-    given={
-      "dtype": jnp.dtype(dtype),
-      "out_channels": latent_shape[-1],
-      "context_streams": streams,
-    },
-    also=("dtype", "name"),
+    given=given,
+    also=("dtype", "name", "pretrained"),
   )
 
   def init_fn(key: jax.Array) -> types.Params:

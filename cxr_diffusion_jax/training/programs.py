@@ -23,6 +23,7 @@ from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 from cxr_diffusion_jax.training import power_ema as power_ema_lib
+from cxr_diffusion_jax.training import pretrained as pretrained_lib
 from cxr_diffusion_jax.training import state as state_lib
 from cxr_diffusion_jax.training import step as step_lib
 
@@ -33,7 +34,7 @@ class Programs:
 
   Attributes:
     objective: what is minimised.
-    init: () -> the state of step 0, of the seed alone.
+    init: () -> the state of step 0, of the seed and pretrained weights alone.
     like: () -> shapes, types and shardings of a state, for restoring.
     train_step: (state, batch) -> (state, metrics); the first is donated.
     validation_step: (averaged parameters, batch) -> sums.
@@ -65,15 +66,16 @@ def make_programs(
 
   powers = tuple(power_ema_lib.power(value) for value in experiment.train.power_ema)
 
-  def create() -> state_lib.TrainState:
+  def create(taken: Mapping[str, jax.Array]) -> state_lib.TrainState:
     key = step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
     projector = None
     if experiment.alignment is not None:
       projector = experiment.alignment.init_fn(jax.random.fold_in(key, 1))
-    return state_lib.create(experiment.init_fn(key), optimizer, len(powers), projector)
+    params = pretrained_lib.merge(experiment.init_fn(key), taken)
+    return state_lib.create(params, optimizer, len(powers), projector)
 
   on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
-  shapes = jax.eval_shape(create)
+  shapes = jax.eval_shape(create, {})
   shardings = sharding.state_shardings(shapes, experiment.mesh)
   whole = sharding.replicated(experiment.mesh)
   split = sharding.batch_sharding(experiment.mesh)
@@ -89,14 +91,21 @@ def make_programs(
   validation_step = functools.partial(
     step_lib.validation_step, objective, seed=experiment.seed
   )
+  create = jax.jit(
+    create,
+    out_shardings=shardings,
+    # It runs once: on a CPU, optimising it took four times as long as all the rest.
+    compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
+  )
+
+  def init() -> state_lib.TrainState:
+    places = (shapes.params, shardings.params)
+    # Arguments: as constants, gigabytes would be compiled into the program.
+    return create(pretrained_lib.place(experiment.pretrained, *places))
+
   return Programs(
     objective=objective,
-    init=jax.jit(
-      create,
-      out_shardings=shardings,
-      # It runs once: on a CPU, optimising it took four times as long as all the rest.
-      compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
-    ),
+    init=init,
     like=lambda: jax.tree.map(
       lambda shape, place: jax.ShapeDtypeStruct(
         shape.shape, shape.dtype, sharding=place
@@ -134,3 +143,36 @@ def train_batches(
     process_count=jax.process_count(),
     num_workers=experiment.data.num_workers,
   )
+
+
+def summed(
+  function: Callable[[types.Params, types.Batch], Mapping[str, jax.Array]],
+  params: types.Params,
+  source: pipeline.JoinedSource,
+  experiment: experiment_lib.Experiment,
+  *,
+  max_batches: int,
+) -> dict[str, float]:
+  """Sums what a program tells of each batch of a split, or of its first batches.
+
+  Args:
+    function: compiled, (parameters, batch with `valid`) -> sums.
+    params: of it.
+    source: of the split.
+    experiment: gives the batch's size and the mesh.
+    max_batches: 0 for all.
+  """
+  sums: dict[str, float] = {}
+  batches = pipeline.epoch_batches(
+    source,
+    batch_size=experiment.train.batch_size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  for number, batch in enumerate(batches):
+    if 0 < max_batches <= number:
+      break
+    placed = sharding.place_batch(batch, experiment.mesh)
+    for name, value in function(params, placed).items():
+      sums[name] = sums.get(name, 0.0) + float(value)
+  return sums
