@@ -25,11 +25,12 @@ PARAMETERS = {
   "edm2_small": (30, 34),
 }
 
-# `sd15_finetune` is tested where its weights are: tests/training/test_pretrained.py.
+# `sd15_finetune` is tested where its weights are: tests/training/test_pretrained.py;
+# `autoencoder` is no denoiser: tests/training/autoencoder/test_settings.py.
 CONFIGS = sorted(
   path.stem
   for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
-  if path.stem not in ("default", "sd15_finetune")
+  if path.stem not in ("autoencoder", "default", "sd15_finetune")
 )
 
 

@@ -125,6 +125,21 @@ def make_score_fn(
   return jax.jit(score)
 
 
+def make_features_fn(
+  settings: ProbeSettings, num_classes: int
+) -> Callable[[types.Params, types.Array], jax.Array]:
+  """Returns (parameters, images uint8 [b s s 1]) -> [b d] before the last layer."""
+  classifier = make_classifier(settings, num_classes)
+
+  def features(params, images):
+    _, made = classifier.apply(
+      {"params": params}, to_network(images), mutable=["intermediates"]
+    )
+    return made["intermediates"]["features"][0]
+
+  return jax.jit(features)
+
+
 def to_network(images: types.Array) -> jax.Array:
   """Pixels in [0, 255] to float32 in [-1, 1]."""
   return jnp.asarray(images, jnp.float32) / 127.5 - 1

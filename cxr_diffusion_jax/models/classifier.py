@@ -56,6 +56,8 @@ class Classifier(nn.Module):
     # by their number, 0 where XLA computes x twice and rounds it differently.
     largest = nn.max_pool(x, x.shape[1:3])[:, 0, 0]
     x = jnp.concatenate([x.mean(axis=(1, 2)), largest], axis=-1)
+    # For those who ask for what the logits are made of.
+    self.sow("intermediates", "features", x)
     return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
 
 

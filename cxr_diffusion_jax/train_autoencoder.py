@@ -1,0 +1,104 @@
+"""Trains an autoencoder of grey X-rays, or goes on training it.
+
+python -m cxr_diffusion_jax.train_autoencoder --config configs/autoencoder.py:phantom \\
+  --workdir runs/autoencoder
+
+Its folder WORKDIR/autoencoder is what `--config.codec.name=kl` of a denoiser takes.
+"""
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from cxr_diffusion_jax import command, run_writer
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.conditioning import image_features
+from cxr_diffusion_jax.evaluation import autoencoder_report
+from cxr_diffusion_jax.preparation import dataset as dataset_lib
+from cxr_diffusion_jax.training import compatibility, loop
+from cxr_diffusion_jax.training.autoencoder import measure, settings
+from cxr_diffusion_jax.training.autoencoder import programs as programs_lib
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :choice.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts first.")
+_FEATURES = flags.DEFINE_string(
+  "features",
+  "auto",
+  "What rFID compares at the end: 'probe' (a classifier, trained for it if need be), a"
+  " folder or hub id of a CLIP or DINOv2, 'none', or 'auto': the loss's encoder, else"
+  " the probe of these records where there is one.",
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+  """Builds the experiment, prepares its images, trains it, and says how good it is."""
+  command.initialize_distributed(_DISTRIBUTED.value)
+  experiment = settings.build(_CONFIG.value)
+  workdir = command.writable_folder(_WORKDIR.value)
+  loop.check_resumable(workdir, experiment.config)
+  features = _encoder(experiment.loss.perceptual, "config.loss.perceptual")
+  programs = programs_lib.make_programs(experiment, features)
+  dataset = dataset_lib.prepare(
+    experiment.data, conditioning.Needs(), progress=command.progress
+  )
+  logging.info("data: %s", dataset.summary())
+  size = experiment.data.image_size
+  logging.info("autoencoder: %s", measure.describe(experiment.network, size))
+  run_writer.list_parameters(workdir, "autoencoder", programs.like().ema_params)
+  with run_writer.opened(
+    workdir,
+    compatibility.flatten(experiment.config),
+    num_steps=experiment.train.num_steps,
+    profile_steps=experiment.train.profile_steps,
+  ) as (writer, actions):
+    parts = (experiment, programs, dataset, workdir, writer)
+    outcome = loop.train(
+      experiment,
+      dataset,
+      workdir,
+      writer=writer,
+      actions=actions,
+      show=measure.make_show(*parts),
+      programs=programs,
+      measure=measure.make_measure(*parts),
+    )
+    step = int(outcome.state.step)
+    if outcome.reason == "interrupted":
+      print(f"interrupted: saved at step {step}; repeat the same command to go on")
+      return
+    if _FEATURES.value not in ("auto", "probe", "none"):
+      features = _encoder(_FEATURES.value, "--features")
+    report = autoencoder_report.write(
+      experiment,
+      programs,
+      dataset,
+      workdir,
+      params=outcome.state.ema_params,
+      step=step,
+      writer=writer,
+      features=None if _FEATURES.value == "none" else features,
+      probe_wanted=_FEATURES.value == "probe",
+      progress=command.progress,
+    )
+  print(f"{outcome.reason} at step {step}; {report}; {workdir / measure.FOLDER}")
+
+
+def _encoder(name: str, setting: str) -> image_features.ImageFeatures | None:
+  """Loads a frozen encoder by the value of a setting, and says which one it is."""
+  if name == "none":
+    return None
+  found = image_features.at_hand() if name == "auto" else name
+  if found is None:
+    logging.info(
+      "%s=auto: none of %s is in the hub's cache, so there is no perceptual loss",
+      setting,
+      ", ".join(image_features.KNOWN),
+    )
+    return None
+  logging.info("%s: %s", setting, found)
+  return image_features.load(found)
+
+
+if __name__ == "__main__":
+  command.run(main)
