@@ -228,7 +228,20 @@ def diffusion(recipe: str) -> tuple[dict, dict]:
     time_sampler=uniform,
     weighting=dict(name="uniform"),
   )
-  return section | recipes[recipe], {}
+  ddim = dict(sampler="ddim", num_steps=50)
+  levels = ddim | dict(spacing="trailing")
+  sampling = {
+    "ddpm_epsilon": levels,
+    # Guidance overexposes where the last level is pure noise: 2305.08891, section 3.4.
+    "ddpm_v_zero_snr": levels | dict(guidance_rescale=0.7),
+    "original_study": levels,
+    "improved_ddpm": levels,
+    "vp_epsilon": ddim,
+    "min_snr_v": ddim,
+    "sigmoid_v": ddim,
+    "edm": dict(sampler="heun", num_steps=18),
+  }
+  return section | recipes[recipe], sampling.get(recipe, {})
 
 
 def _unet(size: str) -> dict:

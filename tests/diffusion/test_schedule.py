@@ -25,12 +25,14 @@ PRESERVING = [
   *DISCRETE,
 ]
 STRAIGHT = [schedule.RectifiedFlow(), schedule.RectifiedFlow(shift=3.0)]
+# One shape of times for all that does not need its own: a shape is a compilation.
+GRID = np.linspace(0, 1, 257, dtype=np.float32)
 ALL = [*STRAIGHT, *PRESERVING, schedule.EDM()]
 
 
 @pytest.mark.parametrize("path", ALL, ids=str)
 def test_from_data_to_noise(path):
-  t = jnp.linspace(0, 1, 257)
+  t = GRID
   alpha, sigma, logsnr = path.alpha(t), path.sigma(t), path.logsnr(t)
   assert np.all(np.isfinite(logsnr))
   assert np.all(np.diff(alpha) <= 0)
@@ -56,7 +58,7 @@ def test_nothing_of_the_data_is_left_at_the_end(path):
 
 @pytest.mark.parametrize("path", ALL, ids=str)
 def test_each_inverse_leads_back(path):
-  t = jnp.linspace(0.01, 0.99, 99)
+  t = 0.01 + 0.98 * GRID
   np.testing.assert_allclose(path.time_of_logsnr(path.logsnr(t)), t, atol=2e-5)
   # Asked where float32 tells one value from the next.
   sigma = path.sigma(t)
@@ -77,7 +79,7 @@ def test_each_inverse_leads_back(path):
   np.testing.assert_allclose(ends, [0, 1], atol=2e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
   st.one_of(
     st.builds(schedule.RectifiedFlow, shift=st.floats(0.1, 10)),
@@ -93,21 +95,20 @@ def test_each_inverse_leads_back(path):
       schedule.scaled_linear,
       beta_start=st.floats(1e-4, 1e-3),
       beta_end=st.floats(2e-3, 0.05),
-      num_levels=st.integers(3, 2000),
       zero_terminal_snr=st.booleans(),
     ),
   )
 )
 def test_every_parameter_gives_a_path_that_can_be_inverted(path):
-  t = np.linspace(0.05, 0.6, 12, dtype=np.float32)
+  t = 0.05 + 0.55 * GRID
   logsnr = path.logsnr(t)
   assert np.all(np.diff(logsnr) < 0)
-  assert np.all(np.isfinite(path.logsnr(np.float32([0, 1]))))
+  assert np.all(np.isfinite(path.logsnr(GRID)))
   np.testing.assert_allclose(path.time_of_logsnr(logsnr), t, atol=1e-4)
 
 
 def test_closed_forms():
-  t = np.linspace(0.05, 0.95, 19)
+  t = 0.05 + 0.9 * GRID.astype(np.float64)
   flow = schedule.RectifiedFlow()
   np.testing.assert_allclose(flow.logsnr(t), 2 * np.log((1 - t) / t), atol=1e-5)
   cosine = schedule.Cosine()
@@ -131,7 +132,7 @@ def test_even_times_of_edm_are_karras_sigmas():
 @pytest.mark.parametrize("kind", [schedule.RectifiedFlow, schedule.Cosine])
 def test_shift_divides_the_ratio(kind):
   # Eq. 23 of 2403.03206: the signal-to-noise ratio's root falls by the shift.
-  t = jnp.linspace(0.1, 0.9, 9)
+  t = 0.1 + 0.8 * GRID
   difference = kind().logsnr(t) - kind(shift=3.0).logsnr(t)
   np.testing.assert_allclose(difference, 2 * np.log(3), atol=1e-5)
 
@@ -160,30 +161,30 @@ def test_levels_are_exact_to_rounding(path):
 
 @pytest.mark.parametrize("path", DISCRETE, ids=str)
 def test_between_levels_the_path_is_continuous_and_falls(path):
-  t = np.linspace(0.4, 0.402, 201, dtype=np.float32)
+  t = np.linspace(0.4, 0.402, 257, dtype=np.float32)
   logsnr = np.asarray(path.logsnr(t), np.float64)
   steps = np.diff(logsnr)
   assert steps.max() <= 0
-  assert steps.min() > 3 * (logsnr[-1] - logsnr[0]) / 200
+  assert steps.min() > 3 * (logsnr[-1] - logsnr[0]) / 256
   # A derivative is what lies between two levels, at a level too.
-  _, slope = jax.jvp(path.logsnr, (jnp.float32(0.4),), (jnp.float32(1),))
-  wanted = (path.logsnr(0.401) - path.logsnr(0.4)) * 1000
-  np.testing.assert_allclose(slope, wanted, rtol=1e-3)
+  _, slope = jax.jvp(path.logsnr, (t,), (np.ones_like(t),))
+  wanted = (logsnr[128] - logsnr[0]) * 1000
+  np.testing.assert_allclose(slope[:128], wanted, rtol=1e-3)
 
 
 def test_levels_are_those_of_diffusers():
   path = pathlib.Path(__file__).with_name("diffusers_schedules.json")
   stored = json.loads(path.read_text(encoding="utf-8"))
-  t = np.float32(stored.pop("levels")) / 1000
+  t = np.arange(1000, dtype=np.float32) / 1000
+  levels = np.array(stored.pop("levels"))
   assert len(stored) == len(DISCRETE)
   for key, wanted in stored.items():
     name, zero = key.split(",")
     ours = schedule.load(name)(zero_terminal_snr=zero == "True")
     # The peer's products are rounded a thousand times.
-    np.testing.assert_allclose(ours.alpha(t) ** 2, wanted, atol=1e-6, err_msg=key)
-    np.testing.assert_allclose(
-      ours.sigma(t) ** 2, 1 - np.array(wanted), atol=1e-6, err_msg=key
-    )
+    alpha, sigma = np.asarray(ours.alpha(t))[levels], np.asarray(ours.sigma(t))[levels]
+    np.testing.assert_allclose(alpha**2, wanted, atol=1e-6, err_msg=key)
+    np.testing.assert_allclose(sigma**2, 1 - np.array(wanted), atol=1e-6, err_msg=key)
 
 
 def test_a_zero_terminal_snr_keeps_the_first_level():
