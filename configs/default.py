@@ -229,13 +229,13 @@ def diffusion(recipe: str) -> tuple[dict, dict]:
     weighting=dict(name="uniform"),
   )
   ddim = dict(sampler="ddim", num_steps=50)
-  levels = ddim | dict(spacing="trailing")
+  discrete = ddim | dict(spacing="trailing")
   sampling = {
-    "ddpm_epsilon": levels,
+    "ddpm_epsilon": discrete,
     # Guidance overexposes where the last level is pure noise: 2305.08891, section 3.4.
-    "ddpm_v_zero_snr": levels | dict(guidance_rescale=0.7),
-    "original_study": levels,
-    "improved_ddpm": levels,
+    "ddpm_v_zero_snr": discrete | dict(guidance_rescale=0.7),
+    "original_study": discrete,
+    "improved_ddpm": discrete,
     "vp_epsilon": ddim,
     "min_snr_v": ddim,
     "sigmoid_v": ddim,
