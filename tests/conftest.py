@@ -201,6 +201,39 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
   return Small(root=root, records_dir=folder / "records")
 
 
+@pytest.fixture(scope="session")
+def make_autoencoder() -> Callable[..., pathlib.Path]:
+  """Saves an f2 autoencoder of noise: `make_autoencoder(folder, seed=1, ...)`."""
+  import jax
+
+  from cxr_diffusion_jax.interop import diffusers as interop
+  from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
+
+  def make(folder: pathlib.Path, *, seed: int = 0, **fields) -> pathlib.Path:
+    network = autoencoder_lib.AutoencoderKL(
+      **{
+        "in_channels": 1,
+        "out_channels": 1,
+        "latent_channels": 2,
+        "block_channels": (4, 4),
+        "num_layers": 1,
+        "norm_groups": 2,
+        "mid_attention": False,
+        **fields,
+      }
+    )
+    image = np.zeros((1, network.factor, network.factor, network.in_channels))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(
+      lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32), shapes
+    )
+    interop.save_autoencoder(folder, network, params)
+    return folder
+
+  return make
+
+
 @pytest.fixture
 def command() -> Iterator[Callable[..., subprocess.Popen]]:
   """Starts a main as a process: `command("sample", "--workdir=...")`."""
@@ -258,7 +291,12 @@ def run_main(monkeypatch, capfd) -> Callable[..., Ended]:
       code = stop.code or 0
     finally:
       # Of the main alone: a library that it imported keeps its own.
-      own = {value.name for value in module.values() if _is_flag(value)}
+      groups = [value for value in module.values() if isinstance(value, dict)]
+      holders = [
+        *module.values(),
+        *(flag for group in groups for flag in group.values()),
+      ]
+      own = {holder.name for holder in holders if _is_flag(holder)}
       for flag in set(flags.FLAGS):
         if flag in own or flag.startswith("config."):
           delattr(flags.FLAGS, flag)

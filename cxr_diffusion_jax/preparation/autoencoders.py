@@ -156,9 +156,9 @@ def resolve(name: str) -> pathlib.Path:
   folder = pathlib.Path(name).expanduser()
   if (folder / OWN / safetensors_folder.CONFIG).is_file():
     return folder / OWN
-  if folder.is_dir():
+  if name and folder.is_dir():
     return folder
-  if not name or name.startswith((".", "/", "~")) or name.count("/") != 1:
+  if name.startswith((".", "/", "~")) or name.count("/") != 1:
     raise errors.InputError(
       f"config.codec.folder={name!r}: no such folder",
       f"a folder with config.json and safetensors, or an id such as {DEFAULT!r}",

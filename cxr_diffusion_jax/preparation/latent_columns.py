@@ -19,7 +19,6 @@ import pathlib
 import time
 from typing import Any
 
-from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
@@ -56,7 +55,7 @@ def make(
     settings: of the data.
     records: of the tree.
     autoencoder: encodes the images.
-    progress: told of the images done.
+    progress: told of the images done, and at the end of how many a second.
 
   Raises:
     errors.InputError: an autoencoder that is not usable, or that makes moments that are
@@ -86,7 +85,7 @@ def make(
       progress=progress,
       flush_bytes=_ROWS_AT_RISK * 2 * math.prod(shape),
     )
-    logging.info("%s", rows.summary())
+    progress(f"latents, {rows.rate}", rows.num_images, rows.num_images)
   _write_statistics(column)
 
 
@@ -212,15 +211,13 @@ class _Rows:
       if count
     }
 
-  def summary(self) -> str:
-    """One line for the log."""
-    told = f"latents of {self.num_images:,} images made"
+  @property
+  def rate(self) -> str:
+    """Images a second, in words."""
     if self.num_timed:
-      return f"{told}, {self.num_timed / self.seconds:,.1f} images/s"
-    if self.num_images:
-      rate = self.num_images / self.first
-      return f"{told}, {rate:,.1f} images/s with the time to compile"
-    return told
+      return f"{self.num_timed / self.seconds:,.1f} images/s"
+    rate = self.num_images / self.first if self.first else 0.0
+    return f"{rate:,.1f} images/s with the time to compile"
 
 
 def _ids(places: Sequence[tuple[str, int, str]]) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""From an autoencoder's folder to samples: prepared, trained, resumed, sampled."""
+
+from collections.abc import Callable
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation import sampling
+from cxr_diffusion_jax.training import run_files
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, make_autoencoder) -> pathlib.Path:
+  """Holds the autoencoder `vae`, the records and the runs."""
+  folder = tmp_path_factory.mktemp("latent")
+  make_autoencoder(folder / "vae")
+  return folder
+
+
+@pytest.fixture
+def flags(small, repository, place) -> Callable[..., list[str]]:
+  """The small run on latents: `flags(workdir, train__num_steps=2)`."""
+  labels = dataclasses.replace(small, path="findings", records_dir=place / "records")
+
+  def make(workdir: pathlib.Path | None = None, **changes) -> list[str]:
+    changes = {"codec__folder": place / "vae", "train__num_steps": 4, **changes}
+    given = labels.changes(codec__scaling_factor="measured", **changes)
+    del given["codec.levels"]
+    made = [f"--config={repository}/configs/findings.py:kl_tiny"]
+    made += [f"--config.{name}={value}" for name, value in given.items()]
+    return [*made, f"--workdir={workdir}"] if workdir else made
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def workdir(place) -> pathlib.Path:
+  """Of the run that the first test trains."""
+  return place / "whole"
+
+
+def test_a_run_on_latents_from_preparation_to_samples(flags, place, workdir, run_main):
+  prepared = run_main("prepare", *flags())
+  assert prepared.code == 0, prepared.err
+  assert re.search(r"latents, [\d.,]+ images/s.*: 64 of 64", prepared.err)
+  trained = run_main("main", *flags(workdir))
+  assert trained.code == 0, trained.err
+  assert "latents" not in trained.err
+  _, described = run_files.read(workdir)
+  std = described["statistics"]["latent"]["std"]
+  assert sampling.open_run(workdir).objective.codec.scaling_factor == 1 / std
+  told = json.loads((workdir / "reconstruction.json").read_text())
+  assert told["split"] == "test"
+  assert not told["exact"]
+  assert np.isfinite(told["psnr"])
+  out = place / "generated"
+  made = run_main(
+    "sample", f"--workdir={workdir}", f"--out={out}", "--num=2", "--findings=Effusion"
+  )
+  assert made.code == 0, made.err
+  assert len(json.loads((out / "samples.json").read_text())["samples"]) == 2
+
+
+def test_it_goes_on_bit_for_bit_wherever_the_autoencoder_is(
+  flags, place, workdir, run_main
+):
+  parts = shutil.copytree(workdir, place / "parts")
+  shutil.rmtree(parts / "checkpoints" / "4")
+  copy = shutil.copytree(place / "vae", place / "copy")
+  result = run_main("main", *flags(parts, codec__folder=copy))
+  assert result.code == 0, result.err
+  assert "finished at step 4" in result.out
+  runs = [sampling.open_run(one) for one in (workdir, parts)]
+  for one, other in zip(
+    *(jax.tree.leaves(run.ema_params) for run in runs), strict=True
+  ):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_another_autoencoder_in_its_place_is_refused(
+  flags, place, workdir, run_main, make_autoencoder, tmp_path
+):
+  made, columns = place / "vae", sorted(place.rglob("latent-*"))
+  moved = shutil.move(made, tmp_path / "moved")
+  try:
+    make_autoencoder(made, seed=1)
+    complaint = run_main("main", *flags(workdir, train__num_steps=5)).complaint
+    with pytest.raises(errors.InputError) as caught:
+      sampling.open_run(workdir)
+  finally:
+    shutil.rmtree(made)
+    shutil.move(moved, made)
+  for told in (complaint, str(caught.value)):
+    assert f"config.codec.folder={made} holds KL autoencoder f2 z2" in told
+    assert "whose latents the run learned from" in told
+  # Told before the images were encoded again.
+  assert sorted(place.rglob("latent-*")) == columns
+
+
+def test_a_size_that_its_factor_does_not_divide_is_refused(flags, run_main, tmp_path):
+  complaint = run_main("main", *flags(tmp_path / "run", data__image_size=33)).complaint
+  assert "image size 33 with an autoencoder of factor 2" in complaint
