@@ -3,7 +3,8 @@
   python -m cxr_diffusion_jax.main --config configs/clip_vision.py \
     --config.data.root=nih-cxr --workdir runs/clip_vision
 
-`configs/clip_vision.py:tiny`, `:small` (default) and `:base` choose the size.
+`configs/clip_vision.py:tiny`, `:small` (default) and `:base` choose the size;
+`:dit_s` and others, as listed in `configs/default.py`, the network too.
 """
 
 from configs import default

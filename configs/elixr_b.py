@@ -3,7 +3,8 @@
   python -m cxr_diffusion_jax.main --config configs/elixr_b.py \
     --config.data.root=nih-cxr --workdir runs/elixr_b
 
-`configs/elixr_b.py:tiny`, `:small` (default) and `:base` choose the size.
+`configs/elixr_b.py:tiny`, `:small` (default) and `:base` choose the size;
+`:dit_s` and others, as listed in `configs/default.py`, the network too.
 """
 
 from configs import default

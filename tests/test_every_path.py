@@ -31,6 +31,9 @@ GIVEN = {
   "findings": ["--findings=Effusion,Mass", "--findings=No Finding", "--view=AP"],
 }
 
+# The other network serves the path with both kinds of streams.
+SIZES = {"elixr_bc": "dit_tiny"}
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -62,7 +65,7 @@ def train(place, repository, run_main):
     }
     result = run_main(
       "main",
-      f"--config={repository}/configs/phantom.py:{path}",
+      f"--config={repository}/configs/phantom.py:{path},{SIZES.get(path, 'tiny')}",
       f"--workdir={place / path}",
       *(f"--config.{name}={value}" for name, value in values.items()),
     )
