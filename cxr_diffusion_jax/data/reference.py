@@ -48,6 +48,21 @@ def read_reference(path: str | os.PathLike) -> np.ndarray:
     InputError: no file, none of these formats, damaged, in colour, too small, too
       large, or of one value only.
   """
+  grey = read_picture(path)
+  if grey.min() == grey.max():
+    raise errors.InputError(
+      f"the reference {path} shows nothing: all its pixels are {grey.min()}",
+      "a chest X-ray",
+    )
+  return grey
+
+
+def read_picture(path: str | os.PathLike) -> np.ndarray:
+  """As `read_reference`, but takes what has one value only: masks may.
+
+  Raises:
+    InputError: as `read_reference`, otherwise.
+  """
   path = pathlib.Path(path)
   try:
     with path.open("rb") as file:
@@ -60,18 +75,11 @@ def read_reference(path: str | os.PathLike) -> np.ndarray:
   if start[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
     dataset = dicom.open_dicom(path)
     _check_size(path, int(dataset.Columns), int(dataset.Rows))
-    grey = dicom.to_grey(dataset, path)
-  else:
-    grey = _read_picture(path, start)
-  if grey.min() == grey.max():
-    raise errors.InputError(
-      f"the reference {path} shows nothing: all its pixels are {grey.min()}",
-      "a chest X-ray",
-    )
-  return grey
+    return dicom.to_grey(dataset, path)
+  return _decode(path, start)
 
 
-def _read_picture(path: pathlib.Path, start: bytes) -> np.ndarray:
+def _decode(path: pathlib.Path, start: bytes) -> np.ndarray:
   """Reads a PNG or JPEG of which the first bytes are given."""
   # A bit depth of 16 in colour or with alpha, of which PIL keeps the upper byte alone.
   is_png = start[:8] == b"\x89PNG\r\n\x1a\n"

@@ -5,19 +5,23 @@ WORKDIR -> Run(experiment, parameters, records) + Conditions -> Samples -> PNG, 
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
-from cxr_diffusion_jax import pictures, types
+from cxr_diffusion_jax import types
 from cxr_diffusion_jax.evaluation.request import Conditions
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.training import checkpoint, compatibility, run_files, snapshots
+from cxr_diffusion_jax.training import (
+  checkpoint,
+  compatibility,
+  image_to_image,
+  run_files,
+  snapshots,
+)
 from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import generate as generate_lib
 from cxr_diffusion_jax.training import step as step_lib
@@ -145,6 +149,7 @@ def sample(
   batch_size: int = 16,
   changes: Mapping[str, Any] | None = None,
   weak_step: int | None = None,
+  plan: image_to_image.Plan | None = None,
   progress: types.Progress = types.no_progress,
 ) -> Samples:
   """Generates images for conditions.
@@ -159,14 +164,20 @@ def sample(
     changes: of the run's own sample settings.
     weak_step: checkpoint that autoguidance leads away from, in place of the missing
       condition.
+    plan: to begin at images, which the conditions' fields then hold too (`editing`).
     progress: told after each batch.
 
   Raises:
     errors.InputError: settings out of range, or no such checkpoint.
   """
   settings = dataclasses.replace(run.experiment.sample, **(changes or {}))
+  draw, more = None, 0
+  if plan is not None:
+    settings = image_to_image.settings_of(settings, plan)
+    draw = image_to_image.make_draw(run.objective, settings, plan)
+    more = image_to_image.evaluations(settings, plan)
   generate = generate_lib.make_generate(
-    run.objective, settings, run.experiment.latent_shape, run.experiment.mesh
+    run.objective, settings, run.experiment.latent_shape, run.experiment.mesh, draw
   )
   per_condition = min(per_condition, num)
   order = [number // per_condition % len(conditions) for number in range(num)]
@@ -197,7 +208,7 @@ def sample(
       "checkpoint_step": run.checkpoint_step,
       "ema_length": run.ema_length,
       "autoguidance_step": weak_step,
-      "evaluations_per_image": cost,
+      "evaluations_per_image": cost + more,
     },
     title=title(run, settings, weak_step),
     per_condition=per_condition,
@@ -239,31 +250,6 @@ def title(
   return ", ".join([*parts, run.dataset.kind])
 
 
-def write(samples: Samples, out: pathlib.Path) -> None:
-  """Writes images, both grids and the JSON to a folder."""
-  for folder in (out / "images", out / "references"):
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.png"):
-      stale.unlink()
-  entries = []
-  for row, (entry, name) in enumerate(zip(samples.entries, samples.names, strict=True)):
-    file = f"{entry['number']:05d}_{name}.png"
-    Image.fromarray(samples.images[row, ..., 0]).save(out / "images" / file)
-    entries.append({**entry, "file": f"images/{file}"})
-    if samples.references is not None:
-      Image.fromarray(samples.references[row, ..., 0]).save(
-        out / "references" / f"{name}.png"
-      )
-      entries[-1]["reference_file"] = f"references/{name}.png"
-  text = json.dumps({"settings": samples.settings, "samples": entries}, indent=2)
-  (out / "samples.json").write_text(text + "\n")
-  shown = list(samples.images[:64])
-  side = max(1, round(len(shown) ** 0.5))
-  rows = [shown[i : i + side] for i in range(0, len(shown), side)]
-  pictures.save(pictures.grid(rows, title=samples.title), out / "grid.png")
-  pictures.save(_pairs(samples), out / "pairs.png")
-
-
 def caption(entry: Mapping[str, Any]) -> str:
   """Two short lines that say what a condition is."""
   if "prompt" in entry:
@@ -278,23 +264,3 @@ def caption(entry: Mapping[str, Any]) -> str:
   if "reference" in entry:
     told = [pathlib.PurePath(entry["reference"]).name]
   return "\n".join(told)
-
-
-def _pairs(samples: Samples) -> Image.Image:
-  """One column a condition: its image on top, what was generated from it below."""
-  k = samples.per_condition
-  starts = range(0, min(len(samples.images), 12 * k), k)
-  rows = [
-    [samples.images[start + j] for start in starts if start + j < len(samples.images)]
-    for j in range(k)
-  ]
-  row_labels = ["generated"] * k
-  if samples.references is not None:
-    rows.insert(0, [samples.references[start] for start in starts])
-    row_labels.insert(0, "condition")
-  return pictures.grid(
-    rows,
-    row_labels=row_labels,
-    column_labels=[caption(samples.entries[start]) for start in starts],
-    title=samples.title,
-  )

@@ -23,6 +23,11 @@ from cxr_diffusion_jax.training import step as step_lib
 SampleSettings = sample_settings.SampleSettings
 evaluations = sample_settings.evaluations
 
+# (guided denoiser, unguided one, noise [b h w c], batch, keys [b]) -> data [b h w c]
+Draw = Callable[
+  [types.DenoiseFn, types.DenoiseFn, jax.Array, types.Batch, jax.Array], jax.Array
+]
+
 
 class GenerateFn(Protocol):
   """A compiled generator; what is optional makes a program of its own, once."""
@@ -64,6 +69,7 @@ def make_generate(
   settings: SampleSettings,
   latent_shape: tuple[int, int, int],
   mesh: jax.sharding.Mesh,
+  draw: Draw | None = None,
 ) -> GenerateFn:
   """Builds the jitted function from conditions and keys to images.
 
@@ -72,6 +78,7 @@ def make_generate(
     settings: sampler, steps and guidance.
     latent_shape: (h, w, c) of what is denoised.
     mesh: a batch is split over it; every process gets all images.
+    draw: in place of the plain way from noise to data, as of `image_to_image`.
 
   Raises:
     errors.InputError: as many scales as the condition does not have streams, or bounds
@@ -90,9 +97,11 @@ def make_generate(
     denoise_fn = guide(params, scale, negative, weak_params)
     noise_keys, step_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
     noise = jax.vmap(lambda key: jax.random.normal(key, latent_shape))(noise_keys)
-    x0 = sampler(
-      objective.process, denoise_fn, noise, objective.conditioner(batch), step_keys
-    )
+    if draw is None:
+      context = objective.conditioner(batch)
+      x0 = sampler(objective.process, denoise_fn, noise, context, step_keys)
+    else:
+      x0 = draw(denoise_fn, objective.denoise_fn(params), noise, batch, step_keys)
     return x0 if apart else jnp.clip(objective.codec.decode(x0), -1.0, 1.0)
 
   if not apart:

@@ -8,7 +8,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import conditions, sampling
+from cxr_diffusion_jax.evaluation import conditions, sample_files, sampling
 from cxr_diffusion_jax.evaluation.request import Request
 
 PLAIN = {"guidance": 1.0}
@@ -136,7 +136,7 @@ def test_settings_out_of_range_are_refused(run):
 
 
 def test_writing_again_leaves_nothing_of_the_former(pairs, tmp_path):
-  sampling.write(pairs, tmp_path)
+  sample_files.write(pairs, tmp_path)
   fewer = dataclasses.replace(
     pairs,
     images=pairs.images[:3],
@@ -144,7 +144,7 @@ def test_writing_again_leaves_nothing_of_the_former(pairs, tmp_path):
     entries=pairs.entries[:3],
     names=["a", "a", "b"],
   )
-  sampling.write(fewer, tmp_path)
+  sample_files.write(fewer, tmp_path)
   told = json.loads((tmp_path / "samples.json").read_text())
   assert told["settings"]["checkpoint_step"] == 3
   files = {path.name for path in (tmp_path / "images").iterdir()}
@@ -168,7 +168,7 @@ def test_writing_again_leaves_nothing_of_the_former(pairs, tmp_path):
 
 
 def test_what_has_no_reference_writes_none(pairs, tmp_path):
-  sampling.write(dataclasses.replace(pairs, references=None), tmp_path)
+  sample_files.write(dataclasses.replace(pairs, references=None), tmp_path)
   told = json.loads((tmp_path / "samples.json").read_text())
   assert not any("reference_file" in entry for entry in told["samples"])
   assert list((tmp_path / "references").iterdir()) == []
