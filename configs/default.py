@@ -36,6 +36,8 @@ A recipe sets what is learned of the noise; `configs/PATH.py:SIZE` has the first
 import ml_collections
 from ml_collections import config_dict
 
+from configs import networks
+
 # A size's network, and the scale of all else: image, code, batch, steps.
 SCALES = {
   "tiny": "tiny",
@@ -100,7 +102,8 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
       scaling_factor="own",
     )
   network, _, network_size = choice.rpartition("_")
-  config.model = {"": _unet, "dit": _dit, "edm2": _edm2}[network](network_size)
+  make = {"": networks.unet, "dit": networks.dit, "edm2": networks.edm2}[network]
+  config.model = make(network_size)
   if latent and choice == "small":
     # Half the side of its wavelets: attention at the same sides as there.
     config.model.attention = (False, True, True, True)
@@ -118,6 +121,9 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     b2=0.99,
     accumulation=1,
   )
+  if choice == "dit_tiny":
+    # On phantoms, 300 steps at 1e-3 end at a validation loss of 0.74, at this 0.70.
+    config.optimizer.learning_rate = 2e-3
   if network == "edm2":
     # Its weights have unit magnitude: a learning rate is the angle that they turn by.
     config.optimizer.update(
@@ -242,99 +248,3 @@ def diffusion(recipe: str) -> tuple[dict, dict]:
     "edm": dict(sampler="heun", num_steps=18),
   }
   return section | recipes[recipe], sampling.get(recipe, {})
-
-
-def _unet(size: str) -> dict:
-  """Returns the section `model` of a UNet."""
-  return dict(
-    name="unet",
-    dtype="auto",
-    **{
-      "tiny": dict(
-        block_channels=(64, 80),
-        num_layers=1,
-        attention=(False, True),
-        num_heads=4,
-        context_width=80,
-        norm_groups=8,
-        query_positions=True,
-        time_conditioning="scale_shift",
-        remat=False,
-      ),
-      "small": dict(
-        block_channels=(128, 128, 256, 288),
-        num_layers=1,
-        attention=(False, False, True, True),
-        num_heads=8,
-        context_width=384,
-        norm_groups=32,
-        query_positions=True,
-        time_conditioning="scale_shift",
-        remat=False,
-      ),
-      # Stable Diffusion 1.5's shape, so that its weights map one to one.
-      "base": dict(
-        block_channels=(320, 640, 1280, 1280),
-        num_layers=2,
-        attention=(True, True, True, False),
-        num_heads=8,
-        context_width=768,
-        norm_groups=32,
-        query_positions=False,
-        time_conditioning="additive",
-        remat=True,
-      ),
-    }[size],
-  )
-
-
-def _dit(size: str) -> dict:
-  """Returns the section `model` of a DiT: table 1 of the paper, and a tiny one."""
-  depth, width, num_heads = {
-    "tiny": (4, 192, 4),
-    "s": (12, 384, 6),
-    "b": (12, 768, 12),
-    "l": (24, 1024, 16),
-    "xl": (28, 1152, 16),
-  }[size]
-  return dict(
-    name="dit",
-    dtype="auto",
-    patch_size=2,
-    depth=depth,
-    width=width,
-    num_heads=num_heads,
-    mlp_ratio=4.0,
-    context_mode="cross",
-    positions="rotary",
-    swiglu=False,
-    qk_norm=False,
-    pooled=True,
-    remat=size not in ("tiny", "s"),
-  )
-
-
-def _edm2(size: str) -> dict:
-  """Returns the section `model` of an EDM2 with about the FLOPs of the UNet."""
-  return dict(
-    name="edm2",
-    dtype="auto",
-    **{
-      "tiny": dict(
-        block_channels=(64, 80),
-        attention=(False, True),
-        head_width=16,
-        context_width=80,
-      ),
-      "small": dict(
-        block_channels=(96, 160, 256, 320),
-        attention=(False, False, True, True),
-        head_width=64,
-        context_width=384,
-      ),
-    }[size],
-    num_layers=1,
-    pooled=True,
-    query_positions=True,
-    remat=False,
-  )

@@ -30,7 +30,7 @@ PARAMETERS = {
 CONFIGS = sorted(
   path.stem
   for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
-  if path.stem not in ("autoencoder", "default", "sd15_finetune")
+  if path.stem not in ("autoencoder", "default", "networks", "sd15_finetune")
 )
 
 

@@ -1,0 +1,103 @@
+"""The section `model` of a config: each architecture's sizes.
+
+size --unet, dit or edm2--> the settings of `cxr_diffusion_jax/models`
+
+A size's FLOPs: python -m cxr_diffusion_jax.cost --config configs/elixr_c.py:SIZE
+"""
+
+
+def unet(size: str) -> dict:
+  """Returns the section `model` of a UNet."""
+  return dict(
+    name="unet",
+    dtype="auto",
+    **{
+      "tiny": dict(
+        block_channels=(64, 80),
+        num_layers=1,
+        attention=(False, True),
+        num_heads=4,
+        context_width=80,
+        norm_groups=8,
+        query_positions=True,
+        time_conditioning="scale_shift",
+        remat=False,
+      ),
+      "small": dict(
+        block_channels=(128, 128, 256, 288),
+        num_layers=1,
+        attention=(False, False, True, True),
+        num_heads=8,
+        context_width=384,
+        norm_groups=32,
+        query_positions=True,
+        time_conditioning="scale_shift",
+        remat=False,
+      ),
+      # Stable Diffusion 1.5's shape, so that its weights map one to one.
+      "base": dict(
+        block_channels=(320, 640, 1280, 1280),
+        num_layers=2,
+        attention=(True, True, True, False),
+        num_heads=8,
+        context_width=768,
+        norm_groups=32,
+        query_positions=False,
+        time_conditioning="additive",
+        remat=True,
+      ),
+    }[size],
+  )
+
+
+def dit(size: str) -> dict:
+  """Returns the section `model` of a DiT: table 1 of the paper, and a tiny one."""
+  depth, width, num_heads = {
+    "tiny": (4, 192, 4),
+    "s": (12, 384, 6),
+    "b": (12, 768, 12),
+    "l": (24, 1024, 16),
+    "xl": (28, 1152, 16),
+  }[size]
+  return dict(
+    name="dit",
+    dtype="auto",
+    patch_size=2,
+    depth=depth,
+    width=width,
+    num_heads=num_heads,
+    mlp_ratio=4.0,
+    context_mode="cross",
+    positions="rotary",
+    swiglu=False,
+    # The tiny one learns at twice the UNet's rate.
+    qk_norm=size == "tiny",
+    pooled=True,
+    remat=size not in ("tiny", "s"),
+  )
+
+
+def edm2(size: str) -> dict:
+  """Returns the section `model` of an EDM2 with about the FLOPs of the UNet."""
+  return dict(
+    name="edm2",
+    dtype="auto",
+    **{
+      "tiny": dict(
+        block_channels=(64, 80),
+        attention=(False, True),
+        head_width=16,
+        context_width=80,
+      ),
+      "small": dict(
+        block_channels=(96, 160, 256, 320),
+        attention=(False, False, True, True),
+        head_width=64,
+        context_width=384,
+      ),
+    }[size],
+    num_layers=1,
+    pooled=True,
+    query_positions=True,
+    remat=False,
+  )
