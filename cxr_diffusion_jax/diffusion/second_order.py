@@ -71,13 +71,14 @@ class Heun:
     norm = raised.alpha + bend * raised.sigma
     next_norm = grid.alpha + bend * grid.sigma
     n = grid.t.shape[0] - 1
-    corrects = np.arange(2 * n - 1) % 2 == 1
+    index = np.arange(2 * n - 1)
+    corrects = index % 2 == 1
 
     def rows(value):
-      return jnp.repeat(value[:-1], 2)[:-1]
+      return value[index // 2]
 
     def next_rows(value):
-      return jnp.repeat(value[1:], 2)[:-1]
+      return value[index // 2 + 1]
 
     lift = raised.alpha / jnp.where(grid.alpha > 0, grid.alpha, 1.0)
     added = raised.sigma**2 - (lift * grid.sigma) ** 2

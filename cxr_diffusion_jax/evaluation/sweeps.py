@@ -18,10 +18,12 @@ from cxr_diffusion_jax.training import generate as generate_lib
 
 # What may vary: its setting, and how its values are read.
 AXES = {
+  "eta": ("eta", float),
   "guidance": ("guidance", float),
   "guidance_rescale": ("guidance_rescale", float),
   "sampler": ("sampler", str),
   "seed": ("", int),
+  "spacing": ("spacing", str),
   "steps": ("num_steps", int),
 }
 

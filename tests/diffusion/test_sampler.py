@@ -98,9 +98,14 @@ def test_a_perfect_guess_is_reached_exactly():
   target = jnp.array([[3.0], [-1.0]])
   path = process.Process(prediction="x0")
   keys = jax.random.split(jax.random.key(0), 2)
-  for name in sampler.names():
-    draw = sampler.Sampler(method=sampler.load(name)(), num_steps=3)
-    got = draw(path, lambda x, t, c: target, jnp.zeros((2, 1)), (), keys)
+
+  @jax.jit
+  def draw_all(x):
+    methods = [sampler.load(name)() for name in sampler.names()]
+    draws = [sampler.Sampler(method=method, num_steps=3) for method in methods]
+    return [draw(path, lambda x, t, c: target, x, (), keys) for draw in draws]
+
+  for got in draw_all(jnp.zeros((2, 1))):
     np.testing.assert_allclose(got, target, atol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """Times: every spacing on every kind of path, and the published sequences of levels."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,49 +16,51 @@ PATHS = [
 
 
 def _levels(num_steps, **settings):
-  grid = times.Times(**settings).grid(
-    process.Process(schedule=schedule.scaled_linear()), num_steps
-  )
-  return np.asarray(grid.t[:-1]) * 1000
+  path = process.Process(schedule=schedule.scaled_linear())
+  where = times.Times(**settings)
+  return np.asarray(jax.jit(lambda: where(path, num_steps))())[:-1] * 1000
 
 
-@pytest.mark.parametrize("spacing", times.spacings())
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
-def test_grids_fall_from_the_start_to_the_data(path, spacing):
-  for start, shift in ((1.0, 1.0), (0.9, 2.0)):
-    wanted = times.Times(spacing=spacing, start=start, shift=shift)
-    grid = wanted.grid(process.Process(schedule=path), 10)
-    assert grid.t.shape == grid.alpha.shape == grid.sigma.shape == (11,)
+def test_grids_fall_from_the_start_to_the_data(path):
+  wanted = {
+    (spacing, start): times.Times(spacing=spacing, start=start, shift=shift)
+    for spacing in times.spacings()
+    for start, shift in ((1.0, 1.0), (0.9, 2.0))
+  }
+
+  def steps_of(where):
+    grid = where.grid(process.Process(schedule=path), 10)
+    return {"t": grid.t, "alpha": grid.alpha, "sigma": grid.sigma}, grid.steps()
+
+  found = jax.jit(lambda: [steps_of(where) for where in wanted.values()])()
+  for (spacing, start), (grid, steps) in zip(wanted, found, strict=True):
+    assert all(value.shape == (11,) for value in grid.values())
     # A path's lowest level is t = 0, as the data is.
-    assert np.all(np.diff(grid.t[:-1]) < 0)
-    assert np.all(np.diff(grid.sigma) < 0)
-    assert (grid.t[-1], grid.alpha[-1], grid.sigma[-1]) == (0, 1, 0)
+    assert np.all(np.diff(grid["t"][:-1]) < 0), spacing
+    assert np.all(np.diff(grid["sigma"]) < 0), spacing
+    assert [float(grid[name][-1]) for name in ("t", "alpha", "sigma")] == [0, 1, 0]
     if spacing in ("logsnr", "time"):
-      np.testing.assert_allclose(grid.t[0], start, atol=1e-6)
-    steps = grid.steps()
-    assert np.all((steps["shrink"] >= 0) & (steps["shrink"] < 1))
+      np.testing.assert_allclose(grid["t"][0], start, atol=1e-6)
+    assert np.all((steps["shrink"] >= 0) & (steps["shrink"] < 1)), spacing
 
 
-def test_levels_are_the_published_ones():
-  leading = _levels(4, spacing="leading")
-  np.testing.assert_allclose(leading, [751, 501, 251, 1], atol=1e-3)
-  np.testing.assert_allclose(
-    _levels(4, spacing="leading", offset=0), [750, 500, 250, 0], atol=1e-3
-  )
-  np.testing.assert_allclose(
-    _levels(4, spacing="trailing"), [999, 749, 499, 249], atol=1e-3
-  )
-  np.testing.assert_allclose(
-    _levels(4, spacing="linspace"), [999, 666, 333, 0], atol=1e-3
-  )
-  # What Stable Diffusion's multistep solvers see.
-  np.testing.assert_allclose(
-    _levels(4, spacing="linspace", skip_last=True), [999, 749, 500, 250], atol=1e-3
-  )
-  np.testing.assert_allclose(
-    _levels(5, spacing="linspace", whole=False), [999, 749.25, 499.5, 249.75, 0], 1e-4
-  )
-  np.testing.assert_allclose(_levels(1, spacing="linspace"), [999], atol=1e-3)
+@pytest.mark.parametrize(
+  ("settings", "levels"),
+  [
+    ({"spacing": "leading"}, [751, 501, 251, 1]),
+    ({"spacing": "leading", "offset": 0}, [750, 500, 250, 0]),
+    ({"spacing": "trailing"}, [999, 749, 499, 249]),
+    ({"spacing": "linspace"}, [999, 666, 333, 0]),
+    # What multistep solvers of Stable Diffusion see.
+    ({"spacing": "linspace", "skip_last": True}, [999, 749, 500, 250]),
+    ({"spacing": "linspace", "whole": False}, [999, 749.25, 499.5, 249.75, 0]),
+    ({"spacing": "linspace"}, [999]),
+  ],
+)
+def test_levels_are_the_published_ones(settings, levels):
+  got = _levels(len(levels), **settings)
+  np.testing.assert_allclose(got, levels, atol=1e-3)
 
 
 def test_karras_is_even_in_the_root_of_the_noise():
