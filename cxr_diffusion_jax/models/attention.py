@@ -251,6 +251,7 @@ class SpatialTransformer(nn.Module):
     query_positions: tell the cross-attention's queries where they are, which lets
       them find the same place in a grid stream.
     zero_init: start as the identity.
+    skip_scale: of the sum that is the output.
     dtype: of the computation; norms are float32.
   """
 
@@ -260,6 +261,7 @@ class SpatialTransformer(nn.Module):
   norm_groups: int = 32
   query_positions: bool = False
   zero_init: bool = False
+  skip_scale: float = 1.0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -278,7 +280,8 @@ class SpatialTransformer(nn.Module):
       h = TransformerBlock(self.num_heads, self.dtype, name=name)(h, context, positions)
     h = rearrange(h, "b (h w) c -> b h w c", h=height)
     init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
-    return x + self._project(channels, "proj_out", init)(h)
+    x = x + self._project(channels, "proj_out", init)(h)
+    return x if self.skip_scale == 1 else x * self.skip_scale
 
   def _project(
     self, channels: int, name: str, init: nn.initializers.Initializer

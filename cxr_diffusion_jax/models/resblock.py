@@ -2,8 +2,12 @@
 
 x + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))               additive
 x + conv2(silu(norm2(conv1(silu(norm1(x)))) (1 + scale) + shift))  scale_shift
+
+With `resample` the block itself halves or doubles the resolution: of x where it is
+added, and of silu(norm1(x)) before conv1.
 """
 
+from einops import reduce, repeat
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,6 +27,10 @@ class ResnetBlock(nn.Module):
     time_conditioning: 'additive' or 'scale_shift'; without a time, neither.
     zero_init: start as the identity (or the 1x1 shortcut).
     epsilon: of the norms.
+    resample: 'keep' the resolution, 'down' to half by means, 'up' to twice by repeated
+      pixels (Dhariwal and Nichol 2021, 2105.05233, section 3).
+    skip_scale: of the sum that is the output; 1 / sqrt(2) keeps its variance (Song et
+      al. 2020, 2011.13456).
     dtype: of the computation; norms are float32.
   """
 
@@ -31,6 +39,8 @@ class ResnetBlock(nn.Module):
   time_conditioning: str = "additive"
   zero_init: bool = False
   epsilon: float = 1e-5
+  resample: str = "keep"
+  skip_scale: float = 1.0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -57,7 +67,9 @@ class ResnetBlock(nn.Module):
       time = nn.Dense(width, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
       time = time[:, None, None]
 
-    h = conv("conv1", nn.silu(norm("norm1", x)), (3, 3))
+    h = _resampled(nn.silu(norm("norm1", x)), self.resample)
+    x = _resampled(x, self.resample)
+    h = conv("conv1", h, (3, 3))
     if time is None:
       h = norm("norm2", h)
     elif scale_shift:
@@ -68,7 +80,18 @@ class ResnetBlock(nn.Module):
     h = conv("conv2", nn.silu(h), (3, 3), last_init)
     if x.shape[-1] != self.channels:
       x = conv("conv_shortcut", x, (1, 1))
-    return x + h
+    return x + h if self.skip_scale == 1 else (x + h) * self.skip_scale
+
+
+def _resampled(x: Array, resample: str) -> jax.Array:
+  match resample:
+    case "keep":
+      return x
+    case "down":
+      return reduce(x, "b (h p) (w q) c -> b h w c", "mean", p=2, q=2)
+    case "up":
+      return repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
+  raise ValueError(f"unknown resample {resample!r}")
 
 
 class Downsample(nn.Module):

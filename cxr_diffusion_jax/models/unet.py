@@ -27,6 +27,11 @@ class UNet(nn.Module):
   Stable Diffusion 2.x is `num_heads=(5, 10, 20, 20)`, `context_width=1024` and
   `linear_projection=True`.
 
+  ADM's layers (Dhariwal and Nichol 2021, 2105.05233) are `head_width=64`,
+  `time_conditioning='scale_shift'` and `resample='resnet'`, around the transformers that
+  are here; those of EDM's DDPM++ (Karras et al. 2022, 2206.00364) have
+  `skip_scale=0.5**0.5` too.
+
   Ronneberger et al. 2015 (1505.04597); Rombach et al. 2022 (2112.10752).
 
   Attributes:
@@ -47,6 +52,9 @@ class UNet(nn.Module):
       `context_streams`.
     query_positions: see `SpatialTransformer`; adds no parameter.
     time_conditioning: 'additive' or 'scale_shift', see `ResnetBlock`.
+    resample: what changes the resolution between levels: 'conv', a strided or repeated
+      convolution, or 'resnet', a residual block under the time embedding.
+    skip_scale: of the output of every residual block and transformer.
     norm_groups: divides every level's channels.
     zero_init: start each residual branch and the output at zero. No effect on the
       tree.
@@ -70,6 +78,8 @@ class UNet(nn.Module):
   pooled: bool = True
   query_positions: bool = False
   time_conditioning: str = "additive"
+  resample: str = "conv"
+  skip_scale: float = 1.0
   norm_groups: int = 32
   zero_init: bool = True
   remat: bool = False
@@ -108,6 +118,8 @@ class UNet(nn.Module):
       linear_projection=self.linear_projection,
       query_positions=self.query_positions,
       zero_init=self.zero_init,
+      resample=self.resample,
+      skip_scale=self.skip_scale,
       remat=self.remat,
       dtype=self.dtype,
     )
@@ -204,11 +216,14 @@ class UNet(nn.Module):
           f"{name} {value} for block_channels {self.block_channels}",
           "one entry for each level",
         )
-    if self.time_conditioning not in ("additive", "scale_shift"):
-      raise errors.InputError(
-        f"unknown time_conditioning {self.time_conditioning!r}",
-        "one of ['additive', 'scale_shift']",
-      )
+    for name, known in (
+      ("time_conditioning", ["additive", "scale_shift"]),
+      ("resample", ["conv", "resnet"]),
+    ):
+      if getattr(self, name) not in known:
+        raise errors.InputError(
+          f"unknown {name} {getattr(self, name)!r}", f"one of {known}"
+        )
     for channels, heads in zip(self.block_channels, self.heads(), strict=True):
       if channels % self.norm_groups or heads < 1 or channels % heads:
         raise errors.InputError(

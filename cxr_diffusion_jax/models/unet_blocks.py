@@ -3,6 +3,8 @@
 down    [resnet, transformer] x layers, half the size
 middle  resnet, transformer, resnet
 up      [join a skip, resnet, transformer] x (layers + 1), twice the size
+
+The size is changed by a convolution, or by one more resnet that resamples.
 """
 
 import dataclasses
@@ -25,10 +27,12 @@ class Style:
   linear_projection: bool
   query_positions: bool
   zero_init: bool
+  resample: str
+  skip_scale: float
   remat: bool
   dtype: jnp.dtype
 
-  def resnet(self, channels: int, name: str) -> nn.Module:
+  def resnet(self, channels: int, name: str, resample: str = "keep") -> nn.Module:
     """A residual block of this style."""
     kind = nn.remat(ResnetBlock) if self.remat else ResnetBlock
     return kind(
@@ -36,6 +40,8 @@ class Style:
       norm_groups=self.norm_groups,
       time_conditioning=self.time_conditioning,
       zero_init=self.zero_init,
+      resample=resample,
+      skip_scale=self.skip_scale,
       dtype=self.dtype,
       name=name,
     )
@@ -50,9 +56,22 @@ class Style:
       norm_groups=self.norm_groups,
       query_positions=self.query_positions,
       zero_init=self.zero_init,
+      skip_scale=self.skip_scale,
       dtype=self.dtype,
       name=name,
     )
+
+  def downsampled(self, x: Array, time: Array) -> jax.Array:
+    """[b h w c] -> [b h/2 w/2 c]."""
+    if self.resample == "resnet":
+      return self.resnet(x.shape[-1], "downsamplers_0", "down")(x, time)
+    return Downsample(self.dtype, name="downsamplers_0")(x)
+
+  def upsampled(self, x: Array, time: Array) -> jax.Array:
+    """[b h w c] -> [b 2h 2w c]."""
+    if self.resample == "resnet":
+      return self.resnet(x.shape[-1], "upsamplers_0", "up")(x, time)
+    return Upsample(self.dtype, name="upsamplers_0")(x)
 
 
 class DownBlock(nn.Module):
@@ -85,7 +104,7 @@ class DownBlock(nn.Module):
         x = self.style.transformer(heads, blocks, f"attentions_{i}")(x, context)
       made.append(x)
     if self.downsample:
-      made.append(Downsample(self.style.dtype, name="downsamplers_0")(x))
+      made.append(self.style.downsampled(x, time))
     return made
 
 
@@ -142,5 +161,5 @@ class UpBlock(nn.Module):
         heads, blocks = self.num_heads, self.num_blocks
         x = self.style.transformer(heads, blocks, f"attentions_{i}")(x, context)
     if self.upsample:
-      x = Upsample(self.style.dtype, name="upsamplers_0")(x)
+      x = self.style.upsampled(x, time)
     return x

@@ -42,3 +42,26 @@ def test_upsample_repeats_pixels():
   out = module.apply({"params": params}, x)
   want = np.kron(np.asarray(x[0, :, :, 0]), np.ones((2, 2)))
   np.testing.assert_array_equal(out[0, :, :, 0], want)
+
+
+@pytest.mark.parametrize("resample", ["down", "up"])
+def test_a_block_that_resamples_does_both_its_ways_alike(resample):
+  """As it begins, it is the resampled input: means of pixels, or pixels repeated."""
+  block = resblock.ResnetBlock(
+    8, norm_groups=4, zero_init=True, resample=resample, skip_scale=0.5
+  )
+  rng = np.random.default_rng(0)
+  x = np.float32(rng.standard_normal((2, 4, 6, 8)))
+  time = np.float32(rng.standard_normal((2, 16)))
+  params = jax.jit(block.init)(jax.random.key(2), x, time)["params"]
+  assert set(params) == {"conv1", "conv2", "norm1", "norm2", "time_emb_proj"}
+  apply = jax.jit(block.apply)
+  got = apply({"params": params}, x, time)
+  if resample == "down":
+    want = x.reshape(2, 2, 2, 3, 2, 8).mean(axis=(2, 4))
+  else:
+    want = x.repeat(2, axis=1).repeat(2, axis=2)
+  np.testing.assert_allclose(got, 0.5 * want, atol=1e-6)
+  # The branch is resampled before its convolutions, which see neighbours there.
+  params["conv2"]["kernel"] = jnp.ones_like(params["conv2"]["kernel"])
+  assert np.max(np.abs(apply({"params": params}, x, time) - got)) > 1e-2
