@@ -28,8 +28,8 @@ class UNet(nn.Module):
   `linear_projection=True`.
 
   ADM's layers (Dhariwal and Nichol 2021, 2105.05233) are `head_width=64`,
-  `time_conditioning='scale_shift'` and `resample='resnet'`, around the transformers that
-  are here; those of EDM's DDPM++ (Karras et al. 2022, 2206.00364) have
+  `time_conditioning='scale_shift'` and `resample='resnet'`, around the transformers
+  that are here; those of EDM's DDPM++ (Karras et al. 2022, 2206.00364) have
   `skip_scale=0.5**0.5` too.
 
   Ronneberger et al. 2015 (1505.04597); Rombach et al. 2022 (2112.10752).
