@@ -21,6 +21,7 @@ def cube() -> jax.sharding.Mesh:
     (("attn1", "to_q", "kernel"), (320, 640), ("fsdp", "tensor")),
     (("attn1", "to_out_0", "kernel"), (640, 320), ("tensor", "fsdp")),
     (("ff", "net_2", "kernel"), (641, 320), (None, "fsdp")),
+    (("mlp", "net_gate", "kernel"), (384, 1024), ("fsdp", "tensor")),
     (("conv1", "kernel"), (3, 3, 64, 128), (None, None, None, "fsdp")),
     (("conv1", "bias"), (128,), (None,)),
     (("norm1", "scale"), (333,), (None,)),
