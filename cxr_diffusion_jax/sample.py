@@ -41,6 +41,8 @@ _AUTO = flags.DEFINE_integer(
   "autoguidance", None, "Step of an earlier checkpoint to lead away from."
 )
 _SAMPLER = flags.DEFINE_string("sampler", None, "Sampler; the run's by default.")
+_SPACING = flags.DEFINE_string("spacing", None, "Of its times; the run's by default.")
+_ETA = flags.DEFINE_float("eta", None, "Fresh noise, 0 to 1; the sampler's by default.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
 _STEP = flags.DEFINE_integer("checkpoint", None, "Step; the newest by default.")
 _LENGTH = flags.DEFINE_float(
@@ -119,6 +121,8 @@ def _changes() -> dict[str, object]:
     "guidance_interval": command.numbers("guidance_interval", _INTERVAL.value),
     "guidance_rescale": _RESCALE.value,
     "sampler": _SAMPLER.value,
+    "spacing": _SPACING.value,
+    "eta": _ETA.value,
   }
 
 

@@ -48,7 +48,10 @@ def test_they_say_how_they_were_made(pairs):
   assert pairs.settings == {
     "autoguidance_step": None,
     "checkpoint_step": 3,
+    "clip_x0": (),
+    "dynamic_threshold": 0.0,
     "ema_length": None,
+    "eta": None,
     "evaluations_per_image": 4,
     "guidance": 1.5,
     "guidance_interval": (),
@@ -56,6 +59,8 @@ def test_they_say_how_they_were_made(pairs):
     "num_images": 2,
     "num_steps": 2,
     "sampler": "euler",
+    "spacing": "",
+    "times_shift": 1.0,
   }
   for text in ("at step 3", "euler, 2 steps, guidance 1.5", "stand-in elixrc"):
     assert text in pairs.title
