@@ -23,6 +23,7 @@ PARAMETERS = {
   "dit_xl": (820, 835),
   "edm2_tiny": (1.2, 2.2),
   "edm2_small": (30, 34),
+  "kl_small": (35, 38),
 }
 
 # `sd15_finetune` is tested where its weights are: tests/training/test_pretrained.py;
@@ -117,3 +118,16 @@ def test_a_config_has_no_key_that_nothing_reads(name):
     spoilt[section]["nonsense"] = 1
     with pytest.raises(errors.InputError, match=rf"config\.{section}\.nonsense"):
       experiment_lib.build(spoilt)
+
+
+@pytest.mark.parametrize(
+  ("size", "latent"),
+  [("tiny", (8, 8, 4)), ("small", (32, 32, 4)), ("base", (64, 64, 4))],
+)
+def test_latents_take_the_place_of_wavelets_at_every_size(size, latent):
+  waves, config = (_load("elixr_c").get_config(one) for one in (size, f"kl_{size}"))
+  assert experiment_lib.build(config).latent_shape == latent
+  assert config.codec.name == "kl"
+  sections = {name for name in config if config[name] != waves[name]}
+  # Attention is at the same sides, which are at other levels then.
+  assert sections == ({"codec", "model"} if size == "small" else {"codec"})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import sampling
+from cxr_diffusion_jax.evaluation import conditions, request, sampling
 from cxr_diffusion_jax.training import run_files
 
 
@@ -46,7 +46,7 @@ def workdir(place) -> pathlib.Path:
   return place / "whole"
 
 
-def test_a_run_on_latents_from_preparation_to_samples(flags, place, workdir, run_main):
+def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
   prepared = run_main("prepare", *flags())
   assert prepared.code == 0, prepared.err
   assert re.search(r"latents, [\d.,]+ images/s.*: 64 of 64", prepared.err)
@@ -55,17 +55,17 @@ def test_a_run_on_latents_from_preparation_to_samples(flags, place, workdir, run
   assert "latents" not in trained.err
   _, described = run_files.read(workdir)
   std = described["statistics"]["latent"]["std"]
-  assert sampling.open_run(workdir).objective.codec.scaling_factor == 1 / std
+  run = sampling.open_run(workdir)
+  assert run.objective.codec.scaling_factor == 1 / std
   told = json.loads((workdir / "reconstruction.json").read_text())
   assert told["split"] == "test"
   assert not told["exact"]
   assert np.isfinite(told["psnr"])
-  out = place / "generated"
-  made = run_main(
-    "sample", f"--workdir={workdir}", f"--out={out}", "--num=2", "--findings=Effusion"
-  )
-  assert made.code == 0, made.err
-  assert len(json.loads((out / "samples.json").read_text())["samples"]) == 2
+  desk = conditions.Desk(settings=run.experiment.data, dataset=run.dataset)
+  asked = desk.make(request.Request(findings=("Effusion",)), 1)
+  images = sampling.sample(run, asked, num=2).images
+  assert images.shape == (2, 32, 32, 1)
+  assert images.std() > 0
 
 
 def test_it_goes_on_bit_for_bit_wherever_the_autoencoder_is(

@@ -18,6 +18,9 @@ from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.models import kl_codec
 from cxr_diffusion_jax.parallel import sharding
 
+# A side that every codec divides.
+_LARGE = 2**16
+
 RowsFn = Callable[[types.Array], np.ndarray]
 
 
@@ -40,11 +43,8 @@ def make_decode(codec: codec_lib.Codec, mesh: jax.sharding.Mesh) -> RowsFn:
     codec: of the run.
     mesh: that batches are split over.
   """
-  # A side of one place tells the factor of any codec, where its size fits.
-  one = jax.eval_shape(
-    codec.decode, jnp.zeros((1, 1, 1, len(codec.channel_weights()))), codec.params
-  )
-  factor = one.shape[1]
+  # Any codec's factor is a power of two.
+  factor = _LARGE // codec.latent_shape(_LARGE)[0]
 
   def decode(latent, params):
     return jnp.clip(codec.decode(latent, params), -1.0, 1.0)
