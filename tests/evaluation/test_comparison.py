@@ -123,6 +123,9 @@ def test_a_comparison_is_a_table_figures_and_a_picture(compare, out, judged, run
     assert run["validation_loss"] is None
     assert run["step"] == 3
     assert 0 < run["change_by_condition"] < run["change_by_both"]
+    # Of wavelets, which are invertible.
+    assert run["reconstruction"]["exact"] is True
+  assert table.count("| exact |") == 2
   with Image.open(out / "comparison.png") as picture:
     assert picture.size[0] > 10 * 128
     assert 3 * 128 < picture.size[1] < 4 * 128
