@@ -89,7 +89,7 @@ def test_axes_are_read():
 @pytest.mark.parametrize(
   ("texts", "message"),
   [
-    (["guidance"], "'guidance'; expected NAME=VALUE,VALUE,... of guidance, guidance_r"),
+    (["guidance"], "'guidance'; expected NAME=VALUE,VALUE,... of eta, guidance, gu"),
     (["guidance="], "expected NAME=VALUE"),
     (["gudance=1"], "expected NAME=VALUE"),
     (["=1"], "expected NAME=VALUE"),

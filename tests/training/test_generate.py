@@ -68,6 +68,8 @@ def test_grey_levels_cover_the_range_and_end_there():
 class _Codec:
   """Decodes to pictures far from the limits."""
 
+  columns = ()
+
   def decode(self, latent):
     return latent / 1000
 
