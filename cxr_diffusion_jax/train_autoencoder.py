@@ -3,7 +3,8 @@
 python -m cxr_diffusion_jax.train_autoencoder --config configs/autoencoder.py:phantom \\
   --workdir runs/autoencoder
 
-Its folder WORKDIR/autoencoder is what `--config.codec.name=kl` of a denoiser takes.
+A denoiser takes its --workdir: `--config configs/elixr_c.py:kl_small
+--config.codec.folder=WORKDIR`; WORKDIR/autoencoder is a folder of diffusers.
 """
 
 from absl import flags, logging

@@ -79,6 +79,12 @@ def _haar(
 
 
 def _kl(section: Mapping[str, Any]) -> CodecSection:
+  if "levels" in section:
+    raise errors.InputError(
+      "config.codec.name=kl in a config of wavelets",
+      "a section with folder, posterior and scaling_factor",
+      "put kl_ before the size, as in configs/elixr_c.py:kl_small",
+    )
   known = ("folder", "posterior", "scaling_factor")
   sections.check_keys("config.codec", section, known)
   if not section.get("folder"):

@@ -56,7 +56,8 @@ def test_the_scaling_factor_is_its_own_measured_or_given(folder, given, factor):
     ({"posterior": "mode"}, "posterior='mode'"),
     ({"folder": ""}, "config.codec without folder"),
     ({"folder": "/none/there"}, "config.codec.folder='/none/there'"),
-    ({"levels": 2}, "unknown key config.codec.levels"),
+    ({"level": 2}, "unknown key config.codec.level"),
+    ({"levels": 2}, "fix: put kl_ before the size, as in configs/elixr_c.py:kl_small"),
   ],
 )
 def test_what_it_refuses(folder, given, message):
