@@ -206,7 +206,8 @@ def test_an_unequal_comparison_says_so(run_of, workdirs, judged, monkeypatch, tm
 
 
 def test_runs_on_other_records_are_refused(monkeypatch, tmp_path):
-  def open_run(workdir):
+  def open_run(workdir, **settings):
+    del settings
     records = python_types.SimpleNamespace(fingerprint=workdir.name)
     dataset = python_types.SimpleNamespace(records=records)
     return python_types.SimpleNamespace(dataset=dataset, workdir=workdir)
