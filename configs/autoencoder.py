@@ -34,6 +34,8 @@ def get_config(choice: str = "f4"):
   if phantom:
     config.data.root = "phantom-cxr-128"
     config.data.phantom_images = 1200
+    # A batch of four is too small to share.
+    config.parallel.num_devices = 1
 
   channels = (16, 32, 64, 64) if phantom else (128, 256, 512, 512)
   config.model = dict(

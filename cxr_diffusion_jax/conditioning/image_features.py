@@ -104,7 +104,7 @@ def load(name: str) -> ImageFeatures:
     scaled = ((image + 1) / 2 - mean) / std
     states, embedding = vision(params, scaled)
     # The first is the patches' embedding, before any layer.
-    chosen = np.linspace(0, len(states) - 1, NUM_LAYERS + 1).round().astype(int)[1:]
+    chosen = np.ceil(np.linspace(0, len(states) - 1, NUM_LAYERS + 1)[1:])
     return tuple(states[i] for i in sorted({int(i) for i in chosen})), embedding
 
   return ImageFeatures(

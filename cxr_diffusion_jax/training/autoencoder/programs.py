@@ -122,6 +122,7 @@ def make_programs(
   def create() -> state_lib.TrainState:
     return autoencoder_step.create(init_params(objective, key), optimizer)
 
+  on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
   shapes = jax.eval_shape(create)
   shardings = sharding.state_shardings(shapes, experiment.mesh)
   whole = sharding.replicated(experiment.mesh)
@@ -149,7 +150,12 @@ def make_programs(
     functools.partial(autoencoder_step.validation_step, objective), (*of_batch, whole)
   )
   return AutoencoderPrograms(
-    init=jax.jit(create, out_shardings=shardings),
+    init=jax.jit(
+      create,
+      out_shardings=shardings,
+      # As of the denoiser: it runs once, and is not worth optimising.
+      compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
+    ),
     like=lambda: jax.tree.map(
       lambda shape, place: jax.ShapeDtypeStruct(
         shape.shape, shape.dtype, sharding=place
