@@ -151,7 +151,11 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     profile_steps=0,
   )
   config.repa = dict(
-    weight=0.0, column="elixrc", encoder="", layer=-1, projector_width=2048
+    weight=0.0,
+    column="elixrc",
+    encoder="",
+    layer=-1,
+    projector_width={"tiny": 256, "small": 1024, "base": 2048}[size],
   )
   config.sample = dict(
     sampler="euler",

@@ -34,6 +34,10 @@ GIVEN = {
 # The other network serves the path with both kinds of streams.
 SIZES = {"elixr_bc": "dit_tiny"}
 
+# Features are pulled to a column of the condition's, and to one of their own.
+PULLED = {"repa.weight": 0.5, "repa.projector_width": 8}
+MORE = {"elixr_bc": PULLED, "findings": PULLED}
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -62,6 +66,7 @@ def train(place, repository, run_main):
       "train.checkpoint_every": 10,
       "train.sample_every": 0,
       "parallel.num_devices": 1,
+      **MORE.get(path, {}),
     }
     result = run_main(
       "main",
@@ -103,6 +108,7 @@ def test_a_path_trains_resumes_and_samples(path, train, sample, place):
   assert "vision_model" not in parameters
   dataset = json.loads((place / path / "dataset.json").read_text())
   assert all(column["standin"] for column in dataset["columns"].values())
+  assert list(dataset.get("targets", {})) == ["elixrc"] * (path == "findings")
   images = sorted((place / "tree").glob("original/*/images/*.png"))
   given = [text.format(*images) for text in GIVEN[path]]
   made = sample(path, *given)["samples"]

@@ -107,6 +107,19 @@ def test_known_pixels_are_the_images_own_bit_for_bit(run, desk, ids, mask, tmp_p
     np.testing.assert_array_equal(np.asarray(image) > 0, made.masks[0, ..., 0])
 
 
+def test_the_command_does_all_of_it(run, ids, mask, run_main, monkeypatch, tmp_path):
+  monkeypatch.setattr(editing.sampling, "open_run", lambda *_, **__: run)
+  ended = run_main(
+    "sample", f"--workdir={tmp_path}", f"--init={ids[0]}", f"--mask={mask()}",
+    "--steps=4", "--per_condition=1",
+  )  # fmt: skip
+  assert ended.code == 0, ended.err
+  assert "inpainted, strength 1, 8 evaluations each" in ended.out
+  told = json.loads((tmp_path / "edited" / "samples.json").read_text())
+  assert told["samples"][0]["init"] == ids[0]
+  assert (tmp_path / "edited" / "pairs.png").is_file()
+
+
 def test_pairs_are_one_by_one_or_one_with_many(run, desk, ids):
   several = Request(image_ids=tuple(ids))
   one = _make(run, desk, several, inits=(ids[2],), strength=0.5)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cxr_diffusion_jax import errors
@@ -79,9 +80,9 @@ def test_both_network_and_projector_learn_of_it(toy):
   def grad(weight):
     one = dataclasses.replace(aligned.alignment, weight=weight)
     objective = dataclasses.replace(aligned, alignment=one)
-    return jax.grad(
-      lambda tree: step.total_loss(objective, tree, *inputs, wanted)[0]
-    )(state_lib.learned(params, projector))
+    return jax.grad(lambda tree: step.total_loss(objective, tree, *inputs, wanted)[0])(
+      state_lib.learned(params, projector)
+    )
 
   alone = jax.grad(lambda tree: step.total_loss(plain, tree, *inputs)[0])(params)
   none, some, twice = (grad(weight) for weight in (0.0, 1.0, 2.0))
@@ -93,25 +94,35 @@ def test_both_network_and_projector_learn_of_it(toy):
     assert np.abs(layer["kernel"]).max() > 0
 
 
-def test_a_run_with_it_learns_and_goes_on_bit_for_bit(train, build, tmp_path):
-  whole, told = train(tmp_path / "whole", train__num_steps=6, **ON)
-  train(tmp_path / "parts", train__num_steps=2, **ON)
-  parts, _ = train(tmp_path / "parts", train__num_steps=6, **ON)
-  assert jax.tree.leaves(whole.state.projector)
-  for a, b in zip(
-    jax.tree.leaves(whole.state), jax.tree.leaves(parts.state), strict=True
-  ):
-    np.testing.assert_array_equal(a, b)
-  losses = [told.scalars[number]["train/repa_loss"] for number in range(1, 7)]
-  assert losses[-1] < losses[0] - 0.02
-  # What is sampled from is what it would be without.
-  plain = jax.eval_shape(build().init_fn, jax.random.key(0))
-  with checkpoint.open_manager(tmp_path / "whole", read_only=True) as manager:
-    read = checkpoint.restore_ema(manager, plain)
-  assert jax.tree.structure(read) == jax.tree.structure(plain)
-  for a, b in zip(
-    jax.tree.leaves(read), jax.tree.leaves(whole.state.ema_params), strict=True
-  ):
+def test_it_learns_and_goes_on_from_a_checkpoint_bit_for_bit(toy, tmp_path):
+  _, aligned, params, projector, inputs, _ = toy
+  x0 = np.clip(inputs[0], -1, 1).reshape(3, 8, 8, 1)
+  batch = {"image": x0, "elixrc": np.ones((3, 8, 8, 1376), np.float16)}
+  batch["map"] = np.random.default_rng(1).standard_normal((3, 5, 3))
+  optimizer = optax.adam(0.05)
+  train_step = jax.jit(
+    lambda state: step.train_step(
+      aligned, optimizer, state, batch, seed=0, ema_decay=0.9, accumulation=1
+    )
+  )
+  state, told = state_lib.create(params, optimizer, projector=projector), []
+  with checkpoint.open_manager(tmp_path) as manager:
+    for number in range(6):
+      if number == 3:
+        checkpoint.save(manager, state, {})
+        checkpoint.wait(manager)
+      state, metrics = train_step(state)
+      told.append(float(metrics["repa_loss"]))
+    assert told[-1] < told[0] - 0.02
+    other, _ = checkpoint.restore(manager, state)
+    # What is sampled from is what it would be without.
+    ema_params = checkpoint.restore_ema(manager, params)
+  assert ema_params.keys() == params.keys()
+  assert int(other.step) == 3
+  for _ in range(3):
+    other, _ = train_step(other)
+  assert jax.tree.leaves(other.projector)
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True):
     np.testing.assert_array_equal(a, b)
 
 
@@ -135,7 +146,7 @@ def test_a_column_is_the_images_own_and_read_once(changes, field, grid, columns,
   assert build().targets is None
 
 
-@pytest.mark.parametrize(("layer", "width"), [(-1, 16), (0, 8), (1, 16), (2, 16)])
+@pytest.mark.parametrize(("layer", "width"), [(-1, 16), (0, 8)])
 def test_features_are_of_the_layer_that_is_named(layer, width, build):
   experiment = build(
     **ON,
