@@ -2,8 +2,8 @@
 
   python -m cxr_diffusion_jax.compare --workdirs runs/elixr_b,runs/elixr_c --out report
 
-writes OUT/table.md, OUT/metrics.json and OUT/comparison.png, one row a path. What an
-earlier call generated is not generated again.
+writes OUT/table.md, OUT/metrics.json, OUT/comparison.png, one row a path, and
+OUT/losses.png. What an earlier call generated is not generated again.
 """
 
 import pathlib

@@ -33,7 +33,7 @@ MAINS = (
 ROOMS = {
   "clu": ("run_writer.py",),
   "grain": ("data/pipeline.py",),
-  "matplotlib": ("evaluation/report.py",),
+  "matplotlib": ("evaluation/curves.py",),
   "ml_collections": (
     "cost.py",
     "main.py",

@@ -2,6 +2,7 @@
 
   runs --same conditions, seeds, steps--> images --probe--> found, AUROC; table.md
                                                 +--> comparison.png, a row a path
+  their events --> losses.png
 
 The judge is a classifier trained on the real training images of the same records; what
 it says of the real test images is the ceiling.
@@ -49,7 +50,8 @@ def compare(
 
   Args:
     workdirs: folders of runs on the same records.
-    out: receives table.md, metrics.json, comparison.png, NAME/images.npz.
+    out: receives table.md, metrics.json, comparison.png, losses.png and
+      NAME/images.npz.
     num: conditions, spread evenly over the split; one image each.
     split: whose images are asked for again.
     seed: of the noise.
@@ -93,6 +95,10 @@ def compare(
   atomic_file.write_text(out / "metrics.json", told + "\n")
   picture = comparison_report.picture(paths, asked, shown)
   pictures.save(picture, out / "comparison.png")
+  losses = {run.workdir.name: curves.read(run.workdir) for run in runs}
+  # Training's own losses are noisy, and hide each other.
+  told_tags = [tag for tag in curves.TAGS if tag.startswith("validation/")]
+  pictures.save(curves.picture(losses, told_tags), out / "losses.png")
   return text
 
 

@@ -12,7 +12,6 @@ import json
 import pathlib
 from typing import Any
 
-import matplotlib.figure
 import numpy as np
 from PIL import Image
 
@@ -44,7 +43,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   if not steps:
     raise errors.InputError(f"no pictures in {workdir}/samples", fix="train the run")
   shown = sorted({steps[0], steps[len(steps) // 4], steps[-1]})
-  named = [("Loss", _loss_curves(curves.read(workdir)))]
+  named = [("Loss", curves.picture({workdir.name: curves.read(workdir)}))]
   named += [(path.stem.replace("_", " "), _picture(path)) for path in shown]
   generated = workdir / "generated"
   facts = {
@@ -105,21 +104,6 @@ def _recognition(generated: pathlib.Path) -> dict[str, str]:
 def _picture(path: pathlib.Path) -> Image.Image:
   with Image.open(path) as picture:
     return picture.copy()
-
-
-def _loss_curves(curves: Mapping[str, tuple[list[int], list[float]]]) -> Image.Image:
-  figure = matplotlib.figure.Figure(figsize=(8, 3.2), dpi=110, layout="constrained")
-  axes = figure.add_subplot()
-  for tag, (steps, values) in curves.items():
-    axes.plot(steps, values, label=tag, marker="." if "validation" in tag else None)
-  axes.set_xlabel("step")
-  axes.set_ylabel("loss")
-  axes.set_yscale("log")
-  if curves:
-    axes.legend()
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png")
-  return Image.open(buffer)
 
 
 def _stack(images: list[Image.Image]) -> Image.Image:

@@ -1,6 +1,7 @@
 """Loss curves are read back from the events as CLU writes them."""
 
 from clu import metric_writers
+import numpy as np
 
 from cxr_diffusion_jax.evaluation import curves
 
@@ -32,3 +33,24 @@ def test_every_step_of_a_long_run_is_kept(tmp_path):
   steps, values = curves.read(tmp_path)["train/loss"]
   assert steps == list(range(1, 1201))
   assert values == [float(step) for step in steps]
+
+
+def test_a_picture_shows_the_runs_and_what_they_told():
+  one = {"validation/loss": ([1, 2], [0.5, 0.25])}
+  other = {"validation/loss": ([1, 2], [0.6, 0.5]), "train/loss": ([1], [0.7])}
+  pixels = [
+    np.asarray(curves.picture(runs, tags).convert("RGB"), np.int32)
+    for runs, tags in (
+      ({"a": one}, curves.TAGS),
+      ({"a": one, "b": other}, curves.TAGS),
+      ({"a": one, "b": other}, ["validation/loss"]),
+    )
+  ]
+  assert len({picture.shape for picture in pixels}) == 1
+  # The second run adds a line, and so does a second tag of it.
+  assert np.abs(pixels[0] - pixels[1]).max() > 100
+  assert np.abs(pixels[1] - pixels[2]).max() > 100
+
+
+def test_a_run_without_events_has_an_empty_picture():
+  assert curves.picture({"a": {}}).size == (880, 352)
