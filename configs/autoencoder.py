@@ -34,10 +34,13 @@ def get_config(choice: str = "f4"):
   if phantom:
     config.data.root = "phantom-cxr-128"
     config.data.phantom_images = 1200
-    # A batch of four is too small to share.
+    # A batch of two is too small to share.
     config.parallel.num_devices = 1
 
-  channels = (16, 32, 64, 64) if phantom else (128, 256, 512, 512)
+  channels = (128, 256, 512, 512)
+  if phantom:
+    # On a CPU most of the time goes into the highest resolution.
+    channels = (16, 32, 32, 64)
   config.model = dict(
     latent_channels=4,
     block_channels=channels if f8 else channels[:3],
@@ -64,7 +67,7 @@ def get_config(choice: str = "f4"):
     norm_groups=8,
   )
   config.optimizer = dict(
-    learning_rate=2e-3 if phantom else 1e-4,
+    learning_rate=4e-3 if phantom else 1e-4,
     schedule="cosine",
     warmup_steps=50 if phantom else 1000,
     final_rate=0.0,
@@ -75,16 +78,16 @@ def get_config(choice: str = "f4"):
     accumulation=1,
   )
   config.train = dict(
-    num_steps=2500 if phantom else 200_000,
-    batch_size=4 if phantom else 16,
-    ema_decay=0.99 if phantom else 0.9995,
+    num_steps=4000 if phantom else 200_000,
+    batch_size=2 if phantom else 16,
+    ema_decay=0.995 if phantom else 0.9995,
     power_ema=(),
     power_ema_every=1000,
     log_every=50,
-    validate_every=500 if phantom else 2000,
-    validation_batches=16,
-    sample_every=500 if phantom else 5000,
-    checkpoint_every=500 if phantom else 2000,
+    validate_every=1000 if phantom else 2000,
+    validation_batches=0 if phantom else 64,
+    sample_every=1000 if phantom else 5000,
+    checkpoint_every=1000 if phantom else 2000,
     keep=2,
     keep_every=0,
     patience=0,

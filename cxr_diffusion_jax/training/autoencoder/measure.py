@@ -27,7 +27,7 @@ from cxr_diffusion_jax.training.autoencoder import settings as settings_lib
 FOLDER = "autoencoder"
 
 # Training images whose latents' spread is measured.
-MAX_STATISTIC_IMAGES = 2048
+MAX_STATISTIC_IMAGES = 512
 
 # A difference is shown so many times as large, around middle grey.
 DIFFERENCE_GAIN = 4
