@@ -70,7 +70,7 @@ def write(
     "fingerprint": dataset.records.fingerprint,
     "factor": experiment.network.factor,
   }
-  extract = _extractor(dataset, features, probe_wanted, progress)
+  extract = extractor(dataset, features, probe_wanted, progress)
   if extract is not None:
     name, function = extract
     reference = _images(dataset.source("train"), len(real))
@@ -142,13 +142,20 @@ def _images(source: pipeline.JoinedSource, limit: int = MAX_IMAGES) -> np.ndarra
   return source.batch(rows)["image"]
 
 
-def _extractor(
+def extractor(
   dataset: dataset_lib.Dataset,
   features: image_features.ImageFeatures | None,
   probe_wanted: bool,
   progress: types.Progress,
 ) -> tuple[str, Callable[[np.ndarray], np.ndarray]] | None:
-  """What features are called, and images [b h w 1] in [-1, 1] -> [b d]."""
+  """What features are called, and images [b h w 1] in [-1, 1] -> [b d].
+
+  Args:
+    dataset: whose probe it may be.
+    features: a frozen encoder; None for the probe.
+    probe_wanted: train the probe where there is none; without, None is returned.
+    progress: told while it is trained.
+  """
   if features is not None:
     apply = programs_lib.make_embed(features)
     return f"{features.name}, {features.layer}", lambda image: np.asarray(apply(image))
@@ -172,9 +179,9 @@ def _extractor(
     )
   else:
     judge = probe.load_probe(folder)
-  function = probe_fit.make_features_fn(
-    probe_fit.ProbeSettings(), len(judge.thresholds)
-  )
+  given = probe.read_description(folder)["settings"]
+  network = probe_fit.ProbeSettings(**{**given, "widths": tuple(given["widths"])})
+  function = probe_fit.make_features_fn(network, len(judge.thresholds))
   return (
     f"probe {judge.fingerprint}, pooled features before its last layer",
     lambda image: np.asarray(function(judge.params, measure.to_bytes(image))),

@@ -1,9 +1,16 @@
 """Figures of an autoencoder: of pairs, and of features."""
 
+import types
+
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.evaluation import autoencoder_report, diversity
+from cxr_diffusion_jax.evaluation import (
+  autoencoder_report,
+  diversity,
+  probe,
+  probe_fit,
+)
 
 
 def test_figures_are_means_over_all_pairs():
@@ -32,3 +39,32 @@ def test_distances_stand_beside_that_of_other_real_images():
   assert same["rfid_floor"] > 1e-3
   shifted = autoencoder_report.distances(features, real, real + 1, reference)
   assert shifted["rfid"] == pytest.approx(3)
+
+
+def test_features_are_those_of_a_probe_that_is_there(tmp_path):
+  dataset = types.SimpleNamespace(records=types.SimpleNamespace(folder=tmp_path))
+
+  def extractor():
+    return autoencoder_report.extractor(dataset, None, False, lambda *told: None)
+
+  assert extractor() is None
+  images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
+  findings = np.array([[0], [1], [0], [1]])
+  judge = probe.train_probe(
+    images,
+    findings,
+    tmp_path / "probe",
+    validation=(images, findings),
+    settings=probe_fit.ProbeSettings(
+      widths=(4,), norm_groups=2, num_steps=1, batch_size=4
+    ),
+  )
+  name, function = extractor()
+  assert judge.fingerprint in name
+  features = function(images.astype(np.float32) / 127.5 - 1)
+  # The mean and the maximum of each channel; the scores are linear in them.
+  assert features.shape == (4, 8)
+  head = judge.params["head"]
+  logits = features @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+  scores = 1 / (1 + np.exp(-logits))
+  np.testing.assert_allclose(scores, judge.scores(images), atol=1e-6)
