@@ -110,6 +110,10 @@ def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
   assert made["settings"] == {
     "autoguidance_step": None,
     "checkpoint_step": 20,
+    "clip_x0": [],
+    "dynamic_threshold": 0.0,
+    "ema_length": None,
+    "eta": None,
     "evaluations_per_image": 6,
     "guidance": 1.5,
     "guidance_interval": [0.5, 3.0],
@@ -117,6 +121,8 @@ def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
     "num_images": 2,
     "num_steps": 3,
     "sampler": "ddim",
+    "spacing": "",
+    "times_shift": 1.0,
   }
   images = _pixels(tmp_path, made)
   assert images.shape == (3, 32, 32)
