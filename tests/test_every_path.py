@@ -120,8 +120,9 @@ def test_a_path_trains_resumes_and_samples(path, train, sample, place):
     assert made[0]["prompt"] == "a chest x-ray with pleural effusion"
     assert prompts.findings_of(made[-1]["prompt"]) == ("Cardiomegaly", "Edema")
     assert "63 year old" in made[-1]["prompt"]
-  entry, *_ = sample(path, "--unconditional", "--num=4")["samples"]
-  assert entry["unconditional"] is True
+  made = sample(path, "--unconditional", "--num=4")
+  assert made["samples"][0]["unconditional"] is True
+  assert made["settings"]["guidance"] == 1
 
 
 def _read(path: pathlib.Path) -> np.ndarray:

@@ -56,6 +56,11 @@ class Request:
     }
     return tuple(name for name, value in values.items() if value)
 
+  @property
+  def plain(self) -> bool:
+    """Whether there is nothing to guide to or away from."""
+    return self.given == ("unconditional",) and not self.negative_prompt
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conditions:

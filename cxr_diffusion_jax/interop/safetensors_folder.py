@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -143,6 +144,8 @@ def write(
     os.replace(part, folder / WHOLE)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     atomic_file.write_text(folder / CONFIG, text)
+    # The library makes a file that its owner alone can read.
+    shutil.copymode(folder / CONFIG, folder / WHOLE)
 
 
 _PART = f"{WHOLE}.part"

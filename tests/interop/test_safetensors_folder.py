@@ -38,6 +38,8 @@ def test_what_is_written_is_read(written):
   _check(written)
   assert safetensors_folder.read_config(written, "Toy") == {}
   assert {path.name for path in written.iterdir()} == {WEIGHTS, "config.json"}
+  # Whoever may read the one may read the other.
+  assert len({path.stat().st_mode for path in written.iterdir()}) == 1
   # A second time takes the place of the first.
   safetensors_folder.write(written, {"_class_name": "Toy", "x": 1}, {"c": np.ones(2)})
   _check(written, {"c": np.ones(2, np.float32)})
