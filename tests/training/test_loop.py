@@ -61,10 +61,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(train, build, tmp_pa
     train(tmp_path / "cut", optimizer__schedule="cosine")
 
 
-@pytest.mark.parametrize(
-  "axes", [{"data": 4, "fsdp": 2}, {"data": 2, "fsdp": 2, "tensor": 2}]
-)
-def test_eight_devices_learn_what_one_learns(axes, train, tmp_path):
+def test_eight_devices_learn_what_one_learns(train, tmp_path):
   # Large enough for both rules: tensor for attention, fsdp above its floor.
   model = {
     "model__block_channels": (32,),
@@ -73,7 +70,7 @@ def test_eight_devices_learn_what_one_learns(axes, train, tmp_path):
     "train__num_steps": 4,
   }
   one, told = train(tmp_path / "one", **model)
-  mesh = {f"parallel__{name}": size for name, size in axes.items()}
+  mesh = {f"parallel__{name}": 2 for name in ("data", "fsdp", "tensor")}
   many, told_by_many = train(
     tmp_path / "many", parallel__num_devices=0, **mesh, **model
   )
