@@ -1,0 +1,107 @@
+"""What a comparison of conditioning paths found out, before it is put on a page.
+
+runs -> assess -> Comparison -> comparison_page: report.html, figures, table.md
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from cxr_diffusion_jax.evaluation.measurement import Measurement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepPoint:
+  """One guidance scale: a distance and an adherence of the same images.
+
+  Attributes:
+    guidance: scale.
+    fidelity: the distance to real images; lower is better.
+    adherence: macro AUROC of the findings asked for; higher is better.
+  """
+
+  guidance: float
+  fidelity: Measurement
+  adherence: Measurement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PathResult:
+  """One conditioning path: all of its runs (training seeds) and sampling seeds.
+
+  Attributes:
+    name: of the path.
+    runs: names of its runs' folders, one a training seed.
+    images: uint8 [k h w 1], generated for the k conditions that are shown, with the
+      same noise in every path; of its first run and sampling seed.
+    measurements: of all its images together, with intervals over images and seeds.
+    features: extractor's name -> [n d] float32 of generated images of its first run.
+    losses: run's name -> `curves.read` of it: tag -> (steps, values).
+    sweep: over guidance scales; empty where none was asked for.
+    neighbours: uint8 [m 2 h w 1], generated images beside their nearest training
+      images, nearest pair first; m may be 0.
+    neighbour_captions: [m], what to write below each pair.
+    description: of its data in words ("phantom images, stand-in elixrc").
+  """
+
+  name: str
+  runs: Sequence[str]
+  images: np.ndarray
+  measurements: Sequence[Measurement]
+  features: Mapping[str, np.ndarray]
+  losses: Mapping[str, Any]
+  sweep: Sequence[SweepPoint]
+  neighbours: np.ndarray
+  neighbour_captions: Sequence[str]
+  description: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+  """Which path is best by one figure, as far as the images tell.
+
+  Attributes:
+    key: `Measurement.key` of the figure.
+    ranking: names of paths, best first.
+    best: those that no other is significantly better than; one name is a winner.
+    differences: (path, low, high): the 95 % interval of its figure minus that of the
+      first in the ranking, over the same conditions and seeds; one each but the first.
+  """
+
+  key: tuple[str, str, str, str]
+  ranking: Sequence[str]
+  best: Sequence[str]
+  differences: Sequence[tuple[str, float, float]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+  """Everything that is shown.
+
+  Attributes:
+    title: of the page.
+    facts: label -> text: images, split, seeds, evaluations an image, judges ...
+    warnings: what makes the comparison unequal or weak, one sentence each.
+    differences: config's key -> path -> value, of keys that differ between paths.
+    paths: in the order asked for.
+    real: floors and ceilings, measurements with of="real".
+    verdicts: of figures that have a better side.
+    shown: uint8 [k h w 1], real images that the shown conditions were taken from.
+    captions: [k], the findings of each.
+    real_features: extractor's name -> [n d] float32 of real images.
+    limitations: sentences.
+  """
+
+  title: str
+  facts: Mapping[str, str]
+  warnings: Sequence[str]
+  differences: Mapping[str, Mapping[str, str]]
+  paths: Sequence[PathResult]
+  real: Sequence[Measurement]
+  verdicts: Sequence[Verdict]
+  shown: np.ndarray
+  captions: Sequence[str]
+  real_features: Mapping[str, np.ndarray]
+  limitations: Sequence[str]

@@ -1,0 +1,116 @@
+"""A set of images that is judged, with what is known of each.
+
+records(split), a folder of pictures, generated parts -> ImageSet -> features, metrics
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+import numpy as np
+
+from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.data import records as records_lib
+
+# Of a stored code: as the records number them.
+SEXES, VIEWS = ("F", "M"), ("PA", "AP")
+
+# Years, from the first to before the second.
+AGE_BANDS = ((0, 20), (20, 40), (40, 60), (60, 80), (80, 120))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+  """n images; row i of everything belongs together.
+
+  Attributes:
+    name: for people: "test", "elixr_c", a folder.
+    images: [i] -> uint8 [h w 1], all of one size; an array, or read when asked for.
+    ids: [n] str, each once.
+    labels: what is known of them, any of: findings [n 14] 0 or 1; patient [n]; age [n]
+      in years, nan unknown; sex and view [n] int, indices of `SEXES` and `VIEWS`, -1
+      unknown. Of generated images: what was asked for.
+  """
+
+  name: str
+  images: Sequence[np.ndarray]
+  ids: np.ndarray
+  labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def take(self, rows: Sequence[int] | np.ndarray, name: str = "") -> "ImageSet":
+    """The images at these places, read when asked for as before."""
+    rows = np.asarray(rows, np.int64)
+    images = self.images
+    taken = images[rows] if isinstance(images, np.ndarray) else Taken(images, rows)
+    return ImageSet(
+      name=name or self.name,
+      images=taken,
+      ids=self.ids[rows],
+      labels={key: value[rows] for key, value in self.labels.items()},
+    )
+
+
+class Taken(Sequence):
+  """Some images of a sequence: [i] is images[rows[i]]."""
+
+  def __init__(self, images: Sequence[np.ndarray], rows: np.ndarray):
+    self._images, self._rows = images, rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    return self._images[int(self._rows[index])]
+
+
+class Recorded(Sequence):
+  """The images of a split of records: [i] -> uint8 [h w 1]."""
+
+  def __init__(self, records: records_lib.Records, split: str):
+    self._source = records_lib.RecordSource(records, split)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    return self._source[index]["image"]
+
+
+def of_records(records: records_lib.Records, split: str) -> ImageSet:
+  """The images of a split and their labels.
+
+  Raises:
+    errors.InputError: no such split.
+  """
+  fields = dict(records.fields(split))
+  return ImageSet(
+    name=split, images=Recorded(records, split), ids=fields.pop("id"), labels=fields
+  )
+
+
+def groups(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Parts of a set by what is known: name -> [n] bool.
+
+  Names are as in `Measurement.group`: "finding: NAME" (with "No Finding"), "sex: F",
+  "age: 40-59", "view: PA"; parts may be empty and overlap. A label that is not there
+  makes no parts.
+
+  Args:
+    labels: see `ImageSet.labels`.
+  """
+  parts: dict[str, np.ndarray] = {}
+  if "findings" in labels:
+    present = np.asarray(labels["findings"]) > 0.5
+    named = zip(labels_lib.FINDINGS, present.T, strict=True)
+    parts |= {f"finding: {name}": column for name, column in named}
+    parts[f"finding: {labels_lib.NO_FINDING}"] = ~present.any(axis=1)
+  for key, names in (("sex", SEXES), ("view", VIEWS)):
+    if key in labels:
+      parts |= {f"{key}: {x}": labels[key] == i for i, x in enumerate(names)}
+  if "age" in labels:
+    age = np.asarray(labels["age"], np.float64)
+    for low, high in AGE_BANDS:
+      parts[f"age: {low}-{high - 1}"] = (age >= low) & (age < high)
+  return parts
