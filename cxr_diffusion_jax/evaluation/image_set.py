@@ -10,6 +10,7 @@ import numpy as np
 
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data import records as records_lib
+from cxr_diffusion_jax.preparation import standin_tree
 
 # Of a stored code: as the records number them.
 SEXES, VIEWS = ("F", "M"), ("PA", "AP")
@@ -65,19 +66,6 @@ class Taken(Sequence):
     return self._images[int(self._rows[index])]
 
 
-class Recorded(Sequence):
-  """The images of a split of records: [i] -> uint8 [h w 1]."""
-
-  def __init__(self, records: records_lib.Records, split: str):
-    self._source = records_lib.RecordSource(records, split)
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index: int) -> np.ndarray:
-    return self._source[index]["image"]
-
-
 def of_records(records: records_lib.Records, split: str) -> ImageSet:
   """The images of a split and their labels.
 
@@ -86,7 +74,7 @@ def of_records(records: records_lib.Records, split: str) -> ImageSet:
   """
   fields = dict(records.fields(split))
   return ImageSet(
-    name=split, images=Recorded(records, split), ids=fields.pop("id"), labels=fields
+    name=split, images=standin_tree.Images(records, split), ids=fields.pop("id"), labels=fields
   )
 
 

@@ -1,4 +1,4 @@
-"""One measured figure and all that it depends on: every table and file is made of these.
+"""One measured figure and all that it depends on: tables and files are made of these.
 
 measure(arrays) -> [Measurement, ...] -> metrics.json, tables, figures, CLU scalars
 
