@@ -73,9 +73,8 @@ def of_records(records: records_lib.Records, split: str) -> ImageSet:
     errors.InputError: no such split.
   """
   fields = dict(records.fields(split))
-  return ImageSet(
-    name=split, images=standin_tree.Images(records, split), ids=fields.pop("id"), labels=fields
-  )
+  images = standin_tree.Images(records, split)
+  return ImageSet(name=split, images=images, ids=fields.pop("id"), labels=fields)
 
 
 def groups(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
