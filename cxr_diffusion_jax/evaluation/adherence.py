@@ -12,15 +12,14 @@ the bootstrap, Efron and Tibshirani 1993. All figures depend on the classifier: 
 them belong those of real images, which no generated ones are expected to exceed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from cxr_diffusion_jax import errors
 
-# Name in `Adherence.macro` -> heading in the table.
+# Name in `Adherence.macro` -> what people call it.
 MACRO = {
   "auroc": "AUROC",
   "average_precision": "average precision",
@@ -55,6 +54,7 @@ class Adherence:
     counted: [k] bool, findings in the macro means: enough positives, a negative and a
       threshold, so that all four means are over the same findings.
     macro: names as in `MACRO`.
+    intervals: names as in `MACRO` -> [k 2], 95 %; NaN for findings that do not count.
   """
 
   num_images: int
@@ -65,6 +65,7 @@ class Adherence:
   false_alarms: np.ndarray
   counted: np.ndarray
   macro: Mapping[str, Estimate]
+  intervals: Mapping[str, np.ndarray]
 
 
 def measure(
@@ -118,13 +119,20 @@ def measure(
     num_replicates,
     np.random.default_rng(seed),
   )
-  macro = {}
+  macro, intervals = {}, {}
   for name, of_replicates in replicates.items():
-    low, high = np.nanpercentile(of_replicates, (2.5, 97.5))
+    low, high = np.nanpercentile(_macro(of_replicates), (2.5, 97.5))
     value = values[name][columns].mean()
     macro[name] = Estimate(value=float(value), low=float(low), high=float(high))
+    intervals[name] = np.full((scores.shape[1], 2), np.nan)
+    intervals[name][columns] = np.nanpercentile(of_replicates, (2.5, 97.5), axis=0).T
   return Adherence(
-    num_images=n, num_positive=num_positive, counted=counted, macro=macro, **values
+    num_images=n,
+    num_positive=num_positive,
+    counted=counted,
+    macro=macro,
+    intervals=intervals,
+    **values,
   )
 
 
@@ -197,42 +205,6 @@ def average_precision(
   return _ratio((hits * precision).sum(axis=1), hits.sum(axis=1))
 
 
-def table(rows: Mapping[str, Adherence]) -> str:
-  """Returns a Markdown table of macro means with their intervals, one row a name."""
-  titles = ["", "images", "findings", *MACRO.values()]
-  lines = [titles, ["---"] + ["---:"] * (len(titles) - 1)]
-  for name, adherence in rows.items():
-    figures = [
-      f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
-      for estimate in (adherence.macro[key] for key in MACRO)
-    ]
-    # A bar would end the cell.
-    title = " ".join(name.split()).replace("|", "\\|")
-    counted = int(adherence.counted.sum())
-    lines.append([title, f"{adherence.num_images:,}", str(counted), *figures])
-  return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def describe(adherence: Adherence, names: Sequence[str]) -> dict[str, Any]:
-  """Returns all figures as JSON holds them, None where undefined.
-
-  Args:
-    adherence: of k findings.
-    names: k of them.
-  """
-  per_finding = {}
-  for k, name in zip(range(len(adherence.auroc)), names, strict=True):
-    figures = {key: float(getattr(adherence, key)[k]) for key in MACRO}
-    figures = {key: x if np.isfinite(x) else None for key, x in figures.items()}
-    num_positive = int(adherence.num_positive[k])
-    per_finding[name] = {"num_positive": num_positive, **figures}
-  return {
-    "num_images": adherence.num_images,
-    "macro": {key: dataclasses.asdict(adherence.macro[key]) for key in MACRO},
-    "findings": per_finding,
-  }
-
-
 def _check(scores: np.ndarray, asked: np.ndarray, thresholds: np.ndarray) -> None:
   shapes = scores.shape, asked.shape, (len(asked), *thresholds.shape)
   if scores.ndim != 2 or len(set(shapes)) > 1:
@@ -267,18 +239,19 @@ def _bootstrap(
   num_replicates: int,
   generator: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-  """Returns name -> [r] macro means of resampled images."""
+  """Returns name -> [r k] figures of resampled images."""
   n, blocks = len(scores), []
   for first in range(0, num_replicates, _BLOCK):
     size = min(_BLOCK, num_replicates - first)
     weights = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
     blocks.append(_figures(scores, positive, thresholds, weights))
-  macro = {}
-  for name in MACRO:
-    figures = np.concatenate([block[name] for block in blocks])
-    defined = np.isfinite(figures)
-    macro[name] = _ratio(np.where(defined, figures, 0).sum(axis=1), defined.sum(axis=1))
-  return macro
+  return {name: np.concatenate([block[name] for block in blocks]) for name in MACRO}
+
+
+def _macro(figures: np.ndarray) -> np.ndarray:
+  """[r k] -> [r], means over the findings that are defined."""
+  defined = np.isfinite(figures)
+  return _ratio(np.where(defined, figures, 0).sum(axis=1), defined.sum(axis=1))
 
 
 def _levels(

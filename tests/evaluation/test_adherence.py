@@ -1,6 +1,5 @@
 """Adherence figures against closed forms, counts of pairs, and planted effects."""
 
-import json
 import math
 
 import numpy as np
@@ -224,24 +223,3 @@ def test_arrays_that_do_not_belong_together_are_refused(planted):
   ):
     with pytest.raises(ValueError, match=r"scores|asked"):
       adherence.measure(*wrong)
-
-
-def test_table_and_json(planted):
-  made = adherence.measure(*planted, num_replicates=50)
-  lines = adherence.table({"real | phantoms": made, "clip_text": made}).splitlines()
-  assert len(lines) == 4
-  assert lines[0] == (
-    "|  | images | findings | AUROC | average precision | found | false alarms |"
-  )
-  assert lines[2].startswith("| real \\| phantoms | 200 | 3 | ")
-  auroc = made.macro["auroc"]
-  expected = f"| {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f}) |"
-  assert expected in lines[3]
-  names = ("Mass", "Nodule", "Edema", "Hernia")
-  text = json.dumps(adherence.describe(made, names), allow_nan=False)
-  read = json.loads(text)
-  assert read["findings"]["Hernia"]["auroc"] is None
-  assert read["findings"]["Mass"]["found"] == made.found[0]
-  assert read["macro"]["auroc"]["low"] == auroc.low
-  with pytest.raises(ValueError, match="zip"):
-    adherence.describe(made, names[:3])
