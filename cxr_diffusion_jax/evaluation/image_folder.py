@@ -1,0 +1,296 @@
+"""Folders of anybody's images, with a table of labels or without, as sets to judge.
+
+folder -> names -> headers: one size? known modes? whole? -> ImageSet, decoded on demand
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+import dataclasses
+import os
+import pathlib
+
+from absl import logging
+import numpy as np
+from PIL import Image
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data import dicom
+from cxr_diffusion_jax.data import images as images_lib
+from cxr_diffusion_jax.evaluation import image_labels
+from cxr_diffusion_jax.evaluation.image_set import ImageSet
+
+# Folders below the one that is given, such as Kaggle's images_001/images.
+DEPTH = 3
+
+# What `data/images.py` makes grey; CMYK, YCbCr, LAB and floats are no radiographs.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Header:
+  """What a file says of itself before it is decoded."""
+
+  width: int
+  height: int
+  deep: bool
+
+  def __str__(self) -> str:
+    return f"{self.width}x{self.height}"
+
+
+class FolderImages(Sequence):
+  """Files as images: [i] -> uint8 [h w 1], read each time that it is asked for.
+
+  Nothing is kept: metrics go through a set in order, and the next pass begins where a
+  small memory of images would have forgotten.
+  """
+
+  def __init__(self, paths: Sequence[str], image_size: int | None):
+    self._paths, self._image_size = paths, image_size
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    image = _decode(self._paths[index])
+    if self._image_size is not None:
+      image = images_lib.resize(image, self._image_size)
+    return image[..., np.newaxis]
+
+
+def read(
+  folder: str | os.PathLike,
+  labels_csv: str | os.PathLike | None = None,
+  *,
+  image_size: int | None = None,
+  name: str = "",
+  progress: types.Progress = types.no_progress,
+) -> ImageSet:
+  """Opens the images of a folder and of folders in it, to three levels, sorted by name.
+
+  PNG, JPEG and DICOM are told by their extensions; names that begin with a dot are left
+  out. Headers are looked at now, pixels when they are asked for. Grey values are made
+  as in training (`data/images.py`): colours become luminance, alpha is ignored, 16 bits
+  are scaled by their full range; DICOM is shown as `data/dicom.py` says.
+
+  Args:
+    folder: of images; an image's id is its name without extension.
+    labels_csv: what is known of them, see `image_labels.read_table`.
+    image_size: pixels of a side, to which all are brought: the centred square of the
+      shorter side, with an antialiased Lanczos; None takes them as they are.
+    name: of the set; the folder as it was given by default.
+    progress: told of the headers read.
+
+  Returns:
+    The set; `labels` has findings where there is a table, and what else it tells.
+
+  Raises:
+    errors.InputError: no folder, no image in it, two of one name, one that cannot be
+      read, of another size or of a mode that is none of a radiograph; labels that do
+      not belong to the images.
+  """
+  table = image_labels.read_table(labels_csv) if labels_csv is not None else None
+  images = _open(folder, image_size, name, progress)
+  if table is None:
+    return images
+  image_labels.refuse_unmatched(table, [images])
+  return image_labels.label(images, table)
+
+
+def read_pair(
+  real: str | os.PathLike,
+  synthetic: str | os.PathLike,
+  labels_csv: str | os.PathLike | None = None,
+  *,
+  image_size: int | None = None,
+  progress: types.Progress = types.no_progress,
+) -> tuple[ImageSet, ImageSet]:
+  """Opens two folders that are compared, with one table of labels for both.
+
+  The table may name the images of one folder alone: the other set has no labels then.
+
+  Raises:
+    errors.InputError: as `read` and `check_pair`; labels that match neither folder.
+  """
+  table = image_labels.read_table(labels_csv) if labels_csv is not None else None
+  pair = tuple(_open(x, image_size, "", progress) for x in (real, synthetic))
+  check_pair(*pair)
+  if table is None:
+    return pair
+  image_labels.refuse_unmatched(table, pair)
+  return tuple(
+    image_labels.label(images, table)
+    if image_labels.any_match(images, table)
+    else images
+    for images in pair
+  )
+
+
+def check_pair(real: ImageSet, synthetic: ImageSet) -> None:
+  """Refuses sets that cannot be compared: a metric would measure the resizing.
+
+  Raises:
+    errors.InputError: their images differ in size; with the fix.
+  """
+  sides = [images.images[0].shape[:2] for images in (real, synthetic)]
+  if sides[0] != sides[1]:
+    (h, w), (height, width) = sides
+    raise errors.InputError(
+      f"images of {real.name} are {w}x{h}, of {synthetic.name} {width}x{height}",
+      "one size",
+      f"--image_size {min(h, w, height, width)} resizes them all",
+    )
+
+
+def _open(
+  folder: str | os.PathLike,
+  image_size: int | None,
+  name: str,
+  progress: types.Progress,
+) -> ImageSet:
+  """`read` without labels."""
+  if image_size is not None and image_size < 1:
+    raise errors.InputError(f"--image_size {image_size}", "pixels, 1 or more")
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    kind = "not a folder" if folder.exists() else "no such folder"
+    raise errors.InputError(f"{kind}: {folder}", "a folder of images")
+  files = sorted((image_labels.stem(path), path) for path in _scan(folder, DEPTH))
+  if not files:
+    raise errors.InputError(
+      f"no image in {folder} or {DEPTH - 1} levels below",
+      f"files named {', '.join('*' + x for x in image_labels.SUFFIXES)}",
+    )
+  ids, paths = map(list, zip(*files, strict=True))
+  _refuse_duplicates(folder, ids, paths)
+  headers = []
+  for header in images_lib.in_threads(_header, paths):
+    headers.append(header)
+    progress(f"look at {folder}", len(headers), len(paths))
+  _check_sizes(folder, paths, headers, image_size)
+  deep = next((path for path, x in zip(paths, headers, strict=True) if x.deep), None)
+  if deep is not None:
+    _check_depth(deep)
+  images = FolderImages(paths, image_size)
+  return ImageSet(name=name or str(folder), images=images, ids=np.array(ids, np.str_))
+
+
+def _scan(folder: str | os.PathLike, depth: int) -> Iterator[str]:
+  with os.scandir(folder) as entries:
+    for entry in entries:
+      # Names such as `._00000001_000.png` are what macOS archives leave behind.
+      if entry.name.startswith("."):
+        continue
+      if entry.name.lower().endswith(image_labels.SUFFIXES):
+        yield entry.path
+      elif depth > 1 and entry.is_dir():
+        yield from _scan(entry.path, depth - 1)
+
+
+def _refuse_duplicates(
+  folder: pathlib.Path, ids: Sequence[str], paths: Sequence[str]
+) -> None:
+  counts = Counter(ids)
+  twice = [key for key, count in counts.items() if count > 1]
+  if twice:
+    same = [path for key, path in zip(ids, paths, strict=True) if key == twice[0]]
+    raise errors.InputError(
+      f"{len(twice)} names are given to several images of {folder}:"
+      f" {same[0]} and {same[1]}",
+      "a name of its own, without its extension, for each image",
+      "rename them, or give one folder of these",
+    )
+
+
+def _header(path: str) -> _Header:
+  """Reads the size and the mode of a file, and whether its end is there."""
+  if path.lower().endswith(image_labels.DICOM_SUFFIXES):
+    dataset = dicom.open_dicom(path)
+    return _Header(width=int(dataset.Columns), height=int(dataset.Rows), deep=False)
+  try:
+    with open(path, "rb") as file:
+      start = file.read(26)
+      file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
+      end = file.read()
+      file.seek(0)
+      with Image.open(file, formats=("PNG", "JPEG")) as image:
+        (width, height), mode = image.size, image.mode
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise _unreadable(path, str(error)) from error
+  is_png = start[:8] == b"\x89PNG\r\n\x1a\n"
+  if mode not in MODES and not mode.startswith("I"):
+    raise errors.InputError(
+      f"{path} of {width}x{height} has the mode {mode}",
+      "grey, RGB, RGBA or a palette of 8 bits, or grey of 16 bits",
+      "save it as 8-bit grey PNG",
+    )
+  # A bit depth of 16 in colour or with alpha, of which PIL keeps the upper byte alone.
+  if is_png and start[24] == 16 and start[25] != 0:
+    raise errors.InputError(
+      f"{path} of {width}x{height} has 16 bits and several channels",
+      "one channel of 16 bits, or 8 bits",
+      "save it as 16-bit grey without transparency",
+    )
+  # A copy that was cut short is found now, not after hours; some tools write behind the
+  # end, so a file without one is decoded before it is refused.
+  if (b"IEND" if is_png else b"\xff\xd9") not in end:
+    _decode(path)
+  return _Header(width=width, height=height, deep=mode.startswith("I"))
+
+
+def _check_sizes(
+  folder: pathlib.Path,
+  paths: Sequence[str],
+  headers: Sequence[_Header],
+  image_size: int | None,
+) -> None:
+  sizes = [str(header) for header in headers]
+  usual, count = Counter(sizes).most_common(1)[0]
+  if image_size is None:
+    if count < len(sizes):
+      other = next(i for i, size in enumerate(sizes) if size != usual)
+      header = headers[sizes.index(usual)]
+      raise errors.InputError(
+        f"{len(sizes) - count} of {len(sizes)} images of {folder} are not {usual} as"
+        f" the others: {paths[other]} is {sizes[other]}",
+        "images of one size",
+        f"--image_size {min(header.width, header.height)} resizes them all",
+      )
+    return
+  small = [min(x.width, x.height) < image_size for x in headers]
+  if any(small):
+    logging.warning(
+      "%d of %d images of %s are smaller than --image_size %d and are blurred by it,"
+      " such as %s of %s",
+      *(sum(small), len(small), folder, image_size),
+      *(paths[small.index(True)], sizes[small.index(True)]),
+    )
+
+
+def _check_depth(path: str) -> None:
+  """Refuses values of 14 bits or fewer that are stored in 16: they would be black."""
+  largest = _decode(path).max()
+  if largest < 64:
+    raise errors.InputError(
+      f"{path} has 16 bits and uses the darkest {largest / 255:.0%} of their range",
+      "values up to 65535",
+      "save the images with 8 bits, windowed as they should be seen",
+    )
+
+
+def _decode(path: str) -> np.ndarray:
+  """-> uint8 [h w]."""
+  if path.lower().endswith(image_labels.DICOM_SUFFIXES):
+    return dicom.to_grey(dicom.open_dicom(path), path)
+  try:
+    return images_lib.read_grey(path)
+  except errors.InputError as error:
+    raise _unreadable(path, str(error.__cause__)) from error
+
+
+def _unreadable(path: str, reason: str) -> errors.InputError:
+  return errors.InputError(
+    f"cannot read the image {path}: {reason}",
+    "a whole PNG, JPEG or DICOM file",
+    "copy it again, or take it out of the folder",
+  )
