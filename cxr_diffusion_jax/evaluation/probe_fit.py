@@ -51,11 +51,40 @@ class ProbeSettings:
   seed: int = 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Programs:
+  """What a training compiles; of any seed and any images of one size.
+
+  Attributes:
+    init_fn: (key, [1 s s 1]) -> variables of the classifier.
+    tx: the optimizer, which knows the number of steps and the learning rate.
+    step_fn: (weights [k], key, parameters, optimizer state, batch) -> parameters,
+      optimizer state, loss; the former parameters and state are gone then.
+  """
+
+  init_fn: Callable[[jax.Array, types.Array], types.Params]
+  tx: optax.GradientTransformation
+  step_fn: Callable[..., tuple[types.Params, optax.OptState, jax.Array]]
+
+
+def make_programs(settings: ProbeSettings, num_classes: int) -> Programs:
+  """The programs of `fit`; compiled when they are first called."""
+  classifier = make_classifier(settings, num_classes)
+  tx = _optimizer(settings)
+  # One program a step, and no loop inside it: on a CPU, gradients of convolutions are
+  # more than ten times slower within XLA's loops.
+  step_fn = jax.jit(functools.partial(_update, classifier, tx), donate_argnums=(2, 3))
+  return Programs(init_fn=jax.jit(classifier.init), tx=tx, step_fn=step_fn)
+
+
 def fit(
   images: Sequence[np.ndarray],
   findings: np.ndarray,
   settings: ProbeSettings,
   progress: types.Progress = types.no_progress,
+  *,
+  params: types.Params | None = None,
+  programs: Programs | None = None,
 ) -> tuple[types.Params, list[float]]:
   """Trains a classifier.
 
@@ -64,6 +93,10 @@ def fit(
     findings: [n k] 0 or 1.
     settings: of the network and its training.
     progress: told each step, with the loss in its label.
+    params: to begin with (fine-tuning); None for random ones. They are left as they
+      are.
+    programs: of `make_programs` of these settings, whatever their seed, to compile once
+      for several trainings.
 
   Returns:
     Its parameters, and the loss of each step.
@@ -72,18 +105,15 @@ def fit(
     FloatingPointError: the loss is not finite.
   """
   key = jax.random.key(settings.seed)
-  classifier = make_classifier(settings, findings.shape[1])
+  programs = programs or make_programs(settings, findings.shape[1])
   weights = positive_weights(findings, settings.max_positive_weight)
-  like = jnp.zeros((1, *images[0].shape))
-  params = jax.jit(classifier.init)(key, like)["params"]
-  params["head"]["bias"] = jnp.asarray(_log_odds(findings, weights))
-  tx = _optimizer(settings)
-  opt_state = tx.init(params)
-  # One program a step, and no loop inside it: on a CPU, gradients of convolutions are
-  # more than ten times slower within XLA's loops.
-  step_fn = jax.jit(
-    functools.partial(_update, classifier, tx, weights), donate_argnums=(1, 2)
-  )
+  if params is None:
+    params = programs.init_fn(key, jnp.zeros((1, *images[0].shape)))["params"]
+    params["head"]["bias"] = jnp.asarray(_log_odds(findings, weights))
+  else:
+    # The first step takes the memory of what it is given.
+    params = jax.tree.map(jnp.array, params)
+  opt_state = programs.tx.init(params)
   losses = []
   for step, rows in enumerate(_rows(len(images), settings)):
     batch = {
@@ -91,7 +121,9 @@ def fit(
       "findings": np.asarray(findings[rows], np.float32),
     }
     step_key = jax.random.fold_in(key, step)
-    params, opt_state, loss = step_fn(step_key, params, opt_state, batch)
+    params, opt_state, loss = programs.step_fn(
+      weights, step_key, params, opt_state, batch
+    )
     losses.append(float(loss))
     if not np.isfinite(losses[-1]):
       raise FloatingPointError(f"loss of the probe at step {step}: {losses[-1]}")
@@ -155,7 +187,7 @@ def positive_weights(findings: np.ndarray, limit: float) -> np.ndarray:
 def _update(
   classifier: classifier_lib.Classifier,
   tx: optax.GradientTransformation,
-  weights: np.ndarray,
+  weights: types.Array,
   key: jax.Array,
   params: types.Params,
   opt_state: optax.OptState,
