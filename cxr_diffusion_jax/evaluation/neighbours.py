@@ -1,0 +1,200 @@
+"""Nearest neighbours and balls among features, in blocks of few rows.
+
+queries [n d], points [m d] -> |q|^2 + |p|^2 - 2 q.p in float32, a block at a time
+  -> the candidates again in float64, as sums of squared differences
+
+The first formula is fast and loses small distances in rounding; the second is exact:
+copies have distance 0, and a distance is the same number whichever way it is asked for,
+so that a point on the rim of a ball is not in it by chance. No n x m matrix is made.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.types import Array
+
+# Numbers of a block: 64 MiB of float32, and twice that of indices when it is sorted.
+BLOCK_NUMBERS = 2**24
+
+# Candidates beyond the k asked for, that rounding may have put in a wrong order.
+SPARE = 8
+
+# Largest error of a squared distance in float32, as a share of |q|^2 + |p|^2.
+ROUNDING = 1e-5
+
+
+def nearest(
+  queries: Array, points: Array, k: int, *, exclude_self: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+  """The k points nearest to each query, by Euclidean distance.
+
+  Args:
+    queries: [n d] finite.
+    points: [m d] finite.
+    k: how many, 1 or more.
+    exclude_self: query i is point i, which does not count as its neighbour (its copies
+      at other places do).
+
+  Returns:
+    Distances [n k] float64, smallest first, and indices [n k] int64 of points. Of equal
+    distances the lower index is first; where more than `SPARE` points are as far as
+    the last, which of them are named is arbitrary.
+
+  Raises:
+    errors.InputError: fewer than k points to choose from, widths that differ, or a
+      number that is not finite.
+    ValueError: k below 1, or `exclude_self` with as many queries as points are not.
+  """
+  queries, points = rows(queries), rows(points)
+  _check_widths(queries, points)
+  if k < 1:
+    raise ValueError(f"{k} neighbours")
+  if exclude_self and len(queries) != len(points):
+    raise ValueError(f"{len(queries)} queries are not the {len(points)} points")
+  wanted = k + exclude_self
+  if len(points) < wanted:
+    raise errors.InputError(
+      f"{len(points)} images", f"{wanted} or more for {k} neighbours of each"
+    )
+  distances = np.empty((len(queries), k))
+  indices = np.empty((len(queries), k), np.int64)
+  for place, squares, _ in _blocks(queries, points):
+    if exclude_self:
+      own = np.arange(place.start, place.stop)
+      squares[np.arange(len(own)), own] = np.inf
+    # Few of few: sorting all is as good.
+    num = min(k + SPARE, len(points) - exclude_self)
+    found = np.argpartition(squares, num - 1, axis=1)[:, :num]
+    of_query = np.repeat(np.arange(place.start, place.stop), num)
+    exact = squared_distances(queries, points, of_query, found.ravel())
+    exact = exact.reshape(found.shape)
+    order = np.lexsort((found, exact))[:, :k]
+    distances[place] = np.sqrt(np.take_along_axis(exact, order, axis=1))
+    indices[place] = np.take_along_axis(found, order, axis=1)
+  return distances, indices
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Cover:
+  """Which points lie in which balls, counted.
+
+  Attributes:
+    balls_of_point: [n] int, balls that the point lies in.
+    points_of_ball: [m] int, points that lie in the ball.
+    only_ball: [n] int, the ball of a point that lies in one ball; -1 for others.
+    only_point: [m] int, the point of a ball that holds one point; -1 for others.
+  """
+
+  balls_of_point: np.ndarray
+  points_of_ball: np.ndarray
+  only_ball: np.ndarray
+  only_point: np.ndarray
+
+
+def cover(points: Array, centres: Array, radii: np.ndarray, *, rim: bool) -> Cover:
+  """Counts points in balls.
+
+  Args:
+    points: [n d].
+    centres: [m d] of the balls.
+    radii: [m], distances as `nearest` returned them.
+    rim: whether a point on the rim lies in the ball.
+
+  Raises:
+    errors.InputError: widths that differ, or a number that is not finite.
+  """
+  points, centres = rows(points), rows(centres)
+  _check_widths(points, centres)
+  n, m = len(points), len(centres)
+  of_point, of_ball = np.zeros(n, np.int64), np.zeros(m, np.int64)
+  # A sum of indices is the index where there is one.
+  ball_sum, point_sum = np.zeros(n, np.int64), np.zeros(m, np.int64)
+  for place, squares, error in _blocks(points, centres):
+    gap = squares - np.square(radii).astype(np.float32)
+    inside = gap < 0
+    near, ball = np.nonzero(np.abs(gap) <= error)
+    exact = np.sqrt(squared_distances(points, centres, near + place.start, ball))
+    inside[near, ball] = exact <= radii[ball] if rim else exact < radii[ball]
+    row, ball = np.nonzero(inside)
+    row += place.start
+    of_point += np.bincount(row, minlength=n)
+    of_ball += np.bincount(ball, minlength=m)
+    # Exact: sums of indices of far fewer than 2^53.
+    ball_sum += np.bincount(row, weights=ball, minlength=n).astype(np.int64)
+    point_sum += np.bincount(ball, weights=row, minlength=m).astype(np.int64)
+  return Cover(
+    balls_of_point=of_point,
+    points_of_ball=of_ball,
+    only_ball=np.where(of_point == 1, ball_sum, -1),
+    only_point=np.where(of_ball == 1, point_sum, -1),
+  )
+
+
+def squared_distances(
+  x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray
+) -> np.ndarray:
+  """Squared distances [p] float64 of pairs of rows, without cancellation.
+
+  Args:
+    x: [n d].
+    y: [m d].
+    of_x: [p] rows of x.
+    of_y: [p] rows of y.
+  """
+  result = np.empty(len(of_x))
+  step = max(1, BLOCK_NUMBERS // 4 // x.shape[1])
+  for first in range(0, len(of_x), step):
+    part = slice(first, first + step)
+    difference = x[of_x[part]].astype(np.float64) - y[of_y[part]]
+    result[part] = np.square(difference).sum(axis=1)
+  return result
+
+
+def rows(features: Array) -> np.ndarray:
+  """Features [n d] as numpy has them, float32 or float64.
+
+  Raises:
+    errors.InputError: not [n d], or a number that is not finite.
+  """
+  features = np.asarray(features)
+  if features.ndim != 2 or not features.size:
+    raise errors.InputError(f"features {list(features.shape)}", "[n d] of some images")
+  if features.dtype not in (np.float32, np.float64):
+    features = features.astype(np.float32)
+  # A sum is not finite where a number is not, and needs no array of answers.
+  if not np.isfinite(features.sum(dtype=np.float64)):
+    raise errors.InputError("features with numbers that are not finite")
+  return features
+
+
+def _check_widths(x: np.ndarray, y: np.ndarray) -> None:
+  if x.shape[1] != y.shape[1]:
+    raise errors.InputError(
+      f"features {x.shape[1]} and {y.shape[1]} wide", "the same network for both"
+    )
+
+
+def _blocks(
+  queries: np.ndarray, points: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+  """Yields rows of queries, their squared distances [b m] float32, their errors [b m].
+
+  Distances do not change when all is moved; near the origin they round least.
+  """
+  # In the features' own precision: no copy of all of them in float64.
+  middle = points.mean(axis=0, dtype=np.float64).astype(np.result_type(queries, points))
+  moved = (points - middle).astype(np.float32, copy=False)
+  of_points = np.square(moved).sum(axis=1)
+  step = max(1, BLOCK_NUMBERS // len(points))
+  for first in range(0, len(queries), step):
+    place = slice(first, min(first + step, len(queries)))
+    block = (queries[place] - middle).astype(np.float32, copy=False)
+    lengths = np.square(block).sum(axis=1)[:, None] + of_points
+    squares = block @ moved.T
+    squares *= -2
+    squares += lengths
+    lengths *= ROUNDING
+    yield place, squares, lengths
