@@ -54,6 +54,7 @@ NOWHERE = ("pickle", "cloudpickle", "dill", "joblib", "torch", "utils")
 # Where functions are compiled; all others can be called as they are.
 COMPILED = (
   "conditioning/clip_model.py",
+  "evaluation/features/extractor.py",
   "evaluation/probe_fit.py",
   "preparation/autoencoders.py",
   "preparation/standin.py",

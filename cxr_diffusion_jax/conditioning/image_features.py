@@ -62,6 +62,8 @@ def find(name: str) -> pathlib.Path | None:
   folder = pathlib.Path(name).expanduser()
   if folder.is_dir():
     return folder
+  if name.startswith((".", "/", "~")) or name.count("/") != 1:
+    return None
   import huggingface_hub
 
   paths = [huggingface_hub.try_to_load_from_cache(name, file) for file in FILES]

@@ -17,7 +17,7 @@ import numpy as np
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.conditioning import image_features
 from cxr_diffusion_jax.data import atomic_file, pipeline
-from cxr_diffusion_jax.evaluation import diversity, fidelity, probe, probe_fit
+from cxr_diffusion_jax.evaluation import diversity, fidelity, probe
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.preparation import standin_tree
 from cxr_diffusion_jax.training.autoencoder import measure, settings
@@ -179,12 +179,9 @@ def extractor(
     )
   else:
     judge = probe.load_probe(folder)
-  given = probe.read_description(folder)["settings"]
-  network = probe_fit.ProbeSettings(**{**given, "widths": tuple(given["widths"])})
-  function = probe_fit.make_features_fn(network, len(judge.thresholds))
   return (
     f"probe {judge.fingerprint}, pooled features before its last layer",
-    lambda image: np.asarray(function(judge.params, measure.to_bytes(image))),
+    lambda image: np.asarray(judge.features_fn(judge.params, measure.to_bytes(image))),
   )
 
 

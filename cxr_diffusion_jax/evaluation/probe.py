@@ -51,6 +51,8 @@ class Probe:
     batch_size: images a call.
     params: of the classifier.
     score_fn: (params, uint8 [b s s 1]) -> [b k] in [0, 1], compiled.
+    features_fn: (params, uint8 [b s s 1]) -> [b d], what the scores are made of,
+      compiled.
   """
 
   image_size: int
@@ -59,6 +61,7 @@ class Probe:
   batch_size: int
   params: types.Params
   score_fn: Callable[[types.Params, types.Array], jax.Array]
+  features_fn: Callable[[types.Params, types.Array], jax.Array]
 
   def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Scores images: an array uint8 [n s s 1], or any sequence of uint8 [s s 1].
@@ -123,6 +126,7 @@ def train_probe(
     batch_size=settings.batch_size,
     params=params,
     score_fn=probe_fit.make_score_fn(settings, findings.shape[1]),
+    features_fn=probe_fit.make_features_fn(settings, findings.shape[1]),
   )
   thresholds = adherence.youden_thresholds(probe.scores(validation[0]), validation[1])
   probe = dataclasses.replace(probe, thresholds=thresholds)
@@ -170,6 +174,7 @@ def load_probe(folder: pathlib.Path) -> Probe:
     batch_size=settings.batch_size,
     params=flax.traverse_util.unflatten_dict(flat, sep="/"),
     score_fn=probe_fit.make_score_fn(settings, len(thresholds)),
+    features_fn=probe_fit.make_features_fn(settings, len(thresholds)),
   )
 
 

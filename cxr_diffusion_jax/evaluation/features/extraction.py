@@ -1,0 +1,177 @@
+"""Runs an extractor over images, keeping on disk what is done.
+
+images --batches of one shape--> rows appended to NAME-FINGERPRINT-KEY.npy.partial
+       --all there--> renamed to NAME-FINGERPRINT-KEY.npy
+
+A run that is stopped goes on with the first row that is not there. NAME-... .json tells
+which images the rows are of; those of others are not used.
+"""
+
+from collections.abc import Callable, Sequence
+import hashlib
+import json
+import os
+import pathlib
+import re
+from typing import BinaryIO
+
+import jax
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data import atomic_file
+from cxr_diffusion_jax.evaluation.features.extractor import Extractor
+
+# Images whose bytes tell one set from another.
+_SAMPLED = 16
+
+
+def extract(
+  extractor: Extractor,
+  images: Sequence[np.ndarray],
+  *,
+  cache: pathlib.Path | None = None,
+  key: str = "images",
+  progress: types.Progress = types.no_progress,
+) -> np.ndarray:
+  """Features of all images.
+
+  A call is spread over the devices of this process where they divide its batch.
+
+  Args:
+    extractor: of `open_extractors`.
+    images: n of uint8 [h w 1], all of one size; each is read once.
+    cache: folder where features are kept, made where it is not there; None for none.
+    key: names the images in it; letters, digits, '.', '_' and '-'.
+    progress: told the images done.
+
+  Returns:
+    [n d] float32.
+
+  Raises:
+    errors.InputError: images of other types or sizes, or a disk that fails.
+    FloatingPointError: features that are no numbers.
+  """
+  if not re.fullmatch(r"[\w.-]+", key):
+    raise ValueError(f"key {key!r}: letters, digits, '.', '_' and '-' alone")
+  label = f"{extractor.name} features of {key}"
+  if not len(images):
+    return np.zeros((0, extractor.width), np.float32)
+  if cache is None:
+    features = np.empty((len(images), extractor.width), np.float32)
+    done = 0
+    for rows in _batches(extractor, images, 0):
+      features[done : done + len(rows)] = rows
+      done += len(rows)
+      progress(label, done, len(images))
+    return features
+  with atomic_file.disk_errors(cache):
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / f"{extractor.name}-{extractor.fingerprint}-{key}.npy"
+    _forget_others(path, _origin(images))
+    if not path.is_file():
+      _write(path, extractor, images, lambda done: progress(label, done, len(images)))
+    return np.load(path)
+
+
+def _write(
+  path: pathlib.Path,
+  extractor: Extractor,
+  images: Sequence[np.ndarray],
+  report: Callable[[int], None],
+) -> None:
+  """Writes the rows that are not there yet."""
+  part = path.with_name(f"{path.name}.partial")
+  with open(part, "r+b" if part.is_file() else "x+b") as file:
+    first = _begin(file, (len(images), extractor.width))
+    report(first)
+    for rows in _batches(extractor, images, first):
+      file.write(rows.astype("<f4", copy=False).tobytes())
+      file.flush()
+      # Rows that are counted when the file is read again must be on the disk.
+      os.fsync(file.fileno())
+      first += len(rows)
+      report(first)
+  os.replace(part, path)
+
+
+def _begin(file: BinaryIO, shape: tuple[int, int]) -> int:
+  """Puts a file at its first row that is missing, and returns that row."""
+  header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+  file.seek(0)
+  np.lib.format.write_array_header_1_0(file, header)
+  start, bytes_a_row = file.tell(), 4 * shape[1]
+  rows = max(0, file.seek(0, os.SEEK_END) - start) // bytes_a_row
+  file.seek(start + rows * bytes_a_row)
+  file.truncate()
+  return rows
+
+
+def _batches(extractor: Extractor, images: Sequence[np.ndarray], first: int):
+  """Yields the features [k d] of images from `first` on, a call at a time."""
+  params, place = _placed(extractor)
+  shape = images[0].shape
+  for start in range(first, len(images), extractor.batch_size):
+    stop = min(start + extractor.batch_size, len(images))
+    batch = [np.asarray(images[row]) for row in range(start, stop)]
+    for row, image in enumerate(batch, start):
+      _check(image, shape, row)
+    # The last one fills up: one shape, compiled once.
+    batch += [batch[-1]] * (extractor.batch_size - len(batch))
+    made = extractor.apply_fn(params, place(np.stack(batch)))
+    features = np.asarray(made, np.float32)[: stop - start]
+    if not np.isfinite(features).all():
+      raise FloatingPointError(
+        f"{extractor.name} gives no finite features of images {start} to {stop - 1}"
+      )
+    yield features
+
+
+def _placed(extractor: Extractor) -> tuple[types.Params, Callable]:
+  """Parameters on every device of this process, and what splits a batch over them."""
+  devices = jax.local_devices()
+  if (
+    extractor.params is None
+    or len(devices) == 1
+    or extractor.batch_size % len(devices) != 0
+  ):
+    return extractor.params, lambda batch: batch
+  mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  params = jax.device_put(extractor.params, everywhere)
+  return params, lambda batch: jax.device_put(batch, split)
+
+
+def _check(image: np.ndarray, shape: tuple[int, ...], row: int) -> None:
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 1:
+    raise errors.InputError(
+      f"image {row} is {image.dtype} {image.shape}", "grey: uint8 [height width 1]"
+    )
+  if image.shape != shape:
+    raise errors.InputError(
+      f"image {row} of {image.shape[1]} x {image.shape[0]} pixels",
+      f"{shape[1]} x {shape[0]}, as image 0 has",
+      "bring all images to one size first",
+    )
+
+
+def _forget_others(path: pathlib.Path, origin: str) -> None:
+  """Removes features of other images, and notes which ones are to come."""
+  note = path.with_suffix(".json")
+  found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+  if found.get("origin") == origin:
+    return
+  for old in (path, path.with_name(f"{path.name}.partial")):
+    old.unlink(missing_ok=True)
+  atomic_file.write_text(note, json.dumps({"origin": origin}) + "\n")
+
+
+def _origin(images: Sequence[np.ndarray]) -> str:
+  """Tells sets apart: how many images, and the bytes of some."""
+  digest = hashlib.sha256(str(len(images)).encode())
+  for row in np.unique(np.linspace(0, len(images) - 1, _SAMPLED).astype(int)):
+    image = np.ascontiguousarray(images[int(row)])
+    digest.update(f"{image.shape} {image.dtype}".encode())
+    digest.update(image)
+  return digest.hexdigest()[:16]

@@ -1,0 +1,101 @@
+"""Finds the extractors that are asked for, or all that are at hand.
+
+names, where weights are -> [Extractor, ...], {name: why it was skipped}
+"""
+
+from collections.abc import Mapping, Sequence
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation import probe as probe_lib
+from cxr_diffusion_jax.evaluation.features import encoders
+from cxr_diffusion_jax.evaluation.features import extractor as extractor_lib
+from cxr_diffusion_jax.evaluation.features.extractor import Extractor
+from cxr_diffusion_jax.preparation.data_settings import DataSettings
+
+NAMES = ("probe", "rad_dino", "clip", "elixr_c")
+AUTO = "auto"
+
+
+def open_extractors(
+  names: Sequence[str] | str,
+  *,
+  settings: DataSettings | None = None,
+  probe: probe_lib.Probe | None = None,
+  weights: Mapping[str, str] | None = None,
+) -> tuple[list[Extractor], dict[str, str]]:
+  """Opens extractors.
+
+  Args:
+    names: of `NAMES`; or "auto" for all that are at hand without a download.
+    settings: of the data whose stand-ins may be used; None for none.
+    probe: of the data's training images; None for none.
+    weights: name -> where its weights are: a folder or an id on the hub, or the file of
+      "inception" and "densenet".
+
+  Returns:
+    The extractors in the order of `NAMES`, and of "auto" the reasons why others were
+    skipped.
+
+  Raises:
+    errors.InputError: an unknown name, one asked for that is not there, or weights that
+      do not fit.
+  """
+  weights = weights or {}
+  wanted = {names} if isinstance(names, str) else set(names)
+  auto = wanted == {AUTO}
+  wanted = set(NAMES) if auto else wanted
+  unknown = sorted((wanted | set(weights)) - set(NAMES))
+  if unknown or not wanted:
+    raise errors.InputError(
+      f"features {', '.join(unknown) or 'of no name'}",
+      f"{AUTO}, or some of {', '.join(NAMES)}",
+    )
+  opened, skipped = [], {}
+  for name in NAMES:
+    if name not in wanted:
+      continue
+    found = _open(name, settings, probe, weights.get(name, ""), not auto)
+    if isinstance(found, Extractor):
+      opened.append(found)
+    elif auto:
+      skipped[name] = found
+    else:
+      raise errors.InputError(f"no {name} features: {found}")
+  return opened, skipped
+
+
+def _open(
+  name: str,
+  settings: DataSettings | None,
+  probe: probe_lib.Probe | None,
+  location: str,
+  download: bool,
+) -> Extractor | str:
+  """An extractor, or why there is none."""
+  match name:
+    case "probe":
+      return _of_probe(probe) if probe else "no probe was trained on these images"
+    case "rad_dino":
+      return encoders.open_rad_dino(location, download)
+    case "clip":
+      return encoders.open_clip(location, settings)
+    case "elixr_c":
+      return encoders.open_elixr_c(location, settings)
+  raise ValueError(f"no extractor {name!r}")
+
+
+def _of_probe(probe: probe_lib.Probe) -> Extractor:
+  """The probe's features: those that its logits are linear in."""
+
+  def features_fn(params, images):
+    return probe.features_fn(params, extractor_lib.resize(images, probe.image_size))
+
+  return extractor_lib.of_network(
+    name="probe",
+    layer="global mean and maximum pool",
+    standin=True,
+    width=probe.params["head"]["kernel"].shape[0],
+    images_a_device=probe.batch_size,
+    features_fn=features_fn,
+    params=probe.params,
+  )
