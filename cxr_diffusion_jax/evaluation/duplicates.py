@@ -1,0 +1,205 @@
+"""Generated images that are copies of training images, found whatever their brightness.
+
+images, one at a time -> `scan`: a hash of the pixels, and a thumbnail
+exact: the same hash
+near:  the nearest by features and the nearest by thumbnails -> the pair's correlation,
+       at its best shift -> above `threshold`, which real unseen images calibrate
+
+Features alone would lose copies that are brighter than the original, or would call any
+two images of one build a copy; so they only propose, and pixels decide.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+import scipy.ndimage
+
+from cxr_diffusion_jax import types
+
+# Pixels of a side: of the thumbnails that propose, of the pictures that decide.
+THUMBNAIL, SIDE = 16, 64
+
+# A copy correlates more than all but some of 10^4 pairs of unseen images would, but
+# pairs that are plainly alike are copies, and those that are plainly not, are none.
+DEVIATIONS, LOWEST, HIGHEST = 4.0, 0.8, 0.95
+
+# Images for the spread of correlations to be known.
+MIN_IMAGES = 20
+
+_CHUNK = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Scan:
+  """What is kept of n images to find copies among them.
+
+  Attributes:
+    digests: uint8 [n 32], SHA-256 of shape and pixels.
+    thumbnails: float32 [n 256], without their mean and of length 1: the same for an
+      image that is brighter or of more contrast. Zero for an image of one value.
+  """
+
+  digests: np.ndarray
+  thumbnails: np.ndarray
+
+
+def scan(
+  images: Sequence[np.ndarray],
+  *,
+  cache: pathlib.Path | None = None,
+  key: str = "",
+  progress: types.Progress = types.no_progress,
+) -> Scan:
+  """Reads images once, one at a time.
+
+  Args:
+    images: [i] -> uint8 [h w 1].
+    cache: a folder that keeps what was read, so that it is not read again; None: none.
+    key: names these images in the cache: others need another.
+    progress: told at every chunk.
+  """
+  digests, thumbnails = [np.zeros((0, 32), np.uint8)], [_no_thumbnails()]
+  for first in range(0, len(images), _CHUNK):
+    last = min(first + _CHUNK, len(images))
+    path = cache / f"scan-{key}-{first}-{last}.npz" if cache else None
+    if path and path.exists():
+      with np.load(path) as kept:
+        part = kept["digests"], kept["thumbnails"]
+    else:
+      part = _scanned([images[row] for row in range(first, last)])
+      if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with open(partial, "wb") as file:
+          np.savez(file, digests=part[0], thumbnails=part[1])
+        os.replace(partial, path)
+    digests.append(part[0])
+    thumbnails.append(part[1])
+    progress("looking for copies", last, len(images))
+  return Scan(digests=np.concatenate(digests), thumbnails=np.concatenate(thumbnails))
+
+
+def exact(generated: Scan, training: Scan) -> list[tuple[int, int]]:
+  """Pairs (generated row, training row) of the same pixels, in order."""
+  rows: dict[bytes, list[int]] = {}
+  for row, digest in enumerate(generated.digests):
+    rows.setdefault(digest.tobytes(), []).append(row)
+  pairs = [
+    (row, other)
+    for other, digest in enumerate(training.digests)
+    for row in rows.get(digest.tobytes(), ())
+  ]
+  return sorted(pairs)
+
+
+def likeliest(
+  images: Sequence[np.ndarray],
+  training_images: Sequence[np.ndarray],
+  candidates: np.ndarray,
+  *,
+  progress: types.Progress = types.no_progress,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Of each image's candidates the one that it correlates with most.
+
+  Args:
+    images: [i] -> uint8 [h w 1].
+    training_images: the same size.
+    candidates: [n k] rows of training images.
+    progress: told at every image.
+
+  Returns:
+    Rows of training images [n], and the correlations [n] in [-1, 1].
+  """
+  rows, values = np.zeros(len(images), np.int64), np.full(len(images), -1.0)
+  for i, proposed in enumerate(candidates):
+    picture = _detail(images[i])
+    for row in np.unique(proposed):
+      value = _best_correlation(picture, _detail(training_images[row]))
+      if value > values[i]:
+        rows[i], values[i] = row, value
+    progress("comparing with likely originals", i + 1, len(images))
+  return rows, values
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+  """How far y is a copy of x, in [-1, 1]: 1 for one, however bright, slightly shifted.
+
+  Both are reduced to 64 pixels a side, and lose what is smooth over a sixteenth of it,
+  which all chests share. Pearson's correlation is then taken at each shift of up to a
+  thirty-second of the side; the greatest counts. It is 0 for an image of one value.
+
+  Args:
+    x: uint8 [h w 1].
+    y: the same shape.
+  """
+  return _best_correlation(_detail(x), _detail(y))
+
+
+def threshold(correlations: np.ndarray) -> float:
+  """The correlation above which an image is a copy.
+
+  Four standard deviations above the median of unseen images in Fisher's z, where
+  correlations are near normal; the deviation is the median's (x 1.4826), which the
+  copies that real collections hold do not move. Within [0.8, 0.95] in any case, and
+  0.95 where fewer than 20 images say nothing of a spread.
+
+  Args:
+    correlations: [t] of real images, none of them in training, by `likeliest`.
+  """
+  if len(correlations) < MIN_IMAGES:
+    return HIGHEST
+  z = np.arctanh(np.clip(correlations, -0.9999, 0.9999))
+  spread = 1.4826 * np.median(np.abs(z - np.median(z)))
+  chosen = np.tanh(np.median(z) + DEVIATIONS * spread)
+  return float(np.clip(chosen, LOWEST, HIGHEST))
+
+
+def _scanned(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  digests = [
+    hashlib.sha256(repr(x.shape).encode() + np.ascontiguousarray(x).tobytes()).digest()
+    for x in images
+  ]
+  thumbnails = np.stack([_reduced(x, THUMBNAIL).ravel() for x in images])
+  thumbnails -= thumbnails.mean(axis=1, keepdims=True)
+  length = np.linalg.norm(thumbnails, axis=1, keepdims=True)
+  # Rounding leaves an image of one value a length of 1e-5.
+  thumbnails = np.where(length > 1e-2, thumbnails / np.maximum(length, 1e-2), 0)
+  read = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+  return read, thumbnails.astype(np.float32)
+
+
+def _no_thumbnails() -> np.ndarray:
+  return np.zeros((0, THUMBNAIL**2), np.float32)
+
+
+def _reduced(image: np.ndarray, side: int) -> np.ndarray:
+  """uint8 [h w 1] -> float32 [side side], means of the pixels of each place."""
+  picture = Image.fromarray(image[..., 0].astype(np.float32))
+  return np.asarray(picture.resize((side, side), Image.Resampling.BOX))
+
+
+def _detail(image: np.ndarray) -> np.ndarray:
+  """What is left [s s] of an image without what is smooth; s is 64 at most."""
+  side = min(SIDE, *image.shape[:2])
+  reduced = _reduced(image, side)
+  return reduced - scipy.ndimage.gaussian_filter(reduced, side / 16)
+
+
+def _best_correlation(x: np.ndarray, y: np.ndarray) -> float:
+  """Greatest correlation of the middle of x with any part of y of its size."""
+  reach = max(1, len(x) // 32)
+  inner = len(x) - 2 * reach
+  middle = x[reach : reach + inner, reach : reach + inner].ravel()
+  middle = middle - middle.mean()
+  parts = np.lib.stride_tricks.sliding_window_view(y, (inner, inner))
+  parts = parts.reshape(-1, inner * inner)
+  parts = parts - parts.mean(axis=1, keepdims=True)
+  lengths = np.linalg.norm(parts, axis=1) * np.linalg.norm(middle)
+  # A grey level of noise on one value is no detail.
+  known = lengths > 1e-3 * inner**2
+  return float(np.where(known, parts @ middle / np.maximum(lengths, 1e-9), 0).max())
