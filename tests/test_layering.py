@@ -20,12 +20,15 @@ MAINS = (
   "command",
   "compare",
   "cost",
+  "evaluate",
+  "evaluation_flags",
   "main",
   "prepare",
   "report",
   "run_writer",
   "sample",
   "sample_flags",
+  "score_readers",
   "train_autoencoder",
 )
 
@@ -104,7 +107,15 @@ def _allowed(path: str) -> tuple[str, ...]:
   if room in UPPER:
     return (*GROUND, *FIRST, *UPPER[: UPPER.index(room) + 1])
   assert room in MAINS, f"{path} is on no layer"
-  return (*GROUND, *FIRST, *UPPER, "command", "run_writer", "sample_flags")
+  return (
+    *GROUND,
+    *FIRST,
+    *UPPER,
+    "command",
+    "evaluation_flags",
+    "run_writer",
+    "sample_flags",
+  )
 
 
 def test_nothing_is_imported_from_above_or_from_beside(sources):

@@ -1,0 +1,35 @@
+"""Scores what experts answered to a blinded sheet of real and generated images.
+
+  python -m cxr_diffusion_jax.score_readers --key STUDY/key.csv --answers a.csv,b.csv
+
+prints tables in Markdown (Turing test with exact intervals, agreement of readers,
+findings seen) and writes scores.json beside the key.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from cxr_diffusion_jax import command
+from cxr_diffusion_jax.data import atomic_file
+from cxr_diffusion_jax.evaluation import reader_report, reader_scores
+
+_KEY = flags.DEFINE_string("key", None, "The study's key.csv.")
+_ANSWERS = flags.DEFINE_list("answers", None, "Tables that readers sent back.")
+flags.mark_flags_as_required(["key", "answers"])
+
+
+def main() -> None:
+  """Reads the answers, prints the tables, writes the figures."""
+  key = pathlib.Path(_KEY.value)
+  scores = reader_scores.score(key, _ANSWERS.value)
+  out = key.with_name("scores.json")
+  with atomic_file.disk_errors(out):
+    text = json.dumps(reader_scores.to_json(scores), indent=2)
+    atomic_file.write_text(out, text + "\n")
+  print(reader_report.text(scores))
+
+
+if __name__ == "__main__":
+  command.run(main)
