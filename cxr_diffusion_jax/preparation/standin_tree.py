@@ -54,7 +54,7 @@ def write_elixr(
   standin_elixr.write_standin_elixr(
     settings.standin_clip,
     ids=np.concatenate([records.ids(split) for split in filled]),
-    images=_Chain([Images(records, split) for split in filled]),
+    images=Chain([Images(records, split) for split in filled]),
     prompts=[
       text for split in filled for text in texts.of_split(settings, records, split)
     ],
@@ -83,7 +83,7 @@ class Images(Sequence):
     return self._source[row]["image"]
 
 
-class _Chain(Sequence):
+class Chain(Sequence):
   """Several sequences, one after the other."""
 
   def __init__(self, parts: Sequence[Sequence[np.ndarray]]):
