@@ -18,7 +18,7 @@ from cxr_diffusion_jax.evaluation.reader_scores import (
 
 def text(scores: ReaderScores) -> str:
   """Returns all tables, with what the figures mean."""
-  shown = ", ".join(f"{num} of {name}" for name, num in scores.num_images.items())
+  shown = ", ".join(f"{num} {name}" for name, num in scores.num_images.items())
   lines = [
     f"{len(scores.readers)} readers; images: {shown}; {scores.num_repeats} of them"
     " shown twice. Intervals of 95 %.",
@@ -32,7 +32,7 @@ def text(scores: ReaderScores) -> str:
 
 def _by_reader(scores: ReaderScores) -> Iterator[str]:
   columns = ["reader", "accuracy", "balanced", "p", "synthetic known", "real known"]
-  columns += ["agrees with himself", "kappa"]
+  columns += ["second answer alike", "kappa"]
   yield from _head("Turing test", columns)
   for reader in _readers(scores):
     cells = [
@@ -94,17 +94,25 @@ def _findings(scores: ReaderScores) -> Iterator[str]:
     "Findings seen against findings asked for (in real images: labelled)",
     ["finding", *(f"{path}: kappa, F1" for path in paths)],
   )
+  undefined = []
   for finding in (*labels_lib.FINDINGS, "macro"):
-    cells = []
-    for path in paths:
-      kappa, f1 = (
-        scores.find(metric, path=path, finding=finding)
-        for metric in ("finding_kappa", "finding_f1")
-      )
-      cells.append(
-        f"{_cell(kappa)}, {_cell(f1)}" if kappa.value is not None else _cell(kappa)
-      )
-    yield _row(finding.replace("_", " "), *cells)
+    name = finding.replace("_", " ")
+    kappas, f1s = (
+      [scores.find(metric, path=path, finding=finding) for path in paths]
+      for metric in ("finding_kappa", "finding_f1")
+    )
+    if all(kappa.value is None for kappa in kappas):
+      undefined.append(name)
+      continue
+    # Both are undefined for the same reason.
+    cells = [
+      _cell(kappa) if kappa.value is None else f"{_cell(kappa)}, {_cell(f1)}"
+      for kappa, f1 in zip(kappas, f1s, strict=True)
+    ]
+    yield _row(name, *cells)
+  if undefined:
+    yield ""
+    yield f"Undefined, as in none of the images or in all: {', '.join(undefined)}."
 
 
 def _readers(scores: ReaderScores) -> Sequence[str]:

@@ -4,6 +4,8 @@ import pathlib
 
 import numpy as np
 from PIL import Image
+import pydicom
+import pydicom.uid
 import pytest
 
 from cxr_diffusion_jax import errors
@@ -65,6 +67,23 @@ def test_all_grey_forms_are_one_image(tmp_path):
   assert len(images) == 5
   for image in images.images:
     np.testing.assert_array_equal(image[..., 0], GREY)
+
+
+def test_dicom_is_read_as_it_is_shown(folder):
+  meta = pydicom.dataset.FileMetaDataset()
+  meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+  meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+  meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+  dataset = pydicom.Dataset()
+  dataset.file_meta, dataset.PhotometricInterpretation = meta, "MONOCHROME1"
+  dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+  dataset.Rows, dataset.Columns = GREY.shape
+  dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+  dataset.add_new("PixelData", "OW", (GREY.astype(np.uint16) * 16).tobytes())
+  dataset.save_as(folder / "1.2.3.dcm", enforce_file_format=True)
+  images = image_folder.read(folder)
+  assert images.ids.tolist() == ["1.2.3", "a", "b", "c"]
+  np.testing.assert_array_equal(images.images[0][..., 0], 255 - GREY)
 
 
 def test_a_size_that_is_asked_for_is_made_as_in_training(folder):

@@ -175,9 +175,7 @@ def test_the_command_prints_tables_and_writes_the_figures(key, answer, run_main)
     "score_readers", f"--key={key}", f"--answers={','.join(map(str, files))}"
   )
   assert ended.code == 0, ended.err
-  assert (
-    "2 readers; images: 20 of real, 10 of clip, 10 of elixr; 6 of them" in ended.out
-  )
+  assert "2 readers; images: 20 real, 10 clip, 10 elixr; 6 of them" in ended.out
   for title in ("Turing test", "Images, all readers", "Agreement", "Findings seen"):
     assert f"### {title}" in ended.out
   for line in ended.out.splitlines():
