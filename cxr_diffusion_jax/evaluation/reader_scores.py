@@ -2,7 +2,7 @@
 
 key, answers of each reader -> Score, Score, ... -> scores.json, tables
 
-An image that was shown twice counts once, but where a reader's two answers are compared.
+An image that was shown twice counts once, but where its two answers are compared.
 "pooled" takes all readers' answers as independent: its intervals hold for these readers
 and are too narrow for readers in general.
 """
