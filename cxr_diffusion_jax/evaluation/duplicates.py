@@ -31,7 +31,8 @@ DEVIATIONS, LOWEST, HIGHEST = 4.0, 0.8, 0.95
 # Images for the spread of correlations to be known.
 MIN_IMAGES = 20
 
-_CHUNK = 4096
+# Images that are read at once.
+_CHUNK, _BATCH = 4096, 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,19 +111,27 @@ def likeliest(
     images: [i] -> uint8 [h w 1].
     training_images: the same size.
     candidates: [n k] rows of training images.
-    progress: told at every image.
+    progress: told at every batch.
 
   Returns:
     Rows of training images [n], and the correlations [n] in [-1, 1].
   """
   rows, values = np.zeros(len(images), np.int64), np.full(len(images), -1.0)
-  for i, proposed in enumerate(candidates):
-    picture = _detail(images[i])
-    for row in np.unique(proposed):
-      value = _best_correlation(picture, _detail(training_images[row]))
-      if value > values[i]:
-        rows[i], values[i] = row, value
-    progress("comparing with likely originals", i + 1, len(images))
+  for first in range(0, len(images), _BATCH):
+    last = min(first + _BATCH, len(images))
+    # An original is often proposed: what is compared of it is made once a batch.
+    originals, places = np.unique(candidates[first:last], return_inverse=True)
+    of_originals = _details([training_images[row] for row in originals])
+    pictures = _details([images[row] for row in range(first, last)])
+    places = places.reshape(last - first, -1)
+    for row, picture, proposed in zip(
+      range(first, last), pictures, places, strict=True
+    ):
+      proposed = np.unique(proposed)
+      found = [_best_correlation(picture, of_originals[place]) for place in proposed]
+      best = int(np.argmax(found))
+      rows[row], values[row] = originals[proposed[best]], found[best]
+    progress("comparing with likely originals", last, len(images))
   return rows, values
 
 
@@ -137,7 +146,7 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     x: uint8 [h w 1].
     y: the same shape.
   """
-  return _best_correlation(_detail(x), _detail(y))
+  return _best_correlation(*_details([x, y]))
 
 
 def threshold(correlations: np.ndarray) -> float:
@@ -183,11 +192,12 @@ def _reduced(image: np.ndarray, side: int) -> np.ndarray:
   return np.asarray(picture.resize((side, side), Image.Resampling.BOX))
 
 
-def _detail(image: np.ndarray) -> np.ndarray:
-  """What is left [s s] of an image without what is smooth; s is 64 at most."""
-  side = min(SIDE, *image.shape[:2])
-  reduced = _reduced(image, side)
-  return reduced - scipy.ndimage.gaussian_filter(reduced, side / 16)
+def _details(images: Sequence[np.ndarray]) -> np.ndarray:
+  """What is left [n s s] of images without what is smooth; s is 64 at most."""
+  side = min(SIDE, *images[0].shape[:2])
+  reduced = np.stack([_reduced(image, side) for image in images])
+  smooth = (0, side / 16, side / 16)
+  return reduced - scipy.ndimage.gaussian_filter(reduced, smooth)
 
 
 def _best_correlation(x: np.ndarray, y: np.ndarray) -> float:
