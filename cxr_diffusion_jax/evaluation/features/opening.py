@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.evaluation import probe as probe_lib
-from cxr_diffusion_jax.evaluation.features import encoders
+from cxr_diffusion_jax.evaluation.features import encoders, networks
 from cxr_diffusion_jax.evaluation.features import extractor as extractor_lib
 from cxr_diffusion_jax.evaluation.features.extractor import Extractor
 from cxr_diffusion_jax.preparation.data_settings import DataSettings
 
-NAMES = ("probe", "rad_dino", "clip", "elixr_c")
+NAMES = ("probe", "rad_dino", "clip", "elixr_c", "inception", "densenet")
 AUTO = "auto"
 
 
@@ -81,7 +81,8 @@ def _open(
       return encoders.open_clip(location, settings)
     case "elixr_c":
       return encoders.open_elixr_c(location, settings)
-  raise ValueError(f"no extractor {name!r}")
+    case _:
+      return networks.open_network(name, location)
 
 
 def _of_probe(probe: probe_lib.Probe) -> Extractor:

@@ -1,0 +1,226 @@
+"""Inception-v3 as the Frechet inception distance reads it: 2048 features an image.
+
+image [b 299 299 3] in [-1, 1] -> stem [b 35 35 192] -> 3 A [b 35 35 288]
+  -> B, 4 C [b 17 17 768] -> D, 2 E [b 8 8 2048] -> mean over places [b 2048]
+
+The network of Szegedy et al. 2015 (1512.00567) in the form of TensorFlow's graph of
+2015-12-05, on which Heusel et al. 2017 (1706.08500) defined the distance. It differs
+from the one that PyTorch's libraries have by that name: means at the border leave the
+padding out, the last block takes the largest neighbour in place of the mean, and the
+weights are others. Names are those of its weights in pytorch-fid and torch-fidelity.
+"""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax.models import frozen_norm
+from cxr_diffusion_jax.types import Array
+
+SIDE = 299
+NUM_FEATURES = 2048
+
+
+class InceptionV3(nn.Module):
+  """The network up to its last pool."""
+
+  @nn.compact
+  def __call__(self, image: Array) -> jax.Array:
+    """Image [b 299 299 3] in [-1, 1] -> [b 2048] float32, none negative."""
+    x = _conv("Conv2d_1a_3x3", image, 32, (3, 3), stride=2)
+    x = _conv("Conv2d_2a_3x3", x, 32, (3, 3), padding="VALID")
+    x = _conv("Conv2d_2b_3x3", x, 64, (3, 3))
+    x = max_pool(x, stride=2)
+    x = _conv("Conv2d_3b_1x1", x, 80)
+    x = _conv("Conv2d_4a_3x3", x, 192, (3, 3), padding="VALID")
+    x = max_pool(x, stride=2)
+    for name, width in (("Mixed_5b", 32), ("Mixed_5c", 64), ("Mixed_5d", 64)):
+      x = BlockA(width, name=name)(x)
+    x = BlockB(name="Mixed_6a")(x)
+    for name, width in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
+      x = BlockC(width, name=f"Mixed_{name}")(x)
+    x = BlockD(name="Mixed_7a")(x)
+    x = BlockE(name="Mixed_7b")(x)
+    x = BlockE(largest=True, name="Mixed_7c")(x)
+    return x.mean(axis=(1, 2))
+
+
+class BlockA(nn.Module):
+  """One, five and twice three pixels wide, at 35 x 35.
+
+  Attributes:
+    pooled: channels of the branch of means.
+  """
+
+  pooled: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    """[b h w c] -> [b h w 224 + pooled]."""
+    five = _chain("branch5x5", x, (("_1", 48, (1, 1)), ("_2", 64, (5, 5))))
+    three = _chain("branch3x3dbl", x, _TWICE_THREE)
+    parts = [
+      _conv("branch1x1", x, 64),
+      five,
+      three,
+      _conv("branch_pool", mean_pool(x), self.pooled),
+    ]
+    return jnp.concatenate(parts, axis=-1)
+
+
+class BlockB(nn.Module):
+  """From 35 x 35 to 17 x 17."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    """[b h w c] -> [b h' w' c + 480]."""
+    three = _chain("branch3x3dbl", x, _TWICE_THREE[:-1])
+    parts = [
+      _conv("branch3x3", x, 384, (3, 3), stride=2),
+      _conv("branch3x3dbl_3", three, 96, (3, 3), stride=2),
+      max_pool(x, stride=2),
+    ]
+    return jnp.concatenate(parts, axis=-1)
+
+
+class BlockC(nn.Module):
+  """Seven pixels wide or high, one after the other, at 17 x 17.
+
+  Attributes:
+    width: channels between them.
+  """
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    """[b h w c] -> [b h w 768]."""
+    wide, high, width = (1, 7), (7, 1), self.width
+    once = (("_1", width, (1, 1)), ("_2", width, wide), ("_3", 192, high))
+    twice = (
+      ("_1", width, (1, 1)),
+      ("_2", width, high),
+      ("_3", width, wide),
+      ("_4", width, high),
+      ("_5", 192, wide),
+    )
+    parts = [
+      _conv("branch1x1", x, 192),
+      _chain("branch7x7", x, once),
+      _chain("branch7x7dbl", x, twice),
+      _conv("branch_pool", mean_pool(x), 192),
+    ]
+    return jnp.concatenate(parts, axis=-1)
+
+
+class BlockD(nn.Module):
+  """From 17 x 17 to 8 x 8."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    """[b h w c] -> [b h' w' c + 512]."""
+    seven = (("_1", 192, (1, 1)), ("_2", 192, (1, 7)), ("_3", 192, (7, 1)))
+    three = _conv("branch3x3_1", x, 192)
+    long = _chain("branch7x7x3", x, seven)
+    parts = [
+      _conv("branch3x3_2", three, 320, (3, 3), stride=2),
+      _conv("branch7x7x3_4", long, 192, (3, 3), stride=2),
+      max_pool(x, stride=2),
+    ]
+    return jnp.concatenate(parts, axis=-1)
+
+
+class BlockE(nn.Module):
+  """Three pixels wide beside three high, at 8 x 8.
+
+  Attributes:
+    largest: pools by the largest neighbour, not by the mean.
+  """
+
+  largest: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    """[b h w c] -> [b h w 2048]."""
+    pooled = max_pool(x, padding="SAME") if self.largest else mean_pool(x)
+    three = _conv("branch3x3_1", x, 384)
+    double = _conv("branch3x3dbl_1", x, 448)
+    double = _conv("branch3x3dbl_2", double, 384, (3, 3))
+    parts = [
+      _conv("branch1x1", x, 320),
+      _conv("branch3x3_2a", three, 384, (1, 3)),
+      _conv("branch3x3_2b", three, 384, (3, 1)),
+      _conv("branch3x3dbl_3a", double, 384, (1, 3)),
+      _conv("branch3x3dbl_3b", double, 384, (3, 1)),
+      _conv("branch_pool", pooled, 192),
+    ]
+    return jnp.concatenate(parts, axis=-1)
+
+
+class ConvNorm(nn.Module):
+  """relu(norm(conv(x))).
+
+  Attributes:
+    channels: of the output.
+    window: height and width of the kernel.
+    stride: of the convolution.
+    padding: "SAME" or "VALID".
+  """
+
+  channels: int
+  window: tuple[int, int]
+  stride: int
+  padding: str
+
+  @nn.compact
+  def __call__(self, x: Array) -> jax.Array:
+    """[b h w c] -> [b h' w' channels]."""
+    x = nn.Conv(
+      self.channels,
+      self.window,
+      strides=self.stride,
+      padding=self.padding,
+      use_bias=False,
+      # Features of other implementations are to be met to many digits.
+      precision=jax.lax.Precision.HIGHEST,
+      name="conv",
+    )(x)
+    return nn.relu(frozen_norm.FrozenNorm(epsilon=1e-3, name="bn")(x))
+
+
+_TWICE_THREE = (("_1", 64, (1, 1)), ("_2", 96, (3, 3)), ("_3", 96, (3, 3)))
+
+
+def _conv(
+  name: str,
+  x: Array,
+  channels: int,
+  window: tuple[int, int] = (1, 1),
+  *,
+  stride: int = 1,
+  padding: str = "",
+) -> jax.Array:
+  """A `ConvNorm` of the module that is running; pads where the size stays."""
+  padding = padding or ("SAME" if stride == 1 else "VALID")
+  return ConvNorm(channels, window, stride, padding, name=name)(x)
+
+
+def _chain(
+  name: str, x: Array, layers: Sequence[tuple[str, int, tuple[int, int]]]
+) -> jax.Array:
+  """Some `ConvNorm`, one after the other, of (end of the name, channels, window)."""
+  for end, channels, window in layers:
+    x = _conv(f"{name}{end}", x, channels, window)
+  return x
+
+
+def mean_pool(x: Array) -> jax.Array:
+  """Means of 3 x 3 pixels, of those that there are."""
+  return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
+
+
+def max_pool(x: Array, *, stride: int = 1, padding: str = "VALID") -> jax.Array:
+  """The largest of 3 x 3 pixels."""
+  return nn.max_pool(x, (3, 3), (stride, stride), padding)
