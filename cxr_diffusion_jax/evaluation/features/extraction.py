@@ -41,7 +41,8 @@ def extract(
   Args:
     extractor: of `open_extractors`.
     images: n of uint8 [h w 1], all of one size; each is read once.
-    cache: folder where features are kept, made where it is not there; None for none.
+    cache: folder where features are kept, made where it is not there; None for none. Of
+      several processes, one may use it at a time.
     key: names the images in it; letters, digits, '.', '_' and '-'.
     progress: told the images done.
 
