@@ -67,7 +67,7 @@ def scan(
   digests, thumbnails = [np.zeros((0, 32), np.uint8)], [_no_thumbnails()]
   for first in range(0, len(images), _CHUNK):
     last = min(first + _CHUNK, len(images))
-    path = cache / f"scan-{key}-{first}-{last}.npz" if cache else None
+    path = _chunk_path(cache, key, images, first, last) if cache else None
     if path and path.exists():
       with np.load(path) as kept:
         part = kept["digests"], kept["thumbnails"]
@@ -168,11 +168,22 @@ def threshold(correlations: np.ndarray) -> float:
   return float(np.clip(chosen, LOWEST, HIGHEST))
 
 
+def _chunk_path(
+  cache: pathlib.Path, key: str, images: Sequence[np.ndarray], first: int, last: int
+) -> pathlib.Path:
+  """Where a chunk is kept: two of its images are asked whether they are the same."""
+  ends = b"".join(_digest(images[row]) for row in (first, last - 1))
+  mark = hashlib.sha256(ends).hexdigest()[:12]
+  return cache / f"scan-{key}-{first}-{last}-{mark}.npz"
+
+
+def _digest(image: np.ndarray) -> bytes:
+  pixels = repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
+  return hashlib.sha256(pixels).digest()
+
+
 def _scanned(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  digests = [
-    hashlib.sha256(repr(x.shape).encode() + np.ascontiguousarray(x).tobytes()).digest()
-    for x in images
-  ]
+  digests = [_digest(image) for image in images]
   thumbnails = np.stack([_reduced(x, THUMBNAIL).ravel() for x in images])
   thumbnails -= thumbnails.mean(axis=1, keepdims=True)
   length = np.linalg.norm(thumbnails, axis=1, keepdims=True)

@@ -57,27 +57,14 @@ def measure(
   """
   if features.shape[:2] != images.shape[:2] or len(real_features) != len(real):
     raise ValueError("features that are not of these images")
-  conditions = np.repeat(np.arange(images.shape[0]), images.shape[1])
-  patients = np.asarray(real.labels.get("patient", np.arange(len(real))))
-  generated = _Side(
-    clusters=conditions,
-    images=rearrange(images, "c m h w k -> (c m) h w k"),
-    features=rearrange(features, "c m d -> (c m) d"),
-    fixed={"of": "generated", "num": len(conditions), "num_real": len(real)},
-  )
-  unseen = _Side(
-    clusters=patients,
-    images=real.images,
-    features=real_features,
-    fixed={"of": "real", "num": len(real), "num_real": len(real)},
-  )
+  generated, unseen = _sides(images, features, real, real_features)
   generator = np.random.default_rng(seed)
-  everything = between(patients, num_pairs, generator)
+  everything = between(unseen.clusters, num_pairs, generator)
   inside = "_within_condition"
   kinds = [
-    (generated, "", "all", between(conditions, num_pairs, generator)),
+    (generated, "", "all", between(generated.clusters, num_pairs, generator)),
     (unseen, "", "all", everything),
-    (generated, inside, "all", within(conditions, num_pairs, generator)),
+    (generated, inside, "all", within(generated.clusters, num_pairs, generator)),
     (unseen, inside, "all", everything),
   ]
   kinds += [
@@ -154,6 +141,26 @@ class _Side:
   features: np.ndarray
   clusters: np.ndarray
   fixed: Mapping[str, Any]
+
+
+def _sides(
+  images: np.ndarray, features: np.ndarray, real: ImageSet, real_features: np.ndarray
+) -> tuple[_Side, _Side]:
+  """Generated images, of a condition each, and real ones, of a patient each."""
+  conditions = np.repeat(np.arange(images.shape[0]), images.shape[1])
+  generated = _Side(
+    images=rearrange(images, "c m h w k -> (c m) h w k"),
+    features=rearrange(features, "c m d -> (c m) d"),
+    clusters=conditions,
+    fixed={"of": "generated", "num": len(conditions), "num_real": len(real)},
+  )
+  unseen = _Side(
+    images=real.images,
+    features=real_features,
+    clusters=np.asarray(real.labels.get("patient", np.arange(len(real)))),
+    fixed={"of": "real", "num": len(real), "num_real": len(real)},
+  )
+  return generated, unseen
 
 
 def _measure(
