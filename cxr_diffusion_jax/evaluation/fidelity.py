@@ -259,8 +259,5 @@ def neighbourhoods(
 
 def _pair(a: Array, b: Array) -> tuple[np.ndarray, np.ndarray]:
   a, b = neighbours.rows(a), neighbours.rows(b)
-  if a.shape[1] != b.shape[1]:
-    raise errors.InputError(
-      f"features {a.shape[1]} and {b.shape[1]} wide", "the same network for both"
-    )
+  neighbours.check_widths(a, b)
   return a, b

@@ -49,7 +49,7 @@ def nearest(
     ValueError: k below 1, or `exclude_self` with as many queries as points are not.
   """
   queries, points = rows(queries), rows(points)
-  _check_widths(queries, points)
+  check_widths(queries, points)
   if k < 1:
     raise ValueError(f"{k} neighbours")
   if exclude_self and len(queries) != len(points):
@@ -107,7 +107,7 @@ def cover(points: Array, centres: Array, radii: np.ndarray, *, rim: bool) -> Cov
     errors.InputError: widths that differ, or a number that is not finite.
   """
   points, centres = rows(points), rows(centres)
-  _check_widths(points, centres)
+  check_widths(points, centres)
   n, m = len(points), len(centres)
   of_point, of_ball = np.zeros(n, np.int64), np.zeros(m, np.int64)
   # A sum of indices is the index where there is one.
@@ -170,7 +170,8 @@ def rows(features: Array) -> np.ndarray:
   return features
 
 
-def _check_widths(x: np.ndarray, y: np.ndarray) -> None:
+def check_widths(x: np.ndarray, y: np.ndarray) -> None:
+  """Raises `errors.InputError` where two sets of features differ in width."""
   if x.shape[1] != y.shape[1]:
     raise errors.InputError(
       f"features {x.shape[1]} and {y.shape[1]} wide", "the same network for both"
