@@ -78,8 +78,8 @@ def _patches(images: np.ndarray) -> np.ndarray:
   detail = np.square(np.diff(blurred, axis=0)).reshape(3, -1, 4, 8, 4, 8)
   detail = np.log(np.sqrt(detail.mean(axis=(3, 5)) + 1e-6)).swapaxes(0, 1)
   grey = values.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
-  n = len(values)
-  return np.concatenate([grey.reshape(n, -1), 0.2 * detail.reshape(n, -1)], axis=1)
+  parts = grey, 0.2 * detail
+  return np.concatenate([part.reshape(len(values), -1) for part in parts], axis=1)
 
 
 def _judge(images: np.ndarray, findings: np.ndarray) -> Judge:
@@ -93,11 +93,11 @@ def _judge(images: np.ndarray, findings: np.ndarray) -> Judge:
 
 
 def _phantoms(seed: int) -> np.ndarray:
-  images = [
-    render.make_phantom(seed, i, size=SIDE, findings=KINDS[i % len(KINDS)]).image
-    for i in range(NUM)
+  kinds = [KINDS[i % len(KINDS)] for i in range(NUM)]
+  made = [
+    render.make_phantom(seed, i, size=SIDE, findings=x) for i, x in enumerate(kinds)
   ]
-  return np.stack(images)[..., None]
+  return np.stack([phantom.image for phantom in made])[..., None]
 
 
 def _set(name: str, images: np.ndarray, first_patient: int) -> ImageSet:
@@ -119,11 +119,11 @@ def _spoilt(
   """Defect -> images, and the findings asked for."""
   rng = np.random.default_rng(0)
   copies = train[[original for _, original in ORIGINALS]]
-  collapsed = good[np.arange(NUM) % NUM_CONDITIONS]
+  collapsed = good[np.arange(NUM) % NUM_CONDITIONS] + rng.normal(0, 2, good.shape)
   blurred = scipy.ndimage.gaussian_filter(good.astype(np.float64), (0, 1, 1, 0))
   return {
     FLOOR: (good, asked),
-    "mode collapse": (_grey(collapsed + rng.normal(0, 2, good.shape)), asked),
+    "mode collapse": (_grey(collapsed), asked),
     "memorised copies": (copies, asked),
     "copies made brighter": (_grey(copies + 40.0), asked),
     "condition's image again": (_grey(test + rng.normal(0, 4, good.shape)), asked),
@@ -160,13 +160,13 @@ def _figures(
   )
   found = {(x.metric, x.of, x.group): x.value for x in (*report.measurements, *within)}
   scores = judge.scores(images)
-  macro = adherence.measure(scores, asked, np.zeros(3), num_replicates=10).macro
+  judged = adherence.measure(scores, asked, np.zeros(3), num_replicates=10)
   figures = (
     fidelity.frechet_distance(real, features),
     fidelity.kernel_distance(real, features, num_subsets=20, subset_size=100)[0],
     *fidelity.precision_recall(real, features),
     *fidelity.density_coverage(real, features),
-    macro["auroc"].value,
+    judged.macro["auroc"].value,
     *(
       found[name, "generated", "all"]
       for name in (
@@ -269,10 +269,9 @@ def test_the_conditions_image_again_is_no_better_than_a_copy(figures, found):
   defect = "condition's image again"
   assert _moved(figures, defect)("nearer to condition") > 0.9
   assert _moved(figures, defect)("Frechet") < 0
-  told = {x.metric: x.value for x in found[defect][1].measurements}
-  assert told["patient_identified"] > 0.9
-  told = {x.metric: x.value for x in found[FLOOR][1].measurements}
-  assert told["patient_identified"] < 0.1
+  for name, low, high in ((defect, 0.9, 1), (FLOOR, 0, 0.1)):
+    told = {x.metric: x.value for x in found[name][1].measurements}
+    assert low <= told["patient_identified"] <= high
   # Made from unseen images: that these are near says nothing of what was trained on.
   assert figures[defect]["membership"] == pytest.approx(0.5, abs=0.1)
 
