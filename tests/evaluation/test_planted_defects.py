@@ -237,7 +237,6 @@ def test_mode_collapse_loses_recall_coverage_and_variety(figures):
   assert moved("recall") < -0.8
   assert moved("coverage") < -0.3
   assert moved("MS-SSIM in condition") > 0.2
-  # What is left looks real: precision does not tell.
   assert abs(moved("precision")) < 0.1
 
 
@@ -253,7 +252,6 @@ def test_memorised_copies_please_the_distances_and_are_listed(figures, found):
   listed = found["memorised copies"][1].duplicates
   assert {pair.kind for pair in listed} == {"exact"}
   assert sorted((x.generated, x.training) for x in listed) == ORIGINALS
-  assert listed[0].training_id == f"train {NUM - len(KINDS)}"
 
 
 def test_copies_are_found_however_bright(figures, found):
@@ -289,7 +287,6 @@ def test_blur_is_no_longer_among_the_real(figures):
   assert moved("KID") > 0.05
   assert moved("precision") < -0.4
   assert moved("recall") < -0.4
-  # The findings are as visible as before.
   assert abs(moved("AUROC")) < 0.05
   assert figures["blur"]["copies"] == 0
 
