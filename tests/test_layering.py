@@ -36,7 +36,7 @@ MAINS = (
 ROOMS = {
   "clu": ("run_writer.py",),
   "grain": ("data/pipeline.py",),
-  "matplotlib": ("evaluation/curves.py",),
+  "matplotlib": ("evaluation/comparison_page/", "evaluation/curves.py"),
   "ml_collections": (
     "cost.py",
     "main.py",
@@ -51,12 +51,14 @@ ROOMS = {
   "tensorflow": ("conditioning/elixr_saved_model.py",),
   "tensorflow_datasets": ("data/records/format.py",),
   "transformers": ("conditioning/clip_",),
+  "umap": ("evaluation/comparison_page/projection.py",),
 }
 NOWHERE = ("pickle", "cloudpickle", "dill", "joblib", "torch", "utils")
 
 # Where functions are compiled; all others can be called as they are.
 COMPILED = (
   "conditioning/clip_model.py",
+  "evaluation/attribution.py",
   "evaluation/features/extractor.py",
   "evaluation/probe_fit.py",
   "preparation/autoencoders.py",

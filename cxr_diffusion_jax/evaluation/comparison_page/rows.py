@@ -1,0 +1,109 @@
+"""Measurements of all paths side by side: what every table and figure is made of.
+
+Comparison -> [Row, ...]: a figure of each path, of real images, and its verdict
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+
+from cxr_diffusion_jax.evaluation import comparison_data, measurement
+from cxr_diffusion_jax.evaluation.measurement import Measurement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """One metric of one judge and group.
+
+  Attributes:
+    key: `Measurement.key`.
+    of_paths: path's name -> its measurement; paths that have none are left out.
+    real: the floor or ceiling; None for none.
+    verdict: None where there is none.
+  """
+
+  key: tuple[str, str, str, str]
+  of_paths: Mapping[str, Measurement]
+  real: Measurement | None
+  verdict: comparison_data.Verdict | None
+
+  @property
+  def all(self) -> Sequence[Measurement]:
+    """Measurements of paths and real images."""
+    return [*self.of_paths.values(), *([self.real] if self.real else [])]
+
+  @property
+  def better(self) -> str:
+    """See `Measurement.better`."""
+    return next((each.better for each in self.all if each.better), "")
+
+  @property
+  def standin(self) -> bool:
+    """Whether any judge of it was trained by this project."""
+    return any(each.standin for each in self.all)
+
+  @property
+  def best(self) -> frozenset[str]:
+    """Paths to mark: none unless some path is significantly worse than another."""
+    if self.verdict is None or set(self.verdict.best) >= set(self.verdict.ranking):
+      return frozenset()
+    return frozenset(self.verdict.best)
+
+  @property
+  def counts(self) -> tuple[str, str]:
+    """Numbers of images: of the paths, and of real ones compared with; "" for none."""
+    told = _range([each.num for each in self.of_paths.values()] or [self.real.num])
+    real = [each.num_real for each in self.of_paths.values() if each.num_real]
+    return told, _range(real) if real else ""
+
+
+def of(comparison: comparison_data.Comparison) -> list[Row]:
+  """All figures, by subject and then in the order in which they were measured.
+
+  Raises:
+    ValueError: two different measurements of one key, a verdict about unknown paths.
+  """
+  tables = {
+    path.name: _by_key(each for each in path.measurements if each.of == "generated")
+    for path in comparison.paths
+  }
+  real = _by_key(comparison.real)
+  verdicts = {verdict.key: verdict for verdict in comparison.verdicts}
+  for verdict in comparison.verdicts:
+    unknown = {*verdict.ranking, *verdict.best} - set(tables)
+    if unknown:
+      raise ValueError(f"verdict about unknown paths: {', '.join(sorted(unknown))}")
+  keys = list(dict.fromkeys(key for table in (*tables.values(), real) for key in table))
+  keys.sort(key=lambda key: measurement.SUBJECTS.index(key[0]))
+  return [
+    Row(
+      key=key,
+      of_paths={name: table[key] for name, table in tables.items() if key in table},
+      real=real.get(key),
+      verdict=verdicts.get(key),
+    )
+    for key in keys
+  ]
+
+
+def main(rows: Sequence[Row]) -> list[Row]:
+  """Those of all images."""
+  return [row for row in rows if row.key[3] == "all"]
+
+
+def grouped(rows: Sequence[Row]) -> list[Row]:
+  """Those of parts of the images."""
+  return [row for row in rows if row.key[3] != "all"]
+
+
+def _by_key(measurements: Iterable[Measurement]) -> dict[tuple, Measurement]:
+  table: dict[tuple, Measurement] = {}
+  for each in measurements:
+    if table.get(each.key, each) != each:
+      raise ValueError(f"measured twice: {', '.join(each.key)}")
+    table[each.key] = each
+  return table
+
+
+def _range(numbers: Sequence[int]) -> str:
+  low, high = min(numbers), max(numbers)
+  return f"{low:,}" if low == high else f"{low:,} to {high:,}"
