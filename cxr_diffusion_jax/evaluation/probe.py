@@ -26,7 +26,7 @@ import safetensors.numpy
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import atomic_file
-from cxr_diffusion_jax.evaluation import adherence, probe_fit
+from cxr_diffusion_jax.evaluation import adherence, attribution, probe_fit
 from cxr_diffusion_jax.evaluation.probe_fit import ProbeSettings
 
 DESCRIPTION = "probe.json"
@@ -53,6 +53,8 @@ class Probe:
     score_fn: (params, uint8 [b s s 1]) -> [b k] in [0, 1], compiled.
     features_fn: (params, uint8 [b s s 1]) -> [b d], what the scores are made of,
       compiled.
+    attribution_fn: (params, uint8 [b s s 1], column [b]) -> [b h w], where a score
+      finds what it tells of, compiled.
   """
 
   image_size: int
@@ -62,6 +64,7 @@ class Probe:
   params: types.Params
   score_fn: Callable[[types.Params, types.Array], jax.Array]
   features_fn: Callable[[types.Params, types.Array], jax.Array]
+  attribution_fn: Callable[[types.Params, types.Array, types.Array], jax.Array]
 
   def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Scores images: an array uint8 [n s s 1], or any sequence of uint8 [s s 1].
@@ -127,6 +130,7 @@ def train_probe(
     params=params,
     score_fn=probe_fit.make_score_fn(settings, findings.shape[1]),
     features_fn=probe_fit.make_features_fn(settings, findings.shape[1]),
+    attribution_fn=attribution.make_attribution_fn(settings, findings.shape[1]),
   )
   thresholds = adherence.youden_thresholds(probe.scores(validation[0]), validation[1])
   probe = dataclasses.replace(probe, thresholds=thresholds)
@@ -175,6 +179,7 @@ def load_probe(folder: pathlib.Path) -> Probe:
     params=flax.traverse_util.unflatten_dict(flat, sep="/"),
     score_fn=probe_fit.make_score_fn(settings, len(thresholds)),
     features_fn=probe_fit.make_features_fn(settings, len(thresholds)),
+    attribution_fn=attribution.make_attribution_fn(settings, len(thresholds)),
   )
 
 

@@ -67,13 +67,30 @@ class Programs:
   step_fn: Callable[..., tuple[types.Params, optax.OptState, jax.Array]]
 
 
-def make_programs(settings: ProbeSettings, num_classes: int) -> Programs:
+# (logits [b k], what they should tell [b k], weights [k]) -> scalar
+LossFn = Callable[[types.Array, types.Array, types.Array], jax.Array]
+
+
+def findings_loss(
+  logits: types.Array, findings: types.Array, weights: types.Array
+) -> jax.Array:
+  """The loss above, of findings [b k] 0 or 1."""
+  each = optax.sigmoid_binary_cross_entropy(logits, findings)
+  weighted = each * jnp.where(findings > 0.5, weights, 1)
+  return weighted.sum(axis=-1).mean()
+
+
+def make_programs(
+  settings: ProbeSettings, num_classes: int, loss_fn: LossFn = findings_loss
+) -> Programs:
   """The programs of `fit`; compiled when they are first called."""
   classifier = make_classifier(settings, num_classes)
   tx = _optimizer(settings)
   # One program a step, and no loop inside it: on a CPU, gradients of convolutions are
   # more than ten times slower within XLA's loops.
-  step_fn = jax.jit(functools.partial(_update, classifier, tx), donate_argnums=(2, 3))
+  step_fn = jax.jit(
+    functools.partial(_update, classifier, tx, loss_fn), donate_argnums=(2, 3)
+  )
   return Programs(init_fn=jax.jit(classifier.init), tx=tx, step_fn=step_fn)
 
 
@@ -85,6 +102,7 @@ def fit(
   *,
   params: types.Params | None = None,
   programs: Programs | None = None,
+  weights: np.ndarray | None = None,
 ) -> tuple[types.Params, list[float]]:
   """Trains a classifier.
 
@@ -97,6 +115,7 @@ def fit(
       are.
     programs: of `make_programs` of these settings, whatever their seed, to compile once
       for several trainings.
+    weights: [k] float32 of the loss; None for those of rare findings.
 
   Returns:
     Its parameters, and the loss of each step.
@@ -106,7 +125,8 @@ def fit(
   """
   key = jax.random.key(settings.seed)
   programs = programs or make_programs(settings, findings.shape[1])
-  weights = positive_weights(findings, settings.max_positive_weight)
+  if weights is None:
+    weights = positive_weights(findings, settings.max_positive_weight)
   if params is None:
     params = programs.init_fn(key, jnp.zeros((1, *images[0].shape)))["params"]
     params["head"]["bias"] = jnp.asarray(_log_odds(findings, weights))
@@ -187,6 +207,7 @@ def positive_weights(findings: np.ndarray, limit: float) -> np.ndarray:
 def _update(
   classifier: classifier_lib.Classifier,
   tx: optax.GradientTransformation,
+  loss_fn: LossFn,
   weights: types.Array,
   key: jax.Array,
   params: types.Params,
@@ -198,9 +219,7 @@ def _update(
 
   def loss_of(params):
     logits = classifier.apply({"params": params}, image)
-    each = optax.sigmoid_binary_cross_entropy(logits, batch["findings"])
-    weighted = each * jnp.where(batch["findings"] > 0.5, weights, 1)
-    return weighted.sum(axis=-1).mean()
+    return loss_fn(logits, batch["findings"], weights)
 
   loss, grads = jax.value_and_grad(loss_of)(params)
   updates, opt_state = tx.update(grads, opt_state, params)

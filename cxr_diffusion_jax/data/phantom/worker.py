@@ -60,6 +60,8 @@ def facts_of(phantom: phantom_lib.Phantom) -> dict:
     "view": phantom.view,
     "cardiothoracic_ratio": round(phantom.cardiothoracic_ratio, 4),
     "pixel_cm": round(phantom.pixel_cm, 5),
+    "lung_area": [round(value, 5) for value in phantom.lung_area],
+    "diaphragm": [round(value, 5) for value in phantom.diaphragm],
   }
 
 

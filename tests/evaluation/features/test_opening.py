@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import features, probe_fit
+from cxr_diffusion_jax.evaluation import attribution, features, probe_fit
 from cxr_diffusion_jax.evaluation import probe as probe_lib
 from cxr_diffusion_jax.evaluation.features import encoders
 
@@ -33,6 +33,7 @@ def probe():
     ),
     score_fn=probe_fit.make_score_fn(settings, 3),
     features_fn=probe_fit.make_features_fn(settings, 3),
+    attribution_fn=attribution.make_attribution_fn(settings, 3),
   )
 
 
