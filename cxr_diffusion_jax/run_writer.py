@@ -35,6 +35,23 @@ def list_parameters(workdir: pathlib.Path, name: str, shapes: types.Params) -> N
   )
 
 
+def write_scalars(
+  workdir: pathlib.Path, step: int, scalars: Mapping[str, float]
+) -> None:
+  """Adds scalars to the events of a run that is over.
+
+  Args:
+    workdir: of the run.
+    step: of its checkpoint.
+    scalars: tag -> value.
+  """
+  from clu import metric_writers
+
+  writer = metric_writers.SummaryWriter(str(workdir))
+  with contextlib.closing(writer):
+    writer.write_scalars(step, scalars)
+
+
 @contextlib.contextmanager
 def opened(
   workdir: pathlib.Path,

@@ -44,6 +44,8 @@ class PathResult:
       images, nearest pair first; m may be 0.
     neighbour_captions: [m], what to write below each pair.
     description: of its data in words ("phantom images, stand-in elixrc").
+    curve: label efficiency: (share of the real training images, arm, macro AUROC) of
+      classifiers; empty where it was not measured.
   """
 
   name: str
@@ -56,6 +58,7 @@ class PathResult:
   neighbours: np.ndarray
   neighbour_captions: Sequence[str]
   description: str
+  curve: Sequence[tuple[float, str, Measurement]] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -100,11 +100,9 @@ def pool(
     their spreads by `Measurement.key`. A figure that any set could not measure is
     undefined, for the reason that the set gave.
   """
-  by_key = [[{one.key: one for one in one_set} for one_set in run] for run in sets]
+  by_key = [[_generated(one_set) for one_set in run] for run in sets]
   made, spreads = [], {}
-  for first in sets[0][0]:
-    if first.of != "generated":
-      continue
+  for first in by_key[0][0].values():
     found = [[one_set.get(first.key) for one_set in run] for run in by_key]
     flat = [one for run in found for one in run]
     missing = [one for one in flat if one is None or one.value is None]
@@ -158,6 +156,10 @@ def verdicts(
       )
     )
   return made
+
+
+def _generated(one_set: Sequence[Measurement]) -> dict[tuple, Measurement]:
+  return {one.key: one for one in one_set if one.of == "generated"}
 
 
 def _variance(one: Measurement) -> float:

@@ -11,7 +11,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax.data.elixr import writer as elixr_writer
-from cxr_diffusion_jax.evaluation import conditions, sampling
+from cxr_diffusion_jax.evaluation import bench, conditions, features, sampling
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
@@ -149,3 +149,40 @@ def xray(tmp_path):
     return str(path)
 
   return write
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+  """Stands for a probe: sees a finding by the brightness of a part of the image."""
+
+  thresholds: np.ndarray
+  fingerprint: str = "judge"
+
+  def scores(self, images) -> np.ndarray:
+    stack = np.stack(list(images)).astype(np.float32)
+    return stack.reshape(len(stack), -1)[:, : 14 * 32 : 32] / 255
+
+
+@pytest.fixture
+def judged(monkeypatch) -> Judge:
+  """`Judge` judges, and a mean of 8x8 pixels is the one feature there is."""
+
+  def open_extractors(names, **_):
+    assert tuple(names) == ("auto",)
+    extractor = features.Extractor(
+      name="probe",
+      layer="means",
+      standin=True,
+      fingerprint="means",
+      width=16,
+      batch_size=8,
+      apply_fn=lambda params, images: (
+        images.reshape(-1, 4, 8, 4, 8).mean(axis=(2, 4)).reshape(-1, 16)
+      ),
+    )
+    return [extractor], {"rad_dino": "not at hand"}
+
+  monkeypatch.setattr(features, "open_extractors", open_extractors)
+  judge = Judge(thresholds=np.full(14, 0.5))
+  monkeypatch.setattr(bench, "train_judge", lambda records, progress: judge)
+  return judge

@@ -9,6 +9,6 @@ anything without the network and the layer that it was measured on.
 
 from cxr_diffusion_jax.evaluation.features.extraction import extract
 from cxr_diffusion_jax.evaluation.features.extractor import Extractor
-from cxr_diffusion_jax.evaluation.features.opening import NAMES, open_extractors
+from cxr_diffusion_jax.evaluation.features.opening import AUTO, NAMES, open_extractors
 
-__all__ = ("NAMES", "Extractor", "extract", "open_extractors")
+__all__ = ("AUTO", "NAMES", "Extractor", "extract", "open_extractors")

@@ -1,0 +1,100 @@
+"""Judges the images of a run, or of any model whose images lie in a folder.
+
+  python -m cxr_diffusion_jax.evaluate --workdir runs/elixr_c --num 2000 --metrics all
+  python -m cxr_diffusion_jax.evaluate --real A/ --synthetic B/ --labels l.csv
+
+Writes metrics.json, report.html, table.md, table.csv and figures/ to
+WORKDIR/evaluation/STEP, or to --out; of a run, TensorBoard's scalars too. What an
+earlier call generated or measured is not made again.
+"""
+
+import pathlib
+
+from absl import flags
+
+from cxr_diffusion_jax import command, errors, evaluation_flags, run_writer
+from cxr_diffusion_jax.evaluation import (
+  comparison,
+  comparison_page,
+  folder_comparison,
+  path_assessment,
+)
+from cxr_diffusion_jax.evaluation import paths as paths_lib
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
+_REAL = flags.DEFINE_string("real", None, "Folder of real images.")
+_SYNTHETIC = flags.DEFINE_string("synthetic", None, "Folder of generated images.")
+_TRAINING = flags.DEFINE_string("training", None, "Folder of what it was trained on.")
+_LABELS = flags.DEFINE_string("labels", None, "CSV of both folders: file, findings ...")
+_PROBE = flags.DEFINE_string("probe", None, "Folder of a trained probe, to judge with.")
+_SIZE = flags.DEFINE_integer("image_size", None, "Brings folders' images to it.", 16)
+_OUT = flags.DEFINE_string("out", None, "Where to write; by the run by default.")
+_OPTIONS = evaluation_flags.define()
+
+
+def main() -> None:
+  """Judges, and prints the table."""
+  options = evaluation_flags.options(_OPTIONS)
+  of_folders = [_REAL.value, _SYNTHETIC.value]
+  if bool(_WORKDIR.value) == any(of_folders) or any(of_folders) != all(of_folders):
+    given = [
+      f"--{name}"
+      for name, value in zip(
+        ("workdir", "real", "synthetic"), (_WORKDIR.value, *of_folders), strict=True
+      )
+      if value
+    ]
+    raise errors.InputError(
+      " and ".join(given) or "nothing to evaluate",
+      "--workdir of a run, or --real and --synthetic",
+    )
+  if all(of_folders):
+    out = command.writable_folder(_OUT.value or "evaluation")
+    compared = folder_comparison.compare(
+      folder_comparison.Folders(
+        real=_REAL.value,
+        synthetic=_SYNTHETIC.value,
+        training=_TRAINING.value,
+        labels=_LABELS.value,
+        probe=_PROBE.value,
+        image_size=_SIZE.value,
+      ),
+      out,
+      options,
+      progress=command.progress,
+    )
+    page = comparison_page.write(compared, out)
+  else:
+    page = _of_run(pathlib.Path(_WORKDIR.value), options)
+  print((page.parent / "table.md").read_text(encoding="utf-8"))
+  print(f"report: {page}")
+
+
+def _of_run(workdir: pathlib.Path, options: path_assessment.Options) -> pathlib.Path:
+  (path,) = paths = paths_lib.open_paths(
+    [workdir],
+    checkpoint_step=_OPTIONS["checkpoint"].value,
+    ema_length=_OPTIONS["ema_length"].value,
+  )
+  folder = path_assessment.folder_of(path.runs[0])
+  out = command.writable_folder(_OUT.value or str(folder))
+  title = f"{path.name}, step {path.steps[0]}"
+  compared = comparison.compare(
+    paths, out, options, title=title, progress=command.progress
+  )
+  run_writer.write_scalars(
+    workdir,
+    path.steps[0],
+    {
+      f"evaluation/{one.subject}/{one.metric}/{one.judge.split(',')[0] or 'pixels'}": (
+        one.value
+      )
+      for one in compared.paths[0].measurements
+      if one.value is not None and one.group == "all"
+    },
+  )
+  return comparison_page.write(compared, out)
+
+
+if __name__ == "__main__":
+  command.run(main)

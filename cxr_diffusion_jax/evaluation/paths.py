@@ -1,0 +1,163 @@
+"""Runs of conditioning paths: which belong together, and what makes them unequal.
+
+workdirs --open_run--> runs --config but its seed--> Path(name, runs), one run a seed
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation import sampling
+from cxr_diffusion_jax.training import compatibility, run_files
+
+# What may differ between runs that are compared: the condition, where and how they ran.
+# How they are sampled may not, although one run may change it at any time.
+FREE = (
+  *(key for key in compatibility.FREE_KEYS if key not in ("codec.folder", "sample.")),
+  "conditioning.",
+  "sample.num_images",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Path:
+  """Runs that differ in their seed alone.
+
+  Attributes:
+    name: of the conditioning path; of the first run's folder where two have one path.
+    runs: one a training seed.
+    config: of the first.
+  """
+
+  name: str
+  runs: Sequence[sampling.Run]
+  config: Mapping[str, Any]
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps of the runs' checkpoints, each once."""
+    return sorted({run.checkpoint_step for run in self.runs})
+
+
+def open_paths(
+  workdirs: Sequence[pathlib.Path],
+  *,
+  checkpoint_step: int | None = None,
+  ema_length: float | None = None,
+) -> list[Path]:
+  """Opens runs, and puts those together that differ in their seed alone.
+
+  Args:
+    workdirs: folders of runs on the same records.
+    checkpoint_step: of all; None for the newest of each.
+    ema_length: of averages made of snapshots; None for each run's own.
+
+  Returns:
+    Paths in the order of their first run.
+
+  Raises:
+    errors.InputError: no run, a folder named twice, or runs on other records.
+  """
+  places = [workdir.resolve() for workdir in workdirs]
+  if len(set(places)) != len(places):
+    raise errors.InputError("one run named twice", "different folders")
+  which = {"checkpoint_step": checkpoint_step, "ema_length": ema_length}
+  runs = [sampling.open_run(workdir, **which) for workdir in workdirs]
+  prints = {run.dataset.records.fingerprint for run in runs}
+  if len(prints) > 1:
+    raise errors.InputError(
+      f"runs on {len(prints)} different sets of records",
+      "runs on the same images, splits and size",
+    )
+  # As they were trained: what samples them here has devices of its own.
+  configs = [run_files.read(workdir)[0] for workdir in workdirs]
+  groups: dict[str, list[int]] = {}
+  for row, config in enumerate(configs):
+    groups.setdefault(_recipe(config), []).append(row)
+  named = [configs[rows[0]]["conditioning"]["name"] for rows in groups.values()]
+  paths = []
+  for name, rows in zip(named, groups.values(), strict=True):
+    first = runs[rows[0]].workdir.name
+    paths.append(
+      Path(
+        name=name if named.count(name) == 1 else first,
+        runs=tuple(runs[row] for row in rows),
+        config=configs[rows[0]],
+      )
+    )
+  if len({path.name for path in paths}) != len(paths):
+    raise errors.InputError("two runs of one name", "folders of different names")
+  return paths
+
+
+def differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+  """Keys that differ between paths -> path -> value, the condition's own among them.
+
+  Args:
+    configs: path -> its config.
+  """
+  flats = {name: compatibility.flatten(config) for name, config in configs.items()}
+  keys = sorted(set().union(*flats.values()))
+  free = tuple(key for key in FREE if key != "conditioning.")
+  return {
+    key: {name: repr(flat.get(key, "not there")) for name, flat in flats.items()}
+    for key in keys
+    if not key.startswith(free)
+    and len({repr(flat.get(key, "not there")) for flat in flats.values()}) > 1
+  }
+
+
+def warnings(paths: Sequence[Path]) -> list[str]:
+  """What makes a comparison unequal or weak, a sentence each."""
+  told = []
+  unequal = [
+    key
+    for key in differing({path.name: path.config for path in paths})
+    if not key.startswith("conditioning.")
+  ]
+  if unequal:
+    told.append(f"Not an equal comparison: these differ: {', '.join(unequal)}.")
+  steps = {path.name: path.steps for path in paths}
+  if len({step for of_path in steps.values() for step in of_path}) > 1:
+    shown = ", ".join(
+      f"{name} {' and '.join(map(str, of_path))}" for name, of_path in steps.items()
+    )
+    told.append(f"Not an equal comparison: checkpoints of other steps: {shown}.")
+  counts = {len(path.runs) for path in paths}
+  seeds = [sorted(_seed(run) for run in path.runs) for path in paths]
+  if len(counts) > 1:
+    told.append("Not an equal comparison: paths have other numbers of training runs.")
+  elif any(one != seeds[0] for one in seeds):
+    told.append("Training seeds differ between paths.")
+  if min(counts) == 1:
+    told.append(
+      "A path of a single training run: how much another seed changes is not known,"
+      " and no interval holds it."
+    )
+  drops = {path.name: path.config["conditioning"].get("drop_rate") for path in paths}
+  if len(set(map(repr, drops.values()))) > 1:
+    shown = ", ".join(f"{name} {rate}" for name, rate in drops.items())
+    told.append(f"Rates of dropping the condition differ: {shown}.")
+  lengths = {run.ema_length for path in paths for run in path.runs} - {None}
+  if lengths:
+    told.append(f"Averages of EMA length {', '.join(map(str, sorted(lengths)))}.")
+  return told
+
+
+def _seed(run: sampling.Run) -> int:
+  return run.experiment.seed
+
+
+def _recipe(config: Mapping[str, Any]) -> str:
+  """All of a config that makes two runs differ but by chance."""
+  flat = compatibility.flatten(config)
+  free = tuple(key for key in FREE if key != "conditioning.")
+  kept = {
+    key: value
+    for key, value in flat.items()
+    if key != "seed" and not key.startswith(free)
+  }
+  return json.dumps(kept, sort_keys=True, default=repr)
