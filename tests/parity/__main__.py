@@ -1,4 +1,4 @@
-"""Prints how far this code is from PyTorch's diffusers, a table a subject.
+"""Prints how far this code is from its peers (PyTorch's diffusers first), by subject.
 
   pip install -r tests/parity/requirements.txt
   python tests/parity [SUBJECT ...]
