@@ -40,13 +40,15 @@ def define() -> Holders:
     "utility_num": number(
       "utility_num", 0, "Synthetic training images; 0: as real.", 0
     ),
+    "utility_steps": number("utility_steps", 300, "Updates of each classifier.", 2),
+    "utility_fractions": texts(
+      "utility_fractions", ["0.01", "0.1", "0.3", "1"], "Of the real training images."
+    ),
     "reader_num": number("reader_num", 10, "Images a path for readers; 0: none.", 0),
     "batch_size": number("batch_size", 32, "Images a call.", 1),
     "checkpoint": number("checkpoint", None, "Step; the newest by default."),
     "ema_length": flags.DEFINE_float("ema_length", None, "Of averages of snapshots."),
-    "elixr_models": flags.DEFINE_string(
-      "elixr_models", "", "ELIXR's SavedModels, to judge with; the stand-in if none."
-    ),
+    "elixr_models": flags.DEFINE_string("elixr_models", "", "SavedModels that judge."),
   }
 
 
@@ -80,6 +82,8 @@ def options(holders: Holders) -> path_assessment.Options:
     sweep=command.numbers("sweep", given["sweep"]),
     sweep_num=given["sweep_num"],
     utility_num=given["utility_num"],
+    utility_steps=given["utility_steps"],
+    utility_fractions=command.numbers("utility_fractions", given["utility_fractions"]),
     reader_num=given["reader_num"],
     elixr_models=given["elixr_models"],
   )

@@ -21,6 +21,7 @@ from cxr_diffusion_jax.evaluation import (
   measurement,
   path_assessment,
   pooling,
+  probe_fit,
   reader_study,
   sampling,
   utility,
@@ -175,7 +176,14 @@ def _of_path(
     images,
     bench.reference,
     path_assessment.folder_of(path.runs[0]) / "utility",
-    settings=options.utility_settings,
+    settings=utility.UtilitySettings(
+      network=probe_fit.ProbeSettings(
+        # Half the probe's sides: many are trained.
+        stem_stride=max(4, bench.records.image_size // 16),
+        num_steps=options.utility_steps,
+      ),
+      fractions=tuple(options.utility_fractions),
+    ),
     shared_folder=bench.records.folder / "utility",
     progress=progress,
   )

@@ -20,7 +20,6 @@ from cxr_diffusion_jax.evaluation import (
   generation,
   image_set,
   sampling,
-  utility,
 )
 from cxr_diffusion_jax.evaluation import bench as bench_lib
 from cxr_diffusion_jax.evaluation import features as features_lib
@@ -57,7 +56,8 @@ class Options:
     sweep: guidance scales; () for none.
     sweep_num: conditions at each of them.
     utility_num: images that a classifier is trained on; 0 for as many as are real.
-    utility_settings: how it is trained; None for the defaults.
+    utility_steps: updates of each of these classifiers.
+    utility_fractions: of the real training images, for label efficiency.
     reader_num: images of each path, and real ones, in the reader sheet; 0 for none.
     elixr_models: folder or hub id of ELIXR's SavedModels, to judge with; "" for the
       stand-in where there is one.
@@ -74,7 +74,8 @@ class Options:
   sweep: Sequence[float] = ()
   sweep_num: int = 128
   utility_num: int = 0
-  utility_settings: utility.UtilitySettings | None = None
+  utility_steps: int = 300
+  utility_fractions: Sequence[float] = (0.01, 0.1, 0.3, 1.0)
   reader_num: int = 10
   elixr_models: str = ""
 

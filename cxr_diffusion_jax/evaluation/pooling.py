@@ -24,13 +24,15 @@ LEVEL = 0.95
 
 # These end at 0 and 1.
 SHARES = (
-  "auroc",
-  "average_precision",
-  "found",
-  "false_alarms",
-  "precision",
-  "recall",
-  "coverage",
+  *("auroc", "average_precision", "found", "false_alarms"),
+  *("precision", "recall", "coverage"),
+  *("pointing_game", "energy", "iou", "side"),
+  *("exact_copies", "copies", "patient_identified", "membership_auroc"),
+  *(
+    f"nearer_to_{what}_than_real_{p}"
+    for what in ("training", "condition")
+    for p in ("p1", "p5")
+  ),
 )
 
 
@@ -110,8 +112,13 @@ def pool(
       reason = "not measured in every set" if missing[0] is None else missing[0].reason
       made.append(_without(first, reason))
       continue
+    if len(flat) == 1:
+      # Its own interval may be uneven, and is better than one made of its width.
+      made.append(first)
+      spreads[first.key] = spread(np.array([[first.value]]), _variance(first)[None])
+      continue
     values = np.array([[one.value for one in run] for run in found])
-    variance = np.array([[_variance(one) for one in run] for run in found])
+    variance = np.array([[_variance(one)[0] for one in run] for run in found])
     spreads[first.key] = of = spread(values, variance)
     low, high = interval(of)
     bounded = of.variance > 0
@@ -162,10 +169,12 @@ def _generated(one_set: Sequence[Measurement]) -> dict[tuple, Measurement]:
   return {one.key: one for one in one_set if one.of == "generated"}
 
 
-def _variance(one: Measurement) -> float:
+def _variance(one: Measurement) -> np.ndarray:
+  """[1], of the images alone, told from the width of the interval."""
   if one.low is None or one.high is None:
-    return 0.0
-  return ((one.high - one.low) / (2 * scipy.stats.norm.ppf(0.5 + LEVEL / 2))) ** 2
+    return np.zeros(1)
+  half = (one.high - one.low) / 2
+  return np.array([(half / scipy.stats.norm.ppf(0.5 + LEVEL / 2)) ** 2])
 
 
 def _quantile(degrees: float, level: float) -> float:

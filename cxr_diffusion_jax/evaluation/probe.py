@@ -103,7 +103,7 @@ def train_probe(
     findings: [n k] 0 or 1.
     folder: receives `weights.safetensors` and `probe.json`.
     validation: images and findings of other patients, for the thresholds.
-    settings: of the network and its training.
+    settings: of the network and its training; None for those of the images' size.
     progress: told each step, with the loss in its label.
 
   Returns:
@@ -114,7 +114,7 @@ def train_probe(
       probe of these very inputs that is damaged.
     FloatingPointError: the loss is not finite; nothing was saved.
   """
-  settings = settings or ProbeSettings()
+  settings = settings or probe_fit.default_settings(len(images[0]))
   fingerprint = _fingerprint(
     settings, training=(images, findings), validation=validation
   )

@@ -23,6 +23,10 @@ _TITLES = {
   "average_precision": "Average precision",
   "macro_average_precision": "Macro average precision",
   "ms_ssim": "MS-SSIM",
+  "ms_ssim_within_condition": "MS-SSIM within a condition",
+  "cardiothoracic_ratio_error_conditions_of_others": (
+    "Cardiothoracic ratio error, conditions of others"
+  ),
   "ssim": "SSIM",
   "psnr": "PSNR",
 }
