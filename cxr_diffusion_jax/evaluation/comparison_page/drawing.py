@@ -86,7 +86,7 @@ def _for_page(svg: str, name: str) -> str:
   # Letters of one size in all figures, however wide the page.
   start = (
     f'<svg viewBox="0 0 {width} {height}"'
-    f' style="max-width: {SCALE * float(width):.0f}px">'
+    f' style="--natural: {SCALE * float(width):.0f}px">'
   )
   svg = re.sub(r"<svg[^>]*>", start, svg, count=1)
   svg = svg.replace("xlink:href", "href")

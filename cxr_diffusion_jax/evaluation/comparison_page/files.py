@@ -93,7 +93,7 @@ def _told(each: Measurement | None) -> str:
 
 def _plain(told: str) -> str:
   """Text that neither ends a cell nor is read as markup."""
-  for sign in ("\\", "|", "*", "_", "<", "[", "`"):
+  for sign in ("\\", "|", "*", "<", "[", "`"):
     told = told.replace(sign, f"\\{sign}")
   return " ".join(told.split())
 

@@ -50,11 +50,13 @@ def dots(rows: Sequence[Row], looks: Looks, folder: pathlib.Path) -> str:
 
 
 def findings(rows: Sequence[Row], looks: Looks, folder: pathlib.Path) -> str:
-  """Bars of each adherence figure that is known of findings, AUROC first."""
+  """Bars of each classifier's AUROC and average precision; others are in the table."""
   own = [
     row
     for row in rows
-    if row.key[0] == "adherence" and row.key[3].startswith("finding: ")
+    if row.key[0] == "adherence"
+    and row.key[1].endswith(("auroc", "average_precision"))
+    and row.key[3].startswith("finding: ")
   ]
   kinds = list(dict.fromkeys(row.key[:3] for row in own))
   kinds.sort(key=lambda key: "auroc" not in key[1])

@@ -50,8 +50,8 @@ def overview(found: Sequence[Finding]) -> str:
     f"Of {len(found)} metrics over all images, one path is best by {num['one']};"
     f" several that cannot be told apart are best by {num['some']}; by {num['none']} no"
     " difference between any two paths is significant. Significant: the 95 % interval"
-    " of the difference excludes zero, each metric for itself. Where there is no"
-    " difference at all, that happens by chance about once in twenty."
+    " of the difference excludes zero. Two paths that do not differ pass that by chance"
+    " about once in twenty metrics."
   )
 
 
