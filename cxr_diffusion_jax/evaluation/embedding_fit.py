@@ -164,7 +164,8 @@ def _fit(
     with threadpoolctl.threadpool_limits(limits):
       model.fit(features, target)
   if told:
-    logging.warning("the classifier of embeddings: %s", told[0].message)
+    first, *_ = str(told[0].message).splitlines()
+    logging.warning("the classifier of embeddings: %s", first)
   return model.coef_[0], float(model.intercept_[0])
 
 
