@@ -141,8 +141,16 @@ def write_metrics(compared: Comparison, path: pathlib.Path) -> None:
       result.name: {
         "runs": list(result.runs),
         "data": result.description,
+        "last_losses": {
+          run: {tag: values[-1] for tag, (_, values) in of_run.items()}
+          for run, of_run in result.losses.items()
+        },
         "measurements": [measurement.to_json(one) for one in result.measurements],
         "sweep": [dataclasses.asdict(point) for point in result.sweep],
+        "label_efficiency": [
+          {"fraction": fraction, "arm": arm, "auroc": measurement.to_json(auroc)}
+          for fraction, arm, auroc in result.curve
+        ],
       }
       for result in compared.paths
     },

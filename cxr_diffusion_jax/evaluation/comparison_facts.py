@@ -4,12 +4,14 @@ bench, paths, options -> facts, limitations; which conditions and pairs are show
 """
 
 from collections.abc import Mapping, Sequence
+import shlex
+import sys
 from typing import Any
 
 import numpy as np
 
 from cxr_diffusion_jax.data import labels
-from cxr_diffusion_jax.evaluation import assessment
+from cxr_diffusion_jax.evaluation import assessment, reconstruction
 from cxr_diffusion_jax.evaluation.bench import Bench
 from cxr_diffusion_jax.evaluation.path_assessment import Options, Set
 from cxr_diffusion_jax.evaluation.paths import Path
@@ -94,8 +96,23 @@ def of_paths(
     "sampling seeds": ", ".join(map(str, options.seeds)),
     "sampler": f"{settings.sampler}, {settings.num_steps} steps, guidance"
     f" {settings.guidance_text}; {', '.join(map(str, costs))} evaluations an image",
+    "codec alone": "; ".join(
+      f"{path.name}: {reconstruction.read(path.runs[0].workdir, path.config)}"
+      for path in paths
+    ),
     **judges(bench),
+    **command("compare" if len(paths) > 1 else "evaluate"),
   }
+
+
+def command(main: str) -> dict[str, str]:
+  """The command line of this very call, for whoever repeats it.
+
+  Args:
+    main: name of the module that was called.
+  """
+  words = ["python", "-m", f"cxr_diffusion_jax.{main}", *sys.argv[1:]]
+  return {"command": shlex.join(words)}
 
 
 def judges(bench: Bench) -> dict[str, str]:

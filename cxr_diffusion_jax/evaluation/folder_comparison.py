@@ -182,6 +182,7 @@ def _comparison(
       "held out": f"{len(bench.conditions):,} real images: the floor",
       "reference": f"{len(bench.reference):,} other real images",
       **comparison_facts.judges(bench),
+      **comparison_facts.command("evaluate"),
     },
     warnings=[],
     differences={},
