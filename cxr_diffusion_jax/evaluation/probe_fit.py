@@ -51,6 +51,11 @@ class ProbeSettings:
   seed: int = 0
 
 
+def default_settings(image_size: int) -> ProbeSettings:
+  """Larger images are made small by the first layer: as much work at any size."""
+  return ProbeSettings(stem_stride=max(2, image_size // 32))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Programs:
   """What a training compiles; of any seed and any images of one size.

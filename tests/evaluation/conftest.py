@@ -11,7 +11,13 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax.data.elixr import writer as elixr_writer
-from cxr_diffusion_jax.evaluation import bench, conditions, features, sampling
+from cxr_diffusion_jax.evaluation import (
+  adherence_judges,
+  bench,
+  conditions,
+  features,
+  sampling,
+)
 from cxr_diffusion_jax.preparation import dataset as dataset_lib
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
@@ -183,6 +189,8 @@ def judged(monkeypatch) -> Judge:
     return [extractor], {"rad_dino": "not at hand"}
 
   monkeypatch.setattr(features, "open_extractors", open_extractors)
+  for name in ("of_anatomy", "of_boxes"):
+    monkeypatch.setattr(adherence_judges, name, lambda *_, **__: "not looked for")
   judge = Judge(thresholds=np.full(14, 0.5))
   monkeypatch.setattr(bench, "train_judge", lambda records, progress: judge)
   return judge
