@@ -25,6 +25,7 @@ from cxr_diffusion_jax.evaluation import (
   reader_study,
   sampling,
   utility,
+  zero_shot,
 )
 from cxr_diffusion_jax.evaluation import bench as bench_lib
 from cxr_diffusion_jax.evaluation import paths as paths_lib
@@ -96,7 +97,7 @@ def compare(
   if "fidelity" in options.subjects:
     real = [*assessment.floors(bench, progress=progress), *real]
   if "embeddings" in options.subjects:
-    real += _embeddings(bench, runs, progress)
+    real += _embeddings(bench, runs, options, progress)
   better = {
     one.key: one.better
     for result in results
@@ -104,7 +105,7 @@ def compare(
     if one.better
   }
   compared = Comparison(
-    title=title or f"Conditioning paths on {bench.records.folder.parent.name}",
+    title=title or f"Conditioning paths on {pathlib.Path(bench.settings.root).name}",
     facts=comparison_facts.of_paths(bench, paths, sets, options),
     warnings=paths_lib.warnings(paths),
     differences=paths_lib.differing({path.name: path.config for path in paths}),
@@ -199,27 +200,40 @@ def _of_path(
 
 
 def _embeddings(
-  bench: Bench, runs: Sequence[sampling.Run], progress: types.Progress
+  bench: Bench,
+  runs: Sequence[sampling.Run],
+  options: Options,
+  progress: types.Progress,
 ) -> list[Measurement]:
-  """What a classifier of the real images' own embeddings reaches: a check of these."""
+  """What the real images' own embeddings tell of their findings: a check of these."""
   columns = {
-    column.description.name: column
-    for run in runs
-    for column in run.dataset.columns
-    if column.description.name in EMBEDDINGS
+    column.description.name: column for run in runs for column in run.dataset.columns
   }
   tree = layout.find_tree(bench.settings.root)
   expert = None
   if tree.google_labels:
     expert = google_labels.read_google_labels(tree.google_labels)
   found = []
-  for name, column in columns.items():
+  for name in EMBEDDINGS:
+    if name in columns:
+      found += adherence_judges.attempt(
+        *("embeddings", "auroc", len(bench.training)),
+        lambda column=columns[name]: embedding_classifier.measure(
+          bench.records, column, expert=expert, cache=bench.cache, progress=progress
+        ),
+        judge=name,
+        of="real",
+      )
+  stored = columns.get(zero_shot.IMAGES)
+  scorer = None
+  if stored is not None:
+    scorer = zero_shot.open_scorer(bench.settings, elixr_models=options.elixr_models)
+  if isinstance(scorer, zero_shot.Scorer):
+    labelled = bench.records.fields(bench.split)["findings"]
     found += adherence_judges.attempt(
-      *("embeddings", "auroc", len(bench.training)),
-      lambda column=column: embedding_classifier.measure(
-        bench.records, column, expert=expert, cache=bench.cache, progress=progress
-      ),
-      judge=name,
+      *("adherence", "auroc", len(labelled)),
+      lambda: zero_shot.measure_column(scorer, stored, bench.split, labelled),
+      judge=f"{zero_shot.JUDGE}, stored",
       of="real",
     )
   return found

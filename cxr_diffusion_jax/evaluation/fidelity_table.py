@@ -47,10 +47,8 @@ def measure(
   held_out: Array | None,
   extractor: Judge,
   groups: Mapping[str, Masks] | None = None,
-  num_replicates: int = 1000,
   seed: int = 0,
   metrics: Sequence[str] = tuple(METRICS),
-  origin: intervals.Origin | None = None,
 ) -> list[Measurement]:
   """All figures of all images and of each group.
 
@@ -65,10 +63,8 @@ def measure(
       for no floor. Where there are more than generated ones, as many are drawn.
     extractor: of the features.
     groups: name -> rows, as `image_set.groups` names them.
-    num_replicates: of resampled seeds; see `intervals.interval`.
     seed: of what is drawn.
     metrics: of `METRICS`.
-    origin: seeds and conditions of the generated images; None for one of each seed.
 
   Returns:
     For "all" and for each group, a metric at a time: the figure of generated images
@@ -86,11 +82,9 @@ def measure(
     of_group, judged, floor = (
       None if x is None else x[mask] for x, mask in zip(sets, masks, strict=True)
     )
-    told = {"group": group, "extractor": extractor, "seed": seed}
-    told["num_replicates"] = num_replicates
+    told = {"group": group, "extractor": extractor}
     found = estimates(of_group, judged, metrics, seed=seed)
-    part = _of_rows(origin, masks[1])
-    table = [_told(found, of_group, judged, origin=part, **told)]
+    table = [_told(found, of_group, judged, **told)]
     if floor is not None:
       floor = _drawn(floor, len(judged), seed)
       found = estimates(of_group, floor, metrics, seed=seed)
@@ -103,9 +97,6 @@ def estimates(
   real: np.ndarray, generated: np.ndarray, metrics: Sequence[str], *, seed: int = 0
 ) -> dict[str, influences.Estimate | None]:
   """Figures of one set against another; None where there are too few images.
-
-  Two of these, of images for the same conditions against the same real ones, are what
-  `intervals.paired_difference` takes.
 
   Args:
     real: [m d].
@@ -138,9 +129,6 @@ def _told(
   extractor: Judge,
   group: str,
   of: str = "generated",
-  origin: intervals.Origin | None = None,
-  num_replicates: int,
-  seed: int,
 ) -> list[Measurement]:
   """A measurement of each estimate."""
   rows = []
@@ -152,9 +140,7 @@ def _told(
       num = min(len(judged), len(real))
       figures["reason"] = f"{num} {kind}, at least {fewest} are wanted"
     else:
-      low, high = intervals.interval(
-        estimate, origin=origin, num_replicates=num_replicates, seed=seed
-      )
+      low, high = intervals.interval(estimate)
       # A distance of sets is 0 or more; its unbiased estimate may be below.
       if metric in ("frechet_distance", "cmmd", "density"):
         low = max(low, 0.0)
@@ -197,15 +183,3 @@ def _drawn(features: np.ndarray, num: int, seed: int) -> np.ndarray:
     return features
   chosen = np.random.default_rng(seed).choice(len(features), num, replace=False)
   return features[np.sort(chosen)]
-
-
-def _of_rows(
-  origin: intervals.Origin | None, mask: np.ndarray
-) -> intervals.Origin | None:
-  if origin is None:
-    return None
-  return intervals.Origin(
-    training=origin.training[mask],
-    sampling=origin.sampling[mask],
-    condition=origin.condition[mask],
-  )

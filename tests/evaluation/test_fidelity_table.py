@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import fidelity, fidelity_table, intervals
+from cxr_diffusion_jax.evaluation import fidelity, fidelity_table
 
 JUDGE = types.SimpleNamespace(name="probe", layer="pooled", standin=True)
 
@@ -87,21 +87,6 @@ def test_too_few_images_are_named(rows):
     real[:30], generated, held_out=None, extractor=JUDGE, metrics=["frechet_distance"]
   )
   assert [x.reason for x in row] == ["30 real images, at least 50 are wanted"]
-
-
-def test_runs_and_seeds_widen_an_interval():
-  real, generated, _ = _sets()
-  origin = intervals.Origin(
-    training=np.arange(120) // 60,
-    sampling=np.arange(120) // 20 % 3,
-    condition=np.arange(120) % 20,
-  )
-  moved = generated + np.float32(0.5) * (origin.training[:, None] == 0)
-  options = {"held_out": None, "extractor": JUDGE, "metrics": ["frechet_distance"]}
-  (alone,) = fidelity_table.measure(real, moved, **options)
-  (nested,) = fidelity_table.measure(real, moved, **options, origin=origin)
-  assert nested.value == alone.value
-  assert nested.high - nested.low > 2 * (alone.high - alone.low)
 
 
 def test_what_cannot_be_measured_is_refused():
