@@ -13,13 +13,10 @@ import pathlib
 from absl import flags
 
 from cxr_diffusion_jax import command, errors, evaluation_flags, run_writer
-from cxr_diffusion_jax.evaluation import (
-  comparison,
-  comparison_page,
-  folder_comparison,
-  path_assessment,
-)
-from cxr_diffusion_jax.evaluation import paths as paths_lib
+from cxr_diffusion_jax.evaluation import comparison, comparison_page
+from cxr_diffusion_jax.evaluation.comparison import folders as folder_comparison
+from cxr_diffusion_jax.evaluation.comparison import path_assessment
+from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 _REAL = flags.DEFINE_string("real", None, "Folder of real images.")

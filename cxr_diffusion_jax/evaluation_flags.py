@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from cxr_diffusion_jax import command, errors
-from cxr_diffusion_jax.evaluation import features, measurement, path_assessment
+from cxr_diffusion_jax.evaluation import features, measurement
+from cxr_diffusion_jax.evaluation.comparison import path_assessment
 
 Holders = dict[str, flags.FlagHolder]
 

@@ -13,7 +13,8 @@ from absl import flags
 
 from cxr_diffusion_jax import command
 from cxr_diffusion_jax.data import atomic_file
-from cxr_diffusion_jax.evaluation import reader_report, reader_scores
+from cxr_diffusion_jax.evaluation.readers import report as reader_report
+from cxr_diffusion_jax.evaluation.readers import scores as reader_scores
 
 _KEY = flags.DEFINE_string("key", None, "The study's key.csv.")
 _ANSWERS = flags.DEFINE_list("answers", None, "Tables that readers sent back.")

@@ -22,8 +22,8 @@ from cxr_diffusion_jax.evaluation import (
   localisation,
   measurer,
   probe,
-  zero_shot,
 )
+from cxr_diffusion_jax.evaluation.elixr import zero_shot
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.preparation.data_settings import DataSettings

@@ -20,7 +20,6 @@ from cxr_diffusion_jax.data import records as records_lib
 from cxr_diffusion_jax.evaluation import (
   adherence_judges,
   image_set,
-  privacy_reference,
   probe,
   sampling,
   selection,
@@ -29,6 +28,7 @@ from cxr_diffusion_jax.evaluation import features as features_lib
 from cxr_diffusion_jax.evaluation.features import Extractor
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation.privacy import reference as privacy_reference
 from cxr_diffusion_jax.preparation import standin_tree
 from cxr_diffusion_jax.preparation.data_settings import DataSettings
 

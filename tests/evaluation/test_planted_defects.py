@@ -14,14 +14,9 @@ import pytest
 import scipy.ndimage
 
 from cxr_diffusion_jax.data.phantom import render
-from cxr_diffusion_jax.evaluation import (
-  adherence,
-  fidelity,
-  privacy,
-  privacy_reference,
-  variety,
-)
+from cxr_diffusion_jax.evaluation import adherence, fidelity, privacy, variety
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.privacy import reference as privacy_reference
 
 SIDE, NUM, NUM_CONDITIONS = 32, 120, 20
 KINDS = ((), ("Cardiomegaly",), ("Effusion",), ("Pneumothorax",))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import csv
 import io
 
-from cxr_diffusion_jax.evaluation import comparison_data
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison_page import names as names_lib
 from cxr_diffusion_jax.evaluation.comparison_page import rows as rows_lib
 from cxr_diffusion_jax.evaluation.comparison_page import words

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax.evaluation.comparison_data import Comparison, PathResult
+from cxr_diffusion_jax.evaluation.comparison.data import Comparison, PathResult
 from cxr_diffusion_jax.evaluation.comparison_page import drawing, figures, tables
 from cxr_diffusion_jax.evaluation.comparison_page.markup import (
   element,

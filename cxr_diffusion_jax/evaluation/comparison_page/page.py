@@ -12,7 +12,7 @@ import hashlib
 import pathlib
 
 from cxr_diffusion_jax.data import atomic_file
-from cxr_diffusion_jax.evaluation import comparison_data
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison_page import files, palette, sections
 from cxr_diffusion_jax.evaluation.comparison_page import names as names_lib
 from cxr_diffusion_jax.evaluation.comparison_page import rows as rows_lib

@@ -9,7 +9,7 @@ import math
 import matplotlib.figure
 import numpy as np
 
-from cxr_diffusion_jax.evaluation import comparison_data
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison_page import legend, projection
 from cxr_diffusion_jax.evaluation.comparison_page import names as names_lib
 from cxr_diffusion_jax.evaluation.comparison_page.palette import MUTED, Look

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pathlib
 import re
 
-from cxr_diffusion_jax.evaluation.comparison_data import Comparison
+from cxr_diffusion_jax.evaluation.comparison.data import Comparison
 from cxr_diffusion_jax.evaluation.comparison_page import (
   drawing,
   figures,

@@ -6,7 +6,8 @@ Comparison -> [Row, ...]: a figure of each path, of real images, and its verdict
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 
-from cxr_diffusion_jax.evaluation import comparison_data, measurement
+from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 
-from cxr_diffusion_jax.evaluation.comparison_data import Comparison
+from cxr_diffusion_jax.evaluation.comparison.data import Comparison
 from cxr_diffusion_jax.evaluation.comparison_page import images, plots, tables, words
 from cxr_diffusion_jax.evaluation.comparison_page import names as names_lib
 from cxr_diffusion_jax.evaluation.comparison_page import rows as rows_lib

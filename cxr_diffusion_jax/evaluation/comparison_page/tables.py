@@ -5,7 +5,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from cxr_diffusion_jax.evaluation import comparison_data, measurement
+from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison_page import names as names_lib
 from cxr_diffusion_jax.evaluation.comparison_page import palette
 from cxr_diffusion_jax.evaluation.comparison_page.markup import (

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 import dataclasses
 
-from cxr_diffusion_jax.evaluation import comparison_data
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison_page import names as names_lib
 from cxr_diffusion_jax.evaluation.comparison_page.rows import Row
 from cxr_diffusion_jax.evaluation.comparison_page.rows import main as main_rows

@@ -7,7 +7,8 @@ import pytest
 
 from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.phantom import render
-from cxr_diffusion_jax.evaluation import comparison_data, comparison_page
+from cxr_diffusion_jax.evaluation import comparison_page
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 PATHS = ("clip_text", "clip_vision", "elixr_b", "elixr_c", "elixr_bc", "findings")

@@ -11,7 +11,8 @@ import types
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.evaluation import comparison_data, comparison_page, measurement
+from cxr_diffusion_jax.evaluation import comparison_page, measurement
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison_page import (
   files,
   markup,

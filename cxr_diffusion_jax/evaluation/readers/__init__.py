@@ -1,0 +1,1 @@
+"""Blinded readers: a sheet with its key apart, and what their answers come to."""

@@ -1,0 +1,123 @@
+"""Runs of one recipe are runs of one path; whatever else differs is said."""
+
+import json
+import pathlib
+import types as python_types
+
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation import sampling
+from cxr_diffusion_jax.evaluation.comparison import paths
+
+CONFIG = {
+  "seed": 0,
+  "conditioning": {"name": "elixr_c", "drop_rate": 0.1},
+  "data": {"root": "nih-cxr", "image_size": 64},
+  "optimizer": {"learning_rate": 1e-3},
+  "sample": {"guidance": 1.5, "num_images": 8},
+  "train": {"num_steps": 9, "keep": 2},
+}
+
+
+def _config(**changes) -> dict:
+  plain = json.loads(json.dumps(CONFIG))
+  for key, value in changes.items():
+    section, _, name = key.partition("__")
+    if name:
+      plain[section][name] = value
+    else:
+      plain[section] = value
+  return plain
+
+
+@pytest.fixture
+def opened(monkeypatch, tmp_path):
+  """Opens paths of configs by the name of a folder; `steps` and records by name too."""
+
+  def make(configs: dict, steps=None, records=None) -> list[paths.Path]:
+    def open_run(workdir, **_):
+      print_ = (records or {}).get(workdir.name, "one")
+      return python_types.SimpleNamespace(
+        workdir=workdir,
+        checkpoint_step=(steps or {}).get(workdir.name, 9),
+        ema_length=None,
+        experiment=python_types.SimpleNamespace(seed=configs[workdir.name]["seed"]),
+        dataset=python_types.SimpleNamespace(
+          records=python_types.SimpleNamespace(fingerprint=print_)
+        ),
+      )
+
+    monkeypatch.setattr(sampling, "open_run", open_run)
+    monkeypatch.setattr(
+      paths.run_files, "read", lambda workdir: (configs[workdir.name], {})
+    )
+    return paths.open_paths([tmp_path / name for name in configs])
+
+  return make
+
+
+def test_seeds_are_runs_of_one_path(opened):
+  text = {"name": "clip_text", "drop_rate": 0.1}
+  made = opened({
+    "c-0": _config(),
+    "t-0": _config(conditioning=text),
+    "c-1": _config(seed=1, data__root="moved", train__keep=9),
+    "t-1": _config(conditioning=text, seed=1),
+  })  # fmt: skip
+  assert [path.name for path in made] == ["elixr_c", "clip_text"]
+  assert [[run.workdir.name for run in path.runs] for path in made] == [
+    ["c-0", "c-1"],
+    ["t-0", "t-1"],
+  ]
+  assert paths.warnings(made) == []
+
+
+def test_two_recipes_of_one_path_are_called_by_their_folders(opened):
+  made = opened({"a": _config(), "b": _config(optimizer__learning_rate=1.0)})
+  assert [path.name for path in made] == ["a", "b"]
+  told = paths.warnings(made)
+  assert told[0] == "Not an equal comparison: these differ: optimizer.learning_rate."
+  assert told[1].startswith("A path of a single training run")
+
+
+@pytest.mark.parametrize(
+  ("changes", "steps", "words"),
+  [
+    ({"sample__guidance": 7.0}, {}, "these differ: sample.guidance"),
+    ({}, {"b": 5}, "checkpoints of other steps: elixr_c 9, clip_text 5"),
+    ({"seed": 3}, {}, "Training seeds differ"),
+    ({"drop_rate": 0.3}, {}, "dropping the condition differ: elixr_c 0.1, clip_text 0"),
+  ],
+)
+def test_what_is_not_equal_is_named(changes, steps, words, opened):
+  rate = changes.pop("drop_rate", 0.1)
+  other = _config(conditioning={"name": "clip_text", "drop_rate": rate}, **changes)
+  told = paths.warnings(opened({"a": _config(), "b": other}, steps))
+  assert any(words in sentence for sentence in told)
+
+
+def test_what_is_free_to_differ_is_not_named():
+  configs = {"a": _config(), "b": _config(data__root="x", sample__num_images=1)}
+  assert paths.differing(configs) == {}
+  configs["b"]["conditioning"]["name"] = "clip_text"
+  assert paths.differing(configs) == {
+    "conditioning.name": {"a": "'elixr_c'", "b": "'clip_text'"}
+  }
+
+
+def test_other_numbers_of_runs_are_named(opened):
+  other = _config(conditioning={"name": "clip_text", "drop_rate": 0.1})
+  made = opened({"a": _config(), "a1": _config(seed=1), "b": other})
+  assert any("other numbers of training runs" in told for told in paths.warnings(made))
+
+
+def test_runs_on_other_records_are_refused(opened):
+  with pytest.raises(errors.InputError, match="runs on 2 different sets of records"):
+    opened({"a": _config(), "b": _config()}, records={"b": "two"})
+
+
+def test_a_run_named_twice_is_refused(tmp_path):
+  twice = [tmp_path / "a", pathlib.Path(f"{tmp_path}/../{tmp_path.name}/a")]
+  with pytest.raises(errors.InputError, match="one run named twice"):
+    paths.open_paths(twice)
