@@ -91,21 +91,22 @@ def test_eight_devices_learn_what_one_learns(train, tmp_path):
   )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends_in_good_order(number, train, tmp_path):
-  before = signal.getsignal(number)
+def test_signals_save_and_end_in_good_order(train, tmp_path):
+  """One after the other stops the same run, which ends as if nothing had been."""
+  for stop, number in ((3, signal.SIGTERM), (5, signal.SIGINT)):
+    before = signal.getsignal(number)
 
-  def send(step: int) -> None:
-    if step == 3:
-      os.kill(os.getpid(), number)
+    def send(step: int, stop=stop, number=number) -> None:
+      if step == stop:
+        os.kill(os.getpid(), number)
 
-  outcome, _ = train(tmp_path, action=send)
-  assert outcome.reason == "interrupted"
-  assert int(outcome.state.step) == 3
-  assert _steps(tmp_path) == [2, 3]
-  assert signal.getsignal(number) is before
-  resumed, told = train(tmp_path)
-  assert sorted(told.scalars) == [4, 5, 6]
+    outcome, _ = train(tmp_path / "cut", action=send)
+    assert outcome.reason == "interrupted"
+    assert int(outcome.state.step) == stop
+    assert _steps(tmp_path / "cut")[-2:] == [stop - 1, stop]
+    assert signal.getsignal(number) is before
+  resumed, told = train(tmp_path / "cut")
+  assert sorted(told.scalars) == [6]
   whole, _ = train(tmp_path / "whole")
   _assert_equal(whole.state, resumed.state)
 
