@@ -36,6 +36,10 @@ SHARES = (
 )
 
 
+# These are 0 or more.
+NOT_NEGATIVE = ("frechet_distance", "cmmd", "density")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spread:
   """A mean and what it may be wrong by.
@@ -124,6 +128,8 @@ def pool(
     bounded = of.variance > 0
     if first.metric in SHARES:
       low, high = max(low, 0.0), min(high, 1.0)
+    if first.metric in NOT_NEGATIVE:
+      low = max(low, 0.0)
     made.append(
       dataclasses.replace(
         first,

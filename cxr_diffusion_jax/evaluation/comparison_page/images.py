@@ -64,7 +64,10 @@ def samples(comparison: Comparison, folder: pathlib.Path) -> str:
     "samples",
     (1.1 * k + _margin(named), 1.15 * len(named) + 0.4),
     lambda figure: figures.pictures(
-      figure, list(named.values()), list(named), list(comparison.captions)
+      figure,
+      list(named.values()),
+      list(named),
+      [told.replace(", ", ",\n") for told in comparison.captions],
     ),
   )
   if any(path.runs for path in comparison.paths):
