@@ -1,7 +1,7 @@
-"""Every path's tiny recipe, from phantoms to a user's words: trained, resumed, sampled.
+"""Every path's recipe, from phantoms to a user's words: trained, resumed, sampled.
 
 The stand-in CLIP of a few steps is trained once; what is checked here is that all of it
-goes together, not that it is good.
+goes together, not that it is good: networks have two layers or so, images 32 pixels.
 """
 
 import json
@@ -31,12 +31,21 @@ GIVEN = {
   "findings": ["--findings=Effusion,Mass", "--findings=No Finding", "--view=AP"],
 }
 
+UNET = {
+  "model.block_channels": (16,),
+  "model.attention": (True,),
+  "model.num_heads": 2,
+  "model.context_width": 16,
+  "model.norm_groups": 4,
+}
+
 # The other network serves the path with both kinds of streams.
 SIZES = {"elixr_bc": "dit_tiny"}
+DIT = {"model.depth": 2, "model.width": 32, "model.num_heads": 2}
 
 # Features are pulled to a column of the condition's, and to one of their own.
 PULLED = {"repa.weight": 0.5, "repa.projector_width": 8}
-MORE = {"elixr_bc": PULLED, "findings": PULLED}
+MORE = {"elixr_bc": DIT | PULLED, "findings": UNET | PULLED}
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +56,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture
 def train(place, repository, run_main):
-  """Trains a path to a step: `train("elixr_c", 20)`."""
+  """Trains a path to a step: `train("elixr_c", 4)`."""
 
   def run(path: str, num_steps: int) -> str:
     values = {
       "data.root": place / "tree",
       "data.records_dir": place / "records",
       "data.phantom_images": 64,
-      "data.standin_steps": 5,
+      "data.image_size": 32,
+      "data.standin_steps": 2,
       # Runs of any length are one program then, compiled once.
       "optimizer.schedule": "constant",
       "optimizer.warmup_steps": 2,
       "train.num_steps": num_steps,
       "train.batch_size": 4,
       "train.validation_batches": 1,
-      "train.log_every": 10,
+      "train.log_every": 2,
       "train.validate_every": 100,
-      "train.checkpoint_every": 10,
+      "train.checkpoint_every": 2,
       "train.sample_every": 0,
       "parallel.num_devices": 1,
-      **MORE.get(path, {}),
+      **MORE.get(path, UNET),
     }
     result = run_main(
       "main",
@@ -97,10 +107,10 @@ def sample(place, run_main):
 
 @pytest.mark.parametrize("path", base.names())
 def test_a_path_trains_resumes_and_samples(path, train, sample, place):
-  assert "finished at step 10;" in train(path, 10)
-  before = (place / path / "checkpoints" / "10").stat().st_mtime_ns
-  assert "finished at step 20;" in train(path, 20)
-  assert (place / path / "checkpoints" / "10").stat().st_mtime_ns == before
+  assert "finished at step 2;" in train(path, 2)
+  before = (place / path / "checkpoints" / "2").stat().st_mtime_ns
+  assert "finished at step 4;" in train(path, 4)
+  assert (place / path / "checkpoints" / "2").stat().st_mtime_ns == before
   # The encoder is nowhere in what is trained and saved.
   parameters = (place / path / "parameters.txt").read_text()
   assert "null_token" in parameters
@@ -114,7 +124,7 @@ def test_a_path_trains_resumes_and_samples(path, train, sample, place):
   made = sample(path, *given)["samples"]
   assert len(made) == 4
   pixels = [_read(place / path / "generated" / entry["file"]) for entry in made]
-  assert {image.shape for image in pixels} == {(64, 64)}
+  assert {image.shape for image in pixels} == {(32, 32)}
   assert np.abs(pixels[0] - pixels[1]).mean() > 1
   if path == "clip_text":
     assert made[0]["prompt"] == "a chest x-ray with pleural effusion"

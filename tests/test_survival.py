@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from cxr_diffusion_jax.training import checkpoint
 
 
@@ -28,29 +26,26 @@ def _wait_for(condition, process: subprocess.Popen) -> None:
 
 
 def test_kills_at_random_moments_lose_nothing(small, repository, tmp_path):
-  """Three of the kills that `tests/stress/kill_resume.py` does twenty of."""
+  """Two of the kills that `tests/stress/kill_resume.py` does twenty of."""
   script = repository / "tests" / "stress" / "kill_resume.py"
   arguments = small.arguments(train__num_steps=40)
   done = subprocess.run(
-    [sys.executable, script, "--kills=3", f"--folder={tmp_path}", "--", *arguments],
+    [sys.executable, script, "--kills=2", f"--folder={tmp_path}", "--", *arguments],
     capture_output=True,
     text=True,
     timeout=300,
     check=False,
   )
   assert done.returncode == 0, done.stdout + done.stderr
-  assert done.stdout.count("whole checkpoints [") == 3
+  assert done.stdout.count("whole checkpoints [") == 2
   assert "bit-equal to the uninterrupted run: True; broken promises: 0" in done.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_says_how_to_go_on_and_exits_0(
-  number, small, command, ended, tmp_path
-):
+def test_a_signal_saves_says_how_to_go_on_and_exits_0(small, command, ended, tmp_path):
   arguments = small.arguments(tmp_path, train__num_steps=10**6)
   process = command("main", *arguments)
   _wait_for(lambda: _whole(tmp_path), process)
-  process.send_signal(number)
+  process.send_signal(signal.SIGTERM)
   result = ended(process)
   assert result.code == 0, result.err
   saved = max(_whole(tmp_path))

@@ -2,7 +2,7 @@
 
 A tree of 32-pixel pictures: Effusion is a bright square on the left, Mass one on the
 right. A network of 40,000 parameters learns that in 150 steps; with prompts, of many
-phrasings and from a text encoder of 100 steps, it takes twice as long and is less sure.
+phrasings and from a text encoder of 60 steps, it takes longer and is less sure.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def _seen(images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
   ("path", "num_steps", "share"),
   [
-    ("clip_text", 300, 0.6),
+    ("clip_text", 180, 0.6),
     ("findings", 150, 0.9),
   ],
 )
@@ -70,7 +70,7 @@ def test_the_condition_decides_and_the_noise_does_not(
   experiment = experiment_lib.build(
     recipe.config(
       data__standin=True,
-      data__standin_steps=100,
+      data__standin_steps=60,
       data__split="hash",
       codec__levels=2,
       model__block_channels=(16,),
