@@ -117,9 +117,16 @@ def floors(
 def _fidelity(
   bench: Bench, made: Made, seed: int, progress: types.Progress
 ) -> Assessment:
-  groups = image_set.groups(made.images.labels)
-  name = made.images.name
-  found = _of_features(bench, made.features, groups, seed, progress, name)
+  rows = np.arange(len(made.images))
+  if len(rows) > len(bench.conditions):
+    # As many as the floor has, with which these figures are compared.
+    chosen = np.random.default_rng(seed).permutation(rows)
+    rows = np.sort(chosen[: len(bench.conditions)])
+  groups = {
+    name: mask[rows] for name, mask in image_set.groups(made.images.labels).items()
+  }
+  features = {name: values[rows] for name, values in made.features.items()}
+  found = _of_features(bench, features, groups, seed, progress, made.images.name)
   return Assessment(measurements=found)
 
 

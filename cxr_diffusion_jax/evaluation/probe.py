@@ -114,7 +114,9 @@ def train_probe(
       probe of these very inputs that is damaged.
     FloatingPointError: the loss is not finite; nothing was saved.
   """
-  settings = settings or probe_fit.default_settings(len(images[0]))
+  if settings is None:
+    # Without an image any will do: that is refused next.
+    settings = probe_fit.default_settings(len(images[0]) if len(images) else 0)
   fingerprint = _fingerprint(
     settings, training=(images, findings), validation=validation
   )

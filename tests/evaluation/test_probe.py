@@ -199,7 +199,7 @@ def test_a_save_that_ends_early_leaves_no_half_probe(
 def test_diverged_or_interrupted_training_leaves_what_was_there(
   folder, inputs, validation, tmp_path, monkeypatch
 ):
-  def diverged(classifier, tx, weights, key, params, opt_state, batch):
+  def diverged(classifier, tx, loss_fn, weights, key, params, opt_state, batch):
     return params, opt_state, jnp.nan
 
   def interrupted(*_):

@@ -26,7 +26,11 @@ from cxr_diffusion_jax.evaluation.bench import Bench
 from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
 from cxr_diffusion_jax.evaluation.comparison import path_assessment, pooling
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
-from cxr_diffusion_jax.evaluation.comparison.data import Comparison, PathResult
+from cxr_diffusion_jax.evaluation.comparison.data import (
+  Comparison,
+  PathResult,
+  Verdict,
+)
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import Options, Set
 from cxr_diffusion_jax.evaluation.comparison.paths import Path
 from cxr_diffusion_jax.evaluation.elixr import classifier as embedding_classifier
@@ -78,31 +82,15 @@ def compare(
     path.name: path_assessment.assess_path(bench, path, options, progress)
     for path in paths
   }
-  pooled = {
-    name: pooling.pool(
-      [[one.assessment.measurements for one in run] for run in of_path]
-    )
-    for name, of_path in sets.items()
-  }
-  spreads = {name: by_key for name, (_, by_key) in pooled.items()}
+  pooled = {name: _pooled(of_path) for name, of_path in sets.items()}
   more = {path.name: _of_path(bench, path, options, progress) for path in paths}
   results = [
     _result(bench, path, sets[path.name], pooled[path.name][0], more[path.name])
     for path in paths
   ]
-  real = _real(sets, more)
-  if "adherence" in options.subjects:
-    real = [*bench.ceilings, *real]
-  if "fidelity" in options.subjects:
-    real = [*assessment.floors(bench, progress=progress), *real]
+  real = _real(bench, sets, more, options, progress)
   if "embeddings" in options.subjects:
     real += _embeddings(bench, runs, options, progress)
-  better = {
-    one.key: one.better
-    for result in results
-    for one in result.measurements
-    if one.better
-  }
   compared = Comparison(
     title=title or f"Conditioning paths on {pathlib.Path(bench.settings.root).name}",
     facts=comparison_facts.of_paths(bench, paths, sets, options),
@@ -110,7 +98,7 @@ def compare(
     differences=paths_lib.differing({path.name: path.config for path in paths}),
     paths=results,
     real=real,
-    verdicts=pooling.verdicts(spreads, better),
+    verdicts=_verdicts(results, pooled),
     shown=comparison_facts.stack(
       bench.conditions.images, comparison_facts.shown(bench)
     ),
@@ -262,15 +250,42 @@ def _result(
   )
 
 
+def _pooled(
+  of_path: Sequence[Sequence[Set]],
+) -> tuple[list[Measurement], dict[tuple, pooling.Spread]]:
+  return pooling.pool([[one.assessment.measurements for one in run] for run in of_path])
+
+
+def _verdicts(
+  results: Sequence[PathResult],
+  pooled: Mapping[str, tuple[list[Measurement], dict[tuple, pooling.Spread]]],
+) -> list[Verdict]:
+  better = {
+    one.key: one.better
+    for result in results
+    for one in result.measurements
+    if one.better
+  }
+  spreads = {name: by_key for name, (_, by_key) in pooled.items()}
+  return pooling.verdicts(spreads, better)
+
+
 def _real(
-  sets: Mapping[str, Sequence[Sequence[Set]]], more: Mapping[str, _More]
+  bench: Bench,
+  sets: Mapping[str, Sequence[Sequence[Set]]],
+  more: Mapping[str, _More],
+  options: Options,
+  progress: types.Progress,
 ) -> list[Measurement]:
   """Floors and ceilings: the same for all sets, so each is taken once."""
   found: dict[tuple, Measurement] = {}
-  every = [
-    *(one.assessment.measurements for of_path in sets.values() for one in of_path[0]),
-    *(one.measurements for one in more.values()),
-  ]
+  every: list[Sequence[Measurement]] = []
+  if "fidelity" in options.subjects:
+    every.append(assessment.floors(bench, progress=progress))
+  if "adherence" in options.subjects:
+    every.append(bench.ceilings)
+  every += [of_path[0][0].assessment.measurements for of_path in sets.values()]
+  every += [one.measurements for one in more.values()]
   for measurements in every:
     for one in measurements:
       if one.of == "real":

@@ -79,6 +79,40 @@ def compare(
     errors.InputError: folders that do not fit together, too few images, or no network
       to look at them with.
   """
+  real, synthetic, training = _read(folders, progress)
+  judge, rest = _judge(real, folders, out, progress)
+  extractors, skipped = features_lib.open_extractors(
+    options.features, probe=judge, weights=options.weights
+  )
+  if not extractors:
+    raise errors.InputError(
+      "no network to look at the images with",
+      "weights, a probe, or findings of real images to train one on",
+      "--weights rad_dino=FOLDER, --probe FOLDER, or --labels of the real images too",
+    )
+  bench = _bench(rest, len(synthetic), training, judge, extractors, progress)
+  bench = dataclasses.replace(bench, skipped=skipped | bench.skipped)
+  made = assessment.Made(
+    images=synthetic,
+    features={
+      one.name: features_lib.extract(
+        one, synthetic.images, key="synthetic", progress=progress
+      )
+      for one in extractors
+    },
+  )
+  subjects = [one for one in assessment.MEASURES if one in options.subjects]
+  found = assessment.assess(bench, made, subjects, progress=progress)
+  pooled, _ = pooling.pool([[found.measurements]])
+  compared = _comparison(bench, made, found, pooled)
+  comparison.write_metrics(compared, out / comparison.METRICS)
+  return compared
+
+
+def _read(
+  folders: Folders, progress: types.Progress
+) -> tuple[ImageSet, ImageSet, ImageSet | None]:
+  """Real, synthetic and, where they are known, training images, of one size."""
   real, synthetic = image_folder.read_pair(
     folders.real,
     folders.synthetic,
@@ -92,17 +126,19 @@ def compare(
       folders.training, image_size=folders.image_size, progress=progress
     )
     image_folder.check_pair(real, training)
-  judge, rest = _judge(real, folders, out, progress)
-  extractors, skipped = features_lib.open_extractors(
-    options.features, probe=judge, weights=options.weights
-  )
-  if not extractors:
-    raise errors.InputError(
-      "no network to look at the images with",
-      "weights, a probe, or findings of real images to train one on",
-      "--weights rad_dino=FOLDER, --probe FOLDER, or --labels of the real images too",
-    )
-  num = min(len(synthetic), len(rest) // 2)
+  return real, synthetic, training
+
+
+def _bench(
+  rest: ImageSet,
+  num_synthetic: int,
+  training: ImageSet | None,
+  judge: probe.Probe | None,
+  extractors: Sequence[features_lib.Extractor],
+  progress: types.Progress,
+) -> Bench:
+  """Half of the real images, or as many as are synthetic, are the floor's."""
+  num = min(num_synthetic, len(rest) // 2)
   held_out, reference = selection.choose(rest.ids, _patients(rest), num=num)
   sets = {
     "conditions": rest.take(held_out, "real, held out"),
@@ -120,7 +156,7 @@ def compare(
   judges, unheard = adherence_judges.open_judges(
     judge, bench_lib.judge_name(phantom=False), None, progress=progress
   )
-  bench = Bench(
+  return Bench(
     settings=None,
     records=None,
     split="real",
@@ -131,25 +167,10 @@ def compare(
     judge=judge,
     judges=judges,
     extractors=extractors,
-    skipped=skipped | unheard,
+    skipped=unheard,
     features=features,
     aligned=False,
   )
-  made = assessment.Made(
-    images=synthetic,
-    features={
-      one.name: features_lib.extract(
-        one, synthetic.images, key="synthetic", progress=progress
-      )
-      for one in extractors
-    },
-  )
-  subjects = [one for one in assessment.MEASURES if one in options.subjects]
-  found = assessment.assess(bench, made, subjects, progress=progress)
-  pooled, _ = pooling.pool([[found.measurements]])
-  compared = _comparison(bench, made, found, pooled)
-  comparison.write_metrics(compared, out / comparison.METRICS)
-  return compared
 
 
 def _comparison(
