@@ -12,9 +12,10 @@ import pathlib
 
 from absl import flags
 
-from cxr_diffusion_jax import command, evaluation_flags
-from cxr_diffusion_jax.evaluation import comparison, comparison_page
+from cxr_diffusion_jax.cli import command, evaluation_flags
+from cxr_diffusion_jax.evaluation import compare as comparison
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
+from cxr_diffusion_jax.report.comparison import page as comparison_page
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "Folders of runs on the same records.")
 _OUT = flags.DEFINE_string("out", None, "Where to write.")

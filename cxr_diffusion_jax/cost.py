@@ -11,9 +11,10 @@ import runpy
 from absl import flags
 from ml_collections import config_flags
 
-from cxr_diffusion_jax import command, errors
-from cxr_diffusion_jax.training import cost as cost_lib
-from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.cli import command
+from cxr_diffusion_jax.extras import cost as cost_lib
+from cxr_diffusion_jax.run import recipe as experiment_lib
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size.")
 flags.mark_flags_as_required(["config"])

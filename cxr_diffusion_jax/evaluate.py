@@ -12,11 +12,13 @@ import pathlib
 
 from absl import flags
 
-from cxr_diffusion_jax import command, errors, evaluation_flags, run_writer
-from cxr_diffusion_jax.evaluation import comparison, comparison_page
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.cli import command, evaluation_flags, metrics_logger
+from cxr_diffusion_jax.evaluation import compare as comparison
 from cxr_diffusion_jax.evaluation.comparison import folders as folder_comparison
 from cxr_diffusion_jax.evaluation.comparison import path_assessment
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
+from cxr_diffusion_jax.report.comparison import page as comparison_page
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 _REAL = flags.DEFINE_string("real", None, "Folder of real images.")
@@ -79,7 +81,7 @@ def _of_run(workdir: pathlib.Path, options: path_assessment.Options) -> pathlib.
   compared = comparison.compare(
     paths, out, options, title=title, progress=command.progress
   )
-  run_writer.write_scalars(
+  metrics_logger.write_scalars(
     workdir,
     path.steps[0],
     {

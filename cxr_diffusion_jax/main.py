@@ -7,11 +7,12 @@ from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
-from cxr_diffusion_jax import command, run_writer
-from cxr_diffusion_jax.evaluation import reconstruction
-from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.training import compatibility, loop, preview
-from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax.cli import command, metrics_logger
+from cxr_diffusion_jax.evaluation.metrics import reconstruction
+from cxr_diffusion_jax.run import compatibility
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import loop, preview
 from cxr_diffusion_jax.training import step as step_lib
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size.")
@@ -40,9 +41,9 @@ def main() -> None:
     progress=command.progress,
   )
   logging.info("data: %s", dataset.summary())
-  run_writer.list_parameters(workdir, "denoiser", shapes)
+  metrics_logger.list_parameters(workdir, "denoiser", shapes)
   reconstruction.write(experiment, dataset, workdir)
-  with run_writer.opened(
+  with metrics_logger.opened(
     workdir,
     compatibility.flatten(experiment.config),
     num_steps=experiment.train.num_steps,

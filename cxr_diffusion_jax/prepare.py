@@ -10,12 +10,15 @@ A second call does nothing; an interrupted one goes on.
 from absl import flags
 from ml_collections import config_flags
 
-from cxr_diffusion_jax import command
-from cxr_diffusion_jax.conditioning import elixr_model, elixr_saved_model
-from cxr_diffusion_jax.data import download, images, layout
-from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.preparation import elixr_columns
-from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax.cli import command
+from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data.download import download
+from cxr_diffusion_jax.data.sources.nih import layout
+from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
+from cxr_diffusion_jax.encoders.elixr import model as elixr_model
+from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import recipe as experiment_lib
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size.")
 _DOWNLOAD = flags.DEFINE_list(

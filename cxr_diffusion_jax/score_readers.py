@@ -11,10 +11,10 @@ import pathlib
 
 from absl import flags
 
-from cxr_diffusion_jax import command
-from cxr_diffusion_jax.data import atomic_file
-from cxr_diffusion_jax.evaluation.readers import report as reader_report
-from cxr_diffusion_jax.evaluation.readers import scores as reader_scores
+from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax.cli import command
+from cxr_diffusion_jax.extras.reader_study import report as reader_report
+from cxr_diffusion_jax.extras.reader_study import scores as reader_scores
 
 _KEY = flags.DEFINE_string("key", None, "The study's key.csv.")
 _ANSWERS = flags.DEFINE_list("answers", None, "Tables that readers sent back.")
@@ -26,9 +26,9 @@ def main() -> None:
   key = pathlib.Path(_KEY.value)
   scores = reader_scores.score(key, _ANSWERS.value)
   out = key.with_name("scores.json")
-  with atomic_file.disk_errors(out):
+  with artifacts.disk_errors(out):
     text = json.dumps(reader_scores.to_json(scores), indent=2)
-    atomic_file.write_text(out, text + "\n")
+    artifacts.write_text(out, text + "\n")
   print(reader_report.text(scores))
 
 

@@ -10,14 +10,16 @@ A denoiser takes its --workdir: `--config configs/elixr_c.py:kl_small
 from absl import flags, logging
 from ml_collections import config_flags
 
-from cxr_diffusion_jax import command, run_writer
+from cxr_diffusion_jax.cli import command, metrics_logger
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.conditioning import image_features
-from cxr_diffusion_jax.evaluation import autoencoder_report
-from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.training import compatibility, loop
-from cxr_diffusion_jax.training.autoencoder import measure, settings
-from cxr_diffusion_jax.training.autoencoder import programs as programs_lib
+from cxr_diffusion_jax.encoders import image_features
+from cxr_diffusion_jax.extras.autoencoder import compiled as programs_lib
+from cxr_diffusion_jax.extras.autoencoder import evaluation as measure
+from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
+from cxr_diffusion_jax.extras.autoencoder import settings
+from cxr_diffusion_jax.run import compatibility
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.training import loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :choice.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -46,8 +48,8 @@ def main() -> None:
   logging.info("data: %s", dataset.summary())
   size = experiment.data.image_size
   logging.info("autoencoder: %s", measure.describe(experiment.network, size))
-  run_writer.list_parameters(workdir, "autoencoder", programs.like().ema_params)
-  with run_writer.opened(
+  metrics_logger.list_parameters(workdir, "autoencoder", programs.like().ema_params)
+  with metrics_logger.opened(
     workdir,
     compatibility.flatten(experiment.config),
     num_steps=experiment.train.num_steps,

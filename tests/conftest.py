@@ -20,12 +20,17 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["EPATH_USE_TF"] = "false"  # as `cli.command` does: fsspec opens buckets
 
 # Commands under test are processes of their own: they share what has been compiled.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cxr-compiled-")
+# TEST_COMPILATION_CACHE=FOLDER keeps it from one test run to the next.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+  "TEST_COMPILATION_CACHE"
+) or tempfile.mkdtemp(prefix="cxr-compiled-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 from absl import flags
+from etils import epath
 import numpy as np
 import pytest
 
@@ -39,7 +44,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_unconfigure() -> None:
   """Removes what was compiled."""
-  shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+  if not os.environ.get("TEST_COMPILATION_CACHE"):
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,6 +60,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   )
   items.sort(key=lambda item: item.path.name not in long)
 
+
+# Fixtures that several folders of tests share.
+pytest_plugins = (
+  "tests.fixtures.runs",
+  "tests.fixtures.training",
+  "tests.fixtures.trees",
+)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -179,8 +192,8 @@ def nih_cxr_mini() -> pathlib.Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
   """The small dataset; its ELIXR-C maps are random projections of 4x4 patches."""
   from cxr_diffusion_jax.data import images
-  from cxr_diffusion_jax.data.elixr import writer as elixr_writer
-  from cxr_diffusion_jax.data.phantom import tree as phantom_tree
+  from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+  from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
 
   folder = tmp_path_factory.mktemp("small")
   root = phantom_tree.write_tree(folder / "tree", num_images=64, size=32)
@@ -235,6 +248,24 @@ def make_autoencoder() -> Callable[..., pathlib.Path]:
 
 
 @pytest.fixture
+def bucket() -> str:
+  """The address of an empty bucket, kept in this process's memory."""
+  import fsspec
+  from fsspec.implementations import memory
+
+  class Bucket(memory.MemoryFileSystem):
+    store, pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+      return super()._strip_protocol(str(path).removeprefix("gs:/"))
+
+  fsspec.register_implementation("gcs", Bucket, clobber=True)
+  epath.backend.fsspec_backend._get_filesystem.cache_clear()
+  return "gs://bucket"
+
+
+@pytest.fixture
 def command() -> Iterator[Callable[..., subprocess.Popen]]:
   """Starts a main as a process: `command("sample", "--workdir=...")`."""
   started = []
@@ -275,7 +306,7 @@ def run_main(monkeypatch, capfd) -> Callable[..., Ended]:
   It saves the seconds that a process needs to import everything. What a process is
   needed for (signals, kills, limits) takes `command`.
   """
-  from cxr_diffusion_jax import command as command_lib
+  from cxr_diffusion_jax.cli import command as command_lib
 
   def run(name: str, *arguments: str) -> Ended:
     monkeypatch.setattr(sys, "argv", [name, *arguments])

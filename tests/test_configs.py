@@ -9,7 +9,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax.run import recipe as experiment_lib
 
 # Parameters of a denoiser, in millions: at least, at most.
 PARAMETERS = {

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import conditions, request, sampling
-from cxr_diffusion_jax.training import run_files
+from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.sampling import conditions, request
+from cxr_diffusion_jax.sampling import sample as sampling
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from cxr_diffusion_jax.training import checkpoint
+from cxr_diffusion_jax.run import checkpoints
 
 
 def _whole(workdir: pathlib.Path) -> list[int]:
@@ -68,15 +68,16 @@ def test_an_interrupt_before_training_is_no_traceback(small, command, ended, tmp
 # disk does to it, in the middle of a save.
 FILLED = """
 import resource, sys
-from cxr_diffusion_jax import command, main
-from cxr_diffusion_jax.training import checkpoint
-save = checkpoint.save
+from cxr_diffusion_jax import main
+from cxr_diffusion_jax.cli import command
+from cxr_diffusion_jax.run import checkpoints
+save = checkpoints.save
 def save_on_a_full_disk(manager, state, *rest):
   if int(state.step) > 3:
-    checkpoint.wait(manager)
+    checkpoints.wait(manager)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
   save(manager, state, *rest)
-checkpoint.save = save_on_a_full_disk
+checkpoints.save = save_on_a_full_disk
 command.run(main.main)
 """
 
@@ -135,7 +136,7 @@ def test_a_damaged_checkpoint_is_not_taken_for_whole(small, run_main, tmp_path):
   run_main("main", *small.arguments(tmp_path, train__num_steps=4))
   torn = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp"
   os.rename(tmp_path / "checkpoints" / "4", torn)
-  with checkpoint.open_manager(tmp_path, read_only=True) as manager:
+  with checkpoints.open_manager(tmp_path, read_only=True) as manager:
     assert manager.latest_step() == 2
   result = run_main("main", *small.arguments(tmp_path))
   assert result.code == 0, result.err

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.conditioning import encoder as encoder_lib
+from cxr_diffusion_jax.encoders import base as encoder_lib
 
 REFERENCES = ("self", "same_patient")
 

@@ -9,7 +9,8 @@ al., 2103.00020; Rombach et al., 2112.10752). The column is made by `prepare`.
 import dataclasses
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.conditioning import base, clip_encoder
+from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

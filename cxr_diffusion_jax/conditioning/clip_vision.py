@@ -10,7 +10,8 @@ import dataclasses
 import math
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.conditioning import base, clip_encoder
+from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ import math
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.conditioning import base, elixr_model
+from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 
 # Tokens and width of each kind: one vector is one token.
 KINDS = {

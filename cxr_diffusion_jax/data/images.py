@@ -23,7 +23,7 @@ from cxr_diffusion_jax import errors
 
 if TYPE_CHECKING:
   from cxr_diffusion_jax import types
-  from cxr_diffusion_jax.data import layout
+  from cxr_diffusion_jax.data.sources.nih import layout
 
 MODES = ("crop", "pad")
 

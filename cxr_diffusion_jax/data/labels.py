@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import atomic_file
+from cxr_diffusion_jax import artifacts, errors
 
 FINDINGS = (
   "Atelectasis",
@@ -194,7 +193,7 @@ def save_labels(
   lines = [",".join(["Image Index", *names])]
   for image_id, row in zip(ids, values, strict=True):
     lines.append(",".join([image_id, *(str(int(value)) for value in row)]))
-  atomic_file.write_text(Path(path), "\n".join([*lines, ""]))
+  artifacts.write_text(Path(path), "\n".join([*lines, ""]))
 
 
 def load_labels(

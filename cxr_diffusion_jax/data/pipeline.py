@@ -15,8 +15,8 @@ from typing import Protocol
 import grain
 import numpy as np
 
-from cxr_diffusion_jax.data import partners
-from cxr_diffusion_jax.data import records as records_lib
+from cxr_diffusion_jax.data import same_patient
+from cxr_diffusion_jax.data.records import records as records_lib
 
 
 class ColumnDescription(Protocol):
@@ -93,7 +93,7 @@ class JoinedSource:
     self._of_partner = frozenset(of_partner)
     if of_partner:
       # Among the rows that are there: a partner without a value is none.
-      partner = partners.other_image(records.fields(split)["patient"][self.row])
+      partner = same_patient.other_image(records.fields(split)["patient"][self.row])
       self.reference_row = np.where(partner < 0, -1, self.row[partner])
 
   def __len__(self) -> int:

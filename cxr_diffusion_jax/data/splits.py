@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import metadata
+from cxr_diffusion_jax.data.sources.nih import metadata
 
 SPLITS = ("train", "validation", "test", "expert")
 

@@ -1,1 +1,1 @@
-"""Generating images from a trained run, and judging them."""
+"""Measuring generated images: judges, metrics, statistics, comparison of runs."""

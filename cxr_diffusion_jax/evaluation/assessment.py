@@ -16,19 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax import types
-from cxr_diffusion_jax.data import atomic_file
-from cxr_diffusion_jax.evaluation import (
-  adherence_judges,
-  fidelity_table,
-  image_set,
-  measurement,
-  privacy,
-  variety,
-)
-from cxr_diffusion_jax.evaluation.bench import Bench, preferred
+from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax.evaluation import image_set, measurement
+from cxr_diffusion_jax.evaluation.eval_context import Bench, preferred
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.judges import adherence_judges
 from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation.metrics import condition_diversity, fidelity_table
+from cxr_diffusion_jax.evaluation.metrics.privacy import privacy
 
 # Raised when the same images give other figures: then they are measured again.
 FORMAT = 1
@@ -100,7 +95,7 @@ def assess(
     copies=[pair for part in found for pair in part.copies],
   )
   if path is not None:
-    atomic_file.write_text(path, json.dumps(_to_json(whole), indent=1) + "\n")
+    artifacts.write_text(path, json.dumps(_to_json(whole), indent=1) + "\n")
   return whole
 
 
@@ -178,7 +173,7 @@ def _diversity(
     features = made.features[extractor.name][:, None]
 
   def measured():
-    return variety.measure(
+    return condition_diversity.measure(
       images,
       features,
       real=bench.reference,

@@ -19,7 +19,7 @@ import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels as labels_lib
-from cxr_diffusion_jax.data import metadata
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation import image_set
 
 DICOM_SUFFIXES = (".dcm", ".dicom")

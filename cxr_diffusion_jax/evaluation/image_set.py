@@ -9,8 +9,8 @@ import dataclasses
 import numpy as np
 
 from cxr_diffusion_jax.data import labels as labels_lib
-from cxr_diffusion_jax.data import records as records_lib
-from cxr_diffusion_jax.preparation import standin_tree
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.encoders.standin import tree as standin_tree
 
 # Of a stored code: as the records number them.
 SEXES, VIEWS = ("F", "M"), ("PA", "AP")

@@ -17,8 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import atomic_file
+from cxr_diffusion_jax import artifacts, errors
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
@@ -121,7 +120,7 @@ def write(
   import safetensors
   from safetensors import numpy as safetensors_numpy
 
-  with atomic_file.disk_errors(folder):
+  with artifacts.disk_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
     other = sorted(
       path.name for path in folder.glob(f"{STEM}*") if path.name not in (WHOLE, _PART)
@@ -143,7 +142,7 @@ def write(
       os.fsync(file.fileno())
     os.replace(part, folder / WHOLE)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    atomic_file.write_text(folder / CONFIG, text)
+    artifacts.write_text(folder / CONFIG, text)
     # The library makes a file that its owner alone can read.
     shutil.copymode(folder / CONFIG, folder / WHOLE)
 

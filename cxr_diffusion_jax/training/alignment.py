@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.conditioning import clip_encoder
-from cxr_diffusion_jax.conditioning import encoder as encoder_lib
-from cxr_diffusion_jax.data import elixr
+from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from cxr_diffusion_jax.models import alignment as alignment_lib
 
 

@@ -16,19 +16,15 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.parallel import sharding
-from cxr_diffusion_jax.preparation import autoencoders, latent_columns
-from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.training import (
-  checkpoint,
-  compatibility,
-  run_files,
-  signals,
-  snapshots,
-)
-from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.training import meter as meter_lib
-from cxr_diffusion_jax.training import programs as programs_lib
+from cxr_diffusion_jax.encoders.latents import autoencoders
+from cxr_diffusion_jax.encoders.latents import columns as latent_columns
+from cxr_diffusion_jax.parallel import preemption, sharding
+from cxr_diffusion_jax.run import checkpoints, compatibility, snapshots
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import compiled as programs_lib
+from cxr_diffusion_jax.training import metrics_logger as meter_lib
 from cxr_diffusion_jax.training import state as state_lib
 
 
@@ -101,14 +97,14 @@ def train(
     programs = programs_lib.make_programs(experiment, dataset.description["statistics"])
   run = {"config": experiment.config, "data": dataset.description}
   with (
-    checkpoint.open_manager(
+    checkpoints.open_manager(
       workdir, keep=settings.keep, keep_every=settings.keep_every
     ) as manager,
     snapshots.keeper(workdir, settings.power_ema) as keep_averages,
-    signals.received() as received,
+    preemption.received() as received,
   ):
     state, history = _start(experiment, programs, manager, run)
-    checkpoint.check_space(manager, state)
+    checkpoints.check_space(manager, state)
     if jax.process_index() == 0:
       run_files.write(workdir, experiment.config, dataset.description)
     if int(state.step) == 0 and settings.sample_every:
@@ -126,7 +122,7 @@ def train(
       def save(state: state_lib.TrainState, loss: float | None) -> None:
         meter.check_finite()
         entry = {**run, "history": dataclasses.asdict(history)}
-        checkpoint.save(manager, state, entry, loss)
+        checkpoints.save(manager, state, entry, loss)
 
       state, reason = _steps(
         experiment,
@@ -144,7 +140,7 @@ def train(
         show=show,
         actions=actions,
       )
-    checkpoint.wait(manager)
+    checkpoints.wait(manager)
   writer.flush()
   return Outcome(state=state, history=history, reason=reason)
 
@@ -216,10 +212,10 @@ def check_resumable(
   """
   if not (workdir / "checkpoints").is_dir():
     return False
-  with checkpoint.open_manager(workdir, read_only=True) as manager:
+  with checkpoints.open_manager(workdir, read_only=True) as manager:
     step = manager.latest_step()
     if step is not None:
-      saved = checkpoint.restore_run(manager, step)
+      saved = checkpoints.restore_run(manager, step)
       compatibility.check_config(saved["config"], config)
       latent_columns.check_same(saved["data"].get("latents", {}), autoencoder)
   return step is not None
@@ -267,9 +263,9 @@ def _start(
   step = manager.latest_step()
   if step is None:
     return programs.init(), History()
-  saved = checkpoint.restore_run(manager, step)
+  saved = checkpoints.restore_run(manager, step)
   compatibility.check_config(saved["config"], run["config"])
   compatibility.check_data(saved["data"], run["data"])
-  state, saved = checkpoint.restore(manager, programs.like())
+  state, saved = checkpoints.restore(manager, programs.like())
   logging.info("going on from the checkpoint of step %d", step)
   return state, History(**saved["history"])

@@ -13,9 +13,9 @@ import numpy as np
 
 from cxr_diffusion_jax import pictures, types
 from cxr_diffusion_jax.data import labels
-from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.training import generate as generate_lib
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.sampling import generate as generate_lib
 
 
 def make_show(

@@ -25,8 +25,8 @@ from cxr_diffusion_jax.diffusion import preconditioning as preconditioning_lib
 from cxr_diffusion_jax.diffusion import process as process_lib
 from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
 from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.run import power_ema as power_ema_lib
 from cxr_diffusion_jax.training import alignment as alignment_lib
-from cxr_diffusion_jax.training import power_ema as power_ema_lib
 from cxr_diffusion_jax.training import state as state_lib
 
 # Numbers of the independent streams of random keys.

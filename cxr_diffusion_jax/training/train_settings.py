@@ -3,7 +3,7 @@
 import dataclasses
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.training import power_ema as power_ema_lib
+from cxr_diffusion_jax.run import power_ema as power_ema_lib
 
 # Zero means never, none or all.
 _MAY_BE_ZERO = (

@@ -50,7 +50,8 @@ def stream(folder: pathlib.Path, num_rows: int) -> None:
   """Writes the column with the rows in another order; prints peak and rates."""
   import numpy as np
 
-  from cxr_diffusion_jax.data import columns, elixr
+  from cxr_diffusion_jax.data.columns import column as columns
+  from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 
   before = peak_mb()
   files = elixr.find_elixr(folder, "elixrc")

@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from cxr_diffusion_jax.evaluation import fidelity, neighbours
+from cxr_diffusion_jax.evaluation.metrics import fidelity, neighbours
 
 
 def features(num: int, width: int, seed: int) -> np.ndarray:

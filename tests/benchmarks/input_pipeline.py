@@ -24,7 +24,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import layout, pipeline, records
+from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.data.records import records
+from cxr_diffusion_jax.data.sources.nih import layout
 
 
 class PngDataset:

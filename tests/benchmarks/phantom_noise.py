@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from cxr_diffusion_jax.data.phantom import anatomy, render
+from cxr_diffusion_jax.extras.phantom import anatomy, render
 
 
 def images(index: int, size: int) -> list[np.ndarray]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.conditioning import base, clip_encoder, elixr_b
-from cxr_diffusion_jax.data import elixr
+from cxr_diffusion_jax.conditioning import base, elixr_b
+from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from cxr_diffusion_jax.models import unet
 
 # Each path with its other forms.

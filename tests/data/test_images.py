@@ -7,7 +7,8 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import images, layout
+from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data.sources.nih import layout
 
 
 def ramp(height: int, width: int) -> np.ndarray:

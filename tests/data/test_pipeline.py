@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.data import columns, pipeline, records
+from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.data.columns import column as columns
+from cxr_diffusion_jax.data.records import records
 
 STEPS = 7
 

@@ -12,8 +12,8 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels, prompts
-from cxr_diffusion_jax.data.phantom import anatomy as phantom_anatomy
-from cxr_diffusion_jax.data.phantom import render as phantom_render
+from cxr_diffusion_jax.extras.phantom import anatomy as phantom_anatomy
+from cxr_diffusion_jax.extras.phantom import render as phantom_render
 
 FRACTION = st.floats(0, 1, width=32)
 BOX = st.one_of(st.none(), st.tuples(FRACTION, FRACTION, FRACTION, FRACTION))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import metadata, splits
+from cxr_diffusion_jax.data import splits
+from cxr_diffusion_jax.data.sources.nih import metadata
 
 
 def entries_of(patients) -> metadata.Entries:

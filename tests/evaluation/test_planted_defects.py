@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from cxr_diffusion_jax.data.phantom import render
-from cxr_diffusion_jax.evaluation import adherence, fidelity, privacy, variety
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.privacy import reference as privacy_reference
+from cxr_diffusion_jax.evaluation.judges import adherence
+from cxr_diffusion_jax.evaluation.metrics import condition_diversity, fidelity
+from cxr_diffusion_jax.evaluation.metrics.privacy import privacy
+from cxr_diffusion_jax.evaluation.metrics.privacy import reference as privacy_reference
+from cxr_diffusion_jax.extras.phantom import render
 
 SIDE, NUM, NUM_CONDITIONS = 32, 120, 20
 KINDS = ((), ("Cardiomegaly",), ("Effusion",), ("Pneumothorax",))
@@ -144,7 +146,7 @@ def _figures(
   )
   # Image i is of condition i modulo the number of conditions.
   by_condition = np.arange(NUM).reshape(-1, NUM_CONDITIONS).T
-  within = variety.measure(
+  within = condition_diversity.measure(
     images[by_condition],
     features[by_condition],
     real=reference.test,

@@ -17,8 +17,8 @@ import unet as unet_parity
 from configs import sd15_finetune
 from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.models import kl_codec
-from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.training import programs as programs_lib
+from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import compiled as programs_lib
 
 NUM_STEPS = 20
 # Four levels, as Stable Diffusion has, of few channels; its text encoder's width.

@@ -20,7 +20,8 @@ from torchmetrics.functional import image as torch_image
 from torchmetrics.image import fid as torchmetrics_fid
 from torchmetrics.image import kid as torchmetrics_kid
 
-from cxr_diffusion_jax.evaluation import adherence, diversity, fidelity, kernels
+from cxr_diffusion_jax.evaluation.judges import adherence
+from cxr_diffusion_jax.evaluation.metrics import diversity, fidelity, kernels
 
 LIMIT = 1e-4
 

@@ -10,8 +10,9 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models import alignment as models_alignment
-from cxr_diffusion_jax.training import alignment, checkpoint, step
-from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax.run import checkpoints
+from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import alignment, step
 from cxr_diffusion_jax.training import state as state_lib
 
 ON = {"repa__weight": 0.5, "repa__projector_width": 8}
@@ -106,17 +107,17 @@ def test_it_learns_and_goes_on_from_a_checkpoint_bit_for_bit(toy, tmp_path):
     )
   )
   state, told = state_lib.create(params, optimizer, projector=projector), []
-  with checkpoint.open_manager(tmp_path) as manager:
+  with checkpoints.open_manager(tmp_path) as manager:
     for number in range(6):
       if number == 3:
-        checkpoint.save(manager, state, {})
-        checkpoint.wait(manager)
+        checkpoints.save(manager, state, {})
+        checkpoints.wait(manager)
       state, metrics = train_step(state)
       told.append(float(metrics["repa_loss"]))
     assert told[-1] < told[0] - 0.02
-    other, _ = checkpoint.restore(manager, state)
+    other, _ = checkpoints.restore(manager, state)
     # What is sampled from is what it would be without.
-    ema_params = checkpoint.restore_ema(manager, params)
+    ema_params = checkpoints.restore_ema(manager, params)
   assert ema_params.keys() == params.keys()
   assert int(other.step) == 3
   for _ in range(3):

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from cxr_diffusion_jax.evaluation import conditions as conditions_lib
-from cxr_diffusion_jax.evaluation.request import Request
-from cxr_diffusion_jax.preparation import dataset as dataset_lib
-from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.training import generate as generate_lib
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.sampling import conditions as conditions_lib
+from cxr_diffusion_jax.sampling import generate as generate_lib
+from cxr_diffusion_jax.sampling.request import Request
 from cxr_diffusion_jax.training import loop
 
 LABELS = ("No Finding", "Effusion", "Mass", "Effusion|Mass")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import sampling
-from cxr_diffusion_jax.training import checkpoint, loop
+from cxr_diffusion_jax.run import checkpoints
+from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.training import loop
 
 
 def _assert_equal(one, two) -> None:
@@ -134,8 +135,8 @@ def test_a_loss_that_is_not_finite_stops_naming_step_and_metric(train, tmp_path)
   assert "is nan at step" in str(caught.value) or "is inf at step" in str(caught.value)
   assert "lower config.optimizer.learning_rate" in str(caught.value)
   for step in _steps(tmp_path):
-    with checkpoint.open_manager(tmp_path, read_only=True) as manager:
-      ema = checkpoint.restore_run(manager, step)
+    with checkpoints.open_manager(tmp_path, read_only=True) as manager:
+      ema = checkpoints.restore_run(manager, step)
     assert ema["history"]["best_loss"] < np.inf
 
 

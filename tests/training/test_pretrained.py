@@ -14,10 +14,10 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.interop import diffusers
 from cxr_diffusion_jax.models.unet import UNet
-from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import compiled as programs_lib
 from cxr_diffusion_jax.training import loop
 from cxr_diffusion_jax.training import pretrained as pretrained_lib
-from cxr_diffusion_jax.training import programs as programs_lib
 from cxr_diffusion_jax.types import TokenStream
 
 # Of the small run's stream: ELIXR-C's pooled map.

@@ -17,7 +17,7 @@ import pathlib
 from array_record.python import array_record_data_source
 import numpy as np
 
-from cxr_diffusion_jax.data import atomic_file
+from cxr_diffusion_jax import artifacts
 
 _FORMAT = 1
 _DESCRIPTION = "description.json"
@@ -187,7 +187,7 @@ def open_column(folder: str | os.PathLike, name: str) -> Column | None:
 def write_description(folder: pathlib.Path, description: ColumnDescription) -> None:
   """Makes the shards in `folder` a column."""
   told = {"format": _FORMAT, **dataclasses.asdict(description)}
-  atomic_file.write_text(folder / _DESCRIPTION, json.dumps(told, indent=1) + "\n")
+  artifacts.write_text(folder / _DESCRIPTION, json.dumps(told, indent=1) + "\n")
 
 
 def remove_column(folder: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax.data import atomic_file
+from cxr_diffusion_jax import artifacts
 
 
 class Scratch:
@@ -55,7 +55,7 @@ class Scratch:
     if not (plan_file.is_file() and plan_file.read_text(encoding="utf-8") == text):
       shutil.rmtree(folder, ignore_errors=True)
       folder.mkdir(parents=True)
-      atomic_file.write_text(plan_file, text)
+      artifacts.write_text(plan_file, text)
     flags = os.O_RDWR | os.O_CREAT
     self._rows = os.open(folder / "rows.bin", flags, 0o644)
     self._done = os.open(folder / "done.bin", flags, 0o644)

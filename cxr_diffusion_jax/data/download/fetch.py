@@ -18,8 +18,7 @@ import time
 import urllib.error
 import urllib.request
 
-from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.data import atomic_file
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.download import checksums
 
 _CHUNK_BYTES = 1 << 20
@@ -180,7 +179,7 @@ def _save(
   try:
     with open(part, "r+b" if offset else "wb") as file:
       file.seek(offset)
-      atomic_file.write_text(_about(part), json.dumps(dataclasses.asdict(remote)))
+      artifacts.write_text(_about(part), json.dumps(dataclasses.asdict(remote)))
       progress(label, offset, remote.size or 0)
       for chunk in _chunks(response):
         file.write(chunk)

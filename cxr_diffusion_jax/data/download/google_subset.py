@@ -30,9 +30,8 @@ import re
 import numpy as np
 from PIL import Image
 
-from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.data import atomic_file
-from cxr_diffusion_jax.data.elixr import npz as elixr_npz
+from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.encoders.elixr.files import npz as elixr_npz
 
 _FINDINGS = (
   ("ATELECTASIS", "Atelectasis"),
@@ -88,7 +87,7 @@ def unpack(
   progress("images of Google's subset", len(stems), len(stems))
   for name, text in texts.items():
     (root / name).parent.mkdir(exist_ok=True)
-    atomic_file.write_text(root / name, text)
+    artifacts.write_text(root / name, text)
 
 
 def _plain(path: pathlib.Path, stem: str) -> str:

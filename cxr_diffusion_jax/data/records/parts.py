@@ -17,9 +17,10 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.data import boxes, images, labels, splits
+from cxr_diffusion_jax.data import images, labels, splits
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
+from cxr_diffusion_jax.data.sources.nih import boxes
 
 # What a kill may lose and memory must hold, against the number of files: a reader keeps
 # each of them open, and 1,024 are often all that a process may have.

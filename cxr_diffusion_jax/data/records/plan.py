@@ -15,8 +15,9 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import boxes as boxes_lib
-from cxr_diffusion_jax.data import google_labels, images, layout, metadata, splits
+from cxr_diffusion_jax.data import images, splits
+from cxr_diffusion_jax.data.sources.nih import boxes as boxes_lib
+from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata
 
 # Counted up whenever records of an older program can no longer be read or trusted.
 FORMAT = 1

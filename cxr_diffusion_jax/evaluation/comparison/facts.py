@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from cxr_diffusion_jax.data import labels
-from cxr_diffusion_jax.evaluation import assessment, reconstruction
-from cxr_diffusion_jax.evaluation.bench import Bench
+from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import Options, Set
 from cxr_diffusion_jax.evaluation.comparison.paths import Path
+from cxr_diffusion_jax.evaluation.eval_context import Bench
+from cxr_diffusion_jax.evaluation.metrics import reconstruction
 
 # Conditions that are shown, and nearest training images.
 NUM_SHOWN, NUM_NEIGHBOURS = 10, 8

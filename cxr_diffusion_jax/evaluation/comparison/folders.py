@@ -14,22 +14,17 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.evaluation import (
-  adherence_judges,
-  assessment,
-  comparison,
-  image_folder,
-  probe,
-  selection,
-)
-from cxr_diffusion_jax.evaluation import bench as bench_lib
+from cxr_diffusion_jax.evaluation import assessment, image_folder, selection
+from cxr_diffusion_jax.evaluation import compare as comparison
+from cxr_diffusion_jax.evaluation import eval_context as bench_lib
 from cxr_diffusion_jax.evaluation import features as features_lib
-from cxr_diffusion_jax.evaluation.bench import Bench
 from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
 from cxr_diffusion_jax.evaluation.comparison import pooling
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison, PathResult
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import Options
+from cxr_diffusion_jax.evaluation.eval_context import Bench
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.judges import adherence_judges, probe
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 # Real images with findings that a judge is trained on, at least.

@@ -13,20 +13,17 @@ from typing import Any
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.evaluation import (
-  adherence,
-  assessment,
-  fidelity_table,
-  generation,
-  image_set,
-  sampling,
-)
-from cxr_diffusion_jax.evaluation import bench as bench_lib
+from cxr_diffusion_jax.evaluation import assessment, image_set
+from cxr_diffusion_jax.evaluation import eval_context as bench_lib
 from cxr_diffusion_jax.evaluation import features as features_lib
-from cxr_diffusion_jax.evaluation.bench import Bench
 from cxr_diffusion_jax.evaluation.comparison.data import SweepPoint
 from cxr_diffusion_jax.evaluation.comparison.paths import Path
+from cxr_diffusion_jax.evaluation.eval_context import Bench
+from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation.metrics import fidelity_table
+from cxr_diffusion_jax.sampling import image_parts
+from cxr_diffusion_jax.sampling import sample as sampling
 
 FOLDER = "evaluation"
 
@@ -90,7 +87,7 @@ class Set:
     assessment: what was found.
   """
 
-  generator: generation.Generator
+  generator: image_parts.Generator
   made: assessment.Made
   assessment: assessment.Assessment
 
@@ -119,7 +116,7 @@ def assess_path(
   """
   sets = []
   for run in path.runs:
-    weights = generation.weights_digest(run)
+    weights = image_parts.weights_digest(run)
     sets.append([
       _assess(bench, _generator(run, options, seed, weights), options, progress)
       for seed in options.seeds
@@ -136,7 +133,7 @@ def sweep(
   """Fidelity and adherence of the first run at several guidance scales."""
   points = []
   run, extractor = path.runs[0], bench_lib.preferred(bench.extractors)
-  weights = generation.weights_digest(run)
+  weights = image_parts.weights_digest(run)
   ids = bench.conditions.ids[: options.sweep_num]
   asked = np.asarray(bench.conditions.labels["findings"])[: len(ids)]
   for guidance in options.sweep:
@@ -144,7 +141,7 @@ def sweep(
       options, changes={**options.changes, "guidance": guidance}
     )
     generator = _generator(run, changed, options.seeds[0], weights)
-    images = generation.generate(generator, ids.tolist(), progress=progress)
+    images = image_parts.generate(generator, ids.tolist(), progress=progress)
     features = features_lib.extract(
       extractor, images, cache=generator.folder / "features", key=f"first-{len(ids)}"
     )
@@ -185,26 +182,28 @@ def training_images(
 ) -> image_set.ImageSet:
   """Images of the first run for conditions of training images, to train on."""
   run = path.runs[0]
-  generator = _generator(run, options, options.seeds[0], generation.weights_digest(run))
+  generator = _generator(
+    run, options, options.seeds[0], image_parts.weights_digest(run)
+  )
   count = min(options.utility_num or len(bench.training), len(bench.training))
   # Only those that have a condition, in an order that no patient's place decides.
   usable = np.flatnonzero(np.isin(bench.training.ids, run.dataset.ids("train")))
   rows = np.random.default_rng(0).permutation(usable)[:count]
   asked = bench.training.take(rows, name=path.name)
-  images = generation.generate(
+  images = image_parts.generate(
     generator,
     asked.ids.tolist(),
     name="training",
     first=FIRST_TRAINING,
     progress=progress,
   )
-  return generation.as_set(path.name, images, asked)
+  return image_parts.as_set(path.name, images, asked)
 
 
 def _generator(
   run: sampling.Run, options: Options, seed: int, weights: str
-) -> generation.Generator:
-  return generation.prepare(
+) -> image_parts.Generator:
+  return image_parts.prepare(
     run,
     folder_of(run) / "generated",
     seed=seed,
@@ -216,12 +215,12 @@ def _generator(
 
 def _assess(
   bench: Bench,
-  generator: generation.Generator,
+  generator: image_parts.Generator,
   options: Options,
   progress: types.Progress,
 ) -> Set:
   ids = bench.conditions.ids.tolist()
-  generate = functools.partial(generation.generate, generator, progress=progress)
+  generate = functools.partial(image_parts.generate, generator, progress=progress)
   images = generate(ids)
   name = f"{generator.run.workdir.name}, seed {generator.seed}"
   cache = generator.folder / "features"
@@ -242,7 +241,7 @@ def _assess(
       for extractor in bench.extractors
     }
   made = assessment.Made(
-    images=generation.as_set(name, images, bench.conditions),
+    images=image_parts.as_set(name, images, bench.conditions),
     features=features,
     repeats=repeats,
     repeat_features=repeat_features,

@@ -10,8 +10,9 @@ import pathlib
 from typing import Any
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import sampling
-from cxr_diffusion_jax.training import compatibility, run_files
+from cxr_diffusion_jax.run import compatibility
+from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.sampling import sample as sampling
 
 # What may differ between runs that are compared: the condition, where and how they ran.
 # How they are sampled may not, although one run may change it at any time.

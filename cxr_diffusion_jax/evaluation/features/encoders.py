@@ -18,18 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.conditioning import (
-  clip_model,
-  elixr_model,
-  elixr_saved_model,
-  image_features,
-)
-from cxr_diffusion_jax.conditioning import encoder as encoder_lib
-from cxr_diffusion_jax.data import elixr
+from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax.encoders import image_features
+from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.elixr import model as elixr_model
+from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
+from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
 from cxr_diffusion_jax.evaluation.features import extractor as extractor_lib
 from cxr_diffusion_jax.evaluation.features.extractor import Extractor
-from cxr_diffusion_jax.preparation import standin_elixr, standin_encoder
-from cxr_diffusion_jax.preparation.data_settings import DataSettings
 
 RAD_DINO = "microsoft/rad-dino"
 CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32")

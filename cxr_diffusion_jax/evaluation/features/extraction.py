@@ -18,8 +18,7 @@ from typing import BinaryIO
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.data import atomic_file
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.evaluation.features.extractor import Extractor
 
 # Images whose bytes tell one set from another.
@@ -66,7 +65,7 @@ def extract(
       done += len(rows)
       progress(label, done, len(images))
     return features
-  with atomic_file.disk_errors(cache):
+  with artifacts.disk_errors(cache):
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{extractor.name}-{extractor.fingerprint}-{key}.npy"
     _forget_others(path, _origin(images))
@@ -165,7 +164,7 @@ def _forget_others(path: pathlib.Path, origin: str) -> None:
     return
   for old in (path, path.with_name(f"{path.name}.partial")):
     old.unlink(missing_ok=True)
-  atomic_file.write_text(note, json.dumps({"origin": origin}) + "\n")
+  artifacts.write_text(note, json.dumps({"origin": origin}) + "\n")
 
 
 def _origin(images: Sequence[np.ndarray]) -> str:

@@ -6,11 +6,11 @@ names, where weights are -> [Extractor, ...], {name: why it was skipped}
 from collections.abc import Mapping, Sequence
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import probe as probe_lib
+from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.evaluation.features import encoders, networks
 from cxr_diffusion_jax.evaluation.features import extractor as extractor_lib
 from cxr_diffusion_jax.evaluation.features.extractor import Extractor
-from cxr_diffusion_jax.preparation.data_settings import DataSettings
+from cxr_diffusion_jax.evaluation.judges import probe as probe_lib
 
 NAMES = ("probe", "rad_dino", "clip", "elixr_c", "inception", "densenet")
 AUTO = "auto"

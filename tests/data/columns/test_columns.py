@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import columns
+from cxr_diffusion_jax.data.columns import column as columns
 from tests.data.columns.toy_column import (
   IDS,
   SHAPE,

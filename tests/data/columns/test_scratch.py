@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import columns
+from cxr_diffusion_jax.data.columns import column as columns
 from cxr_diffusion_jax.data.columns import scratch as column_scratch
 from tests.data.columns.toy_column import VALUES, batches_of, check_rows, content, write
 
@@ -70,7 +70,7 @@ class _Os:
 CHILD = """
 import os, signal, sys
 import numpy as np
-from cxr_diffusion_jax.data import columns
+from cxr_diffusion_jax.data.columns import column as columns
 
 folder, kill_at = sys.argv[1], int(sys.argv[2])
 ids = {"train": np.array([f"{i:03d}" for i in range(40)])}

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from cxr_diffusion_jax.data import columns
+from cxr_diffusion_jax.data.columns import column as columns
 
 SHAPE = (4, 6)
 

@@ -13,7 +13,9 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import download, elixr, google_labels, layout, metadata
+from cxr_diffusion_jax.data.download import download
+from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 
 
 def write(path: pathlib.Path, content: bytes) -> pathlib.Path:

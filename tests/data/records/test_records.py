@@ -12,8 +12,9 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import images, layout, metadata, records
-from cxr_diffusion_jax.data.records import parts, plan
+from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data.records import parts, plan, records
+from cxr_diffusion_jax.data.sources.nih import layout, metadata
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ import os, signal, sys
 from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.records import parts
 from cxr_diffusion_jax.data.records import format as record_format
-from cxr_diffusion_jax.data import records
+from cxr_diffusion_jax.data.records import records
 from cxr_diffusion_jax.data.records import statistics
 root, folder, target, count = sys.argv[1:]
 parts.MAX_PART_ROWS = 3

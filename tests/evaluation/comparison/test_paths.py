@@ -7,8 +7,8 @@ import types as python_types
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import sampling
 from cxr_diffusion_jax.evaluation.comparison import paths
+from cxr_diffusion_jax.sampling import sample as sampling
 
 CONFIG = {
   "seed": 0,

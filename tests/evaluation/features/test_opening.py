@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import attribution, features, probe_fit
-from cxr_diffusion_jax.evaluation import probe as probe_lib
+from cxr_diffusion_jax.evaluation import features
 from cxr_diffusion_jax.evaluation.features import encoders
+from cxr_diffusion_jax.evaluation.judges import attribution, probe_fit
+from cxr_diffusion_jax.evaluation.judges import probe as probe_lib
 
 
 @pytest.fixture

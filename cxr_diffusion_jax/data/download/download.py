@@ -1,0 +1,219 @@
+"""Downloads what a dataset tree is made of, each through its own way, resumable.
+
+  nih                Kaggle's copy of ChestX-ray14, through kagglehub
+  elixr              ELIXR embeddings from the Hugging Face hub, through huggingface_hub
+  google-labels      Google's expert labels, plain HTTPS
+  google-nih-subset  2,737 images with ELIXR-B embeddings and labels, plain HTTPS, no
+                     account: a whole small tree
+
+Tokens come from the libraries' own places only (their login commands, files and
+environment variables).
+"""
+
+from collections.abc import Callable
+import os
+import pathlib
+import shutil
+import time
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data.download import fetch, google_subset
+
+_STORAGE = "https://storage.googleapis.com"
+_LABELS_URL = f"{_STORAGE}/gcs-public-data--healthcare-nih-chest-xray-labels"
+_SUBSET_URL = f"{_STORAGE}/healthai-us/encoded-data/nih/radiology/cxr"
+_LABELS_PAGE = (
+  "https://cloud.google.com/healthcare-api/docs/resources/public-datasets/nih-chest"
+)
+_LABEL_FILES = (
+  "four_findings_expert_labels/individual_readers.csv",
+  "four_findings_expert_labels/validation_labels.csv",
+  "four_findings_expert_labels/test_labels.csv",
+  "all_findings_expert_labels/test_individual_readers.csv",
+  "all_findings_expert_labels/test_labels.csv",
+)
+# Of the subset: the file's name, and where in the tree it goes.
+_SUBSET_FILES = (
+  ("cxr14_subset_labels.csv", "downloads/google-nih-subset"),
+  ("precomputed_text_embeddings.npz", "elixrb"),
+  ("precomputed_image_embeddings.npz", "elixrb"),
+  ("thumbnails_id_to_webp.npz", "downloads/google-nih-subset"),
+)
+_NIH_DATASET = "nih-chest-xrays/data"
+_ELIXR_REPOSITORY = "Yasintuncer/nih-cxr14-elixr"
+_ELIXR_PATTERNS = ("datasets.json", "elixrc/*", "elixrb/*")
+
+
+def download(
+  what: str,
+  root: str | os.PathLike,
+  *,
+  progress: types.Progress = types.no_progress,
+  base_url: str | None = None,
+  repo_id: str | None = None,
+  patterns: tuple[str, ...] = _ELIXR_PATTERNS,
+  sleep: Callable[[float], None] = time.sleep,
+) -> None:
+  """Downloads one part of a dataset tree; what is there already is not fetched again.
+
+  Args:
+    what: nih, elixr, google-labels or google-nih-subset.
+    root: the tree; made where it is missing.
+    progress: told during the work.
+    base_url: folder to take the plain files from, instead of Google's.
+    repo_id: dataset on the Hugging Face hub, or on Kaggle for nih, instead of the
+      usual one.
+    patterns: which files of the hub's dataset; all kinds are more than 90 GB.
+    sleep: pauses between tries.
+
+  Raises:
+    InputError: `what` is unknown, a library is missing, the server refuses, or what
+      came is damaged.
+  """
+  root = pathlib.Path(root)
+  sources = {
+    "nih": lambda: _nih(root, repo_id or _NIH_DATASET, progress),
+    "elixr": lambda: _elixr(root, repo_id or _ELIXR_REPOSITORY, patterns, progress),
+    "google-labels": lambda: _labels(root, base_url or _LABELS_URL, progress, sleep),
+    "google-nih-subset": lambda: _subset(
+      root, base_url or _SUBSET_URL, progress, sleep
+    ),
+  }
+  if what not in sources:
+    raise errors.InputError(
+      f"unknown download {what!r}", f"one of {', '.join(sorted(sources))}"
+    )
+  try:
+    root.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.InputError(
+      f"{root} cannot be made: {error.strerror}", "a folder that can be written"
+    ) from error
+  sources[what]()
+
+
+def _labels(
+  root: pathlib.Path,
+  base_url: str,
+  progress: types.Progress,
+  sleep: Callable[[float], None],
+) -> None:
+  """google-labels/, folders as Google has them."""
+  for name in _LABEL_FILES:
+    try:
+      fetch.fetch(
+        f"{base_url.rstrip('/')}/{name}",
+        root / "google-labels" / name,
+        progress=progress,
+        sleep=sleep,
+      )
+    except errors.InputError as error:
+      # The bucket has been seen to want its form filled in first.
+      raise errors.InputError(
+        f"{error}; or take the files from {_LABELS_PAGE} with a browser, to"
+        f" {root / 'google-labels'}"
+      ) from error
+
+
+def _subset(
+  root: pathlib.Path,
+  base_url: str,
+  progress: types.Progress,
+  sleep: Callable[[float], None],
+) -> None:
+  """Form F's files, and the tree that they make."""
+  for name, folder in _SUBSET_FILES:
+    fetch.fetch(
+      f"{base_url.rstrip('/')}/{name}",
+      root / folder / name,
+      progress=progress,
+      sleep=sleep,
+    )
+  raw = root / "downloads/google-nih-subset"
+  google_subset.unpack(
+    raw / "thumbnails_id_to_webp.npz",
+    raw / "cxr14_subset_labels.csv",
+    root,
+    progress=progress,
+  )
+
+
+def _elixr(
+  root: pathlib.Path,
+  repo_id: str,
+  patterns: tuple[str, ...],
+  progress: types.Progress,
+) -> None:
+  """A snapshot of a dataset on the hub; the library resumes and checks sizes itself."""
+  try:
+    import huggingface_hub
+  except ImportError as error:
+    raise errors.InputError(
+      "downloading elixr needs huggingface_hub, which is not installed",
+      fix="pip install huggingface_hub",
+    ) from error
+  progress(f"dataset {repo_id}", 0, 0)
+  try:
+    huggingface_hub.snapshot_download(
+      repo_id, repo_type="dataset", local_dir=root, allow_patterns=list(patterns)
+    )
+  # The hub's errors, HTTP ones included, derive from these two.
+  except (OSError, ValueError) as error:
+    raise errors.InputError(
+      f"{repo_id} could not be downloaded: {error}",
+      fix="check the network and the name; where it is gated, accept its terms on the"
+      " hub and run `hf auth login`; then run the same command again",
+    ) from error
+
+
+def _nih(root: pathlib.Path, dataset: str, progress: types.Progress) -> None:
+  """Kaggle's copy, which stays in kagglehub's cache: 45 GB are not copied again."""
+  try:
+    import kagglehub
+    from kagglehub import exceptions
+  except ImportError as error:
+    raise errors.InputError(
+      "downloading nih needs kagglehub, which is not installed",
+      fix="pip install kagglehub",
+    ) from error
+  progress(f"dataset {dataset}", 0, 0)
+  try:
+    # To its cache, as it cannot go on with an interrupted download elsewhere.
+    cache = pathlib.Path(kagglehub.dataset_download(dataset))
+  except (
+    OSError,
+    ValueError,
+    exceptions.BackendError,
+    exceptions.CredentialError,
+    exceptions.DataCorruptionError,
+    exceptions.NotFoundError,
+    exceptions.UnauthenticatedError,
+  ) as error:
+    raise errors.InputError(
+      f"{dataset} could not be downloaded: {error}",
+      fix="check the network, log in as kagglehub's manual says"
+      " (kagglehub.login() or ~/.kaggle/kaggle.json), then run the same command again",
+    ) from error
+  _link_nih(cache, root)
+
+
+def _link_nih(cache: pathlib.Path, root: pathlib.Path) -> None:
+  """original/images_* become links into the cache; CSVs and lists are copied."""
+  folders = sorted(path for path in cache.glob("images*") if path.is_dir())
+  if not folders:
+    raise errors.InputError(
+      f"{cache} has no folders images_001 to images_012", "Kaggle's NIH dataset"
+    )
+  original = root / "original"
+  original.mkdir(exist_ok=True)
+  for folder in folders:
+    link = original / folder.name
+    if link.is_symlink():
+      link.unlink()
+    if not link.exists():
+      link.symlink_to(folder.resolve(), target_is_directory=True)
+  for path in sorted([*cache.glob("*.csv"), *cache.glob("*.txt")]):
+    if not (root / path.name).exists():
+      part = root / f"{path.name}.part"
+      shutil.copyfile(path, part)
+      os.replace(part, root / path.name)

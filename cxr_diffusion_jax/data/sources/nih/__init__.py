@@ -1,0 +1,1 @@
+"""NIH ChestX-ray14, with Google's expert labels."""

@@ -1,0 +1,1 @@
+"""Frozen encoders of text and images, and the columns that they write."""

@@ -1,0 +1,1 @@
+"""ELIXR encoders of Google's CXR Foundation."""

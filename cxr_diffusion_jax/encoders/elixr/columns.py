@@ -1,0 +1,141 @@
+"""Columns of ELIXR embeddings: from the tree's own files, or from stand-ins.
+
+ELIXR files of any form (or a stand-in CLIP --> files of form A) --> column
+"""
+
+from collections.abc import Sequence
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.standin import tree as standin_tree
+
+
+def make(
+  settings: DataSettings,
+  records: records_lib.Records,
+  names: Sequence[str],
+  progress: types.Progress = types.no_progress,
+) -> None:
+  """Makes the columns of these kinds where they are missing or stale.
+
+  Args:
+    settings: of the data.
+    records: of the tree.
+    names: keys of `elixr.SHAPES`.
+    progress: told during long work.
+
+  Raises:
+    errors.InputError: an embedding file is not usable, or the tree has none.
+  """
+  ids = {split: records.ids(split) for split in records.num_rows}
+  wanted = columns_lib.ids_fingerprint(ids)
+  for name in names:
+    files = _find(settings, records, name, progress)
+    column = columns_lib.open_column(records.folder, name)
+    if columns_lib.is_fresh(column, wanted, files.fingerprint):
+      continue
+    columns_lib.write_column(
+      records.folder,
+      ids=ids,
+      name=name,
+      shape=files.shape,
+      encoder=files.encoder,
+      standin=files.standin,
+      fingerprint=files.fingerprint,
+      batches=files.batches,
+      missing=settings.missing,
+      progress=progress,
+    )
+
+
+def embed(
+  settings: DataSettings,
+  names: Sequence[str],
+  needs: conditioning.Needs,
+  encoder: encoder_lib.Encoder,
+  progress: types.Progress = types.no_progress,
+) -> tuple[str, ...]:
+  """Makes embedding files in the tree, as far as they are not there.
+
+  Args:
+    settings: of the data.
+    names: keys of `elixr.SHAPES`; 'elixr' stands for those that the path needs, or for
+      all where it needs none.
+    needs: of the path.
+    encoder: makes them.
+    progress: told during long work.
+
+  Returns:
+    The kinds that have become complete now.
+
+  Raises:
+    errors.InputError: an unknown name, or see `elixr_embed.embed`.
+  """
+  unknown = sorted(set(names) - {"elixr", *elixr.SHAPES})
+  if unknown:
+    raise errors.InputError(
+      f"--embed {unknown[0]}", f"elixr, or some of {', '.join(sorted(elixr.SHAPES))}"
+    )
+  kinds = [name for name in names if name != "elixr"]
+  if "elixr" in names:
+    kinds += [name for name in needs.columns if name in elixr.SHAPES] or elixr.SHAPES
+  prompts = None
+  if set(kinds) & set(encoder_lib.TEXT_COLUMNS):
+    records = records_lib.prepare_records(settings.record_settings(), progress=progress)
+    prompts = {
+      str(name): text
+      for split in records.num_rows
+      for name, text in zip(
+        records.ids(split),
+        record_prompts.of_split(settings, records, split),
+        strict=True,
+      )
+    }
+  return elixr_embed.embed(
+    settings.root,
+    list(dict.fromkeys(kinds)),
+    encoder,
+    prompts=prompts,
+    progress=progress,
+  )
+
+
+def _is_of_others(
+  settings: DataSettings, records: records_lib.Records, files: elixr.ElixrFiles
+) -> bool:
+  """Whether stand-ins were made from other prompts than the settings ask for."""
+  mark = standin_tree.prompts_mark(settings, records)
+  of_text = files.kind in encoder_lib.TEXT_COLUMNS and ", prompts " in files.encoder
+  return files.standin and of_text and mark not in files.encoder
+
+
+def _find(
+  settings: DataSettings,
+  records: records_lib.Records,
+  kind: str,
+  progress: types.Progress,
+) -> elixr.ElixrFiles:
+  files = elixr.find_elixr(settings.root, kind)
+  if files is None or files.standin:
+    # Those in a phantom tree may be of another size: this size's own go before them.
+    own = elixr.find_elixr(settings.standin_root, kind)
+    if settings.standin and (own is None or _is_of_others(settings, records, own)):
+      standin_tree.write_elixr(settings, records, [kind], progress)
+      own = elixr.find_elixr(settings.standin_root, kind)
+    files = own or files
+  if files is None:
+    raise errors.InputError(
+      f"no {kind} embeddings in {settings.root}",
+      "ELIXR files in one of the known forms, below elixrc/ or elixrb/",
+      "`python -m cxr_diffusion_jax.prepare --config CONFIG` with --download elixr, or"
+      " with --embed elixr where the models of google/cxr-foundation are, or with"
+      " --standin for stand-ins trained on this tree",
+    )
+  return files

@@ -1,0 +1,222 @@
+"""Runs a frozen encoder over the images of a tree and leaves ELIXR files of form A.
+
+  tree --threads--> images --encoder--> files of some hundred rows, hidden in the tree
+    --when a kind has all its rows--> ROOT/elixrc/, ROOT/elixrb/KIND/
+
+The next call goes on after the last hidden file, whatever ended this one. Images that
+are added to the tree later become further files.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import itertools
+import os
+import pathlib
+import shutil
+
+from absl import logging
+import h5py
+import numpy as np
+
+from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data.sources.nih import layout
+from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax.encoders.elixr import kind as elixr_kind
+from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+from cxr_diffusion_jax.encoders.elixr.kind import KindFiles
+
+# What a kill can cost, in images.
+_ROWS_PER_FILE = 512
+
+
+def embed(
+  settings_root: str | os.PathLike,
+  kinds: Sequence[str],
+  encoder: encoder_lib.Encoder,
+  *,
+  prompts: Mapping[str, str] | None = None,
+  batch_size: int = 16,
+  progress: types.Progress = types.no_progress,
+) -> tuple[str, ...]:
+  """Makes embeddings of a tree, in float32, as far as they are not there.
+
+  An interrupted call is gone on with by the next one. Images are read in the largest
+  size that the tree has.
+
+  Args:
+    settings_root: the tree.
+    kinds: keys of `elixr.SHAPES`.
+    encoder: makes them; takes images of any size.
+    prompts: stem -> text, for text kinds; images without a text are left out of these.
+    batch_size: images in memory at a time.
+    progress: told the number of images done.
+
+  Returns:
+    The kinds that have become complete now.
+
+  Raises:
+    InputError: no tree; an image that cannot be read; no texts; embeddings of another
+      source or of other texts are there; the disk is too small.
+  """
+  root = pathlib.Path(settings_root)
+  kinds = _check_kinds(kinds, encoder)
+  paths = _largest_files(layout.find_tree(root))
+  texts = _texts_of(paths, kinds, prompts)
+  work = [
+    elixr_kind.open_kind(
+      root, kind, encoder, texts if _is_text(kind) else dict.fromkeys(paths)
+    )
+    for kind in kinds
+  ]
+  done = len(paths) - len(frozenset().union(*(kind.missing for kind in work)))
+  with artifacts.disk_errors(root):
+    _check_disk(root, work)
+    for names, stems in _by_kinds(work).items():
+      group = [kind for kind in work if kind.name in names]
+      # Whole batches, so that files and batches end together.
+      rows_per_file = batch_size * max(1, _ROWS_PER_FILE // batch_size)
+      batches = _encode(encoder, names, stems, paths, texts, batch_size)
+      with contextlib.closing(batches):
+        for start in range(0, len(stems), rows_per_file):
+          chunk = stems[start : start + rows_per_file]
+          for count in _write_files(group, chunk, batches, encoder, texts):
+            done += count
+            progress("ELIXR embeddings", done, len(paths))
+    return tuple(kind.name for kind in work if elixr_kind.publish(kind))
+
+
+def _check_kinds(kinds: Sequence[str], encoder: encoder_lib.Encoder) -> tuple[str, ...]:
+  """The kinds in one order, each once; they must be some that the encoder makes."""
+  if not kinds or not encoder.whole_images:
+    raise ValueError(f"kinds {kinds}; the encoder must take images of any size")
+  for kind in kinds:
+    if encoder.shapes.get(kind) != elixr.SHAPES.get(kind, ()):
+      raise ValueError(f"{encoder.description} does not make {kind!r}")
+  return tuple(kind for kind in elixr.SHAPES if kind in kinds)
+
+
+def _is_text(kind: str) -> bool:
+  return kind in encoder_lib.TEXT_COLUMNS
+
+
+def _largest_files(tree: layout.Tree) -> dict[str, str]:
+  """Stem -> the file of that image with the most pixels."""
+  paths: dict[str, str] = {}
+  for size in sorted(tree.resized):
+    paths.update(tree.resized[size])
+  return {**paths, **tree.originals}
+
+
+def _texts_of(
+  paths: Mapping[str, str], kinds: Sequence[str], prompts: Mapping[str, str] | None
+) -> dict[str, str]:
+  """The texts of the tree's images; empty where no kind is made of texts."""
+  if not any(map(_is_text, kinds)):
+    return {}
+  texts = {stem: prompts[stem] for stem in paths if stem in (prompts or {})}
+  if not texts:
+    raise errors.InputError(
+      f"no texts for {', '.join(filter(_is_text, kinds))}",
+      "a text for each image",
+      "make them from findings, or give a CSV with a column `report`",
+    )
+  if len(texts) < len(paths):
+    logging.warning(
+      "%d of %d images have no text: their text embeddings are not made",
+      *(len(paths) - len(texts), len(paths)),
+    )
+  return texts
+
+
+def _check_disk(root: pathlib.Path, work: Sequence[KindFiles]) -> None:
+  needed = sum(len(kind.missing) * kind.row_bytes for kind in work)
+  free = shutil.disk_usage(root).free
+  if free < needed:
+    raise errors.InputError(
+      f"{root} has {free / 1e9:.1f} GB of free disk",
+      f"{needed / 1e9:.1f} GB for {', '.join(kind.name for kind in work)}",
+      "free disk, or ask for fewer kinds",
+    )
+
+
+def _by_kinds(work: Sequence[KindFiles]) -> dict[tuple[str, ...], list[str]]:
+  """The stems that lack the same kinds, together: each image is encoded once."""
+  groups: dict[tuple[str, ...], list[str]] = {}
+  for stem in sorted(frozenset().union(*(kind.missing for kind in work))):
+    lacking = tuple(kind.name for kind in work if stem in kind.missing)
+    groups.setdefault(lacking, []).append(stem)
+  return groups
+
+
+def _encode(
+  encoder: encoder_lib.Encoder,
+  kinds: Sequence[str],
+  stems: Sequence[str],
+  paths: Mapping[str, str],
+  texts: Mapping[str, str],
+  batch_size: int,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the values of each kind, batch by batch; images are read ahead."""
+  of_images = [kind for kind in kinds if not _is_text(kind)]
+  of_texts = [kind for kind in kinds if _is_text(kind)]
+  wanted = [paths[stem] for stem in stems] if of_images else []
+  with contextlib.closing(images.in_threads(images.read_grey, wanted)) as decoded:
+    for start in range(0, len(stems), batch_size):
+      part = stems[start : start + batch_size]
+      values: dict[str, np.ndarray] = {}
+      if of_images:
+        batch = list(itertools.islice(decoded, len(part)))
+        values |= encoder.encode_images(of_images, batch)
+      if of_texts:
+        values |= encoder.encode_text(of_texts, [texts[stem] for stem in part])
+      yield values
+
+
+def _write_files(
+  group: Sequence[KindFiles],
+  stems: Sequence[str],
+  batches: Iterator[dict[str, np.ndarray]],
+  encoder: encoder_lib.Encoder,
+  texts: Mapping[str, str],
+) -> Iterator[int]:
+  """Writes one file of `stems` for every kind, and yields how many rows as it goes.
+
+  The files appear in the hidden folder when they are whole and on the disk.
+  """
+  parts = {kind: kind.next_file().with_suffix(".h5.part") for kind in group}
+  with contextlib.ExitStack() as stack:
+    files = {}
+    for kind, part in parts.items():
+      part.parent.mkdir(parents=True, exist_ok=True)
+      origin = (encoder.description, encoder.standin, "float32")
+      file = elixr_writer.create_file(part, [kind.name], len(stems), *origin)
+      files[kind] = stack.enter_context(file)
+    start = 0
+    while start < len(stems):
+      values = next(batches)
+      count = len(next(iter(values.values())))
+      rows = stems[start : start + count]
+      for kind, file in files.items():
+        _write_rows(file, kind, start, rows, values[kind.name], texts)
+      start += count
+      yield count
+  for part in parts.values():
+    with open(part, "rb") as file:
+      os.fsync(file.fileno())
+    os.replace(part, part.with_suffix(""))
+
+
+def _write_rows(
+  file: h5py.File,
+  kind: KindFiles,
+  start: int,
+  stems: Sequence[str],
+  values: np.ndarray,
+  texts: Mapping[str, str],
+) -> None:
+  elixr_file.check_finite(kind.staging, np.array(stems), values)
+  kept = [texts[stem] for stem in stems] if _is_text(kind.name) else None
+  elixr_writer.write_rows(file, start, stems, {kind.name: values}, kept)

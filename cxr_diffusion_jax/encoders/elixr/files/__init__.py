@@ -1,0 +1,1 @@
+"""Readers and a writer of ELIXR embedding files."""

@@ -1,0 +1,208 @@
+"""Readers of ELIXR embeddings in every on-disk form that exists, streaming.
+
+find_elixr(root, kind) looks inside the files and says which form they have:
+
+  A  elixrc/*_<int>.h5, elixrb/{img_emb,txt_emb,contrastive}/*_<int>.h5: `Image Index`
+     beside `Embeddings` [n 1 8 8 1376] or a dataset named as the kind
+  B  `image_ids` beside `embeddings`
+  C  `embeddings` alone; the ids are the rows of NAME.parquet beside NAME_SUFFIX.h5
+  D  `image_ids` beside `elixrc_embedding`, in chunks
+  E  `Image Index` beside `embeddings`
+  F  npz: image id -> 4096 numbers, which are 32 x 128
+
+ElixrFiles.batches(wanted) then yields (stems [k], values [k *shape]) and never holds
+more than a block of rows. A row is known by the stem of its image's file name.
+Sources: the cards of the public datasets Yasintuncer/nih-cxr14-elixr and
+8bits-ai/nih-cxr14-elixr-*, and Google's CXR Foundation NIH subset.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
+from cxr_diffusion_jax.encoders.elixr.files import h5 as elixr_h5
+from cxr_diffusion_jax.encoders.elixr.files import npz as elixr_npz
+from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES
+
+# In the `encoder` of files that do not say which model made them.
+NAMELESS = "as found in form"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ElixrFiles:
+  """All files of one kind of embedding under one root.
+
+  Attributes:
+    kind: a key of `SHAPES`.
+    form: one letter, A to F.
+    files: in the natural order of their names.
+    encoder: what made the embeddings, for people to read.
+    standin: True when this project's stand-in encoder made them.
+    fingerprint: changes when a file's name, size or time of change does.
+  """
+
+  kind: str
+  form: str
+  files: tuple[elixr_file.ElixrFile, ...]
+  encoder: str
+  standin: bool
+  fingerprint: str
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of one row."""
+    return SHAPES[self.kind]
+
+  @property
+  def num_rows(self) -> int:
+    """Rows in all files, duplicates included."""
+    return sum(file.num_rows for file in self.files)
+
+  def batches(
+    self, wanted: np.ndarray | None = None
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Streams the rows.
+
+    Args:
+      wanted: stems [n]; rows of other images are left out, and blocks of a file
+        without any wanted row are never read. None means all rows.
+
+    Yields:
+      stems [k] '<U' and values [k *shape] as stored (float16, 32 or 64).
+
+    Raises:
+      InputError: a file is damaged, or a row has a value that is not finite.
+    """
+    for file in self.files:
+      read = elixr_npz.batches if file.form == "F" else elixr_h5.batches
+      for stems, values in read(file, wanted):
+        elixr_file.check_finite(file.path, stems, values)
+        yield stems, values
+
+
+def find_elixr(root: str | os.PathLike, kind: str) -> ElixrFiles | None:
+  """Finds the embeddings of one kind under a dataset tree.
+
+  Looked into are `elixrc/` or `elixrb/` with all their folders, and files in the root
+  itself that have `elixr` or `embedding` in their name. Real embeddings are taken
+  before stand-ins.
+
+  Args:
+    root: the tree.
+    kind: a key of `SHAPES`.
+
+  Returns:
+    The files, or None where there is none of this kind.
+
+  Raises:
+    InputError: a file is damaged, of the wrong shape or without a known key; ids and
+      rows differ in number; or two different sources hold this kind.
+  """
+  if kind not in SHAPES:
+    raise ValueError(f"unknown kind {kind!r}; known: {', '.join(sorted(SHAPES))}")
+  root = pathlib.Path(root)
+  groups: dict[tuple[bool, str, str], list[elixr_file.ElixrFile]] = {}
+  for path in _candidates(root, kind):
+    inspect = elixr_npz.inspect if path.suffix == ".npz" else elixr_h5.inspect
+    file = inspect(path, kind, _declared_kind(path, root) == kind)
+    if file is not None:
+      # Exports of form E are named for what they hold: two of them are two sources.
+      source = path.stem if file.form == "E" else ""
+      groups.setdefault((bool(file.standin), file.form, source), []).append(file)
+  real = [groups[key] for key in sorted(groups) if not key[0]]
+  if len(real) > 1:
+    raise errors.InputError(
+      f"two sources of {kind}: {real[0][0].path} and {real[1][0].path}",
+      "one",
+      "move one of them out of the tree",
+    )
+  if not groups:
+    return None
+  files = tuple(real[0] if real else next(iter(groups.values())))
+  standin, encoder = _origin(root, files)
+  return ElixrFiles(
+    kind=kind,
+    form=files[0].form,
+    files=files,
+    encoder=encoder,
+    standin=standin,
+    fingerprint=_fingerprint(root, kind, files),
+  )
+
+
+def _candidates(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
+  """Files that may hold `kind`, in natural order; those of other kinds left out."""
+  found = []
+  if root.is_dir():
+    found = [
+      path
+      for path in root.iterdir()
+      if re.search("elixr|embedding", path.name.lower()) and path.is_file()
+    ]
+  folder = root / ("elixrc" if kind == "elixrc" else "elixrb")
+  for parent, _, names in os.walk(folder, followlinks=True):
+    found.extend(pathlib.Path(parent, name) for name in names)
+  return sorted(
+    (
+      path
+      for path in found
+      if path.suffix in (".h5", ".hdf5", ".npz")
+      and not path.name.startswith(".")
+      and _declared_kind(path, root) in (None, kind)
+    ),
+    key=lambda path: [
+      part.zfill(12) if part.isdigit() else part
+      for part in re.split(r"(\d+)", str(path.relative_to(root)))
+    ],
+  )
+
+
+def _declared_kind(path: pathlib.Path, root: pathlib.Path) -> str | None:
+  """The kind that the nearest folder is named after."""
+  folders = reversed(path.relative_to(root).parts[:-1])
+  return next((folder for folder in folders if folder in SHAPES), None)
+
+
+def _origin(
+  root: pathlib.Path, files: tuple[elixr_file.ElixrFile, ...]
+) -> tuple[bool, str]:
+  """Whether stand-ins, and what made them: by the files, else by datasets.json."""
+  standin = any(file.standin for file in files)
+  encoder = next((file.encoder for file in files if file.encoder), "")
+  about = root / "datasets.json"
+  if files[0].form == "A" and about.is_file():
+    try:
+      told = json.loads(about.read_text(encoding="utf-8"))
+    except ValueError as error:
+      raise errors.InputError(
+        f"{about} is not JSON: {error}", fix="download it again or remove it"
+      ) from error
+    # Where the files it tells of say it themselves, silent files are not those.
+    silent = all(file.standin is None for file in files)
+    if isinstance(told, dict) and silent and not told.get("said_in_files", False):
+      standin, encoder = bool(told.get("standin")), str(told.get("encoder", ""))
+  if not encoder:
+    model = "elixr-c-v2-pooled" if files[0].kind == "elixrc" else "pax-elixr-b-text"
+    encoder = f"google/cxr-foundation {model}, {NAMELESS} {files[0].form}"
+  return standin, encoder
+
+
+def _fingerprint(
+  root: pathlib.Path, kind: str, files: tuple[elixr_file.ElixrFile, ...]
+) -> str:
+  """A hash of the kind and of every file's name, size and time of change."""
+  paths = [file.path for file in files]
+  paths.extend(sorted({file.ids_path for file in files if file.ids_path}))
+  facts: list = [kind]
+  for path in paths:
+    status = path.stat()
+    facts.append([str(path.relative_to(root)), status.st_size, status.st_mtime_ns])
+  return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,0 +1,156 @@
+"""One kind of embedding in a tree: what is there, what is unfinished, what is missing.
+
+  ROOT/.elixr-embed/KIND/KIND_<i>.h5 (unfinished) --publish--> ROOT/elixrc/
+                                                            or ROOT/elixrb/KIND/
+
+Every file says what made it. Embeddings of another source are never touched; stand-ins
+make room. Every kind has a folder of its own, where the published form A has one for
+three: so each can be made by itself.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+
+_STAGING = ".elixr-embed"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KindFiles:
+  """One kind of embedding in the tree, and how far it is.
+
+  Attributes:
+    name: a key of `elixr.SHAPES`.
+    folder: where its files will be.
+    staging: where they are collected.
+    outdated: stand-ins in `folder` that these files replace.
+    missing: stems that are still to be encoded.
+  """
+
+  name: str
+  folder: pathlib.Path
+  staging: pathlib.Path
+  outdated: tuple[pathlib.Path, ...]
+  missing: frozenset[str]
+
+  @property
+  def row_bytes(self) -> int:
+    return 4 * int(np.prod(elixr.SHAPES[self.name]))
+
+  def next_file(self) -> pathlib.Path:
+    """A path in `staging` whose number neither folder has."""
+    there = [*_h5_files(self.folder), *_h5_files(self.staging)]
+    numbers = (path.stem.rpartition("_")[2] for path in there)
+    last = max((int(number) for number in numbers if number.isdigit()), default=0)
+    return self.staging / f"{self.folder.name}_{last + 1}.h5"
+
+
+def open_kind(
+  root: pathlib.Path,
+  name: str,
+  encoder: encoder_lib.Encoder,
+  wanted: Mapping[str, str | None],
+) -> KindFiles:
+  """Looks what there is of a kind, in the tree and unfinished.
+
+  Args:
+    root: the tree.
+    name: of the kind.
+    encoder: that is to make it.
+    wanted: stems, each with its text where the kind is made of texts.
+
+  Raises:
+    InputError: there is something of another source.
+  """
+  folder = root / (name if name == "elixrc" else f"elixrb/{name}")
+  staging = root / _STAGING / name
+  for part in staging.glob("*.part"):
+    part.unlink()
+  origin = (encoder.description, encoder.standin)
+  for path in _h5_files(staging):
+    if elixr_writer.read_origin(path) != origin:
+      raise errors.InputError(
+        f"{staging} has unfinished embeddings of {elixr_writer.read_origin(path)[0]}",
+        f"those of {encoder.description}",
+        f"finish with that encoder, or remove {staging}",
+      )
+  published, outdated = _published(root, folder, name, encoder)
+  done: dict[str, str | None] = {}
+  for path in (*published, *_h5_files(staging)):
+    done |= elixr_writer.read_texts(path)
+  # Files that keep no text are taken at their word: they name the same encoder.
+  other = [stem for stem in wanted if done.get(stem) not in (None, wanted[stem])]
+  if other:
+    raise errors.InputError(
+      f"{name} embeddings of other texts for {len(other)} images, such as {other[0]}:"
+      f" {done[other[0]]!r}",
+      f"{wanted[other[0]]!r}",
+      f"remove {folder if published else staging} to make them again",
+    )
+  return KindFiles(
+    name=name,
+    folder=folder,
+    staging=staging,
+    outdated=outdated,
+    missing=frozenset(set(wanted) - set(done)),
+  )
+
+
+def publish(kind: KindFiles) -> bool:
+  """Moves a complete kind to its place; False where nothing is new."""
+  files = _h5_files(kind.staging)
+  if not files:
+    return False
+  for path in kind.outdated:
+    path.unlink()
+  kind.folder.parent.mkdir(parents=True, exist_ok=True)
+  if kind.folder.exists():
+    for path in files:
+      os.replace(path, kind.folder / path.name)
+    kind.staging.rmdir()
+  else:
+    os.replace(kind.staging, kind.folder)
+  # Other kinds may be unfinished there.
+  if not any(kind.staging.parent.iterdir()):
+    kind.staging.parent.rmdir()
+  return True
+
+
+def _published(
+  root: pathlib.Path, folder: pathlib.Path, name: str, encoder: encoder_lib.Encoder
+) -> tuple[tuple[pathlib.Path, ...], tuple[pathlib.Path, ...]]:
+  """The files of a kind in the tree: those of this encoder, and stand-ins to replace.
+
+  Raises:
+    InputError: there are others.
+  """
+  found = elixr.find_elixr(root, name)
+  if found is None:
+    return (), ()
+  paths = tuple(file.path for file in found.files)
+  if all(
+    (file.encoder, file.standin) == (encoder.description, encoder.standin)
+    for file in found.files
+  ):
+    return paths, ()
+  here = tuple(path for path in paths if path.parent == folder)
+  # Real embeddings are found before stand-ins elsewhere; two stand-ins would mix.
+  if found.standin and (here == paths or not encoder.standin):
+    return (), here
+  raise errors.InputError(
+    f"{name} embeddings of {found.encoder} in {paths[0].parent}",
+    f"none, or those of {encoder.description}",
+    "move them out of the tree, or go on with what is there",
+  )
+
+
+def _h5_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(folder.glob("*.h5"))

@@ -1,0 +1,197 @@
+"""Runs ELIXR itself, as Google published it: images and texts to all six embeddings.
+
+  image -> PNG in a tf.train.Example -> elixr-c-v2-pooled -> elixrc [8 8 1376]
+  elixrc, ids = paddings = 0         -> pax-elixr-b-text  -> img_emb, *contrastive_img*
+  ids and paddings of a text, image_feature = 0 -> pax-elixr-b-text -> *txt_emb
+
+Both are TensorFlow SavedModels of https://huggingface.co/google/cxr-foundation; what
+goes into them is made as that project's serving code makes it. Xu et al., ELIXR,
+2308.01317. TensorFlow, the models and the tokenizer are loaded when first needed:
+images ask for no tokenizer and texts for no ELIXR-C.
+
+Outputs are handed on as they come. `txt_emb` has numbers at padding too: the published
+files do, and a column must not depend on who made it.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import os
+import pathlib
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from absl import logging
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.base import TEXT_COLUMNS
+from cxr_diffusion_jax.encoders.elixr import inputs as elixr_inputs
+from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
+from cxr_diffusion_jax.encoders.elixr.saved_model import IMAGE_MODEL, TEXT_MODEL
+
+if TYPE_CHECKING:
+  import tokenizers
+
+TOKENIZER = "google-bert/bert-base-uncased"
+
+SHAPES = MappingProxyType(
+  {
+    "elixrc": (8, 8, 1376),
+    "img_emb": (32, 768),
+    "txt_emb": (128, 768),
+    "all_contrastive_img_emb": (32, 128),
+    "contrastive_img_emb": (128,),
+    "contrastive_txt_emb": (128,),
+  }
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ElixrModel:
+  """ELIXR as an `Encoder`; made by `load`.
+
+  Attributes:
+    folder: of the two SavedModels.
+    tokenizer: see `elixr_inputs.load_tokenizer`.
+    png_bits: 16 or 8, see `elixr_inputs.to_png`.
+    batch_size: images or texts that a model is given at a time.
+  """
+
+  folder: pathlib.Path
+  tokenizer: str = TOKENIZER
+  png_bits: int = 16
+  batch_size: int = 4
+
+  def __post_init__(self):
+    if self.png_bits not in (8, 16):
+      raise errors.InputError(f"png_bits={self.png_bits}", "8 or 16")
+    if self.batch_size < 1:
+      raise errors.InputError(f"batch_size={self.batch_size}", "1 or more")
+
+  @property
+  def standin(self) -> bool:
+    return False
+
+  @property
+  def whole_images(self) -> bool:
+    return True
+
+  @property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    return SHAPES
+
+  @functools.cached_property
+  def description(self) -> str:
+    models = [
+      f"{model} {elixr_saved_model.fingerprint(self.folder / model)}"
+      for model in (IMAGE_MODEL, TEXT_MODEL)
+      if elixr_saved_model.is_there(self.folder, model)
+    ]
+    return f"{elixr_saved_model.HUB_ID} {', '.join(models)}, {self.png_bits}-bit PNG"
+
+  def encode_text(
+    self, columns: Sequence[str], prompts: Sequence[str]
+  ) -> dict[str, np.ndarray]:
+    """Makes `txt_emb` and `contrastive_txt_emb`; see `Encoder`.
+
+    Raises:
+      InputError: the Q-Former or the vocabulary is missing, or is another one.
+    """
+    _check(columns, prompts, [kind for kind in SHAPES if kind in TEXT_COLUMNS])
+    ids, paddings, cut = elixr_inputs.tokenize(self._tokenizer, prompts)
+    if cut:
+      logging.warning(
+        "%d of %d texts are longer than ELIXR's 128 tokens; cut off the first: %r",
+        *(len(cut), len(prompts), cut[0]),
+      )
+
+    def encode(rows: np.ndarray) -> Mapping[str, np.ndarray]:
+      nothing = np.zeros((len(rows), *SHAPES["elixrc"]), np.float32)
+      return self._q_former_fn(
+        image_feature=nothing, ids=ids[rows], paddings=paddings[rows]
+      )
+
+    return elixr_saved_model.in_batches(
+      encode, columns, len(prompts), min(self.batch_size, len(prompts))
+    )
+
+  def encode_images(
+    self, columns: Sequence[str], images: Sequence[np.ndarray]
+  ) -> dict[str, np.ndarray]:
+    """Makes the image kinds; see `Encoder`.
+
+    Raises:
+      InputError: a model is missing, or is another one.
+    """
+    _check(columns, images, [kind for kind in SHAPES if kind not in TEXT_COLUMNS])
+
+    def encode(rows: np.ndarray) -> Mapping[str, np.ndarray]:
+      pngs = [elixr_inputs.to_png(images[row], self.png_bits) for row in rows]
+      examples = [elixr_saved_model.to_example(png) for png in pngs]
+      maps = self._elixr_c_fn(input_example=np.array(examples, object))
+      made = {"elixrc": maps["feature_maps_0"]}
+      if set(columns) != {"elixrc"}:
+        nothing = np.zeros((len(examples), 1, elixr_inputs.NUM_IDS), np.float32)
+        made |= self._q_former_fn(
+          image_feature=made["elixrc"], ids=nothing.astype(np.int32), paddings=nothing
+        )
+      return made
+
+    return elixr_saved_model.in_batches(
+      encode, columns, len(images), min(self.batch_size, len(images))
+    )
+
+  @functools.cached_property
+  def _tokenizer(self) -> "tokenizers.Tokenizer":
+    return elixr_inputs.load_tokenizer(self.tokenizer)
+
+  @functools.cached_property
+  def _elixr_c_fn(self) -> elixr_saved_model.ModelFn:
+    path = elixr_saved_model.find(self.folder, IMAGE_MODEL)
+    return elixr_saved_model.load_model(
+      path, ("input_example",), {"feature_maps_0": SHAPES["elixrc"]}
+    )
+
+  @functools.cached_property
+  def _q_former_fn(self) -> elixr_saved_model.ModelFn:
+    path = elixr_saved_model.find(self.folder, TEXT_MODEL)
+    outputs = {kind: shape for kind, shape in SHAPES.items() if kind != "elixrc"}
+    return elixr_saved_model.load_model(
+      path, ("image_feature", "ids", "paddings"), outputs
+    )
+
+
+def load(
+  folder_or_hub_id: str | os.PathLike = elixr_saved_model.HUB_ID,
+  tokenizer: str | os.PathLike = "",
+  *,
+  png_bits: int = 16,
+  batch_size: int = 4,
+) -> ElixrModel:
+  """Finds the models, downloading them where an id on the hub is given.
+
+  Args:
+    folder_or_hub_id: a folder that holds `elixr-c-v2-pooled`, `pax-elixr-b-text` or
+      both, or an id such as `google/cxr-foundation`.
+    tokenizer: vocab.txt of BERT-uncased, or a folder that has it, or an id; by
+      default the one beside the models, else `TOKENIZER`.
+    png_bits: 16 or 8, see `elixr_inputs.to_png`.
+    batch_size: images or texts that a model is given at a time: memory.
+
+  Raises:
+    InputError: neither model is there, or the hub does not give them.
+  """
+  folder = elixr_saved_model.resolve(folder_or_hub_id)
+  beside = folder / "vocab.txt"
+  return ElixrModel(
+    folder=folder,
+    tokenizer=os.fspath(tokenizer or (beside if beside.is_file() else TOKENIZER)),
+    png_bits=png_bits,
+    batch_size=batch_size,
+  )
+
+
+def _check(columns: Sequence[str], inputs: Sequence, known: Sequence[str]) -> None:
+  if not columns or set(columns) - set(known) or not len(inputs):
+    raise ValueError(f"{columns} of {len(inputs)} inputs; makes {known} of 1 or more")

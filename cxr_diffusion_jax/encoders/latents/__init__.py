@@ -1,0 +1,1 @@
+"""Latent columns of autoencoders."""

@@ -1,0 +1,1 @@
+"""Stand-in encoders, trained on the user's own images."""

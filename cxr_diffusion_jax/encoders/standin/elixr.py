@@ -1,0 +1,239 @@
+"""Writes stand-ins of ELIXR embeddings in the published shapes and files, from a CLIP.
+
+With u the lift to a wider space (`lift`), and CLIP's own projection to the shared one:
+
+  elixrc                   [8 8 1376]  u(patch states)
+  img_emb                  [32 768]    u(patch states pooled over 32 regions)
+  all_contrastive_img_emb  [32 128]    the same pools in the shared space, length 1
+  contrastive_img_emb      [128]       the class token in the shared space, length 1
+  txt_emb                  [128 768]   u(text states), zeros after the end of the text
+  contrastive_txt_emb      [128]       the text in the shared space, length 1
+
+The image kinds are functions of the image alone, the text kinds of the text alone, as
+ELIXR's are (Xu et al., 2308.01317). `max over 32 of cos(all_contrastive, text)` scores
+an image against a text, as there, because the stand-in was trained on that score.
+"""
+
+from collections.abc import Iterator, Sequence
+import functools
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.encoders import regions
+from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+
+CONTRASTIVE = ("all_contrastive_img_emb", "contrastive_img_emb", "contrastive_txt_emb")
+TEXT = ("txt_emb", "contrastive_txt_emb")
+
+
+def write_standin_elixr(
+  clip_folder: str | os.PathLike,
+  ids: Sequence[str],
+  images: Sequence[np.ndarray],
+  prompts: Sequence[str],
+  root: str | os.PathLike,
+  kinds: Sequence[str] = ("elixrc",),
+  *,
+  mark: str = "",
+  batch_size: int = 64,
+  progress: types.Progress = types.no_progress,
+) -> tuple[str, ...]:
+  """Encodes images and prompts and writes them under a tree in form A, in float16.
+
+  Kinds that are there from the same model and inputs are left alone; others appear
+  whole or not at all. The three contrastive kinds share files: one brings all.
+
+  Args:
+    clip_folder: a CLIP with a grid of 8x8 patches, such as `train_standin` makes.
+    ids: n stems of image files, no two equal.
+    images: n grey images, `images[i]` uint8 [h w 1], all of one size.
+    prompts: n texts; may be empty when no kind needs text.
+    root: the dataset tree.
+    kinds: keys of `elixr.SHAPES`.
+    mark: added to the encoder's name in the files, for whoever looks for them.
+    batch_size: images in memory at a time.
+    progress: told the number of images written.
+
+  Returns:
+    The kinds that were written now.
+
+  Raises:
+    errors.InputError: CLIP or rows do not fit, or published embeddings are in the way.
+  """
+  kinds = _expand(kinds)
+  _check_rows(kinds, ids, images, prompts)
+  model = clip_model.load(clip_folder)
+  check_fits(model)
+  encoder = f"{clip_model.describe(model)}, {_origin(ids, images, prompts)}{mark}"
+  missing = tuple(kind for kind in kinds if not _is_written(root, kind, encoder))
+  if missing:
+    elixr_writer.write_form_a(
+      root,
+      kinds=missing,
+      num_rows=len(ids),
+      batches=_batches(model, ids, images, prompts, missing, batch_size),
+      encoder=encoder,
+      standin=True,
+      dtype="float16",
+      progress=progress,
+    )
+  return missing
+
+
+def check_fits(model: clip_model.ClipModel) -> None:
+  """Raises InputError unless a CLIP can stand in for ELIXR."""
+  image, text = model.config.vision_config, model.config.text_config
+  shared = model.config.projection_dim
+  widest = max(image.hidden_size, text.hidden_size)
+  if model.grid != 8 or widest > 768 or shared > 128 or model.max_tokens > 128:
+    raise errors.InputError(
+      f"{model.name}: {model.grid}x{model.grid} patches, width {widest}, shared space"
+      f" {shared}, {model.max_tokens} tokens",
+      "8x8 patches, width <= 768, shared space <= 128, <= 128 tokens",
+      "use the folder that `prepare --standin` makes",
+    )
+
+
+def lift(states: np.ndarray, width: int) -> np.ndarray:
+  """Embeds states isometrically, up to one scale, in a wider space.
+
+  lifted = states @ Q * sqrt(width / d), with Q from `lift_basis`. Numbers of mean
+  square 1 stay so, and lifted @ Q.T * sqrt(d / width) gives the states back.
+
+  Args:
+    states: [... d].
+    width: at least d.
+
+  Returns:
+    [... width] float32.
+  """
+  depth = states.shape[-1]
+  rows = np.asarray(states, np.float32).reshape(-1, depth)
+  lifted = rows @ (lift_basis(depth, width) * np.float32(np.sqrt(width / depth)))
+  return lifted.reshape(*states.shape[:-1], width)
+
+
+@functools.cache
+def lift_basis(depth: int, width: int) -> np.ndarray:
+  """Returns the fixed orthonormal rows Q [depth width] that `lift` uses, float32.
+
+  They are the Q factor of standard normal draws [width depth] of numpy's
+  default_rng(1376 + width), signed so that the triangular factor's diagonal is
+  positive: which sign comes out of LAPACK is otherwise its own affair.
+  """
+  draws = np.random.default_rng(1376 + width).standard_normal((width, depth))
+  basis, triangle = np.linalg.qr(draws)
+  return (basis * np.sign(np.diag(triangle))).T.astype(np.float32)
+
+
+def image_kinds(
+  model: clip_model.ClipModel, images: np.ndarray, kinds: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Makes the image kinds among `kinds`.
+
+  Args:
+    model: fits, see `check_fits`.
+    images: [n h w 1] uint8.
+    kinds: keys of `elixr.SHAPES`; text kinds are left out.
+
+  Returns:
+    Each kind's values [n *shape] float32.
+  """
+  tokens, whole = clip_model.encode_images(model, images, batch_size=len(images))
+  states = np.asarray(regions.patch_states(tokens))
+  pooled = np.einsum("rp,npd->nrd", regions.region_weights(model.grid), states)
+  grid = states.reshape(len(images), model.grid, model.grid, -1)
+  make = {
+    "elixrc": lambda: lift(grid, 1376),
+    "img_emb": lambda: lift(pooled, 768),
+    "all_contrastive_img_emb": lambda: _shared(
+      np.asarray(model.project_fn(model.params, pooled))
+    ),
+    "contrastive_img_emb": lambda: _shared(whole),
+  }
+  return {kind: make[kind]() for kind in kinds if kind in make}
+
+
+def text_kinds(
+  model: clip_model.ClipModel, prompts: Sequence[str], kinds: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Makes the text kinds among `kinds`, each [n *shape] float32."""
+  if not any(kind in TEXT for kind in kinds):
+    return {}
+  tokens, mask, embedding = clip_model.encode_text(
+    model, prompts, batch_size=len(prompts)
+  )
+  centred = tokens - tokens.mean(axis=-1, keepdims=True)
+  states = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
+  lifted = lift(states * mask[..., None], 768)
+  room = ((0, 0), (0, 128 - model.max_tokens), (0, 0))
+  made = {"txt_emb": np.pad(lifted, room), "contrastive_txt_emb": _shared(embedding)}
+  return {kind: made[kind] for kind in kinds if kind in made}
+
+
+def _shared(vectors: np.ndarray) -> np.ndarray:
+  """Scales to length 1 in 128 dimensions; cosines are those of CLIP's own space."""
+  wide = lift(vectors, 128) if vectors.shape[-1] < 128 else vectors
+  return wide / (np.linalg.norm(wide, axis=-1, keepdims=True) + 1e-6)
+
+
+def _batches(
+  model: clip_model.ClipModel,
+  ids: Sequence[str],
+  images: Sequence[np.ndarray],
+  prompts: Sequence[str],
+  kinds: Sequence[str],
+  batch_size: int,
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+  """Yields (stems [k], values of each kind)."""
+  for start in range(0, len(ids), batch_size):
+    rows = range(start, min(start + batch_size, len(ids)))
+    values = text_kinds(model, [prompts[i] for i in rows], kinds) if prompts else {}
+    values |= image_kinds(model, np.stack([images[i] for i in rows]), kinds)
+    # Narrowed here: HDF5's own conversion is ten times slower.
+    halves = {kind: value.astype(np.float16) for kind, value in values.items()}
+    yield np.asarray([ids[i] for i in rows], np.str_), halves
+
+
+def _check_rows(
+  kinds: Sequence[str],
+  ids: Sequence[str],
+  images: Sequence[np.ndarray],
+  prompts: Sequence[str],
+) -> None:
+  """Raises InputError unless there is one image, and one prompt if needed, an id."""
+  if len(ids) != len(images) or (set(kinds) & set(TEXT) and len(ids) != len(prompts)):
+    raise errors.InputError(
+      f"{len(ids)} ids, {len(images)} images, {len(prompts)} prompts", "as many of each"
+    )
+
+
+def _expand(kinds: Sequence[str]) -> tuple[str, ...]:
+  """Sorts kinds, with all of the contrastive ones when one is asked for."""
+  unknown = sorted(set(kinds) - set(elixr.SHAPES))
+  if unknown or not kinds:
+    raise ValueError(f"kinds {unknown or 'none'}; known: {sorted(elixr.SHAPES)}")
+  wanted = set(kinds)
+  return tuple(sorted(wanted | set(CONTRASTIVE if wanted & set(CONTRASTIVE) else ())))
+
+
+def _is_written(root: str | os.PathLike, kind: str, encoder: str) -> bool:
+  """Says whether this very encoder's embeddings of this kind are under the tree."""
+  found = elixr.find_elixr(root, kind)
+  return found is not None and found.standin and found.encoder == encoder
+
+
+def _origin(
+  ids: Sequence[str], images: Sequence[np.ndarray], prompts: Sequence[str]
+) -> str:
+  """Says what was encoded: a hash of all ids and prompts, and of 16 images."""
+  digest = hashlib.sha256(json.dumps([list(map(str, ids)), list(prompts)]).encode())
+  for i in np.unique(np.linspace(0, len(ids) - 1, 16).astype(int)):
+    digest.update(np.ascontiguousarray(images[int(i)]).tobytes())
+  return f"lifted to ELIXR's shapes, inputs {digest.hexdigest()[:12]}"

@@ -1,0 +1,251 @@
+"""Trains the stand-in CLIP on a tree's own training images and prompts.
+
+  prompts -> tokenizer; images, prompts, findings -> steps of Adam on `standin_loss`
+  -> folder as `save_pretrained` writes it, with `standin.json`
+
+It is a stand-in: it makes every path of this project run where the published encoders
+are absent, and what is made with it says so. The number of steps is fixed, so that the
+same inputs give the same model on the same kind of machine.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
+from cxr_diffusion_jax.encoders.clip import small as clip_small
+from cxr_diffusion_jax.encoders.standin import loss as standin_loss
+
+MARKER = "standin.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+  """How a stand-in CLIP is trained.
+
+  Attributes:
+    sizes: of the model.
+    num_steps: updates; the result depends on nothing slower or faster.
+    batch_size: pairs in an update.
+    learning_rate: at its peak, after a tenth of the steps.
+    seed: of parameters, order and augmentation.
+    max_seconds: stop earlier when this much time has passed, 0 for never. Such a model
+      depends on the machine's speed, and its marker tells the steps it got.
+  """
+
+  sizes: clip_small.SmallClip = dataclasses.field(default_factory=clip_small.SmallClip)
+  num_steps: int = 800
+  batch_size: int = 32
+  learning_rate: float = 1e-3
+  seed: int = 0
+  max_seconds: float = 0.0
+
+
+def train_standin(
+  images: Sequence[np.ndarray],
+  prompts: Sequence[str],
+  findings: np.ndarray,
+  folder: pathlib.Path,
+  *,
+  settings: TrainSettings,
+  progress: types.Progress = types.no_progress,
+) -> pathlib.Path:
+  """Trains a small CLIP and saves it, unless the folder holds this very one already.
+
+  Args:
+    images: n grey training images, `images[i]` uint8 [h w 1], all of one size.
+    prompts: n texts, one an image.
+    findings: [n f] 0 or 1; equal rows count as the same content in the contrast.
+    folder: receives what `save_pretrained` writes, and `standin.json` with the
+      settings, a fingerprint of the inputs and the losses on the way.
+    settings: sizes, steps, seed.
+    progress: told each step, with the loss in its label.
+
+  Returns:
+    The folder.
+
+  Raises:
+    errors.InputError: fewer than two images, or numbers of rows that differ.
+    FloatingPointError: the loss is not finite; nothing was saved.
+  """
+  if not (len(images) == len(prompts) == len(findings) >= 2):
+    raise errors.InputError(
+      f"{len(images)} images, {len(prompts)} prompts, {len(findings)} rows of findings",
+      "at least two training images, each with one prompt and one row",
+      "add images to the training split",
+    )
+  fingerprint = _fingerprint(images, prompts, findings, settings)
+  if read_marker(folder).get("fingerprint") == fingerprint:
+    return folder
+  start = time.monotonic()
+  model, losses = _train(images, list(prompts), findings, settings, progress)
+  marker = {
+    "standin": True,
+    "encoder": clip_model.describe(model),
+    "fingerprint": fingerprint,
+    "num_images": len(images),
+    "num_steps": len(losses),
+    "seconds": round(time.monotonic() - start, 1),
+    "settings": dataclasses.asdict(settings),
+    "losses": losses[:: max(1, len(losses) // 50)],
+  }
+  _save(model, marker, folder)
+  return folder
+
+
+def _save(
+  model: clip_model.ClipModel, marker: dict[str, Any], folder: pathlib.Path
+) -> None:
+  """Puts the folder in its place, whole, marker and all, or not at all."""
+  part = folder.with_name(f"{folder.name}.part")
+  shutil.rmtree(part, ignore_errors=True)
+  part.mkdir(parents=True)
+  clip_small.save(model, part)
+  (part / MARKER).write_text(json.dumps(marker, indent=2), encoding="utf-8")
+  shutil.rmtree(folder, ignore_errors=True)
+  part.rename(folder)
+
+
+def read_marker(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns what `standin.json` of a folder says, {} where there is none."""
+  path = folder / MARKER
+  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _train(
+  images: Sequence[np.ndarray],
+  prompts: list[str],
+  findings: np.ndarray,
+  settings: TrainSettings,
+  progress: types.Progress,
+) -> tuple[clip_model.ClipModel, list[dict[str, float]]]:
+  """Returns the trained model and the losses of each step."""
+  key = jax.random.key(settings.seed)
+  model, heads = _create(images, prompts, findings, settings)
+  encoded = model.tokenizer(
+    prompts, padding=True, truncation=True, max_length=model.max_tokens
+  )
+  ids = np.asarray(encoded["input_ids"], np.int32)
+  tx = _optimizer(settings)
+  params = {"clip": model.params, "heads": heads}
+  opt_state = tx.init(params)
+  step_fn = jax.jit(functools.partial(_update, model, tx), donate_argnums=(1, 2))
+  start, losses = time.monotonic(), []
+  for step, rows in enumerate(_rows(len(images), settings)):
+    batch = {
+      "image": clip_pixels.fit(np.stack([images[i] for i in rows]), model.pixels),
+      "ids": ids[rows],
+      "findings": np.asarray(findings[rows], np.float32),
+    }
+    step_key = jax.random.fold_in(key, step)
+    params, opt_state, metrics = step_fn(step_key, params, opt_state, batch)
+    losses.append({name: float(value) for name, value in metrics.items()})
+    if not np.isfinite(losses[-1]["loss"]):
+      raise FloatingPointError(
+        f"loss of the stand-in CLIP at step {step}: {losses[-1]}"
+      )
+    label = f"stand-in CLIP, loss {losses[-1]['loss']:.3f}"
+    progress(label, step + 1, settings.num_steps)
+    if 0 < settings.max_seconds < time.monotonic() - start:
+      break
+  return dataclasses.replace(model, params=params["clip"]), losses
+
+
+def _create(
+  images: Sequence[np.ndarray],
+  prompts: list[str],
+  findings: np.ndarray,
+  settings: TrainSettings,
+) -> tuple[clip_model.ClipModel, types.Params]:
+  """Returns a CLIP with random parameters and its own tokenizer, and the heads."""
+  generator = np.random.default_rng(settings.seed)
+  model = clip_small.create(
+    generator,
+    sizes=settings.sizes,
+    tokenizer=clip_small.train_tokenizer(prompts, settings.sizes),
+    **_pixel_statistics(images),
+  )
+  return model, standin_loss.make_heads(generator, settings.sizes, findings)
+
+
+def _update(
+  model: clip_model.ClipModel,
+  tx: optax.GradientTransformation,
+  key: jax.Array,
+  params: types.Params,
+  opt_state: optax.OptState,
+  batch: types.Batch,
+) -> tuple[types.Params, optax.OptState, dict[str, jax.Array]]:
+  """Returns parameters and optimizer state after one update, and its losses."""
+  batch = dict(batch, image=standin_loss.augment(key, batch["image"]))
+  loss_fn = functools.partial(standin_loss.losses_of, model, batch=batch)
+  (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+  updates, opt_state = tx.update(grads, opt_state, params)
+  params = optax.apply_updates(params, updates)
+  # As in CLIP: a scale beyond 100 makes training unstable.
+  scale = params["clip"]["logit_scale"]
+  params["clip"]["logit_scale"] = jnp.minimum(scale, jnp.log(100.0))
+  return params, opt_state, metrics
+
+
+def _optimizer(settings: TrainSettings) -> optax.GradientTransformation:
+  """Adam with warmup and cosine decay, on one flat vector: it compiles sooner."""
+  rate = optax.warmup_cosine_decay_schedule(
+    0.0,
+    settings.learning_rate,
+    max(1, settings.num_steps // 10),
+    max(2, settings.num_steps),
+    end_value=0.01 * settings.learning_rate,
+  )
+  steps = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.98))
+  return optax.flatten(steps)
+
+
+def _rows(count: int, settings: TrainSettings) -> Iterator[np.ndarray]:
+  """Yields the rows of each step's batch: whole shuffled passes, one after another."""
+  generator = np.random.default_rng(settings.seed)
+  order = np.empty(0, np.int64)
+  for _ in range(settings.num_steps):
+    while len(order) < settings.batch_size:
+      order = np.concatenate([order, generator.permutation(count)])
+    yield order[: settings.batch_size]
+    order = order[settings.batch_size :]
+
+
+def _sample(images: Sequence[np.ndarray], count: int) -> np.ndarray:
+  """Stacks at most `count` evenly spaced images."""
+  rows = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
+  return np.stack([np.asarray(images[i]) for i in rows])
+
+
+def _pixel_statistics(images: Sequence[np.ndarray]) -> dict[str, float]:
+  """Mean and standard deviation of the pixels of at most 512 images, in [0, 1]."""
+  pixels = _sample(images, 512) / 255.0
+  return {"pixel_mean": float(pixels.mean()), "pixel_std": float(pixels.std() + 1e-3)}
+
+
+def _fingerprint(
+  images: Sequence[np.ndarray],
+  prompts: Sequence[str],
+  findings: np.ndarray,
+  settings: TrainSettings,
+) -> str:
+  """Tells inputs apart: all prompts and findings, 64 of the images, the settings."""
+  digest = hashlib.sha256(repr(settings).encode())
+  digest.update(json.dumps([len(images), *prompts]).encode())
+  digest.update(np.ascontiguousarray(findings, np.uint8).tobytes())
+  digest.update(_sample(images, 64).tobytes())
+  return digest.hexdigest()[:16]

@@ -1,0 +1,104 @@
+"""Stand-in encoders of a tree: trained on its training split, applied to all of it.
+
+records(train) --> stand-in CLIP --> ELIXR files of form A for every image
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cxr_diffusion_jax import types
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
+from cxr_diffusion_jax.encoders.standin import training as standin
+
+
+def train_clip(
+  settings: DataSettings,
+  records: records_lib.Records,
+  progress: types.Progress = types.no_progress,
+) -> None:
+  """Trains a CLIP on the training split, unless it stands in its folder already.
+
+  Args:
+    settings: of the data.
+    records: of the tree; the encoder sees their training split alone.
+    progress: told during long work.
+  """
+  standin.train_standin(
+    Images(records, "train"),
+    record_prompts.of_split(settings, records, "train"),
+    records.fields("train")["findings"],
+    settings.standin_clip,
+    settings=standin.TrainSettings(num_steps=settings.standin_steps),
+    progress=progress,
+  )
+
+
+def write_elixr(
+  settings: DataSettings,
+  records: records_lib.Records,
+  kinds: Sequence[str],
+  progress: types.Progress = types.no_progress,
+) -> None:
+  """Trains the CLIP if need be, and writes its embeddings below `standin_root`.
+
+  Args:
+    settings: of the data.
+    records: of the tree.
+    kinds: of embeddings, names of `elixr.SHAPES`.
+    progress: told during long work.
+  """
+  train_clip(settings, records, progress)
+  filled = [split for split, n in records.num_rows.items() if n]
+  standin_elixr.write_standin_elixr(
+    settings.standin_clip,
+    ids=np.concatenate([records.ids(split) for split in filled]),
+    images=Chain([Images(records, split) for split in filled]),
+    prompts=[
+      text
+      for split in filled
+      for text in record_prompts.of_split(settings, records, split)
+    ],
+    root=settings.standin_root,
+    kinds=kinds,
+    mark=prompts_mark(settings, records),
+    progress=progress,
+  )
+
+
+def prompts_mark(settings: DataSettings, records: records_lib.Records) -> str:
+  """What the stand-in files of these prompts have in their encoder's name."""
+  return f", prompts {record_prompts.fingerprint(settings, records)[:8]}"
+
+
+class Images(Sequence):
+  """The images of a split: [i] -> uint8 [h w 1]."""
+
+  def __init__(self, records: records_lib.Records, split: str):
+    self._source = records_lib.RecordSource(records, split)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, row: int) -> np.ndarray:
+    return self._source[row]["image"]
+
+
+class Chain(Sequence):
+  """Several sequences, one after the other."""
+
+  def __init__(self, parts: Sequence[Sequence[np.ndarray]]):
+    self._parts = parts
+    self._starts = np.cumsum([0, *map(len, parts)])
+
+  def __len__(self) -> int:
+    return int(self._starts[-1])
+
+  def __getitem__(self, row: int) -> np.ndarray:
+    if not 0 <= row < len(self):
+      raise IndexError(f"row {row} of {len(self)}")
+    part = int(np.searchsorted(self._starts, row, side="right")) - 1
+    return self._parts[part][row - int(self._starts[part])]

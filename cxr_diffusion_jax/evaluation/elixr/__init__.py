@@ -1,1 +1,0 @@
-"""ELIXR as a judge: by two sentences a finding, and by a classifier of embeddings."""

@@ -1,0 +1,1 @@
+"""ELIXR as a judge: zero-shot margins, and classifiers of its embeddings."""

@@ -1,0 +1,266 @@
+"""How much of the findings is in ELIXR's embeddings themselves: a linear classifier.
+
+  column(train) --`embedding_fit.train`--> a classifier of `TARGETS`
+  column(test) against NIH's labels        -> AUROC, average precision
+  column(rows with expert labels) against Google's experts -> the same
+
+No generated image is looked at: it is a check of what paths on embeddings rest on.
+Experts' images are those of validation, test and expert splits, which the classifier
+has not seen; of fractures NIH has no label to learn from.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from types import MappingProxyType
+
+import numpy as np
+
+from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.sources.nih import google_labels as google_labels_lib
+from cxr_diffusion_jax.evaluation.judges import adherence, adherence_table
+from cxr_diffusion_jax.evaluation.judges.elixr import classifier_fit as embedding_fit
+from cxr_diffusion_jax.evaluation.judges.elixr.classifier_fit import ClassifierSettings
+from cxr_diffusion_jax.evaluation.measurement import Measurement
+
+# Expert finding -> the NIH findings any of which stands for it in training: this
+# project's reading of Majkowska et al., Radiology 2019. The experts looked at the
+# images, NIH's labels come of the reports: the two draw different lines.
+UNIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+  {
+    "Airspace opacity": (
+      "Atelectasis",
+      "Consolidation",
+      "Edema",
+      "Infiltration",
+      "Pneumonia",
+    ),
+    "Nodule or mass": ("Mass", "Nodule"),
+    "Abnormal": labels_lib.FINDINGS,
+  }
+)
+
+TARGETS = (*labels_lib.FINDINGS, *UNIONS)
+
+METRICS = ("auroc", "average_precision")
+
+# Of `splits.SPLITS`, those that nothing is trained on.
+HELD_OUT = ("validation", "test", "expert")
+
+
+def measure(
+  records: records_lib.Records,
+  column: columns_lib.Column,
+  *,
+  expert: google_labels_lib.GoogleLabels | None = None,
+  settings: ClassifierSettings | None = None,
+  min_positives: int = 5,
+  num_replicates: int = 1000,
+  seed: int = 0,
+  cache: pathlib.Path | None = None,
+  progress: types.Progress = types.no_progress,
+) -> list[Measurement]:
+  """Trains on the training split, and judges on what was held out.
+
+  Args:
+    records: images' names and NIH's labels.
+    column: their embeddings, such as `img_emb` or `elixrc`.
+    expert: Google's labels of the tree; None for none.
+    settings: of the classifier.
+    min_positives: images with a finding, for it to count in the means over findings.
+    num_replicates: bootstrap samples of images, for the intervals.
+    seed: of the bootstrap.
+    cache: keeps the classifier and the scores; None for none.
+    progress: told during long work.
+
+  Returns:
+    AUROC and average precision, "auroc (NIH labels)" and so on, per finding and over
+    findings; what is undefined, with the reason.
+
+  Raises:
+    errors.InputError: too few training images with embeddings.
+  """
+  settings = settings or ClassifierSettings()
+  rows = np.flatnonzero(column.present("train"))
+  targets = targets_of(records.fields("train")["findings"][rows])
+  classifier = embedding_fit.train(
+    column, rows, targets, settings, cache=cache, progress=progress
+  )
+  about = column.description
+  of_images = f", {classifier.num_images:,} images"
+  judge = (
+    f"logistic regression on {about.name}, {settings.pooling}"
+    f"{of_images if classifier.num_images < len(rows) else ''}"
+  )
+  made = []
+  for source, (scores, labels, names) in _judged_on(
+    records, column, classifier, expert, cache
+  ).items():
+    made += figures(
+      scores,
+      labels,
+      names,
+      untrained=_untrained(classifier, names),
+      judge=judge,
+      source=source,
+      standin=about.standin,
+      min_positives=min_positives,
+      num_replicates=num_replicates,
+      seed=seed,
+    )
+  return made
+
+
+def targets_of(findings: np.ndarray) -> np.ndarray:
+  """Joins findings [n 14] to `TARGETS` [n 17], uint8."""
+  present = np.asarray(findings) > 0.5
+  unions = [
+    present[:, [labels_lib.FINDINGS.index(name) for name in names]].any(axis=1)
+    for names in UNIONS.values()
+  ]
+  return np.concatenate([present, np.stack(unions, axis=1)], axis=1).astype(np.uint8)
+
+
+def figures(
+  scores: np.ndarray,
+  labels: np.ndarray,
+  names: Sequence[str],
+  *,
+  untrained: Mapping[str, str],
+  judge: str,
+  source: str,
+  standin: bool,
+  min_positives: int = 5,
+  num_replicates: int = 1000,
+  seed: int = 0,
+) -> list[Measurement]:
+  """Compares scores with one source of labels.
+
+  Args:
+    scores: [n k].
+    labels: [n k] 0 or 1, nan unknown; images count where every finding that is labelled
+      at all is known.
+    names: of k findings.
+    untrained: those among them that have no score -> why.
+    judge: for people.
+    source: of the labels, for people.
+    standin: whether the embeddings stand in for ELIXR's.
+    min_positives: see `measure`.
+    num_replicates: as above.
+    seed: as above.
+  """
+  given = np.isfinite(labels).any(axis=0)
+  reasons = {
+    name: untrained.get(name, f"no {source} of it")
+    for name, known in zip(names, given, strict=True)
+    if name in untrained or not known
+  }
+  used = [k for k, name in enumerate(names) if name not in reasons]
+  rows = np.isfinite(labels[:, used]).all(axis=1)
+  asked = labels[rows][:, used] > 0.5
+  positives, table = asked.sum(axis=0), []
+  if ((positives >= max(1, min_positives)) & (positives < len(asked))).any():
+    judged = adherence.measure(
+      scores[rows][:, used],
+      asked,
+      np.zeros(len(used)),
+      min_positives,
+      num_replicates=num_replicates,
+      seed=seed,
+    )
+    table = adherence_table.to_measurements(judged, [names[k] for k in used], judge="")
+  else:
+    few = (
+      f"{len(asked)} images, at most {positives.max(initial=0)} with one finding;"
+      f" {max(1, min_positives)} with it and one without are the least"
+    )
+    reasons = {"": few} | {names[k]: few for k in used} | reasons
+  table += [
+    Measurement(
+      subject="embeddings",
+      metric=metric,
+      group=f"finding: {name}" if name else "all",
+      value=None,
+      reason=reason,
+      num=len(asked),
+      better="higher",
+    )
+    for metric in METRICS
+    for name, reason in reasons.items()
+  ]
+  return [
+    dataclasses.replace(
+      one,
+      subject="embeddings",
+      metric=f"{one.metric} ({source})",
+      judge=judge,
+      standin=standin,
+      of="real",
+    )
+    for one in table
+    if one.metric in METRICS
+  ]
+
+
+def _untrained(
+  classifier: embedding_fit.Classifier, names: Sequence[str]
+) -> dict[str, str]:
+  """Names that have no score -> why."""
+  alone = f"one class alone in the {classifier.num_images:,} training images"
+  reasons = {}
+  for name in names:
+    if name not in TARGETS:
+      reasons[name] = "NIH has no label of it to train on"
+    elif not classifier.known[TARGETS.index(name)]:
+      reasons[name] = alone
+  return reasons
+
+
+def _judged_on(
+  records: records_lib.Records,
+  column: columns_lib.Column,
+  classifier: embedding_fit.Classifier,
+  expert: google_labels_lib.GoogleLabels | None,
+  cache: pathlib.Path | None,
+) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
+  """Source of labels -> scores [n k], labels [n k] and names of k findings."""
+  ids, scores, findings = [], [], []
+  for split in HELD_OUT:
+    rows = np.flatnonzero(column.present(split))
+    path = cache and cache / f"embedding_scores-{classifier.fingerprint}-{split}.npy"
+    scores.append(
+      artifacts.load_or_make(
+        path,
+        lambda split=split, rows=rows: classifier.scores(column.source(split), rows),
+      )
+    )
+    ids.append(records.ids(split)[rows])
+    findings.append(records.fields(split)["findings"][rows])
+  test = HELD_OUT.index("test")
+  nih = labels_lib.FINDINGS
+  made = {"NIH labels": (_scores_of(scores[test], nih), 1.0 * findings[test], nih)}
+  if expert is None:
+    return made
+  stems, every = np.concatenate(ids), np.concatenate(scores)
+  for source, of_id, names in (
+    ("four expert labels", expert.four_findings, google_labels_lib.FOUR_FINDINGS),
+    ("all expert labels", expert.all_findings, (*nih, "Abnormal")),
+  ):
+    rows = [row for row, stem in enumerate(stems.tolist()) if stem in of_id]
+    if of_id:
+      given = [of_id[stems[row]] for row in rows]
+      given = np.array(given, np.float64).reshape(len(rows), len(names))
+      made[source] = _scores_of(every[rows], names), given, names
+  return made
+
+
+def _scores_of(scores: np.ndarray, names: Sequence[str]) -> np.ndarray:
+  """Columns of `TARGETS` as [n k] of these names; 0 for what is no target."""
+  made = np.zeros((len(scores), len(names)), np.float64)
+  for k, name in enumerate(names):
+    if name in TARGETS:
+      made[:, k] = scores[:, TARGETS.index(name)]
+  return made

@@ -1,0 +1,229 @@
+"""How a linear classifier of embeddings is trained: block by block, target by target.
+
+  column [n ... d] --mean over places, or all numbers--> features [n d]
+  (features - mean) / deviation --logistic regression, one a target--> weights, bias
+    -> embedding_classifier-FINGERPRINT.npz after each target
+
+The column is streamed: what stands in memory are the features, which `max_bytes` limits
+where all numbers of 86,524 maps would be 30 GB.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import hashlib
+import os
+import pathlib
+import warnings
+
+from absl import logging
+import numpy as np
+from sklearn import exceptions, linear_model, preprocessing
+import threadpoolctl
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data.columns import column as columns_lib
+
+# Raised when what the same settings mean changes: then it is trained again.
+FORMAT = 1
+
+MIN_IMAGES = 20
+
+# Rows that are read at a time: 90 MB of the largest embedding.
+_BLOCK = 256
+
+_SMALL_BYTES = 2**26
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierSettings:
+  """How embeddings are classified.
+
+  Attributes:
+    pooling: "mean" over tokens or places, or "flat": all numbers of all of them.
+    strength: C of scikit-learn, the inverse of the price of squared weights.
+    max_iterations: of the solver, L-BFGS.
+    max_bytes: of the training features; where all rows would take more, as many are
+      drawn as fit.
+    seed: of that draw.
+  """
+
+  pooling: str = "mean"
+  strength: float = 0.01
+  max_iterations: int = 300
+  max_bytes: int = 2**30
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.pooling not in ("mean", "flat"):
+      raise errors.InputError(f"pooling={self.pooling!r}", "mean or flat")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Classifier:
+  """A trained classifier of t targets.
+
+  Attributes:
+    pooling: see `ClassifierSettings`.
+    mean: [d] float32 of the training features.
+    scale: [d] float32, their standard deviation.
+    weights: [t d] float32, of standardised features.
+    bias: [t] float32.
+    known: [t] bool; of other targets the training images have one class alone.
+    num_images: that it was trained on.
+    fingerprint: of all that it depends on.
+  """
+
+  pooling: str
+  mean: np.ndarray
+  scale: np.ndarray
+  weights: np.ndarray
+  bias: np.ndarray
+  known: np.ndarray
+  num_images: int
+  fingerprint: str
+
+  def scores(self, values: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Log-odds [n t] float32 of these rows of a column; 0 where not `known`."""
+    made = [np.zeros((0, len(self.bias)), np.float32)]
+    for block in _blocks(values, rows, self.pooling):
+      made.append((block - self.mean) / self.scale @ self.weights.T + self.bias)
+    return np.concatenate(made)
+
+
+def train(
+  column: columns_lib.Column,
+  rows: np.ndarray,
+  targets: np.ndarray,
+  settings: ClassifierSettings,
+  *,
+  cache: pathlib.Path | None = None,
+  progress: types.Progress = types.no_progress,
+) -> Classifier:
+  """Trains a classifier, or goes on with the one that is kept.
+
+  Args:
+    column: embeddings, [... d] a row.
+    rows: [n] of its training split that have a value.
+    targets: [n t] 0 or 1.
+    settings: of the classifier.
+    cache: keeps the weights, after each target; None for none.
+    progress: told the targets done.
+
+  Raises:
+    errors.InputError: fewer than `MIN_IMAGES` rows.
+  """
+  if len(rows) < MIN_IMAGES:
+    raise errors.InputError(
+      f"{len(rows)} training images with {column.description.name}",
+      f"{MIN_IMAGES} or more to classify embeddings",
+    )
+  chosen = _drawn(column.description.shape, len(rows), settings)
+  rows, targets = rows[chosen], np.asarray(targets)[chosen]
+  fingerprint = _fingerprint(column, rows, targets, settings)
+  path = cache and cache / f"embedding_classifier-{fingerprint}.npz"
+  known = (targets.min(axis=0) == 0) & (targets.max(axis=0) == 1)
+  state = _read(path)
+  if not state or not state["done"].all():
+    source = column.source("train")
+    features = np.concatenate(list(_blocks(source, rows, settings.pooling)))
+    scaler = preprocessing.StandardScaler(copy=False)
+    features = scaler.fit_transform(features)
+    state = state or {
+      "mean": scaler.mean_.astype(np.float32),
+      "scale": scaler.scale_.astype(np.float32),
+      "weights": np.zeros((len(known), features.shape[1]), np.float32),
+      "bias": np.zeros(len(known), np.float32),
+      "done": ~known,
+    }
+    for k in np.flatnonzero(~state["done"]):
+      state["weights"][k], state["bias"][k] = _fit(features, targets[:, k], settings)
+      state["done"][k] = True
+      _save(path, state)
+      progress("classifier of embeddings", int(k) + 1, len(known))
+  return Classifier(
+    **{name: value for name, value in state.items() if name != "done"},
+    pooling=settings.pooling,
+    known=known,
+    num_images=len(rows),
+    fingerprint=fingerprint,
+  )
+
+
+def _fit(
+  features: np.ndarray, target: np.ndarray, settings: ClassifierSettings
+) -> tuple[np.ndarray, float]:
+  """Weights [d] and bias of one target."""
+  model = linear_model.LogisticRegression(
+    C=settings.strength, max_iter=settings.max_iterations
+  )
+  # Threads that wait for each other at every product of a small matrix take ten times
+  # as long as one, where other work has the cores.
+  limits = 1 if features.nbytes < _SMALL_BYTES else None
+  with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always", exceptions.ConvergenceWarning)
+    with threadpoolctl.threadpool_limits(limits):
+      model.fit(features, target)
+  if told:
+    first, *_ = str(told[0].message).splitlines()
+    logging.warning("the classifier of embeddings: %s", first)
+  return model.coef_[0], float(model.intercept_[0])
+
+
+def _blocks(
+  values: Sequence[np.ndarray], rows: np.ndarray, pooling: str
+) -> Iterator[np.ndarray]:
+  """Yields features [b d] float32 of rows, in order."""
+  for first in range(0, len(rows), _BLOCK):
+    block = np.stack([values[int(row)] for row in rows[first : first + _BLOCK]])
+    block = block.reshape(len(block), -1, block.shape[-1]).astype(np.float32)
+    yield block.mean(axis=1) if pooling == "mean" else block.reshape(len(block), -1)
+
+
+def _drawn(
+  shape: tuple[int, ...], num_rows: int, settings: ClassifierSettings
+) -> np.ndarray:
+  """Which of n rows are trained on: all, or as many as fit."""
+  width = int(shape[-1] if settings.pooling == "mean" else np.prod(shape))
+  most = max(MIN_IMAGES, settings.max_bytes // (4 * width))
+  if num_rows <= most:
+    return np.arange(num_rows)
+  logging.warning(
+    "embeddings of %d images, all numbers of each, take more than %d MiB: the"
+    " classifier is trained on %d of them",
+    *(num_rows, settings.max_bytes >> 20, most),
+  )
+  generator = np.random.default_rng(settings.seed)
+  return np.sort(generator.choice(num_rows, most, replace=False))
+
+
+def _fingerprint(
+  column: columns_lib.Column,
+  rows: np.ndarray,
+  targets: np.ndarray,
+  settings: ClassifierSettings,
+) -> str:
+  about = column.description
+  digest = hashlib.sha256(
+    f"{FORMAT} {settings!r} {about.name} {about.fingerprint} {targets.shape}".encode()
+  )
+  digest.update(np.ascontiguousarray(rows, np.int64).tobytes())
+  digest.update(np.ascontiguousarray(targets, np.uint8).tobytes())
+  return digest.hexdigest()[:16]
+
+
+def _read(path: pathlib.Path | None) -> dict[str, np.ndarray]:
+  """What `_save` wrote, {} where there is none."""
+  if path is None or not path.is_file():
+    return {}
+  with np.load(path, allow_pickle=False) as file:
+    return dict(file)
+
+
+def _save(path: pathlib.Path | None, state: dict[str, np.ndarray]) -> None:
+  if path is None:
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + ".partial")
+  with partial.open("wb") as file:
+    np.savez(file, **state)
+  os.replace(partial, path)

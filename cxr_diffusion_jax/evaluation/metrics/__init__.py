@@ -1,0 +1,1 @@
+"""Figures of sets of images: fidelity, diversity, privacy, utility."""

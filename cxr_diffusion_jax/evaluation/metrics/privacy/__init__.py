@@ -1,0 +1,1 @@
+"""Distance to training images, copies, and membership."""

@@ -1,0 +1,163 @@
+"""What a run's codec alone loses: the floor of all that is generated through it.
+
+test images --encode--> latents (of a posterior: the mean) --decode--> images
+  -> PSNR, MS-SSIM of each pair, their means
+
+A codec that is invertible loses nothing; a network's figures are written to
+WORKDIR/reconstruction.json when training begins.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax.evaluation.metrics import diversity
+from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.sampling import decoding
+
+FILE = "reconstruction.json"
+
+# Images that are measured, spread evenly over the split.
+_NUM_IMAGES = 256
+
+# Pairs that are compared at once.
+_BLOCK = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+  """How alike images and their reconstructions are.
+
+  Attributes:
+    num_images: n.
+    psnr: mean of the images' peak signal-to-noise ratios, in dB; infinite for none.
+    ms_ssim: mean of their multi-scale structural similarities; nan for images too small
+      for it.
+    worst: largest difference of any pixel, in grey levels of 255.
+  """
+
+  num_images: int
+  psnr: float
+  ms_ssim: float
+  worst: float
+
+  @property
+  def exact(self) -> bool:
+    """Whether every image in 8 bits is the same again."""
+    return self.worst < 0.5
+
+  @property
+  def text(self) -> str:
+    """For tables: 'exact', or the figures."""
+    if self.exact:
+      return "exact"
+    similarity = "" if math.isnan(self.ms_ssim) else f", MS-SSIM {self.ms_ssim:.4f}"
+    return f"{self.psnr:.1f} dB{similarity}"
+
+
+def measure(
+  codec: codec_lib.Codec, mesh: jax.sharding.Mesh, images: np.ndarray
+) -> Reconstruction:
+  """Sends images through a codec and back.
+
+  Args:
+    codec: of a run.
+    mesh: of the run.
+    images: uint8 [n h w 1], at least one.
+
+  Raises:
+    errors.InputError: sides that the codec cannot divide.
+  """
+  encode = decoding.make_encode(codec, mesh)
+  decode = decoding.make_decode(codec, mesh)
+  made = decode(encode(images.astype(np.float32) / np.float32(127.5) - 1))
+  real = images.astype(np.float32) / 255
+  made = (made + 1) / 2
+  small = diversity.num_scales(min(images.shape[1:3])) == 0
+  figures = []
+  for start in range(0, len(real), _BLOCK):
+    pair = real[start : start + _BLOCK], made[start : start + _BLOCK]
+    similarity = np.full(len(pair[0]), np.nan) if small else diversity.ms_ssim(*pair)
+    figures.append(np.stack([diversity.psnr(*pair), similarity]))
+  psnr, ms_ssim = np.concatenate(figures, axis=1).mean(axis=1)
+  return Reconstruction(
+    num_images=len(real),
+    psnr=float(psnr),
+    ms_ssim=float(ms_ssim),
+    worst=float(255 * np.abs(made - real).max()),
+  )
+
+
+def describe(reconstruction: Reconstruction) -> dict[str, Any]:
+  """Returns the figures as JSON holds them, None for what is infinite or undefined."""
+  figures = dataclasses.asdict(reconstruction)
+  figures = {
+    name: value if math.isfinite(value) else None for name, value in figures.items()
+  }
+  return {"exact": reconstruction.exact, **figures}
+
+
+def write(
+  experiment: experiment_lib.Experiment,
+  dataset: dataset_lib.Dataset,
+  workdir: pathlib.Path,
+) -> None:
+  """Writes the figures of a run's autoencoder, unless they stand there already.
+
+  Args:
+    experiment: of the run; without an autoencoder nothing is lost and nothing written.
+    dataset: whose test images are measured, or validation images where it has none.
+    workdir: of the run.
+  """
+  if experiment.autoencoder is None:
+    return
+  encoders = {name: told["encoder"] for name, told in _latents(dataset).items()}
+  facts = {"autoencoder": encoders, "records": dataset.records.fingerprint}
+  path = workdir / FILE
+  if path.is_file():
+    told = json.loads(path.read_text(encoding="utf-8"))
+    if {name: told.get(name) for name in facts} == facts:
+      return
+  split = "test" if "test" in dataset.splits else "validation"
+  source = dataset.source(split)
+  count = min(len(source), _NUM_IMAGES)
+  rows = np.linspace(0, len(source) - 1, count).astype(int)
+  images = np.stack([source[int(row)]["image"] for row in rows])
+  codec = experiment.make_codec(dataset.description["statistics"])
+  figures = describe(measure(codec, experiment.mesh, images))
+  if jax.process_index() == 0:
+    told = json.dumps({**facts, "split": split, **figures}, indent=1)
+    artifacts.write_text(path, told + "\n")
+
+
+def read(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
+  """One line for a report: what the codec of a run loses.
+
+  Args:
+    workdir: of the run.
+    config: of the run, as plain values.
+  """
+  path = workdir / FILE
+  if not path.is_file():
+    exact = config.get("codec", {}).get("name") in ("haar", "pixel")
+    return "exact: the codec is invertible" if exact else "not measured"
+  told = json.loads(path.read_text(encoding="utf-8"))
+  kept = {
+    field.name: math.nan if told[field.name] is None else told[field.name]
+    for field in dataclasses.fields(Reconstruction)
+  }
+  figures = Reconstruction(**kept)
+  return f"{figures.text} on {figures.num_images} {told['split']} images"
+
+
+def _latents(dataset: dataset_lib.Dataset) -> Mapping[str, Any]:
+  return dataset.description.get("latents", {})

@@ -1,0 +1,252 @@
+"""What synthetic images are worth as training data for a classifier of findings.
+
+real                 real images                         the yardstick
+tstr                 synthetic images: train on synthetic, test on real
+real_and_synthetic   both, shuffled together
+synthetic_then_real  synthetic images first, then fine-tuned on real ones
+  -> each with several seeds -> scores of the same real test images
+  -> AUROC, average precision, difference to real; curve over shares of the real images
+
+All arms make equally many updates of equally many images; those of the last are parted
+between its phases. "tstr": Esteban et al. 2017 (1706.02633), section 4.2.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation.metrics.utility import arms as utility_arms
+from cxr_diffusion_jax.evaluation.metrics.utility import figures as utility_figures
+from cxr_diffusion_jax.evaluation.metrics.utility import fit as utility_fit
+from cxr_diffusion_jax.evaluation.metrics.utility.arms import REAL, UtilitySettings
+from cxr_diffusion_jax.evaluation.metrics.utility.fit import Source
+
+
+class CurvePoint(NamedTuple):
+  """Macro AUROC with a share of the real training images.
+
+  Attributes:
+    fraction: of them.
+    arm: one of `CURVE_ARMS`.
+    auroc: `num` is the number of images that were trained on; no value where they are
+      too few.
+  """
+
+  fraction: float
+  arm: str
+  auroc: Measurement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UtilityReport:
+  """What was found.
+
+  Attributes:
+    measurements: of each arm but "real": `ARM_macro_auroc`, `ARM_auroc` by finding, the
+      same of the average precision, each also with of="real", what real images alone
+      reach, and as `..._difference`, arm less real, paired by seed and test image.
+      `num` is the number of images that were trained on, `num_real` of those tested.
+    curve: label efficiency, by share, then arm.
+    description: how it was measured, in sentences.
+  """
+
+  measurements: Sequence[Measurement]
+  curve: Sequence[CurvePoint]
+  description: str
+
+
+def measure(
+  real_train: ImageSet,
+  synthetic: ImageSet,
+  real_test: ImageSet,
+  folder: pathlib.Path,
+  *,
+  settings: UtilitySettings | None = None,
+  shared_folder: pathlib.Path | None = None,
+  progress: types.Progress = types.no_progress,
+) -> UtilityReport:
+  """Trains classifiers on real and on synthetic images and compares their figures.
+
+  What a classifier says of the test images is kept, and is not made again from the same
+  inputs: an interrupted call goes on with the next classifier.
+
+  Args:
+    real_train: with findings, and patients where known.
+    synthetic: with the findings asked for. Not of conditions of the test patients, of
+      whom it may tell what the classifier is to find out.
+    real_test: as `real_train`, of other patients.
+    folder: receives the scores.
+    settings: of the experiment.
+    shared_folder: receives those of real images alone, which do not depend on the
+      synthetic ones; None for `folder`.
+    progress: told each update.
+
+  Returns:
+    The figures. Macro means are over findings with enough test images.
+
+  Raises:
+    errors.InputError: images or findings too few, images of several sizes, patients
+      (where unknown: images) in the test set and in another.
+    FloatingPointError: the loss of a classifier is not finite.
+  """
+  settings = settings or UtilitySettings()
+  sets = (real_train, synthetic, real_test)
+  _check(sets, settings.min_images)
+  sources = [utility_fit.read(images, progress) for images in sets]
+  _check_sizes(sets)
+  test = utility_figures.Test(
+    findings=sources[2].findings,
+    patients=sources[2].patients,
+    counted=_counted(sets, sources, settings.min_positives),
+    judge=utility_arms.judge(settings),
+    num_replicates=settings.num_replicates,
+  )
+  folders = {REAL: shared_folder or folder}
+  scores = _train(sources, settings, lambda arm: folders.get(arm, folder), progress)
+  numbers = len(real_train), len(synthetic)
+  real, *others = (
+    utility_figures.samples(test, scores[1.0, arm]) for arm in utility_arms.ARMS
+  )
+  measurements = []
+  for arm, samples in zip(utility_arms.ARMS[1:], others, strict=True):
+    num = utility_arms.num_trained(arm, 1.0, *numbers)
+    measurements += utility_figures.of_arm(test, arm, samples, real, num, numbers[0])
+  return UtilityReport(
+    measurements=measurements,
+    curve=_curve(test, scores, numbers, settings),
+    description=utility_arms.describe(settings),
+  )
+
+
+def _train(
+  sources: Sequence[Source],
+  settings: UtilitySettings,
+  folder_fn: Callable[[str], pathlib.Path],
+  progress: types.Progress,
+) -> dict[tuple[float, str], np.ndarray]:
+  """(share, arm) -> scores [s t 14], those of before among them.
+
+  Args:
+    sources: real, synthetic, test.
+    settings: of the experiment.
+    folder_fn: arm -> folder of its scores.
+    progress: told each update.
+  """
+  real, synthetic, test = sources
+  trainer = utility_fit.Trainer(test)
+  fits = utility_arms.fits(len(real.images), settings)
+  made: dict[tuple[float, str], list[np.ndarray]] = {}
+  for i, fit in enumerate(fits, start=1):
+    fraction, arm, seed = fit
+    phases = utility_arms.phases(fit, real, synthetic, settings)
+    path = trainer.path(folder_fn(arm), f"{arm}-{fraction:g}-{seed}", phases)
+    title = f"utility {i} of {len(fits)}: {arm}, {fraction:.0%} of real, seed {seed}"
+
+    def tell(label, done, total, title=title):
+      progress(f"{title}, {label}", done, total)
+
+    made.setdefault((fraction, arm), []).append(trainer.scores(path, phases, tell))
+  return {key: np.stack(scores) for key, scores in made.items()}
+
+
+def _curve(
+  test: utility_figures.Test,
+  scores: dict[tuple[float, str], np.ndarray],
+  numbers: tuple[int, int],
+  settings: UtilitySettings,
+) -> list[CurvePoint]:
+  points = []
+  for fraction in settings.fractions:
+    for arm in settings.curve_arms:
+      title = f"{arm}_macro_auroc"
+      num = utility_arms.num_trained(arm, fraction, *numbers)
+      if (fraction, arm) in scores:
+        drawn = utility_figures.sample(test, "auroc", scores[fraction, arm])
+        last = len(test.counted)
+        auroc = utility_figures.measurement(test, title, drawn, last, num=num)
+      else:
+        auroc = Measurement(
+          subject="utility",
+          metric=title,
+          value=None,
+          reason=f"{round(fraction * numbers[0])} real training images, fewer than"
+          f" {settings.min_images}",
+          num=num,
+          judge=test.judge,
+        )
+      of = "real" if arm == REAL else "generated"
+      points.append(CurvePoint(fraction, arm, dataclasses.replace(auroc, of=of)))
+  return points
+
+
+def _counted(
+  sets: Sequence[ImageSet], sources: Sequence[Source], least: int
+) -> np.ndarray:
+  """[14] bool, findings with enough test images.
+
+  Raises:
+    errors.InputError: none, or none that enough images of each other set have.
+  """
+  counted = np.ones(len(labels_lib.FINDINGS), bool)
+  for images, source in zip(sets[::-1], sources[::-1], strict=True):
+    number = source.findings.sum(axis=0, dtype=np.int64)
+    # Only the test set decides: the macro means are the same whatever is trained on.
+    enough = counted & (number >= least)
+    if images is sets[-1]:
+      enough &= number < len(images)
+    if not enough.any():
+      raise errors.InputError(
+        f"{images.name}: at most {number[counted].max()} of {len(images)} images with"
+        " the same finding",
+        f"a finding that {least} images of each set have, and one test image has not",
+        "add images",
+      )
+    if images is sets[-1]:
+      counted = enough
+  return counted
+
+
+def _check(sets: Sequence[ImageSet], least: int) -> None:
+  """Refuses sets that are too small, and training sets that know the test set."""
+  for images in sets:
+    wanted = 1 if images is sets[-1] else least
+    if len(images) < wanted:
+      raise errors.InputError(
+        f"{len(images)} images in {images.name or 'a set without a name'}",
+        f"{wanted} or more",
+        "add images",
+      )
+  for images in sets[:-1]:
+    _check_apart(images, sets[-1])
+
+
+def _check_sizes(sets: Sequence[ImageSet]) -> None:
+  """Refuses sets whose images, of one size each, are of different sizes."""
+  sizes = {images.name: np.shape(images.images[0])[:2] for images in sets}
+  if len({*sizes.values()}) > 1:
+    told = ", ".join(f"{h}x{w} in {name}" for name, (h, w) in sizes.items())
+    raise errors.InputError(
+      f"images of {told}", "one size", "bring all images to one size first"
+    )
+
+
+def _check_apart(training: ImageSet, test: ImageSet) -> None:
+  """Refuses what would tell a classifier of the test images before they are shown."""
+  known = all("patient" in images.labels for images in (training, test))
+  a, b = (x.labels["patient"] if known else x.ids for x in (training, test))
+  common = np.intersect1d(np.asarray(a), np.asarray(b))
+  if len(common):
+    what = "patients" if known else "images"
+    raise errors.InputError(
+      f"{len(common)} {what} of {test.name} are in {training.name} too, such as"
+      f" {common[0]}",
+      f"{what} of the test set in no other, nor as conditions of synthetic images",
+      "take conditions from the training split, or leave them out of the test set",
+    )

@@ -1,1 +1,0 @@
-"""Blinded readers: a sheet with its key apart, and what their answers come to."""

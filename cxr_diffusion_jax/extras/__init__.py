@@ -1,0 +1,1 @@
+"""Optional tools: phantoms, autoencoder training, reader studies, cost."""

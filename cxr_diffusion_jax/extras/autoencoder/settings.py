@@ -1,0 +1,257 @@
+"""A config of an autoencoder turned into typed, checked objects.
+
+  ConfigDict --build--> AutoencoderExperiment(data, network, loss, adversary, ...)
+
+It has what `training.loop` reads of a denoiser's `Experiment`, so that one loop trains
+both.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import settings as data_settings
+from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
+from cxr_diffusion_jax.parallel import mesh as mesh_lib
+from cxr_diffusion_jax.run import sections
+from cxr_diffusion_jax.training import optimizer as optimizer_lib
+from cxr_diffusion_jax.training import train_settings
+
+SECTIONS = (
+  "data",
+  "discriminator",
+  "loss",
+  "model",
+  "optimizer",
+  "parallel",
+  "sample",
+  "train",
+)
+
+RECONSTRUCTIONS = ("l1", "charbonnier")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+  """What makes a reconstruction good.
+
+  Attributes:
+    reconstruction: 'l1', or 'charbonnier', which is smooth near zero.
+    kl_weight: of the posterior's divergence in nats, which is divided by the image's
+      pixels as the reconstruction is.
+    perceptual: frozen encoder whose features are compared too: 'none', a folder or hub
+      id of a CLIP or a DINOv2, or 'auto' for one in the hub's local cache if any.
+    perceptual_weight: of that distance.
+    crop_size: side of the random crops that are trained on; 0 for whole images.
+  """
+
+  reconstruction: str = "l1"
+  kl_weight: float = 1e-6
+  perceptual: str = "auto"
+  perceptual_weight: float = 1.0
+  crop_size: int = 0
+
+  def __post_init__(self):
+    if self.reconstruction not in RECONSTRUCTIONS:
+      raise errors.InputError(
+        f"config.loss.reconstruction={self.reconstruction!r}",
+        " or ".join(RECONSTRUCTIONS),
+      )
+    for name in ("kl_weight", "perceptual_weight", "crop_size"):
+      if not 0 <= getattr(self, name) < float("inf"):
+        raise errors.InputError(
+          f"config.loss.{name}={getattr(self, name)}", "a finite number, 0 or more"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscriminatorSettings:
+  """The adversary (see `models.discriminator`), and when and how much it counts.
+
+  Attributes:
+    weight: of the adversarial loss; 0 for no adversary.
+    adaptive: multiply the weight by the ratio of the gradients of both losses at the
+      decoder's last kernel (Esser et al. 2021, 2012.09841, equation 7).
+    start_step: updates before it is trained and counts; it costs the same before.
+    channels: of its first layer.
+    num_layers: that halve the side.
+    norm_groups: divides `channels`.
+  """
+
+  weight: float = 0.0
+  adaptive: bool = True
+  start_step: int = 0
+  channels: int = 64
+  num_layers: int = 3
+  norm_groups: int = 8
+
+  def __post_init__(self):
+    for name, least in (
+      ("weight", 0),
+      ("start_step", 0),
+      ("channels", 1),
+      ("num_layers", 1),
+      ("norm_groups", 1),
+    ):
+      if getattr(self, name) < least:
+        raise errors.InputError(
+          f"config.discriminator.{name}={getattr(self, name)}", f"{least} or more"
+        )
+    if self.channels % self.norm_groups:
+      raise errors.InputError(
+        f"config.discriminator.channels={self.channels} with norm_groups"
+        f" {self.norm_groups}",
+        "groups that divide the channels",
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+  """The picture of originals and reconstructions.
+
+  Attributes:
+    num_images: of the validation split.
+  """
+
+  num_images: int = 8
+
+  def __post_init__(self):
+    if self.num_images < 1:
+      raise errors.InputError(
+        f"config.sample.num_images={self.num_images}", "1 or more"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoencoderExperiment:
+  """All of a run but its data: typed, checked, without side effects.
+
+  Attributes:
+    seed: of everything random.
+    data: which X-rays.
+    network: the autoencoder; its scaling factor is measured, see `export`.
+    loss: what makes a reconstruction good.
+    discriminator: the adversary.
+    optimizer: how parameters are updated, both networks' alike.
+    train: how long.
+    sample: the picture.
+    mesh: the devices.
+    config: the config as plain values, for checkpoints.
+    autoencoder: None: it reads images, and no other autoencoder's latents.
+  """
+
+  seed: int
+  data: data_settings.DataSettings
+  network: autoencoder_lib.AutoencoderKL
+  loss: LossSettings
+  discriminator: DiscriminatorSettings
+  optimizer: optimizer_lib.OptimizerSettings
+  train: train_settings.TrainSettings
+  sample: PictureSettings
+  mesh: jax.sharding.Mesh
+  config: Mapping[str, Any]
+  autoencoder: None = None
+
+
+def build(
+  config: ml_collections.ConfigDict | Mapping[str, Any],
+) -> AutoencoderExperiment:
+  """Reads a config.
+
+  Args:
+    config: as `configs/autoencoder.py` makes it, or as plain values.
+
+  Raises:
+    errors.InputError: an unknown key, a missing one, or a value out of range.
+  """
+  plain = sections.plain(config)
+  sections.check_keys("config", plain, ("seed", *SECTIONS))
+  missing = [name for name in ("seed", *SECTIONS) if name not in plain]
+  if missing:
+    raise errors.InputError(
+      f"a config without {', '.join(missing)}",
+      fix="--config configs/autoencoder.py; denoisers are trained by"
+      " `python -m cxr_diffusion_jax.main`",
+    )
+  if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
+    raise errors.InputError(f"config.seed={plain['seed']}", "0 to 4294967295")
+
+  def make(constructor, name):
+    return sections.make(constructor, name, plain[name])
+
+  experiment = AutoencoderExperiment(
+    seed=plain["seed"],
+    data=make(data_settings.DataSettings, "data"),
+    network=_network(plain["model"]),
+    loss=make(LossSettings, "loss"),
+    discriminator=make(DiscriminatorSettings, "discriminator"),
+    optimizer=make(optimizer_lib.OptimizerSettings, "optimizer"),
+    train=make(train_settings.TrainSettings, "train"),
+    sample=make(PictureSettings, "sample"),
+    mesh=make(mesh_lib.make_mesh, "parallel"),
+    config=plain,
+  )
+  _check(experiment)
+  return experiment
+
+
+def _network(section: Mapping[str, Any]) -> autoencoder_lib.AutoencoderKL:
+  section = dict(section)
+  dtype = section.pop("dtype", "auto")
+  if dtype == "auto":
+    # bfloat16 is emulated, and slow, on a CPU.
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  if dtype not in ("bfloat16", "float16", "float32"):
+    raise errors.InputError(
+      f"config.model.dtype={dtype!r}", "auto, bfloat16, float16 or float32"
+    )
+  values = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in section.items()
+  }
+  given = {
+    "in_channels": 1,
+    "out_channels": 1,
+    "scaling_factor": 1.0,
+    "shift_factor": 0.0,
+    "dtype": jnp.dtype(dtype),
+  }
+  return sections.make(
+    autoencoder_lib.AutoencoderKL, "model", values, given=given, also=("dtype", "name")
+  )
+
+
+def _check(experiment: AutoencoderExperiment) -> None:
+  train, factor = experiment.train, experiment.network.factor
+  size, crop = experiment.data.image_size, experiment.loss.crop_size
+  for name, side in (("data.image_size", size), ("loss.crop_size", crop)):
+    if side % factor:
+      raise errors.InputError(
+        f"config.{name}={side} for an autoencoder of factor {factor}",
+        f"a multiple of {factor}",
+      )
+  if crop > size:
+    raise errors.InputError(
+      f"config.loss.crop_size={crop}", f"{size}, the image's size, or less"
+    )
+  if experiment.optimizer.accumulation != 1:
+    raise errors.InputError(
+      f"config.optimizer.accumulation={experiment.optimizer.accumulation}",
+      "1: an autoencoder's batch is worked off whole",
+      "lower config.train.batch_size, or train on crops with config.loss.crop_size",
+    )
+  if train.power_ema:
+    raise errors.InputError(
+      f"config.train.power_ema={train.power_ema}", "(): of denoisers only"
+    )
+  parts = experiment.mesh.shape["data"] * experiment.mesh.shape["fsdp"]
+  if train.batch_size % parts:
+    raise errors.InputError(
+      f"config.train.batch_size={train.batch_size}",
+      f"a multiple of {parts}, the devices that share a batch",
+    )

@@ -1,0 +1,191 @@
+"""How large a denoiser is and what it computes, counted in two independent ways.
+
+products   the matrix products and convolutions of the traced program, in closed form:
+           2 b m n k, and 2 b o i for each place and each tap that lies in the image
+xla        XLA's own analysis of the lowered program, elementwise operations included;
+           it counts a loop's body once, so that the other rounds are added here
+
+A multiplication and an addition are two FLOPs. Nothing is compiled or allocated, so
+that any size is counted in seconds on any machine.
+"""
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+import math
+
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax.run import model_section
+from cxr_diffusion_jax.run import recipe as experiment_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+  """Of one image, or one code, of one example.
+
+  Attributes:
+    parameters: of the denoiser.
+    forward: FLOPs of a prediction, by its products.
+    forward_xla: the same by XLA.
+    training: FLOPs of a loss and its gradient, by their products.
+    training_xla: the same by XLA.
+  """
+
+  parameters: int
+  forward: float
+  forward_xla: float
+  training: float
+  training_xla: float
+
+
+def of_experiment(experiment: experiment_lib.Experiment) -> Cost:
+  """Counts an experiment's denoiser, of float32 and without `remat`.
+
+  What attention makes anew for its gradient (on CPUs, from 256 queries on) counts for
+  training, as it is run.
+  """
+  streams = experiment.conditioner.streams
+  section = {**experiment.config["model"], "dtype": "float32"}
+  if "remat" in section:
+    section["remat"] = False
+  model, init_fn = model_section.build(section, experiment.latent_shape, streams)
+  params = jax.eval_shape(init_fn, jax.random.key(0))
+  inputs = jax.eval_shape(
+    lambda: model_section.empty_inputs(experiment.latent_shape, streams)
+  )
+
+  def predict(params, x_t, t, context):
+    return model.apply({"params": params}, x_t, t, context)
+
+  def loss(*arguments):
+    return jnp.mean(predict(*arguments) ** 2)
+
+  forward = jax.make_jaxpr(predict)(params, *inputs)
+  training = jax.make_jaxpr(jax.value_and_grad(loss))(params, *inputs)
+  return Cost(
+    parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+    forward=products(forward),
+    forward_xla=xla(forward),
+    training=products(training),
+    training_xla=xla(training),
+  )
+
+
+def table(costs: Iterable[tuple[str, Cost]]) -> Iterator[str]:
+  """Lines of a Markdown table, one for each name, as soon as its cost is known."""
+  yield "| size | parameters | forward | by XLA | off | training | by XLA | off |"
+  yield "|:--|--:|--:|--:|--:|--:|--:|--:|"
+  for name, cost in costs:
+    pairs = ((cost.forward, cost.forward_xla), (cost.training, cost.training_xla))
+    cells = [
+      cell
+      for ours, theirs in pairs
+      for cell in (
+        f"{ours / 1e9:.3g} G",
+        f"{theirs / 1e9:.3g} G",
+        f"{ours / theirs - 1:+.1%}",
+      )
+    ]
+    yield f"| {name} | {cost.parameters / 1e6:.1f} M | {' | '.join(cells)} |"
+
+
+def products(program: core.ClosedJaxpr) -> float:
+  """FLOPs of a traced program's matrix products and convolutions."""
+  total = 0.0
+  for equation in program.jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      total += _dot(equation)
+    elif equation.primitive.name == "conv_general_dilated":
+      total += _convolution(equation)
+    for rounds, body in _bodies(equation):
+      total += rounds * products(body)
+  return total
+
+
+def xla(program: core.ClosedJaxpr) -> float:
+  """FLOPs of a traced program by XLA's analysis, all rounds of its loops counted."""
+  return _lowered(program) + sum(
+    rounds * xla(body) - _lowered(body) for rounds, body in _loops(program)
+  )
+
+
+def _lowered(program: core.ClosedJaxpr) -> float:
+  lowered = jax.jit(core.jaxpr_as_fun(program)).lower(*program.in_avals)
+  # A program without any arithmetic has no such entry.
+  return lowered.cost_analysis().get("flops", 0.0)
+
+
+def _loops(program: core.ClosedJaxpr) -> Iterator[tuple[int, core.ClosedJaxpr]]:
+  """Rounds and body of each loop that is in no other."""
+  for equation in program.jaxpr.eqns:
+    for rounds, body in _bodies(equation):
+      if equation.primitive.name == "scan":
+        yield rounds, body
+      else:
+        yield from _loops(body)
+
+
+def _bodies(equation: core.JaxprEqn) -> Iterator[tuple[int, core.ClosedJaxpr]]:
+  """What an equation calls, and how often.
+
+  Raises:
+    ValueError: a loop or a choice whose rounds no one knows before it runs.
+  """
+  if equation.primitive.name in ("cond", "while"):
+    raise ValueError(f"no count of what {equation.primitive.name!r} calls")
+  rounds = equation.params.get("length", 1)
+  for value in equation.params.values():
+    if isinstance(value, core.ClosedJaxpr):
+      yield rounds, value
+    elif isinstance(value, core.Jaxpr):
+      yield rounds, core.ClosedJaxpr(value, ())
+
+
+def _dot(equation: core.JaxprEqn) -> float:
+  (contracted, _), _ = equation.params["dimension_numbers"]
+  left = equation.invars[0].aval.shape
+  inner = math.prod(left[axis] for axis in contracted)
+  return 2.0 * inner * equation.outvars[0].aval.size
+
+
+def _convolution(equation: core.JaxprEqn) -> float:
+  """2 x batch x output channels x input channels of a group x taps in the image."""
+  params = equation.params
+  numbers = params["dimension_numbers"]
+  image, kernel = (variable.aval.shape for variable in equation.invars)
+  out = equation.outvars[0].aval.shape
+  total = 2.0 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]]
+  total *= kernel[numbers.rhs_spec[1]]
+  for axis, stride in enumerate(params["window_strides"]):
+    total *= _taps(
+      image[numbers.lhs_spec[2 + axis]],
+      kernel[numbers.rhs_spec[2 + axis]],
+      out[numbers.out_spec[2 + axis]],
+      stride=stride,
+      before=params["padding"][axis][0],
+      apart=params["lhs_dilation"][axis],
+      spread=params["rhs_dilation"][axis],
+    )
+  return total
+
+
+def _taps(
+  pixels: int,
+  taps: int,
+  places: int,
+  *,
+  stride: int,
+  before: int,
+  apart: int,
+  spread: int,
+) -> int:
+  """Pairs of a place of the output and a tap of the kernel that meet a pixel.
+
+  Along one axis, where pixels stand `apart` and taps `spread` cells from each other.
+  """
+  cells = np.arange(places)[:, None] * stride - before + np.arange(taps) * spread
+  inside = (cells >= 0) & (cells <= (pixels - 1) * apart) & (cells % apart == 0)
+  return int(inside.sum())

@@ -1,0 +1,183 @@
+"""Rib cage, heart and lungs as smooth fields, and the cardiothoracic ratio.
+
+Borders are curves through anatomical knots; inside them the length of the ray follows
+from an ellipse, so length = depth * sqrt(1 - (distance / half width)^2), in cm.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from cxr_diffusion_jax.extras.phantom import anatomy
+from cxr_diffusion_jax.extras.phantom import geometry as geometries
+from cxr_diffusion_jax.extras.phantom import grid as grids
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thorax:
+  """Fields [h w] of the chest, in canonical units or in cm along the ray.
+
+  Attributes:
+    outer: half width of the rib cage at each pixel's height. spine_x: its x.
+    reach: distance from the spine over `outer`, 1 at the chest wall.
+    dome: height of the diaphragm. above: 1 above the diaphragm, 0 below.
+    cage: room of the ray inside the rib cage above the diaphragm, in cm.
+    heart: cm of mediastinum and heart. lung: cm of lung. ctr: as measured.
+    heart_box: (x, y, w, h) of the heart in fractions of the image.
+  """
+
+  outer: np.ndarray
+  spine_x: np.ndarray
+  reach: np.ndarray
+  dome: np.ndarray
+  above: np.ndarray
+  cage: np.ndarray
+  heart: np.ndarray
+  lung: np.ndarray
+  ctr: float
+  heart_box: tuple[float, float, float, float]
+
+
+def make_thorax(
+  grid: grids.Grid, patient: anatomy.Patient, geometry: geometries.Geometry
+) -> Thorax:
+  """Rib cage, heart and lungs on `grid`."""
+  width, apex = geometry.half_width, geometry.apex
+  outer_curve = grid.curve(
+    (apex - 0.06, 0.36 * width),
+    (apex + 0.03, 0.56 * width),
+    (apex + 0.09, 0.7 * width),
+    (0.31, 0.84 * width),
+    (0.46, 0.945 * width),
+    (0.62, 1.0 * width),
+    (0.74, 1.01 * width),
+    (0.88, 0.99 * width),
+    (1.1, 0.93 * width),
+  )
+  outer = grid.along_y(outer_curve)
+  bend = grid.curve((-0.1, 0), (0.2, 0.6), (0.45, 1), (0.7, -0.3), (1.1, -0.6))
+  spine_x = grid.along_y(bend * np.float32(patient.bend))
+  reach = np.abs(grid.x - spine_x) / outer
+  dome = _dome(grid, geometry)
+  edge = max(1.2 * grid.pixel, 0.006)
+  above = grids.ramp(dome - grid.y, edge)
+  top = apex + 4.2 * (grid.side_x - 0.3 * width) ** 2
+  below_top = np.sqrt(np.clip((grid.y - top) / 0.16, 0, 1))
+  depth = grid.along_y(grid.curve((0.05, 10), (0.25, 13), (0.45, 15.5), (0.75, 16)))
+  depth = depth * np.float32(patient.depth / 21)
+  # Lung hides behind the dome too, in the posterior recess.
+  recess = np.exp(np.minimum((dome - grid.y) / 0.04, 0)) * np.float32(0.1)
+  over = above * (0.8 + 0.2 * np.clip((dome - grid.y) / 0.12, 0, 1))
+  room = depth * np.sqrt(np.maximum(1 - reach * reach * reach, 0)) * below_top
+  right, left = _heart_borders(grid, patient, geometry)
+  heart = _heart(grid, patient, right, left)
+  ctr, heart_box = _measure_heart(grid, geometry, outer_curve, right, left)
+  cage = room * np.maximum(over, recess)
+  return Thorax(
+    outer=outer,
+    spine_x=spine_x,
+    reach=np.minimum(reach, 1.2),
+    dome=dome,
+    above=above,
+    cage=cage,
+    heart=heart,
+    lung=np.maximum(cage - heart, 0),
+    ctr=ctr,
+    heart_box=heart_box,
+  )
+
+
+def _dome(grid: grids.Grid, geometry: geometries.Geometry) -> np.ndarray:
+  """Height of the diaphragm over |x|, by side."""
+  width, arch = geometry.half_width, geometry.arch
+  centre = 0.5 * width
+  shape = grid.curve(
+    (0.0, 0.32 * arch),
+    (0.25 * width, 0.1 * arch),
+    (centre, 0.0),
+    (0.7 * width, 0.15 * arch),
+    (0.86 * width, 0.5 * arch),
+    (0.97 * width, 1.05 * arch),
+    (1.1 * width, 1.9 * arch),
+  )
+  return grid.along_x(shape) + grid.pick(geometry.dome_right, geometry.dome_left)
+
+
+def _heart_borders(
+  grid: grids.Grid, patient: anatomy.Patient, geometry: geometries.Geometry
+) -> tuple[np.ndarray, np.ndarray]:
+  """Distances of the mediastinum's right and left border from the midline, over y."""
+  full = geometry.ctr * 2.02 * geometry.half_width
+  right, left = 0.36 * full, 0.64 * full
+  floor = 0.5 * (geometry.dome_right + geometry.dome_left)
+  base, knob = 0.36, patient.knob
+
+  def level(part: float) -> float:
+    return base + part * (floor + 0.03 - base)
+
+  right_border = grid.curve(
+    (-0.1, 0.055),
+    (0.1, 0.052),
+    (0.2, 0.056),
+    (0.3, 0.06),
+    (level(0.0), 0.064),
+    (level(0.22), 0.068 + 0.25 * (right - 0.068)),
+    (level(0.45), 0.92 * right),
+    (level(0.65), right),
+    (level(0.88), 0.93 * right),
+    (level(1.25), 0.7 * right),
+  )
+  left_border = grid.curve(
+    (-0.1, 0.055),
+    (0.1, 0.052),
+    (0.2, 0.058),
+    (0.245, 0.062 + knob),
+    (0.285, 0.066 + knob),
+    (0.325, 0.062 + 0.2 * knob),
+    (level(0.0), 0.07),
+    (level(0.2), 0.086),
+    (level(0.4), 0.086 + 0.5 * (left - 0.086)),
+    (level(0.62), 0.086 + 0.86 * (left - 0.086)),
+    (level(0.82), left),
+    (level(0.97), 0.96 * left),
+    (level(1.2), 0.75 * left),
+    (level(1.5), 0.3 * left),
+  )
+  # The upper mediastinum is tethered; a shift moves the heart most.
+  move = grid.curve((0.0, 0.2), (0.3, 0.6), (0.5, 1.0), (1.0, 1.0))
+  move = move * np.float32(geometry.shift)
+  return right_border - move, left_border + move
+
+
+def _heart(
+  grid: grids.Grid, patient: anatomy.Patient, right: np.ndarray, left: np.ndarray
+) -> np.ndarray:
+  """cm of heart and mediastinum [h w] between its borders."""
+  thick = grid.curve((0.1, 10.0), (0.3, 10.0), (0.42, 10.5), (0.6, 12.5), (0.8, 13.5))
+  centre = grid.along_y(0.5 * (left - right))
+  half = grid.along_y(0.5 * (left + right))
+  scale = np.float32(patient.depth / 21)
+  return grids.chord((grid.x - centre) / half) * grid.along_y(thick) * scale
+
+
+def _measure_heart(
+  grid: grids.Grid,
+  geometry: geometries.Geometry,
+  outer: np.ndarray,
+  right: np.ndarray,
+  left: np.ndarray,
+) -> tuple[float, tuple[float, float, float, float]]:
+  """Cardiothoracic ratio from the borders above the domes, and the heart's box."""
+  floor = 0.5 * (geometry.dome_right + geometry.dome_left) + 0.03
+  y = grid.positions
+  rows = (y > 0.4) & (y < floor)
+  far_right, far_left = -right[rows].max(), left[rows].max()
+  thorax = 2 * outer[(y > 0.4) & (y < floor + geometry.arch)].max()
+  corners = np.array(
+    [[far_right, far_right, far_left, far_left], [0.38, floor, 0.38, floor], [1] * 4]
+  )
+  columns, lines = grid.to_pixel @ corners / len(grid.x)
+  x0, x1 = np.clip([columns.min(), columns.max()], 0, 1)
+  y0, y1 = np.clip([lines.min(), lines.max()], 0, 1)
+  box = (float(x0), float(y0), float(x1 - x0), float(y1 - y0))
+  return float((far_left - far_right) / thorax), box

@@ -1,0 +1,1 @@
+"""Blinded reader studies: a sheet, its separate key, and scoring of the answers."""

@@ -1,0 +1,291 @@
+"""What experts could tell: the Turing test, agreement, and the findings that they saw.
+
+key, answers of each reader -> Score, Score, ... -> scores.json, tables
+
+An image that was shown twice counts once, but where its two answers are compared.
+"pooled" takes all readers' answers as independent: its intervals hold for these readers
+and are too narrow for readers in general.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import itertools
+import os
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from sklearn import metrics
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.extras.reader_study import agreement
+from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
+from cxr_diffusion_jax.extras.reader_study.tables import Answers, StudyKey
+
+# Raised when a field changes its meaning.
+SCHEMA = 1
+
+POOLED, REAL, GENERATED, ALL = "pooled", reader_tables.REAL, "generated", "all"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+  """One figure.
+
+  Attributes:
+    metric: accuracy, balanced_accuracy, sensitivity (synthetic images known as such),
+      specificity (real ones), p_value (Fisher's, of guessing), realism (1 to 5),
+      verdict_kappa, realism_kappa (quadratic weights), fleiss_kappa, repeat_agreement,
+      repeat_kappa, finding_kappa or finding_f1.
+    value: None where it is undefined.
+    num: answers that it is made of.
+    reader: a name, "A and B", or `POOLED`.
+    path: whose images: a path, `REAL`, `GENERATED` (all paths) or `ALL`.
+    finding: its name, "macro", or "" where it is of none.
+    low: of the 95 % interval; None for none.
+    high: as above.
+    reason: why there is no value.
+  """
+
+  metric: str
+  value: float | None
+  num: int
+  reader: str
+  path: str = ALL
+  finding: str = ""
+  low: float | None = None
+  high: float | None = None
+  reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReaderScores:
+  """All figures of a study.
+
+  Attributes:
+    readers: names, in the order of their files.
+    paths: of the sheet, sorted.
+    num_images: set -> images that were shown; `REAL` and each path.
+    num_repeats: images that were shown twice.
+    scores: the figures.
+  """
+
+  readers: tuple[str, ...]
+  paths: tuple[str, ...]
+  num_images: dict[str, int]
+  num_repeats: int
+  scores: tuple[Score, ...]
+
+  def find(
+    self, metric: str, reader: str = POOLED, path: str = ALL, finding: str = ""
+  ) -> Score | None:
+    """The figure; None where it was not measured."""
+    wanted = metric, reader, path, finding
+    for x in self.scores:
+      if (x.metric, x.reader, x.path, x.finding) == wanted:
+        return x
+    return None
+
+
+def score(key: str | os.PathLike, answers: Sequence[str | os.PathLike]) -> ReaderScores:
+  """Scores the answers of one or more readers.
+
+  Args:
+    key: key.csv of the study.
+    answers: a file for each reader.
+
+  Raises:
+    errors.InputError: a file that cannot be read or is not of this study, answers that
+      are missing or of other values, or two files of one reader.
+  """
+  study = reader_tables.read_key(key)
+  if not answers:
+    raise errors.InputError("no answers", "a file for each reader")
+  read = [reader_tables.read_answers(path, study) for path in answers]
+  names = [reader.reader for reader in read]
+  for name in names:
+    if names.count(name) > 1 or name == POOLED:
+      raise errors.InputError(
+        f"{names.count(name)} files of the reader {name!r}",
+        f"names that differ, and none of them {POOLED!r}",
+        "correct the column 'reader'",
+      )
+  first = study.repeat_of < 0
+  sets = np.array(study.sets)
+  return ReaderScores(
+    readers=tuple(names),
+    paths=study.paths,
+    num_images={
+      name: int((first & (sets == name)).sum()) for name in (REAL, *study.paths)
+    },
+    num_repeats=int((~first).sum()),
+    scores=tuple(
+      itertools.chain(
+        _turing(study, read),
+        _realism(study, read),
+        _agreement(study, read),
+        _repeats(study, read),
+        _findings(study, read),
+      )
+    ),
+  )
+
+
+def to_json(scores: ReaderScores) -> dict[str, Any]:
+  """Plain values: what scores.json holds."""
+  return {"schema": SCHEMA, **dataclasses.asdict(scores)}
+
+
+def _turing(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
+  rows = np.flatnonzero(study.repeat_of < 0)
+  truth = np.array(study.sets)[rows] != REAL
+  for name, readers in _each(read):
+    said = np.concatenate([reader.synthetic[rows] for reader in readers])
+    sets = np.tile(np.array(study.sets)[rows], len(readers))
+    right = said == np.tile(truth, len(readers))
+    yield _share("accuracy", right, name, ALL)
+    specificity = _share("specificity", right[sets == REAL], name, REAL)
+    sensitivity = _share("sensitivity", right[sets != REAL], name, GENERATED)
+    yield from (specificity, sensitivity, _chance(said, sets != REAL, name))
+    yield _balanced(specificity, sensitivity, ALL)
+    for path in study.paths:
+      of_path = _share("sensitivity", right[sets == path], name, path)
+      yield from (of_path, _balanced(specificity, of_path, path))
+
+
+def _chance(said: np.ndarray, truth: np.ndarray, reader: str) -> Score:
+  """Fisher's exact test: how often as much is told by guessing, whatever the shares."""
+  table = [[int(((said == x) & (truth == y)).sum()) for x in (0, 1)] for y in (0, 1)]
+  chance = float(scipy.stats.fisher_exact(table).pvalue)
+  return Score(metric="p_value", value=chance, num=len(said), reader=reader)
+
+
+def _balanced(specificity: Score, sensitivity: Score, path: str) -> Score:
+  """The mean of both: 0.5 for guesses, however many images are real."""
+  return Score(
+    metric="balanced_accuracy",
+    value=(specificity.value + sensitivity.value) / 2,
+    num=specificity.num + sensitivity.num,
+    reader=specificity.reader,
+    path=path,
+  )
+
+
+def _realism(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
+  """Of several readers the mean grade of each image counts: images are the sample."""
+  graded = [reader for reader in read if reader.realism is not None]
+  for name, readers in _each(graded):
+    grades = np.mean([reader.realism for reader in readers], axis=0)
+    for path in (REAL, GENERATED, *study.paths):
+      rows = _rows(study, path)
+      value, low, high = agreement.mean(grades[rows])
+      yield Score(
+        metric="realism",
+        value=value,
+        low=low,
+        high=high,
+        num=len(rows) * len(readers),
+        reader=name,
+        path=path,
+      )
+
+
+def _agreement(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
+  rows = _rows(study, ALL)
+  for a, b in itertools.combinations(read, 2):
+    both = f"{a.reader} and {b.reader}"
+    kappa = agreement.cohen_kappa(a.synthetic[rows], b.synthetic[rows])
+    yield _kappa("verdict_kappa", kappa, len(rows), both)
+    if a.realism is not None and b.realism is not None:
+      kappa = agreement.cohen_kappa(a.realism[rows], b.realism[rows], "quadratic")
+      yield _kappa("realism_kappa", kappa, len(rows), both)
+  if len(read) > 2:
+    said = np.sum([reader.synthetic[rows] for reader in read], axis=0)
+    kappa = agreement.fleiss_kappa(np.stack([len(read) - said, said], axis=1))
+    yield _kappa("fleiss_kappa", kappa, len(rows) * len(read), POOLED)
+
+
+def _repeats(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
+  second = np.flatnonzero(study.repeat_of >= 0)
+  first = study.repeat_of[second]
+  if not len(second):
+    return
+  for name, readers in _each(read):
+    before = np.concatenate([reader.synthetic[first] for reader in readers])
+    after = np.concatenate([reader.synthetic[second] for reader in readers])
+    yield _share("repeat_agreement", before == after, name, ALL)
+    yield _kappa(
+      "repeat_kappa", agreement.cohen_kappa(before, after), len(before), name
+    )
+
+
+def _findings(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
+  """Findings seen against those asked for, and in real images against their labels."""
+  named = [reader for reader in read if reader.findings is not None]
+  for name, readers in _each(named):
+    for path in (REAL, GENERATED, *study.paths):
+      rows = [row for row in _rows(study, path) if study.known[row]]
+      if not rows:
+        continue
+      asked = np.tile(study.findings[rows], (len(readers), 1))
+      seen = np.concatenate([reader.findings[rows] for reader in readers])
+      for metric, score_fn in (
+        ("finding_kappa", agreement.cohen_kappa),
+        ("finding_f1", _f1),
+      ):
+        yield from _by_finding(metric, score_fn, asked, seen, name, path)
+
+
+def _by_finding(
+  metric: str,
+  score_fn: Callable[[np.ndarray, np.ndarray], float | None],
+  asked: np.ndarray,
+  seen: np.ndarray,
+  reader: str,
+  path: str,
+) -> Iterator[Score]:
+  where = {"num": len(asked), "reader": reader, "path": path}
+  values = []
+  for column, finding in enumerate(labels_lib.FINDINGS):
+    asked_of = asked[:, column]
+    if 0 < asked_of.sum() < len(asked_of):
+      value, reason = score_fn(asked_of, seen[:, column]), ""
+      values.append(value)
+    else:
+      value, reason = None, f"in {'all' if asked_of.any() else 'none'} of the images"
+    yield Score(metric=metric, value=value, reason=reason, finding=finding, **where)
+  macro = float(np.mean(values)) if values else None
+  reason = "" if values else "no finding is in some images and not in others"
+  yield Score(metric=metric, value=macro, reason=reason, finding="macro", **where)
+
+
+def _f1(asked: np.ndarray, seen: np.ndarray) -> float:
+  return float(metrics.f1_score(asked, seen))
+
+
+def _share(metric: str, hits: np.ndarray, reader: str, path: str) -> Score:
+  value, low, high = agreement.share(int(hits.sum()), len(hits))
+  num = len(hits)
+  return Score(
+    metric=metric, value=value, low=low, high=high, num=num, reader=reader, path=path
+  )
+
+
+def _kappa(metric: str, value: float | None, num: int, reader: str) -> Score:
+  reason = "" if value is not None else "all answers are alike"
+  return Score(metric=metric, value=value, num=num, reader=reader, reason=reason)
+
+
+def _each(read: Sequence[Answers]) -> Iterator[tuple[str, Sequence[Answers]]]:
+  """Each reader, then all of them together."""
+  yield from ((reader.reader, [reader]) for reader in read)
+  if read:
+    yield POOLED, read
+
+
+def _rows(study: StudyKey, path: str) -> np.ndarray:
+  """Rows of first showings of a path, `REAL`, `GENERATED` or `ALL`."""
+  sets = np.array(study.sets)
+  masks = {ALL: sets != "", REAL: sets == REAL, GENERATED: sets != REAL}
+  return np.flatnonzero((study.repeat_of < 0) & masks.get(path, sets == path))

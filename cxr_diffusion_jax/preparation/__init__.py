@@ -1,1 +1,0 @@
-"""From a tree of X-rays to records, columns and stand-in encoders."""

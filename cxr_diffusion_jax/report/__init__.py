@@ -1,0 +1,1 @@
+"""HTML pages, figures and tables of runs and comparisons."""

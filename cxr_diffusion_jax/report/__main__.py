@@ -1,0 +1,24 @@
+"""Writes the picture report of a run.
+
+python -m cxr_diffusion_jax.report --workdir runs/elixr_c
+"""
+
+import pathlib
+
+from absl import flags
+
+from cxr_diffusion_jax.cli import command
+from cxr_diffusion_jax.report import run_page
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.mark_flags_as_required(["workdir"])
+
+
+def main() -> None:
+  """Writes WORKDIR/report.html and report.png and says where they are."""
+  page = run_page.write(pathlib.Path(_WORKDIR.value))
+  print(f"report: {page} (and {page.with_suffix('.png').name})")
+
+
+if __name__ == "__main__":
+  command.run(main)

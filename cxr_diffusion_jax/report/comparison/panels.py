@@ -1,0 +1,159 @@
+"""What is drawn with a panel a path: guidance, label efficiency, features on a plane.
+
+paths, planes -> draw(figure), as `drawing.write` takes it; all panels have one scale
+"""
+
+from collections.abc import Mapping, Sequence
+import math
+
+import matplotlib.figure
+import numpy as np
+
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
+from cxr_diffusion_jax.report.comparison import legend, projection
+from cxr_diffusion_jax.report.comparison import names as names_lib
+from cxr_diffusion_jax.report.comparison.palette import MUTED, Look
+
+Figure = matplotlib.figure.Figure
+Looks = Mapping[str, Look]
+
+# Points of a cloud that are drawn at most: more hide each other and weigh megabytes.
+POINTS = 150
+
+
+def sweeps(
+  figure: Figure, paths: Sequence[comparison_data.PathResult], looks: Looks
+) -> None:
+  """A panel a path: adherence over distance, a point a scale; the others in grey."""
+  panels = _panels(figure, len(paths))
+  for axes, path in zip(panels, paths, strict=True):
+    for other in paths:
+      points = defined(other)
+      xs = [point.fidelity.value for point in points]
+      ys = [point.adherence.value for point in points]
+      if other is not path:
+        axes.plot(xs, ys, color=MUTED, linewidth=1.4, alpha=0.45, zorder=1)
+        continue
+      look = looks[path.name]
+      axes.plot(xs, ys, color=look.color, linewidth=1.6, zorder=3)
+      for point in points:
+        _cross(axes, point, look)
+    axes.set_title(path.name)
+  _outer_labels(
+    panels,
+    f"{names_lib.title(_first(paths).fidelity.metric)} (lower is better)",
+    f"{names_lib.title(_first(paths).adherence.metric)} (higher is better)",
+  )
+
+
+def efficiency(
+  figure: Figure, paths: Sequence[comparison_data.PathResult], looks: Looks
+) -> None:
+  """A panel an arm: macro AUROC over the share of real images; real ones alone grey."""
+  arms = list(dict.fromkeys(arm for path in paths for _, arm, _ in path.curve))
+  shown = [arm for arm in arms if arm != "real"] or arms
+  panels = _panels(figure, len(shown))
+  for axes, arm in zip(panels, shown, strict=True):
+    real = [point for point in paths[0].curve if point[1] == "real"]
+    _curve(axes, real, MUTED, "o", "--")
+    for path in paths:
+      own = [point for point in path.curve if point[1] == arm]
+      if arm != "real":
+        _curve(axes, own, looks[path.name].color, looks[path.name].marker, "-")
+    axes.set_title(names_lib.title(arm))
+  _outer_labels(panels, "share of the real training images", "macro AUROC")
+  handles = [legend.path(path.name, looks[path.name], line=True) for path in paths]
+  handles.append(legend.line("real images alone", MUTED, "--"))
+  figure.legend(handles=handles, loc="outside upper center", ncols=4)
+
+
+def clouds(figure: Figure, plane: projection.Plane, looks: Looks) -> None:
+  """A panel a path: its images over the real ones, on the real ones' plane."""
+  panels = _panels(figure, len(plane.of_paths))
+  for axes, (path, points) in zip(panels, plane.of_paths.items(), strict=True):
+    real, look = _thinned(plane.real), looks[path]
+    axes.plot(*real.T, "o", color=MUTED, markersize=2.6, alpha=0.35, markeredgewidth=0)
+    axes.plot(
+      *_thinned(points).T,
+      look.marker,
+      color=look.color,
+      markersize=3.6,
+      alpha=0.8,
+      markeredgewidth=0,
+    )
+    axes.set_title(path)
+  _outer_labels(panels, *plane.axes)
+  panels[0].legend(handles=[legend.dot("real images", MUTED)], loc="lower right")
+
+
+def _cross(axes, point: comparison_data.SweepPoint, look: Look) -> None:
+  """A point with the intervals of both figures, and its scale beside it."""
+  x, y = point.fidelity, point.adherence
+  if x.low is not None and x.high is not None:
+    axes.plot([x.low, x.high], [y.value] * 2, color=look.color, linewidth=0.7)
+  if y.low is not None and y.high is not None:
+    axes.plot([x.value] * 2, [y.low, y.high], color=look.color, linewidth=0.7)
+  axes.plot(x.value, y.value, look.marker, color=look.color, markersize=5, zorder=4)
+  axes.annotate(
+    f"{point.guidance:g}",
+    (x.value, y.value),
+    xytext=(4, 4),
+    textcoords="offset points",
+    fontsize=8,
+  )
+
+
+def _curve(axes, points: Sequence, color: str, marker: str, style: str) -> None:
+  """Values over shares with their intervals, of those that have any."""
+  known = ((x, each) for x, _, each in points if each.value is not None)
+  points = sorted(known, key=lambda point: point[0])
+  for x, each in points:
+    if each.low is not None and each.high is not None:
+      axes.plot([x, x], [each.low, each.high], color=color, linewidth=0.7)
+  axes.plot(
+    [x for x, _ in points],
+    [each.value for _, each in points],
+    color=color,
+    marker=marker,
+    linestyle=style,
+    markersize=4.5,
+  )
+
+
+def _panels(figure: Figure, num: int) -> list:
+  """Axes of one scale, three a row."""
+  columns = min(3, num)
+  shape = math.ceil(num / columns), columns
+  grid = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True)
+  for axes in grid.flat[num:]:
+    axes.set_axis_off()
+  for axes in grid.flat[max(0, num - columns) : num]:
+    axes.tick_params(labelbottom=True)
+  return list(grid.flat[:num])
+
+
+def _outer_labels(panels: Sequence, x: str, y: str) -> None:
+  figure = panels[0].figure
+  figure.supxlabel(x, fontsize=9)
+  figure.supylabel(y, fontsize=9)
+
+
+def defined(path: comparison_data.PathResult) -> list[comparison_data.SweepPoint]:
+  """Points of a sweep that have both figures, by their scale."""
+  points = [
+    point
+    for point in path.sweep
+    if point.fidelity.value is not None and point.adherence.value is not None
+  ]
+  return sorted(points, key=lambda point: point.guidance)
+
+
+def _first(paths: Sequence[comparison_data.PathResult]) -> comparison_data.SweepPoint:
+  return next(point for path in paths for point in path.sweep)
+
+
+def _thinned(points: np.ndarray) -> np.ndarray:
+  """Evenly spaced ones of many."""
+  if len(points) <= POINTS:
+    return points
+  return points[np.linspace(0, len(points) - 1, POINTS).astype(int)]

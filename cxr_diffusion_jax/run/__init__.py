@@ -1,0 +1,1 @@
+"""A run: its config, dataset card, parameters and checkpoints."""

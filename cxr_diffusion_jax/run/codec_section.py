@@ -1,0 +1,139 @@
+"""The section `codec` of a config: what makes the codec once the data are known.
+
+config.codec --build--> (statistics of the data) -> Codec, and its autoencoder
+
+  name='pixel'
+  name='haar'   levels, loss_power
+  name='kl'     folder, posterior, scaling_factor
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.latents import autoencoders
+from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.models import kl_codec
+from cxr_diffusion_jax.run import sections
+
+# Values of `scaling_factor` that are no numbers: the autoencoder's own, and one over
+# the standard deviation of the training images' latents.
+OWN, MEASURED = "own", "measured"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodecSection:
+  """What a section says.
+
+  Attributes:
+    make: statistics of the data -> codec; without statistics, one of the right shapes.
+    autoencoder: whose latents the codec takes from a column; None for none.
+  """
+
+  make: Callable[[Mapping[str, Any]], codec_lib.Codec]
+  autoencoder: autoencoders.Autoencoder | None = None
+
+
+def build(section: Mapping[str, Any]) -> CodecSection:
+  """Reads the section.
+
+  Raises:
+    errors.InputError: an unknown name or key, a value out of range, or an autoencoder
+      that is not there.
+  """
+  section = dict(section)
+  name = section.pop("name", "")
+  if name == "pixel":
+    sections.check_keys("config.codec", section, ())
+    return CodecSection(make=lambda statistics: codec_lib.Pixel())
+  if name == "haar":
+    return CodecSection(make=_haar(section))
+  if name == "kl":
+    return _kl(section)
+  raise errors.InputError(f"config.codec.name={name!r}", "pixel, haar or kl")
+
+
+def _haar(
+  section: Mapping[str, Any],
+) -> Callable[[Mapping[str, Any]], codec_lib.Codec]:
+  sections.check_keys("config.codec", section, ("levels", "loss_power"))
+  levels = section.get("levels", 2)
+
+  def make(statistics: Mapping[str, Any]) -> codec_lib.Codec:
+    # Before the records are read, only the shapes are of interest.
+    unit = {"mean": (0.0,) * 4**levels, "std": (1.0,) * 4**levels}
+    known = statistics.get("haar", {str(levels): unit})
+    if str(levels) not in known:
+      raise errors.InputError(
+        f"config.codec.levels={levels}", f"one of {', '.join(known)}, as measured"
+      )
+    return codec_lib.Haar(
+      levels=levels,
+      mean=tuple(known[str(levels)]["mean"]),
+      std=tuple(known[str(levels)]["std"]),
+      loss_power=section.get("loss_power", 1.0),
+    )
+
+  return make
+
+
+def _kl(section: Mapping[str, Any]) -> CodecSection:
+  if "levels" in section:
+    raise errors.InputError(
+      "config.codec.name=kl in a config of wavelets",
+      "a section with folder, posterior and scaling_factor",
+      "put kl_ before the size, as in configs/elixr_c.py:kl_small",
+    )
+  known = ("folder", "posterior", "scaling_factor")
+  sections.check_keys("config.codec", section, known)
+  if not section.get("folder"):
+    raise errors.InputError(
+      "config.codec without folder",
+      f"a folder of an autoencoder, or an id such as {autoencoders.DEFAULT!r}",
+    )
+  scaling = _scaling(section.get("scaling_factor", OWN))
+  posterior = section.get("posterior", "sample")
+  autoencoder = autoencoders.find(section["folder"])
+
+  def make(statistics: Mapping[str, Any]) -> codec_lib.Codec:
+    factor = scaling
+    if scaling == OWN:
+      factor = autoencoder.network.scaling_factor
+    elif scaling == MEASURED:
+      factor = 1.0 / _spread(statistics)
+    return kl_codec.Kl(
+      autoencoder=autoencoder.network,
+      load_params=lambda: autoencoder.params,
+      scaling_factor=factor,
+      shift_factor=autoencoder.network.shift_factor,
+      posterior=posterior,
+    )
+
+  # A value that it refuses is told before any image is encoded.
+  make({})
+  return CodecSection(make=make, autoencoder=autoencoder)
+
+
+def _scaling(given: Any) -> float | str:
+  """Reads a number, or one of the words; a flag brings a number as text."""
+  if given in (OWN, MEASURED):
+    return given
+  try:
+    return float(given)
+  except (TypeError, ValueError) as error:
+    raise errors.InputError(
+      f"config.codec.scaling_factor={given!r}", f"a number, {OWN!r} or {MEASURED!r}"
+    ) from error
+
+
+def _spread(statistics: Mapping[str, Any]) -> float:
+  """The standard deviation of the latents; 1 before they are made."""
+  std = statistics.get(kl_codec.COLUMN, {"std": 1.0})["std"]
+  if not std > 0:
+    raise errors.InputError(
+      f"latents of standard deviation {std}, which config.codec.scaling_factor"
+      f"={MEASURED} cannot divide by",
+      fix="check that the autoencoder is trained, or give a number",
+    )
+  return std

@@ -1,0 +1,242 @@
+"""From a tree of X-rays to what training reads: records, and columns joined to them.
+
+  tree (or phantoms made on the spot) --> records --+--> Dataset --> JoinedSource(split)
+  ELIXR files, or stand-ins made from the tree --> columns --+
+  CLIP, run over records and prompts --> columns ------------+
+  an autoencoder, run over records --> latents --------------+
+
+Everything here can be interrupted and repeated; what is done is not done again.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders.clip import columns as clip_columns
+from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
+from cxr_diffusion_jax.encoders.latents import autoencoders
+from cxr_diffusion_jax.encoders.latents import columns as latent_columns
+from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+  """Records of a tree and the columns that a conditioning path wants.
+
+  Attributes:
+    records: images and their labels.
+    columns: embeddings in the records' row order.
+    needs: what the path reads, and of whose image.
+    phantom: whether the images are phantoms.
+    targets: columns that training compares with, and no condition: of the image itself
+      whatever the reference, in the field `target_NAME` of a batch.
+    latents: the column that training denoises in place of images; () for none.
+  """
+
+  records: records_lib.Records
+  columns: tuple[columns_lib.Column, ...]
+  needs: conditioning.Needs
+  phantom: bool
+  targets: tuple[columns_lib.Column, ...] = ()
+  latents: tuple[columns_lib.Column, ...] = ()
+
+  @property
+  def kind(self) -> str:
+    """What this is, for people: phantoms or real images, stand-ins or not."""
+    parts = ["phantom images" if self.phantom else "real images"]
+    parts += [
+      f"stand-in {column.description.name}"
+      for column in (*self.columns, *self.targets)
+      if column.description.standin
+    ]
+    # A condition and a target may be of one kind.
+    return ", ".join(dict.fromkeys(parts))
+
+  @functools.cached_property
+  def description(self) -> dict[str, Any]:
+    """Plain values that tell this data from any other, and what a codec needs."""
+    return {
+      "fingerprint": self.records.fingerprint,
+      "kind": self.kind,
+      "num_rows": dict(self.records.num_rows),
+      "statistics": self.records.statistics
+      | {
+        name: value
+        for column in self.latents
+        for name, value in latent_columns.statistics(column).items()
+      },
+      "columns": _described(self.columns),
+      # Not there where nothing is compared with: as in runs of before.
+      **({"targets": _described(self.targets)} if self.targets else {}),
+      **({"latents": _described(self.latents)} if self.latents else {}),
+    }
+
+  def summary(self) -> str:
+    """One line for the log."""
+    rows = ", ".join(f"{split} {n:,}" for split, n in self.records.num_rows.items())
+    return f"{self.kind}; {rows}; fingerprint {self.records.fingerprint[:12]}"
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Those with a row."""
+    return tuple(split for split, count in self.records.num_rows.items() if count)
+
+  def source(self, split: str, *, images: bool = True) -> pipeline.JoinedSource:
+    """Rows of a split that have every column.
+
+    Args:
+      split: one of `splits`.
+      images: False where latents take their place.
+
+    Raises:
+      errors.InputError: no such split, or it has no row.
+    """
+    source = self._join(split, images)
+    if not len(source):
+      raise errors.InputError(
+        f"split {split!r} without a row",
+        "at least one image with every embedding asked for",
+        "add images, or change config.data.split or config.data.validation_fraction",
+      )
+    return source
+
+  def _join(self, split: str, images: bool = True) -> pipeline.JoinedSource:
+    of_partner = ()
+    if self.needs.reference == "same_patient":
+      of_partner = self.needs.reference_columns
+    columns = (*self.columns, *self.latents)
+    return pipeline.JoinedSource(
+      self.records, split, columns, of_partner, self.targets, images
+    )
+
+  def ids(self, split: str) -> np.ndarray:
+    """[n] str, the image ids of `source(split)` in its order."""
+    return self.records.ids(split)[self.source(split).row]
+
+  def find(self, image_ids: Sequence[str]) -> list[tuple[pipeline.JoinedSource, int]]:
+    """Finds images by id in any split.
+
+    Args:
+      image_ids: names of images, with or without an ending.
+
+    Returns:
+      For each, the source of its split and its place there.
+
+    Raises:
+      errors.InputError: an image that no split has.
+    """
+    places = {}
+    for split, count in self.records.num_rows.items():
+      if count:
+        source = self._join(split)
+        for place, image_id in enumerate(self.records.ids(split)[source.row]):
+          places[str(image_id)] = (source, place)
+    stems = [pathlib.PurePath(image_id).stem for image_id in image_ids]
+    unknown = [stem for stem in stems if stem not in places]
+    if unknown:
+      raise errors.InputError(
+        f"images {', '.join(unknown[:5])}",
+        f"ids of the {len(places):,} records, such as {next(iter(places), 'none')}",
+      )
+    return [places[stem] for stem in stems]
+
+
+def prepare(
+  settings: DataSettings,
+  needs: conditioning.Needs,
+  *,
+  targets: conditioning.Needs | None = None,
+  autoencoder: autoencoders.Autoencoder | None = None,
+  progress: types.Progress = types.no_progress,
+) -> Dataset:
+  """Makes records and columns where they are missing or stale, and opens them.
+
+  On several hosts the first one works and the others wait.
+
+  Args:
+    settings: of the data.
+    needs: which columns a path reads, and made by what.
+    targets: which columns training compares with, and made by what.
+    autoencoder: makes the latents that training denoises; None for none.
+    progress: told during long work.
+
+  Raises:
+    errors.InputError: the tree, an image, an encoder or an embedding file is not
+      usable, or the tree has no embeddings of a kind.
+  """
+  if jax.process_index() == 0:
+    _make(settings, needs, progress)
+    if targets is not None:
+      _make(settings, targets, progress)
+    if autoencoder is not None:
+      records = records_lib.open_records(settings.record_settings())
+      latent_columns.make(settings, records, autoencoder, progress)
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices("prepared")
+  records = records_lib.open_records(settings.record_settings())
+  return Dataset(
+    records=records,
+    columns=tuple(_open(settings, needs, name) for name in needs.columns),
+    needs=needs,
+    phantom=phantom_tree.is_phantom_tree(settings.root),
+    targets=tuple(
+      _open(settings, targets, name) for name in (targets.columns if targets else ())
+    ),
+    latents=()
+    if autoencoder is None
+    else (latent_columns.open_column(settings, autoencoder),),
+  )
+
+
+def _make(
+  settings: DataSettings, needs: conditioning.Needs, progress: types.Progress
+) -> None:
+  if settings.phantom_images:
+    phantom_tree.write_tree(
+      settings.root,
+      num_images=settings.phantom_images,
+      size=settings.image_size,
+      seed=settings.phantom_seed,
+      progress=progress,
+    )
+  records = records_lib.prepare_records(settings.record_settings(), progress=progress)
+  elixr_columns.make(
+    settings,
+    records,
+    [name for name in needs.columns if not clip_columns.is_of_clip(name)],
+    progress,
+  )
+  clip_columns.make(settings, records, needs, progress)
+
+
+def _open(
+  settings: DataSettings, needs: conditioning.Needs, name: str
+) -> columns_lib.Column:
+  if clip_columns.is_of_clip(name):
+    return columns_lib.open_column(clip_columns.folder(settings, needs), name)
+  return columns_lib.open_column(settings.records_folder, name)
+
+
+def _described(columns: Sequence[columns_lib.Column]) -> dict[str, dict[str, Any]]:
+  """What made each column, as plain values."""
+  return {
+    column.description.name: {
+      "encoder": column.description.encoder,
+      "standin": column.description.standin,
+      "fingerprint": column.description.fingerprint,
+    }
+    for column in columns
+  }

@@ -1,0 +1,126 @@
+"""Averages of power profiles on disk, and the average of any length made of them.
+
+  WORKDIR/power_ema/<step>/length_<length>     every `power_ema_every` steps and last
+  (length, step) --power_ema.combine--> weights --sum of weight times snapshot--> params
+
+They are never deleted. A run that goes on from a checkpoint comes by the steps of
+snapshots that it has already: they would be the same, and are left as they are.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import pathlib
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.run import checkpoints, power_ema
+from cxr_diffusion_jax.training import state as state_lib
+
+# A profile that is wrong by more, in parts of its norm, is not the one asked for.
+LARGEST_ERROR = 0.25
+
+
+@contextlib.contextmanager
+def keeper(
+  workdir: pathlib.Path, lengths: Sequence[float]
+) -> Iterator[Callable[[state_lib.TrainState], None]]:
+  """Yields a function that saves a state's averages; on leaving, all are on disk.
+
+  Args:
+    workdir: the run's folder.
+    lengths: of `TrainState.power_ema`, in its order; where there are none, nothing is
+      written or made.
+
+  Raises:
+    errors.InputError: there is no room, or a write failed.
+  """
+  if not lengths:
+    yield lambda state: None
+    return
+  with checkpoints.open_snapshots(workdir) as manager:
+
+    def keep(state: state_lib.TrainState) -> None:
+      named = zip(lengths, state.power_ema, strict=True)
+      averages = {_name(length): average for length, average in named}
+      checkpoints.save_snapshot(manager, int(state.step), averages)
+
+    yield keep
+
+
+def reconstruct(
+  workdir: pathlib.Path,
+  lengths: Sequence[float],
+  length: float,
+  like: types.Params,
+  step: int | None = None,
+) -> tuple[types.Params, int]:
+  """Makes the average of a length that need not have been tracked.
+
+  Args:
+    workdir: the run's folder.
+    lengths: that the run tracked.
+    length: the one wanted, in (0, `power_ema.LONGEST`].
+    like: `jax.ShapeDtypeStruct`s with the shardings wanted.
+    step: at which it ends, one of the snapshots'; the newest if None.
+
+  Returns:
+    The parameters, and the step.
+
+  Raises:
+    errors.InputError: nothing was saved, not at this step, or the length is too far
+      from what was tracked.
+  """
+  if not lengths:
+    raise errors.InputError(
+      f"--ema_length={length:g} of a run whose config.train.power_ema is empty",
+      fix="train with --config.train.power_ema=0.05,0.1, or leave the flag away for"
+      " the average that the run has",
+    )
+  wanted = power_ema.Profile(length=length, step=1 if step is None else step)
+  power_ema.power(wanted.length)
+  folder = workdir / checkpoints.SNAPSHOTS
+  if not folder.is_dir():
+    raise errors.InputError(
+      f"--ema_length={length:g} without snapshots in {folder}",
+      fix="train on to a multiple of config.train.power_ema_every or to the last step",
+    )
+  with checkpoints.open_snapshots(workdir, read_only=True) as manager:
+    steps = sorted(manager.all_steps())
+    step = steps[-1] if step is None and steps else step
+    tracked = ", ".join(f"{value:g}" for value in lengths)
+    if step not in steps:
+      raise errors.InputError(
+        f"--ema_length={length:g} at step {step}",
+        f"one of the steps of the snapshots, {', '.join(map(str, steps)) or 'none yet'}"
+        f" (tracked lengths: {tracked})",
+      )
+    saved = [
+      power_ema.Profile(length=value, step=number)
+      for number in steps
+      if number <= step
+      for value in lengths
+    ]
+    wanted = power_ema.Profile(length=length, step=step)
+    weights, error = power_ema.combine(saved, wanted)
+    told = f"{len(saved)} averages of lengths {tracked} up to step {step}"
+    if error > LARGEST_ERROR:
+      raise errors.InputError(
+        f"--ema_length={length:g}, which {told} give with an error of {error:.0%}",
+        f"an error of at most {LARGEST_ERROR:.0%}: a length nearer to those",
+      )
+    logging.info("EMA length %g of %s: error %.2g", length, told, error)
+    total = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), like)
+    for profile, weight in zip(saved, weights, strict=True):
+      if abs(weight) > 1e-9:
+        average = checkpoints.restore_snapshot(
+          manager, profile.step, _name(profile.length), like
+        )
+        total = jax.tree.map(lambda t, a, w=float(weight): t + w * a, total, average)
+  return total, step
+
+
+def _name(length: float) -> str:
+  return f"length_{length:g}"

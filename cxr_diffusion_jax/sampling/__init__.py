@@ -1,0 +1,1 @@
+"""Sampling: requests, conditions, generation, editing, sweeps."""

@@ -1,0 +1,267 @@
+"""Conditions to sample from: of images of the records, or of what a user gives.
+
+  split | image ids        --columns of the records--> fields [n ...]
+  prompts, findings        --text encoder-----------> fields [n ...]
+  reference images         --image encoder----------> fields [n ...]
+
+A field that a condition lacks is blank: zeros or unknown, which is no token.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data import images as images_lib
+from cxr_diffusion_jax.data import labels, pipeline, prompts, reference
+from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax.encoders import opening as encoders
+from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
+from cxr_diffusion_jax.run.dataset import Dataset
+from cxr_diffusion_jax.sampling import request as request_lib
+from cxr_diffusion_jax.sampling.request import Conditions, Request
+
+# What the records themselves say; the path without an encoder reads these.
+LABELS = ("findings", "age", "sex", "view")
+VIEWS, SEXES = ("PA", "AP"), ("F", "M")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Desk:
+  """Makes conditions for one run.
+
+  Attributes:
+    settings: of the run's data.
+    dataset: its records and columns.
+    elixr_models: folder or hub id of ELIXR's SavedModels.
+  """
+
+  settings: DataSettings
+  dataset: Dataset
+  elixr_models: str = elixr_saved_model.HUB_ID
+
+  def make(self, request: Request, count: int) -> Conditions:
+    """Makes the conditions of a request.
+
+    Args:
+      request: what is asked for.
+      count: conditions to take from a split; other requests bring their own number.
+
+    Raises:
+      errors.InputError: something that the path cannot use, or that cannot be read.
+    """
+    self._check(request)
+    needs = self.dataset.needs
+    parts: list[tuple[Conditions, Sequence[str]]] = []
+    if request.unconditional:
+      parts.append((self._rows([{"unconditional": True}], self._blank(1)), ()))
+    if request.image_ids:
+      parts.append((self._of_ids(request.image_ids), needs.columns))
+    if {"prompt", "findings"} & set(request.given):
+      texts = [name for name in needs.columns if name in encoder_lib.TEXT_COLUMNS]
+      parts.append((self._of_words(request), texts))
+    if request.references:
+      parts.append((self._of_references(request.references), needs.reference_columns))
+    made = request_lib.join(parts) if parts else self._of_split(request.split, count)
+    if request.negative_prompt:
+      told = {"negative_prompt": request.negative_prompt}
+      made = dataclasses.replace(
+        made,
+        entries=[{**entry, **told} for entry in made.entries],
+        negative=self._text_fields([request.negative_prompt]),
+      )
+    return made
+
+  def guess(self, text: str) -> Request:
+    """What a single text asks for: a file, an image's id, a prompt, or findings."""
+    takes = self.dataset.needs.inputs
+    if "reference" in takes and pathlib.Path(text).is_file():
+      return Request(references=(text,))
+    stem = pathlib.PurePath(text).stem
+    if any(stem in self.dataset.records.ids(split) for split in self.dataset.splits):
+      return Request(image_ids=(text,))
+    if "prompt" in takes:
+      return Request(prompts=(text,))
+    if "findings" in takes:
+      return Request(findings=(text,))
+    return Request(image_ids=(text,))
+
+  def between(self, texts: Sequence[str], negative_prompt: str = "") -> Conditions:
+    """One condition for each text, understood as `guess` does."""
+    asked = [self.guess(text) for text in texts]
+    told = {"negative_prompt": negative_prompt}
+    return request_lib.join_rows(
+      [self.make(dataclasses.replace(request, **told), 1) for request in asked]
+    )
+
+  def _check(self, request: Request) -> None:
+    """Raises InputError for what the path cannot use."""
+    takes = (*self.dataset.needs.inputs, "image_ids", "unconditional")
+    wrong = [name for name in request.given if name not in takes]
+    if request.negative_prompt and "prompt" not in takes:
+      wrong.append("negative_prompt")
+    if wrong:
+      raise errors.InputError(
+        f"--{wrong[0]} for a run whose condition is not made from it",
+        ", ".join(f"--{name}" for name in takes),
+        "sample a run of a path that takes it",
+      )
+    both = len(self.dataset.needs.inputs) > 2
+    alone = {"unconditional"} if both else {"unconditional", "image_ids"}
+    if (alone & set(request.given) and len(request.given) > 1) or (
+      request.image_ids and request.references
+    ):
+      raise errors.InputError(
+        " with ".join(f"--{name}" for name in request.given), "one of them"
+      )
+    texts = (*request.prompts, *request.findings, request.negative_prompt or "none")
+    if any(not text.strip() for text in texts):
+      raise errors.InputError(
+        "an empty prompt or finding",
+        "words, or 'No Finding'",
+        "--unconditional generates without a condition",
+      )
+
+  def _of_split(self, split: str, count: int) -> Conditions:
+    source = self.dataset.source(split)
+    usable = np.flatnonzero(source.reference_row >= 0)
+    if not len(usable):
+      raise errors.InputError(
+        f"split {split!r}, where no patient has two images",
+        "a reference for config.conditioning.reference=same_patient",
+        "name another split, or --reference images",
+      )
+    places = np.linspace(0, len(usable) - 1, min(count, len(usable))).astype(int)
+    return self._of_places([(source, int(place)) for place in usable[places]])
+
+  def _of_ids(self, image_ids: Sequence[str]) -> Conditions:
+    found = self.dataset.find(image_ids)
+    for name, (source, place) in zip(image_ids, found, strict=True):
+      if source.reference_row[place] < 0:
+        raise errors.InputError(
+          f"image {name}, whose patient has no other image",
+          "one for config.conditioning.reference=same_patient",
+        )
+    return self._of_places(found)
+
+  def _of_places(self, found: Sequence[tuple[pipeline.JoinedSource, int]]):
+    rows = [source.batch([place]) for source, place in found]
+    wanted = self.dataset.needs.columns or LABELS
+    entries, names = [], []
+    for (source, place), row in zip(found, rows, strict=True):
+      ids = self.dataset.records.ids(source.split)
+      entry = {
+        "image_id": str(ids[source.row[place]]),
+        "findings": labels.names_of(row["findings"][0]),
+      }
+      if source.reference_row[place] != source.row[place]:
+        entry["reference_id"] = str(ids[source.reference_row[place]])
+      entries.append(entry)
+      names.append(entry["image_id"])
+    return Conditions(
+      fields={name: np.concatenate([row[name] for row in rows]) for name in wanted},
+      entries=entries,
+      names=names,
+      references=np.stack([source.reference_image(place) for source, place in found]),
+    )
+
+  def _of_words(self, request: Request) -> Conditions:
+    """Of prompts and of findings: as labels, or as sentences for a text encoder."""
+    if "prompt" not in self.dataset.needs.inputs:
+      return self._of_labels(request)
+    person = {"view": request.view or None, "age": request.age, "sex": request.sex}
+    if not request.findings and "findings" in request.given:
+      raise errors.InputError(
+        "--age, --sex or --view without --findings",
+        "findings, from which a sentence is made",
+        "write them into --prompt, or add --findings 'No Finding'",
+      )
+    texts, entries = list(request.prompts), [{"prompt": t} for t in request.prompts]
+    for text in request.findings:
+      names = labels.names_of(labels.parse(text))
+      texts.append(prompts.prompt(names, **{**person, "sex": request.sex or None}))
+      entries.append({"prompt": texts[-1], "findings": names})
+    return self._rows(entries, self._text_fields(texts))
+
+  def _of_labels(self, request: Request) -> Conditions:
+    texts = request.findings or ("",)
+    person = {
+      "age": np.nan if request.age is None else request.age,
+      "sex": _code("sex", request.sex, SEXES),
+      "view": _code("view", request.view, VIEWS),
+    }
+    told = {name: value for name, value in person.items() if _is_known(value)}
+    blank = self._blank(len(texts))
+    entries = []
+    for row, text in enumerate(texts):
+      entry = {name: getattr(request, name) for name in told}
+      if text:
+        blank["findings"][row] = labels.parse(text)
+        entry["findings"] = labels.names_of(blank["findings"][row])
+      for name, value in told.items():
+        blank[name][row] = value
+      entries.append(entry)
+    return self._rows(entries, blank)
+
+  def _of_references(self, paths: Sequence[str]) -> Conditions:
+    shown = [reference.read_reference(path) for path in paths]
+    squares = [
+      images_lib.resize(image, self.settings.image_size, self.settings.resize)
+      for image in shown
+    ]
+    fields = self._blank(len(paths))
+    for name in self.dataset.needs.reference_columns:
+      encoder = self._encoder(name)
+      wanted = shown if encoder.whole_images else squares
+      fields[name] = encoder.encode_images([name], wanted)[name]
+    entries = [{"reference": str(path)} for path in paths]
+    made = self._rows(entries, fields)
+    return dataclasses.replace(made, references=np.stack(squares)[..., None])
+
+  def _text_fields(self, texts: Sequence[str]) -> types.Batch:
+    fields = self._blank(len(texts))
+    for name in self.dataset.needs.columns:
+      if name in encoder_lib.TEXT_COLUMNS:
+        fields[name] = self._encoder(name).encode_text([name], texts)[name]
+    return fields
+
+  def _encoder(self, name: str) -> encoder_lib.Encoder:
+    return encoders.open_encoder(
+      self.settings, self.dataset, name, elixr_models=self.elixr_models
+    )
+
+  def _blank(self, count: int) -> types.Batch:
+    """[count ...] of every field, without a token."""
+    if not self.dataset.columns:
+      return {
+        "findings": np.full((count, len(labels.FINDINGS)), np.nan, np.float32),
+        "age": np.full(count, np.nan, np.float32),
+        "sex": np.full(count, -1, np.float32),
+        "view": np.full(count, -1, np.float32),
+      }
+    return {
+      column.description.name: np.zeros((count, *column.description.shape), np.float16)
+      for column in self.dataset.columns
+    }
+
+  def _rows(self, entries: Sequence[Mapping[str, Any]], fields: types.Batch):
+    return Conditions(
+      fields=fields,
+      entries=entries,
+      names=request_lib.distinct([request_lib.slug(entry) for entry in entries]),
+      references=None,
+    )
+
+
+def _code(name: str, text: str, known: Sequence[str]) -> float:
+  if text and text not in known:
+    raise errors.InputError(f"--{name} {text!r}", " or ".join(known))
+  return float(known.index(text)) if text else -1.0
+
+
+def _is_known(value: float) -> bool:
+  return not np.isnan(value) and value >= 0

@@ -1,0 +1,194 @@
+"""Images that others are made from, and masks of what to make anew, as a user gives.
+
+x.png or an image's id --read--> square [h w] uint8;  m.png --> [h w] bool, white True
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import images as images_lib
+from cxr_diffusion_jax.data import reference
+from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.run.dataset import Dataset
+from cxr_diffusion_jax.sampling import image_to_image
+from cxr_diffusion_jax.sampling import request as request_lib
+
+# Of an image that is started from: as published for SDEdit, much of it stays.
+STRENGTH = 0.6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+  """What a user asks to be made from images.
+
+  Attributes:
+    inits: files of X-rays, or ids of the records' images.
+    masks: files, one or as many as images: white is made anew, black is kept.
+    strength: of `image_to_image.Plan`; None for 1 with a mask or an inversion, else
+      `STRENGTH`.
+    invert: find each image's own noise first, and make it again from there.
+    repeats: evaluations for each step of the inversion.
+
+  Raises:
+    errors.InputError: masks of another number, or see `image_to_image.Plan`.
+  """
+
+  inits: tuple[str, ...]
+  masks: tuple[str, ...] = ()
+  strength: float | None = None
+  invert: bool = False
+  repeats: int = 1
+
+  def __post_init__(self):
+    if not self.inits:
+      raise errors.InputError("no image", "--init x.png, or the id of an image")
+    if self.masks and len(self.masks) not in (1, len(self.inits)):
+      raise errors.InputError(
+        f"{len(self.masks)} masks of {len(self.inits)} images",
+        "one for all, or as many",
+      )
+    # What it refuses is told before a run is opened.
+    _ = self.plan
+
+  @property
+  def plan(self) -> image_to_image.Plan:
+    """How the images are made."""
+    whole = bool(self.masks) or self.invert
+    strength = (1.0 if whole else STRENGTH) if self.strength is None else self.strength
+    return image_to_image.Plan(
+      strength=strength,
+      masked=bool(self.masks),
+      inverted=self.invert,
+      repeats=self.repeats,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inits:
+  """k images to begin with; row i of everything belongs together.
+
+  Attributes:
+    images: uint8 [k h w 1], as the run's own.
+    masks: bool [k h w 1], True where to make anew; None for none.
+    entries: what each one is, for samples.json.
+    names: of each, fit for file names.
+    ids: of the records' image that each one is; "" for a file.
+  """
+
+  images: np.ndarray
+  masks: np.ndarray | None
+  entries: Sequence[Mapping[str, Any]]
+  names: Sequence[str]
+  ids: Sequence[str]
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+
+def read(settings: DataSettings, dataset: Dataset, asked: Asked) -> Inits:
+  """Reads images and masks, and makes squares of the run's size of them.
+
+  Raises:
+    errors.InputError: what is no X-ray and no id; a mask that is not of its image's
+      size, or that leaves nothing to make.
+  """
+  shown, ids = [], []
+  for text in asked.inits:
+    image, image_id = _read_init(dataset, text)
+    shown.append(image)
+    ids.append(image_id)
+  squares = [
+    images_lib.resize(image, settings.image_size, settings.resize) for image in shown
+  ]
+  masks = None
+  if asked.masks:
+    paths = asked.masks * (len(shown) if len(asked.masks) == 1 else 1)
+    masks = np.stack(
+      [
+        _read_mask(settings, path, image.shape, text)
+        for path, image, text in zip(paths, shown, asked.inits, strict=True)
+      ]
+    )[..., None]
+  names = [
+    image_id or request_lib.slug({"reference": text})
+    for image_id, text in zip(ids, asked.inits, strict=True)
+  ]
+  entries = [{"init": text} for text in asked.inits]
+  if asked.masks:
+    entries = [
+      {**entry, "mask": str(path)} for entry, path in zip(entries, paths, strict=True)
+    ]
+  return Inits(
+    images=np.stack(squares)[..., None],
+    masks=masks,
+    entries=entries,
+    names=request_lib.distinct(names),
+    ids=ids,
+  )
+
+
+def request_of(
+  request: request_lib.Request, inits: Inits, takes: tuple[str, ...]
+) -> request_lib.Request:
+  """What to make of the images: what is asked for, or else what they are themselves.
+
+  Args:
+    request: of the user.
+    inits: the images.
+    takes: what the run's path takes, of `Needs.inputs`.
+
+  Raises:
+    errors.InputError: nothing is asked for, and of the images nothing is known.
+  """
+  if request.given:
+    return request
+  if all(inits.ids):
+    return dataclasses.replace(request, image_ids=tuple(inits.ids))
+  if "reference" in takes and not any(inits.ids):
+    paths = tuple(entry["init"] for entry in inits.entries)
+    return dataclasses.replace(request, references=paths)
+  raise errors.InputError(
+    "--init without a condition",
+    ", ".join(f"--{name}" for name in (*takes, "image_ids", "unconditional")),
+  )
+
+
+def _read_init(dataset: Dataset, text: str) -> tuple[np.ndarray, str]:
+  """An image [h w] uint8, and its id if it is one of the records."""
+  if not pathlib.Path(text).exists():
+    stem = pathlib.PurePath(text).stem
+    if not any(stem in dataset.records.ids(split) for split in dataset.splits):
+      raise errors.InputError(
+        f"--init {text}", "a PNG, JPEG or DICOM file, or the id of an image of the run"
+      )
+    ((source, place),) = dataset.find([text])
+    return source[place]["image"][..., 0], stem
+  return reference.read_reference(text), ""
+
+
+def _read_mask(
+  settings: DataSettings, path: str, wanted: tuple[int, int], init: str
+) -> np.ndarray:
+  """A mask [h w] bool of the run's size, of an image of the size `wanted`."""
+  mask = reference.read_picture(path)
+  if mask.shape != wanted:
+    raise errors.InputError(
+      f"--mask {path} of {mask.shape[1]}x{mask.shape[0]} pixels",
+      f"{wanted[1]}x{wanted[0]}, the size of --init {init}",
+      "draw it on the image itself",
+    )
+  make = images_lib.resize(mask, settings.image_size, settings.resize) > 127
+  if not make.any():
+    raise errors.InputError(
+      f"--mask {path}, which leaves nothing to make: black in all that the run sees",
+      "white where the image is to be made anew",
+    )
+  if make.all():
+    logging.warning("--mask %s is white everywhere: nothing of %s stays", path, init)
+  return make

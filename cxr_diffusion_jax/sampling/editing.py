@@ -1,0 +1,282 @@
+"""Images made from images by a trained run: variations, inpainting, counterfactuals.
+
+Inits, Conditions --pair--> fields with latents and masks --sampling.sample--> Edited
+  masks: what is black is the image's own pixels, bit for bit
+  inversion: each image is made again with its own condition too: the round trip
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.sampling import conditions as conditions_lib
+from cxr_diffusion_jax.sampling import decoding, image_to_image
+from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
+from cxr_diffusion_jax.sampling import files as sample_files
+from cxr_diffusion_jax.sampling import request as request_lib
+from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.sampling.edit_inputs import Inits
+from cxr_diffusion_jax.sampling.request import Conditions, Request
+
+# No guidance: what the inversion itself follows.
+PLAIN = {"guidance": 1.0, "guidance_interval": (), "guidance_rescale": 0.0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Edited:
+  """Images made from others; row i of everything belongs together.
+
+  Attributes:
+    samples: as of `sampling.sample`.
+    inits: uint8 [n h w 1], what each one was made from.
+    masks: bool [n h w 1], True where it was made anew; None for none.
+    round_trips: uint8 [n h w 1], each init inverted and made again with its own
+      condition; None without an inversion.
+  """
+
+  samples: sampling.Samples
+  inits: np.ndarray
+  masks: np.ndarray | None
+  round_trips: np.ndarray | None
+
+  @property
+  def summary(self) -> str:
+    """A line of what the round trip lost on average; nothing without one."""
+    told = self.samples.settings["image_to_image"].get("round_trip")
+    if not told:
+      return ""
+    psnr = "exact" if told["psnr_db"] is None else f"PSNR {told['psnr_db']:.1f} dB"
+    return (
+      f"round trip without a change: {psnr},"
+      f" {told['mean_abs_grey_levels']:.2f} of 255 grey levels off on average\n"
+    )
+
+
+def make(
+  run: sampling.Run,
+  desk: conditions_lib.Desk,
+  asked: inits_lib.Asked,
+  request: Request,
+  *,
+  changes: Mapping[str, Any],
+  **options: Any,
+) -> Edited:
+  """Makes what a user asks for: reads images and masks, finds conditions, edits.
+
+  Args:
+    run: what to sample from.
+    desk: of the run.
+    asked: the images and what becomes of them.
+    request: towards what; nothing given is what the images are themselves.
+    changes: of the run's own sample settings.
+    **options: as of `edit`.
+
+  Raises:
+    errors.InputError: something that cannot be read, or does not go together.
+  """
+  inits = inits_lib.read(run.experiment.data, run.dataset, asked)
+  # Settings that the plan cannot have are told before any encoder runs.
+  settings = dataclasses.replace(run.experiment.sample, **changes)
+  image_to_image.settings_of(settings, asked.plan)
+  wanted = inits_lib.request_of(request, inits, run.dataset.needs.inputs)
+  conditions = desk.make(wanted, len(inits))
+  return edit(run, desk, inits, conditions, asked.plan, changes=changes, **options)
+
+
+def edit(
+  run: sampling.Run,
+  desk: conditions_lib.Desk,
+  inits: Inits,
+  conditions: Conditions,
+  plan: image_to_image.Plan,
+  *,
+  per_condition: int = 1,
+  num: int | None = None,
+  changes: Mapping[str, Any] | None = None,
+  batch_size: int = 16,
+  progress: types.Progress = types.no_progress,
+  **options: Any,
+) -> Edited:
+  """Makes images from images.
+
+  Args:
+    run: what to sample from.
+    desk: of the run, for what the images are themselves.
+    inits: the images.
+    conditions: as many, or one for all; or several of one image.
+    plan: how they are made.
+    per_condition: images of each pair, with different noise; an inversion has none.
+    num: images in all; all pairs once or `per_condition` times by default.
+    changes: of the run's own sample settings.
+    batch_size: images a call.
+    progress: told after each batch.
+    **options: `seed` and `weak_step`, as of `sampling.sample`.
+
+  Raises:
+    errors.InputError: numbers of images and conditions that do not go together,
+      settings out of range, or no such checkpoint.
+  """
+  n = max(len(inits), len(conditions))
+  if {len(inits), len(conditions)} - {1, n}:
+    raise errors.InputError(
+      f"{len(inits)} images with {len(conditions)} conditions",
+      "as many of each, or one of a kind",
+    )
+  per_condition = 1 if plan.inverted else per_condition
+  num = num or n * per_condition
+  common = {"batch_size": batch_size, "progress": progress, "plan": plan}
+  fields = _fields(run, desk, inits, plan)
+  which = np.arange(n) % len(inits)
+  paired = conditions.take(np.arange(n) % len(conditions))
+  told = [_entry(desk, inits, plan, i) for i in which]
+  paired = dataclasses.replace(
+    paired,
+    fields=paired.fields | {name: value[which] for name, value in fields.items()},
+    entries=[{**entry, **of} for entry, of in zip(paired.entries, told, strict=True)],
+  )
+  made = sampling.sample(
+    run, paired, num=num, per_condition=per_condition, changes=changes, **common,
+    **options,
+  )  # fmt: skip
+  of_image = which[np.arange(num) // min(per_condition, num) % n]
+  back, lost = None, []
+  if plan.inverted:
+    back, lost = _round_trip(run, inits, fields, changes or {}, common)
+    for entry, i in zip(made.entries, of_image, strict=True):
+      entry["round_trip"] = lost[i]
+  return Edited(
+    samples=_described(made, inits, plan, of_image, lost),
+    inits=inits.images[of_image],
+    masks=None if inits.masks is None else inits.masks[of_image],
+    round_trips=None if back is None else back[of_image],
+  )
+
+
+def write(edited: Edited, out: pathlib.Path) -> None:
+  """Writes all that `sample_files.write` does, and what the images were made from."""
+  samples, inits = edited.samples, edited.inits
+  above, below = [("init", inits)], []
+  sample_files.empty(out / "inits")
+  sample_files.empty(out / "masks")
+  if edited.masks is not None:
+    above.append(("mask", edited.masks.astype(np.uint8) * 255))
+  if edited.round_trips is not None:
+    # Grey is no difference, white is brighter than before.
+    change = (samples.images.astype(np.int16) - inits) // 2 + 128
+    below.append(("difference", change.clip(0, 255).astype(np.uint8)))
+    below.append(("round trip", edited.round_trips))
+  for row, entry in enumerate(samples.entries):
+    Image.fromarray(inits[row, ..., 0]).save(out / entry["init_file"])
+    if edited.masks is not None:
+      Image.fromarray(above[-1][1][row, ..., 0]).save(out / entry["mask_file"])
+  sample_files.write(samples, out, above, below)
+
+
+def _fields(
+  run: sampling.Run,
+  desk: conditions_lib.Desk,
+  inits: Inits,
+  plan: image_to_image.Plan,
+) -> types.Batch:
+  """What a plan reads of the images, [k ...]: latents, masks, their own conditions."""
+  encode = decoding.make_encode(run.objective.codec, run.experiment.mesh)
+  pixels = inits.images.astype(np.float32) / np.float32(127.5) - 1
+  fields = {image_to_image.INIT: encode(pixels)}
+  if plan.masked:
+    fields[image_to_image.MAKE] = inits.masks
+  if plan.inverted:
+    own = request_lib.join_rows([_own(desk, image_id) for image_id in inits.ids])
+    fields |= {
+      f"{image_to_image.SOURCE}{name}": np.asarray(value)
+      for name, value in own.fields.items()
+    }
+  return fields
+
+
+def _has_own(desk: conditions_lib.Desk, image_id: str) -> bool:
+  """Whether the records hold a condition that is of this very image."""
+  return bool(image_id) and desk.dataset.needs.reference == "self"
+
+
+def _own(desk: conditions_lib.Desk, image_id: str) -> Conditions:
+  """The condition of an image itself, as far as it is known."""
+  known = Request(image_ids=(image_id,)), Request(unconditional=True)
+  return desk.make(known[0] if _has_own(desk, image_id) else known[1], 1)
+
+
+def _entry(
+  desk: conditions_lib.Desk, inits: Inits, plan: image_to_image.Plan, i: int
+) -> dict[str, Any]:
+  """What samples.json tells of the image that one was made from."""
+  entry = {**inits.entries[i], "init_file": f"inits/{inits.names[i]}.png"}
+  if plan.masked:
+    entry["mask_file"] = f"masks/{inits.names[i]}.png"
+  if plan.inverted:
+    own = _has_own(desk, inits.ids[i])
+    entry["source"] = "its own condition" if own else "no condition"
+  return entry
+
+
+def _round_trip(
+  run: sampling.Run,
+  inits: Inits,
+  fields: types.Batch,
+  changes: Mapping[str, Any],
+  common: Mapping[str, Any],
+) -> tuple[np.ndarray, list[dict[str, float | None]]]:
+  """Each image inverted and made again with nothing changed, and what that lost."""
+  source = image_to_image.source_of(fields)
+  same = Conditions(
+    fields=source | fields,
+    entries=list(inits.entries),
+    names=list(inits.names),
+    references=None,
+  )
+  changes = {**changes, **PLAIN}
+  made = sampling.sample(run, same, num=len(inits), changes=changes, **common)
+  back, cost = made.images, made.settings["evaluations_per_image"]
+  error = back.astype(np.float64) - inits.images
+  told = []
+  for one in error:
+    mean_square = float(np.mean(one**2))
+    # Of equal images it is infinite, which JSON has no number for.
+    psnr = float(10 * np.log10(255**2 / mean_square)) if mean_square else None
+    grey = float(np.abs(one).mean())
+    told.append({"psnr_db": psnr, "mean_abs_grey_levels": grey, "evaluations": cost})
+  return back, told
+
+
+def _described(
+  made: sampling.Samples,
+  inits: Inits,
+  plan: image_to_image.Plan,
+  of_image: np.ndarray,
+  lost: list[dict[str, float | None]],
+) -> sampling.Samples:
+  """Samples with what is known of an edit: in entries, settings, title, and pixels."""
+  edit: dict[str, Any] = {**dataclasses.asdict(plan)}
+  images, how = made.images, f"strength {plan.strength:g}"
+  if plan.masked:
+    images = np.where(inits.masks[of_image], images, inits.images[of_image])
+    how = f"inpainted, {how}"
+  if plan.inverted:
+    how = f"inverted, {how}"
+    known = [one["psnr_db"] for one in lost if one["psnr_db"] is not None]
+    edit["round_trip"] = {
+      "psnr_db": float(np.mean(known)) if known else None,
+      "mean_abs_grey_levels": float(
+        np.mean([one["mean_abs_grey_levels"] for one in lost])
+      ),
+      "evaluations_per_image": lost[0]["evaluations"],
+    }
+  return dataclasses.replace(
+    made,
+    images=images,
+    settings={**made.settings, "image_to_image": edit},
+    title=f"{made.title}, {how}",
+  )

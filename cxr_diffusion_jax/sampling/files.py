@@ -1,0 +1,86 @@
+"""Samples on disk: a PNG each, two pictures of all, and a JSON of where they come from.
+
+Samples --write--> OUT/{images/, references/, grid.png, pairs.png, samples.json}
+"""
+
+from collections.abc import Sequence
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from cxr_diffusion_jax import pictures
+from cxr_diffusion_jax.sampling import sample as sampling
+
+# A row of pairs.png: what it shows, and uint8 [n h w 1], one for each sample.
+Row = tuple[str, np.ndarray]
+
+
+def write(
+  samples: sampling.Samples,
+  out: pathlib.Path,
+  above: Sequence[Row] = (),
+  below: Sequence[Row] = (),
+) -> None:
+  """Writes images, both grids and the JSON to a folder; nothing of a former call stays.
+
+  Args:
+    samples: what to write.
+    out: the folder.
+    above: further rows of pairs.png, above what was generated.
+    below: and below it, of the first image of each condition.
+  """
+  for folder in (out / "images", out / "references"):
+    empty(folder)
+  entries = []
+  for row, (entry, name) in enumerate(zip(samples.entries, samples.names, strict=True)):
+    file = f"{entry['number']:05d}_{name}.png"
+    Image.fromarray(samples.images[row, ..., 0]).save(out / "images" / file)
+    entries.append({**entry, "file": f"images/{file}"})
+    if samples.references is not None:
+      Image.fromarray(samples.references[row, ..., 0]).save(
+        out / "references" / f"{name}.png"
+      )
+      entries[-1]["reference_file"] = f"references/{name}.png"
+  text = json.dumps({"settings": samples.settings, "samples": entries}, indent=2)
+  (out / "samples.json").write_text(text + "\n")
+  shown = list(samples.images[:64])
+  side = max(1, round(len(shown) ** 0.5))
+  rows = [shown[i : i + side] for i in range(0, len(shown), side)]
+  pictures.save(pictures.grid(rows, title=samples.title), out / "grid.png")
+  pictures.save(_pairs(samples, above, below), out / "pairs.png")
+
+
+def empty(folder: pathlib.Path) -> None:
+  """Makes a folder, or takes the pictures out of it."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for stale in folder.glob("*.png"):
+    stale.unlink()
+
+
+def _pairs(
+  samples: sampling.Samples, above: Sequence[Row], below: Sequence[Row]
+) -> Image.Image:
+  """One column a condition: its image on top, what was generated from it below."""
+  k = samples.per_condition
+  starts = range(0, min(len(samples.images), 12 * k), k)
+  rows = [
+    [samples.images[start + j] for start in starts if start + j < len(samples.images)]
+    for j in range(k)
+  ]
+  row_labels = ["generated"] * k
+  if samples.references is not None:
+    above = [("condition", samples.references), *above]
+  for place, (label, images) in [
+    *((i, row) for i, row in enumerate(above)),
+    *((len(above) + k + i, row) for i, row in enumerate(below)),
+  ]:
+    rows.insert(place, [images[start] for start in starts])
+    row_labels.insert(place, label)
+  return pictures.grid(
+    rows,
+    row_labels=row_labels,
+    column_labels=[sampling.caption(samples.entries[start]) for start in starts],
+    title=samples.title,
+  )

@@ -1,0 +1,268 @@
+"""Images from a denoiser: noise and condition in, pixels out, in one compiled call.
+
+key a sample -> noise x_1 --Sampler(guidance(denoise_fn))--> x0 --decode--> image
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any, Protocol
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.diffusion import guidance as guidance_lib
+from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.run import sample_section
+from cxr_diffusion_jax.sampling import decoding
+from cxr_diffusion_jax.training import step as step_lib
+
+# What callers of this module need beside it.
+SampleSettings = sample_section.SampleSettings
+evaluations = sample_section.evaluations
+
+# (guided denoiser, unguided one, noise [b h w c], batch, keys [b]) -> data [b h w c]
+Draw = Callable[
+  [types.DenoiseFn, types.DenoiseFn, jax.Array, types.Batch, jax.Array], jax.Array
+]
+
+
+class GenerateFn(Protocol):
+  """A compiled generator; what is optional makes a program of its own, once."""
+
+  def __call__(
+    self,
+    params: types.Params,
+    batch: types.Batch,
+    keys: jax.Array,
+    *,
+    scale: types.Array | None = None,
+    negative: types.Batch | None = None,
+    weak_params: types.Params | None = None,
+  ) -> jax.Array:
+    """Generates one image a condition.
+
+    Args:
+      params: of the denoiser.
+      batch: fields [b ...] that the conditioner reads.
+      keys: [b] typed keys.
+      scale: in place of the value of `settings.guidance`, so that one program serves
+        all scales: [] or [b] where that is a number, [s] or [b s] where it is one for
+        each of s streams. All branches run, whatever the scales are.
+      negative: a batch as `batch`, whose condition takes the place of the missing one
+        that guidance leads away from.
+      weak_params: of an earlier checkpoint: autoguidance takes the place of
+        classifier-free guidance.
+
+    Returns:
+      [b h w 1] in [-1, 1].
+
+    Raises:
+      errors.InputError: guidance that these inputs cannot have.
+    """
+
+
+def make_generate(
+  objective: step_lib.Objective,
+  settings: SampleSettings,
+  latent_shape: tuple[int, int, int],
+  mesh: jax.sharding.Mesh,
+  draw: Draw | None = None,
+) -> GenerateFn:
+  """Builds the jitted function from conditions and keys to images.
+
+  Args:
+    objective: what was trained.
+    settings: sampler, steps and guidance.
+    latent_shape: (h, w, c) of what is denoised.
+    mesh: a batch is split over it; every process gets all images.
+    draw: in place of the plain way from noise to data, as of `image_to_image`.
+
+  Raises:
+    errors.InputError: as many scales as the condition does not have streams, or bounds
+      of pixels for a latent.
+  """
+  sample_section.check_streams(settings, objective.conditioner.streams)
+  sample_section.check_codec(settings, objective.codec)
+  sampler = sample_section.make_sampler(settings)
+  guide = _make_guide(objective, settings)
+  # A network that decodes is a program of its own: many images at once may be too many
+  # for it, and its parameters are arguments.
+  apart = bool(objective.codec.columns)
+
+  @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+  def generate(params, batch, keys, *, scale=None, negative=None, weak_params=None):
+    denoise_fn = guide(params, scale, negative, weak_params)
+    noise_keys, step_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
+    noise = jax.vmap(lambda key: jax.random.normal(key, latent_shape))(noise_keys)
+    if draw is None:
+      context = objective.conditioner(batch)
+      x0 = sampler(objective.process, denoise_fn, noise, context, step_keys)
+    else:
+      x0 = draw(denoise_fn, objective.denoise_fn(params), noise, batch, step_keys)
+    return x0 if apart else jnp.clip(objective.codec.decode(x0), -1.0, 1.0)
+
+  if not apart:
+    return generate
+  decode = decoding.make_decode(objective.codec, mesh)
+  return lambda *inputs, **optional: decode(generate(*inputs, **optional))
+
+
+def sample_keys(seed: int, numbers: np.ndarray) -> jax.Array:
+  """Returns a key a sample: of the seed and the sample's number, never its batch."""
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+    step_lib.stream_key(seed, step_lib.SAMPLE_STREAM), jnp.asarray(numbers)
+  )
+
+
+def generate_rows(
+  generate: GenerateFn,
+  params: types.Params,
+  conditions: Mapping[str, np.ndarray],
+  keys: jax.Array,
+  mesh: jax.sharding.Mesh,
+  *,
+  batch_size: int,
+  progress: types.Progress = types.no_progress,
+  negative: Mapping[str, np.ndarray] | None = None,
+  weak_params: types.Params | None = None,
+  scale: float | tuple[float, ...] | np.ndarray | None = None,
+) -> np.ndarray:
+  """Generates one image a condition, in batches of one size.
+
+  Args:
+    generate: of `make_generate`.
+    params: averaged parameters.
+    conditions: fields [n ...] that the conditioner reads.
+    keys: [n] typed keys.
+    mesh: of the run; batches are split over it.
+    batch_size: rows a call; rounded up to what the mesh divides.
+    progress: told after each batch.
+    negative: fields [n ...], or [1 ...] for all, in place of the missing condition.
+    weak_params: an earlier checkpoint's, for autoguidance.
+    scale: in place of the settings' guidance: a number or a tuple of one for each
+      stream; or an array of them, [n] or [n s], one for each image.
+
+  Returns:
+    uint8 [n h w 1].
+
+  Raises:
+    ValueError: an array of scales for another number of images.
+    errors.InputError: guidance that these inputs cannot have.
+  """
+  n = len(keys)
+  optional = _optional_rows(n, negative, scale)
+  # These have no rows.
+  whole = {} if weak_params is None else {"weak_params": weak_params}
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  b = -(-min(batch_size, n) // parts) * parts
+  images = []
+  for start in range(0, n, b):
+    # The last batch is filled up with its own last row, so that one shape compiles.
+    rows = np.minimum(np.arange(start, start + b), n - 1)
+    batch = _place_rows(dict(conditions), rows, mesh)
+    placed = _place_rows(optional, rows, mesh)
+    made = jax.device_get(generate(params, batch, keys[rows], **placed, **whole))
+    images.append(to_uint8(made[: min(b, n - start)]))
+    progress("images", min(start + b, n), n)
+  return np.concatenate(images)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+  """Maps [-1, 1] to 0..255."""
+  return np.clip(np.round((np.asarray(images) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def _make_guide(
+  objective: step_lib.Objective, settings: SampleSettings
+) -> Callable[..., types.DenoiseFn]:
+  """Builds (params, scale, negative, weak_params), of GenerateFn -> guided denoiser."""
+  interval = sample_section.interval_times(settings, objective.process.schedule)
+  limits = {"interval": interval, "rescale": settings.guidance_rescale}
+  num_streams = len(objective.conditioner.streams)
+  by_stream = isinstance(settings.guidance, tuple)
+
+  def guide(params, scale, negative, weak_params):
+    denoise_fn = objective.denoise_fn(params)
+    _check_extra(settings, scale, negative, weak_params)
+    if scale is None:
+      scale = settings.guidance
+    elif by_stream:
+      if jnp.shape(scale)[-1:] != (num_streams,):
+        raise ValueError(f"scale {jnp.shape(scale)} for {num_streams} streams")
+      scale = [scale[..., i] for i in range(num_streams)]
+    if weak_params is not None:
+      weak_fn = objective.denoise_fn(weak_params)
+      return guidance_lib.autoguidance(denoise_fn, weak_fn, scale, **limits)
+    unwanted = None if negative is None else objective.conditioner(negative)
+
+    def drop_fn(context):
+      return conditioning.drop_all(context) if unwanted is None else unwanted
+
+    if by_stream:
+      keep_fns = [_keep_only(i, num_streams) for i in range(num_streams)]
+      return guidance_lib.composed(denoise_fn, drop_fn, keep_fns, scale, **limits)
+    return guidance_lib.classifier_free(denoise_fn, drop_fn, scale, **limits)
+
+  return guide
+
+
+def _check_extra(
+  settings: SampleSettings,
+  scale: types.Array | None,
+  negative: types.Batch | None,
+  weak_params: types.Params | None,
+) -> None:
+  """Refuses what does not go together; says what has no effect."""
+  shown = f"config.sample.guidance={settings.guidance_text}"
+  if weak_params is not None and isinstance(settings.guidance, tuple):
+    raise errors.InputError(
+      f"{shown} with an earlier checkpoint", "one number: autoguidance has one scale"
+    )
+  if weak_params is not None and negative is not None:
+    raise errors.InputError(
+      "a negative condition and an earlier checkpoint to guide away from", "one of them"
+    )
+  given = "negative condition" if negative is not None else "earlier checkpoint"
+  neither = negative is None and weak_params is None
+  if not neither and scale is None and settings.guidance == 1:
+    logging.warning("%s leaves the %s without effect", shown, given)
+
+
+def _keep_only(stream: int, num_streams: int) -> Callable[..., types.Context]:
+  """Builds the function that drops every stream but one, in the whole batch."""
+  drop = (np.arange(num_streams) != stream)[None]
+  return lambda context: conditioning.drop_context(context, jnp.asarray(drop))
+
+
+def _optional_rows(
+  n: int,
+  negative: Mapping[str, np.ndarray] | None,
+  scale: float | tuple[float, ...] | np.ndarray | None,
+) -> dict[str, Any]:
+  """Returns those of `negative` and `scale` that are given, with n rows each."""
+  rows = {}
+  if negative is not None:
+    rows["negative"] = {
+      name: np.broadcast_to(value, (n, *np.shape(value)[1:]))
+      for name, value in negative.items()
+    }
+  if isinstance(scale, np.ndarray):
+    if scale.shape[:1] != (n,):
+      raise ValueError(f"scale {scale.shape} for {n} images")
+    rows["scale"] = scale.astype(np.float32)
+  elif scale is not None:
+    rows["scale"] = np.broadcast_to(np.float32(scale), (n, *np.shape(scale)))
+  return rows
+
+
+def _place_rows(inputs: Any, rows: np.ndarray, mesh: jax.sharding.Mesh) -> Any:
+  """Places some rows of a tree of arrays [n ...] on the devices of the mesh."""
+  # Every process holds all conditions, unlike the batches of training.
+  return jax.tree.map(
+    lambda value: sharding.place_whole_batch({"rows": value[rows]}, mesh)["rows"],
+    inputs,
+  )

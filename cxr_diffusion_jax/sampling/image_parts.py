@@ -1,0 +1,223 @@
+"""Images that a run generates to be judged: in parts on disk, none made twice.
+
+conditions of image ids --sampler, sharded--> FOLDER/<fingerprint>/part_00000.npz ...
+
+A part is there whole or not at all: an interrupted call goes on with the next one.
+Image i depends on the run, its sampler, the seed, i and its own condition alone, so
+that more images leave the first ones as they are, and the noise is the same for every
+path.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax.evaluation import image_set
+from cxr_diffusion_jax.sampling import conditions as conditions_lib
+from cxr_diffusion_jax.sampling import generate as generate_lib
+from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.sampling.request import Request
+
+PART_SIZE = 64
+DESCRIPTION = "generation.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generator:
+  """A run, made ready to generate into a folder.
+
+  Attributes:
+    run: to sample from.
+    settings: its sampler's, with what was asked to be different.
+    folder: of the parts, named by the fingerprint of all but the conditions.
+    seed: of the noise.
+    batch_size: images a call.
+    weights: digest of the parameters.
+  """
+
+  run: sampling.Run
+  settings: generate_lib.SampleSettings
+  folder: pathlib.Path
+  seed: int
+  batch_size: int
+  weights: str
+
+  @property
+  def evaluations(self) -> int:
+    """Calls of the network an image."""
+    streams = self.run.experiment.conditioner.streams
+    return generate_lib.evaluations(self.settings, len(streams), False)
+
+  @functools.cached_property
+  def generate(self) -> generate_lib.GenerateFn:
+    """The compiled generator."""
+    experiment = self.run.experiment
+    return generate_lib.make_generate(
+      self.run.objective, self.settings, experiment.latent_shape, experiment.mesh
+    )
+
+
+def weights_digest(run: sampling.Run) -> str:
+  """Tells the parameters of a run from those of any other training into its folder."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(run.ema_params):
+    digest.update(np.ascontiguousarray(jax.device_get(leaf)))
+  return digest.hexdigest()
+
+
+def prepare(
+  run: sampling.Run,
+  folder: pathlib.Path,
+  *,
+  seed: int = 0,
+  changes: Mapping[str, Any] | None = None,
+  batch_size: int = 32,
+  weights: str = "",
+) -> Generator:
+  """Makes a run ready to generate.
+
+  Args:
+    run: to sample from.
+    folder: receives a folder for each way to sample.
+    seed: of the noise.
+    changes: of the run's own sample settings.
+    batch_size: images a call.
+    weights: `weights_digest` of the run, where it is known.
+  """
+  settings = dataclasses.replace(run.experiment.sample, **(changes or {}))
+  weights = weights or weights_digest(run)
+  facts = {
+    "data": run.dataset.description["fingerprint"],
+    "weights": weights,
+    # How many pictures training makes has no part in any of them.
+    "settings": dataclasses.asdict(settings) | {"num_images": 0},
+    "seed": seed,
+  }
+  text = json.dumps(facts, sort_keys=True, indent=1)
+  fingerprint = hashlib.sha256(text.encode()).hexdigest()
+  place = folder / f"seed_{seed}-{fingerprint[:12]}"
+  place.mkdir(parents=True, exist_ok=True)
+  if jax.process_index() == 0:
+    artifacts.write_text(place / DESCRIPTION, text + "\n")
+  return Generator(
+    run=run,
+    settings=settings,
+    folder=place,
+    seed=seed,
+    batch_size=batch_size,
+    weights=weights,
+  )
+
+
+def generate(
+  generator: Generator,
+  image_ids: Sequence[str],
+  *,
+  name: str = "images",
+  first: int = 0,
+  progress: types.Progress = types.no_progress,
+) -> "Parts":
+  """Generates an image for the condition of each of these images of the records.
+
+  Args:
+    generator: of `prepare`.
+    image_ids: of any split; some may be there more than once.
+    name: of what they are for; a folder.
+    first: number of the first image, of which its noise is made.
+    progress: told after each batch.
+
+  Returns:
+    The images in their order, read when asked for.
+  """
+  folder = generator.folder / name
+  folder.mkdir(parents=True, exist_ok=True)
+  desk = conditions_lib.Desk(
+    settings=generator.run.experiment.data, dataset=generator.run.dataset
+  )
+  label = f"{generator.run.workdir.name}, seed {generator.seed}, {name}"
+  paths = []
+  for start in range(0, len(image_ids), PART_SIZE):
+    ids = list(image_ids[start : start + PART_SIZE])
+    path = folder / f"part_{start // PART_SIZE:05d}.npz"
+    paths.append(path)
+    if not _holds(path, ids, first):
+      fields = desk.make(Request(image_ids=tuple(ids)), len(ids)).fields
+      _save(path, ids, first, _images_of(generator, fields, len(ids), first + start))
+    progress(label, start + len(ids), len(image_ids))
+  return Parts(paths, len(image_ids))
+
+
+class Parts(Sequence):
+  """The images of parts on disk: [i] -> uint8 [h w 1]; the last part read is kept."""
+
+  def __init__(self, paths: Sequence[pathlib.Path], count: int):
+    self._count = count
+    self._paths = paths
+    self._read = functools.lru_cache(maxsize=2)(_images)
+
+  def __len__(self) -> int:
+    return self._count
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    if not 0 <= index < self._count:
+      raise IndexError(f"image {index} of {self._count}")
+    return self._read(self._paths[index // PART_SIZE])[index % PART_SIZE]
+
+
+def as_set(
+  name: str, images: Sequence[np.ndarray], conditions: image_set.ImageSet
+) -> image_set.ImageSet:
+  """Generated images with the labels that were asked for: those of the conditions."""
+  return image_set.ImageSet(
+    name=name, images=images, ids=conditions.ids, labels=conditions.labels
+  )
+
+
+def _images_of(
+  generator: Generator, fields: types.Batch, count: int, first: int
+) -> np.ndarray:
+  # A part with fewer images is filled up with its last: one shape compiles.
+  b = min(generator.batch_size, PART_SIZE)
+  rows = np.minimum(np.arange(-(-count // b) * b), count - 1)
+  images = generate_lib.generate_rows(
+    generator.generate,
+    generator.run.ema_params,
+    {key: value[rows] for key, value in fields.items()},
+    generate_lib.sample_keys(generator.seed, first + rows),
+    generator.run.experiment.mesh,
+    batch_size=b,
+  )
+  return images[:count]
+
+
+def _holds(path: pathlib.Path, ids: Sequence[str], first: int) -> bool:
+  if not path.is_file():
+    return False
+  with np.load(path) as part:
+    return part["ids"].tolist() == list(ids) and int(part["first"]) == first
+
+
+def _save(
+  path: pathlib.Path, ids: Sequence[str], first: int, images: np.ndarray
+) -> None:
+  if jax.process_index():
+    return
+  partial = path.with_suffix(".partial")
+  with artifacts.disk_errors(path), partial.open("wb") as file:
+    np.savez_compressed(
+      file, ids=np.array(ids, dtype=np.str_), first=np.int64(first), images=images
+    )
+  partial.replace(path)
+
+
+def _images(path: pathlib.Path) -> np.ndarray:
+  with np.load(path) as part:
+    return part["images"]

@@ -1,0 +1,150 @@
+"""Images from images: started from a corrupted one, kept in part, or inverted first.
+
+  SDEdit      alpha x0 + sigma noise at t = strength --Sampler--> x0
+  inpainting  the same, what is known put back after each step
+  inversion   x0 --Euler backwards, source's condition--> x_t --Sampler, new one--> x0
+
+Meng et al. 2021 (SDEdit, 2108.01073); see `diffusion.inpainting` and `.inversion`.
+All are ways to draw for `generate.make_generate`: what they start from travels in the
+batch, in fields that no conditioner reads.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.diffusion import inpainting, inversion
+from cxr_diffusion_jax.run import sample_section
+from cxr_diffusion_jax.sampling import generate as generate_lib
+from cxr_diffusion_jax.training import step as step_lib
+
+# Fields of a batch: the latent [b h w c] that is started from, the mask of pixels
+# [b H W 1] bool that are to be made, and what the source's condition is made of.
+INIT, MAKE, SOURCE = "init_latent", "init_make", "source_"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """How an image becomes another one.
+
+  Attributes:
+    strength: the time to go back to, in (0, 1]: at 1 nothing is left of the image but
+      what a schedule that ends before pure noise keeps, which is left out too; near 0
+      it comes back as it is. Of the settings' steps, this share is done.
+    masked: only the pixels of a mask are made.
+    inverted: go there by the ODE and not by adding noise: what is drawn then is the
+      same image but for its condition.
+    repeats: evaluations for each step of the inversion.
+
+  Raises:
+    errors.InputError: a value out of range, or values that do not go together.
+  """
+
+  strength: float = 1.0
+  masked: bool = False
+  inverted: bool = False
+  repeats: int = 1
+
+  def __post_init__(self):
+    if not 0 < self.strength <= 1:
+      raise errors.InputError(f"--strength {self.strength:g}", "above 0, at most 1")
+    if self.repeats < 1:
+      raise errors.InputError(f"--invert_repeats {self.repeats}", "1 or more")
+    if self.masked and self.inverted:
+      raise errors.InputError("--invert with --mask", "one of them")
+
+
+def settings_of(
+  settings: sample_section.SampleSettings, plan: Plan
+) -> sample_section.SampleSettings:
+  """The settings with as many steps as are done from the plan's strength on.
+
+  Raises:
+    errors.InputError: no step is left, or noise cannot be found again because the
+      sampler makes fresh noise.
+  """
+  # A hair more: 0.3 of 10 steps are 3.
+  num_steps = int(settings.num_steps * plan.strength + 1e-6)
+  if num_steps < 1:
+    raise errors.InputError(
+      f"--strength {plan.strength:g} of {settings.num_steps} steps, which is no step",
+      f"{1 / settings.num_steps:g} or more",
+      "raise --strength or --steps",
+    )
+  settings = dataclasses.replace(settings, num_steps=num_steps)
+  if plan.inverted and sample_section.make_sampler(settings).method.stochastic:
+    raise errors.InputError(
+      f"--invert with the sampler {settings.sampler!r}, which makes fresh noise",
+      "one that does not, such as ddim or euler",
+      "name another --sampler",
+    )
+  return settings
+
+
+def evaluations(settings: sample_section.SampleSettings, plan: Plan) -> int:
+  """Evaluations that the inversion of one image costs; 0 without one.
+
+  Args:
+    settings: of `settings_of`.
+    plan: how the image is made.
+  """
+  return settings.num_steps * plan.repeats if plan.inverted else 0
+
+
+def make_draw(
+  objective: step_lib.Objective, settings: sample_section.SampleSettings, plan: Plan
+) -> generate_lib.Draw:
+  """Builds the way to draw, for `generate.make_generate`.
+
+  Args:
+    objective: what was trained.
+    settings: of `settings_of`.
+    plan: how images are made; batches carry `INIT`, with a mask `MAKE`, and with an
+      inversion the conditioner's fields of the source, each behind `SOURCE`.
+  """
+  sampler = sample_section.make_sampler(settings, start=plan.strength)
+  process = objective.process
+
+  def draw(
+    denoise_fn: types.DenoiseFn,
+    plain_fn: types.DenoiseFn,
+    noise: jax.Array,
+    batch: types.Batch,
+    keys: jax.Array,
+  ) -> jax.Array:
+    grid = sampler.times.grid(process, sampler.num_steps)
+    x0, constrain_fn = jnp.asarray(batch[INIT], jnp.float32), None
+    # A sampler that begins at the end of the path takes noise alone, and scales it.
+    scale = grid.sigma[0] if plan.strength == 1 else 1.0
+    start = noise
+    if plan.inverted:
+      source = objective.conditioner(source_of(batch))
+      x_t = inversion.invert(process, plain_fn, x0, source, grid, repeats=plan.repeats)
+      start = x_t / scale
+    elif plan.strength < 1:
+      start = grid.alpha[0] * x0 + grid.sigma[0] * noise
+    if plan.masked:
+      make = inpainting.to_places(batch[MAKE], x0.shape[1:3])
+      fresh = sampler.method.stochastic
+      constrain_fn = inpainting.keep_known(process, x0, make, noise, fresh=fresh)
+    return sampler(
+      process,
+      denoise_fn,
+      start,
+      objective.conditioner(batch),
+      keys,
+      constrain_fn=constrain_fn,
+    )
+
+  return draw
+
+
+def source_of(batch: types.Batch) -> types.Batch:
+  """The fields of the source's condition, under the names that a conditioner reads."""
+  return {
+    name.removeprefix(SOURCE): value
+    for name, value in batch.items()
+    if name.startswith(SOURCE)
+  }

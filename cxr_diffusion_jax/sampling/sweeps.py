@@ -1,0 +1,288 @@
+"""Pictures that vary one thing at a time: settings on two axes, or the condition.
+
+conditions x (guidance=1,2,4) x (steps=10,25) --same noise--> one labelled picture
+(1 - w) condition_a + w condition_b, w = 0 ... 1, same noise --> a walk
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+
+import numpy as np
+from PIL import Image
+
+from cxr_diffusion_jax import errors, pictures, types
+from cxr_diffusion_jax.sampling import generate as generate_lib
+from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.sampling.request import Conditions
+
+# What may vary: its setting, and how its values are read.
+AXES = {
+  "eta": ("eta", float),
+  "guidance": ("guidance", float),
+  "guidance_rescale": ("guidance_rescale", float),
+  "sampler": ("sampler", str),
+  "seed": ("", int),
+  "spacing": ("spacing", str),
+  "steps": ("num_steps", int),
+}
+
+# Fields of codes from 0, of which -1 means unknown.
+CODES = ("sex", "view")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Axis:
+  """One thing that varies.
+
+  Attributes:
+    name: a key of `AXES`.
+    values: what it takes, in order.
+  """
+
+  name: str
+  values: tuple
+
+  @property
+  def labels(self) -> list[str]:
+    return [f"{self.name} {value}" for value in self.values]
+
+
+def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
+  """Reads axes such as 'guidance=1,2,4'.
+
+  Raises:
+    errors.InputError: not of this form, an unknown name, or more than two.
+  """
+  axes = []
+  for text in texts:
+    name, _, values = text.partition("=")
+    if name not in AXES or not values:
+      raise errors.InputError(
+        f"--grid {text!r}", f"NAME=VALUE,VALUE,... of {', '.join(AXES)}"
+      )
+    try:
+      read = tuple(AXES[name][1](value) for value in values.split(","))
+    except ValueError as error:
+      raise errors.InputError(
+        f"--grid {text!r}", f"values of type {AXES[name][1].__name__}"
+      ) from error
+    axes.append(Axis(name=name, values=read))
+  if len({axis.name for axis in axes}) != len(axes) or len(axes) > 2:
+    raise errors.InputError(
+      " ".join(f"--grid {text}" for text in texts), "one or two different axes"
+    )
+  return tuple(axes)
+
+
+def parse_ends(
+  first: str, rest: Sequence[str], others: Sequence[str]
+) -> tuple[str, ...]:
+  """Reads the two ends of a walk, `--interpolate FIRST LAST`.
+
+  Args:
+    first: the flag's value, empty where it is not given.
+    rest: the arguments that are no flags.
+    others: flags that were given and say what else to make.
+
+  Returns:
+    Two texts, or none where no walk is asked for.
+
+  Raises:
+    errors.InputError: not two, arguments without the flag, or another flag beside it.
+  """
+  ends = (first, *rest) if first else ()
+  if len(ends) not in (0, 2) or (rest and not first):
+    raise errors.InputError(
+      f"arguments {' '.join(ends or rest)}",
+      "--name=value, and two conditions for --interpolate A B",
+    )
+  if ends and others:
+    raise errors.InputError(f"--interpolate with --{others[0]}", "one of them")
+  return ends
+
+
+def grid(
+  run: sampling.Run,
+  conditions: Conditions,
+  axes: Sequence[Axis],
+  *,
+  seed: int = 0,
+  changes: Mapping[str, object] | None = None,
+  weak_step: int | None = None,
+  batch_size: int = 16,
+  progress: types.Progress = types.no_progress,
+) -> Image.Image:
+  """Draws every combination; condition and noise are the same along both axes.
+
+  Args:
+    run: what to sample from.
+    conditions: one row (with two axes: one block of rows) each.
+    axes: one: its values are the columns; two: rows and columns.
+    seed: of the noise.
+    changes: of the run's own sample settings.
+    weak_step: checkpoint that autoguidance leads away from, if any.
+    batch_size: images a call.
+    progress: told after each combination.
+
+  Raises:
+    errors.InputError: a value out of range, or no such checkpoint.
+  """
+  # Refused before anything is compiled.
+  combinations = list(itertools.product(*(axis.values for axis in axes)))
+  points = [
+    _point(run, axes, values, {**(changes or {})}, seed) for values in combinations
+  ]
+  draw = _Draw(
+    run=run,
+    conditions=conditions,
+    weak_params=sampling.weak_params(run, weak_step),
+    batch_size=batch_size,
+    generators={},
+  )
+  made = {}
+  for done, (values, (settings, point_seed)) in enumerate(
+    zip(combinations, points, strict=True), start=1
+  ):
+    made[values] = draw(settings, point_seed)
+    progress("combinations", done, len(combinations))
+  if len(axes) == 1:
+    rows = [
+      [made[(value,)][i] for value in axes[0].values] for i in range(len(conditions))
+    ]
+    row_labels = [sampling.caption(entry) for entry in conditions.entries]
+  else:
+    down, across = axes
+    rows, row_labels = [], []
+    for i, entry in enumerate(conditions.entries):
+      for value, label in zip(down.values, down.labels, strict=True):
+        rows.append([made[value, other][i] for other in across.values])
+        told = sampling.caption(entry) if len(conditions) > 1 else ""
+        row_labels.append(f"{label}\n{told}".strip())
+  return pictures.grid(
+    rows,
+    row_labels=row_labels,
+    column_labels=axes[-1].labels,
+    title=sampling.title(run, points[0][0], weak_step, [axis.name for axis in axes]),
+  )
+
+
+def walk(
+  run: sampling.Run,
+  conditions: Conditions,
+  *,
+  num: int,
+  seed: int = 0,
+  changes: Mapping[str, object] | None = None,
+  weak_step: int | None = None,
+  batch_size: int = 16,
+  progress: types.Progress = types.no_progress,
+) -> tuple[Image.Image, np.ndarray]:
+  """Walks from one condition to another in equal steps, with the same noise.
+
+  Embeddings and labels are mixed linearly; where only one of the two has a token, it
+  fades in. A label that only one of them tells is that of the nearer end.
+
+  Args:
+    run: what to sample from.
+    conditions: two.
+    num: images, both ends included; 2 or more.
+    seed: of the noise.
+    changes: of the run's own sample settings.
+    weak_step: checkpoint that autoguidance leads away from, if any.
+    batch_size: images a call.
+    progress: told after each batch.
+
+  Returns:
+    The labelled picture, and the images uint8 [num h w 1].
+
+  Raises:
+    errors.InputError: not two conditions, fewer than two images, settings out of
+      range, or no such checkpoint.
+  """
+  if len(conditions) != 2 or num < 2:
+    raise errors.InputError(
+      f"a walk of {num} images between {len(conditions)} conditions",
+      "2 or more images between two conditions",
+    )
+  settings = dataclasses.replace(run.experiment.sample, **(changes or {}))
+  weights = np.linspace(0.0, 1.0, num)
+  fields = {
+    name: np.stack([_mix(name, value[0], value[1], w) for w in weights])
+    for name, value in conditions.fields.items()
+  }
+  generate = generate_lib.make_generate(
+    run.objective, settings, run.experiment.latent_shape, run.experiment.mesh
+  )
+  images = generate_lib.generate_rows(
+    generate,
+    run.ema_params,
+    fields,
+    generate_lib.sample_keys(seed, np.zeros(num, np.int32)),
+    run.experiment.mesh,
+    batch_size=batch_size,
+    progress=progress,
+    negative=conditions.negative,
+    weak_params=sampling.weak_params(run, weak_step),
+  )
+  names = [f"{w:.0%}" for w in weights]
+  names[0] = sampling.caption(conditions.entries[0])
+  names[-1] = sampling.caption(conditions.entries[1])
+  picture = pictures.grid(
+    [list(images)], column_labels=names, title=sampling.title(run, settings, weak_step)
+  )
+  return picture, images
+
+
+def _mix(name: str, first: np.ndarray, last: np.ndarray, weight: float) -> np.ndarray:
+  """Mixes two values of a field; what is unknown in one is that of the nearer end."""
+  first, last = np.asarray(first, np.float32), np.asarray(last, np.float32)
+  mixed = np.asarray((1 - weight) * first + weight * last, np.float32)
+  unknown = np.isnan(mixed)
+  if name in CODES:
+    unknown |= np.minimum(first, last) < 0
+  return np.where(unknown, last if weight >= 0.5 else first, mixed)
+
+
+def _point(run, axes, values, changes, seed):
+  """The settings and the seed of one combination."""
+  for axis, value in zip(axes, values, strict=True):
+    key = AXES[axis.name][0]
+    if key:
+      changes[key] = value
+    else:
+      seed = value
+  return dataclasses.replace(run.experiment.sample, **changes), seed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Draw:
+  """Draws the same conditions with other settings; scales share one program."""
+
+  run: sampling.Run
+  conditions: Conditions
+  weak_params: types.Params | None
+  batch_size: int
+  generators: dict[object, generate_lib.GenerateFn]
+
+  def __call__(self, settings: generate_lib.SampleSettings, seed: int) -> np.ndarray:
+    """Images [n h w 1]."""
+    run, conditions = self.run, self.conditions
+    # A scale of 1 needs one branch, and so a program of its own.
+    plain = settings.guidance == 1.0 or isinstance(settings.guidance, tuple)
+    shared = settings if plain else dataclasses.replace(settings, guidance=2.0)
+    if shared not in self.generators:
+      self.generators[shared] = generate_lib.make_generate(
+        run.objective, shared, run.experiment.latent_shape, run.experiment.mesh
+      )
+    return generate_lib.generate_rows(
+      self.generators[shared],
+      run.ema_params,
+      conditions.fields,
+      generate_lib.sample_keys(seed, np.arange(len(conditions))),
+      run.experiment.mesh,
+      batch_size=self.batch_size,
+      negative=conditions.negative,
+      weak_params=self.weak_params,
+      scale=None if plain else settings.guidance,
+    )

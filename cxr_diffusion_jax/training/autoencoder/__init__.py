@@ -1,1 +1,0 @@
-"""Training an autoencoder of the project's own, by the loop of the denoiser."""

@@ -1,0 +1,241 @@
+"""What a person at the terminal sees: one line of progress, one line of refusal."""
+
+from collections.abc import Callable
+import contextlib
+import io
+import pathlib
+import sys
+import types as python_types
+
+from absl import flags
+import jax
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.cli import command
+
+
+class Terminal(io.StringIO):
+  """A stderr; a terminal or not."""
+
+  def __init__(self, tty: bool):
+    super().__init__()
+    self._tty = tty
+
+  def isatty(self) -> bool:
+    return self._tty
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """Seconds that a test sets: `clock[0] = 5.0`."""
+  now = [100.0]
+  monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
+  return now
+
+
+@pytest.fixture(params=[True, False], ids=["terminal", "file"])
+def stderr(request, monkeypatch) -> Terminal:
+  screen = Terminal(request.param)
+  # Not `sys.stderr` itself, which pytest sets again when the test begins.
+  monkeypatch.setattr(command, "sys", python_types.SimpleNamespace(stderr=screen))
+  return screen
+
+
+def test_progress_ends_with_a_full_line(stderr, clock):
+  for done in range(1, 11):
+    clock[0] += 1.0
+    command.progress("images", done, 10)
+  text = stderr.getvalue()
+  assert text.endswith("\n")
+  assert "images: 10 of 10" in text
+  assert ("\r" in text) == stderr.isatty()
+  lines = text.replace("\r", "\n").strip().splitlines()
+  assert len(lines) == (10 if stderr.isatty() else 2)
+
+
+def test_progress_counts_only_what_was_done_now(stderr, clock):
+  """Work of an earlier, interrupted call is no work of this second."""
+  command.progress("resumed", 1000, 2000)
+  clock[0] += 10.0
+  command.progress("resumed", 1100, 2000)
+  last = stderr.getvalue().replace("\r", "\n").strip().splitlines()[-1]
+  assert "1,100 of 2,000, 10.0/s, 90 s to go" in last
+  command.progress("resumed", 2000, 2000)
+
+
+def test_what_stands_behind_a_comma_is_the_same_work(stderr, clock):
+  command.progress("training, loss 2.0", 0, 100)
+  clock[0] += 20.0
+  command.progress("training, loss 1.0", 50, 100)
+  assert "training, loss 1.0: 50 of 100, 2.5/s, 20 s to go" in stderr.getvalue()
+  command.progress("training, loss 1.0", 100, 100)
+
+
+def test_work_of_unknown_size_is_counted(stderr, clock):
+  # Such work never ends for `progress`, so each of these has a name of its own.
+  label = f"bytes on a terminal {stderr.isatty()}"
+  command.progress(label, 0, 0)
+  clock[0] += 20.0
+  command.progress(label, 4000, 0)
+  assert f"{label}: 4,000, 200.0/s" in stderr.getvalue()
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path):
+  made = command.writable_folder(str(tmp_path / "a" / "b"))
+  assert made == pathlib.Path(tmp_path / "a" / "b")
+  assert list(made.iterdir()) == []
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(errors.InputError, match="a folder that can be written to"):
+    command.writable_folder(str(tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize(
+  ("raised", "code", "told"),
+  [
+    (
+      errors.InputError("got x", "y", "do z"),
+      2,
+      "error: got x; expected y; fix: do z\n",
+    ),
+    (
+      OSError(28, "No space left on device", "f"),
+      2,
+      "error: f: No space left on device",
+    ),
+    (KeyboardInterrupt(), 130, "interrupted: repeat the same command to go on\n"),
+  ],
+)
+def test_exit_codes(raised, code, told, monkeypatch, capsys):
+  def main() -> None:
+    raise raised
+
+  monkeypatch.setattr(sys, "argv", ["main"])
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  with pytest.raises(SystemExit) as stop:
+    command.run(main)
+  assert stop.value.code == code
+  assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("raised", [OSError(2, "No such file"), ValueError("a defect")])
+def test_a_defect_is_not_taken_for_wrong_input(raised, monkeypatch):
+  def main() -> None:
+    raise raised
+
+  monkeypatch.setattr(sys, "argv", ["main"])
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  with pytest.raises(type(raised)):
+    command.run(main)
+
+
+def test_a_main_that_ends_well_exits_0(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["main"])
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  called = []
+  with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()):
+    command.run(lambda: called.append(1))
+  assert (stop.value.code, called) == (None, [1])
+
+
+@pytest.fixture
+def started(monkeypatch) -> Callable[..., tuple[list[str], int, object]]:
+  """Runs a main that takes arguments: `started("a", "--count=2")`.
+
+  Returns the arguments that it got, the flag `count`, and the exit code.
+  """
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  count = flags.DEFINE_integer("count_of_test_command", 1, "For a test.")
+
+  def run(*arguments: str) -> tuple[list[str], int, object]:
+    got = []
+
+    def main(rest: list[str]) -> None:
+      got.append((rest, count.value))
+
+    monkeypatch.setattr(sys, "argv", ["main", *arguments])
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()):
+      command.run(main)
+    return *got[0], stop.value.code
+
+  yield run
+  delattr(flags.FLAGS, "count_of_test_command")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "rest", "count"),
+  [
+    ([], [], 1),
+    (["a", "b c"], ["a", "b c"], 1),
+    (["--count_of_test_command=2", "a"], ["a"], 2),
+    (["a", "--count_of_test_command=2"], ["a"], 2),
+    (["a", "--count_of_test_command", "3", "b"], ["a", "b"], 3),
+    (["a", "--", "--count_of_test_command=2"], ["a", "--count_of_test_command=2"], 1),
+  ],
+)
+def test_a_main_may_take_arguments_before_and_after_flags(
+  arguments, rest, count, started
+):
+  assert started(*arguments) == (rest, count, None)
+
+
+def test_other_mains_take_no_argument(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["main", "stray"])
+  called = []
+  with pytest.raises(SystemExit) as stop:
+    command.run(lambda: called.append(1))
+  assert (stop.value.code, called) == (2, [])
+  assert "unknown argument 'stray'; fix: flags are written" in capsys.readouterr().err
+
+
+def test_numbers_of_a_flag():
+  assert command.numbers("guidance", None) is None
+  assert command.numbers("guidance", []) == ()
+  assert command.numbers("guidance", ["3", "1.5", "1e9", "inf"]) == (
+    3.0,
+    1.5,
+    1e9,
+    float("inf"),
+  )
+  with pytest.raises(errors.InputError, match="--guidance=3,x; expected numbers"):
+    command.numbers("guidance", ["3", "x"])
+  with pytest.raises(errors.InputError, match="--guidance=3,,4; expected numbers"):
+    command.numbers("guidance", ["3", "", "4"])
+
+
+@pytest.fixture
+def joined(monkeypatch) -> list[dict]:
+  """What `jax.distributed.initialize` was called with; nobody is joined."""
+  calls = []
+
+  def initialize(**arguments):
+    calls.append(arguments)
+    if not arguments:
+      raise ValueError("Number of processes must be defined.")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
+    monkeypatch.delenv(f"JAX_{name}", raising=False)
+  return calls
+
+
+def test_a_run_on_one_host_joins_nobody(joined):
+  command.initialize_distributed(False)
+  assert joined == []
+
+
+def test_a_launcher_says_who_is_who(joined, monkeypatch):
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+  monkeypatch.setenv("JAX_PROCESS_ID", "0")
+  command.initialize_distributed(False)
+  assert joined == [{"num_processes": 2, "process_id": 0}]
+
+
+def test_a_run_on_several_hosts_that_nobody_names_is_refused(joined):
+  with pytest.raises(errors.InputError, match="set JAX_COORDINATOR_ADDRESS"):
+    command.initialize_distributed(True)
+  assert joined == [{}]

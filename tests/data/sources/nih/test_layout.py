@@ -1,0 +1,92 @@
+"""`data/layout.py`: every form a copy of the tree takes is found, bad ones are told."""
+
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data.sources.nih import layout
+
+
+@pytest.mark.parametrize(
+  "folder",
+  [
+    "original",
+    "original/images_001/images",
+    "images",
+    "images_001/images",
+    "24x24",
+  ],
+)
+def test_images_are_found_flat_and_nested(make_tree, folder):
+  small = make_tree(folder=folder)
+  tree = layout.find_tree(small.root)
+  assert sorted(tree.resolve(24)) == sorted(small.ids)
+  path = tree.image_path(small.ids[3], 24)
+  assert path == small.root / folder / f"{small.ids[3]}.png"
+
+
+def test_wanted_size_then_nearest_larger_then_original(make_tree):
+  small = make_tree(size=8)
+  first, second, third = small.ids[:3]
+  for size, stems in ((16, [first]), (32, [first, second]), (64, [second, third])):
+    (small.root / f"{size}x{size}").mkdir()
+    for stem in stems:
+      (small.root / f"{size}x{size}" / f"{stem}.png").write_bytes(b"")
+  tree = layout.find_tree(small.root)
+  folders = [tree.image_path(stem, 32).parent.name for stem in small.ids[:4]]
+  assert folders == ["32x32", "32x32", "64x64", "images"]
+  assert tree.image_path(first, 65).parent.name == "images"
+  assert tree.image_path("no such image", 16) is None
+  resolved = tree.resolve(32)
+  assert all(resolved[stem] == str(tree.image_path(stem, 32)) for stem in small.ids)
+
+
+def test_smaller_copies_are_never_used(make_tree):
+  small = make_tree(folder="24x24")
+  assert layout.find_tree(small.root).resolve(25) == {}
+
+
+def test_labels_and_lists_are_found(make_tree):
+  small = make_tree()
+  (small.root / "BBox_List_2017.csv").write_text("Image Index\n")
+  tree = layout.find_tree(small.root)
+  assert tree.boxes == small.root / "BBox_List_2017.csv"
+  assert tree.train_val_list == small.root / "train_val_list.txt"
+  assert [path.name for path in tree.google_labels] == [
+    "test_labels.csv",
+    "validation_labels.csv",
+  ]
+
+
+def test_corrected_csv_is_preferred(make_tree):
+  small = make_tree()
+  (small.root / "Data_Entry_2017_v2020.csv").write_text("")
+  assert layout.find_tree(small.root).data_entry.name == "Data_Entry_2017_v2020.csv"
+
+
+def test_other_files_are_no_images(make_tree):
+  small = make_tree(folder="original")
+  for name in ("._00000001_000.png", "list.txt", ".00000001_000.partial", "png"):
+    (small.root / "original" / name).write_bytes(b"")
+  assert sorted(layout.find_tree(small.root).originals) == sorted(small.ids)
+
+
+def test_no_such_root(tmp_path):
+  with pytest.raises(errors.InputError, match=r"no such folder: data root .*/absent"):
+    layout.find_tree(tmp_path / "absent")
+  (tmp_path / "file").write_text("")
+  with pytest.raises(errors.InputError, match="not a folder"):
+    layout.find_tree(tmp_path / "file")
+
+
+def test_root_without_images(tmp_path):
+  (tmp_path / "original").mkdir()
+  (tmp_path / "Data_Entry_2017.csv").write_text("")
+  with pytest.raises(errors.InputError, match="no images under"):
+    layout.find_tree(tmp_path)
+
+
+def test_root_without_csv(make_tree):
+  small = make_tree()
+  (small.root / "Data_Entry_2017.csv").unlink()
+  with pytest.raises(errors.InputError, match="no Data_Entry CSV"):
+    layout.find_tree(small.root)

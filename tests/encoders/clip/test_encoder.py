@@ -1,0 +1,223 @@
+"""CLIP's columns: zeros where there is no token, and shapes known from config.json."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.clip import files as clip_files
+from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.clip import small as clip_small
+
+FOLDER = pathlib.Path(__file__).parent / "torch_clip"
+PROMPTS = ["a", "", "rather a long prompt of many words", "left"]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids="{} windows".format)
+def encoder(request) -> clip_encoder.ClipEncoder:
+  return clip_encoder.load(str(FOLDER), chunks=request.param, batch_size=3)
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+  """A copy to change."""
+  return pathlib.Path(shutil.copytree(FOLDER, tmp_path / "clip"))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+  generator = np.random.default_rng(0)
+  shapes = [(32, 32), (50, 40), (20, 20), (36, 64)]
+  return [generator.integers(0, 256, shape, np.uint8) for shape in shapes]
+
+
+def test_columns_have_the_shapes_promised(encoder, images):
+  made = encoder.encode_text(["clip_text"], PROMPTS)
+  made |= encoder.encode_images(["clip_image", "clip_patches"], images)
+  assert set(made) == set(encoder.shapes)
+  for name, values in made.items():
+    assert values.shape == (4, *encoder.shapes[name])
+    assert values.dtype == np.float32
+
+
+def test_a_token_is_zero_just_where_there_is_none(encoder):
+  made = encoder.encode_text(["clip_text"], PROMPTS)["clip_text"]
+  tokens, mask, _ = clip_model.encode_text(
+    encoder.model, PROMPTS, chunks=encoder.chunks
+  )
+  np.testing.assert_array_equal(made[~mask], 0.0)
+  np.testing.assert_allclose(made[mask], tokens[mask], atol=1e-5)
+  # As it is read back: from the column's float16.
+  read = np.asarray(base.stream(made.astype(np.float16)).mask)
+  np.testing.assert_array_equal(read, mask)
+  assert read[:, 0].all()
+
+
+def test_every_token_of_an_image_is_one(encoder, images):
+  made = encoder.encode_images(["clip_image", "clip_patches"], images)
+  for values in made.values():
+    halves = values.astype(np.float16)
+    assert np.isfinite(halves).all()
+    assert np.asarray(base.stream(halves).mask).all()
+
+
+def test_columns_are_the_models_own(encoder, images):
+  made = encoder.encode_images(["clip_patches", "clip_image"], images)
+  patches, embedding = clip_model.encode_patches(encoder.model, images)
+  np.testing.assert_allclose(made["clip_patches"], patches, atol=1e-5)
+  np.testing.assert_allclose(made["clip_image"][:, 0], embedding, atol=1e-5)
+
+
+def test_a_permuted_batch_gives_permuted_columns(encoder, images):
+  order = [2, 0, 3, 1]
+  for method, name, inputs in (
+    (encoder.encode_text, "clip_text", PROMPTS),
+    (encoder.encode_images, "clip_patches", images),
+  ):
+    straight = method([name], inputs)[name]
+    permuted = method([name], [inputs[i] for i in order])[name]
+    np.testing.assert_allclose(permuted, straight[order], atol=1e-5)
+
+
+def test_only_what_is_asked_for_is_made(encoder, images):
+  assert set(encoder.encode_images(["clip_image"], images)) == {"clip_image"}
+  assert encoder.encode_images([], images) == {}
+  assert encoder.encode_text([], PROMPTS) == {}
+  with pytest.raises(ValueError, match=r"got columns \['clip_text'\]"):
+    encoder.encode_images(["clip_text"], images)
+  with pytest.raises(ValueError, match=r"got columns \['txt_emb'\]"):
+    encoder.encode_text(["txt_emb"], PROMPTS)
+
+
+def test_description_tells_the_weights_and_the_windows(encoder):
+  assert encoder.description.startswith(f"CLIP {FOLDER}")
+  assert clip_model.fingerprint(encoder.model) in encoder.description
+  assert encoder.description.endswith(", 2 chunks") == (encoder.chunks == 2)
+  assert not encoder.standin
+  assert not encoder.whole_images
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])
+def test_what_float16_cannot_hold_is_told(value, images):
+  model = clip_model.load(FOLDER)
+  damaged = jax.tree.map(lambda leaf: leaf.copy(), model.params)
+  norm = damaged["vision_model"]["pre_layrnorm"]
+  norm["bias"] = norm["bias"] + value
+  encoder = clip_encoder.ClipEncoder(model=dataclasses.replace(model, params=damaged))
+  with pytest.raises(errors.InputError, match=r"clip_patches of .* reaches"):
+    encoder.encode_images(["clip_patches"], images)
+
+
+def test_sizes_of_a_folder_are_those_of_its_model(encoder):
+  sizes = clip_encoder.sizes(str(FOLDER))
+  assert sizes == clip_encoder.ClipSizes(
+    max_tokens=16, text_width=16, num_patches=17, image_width=16, embedding=8
+  )
+  assert encoder.shapes["clip_text"] == (encoder.chunks * 16, 16)
+
+
+def test_sizes_of_the_standin_are_those_it_is_made_with():
+  small = clip_small.SmallClip()
+  tokenizer = clip_small.train_tokenizer(["a chest X-ray"], small)
+  model = clip_small.create(
+    np.random.default_rng(0),
+    sizes=small,
+    tokenizer=tokenizer,
+    pixel_mean=0.5,
+    pixel_std=0.25,
+  )
+  encoder = clip_encoder.ClipEncoder(model=model)
+  assert encoder.standin
+  sizes = clip_encoder.sizes("standin")
+  assert encoder.shapes == {
+    "clip_text": (sizes.max_tokens, sizes.text_width),
+    "clip_patches": (sizes.num_patches, sizes.image_width),
+    "clip_image": (1, sizes.embedding),
+  }
+
+
+def test_sizes_of_the_published_clip_need_no_file(monkeypatch):
+  monkeypatch.setattr(clip_files, "find_config", None)
+  sizes = clip_encoder.sizes("openai/clip-vit-large-patch14")
+  assert (sizes.max_tokens, sizes.text_width, sizes.embedding) == (77, 768, 768)
+  assert (sizes.num_patches, sizes.image_width) == (257, 1024)
+
+
+@pytest.mark.parametrize(
+  "nested",
+  [
+    {},
+    {"text_config": {"hidden_size": 768}, "vision_config": {"patch_size": 16}},
+    {"text_config": {"hidden_size": 768}, "text_config_dict": {}},
+    {"text_config_dict": {"hidden_size": 640}, "vision_config_dict": None},
+    {"projection_dim": 768, "vision_config": {"image_size": 336, "patch_size": 14}},
+  ],
+  ids=str,
+)
+def test_what_a_configuration_leaves_out_is_as_transformers_has_it(nested, tmp_path):
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"model_type": "clip", **nested}), encoding="utf-8")
+  config = clip_model.library().CLIPConfig.from_pretrained(tmp_path)
+  text, vision = config.text_config, config.vision_config
+  assert clip_encoder.sizes(str(tmp_path)) == clip_encoder.ClipSizes(
+    max_tokens=text.max_position_embeddings,
+    text_width=text.hidden_size,
+    num_patches=1 + (vision.image_size // vision.patch_size) ** 2,
+    image_width=vision.hidden_size,
+    embedding=config.projection_dim,
+  )
+
+
+def test_sizes_of_a_hub_id_fetch_its_configuration_alone(monkeypatch):
+  asked = []
+
+  def fetch(name, file):
+    asked.append((name, file))
+    return str(FOLDER / file)
+
+  monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+  monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+  assert clip_encoder.sizes("someone/clip") == clip_encoder.sizes(str(FOLDER))
+  assert asked == [("someone/clip", "config.json")]
+  cached = str(FOLDER / "config.json")
+  monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: cached)
+  assert clip_encoder.sizes("someone/clip") == clip_encoder.sizes(str(FOLDER))
+  assert len(asked) == 1
+
+
+def test_sizes_out_of_reach_are_told(monkeypatch, tmp_path):
+  def fail(name, file):
+    raise ConnectionError("no network")
+
+  monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+  monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+  with pytest.raises(errors.InputError, match="'someone/clip' is no folder and could"):
+    clip_encoder.sizes("someone/clip")
+  with pytest.raises(errors.InputError, match="no CLIP in"):
+    clip_encoder.sizes(str(tmp_path))
+  with pytest.raises(errors.InputError, match="'some one/clip' is no folder and could"):
+    clip_encoder.sizes("some one/clip")
+
+
+def test_mark_changes_with_the_files_and_only_then(folder):
+  before = clip_encoder.mark(str(folder))
+  assert clip_encoder.mark(str(folder)) == before
+  (folder / "notes.md").write_text("mine", encoding="utf-8")
+  assert clip_encoder.mark(str(folder)) == before
+  marks = {before}
+  for file in ("model.safetensors", "config.json", "vocab.json", "merges.txt"):
+    found = (folder / file).stat()
+    os.utime(folder / file, ns=(found.st_atime_ns, found.st_mtime_ns + 1_000_000))
+    marks.add(clip_encoder.mark(str(folder)))
+  (folder / "preprocessor_config.json").unlink()
+  marks.add(clip_encoder.mark(str(folder)))
+  assert len(marks) == 6

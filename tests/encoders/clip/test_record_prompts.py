@@ -1,0 +1,146 @@
+"""Texts of a tree: they say what the labels say, or what the reports do."""
+
+import csv
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import labels, prompts
+from cxr_diffusion_jax.data.sources.nih import boxes
+from cxr_diffusion_jax.encoders.clip import record_prompts
+
+
+def write_reports(root: str, told: dict[str, str]) -> None:
+  """Adds a column `report` to the CSV of a tree."""
+  path = pathlib.Path(root) / "Data_Entry_2017.csv"
+  header, *rows = path.read_text().splitlines()
+  lines = [f"{header.removesuffix(',')},report"]
+  for row in rows:
+    stem = row.split(".png")[0]
+    lines.append(f'{row.removesuffix(",")},"{told.get(stem, "")}"')
+  path.write_text("\n".join(lines) + "\n")
+
+
+def all_texts(settings, records) -> dict[str, str]:
+  """Image id -> text, over all splits."""
+  return {
+    name: text
+    for split in records.num_rows
+    for name, text in zip(
+      records.ids(split).tolist(),
+      record_prompts.of_split(settings, records, split),
+      strict=True,
+    )
+  }
+
+
+def test_prompts_say_what_the_labels_say(prepared, open_records):
+  records = open_records(prepared)
+  for split, count in records.num_rows.items():
+    made = record_prompts.of_split(prepared, records, split)
+    fields = records.fields(split)
+    assert len(made) == count
+    for text, findings, age in zip(
+      made, fields["findings"], fields["age"], strict=True
+    ):
+      assert prompts.findings_of(text) == tuple(labels.names_of(findings)), text
+      assert f"{age:.0f} year old" in text
+
+
+def test_a_seed_changes_phrasings_and_no_findings(prepared, open_records):
+  records = open_records(prepared)
+  one = all_texts(prepared, records)
+  other = all_texts(dataclasses.replace(prepared, prompt_seed=1), records)
+  assert list(one) == list(other)
+  assert sum(one[name] != other[name] for name in one) > len(one) / 2
+  for name, text in one.items():
+    assert prompts.findings_of(text) == prompts.findings_of(other[name])
+
+
+def test_boxes_tell_the_place_and_without_them_none_is_told(settings, open_records):
+  path = pathlib.Path(settings.root) / "BBox_List_2017.csv"
+  marked = boxes.read_boxes(path)
+  told = all_texts(settings, open_records(settings))
+  sides = set()
+  for name, text in told.items():
+    of_image = marked.get(name, np.full((len(labels.FINDINGS), 4), np.nan))
+    wanted = {}
+    for finding in prompts.findings_of(text):
+      box = of_image[labels.finding_index(finding)] / boxes.NIH_SIZE
+      has_side = prompts.phrasings()["findings"][finding]["region"] is not None
+      if has_side and any(prompts.place_of(box)):
+        wanted[finding] = prompts.place_of(box)
+    assert prompts.places_of(text) == wanted, text
+    sides |= {side for side, _ in wanted.values()}
+  assert {"left", "right"} <= sides
+  path.unlink()
+  for text in all_texts(settings, open_records(settings)).values():
+    assert prompts.places_of(text) == {}
+
+
+def test_the_size_of_the_records_changes_no_text(settings, open_records):
+  whole = all_texts(settings, open_records(settings))
+  other = dataclasses.replace(settings, resize="pad", image_size=16)
+  assert all_texts(other, open_records(other)) == whole
+
+
+def test_reports_are_taken_as_they_are(settings, open_records):
+  ids = all_texts(settings, open_records(settings))
+  told = {name: f"Report of {name}, clear." for name in ids}
+  write_reports(settings.root, told)
+  asked = dataclasses.replace(settings, prompts="report")
+  assert all_texts(asked, open_records(asked)) == told
+  # The column changes nothing for who does not ask for it.
+  assert all_texts(settings, open_records(settings)) == ids
+
+
+def test_missing_reports_are_refused(settings, open_records):
+  asked = dataclasses.replace(settings, prompts="report")
+  records = open_records(asked)
+  with pytest.raises(errors.InputError, match="lacks the column 'report'"):
+    record_prompts.of_split(asked, records, "train")
+  ids = list(all_texts(settings, records))
+  write_reports(settings.root, dict.fromkeys(ids[1:], "clear"))
+  with pytest.raises(errors.InputError, match=f"without a report, first {ids[0]}"):
+    record_prompts.of_split(asked, open_records(asked), "train")
+
+
+def test_a_row_that_the_csv_no_longer_has_lacks_its_report(settings, open_records):
+  asked = dataclasses.replace(settings, prompts="report")
+  records = open_records(asked)
+  ids = records.ids("train").tolist()
+  path = pathlib.Path(settings.root) / "Data_Entry_2017.csv"
+  with path.open("w", newline="") as file:
+    rows = [["Image Index", "report"], *([name, "clear"] for name in ids[1:])]
+    csv.writer(file).writerows(rows)
+  with pytest.raises(errors.InputError, match=rf"1 images have no report.*{ids[0]}"):
+    record_prompts.of_split(asked, records, "train")
+
+
+def test_the_fingerprint_follows_what_texts_depend_on(
+  settings, open_records, monkeypatch
+):
+  records = open_records(settings)
+  before = record_prompts.fingerprint(settings, records)
+  for change in ({"prompt_seed": 1}, {"prompts": "report"}):
+    changed = dataclasses.replace(settings, **change)
+    assert record_prompts.fingerprint(changed, records) != before, change
+  for change in (
+    {"records_dir": "elsewhere"},
+    {"standin": True, "standin_steps": 7},
+    {"num_workers": 2, "missing": "drop"},
+  ):
+    changed = dataclasses.replace(settings, **change)
+    assert record_prompts.fingerprint(changed, records) == before, change
+  reports = dataclasses.replace(settings, prompts="report")
+  of_reports = record_prompts.fingerprint(reports, records)
+  with monkeypatch.context() as patch:
+    # As after an edit of the phrasings, which reports have no part in.
+    patch.setattr(prompts, "fingerprint", lambda: "other")
+    assert record_prompts.fingerprint(settings, records) != before
+    assert record_prompts.fingerprint(reports, records) == of_reports
+  (pathlib.Path(settings.root) / "BBox_List_2017.csv").unlink()
+  assert record_prompts.fingerprint(settings, open_records(settings)) != before

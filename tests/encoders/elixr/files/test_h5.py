@@ -1,0 +1,129 @@
+"""HDF5 files: only wanted blocks are read; damage is told in one line."""
+
+import h5py
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.elixr.files import h5 as elixr_h5
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from tests.encoders.elixr.files.made_files import (
+  read_all,
+  same,
+  stems_of,
+  values_of,
+  write_h5,
+)
+
+
+def test_blocks_without_wanted_rows_are_not_read(tmp_path, monkeypatch):
+  stems, values = stems_of(12), values_of("contrastive_img_emb", 12)
+  write_h5(
+    tmp_path / "elixrb/contrastive/c_1.h5",
+    Image__Index=stems.astype("S"),
+    contrastive_img_emb=values,
+  )
+  files = elixr.find_elixr(tmp_path, "contrastive_img_emb")
+  monkeypatch.setattr(elixr_h5, "_BLOCK_BYTES", 2 * 512)
+  monkeypatch.setattr(elixr_h5, "_MAX_BYTES", 2 * 512)
+  read = []
+  getitem = h5py.Dataset.__getitem__
+
+  def counted(dataset, index, **options):
+    if isinstance(index, slice):
+      read.append((int(index.start), int(index.stop)))
+    return getitem(dataset, index, **options)
+
+  monkeypatch.setattr(h5py.Dataset, "__getitem__", counted)
+  wanted = stems[[1, 6, 7]]
+  assert same(read_all(files, wanted), wanted, values[[1, 6, 7]])
+  assert read == [(1, 2), (6, 8)]
+  assert same(read_all(files), stems, values)
+
+
+def test_wrong_shape_names_file_key_got_and_expected(tmp_path):
+  ids = stems_of(2).astype("S")
+  path = write_h5(
+    tmp_path / "elixrc/elixrc_1.h5",
+    Image__Index=ids,
+    Embeddings=values_of("img_emb", 2),
+  )
+  with pytest.raises(errors.InputError) as caught:
+    elixr.find_elixr(tmp_path, "elixrc")
+  for part in (str(path), "'Embeddings'", "[32, 768]", "[8, 8, 1376]", "fix:"):
+    assert part in str(caught.value)
+  assert "\n" not in str(caught.value)
+  write_h5(tmp_path / "elixrb/x.h5", image_ids=ids, embeddings=np.ones((2, 5, 5)))
+  with pytest.raises(errors.InputError, match=r"x\.h5: 'embeddings' .*\[5, 5\]"):
+    elixr.find_elixr(tmp_path, "img_emb")
+  write_h5(
+    tmp_path / "elixrb/x.h5", image_ids=ids, img_emb=np.ones((2, 32, 768), np.int32)
+  )
+  with pytest.raises(errors.InputError, match=r"int32; expected .* floating point"):
+    elixr.find_elixr(tmp_path, "img_emb")
+
+
+def test_unknown_key_lists_the_keys(tmp_path):
+  write_h5(
+    tmp_path / "elixrc/a.h5", features=np.ones((2, 3)), Image__Index=np.ones(2, "S3")
+  )
+  with pytest.raises(
+    errors.InputError, match=r"only the keys Image Index, features; expected one of .*"
+  ):
+    elixr.find_elixr(tmp_path, "elixrc")
+
+
+def test_number_of_ids_must_be_the_number_of_rows(tmp_path):
+  write_h5(
+    tmp_path / "elixrb/txt_emb/txt_emb_1.h5",
+    Image__Index=stems_of(2).astype("S"),
+    txt_emb=values_of("txt_emb", 3),
+  )
+  with pytest.raises(errors.InputError, match="3 rows in 'txt_emb' but 2 ids"):
+    elixr.find_elixr(tmp_path, "txt_emb")
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+def test_damaged_h5_is_named(tmp_path, damage):
+  path = write_h5(
+    tmp_path / "elixrb/img_emb/img_emb_1.h5",
+    Image__Index=stems_of(4).astype("S"),
+    img_emb=values_of("img_emb", 4),
+  )
+  content = path.read_bytes()
+  path.write_bytes(
+    {"cut": content[: len(content) // 2], "text": b"<html>404", "empty": b""}[damage]
+  )
+  with pytest.raises(errors.InputError, match=r"img_emb_1\.h5 cannot be read as HDF5"):
+    elixr.find_elixr(tmp_path, "img_emb")
+  assert elixr.find_elixr(tmp_path, "elixrc") is None
+
+
+def test_damage_inside_the_data_is_told_while_reading(tmp_path):
+  path = write_h5(
+    tmp_path / "elixrb/img_emb/img_emb_1.h5",
+    Image__Index=stems_of(4).astype("S"),
+    img_emb=values_of("img_emb", 4),
+  )
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
+  path.write_bytes(content)
+  files = elixr.find_elixr(tmp_path, "img_emb")
+  with pytest.raises(errors.InputError, match=r"img_emb_1\.h5 cannot be read as HDF5"):
+    read_all(files)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_named(tmp_path, number):
+  values = values_of("img_emb", 4)
+  values[2, 5, 7] = number
+  write_h5(
+    tmp_path / "elixrb/img_emb/img_emb_1.h5",
+    Image__Index=stems_of(4).astype("S"),
+    img_emb=values,
+  )
+  files = elixr.find_elixr(tmp_path, "img_emb")
+  with pytest.raises(
+    errors.InputError, match=r"img_emb_1\.h5 .* 1 rows .*00000002_002"
+  ):
+    read_all(files)

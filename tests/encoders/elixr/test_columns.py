@@ -1,0 +1,267 @@
+"""Columns of ELIXR: real embeddings go first, stand-ins come only where asked for."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.sources.nih import layout
+from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
+from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
+from cxr_diffusion_jax.encoders.elixr import model as elixr_model
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
+from cxr_diffusion_jax.encoders.standin import training as standin
+from cxr_diffusion_jax.run import dataset
+
+KIND = "contrastive_img_emb"
+NEEDS = base.Needs(columns=(KIND,))
+
+
+def write_real(root: str, ids: list[str], value: float = 1.0) -> None:
+  """Writes embeddings of form A that no stand-in made, all of one number."""
+  made = np.full((len(ids), 128), value, np.float32)
+  elixr_writer.write_form_a(
+    root, kinds=[KIND], num_rows=len(ids), batches=[(np.array(ids), {KIND: made})],
+    encoder="the real one", standin=False,
+  )  # fmt: skip
+
+
+def all_ids(records: records_lib.Records) -> list[str]:
+  return np.concatenate([records.ids(split) for split in records.num_rows]).tolist()
+
+
+def values(column: columns_lib.Column, split: str) -> np.ndarray:
+  return np.stack(list(column.source(split)))
+
+
+def times(folder: pathlib.Path) -> dict[pathlib.Path, int]:
+  files = [path for path in folder.rglob("*") if path.is_file()]
+  return {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.fixture
+def quick_training(monkeypatch) -> None:
+  """Stand-ins are as they are drawn: compiling their update takes ten seconds."""
+
+  def unchanged(model, tx, key, params, opt_state, batch):
+    return params, opt_state, {"loss": jnp.ones(())}
+
+  monkeypatch.setattr(standin, "_update", unchanged)
+
+
+def test_a_tree_without_embeddings_is_told_the_commands(settings, run_main, repository):
+  with pytest.raises(errors.InputError, match=f"no {KIND} embeddings in") as refused:
+    dataset.prepare(settings, NEEDS)
+  for command in ("prepare", "--download elixr", "--embed elixr", "--standin"):
+    assert command in str(refused.value)
+  ended = run_main(
+    "prepare",
+    f"--config={repository}/configs/elixr_c.py:tiny",
+    f"--config.data.root={settings.root}",
+    f"--config.data.records_dir={settings.records_dir}",
+    "--config.data.image_size=32",
+  )
+  assert "--download elixr" in ended.complaint
+  # What it names can be typed.
+  source = (repository / "cxr_diffusion_jax" / "prepare.py").read_text("utf-8")
+  for flag in ("download", "embed", "standin"):
+    assert f'"{flag}",' in source
+
+
+def test_stand_ins_are_made_and_joined_where_asked(with_standin, monkeypatch):
+  needs = base.Needs(columns=("elixrc", "txt_emb", KIND))
+  made = dataset.prepare(with_standin, needs)
+  assert made.kind == f"real images, stand-in elixrc, stand-in txt_emb, stand-in {KIND}"
+  encoder = standin_encoder.StandinEncoder(
+    model=clip_model.load(with_standin.standin_clip)
+  )
+  squares = [
+    row["image"][..., 0] for row in records_lib.RecordSource(made.records, "test")
+  ]
+  wanted = encoder.encode_images(("elixrc", KIND), squares)
+  prompts = record_prompts.of_split(with_standin, made.records, "test")
+  wanted |= encoder.encode_text(("txt_emb",), prompts)
+  for column in made.columns:
+    name = column.description.name
+    assert column.description.encoder.startswith(encoder.description)
+    # Zeros of padded tokens are exactly that.
+    np.testing.assert_array_equal(values(column, "test") == 0, wanted[name] == 0)
+    np.testing.assert_allclose(
+      values(column, "test"), wanted[name], rtol=2e-3, atol=2e-3, err_msg=name
+    )
+  # The user's tree is left as it is.
+  assert not list(pathlib.Path(with_standin.root).glob("elixr*"))
+  before = times(pathlib.Path(with_standin.records_dir))
+  monkeypatch.setattr(clip_model, "load", lambda name: pytest.fail("loaded again"))
+  again = dataset.prepare(with_standin, needs)
+  assert again.description == made.description
+  assert times(pathlib.Path(with_standin.records_dir)) == before
+
+
+def test_real_embeddings_go_before_stand_ins(with_standin):
+  first = dataset.prepare(with_standin, NEEDS)
+  assert first.columns[0].description.standin
+  write_real(with_standin.root, all_ids(first.records))
+  second = dataset.prepare(with_standin, NEEDS)
+  about = second.columns[0].description
+  assert (about.standin, about.encoder) == (False, "the real one")
+  assert second.kind == "real images"
+  assert (values(second.columns[0], "train") == 1).all()
+
+
+def test_real_embeddings_ask_for_no_stand_in(settings, open_records, monkeypatch):
+  monkeypatch.setattr(standin, "train_standin", lambda *_, **__: pytest.fail("trained"))
+  write_real(settings.root, all_ids(open_records(settings)))
+  asked = dataclasses.replace(settings, standin=True)
+  assert dataset.prepare(asked, NEEDS).kind == "real images"
+  assert not settings.standin_clip.exists()
+
+
+@pytest.mark.usefixtures("quick_training")
+def test_other_prompts_make_other_stand_ins_of_texts_alone(with_standin):
+  first = dataset.prepare(with_standin, base.Needs(columns=("txt_emb",)))
+  asked = dataclasses.replace(with_standin, prompt_seed=1)
+  second = dataset.prepare(asked, base.Needs(columns=("txt_emb",)))
+  assert second.description["columns"] != first.description["columns"]
+  assert second.description["fingerprint"] == first.description["fingerprint"]
+  # The settings of before find their own again.
+  third = dataset.prepare(with_standin, base.Needs(columns=("txt_emb",)))
+  for split in ("train", "test"):
+    np.testing.assert_array_equal(
+      values(third.columns[0], split), values(first.columns[0], split)
+    )
+
+
+@pytest.mark.usefixtures("quick_training")
+@pytest.mark.parametrize(
+  ("sizes", "phantom"), [((32, 16), False), ((32, 16), True), ((16, 32), True)]
+)
+def test_each_size_keeps_its_own_stand_ins(with_standin, sizes, phantom):
+  if phantom:
+    told = json.dumps({"phantom": True, "size": 32})
+    (pathlib.Path(with_standin.root) / "phantom.json").write_text(told)
+  one, two = (dataclasses.replace(with_standin, image_size=size) for size in sizes)
+  first = dataset.prepare(one, NEEDS)
+  kept = times(one.records_folder)
+  assert one.standin_clip.is_dir()
+  second = dataset.prepare(two, NEEDS)
+  assert two.standin_clip.is_dir()
+  assert times(one.records_folder) == kept
+  told = [made.columns[0].description.encoder for made in (first, second)]
+  assert told[0] != told[1]
+  assert np.abs(
+    values(first.columns[0], "train") - values(second.columns[0], "train")
+  ).max() > 0.01  # fmt: skip
+  assert dataset.prepare(one, NEEDS).description == first.description
+  assert dataset.prepare(two, NEEDS).description == second.description
+  assert times(one.records_folder) == kept
+  in_tree = elixr.find_elixr(with_standin.root, KIND)
+  assert (in_tree is not None) == phantom
+
+
+def test_rows_that_lack_are_refused_or_dropped(settings, open_records):
+  ids = all_ids(open_records(settings))
+  write_real(settings.root, ids[1:])
+  with pytest.raises(errors.InputError, match=rf"1 of 24 rows.*{ids[0]}"):
+    dataset.prepare(settings, NEEDS)
+  dropping = dataclasses.replace(settings, missing="drop")
+  made = dataset.prepare(dropping, NEEDS)
+  rows = np.concatenate([made.ids(split) for split in made.splits])
+  assert sorted(rows.tolist()) == sorted(ids[1:])
+
+
+def test_prepare_embeds_what_its_path_needs_and_reads_it_back(
+  settings, elixr_models, run_main, repository
+):
+  def prepare(*embed: str):
+    return run_main(
+      "prepare",
+      f"--config={repository}/configs/elixr_b.py:tiny",
+      f"--config.data.root={settings.root}",
+      f"--config.data.records_dir={settings.records_dir}",
+      "--config.data.image_size=32",
+      f"--config.conditioning.kind={KIND}",
+      *embed,
+    )
+
+  asked = ("--embed=elixr,elixrc", f"--elixr_models={elixr_models}")
+  ended = prepare(*asked)
+  assert ended.code == 0, ended.err
+  assert ended.out.startswith("real images; train 15, validation 3, test 5, expert 1;")
+  made = dataset.prepare(settings, base.Needs(columns=(KIND, "elixrc")))
+  encoder = elixr_model.load(elixr_models)
+  paths = layout.find_tree(settings.root).originals
+  for column in made.columns:
+    name = column.description.name
+    found = elixr.find_elixr(settings.root, name)
+    assert (found.form, found.standin, found.num_rows) == ("A", False, 24)
+    assert found.encoder == column.description.encoder == encoder.description
+    stems, stored = (
+      np.concatenate(part) for part in zip(*found.batches(), strict=True)
+    )
+    whole = [images.read_grey(paths[stem]) for stem in stems]
+    wanted = dict(zip(stems, encoder.encode_images([name], whole)[name], strict=True))
+    np.testing.assert_array_equal(stored, [wanted[stem] for stem in stems])
+    for split in made.splits:
+      expected = np.stack([wanted[name] for name in made.records.ids(split)])
+      np.testing.assert_array_equal(
+        values(column, split), expected.astype(np.float16), err_msg=name
+      )
+  # Once there, neither the flag nor the models are needed, and nothing is made again.
+  kept = times(pathlib.Path(settings.root))
+  assert prepare(*asked).code == prepare().code == 0
+  assert times(pathlib.Path(settings.root)) == kept
+
+
+def test_elixr_stands_for_what_the_path_needs_or_for_all(
+  settings, open_records, monkeypatch
+):
+  asked = []
+
+  def embed(root, kinds, encoder, *, prompts, progress):
+    asked.append((tuple(kinds), prompts))
+    return tuple(kinds)
+
+  monkeypatch.setattr(elixr_embed, "embed", embed)
+  both = base.Needs(columns=("clip_text", "txt_emb", "elixrc"))
+  for names, needs in (
+    (["elixr"], both),
+    (["elixr", KIND], both),
+    (["elixr"], base.Needs()),
+    ([KIND], base.Needs()),
+  ):
+    elixr_columns.embed(settings, names, needs, None)
+  records = open_records(settings)
+  told = {
+    name: text
+    for split in records.num_rows
+    for name, text in zip(
+      records.ids(split).tolist(),
+      record_prompts.of_split(settings, records, split),
+      strict=True,
+    )
+  }
+  assert asked == [
+    (("txt_emb", "elixrc"), told),
+    ((KIND, "txt_emb", "elixrc"), told),
+    (tuple(elixr.SHAPES), told),
+    ((KIND,), None),
+  ]
+
+
+@pytest.mark.parametrize("name", ["elixr_d", "clip_text", ""])
+def test_what_elixr_does_not_make_is_refused(settings, name):
+  with pytest.raises(errors.InputError, match=f"--embed {name}; expected elixr, or"):
+    elixr_columns.embed(settings, ["elixrc", name], base.Needs(), None)

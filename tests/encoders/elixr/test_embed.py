@@ -1,0 +1,283 @@
+"""Embedding a tree: resumed after any end, whole or not at all, nothing overwritten."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+from absl import logging
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+
+SMALL = ("contrastive_img_emb", "contrastive_txt_emb")
+NUM = 11
+
+
+class Stop(BaseException):
+  """Ends a call as Ctrl-C does."""
+
+
+@dataclasses.dataclass
+class Sums:
+  """An encoder: rows are filled with the image's mean, or with the text's length."""
+
+  description: str = "sums 0123456789ab"
+  standin: bool = False
+  whole_images: bool = True
+  stop_after: int = 10**9
+  seen: list = dataclasses.field(default_factory=list)
+
+  @property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    return elixr.SHAPES
+
+  def encode_text(
+    self, columns: Sequence[str], prompts: Sequence[str]
+  ) -> dict[str, np.ndarray]:
+    return self._fill(columns, prompts, [len(prompt) for prompt in prompts])
+
+  def encode_images(
+    self, columns: Sequence[str], images: Sequence[np.ndarray]
+  ) -> dict[str, np.ndarray]:
+    return self._fill(columns, images, [image.mean() for image in images])
+
+  def _fill(self, columns, inputs, values) -> dict[str, np.ndarray]:
+    self.seen += [(tuple(columns), value) for value in values]
+    if len(self.seen) > self.stop_after:
+      raise Stop
+    return {
+      name: np.stack([np.full(elixr.SHAPES[name], x, np.float32) for x in values])
+      for name in columns
+    }
+
+
+@pytest.fixture
+def root(tmp_path: pathlib.Path) -> pathlib.Path:
+  """Images of one grey each, of different sizes; some smaller copies are brighter."""
+  root = tmp_path / "tree"
+  add_images(root / "original", range(NUM))
+  (root / "Data_Entry_2017.csv").write_text("Image Index\n")
+  return root
+
+
+def add_images(folder: pathlib.Path, numbers: Sequence[int], more: int = 0) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  for i in numbers:
+    image = np.full((8 + i, 9), 10 * i + more, np.uint8)
+    Image.fromarray(image).save(folder / f"{i:08d}_000.png")
+
+
+@pytest.fixture
+def prompts() -> dict[str, str]:
+  return {f"{i:08d}_000": "x" * i for i in range(NUM + 3)}
+
+
+def read(root: pathlib.Path, kind: str) -> dict[str, float]:
+  """What is stored of each image; every row must be one number."""
+  found = {}
+  for stems, values in elixr.find_elixr(root, kind).batches():
+    assert values.dtype == np.float32
+    flat = values.reshape(len(values), -1)
+    assert (flat == flat[:, :1]).all()
+    found |= dict(zip(stems.tolist(), flat[:, 0].tolist(), strict=True))
+  return found
+
+
+def greys(numbers: Sequence[int]) -> dict[str, float]:
+  return {f"{i:08d}_000": 10.0 * i for i in numbers}
+
+
+def test_every_kind_is_written_and_read_back(root, prompts):
+  told, encoder = [], Sums()
+  kinds = tuple(elixr.SHAPES)
+  made = elixr_embed.embed(
+    root, kinds, encoder, prompts=prompts, batch_size=4,
+    progress=lambda *now: told.append(now),
+  )  # fmt: skip
+  assert made == kinds
+  for kind in kinds:
+    wanted = {i: float(int(i[:8])) for i in greys(range(NUM))}
+    assert read(root, kind) == (wanted if "txt" in kind else greys(range(NUM)))
+    found = elixr.find_elixr(root, kind)
+    assert (found.form, found.standin) == ("A", False)
+    assert found.encoder == encoder.description
+  assert [now[1:] for now in told] == [(4, 11), (8, 11), (11, 11)]
+  assert not (root / ".elixr-embed").exists()
+  # Each image is encoded once for all kinds that images have.
+  assert len([names for names, _ in encoder.seen if "elixrc" in names]) == NUM
+
+
+def test_the_largest_copy_of_an_image_is_taken(root):
+  add_images(root / "8x8", range(NUM + 2), more=1)
+  add_images(root / "16x16", range(NUM + 1), more=2)
+  elixr_embed.embed(root, ["contrastive_img_emb"], Sums())
+  wanted = greys(range(NUM)) | {"00000011_000": 112.0, "00000012_000": 121.0}
+  assert read(root, "contrastive_img_emb") == wanted
+
+
+def test_what_is_there_is_not_made_again(root, prompts):
+  elixr_embed.embed(root, ["elixrc"], Sums())
+  before = elixr.find_elixr(root, "elixrc").fingerprint
+  encoder = Sums()
+  assert elixr_embed.embed(root, ["elixrc"], encoder) == ()
+  assert encoder.seen == []
+  made = elixr_embed.embed(root, ["elixrc", *SMALL], encoder, prompts=prompts)
+  assert made == SMALL
+  assert {names for names, _ in encoder.seen} == {SMALL[:1], SMALL[1:]}
+  assert elixr.find_elixr(root, "elixrc").fingerprint == before
+
+
+def test_images_that_are_added_are_made_alone(root):
+  elixr_embed.embed(root, SMALL[:1], Sums())
+  add_images(root / "original", [11, 12])
+  encoder = Sums()
+  assert elixr_embed.embed(root, SMALL[:1], encoder) == SMALL[:1]
+  assert [value for _, value in encoder.seen] == [110, 120]
+  assert read(root, SMALL[0]) == greys(range(13))
+
+
+@pytest.mark.parametrize("stop_after", [0, 3, 4, 9])
+def test_an_interrupted_call_is_gone_on_with(root, prompts, monkeypatch, stop_after):
+  monkeypatch.setattr(elixr_embed, "_ROWS_PER_FILE", 4)
+  with pytest.raises(Stop):
+    elixr_embed.embed(root, SMALL[:1], Sums(stop_after=stop_after), batch_size=2)
+  assert elixr.find_elixr(root, SMALL[0]) is None
+  encoder = Sums()
+  made = elixr_embed.embed(root, SMALL, encoder, prompts=prompts, batch_size=2)
+  assert made == SMALL
+  images = [value for names, value in encoder.seen if names == SMALL[:1]]
+  assert images == [10.0 * i for i in range(stop_after // 4 * 4, NUM)]
+  assert read(root, SMALL[0]) == greys(range(NUM))
+  assert len(read(root, SMALL[1])) == NUM
+
+
+def test_a_kill_loses_one_file_at_most(root, repository):
+  script = """
+import os, signal, sys
+import numpy as np
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
+
+class Dying:
+  description, standin, whole_images = "sums 0123456789ab", False, True
+  shapes, left = elixr.SHAPES, 9
+
+  def encode_images(self, columns, images):
+    self.left -= len(images)
+    if self.left < 0:
+      os.kill(os.getpid(), signal.SIGKILL)
+    means = [image.mean() for image in images]
+    return {"elixrc": np.stack([np.full((8, 8, 1376), x, np.float32) for x in means])}
+
+elixr_embed._ROWS_PER_FILE = 4
+elixr_embed.embed(sys.argv[1], ["elixrc"], Dying(), batch_size=2)
+"""
+  command = [sys.executable, "-c", script, str(root)]
+  ended = subprocess.run(command, cwd=repository, check=False)
+  assert ended.returncode == -signal.SIGKILL
+  assert elixr.find_elixr(root, "elixrc") is None
+  encoder = Sums()
+  assert elixr_embed.embed(root, ["elixrc"], encoder) == ("elixrc",)
+  assert [value for _, value in encoder.seen] == [10.0 * i for i in range(8, NUM)]
+  assert read(root, "elixrc") == greys(range(NUM))
+
+
+def test_embeddings_of_another_source_are_never_touched(root):
+  def write(**changes) -> None:
+    values = {"contrastive_img_emb": np.ones((2, 128), np.float32)}
+    elixr_writer.write_form_a(
+      root, kinds=SMALL[:1], num_rows=2, dtype="float32",
+      batches=[(np.array(["00000000_000", "x"]), values)], **changes,
+    )  # fmt: skip
+
+  write(encoder="another", standin=True)
+  elixr_embed.embed(root, SMALL[:1], Sums())
+  assert read(root, SMALL[0]) == greys(range(NUM))
+  shutil.rmtree(root / "elixrb")
+  write(encoder="another", standin=False)
+  before = elixr.find_elixr(root, SMALL[0]).fingerprint
+  for encoder in (Sums(), Sums(standin=True), Sums(description="another 1")):
+    with pytest.raises(errors.InputError, match=r"another in .*contrastive; expected"):
+      elixr_embed.embed(root, SMALL[:1], encoder)
+  assert elixr.find_elixr(root, SMALL[0]).fingerprint == before
+
+
+def test_stand_ins_make_room_and_do_not_mix(root):
+  elixr_embed.embed(root, SMALL[:1], Sums(description="one", standin=True))
+  elixr_embed.embed(root, SMALL[:1], Sums(description="two", standin=True))
+  found = elixr.find_elixr(root, SMALL[0])
+  assert (found.encoder, found.standin, found.num_rows) == ("two", True, NUM)
+  elixr_embed.embed(root, SMALL[:1], Sums())
+  found = elixr.find_elixr(root, SMALL[0])
+  assert (found.encoder, found.standin, found.num_rows) == (
+    Sums().description, False, NUM,
+  )  # fmt: skip
+
+
+def test_unfinished_work_of_another_encoder_is_told(root, monkeypatch):
+  monkeypatch.setattr(elixr_embed, "_ROWS_PER_FILE", 4)
+  with pytest.raises(Stop):
+    elixr_embed.embed(root, SMALL[:1], Sums(stop_after=5), batch_size=4)
+  with pytest.raises(errors.InputError, match="unfinished embeddings of sums 01"):
+    elixr_embed.embed(root, SMALL[:1], Sums(description="another"))
+
+
+def test_texts_belong_to_their_embeddings(root, prompts, monkeypatch):
+  told = []
+  monkeypatch.setattr(logging, "warning", lambda text, *more: told.append(text % more))
+  some = {stem: prompts[stem] for stem in list(prompts)[:6]}
+  assert elixr_embed.embed(root, SMALL[1:], Sums(), prompts=some) == SMALL[1:]
+  assert len(read(root, SMALL[1])) == 6
+  assert "5 of 11 images have no text" in told[0]
+  assert elixr_embed.embed(root, SMALL[1:], Sums(), prompts=prompts) == SMALL[1:]
+  assert len(read(root, SMALL[1])) == NUM
+  changed = {**prompts, "00000003_000": "other"}
+  with pytest.raises(errors.InputError, match=r"other texts for 1 images.*'xxx'"):
+    elixr_embed.embed(root, SMALL[1:], Sums(), prompts=changed)
+  for nothing in (None, {}, {"unknown": "x"}):
+    with pytest.raises(errors.InputError, match="no texts for contrastive_txt_emb"):
+      elixr_embed.embed(root, SMALL, Sums(), prompts=nothing)
+
+
+def test_the_disk_is_looked_at_before_the_work(root, monkeypatch):
+  encoder = Sums()
+  full = shutil._ntuple_diskusage(10**9, 10**9, 11 * 8 * 8 * 1376 * 4 - 1)
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+  with pytest.raises(errors.InputError, match=r"0\.0 GB for elixrc"):
+    elixr_embed.embed(root, ["elixrc"], encoder)
+  assert encoder.seen == []
+
+
+def test_a_damaged_image_is_named_and_numbers_must_be_finite(root, prompts):
+  path = root / "original" / "00000002_000.png"
+  path.write_bytes(path.read_bytes()[:40])
+  with pytest.raises(errors.InputError, match=r"00000002_000\.png"):
+    elixr_embed.embed(root, SMALL[:1], Sums())
+  add_images(root / "original", [2])
+
+  class Broken(Sums):
+    def encode_images(self, columns, images):
+      made = super().encode_images(columns, images)
+      return {name: values + np.float32(np.nan) for name, values in made.items()}
+
+  with pytest.raises(errors.InputError, match="NaN or infinite"):
+    elixr_embed.embed(root, SMALL[:1], Broken())
+  assert elixr.find_elixr(root, SMALL[0]) is None
+
+
+@pytest.mark.parametrize(
+  ("kinds", "encoder"),
+  [([], Sums()), (["clip_text"], Sums()), (["elixrc"], Sums(whole_images=False))],
+)
+def test_misuse_is_refused(root, kinds, encoder):
+  with pytest.raises(ValueError, match=r"kinds|does not make"):
+    elixr_embed.embed(root, kinds, encoder)

@@ -1,0 +1,139 @@
+"""The column of latents: the network's own numbers, made once for each autoencoder."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.encoders.latents import autoencoders
+from cxr_diffusion_jax.encoders.latents import columns as latent_columns
+from cxr_diffusion_jax.run import dataset as dataset_lib
+
+NUM_IMAGES = 24
+
+
+@pytest.fixture(scope="module")
+def autoencoder(make_autoencoder, tmp_path_factory):
+  """One object for all tests: its program is compiled once."""
+  return autoencoders.find(str(make_autoencoder(tmp_path_factory.mktemp("f2") / "a")))
+
+
+@pytest.fixture(autouse=True)
+def encoded(monkeypatch) -> list[int]:
+  """Batches of eight, and how many images each brought."""
+  counts = []
+  encode = autoencoders.Autoencoder.encode
+
+  def counted(self, images):
+    counts.append(len(images))
+    return encode(self, images)
+
+  monkeypatch.setattr(autoencoders.Autoencoder, "encode", counted)
+  monkeypatch.setattr(autoencoders.Autoencoder, "batch_size", lambda self, side: 8)
+  return counts
+
+
+@pytest.fixture
+def records(settings, open_records) -> records_lib.Records:
+  return open_records(settings)
+
+
+def values(column, split):
+  return np.stack(list(column.source(split)))
+
+
+def test_it_has_the_networks_numbers_in_row_order(settings, records, autoencoder):
+  latent_columns.make(settings, records, autoencoder)
+  column = latent_columns.open_column(settings, autoencoder)
+  about = column.description
+  assert (about.shape, about.dtype) == ((16, 16, 4), "float16")
+  assert about.encoder == autoencoder.description
+  sums = []
+  for split, count in records.num_rows.items():
+    if not count:
+      continue
+    source = records_lib.RecordSource(records, split)
+    images = np.stack([source[row]["image"] for row in range(count)])
+    wanted = autoencoder.encode(images)
+    np.testing.assert_allclose(values(column, split), wanted, rtol=1e-3, atol=1e-3)
+    if split == "train":
+      mean, logvar = np.split(wanted, 2, axis=-1)
+      drawn = mean + np.exp(logvar / 2) * np.random.default_rng(0).standard_normal(
+        mean.shape
+      )
+      sums = drawn.mean(), drawn.std()
+  told = latent_columns.statistics(column)["latent"]
+  assert told["num_images"] == records.num_rows["train"]
+  assert math.isclose(told["mean"], sums[0], abs_tol=0.05)
+  assert math.isclose(told["std"], sums[1], rel_tol=0.05)
+
+
+def test_a_second_call_encodes_nothing_and_an_interrupted_one_goes_on(
+  settings, records, autoencoder, encoded, monkeypatch
+):
+  monkeypatch.setattr(latent_columns, "_ROWS_AT_RISK", 8)
+
+  def stop(label, done, total):
+    assert (label, total) == ("column latent", NUM_IMAGES), label
+    if done >= 16:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    latent_columns.make(settings, records, autoencoder, stop)
+  assert latent_columns.open_column(settings, autoencoder) is None
+  latent_columns.make(settings, records, autoencoder)
+  assert encoded == [8, 8, 8]
+  latent_columns.make(settings, records, autoencoder)
+  assert encoded == [8, 8, 8]
+
+
+def test_each_autoencoder_has_a_column_and_copies_share_it(
+  settings, records, autoencoder, encoded, make_autoencoder, tmp_path
+):
+  latent_columns.make(settings, records, autoencoder)
+  moved = autoencoders.find(shutil.copytree(autoencoder.name, tmp_path / "moved"))
+  latent_columns.make(settings, records, moved)
+  assert len(encoded) == 3
+  other = autoencoders.find(str(make_autoencoder(tmp_path / "other", seed=1)))
+  latent_columns.make(settings, records, other)
+  columns = [
+    latent_columns.open_column(settings, one) for one in (autoencoder, moved, other)
+  ]
+  assert columns[0].folder == columns[1].folder != columns[2].folder
+  assert np.abs(values(columns[0], "test") - values(columns[2], "test")).max() > 0.1
+
+
+def test_another_autoencoder_is_refused(autoencoder, make_autoencoder, tmp_path):
+  described = {"latent": {"encoder": autoencoder.description}}
+  other = autoencoders.find(str(make_autoencoder(tmp_path / "other", seed=1)))
+  latent_columns.check_same(described, autoencoder)
+  latent_columns.check_same({}, other)
+  latent_columns.check_same(described, None)
+  with pytest.raises(errors.InputError) as caught:
+    latent_columns.check_same(described, other)
+  assert other.fingerprint in str(caught.value)
+  assert autoencoder.fingerprint in str(caught.value)
+
+
+def test_batches_carry_latents_and_no_images(settings, autoencoder):
+  dataset = dataset_lib.prepare(settings, conditioning.Needs(), autoencoder=autoencoder)
+  batch = dataset.source("train", images=False).batch([0, 1])
+  assert "image" not in batch
+  assert batch["latent"].shape == (2, 16, 16, 4)
+  assert dataset.source("train").batch([0])["image"].shape == (1, 32, 32, 1)
+  described = json.loads(json.dumps(dataset.description))
+  assert described["statistics"]["latent"]["std"] > 0
+  assert described["latents"]["latent"]["encoder"] == autoencoder.description
+  assert described["columns"] == {}
+
+
+def test_an_image_size_that_does_not_divide_is_refused(settings, records, autoencoder):
+  odd = dataclasses.replace(settings, image_size=33)
+  with pytest.raises(errors.InputError, match=r"image size 33 .* multiple of 2"):
+    latent_columns.make(odd, records, autoencoder)

@@ -1,0 +1,77 @@
+"""The stand-in as an encoder says and gives what its files have."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
+from cxr_diffusion_jax.encoders.standin import tree as standin_tree
+
+TEXTS = ("contrastive_txt_emb", "txt_emb")
+IMAGES = tuple(kind for kind in elixr.SHAPES if kind not in TEXTS)
+
+
+@pytest.fixture(scope="module")
+def encoder(standin_clip) -> standin_encoder.StandinEncoder:
+  return standin_encoder.StandinEncoder(model=clip_model.load(standin_clip))
+
+
+def test_it_is_an_encoder_of_all_kinds(encoder):
+  of_protocol: encoder_lib.Encoder = encoder
+  assert dict(of_protocol.shapes) == dict(elixr.SHAPES)
+  assert of_protocol.standin
+  assert not of_protocol.whole_images
+  assert of_protocol.description.startswith("stand-in CLIP")
+
+
+def test_shapes_and_types_are_the_published_ones(encoder):
+  squares = [np.full((20, 20), grey, np.uint8) for grey in (10, 200)]
+  made = encoder.encode_images(IMAGES, squares)
+  made |= encoder.encode_text(TEXTS, ["an effusion", "clear"])
+  for kind, shape in elixr.SHAPES.items():
+    assert made[kind].shape == (2, *shape)
+    assert made[kind].dtype == np.float32
+    assert np.isfinite(made[kind]).all()
+    assert np.abs(made[kind][0] - made[kind][1]).max() > 0
+
+
+def test_only_what_is_asked_for_is_made(encoder):
+  square = [np.zeros((20, 20), np.uint8)]
+  assert set(encoder.encode_images(["img_emb"], square)) == {"img_emb"}
+  assert set(encoder.encode_text(["txt_emb"], ["a"])) == {"txt_emb"}
+
+
+def test_it_gives_what_its_files_have(with_standin, open_records, encoder):
+  kinds = ("elixrc", *TEXTS, "all_contrastive_img_emb", "img_emb")
+  records = open_records(with_standin)
+  standin_tree.write_elixr(with_standin, records, kinds)
+  row = 2
+  name = str(records.ids("test")[row])
+  image = records_lib.RecordSource(records, "test")[row]["image"][..., 0]
+  prompt = record_prompts.of_split(with_standin, records, "test")[row]
+  made = encoder.encode_images(kinds, [image]) | encoder.encode_text(kinds, [prompt])
+  assert set(made) == set(kinds)
+  for kind, values in made.items():
+    found = elixr.find_elixr(with_standin.standin_root, kind)
+    assert found.encoder.startswith(encoder.description)
+    ((stems, stored),) = found.batches(np.array([name]))
+    assert stems.tolist() == [name]
+    np.testing.assert_allclose(stored[0], values[0], rtol=2e-3, atol=2e-3, err_msg=kind)
+
+
+def test_it_is_known_by_its_weights(encoder):
+  params = dict(encoder.model.params)
+  params["logit_scale"] = params["logit_scale"] + 1
+  other = dataclasses.replace(encoder.model, params=params, name="elsewhere")
+  same = dataclasses.replace(encoder.model, name="elsewhere")
+  describe = [
+    standin_encoder.StandinEncoder(model=model).description for model in (other, same)
+  ]
+  assert describe[0] != encoder.description
+  assert describe[1] == encoder.description

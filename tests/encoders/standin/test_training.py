@@ -1,0 +1,135 @@
+"""A stand-in CLIP is trained once, learns, and says what it is."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.clip import small as clip_small
+from cxr_diffusion_jax.encoders.standin import training as standin
+
+SETTINGS = standin.TrainSettings(
+  sizes=clip_small.SmallClip(
+    image_size=16, patch_size=8, width=16, image_layers=1, text_layers=1, num_heads=2,
+    embedding=8, num_merges=30, max_tokens=16,
+  ),
+  num_steps=25, batch_size=8, learning_rate=1e-2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs() -> tuple[np.ndarray, list[str], np.ndarray]:
+  """Squares at a side, and words that name the side."""
+  generator = np.random.default_rng(0)
+  images = generator.integers(0, 60, (24, 20, 20, 1), np.uint8)
+  findings = np.zeros((24, 2), np.float32)
+  prompts = ["nothing"] * 24
+  for i in range(0, 24, 3):
+    images[i, 2:9, 2:9] += 180
+    findings[i, 0], prompts[i] = 1, "square on the left"
+    images[i + 1, 2:9, 11:18] += 180
+    findings[i + 1, 1], prompts[i + 1] = 1, "square on the right"
+  return images, prompts, findings
+
+
+@pytest.fixture(scope="module")
+def trained(inputs, tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp("standin") / "clip"
+  return standin.train_standin(*inputs, folder, settings=SETTINGS)
+
+
+def test_it_learns_and_tells_how(trained, inputs):
+  marker = json.loads((trained / standin.MARKER).read_text(encoding="utf-8"))
+  first, last = marker["losses"][0], marker["losses"][-1]
+  for term in ("loss", "pixels", "meaning"):
+    assert last[term] < 0.9 * first[term], term
+  assert marker["standin"] is True
+  assert marker["num_steps"] == len(marker["losses"]) == 25
+  assert marker["num_images"] == 24
+  model = clip_model.load(trained)
+  assert marker["encoder"] == clip_model.describe(model)
+  assert marker["encoder"].startswith("stand-in CLIP")
+  assert abs(model.pixels.mean[0] - inputs[0].mean() / 255) < 1e-6
+
+
+def test_same_inputs_are_not_trained_again(trained, inputs):
+  before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
+  told = []
+  standin.train_standin(
+    *inputs, trained, settings=SETTINGS, progress=lambda *now: told.append(now)
+  )
+  assert told == []
+  assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir()}
+
+
+def test_same_inputs_give_the_same_model(trained, inputs, tmp_path):
+  told = []
+  again = standin.train_standin(
+    *inputs,
+    tmp_path / "clip",
+    settings=SETTINGS,
+    progress=lambda *now: told.append(now),
+  )
+  assert [step for _, step, _ in told] == list(range(1, 26))
+  assert {total for _, _, total in told} == {25}
+  assert told[0][0].startswith("stand-in CLIP, loss")
+  assert clip_model.fingerprint(clip_model.load(again)) == clip_model.fingerprint(
+    clip_model.load(trained)
+  )
+  assert [path.name for path in tmp_path.iterdir()] == ["clip"]
+
+
+def test_other_inputs_replace_the_model_and_time_may_end_it(trained, inputs, tmp_path):
+  images, prompts, findings = inputs
+  folder = pathlib.Path(shutil.copytree(trained, tmp_path / "clip"))
+  hasty = dataclasses.replace(SETTINGS, max_seconds=1e-6)
+  standin.train_standin(images, prompts, 1 - findings, folder, settings=hasty)
+  assert standin.read_marker(folder)["num_steps"] == 1
+  assert clip_model.fingerprint(clip_model.load(folder)) != clip_model.fingerprint(
+    clip_model.load(trained)
+  )
+
+
+def test_diverged_training_leaves_nothing(inputs, tmp_path, monkeypatch):
+  def diverged(model, tx, key, params, opt_state, batch):
+    return params, opt_state, {"loss": jnp.nan}
+
+  # In place of the real update, which takes ten seconds to compile.
+  monkeypatch.setattr(standin, "_update", diverged)
+  with pytest.raises(FloatingPointError, match=r"stand-in CLIP at step 0"):
+    standin.train_standin(*inputs, tmp_path / "clip", settings=SETTINGS)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_interruption_leaves_the_old_folder(trained, inputs):
+  class Interrupted(list):
+    reads = 0
+
+    def __getitem__(self, row):
+      # After the fingerprint and the statistics, which read each image once.
+      self.reads += 1
+      if self.reads > 2 * len(self):
+        raise KeyboardInterrupt
+      return super().__getitem__(row)
+
+  images, prompts, findings = inputs
+  other = dataclasses.replace(SETTINGS, seed=1)
+  before = standin.read_marker(trained)
+  with pytest.raises(KeyboardInterrupt):
+    standin.train_standin(
+      Interrupted(images), prompts, findings, trained, settings=other
+    )
+  assert standin.read_marker(trained) == before
+
+
+@pytest.mark.parametrize("drop", [0, 1, 2])
+def test_rows_must_agree(inputs, tmp_path, drop):
+  uneven = [rows[:-1] if i == drop else rows for i, rows in enumerate(inputs)]
+  with pytest.raises(errors.InputError, match="at least two training images"):
+    standin.train_standin(*uneven, tmp_path / "clip", settings=SETTINGS)

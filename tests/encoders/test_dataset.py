@@ -1,0 +1,107 @@
+"""A dataset joins records and columns, of each image or of its patient's other one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.encoders.clip import columns as clip_columns
+from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.run import dataset
+
+pytestmark = pytest.mark.usefixtures("one_by_one")
+
+
+@pytest.fixture
+def needs(make_clip) -> base.Needs:
+  clip = str(make_clip("clip", ["pleural effusion of a patient"]))
+  return base.Needs(
+    columns=("clip_text", "clip_image"), clip=clip, reference="same_patient"
+  )
+
+
+def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, needs):
+  made = dataset.prepare(settings, needs)
+  encoder = clip_encoder.load(needs.clip, batch_size=1)
+  num_with = 0
+  for split in made.splits:
+    source = made.source(split)
+    fields = made.records.fields(split)
+    prompts = record_prompts.of_split(settings, made.records, split)
+    wanted = encoder.encode_text(["clip_text"], prompts)["clip_text"]
+    for index in range(len(source)):
+      row, other = int(source.row[index]), int(source.reference_row[index])
+      record = source[index]
+      np.testing.assert_allclose(record["clip_text"], wanted[row], rtol=2e-3, atol=2e-3)
+      of_patient = np.flatnonzero(fields["patient"] == fields["patient"][row])
+      assert (other in of_patient) == (len(of_patient) > 1)
+      assert other != row
+      reference = source.reference_image(index)
+      if other < 0:
+        assert (record["clip_image"] == 0).all()
+        assert not base.stream(record["clip_image"][None]).mask.any()
+        assert (reference == 0).all()
+        continue
+      num_with += 1
+      np.testing.assert_array_equal(reference, source[other]["image"])
+      assert (reference != record["image"]).any()
+      seen = encoder.encode_images(["clip_image"], [reference[..., 0]])["clip_image"]
+      np.testing.assert_allclose(record["clip_image"], seen[0], rtol=2e-3, atol=2e-3)
+  assert 0 < num_with < sum(made.records.num_rows.values())
+
+
+def test_both_references_share_their_columns(settings, needs, monkeypatch):
+  other = dataset.prepare(settings, needs)
+  monkeypatch.setattr(clip_columns, "load", lambda *_: pytest.fail("loaded again"))
+  own = dataset.prepare(settings, dataclasses.replace(needs, reference="self"))
+  assert own.description == other.description
+  source, swapped = own.source("train"), other.source("train")
+  np.testing.assert_array_equal(source.reference_row, source.row)
+  for index, row in enumerate(swapped.reference_row):
+    np.testing.assert_array_equal(source.reference_image(index), source[index]["image"])
+    if row >= 0:
+      np.testing.assert_array_equal(
+        swapped[index]["clip_image"], source[int(row)]["clip_image"]
+      )
+
+
+def test_references_without_an_image_column_are_nobodys(settings, needs):
+  text = dataclasses.replace(needs, columns=("clip_text",))
+  source = dataset.prepare(settings, text).source("train")
+  np.testing.assert_array_equal(source.reference_row, source.row)
+
+
+def test_images_are_found_by_name_in_any_split(settings):
+  made = dataset.prepare(settings, base.Needs())
+  names = [str(made.records.ids(split)[-1]) for split in made.splits]
+  found = made.find([f"{name}.png" for name in names])
+  for (source, place), split, name in zip(found, made.splits, names, strict=True):
+    assert source.split == split
+    assert made.ids(split)[place] == name
+  with pytest.raises(errors.InputError, match="images 00099999_000"):
+    made.find([names[0], "00099999_000.png"])
+
+
+def test_a_dataset_says_what_it_is(settings, needs):
+  made = dataset.prepare(settings, needs)
+  assert made.kind == "real images, stand-in clip_text, stand-in clip_image"
+  assert not made.phantom
+  told = made.description
+  assert told["num_rows"] == {"train": 15, "validation": 3, "test": 5, "expert": 1}
+  assert told["columns"]["clip_image"] == {
+    "encoder": clip_encoder.load(needs.clip).description,
+    "standin": True,
+    "fingerprint": made.columns[1].description.fingerprint,
+  }
+  assert made.summary().startswith(f"{made.kind}; train 15, validation 3, test 5, ")
+
+
+def test_a_split_without_a_row_is_told(settings):
+  nothing = dataclasses.replace(settings, validation_fraction=0.0)
+  made = dataset.prepare(nothing, base.Needs())
+  assert made.splits == ("train", "test", "expert")
+  with pytest.raises(errors.InputError, match="split 'validation' without a row"):
+    made.source("validation")

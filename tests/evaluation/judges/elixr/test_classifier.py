@@ -1,0 +1,205 @@
+"""What is planted in embeddings is found in them, by labels of two sources."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn import linear_model, preprocessing
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.sources.nih import google_labels
+from cxr_diffusion_jax.evaluation.judges.elixr import classifier as embedding_classifier
+from cxr_diffusion_jax.evaluation.judges.elixr import classifier_fit as embedding_fit
+
+SIZES = {"train": 160, "validation": 40, "test": 120, "expert": 60}
+SEEN = ("Pneumothorax", "Mass", "Nodule", "Edema")
+NEVER = "Hernia"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Records:
+  """Names and findings of a split."""
+
+  of_split: dict
+
+  def ids(self, split):
+    return self.fields(split)["id"]
+
+  def fields(self, split):
+    return self.of_split[split]
+
+
+@pytest.fixture(scope="module")
+def records():
+  generator = np.random.default_rng(0)
+  of_split = {}
+  for split, count in SIZES.items():
+    findings = (generator.random((count, 14)) < 0.25).astype(np.uint8)
+    findings[:, labels.FINDINGS.index(NEVER)] = 0
+    ids = np.array([f"{split}_{i:03d}" for i in range(count)])
+    of_split[split] = {"id": ids, "findings": findings}
+  return Records(of_split=of_split)
+
+
+@pytest.fixture(scope="module")
+def column(records, tmp_path_factory):
+  """[4 20] an image: noise, and each finding of `SEEN` on an axis of one place."""
+  generator = np.random.default_rng(1)
+  ids = {split: fields["id"] for split, fields in records.of_split.items()}
+  values = {}
+  for split, fields in records.of_split.items():
+    values[split] = 0.1 * generator.standard_normal((SIZES[split], 4, 20))
+    for axis, name in enumerate(SEEN):
+      present = fields["findings"][:, labels.FINDINGS.index(name)]
+      values[split][:, axis % 4, axis] += 2 * present
+  return columns_lib.write_column(
+    tmp_path_factory.mktemp("records"),
+    ids=ids,
+    name="img_emb",
+    shape=(4, 20),
+    encoder="planted",
+    standin=True,
+    fingerprint="",
+    # The last row of the test split has no value.
+    batches=[
+      (ids[split][: 119 if split == "test" else None], values[split][:119])
+      if split == "test"
+      else (ids[split], values[split])
+      for split in ids
+    ],
+    missing="drop",
+    dtype="float32",
+  )
+
+
+@pytest.fixture(scope="module")
+def expert(records):
+  """What experts say of the expert split and of ten test images: what NIH says."""
+  four, every = {}, {}
+  for split, rows in (("expert", range(60)), ("test", range(10))):
+    fields = records.fields(split)
+    targets = embedding_classifier.targets_of(fields["findings"])
+    for row in rows:
+      found = dict(zip(embedding_classifier.TARGETS, targets[row], strict=True))
+      found["Fracture"] = row % 2
+      four[fields["id"][row]] = np.array(
+        [found[name] for name in google_labels.FOUR_FINDINGS], np.float32
+      )
+  for row, name in enumerate(records.ids("validation")[:3]):
+    every[name] = np.full(15, row % 2, np.float32)
+  return google_labels.GoogleLabels(
+    four_findings=four, all_findings=every, votes=(), test_ids=frozenset()
+  )
+
+
+def _find(table, metric, name=""):
+  group = f"finding: {name}" if name else "all"
+  (one,) = (m for m in table if (m.metric, m.group) == (metric, group))
+  return one
+
+
+def test_what_is_there_is_found_by_nih_and_by_experts(records, column, expert):
+  table = embedding_classifier.measure(
+    records, column, expert=expert, num_replicates=50
+  )
+  for name in SEEN:
+    assert _find(table, "auroc (NIH labels)", name).value == 1
+  absent = _find(table, "auroc (NIH labels)", "Fibrosis")
+  assert absent.low < 0.5 < absent.high
+  assert absent.num == 119
+  assert "160 training images" in _find(table, "auroc (NIH labels)", NEVER).reason
+  of_four = "auroc (four expert labels)"
+  assert _find(table, of_four, "Pneumothorax").value == 1
+  assert _find(table, of_four, "Nodule or mass").value > 0.99
+  assert _find(table, of_four).num == 70
+  assert "NIH has no label" in _find(table, of_four, "Fracture").reason
+  few = _find(table, "average_precision (all expert labels)")
+  assert few.value is None
+  assert "3 images, at most 1 with one finding; 5 with it" in few.reason
+  assert {(one.subject, one.of, one.standin) for one in table} == {
+    ("embeddings", "real", True)
+  }
+
+
+def test_unions_are_of_any_of_their_findings():
+  names = embedding_classifier.TARGETS
+  made = embedding_classifier.targets_of(np.eye(15, 14))
+  np.testing.assert_array_equal(made[:, :14], np.eye(15, 14))
+  for union, parts in embedding_classifier.UNIONS.items():
+    has = {names[k] for k in range(14) if made[k, names.index(union)]}
+    assert has == set(parts)
+  assert not made[14].any()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "flat"])
+def test_streamed_is_as_at_once(records, column, pooling):
+  source, rows = column.source("train"), np.arange(160)
+  target = records.fields("train")["findings"][:, labels.FINDINGS.index("Edema")]
+  settings = embedding_fit.ClassifierSettings(pooling=pooling)
+  made = embedding_fit.train(column, rows, target[:, None], settings)
+  values = np.stack([source[row] for row in rows])
+  features = values.mean(axis=1) if pooling == "mean" else values.reshape(160, -1)
+  scaler = preprocessing.StandardScaler().fit(features)
+  peer = linear_model.LogisticRegression(C=0.01).fit(scaler.transform(features), target)
+  np.testing.assert_allclose(
+    made.scores(source, rows)[:, 0],
+    peer.decision_function(scaler.transform(features)),
+    atol=1e-3,
+  )
+
+
+def test_a_training_that_was_stopped_goes_on(records, column, tmp_path, monkeypatch):
+  targets = embedding_classifier.targets_of(records.fields("train")["findings"])
+  fits = []
+  fit = embedding_fit._fit
+
+  def count(features, target, settings):
+    fits.append(1)
+    return fit(features, target, settings)
+
+  monkeypatch.setattr(embedding_fit, "_fit", count)
+
+  def train(progress=lambda *told: None, **changes):
+    return embedding_fit.train(
+      column,
+      np.arange(160),
+      targets,
+      embedding_fit.ClassifierSettings(**changes),
+      cache=tmp_path,
+      progress=progress,
+    )
+
+  def stop(label, done, total):
+    if done == 3:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    train(stop)
+  assert len(fits) == 3
+  made = train()
+  # One of the 17 is never there.
+  assert len(fits) == 16
+  assert made.known.sum() == 16
+  again = train()
+  assert len(fits) == 16
+  np.testing.assert_array_equal(again.weights, made.weights)
+  train(strength=1.0)
+  assert len(fits) == 32
+
+
+def test_of_features_that_do_not_fit_as_many_are_drawn_as_do(column):
+  targets = np.arange(160)[:, None] % 2
+  settings = embedding_fit.ClassifierSettings(pooling="flat", max_bytes=50 * 80 * 4)
+  made = embedding_fit.train(column, np.arange(160), targets, settings)
+  assert made.num_images == 50
+  assert made.weights.shape == (1, 80)
+
+
+def test_too_few_embeddings_and_unknown_poolings_are_refused(column):
+  settings = embedding_fit.ClassifierSettings()
+  with pytest.raises(errors.InputError, match=r"19 training images.*20 or more"):
+    embedding_fit.train(column, np.arange(19), np.ones((19, 1)), settings)
+  with pytest.raises(errors.InputError, match="mean or flat"):
+    embedding_fit.ClassifierSettings(pooling="max")

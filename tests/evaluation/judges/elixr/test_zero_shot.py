@@ -1,0 +1,223 @@
+"""Two sentences judge images: planted findings are seen, work that is done is kept."""
+
+import dataclasses
+import types as python_types
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import labels, prompts
+from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.judges.elixr import zero_shot
+from cxr_diffusion_jax.evaluation.judges.elixr.prompts import PROMPTS
+
+EFFUSION, EDEMA = labels.FINDINGS.index("Effusion"), labels.FINDINGS.index("Edema")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoder:
+  """Axis 2 k is a text that says finding k, 2 k + 1 one that denies it.
+
+  The brightness of pixel k of an image says how much of finding k one of its 32 outputs
+  has; the others say nothing.
+  """
+
+  description: str = "an encoder of axes"
+  standin: bool = True
+  seen: list = dataclasses.field(default_factory=list)
+
+  def encode_text(self, columns, texts):
+    assert list(columns) == [zero_shot.TEXT]
+    return {zero_shot.TEXT: 3.0 * np.eye(128)[: len(texts)]}
+
+  def encode_images(self, columns, images):
+    assert list(columns) == [zero_shot.IMAGES]
+    self.seen.extend(image.shape for image in images)
+    outputs = np.zeros((len(images), 32, 128))
+    outputs[..., -1] = 1
+    shown = np.stack(images)[:, 0, :14] / 255.0
+    outputs[:, 5, 0:28:2] = shown
+    outputs[:, 7, 1:28:2] = 1 - shown
+    return {zero_shot.IMAGES: outputs}
+
+
+def _images(seed, count=150, known=(EFFUSION, EDEMA)):
+  """Images that show what was asked for, of some findings, among other things."""
+  generator = np.random.default_rng(seed)
+  asked = (generator.random((count, 14)) < 0.3).astype(np.uint8)
+  asked[:, 0] = 0
+  images = generator.integers(0, 256, (count, 16, 16, 1), np.uint8)
+  for k in known:
+    images[:, 0, k, 0] = 180 * asked[:, k] + generator.integers(0, 70, count)
+  ids = np.array([f"{i:04d}" for i in range(count)])
+  return ImageSet(name="made", images=images, ids=ids, labels={"findings": asked})
+
+
+@pytest.fixture
+def scorer():
+  return zero_shot.make_scorer(Encoder(), PROMPTS)
+
+
+def _find(table, metric, group="all"):
+  (one,) = (m for m in table if (m.metric, m.group) == (metric, group))
+  return one
+
+
+def test_the_margin_is_the_difference_of_the_best_cosines():
+  generator = np.random.default_rng(0)
+  outputs = generator.standard_normal((3, 4, 5))
+  texts = generator.standard_normal((2, 6, 5))
+
+  def best(image, text):
+    return max(x @ text / np.linalg.norm(x) / np.linalg.norm(text) for x in image)
+
+  made = zero_shot.margins(outputs, *texts)
+  expected = [
+    [best(image, a) - best(image, b) for a, b in zip(*texts, strict=True)]
+    for image in outputs
+  ]
+  np.testing.assert_allclose(made, expected, atol=1e-6)
+  np.testing.assert_allclose(
+    zero_shot.margins(7 * outputs, *(0.1 * texts)), made, atol=1e-6
+  )
+  assert zero_shot.margins(texts[:1, :1], texts[0, :1], -texts[0, :1]) == pytest.approx(
+    2
+  )
+
+
+def test_every_finding_has_two_sentences_and_the_first_names_it_alone():
+  assert tuple(PROMPTS) == labels.FINDINGS
+  for name, (with_it, without_it) in PROMPTS.items():
+    assert prompts.findings_of(with_it) == (name,)
+    assert without_it != with_it
+
+
+def test_what_is_shown_is_seen(scorer):
+  table = zero_shot.measure(scorer, _images(0), num_replicates=50)
+  for k in (EFFUSION, EDEMA):
+    group = f"finding: {labels.FINDINGS[k]}"
+    assert _find(table, "auroc", group).value == 1
+    assert _find(table, "margin_with", group).low > 0.2
+    assert _find(table, "margin_without", group).high < -0.2
+  chance = _find(table, "auroc", "finding: Mass")
+  assert chance.low < 0.5 < chance.high
+  never = _find(table, "auroc", "finding: Atelectasis")
+  assert never.value is None
+  assert "no image" in never.reason
+  assert _find(table, "margin_with", "finding: Atelectasis").value is None
+  assert {(one.subject, one.of, one.standin, one.num) for one in table} == {
+    ("adherence", "generated", True, 150)
+  }
+
+
+def test_the_mean_over_findings_is_the_mean_of_the_findings(scorer):
+  table = zero_shot.measure(scorer, _images(1), num_replicates=20)
+  for metric in ("auroc", "margin_with", "margin_without"):
+    each = [
+      one.value
+      for one in table
+      if one.metric == metric and one.group != "all" and one.value is not None
+    ]
+    whole = _find(table, metric)
+    assert len(each) == 13
+    assert whole.value == pytest.approx(np.mean(each), abs=1e-6)
+    assert whole.low < whole.value < whole.high
+
+
+def test_conditions_that_were_shuffled_are_at_chance(scorer):
+  images = _images(2)
+  shuffled = {
+    "findings": np.random.default_rng(3).permutation(images.labels["findings"])
+  }
+  images = dataclasses.replace(images, labels=shuffled)
+  table = zero_shot.measure(scorer, images, num_replicates=50)
+  assert _find(table, "auroc").low < 0.5 < _find(table, "auroc").high
+
+
+def test_images_are_encoded_once(scorer, tmp_path):
+  images = _images(4)
+  first = zero_shot.measure(scorer, images, num_replicates=20, cache=tmp_path)
+  assert len(scorer.encoder.seen) == 150
+  again = zero_shot.measure(scorer, images, num_replicates=20, cache=tmp_path)
+  assert again == first
+  assert len(scorer.encoder.seen) == 150
+  images.images[149] = 0
+  zero_shot.measure(scorer, images, num_replicates=20, cache=tmp_path)
+  assert len(scorer.encoder.seen) == 150 + 150 % zero_shot.BLOCK
+  other = zero_shot.make_scorer(
+    Encoder(description="another", seen=scorer.encoder.seen), PROMPTS
+  )
+  other.margins(images.images[:1], cache=tmp_path)
+  assert len(scorer.encoder.seen) == 151 + 150 % zero_shot.BLOCK
+
+
+def test_what_cannot_be_judged_is_refused_before_it_is_encoded(scorer):
+  few = _images(5).take(range(4))
+  with pytest.raises(errors.InputError, match="5 images with it"):
+    zero_shot.measure(scorer, few)
+  with pytest.raises(errors.InputError, match="without findings"):
+    zero_shot.measure(scorer, dataclasses.replace(few, labels={}))
+  assert not scorer.encoder.seen
+
+
+def test_stored_embeddings_give_what_their_images_give(scorer, tmp_path):
+  images = _images(6)
+  outputs = scorer.encoder.encode_images(
+    [zero_shot.IMAGES], [image[..., 0] for image in images.images]
+  )[zero_shot.IMAGES]
+  column = columns_lib.write_column(
+    tmp_path,
+    ids={"test": images.ids},
+    name=zero_shot.IMAGES,
+    shape=(32, 128),
+    encoder=f"{scorer.encoder.description}, all of a tree",
+    standin=True,
+    fingerprint="",
+    batches=[(images.ids[2:], outputs[2:])],
+    missing="drop",
+    dtype="float32",
+  )
+  findings = images.labels["findings"]
+  stored = zero_shot.measure_column(scorer, column, "test", findings, num_replicates=20)
+  made = zero_shot.measure(scorer, images.take(range(2, 150)), num_replicates=20)
+  assert [one.value for one in stored] == pytest.approx(
+    [one.value for one in made], nan_ok=True
+  )
+  assert {(one.of, one.judge) for one in stored} == {
+    ("real", f"{zero_shot.JUDGE}, stored")
+  }
+  other = zero_shot.make_scorer(Encoder(description="another"), PROMPTS)
+  with pytest.raises(errors.InputError, match="which encodes the prompts"):
+    zero_shot.measure_column(other, column, "test", findings)
+
+
+def test_the_standin_denies_by_no_finding_and_nothing_is_said_with_a_reason(
+  tmp_path, monkeypatch
+):
+  settings = DataSettings(
+    root=str(tmp_path), image_size=32, records_dir=str(tmp_path / "records")
+  )
+  reason = zero_shot.open_scorer(settings)
+  assert isinstance(reason, str)
+  assert "standin_clip" in reason
+  with pytest.raises(errors.InputError, match="no folder"):
+    zero_shot.open_scorer(settings, elixr_models=str(tmp_path / "none"))
+  settings.standin_clip.mkdir(parents=True)
+  texts = []
+
+  def open_encoder(model):
+    def encode_text(columns, given):
+      texts.extend(given)
+      return Encoder().encode_text(columns, given)
+
+    return python_types.SimpleNamespace(encode_text=encode_text)
+
+  monkeypatch.setattr(zero_shot.clip_model, "load", lambda folder: folder)
+  monkeypatch.setattr(zero_shot.standin_elixr, "check_fits", lambda model: None)
+  monkeypatch.setattr(zero_shot.standin_encoder, "StandinEncoder", open_encoder)
+  zero_shot.open_scorer(settings)
+  assert texts[::2] == [with_it for with_it, _ in PROMPTS.values()]
+  assert set(texts[1::2]) == {"no finding"}

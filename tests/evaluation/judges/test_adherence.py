@@ -1,0 +1,225 @@
+"""Adherence figures against closed forms, counts of pairs, and planted effects."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation.judges import adherence
+
+
+def _by_pairs(scores, positive):
+  """AUROC by its definition."""
+  pairs = [
+    1.0 if mine > other else 0.5 if mine == other else 0.0
+    for mine in scores[positive]
+    for other in scores[~positive]
+  ]
+  return sum(pairs) / len(pairs)
+
+
+def _by_thresholds(scores, positive):
+  """Average precision by its definition: over thresholds, from the highest down."""
+  total, recall = 0.0, 0.0
+  for threshold in sorted(set(scores), reverse=True):
+    taken = scores >= threshold
+    now = (taken & positive).sum() / positive.sum()
+    total += (now - recall) * (taken & positive).sum() / taken.sum()
+    recall = now
+  return total
+
+
+def _case(seed, n=40, levels=6):
+  """Scores with many ties, and a finding that they tell of."""
+  generator = np.random.default_rng(seed)
+  positive = generator.random(n) < 0.3
+  positive[:2] = True, False
+  return generator.integers(0, levels, n) + 2.0 * positive, positive
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_curves_equal_their_definitions(seed):
+  scores, positive = _case(seed)
+  ones = np.ones((1, len(scores)))
+  auroc = adherence.auroc(scores, positive, ones)
+  precision = adherence.average_precision(scores, positive, ones)
+  np.testing.assert_allclose(auroc, _by_pairs(scores, positive), rtol=1e-12)
+  np.testing.assert_allclose(precision, _by_thresholds(scores, positive), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weights_are_repetitions(seed):
+  scores, positive = _case(seed)
+  counts = np.random.default_rng(seed).integers(0, 4, (3, len(scores)))
+  auroc = adherence.auroc(scores, positive, counts)
+  precision = adherence.average_precision(scores, positive, counts)
+  for r, count in enumerate(counts):
+    repeated, labels = np.repeat(scores, count), np.repeat(positive, count)
+    assert math.isclose(auroc[r], _by_pairs(repeated, labels), rel_tol=1e-12)
+    assert math.isclose(precision[r], _by_thresholds(repeated, labels), rel_tol=1e-12)
+
+
+def test_closed_forms():
+  positive = np.array([True, False, True, False])
+  ones = np.ones((1, 4))
+  for scores, auroc, precision in (
+    ([4, 2, 3, 1], 1.0, 1.0),  # perfect
+    ([1, 3, 2, 4], 0.0, (1 / 3 + 2 / 4) / 2),  # reversed
+    ([5, 5, 5, 5], 0.5, 0.5),  # says nothing: precision is the prevalence
+    ([4, 3, 2, 1], 0.75, (1 + 2 / 3) / 2),
+  ):
+    scores = np.array(scores, float)
+    assert adherence.auroc(scores, positive, ones) == auroc
+    assert adherence.average_precision(scores, positive, ones) == precision
+
+
+def test_auroc_of_two_gaussians():
+  # P(N(d, 1) > N(0, 1)) = Phi(d / sqrt 2).
+  generator = np.random.default_rng(0)
+  positive = np.arange(40_000) % 2 == 0
+  scores = generator.standard_normal(40_000) + 1.0 * positive
+  expected = 0.5 * (1 + math.erf(0.5))
+  assert abs(adherence.auroc(scores, positive, np.ones((1, 40_000))) - expected) < 0.01
+
+
+def test_curves_do_not_change_under_a_rising_map():
+  scores, positive = _case(1)
+  ones = np.ones((1, len(scores)))
+  for fn in (adherence.auroc, adherence.average_precision):
+    assert fn(np.exp(scores), positive, ones) == fn(scores, positive, ones)
+
+
+def test_undefined_is_not_one_half():
+  scores, ones = np.arange(3.0), np.ones((1, 3))
+  none, all_ = np.zeros(3, bool), np.ones(3, bool)
+  assert np.isnan(adherence.auroc(scores, none, ones)).all()
+  assert np.isnan(adherence.auroc(scores, all_, ones)).all()
+  assert np.isnan(adherence.average_precision(scores, none, ones)).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_thresholds_are_the_best_of_all(seed):
+  scores, positive = _case(seed)
+  (threshold,) = adherence.youden_thresholds(scores[:, None], positive[:, None])
+
+  def gain(cut):
+    return (scores[positive] > cut).mean() - (scores[~positive] > cut).mean()
+
+  assert gain(threshold) == max(gain(cut) for cut in np.arange(-1, 9, 0.25))
+
+
+def test_thresholds_of_extreme_findings():
+  positive = np.array([[1, 0, 1, 1], [1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
+  positive[:, 2] = [0, 0, 1, 1]
+  scores = np.array([[0.9, 0.1, 0.4, 0.5], [0.7, 0.2, 0.3, 0.5],
+                     [0.2, 0.3, 0.2, 0.5], [0.1, 0.4, 0.1, 0.5]])  # fmt: skip
+  first, second, third, fourth = adherence.youden_thresholds(scores, positive)
+  assert math.isclose(first, 0.45)
+  assert np.isnan(second)
+  assert third == 0.4  # Reversed: better nothing than the wrong ones.
+  assert fourth == 0.5  # All equal: nothing is above.
+
+
+@pytest.fixture(scope="module")
+def planted():
+  """200 images, 3 findings seen well, badly and not at all, and one that none has."""
+  generator = np.random.default_rng(0)
+  asked = (generator.random((200, 4)) < [0.3, 0.3, 0.3, 0]).astype(np.uint8)
+  scores = generator.standard_normal((200, 4)) + asked * [4, 1, 0, 0]
+  return scores, asked, np.array([2.0, 0.5, 0.0, np.nan])
+
+
+def test_measured_figures(planted):
+  scores, asked, thresholds = planted
+  made = adherence.measure(scores, asked, thresholds, num_replicates=200)
+  assert made.num_images == 200
+  assert made.num_positive.tolist() == asked.sum(axis=0).tolist()
+  assert made.counted.tolist() == [True, True, True, False]
+  assert made.auroc[0] > 0.99
+  assert 0.65 < made.auroc[1] < 0.85
+  assert 0.35 < made.auroc[2] < 0.6
+  for k in range(3):
+    has = asked[:, k] == 1
+    assert math.isclose(made.found[k], (scores[has, k] > thresholds[k]).mean())
+    assert math.isclose(made.false_alarms[k], (scores[~has, k] > thresholds[k]).mean())
+    assert math.isclose(made.auroc[k], _by_pairs(scores[:, k], has))
+  for name, estimate in made.macro.items():
+    assert math.isclose(estimate.value, getattr(made, name)[:3].mean()), name
+    assert estimate.low < estimate.value < estimate.high, name
+  assert np.isnan([made.auroc[3], made.found[3], made.false_alarms[3]]).all()
+
+
+def test_shuffled_conditions_are_chance(planted):
+  scores, asked, thresholds = planted
+  asked = asked[np.random.default_rng(1).permutation(200)]
+  macro = adherence.measure(scores, asked, thresholds, num_replicates=200).macro
+  assert macro["auroc"].low < 0.5 < macro["auroc"].high
+  assert macro["auroc"].high < 0.62
+  assert abs(macro["found"].value - macro["false_alarms"].value) < 0.1
+
+
+def test_macro_means_are_over_the_same_findings(planted):
+  scores, asked, thresholds = planted
+  asked = asked.copy()
+  asked[np.flatnonzero(asked[:, 2])[4:], 2] = 0
+  for least, counted in ((5, 2), (4, 3)):
+    made = adherence.measure(scores, asked, thresholds, least, num_replicates=50)
+    assert made.counted.sum() == counted
+    assert np.isfinite(made.auroc[2])
+  blind = adherence.measure(
+    scores, asked, np.array([np.nan, 0.5, 0, 0]), num_replicates=50
+  )
+  assert blind.counted.tolist() == [False, True, False, False]
+  assert np.isfinite(blind.auroc[0])
+  assert np.isnan([blind.found[0], blind.false_alarms[0]]).all()
+
+
+def test_the_interval_is_that_of_the_binomial():
+  # One finding, all figures but `found` aside: its share is 60 of 100 binomial trials.
+  asked = np.repeat([1, 0], [100, 20])[:, None]
+  scores = np.r_[np.ones(60), np.zeros(60)][:, None]
+  found = adherence.measure(scores, asked, np.array([0.5])).macro["found"]
+  spread = 1.96 * math.sqrt(0.6 * 0.4 / 100)
+  assert found.value == 0.6
+  assert abs(found.low - (0.6 - spread)) < 0.02
+  assert abs(found.high - (0.6 + spread)) < 0.02
+
+
+def test_the_seed_decides(planted):
+  def interval(**settings):
+    return adherence.measure(*planted, num_replicates=80, **settings).macro["auroc"]
+
+  assert interval(seed=1) == interval(seed=1)
+  assert interval(seed=1) != interval(seed=2)
+
+
+def test_rare_findings_leave_intervals_finite():
+  asked = np.zeros((60, 2), int)
+  asked[0, 0], asked[:30, 1] = 1, 1
+  scores = np.random.default_rng(0).random((60, 2))
+  made = adherence.measure(scores, asked, np.full(2, 0.5), 1, num_replicates=200)
+  assert made.counted.all()
+  for estimate in made.macro.values():
+    assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
+
+
+def test_too_few_images_are_refused_with_the_minimum(planted):
+  scores, asked, thresholds = planted
+  with pytest.raises(errors.InputError, match="5 images with it and one without"):
+    adherence.measure(scores[:6], asked[:6], thresholds)
+  with pytest.raises(errors.InputError, match="0 images"):
+    adherence.measure(scores[:0], asked[:0], thresholds)
+
+
+def test_arrays_that_do_not_belong_together_are_refused(planted):
+  scores, asked, thresholds = planted
+  for wrong in (
+    (scores[:-1], asked, thresholds),
+    (scores, asked, thresholds[:-1]),
+    (scores[:, 0], asked[:, 0], thresholds[0]),
+    (np.where(scores > 4, np.nan, scores), asked, thresholds),
+    (scores, asked * 2, thresholds),
+  ):
+    with pytest.raises(ValueError, match=r"scores|asked"):
+      adherence.measure(*wrong)

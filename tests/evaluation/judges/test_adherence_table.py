@@ -1,0 +1,59 @@
+"""Each figure of a classifier says what it is, and why where it has none."""
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.evaluation.judges import adherence, adherence_table
+
+NAMES = ("Mass", "Nodule", "Edema", "Hernia")
+
+
+@pytest.fixture
+def figures() -> adherence.Adherence:
+  """60 images: Mass is seen well, Nodule by chance, Edema always, Hernia never."""
+  rng = np.random.default_rng(0)
+  asked = np.zeros((60, 4))
+  asked[:20, 0] = asked[10:40, 1] = asked[:, 2] = 1
+  scores = rng.random((60, 4))
+  scores[:, 0] += asked[:, 0]
+  return adherence.measure(scores, asked, np.full(4, 0.8), num_replicates=200)
+
+
+def test_every_figure_says_what_it_is(figures):
+  made = adherence_table.to_measurements(figures, NAMES, judge="probe", standin=True)
+  by_key = {(one.metric, one.group): one for one in made}
+  assert len(by_key) == len(made) == 4 * 5
+  macro = by_key["auroc", "all"]
+  assert (macro.value, macro.low) == (
+    figures.macro["auroc"].value,
+    figures.macro["auroc"].low,
+  )
+  mass = by_key["auroc", "finding: Mass"]
+  assert mass.value == figures.auroc[0] > 0.95
+  assert mass.low <= mass.value <= mass.high
+  assert (mass.num, mass.standin, mass.better) == (60, True, "higher")
+  assert by_key["false_alarms", "finding: Mass"].better == "lower"
+
+
+def test_a_single_class_is_undefined_and_not_chance(figures):
+  made = adherence_table.to_measurements(figures, NAMES, judge="probe")
+  told = {one.group: one for one in made if one.metric == "auroc"}
+  for name, word in (("Hernia", "no image of 60"), ("Edema", "every image of 60")):
+    assert told[f"finding: {name}"].value is None
+    assert told[f"finding: {name}"].reason == f"{word} has it: one class alone"
+
+
+def test_names_must_fit(figures):
+  with pytest.raises(ValueError, match="zip"):
+    adherence_table.to_measurements(figures, NAMES[:3], judge="probe")
+
+
+def test_intervals_of_findings_are_those_of_a_single_one(figures):
+  rng = np.random.default_rng(0)
+  asked = (rng.random((60, 1)) > 0.5).astype(float)
+  scores = rng.random((60, 1))
+  made = adherence.measure(scores, asked, np.array([0.5]), num_replicates=200)
+  for name in adherence.MACRO:
+    assert made.intervals[name][0].tolist() == pytest.approx(
+      [made.macro[name].low, made.macro[name].high]
+    )

@@ -1,0 +1,143 @@
+"""Figures of anatomy by closed forms, and planted agreement, bias and ignorance."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.evaluation import image_set
+from cxr_diffusion_jax.evaluation.judges import anatomy
+from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
+from cxr_diffusion_jax.extras.phantom import worker
+
+CARDIOMEGALY = labels.FINDINGS.index("Cardiomegaly")
+
+
+class Reader:
+  """Stands for a measurer: reads the ratio from the first pixel."""
+
+  names = ("cardiothoracic_ratio",)
+  num_training = 1234
+
+  def quantities(self, images):
+    return {"cardiothoracic_ratio": np.array([x[0, 0, 0] / 255 for x in images])}
+
+
+def _set(ratios, name="real"):
+  images = np.zeros((len(ratios), 4, 4, 1), np.uint8)
+  images[:, 0, 0, 0] = np.round(np.asarray(ratios) * 255)
+  findings = np.zeros((len(ratios), 14), np.uint8)
+  findings[:, CARDIOMEGALY] = np.arange(len(ratios)) % 3 == 0
+  return image_set.ImageSet(
+    name=name,
+    images=images,
+    ids=np.array([f"{i}" for i in range(len(ratios))]),
+    labels={"findings": findings, "patient": np.arange(len(ratios)) // 2},
+  )
+
+
+@pytest.fixture
+def asked():
+  ratios = np.random.default_rng(0).uniform(0.4, 0.5, 120)
+  return ratios + 0.15 * (np.arange(120) % 3 == 0)
+
+
+def _table(made, real, facts):
+  told = {"cardiothoracic_ratio": facts}
+  measured = anatomy.measure(made, real, told, Reader(), num_replicates=100)
+  return {
+    (m.metric.removeprefix("cardiothoracic_ratio_"), m.group, m.of): m for m in measured
+  }
+
+
+def test_what_is_asked_for_is_found(asked):
+  real = _set(asked)
+  table = _table(dataclasses.replace(real, name="copies"), real, asked)
+  for of in ("generated", "real"):
+    assert table["error", "all", of].value < 1 / 255
+    assert table["correlation", "all", of].value > 0.999
+    low, high = (getattr(table["bias", "all", of], x) for x in ("low", "high"))
+    assert -1 / 255 < low < high < 1 / 255
+  assert table["error_conditions_of_others", "all", "generated"].value > 0.05
+
+
+def test_a_bias_is_told_apart_from_ignorance(asked):
+  real = _set(asked)
+  biased = _table(_set(asked + 0.1), real, asked)
+  assert biased["bias", "all", "generated"].value == pytest.approx(0.1, abs=0.002)
+  assert biased["error", "all", "generated"].value == pytest.approx(0.1, abs=0.002)
+  assert biased["correlation", "all", "generated"].low > 0.99
+  shuffled = asked[np.random.default_rng(1).permutation(120)]
+  ignorant = _table(_set(shuffled), real, asked)
+  correlation = ignorant["correlation", "all", "generated"]
+  assert correlation.low < 0 < correlation.high
+  error = ignorant["error", "all", "generated"]
+  chance = ignorant["error_conditions_of_others", "all", "generated"]
+  assert error.low < chance.value < error.high
+  assert ignorant["correlation", "all", "real"].value > 0.999
+
+
+def test_who_knows_the_finding_alone_is_found_out_within_it():
+  enlarged = 0.15 * (np.arange(600) % 3 == 0)
+  asked, own = np.random.default_rng(2).uniform(0.4, 0.5, (2, 600)) + enlarged
+  table = _table(_set(own), _set(asked), asked)
+  assert table["correlation", "all", "generated"].low > 0.6
+  for name in anatomy.GROUPS:
+    within = table["correlation", name, "generated"]
+    assert abs(within.value) < 0.2
+    assert within.low < 0.1
+    assert table["correlation", name, "real"].value > 0.99
+    assert within.num == (200 if "Cardiomegaly" in name else 400)
+
+
+def test_figures_are_scipys_and_numpys(asked):
+  measured = asked + np.random.default_rng(3).normal(0, 0.05, 120)
+  weights = np.stack([np.ones(120), np.arange(120) % 3])
+  made = anatomy.figures(measured, asked, weights)
+  for r, count in enumerate(weights.astype(int)):
+    x, y = np.repeat(measured, count), np.repeat(asked, count)
+    assert made["correlation"][r] == pytest.approx(scipy.stats.pearsonr(x, y)[0])
+    assert made["error"][r] == pytest.approx(np.abs(x - y).mean())
+    assert made["bias"][r] == pytest.approx((x - y).mean())
+  same = anatomy.figures(np.full(120, 0.5), asked, weights)
+  assert same["correlation"].tolist() == [0, 0]
+
+
+def test_the_error_of_others_is_the_mean_over_them(asked):
+  measured = asked[::-1] + 0.01
+  every = np.abs(measured[:, None] - asked[None])
+  expected = (every.sum(axis=1) - np.diagonal(every)) / 119
+  np.testing.assert_allclose(anatomy.error_of_others(measured, asked), expected)
+
+
+def test_too_few_images_name_the_minimum(asked):
+  real = _set(asked[:45])
+  table = _table(real, real, asked[:45])
+  few = table["error", "finding: Cardiomegaly", "generated"]
+  assert few.text == "undefined: 15 images; at least 20"
+  assert few.num == 15
+  assert table["error", "all", "generated"].value is not None
+
+
+def test_real_trees_have_no_facts(asked, tmp_path):
+  assert anatomy.facts_of(tmp_path, ["1"]) is None
+  real = _set(asked)
+  (only,) = anatomy.measure(real, real, None, None)
+  assert only.reason == "true measures are known of phantoms alone"
+
+
+def test_facts_are_those_of_the_renderer(tmp_path):
+  root = phantom_tree.write_tree(tmp_path / "tree", num_images=4, size=32, seed=3)
+  stems = sorted(path.stem for path in root.glob("original/*/images/*.png"))
+  facts = anatomy.facts_of(root, stems[::-1])
+  assert set(facts) == set(anatomy.QUANTITIES)
+  for row, stem in enumerate(stems[::-1]):
+    (path,) = root.glob(f"original/*/images/{stem}.png")
+    told = worker.read_facts(path)
+    assert facts["cardiothoracic_ratio"][row] == told["cardiothoracic_ratio"]
+    assert facts["lung_area_left"][row] == told["lung_area"][1]
+    assert facts["diaphragm_right"][row] == told["diaphragm"][0]
+  ratio = {"cardiothoracic_ratio": 0.5}
+  assert anatomy._quantities(ratio) == ratio

@@ -1,0 +1,275 @@
+"""A probe is trained once, sees what is there, and is whole or not there at all."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation.judges import adherence, probe, probe_fit
+
+SETTINGS = probe.ProbeSettings(
+  widths=(4, 8), norm_groups=2, num_steps=60, batch_size=8, learning_rate=1e-2
+)
+
+
+def _squares(seed, count):
+  """Images with a bright square, a dark square, both or none; a third finding never."""
+  generator = np.random.default_rng(seed)
+  images = generator.integers(90, 150, (count, 16, 16, 1), np.uint8)
+  findings = np.zeros((count, 3), np.uint8)
+  for i in range(count):
+    findings[i, :2] = i % 4 // 2, i % 2
+    for column, level in ((0, 255), (1, 0)):
+      if findings[i, column]:
+        y, x = generator.integers(0, 10, 2)
+        images[i, y : y + 6, x : x + 6] = level
+  return images, findings
+
+
+@pytest.fixture(scope="module")
+def inputs():
+  return _squares(0, 48)
+
+
+@pytest.fixture(scope="module")
+def validation():
+  return _squares(1, 32)
+
+
+@pytest.fixture(scope="module")
+def folder(inputs, validation, tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp("probe") / "probe"
+  probe.train_probe(*inputs, folder, validation=validation, settings=SETTINGS)
+  return folder
+
+
+def test_it_finds_what_is_there(folder):
+  images, findings = _squares(2, 64)
+  trained = probe.load_probe(folder)
+  scores = trained.scores(images)
+  assert scores.shape == (64, 3)
+  assert scores.dtype == np.float32
+  assert 0 < scores.min() < scores.max() < 1
+  made = adherence.measure(scores, findings, trained.thresholds, num_replicates=20)
+  assert made.counted.tolist() == [True, True, False]
+  assert made.auroc[:2].min() > 0.9
+  assert made.macro["found"].value > made.macro["false_alarms"].value + 0.5
+
+
+def test_thresholds_are_of_the_validation_images(folder, validation):
+  trained = probe.load_probe(folder)
+  expected = adherence.youden_thresholds(trained.scores(validation[0]), validation[1])
+  np.testing.assert_array_equal(trained.thresholds, expected)
+  assert np.isnan(trained.thresholds).tolist() == [False, False, True]
+
+
+def test_its_file_tells_how_it_was_made(folder):
+  described = json.loads((folder / probe.DESCRIPTION).read_text())
+  assert described["thresholds"][2] is None
+  assert described["training"]["num_images"] == 48
+  assert described["training"]["num_validation_images"] == 32
+  losses = described["training"]["losses"]
+  assert losses[-1] < 0.5 * losses[0]
+  assert described["settings"]["widths"] == [4, 8]
+  assert {path.name for path in folder.iterdir()} == {probe.DESCRIPTION, probe.WEIGHTS}
+
+
+def test_scores_do_not_depend_on_the_batch(folder, inputs):
+  trained = probe.load_probe(folder)
+  images = inputs[0][:11]
+  together = trained.scores(images)
+  alone = np.concatenate([trained.scores(image[None]) for image in images])
+  np.testing.assert_allclose(together, alone, atol=1e-6)
+  np.testing.assert_array_equal(trained.scores(list(images)), together)
+  assert trained.scores(images[:0]).shape == (0, 3)
+
+
+def test_certain_scores_stay_within_zero_and_one(folder, inputs):
+  trained = probe.load_probe(folder)
+  params = jax.tree.map(lambda leaf: leaf, trained.params)
+  params["head"]["bias"] = jnp.array([500.0, -500.0, 0.0])
+  scores = dataclasses.replace(trained, params=params).scores(inputs[0][:2])
+  assert (scores > 0).all()
+  assert (scores < 1).all()
+
+
+def test_the_same_inputs_are_not_trained_again(folder, inputs, validation):
+  before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+  told = []
+  again = probe.train_probe(
+    list(inputs[0]),  # Another kind of sequence, the same images.
+    inputs[1],
+    folder,
+    validation=validation,
+    settings=SETTINGS,
+    progress=lambda *now: told.append(now),
+  )
+  assert told == []
+  assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+  assert again.fingerprint == probe.read_description(folder)["fingerprint"]
+
+
+def test_the_same_inputs_give_the_same_probe(folder, inputs, validation, tmp_path):
+  told = []
+  again = probe.train_probe(
+    list(inputs[0]),
+    inputs[1],
+    tmp_path,
+    validation=validation,
+    settings=SETTINGS,
+    progress=lambda *now: told.append(now),
+  )
+  assert [done for _, done, _ in told] == list(range(1, 61))
+  assert {total for _, _, total in told} == {60}
+  assert told[0][0].startswith("probe, loss")
+  first = (folder / probe.WEIGHTS).read_bytes()
+  assert (tmp_path / probe.WEIGHTS).read_bytes() == first
+  loaded = probe.load_probe(folder)
+  images = inputs[0][:5]
+  np.testing.assert_array_equal(again.scores(images), loaded.scores(images))
+  np.testing.assert_array_equal(again.thresholds, loaded.thresholds)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+  """Counts trainings instead of doing them."""
+  calls = []
+
+  def fit(images, findings, settings, progress):
+    calls.append(settings)
+    classifier = probe_fit.make_classifier(settings, findings.shape[1])
+    like = jnp.zeros((1, 16, 16, 1))
+    params = jax.jit(classifier.init)(jax.random.key(settings.seed), like)["params"]
+    return params, [1.0] * settings.num_steps
+
+  monkeypatch.setattr(probe_fit, "fit", fit)
+  return calls
+
+
+@pytest.mark.parametrize("change", ["findings", "image", "validation", "settings"])
+def test_other_inputs_are_trained_anew(
+  change, folder, inputs, validation, tmp_path, untrained
+):
+  copy = pathlib.Path(shutil.copytree(folder, tmp_path / "probe"))
+  (copy / "mine.txt").write_text("kept")
+  images, findings = (array.copy() for array in inputs)
+  settings = SETTINGS
+  if change == "findings":
+    findings[3, 0] ^= 1
+  elif change == "image":
+    images[5, 0, 0] ^= 1
+  elif change == "validation":
+    validation = validation[0][:-1], validation[1][:-1]
+  else:
+    settings = dataclasses.replace(SETTINGS, seed=1)
+  made = probe.train_probe(
+    images, findings, copy, validation=validation, settings=settings
+  )
+  assert untrained == [settings]
+  assert probe.load_probe(copy).fingerprint == made.fingerprint
+  assert made.fingerprint != probe.load_probe(folder).fingerprint
+  assert (copy / "mine.txt").read_text() == "kept"
+
+
+def test_a_save_that_ends_early_leaves_no_half_probe(
+  folder, inputs, validation, tmp_path, monkeypatch, untrained
+):
+  def full(*_):
+    raise OSError("no space left")
+
+  copy = pathlib.Path(shutil.copytree(folder, tmp_path / "probe"))
+  other = dataclasses.replace(SETTINGS, seed=2)
+  with monkeypatch.context() as patch:
+    patch.setattr(probe.os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+      probe.train_probe(*inputs, copy, validation=validation, settings=other)
+  with pytest.raises(errors.InputError, match=r"no probe\.json"):
+    probe.load_probe(copy)
+  probe.train_probe(*inputs, copy, validation=validation, settings=other)
+  assert len(untrained) == 2
+  assert np.isfinite(probe.load_probe(copy).scores(inputs[0][:2])).all()
+
+
+def test_diverged_or_interrupted_training_leaves_what_was_there(
+  folder, inputs, validation, tmp_path, monkeypatch
+):
+  def diverged(classifier, tx, loss_fn, weights, key, params, opt_state, batch):
+    return params, opt_state, jnp.nan
+
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(probe_fit, "_update", diverged)
+  with pytest.raises(FloatingPointError, match="probe at step 0"):
+    probe.train_probe(
+      *inputs, tmp_path / "new", validation=validation, settings=SETTINGS
+    )
+  assert not (tmp_path / "new").exists()
+  before = (folder / probe.DESCRIPTION).read_bytes()
+  monkeypatch.setattr(probe_fit, "fit", interrupted)
+  other = dataclasses.replace(SETTINGS, seed=3)
+  with pytest.raises(KeyboardInterrupt):
+    probe.train_probe(*inputs, folder, validation=validation, settings=other)
+  assert (folder / probe.DESCRIPTION).read_bytes() == before
+
+
+def test_damage_is_told(folder, inputs, validation, tmp_path):
+  copy = pathlib.Path(shutil.copytree(folder, tmp_path / "probe"))
+  data = (copy / probe.WEIGHTS).read_bytes()
+  (copy / probe.WEIGHTS).write_bytes(data[:-1])
+  with pytest.raises(errors.InputError, match=r"remove .*probe\.json"):
+    probe.train_probe(*inputs, copy, validation=validation, settings=SETTINGS)
+  (copy / probe.WEIGHTS).unlink()
+  with pytest.raises(errors.InputError, match="not what was saved"):
+    probe.load_probe(copy)
+  described = dict(probe.read_description(copy), format=0)
+  (copy / probe.DESCRIPTION).write_text(json.dumps(described))
+  with pytest.raises(errors.InputError, match="train it again"):
+    probe.load_probe(copy)
+
+
+def test_images_of_another_kind_are_refused(folder, inputs, validation, tmp_path):
+  images, findings = inputs
+  trained = probe.load_probe(folder)
+  for wrong in (images[:, :8], images.astype(np.float32), images[..., 0]):
+    with pytest.raises(errors.InputError, match="bring all images to one size"):
+      trained.scores(wrong)
+    with pytest.raises(errors.InputError, match="bring all images to one size"):
+      probe.train_probe(wrong, findings, tmp_path, validation=validation)
+  mixed = [*images[:-1], images[-1, :8, :8]]
+  with pytest.raises(errors.InputError, match="bring all images to one size"):
+    probe.train_probe(mixed, findings, tmp_path, validation=validation)
+
+
+def test_rows_must_agree(inputs, validation, tmp_path):
+  images, findings = inputs
+  for wrong in ((images[:-1], findings), (images[:0], findings[:0])):
+    with pytest.raises(errors.InputError, match="training images"):
+      probe.train_probe(*wrong, tmp_path, validation=validation)
+    with pytest.raises(errors.InputError, match="validation images"):
+      probe.train_probe(*inputs, tmp_path, validation=wrong)
+  for wrong in (findings[:, :2], findings * 2):
+    with pytest.raises(ValueError, match="findings"):
+      probe.train_probe(*inputs, tmp_path, validation=(images, wrong))
+
+
+def test_rare_findings_weigh_more_up_to_a_limit():
+  findings = np.zeros((100, 4))
+  for column, count in enumerate((50, 25, 1, 0)):
+    findings[:count, column] = 1
+  weights = probe_fit.positive_weights(findings, 5.0)
+  np.testing.assert_allclose(weights, [1, 3, 5, 1], rtol=1e-6)
+
+
+def test_order_is_whole_passes():
+  settings = dataclasses.replace(SETTINGS, num_steps=7, batch_size=4)
+  rows = np.concatenate(list(probe_fit._rows(14, settings)))
+  assert np.bincount(rows).tolist() == [2] * 14
+  assert sorted(rows[:14]) == list(range(14))
+  assert rows[:14].tolist() != rows[14:].tolist()

@@ -1,0 +1,102 @@
+"""Copies: by hash, by correlation whatever the brightness, and none where none are."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from cxr_diffusion_jax.evaluation.metrics.privacy import duplicates
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+  """Grey structures [60 32 32 1] with nothing in common, uint8."""
+  rng = np.random.default_rng(0)
+  values = scipy.ndimage.gaussian_filter(rng.standard_normal((60, 32, 32)), (0, 1, 1))
+  return np.clip(120 + 150 * values, 0, 255).astype(np.uint8)[..., None]
+
+
+def test_a_hash_finds_each_pair_of_equal_pixels(images):
+  training, generated = (
+    duplicates.scan(images[:40]),
+    duplicates.scan(images[[45, 3, 3]]),
+  )
+  assert duplicates.exact(generated, training) == [(1, 3), (2, 3)]
+  changed = images[3].copy()
+  changed[0, 0] ^= 1
+  assert duplicates.exact(duplicates.scan([changed]), training) == []
+  # The same bytes in another shape are another image.
+  wide = images[3].reshape(16, 64, 1)
+  assert duplicates.exact(duplicates.scan([wide]), training) == []
+
+
+def test_a_thumbnail_knows_neither_brightness_nor_contrast(images):
+  darker = (images[:5] * 0.5 + 20).astype(np.uint8)
+  of_images, of_darker = duplicates.scan(images[:5]), duplicates.scan(darker)
+  likeness = of_images.thumbnails @ of_darker.thumbnails.T
+  assert np.diag(likeness).min() > 0.99
+  assert likeness[~np.eye(5, dtype=bool)].max() < 0.7
+  flat = duplicates.scan(np.full((1, 32, 32, 1), 77, np.uint8))
+  np.testing.assert_array_equal(flat.thumbnails, 0)
+  assert duplicates.scan([]).thumbnails.shape == (0, 256)
+
+
+class Counted(list):
+  """Images that count how often one is read."""
+
+  num_reads = 0
+
+  def __getitem__(self, row):
+    self.num_reads += 1
+    return super().__getitem__(row)
+
+
+def test_what_was_scanned_is_not_read_again(images, tmp_path):
+  counted = Counted(images[:9])
+  first = duplicates.scan(counted, cache=tmp_path, key="a")
+  counted.num_reads = 0
+  again = duplicates.scan(counted, cache=tmp_path, key="a")
+  # Its ends tell whether it is the same chunk.
+  assert counted.num_reads == 2
+  np.testing.assert_array_equal(first.digests, again.digests)
+  np.testing.assert_array_equal(first.thumbnails, again.thumbnails)
+  other = duplicates.scan(images[9:18], cache=tmp_path, key="a")
+  assert not (first.digests == other.digests).all(axis=1).any()
+  assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda x: x,
+    lambda x: x + 50,
+    lambda x: x * 0.5 + 60,
+    lambda x: x + np.linspace(-40, 40, 32)[:, None, None],
+    lambda x: np.roll(x, (1, -1), axis=(0, 1)),
+    lambda x: x + np.random.default_rng(1).normal(0, 5, x.shape),
+  ],
+  ids=["none", "brighter", "flatter", "lit from below", "shifted", "noisy"],
+)
+def test_a_copy_correlates_and_others_do_not(images, change):
+  copy = np.clip(change(images[0].astype(np.float64)), 0, 255).astype(np.uint8)
+  assert duplicates.correlation(copy, images[0]) > 0.9
+  assert duplicates.correlation(copy, images[1]) < 0.4
+  rows, values = duplicates.likeliest([copy], images, np.array([[4, 0, 9, 0]]))
+  assert rows.tolist() == [0]
+  assert values[0] == pytest.approx(duplicates.correlation(copy, images[0]), abs=1e-6)
+
+
+def test_an_image_of_one_value_is_nobodys_copy(images):
+  flat = np.full((32, 32, 1), 77, np.uint8)
+  assert duplicates.correlation(flat, images[0]) == 0
+  assert duplicates.correlation(images[0], flat) == 0
+
+
+def test_the_threshold_is_of_unseen_images_and_ignores_copies_among_them():
+  z = np.random.default_rng(0).normal(1.0, 0.1, 1000)
+  chosen = duplicates.threshold(np.tanh(z))
+  assert np.arctanh(chosen) == pytest.approx(1.4, abs=0.03)
+  with_copies = np.concatenate([np.tanh(z), np.ones(20)])
+  assert duplicates.threshold(with_copies) == pytest.approx(chosen, abs=0.01)
+  assert duplicates.threshold(np.tanh(z - 0.9)) == duplicates.LOWEST
+  assert duplicates.threshold(np.tanh(z + 2)) == duplicates.HIGHEST
+  assert duplicates.threshold(np.zeros(19)) == duplicates.HIGHEST

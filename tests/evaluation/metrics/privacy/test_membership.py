@@ -1,0 +1,43 @@
+"""Membership: closed forms, equal numbers, and patients who are not asked about."""
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.evaluation.metrics.privacy import membership
+
+
+def test_the_figure_is_the_share_of_pairs_in_which_the_member_is_nearer():
+  members, others = np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0])
+  groups = np.arange(3), np.arange(2)
+  found = membership.auroc(members, others, groups=groups)
+  assert found.value == pytest.approx((2 + 1.5 + 1) / 6)
+  swapped = membership.auroc(others, members, groups=groups[::-1])
+  assert swapped.value == pytest.approx(1 - found.value)
+  apart = membership.auroc(members, members + 5, groups=(groups[0], groups[0]))
+  assert (apart.low, apart.value, apart.high) == (1, 1, 1)
+
+
+def test_as_many_of_both_sides_and_no_patient_on_both():
+  train, test = np.array(list("aabbccdd")), np.array(list("axyyb"))
+  chosen, unseen = membership.sample(train, test, seed=0)
+  assert len(chosen) == 3
+  assert unseen.tolist() == [1, 2, 3]
+  assert len(set(chosen.tolist())) == 3
+  chosen, unseen = membership.sample(train[[0, 2]], test, seed=0)
+  assert chosen.tolist() == [0, 1]
+  assert len(unseen) == 2
+  assert set(test[unseen]) <= {"x", "y"}
+
+
+def test_what_was_made_from_a_patient_says_nothing_of_him():
+  real = np.array([[0.0], [10.0]])
+  generated = np.array([[0.1], [0.2], [7.0]])
+  of_generated = np.array(["p", "p", "q"])
+  known = membership.distances(real, np.array(["p", "r"]), generated, of_generated)
+  np.testing.assert_allclose(known, [7, 3])
+  unknown = membership.distances(real, np.array(["p", "r"]), generated, None)
+  np.testing.assert_allclose(unknown, [0.1, 3])
+  own = membership.distances(real[:1], np.array(["p"]), generated[:2], of_generated[:2])
+  assert own.tolist() == [np.inf]
+  none = membership.distances(real[:0], np.array([], str), generated, of_generated)
+  assert none.shape == (0,)

@@ -1,0 +1,190 @@
+"""Privacy: figures of features placed by hand, reasons for none, refusals."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.metrics.privacy import figures as privacy_figures
+from cxr_diffusion_jax.evaluation.metrics.privacy import privacy
+from cxr_diffusion_jax.evaluation.metrics.privacy import reference as privacy_reference
+
+EXTRACTOR = types.SimpleNamespace(name="net", layer="last", standin=True)
+
+
+def _set(name: str, num: int, *, seed: int, side: int = 16, **labels) -> ImageSet:
+  images = np.random.default_rng(seed).integers(0, 256, (num, side, side, 1), np.uint8)
+  ids = np.array([f"{name}-{i}" for i in range(num)])
+  return ImageSet(name=name, images=images, ids=ids, labels=labels)
+
+
+def _line(*places: float) -> np.ndarray:
+  """Features [n 1]."""
+  return np.array(places, np.float32)[:, None]
+
+
+@pytest.fixture(scope="module")
+def reference() -> privacy_reference.Reference:
+  """Training images at 0, 1000, ..., test images 1, 2, ..., 100 away from these."""
+  places = 1000.0 * np.arange(100)
+  return privacy_reference.make_reference(
+    _line(*places),
+    _line(*(places + np.arange(1, 101))),
+    training=_set("train", 100, seed=0, patient=np.arange(100)),
+    test=_set("test", 100, seed=1, patient=np.arange(100, 200)),
+    extractor=EXTRACTOR,
+  )
+
+
+def _told(report: privacy.PrivacyReport) -> dict:
+  return {(x.metric, x.of): x for x in report.measurements}
+
+
+def test_distances_are_held_against_those_of_real_images(reference):
+  # 40 images nearer than the nearest real one, 60 as far as real ones are.
+  places = 1000.0 * np.arange(100) + np.repeat([0.5, 50.0], [40, 60])
+  generated = _set("made", 100, seed=2)
+  report = privacy.measure(_line(*places), generated, reference, num_replicates=50)
+  told = _told(report)
+  for percent, made, real in ((1, 0.5, 1), (5, 0.5, 5), (50, 50, 50)):
+    name = f"distance_to_training_p{percent}"
+    assert told[name, "generated"].value == made
+    assert told[name, "real"].value == real
+  for percent, real in ((1, 0.0), (5, 0.04)):
+    share = told[f"nearer_to_training_than_real_p{percent}", "generated"]
+    assert share.value == pytest.approx(0.4)
+    assert 0.25 < share.low < 0.4 < share.high < 0.55
+    assert told[share.metric, "real"].value == pytest.approx(real)
+  assert all(x.subject == "privacy" for x in report.measurements)
+  assert told["membership_auroc", "generated"].num_real == 200
+  assert {x.judge for x in report.measurements} == {"net, last", ""}
+  assert not any("condition" in name for name, _ in told)
+
+
+def test_nearest_pairs_are_listed_from_the_nearest_on(reference):
+  generated = _set("made", 3, seed=2)
+  report = privacy.measure(
+    _line(2005, 30.5, 999), generated, reference, num_replicates=5
+  )
+  rows = [(x.generated, x.training, x.distance) for x in report.nearest]
+  assert rows == [(2, 1, 1), (0, 2, 5), (1, 0, 30.5)]
+  assert [x.real_share for x in report.nearest] == [0, 0.04, 0.3]
+  first = report.nearest[0]
+  assert (first.generated_id, first.training_id) == ("made-2", "train-1")
+  assert report.duplicates == []
+
+
+def test_copies_are_listed_and_counted_once_an_image(reference):
+  training = reference.training
+  doubled = np.concatenate([training.images[:99], training.images[:1]])
+  twice = privacy_reference.make_reference(
+    reference.training_features,
+    reference.test_features,
+    training=dataclasses.replace(training, images=doubled),
+    test=reference.test,
+    extractor=EXTRACTOR,
+  )
+  generated = _set("made", 4, seed=2)
+  generated.images[1] = doubled[0]
+  generated.images[2] = np.clip(doubled[7].astype(int) * 0.7 + 20, 0, 255)
+  report = privacy.measure(_line(7, 500, 7, 7), generated, twice, num_replicates=5)
+  listed = [(x.kind, x.generated, x.training) for x in report.duplicates]
+  assert listed == [("exact", 1, 0), ("exact", 1, 99), ("near", 2, 7)]
+  assert [x.distance for x in report.duplicates] == [500, 98500, 6993]
+  told = _told(report)
+  assert told["exact_copies", "generated"].value == 1 / 4
+  assert told["copies", "generated"].value == 2 / 4
+  assert told["copies", "real"].value == told["exact_copies", "real"].value == 0
+  assert told["copies", "real"].high > 0.01
+
+
+def test_the_conditions_image_is_a_figure_of_its_own(reference):
+  conditioning = reference.test_features
+  generated = _set("made", 100, seed=2, patient=np.arange(100, 200))
+  features = conditioning + 0.25
+  report = privacy.measure(
+    features, generated, reference, conditioning=conditioning, num_replicates=20
+  )
+  told = _told(report)
+  assert told["distance_to_condition_p50", "generated"].value == 0.25
+  assert told["distance_to_condition_p50", "real"].value == 50
+  assert told["nearer_to_condition_than_real_p1", "generated"].value == 1
+  assert told["patient_identified", "generated"].value == 1
+  report = privacy.measure(
+    np.roll(features, 1, axis=0),
+    dataclasses.replace(generated, labels={}),
+    reference,
+    conditioning=conditioning,
+    num_replicates=20,
+  )
+  assert _told(report)["patient_identified", "generated"].value == 0
+
+
+def test_members_that_are_nearer_are_told_from_others(reference):
+  generated = _set("made", 100, seed=2)
+  report = privacy.measure(
+    reference.training_features, generated, reference, num_replicates=20
+  )
+  found = _told(report)["membership_auroc", "generated"]
+  assert (found.value, found.low, found.high) == (1, 1, 1)
+
+
+def test_too_few_images_are_named():
+  reference = privacy_reference.make_reference(
+    _line(*range(30)),
+    _line(*range(19)),
+    training=_set("train", 30, seed=0),
+    test=_set("test", 19, seed=1),
+    extractor=EXTRACTOR,
+  )
+  generated = _set("made", 30, seed=2)
+  told = _told(
+    privacy.measure(_line(*range(30)), generated, reference, num_replicates=5)
+  )
+  reasons = {key: x.reason for key, x in told.items() if x.value is None}
+  assert set(reasons) == {
+    ("distance_to_training_p1", "generated"),
+    ("distance_to_training_p1", "real"),
+    ("distance_to_training_p5", "real"),
+    ("nearer_to_training_than_real_p1", "generated"),
+    ("nearer_to_training_than_real_p1", "real"),
+    ("nearer_to_training_than_real_p5", "generated"),
+    ("nearer_to_training_than_real_p5", "real"),
+    ("membership_auroc", "generated"),
+  }
+  assert "1 % needs 100 images" in reasons["distance_to_training_p1", "real"]
+  assert "5 % needs 20 images" in reasons["distance_to_training_p5", "real"]
+  assert "19 images" in reasons["membership_auroc", "generated"]
+  assert "20 of each" in reasons["membership_auroc", "generated"]
+
+
+def test_what_does_not_fit_is_refused(reference):
+  with pytest.raises(errors.InputError, match=r"made: images of 12x12.*16x16"):
+    privacy.measure(_line(1), _set("made", 1, seed=2, side=12), reference)
+  with pytest.raises(errors.InputError, match="no images in made"):
+    privacy.measure(np.zeros((0, 1)), _set("made", 0, seed=2), reference)
+  with pytest.raises(ValueError, match="of 2 images"):
+    privacy.measure(_line(1), _set("made", 2, seed=2), reference)
+
+
+def test_an_image_that_is_nearest_to_its_own_patient_identifies_him(reference):
+  yardstick = privacy_figures.Yardstick(
+    distances=reference.distances,
+    groups=np.arange(100),
+    num_training=100,
+    judge="net, last",
+    standin=True,
+    estimate_fn=lambda fn, groups: privacy_figures.cluster_bootstrap.estimate(
+      fn, groups, num_replicates=200
+    ),
+  )
+  features = _line(0, 0.1, 0.2, 9)
+  conditioning = _line(0, 0.1, 5, 9)
+  names = np.array(["a", "a", "b", "c"])
+  found = privacy_figures.identified(yardstick, features, conditioning, names)
+  # The third is nearest to the second's image, which is of somebody else.
+  assert found.value == 3 / 4
+  assert found.num_real == 4

@@ -1,0 +1,99 @@
+"""The table of fidelity: figures, floors, groups, and what has too few images."""
+
+import types
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation.metrics import fidelity, fidelity_table
+
+JUDGE = types.SimpleNamespace(name="probe", layer="pooled", standin=True)
+
+
+def _sets(num: int = 120, width: int = 6):
+  rng = np.random.default_rng(0)
+  real, generated, held_out = rng.standard_normal((3, num, width)).astype(np.float32)
+  return real, generated * 0.8 + 0.5, held_out
+
+
+@pytest.fixture(scope="module")
+def rows():
+  real, generated, held_out = _sets()
+  few = np.arange(120) < 12
+  some = np.arange(120) < 60
+  groups = {"sex: F": (some, some, some), "finding: Hernia": (some, few, some)}
+  return fidelity_table.measure(
+    real, generated, held_out=held_out, extractor=JUDGE, groups=groups
+  )
+
+
+def test_each_metric_of_each_group_has_its_floor(rows):
+  keys = [(row.group, row.metric, row.of) for row in rows]
+  assert len(set(keys)) == len(keys) == 3 * 7 * 2
+  assert keys[:2] == [
+    ("all", "frechet_distance", "generated"),
+    ("all", "frechet_distance", "real"),
+  ]
+  assert {row.judge for row in rows} == {"probe, pooled"}
+  assert all(row.standin and row.subject == "fidelity" for row in rows)
+
+
+def test_figures_are_those_of_fidelity_in_their_intervals(rows):
+  real, generated, held_out = _sets()
+  table = {(row.group, row.metric, row.of): row for row in rows}
+  for group, of, judged, num in (
+    ("all", "generated", generated, 120),
+    ("all", "real", held_out, 120),
+    ("sex: F", "generated", generated[:60], 60),
+  ):
+    precision, recall = fidelity.precision_recall(real[:num], judged)
+    density, coverage = fidelity.density_coverage(real[:num], judged)
+    expected = {
+      "frechet_distance": fidelity.frechet_distance(real[:num], judged),
+      "kernel_distance": fidelity.kernel_distance(judged, real[:num], 100, num // 2)[0],
+      "cmmd": fidelity.cmmd(real[:num], judged),
+      "precision": precision,
+      "recall": recall,
+      "density": density,
+      "coverage": coverage,
+    }
+    for metric, value in expected.items():
+      row = table[group, metric, of]
+      assert row.value == pytest.approx(value, rel=1e-6), metric
+      assert row.low <= row.value <= row.high
+      assert (row.num, row.num_real) == (num, num)
+
+
+def test_a_shift_is_above_the_floor_by_more_than_chance(rows):
+  table = {(row.metric, row.of): row for row in rows if row.group == "all"}
+  for metric, (better, _) in fidelity_table.METRICS.items():
+    generated, floor = table[metric, "generated"], table[metric, "real"]
+    if metric in ("frechet_distance", "kernel_distance", "cmmd"):
+      assert generated.low > floor.high, metric
+    assert generated.better == floor.better == better
+
+
+def test_too_few_images_are_named(rows):
+  table = {(row.group, row.metric, row.of): row for row in rows}
+  for metric, (_, fewest) in fidelity_table.METRICS.items():
+    for of, kind in (("generated", "images"), ("real", "images")):
+      row = table["finding: Hernia", metric, of]
+      assert row.value is None
+      assert row.reason == f"12 {kind}, at least {fewest} are wanted"
+      assert row.num == 12
+  real, generated, _ = _sets()
+  row = fidelity_table.measure(
+    real[:30], generated, held_out=None, extractor=JUDGE, metrics=["frechet_distance"]
+  )
+  assert [x.reason for x in row] == ["30 real images, at least 50 are wanted"]
+
+
+def test_what_cannot_be_measured_is_refused():
+  real, generated, held_out = _sets(30)
+  with pytest.raises(ValueError, match="metrics fid, not of frechet_distance"):
+    fidelity_table.measure(
+      real, generated, held_out=None, extractor=JUDGE, metrics=["fid"]
+    )
+  with pytest.raises(errors.InputError, match="6 and 5 wide"):
+    fidelity_table.measure(real, generated, held_out=held_out[:, 1:], extractor=JUDGE)

@@ -1,0 +1,125 @@
+"""Influences of images on figures: derivatives, and what leaving one out does."""
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.evaluation.metrics import fidelity, influences, kernels
+
+
+def _features(count: int, width: int, seed: int) -> np.ndarray:
+  rng = np.random.default_rng(seed)
+  return rng.standard_normal((count, width)) / np.sqrt(1 + np.arange(width))
+
+
+def _derivatives(figure, num: int) -> np.ndarray:
+  """[n] how fast figure(weights) rises with each weight from 1, n times, centred."""
+  # Roots of what rounding leaves of zero are 1e-8 large: no smaller step.
+  step = 1e-3
+  moved = np.eye(num) * step
+  slopes = [(figure(1 + row) - figure(1 - row)) / (2 * step) * num for row in moved]
+  return np.array(slopes) - np.mean(slopes)
+
+
+def _weighted_moments(x: np.ndarray, weights: np.ndarray):
+  chances = weights / weights.sum()
+  centred = x - chances @ x
+  count = len(x)
+  return chances @ x, (centred.T * chances) @ centred * (count / (count - 1))
+
+
+@pytest.mark.parametrize(("n", "m", "width"), [(14, 18, 3), (5, 9, 12), (9, 16, 12)])
+def test_a_frechet_distance_moves_as_its_influences_say(n, m, width):
+  generated, real = _features(n, width, 1) + 0.3, _features(m, width, 2)
+  estimate = influences.frechet_distance(real, generated)
+  expected = fidelity.frechet_distance(generated, real)
+  assert estimate.value == pytest.approx(expected, rel=1e-6)
+  ours, theirs = fidelity.moments(generated), fidelity.moments(real)
+
+  def distance(first, second):
+    return fidelity.frechet_distance_of_moments(*first, *second)
+
+  slopes = _derivatives(lambda w: distance(_weighted_moments(generated, w), theirs), n)
+  np.testing.assert_allclose(estimate.of_generated, slopes, atol=1e-3)
+  slopes = _derivatives(lambda w: distance(ours, _weighted_moments(real, w)), m)
+  np.testing.assert_allclose(estimate.of_real, slopes, atol=1e-3)
+
+
+@pytest.mark.parametrize("width", [4, 200])
+def test_a_collapsed_set_has_a_frechet_distance(width):
+  real, same = _features(30, width, 1), np.ones((30, width))
+  estimate = influences.frechet_distance(real, same)
+  expected = np.square(real.mean(axis=0) - 1).sum() + real.var(axis=0, ddof=1).sum()
+  assert estimate.value == pytest.approx(expected, rel=1e-9)
+  np.testing.assert_allclose(estimate.of_generated, 0, atol=1e-9)
+
+
+def test_kernel_distances_move_as_their_influences_say():
+  generated, real = _features(12, 4, 1) + 0.4, _features(15, 4, 2)
+  for estimate, kernel, scale, x, y in (
+    (
+      influences.kernel_distance(real, generated, num_subsets=3),
+      *(kernels.polynomial, 1, generated, real),
+    ),
+    (
+      influences.cmmd(real, generated),
+      *(kernels.gaussian(10.0), 1000),
+      *(fidelity.unit_rows(v) for v in (generated, real)),
+    ),
+  ):
+
+    def mmd(weights, x=x, y=y, kernel=kernel, scale=scale):
+      weights_y, within = np.ones(len(y)), 0.0
+      for z, w in ((x, weights), (y, weights_y)):
+        pairs = kernels.sums(z, z, kernel, w[None], w[None]).forms[0]
+        pairs -= np.square(w) @ kernels.diagonal(z, kernel)
+        within += pairs / (w.sum() ** 2 - np.square(w).sum())
+      across = kernels.sums(x, y, kernel, weights[None], weights_y[None]).forms[0]
+      return scale * (within - 2 * across / (weights.sum() * len(y)))
+
+    slopes = _derivatives(mmd, len(x))
+    np.testing.assert_allclose(estimate.of_generated, slopes, atol=1e-5)
+
+
+def test_estimates_have_the_values_of_fidelity():
+  generated, real = _features(50, 6, 1) + 0.2, _features(40, 6, 2)
+  found = influences.kernel_distance(real, generated, num_subsets=9, seed=4)
+  expected, _ = fidelity.kernel_distance(generated, real, 9, 20, seed=4)
+  assert found.value == pytest.approx(expected, rel=1e-9)
+  expected = fidelity.cmmd(generated, real)
+  assert influences.cmmd(real, generated).value == pytest.approx(expected, rel=1e-9)
+  for name in ("precision_recall", "density_coverage"):
+    found = [x.value for x in getattr(influences, name)(real, generated)]
+    expected = getattr(fidelity, name)(real, generated)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def _left_out(figures, x: np.ndarray) -> np.ndarray:
+  """[n 2] pseudo-values, n (all) - (n - 1) (without one), of two figures, centred."""
+  count = len(x)
+  without = np.array([figures(np.delete(x, i, axis=0)) for i in range(count)])
+  values = count * np.array(figures(x)) - (count - 1) * without
+  return values - values.mean(axis=0)
+
+
+def test_density_and_coverage_move_as_when_an_image_is_left_out():
+  generated, real = _features(20, 3, 1) + 0.9, _features(25, 3, 2)
+  density, coverage = influences.density_coverage(real, generated)
+  values = _left_out(lambda x: fidelity.density_coverage(real, x), generated)
+  np.testing.assert_allclose(density.of_generated, values[:, 0], atol=1e-9)
+  # The pseudo-value counts n - 1 of n.
+  np.testing.assert_allclose(coverage.of_generated * 19 / 20, values[:, 1], atol=1e-9)
+  values = _left_out(lambda x: fidelity.density_coverage(x, generated), real)
+  np.testing.assert_allclose(density.of_real * 24 / 25, values[:, 0], atol=1e-9)
+  np.testing.assert_allclose(coverage.of_real, values[:, 1], atol=1e-9)
+  assert np.ptp(coverage.of_real) > 0
+
+
+def test_precision_and_recall_move_with_the_images_they_are_shares_of():
+  generated, real = _features(20, 3, 1) + 0.2, _features(25, 3, 2)
+  precision, recall = influences.precision_recall(real, generated)
+  values = _left_out(lambda x: fidelity.precision_recall(real, x), generated)
+  np.testing.assert_allclose(precision.of_generated, values[:, 0], atol=1e-9)
+  values = _left_out(lambda x: fidelity.precision_recall(x, generated), real)
+  np.testing.assert_allclose(recall.of_real, values[:, 1], atol=1e-9)
+  assert np.ptp(precision.of_real) > 0
+  assert np.ptp(recall.of_generated) > 0

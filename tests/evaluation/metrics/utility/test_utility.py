@@ -1,0 +1,393 @@
+"""What synthetic images are worth: planted answers, paired intervals, nothing twice."""
+
+import dataclasses
+import itertools
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.judges import probe_fit
+from cxr_diffusion_jax.evaluation.metrics.utility import figures as utility_figures
+from cxr_diffusion_jax.evaluation.metrics.utility import utility
+from cxr_diffusion_jax.evaluation.metrics.utility.arms import (
+  UtilitySettings,
+  share_rows,
+)
+
+SETTINGS = UtilitySettings(
+  network=probe_fit.ProbeSettings(
+    widths=(8,),
+    stem_stride=2,
+    norm_groups=2,
+    num_steps=40,
+    batch_size=16,
+    learning_rate=2e-2,
+  ),
+  seeds=(0, 1),
+  fractions=(0.1, 0.5, 1.0),
+  num_replicates=60,
+)
+COUNTED = (0, 3)
+
+
+def _set(name, seed, count):
+  """Finding 0 is a bright square, 3 a dark one; 5 has one image, 6 each, 7 none."""
+  generator = np.random.default_rng(seed)
+  images = generator.integers(90, 150, (count, 12, 12, 1), np.uint8)
+  findings = np.zeros((count, 14), np.uint8)
+  findings[:, 6], findings[0, 5] = 1, 1
+  for i in range(count):
+    findings[i, COUNTED] = i % 4 // 2, i % 2
+    for column, level in ((0, 255), (3, 0)):
+      if findings[i, column]:
+        y, x = generator.integers(0, 7, 2)
+        images[i, y : y + 5, x : x + 5] = level
+  return ImageSet(
+    name=name,
+    images=images,
+    ids=np.array([f"{name}-{i}" for i in range(count)]),
+    labels={"findings": findings, "patient": 1000 * seed + np.arange(count) // 2},
+  )
+
+
+def _shuffled(images):
+  """The same images, each asked to show what another does."""
+  order = np.random.default_rng(3).permutation(len(images))
+  labels = dict(images.labels, findings=images.labels["findings"][order])
+  return dataclasses.replace(images, name="shuffled", labels=labels)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+  """Two calls with one folder of real images' scores."""
+
+  sets: tuple
+  folder: pathlib.Path
+  copies: utility.UtilityReport
+  shuffled: utility.UtilityReport
+  told: list
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Made:
+  folder = tmp_path_factory.mktemp("utility")
+  train, test = _set("train", 1, 64), _set("test", 2, 80)
+  told, reports = [], []
+  for synthetic in (dataclasses.replace(train, name="copies"), _shuffled(train)):
+    reports.append(
+      utility.measure(
+        train,
+        synthetic,
+        test,
+        folder / synthetic.name,
+        shared_folder=folder / "real",
+        settings=SETTINGS,
+        progress=lambda label, *_: told.append(label),
+      )
+    )
+  return Made(
+    sets=(train, test),
+    folder=folder,
+    copies=reports[0],
+    shuffled=reports[1],
+    told=told,
+  )
+
+
+def _figure(report, metric, of="generated", group="all"):
+  (found,) = [
+    x for x in report.measurements if (x.metric, x.of, x.group) == (metric, of, group)
+  ]
+  return found
+
+
+def test_copies_are_worth_as_much_as_the_images(made):
+  real = _figure(made.copies, "tstr_macro_auroc", of="real")
+  assert real.value > 0.9
+  # Trained on the same images, in the same order, from the same parameters.
+  assert _figure(made.copies, "tstr_macro_auroc").value == real.value
+  difference = _figure(made.copies, "tstr_macro_auroc_difference")
+  assert (difference.value, difference.low, difference.high) == (0, 0, 0)
+  for arm in ("real_and_synthetic", "synthetic_then_real"):
+    assert abs(_figure(made.copies, f"{arm}_macro_auroc_difference").value) < 0.1
+
+
+def test_shuffled_labels_teach_nothing(made):
+  tstr = _figure(made.shuffled, "tstr_macro_auroc")
+  assert abs(tstr.value - 0.5) < 0.25
+  difference = _figure(made.shuffled, "tstr_macro_auroc_difference")
+  assert difference.high < 0
+  real = _figure(made.shuffled, "tstr_macro_auroc", of="real")
+  assert math.isclose(difference.value, tstr.value - real.value)
+  assert difference.low < difference.value < difference.high
+  # The curve's last point is the arm itself.
+  last = made.shuffled.curve[-1]
+  assert (last.fraction, last.arm) == (1.0, "synthetic_then_real")
+  mine = _figure(made.shuffled, "synthetic_then_real_macro_auroc")
+  assert last.auroc == mine
+
+
+def test_intervals_hold_the_value_and_say_of_how_many(made):
+  for report in (made.copies, made.shuffled):
+    defined = [x for x in report.measurements if x.value is not None]
+    assert len(defined) == 3 * 2 * 3 * 4
+    for x in defined:
+      assert x.low <= x.value <= x.high, x
+      assert (x.subject, x.better, x.num_real) == ("utility", "higher", 80)
+    for arm, num in (("tstr", 64), ("real_and_synthetic", 128)):
+      assert _figure(report, f"{arm}_macro_auroc").num == num
+      assert _figure(report, f"{arm}_macro_auroc", of="real").num == 64
+  assert "40 updates of 16" in made.copies.description
+
+
+def test_what_a_single_class_makes_undefined_has_a_reason(made):
+  for k, reason in ((6, "80 of 80 test images"), (7, "0 of 80 test images")):
+    group = f"finding: {utility.labels_lib.FINDINGS[k]}"
+    for metric in ("tstr_auroc", "tstr_average_precision", "tstr_auroc_difference"):
+      found = _figure(made.copies, metric, group=group)
+      assert found.value is None
+      assert found.reason.startswith(reason)
+
+
+def test_a_share_of_too_few_images_is_named_and_left_out(made):
+  assert [point[:2] for point in made.copies.curve] == [
+    (fraction, arm)
+    for fraction in (0.1, 0.5, 1.0)
+    for arm in ("real", "real_and_synthetic", "synthetic_then_real")
+  ]
+  for point in made.copies.curve:
+    if point.fraction == 0.1:
+      assert point.auroc.value is None
+      assert point.auroc.reason == "6 real training images, fewer than 20"
+    else:
+      assert point.auroc.low <= point.auroc.value <= point.auroc.high
+  assert [point.auroc.num for point in made.copies.curve if point.arm == "real"] == [
+    6,
+    32,
+    64,
+  ]
+
+
+def test_nothing_is_trained_twice(made):
+  # Two seeds; real images alone with both shares, in the first call only.
+  names = {
+    kind: sorted(path.name for path in (made.folder / kind).iterdir())
+    for kind in ("real", "copies", "shuffled")
+  }
+  assert [len(x) for x in names.values()] == [4, 10, 10]
+  # Updates: 40 a fit, of which a second fine-tuning with a seed makes 20.
+  assert len(made.told) == 4 * 40 + 2 * (2 * (3 * 40 + 40 + 20))
+  train, test = made.sets
+  told = []
+  again = utility.measure(
+    train,
+    _shuffled(train),
+    test,
+    made.folder / "shuffled",
+    shared_folder=made.folder / "real",
+    settings=SETTINGS,
+    progress=lambda *now: told.append(now),
+  )
+  assert told == []
+  assert again == made.shuffled
+
+
+def test_an_interrupted_call_goes_on_and_other_inputs_are_trained(
+  made, tmp_path, monkeypatch
+):
+  fits = []
+
+  def fit(images, findings, settings, progress, *, params=None, programs=None):
+    fits.append((len(images), settings.seed, params))
+    if len(fits) == 4:
+      raise KeyboardInterrupt
+    return "parameters", []
+
+  def scored(self, params, settings):
+    assert params == "parameters"
+    return np.random.default_rng(len(fits)).random((80, 14), np.float32)
+
+  monkeypatch.setattr(probe_fit, "fit", fit)
+  monkeypatch.setattr(utility.utility_fit.Trainer, "_scored", scored)
+  train, test = made.sets
+
+  def call(synthetic=train, settings=SETTINGS):
+    return utility.measure(train, synthetic, test, tmp_path, settings=settings)
+
+  with pytest.raises(KeyboardInterrupt):
+    call()
+  assert len(list(tmp_path.iterdir())) == 3
+  call()
+  # The one that was interrupted is the first of the second call.
+  assert fits[3:5] == [(64, 0, None)] * 2
+  assert len([x for x in fits if x[2] is not None]) == 4
+  count = len(fits)
+  assert count == 1 + 14 + 2
+  call()
+  assert len(fits) == count
+  # One pixel of a synthetic image: all that saw it is made anew.
+  images = train.images.copy()
+  images[7, 0, 0] ^= 1
+  call(dataclasses.replace(train, images=list(images)))
+  assert len(fits) == count + 10 + 2
+  call(settings=dataclasses.replace(SETTINGS, seeds=(0, 1, 2), num_replicates=20))
+  assert len(fits) == count + 12 + 7 + 1
+
+
+def test_damaged_scores_are_told(made, tmp_path):
+  (path,) = (made.folder / "copies").glob("tstr-1-0-*.npz")
+  train, test = made.sets
+  data = path.read_bytes()
+  other = next((made.folder / "shuffled").glob("tstr-1-0-*.npz")).read_bytes()
+  for wrong, told in ((data[:-40], "damaged"), (b"", "damaged"), (other, "of other")):
+    (tmp_path / path.name).write_bytes(wrong)
+    with pytest.raises(errors.InputError, match=f"{told}.*remove it"):
+      utility.measure(
+        train,
+        train,
+        test,
+        tmp_path,
+        shared_folder=made.folder / "real",
+        settings=SETTINGS,
+      )
+
+
+def test_shares_are_nested_and_of_whole_patients():
+  patients = np.repeat(np.arange(40), [1, 2, 3, 4] * 10)
+  for seed in (0, 1):
+    rows = [share_rows(patients, x, seed) for x in (0.07, 0.1, 0.3, 1.0)]
+    assert [len(x) for x in rows] == [7, 10, 30, 100]
+    for small, large in itertools.pairwise(rows):
+      assert set(small) < set(large)
+    # All patients but the last are whole.
+    taken, whole = np.bincount(patients[rows[2]], minlength=40), np.bincount(patients)
+    assert ((taken > 0) & (taken < whole)).sum() <= 1
+    assert rows[3].tolist() == list(range(100))
+  assert share_rows(patients, 0.3, 0).tolist() != share_rows(patients, 0.3, 1).tolist()
+
+
+def _test_set(count, patients=None, num_replicates=400):
+  findings = np.zeros((count, 14), np.uint8)
+  findings[::3, 0], findings[::2, 1] = 1, 1
+  return utility_figures.Test(
+    findings=findings,
+    patients=np.arange(count) if patients is None else patients,
+    counted=np.arange(14) < 2,
+    judge="",
+    num_replicates=num_replicates,
+  )
+
+
+def test_the_interval_has_the_spread_of_images_and_of_seeds():
+  generator = np.random.default_rng(0)
+  test = _test_set(150, num_replicates=600)
+  clean = test.findings[:, 0] + generator.standard_normal(150)
+
+  def spread(scores):
+    drawn = utility_figures.sample(test, "auroc", np.stack(scores)[..., None])
+    return drawn.value[0], drawn.replicates[:, 0].std()
+
+  test = dataclasses.replace(
+    test, findings=test.findings[:, :1], counted=test.counted[:1]
+  )
+  value, alone = spread([clean])
+  # Hanley and McNeil 1982, equation 1: the standard error of an area.
+  q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
+  p, n = 50, 100
+  error = value * (1 - value) + (p - 1) * (q1 - value**2) + (n - 1) * (q2 - value**2)
+  assert math.isclose(alone, math.sqrt(error / p / n), rel_tol=0.25)
+  # Equal seeds add nothing; unequal ones the standard error of their mean.
+  assert math.isclose(spread([clean] * 3)[1], alone, rel_tol=1e-9)
+  seeds = [clean, generator.standard_normal(150), -clean]
+  areas = [spread([x])[0] for x in seeds]
+  both = spread(seeds)
+  assert math.isclose(both[0], np.mean(areas))
+  assert math.isclose(both[1], np.std(areas, ddof=1) / math.sqrt(3), rel_tol=0.15)
+
+
+def test_patients_are_drawn_whole():
+  generator = np.random.default_rng(0)
+  base = _test_set(60)
+  scores = base.findings[None, :, :1] + generator.standard_normal((1, 60, 1))
+  wide = {}
+  for name, repeat in (("images", False), ("patients", True)):
+    test = dataclasses.replace(
+      base,
+      findings=np.repeat(base.findings[:, :1], 4, axis=0),
+      patients=np.repeat(np.arange(60), 4) if repeat else np.arange(240),
+      counted=np.array([True]),
+    )
+    drawn = utility_figures.sample(test, "auroc", np.repeat(scores, 4, axis=1))
+    wide[name] = drawn.replicates[:, 0].std()
+  # Four copies of an image tell no more than one.
+  assert math.isclose(wide["patients"] / wide["images"], 2.0, rel_tol=0.2)
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    ("few", "19 images in train; expected 20 or more"),
+    ("none", "0 images in test; expected 1 or more"),
+    ("patients", "1 patients of test are in copies too"),
+    ("ids", "1 images of test are in copies too"),
+    ("labels", "copies: 64 images, findings"),
+    ("counts", "findings"),
+    ("size", "12x12 in train, 10x12 in copies, 12x12 in test"),
+    ("mixed", r"image train-5 is float32 \(12, 12, 1\)"),
+    ("rare", "copies: at most 3 of 64 images .* expected a finding that 5"),
+    ("rare test", "test: at most 80 of 80 .* expected a finding that 5"),
+  ],
+)
+def test_what_cannot_be_used_is_refused_before_training(made, tmp_path, change, told):
+  train, test = made.sets
+  copies = dataclasses.replace(train, name="copies")
+  findings = train.labels["findings"]
+  if change == "few":
+    train = train.take(range(19))
+  elif change == "none":
+    test = test.take([])
+  elif change == "patients":
+    patient = np.where(np.arange(64) == 5, test.labels["patient"][0], -1)
+    copies = dataclasses.replace(copies, labels={**copies.labels, "patient": patient})
+  elif change == "ids":
+    ids = np.where(np.arange(64) == 5, test.ids[0], train.ids)
+    copies = dataclasses.replace(copies, ids=ids, labels={"findings": findings})
+  elif change == "labels":
+    copies = dataclasses.replace(copies, labels={"patient": copies.labels["patient"]})
+  elif change == "counts":
+    labels = {**copies.labels, "findings": findings * 2}
+    copies = dataclasses.replace(copies, labels=labels)
+  elif change == "size":
+    copies = dataclasses.replace(copies, images=copies.images[:, :10])
+  elif change == "mixed":
+    images = [*copies.images[:5], copies.images[5].astype(np.float32)]
+    copies = dataclasses.replace(copies, images=[*images, *copies.images[6:]])
+  elif change == "rare":
+    labels = {**copies.labels, "findings": findings * (np.arange(64) < 6)[:, None]}
+    copies = dataclasses.replace(copies, labels=labels)
+  else:
+    rare = test.labels["findings"] * (np.arange(14) > 4)
+    test = dataclasses.replace(test, labels={**test.labels, "findings": rare})
+  with pytest.raises(errors.InputError, match=told):
+    utility.measure(train, copies, test, tmp_path, settings=SETTINGS)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"fractions": (0.0, 1.0)},
+    {"fractions": (1.5,)},
+    {"seeds": ()},
+    {"seeds": (1, 1)},
+    {"curve_arms": ("tstr",)},
+    {"pretraining_share": 1.0},
+  ],
+)
+def test_settings_out_of_range_are_refused(wrong):
+  with pytest.raises(errors.InputError, match="settings of utility"):
+    dataclasses.replace(SETTINGS, **wrong)

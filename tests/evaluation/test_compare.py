@@ -1,0 +1,168 @@
+"""Paths are compared on equal terms, nothing is made twice, the undefined says so."""
+
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.run import checkpoints
+from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.sampling import image_parts
+from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.training import state as state_lib
+
+
+def _save(run: sampling.Run, workdir: pathlib.Path, step: int = 3) -> pathlib.Path:
+  """Puts a run that was made by hand into a folder, as training does."""
+  workdir.mkdir()
+  run_files.write(workdir, run.experiment.config, run.dataset.description)
+  state = state_lib.TrainState(
+    step=jnp.array(step),
+    params={"none": jnp.zeros(1)},
+    opt_state={"none": jnp.zeros(1)},
+    ema_params=run.ema_params,
+  )
+  with checkpoints.open_manager(workdir) as manager:
+    checkpoints.save(manager, state, {})
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def workdirs(run_of, tmp_path_factory) -> list[pathlib.Path]:
+  """Folders of runs of two paths on the same records."""
+  place = tmp_path_factory.mktemp("runs")
+  return [_save(run_of(path), place / path) for path in ("findings", "elixr_c")]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> pathlib.Path:
+  """Where the comparison of `workdirs` is kept."""
+  return tmp_path_factory.mktemp("compared") / "report"
+
+
+@pytest.fixture
+def compare(run_main, workdirs, out, judged):
+  """Compares on the training images, which alone are many."""
+
+  def run(*arguments: str):
+    names = ",".join(map(str, workdirs))
+    return run_main(
+      "compare",
+      f"--workdirs={names}",
+      f"--out={out}",
+      "--split=train",
+      "--num=24",
+      "--batch_size=8",
+      "--reader_num=2",
+      *arguments,
+    )
+
+  return run
+
+
+def test_a_comparison_is_a_page_tables_figures_and_a_sheet(compare, out):
+  result = compare()
+  assert result.code == 0, result.err
+  assert (out / "report.html").stat().st_size > 10_000
+  assert (out / "reader_study" / "key.csv").is_file()
+  assert list((out / "figures").glob("*.svg"))
+  values = json.loads((out / "metrics.json").read_text())
+  assert values["schema"] == 1
+  assert list(values["paths"]) == ["findings", "elixr_c"]
+  assert any("single training run" in told for told in values["warnings"])
+  by_key = {
+    (one["metric"], one["group"]): one
+    for one in values["paths"]["elixr_c"]["measurements"]
+  }
+  distance = by_key["frechet_distance", "all"]
+  assert (distance["num"], distance["standin"]) == (24, True)
+  # No finding is on five of so few phantoms: undefined, and not .5.
+  changed = by_key["change_by_condition", "all"]["value"]
+  assert 0 < changed < by_key["change_by_condition_and_noise", "all"]["value"]
+  assert {one["of"] for one in values["real"]} == {"real"}
+
+
+def test_what_was_generated_is_not_generated_again(compare, out, monkeypatch):
+  assert compare().code == 0
+  table = (out / "table.md").read_text()
+
+  def refuse(*_, **__):
+    raise AssertionError("generated again")
+
+  monkeypatch.setattr(image_parts, "_images_of", refuse)
+  assert compare().code == 0
+  assert (out / "table.md").read_text() == table
+
+
+def test_all_paths_get_the_same_noise_and_the_same_images(compare, workdirs):
+  assert compare().code == 0
+  stacks = []
+  for workdir in workdirs:
+    (part,) = workdir.glob("evaluation/3/generated/seed_0-*/images/part_00000.npz")
+    with np.load(part) as arrays:
+      stacks.append((arrays["ids"].tolist(), arrays["images"]))
+  assert stacks[0][0] == stacks[1][0]
+
+  def flat(images):
+    rows = images.reshape(len(images), -1).astype(float)
+    return rows - rows.mean(axis=0)
+
+  # An untrained denoiser leaves much of the noise: images of one number are alike.
+  left, right = (flat(images) for _, images in stacks)
+  assert ((left @ right.T).argmax(axis=1) == np.arange(24)).mean() > 0.9
+
+
+def test_a_run_is_evaluated_into_its_own_folder(run_main, workdirs, judged):
+  result = run_main(
+    "evaluate",
+    f"--workdir={workdirs[0]}",
+    "--split=train",
+    "--num=24",
+    "--batch_size=8",
+    "--metrics=fidelity",
+    "--reader_num=0",
+  )
+  assert result.code == 0, result.err
+  values = json.loads((workdirs[0] / "evaluation/3/metrics.json").read_text())
+  assert {one["subject"] for one in values["paths"]["findings"]["measurements"]} == {
+    "fidelity"
+  }
+  assert list(workdirs[0].glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    (["--num=51"], "at most"),
+    (["--metrics=fid"], "--metrics fid; expected all, or some of fidelity"),
+    (["--seeds=0,0"], "--seeds=0,0"),
+    (["--sweep=much"], "--sweep=much"),
+    (["--weights=rad_dino"], "--weights=rad_dino"),
+    (["--split=none"], "split 'none'"),
+  ],
+)
+def test_what_cannot_be_evaluated_is_told_in_a_line(arguments, words, compare):
+  assert words in compare(*arguments).complaint
+
+
+def test_what_is_no_run_is_refused(run_main, tmp_path):
+  arguments = [f"--workdirs={tmp_path / 'none'}", f"--out={tmp_path}"]
+  assert "has no config.json" in run_main("compare", *arguments).complaint
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ([], "nothing to evaluate"),
+    (["--real=a"], "--real; expected --workdir of a run, or --real and --synthetic"),
+    (["--workdir=w", "--real=a", "--synthetic=b"], "--workdir and --real"),
+    (["--real=a", "--synthetic=b"], "no such folder: a"),
+  ],
+)
+def test_what_there_is_to_evaluate_must_be_one_thing(
+  arguments, words, run_main, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  assert words in run_main("evaluate", *arguments).complaint

@@ -1,0 +1,227 @@
+"""A phantom tree is a whole NIH tree: every reader reads it, and it can be resumed."""
+
+import csv
+import os
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources.nih import boxes, google_labels, layout, metadata
+from cxr_diffusion_jax.extras.phantom import render as phantom
+from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
+from cxr_diffusion_jax.extras.phantom import worker as phantom_worker
+
+SETTINGS = {"num_images": 48, "size": 32, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+  root = tmp_path_factory.mktemp("phantoms") / "tree"
+  return phantom_tree.write_tree(root, **SETTINGS)
+
+
+def _contents(root):
+  return {
+    str(path.relative_to(root)): path.read_bytes()
+    for path in sorted(pathlib.Path(root).rglob("*"))
+    if path.is_file()
+  }
+
+
+def _lines(path):
+  return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_readers_of_real_trees_read_it(tree):
+  found = layout.find_tree(tree)
+  entries = metadata.read_entries(found.data_entry)
+  assert len(entries) == 48
+  assert set(entries.id) == set(found.originals)
+  assert set(entries.sex) == {0, 1}
+  assert set(entries.view) == {0, 1}
+  assert (entries.width == 32).all()
+  for row, stem in enumerate(entries.id[:6]):
+    facts = phantom_worker.read_facts(found.originals[stem])
+    assert labels.names_of(entries.findings[row]) == tuple(facts["findings"])
+  with Image.open(found.originals[entries.id[0]]) as image:
+    assert (image.mode, image.size) == ("L", (32, 32))
+
+
+def test_header_is_nihs_own(tree):
+  header = _lines(tree / "Data_Entry_2017.csv")[0]
+  assert header == (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
+    "View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+  )
+
+
+def test_images_are_those_of_the_renderer(tree):
+  plan = phantom_tree.make_plan(48, 5)
+  path = tree / "original" / "images_001" / "images" / plan.name(7)
+  made = phantom.make_phantom(5, 7, size=32, patient=int(plan.patient[7]))
+  with Image.open(path) as image:
+    np.testing.assert_array_equal(np.asarray(image), made.image)
+
+
+def test_boxes_are_in_pixels_of_1024(tree):
+  found = layout.find_tree(tree)
+  read = boxes.read_boxes(found.boxes)
+  entries = metadata.read_entries(found.data_entry)
+  with found.boxes.open(newline="") as file:
+    rows = list(csv.reader(file))
+  assert ",".join(rows[0]) == "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+  assert "Infiltration" not in {row[1] for row in rows}
+  assert "Infiltrate" in {row[1] for row in rows}
+  for row, stem in enumerate(entries.id):
+    present = entries.findings[row] > 0
+    of_image = read.get(str(stem), np.full((14, 4), np.nan))
+    np.testing.assert_array_equal(~np.isnan(of_image[:, 0]), present)
+  sizes = np.concatenate([value[~np.isnan(value[:, 0])] for value in read.values()])
+  assert (sizes[:, 2:] > 0).all()
+  assert (sizes[:, :2] + sizes[:, 2:] <= 1024.1).all()
+  assert sizes[:, 2:].max() > 200
+
+
+def test_lists_split_whole_patients(tree):
+  train_val, test = (
+    set(_lines(tree / name)) for name in ("train_val_list.txt", "test_list.txt")
+  )
+  assert not train_val & test
+  assert len(train_val | test) == 48
+  assert not {name[:8] for name in train_val} & {name[:8] for name in test}
+  assert 0.05 < len(test) / 48 < 0.45
+
+
+def test_google_labels_agree_with_the_findings(tree):
+  found = layout.find_tree(tree)
+  expert = google_labels.read_google_labels(found.google_labels)
+  findings = {
+    stem: phantom_worker.read_facts(path)["findings"]
+    for stem, path in found.originals.items()
+  }
+  assert expert.test_ids
+  assert set(expert.four_findings) > set(expert.test_ids)
+  for stem, values in expert.four_findings.items():
+    assert values[0] == 0
+    assert values[1] == ("Pneumothorax" in findings[stem])
+    assert values[3] == bool({"Mass", "Nodule"} & set(findings[stem]))
+  assert len(expert.votes) == 3 * len(expert.four_findings)
+  test_list = {pathlib.Path(name).stem for name in _lines(tree / "test_list.txt")}
+  validation_ids = set(expert.four_findings) - expert.test_ids
+  assert not validation_ids & test_list
+
+
+def test_readme_says_phantoms(tree):
+  text = (tree / "README.md").read_text(encoding="utf-8")
+  assert "Phantoms, not patients" in text
+  assert "seed 5" in text
+  assert phantom_tree.is_phantom_tree(tree)
+
+
+def test_complete_tree_is_left_alone(tree):
+  before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
+  told = []
+  phantom_tree.write_tree(tree, **SETTINGS, progress=lambda *call: told.append(call))
+  assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == before
+  assert not told
+
+
+def test_interrupted_processes_stop_and_go_on(tree, tmp_path):
+  def stop(label, done, total):
+    raise KeyboardInterrupt
+
+  root = tmp_path / "tree"
+  with pytest.raises(KeyboardInterrupt):
+    phantom_tree.write_tree(root, **SETTINGS, num_processes=2, progress=stop)
+  phantom_tree.write_tree(root, **SETTINGS, num_processes=2)
+  assert _contents(root) == _contents(tree)
+
+
+def test_interrupted_tree_goes_on(tree, tmp_path):
+  root = tmp_path / "tree"
+
+  def stop(label, done, total):
+    if done == 10:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    phantom_tree.write_tree(root, **SETTINGS, progress=stop)
+  kept = sorted(root.rglob("*.png"))
+  assert len(kept) == 10
+  times = [path.stat().st_mtime_ns for path in kept]
+  # What a kill in the middle of a file leaves behind.
+  next_name = phantom_tree.make_plan(48, 5).name(10)
+  kept[0].with_name(next_name + ".part").write_bytes(b"half")
+  told = []
+  phantom_tree.write_tree(root, **SETTINGS, progress=lambda *call: told.append(call))
+  assert [path.stat().st_mtime_ns for path in kept] == times
+  assert told[0] == ("phantoms", 11, 48)
+  assert told[-1] == ("phantoms", 48, 48)
+  contents = _contents(root)
+  assert _contents(tree) == contents
+
+
+def test_processes_make_the_same_files(tree, tmp_path):
+  told = []
+  root = phantom_tree.write_tree(
+    tmp_path / "tree",
+    **SETTINGS,
+    num_processes=2,
+    progress=lambda *call: told.append(call[1]),
+  )
+  assert _contents(root) == _contents(tree)
+  assert told == list(range(1, 49))
+
+
+def test_failing_worker_is_told(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, "executable", shutil.which("false"))
+  with pytest.raises(RuntimeError, match="phantom worker failed: exit code 1"):
+    phantom_tree.write_tree(tmp_path / "tree", **SETTINGS, num_processes=2)
+
+
+def test_other_settings_are_refused(tree):
+  with pytest.raises(errors.InputError, match=r"seed=5; expected seed=6; fix: another"):
+    phantom_tree.write_tree(tree, num_images=48, size=32, seed=6)
+  with pytest.raises(errors.InputError, match=r"num_images=48, size=32; expected"):
+    phantom_tree.write_tree(tree, num_images=4, size=64, seed=5)
+
+
+def test_foreign_folder_is_refused_untouched(tmp_path):
+  (tmp_path / "Data_Entry_2017.csv").write_text("mine")
+  with pytest.raises(errors.InputError, match="is no phantom tree"):
+    phantom_tree.write_tree(tmp_path, **SETTINGS)
+  assert os.listdir(tmp_path) == ["Data_Entry_2017.csv"]
+
+
+def test_too_small_numbers_are_refused(tmp_path):
+  with pytest.raises(errors.InputError, match="1 images of 64 pixels"):
+    phantom_tree.write_tree(tmp_path / "a", num_images=1, size=64)
+  with pytest.raises(errors.InputError, match="of 16 pixels"):
+    phantom_tree.write_tree(tmp_path / "a", num_images=8, size=16)
+
+
+def test_plan_keeps_an_images_patient_when_the_tree_grows():
+  small, large = phantom_tree.make_plan(50, 1), phantom_tree.make_plan(500, 1)
+  np.testing.assert_array_equal(small.patient, large.patient[:50])
+  np.testing.assert_array_equal(small.follow_up, large.follow_up[:50])
+  counts = np.bincount(large.patient)[1:-1]
+  assert set(counts) == {1, 2, 3, 4}
+  assert 0.12 < large.is_test.mean() < 0.28
+  for name in ("validation", "test"):
+    assert 0.01 < (large.expert == name).mean() < 0.12
+  # Some expert test images are in the training list, as NIH's and Google's are.
+  assert (large.is_test & (large.expert == "test")).any()
+  assert (~large.is_test & (large.expert == "test")).any()
+
+
+def test_small_plans_have_both_lists():
+  for num_images in range(2, 12):
+    plan = phantom_tree.make_plan(num_images, 0)
+    assert plan.is_test.any() == (plan.patient.max() > 1)
+    assert not plan.is_test.all()

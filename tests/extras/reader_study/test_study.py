@@ -1,0 +1,167 @@
+"""`evaluation/readers/study.py`: a sheet that tells nothing, its key apart from it."""
+
+import csv
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.extras.reader_study import study as reader_study
+from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
+
+
+def images_of(name: str, num: int, size: int = 8, first: int = 0) -> ImageSet:
+  rng = np.random.default_rng([len(name), num])
+  findings = np.zeros((num, len(labels_lib.FINDINGS)), np.uint8)
+  findings[np.arange(num), np.arange(num) % 14] = np.arange(num) % 3 > 0
+  return ImageSet(
+    name=name,
+    images=rng.integers(0, 255, (num, size, size, 1), np.uint8),
+    ids=np.array([f"id{first + i:04d}" for i in range(num)]),
+    labels={"findings": findings},
+  )
+
+
+REAL = images_of("real", 60)
+SETS = {"clip": images_of("a", 20), "elixr": images_of("ab", 20)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+  """A study of 6 images of each of two paths and 12 real ones, 4 shown twice."""
+  folder = tmp_path_factory.mktemp("study")
+  page = reader_study.write(REAL, SETS, folder, num_per_set=6)
+  assert page == folder / "sheet" / "sheet.html"
+  return folder
+
+
+@pytest.fixture(scope="module")
+def key(folder) -> reader_tables.StudyKey:
+  return reader_tables.read_key(folder / "key.csv")
+
+
+def test_half_of_the_images_are_real_and_a_few_come_twice(key):
+  first = key.repeat_of < 0
+  sets = np.array(key.sets)
+  counts = {name: int((sets[first] == name).sum()) for name in set(key.sets)}
+  assert counts == {"real": 12, "clip": 6, "elixr": 6}
+  assert (~first).sum() == 4
+  for row in np.flatnonzero(~first):
+    assert row - key.repeat_of[row] > 24 // 6
+    assert key.ids[row] == key.ids[key.repeat_of[row]]
+
+
+def test_the_key_tells_what_each_image_is(folder, key):
+  by_set = {"real": REAL, **SETS}
+  for i, name in enumerate(key.images):
+    images = by_set[key.sets[i]]
+    row = images.ids.tolist().index(key.ids[i])
+    with Image.open(folder / "sheet" / "images" / f"{name}.png") as shown:
+      np.testing.assert_array_equal(np.asarray(shown), images.images[row][..., 0])
+    np.testing.assert_array_equal(key.findings[i], images.labels["findings"][row])
+
+
+def test_the_sheet_tells_nothing(folder, key):
+  """No metadata, one encoding, names and order that say nothing, no key."""
+  names = {path.name for path in (folder / "sheet").rglob("*")}
+  shown = {f"{name}.png" for name in key.images}
+  assert names == {"images", "sheet.html", "answers.csv"} | shown
+  heads = set()
+  for name in shown:
+    content = (folder / "sheet" / "images" / name).read_bytes()
+    # Header, pixels, end: each chunk's name once, none besides.
+    assert [content.count(x) for x in (b"IHDR", b"IDAT", b"IEND")] == [1, 1, 1]
+    assert not any(x in content for x in (b"tEXt", b"tIME", b"pHYs", b"eXIf"))
+    heads.add(content[:33])
+  assert len(heads) == 1
+  text = (folder / "sheet" / "sheet.html").read_text()
+  text += (folder / "sheet" / "answers.csv").read_text()
+  assert not any(image_id in text for image_id in key.ids)
+  assert not any(path in text for path in SETS)
+  # Not all real ones first.
+  real = np.array(key.sets) == "real"
+  assert np.abs(np.diff(real.astype(int))).sum() > 2
+
+
+def test_paths_show_the_same_conditions_and_real_images_are_others(key):
+  first = key.repeat_of < 0
+  ids = {
+    name: {key.ids[i] for i in np.flatnonzero(first) if key.sets[i] == name}
+    for name in ("real", "clip", "elixr")
+  }
+  assert ids["clip"] == ids["elixr"]
+  assert not ids["real"] & ids["clip"]
+
+
+def test_the_same_call_writes_the_same_study_and_keeps_answers(folder):
+  before = (folder / "key.csv").read_bytes()
+  answers = folder / "sheet" / "answers.csv"
+  template = answers.read_text()
+  answers.write_text("filled in")
+  reader_study.write(REAL, SETS, folder, num_per_set=6)
+  assert (folder / "key.csv").read_bytes() == before
+  assert answers.read_text() == "filled in"
+  answers.write_text(template)
+
+
+def test_another_study_sets_the_former_aside(tmp_path):
+  reader_study.write(REAL, SETS, tmp_path, num_per_set=2)
+  former = (tmp_path / "key.csv").read_bytes()
+  (tmp_path / "sheet" / "answers.csv").write_text("filled in")
+  reader_study.write(REAL, SETS, tmp_path, num_per_set=2, seed=1)
+  assert (tmp_path / "key.csv").read_bytes() != former
+  (kept,) = tmp_path.glob("key_*.csv")
+  assert kept.read_bytes() == former
+  (answers,) = tmp_path.glob("sheet_*/answers.csv")
+  assert answers.read_text() == "filled in"
+  shown = list((tmp_path / "sheet" / "images").iterdir())
+  assert len(shown) == len(reader_tables.read_key(tmp_path / "key.csv").images)
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"num_per_set": 21}, "60 images of real .* 84|20 images of clip .* 21 or more"),
+    ({"num_per_set": 0}, "1 or more of each"),
+    ({"num_repeats": 9}, "9 repeated images of 24; expected 0 to 8"),
+    ({"sets": {}}, "0 paths"),
+    ({"sets": {"real": REAL}}, "a path named 'real'"),
+    ({"sets": {"x": images_of("x", 9, size=16)}}, "x are 16x16, real ones 8x8"),
+  ],
+)
+def test_studies_that_cannot_be(changes, words, tmp_path):
+  arguments = {"sets": SETS, "num_per_set": 6, **changes}
+  sets = arguments.pop("sets")
+  with pytest.raises(errors.InputError, match=words):
+    reader_study.write(REAL, sets, tmp_path / "study", **arguments)
+  assert not (tmp_path / "study").exists()
+
+
+def test_images_without_labels_may_be_shown(tmp_path):
+  plain = ImageSet(name="x", images=REAL.images[:9], ids=REAL.ids[:9])
+  reader_study.write(REAL, {"x": plain}, tmp_path, num_per_set=3)
+  key = reader_tables.read_key(tmp_path / "key.csv")
+  np.testing.assert_array_equal(key.known, np.array(key.sets) == "real")
+
+
+def test_the_template_is_a_table_to_fill_in(folder, key):
+  with (folder / "sheet" / "answers.csv").open(newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["image"] for row in rows] == key.images
+  assert set(rows[0]) == set(reader_tables.ANSWER_COLUMNS)
+
+
+def test_a_key_that_is_none(tmp_path):
+  path = tmp_path / "key.csv"
+  with pytest.raises(errors.InputError, match="cannot read"):
+    reader_tables.read_key(path)
+  path.write_text("image,set\na,b\n")
+  with pytest.raises(errors.InputError, match="lacks the column id, findings"):
+    reader_tables.read_key(path)
+  path.write_text("image,set,id,findings,repeat_of\na,real,b,,\n")
+  with pytest.raises(errors.InputError, match="1 real of 1 images"):
+    reader_tables.read_key(path)

@@ -1,0 +1,477 @@
+"""The page of a comparison as text, and the tables beside it; no browser is needed."""
+
+import csv
+import html.parser
+import itertools
+import pathlib
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
+from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.report.comparison import (
+  files,
+  markup,
+  names,
+  palette,
+  projection,
+  rows,
+  sections,
+  tables,
+  verdict_text,
+)
+from cxr_diffusion_jax.report.comparison import page as comparison_page
+
+_VOID = ("img", "link", "meta", "input")
+
+
+class Page(html.parser.HTMLParser):
+  """The tags of a page with their attributes; refuses what is not closed."""
+
+  def __init__(self, source: str):
+    super().__init__()
+    self.found: list[tuple[str, dict[str, str | None]]] = []
+    self._open: list[str] = []
+    self.feed(source)
+    assert not self._open
+
+  def handle_starttag(self, tag, attrs):
+    self.found.append((tag, dict(attrs)))
+    if tag not in _VOID:
+      self._open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.found.append((tag, dict(attrs)))
+
+  def handle_endtag(self, tag):
+    assert self._open.pop() == tag
+
+  def all(self, *wanted: str) -> list[dict[str, str | None]]:
+    return [attributes for tag, attributes in self.found if tag in wanted]
+
+
+@pytest.fixture(scope="module")
+def source(page) -> str:
+  return page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def parsed(source) -> Page:
+  return Page(source)
+
+
+def _small(**changes) -> comparison_data.Comparison:
+  """Two paths, nothing but what is given."""
+  empty = np.zeros((0, 8, 8, 1), np.uint8)
+  values = dict(
+    title="two",
+    facts={},
+    warnings=[],
+    differences={},
+    paths=[_path("a"), _path("b")],
+    real=[],
+    verdicts=[],
+    shown=empty,
+    captions=[],
+    real_features={},
+    limitations=[],
+  )
+  return comparison_data.Comparison(**values | changes)
+
+
+def _path(name: str, *measurements: Measurement, **changes):
+  values = dict(
+    name=name,
+    runs=[f"{name}0", f"{name}1"],
+    images=np.zeros((0, 8, 8, 1), np.uint8),
+    measurements=measurements,
+    features={},
+    losses={},
+    sweep=[],
+    neighbours=np.zeros((0, 2, 8, 8, 1), np.uint8),
+    neighbour_captions=[],
+    description="",
+  )
+  return comparison_data.PathResult(**values | changes)
+
+
+def _cmmd(value: float | None, **changes) -> Measurement:
+  values = dict(subject="fidelity", metric="cmmd", value=value, num=9, better="lower")
+  return Measurement(**values | changes)
+
+
+def _compared(best: list[str], differences, names=("a", "b", "c")):
+  """Paths of CMMD 1, 2, 3 ... and a verdict about them."""
+  paths = [_path(name, _cmmd(i + 1.0)) for i, name in enumerate(names)]
+  verdict = comparison_data.Verdict(
+    key=_cmmd(1.0).key, ranking=names, best=best, differences=differences
+  )
+  return _small(paths=paths, verdicts=[verdict])
+
+
+def test_the_page_is_whole_and_needs_nothing_but_itself(source, parsed):
+  assert not re.search(r"https?:|//[a-z]", re.sub(r"data:[^\"]*", "", source))
+  (policy,) = (x["content"] for x in parsed.all("meta") if "http-equiv" in x)
+  assert policy.startswith("default-src 'none'; img-src data:;")
+  for attributes in parsed.all("img"):
+    assert attributes["src"].startswith("data:image/png;base64,")
+  for attributes in parsed.all("a"):
+    assert attributes["href"].startswith("#")
+  # What another 6 paths of 500 shown pixels would add is bounded by a budget.
+  assert len(source) < 5e6
+
+
+def test_every_image_says_what_it_shows(parsed):
+  pictures = parsed.all("img")
+  assert len(pictures) == 7 * 6 + 6 * 4 * 2
+  assert all(attributes["alt"] for attributes in pictures)
+  drawn = parsed.all("svg")
+  assert len(drawn) >= 8
+  assert all(x["role"] == "img" and x["aria-label"] for x in drawn)
+
+
+def test_ids_are_unique_and_links_lead_somewhere(parsed):
+  ids = [x["id"] for _, x in parsed.found if x.get("id")]
+  assert len(ids) == len(set(ids))
+  for _, attributes in parsed.found:
+    for value in (attributes.get("href"), attributes.get("aria-labelledby")):
+      if value and not value.startswith("data:"):
+        assert value.removeprefix("#") in ids
+    for told in re.findall(r"url\(#([^)]*)\)", " ".join(map(str, attributes.values()))):
+      assert told in ids
+
+
+def test_headings_are_in_order(parsed):
+  levels = [int(tag[1]) for tag, _ in parsed.found if re.fullmatch(r"h\d", tag)]
+  assert levels[0] == 1
+  assert levels.count(1) == 1
+  assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+  assert parsed.all("html") == [{"lang": "en"}]
+
+
+def test_sections_stand_in_their_order(parsed):
+  found = [x["id"] for x in parsed.all("section")]
+  assert found == [
+    "compared",
+    "summary",
+    "metrics",
+    "groups",
+    "samples",
+    "findings",
+    "guidance",
+    "features",
+    "labels",
+    "losses",
+    "neighbours",
+    "readers",
+    "limitations",
+    "repeat",
+  ]
+
+
+def test_figures_are_kept_to_print(page):
+  drawn = sorted(path.name for path in (page.parent / "figures").iterdir())
+  assert {path.removesuffix(".png") for path in drawn if path.endswith(".png")} == {
+    path.removesuffix(".svg") for path in drawn if path.endswith(".svg")
+  }
+  assert {"samples.svg", "guidance.svg", "losses.svg", "pca_probe.svg"} <= set(drawn)
+  assert not [name for name in drawn if "partial" in name]
+
+
+def test_warnings_come_before_all_else(source, comparison):
+  for warning in comparison.warnings:
+    assert source.index("Read with caution") < source.index(warning)
+    assert source.index(warning) < source.index("12,000 phantom images")
+
+
+def test_whatever_users_name_is_escaped(tmp_path):
+  bad = '<script>alert("1")</script>&|*'
+  paths = [_path(name, _cmmd(1.0, judge=bad), description=bad) for name in (bad, "b")]
+  verdict = comparison_data.Verdict(
+    key=paths[0].measurements[0].key,
+    ranking=[bad, "b"],
+    best=[bad],
+    differences=[("b", 1.0, 2.0)],
+  )
+  page = comparison_page.write(
+    _small(
+      title=bad,
+      facts={bad: bad},
+      warnings=[bad],
+      differences={bad: {bad: bad}},
+      paths=paths,
+      verdicts=[verdict],
+      limitations=[bad],
+    ),
+    tmp_path,
+  )
+  source = page.read_text(encoding="utf-8")
+  assert "<script>alert" not in source
+  assert len(Page(source).all("script")) == 1
+  table = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+  assert {line.count(" | ") for line in table if line.startswith("| ")} == {5}
+
+
+def _marks(comparison) -> dict[str, str]:
+  """Path -> what its cell is marked with."""
+  (row,) = rows.of(comparison)
+  looks = palette.looks([path.name for path in comparison.paths])
+  made = tables.results([row], looks, name="t", caption="")
+  cells = re.findall(r"<td[^>]*>.*?</td>", made)[2:]
+  return {
+    name: (re.findall(r'class="mark">([^<]*)<', cell) or [""])[0]
+    for name, cell in zip(looks, cells, strict=True)
+  }
+
+
+@pytest.mark.parametrize(
+  ("best", "marked"),
+  [
+    (["a"], {"a": "best", "b": "", "c": ""}),
+    (["a", "b"], {"a": "among best", "b": "among best", "c": ""}),
+    (["a", "b", "c"], {"a": "", "b": "", "c": ""}),
+  ],
+)
+def test_the_best_is_marked_where_another_is_worse(best, marked):
+  differences = [("b", 0.5, 1.5), ("c", 1.0, 3.0)]
+  comparison = _compared(best, differences)
+  assert _marks(comparison) == marked
+  text = files.markdown(comparison, rows.of(comparison))
+  bold = re.findall(r"\*\*(\d)\.000\*\*", text)
+  assert len(bold) == sum(bool(mark) for mark in marked.values())
+
+
+@pytest.mark.parametrize(
+  ("best", "differences", "kind", "sentence"),
+  [
+    (
+      ["a"],
+      [("b", 0.5, 1.5), ("c", 1.0, 3.0)],
+      "one",
+      "a is significantly better than b and c.",
+    ),
+    # The first is not known to be better than c: then nothing says that it is.
+    (
+      ["a"],
+      [("b", 0.5, 1.5), ("c", -0.1, 3.0)],
+      "one",
+      "a alone has no path that is significantly better.",
+    ),
+    (
+      ["a", "b"],
+      [("b", -0.5, 1.5), ("c", 1.0, 3.0)],
+      "some",
+      "a and b are best and cannot be told apart; c is significantly worse than some"
+      " other path.",
+    ),
+    (
+      ["a", "b", "c"],
+      [("b", -0.5, 1.5), ("c", -0.1, 3.0)],
+      "none",
+      "no significant difference between a, b and c.",
+    ),
+  ],
+)
+def test_words_claim_no_more_than_the_verdict(best, differences, kind, sentence):
+  comparison = _compared(best, differences)
+  (found,) = verdict_text.findings(rows.of(comparison))
+  assert (found.kind, found.sentence) == (kind, sentence)
+
+
+def test_without_verdicts_nothing_is_best():
+  comparison = _small(paths=[_path("a", _cmmd(1.0)), _path("b", _cmmd(9.0))])
+  found = verdict_text.findings(rows.of(comparison))
+  assert found == []
+  assert "nothing here says" in verdict_text.overview(found)
+  assert set(_marks(comparison).values()) == {""}
+
+
+def test_what_is_undefined_says_why_and_sorts_last():
+  paths = [_path("a", _cmmd(None, reason="9 images, 10 needed")), _path("b")]
+  comparison = _small(paths=paths, real=[_cmmd(0.5, of="real", low=0.4, high=0.6)])
+  row = rows.of(comparison)
+  made = tables.results(row, palette.looks(["a", "b"]), name="t", caption="")
+  cells = re.findall(r"<td[^>]*>.*?</td>", made)[1:]
+  assert "0.500" in cells[0]
+  assert "0.400 to 0.600" in cells[0]
+  assert "floor" in cells[0]
+  assert 'data-value=""' in cells[1]
+  assert "undefined" in cells[1]
+  assert "9 images, 10 needed" in cells[1]
+  assert 'data-value=""' in cells[2]
+  assert "not measured" in cells[2]
+
+
+def test_undefined_findings_are_told_below_their_bars(source):
+  assert "Undefined: Hernia (no image was asked to show it)." in source
+
+
+def test_standins_are_marked(source, comparison):
+  judged = [row for row in rows.main(rows.of(comparison)) if row.standin]
+  assert judged
+  table = source[source.index('id="metrics"') : source.index('id="groups"')]
+  assert table.count('class="badge"') == len(judged)
+
+
+def test_tables_of_files_tell_the_numbers_of_the_page(page, comparison):
+  lines = (page.parent / "table.csv").read_text(encoding="utf-8").splitlines()
+  told = list(csv.DictReader(lines))
+  num = sum(len(path.measurements) for path in comparison.paths)
+  assert len(told) == num + len(comparison.real)
+  text = (page.parent / "table.md").read_text(encoding="utf-8")
+  source = page.read_text(encoding="utf-8")
+  for line in told:
+    if line["group"] != "all":
+      continue
+    value, low, high = (measurement.number(float(line[k])) for k in files.COLUMNS[7:10])
+    assert f"{value} ({low} to {high})" in text
+    assert f'class="value">{value}<' in source
+    assert f'class="interval">{low} to {high}<' in source
+  undefined = [line for line in told if line["reason"]]
+  assert undefined
+  assert all(line["value"] == line["low"] == "" for line in undefined)
+
+
+def test_a_verdict_is_in_the_csv(page):
+  lines = (page.parent / "table.csv").read_text(encoding="utf-8").splitlines()
+  best = {
+    line["path"]: line["best"]
+    for line in csv.DictReader(lines)
+    if (line["metric"], line["group"]) == ("auroc", "all") and line["of"] == "generated"
+  }
+  assert [name for name, told in best.items() if told == "yes"] == ["elixr_bc"]
+  assert list(best.values()).count("no") == 5
+
+
+def test_measurements_that_contradict_are_refused():
+  same = _small(paths=[_path("a", _cmmd(1.0), _cmmd(1.0)), _path("b")])
+  assert len(rows.of(same)) == 1
+  with pytest.raises(ValueError, match="measured twice"):
+    rows.of(_small(paths=[_path("a", _cmmd(1.0), _cmmd(2.0)), _path("b")]))
+  with pytest.raises(ValueError, match="unknown paths: z"):
+    rows.of(_compared(["z"], [], names=("a", "b")))
+
+
+def test_paths_need_names_of_their_own(tmp_path):
+  for paths in ([], [_path("a"), _path("a")]):
+    with pytest.raises(ValueError, match="of different names"):
+      comparison_page.write(_small(paths=paths), tmp_path)
+
+
+def test_other_images_than_conditions_are_refused(tmp_path):
+  shown = np.zeros((2, 8, 8, 1), np.uint8)
+  with pytest.raises(ValueError, match="a: 0, not 2"):
+    comparison_page.write(_small(shown=shown, captions=["x", "y"]), tmp_path)
+
+
+def test_a_reader_study_is_linked_but_never_its_key(tmp_path):
+  assert "No reader study" in sections.readers(tmp_path)
+  sheet = tmp_path / "reader_study" / "sheet" / "sheet.html"
+  sheet.parent.mkdir(parents=True)
+  sheet.write_text("")
+  (tmp_path / "reader_study" / "key.csv").write_text("")
+  links = Page(sections.readers(tmp_path)).all("a")
+  assert links == [{"href": "reader_study/sheet/sheet.html"}]
+
+
+def test_a_path_looks_the_same_everywhere_and_unlike_others():
+  many = [f"path{i}" for i in range(12)]
+  looks = palette.looks(many)
+  assert palette.looks(many[:3]) == {name: looks[name] for name in many[:3]}
+  assert len({(look.color, look.marker) for look in looks.values()}) == 12
+  style = pathlib.Path(palette.__file__).with_name("style.css").read_text()
+  for colors in (palette.LIGHT, palette.DARK):
+    for index, color in enumerate(colors):
+      assert f"--path-{index}: {color}" in style
+
+
+@pytest.mark.parametrize(
+  ("colors", "paper"), [(palette.LIGHT, "#ffffff"), (palette.DARK, "#1a1e25")]
+)
+def test_colours_stand_out_from_what_they_lie_on(colors, paper):
+  def luminance(color: str) -> float:
+    parts = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+  for color in colors:
+    dark, light = sorted((luminance(color), luminance(paper)))
+    assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+def test_planes_are_those_of_the_real_images(monkeypatch):
+  real = np.random.default_rng(0).normal(size=(40, 3)) * [5, 2, 0]
+  far = real + np.array([0, 0, 100])
+  monkeypatch.setattr(projection, "has_umap", lambda: False)
+  (plane,) = projection.planes(real, {"far": far})
+  # The third axis says nothing of real images, so it is not seen.
+  np.testing.assert_allclose(plane.of_paths["far"], plane.real, atol=1e-9)
+  assert plane.method == "PCA"
+  with pytest.raises(ValueError, match="real ones"):
+    projection.planes(real, {"a": real[:, :2]})
+  with pytest.raises(ValueError, match="2 real images, not 3"):
+    projection.planes(real[:2], {})
+
+
+def test_umap_is_fitted_on_real_images_alone(monkeypatch):
+  fitted = []
+
+  class First:
+    """In place of UMAP: the first two numbers."""
+
+    def __init__(self, **_):
+      pass
+
+    def fit(self, values):
+      fitted.append(values)
+      return self
+
+    def transform(self, values):
+      return values[:, :2]
+
+  monkeypatch.setattr(projection, "has_umap", lambda: True)
+  monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=First))
+  real = np.random.default_rng(0).normal(size=(9, 3))
+  _, plane = projection.planes(real, {"a": real + 1})
+  assert plane.method == "UMAP"
+  assert len(fitted) == 1
+  np.testing.assert_array_equal(fitted[0], real)
+  np.testing.assert_array_equal(plane.of_paths["a"], real[:, :2] + 1)
+
+
+def test_metrics_have_names_and_meanings():
+  assert names.title("tstr_macro_auroc_difference") == "TSTR macro AUROC difference"
+  assert names.title("recall") == "Recall"
+  assert "0.5" in names.meaning("auroc")
+  assert "ranked" in names.meaning("average_precision")
+  assert names.meaning("of no such name") == ""
+
+
+def test_elements_escape_their_attributes():
+  assert markup.element("p", "x", title='"<', hidden=True, id=None) == (
+    '<p title="&quot;&lt;" hidden>x</p>'
+  )
+  assert markup.element("img", alt="") == '<img alt="">'
+
+
+def test_images_keep_their_pixels():
+  pixels = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+  made = markup.image(pixels, "a <b>", 64)
+  assert 'alt="a &lt;b&gt;" width="8" height="8"' in made
+  assert 'width="4"' in markup.image(pixels, "", 4)
+
+
+def test_one_set_of_images_has_a_page_too(tmp_path, comparison):
+  given = comparison.paths[0].measurements[:1]
+  page = comparison_page.write(
+    _small(paths=[_path("clip_text", *given, runs=())]), tmp_path
+  )
+  source = page.read_text(encoding="utf-8")
+  assert "One set of images: clip_text." in source
+  assert "evaluate --synthetic clip_text" in source
+  assert 'id="guidance"' not in source

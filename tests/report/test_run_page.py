@@ -1,0 +1,123 @@
+"""The report's one measure, in closed form; its page, from folders made by hand."""
+
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.report import run_page
+
+
+@pytest.fixture
+def references() -> np.ndarray:
+  """[4 8 8], no two alike."""
+  return np.random.default_rng(0).normal(size=(4, 8, 8))
+
+
+def test_the_references_recognise_themselves(references):
+  own = np.arange(4)
+  assert run_page.recognition_rate(references, references, own) == 1.0
+  # Brightness and contrast are not what likeness is about.
+  assert run_page.recognition_rate(3 * references - 40, references, own) == 1.0
+
+
+def test_a_wrong_owner_is_never_recognised(references):
+  own = (np.arange(4) + 1) % 4
+  assert run_page.recognition_rate(references, references, own) == 0.0
+
+
+def test_negatives_are_the_least_alike(references):
+  two = references[:2]
+  assert run_page.recognition_rate(-two, two, np.array([0, 1])) == 0.0
+
+
+def test_the_rate_is_the_share(references):
+  images = references[[0, 1, 2, 3, 0, 1, 2, 3]]
+  own = np.array([0, 1, 2, 3, 1, 2, 3, 3])
+  assert run_page.recognition_rate(images, references, own) == 5 / 8
+
+
+def test_blank_images_do_not_divide_by_zero(references):
+  rate = run_page.recognition_rate(np.ones((2, 8, 8)), references, np.array([0, 1]))
+  assert rate in (0.0, 0.5)
+
+
+def test_a_run_without_pictures_is_told_so(tmp_path):
+  (tmp_path / "config.json").write_text("{}")
+  (tmp_path / "dataset.json").write_text("{}")
+  with pytest.raises(errors.InputError, match="no pictures in"):
+    run_page.write(tmp_path)
+
+
+def test_a_config_that_is_not_json_is_named(tmp_path):
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(errors.InputError, match=r"config.json is not JSON"):
+    run_page.write(tmp_path)
+
+
+@pytest.fixture
+def workdir(tmp_path, references) -> pathlib.Path:
+  """The folder of a run, as far as a report reads it."""
+  workdir = tmp_path / "a <run>"
+  (workdir / "samples").mkdir(parents=True)
+  dataset = {
+    "kind": "phantom images, stand-in elixrc",
+    "num_rows": {"train": 1234},
+    "columns": {"elixrc": {"encoder": "stand-in <of> nothing"}},
+  }
+  (workdir / "config.json").write_text(json.dumps({"data": {"root": "tree"}}))
+  (workdir / "dataset.json").write_text(json.dumps(dataset))
+  for step in (0, 10, 20, 30):
+    _save(references[0], workdir / "samples" / f"step_{step:07d}.png")
+  return workdir
+
+
+def _save(image: np.ndarray, path: pathlib.Path) -> None:
+  Image.fromarray(np.uint8(np.clip(128 + 40 * image, 0, 255))).save(path)
+
+
+def _generate(workdir: pathlib.Path, images: np.ndarray, entries: list[dict]) -> None:
+  """Puts images into `generated`, as `sample` does."""
+  folder = workdir / "generated"
+  for name in ("images", "references"):
+    (folder / name).mkdir(parents=True)
+  for row, (image, entry) in enumerate(zip(images, entries, strict=True)):
+    entry["file"] = f"images/{row}.png"
+    _save(image, folder / entry["file"])
+  (folder / "samples.json").write_text(json.dumps({"samples": entries}))
+  _save(images[0], folder / "pairs.png")
+
+
+def test_a_page_shows_what_there_is(workdir):
+  page = run_page.write(workdir).read_text()
+  for text in ("a &lt;run&gt;", "1,234", "stand-in &lt;of&gt; nothing", "data.root"):
+    assert text in page
+  assert "<run>" not in page
+  assert "own condition recognised" not in page
+  # The curves, and of the steps the first, an early one and the last.
+  assert page.count("data:image/png;base64,") == 4
+  with Image.open(workdir / "report.png") as picture:
+    assert picture.size[0] > 600
+
+
+def test_images_are_recognised_among_the_references_of_all(workdir, references):
+  entries = [
+    {"reference_file": f"references/{name}.png"} for name in ("a", "b", "a", "c")
+  ]
+  # The third is of a, and looks like c.
+  _generate(workdir, references[[0, 1, 2, 2]], entries)
+  for name, image in zip("abc", references, strict=False):
+    _save(image, workdir / "generated" / "references" / f"{name}.png")
+  page = run_page.write(workdir).read_text()
+  assert "75% of 4 images by pixel correlation among 3 conditions (chance 33%)" in page
+  assert page.count("data:image/png;base64,") == 5
+
+
+def test_what_has_no_reference_is_not_recognised(workdir, references):
+  _generate(workdir, references[:2], [{"prompt": "a"}, {"prompt": "b"}])
+  page = run_page.write(workdir).read_text()
+  assert "own condition recognised" not in page
+  assert "Condition and generated" in page

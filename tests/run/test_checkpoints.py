@@ -1,0 +1,106 @@
+"""What is saved comes back, on any mesh; what is half is never taken for whole."""
+
+import contextlib
+import types as python_types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.parallel import mesh as mesh_lib
+from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.run import checkpoints
+from cxr_diffusion_jax.training import optimizer
+from cxr_diffusion_jax.training import state as state_lib
+
+RUN = {"config": {"seed": 0}, "data": {"fingerprint": "f"}, "history": {}}
+
+
+def _state(step: int, mesh: jax.sharding.Mesh) -> state_lib.TrainState:
+  settings = optimizer.OptimizerSettings(learning_rate=0.1)
+  params = {"to_q": {"kernel": jnp.arange(128.0 * 256).reshape(128, 256) + step}}
+  state = state_lib.create(params, optimizer.make_optimizer(settings, 10))
+  state = state.replace(step=jnp.int32(step))
+  return jax.device_put(state, sharding.state_shardings(state, mesh))
+
+
+def _like(mesh: jax.sharding.Mesh) -> state_lib.TrainState:
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+    _state(0, mesh),
+  )
+
+
+@pytest.fixture
+def mesh() -> jax.sharding.Mesh:
+  return mesh_lib.make_mesh(data=-1, fsdp=2)
+
+
+@pytest.fixture
+def manager(tmp_path):
+  with contextlib.closing(checkpoints.make_manager(tmp_path, keep=2)) as opened:
+    yield opened
+
+
+def test_a_state_comes_back_bit_for_bit_on_another_mesh(manager, mesh):
+  saved = _state(3, mesh)
+  checkpoints.save(manager, saved, RUN, 0.5)
+  checkpoints.wait(manager)
+  other = mesh_lib.make_mesh(data=1, fsdp=2, tensor=4)
+  restored, run = checkpoints.restore(manager, _like(other))
+  assert run == RUN
+  for old, new in zip(jax.tree.leaves(saved), jax.tree.leaves(restored), strict=True):
+    np.testing.assert_array_equal(old, new)
+  kernel = restored.params["to_q"]["kernel"]
+  assert kernel.sharding.mesh.shape == other.shape
+
+
+def test_the_average_is_restored_alone(manager, mesh):
+  checkpoints.save(manager, _state(3, mesh), RUN)
+  checkpoints.wait(manager)
+  ema = checkpoints.restore_ema(manager, _like(mesh).ema_params)
+  assert float(ema["to_q"]["kernel"][0, 0]) == 3.0
+  with pytest.raises(errors.InputError, match=r"step 4; expected one of .* 3"):
+    checkpoints.restore_ema(manager, _like(mesh).ema_params, step=4)
+
+
+def test_the_best_checkpoint_outlives_newer_ones(manager, mesh):
+  for step, loss in enumerate([0.5, 0.1, 0.4, 0.3, 0.2], start=1):
+    checkpoints.save(manager, _state(step, mesh), RUN, loss)
+  checkpoints.wait(manager)
+  assert sorted(manager.all_steps()) == [2, 4, 5]
+
+
+def test_a_save_that_was_cut_off_is_not_seen_and_is_tidied_up(tmp_path, mesh):
+  with contextlib.closing(checkpoints.make_manager(tmp_path)) as first:
+    checkpoints.save(first, _state(1, mesh), RUN)
+    checkpoints.wait(first)
+  whole = tmp_path / "checkpoints" / "1"
+  torn = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+  (torn / "state").mkdir(parents=True)
+  with contextlib.closing(checkpoints.make_manager(tmp_path)) as second:
+    assert second.latest_step() == 1
+    restored, _ = checkpoints.restore(second, _like(mesh))
+    # Orbax tidies up beside the work, and waits for it before the next save.
+    checkpoints.save(second, restored.replace(step=jnp.int32(2)), RUN)
+    checkpoints.wait(second)
+    assert not torn.exists()
+    assert second.all_steps() == [1, 2]
+  assert int(restored.step) == 1
+  assert whole.is_dir()
+
+
+def test_a_full_disk_is_told_before_anything_is_written(manager, mesh, monkeypatch):
+  checkpoints.save(manager, _state(1, mesh), RUN)
+  checkpoints.wait(manager)
+  monkeypatch.setattr(
+    checkpoints.shutil,
+    "disk_usage",
+    lambda path: python_types.SimpleNamespace(free=1000),
+  )
+  message = r"0.0 MB free .* last whole one is of step 1"
+  with pytest.raises(errors.InputError, match=message):
+    checkpoints.save(manager, _state(2, mesh), RUN)
+  assert manager.all_steps() == [1]

@@ -1,0 +1,85 @@
+"""The section `codec`: which codec, of which statistics, and what is refused."""
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import codec_section
+from cxr_diffusion_jax.run import recipe as experiment_lib
+
+
+@pytest.fixture(scope="module")
+def folder(make_autoencoder, tmp_path_factory) -> str:
+  made = make_autoencoder(
+    tmp_path_factory.mktemp("vae") / "a", scaling_factor=0.5, shift_factor=0.25
+  )
+  return str(made)
+
+
+def test_pixels_and_wavelets_have_no_autoencoder():
+  for name in ("pixel", "haar"):
+    section = codec_section.build({"name": name})
+    assert section.autoencoder is None
+    assert section.make({}).columns == ()
+    assert section.make({}).params is None
+
+
+@pytest.mark.parametrize(
+  ("given", "factor"),
+  [
+    ({}, 0.5),
+    ({"scaling_factor": "own"}, 0.5),
+    ({"scaling_factor": "measured"}, 0.8),
+    ({"scaling_factor": 0.2}, 0.2),
+    # As a flag brings it.
+    ({"scaling_factor": "0.2"}, 0.2),
+  ],
+)
+def test_the_scaling_factor_is_its_own_measured_or_given(folder, given, factor):
+  section = codec_section.build({"name": "kl", "folder": folder, **given})
+  codec = section.make({"latent": {"std": 1.25}})
+  assert codec.scaling_factor == factor
+  assert codec.shift_factor == 0.25
+  assert codec.posterior == "sample"
+  assert codec.columns == ("latent",)
+  assert codec.params is section.autoencoder.params
+  moments = np.zeros((1, 2, 2, 4))
+  x0 = codec.encode_batch(None, {"latent": moments})
+  np.testing.assert_allclose(x0, -0.25 * factor)
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    ({"scaling_factor": "auto"}, "scaling_factor='auto'; expected a number, 'own' or"),
+    ({"scaling_factor": -1.0}, "scaling_factor=-1.0"),
+    ({"posterior": "mode"}, "posterior='mode'"),
+    ({"folder": ""}, "config.codec without folder"),
+    ({"folder": "/none/there"}, "config.codec.folder='/none/there'"),
+    ({"level": 2}, "unknown key config.codec.level"),
+    ({"levels": 2}, "fix: put kl_ before the size, as in configs/elixr_c.py:kl_small"),
+  ],
+)
+def test_what_it_refuses(folder, given, message):
+  with pytest.raises(errors.InputError) as caught:
+    codec_section.build({"name": "kl", "folder": folder, **given})
+  assert message in str(caught.value)
+
+
+def test_latents_without_a_spread_cannot_be_measured(folder):
+  section = codec_section.build(
+    {"name": "kl", "folder": folder, "scaling_factor": "measured"}
+  )
+  with pytest.raises(errors.InputError, match=r"standard deviation 0"):
+    section.make({"latent": {"std": 0.0}})
+
+
+def test_an_experiment_denoises_what_the_autoencoder_makes(small, folder):
+  config = small.config().to_dict()
+  config["codec"] = {"name": "kl", "folder": folder}
+  experiment = experiment_lib.build(config)
+  assert experiment.latent_shape == (16, 16, 2)
+  assert experiment.autoencoder.name == folder
+  config["data"]["image_size"] = 33
+  with pytest.raises(errors.InputError, match=r"image size 33 .* multiple of 2"):
+    experiment_lib.build(config)

@@ -1,0 +1,50 @@
+"""A run goes on only from checkpoints that taught the same thing."""
+
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import compatibility
+
+CONFIG = {
+  "seed": 0,
+  "train": {"num_steps": 10, "log_every": 1},
+  "optimizer": {"schedule": "cosine", "learning_rate": 0.1},
+}
+
+
+def _changed(section: str, **values):
+  return {**CONFIG, section: {**CONFIG[section], **values}}
+
+
+def test_what_only_tells_may_change():
+  compatibility.check_config(CONFIG, _changed("train", log_every=7))
+  assert compatibility.flatten(CONFIG)["train.log_every"] == 1
+
+
+def test_differing_keys_are_named_with_both_values():
+  other = _changed("optimizer", learning_rate=0.2)
+  with pytest.raises(
+    errors.InputError, match=r"optimizer.learning_rate \(0.1 there, 0.2 here\)"
+  ):
+    compatibility.check_config(CONFIG, other)
+
+
+def test_a_constant_rate_lets_a_run_be_made_longer():
+  constant = _changed("optimizer", schedule="constant")
+  longer = {**constant, "train": {"num_steps": 20, "log_every": 1}}
+  compatibility.check_config(constant, longer)
+  with pytest.raises(errors.InputError, match="num_steps"):
+    compatibility.check_config(CONFIG, _changed("train", num_steps=20))
+
+
+def test_other_data_are_refused():
+  data = {
+    "fingerprint": "a" * 64,
+    "columns": {"elixrc": {"encoder": "ELIXR-C", "fingerprint": "b" * 64}},
+  }
+  compatibility.check_data(data, data)
+  with pytest.raises(errors.InputError, match="other data: fingerprint aaaa"):
+    compatibility.check_data(data, {**data, "fingerprint": "c" * 64})
+  standin = {"elixrc": {"encoder": "stand-in CLIP", "fingerprint": "d" * 64}}
+  with pytest.raises(errors.InputError, match=r"ELIXR-C .* there.*stand-in CLIP"):
+    compatibility.check_data(data, {**data, "columns": standin})

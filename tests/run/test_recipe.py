@@ -1,0 +1,99 @@
+"""Every wrong value of a config is told when it is built, in one line."""
+
+import jax
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import recipe as experiment_lib
+
+
+def test_a_config_becomes_typed_objects(build):
+  experiment = build(model__dtype="bfloat16", conditioning__drop_rate=0.2)
+  assert experiment.latent_shape == (16, 16, 4)
+  assert experiment.train.num_steps == 6
+  assert experiment.config["model"]["block_channels"] == [8]
+  objective = experiment.make_objective(experiment.make_codec({}))
+  assert objective.drop_rates == (0.2,)
+  shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
+
+
+def test_the_codec_takes_the_statistics_of_the_records(build):
+  statistics = {"haar": {"1": {"mean": [1.0, 2, 3, 4], "std": [5.0, 6, 7, 8]}}}
+  codec = build().make_codec(statistics)
+  assert codec.mean == (1, 2, 3, 4)
+  assert codec.std == (5, 6, 7, 8)
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("seed", -1, "config.seed=-1; expected 0 to"),
+    ("seed", 2**32, "config.seed=4294967296"),
+    ("codec.name", "har", "config.codec.name='har'"),
+    ("codec.levels", 6, "image size 32 with 6 Haar levels"),
+    ("model.name", "vnet", "expected one of dit, edm2, unet"),
+    ("model.dtype", "int7", "config.model.dtype='int7'"),
+    ("conditioning.name", "elixr_x", "conditioning path 'elixr_x'"),
+    ("conditioning.drop_rate", 1.5, "config.conditioning.drop_rate"),
+    ("diffusion.prediction", "x1", "x1"),
+    ("diffusion.schedule.name", "line", "line"),
+    ("optimizer.schedule", "linear", "config.optimizer.schedule='linear'"),
+    ("optimizer.accumulation", 0, "config.optimizer.accumulation=0"),
+    ("optimizer.accumulation", 3, "config.train.batch_size=8; expected a multiple"),
+    ("train.num_steps", 0, "config.train.num_steps=0; expected 1 or more"),
+    ("train.keep_every", -1, "config.train.keep_every=-1; expected 0 or more"),
+    ("train.ema_decay", 1.0, "config.train.ema_decay=1.0"),
+    ("sample.sampler", "rk4", "unknown sampler 'rk4'"),
+    ("sample.num_steps", 0, "config.sample.num_steps=0"),
+    ("parallel.num_devices", 99, "config.parallel.num_devices=99"),
+    ("data.missing", "skip", "config.data.missing='skip'"),
+    ("data.image_size", 4, "config.data.image_size=4"),
+  ],
+)
+def test_a_wrong_value_is_refused(key, value, message, small):
+  with pytest.raises(errors.InputError) as caught:
+    experiment_lib.build(small.config(**{key.replace(".", "__"): value}))
+  assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("section", "key", "message"),
+  [
+    ("train", "num_step", r"config.train.num_step; .* did you mean num_steps"),
+    ("model", "num_layer", "did you mean num_layers"),
+    ("model", "out_channels", "unknown key config.model.out_channels"),
+    ("codec", "level", "did you mean levels"),
+    ("conditioning", "pool", "did you mean pooled"),
+    ("diffusion", "weightng", "did you mean weighting"),
+    ("optimizer", "beta1", "unknown key config.optimizer.beta1"),
+    ("parallel", "zz", r"config.parallel.zz; expected one of data, fsdp"),
+    ("sample", "steps", "did you mean num_steps"),
+    ("data", "image_sise", "did you mean image_size"),
+  ],
+)
+def test_an_unknown_key_names_the_nearest(section, key, message, small):
+  config = small.config()
+  with config.unlocked():
+    config[section][key] = 1
+  with pytest.raises(errors.InputError, match=message):
+    experiment_lib.build(config)
+
+
+@pytest.mark.parametrize("name", ["train", "diffusion"])
+def test_a_missing_part_is_named(name, small):
+  plain = small.config().to_dict()
+  del plain[name]
+  with pytest.raises(errors.InputError, match=f"a config without {name}"):
+    experiment_lib.build(plain)
+  plain = small.config().to_dict()
+  del plain["diffusion"]["schedule"]
+  with pytest.raises(errors.InputError, match=r"config.diffusion without schedule"):
+    experiment_lib.build(plain)
+
+
+def test_a_missing_argument_is_named(small):
+  plain = small.config().to_dict()
+  del plain["optimizer"]["learning_rate"]
+  with pytest.raises(errors.InputError, match=r"config.optimizer: .*learning_rate"):
+    experiment_lib.build(plain)

@@ -1,0 +1,119 @@
+"""Settings of sampling: what is refused, what it costs, and noise levels as times."""
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.diffusion import sampler, schedule, times
+from cxr_diffusion_jax.models import codec
+from cxr_diffusion_jax.run import sample_section
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"sampler": "plms"}, "unknown sampler 'plms'"),
+    ({"spacing": "even"}, "unknown spacing 'even'"),
+    ({"times_shift": 0}, "config.sample.times_shift=0; expected above 0"),
+    (
+      {"times_shift": 2, "spacing": "karras"},
+      "times_shift=2 with the spacing 'karras'",
+    ),
+    ({"eta": 0.5}, r"eta=0.5 with the sampler 'euler', which .* \['ddim', 'dpm_"),
+    ({"eta": 2, "sampler": "ddim"}, "config.sample.eta=2; expected 0 to 1"),
+    ({"dynamic_threshold": 1}, "dynamic_threshold=1; expected 0 for none, or a quan"),
+    ({"clip_x0": (1, -1)}, r"clip_x0=\(1, -1\); expected two numbers, low < high"),
+    ({"num_steps": 0}, "config.sample.num_steps=0; expected 1 or more"),
+    ({"num_images": 0}, "config.sample.num_images=0; expected 1 or more"),
+    ({"guidance": "2"}, "config.sample.guidance='2'; expected a finite number"),
+    ({"guidance": True}, "config.sample.guidance=True; expected a finite number"),
+    ({"guidance": []}, r"config.sample.guidance=\[\]; expected a finite number"),
+    ({"guidance": (1, np.nan)}, r"config.sample.guidance=\(1, nan\)"),
+    ({"guidance_rescale": 1.1}, "config.sample.guidance_rescale=1.1; expected 0 to 1"),
+    ({"guidance_rescale": "a"}, "config.sample.guidance_rescale='a'"),
+    ({"guidance_interval": (2, 2)}, r"guidance_interval=\(2, 2\); expected two noise"),
+    ({"guidance_interval": [-1, 2]}, r"guidance_interval=\[-1, 2\]; .* 0 <= low < hi"),
+    ({"guidance_interval": (1,)}, r"guidance_interval=\(1,\)"),
+    ({"guidance_interval": (0, np.nan)}, r"guidance_interval=\(0, nan\)"),
+    ({"guidance_interval": ("(0, inf)",)}, "fix: 1e9 is as good as no upper end"),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message):
+  with pytest.raises(errors.InputError, match=message):
+    sample_section.SampleSettings(**changes)
+
+
+def test_settings_are_tuples_and_print():
+  settings = sample_section.SampleSettings(
+    guidance=[3, 1.5], guidance_interval=[0.2, np.inf]
+  )
+  assert settings.guidance == (3, 1.5)
+  assert settings.guidance_interval == (0.2, np.inf)
+  assert settings.guidance_text == "3,1.5"
+  # What a flag of a list makes of one number.
+  assert sample_section.SampleSettings(guidance=(2.0,)).guidance == 2.0
+  assert sample_section.SampleSettings(guidance=(2.0,)).guidance_text == "2"
+
+
+@pytest.mark.parametrize(
+  "path",
+  [
+    schedule.RectifiedFlow(),
+    schedule.RectifiedFlow(shift=3.0),
+    schedule.Cosine(),
+    schedule.scaled_linear(),
+  ],
+)
+def test_an_interval_of_noise_levels_is_one_of_times(path):
+  settings = sample_section.SampleSettings(guidance_interval=(0.3, 2.0))
+  low, high = sample_section.interval_times(settings, path)
+  assert 0 < low < high < 1
+  for time, level in ((low, 0.3), (high, 2.0)):
+    assert path.sigma(time) / path.alpha(time) == pytest.approx(level, rel=1e-3)
+  settings = sample_section.SampleSettings(guidance_interval=(0, np.inf))
+  assert sample_section.interval_times(settings, path) == (0.0, 1.0)
+  settings = sample_section.SampleSettings(guidance_interval=(0, 1e9))
+  assert sample_section.interval_times(settings, path)[1] == pytest.approx(1.0)
+  assert sample_section.interval_times(sample_section.SampleSettings(), path) is None
+
+
+def test_settings_make_the_sampler():
+  plain = sample_section.make_sampler(sample_section.SampleSettings())
+  assert plain == sampler.Sampler(num_steps=25)
+  settings = sample_section.SampleSettings(
+    sampler="dpm_solver_2m_sde",
+    num_steps=10,
+    spacing="trailing",
+    times_shift=3.0,
+    eta=0.5,
+    dynamic_threshold=0.995,
+    clip_x0=[-1, 1],
+  )
+  assert sample_section.make_sampler(settings, start=0.6) == sampler.Sampler(
+    method=sampler.DPMSolver2M(eta=0.5),
+    num_steps=10,
+    times=times.Times(spacing="trailing", shift=3.0, start=0.6),
+    clip_x0=(-1, 1),
+    dynamic_threshold=0.995,
+  )
+
+
+def test_bounds_are_those_of_pixels():
+  for changes in ({"dynamic_threshold": 0.995}, {"clip_x0": (-1, 1)}):
+    settings = sample_section.SampleSettings(**changes)
+    sample_section.check_codec(settings, codec.Pixel())
+    wavelets = codec.Haar(levels=1, mean=(0.0,) * 4, std=(1.0,) * 4)
+    with pytest.raises(errors.InputError, match="with the codec 'haar'"):
+      sample_section.check_codec(settings, wavelets)
+
+
+def test_a_sampler_of_two_stages_costs_more():
+  settings = sample_section.SampleSettings(sampler="heun", num_steps=10, guidance=2.0)
+  assert sample_section.evaluations(settings, 1, weak=False) == 38
+
+
+def test_the_cost_of_scales_of_other_streams_is_refused():
+  for guidance, weak in (((1.0, 2.0, 3.0), False), ((1.0, 2.0), True)):
+    settings = sample_section.SampleSettings(guidance=guidance)
+    with pytest.raises(ValueError, match="scales for 2 streams"):
+      sample_section.evaluations(settings, 2, weak)

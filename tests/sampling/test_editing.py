@@ -1,0 +1,198 @@
+"""Images made from images: what is read, paired, kept, measured and written."""
+
+import dataclasses
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.sampling import edit_inputs, editing
+from cxr_diffusion_jax.sampling.request import Request
+
+
+@pytest.fixture(scope="module")
+def run(run_of):
+  return run_of("elixr_c")
+
+
+@pytest.fixture(scope="module")
+def desk(desk_of):
+  return desk_of("elixr_c")
+
+
+@pytest.fixture(scope="module")
+def ids(run) -> list[str]:
+  return [str(name) for name in run.dataset.ids("test")[:3]]
+
+
+@pytest.fixture
+def mask(tmp_path):
+  """Writes a mask whose upper part is white: `mask(size, rows) -> path`."""
+
+  def write(size=(32, 32), rows: int = 12, name: str = "mask.png") -> str:
+    values = np.zeros(size[::-1], np.uint8)
+    values[:rows] = 255
+    Image.fromarray(values).save(tmp_path / name)
+    return str(tmp_path / name)
+
+  return write
+
+
+def _read(run, **asked) -> edit_inputs.Inits:
+  return edit_inputs.read(run.experiment.data, run.dataset, edit_inputs.Asked(**asked))
+
+
+def _make(run, desk, request=None, guidance=1.5, **asked) -> editing.Edited:
+  changes = {"num_steps": 4, "guidance": guidance}
+  asked = edit_inputs.Asked(**asked)
+  return editing.make(run, desk, asked, request or Request(), changes=changes)
+
+
+def test_files_and_ids_become_squares_of_the_run(run, ids, xray, mask):
+  path = xray("x.png", 90, (60, 40))
+  masks = mask((60, 40), 20, name="a.png"), mask()
+  found = _read(run, inits=(path, ids[0]), masks=masks)
+  assert found.images.shape == found.masks.shape == (2, 32, 32, 1)
+  assert found.images.dtype == np.uint8
+  assert found.masks.dtype == bool
+  assert found.ids == ["", ids[0]]
+  assert [entry["init"] for entry in found.entries] == [path, ids[0]]
+  ((source, place),) = run.dataset.find([ids[0]])
+  np.testing.assert_array_equal(found.images[1], source[place]["image"])
+
+
+@pytest.mark.parametrize(
+  ("asked", "message"),
+  [
+    ({"inits": ("none.png",)}, "--init none.png; expected a PNG, JPEG or DICOM file"),
+    ({"inits": ("{text}",)}, "cannot read the reference"),
+    ({"inits": ("{id}",), "masks": ("{small}",)},
+     "of 40x32 pixels; expected 32x32, the size of --init"),
+    ({"inits": ("{id}",), "masks": ("{black}",)}, "which leaves nothing to make"),
+    ({"inits": ("{id}",), "masks": ("none.png",)}, "cannot read the reference none"),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused(asked, message, run, ids, mask, tmp_path):
+  (tmp_path / "text.png").write_text("no image")
+  words = {"id": ids[0], "text": str(tmp_path / "text.png")}
+  if "{small}" in str(asked):
+    words["small"] = mask((40, 32))
+  if "{black}" in str(asked):
+    words["black"] = mask(rows=0)
+  asked = {name: (value[0].format(**words),) for name, value in asked.items()}
+  with pytest.raises(errors.InputError) as caught:
+    _read(run, **asked)
+  assert message in str(caught.value)
+
+
+def test_known_pixels_are_the_images_own_bit_for_bit(run, desk, ids, mask, tmp_path):
+  made = _make(run, desk, inits=(ids[0],), masks=(mask(),))
+  images, known = made.samples.images, ~made.masks
+  assert images.shape == (1, 32, 32, 1)
+  np.testing.assert_array_equal(images[known], made.inits[known])
+  assert (images != made.inits)[made.masks].mean() > 0.5
+  editing.write(made, tmp_path)
+  told = json.loads((tmp_path / "samples.json").read_text())
+  (entry,) = told["samples"]
+  # Without a condition given, it is what the image is itself.
+  assert entry["image_id"] == entry["init"] == ids[0]
+  assert told["settings"]["image_to_image"]["masked"]
+  assert told["settings"]["evaluations_per_image"] == 2 * 4
+  for key, value in (("init_file", made.inits), ("file", images)):
+    with Image.open(tmp_path / entry[key]) as image:
+      np.testing.assert_array_equal(np.asarray(image), value[0, ..., 0])
+  with Image.open(tmp_path / entry["mask_file"]) as image:
+    np.testing.assert_array_equal(np.asarray(image) > 0, made.masks[0, ..., 0])
+
+
+def test_the_command_does_all_of_it(run, ids, mask, run_main, monkeypatch, tmp_path):
+  monkeypatch.setattr(editing.sampling, "open_run", lambda *_, **__: run)
+  ended = run_main(
+    "sample", f"--workdir={tmp_path}", f"--init={ids[0]}", f"--mask={mask()}",
+    "--steps=4", "--per_condition=1",
+  )  # fmt: skip
+  assert ended.code == 0, ended.err
+  assert "inpainted, strength 1, 8 evaluations each" in ended.out
+  told = json.loads((tmp_path / "edited" / "samples.json").read_text())
+  assert told["samples"][0]["init"] == ids[0]
+  assert (tmp_path / "edited" / "pairs.png").is_file()
+
+
+def test_pairs_are_one_by_one_or_one_with_many(run, desk, ids):
+  several = Request(image_ids=tuple(ids))
+  one = _make(run, desk, several, inits=(ids[2],), strength=0.5)
+  assert [entry["image_id"] for entry in one.samples.entries] == ids
+  assert {entry["init"] for entry in one.samples.entries} == {ids[2]}
+  each = _make(run, desk, several, inits=tuple(ids), strength=0.5)
+  assert [entry["init"] for entry in each.samples.entries] == ids
+  np.testing.assert_array_equal(each.inits[2], one.inits[0])
+  np.testing.assert_array_equal(each.samples.images[2], one.samples.images[2])
+  with pytest.raises(errors.InputError, match="2 images with 3 conditions; expected"):
+    _make(run, desk, several, inits=tuple(ids[:2]))
+
+
+def test_a_counterfactual_tells_its_round_trip(run, desk, ids, tmp_path):
+  request = Request(image_ids=(ids[1],))
+  made = _make(run, desk, request, 1.0, inits=(ids[0],), invert=True, repeats=2)
+  (entry,) = made.samples.entries
+  assert entry["source"] == "its own condition"
+  lost = entry["round_trip"]
+  error = made.round_trips[0].astype(float) - made.inits[0]
+  assert lost["mean_abs_grey_levels"] == pytest.approx(np.abs(error).mean())
+  assert lost["psnr_db"] == pytest.approx(20 * np.log10(255 / error.std(ddof=0)), abs=3)
+  # 4 steps twice there, and once back.
+  assert made.samples.settings["evaluations_per_image"] == 4 * 2 + 4
+  assert lost["evaluations"] == 4 * 2 + 4
+  assert made.summary.startswith("round trip without a change: PSNR ")
+  editing.write(made, tmp_path)
+  told = json.loads((tmp_path / "samples.json").read_text())
+  whole = told["settings"]["image_to_image"]["round_trip"]
+  assert whole["psnr_db"] == lost["psnr_db"]
+  with Image.open(tmp_path / "pairs.png") as image:
+    # Init, condition, generated, difference and round trip, one below the other.
+    assert image.height > 5 * 128
+
+
+def test_a_file_is_its_own_condition_where_the_path_takes_references(
+  run, desk, encoder, xray, ids
+):
+  path = xray("x.png", 90)
+  made = _make(run, desk, None, 1.0, inits=(path,), invert=True, repeats=2)
+  (entry,) = made.samples.entries
+  assert entry["reference"] == entry["init"] == path
+  assert entry["source"] == "no condition"
+  found = _read(run, inits=(path, ids[0]))
+  with pytest.raises(errors.InputError, match="--init without a condition; expected"):
+    edit_inputs.request_of(Request(), found, ("reference",))
+  assert edit_inputs.request_of(Request(unconditional=True), found, ()).unconditional
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--mask=m.png"], "--mask without --init"),
+    (["--strength=0.5"], "--strength without --init"),
+    (["--init=x.png", "--strength=1.5"], "--strength 1.5; expected above 0, at most 1"),
+    (["--init=x.png", "--strength=0"], "--strength 0; expected above 0"),
+    (["--init=x.png", "--mask=m.png", "--invert"], "--invert with --mask"),
+    (["--init=x.png", "--grid=steps=1,2"], "--init with --grid"),
+    (["--init=x.png", "--mask=a.png", "--mask=b.png"], "2 masks of 1 images"),
+  ],
+)
+def test_wrong_flags_are_told_before_a_run_is_opened(
+  flags, message, run_main, tmp_path
+):
+  ended = run_main("sample", f"--workdir={tmp_path}", *flags)
+  assert message in ended.complaint
+
+
+def test_settings_are_told_before_encoders_run(run, desk, ids, monkeypatch):
+  monkeypatch.setattr(type(desk), "make", lambda *_: pytest.fail("too late"))
+  asked = edit_inputs.Asked(inits=(ids[0],), strength=0.1)
+  with pytest.raises(errors.InputError, match="of 4 steps, which is no step"):
+    editing.make(run, desk, asked, Request(), changes={"num_steps": 4})
+  inverted = dataclasses.replace(asked, strength=None, invert=True)
+  with pytest.raises(errors.InputError, match="'ddpm', which makes fresh noise"):
+    editing.make(run, desk, inverted, Request(), changes={"sampler": "ddpm"})

@@ -1,0 +1,300 @@
+"""Images of a known denoiser: guidance, batches, keys and grey levels."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.diffusion import loss, process, time_sampler
+from cxr_diffusion_jax.parallel import mesh as mesh_lib
+from cxr_diffusion_jax.sampling import generate
+from cxr_diffusion_jax.training import step
+
+
+@pytest.fixture(scope="module")
+def mesh() -> jax.sharding.Mesh:
+  return mesh_lib.make_mesh(data=-1)
+
+
+def _mean_of_noise(params, batch, keys):
+  """Stands for a compiled generator: of the condition and of the key alone."""
+  noise = jax.vmap(lambda key: jax.random.uniform(key, (2, 2, 1), minval=-1))(keys)
+  return params * noise + batch["shift"].reshape(-1, 1, 1, 1)
+
+
+def _rows(mesh, numbers, batch_size, told=None):
+  conditions = {"shift": np.linspace(-0.1, 0.1, 20, dtype=np.float32)[numbers]}
+  return generate.generate_rows(
+    _mean_of_noise,
+    0.5,
+    conditions,
+    generate.sample_keys(3, np.asarray(numbers)),
+    mesh,
+    batch_size=batch_size,
+    progress=lambda label, done, total: told is not None and told.append((done, total)),
+  )
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 12, 64])
+def test_rows_do_not_depend_on_their_batch(batch_size, mesh):
+  told = []
+  numbers = np.arange(20)
+  made = _rows(mesh, numbers, batch_size, told)
+  assert made.shape == (20, 2, 2, 1)
+  assert made.dtype == np.uint8
+  np.testing.assert_array_equal(made, _rows(mesh, numbers, 20))
+  np.testing.assert_array_equal(made[5:7], _rows(mesh, numbers[5:7], batch_size))
+  assert told[-1] == (20, 20)
+  assert len(np.unique(made, axis=0)) == 20
+
+
+def test_keys_are_of_seed_and_number(mesh):
+  keys = jax.random.key_data(generate.sample_keys(0, np.arange(4)))
+  again = jax.random.key_data(generate.sample_keys(0, np.array([2])))
+  np.testing.assert_array_equal(keys[2], again[0])
+  other = jax.random.key_data(generate.sample_keys(1, np.arange(4)))
+  assert len(np.unique(np.concatenate([keys, other]), axis=0)) == 8
+
+
+def test_grey_levels_cover_the_range_and_end_there():
+  grey = generate.to_uint8(np.array([-2, -1, 0, 1 - 1 / 255, 1, 3], np.float32))
+  np.testing.assert_array_equal(grey, [0, 0, 128, 254, 255, 255])
+  levels = np.arange(256, dtype=np.uint8)
+  np.testing.assert_array_equal(generate.to_uint8(levels / 127.5 - 1), levels)
+
+
+class _Codec:
+  """Decodes to pictures far from the limits."""
+
+  columns = ()
+
+  def decode(self, latent):
+    return latent / 1000
+
+
+class _Conditioner:
+  """Streams `text` and `image` of one token, from columns of those names [b 1]."""
+
+  streams = tuple(
+    types.StreamSpec(name=name, num_tokens=1, width=1) for name in ("text", "image")
+  )
+
+  def __call__(self, batch):
+    return tuple(
+      types.TokenStream(tokens=batch[name][:, None], mask=batch[name] != 0)
+      for name in ("text", "image")
+    )
+
+
+@pytest.fixture
+def known():
+  """An objective whose denoiser is known, and the rows of its calls.
+
+  velocity = params (a + 10 b + a b), a and b of the streams: x0 = noise - its mean.
+  """
+  rows = []
+
+  def apply_fn(variables, x_t, t, context):
+    jax.debug.callback(lambda x_t: rows.append(len(x_t)), x_t)
+    a, b = (jnp.sum(s.tokens * s.mask[..., None], axis=(1, 2)) for s in context)
+    said = variables["params"] * (a + 10 * b + a * b)
+    return jnp.zeros_like(x_t) + said[:, None, None, None]
+
+  objective = step.Objective(
+    apply_fn=apply_fn,
+    codec=_Codec(),
+    conditioner=_Conditioner(),
+    process=process.Process(),
+    time_sampler=time_sampler.Uniform(),
+    weighting=loss.Uniform(),
+    drop_rates=(0.1, 0.1),
+  )
+  return objective, rows
+
+
+A, B = np.array([1.0, 2.0, 3.0], np.float32), np.array([2.0, 0.0, -1.0], np.float32)
+BATCH = {"text": A[:, None], "image": B[:, None]}
+BOTH = A + 10 * B + A * B
+
+
+SETTINGS = generate.SampleSettings(num_steps=4, guidance=1.0)
+
+
+@pytest.fixture
+def said(known):
+  """What was subtracted from the noise of three images: `said(settings, **extra)`."""
+  one = mesh_lib.make_mesh(data=1, num_devices=1)
+  keys = generate.sample_keys(0, np.arange(3))
+  nothing = {name: np.zeros_like(value) for name, value in BATCH.items()}
+  noise = generate.make_generate(known[0], SETTINGS, (2, 2, 1), one)(1.0, nothing, keys)
+
+  def run(settings=None, *, make=None, **extra):
+    make = make or generate.make_generate(known[0], settings, (2, 2, 1), one)
+    difference = np.asarray(noise - make(1.0, BATCH, keys, **extra))
+    assert np.ptp(difference, axis=(1, 2, 3)).max() < 1e-5
+    return 1000 * difference.mean((1, 2, 3))
+
+  run.mesh = one
+  return run
+
+
+def _settings(**changes):
+  return dataclasses.replace(SETTINGS, **changes)
+
+
+def _close(got, want):
+  np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_one_scale_guides_by_the_whole_condition(said, scale):
+  _close(said(_settings(guidance=scale)), scale * BOTH)
+  # The same scale as an argument, for all and by sample.
+  _close(said(_settings(guidance=2.0), scale=scale), scale * BOTH)
+  scales = np.array([scale, 0.0, 3.0], np.float32)
+  _close(said(_settings(guidance=1.0), scale=scales), scales * BOTH)
+
+
+@pytest.mark.parametrize("scales", [(3.0, 1.5), (1.0, 0.0), (0.0, 2.0), (0.0, 0.0)])
+def test_a_scale_a_stream_composes_them(said, scales):
+  want = scales[0] * A + scales[1] * 10 * B
+  _close(said(_settings(guidance=scales)), want)
+  _close(said(_settings(guidance=(1.0, 1.0)), scale=np.float32(scales)), want)
+  by_row = np.stack([np.float32(scales), np.float32([1, 2]), np.float32([0, 1])])
+  got = said(_settings(guidance=(1.0, 1.0)), scale=by_row)
+  _close(got, by_row[:, 0] * A + by_row[:, 1] * 10 * B)
+
+
+def test_scales_of_other_streams_are_refused(known, said):
+  message = r"guidance=1,2,3: 3 scales; expected one number, or 2: text, image"
+  with pytest.raises(errors.InputError, match=message):
+    said(_settings(guidance=(1, 2, 3)))
+  with pytest.raises(ValueError, match=r"scale \(3,\) for 2 streams"):
+    said(_settings(guidance=(1, 2)), scale=np.ones(3, np.float32))
+  with pytest.raises(ValueError, match=r"scale \(2,\) for 3 images"):
+    generate.generate_rows(
+      None, 1.0, BATCH, np.arange(3), said.mesh, batch_size=2, scale=np.ones(2)
+    )
+
+
+def test_an_interval_limits_guidance_to_its_steps(said):
+  # Four steps look at 1, 3/4, 1/2 and 1/4: noise levels inf, 3, 1 and 1/3.
+  for interval, inside in (((0.5, 4), 2), ((0, np.inf), 4), ((4, 1e30), 1)):
+    got = said(_settings(guidance=3.0, guidance_interval=interval))
+    _close(got, BOTH * (3 * inside + 4 - inside) / 4)
+
+
+def test_a_negative_condition_takes_the_place_of_none(said):
+  negative = {"text": np.full((3, 1), 0.5, np.float32), "image": A[:, None]}
+  away = 0.5 + 10 * A + 0.5 * A
+  _close(said(_settings(guidance=3.0), negative=negative), away + 3 * (BOTH - away))
+  _close(said(_settings(guidance=0.0), negative=negative), away)
+  got = said(_settings(guidance=(3.0, 2.0)), negative=negative)
+  _close(got, away + 3 * (A - away) + 2 * (10 * B - away))
+
+
+def test_an_earlier_checkpoint_is_led_away_from(said):
+  # The velocity is as large as its parameters.
+  got = said(_settings(guidance=3.0), weak_params=0.5)
+  _close(got, 0.5 * BOTH + 3 * (BOTH - 0.5 * BOTH))
+  got = said(_settings(guidance=1.0), weak_params=0.5, scale=np.float32(2.0))
+  _close(got, 1.5 * BOTH)
+
+
+def test_what_does_not_go_together_is_refused(said, caplog):
+  with pytest.raises(
+    errors.InputError, match="guidance=1,2 with an earlier checkpoint"
+  ):
+    said(_settings(guidance=(1, 2)), weak_params=0.5)
+  with pytest.raises(errors.InputError, match="negative condition and an earlier"):
+    said(_settings(guidance=2.0), weak_params=0.5, negative=BATCH)
+  for extra, name in (
+    ({"negative": BATCH}, "negative"),
+    ({"weak_params": 0.5}, "earl"),
+  ):
+    caplog.clear()
+    _close(said(_settings(guidance=1.0), **extra), BOTH)
+    assert f"guidance=1 leaves the {name}" in caplog.text
+
+
+def test_scales_share_one_program(known, said):
+  make = generate.make_generate(known[0], _settings(guidance=2.0), (2, 2, 1), said.mesh)
+  for scale in (1.0, 2.0, 4.0, 7.0):
+    _close(said(make=make, scale=np.float32(scale)), scale * BOTH)
+  assert make._cache_size() == 1
+
+
+@pytest.mark.parametrize("scale", [None, 3.0, (2.0, 3.0), "rows"])
+def test_rows_take_what_is_optional_along(known, scale, mesh):
+  guidance = (1.5, 1.5) if isinstance(scale, tuple) else 1.5
+  make = generate.make_generate(known[0], _settings(guidance=guidance), (2, 2, 1), mesh)
+  rng = np.random.default_rng(0)
+  n = 11
+  batch = {name: rng.uniform(-5, 5, (n, 1)).astype(np.float32) for name in BATCH}
+  negative = {name: np.full((1, 1), 2.0, np.float32) for name in BATCH}
+  if scale == "rows":
+    scale = np.linspace(0, 3, n)
+  keys = generate.sample_keys(0, np.arange(n))
+
+  def run(rows, batch_size, negative):
+    return generate.generate_rows(
+      make,
+      1.0,
+      {name: value[rows] for name, value in batch.items()},
+      keys[rows],
+      mesh,
+      batch_size=batch_size,
+      negative=negative,
+      scale=scale[rows] if isinstance(scale, np.ndarray) else scale,
+    )
+
+  whole = run(np.arange(n), n, negative)
+  assert np.ptp(whole.astype(int)) > 10
+  np.testing.assert_array_equal(run(np.arange(n), 8, negative), whole)
+  repeated = {name: np.repeat(value, 3, axis=0) for name, value in negative.items()}
+  np.testing.assert_array_equal(run(np.arange(4, 7), 8, repeated), whole[4:7])
+  assert make._cache_size() == 2  # Of batches of 16 and of 8 rows.
+
+
+@pytest.mark.parametrize(
+  ("guidance", "weak", "cost"),
+  [
+    (1.0, False, 4),
+    (0.0, False, 4),
+    (2.0, False, 8),
+    (2.0, True, 8),
+    (1.0, True, 4),
+    ((3.0, 1.5), False, 12),
+    ((1.0, 0.0), False, 4),
+  ],
+)
+def test_the_cost_is_what_is_evaluated(known, guidance, weak, cost):
+  settings = _settings(guidance=guidance)
+  assert generate.evaluations(settings, 2, weak) == cost
+  one = mesh_lib.make_mesh(data=1, num_devices=1)
+  make = generate.make_generate(known[0], settings, (2, 2, 1), one)
+  extra = {"weak_params": 0.5} if weak else {}
+  jax.block_until_ready(
+    make(1.0, BATCH, generate.sample_keys(0, np.arange(3)), **extra)
+  )
+  jax.effects_barrier()
+  assert sum(known[1]) == 3 * cost
+
+
+def test_a_whole_generator_makes_images_in_range(build, dataset):
+  experiment = build()
+  objective = experiment.make_objective(
+    experiment.make_codec(dataset.description["statistics"])
+  )
+  run = generate.make_generate(
+    objective, experiment.sample, experiment.latent_shape, experiment.mesh
+  )
+  params = experiment.init_fn(jax.random.key(0))
+  batch = dataset.source("train").batch([0, 1])
+  images = np.asarray(run(params, batch, generate.sample_keys(0, np.arange(2))))
+  assert images.shape == (2, 32, 32, 1)
+  assert np.abs(images).max() <= 1
+  assert np.abs(images[0] - images[1]).mean() > 0.01

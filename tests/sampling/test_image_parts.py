@@ -1,0 +1,115 @@
+"""What is generated to be judged is made once, in parts, the same for every path."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.evaluation import image_set
+from cxr_diffusion_jax.sampling import image_parts
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[int]:
+  """Rows of each call; an image's first pixel tells its number, the next its seed."""
+  rows = []
+
+  def generate_rows(generate, params, fields, keys, mesh, *, batch_size):
+    del generate, params, mesh
+    rows.append(len(keys))
+    assert len(keys) % batch_size == 0
+    assert all(len(value) == len(keys) for value in fields.values())
+    images = np.zeros((len(keys), 8, 8, 1), np.uint8)
+    images[:, 0, 0, 0] = fields["findings"].sum(axis=-1)
+    images[:, 0, 1, 0] = np.asarray(keys)
+    return images
+
+  monkeypatch.setattr(image_parts.generate_lib, "generate_rows", generate_rows)
+  monkeypatch.setattr(
+    image_parts.generate_lib, "sample_keys", lambda seed, numbers: numbers
+  )
+  monkeypatch.setattr(image_parts, "PART_SIZE", 4)
+  return rows
+
+
+@pytest.fixture
+def generator(run_of, tmp_path):
+  return image_parts.prepare(run_of("findings"), tmp_path, batch_size=4, weights="w")
+
+
+@pytest.fixture
+def ids(run_of) -> list[str]:
+  return [str(name) for name in run_of("findings").dataset.ids("train")[:10]]
+
+
+def test_every_image_is_of_its_own_condition_and_number(generator, ids, calls, run_of):
+  images = image_parts.generate(generator, ids)
+  assert len(images) == 10
+  assert calls == [4, 4, 4]
+  dataset = run_of("findings").dataset
+  asked = [dataset.source("train").batch([i])["findings"].sum() for i in range(10)]
+  assert [image[0, 0, 0] for image in images] == asked
+  assert [image[0, 1, 0] for image in images] == list(range(10))
+  with pytest.raises(IndexError):
+    images[10]
+
+
+def test_nothing_is_made_twice_and_more_go_on_where_it_ended(generator, ids, calls):
+  image_parts.generate(generator, ids[:8])
+  image_parts.generate(generator, ids[:8])
+  assert calls == [4, 4]
+  image_parts.generate(generator, ids)
+  assert calls == [4, 4, 4]
+
+
+def test_an_interrupted_part_is_made_again_alone(generator, ids, calls):
+  image_parts.generate(generator, ids)
+  part = generator.folder / "images" / "part_00001.npz"
+  part.rename(part.with_suffix(".partial"))
+  image_parts.generate(generator, ids)
+  assert calls == [4, 4, 4, 4]
+
+
+def test_other_conditions_or_noise_take_the_place_of_the_first(generator, ids, calls):
+  image_parts.generate(generator, ids[:4])
+  noise = [image[0, 1, 0] for image in image_parts.generate(generator, ids[4:8])]
+  again = image_parts.generate(generator, ids[4:8], first=100)
+  assert calls == [4, 4, 4]
+  assert noise == [0, 1, 2, 3]
+  assert [image[0, 1, 0] for image in again] == [100, 101, 102, 103]
+
+
+def test_ways_to_sample_have_folders_of_their_own(run_of, tmp_path):
+  run = run_of("findings")
+
+  def folder(**changes):
+    return image_parts.prepare(run, tmp_path, **{"weights": "w", **changes}).folder
+
+  assert folder() == folder(batch_size=2)
+  others = [
+    folder(seed=1),
+    folder(weights="v"),
+    folder(changes={"guidance": 3.0}),
+    folder(changes={"num_steps": 7}),
+  ]
+  assert len({folder(), *others}) == 5
+  assert (folder() / image_parts.DESCRIPTION).is_file()
+
+
+def test_what_was_asked_for_are_the_labels(calls):
+  real = image_set.ImageSet(
+    name="test",
+    images=np.zeros((2, 8, 8, 1), np.uint8),
+    ids=np.array(["a", "b"]),
+    labels={"findings": np.eye(2)},
+  )
+  made = image_parts.as_set("elixr_c", real.images, real)
+  assert made.name == "elixr_c"
+  assert made.labels["findings"] is real.labels["findings"]
+
+
+def test_weights_tell_runs_apart(run_of):
+  run = run_of("findings")
+  other = dataclasses.replace(run, ema_params={"bias": np.ones(3)})
+  assert image_parts.weights_digest(run) == image_parts.weights_digest(run)
+  assert image_parts.weights_digest(run) != image_parts.weights_digest(other)

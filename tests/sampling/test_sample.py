@@ -1,0 +1,205 @@
+"""Samples of runs that are made by hand: order, noise, guidance, files."""
+
+import dataclasses
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.sampling import conditions
+from cxr_diffusion_jax.sampling import files as sample_files
+from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.sampling.request import Request
+
+PLAIN = {"guidance": 1.0}
+
+
+def _make(run: sampling.Run, request: Request, count: int = 3):
+  desk = conditions.Desk(settings=run.experiment.data, dataset=run.dataset)
+  return desk.make(request, count)
+
+
+@pytest.fixture(scope="module")
+def run(run_of) -> sampling.Run:
+  return run_of("elixr_c")
+
+
+@pytest.fixture(scope="module")
+def pairs(run) -> sampling.Samples:
+  """Two images of each of three conditions."""
+  return sampling.sample(run, _make(run, Request()), num=6, per_condition=2, seed=5)
+
+
+def test_images_of_one_condition_stand_together(pairs, run):
+  ids = [str(run.dataset.ids("test")[place]) for place in (0, 0, 4, 4, 9, 9)]
+  assert [entry["image_id"] for entry in pairs.entries] == ids
+  assert [entry["number"] for entry in pairs.entries] == [0, 1, 2, 3, 4, 5]
+  assert {entry["seed"] for entry in pairs.entries} == {5}
+  assert pairs.images.shape == pairs.references.shape == (6, 32, 32, 1)
+  np.testing.assert_array_equal(pairs.references[0], pairs.references[1])
+  assert _difference(pairs.images[0], pairs.images[1]) > 1
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+  return float(np.abs(a.astype(float) - b).mean())
+
+
+def test_they_say_how_they_were_made(pairs):
+  assert pairs.settings == {
+    "autoguidance_step": None,
+    "checkpoint_step": 3,
+    "clip_x0": (),
+    "dynamic_threshold": 0.0,
+    "ema_length": None,
+    "eta": None,
+    "evaluations_per_image": 4,
+    "guidance": 1.5,
+    "guidance_interval": (),
+    "guidance_rescale": 0.0,
+    "num_images": 2,
+    "num_steps": 2,
+    "sampler": "euler",
+    "spacing": "",
+    "times_shift": 1.0,
+  }
+  for text in ("at step 3", "euler, 2 steps, guidance 1.5", "stand-in elixrc"):
+    assert text in pairs.title
+
+
+def test_more_images_than_conditions_begin_again(pairs, run):
+  made = sampling.sample(run, _make(run, Request()), num=6, seed=5)
+  names = [entry["image_id"] for entry in made.entries]
+  assert names == [pairs.names[0], pairs.names[2], pairs.names[4]] * 2
+  # The same condition with other noise.
+  assert _difference(made.images[0], made.images[3]) > 1
+  # Where number and condition are the same, so is the image.
+  np.testing.assert_array_equal(made.images[0], pairs.images[0])
+  assert _difference(made.images[1], pairs.images[1]) > 0.1
+
+
+def test_noise_is_of_the_seed_and_the_number(run):
+  nothing = _make(run, Request(unconditional=True))
+  made = [
+    sampling.sample(run, nothing, num=6, seed=seed, per_condition=k)
+    for seed, k in ((5, 1), (5, 3), (6, 1))
+  ]
+  np.testing.assert_array_equal(made[0].images, made[1].images)
+  assert _difference(made[0].images, made[2].images) > 5
+  assert made[0].references is None
+  assert len(np.unique(made[0].images, axis=0)) == 6
+
+
+def test_no_condition_is_guidance_0(run):
+  nothing = _make(run, Request(unconditional=True))
+  free = sampling.sample(run, nothing, num=6, seed=5)
+  asked = _make(run, Request())
+  changes = {"guidance": 0.0}
+  made = sampling.sample(run, asked, num=6, seed=5, changes=changes)
+  np.testing.assert_allclose(made.images.astype(int), free.images, atol=1)
+  assert made.settings["evaluations_per_image"] == 2
+
+
+def test_streams_have_scales_of_their_own(run_of):
+  """Of text and image together, scales of 0 and 1 leave the image alone."""
+  run = run_of("elixr_bc")
+  both = _make(run, Request())
+  blank = np.zeros_like(both.fields["contrastive_txt_emb"])
+  image = dataclasses.replace(
+    both, fields={**both.fields, "contrastive_txt_emb": blank}
+  )
+  changes = {"guidance": (0.0, 1.0)}
+  made = sampling.sample(run, both, num=3, changes=changes)
+  alone = sampling.sample(run, image, num=3, changes=PLAIN)
+  together = sampling.sample(run, both, num=3, changes=PLAIN)
+  np.testing.assert_allclose(made.images.astype(int), alone.images, atol=1)
+  assert _difference(together.images, alone.images) > 0.5
+  assert "guidance 0,1" in made.title
+  assert made.settings["evaluations_per_image"] == 2
+  with pytest.raises(errors.InputError, match="guidance=1,2,3: 3 scales"):
+    sampling.sample(run, both, num=3, changes={"guidance": (1.0, 2.0, 3.0)})
+
+
+def test_a_negative_condition_leads_elsewhere(run):
+  asked = _make(run, Request())
+  blank = {name: np.zeros_like(value[:1]) for name, value in asked.fields.items()}
+  other = {name: value[2:] for name, value in asked.fields.items()}
+  plain, negative, against = (
+    sampling.sample(run, dataclasses.replace(asked, negative=fields), num=6)
+    for fields in (None, blank, other)
+  )
+  # To lead away from nothing is what guidance does anyway.
+  np.testing.assert_allclose(plain.images.astype(int), negative.images, atol=1)
+  assert _difference(plain.images, against.images) > 0.1
+
+
+def test_settings_out_of_range_are_refused(run):
+  asked = _make(run, Request())
+  with pytest.raises(errors.InputError, match="num_steps=0; expected 1 or more"):
+    sampling.sample(run, asked, num=1, changes={"num_steps": 0})
+  with pytest.raises(errors.InputError, match="2 scales; expected one number"):
+    sampling.sample(run, asked, num=1, changes={"guidance": (1.0, 2.0)})
+
+
+def test_writing_again_leaves_nothing_of_the_former(pairs, tmp_path):
+  sample_files.write(pairs, tmp_path)
+  fewer = dataclasses.replace(
+    pairs,
+    images=pairs.images[:3],
+    references=pairs.references[:3],
+    entries=pairs.entries[:3],
+    names=["a", "a", "b"],
+  )
+  sample_files.write(fewer, tmp_path)
+  told = json.loads((tmp_path / "samples.json").read_text())
+  assert told["settings"]["checkpoint_step"] == 3
+  files = {path.name for path in (tmp_path / "images").iterdir()}
+  assert files == {"00000_a.png", "00001_a.png", "00002_b.png"}
+  assert {path.name for path in (tmp_path / "references").iterdir()} == {
+    "a.png",
+    "b.png",
+  }
+  for row, entry in enumerate(told["samples"]):
+    assert entry["reference_file"] == f"references/{fewer.names[row]}.png"
+    assert (
+      entry.items() >= {"number": row, "seed": 5, "image_id": pairs.names[row]}.items()
+    )
+    for key, values in (("file", pairs.images), ("reference_file", pairs.references)):
+      with Image.open(tmp_path / entry[key]) as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), values[row, ..., 0])
+  for name in ("grid.png", "pairs.png"):
+    with Image.open(tmp_path / name) as image:
+      assert min(image.size) > 128
+
+
+def test_what_has_no_reference_writes_none(pairs, tmp_path):
+  sample_files.write(dataclasses.replace(pairs, references=None), tmp_path)
+  told = json.loads((tmp_path / "samples.json").read_text())
+  assert not any("reference_file" in entry for entry in told["samples"])
+  assert list((tmp_path / "references").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  ("entry", "text"),
+  [
+    ({"prompt": "one two three four five six seven eight nine"},
+     "one two three four\nfive six seven eight"),
+    ({"prompt": "edema"}, "edema\n"),
+    ({"findings": ("Edema", "Mass", "Nodule"), "age": 3.0}, "Edema\nMass"),
+    ({"findings": (), "image_id": "1"}, "No Finding"),
+    ({"reference": "/a/b/x.png"}, "x.png"),
+    ({"age": 63.0, "sex": "F"}, "63.0\nF"),
+    ({"unconditional": True}, "no condition"),
+  ],
+)  # fmt: skip
+def test_captions_are_short(entry, text):
+  assert sampling.caption(entry) == text
+
+
+def test_a_folder_without_a_checkpoint_is_refused(run, tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps(run.experiment.config))
+  (tmp_path / "dataset.json").write_text(json.dumps(run.dataset.description))
+  with pytest.raises(errors.InputError, match="no checkpoint in"):
+    sampling.open_run(tmp_path)
