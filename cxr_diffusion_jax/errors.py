@@ -1,16 +1,17 @@
-"""The one exception that means: the user's input is wrong, and here is the fix.
+"""The exceptions that commands turn into exit codes.
 
-Library code raises `InputError`; the mains print its single line to stderr and exit
-with code 2, without a traceback. Any other exception is a defect of this project.
+Library code raises `InputError` where the user's input is wrong: one line on stderr,
+exit code 2, no traceback. `Interrupted` ends work that a signal stopped after a clean
+save: exit code 128 + signal. Any other exception is a defect of this project.
 """
 
 
 class InputError(Exception):
-  """Input that cannot be used, told in one line: got, expected, how to fix.
+  """Input that cannot be used, in one line: got, expected, how to fix it.
 
   Args:
-    got: what was found, with the name of the file, key or value.
-    expected: what would have been right; left out when `got` says it.
+    got: the wrong value, with the name of its file, key or flag.
+    expected: a right value; left out when `got` says it.
     fix: what the user can do about it.
   """
 
@@ -21,3 +22,16 @@ class InputError(Exception):
     if fix:
       parts.append(f"fix: {fix}")
     super().__init__(" ".join("; ".join(parts).split()))
+
+
+class Interrupted(Exception):
+  """Work that a signal stopped in good order.
+
+  Args:
+    signal_number: SIGTERM or SIGINT.
+    message: what was saved, and how to continue.
+  """
+
+  def __init__(self, signal_number: int, message: str):
+    super().__init__(message)
+    self.signal_number = signal_number

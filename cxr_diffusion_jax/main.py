@@ -7,8 +7,10 @@ from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import command, metrics_logger
 from cxr_diffusion_jax.evaluation.metrics import reconstruction
+from cxr_diffusion_jax.parallel import distributed
 from cxr_diffusion_jax.run import compatibility
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import recipe as experiment_lib
@@ -23,7 +25,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
   """Builds the experiment, prepares its data, trains it, and says how it ended."""
-  command.initialize_distributed(_DISTRIBUTED.value)
+  distributed.initialize(_DISTRIBUTED.value)
   experiment = experiment_lib.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
   resumed = loop.check_resumable(workdir, experiment.config, experiment.autoencoder)
@@ -59,10 +61,12 @@ def main() -> None:
     )
   step = int(outcome.state.step)
   if outcome.reason == "interrupted":
-    print(f"interrupted: saved at step {step}; repeat the same command to go on")
-  else:
-    best = f"{outcome.history.best_loss:.4f} at step {outcome.history.best_step}"
-    print(f"{outcome.reason} at step {step}; best validation loss {best}")
+    raise errors.Interrupted(
+      outcome.signal_number,
+      f"interrupted: saved at step {step}; repeat the same command to continue",
+    )
+  best = f"{outcome.history.best_loss:.4f} at step {outcome.history.best_step}"
+  print(f"{outcome.reason} at step {step}; best validation loss {best}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ A denoiser takes its --workdir: `--config configs/elixr_c.py:kl_small
 from absl import flags, logging
 from ml_collections import config_flags
 
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import command, metrics_logger
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.encoders import image_features
@@ -17,6 +18,7 @@ from cxr_diffusion_jax.extras.autoencoder import compiled as programs_lib
 from cxr_diffusion_jax.extras.autoencoder import evaluation as measure
 from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
 from cxr_diffusion_jax.extras.autoencoder import settings
+from cxr_diffusion_jax.parallel import distributed
 from cxr_diffusion_jax.run import compatibility
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.training import loop
@@ -36,7 +38,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
   """Builds the experiment, prepares its images, trains it, and says how good it is."""
-  command.initialize_distributed(_DISTRIBUTED.value)
+  distributed.initialize(_DISTRIBUTED.value)
   experiment = settings.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
   loop.check_resumable(workdir, experiment.config)
@@ -68,8 +70,10 @@ def main() -> None:
     )
     step = int(outcome.state.step)
     if outcome.reason == "interrupted":
-      print(f"interrupted: saved at step {step}; repeat the same command to go on")
-      return
+      raise errors.Interrupted(
+        outcome.signal_number,
+        f"interrupted: saved at step {step}; repeat the same command to continue",
+      )
     if _FEATURES.value not in ("auto", "probe", "none"):
       features = _encoder(_FEATURES.value, "--features")
     report = autoencoder_report.write(

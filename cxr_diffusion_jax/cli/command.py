@@ -11,6 +11,7 @@ import inspect
 import logging as python_logging
 import os
 import pathlib
+import signal
 import sys
 import time
 import warnings
@@ -116,36 +117,6 @@ def writable_folder(path: str) -> pathlib.Path:
   return folder
 
 
-def initialize_distributed(wanted: bool) -> None:
-  """Joins the other hosts of a run, before any device is touched.
-
-  Launchers that JAX knows (Slurm, Kubernetes, TPU slices, Open MPI) say who is who;
-  others set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-
-  Args:
-    wanted: by a flag; a launcher that sets JAX_COORDINATOR_ADDRESS wants it too.
-
-  Raises:
-    errors.InputError: nobody says who is who.
-  """
-  if not wanted and "JAX_COORDINATOR_ADDRESS" not in os.environ:
-    return
-  import jax
-
-  # JAX itself reads the address alone.
-  named = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-  try:
-    jax.distributed.initialize(
-      **{name: int(os.environ[key]) for name, key in named.items() if key in os.environ}
-    )
-  except ValueError as error:
-    raise errors.InputError(
-      f"a run on several hosts: {error}",
-      fix="use a launcher that JAX knows, or set JAX_COORDINATOR_ADDRESS,"
-      " JAX_NUM_PROCESSES and JAX_PROCESS_ID",
-    ) from error
-
-
 def _refusal(main: Callable[[], None]) -> str:
   """Runs a main; returns what to tell the user if it cannot go on, else nothing."""
   try:
@@ -157,10 +128,12 @@ def _refusal(main: Callable[[], None]) -> str:
       raise
     place = error.filename or os.getcwd()
     return f"{place}: {error.strerror}; fix: make room, then repeat the command"
+  except errors.Interrupted as error:
+    print(error)
+    sys.exit(128 + error.signal_number)
   except KeyboardInterrupt:
-    # Training ends in good order by itself; this is the work around it.
-    sys.stderr.write("\ninterrupted: repeat the same command to go on\n")
-    sys.exit(130)
+    sys.stderr.write("\ninterrupted; repeat the same command to continue\n")
+    sys.exit(128 + signal.SIGINT)
   return ""
 
 

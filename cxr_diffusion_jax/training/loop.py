@@ -9,6 +9,7 @@ run in good order; a loss that is not finite ends it with the last checkpoint wh
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
+import signal
 from typing import Any
 
 from absl import logging
@@ -18,7 +19,7 @@ import numpy as np
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
-from cxr_diffusion_jax.parallel import preemption, sharding
+from cxr_diffusion_jax.parallel import distributed, sharding
 from cxr_diffusion_jax.run import checkpoints, compatibility, snapshots
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import files as run_files
@@ -57,11 +58,13 @@ class Outcome:
     state: after the last update done.
     history: of its validations.
     reason: 'finished', 'interrupted' or 'no improvement'.
+    signal_number: the signal that interrupted it, or 0.
   """
 
   state: state_lib.TrainState
   history: History
   reason: str
+  signal_number: int = 0
 
 
 def train(
@@ -101,7 +104,7 @@ def train(
       workdir, keep=settings.keep, keep_every=settings.keep_every
     ) as manager,
     snapshots.keeper(workdir, settings.power_ema) as keep_averages,
-    preemption.received() as received,
+    distributed.signals() as received,
   ):
     state, history = _start(experiment, programs, manager, run)
     checkpoints.check_space(manager, state)
@@ -142,7 +145,9 @@ def train(
       )
     checkpoints.wait(manager)
   writer.flush()
-  return Outcome(state=state, history=history, reason=reason)
+  # On several hosts, JAX's preemption service received it.
+  number = [*received, signal.SIGTERM][0] if reason == "interrupted" else 0
+  return Outcome(state=state, history=history, reason=reason, signal_number=number)
 
 
 def _steps(

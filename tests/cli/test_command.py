@@ -8,7 +8,6 @@ import sys
 import types as python_types
 
 from absl import flags
-import jax
 import pytest
 
 from cxr_diffusion_jax import errors
@@ -106,7 +105,8 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
       2,
       "error: f: No space left on device",
     ),
-    (KeyboardInterrupt(), 130, "interrupted: repeat the same command to go on\n"),
+    (KeyboardInterrupt(), 130, "interrupted; repeat the same command to continue\n"),
+    (errors.Interrupted(15, "saved at step 3"), 143, "saved at step 3\n"),
   ],
 )
 def test_exit_codes(raised, code, told, monkeypatch, capsys):
@@ -118,7 +118,8 @@ def test_exit_codes(raised, code, told, monkeypatch, capsys):
   with pytest.raises(SystemExit) as stop:
     command.run(main)
   assert stop.value.code == code
-  assert told in capsys.readouterr().err
+  captured = capsys.readouterr()
+  assert told in captured.err + captured.out
 
 
 @pytest.mark.parametrize("raised", [OSError(2, "No such file"), ValueError("a defect")])
@@ -204,38 +205,3 @@ def test_numbers_of_a_flag():
     command.numbers("guidance", ["3", "x"])
   with pytest.raises(errors.InputError, match="--guidance=3,,4; expected numbers"):
     command.numbers("guidance", ["3", "", "4"])
-
-
-@pytest.fixture
-def joined(monkeypatch) -> list[dict]:
-  """What `jax.distributed.initialize` was called with; nobody is joined."""
-  calls = []
-
-  def initialize(**arguments):
-    calls.append(arguments)
-    if not arguments:
-      raise ValueError("Number of processes must be defined.")
-
-  monkeypatch.setattr(jax.distributed, "initialize", initialize)
-  for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
-    monkeypatch.delenv(f"JAX_{name}", raising=False)
-  return calls
-
-
-def test_a_run_on_one_host_joins_nobody(joined):
-  command.initialize_distributed(False)
-  assert joined == []
-
-
-def test_a_launcher_says_who_is_who(joined, monkeypatch):
-  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
-  monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-  monkeypatch.setenv("JAX_PROCESS_ID", "0")
-  command.initialize_distributed(False)
-  assert joined == [{"num_processes": 2, "process_id": 0}]
-
-
-def test_a_run_on_several_hosts_that_nobody_names_is_refused(joined):
-  with pytest.raises(errors.InputError, match="set JAX_COORDINATOR_ADDRESS"):
-    command.initialize_distributed(True)
-  assert joined == [{}]

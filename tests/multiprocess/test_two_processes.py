@@ -110,5 +110,5 @@ def test_a_signal_to_one_ends_both_in_good_order(two, small, tmp_path):
   processes[1].send_signal(signal.SIGTERM)
   for process in processes:
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "repeat the same command to go on" in out
+    assert process.returncode == 143, err
+    assert "repeat the same command to continue" in out

@@ -102,7 +102,7 @@ def test_signals_save_and_end_in_good_order(train, tmp_path):
         os.kill(os.getpid(), number)
 
     outcome, _ = train(tmp_path / "cut", action=send)
-    assert outcome.reason == "interrupted"
+    assert (outcome.reason, outcome.signal_number) == ("interrupted", number)
     assert int(outcome.state.step) == stop
     assert _steps(tmp_path / "cut")[-2:] == [stop - 1, stop]
     assert signal.getsignal(number) is before
