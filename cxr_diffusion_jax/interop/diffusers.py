@@ -24,7 +24,7 @@ from cxr_diffusion_jax.interop import (
   unet_options,
 )
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
-from cxr_diffusion_jax.models import unet as unet_lib
+from cxr_diffusion_jax.models.denoisers import unet as unet_lib
 
 
 def load_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, types.Params]:
@@ -130,13 +130,16 @@ def save_autoencoder(
 def unet_shapes(unet: unet_lib.UNet, in_channels: int) -> types.Params:
   """The tree of a UNet's parameters as shapes; `context_streams` must be None."""
   side = 2 ** (len(unet.block_channels) - 1)
+  context = types.TokenStream(
+    tokens=jnp.zeros((1, 1, unet.context_width)), mask=jnp.ones((1, 1), bool)
+  )
   labels = None if unet.num_classes is None else jnp.zeros((1,), jnp.int32)
   variables = jax.eval_shape(
     unet.init,
     jax.random.key(0),
     jnp.zeros((1, side, side, in_channels)),
     jnp.zeros((1,)),
-    jnp.zeros((1, 1, unet.context_width)),
+    (context,),
     labels,
   )
   return variables["params"]

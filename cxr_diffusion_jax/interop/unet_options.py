@@ -12,7 +12,7 @@ from typing import Any
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.interop import options
-from cxr_diffusion_jax.models import unet as unet_lib
+from cxr_diffusion_jax.models.denoisers import unet as unet_lib
 
 CLASS_NAME = "UNet2DConditionModel"
 

@@ -18,6 +18,13 @@ import jax.numpy as jnp
 from cxr_diffusion_jax.models import embedding
 from cxr_diffusion_jax.types import Array, TokenStream
 
+# Layer name -> axis of its kernel that is split over the mesh's axis `tensor`: the
+# output into attention and feed-forward layers, the input out of them.
+TENSOR_PARALLEL = {
+  **dict.fromkeys(("to_q", "to_k", "to_v", "net_0"), 1),
+  **dict.fromkeys(("to_out_0", "net_2"), 0),
+}
+
 
 def attend(
   query: Array,

@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.models import dit, edm2, unet
+from cxr_diffusion_jax import errors, naming, types
 from cxr_diffusion_jax.run import sections
 
-MODELS = {"dit": dit.DiT, "edm2": edm2.EDM2, "unet": unet.UNet}
+NETWORKS = "cxr_diffusion_jax.models.denoisers"
 
 
 def build(
@@ -23,10 +22,7 @@ def build(
 ) -> tuple[Any, Callable[[jax.Array], types.Params]]:
   section = dict(section)
   name = section.pop("name", "")
-  if name not in MODELS:
-    raise errors.InputError(
-      f"config.model.name={name!r}", f"one of {', '.join(sorted(MODELS))}"
-    )
+  network = naming.load("config.model.name", NETWORKS, name).NETWORK
   dtype = section.pop("dtype", "auto")
   if dtype == "auto":
     # bfloat16 is emulated, and slow, on a CPU.
@@ -44,12 +40,11 @@ def build(
     "out_channels": latent_shape[-1],
     "context_streams": streams,
   }
-  if settings.pop("pretrained", "") and name == "unet" and len(streams) == 1:
-    # As published networks have it: their cross-attention reads the stream itself.
-    settings["context_width"] = streams[0].width
-    given["context_streams"] = None
+  if settings.pop("pretrained", "") and hasattr(network, "published_fields"):
+    given |= network.published_fields(streams)
+    settings = {key: value for key, value in settings.items() if key not in given}
   model = sections.make(
-    MODELS[name],
+    network,
     "model",
     settings,
     given=given,

@@ -20,7 +20,7 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.interop import diffusers
-from cxr_diffusion_jax.models import unet as unet_lib
+from cxr_diffusion_jax.models.denoisers import unet as unet_lib
 
 # What of a UNet its weights rely on; widths of context, input and output may differ.
 _FIELDS = (

@@ -11,7 +11,7 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base, elixr_b
 from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
-from cxr_diffusion_jax.models import unet
+from cxr_diffusion_jax.models.denoisers import unet
 
 # Each path with its other forms.
 FORMS = [

@@ -12,7 +12,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from cxr_diffusion_jax.interop import diffusers
-from cxr_diffusion_jax.models.unet import UNet
+from cxr_diffusion_jax.models.denoisers.unet import UNet
 
 FOLDER = pathlib.Path(__file__).parent
 

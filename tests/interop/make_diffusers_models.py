@@ -5,7 +5,7 @@ that has both, when the fixture has to change:
 
   python tests/interop/make_diffusers_models.py
 
-Parameters are the formula of `tests/models/make_diffusers_unet.py`.
+Parameters are the formula of `tests/models/denoisers/make_diffusers_unet.py`.
 """
 
 import importlib.util
@@ -59,7 +59,7 @@ AUTOENCODER = {
 
 def formula():
   """The module that has `parameter(name, shape)`."""
-  path = FOLDER.parent / "models" / "make_diffusers_unet.py"
+  path = FOLDER.parent / "models" / "denoisers" / "make_diffusers_unet.py"
   spec = importlib.util.spec_from_file_location("make_diffusers_unet", path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -105,7 +105,7 @@ def _case(
   mask = np.ones((2, 7), bool)
   mask[1, 7 - num_masked :] = num_masked == 0
   labels = np.array([4, 8]) if peer.config.num_class_embeds else None
-  context = (TokenStream(tokens=tokens, mask=mask),) if num_masked else tokens
+  context = (TokenStream(tokens=tokens, mask=mask),)
 
   def loss_fn(params):
     answer = unet.apply({"params": params}, x_t, t, context, labels)

@@ -13,7 +13,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.interop import diffusers
-from cxr_diffusion_jax.models.unet import UNet
+from cxr_diffusion_jax.models.denoisers.unet import UNet
 from cxr_diffusion_jax.run import recipe as experiment_lib
 from cxr_diffusion_jax.training import compiled as programs_lib
 from cxr_diffusion_jax.training import loop

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.encoders import image_features
+from cxr_diffusion_jax.extras.autoencoder import discriminator as discriminator_lib
 from cxr_diffusion_jax.extras.autoencoder import objective as objective_lib
 from cxr_diffusion_jax.extras.autoencoder import settings as settings_lib
 from cxr_diffusion_jax.extras.autoencoder import step as autoencoder_step
-from cxr_diffusion_jax.models import discriminator as discriminator_lib
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 from cxr_diffusion_jax.training import state as state_lib

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.encoders import image_features
+from cxr_diffusion_jax.extras.autoencoder import discriminator as discriminator_lib
 from cxr_diffusion_jax.extras.autoencoder import settings as settings_lib
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
-from cxr_diffusion_jax.models import discriminator as discriminator_lib
 
 # Of the Charbonnier loss sqrt(d^2 + eps^2), in the units of pixels in [-1, 1].
 EPSILON = 1e-3

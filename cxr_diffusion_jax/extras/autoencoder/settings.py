@@ -71,7 +71,7 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiscriminatorSettings:
-  """The adversary (see `models.discriminator`), and when and how much it counts.
+  """The adversary (see `discriminator`), and when and how much it counts.
 
   Attributes:
     weight: of the adversarial loss; 0 for no adversary.

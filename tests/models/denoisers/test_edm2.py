@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.models import edm2
-from cxr_diffusion_jax.models.edm2 import EDM2
+from cxr_diffusion_jax.models.denoisers import edm2
+from cxr_diffusion_jax.models.denoisers.edm2 import EDM2
 from cxr_diffusion_jax.types import StreamSpec, TokenStream
 
 STREAMS = (

@@ -1,4 +1,4 @@
-"""The denoiser: a UNet whose parameter tree is that of Stable Diffusion.
+"""A UNet denoiser whose parameter tree is Stable Diffusion's.
 
 x_t -> conv_in -> down_blocks -> mid_block -> up_blocks -> conv_norm_out -> conv_out
                        |______ skips ______________^
@@ -7,60 +7,64 @@ context -> every cross-attention
 
 A published PyTorch name becomes a path here by writing '_' for the '.' before a list
 index: down_blocks.0.resnets.1.conv1.weight -> down_blocks_0/resnets_1/conv1/kernel.
-`context_embedder` is the one submodule that Stable Diffusion does not have; it exists
-only where `context_streams` are given.
+`context_embedder` is the only submodule that Stable Diffusion lacks. It exists where
+`context_streams` is set.
 """
+
+from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.models import embedding
+from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax.models import denoiser, embedding
+from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.models.unet_blocks import DownBlock, MidBlock, Style, UpBlock
 from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
+
+CHOICES = {
+  "time_conditioning": ("additive", "scale_shift"),
+  "resample": ("conv", "resnet"),
+}
 
 
 class UNet(nn.Module):
   """Predicts from (x_t, t, context). The defaults are Stable Diffusion 1.5.
 
   Stable Diffusion 2.x is `num_heads=(5, 10, 20, 20)`, `context_width=1024` and
-  `linear_projection=True`.
-
-  ADM's layers (Dhariwal and Nichol 2021, 2105.05233) are `head_width=64`,
-  `time_conditioning='scale_shift'` and `resample='resnet'`, around the transformers
-  that are here; those of EDM's DDPM++ (Karras et al. 2022, 2206.00364) have
-  `skip_scale=0.5**0.5` too.
+  `linear_projection=True`. ADM's layers (Dhariwal and Nichol 2021, 2105.05233) are
+  `head_width=64`, `time_conditioning='scale_shift'` and `resample='resnet'`. Those of
+  EDM's DDPM++ (Karras et al. 2022, 2206.00364) add `skip_scale=0.5**0.5`.
 
   Ronneberger et al. 2015 (1505.04597); Rombach et al. 2022 (2112.10752).
 
   Attributes:
-    out_channels: of the prediction; the input's channels are taken as they come.
-    block_channels: of each level, highest resolution first.
-    num_layers: resnets a level on the way down; one more on the way up.
+    out_channels: channels of the prediction; the input may have any number.
+    block_channels: channels of each level, highest resolution first.
+    num_layers: resnets per level on the way down; one more on the way up.
     attention: whether each level has transformers. The middle always has one.
-    num_heads: of every attention, or of each level's, where `head_width` is None.
+    num_heads: heads of every attention, or of each level's. Ignored with `head_width`.
     head_width: channels of a head; heads = channels // head_width.
-    transformer_blocks: of every transformer, or of each level's.
-    linear_projection: of tokens into and out of transformers; a 1x1 convolution, the
-      same but for its kernel's axes, where False.
-    num_classes: labels that `class_labels` may take; None for no such condition.
-    context_width: of the tokens that cross-attention sees.
-    context_streams: what the context holds, embedded by `context_embedder`. None for
-      one stream handed on as it is, as Stable Diffusion has it.
-    pooled: add a projection of the context's mean to the time embedding; only with
+    transformer_blocks: blocks of every transformer, or of each level's.
+    linear_projection: project tokens into and out of transformers with a matrix, not
+      a 1x1 convolution. Only the kernel's shape differs.
+    num_classes: number of values of `class_labels`; None for no class condition.
+    context_width: width of the tokens that cross-attention sees.
+    context_streams: the context's streams, embedded by `context_embedder`. None passes
+      one stream through unchanged, as Stable Diffusion does.
+    pooled: add a projection of the context's mean to the time embedding. Needs
       `context_streams`.
     query_positions: see `SpatialTransformer`; adds no parameter.
     time_conditioning: 'additive' or 'scale_shift', see `ResnetBlock`.
-    resample: what changes the resolution between levels: 'conv', a strided or repeated
-      convolution, or 'resnet', a residual block under the time embedding.
-    skip_scale: of the output of every residual block and transformer.
-    norm_groups: divides every level's channels.
-    zero_init: start each residual branch and the output at zero. No effect on the
-      tree.
-    remat: make activations anew in the backward pass, for memory.
-    feature_layer: what is sown as `intermediates/features` [b h' w' c]: the output of
-      this down block, counted from 0, or of the middle where it is their number.
+    resample: how levels change the resolution: 'conv' (a strided or repeated
+      convolution) or 'resnet' (a residual block with the time embedding).
+    skip_scale: factor on the output of every residual block and transformer.
+    norm_groups: groups of every normalisation; divides every level's channels.
+    zero_init: start each residual branch and the output at zero.
+    remat: recompute activations in the backward pass, to save memory.
+    feature_layer: the down block, from 0, whose output is sown as features; the number
+      of levels for the middle block.
     dtype: of the computation; parameters, norms and softmax are float32.
   """
 
@@ -86,30 +90,46 @@ class UNet(nn.Module):
   feature_layer: int | None = None
   dtype: jnp.dtype = jnp.float32
 
+  tensor_parallel = TENSOR_PARALLEL
+
+  @property
+  def num_feature_layers(self) -> int:
+    """One for each level, and the middle."""
+    return len(self.block_channels) + 1
+
+  @property
+  def default_feature_layer(self) -> int:
+    """The middle."""
+    return len(self.block_channels)
+
+  @staticmethod
+  def published_fields(streams: tuple[StreamSpec, ...]) -> dict[str, Any]:
+    """Fields that follow from the streams where the weights are published ones.
+
+    Published cross-attention reads a single stream directly.
+    """
+    if len(streams) != 1:
+      return {}
+    return {"context_streams": None, "context_width": streams[0].width}
+
   @nn.compact
   def __call__(
-    self,
-    x_t: Array,
-    t: Array,
-    context: Context | Array,
-    class_labels: Array | None = None,
+    self, x_t: Array, t: Array, context: Context, class_labels: Array | None = None
   ) -> jax.Array:
-    """Denoises.
+    """Predicts.
 
     Args:
       x_t: [b h w c]; h and w are multiples of 2^(levels - 1).
-      t: [b] or a scalar, integer or not, in Stable Diffusion's units [0, 1000).
-      context: the streams of `context_streams`, or one of width `context_width`. An
-        array [b n d] is one stream without padding.
-      class_labels: [b] int in [0, num_classes), where there are classes.
+      t: [b] or a scalar in [0, 1000), Stable Diffusion's units.
+      context: the streams of `context_streams`, or one of width `context_width`.
+      class_labels: [b] int in [0, num_classes), if there are classes.
 
     Returns:
       The prediction [b h w out_channels], float32.
 
     Raises:
-      InputError: sizes that do not fit each other, or a context not as promised.
+      errors.InputError: sizes that do not match, or another context than promised.
     """
-    context = _as_streams(context)
     self._check_sizes(x_t)
     self._check_conditions(context, class_labels)
     style = Style(
@@ -123,7 +143,7 @@ class UNet(nn.Module):
       remat=self.remat,
       dtype=self.dtype,
     )
-    time, context = self._condition(x_t, t, context, class_labels)
+    time, stream = self._condition(x_t, t, context, class_labels)
     levels = list(enumerate(self.block_channels))
     heads, depths = self.heads(), self._each_level(self.transformer_blocks)
     last = len(levels) - 1
@@ -140,14 +160,12 @@ class UNet(nn.Module):
         downsample=i < last,
         name=f"down_blocks_{i}",
       )
-      skips += block(skips[-1], time, context)
-      if i == self.feature_layer:
-        self.sow("intermediates", "features", skips[-1])
+      skips += block(skips[-1], time, stream)
+      denoiser.sow_features(self, i, skips[-1])
 
     mid = MidBlock(style, levels[-1][1], heads[-1], depths[-1], name="mid_block")
-    x = mid(skips[-1], time, context)
-    if self.feature_layer == len(levels):
-      self.sow("intermediates", "features", x)
+    x = mid(skips[-1], time, stream)
+    denoiser.sow_features(self, len(levels), x)
 
     for i, channels in reversed(levels):
       block = UpBlock(
@@ -158,11 +176,11 @@ class UNet(nn.Module):
         upsample=i > 0,
         name=f"up_blocks_{last - i}",
       )
-      x = block(x, time, context, [skips.pop() for _ in range(self.num_layers + 1)])
+      x = block(x, time, stream, [skips.pop() for _ in range(self.num_layers + 1)])
     return self._project_out(x)
 
   def heads(self) -> tuple[int, ...]:
-    """Heads of each level's attention, whether it has transformers or not."""
+    """Heads of each level's attention, whether or not it has transformers."""
     if self.head_width is None:
       return self._each_level(self.num_heads)
     return tuple(channels // self.head_width for channels in self.block_channels)
@@ -176,14 +194,14 @@ class UNet(nn.Module):
       self.norm_groups, epsilon=1e-5, dtype=jnp.float32, name="conv_norm_out"
     )(x)
     init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
-    # Float32: the output's small differences are what the loss is made of.
+    # Float32, because the loss depends on small differences of the output.
     conv = nn.Conv(self.out_channels, (3, 3), kernel_init=init, name="conv_out")
     return conv(nn.silu(x))
 
   def _condition(
     self, x_t: Array, t: Array, context: Context, class_labels: Array | None
   ) -> tuple[jax.Array, TokenStream]:
-    """The embedding [b 4c] of time and class, and what cross-attention sees."""
+    """The embedding [b 4c] of time and class, and the tokens for cross-attention."""
     batch, first = x_t.shape[0], self.block_channels[0]
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
     embed = embedding.TimestepEmbedding(4 * first, self.dtype, name="time_embedding")
@@ -195,7 +213,7 @@ class UNet(nn.Module):
       time = time + labels(class_labels)
     if self.context_streams is None:
       stream = context[0]
-      # A masked token is zero, so that even a row without any real token is clean.
+      # Zero masked tokens, so that a row without any real token stays clean.
       tokens = jnp.where(stream.mask[..., None], stream.tokens, 0)
       return time, stream.replace(tokens=tokens.astype(self.dtype))
     stream, pooled = embedding.ContextEmbedder(
@@ -216,26 +234,15 @@ class UNet(nn.Module):
           f"{name} {value} for block_channels {self.block_channels}",
           "one entry for each level",
         )
-    for name, known in (
-      ("time_conditioning", ["additive", "scale_shift"]),
-      ("resample", ["conv", "resnet"]),
-    ):
-      if getattr(self, name) not in known:
-        raise errors.InputError(
-          f"unknown {name} {getattr(self, name)!r}", f"one of {known}"
-        )
+    for name, choices in CHOICES.items():
+      naming.check(f"unknown {name}", getattr(self, name), choices)
     for channels, heads in zip(self.block_channels, self.heads(), strict=True):
       if channels % self.norm_groups or heads < 1 or channels % heads:
         raise errors.InputError(
           f"{channels} channels with {self.norm_groups} norm groups and {heads} heads",
           "groups and heads that divide the channels",
         )
-    if any(side % 2 ** (levels - 1) for side in x_t.shape[1:3]):
-      raise errors.InputError(
-        f"an input of {x_t.shape[1]}x{x_t.shape[2]} for {levels} levels",
-        f"sides that are multiples of {2 ** (levels - 1)}",
-        "change the image size, the codec or the number of levels",
-      )
+    denoiser.check_sides(x_t.shape[1:3], 2 ** (levels - 1), f"{levels} levels")
 
   def _check_conditions(self, context: Context, class_labels: Array | None) -> None:
     if (self.num_classes is None) != (class_labels is None):
@@ -248,13 +255,8 @@ class UNet(nn.Module):
       raise errors.InputError(
         f"a context of {len(context)} streams for a denoiser without context_streams",
         "one stream",
-        "give the denoiser context_streams",
+        "set context_streams",
       )
 
 
-def _as_streams(context: Context | Array) -> Context:
-  """An array [b n d] as the one stream that it is."""
-  if isinstance(context, tuple | list):
-    return tuple(context)
-  tokens = jnp.asarray(context)
-  return (TokenStream(tokens=tokens, mask=jnp.ones(tokens.shape[:2], bool)),)
+NETWORK = UNet

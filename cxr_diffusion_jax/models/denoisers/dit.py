@@ -1,10 +1,10 @@
-"""The other denoiser: a transformer over patches (DiT), conditioned on any context.
+"""A transformer denoiser over patches (DiT), conditioned on any context.
 
 x_t -> patches -> linear (+ positions) -> blocks -> norm, linear -> patches -> out
 t (+ mean of the context) -> vector c -> scale, shift and gate of every block
 
 block:  x <- x + gate_1(c) attention(modulate_1(x, c))
-        x <- x + cross_attention(norm(x), context)            where context_mode='cross'
+        x <- x + cross_attention(norm(x), context)            if context_mode='cross'
         x <- x + gate_2(c) mlp(modulate_2(x, c))
 modulate(x, c) = norm(x) (1 + scale(c)) + shift(c)
 
@@ -17,10 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.models import embedding, positions
+from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax.models import denoiser, embedding, positions
+from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.models.dit_blocks import Block, Condition, Style, modulate
 from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
+
+# The gate of SwiGLU is split as `net_0`, see `attention.TENSOR_PARALLEL`.
+GATE_PARALLEL = {"net_gate": 1}
 
 # Sines and cosines of the time, as in the paper's code.
 TIME_WIDTH = 256
@@ -32,27 +36,26 @@ class DiT(nn.Module):
   """Predicts from (x_t, t, context). The defaults are the paper's DiT-S/2.
 
   Attributes:
-    out_channels: of the prediction; the input's channels are taken as they come.
+    out_channels: channels of the prediction; the input may have any number.
     patch_size: p; a token is a patch of p x p.
     depth: number of blocks.
-    width: c of every token.
-    num_heads: of every attention; divides the width.
-    mlp_ratio: hidden width of a block's MLP over the width, to which SwiGLU has two
-      thirds: as many parameters.
-    context_mode: 'cross' for a cross-attention in each block, 'tokens' for the
-      context's tokens before the patches, in one self-attention.
-    positions: 'rotary' turns queries and keys of self-attention; 'sincos' adds the
-      positions of `embedding.grid_positions` to the patches. With 'rotary' those are
-      added to cross-attention's queries, which could not find a place in a map else,
-      and tokens of a map in the context are turned by their place in the image.
-    swiglu: the MLP's hidden units are gated (Shazeer 2020, 2002.05202), not GELUs.
-    qk_norm: queries and keys are normalised a head (Henry et al. 2020, 2010.04245),
-      which holds the logits of attention in 16 bits and at high learning rates.
+    width: channels of every token.
+    num_heads: heads of every attention; divides the width.
+    mlp_ratio: hidden width of a block's MLP over the width. SwiGLU uses two thirds of
+      it, for an equal number of parameters.
+    context_mode: 'cross' for a cross-attention in each block, 'tokens' to prepend the
+      context's tokens to the patches in one self-attention.
+    positions: 'rotary' rotates queries and keys of self-attention; 'sincos' adds the
+      positions of `embedding.grid_positions` to the patches. With 'rotary', those are
+      added to the queries of cross-attention, which have no other position, and
+      tokens of a map in the context are rotated by their place in the image.
+    swiglu: gate the MLP's hidden units (Shazeer 2020, 2002.05202) instead of GELU.
+    qk_norm: normalise queries and keys per head (Henry et al. 2020, 2010.04245). This
+      bounds attention logits in 16 bits and at high learning rates.
     pooled: add a projection of the context's mean to the time's vector.
-    context_streams: what the context holds; may be empty.
-    remat: make activations anew in the backward pass, for memory.
-    feature_layer: the block, counted from 0, whose output is sown as
-      `intermediates/features` [b h/p w/p c]; None for none.
+    context_streams: the context's streams; may be empty.
+    remat: recompute activations in the backward pass, to save memory.
+    feature_layer: the block, from 0, whose output is sown as features.
     dtype: of the computation; parameters, norms and softmax are float32.
   """
 
@@ -72,20 +75,32 @@ class DiT(nn.Module):
   feature_layer: int | None = None
   dtype: jnp.dtype = jnp.float32
 
+  tensor_parallel = TENSOR_PARALLEL | GATE_PARALLEL
+
+  @property
+  def num_feature_layers(self) -> int:
+    """One for each block."""
+    return self.depth
+
+  @property
+  def default_feature_layer(self) -> int:
+    """The end of the first third of the blocks, as in REPA."""
+    return max(self.depth // 3 - 1, 0)
+
   @nn.compact
   def __call__(self, x_t: Array, t: Array, context: Context) -> jax.Array:
-    """Denoises.
+    """Predicts.
 
     Args:
       x_t: [b h w c]; h and w are multiples of `patch_size`.
-      t: [b] or a scalar, in [0, 1000).
+      t: [b] or a scalar in [0, 1000).
       context: the streams of `context_streams`.
 
     Returns:
       The prediction [b h w out_channels], float32.
 
     Raises:
-      InputError: sizes that do not fit each other, or a context not as promised.
+      errors.InputError: sizes that do not match, or another context than promised.
     """
     self._check(x_t)
     size = self.patch_size
@@ -107,25 +122,24 @@ class DiT(nn.Module):
     if num_before:
       mask = jnp.concatenate([stream.mask, jnp.ones(x.shape[:2], bool)], axis=1)
       x = jnp.concatenate([stream.tokens, x], axis=1)
-    given = Condition(
+    condition = Condition(
       vector=vector,
       stream=stream,
       mask=mask,
       angles=self._angles((rows, columns)),
       query_positions=places if self.positions == "rotary" else None,
     )
-    kind = nn.remat(Block) if self.remat else Block
+    block = nn.remat(Block) if self.remat else Block
     for i in range(self.depth):
-      x = kind(self._style(), name=f"blocks_{i}")(x, given)
-      if i == self.feature_layer:
-        features = x[:, num_before:].reshape(batch, rows, columns, self.width)
-        self.sow("intermediates", "features", features)
+      x = block(self._style(), name=f"blocks_{i}")(x, condition)
+      features = x[:, num_before:].reshape(batch, rows, columns, self.width)
+      denoiser.sow_features(self, i, features)
     return self._project_out(x[:, num_before:], vector, rows)
 
   def _condition(
     self, batch: int, t: Array, context: Context
   ) -> tuple[jax.Array, TokenStream]:
-    """The vector c [b width] of the blocks' modulation, and the context as one."""
+    """The vector c [b width] of the blocks, and the context as one stream."""
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
     embed = embedding.TimestepEmbedding(self.width, self.dtype, name="time_embedding")
     vector = embed(embedding.sinusoids(t, TIME_WIDTH))
@@ -149,9 +163,9 @@ class DiT(nn.Module):
     )
 
   def _angles(self, grid: tuple[int, int]) -> np.ndarray | None:
-    """Rotary angles [n d/2] of all tokens that self-attention sees, or None.
+    """Rotary angles [n d/2] of all tokens in self-attention, or None.
 
-    Of the context's tokens those of maps alone have a place; the others' are 0.
+    Among context tokens, only those of a map have a place; the others get 0.
     """
     if self.positions != "rotary":
       return None
@@ -160,7 +174,7 @@ class DiT(nn.Module):
     if self.context_mode == "cross":
       return patches
 
-    def nowhere(num_tokens):
+    def nowhere(num_tokens: int) -> np.ndarray:
       return np.zeros((num_tokens, head // 2), np.float32)
 
     before = [nowhere(1)]
@@ -173,38 +187,31 @@ class DiT(nn.Module):
   def _project_out(self, x: Array, vector: Array, rows: int) -> jax.Array:
     """Tokens [b n width] -> prediction [b h w out_channels] float32."""
     zeros = nn.initializers.zeros
-    shift, scale = jnp.split(
-      nn.Dense(2 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")(
-        vector
-      ),
-      2,
-      axis=-1,
+    modulation = nn.Dense(
+      2 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation"
     )
-    # Float32: the output's small differences are what the loss is made of.
+    shift, scale = jnp.split(modulation(vector), 2, axis=-1)
+    # Float32, because the loss depends on small differences of the output.
     size = self.patch_size
     dense = nn.Dense(size**2 * self.out_channels, kernel_init=zeros, name="patch_out")
     x = dense(modulate(x, shift, scale))
     return rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=size, q=size)
 
   def _check(self, x_t: Array) -> None:
-    for name, known in CHOICES.items():
-      if getattr(self, name) not in known:
-        raise errors.InputError(
-          f"unknown {name} {getattr(self, name)!r}", f"one of {list(known)}"
-        )
+    for name, choices in CHOICES.items():
+      naming.check(f"unknown {name}", getattr(self, name), choices)
     if self.num_heads < 1 or self.width % (4 * self.num_heads):
       raise errors.InputError(
         f"a width of {self.width} with {self.num_heads} heads",
         "heads whose width is a multiple of 4, for positions in two dimensions",
       )
-    if any(side % self.patch_size for side in x_t.shape[1:3]):
-      raise errors.InputError(
-        f"an input of {x_t.shape[1]}x{x_t.shape[2]} for patches of {self.patch_size}",
-        f"sides that are multiples of {self.patch_size}",
-        "change the image size, the codec or the patch size",
-      )
+    size = self.patch_size
+    denoiser.check_sides(x_t.shape[1:3], size, f"patches of {size}")
     if self.feature_layer is not None and not 0 <= self.feature_layer < self.depth:
       raise errors.InputError(
         f"feature_layer {self.feature_layer} of {self.depth} blocks",
         f"0 to {self.depth - 1}, or None",
       )
+
+
+NETWORK = DiT

@@ -3,7 +3,7 @@
 Needs torch and diffusers, which this project does not. Run by hand, in an environment
 that has both, when the fixture has to change:
 
-  python tests/models/make_diffusers_unet.py
+  python tests/models/denoisers/make_diffusers_unet.py
 
 Parameters are a formula of their names, so that only the answer has to be stored.
 """

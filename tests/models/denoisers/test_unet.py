@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.models.unet import UNet
+from cxr_diffusion_jax.models.denoisers.unet import UNet
 from cxr_diffusion_jax.types import StreamSpec, TokenStream
 
 

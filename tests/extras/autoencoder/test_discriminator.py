@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax.models import discriminator
+from cxr_diffusion_jax.extras.autoencoder import discriminator
 
 
 def test_three_layers_judge_patches_of_70_pixels():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.models.unet import UNet
+from cxr_diffusion_jax.models.denoisers.unet import UNet
 
 PLAIN = UNet(
   out_channels=2,
@@ -87,5 +87,5 @@ def test_as_it_begins_the_whole_has_the_scale_of_its_sums():
 
 
 def test_an_unknown_way_to_resample_is_refused():
-  with pytest.raises(errors.InputError, match=r"unknown resample 'pool'; .*'resnet'"):
+  with pytest.raises(errors.InputError, match=r"unknown resample 'pool'; .*resnet"):
     _shapes(PLAIN.clone(resample="pool"))

@@ -1,20 +1,20 @@
-"""EDM2's denoiser: a UNet in which every layer keeps the magnitude of what passes.
+"""EDM2's denoiser: a UNet in which every layer preserves the magnitude of its input.
 
 [x_t, 1] -> conv_in -> enc_0 ... enc_n -> mid -> dec_n ... dec_0 -> conv_out x out_gain
                          |______ skips, joined _____^
 t -> fourier -> linear, mixed with the context's mean -> silu -> scale of every block
 
 enc   x <- normalise(x);  y = conv(silu(scale conv(silu(x))));  x <- mix(x, y, 0.3)
-dec   the same without the normalisation; where there are heads, self-attention and
-      cross-attention to the context follow, each mixed in at 0.3
+dec   the same without the normalisation; blocks with heads add self-attention and
+      cross-attention to the context, each mixed in at 0.3
 
-Karras et al. 2024 (2312.02696), configuration G, whose cross-attention is ours. Weights
-are normalised here, in the forward pass; that their stored form is brought back to unit
-magnitude after each update, too, is the optimiser's `unit_weights`.
+Karras et al. 2024 (2312.02696), configuration G, plus cross-attention. The forward pass
+normalises weights; the optimiser's `unit_weights` also rescales the stored ones.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 from einops import reduce, repeat
 from flax import linen as nn
@@ -22,18 +22,19 @@ import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.models import denoiser, embedding
 from cxr_diffusion_jax.models import edm2_layers as layers
-from cxr_diffusion_jax.models import embedding
+from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
 
-# Of the features' argument over all times: a quarter of the logarithm of EDM's largest
-# noise level over its smallest (80 over 0.002), which makes it the paper's c_noise.
+# Range of the Fourier features' argument over all times: a quarter of the logarithm of
+# EDM's largest noise level over its smallest (80 / 0.002), the paper's c_noise.
 TIME_RANGE = math.log(80 / 0.002) / 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Style:
-  """What all blocks of one network have in common; see `EDM2`."""
+  """Settings that all blocks of one network share; see `EDM2`."""
 
   residual_balance: float
   attention_balance: float
@@ -41,20 +42,21 @@ class Style:
   remat: bool
   dtype: jnp.dtype
 
-  def block(self, channels: int, name: str, **rest) -> nn.Module:
+  def block(self, channels: int, name: str, **options: Any) -> nn.Module:
     """A block of this style."""
-    return (nn.remat(Block) if self.remat else Block)(self, channels, name=name, **rest)
+    kind = nn.remat(Block) if self.remat else Block
+    return kind(self, channels, name=name, **options)
 
 
 class Block(nn.Module):
-  """Two convolutions under the embedding, then attention, each mixed with its input.
+  """Two convolutions with the embedding, then attention, each mixed with its input.
 
   Attributes:
     style: shared by all blocks.
-    channels: of the output.
-    decoder: on the way up: not normalised, and widened after instead of before.
+    channels: channels of the output.
+    decoder: a block on the way up: not normalised, and widened last instead of first.
     resample: 'down' for half the size, 'up' for twice, 'keep' for the same.
-    num_heads: of the attentions; 0 for none.
+    num_heads: heads of the attentions; 0 for none.
   """
 
   style: Style
@@ -67,10 +69,10 @@ class Block(nn.Module):
   def __call__(self, x: Array, vector: Array, context: TokenStream) -> jax.Array:
     """x [b h w c], vector [b d] -> [b h' w' channels]."""
 
-    def linear(name, x, window):
+    def linear(name: str, x: Array, window: tuple[int, ...]) -> jax.Array:
       return layers.Linear(self.channels, window, self.style.dtype, name=name)(x)
 
-    def widened(x):
+    def widened(x: Array) -> Array:
       return x if x.shape[-1] == self.channels else linear("conv_skip", x, (1, 1))
 
     if self.resample == "down":
@@ -86,7 +88,7 @@ class Block(nn.Module):
     x = layers.mix(widened(x), y, self.style.residual_balance)
     if self.num_heads:
       x = self._attended(x, context)
-    # Far from what training reaches; it keeps a few wild values from spoiling 16 bits.
+    # Beyond what training reaches; it keeps rare outliers from overflowing 16 bits.
     return jnp.clip(x, -256, 256)
 
   def _attended(self, x: Array, context: TokenStream) -> jax.Array:
@@ -94,7 +96,7 @@ class Block(nn.Module):
     if self.style.query_positions:
       positions = embedding.grid_positions(*x.shape[1:]) * math.sqrt(2)
 
-    def attention(name):
+    def attention(name: str) -> layers.CosineAttention:
       balance, dtype = self.style.attention_balance, self.style.dtype
       return layers.CosineAttention(self.num_heads, balance, dtype, name=name)
 
@@ -105,28 +107,28 @@ class Block(nn.Module):
 class EDM2(nn.Module):
   """Predicts from (x_t, t, context). The defaults are the paper's size XS.
 
-  The output is exactly zero at the start, and so is every gradient but that of its
-  gain: it learns from the second update on.
+  The output starts at exactly zero, and so does every gradient except that of its
+  gain: the other parameters learn from the second update on.
 
   Attributes:
-    out_channels: of the prediction; the input's channels are taken as they come.
-    block_channels: of each level, highest resolution first; a tenfold learning rate of
-      a UNet's goes with them (0.01 and Adam with b2 = 0.99 in the paper).
-    num_layers: blocks a level on the way down; one more on the way up.
+    out_channels: channels of the prediction; the input may have any number.
+    block_channels: channels of each level, highest resolution first. Use ten times a
+      UNet's learning rate (the paper: 0.01, and Adam with b2 = 0.99).
+    num_layers: blocks per level on the way down; one more on the way up.
     attention: whether the blocks of each level attend. The middle always does.
-    head_width: channels of a head; divides those of the levels that attend.
-    context_width: of the tokens that cross-attention sees.
-    context_streams: what the context holds; may be empty.
+    head_width: channels of a head; divides the channels of levels that attend.
+    context_width: width of the tokens that cross-attention sees.
+    context_streams: the context's streams; may be empty.
     pooled: mix a projection of the context's mean with the time's vector, half and
       half, where the paper has its class.
-    query_positions: tell cross-attention's queries where they are, which lets them
+    query_positions: add positions to the queries of cross-attention, so that they can
       find the same place in a grid stream; adds no parameter.
-    residual_balance: part of a block's convolutions in its output.
-    attention_balance: part of an attention in its output.
-    skip_balance: part of a skip in what it is joined to.
-    remat: make activations anew in the backward pass, for memory.
-    feature_layer: what is sown as `intermediates/features` [b h' w' c]: the output of
-      this level on the way down, from 0, or of the middle where it is their number.
+    residual_balance: share of a block's convolutions in its output.
+    attention_balance: share of an attention in its output.
+    skip_balance: share of a skip in the joined output.
+    remat: recompute activations in the backward pass, to save memory.
+    feature_layer: the level, from 0, whose output on the way down is sown as features;
+      the number of levels for the middle.
     dtype: of the computation; parameters, norms and softmax are float32.
   """
 
@@ -146,21 +148,33 @@ class EDM2(nn.Module):
   feature_layer: int | None = None
   dtype: jnp.dtype = jnp.float32
 
+  tensor_parallel = TENSOR_PARALLEL
+
+  @property
+  def num_feature_layers(self) -> int:
+    """One for each level, and the middle."""
+    return len(self.block_channels) + 1
+
+  @property
+  def default_feature_layer(self) -> int:
+    """The middle."""
+    return len(self.block_channels)
+
   @nn.compact
   def __call__(self, x_t: Array, t: Array, context: Context) -> jax.Array:
-    """Denoises.
+    """Predicts.
 
     Args:
-      x_t: [b h w c] of standard deviation about 1 (as EDM's preconditioning makes it);
+      x_t: [b h w c] of standard deviation about 1 (EDM's preconditioning ensures it);
         h and w are multiples of 2^(levels - 1).
-      t: [b] or a scalar, in [0, 1000).
+      t: [b] or a scalar in [0, 1000).
       context: the streams of `context_streams`.
 
     Returns:
       The prediction [b h w out_channels], float32.
 
     Raises:
-      InputError: sizes that do not fit each other, or a context not as promised.
+      errors.InputError: sizes that do not match, or another context than promised.
     """
     self._check(x_t)
     style = Style(
@@ -173,7 +187,7 @@ class EDM2(nn.Module):
     vector, stream = self._condition(x_t.shape[0], t, context)
     levels = list(enumerate(self.block_channels))
 
-    # A channel of ones stands in for the biases that no layer has.
+    # A channel of ones replaces the biases, which no layer has.
     x = jnp.concatenate([x_t, jnp.ones_like(x_t[..., :1])], axis=-1)
     x = layers.Linear(levels[0][1], (3, 3), self.dtype, name="conv_in")(x)
     skips = [x]
@@ -186,14 +200,14 @@ class EDM2(nn.Module):
         block = style.block(channels, f"enc_{i}_{j}", num_heads=self._heads(i))
         x = block(x, vector, stream)
         skips.append(x)
-      self._sow(i, x)
+      denoiser.sow_features(self, i, x)
 
     last, channels = levels[-1]
     heads = channels // self.head_width
     middle = style.block(channels, "mid_0", decoder=True, num_heads=heads)
     x = middle(x, vector, stream)
     x = style.block(channels, "mid_1", decoder=True)(x, vector, stream)
-    self._sow(len(levels), x)
+    denoiser.sow_features(self, len(levels), x)
 
     for i, channels in reversed(levels):
       if i < last:
@@ -206,21 +220,17 @@ class EDM2(nn.Module):
         )
         x = block(x, vector, stream)
     gain = self.param("out_gain", nn.initializers.zeros, ())
-    # Float32: the output's small differences are what the loss is made of.
+    # Float32, because the loss depends on small differences of the output.
     return gain * layers.Linear(self.out_channels, (3, 3), name="conv_out")(x)
 
   def _heads(self, level: int) -> int:
     attends = self.attention[level]
     return self.block_channels[level] // self.head_width if attends else 0
 
-  def _sow(self, layer: int, x: Array) -> None:
-    if layer == self.feature_layer:
-      self.sow("intermediates", "features", x)
-
   def _condition(
     self, batch: int, t: Array, context: Context
   ) -> tuple[jax.Array, TokenStream]:
-    """The vector [b d] of every block, and the tokens that cross-attention sees."""
+    """The vector [b d] of every block, and the tokens for cross-attention."""
     width = max(self.block_channels)
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
     waves = layers.fourier(t * (TIME_RANGE / 1000), self.block_channels[0])
@@ -251,9 +261,7 @@ class EDM2(nn.Module):
           f"{channels} channels with heads of {self.head_width}",
           "a head_width that divides the channels of all levels that attend",
         )
-    if any(side % 2 ** (levels - 1) for side in x_t.shape[1:3]):
-      raise errors.InputError(
-        f"an input of {x_t.shape[1]}x{x_t.shape[2]} for {levels} levels",
-        f"sides that are multiples of {2 ** (levels - 1)}",
-        "change the image size, the codec or the number of levels",
-      )
+    denoiser.check_sides(x_t.shape[1:3], 2 ** (levels - 1), f"{levels} levels")
+
+
+NETWORK = EDM2

@@ -1,0 +1,79 @@
+"""What a denoising network declares; each module of `denoisers` defines one.
+
+(x_t [b h w c], t [b] in [0, 1000), context) -> prediction [b h w out_channels]
+
+The keys of `config.model` are the network's fields. Three fields follow from the rest
+of the config: `out_channels`, `context_streams` and `dtype`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+from flax import linen as nn
+import jax
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.types import Array, Context
+
+
+class Denoiser(Protocol):
+  """A Flax Linen module that predicts from (x_t, t, context).
+
+  Attributes:
+    tensor_parallel: layer name -> axis of its [inputs outputs] kernel that is split
+      over the mesh's axis `tensor`; see `parallel.sharding`.
+  """
+
+  tensor_parallel: ClassVar[Mapping[str, int]]
+
+  def init(
+    self, rngs: jax.Array, x_t: Array, t: Array, context: Context
+  ) -> Mapping[str, Any]: ...
+
+  def apply(
+    self, variables: Mapping[str, Any], x_t: Array, t: Array, context: Context
+  ) -> jax.Array: ...
+
+  def clone(self, **changes: Any) -> Self: ...
+
+
+@runtime_checkable
+class FeatureDenoiser(Protocol):
+  """A denoiser that also returns intermediate features, which REPA needs.
+
+  Attributes:
+    feature_layer: the layer that is sown as `intermediates/features` [b h' w' c], from
+      0 to `num_feature_layers` - 1; None for no features.
+    num_feature_layers: how many layers there are to choose from.
+    default_feature_layer: the layer that REPA uses unless the config names one.
+  """
+
+  feature_layer: int | None
+
+  @property
+  def num_feature_layers(self) -> int: ...
+
+  @property
+  def default_feature_layer(self) -> int: ...
+
+
+def check_sides(sides: Sequence[int], divisor: int, what: str) -> None:
+  """Raises errors.InputError unless the divisor divides both sides of an input.
+
+  Args:
+    sides: (h, w).
+    divisor: of both.
+    what: the reason, such as '3 levels', for the message.
+  """
+  if any(side % divisor for side in sides):
+    raise errors.InputError(
+      f"an input of {sides[0]}x{sides[1]} for {what}",
+      f"sides that are multiples of {divisor}",
+      "change config.data.image_size, config.codec or config.model",
+    )
+
+
+def sow_features(module: nn.Module, layer: int, features: Array) -> None:
+  """Sows the output of a layer if it is the module's `feature_layer`."""
+  if layer == module.feature_layer:
+    module.sow("intermediates", "features", features)
