@@ -76,6 +76,7 @@ ROOMS = {
     "train_autoencoder.py",
   ),
   "optax": (
+    "encoders/fitting.py",
     "encoders/standin/",
     "evaluation/judges/",
     "extras/autoencoder/",
@@ -94,8 +95,8 @@ NOWHERE = ("pickle", "cloudpickle", "dill", "joblib", "torch", "utils")
 # Where functions are compiled; all others can be called as they are.
 COMPILED = (
   "encoders/clip/model.py",
+  "encoders/fitting.py",
   "encoders/latents/autoencoders.py",
-  "encoders/standin/training.py",
   "evaluation/features/extractor.py",
   "evaluation/judges/attribution.py",
   "evaluation/judges/probe_fit.py",

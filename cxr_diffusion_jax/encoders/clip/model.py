@@ -10,7 +10,7 @@ have been written by Flax or by PyTorch, which is not needed to read them; param
 are always an argument of the compiled functions, never a constant in them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
 import os
@@ -25,6 +25,7 @@ from cxr_diffusion_jax import types
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
 from cxr_diffusion_jax.encoders.clip import tokens as clip_tokens
+from cxr_diffusion_jax.parallel import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,7 +207,7 @@ def encode_text(
     model.tokenizer, prompts, max_tokens=model.max_tokens, chunks=chunks
   )
   used = mask.any(axis=-1)
-  states, embeddings = _in_batches(model.text_fn, model.params, ids[used], batch_size)
+  states, embeddings = _run(model.text_fn, model.params, ids[used], batch_size)
   tokens = np.zeros((*mask.shape, states.shape[-1]), np.float32)
   tokens[used] = states
   # Rows of `embeddings` are the windows in use, in order, the first of each prompt too.
@@ -233,7 +234,7 @@ def encode_images(
   if not len(images):
     raise ValueError("nothing to encode: got no images, expected at least one")
   pixels = clip_pixels.fit(images, model.pixels)
-  return _in_batches(model.image_fn, model.params, pixels, batch_size)
+  return _run(model.image_fn, model.params, pixels, batch_size)
 
 
 def encode_patches(
@@ -256,7 +257,7 @@ def encode_patches(
   if not len(images):
     raise ValueError("nothing to encode: got no images, expected at least one")
   pixels = clip_pixels.fit_each(images, model.pixels)
-  return _in_batches(model.patches_fn, model.params, pixels, batch_size)
+  return _run(model.patches_fn, model.params, pixels, batch_size)
 
 
 def fingerprint(model: ClipModel) -> str:
@@ -276,23 +277,13 @@ def describe(model: ClipModel) -> str:
   return f"{label} {size:.1f}M {fingerprint(model)}"
 
 
-def _in_batches(
+def _run(
   function: Callable, params: types.Params, inputs: np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Applies a compiled function to rows, in few different batch shapes."""
-  parts = [
-    tuple(np.asarray(out, np.float32)[:count] for out in function(params, rows))
-    for rows, count in _padded_batches(inputs, batch_size)
-  ]
-  return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-
-
-def _padded_batches(
-  inputs: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, int]]:
-  """Yields rows and how many of them count, in sizes of powers of two or the full."""
-  for start in range(0, len(inputs), batch_size):
-    rows = inputs[start : start + batch_size]
-    size = min(batch_size, 1 << (len(rows) - 1).bit_length())
-    padding = np.repeat(rows[:1], size - len(rows), axis=0)
-    yield np.concatenate([rows, padding]), len(rows)
+  tokens, embeddings = batches.in_batches(
+    lambda rows: function(params, inputs[rows]), len(inputs), batch_size, powers=True
+  )
+  return tokens.astype(np.float32, copy=False), embeddings.astype(
+    np.float32, copy=False
+  )

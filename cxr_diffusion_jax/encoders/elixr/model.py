@@ -29,6 +29,7 @@ from cxr_diffusion_jax.encoders.base import TEXT_COLUMNS
 from cxr_diffusion_jax.encoders.elixr import inputs as elixr_inputs
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.elixr.saved_model import IMAGE_MODEL, TEXT_MODEL
+from cxr_diffusion_jax.parallel import batches
 
 if TYPE_CHECKING:
   import tokenizers
@@ -108,13 +109,13 @@ class ElixrModel:
 
     def encode(rows: np.ndarray) -> Mapping[str, np.ndarray]:
       nothing = np.zeros((len(rows), *SHAPES["elixrc"]), np.float32)
-      return self._q_former_fn(
+      outputs = self._q_former_fn(
         image_feature=nothing, ids=ids[rows], paddings=paddings[rows]
       )
+      return {name: outputs[name] for name in columns}
 
-    return elixr_saved_model.in_batches(
-      encode, columns, len(prompts), min(self.batch_size, len(prompts))
-    )
+    size = min(self.batch_size, len(prompts))
+    return batches.in_batches(encode, len(prompts), size)
 
   def encode_images(
     self, columns: Sequence[str], images: Sequence[np.ndarray]
@@ -136,11 +137,9 @@ class ElixrModel:
         made |= self._q_former_fn(
           image_feature=made["elixrc"], ids=nothing.astype(np.int32), paddings=nothing
         )
-      return made
+      return {name: made[name] for name in columns}
 
-    return elixr_saved_model.in_batches(
-      encode, columns, len(images), min(self.batch_size, len(images))
-    )
+    return batches.in_batches(encode, len(images), min(self.batch_size, len(images)))
 
   @functools.cached_property
   def _tokenizer(self) -> "tokenizers.Tokenizer":

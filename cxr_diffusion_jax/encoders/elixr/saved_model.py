@@ -6,7 +6,7 @@
 The only file that knows TensorFlow, which is imported when a model is loaded.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import json
 import os
@@ -17,6 +17,7 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.parallel import batches
 
 HUB_ID = "google/cxr-foundation"
 IMAGE_MODEL, TEXT_MODEL = "elixr-c-v2-pooled", "pax-elixr-b-text"
@@ -113,14 +114,12 @@ def load_model(
     for name, row in outputs.items():
       if made[name].shape != (len(values[inputs[0]]), *row):
         raise _not_elixr(path, f"{name} {list(made[name].shape)}", ["n", *row])
-    return made
+    return {name: made[name] for name in outputs}
 
   def run_by(size: int, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    num_rows = len(values[inputs[0]])
-    return in_batches(
+    return batches.in_batches(
       lambda rows: run(**{name: value[rows] for name, value in values.items()}),
-      outputs,
-      num_rows,
+      len(values[inputs[0]]),
       size,
     )
 
@@ -138,24 +137,6 @@ def load_model(
     return run_by(size, values)
 
   return call
-
-
-def in_batches(
-  encode: Callable[[np.ndarray], Mapping[str, np.ndarray]],
-  names: Iterable[str],
-  num_rows: int,
-  size: int,
-) -> dict[str, np.ndarray]:
-  """Collects the outputs `names` of `encode`, which is always given `size` rows.
-
-  The last batch is filled up with the last row: one shape is compiled once.
-  """
-  made: dict[str, list[np.ndarray]] = {name: [] for name in names}
-  for start in range(0, num_rows, size):
-    outputs = encode(np.minimum(np.arange(start, start + size), num_rows - 1))
-    for name, values in made.items():
-      values.append(outputs[name])
-  return {name: np.concatenate(values)[:num_rows] for name, values in made.items()}
 
 
 def to_example(png: bytes) -> bytes:

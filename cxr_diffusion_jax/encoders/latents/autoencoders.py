@@ -21,6 +21,7 @@ from cxr_diffusion_jax.interop import autoencoder_options, safetensors_folder
 from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.models import kl_codec
+from cxr_diffusion_jax.parallel import batches
 
 # Of Stable Diffusion's shape: to build a config with it takes no file.
 DEFAULT = "stabilityai/sd-vae-ft-mse"
@@ -97,15 +98,13 @@ class Autoencoder:
       [n h/f w/f 2z] float32, mean and logvar, unscaled.
     """
     function, num_devices = self._compiled
-    b = self.batch_size(images.shape[1])
-    parts = []
-    for start in range(0, len(images), b):
-      some = images[start : start + b]
-      # A part of a batch in the next size of a power of two, so that few compile.
-      size = num_devices * (1 << (-(-len(some) // num_devices) - 1).bit_length())
-      padding = np.repeat(some[:1], size - len(some), axis=0)
-      parts.append(np.asarray(function(np.concatenate([some, padding])))[: len(some)])
-    return np.concatenate(parts)
+    return batches.in_batches(
+      lambda rows: function(images[rows]),
+      len(images),
+      self.batch_size(images.shape[1]),
+      powers=True,
+      multiple=num_devices,
+    )
 
   def batch_size(self, image_size: int) -> int:
     """Images of this side that this host's devices encode at once."""

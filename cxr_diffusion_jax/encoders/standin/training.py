@@ -8,9 +8,8 @@ are absent, and what is made with it says so. The number of steps is fixed, so t
 same inputs give the same model on the same kind of machine.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
-import functools
 import hashlib
 import json
 import pathlib
@@ -18,12 +17,12 @@ import shutil
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.encoders import fitting
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
 from cxr_diffusion_jax.encoders.clip import small as clip_small
@@ -133,35 +132,51 @@ def _train(
   progress: types.Progress,
 ) -> tuple[clip_model.ClipModel, list[dict[str, float]]]:
   """Returns the trained model and the losses of each step."""
-  key = jax.random.key(settings.seed)
   model, heads = _create(images, prompts, findings, settings)
   encoded = model.tokenizer(
     prompts, padding=True, truncation=True, max_length=model.max_tokens
   )
   ids = np.asarray(encoded["input_ids"], np.int32)
-  tx = _optimizer(settings)
-  params = {"clip": model.params, "heads": heads}
-  opt_state = tx.init(params)
-  step_fn = jax.jit(functools.partial(_update, model, tx), donate_argnums=(1, 2))
-  start, losses = time.monotonic(), []
-  for step, rows in enumerate(_rows(len(images), settings)):
-    batch = {
+  tx = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adam(
+      fitting.learning_rate(settings.learning_rate, settings.num_steps), b2=0.98
+    ),
+  )
+  # One flat vector of parameters compiles sooner.
+  tx = optax.flatten(tx)
+
+  def read_batch(rows: np.ndarray) -> types.Batch:
+    return {
       "image": clip_pixels.fit(np.stack([images[i] for i in rows]), model.pixels),
       "ids": ids[rows],
       "findings": np.asarray(findings[rows], np.float32),
     }
-    step_key = jax.random.fold_in(key, step)
-    params, opt_state, metrics = step_fn(step_key, params, opt_state, batch)
-    losses.append({name: float(value) for name, value in metrics.items()})
-    if not np.isfinite(losses[-1]["loss"]):
-      raise FloatingPointError(
-        f"loss of the stand-in CLIP at step {step}: {losses[-1]}"
-      )
-    label = f"stand-in CLIP, loss {losses[-1]['loss']:.3f}"
-    progress(label, step + 1, settings.num_steps)
-    if 0 < settings.max_seconds < time.monotonic() - start:
-      break
+
+  def loss_fn(key, params, batch):
+    batch = dict(batch, image=standin_loss.augment(key, batch["image"]))
+    return standin_loss.losses_of(model, params, batch)
+
+  params, losses = fitting.fit(
+    fitting.make_step_fn(loss_fn, tx, _limit_scale),
+    tx,
+    {"clip": model.params, "heads": heads},
+    read_batch,
+    len(images),
+    name="stand-in CLIP",
+    num_steps=settings.num_steps,
+    batch_size=settings.batch_size,
+    seed=settings.seed,
+    max_seconds=settings.max_seconds,
+    progress=progress,
+  )
   return dataclasses.replace(model, params=params["clip"]), losses
+
+
+def _limit_scale(params: types.Params) -> types.Params:
+  """As in CLIP: a scale beyond 100 makes training unstable."""
+  scale = jnp.minimum(params["clip"]["logit_scale"], jnp.log(100.0))
+  return {**params, "clip": {**params["clip"], "logit_scale": scale}}
 
 
 def _create(
@@ -179,50 +194,6 @@ def _create(
     **_pixel_statistics(images),
   )
   return model, standin_loss.make_heads(generator, settings.sizes, findings)
-
-
-def _update(
-  model: clip_model.ClipModel,
-  tx: optax.GradientTransformation,
-  key: jax.Array,
-  params: types.Params,
-  opt_state: optax.OptState,
-  batch: types.Batch,
-) -> tuple[types.Params, optax.OptState, dict[str, jax.Array]]:
-  """Returns parameters and optimizer state after one update, and its losses."""
-  batch = dict(batch, image=standin_loss.augment(key, batch["image"]))
-  loss_fn = functools.partial(standin_loss.losses_of, model, batch=batch)
-  (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-  updates, opt_state = tx.update(grads, opt_state, params)
-  params = optax.apply_updates(params, updates)
-  # As in CLIP: a scale beyond 100 makes training unstable.
-  scale = params["clip"]["logit_scale"]
-  params["clip"]["logit_scale"] = jnp.minimum(scale, jnp.log(100.0))
-  return params, opt_state, metrics
-
-
-def _optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-  """Adam with warmup and cosine decay, on one flat vector: it compiles sooner."""
-  rate = optax.warmup_cosine_decay_schedule(
-    0.0,
-    settings.learning_rate,
-    max(1, settings.num_steps // 10),
-    max(2, settings.num_steps),
-    end_value=0.01 * settings.learning_rate,
-  )
-  steps = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.98))
-  return optax.flatten(steps)
-
-
-def _rows(count: int, settings: TrainSettings) -> Iterator[np.ndarray]:
-  """Yields the rows of each step's batch: whole shuffled passes, one after another."""
-  generator = np.random.default_rng(settings.seed)
-  order = np.empty(0, np.int64)
-  for _ in range(settings.num_steps):
-    while len(order) < settings.batch_size:
-      order = np.concatenate([order, generator.permutation(count)])
-    yield order[: settings.batch_size]
-    order = order[settings.batch_size :]
 
 
 def _sample(images: Sequence[np.ndarray], count: int) -> np.ndarray:
