@@ -14,10 +14,12 @@ from absl import flags
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import command, evaluation_flags, metrics_logger
-from cxr_diffusion_jax.evaluation import compare as comparison
 from cxr_diffusion_jax.evaluation.comparison import folders as folder_comparison
 from cxr_diffusion_jax.evaluation.comparison import path_assessment
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
+from cxr_diffusion_jax.evaluation.comparison import runs as comparison
+from cxr_diffusion_jax.extras.reader_study import study as reader_study
+from cxr_diffusion_jax.report import curves
 from cxr_diffusion_jax.report.comparison import page as comparison_page
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
@@ -79,8 +81,14 @@ def _of_run(workdir: pathlib.Path, options: path_assessment.Options) -> pathlib.
   out = command.writable_folder(_OUT.value or str(folder))
   title = f"{path.name}, step {path.steps[0]}"
   compared = comparison.compare(
-    paths, out, options, title=title, progress=command.progress
+    paths,
+    out,
+    options,
+    read_losses=curves.read,
+    title=title,
+    progress=command.progress,
   )
+  reader_study.of_comparison(compared, out, options.reader_num)
   metrics_logger.write_scalars(
     workdir,
     path.steps[0],

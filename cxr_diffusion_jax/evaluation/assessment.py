@@ -20,10 +20,13 @@ from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.evaluation import image_set, measurement
 from cxr_diffusion_jax.evaluation.eval_context import Bench, preferred
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.judges import adherence_judges
+from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.metrics import condition_diversity, fidelity_table
-from cxr_diffusion_jax.evaluation.metrics.privacy import privacy
+from cxr_diffusion_jax.evaluation.metrics import (
+  condition_diversity,
+  fidelity_table,
+  privacy,
+)
 
 # Raised when the same images give other figures: then they are measured again.
 FORMAT = 1
@@ -157,7 +160,7 @@ def _adherence(
   bench: Bench, made: Made, seed: int, progress: types.Progress
 ) -> Assessment:
   del seed, progress
-  found = adherence_judges.measure_all(bench.judges, made.images, "generated")
+  found = judges_lib.measure_all(bench.judges, made.images, "generated")
   return Assessment(measurements=found)
 
 
@@ -183,9 +186,7 @@ def _diversity(
     )
 
   return Assessment(
-    measurements=adherence_judges.attempt(
-      "diversity", "ms_ssim", len(made.images), measured
-    )
+    measurements=judges_lib.attempt("diversity", "ms_ssim", len(made.images), measured)
   )
 
 

@@ -23,9 +23,10 @@ from cxr_diffusion_jax.evaluation import features as features_lib
 from cxr_diffusion_jax.evaluation import image_set, selection
 from cxr_diffusion_jax.evaluation.features import Extractor
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.judges import adherence_judges, probe
+from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
+from cxr_diffusion_jax.evaluation.judges import probe
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.metrics.privacy import reference as privacy_reference
+from cxr_diffusion_jax.evaluation.metrics import privacy_reference
 from cxr_diffusion_jax.sampling import sample as sampling
 
 # For figures that one extractor is enough for: closest to chest X-rays first.
@@ -62,7 +63,7 @@ class Bench:
   reference: ImageSet
   training: ImageSet | None
   judge: probe.Probe | None
-  judges: Sequence[adherence_judges.JudgeFn]
+  judges: Sequence[judges_lib.JudgeFn]
   extractors: Sequence[Extractor]
   skipped: Mapping[str, str]
   features: Mapping[str, Mapping[str, np.ndarray]]
@@ -72,7 +73,7 @@ class Bench:
   @functools.cached_property
   def ceilings(self) -> list[Measurement]:
     """What the judges say of the real images of the conditions."""
-    return adherence_judges.measure_all(self.judges, self.conditions, "real")
+    return judges_lib.measure_all(self.judges, self.conditions, "real")
 
   @functools.cached_property
   def privacy_reference(self) -> privacy_reference.Reference:
@@ -113,7 +114,7 @@ def of_runs(
     num: conditions; None for half of the split.
     features: names of extractors, or "auto".
     weights: extractor -> where its weights are.
-    elixr_models: see `adherence_judges.open_judges`.
+    elixr_models: see `judges_lib.open_judges`.
     progress: told during long work.
 
   Raises:
@@ -128,18 +129,18 @@ def of_runs(
   )
   cache = records.folder / "features"
   name = judge_name(first.phantom)
-  judges, unheard = adherence_judges.open_judges(
+  judges, unheard = judges_lib.open_judges(
     judge, name, settings, elixr_models=elixr_models, cache=cache, progress=progress
   )
   more = {
-    "anatomy": adherence_judges.of_anatomy(
+    "anatomy": judges_lib.of_anatomy(
       settings.root,
       sets["training"],
       sets["conditions"],
       records.folder / "measurer",
       progress=progress,
     ),
-    "boxes": adherence_judges.of_boxes(records, sets["conditions"], judge, name),
+    "boxes": judges_lib.of_boxes(records, sets["conditions"], judge, name),
   }
   unheard |= {name: one for name, one in more.items() if isinstance(one, str)}
   judges += [one for one in more.values() if not isinstance(one, str)]

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
-from cxr_diffusion_jax.evaluation import image_set
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import sample as sampling
@@ -170,15 +169,6 @@ class Parts(Sequence):
     if not 0 <= index < self._count:
       raise IndexError(f"image {index} of {self._count}")
     return self._read(self._paths[index // PART_SIZE])[index % PART_SIZE]
-
-
-def as_set(
-  name: str, images: Sequence[np.ndarray], conditions: image_set.ImageSet
-) -> image_set.ImageSet:
-  """Generated images with the labels that were asked for: those of the conditions."""
-  return image_set.ImageSet(
-    name=name, images=images, ids=conditions.ids, labels=conditions.labels
-  )
 
 
 def _images_of(

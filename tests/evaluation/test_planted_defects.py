@@ -15,9 +15,12 @@ import scipy.ndimage
 
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges import adherence
-from cxr_diffusion_jax.evaluation.metrics import condition_diversity, fidelity
-from cxr_diffusion_jax.evaluation.metrics.privacy import privacy
-from cxr_diffusion_jax.evaluation.metrics.privacy import reference as privacy_reference
+from cxr_diffusion_jax.evaluation.metrics import (
+  condition_diversity,
+  fidelity,
+  privacy,
+  privacy_reference,
+)
 from cxr_diffusion_jax.extras.phantom import render
 
 SIDE, NUM, NUM_CONDITIONS = 32, 120, 20

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.evaluation import image_set
 from cxr_diffusion_jax.sampling import image_parts
 
 
@@ -94,18 +93,6 @@ def test_ways_to_sample_have_folders_of_their_own(run_of, tmp_path):
   ]
   assert len({folder(), *others}) == 5
   assert (folder() / image_parts.DESCRIPTION).is_file()
-
-
-def test_what_was_asked_for_are_the_labels(calls):
-  real = image_set.ImageSet(
-    name="test",
-    images=np.zeros((2, 8, 8, 1), np.uint8),
-    ids=np.array(["a", "b"]),
-    labels={"findings": np.eye(2)},
-  )
-  made = image_parts.as_set("elixr_c", real.images, real)
-  assert made.name == "elixr_c"
-  assert made.labels["findings"] is real.labels["findings"]
 
 
 def test_weights_tell_runs_apart(run_of):

@@ -5,11 +5,14 @@ runs -> assess -> Comparison -> comparison_page: report.html, figures, table.md
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
 
 import numpy as np
 
+from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.measurement import Measurement
+
+# Tag -> (steps, values), of one run.
+Losses = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class PathResult:
       same noise in every path; of its first run and sampling seed.
     measurements: of all its images together, with intervals over images and seeds.
     features: extractor's name -> [n d] float32 of generated images of its first run.
-    losses: run's name -> `curves.read` of it: tag -> (steps, values).
+    losses: run's name -> its loss curves.
     sweep: over guidance scales; empty where none was asked for.
     neighbours: uint8 [m 2 h w 1], generated images beside their nearest training
       images, nearest pair first; m may be 0.
@@ -46,6 +49,7 @@ class PathResult:
     description: of its data in words ("phantom images, stand-in elixrc").
     curve: label efficiency: (share of the real training images, arm, macro AUROC) of
       classifiers; empty where it was not measured.
+    generated: all images of its first run and sampling seed, for readers.
   """
 
   name: str
@@ -53,12 +57,13 @@ class PathResult:
   images: np.ndarray
   measurements: Sequence[Measurement]
   features: Mapping[str, np.ndarray]
-  losses: Mapping[str, Any]
+  losses: Mapping[str, Losses]
   sweep: Sequence[SweepPoint]
   neighbours: np.ndarray
   neighbour_captions: Sequence[str]
   description: str
   curve: Sequence[tuple[float, str, Measurement]] = ()
+  generated: ImageSet | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,7 @@ class Comparison:
     captions: [k], the findings of each.
     real_features: extractor's name -> [n d] float32 of real images.
     limitations: sentences.
+    reference: the real images that figures compare with, for readers.
   """
 
   title: str
@@ -108,3 +114,4 @@ class Comparison:
   captions: Sequence[str]
   real_features: Mapping[str, np.ndarray]
   limitations: Sequence[str]
+  reference: ImageSet | None = None

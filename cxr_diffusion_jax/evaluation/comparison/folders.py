@@ -15,16 +15,17 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.evaluation import assessment, image_folder, selection
-from cxr_diffusion_jax.evaluation import compare as comparison
 from cxr_diffusion_jax.evaluation import eval_context as bench_lib
 from cxr_diffusion_jax.evaluation import features as features_lib
 from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
 from cxr_diffusion_jax.evaluation.comparison import pooling
+from cxr_diffusion_jax.evaluation.comparison import runs as comparison
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison, PathResult
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import Options
 from cxr_diffusion_jax.evaluation.eval_context import Bench
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.judges import adherence_judges, probe
+from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
+from cxr_diffusion_jax.evaluation.judges import probe
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 # Real images with findings that a judge is trained on, at least.
@@ -148,7 +149,7 @@ def _bench(
     }
     for one in extractors
   }
-  judges, unheard = adherence_judges.open_judges(
+  judges, unheard = judges_lib.open_judges(
     judge, bench_lib.judge_name(phantom=False), None, progress=progress
   )
   return Bench(

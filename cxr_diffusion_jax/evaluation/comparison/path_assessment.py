@@ -197,7 +197,7 @@ def training_images(
     first=FIRST_TRAINING,
     progress=progress,
   )
-  return image_parts.as_set(path.name, images, asked)
+  return dataclasses.replace(asked, images=images)
 
 
 def _generator(
@@ -241,7 +241,7 @@ def _assess(
       for extractor in bench.extractors
     }
   made = assessment.Made(
-    images=image_parts.as_set(name, images, bench.conditions),
+    images=dataclasses.replace(bench.conditions, name=name, images=images),
     features=features,
     repeats=repeats,
     repeat_features=repeat_features,

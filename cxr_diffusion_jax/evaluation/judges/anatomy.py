@@ -19,9 +19,11 @@ together correlate, those of one group (`image_set.groups`: "finding: Cardiomega
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 import os
 
 import numpy as np
+from PIL import Image
 
 from cxr_diffusion_jax.data.sources.nih import layout
 from cxr_diffusion_jax.evaluation import image_set
@@ -29,8 +31,6 @@ from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges.anatomy_regressor import Measurer
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.statistics import cluster_bootstrap
-from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
-from cxr_diffusion_jax.extras.phantom import worker as phantom_worker
 
 # Heart over thorax; shares of the image that are aerated lung; heights of the domes'
 # tops from the image's upper edge, as fractions of its side.
@@ -48,6 +48,9 @@ MIN_IMAGES = 20
 
 # Parts of the images that tell what a path knows of more than the findings.
 GROUPS = ("finding: Cardiomegaly", "finding: No Finding")
+
+# Names the text chunk of phantom PNGs; see `extras/phantom/worker.py`.
+TEXT_KEY = "phantom"
 
 NO_FACTS = "true measures are known of phantoms alone"
 
@@ -69,10 +72,11 @@ def facts_of(
     errors.InputError: no tree there.
     KeyError: an image that is not in it.
   """
-  if not phantom_tree.is_phantom_tree(root):
-    return None
   paths = layout.find_tree(root).originals
-  read = [_quantities(phantom_worker.read_facts(paths[str(name)])) for name in ids]
+  texts = [_png_text(paths[str(name)]) for name in ids]
+  if not all(texts):
+    return None
+  read = [_quantities(json.loads(text)) for text in texts]
   told = set(QUANTITIES).intersection(*read)
   return {
     name: np.array([facts[name] for facts in read], np.float64)
@@ -214,6 +218,12 @@ def _undefined(metric: str, reason: str, num: int, **told) -> Measurement:
 
 def _judge(measurer: Measurer) -> str:
   return f"measurer, trained on {measurer.num_training:,} phantoms"
+
+
+def _png_text(path: str | os.PathLike) -> str:
+  """The JSON that phantom PNGs hold in their header; "" in other images."""
+  with Image.open(path) as image:
+    return image.info.get(TEXT_KEY, "")
 
 
 def _quantities(facts: Mapping) -> dict[str, float]:

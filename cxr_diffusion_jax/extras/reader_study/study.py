@@ -22,11 +22,19 @@ from PIL import Image
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.evaluation.comparison.data import Comparison
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
 
 # Names that the scores use for several paths together.
 RESERVED = (reader_tables.REAL, "generated", "all")
+
+
+def of_comparison(compared: Comparison, out: pathlib.Path, num_per_set: int) -> None:
+  """Writes OUT/reader_study for the first images of every path; nothing for none."""
+  if num_per_set and compared.reference is not None:
+    sets = {path.name: path.generated for path in compared.paths if path.generated}
+    write(compared.reference, sets, out / "reader_study", num_per_set=num_per_set)
 
 
 def write(

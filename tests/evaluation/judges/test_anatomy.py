@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from PIL import Image
 import pytest
 import scipy.stats
 
@@ -122,6 +123,8 @@ def test_too_few_images_name_the_minimum(asked):
 
 
 def test_real_trees_have_no_facts(asked, tmp_path):
+  (tmp_path / "original").mkdir()
+  Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "original" / "1.png")
   assert anatomy.facts_of(tmp_path, ["1"]) is None
   real = _set(asked)
   (only,) = anatomy.measure(real, real, None, None)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.evaluation.metrics.privacy import membership
+from cxr_diffusion_jax.evaluation.metrics import membership
 
 
 def test_the_figure_is_the_share_of_pairs_in_which_the_member_is_nearer():

@@ -11,8 +11,7 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.metrics import neighbours
-from cxr_diffusion_jax.evaluation.metrics.privacy import duplicates
+from cxr_diffusion_jax.evaluation.metrics import duplicates, neighbours
 
 # Training images that are proposed as an image's original, by each kind of distance.
 NUM_CANDIDATES = 5

@@ -11,8 +11,8 @@ from cxr_diffusion_jax.data import labels, prompts
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.judges.elixr import zero_shot
-from cxr_diffusion_jax.evaluation.judges.elixr.prompts import PROMPTS
+from cxr_diffusion_jax.evaluation.judges import zero_shot
+from cxr_diffusion_jax.evaluation.judges.margins import PROMPTS
 
 EFFUSION, EDEMA = labels.FINDINGS.index("Effusion"), labels.FINDINGS.index("Edema")
 

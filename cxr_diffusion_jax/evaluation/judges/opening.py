@@ -24,8 +24,8 @@ from cxr_diffusion_jax.evaluation.judges import (
   anatomy_regressor,
   localisation,
   probe,
+  zero_shot,
 )
-from cxr_diffusion_jax.evaluation.judges.elixr import zero_shot
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 # (images with the labels that were asked for, "generated" or "real") -> figures

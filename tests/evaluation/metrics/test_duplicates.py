@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from cxr_diffusion_jax.evaluation.metrics.privacy import duplicates
+from cxr_diffusion_jax.evaluation.metrics import duplicates
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ workdirs -> paths --assess_path--> sets --pool, verdicts--> Comparison
   -> metrics.json, and what `comparison_page` makes of it
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -19,19 +19,21 @@ from cxr_diffusion_jax.evaluation.comparison import path_assessment, pooling
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
 from cxr_diffusion_jax.evaluation.comparison.data import (
   Comparison,
+  Losses,
   PathResult,
   Verdict,
 )
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import Options, Set
 from cxr_diffusion_jax.evaluation.comparison.paths import Path
 from cxr_diffusion_jax.evaluation.eval_context import Bench
-from cxr_diffusion_jax.evaluation.judges import adherence_judges, probe_fit
-from cxr_diffusion_jax.evaluation.judges.elixr import classifier as embedding_classifier
-from cxr_diffusion_jax.evaluation.judges.elixr import zero_shot
+from cxr_diffusion_jax.evaluation.judges import (
+  embedding_classifier,
+  probe_fit,
+  zero_shot,
+)
+from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.metrics.utility import utility
-from cxr_diffusion_jax.extras.reader_study import study as reader_study
-from cxr_diffusion_jax.report import curves
+from cxr_diffusion_jax.evaluation.metrics import utility
 from cxr_diffusion_jax.sampling import sample as sampling
 
 METRICS = "metrics.json"
@@ -45,6 +47,7 @@ def compare(
   out: pathlib.Path,
   options: Options,
   *,
+  read_losses: Callable[[pathlib.Path], Losses],
   title: str = "",
   progress: types.Progress = types.no_progress,
 ) -> Comparison:
@@ -52,8 +55,9 @@ def compare(
 
   Args:
     paths: of `paths.open_paths`, on the same records; one may be alone.
-    out: receives metrics.json and reader_study/.
+    out: receives metrics.json.
     options: how they are evaluated.
+    read_losses: a run's folder -> its loss curves.
     title: of the comparison.
     progress: told during long work.
 
@@ -81,7 +85,9 @@ def compare(
   pooled = {name: _pooled(of_path) for name, of_path in sets.items()}
   more = {path.name: _of_path(bench, path, options, progress) for path in paths}
   results = [
-    _result(bench, path, sets[path.name], pooled[path.name][0], more[path.name])
+    _result(
+      bench, path, sets[path.name], pooled[path.name][0], more[path.name], read_losses
+    )
     for path in paths
   ]
   real = _real(bench, sets, more, options, progress)
@@ -93,6 +99,7 @@ def compare(
     warnings=paths_lib.warnings(paths),
     differences=paths_lib.differing({path.name: path.config for path in paths}),
     paths=results,
+    reference=bench.reference,
     real=real,
     verdicts=_verdicts(results, pooled),
     shown=comparison_facts.stack(
@@ -105,13 +112,6 @@ def compare(
     limitations=comparison_facts.limitations(bench),
   )
   write_metrics(compared, out / METRICS)
-  if options.reader_num:
-    reader_study.write(
-      bench.reference,
-      {name: of_path[0][0].made.images for name, of_path in sets.items()},
-      out / "reader_study",
-      num_per_set=options.reader_num,
-    )
   return compared
 
 
@@ -199,7 +199,7 @@ def _embeddings(
   found = []
   for name in EMBEDDINGS:
     if name in columns:
-      found += adherence_judges.attempt(
+      found += judges_lib.attempt(
         *("embeddings", "auroc", len(bench.training)),
         lambda column=columns[name]: embedding_classifier.measure(
           bench.records, column, expert=expert, cache=bench.cache, progress=progress
@@ -213,7 +213,7 @@ def _embeddings(
     scorer = zero_shot.open_scorer(bench.settings, elixr_models=options.elixr_models)
   if isinstance(scorer, zero_shot.Scorer):
     labelled = bench.records.fields(bench.split)["findings"]
-    found += adherence_judges.attempt(
+    found += judges_lib.attempt(
       *("adherence", "auroc", len(labelled)),
       lambda: zero_shot.measure_column(scorer, stored, bench.split, labelled),
       judge=f"{zero_shot.JUDGE}, stored",
@@ -228,6 +228,7 @@ def _result(
   sets: Sequence[Sequence[Set]],
   pooled: Sequence[Measurement],
   more: _More,
+  read_losses: Callable[[pathlib.Path], Losses],
 ) -> PathResult:
   first = sets[0][0]
   images = first.made.images.images
@@ -238,7 +239,8 @@ def _result(
     images=comparison_facts.stack(images, comparison_facts.shown(bench)),
     measurements=[*pooled, *own],
     features=first.made.features,
-    losses={run.workdir.name: curves.read(run.workdir) for run in path.runs},
+    losses={run.workdir.name: read_losses(run.workdir) for run in path.runs},
+    generated=first.made.images,
     sweep=more.sweep,
     **comparison_facts.neighbours(bench, images, first.assessment),
     description=path.runs[0].dataset.kind,

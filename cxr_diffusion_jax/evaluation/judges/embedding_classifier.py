@@ -21,9 +21,12 @@ from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import google_labels as google_labels_lib
-from cxr_diffusion_jax.evaluation.judges import adherence, adherence_table
-from cxr_diffusion_jax.evaluation.judges.elixr import classifier_fit as embedding_fit
-from cxr_diffusion_jax.evaluation.judges.elixr.classifier_fit import ClassifierSettings
+from cxr_diffusion_jax.evaluation.judges import (
+  adherence,
+  adherence_table,
+  embedding_fit,
+)
+from cxr_diffusion_jax.evaluation.judges.embedding_fit import ClassifierSettings
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 # Expert finding -> the NIH findings any of which stands for it in training: this

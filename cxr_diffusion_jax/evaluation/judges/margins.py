@@ -4,7 +4,8 @@ margins [n k] + asked [n k] -> AUROC, average precision, found, false alarms at 
                             -> mean margin of images with a finding, and of the others
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,6 +13,25 @@ from cxr_diffusion_jax.evaluation.judges import adherence, adherence_table
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 JUDGE = "ELIXR zero-shot, best of 32 outputs"
+
+# Finding -> a sentence with it and a sentence without it, short as in a report: in the
+# manner of Xu et al., ELIXR, 2308.01317.
+PROMPTS: Mapping[str, tuple[str, str]] = MappingProxyType({
+  "Atelectasis": ("atelectasis", "no atelectasis"),
+  "Cardiomegaly": ("enlarged heart, cardiomegaly", "normal heart size"),
+  "Consolidation": ("consolidation", "no consolidation"),
+  "Edema": ("pulmonary edema", "no pulmonary edema"),
+  "Effusion": ("large pleural effusion", "no pleural effusion"),
+  "Emphysema": ("emphysema", "no emphysema"),
+  "Fibrosis": ("pulmonary fibrosis", "no pulmonary fibrosis"),
+  "Hernia": ("hiatal hernia", "no hiatal hernia"),
+  "Infiltration": ("lung infiltrate", "no lung infiltrate"),
+  "Mass": ("lung mass", "no lung mass"),
+  "Nodule": ("lung nodule", "no lung nodule"),
+  "Pleural_Thickening": ("pleural thickening", "no pleural thickening"),
+  "Pneumonia": ("pneumonia", "no pneumonia"),
+  "Pneumothorax": ("small pneumothorax", "no pneumothorax"),
+})  # fmt: skip
 
 # Replicates that are computed at once: n weights stand in memory for each.
 _BLOCK = 64

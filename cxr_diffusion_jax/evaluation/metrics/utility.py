@@ -22,11 +22,13 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.metrics.utility import arms as utility_arms
-from cxr_diffusion_jax.evaluation.metrics.utility import figures as utility_figures
-from cxr_diffusion_jax.evaluation.metrics.utility import fit as utility_fit
-from cxr_diffusion_jax.evaluation.metrics.utility.arms import REAL, UtilitySettings
-from cxr_diffusion_jax.evaluation.metrics.utility.fit import Source
+from cxr_diffusion_jax.evaluation.metrics import (
+  utility_arms,
+  utility_figures,
+  utility_fit,
+)
+from cxr_diffusion_jax.evaluation.metrics.utility_arms import REAL, UtilitySettings
+from cxr_diffusion_jax.evaluation.metrics.utility_fit import Source
 
 
 class CurvePoint(NamedTuple):

@@ -8,9 +8,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.metrics.privacy import figures as privacy_figures
-from cxr_diffusion_jax.evaluation.metrics.privacy import privacy
-from cxr_diffusion_jax.evaluation.metrics.privacy import reference as privacy_reference
+from cxr_diffusion_jax.evaluation.metrics import nearness, privacy, privacy_reference
 
 EXTRACTOR = types.SimpleNamespace(name="net", layer="last", standin=True)
 
@@ -171,20 +169,20 @@ def test_what_does_not_fit_is_refused(reference):
 
 
 def test_an_image_that_is_nearest_to_its_own_patient_identifies_him(reference):
-  yardstick = privacy_figures.Yardstick(
+  yardstick = nearness.Yardstick(
     distances=reference.distances,
     groups=np.arange(100),
     num_training=100,
     judge="net, last",
     standin=True,
-    estimate_fn=lambda fn, groups: privacy_figures.cluster_bootstrap.estimate(
+    estimate_fn=lambda fn, groups: nearness.cluster_bootstrap.estimate(
       fn, groups, num_replicates=200
     ),
   )
   features = _line(0, 0.1, 0.2, 9)
   conditioning = _line(0, 0.1, 5, 9)
   names = np.array(["a", "a", "b", "c"])
-  found = privacy_figures.identified(yardstick, features, conditioning, names)
+  found = nearness.identified(yardstick, features, conditioning, names)
   # The third is nearest to the second's image, which is of somebody else.
   assert found.value == 3 / 4
   assert found.num_real == 4

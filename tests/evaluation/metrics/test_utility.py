@@ -11,9 +11,8 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges import probe_fit
-from cxr_diffusion_jax.evaluation.metrics.utility import figures as utility_figures
-from cxr_diffusion_jax.evaluation.metrics.utility import utility
-from cxr_diffusion_jax.evaluation.metrics.utility.arms import (
+from cxr_diffusion_jax.evaluation.metrics import utility, utility_figures
+from cxr_diffusion_jax.evaluation.metrics.utility_arms import (
   UtilitySettings,
   share_rows,
 )

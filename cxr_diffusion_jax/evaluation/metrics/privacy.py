@@ -18,10 +18,13 @@ import numpy as np
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.metrics import neighbours
-from cxr_diffusion_jax.evaluation.metrics.privacy import duplicates, membership
-from cxr_diffusion_jax.evaluation.metrics.privacy import figures as privacy_figures
-from cxr_diffusion_jax.evaluation.metrics.privacy import reference as privacy_reference
+from cxr_diffusion_jax.evaluation.metrics import (
+  duplicates,
+  membership,
+  nearness,
+  neighbours,
+  privacy_reference,
+)
 from cxr_diffusion_jax.evaluation.statistics import cluster_bootstrap
 
 
@@ -94,7 +97,7 @@ def measure(
   """
   privacy_reference.check_features(features, generated)
   privacy_reference.check_sizes(reference.training, generated)
-  yardstick = privacy_figures.Yardstick(
+  yardstick = nearness.Yardstick(
     distances=reference.distances,
     groups=privacy_reference.patients(reference.test),
     num_training=len(reference.training),
@@ -107,12 +110,12 @@ def measure(
   num = privacy_reference.num_candidates(reference.training)
   found, rows = neighbours.nearest(features, reference.training_features, num)
   groups = privacy_reference.patients(generated)
-  measurements = privacy_figures.nearness(
+  measurements = nearness.nearness(
     yardstick, found[:, 0], groups, to="training", num_real=len(reference.training)
   )
   if conditioning is not None:
     patients = generated.labels.get("patient")
-    measurements += privacy_figures.to_conditions(
+    measurements += nearness.to_conditions(
       yardstick, features, conditioning, groups, patients
     )
   copies = _copies(features, generated, reference, rows, progress)
@@ -129,17 +132,17 @@ def _shares_of_copies(
   copies: list[Pair],
   num: int,
   reference: privacy_reference.Reference,
-  yardstick: privacy_figures.Yardstick,
+  yardstick: nearness.Yardstick,
 ) -> list[Measurement]:
   exact = {pair.generated for pair in copies if pair.kind == "exact"}
   either = {pair.generated for pair in copies}
   num_real = len(reference.test)
   real_exact, real_either = int(reference.exact.sum()), int(reference.copied.sum())
   return [
-    privacy_figures.copies(yardstick, "exact_copies", len(exact), num, "generated"),
-    privacy_figures.copies(yardstick, "exact_copies", real_exact, num_real, "real"),
-    privacy_figures.copies(yardstick, "copies", len(either), num, "generated"),
-    privacy_figures.copies(yardstick, "copies", real_either, num_real, "real"),
+    nearness.copies(yardstick, "exact_copies", len(exact), num, "generated"),
+    nearness.copies(yardstick, "exact_copies", real_exact, num_real, "real"),
+    nearness.copies(yardstick, "copies", len(either), num, "generated"),
+    nearness.copies(yardstick, "copies", real_either, num_real, "real"),
   ]
 
 
@@ -179,7 +182,7 @@ def _membership(
   features: np.ndarray,
   generated: ImageSet,
   reference: privacy_reference.Reference,
-  yardstick: privacy_figures.Yardstick,
+  yardstick: nearness.Yardstick,
   seed: int,
 ) -> Measurement:
   """The figure of `membership`, or why there is none."""

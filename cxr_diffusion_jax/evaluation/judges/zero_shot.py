@@ -32,9 +32,8 @@ from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
 from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges import adherence
-from cxr_diffusion_jax.evaluation.judges.elixr import margins as zero_shot_figures
-from cxr_diffusion_jax.evaluation.judges.elixr.margins import JUDGE
-from cxr_diffusion_jax.evaluation.judges.elixr.prompts import PROMPTS
+from cxr_diffusion_jax.evaluation.judges import margins as margins_lib
+from cxr_diffusion_jax.evaluation.judges.margins import JUDGE, PROMPTS
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 IMAGES, TEXT = "all_contrastive_img_emb", "contrastive_txt_emb"
@@ -184,7 +183,7 @@ def measure(
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
-  """Encodes images and judges them: see `zero_shot_figures.figures`.
+  """Encodes images and judges them: see `margins_lib.figures`.
 
   Args:
     scorer: the judge.
@@ -214,7 +213,7 @@ def measure(
     min_positives,
     num_replicates=1,
   )
-  return zero_shot_figures.figures(
+  return margins_lib.figures(
     scorer.margins(images.images, cache=cache, progress=progress),
     asked,
     scorer.names,
@@ -264,7 +263,7 @@ def measure_column(
     margins(block, scorer.positive, scorer.negative)
     for block in _blocks(column.source(split), rows)
   ]
-  return zero_shot_figures.figures(
+  return margins_lib.figures(
     np.concatenate([np.zeros((0, len(scorer.names)), np.float32), *made]),
     np.asarray(findings)[rows] > 0.5,
     scorer.names,

@@ -10,8 +10,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.sources.nih import google_labels
-from cxr_diffusion_jax.evaluation.judges.elixr import classifier as embedding_classifier
-from cxr_diffusion_jax.evaluation.judges.elixr import classifier_fit as embedding_fit
+from cxr_diffusion_jax.evaluation.judges import embedding_classifier, embedding_fit
 
 SIZES = {"train": 160, "validation": 40, "test": 120, "expert": 60}
 SEEN = ("Pneumothorax", "Mass", "Nodule", "Edema")

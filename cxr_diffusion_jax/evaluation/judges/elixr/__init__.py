@@ -1,1 +1,0 @@
-"""ELIXR as a judge: zero-shot margins, and classifiers of its embeddings."""

@@ -1,1 +1,0 @@
-"""Distance to training images, copies, and membership."""

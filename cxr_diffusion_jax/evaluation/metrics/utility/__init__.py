@@ -1,1 +1,0 @@
-"""Classifiers trained on synthetic images, tested on real ones."""
