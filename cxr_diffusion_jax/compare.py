@@ -16,7 +16,6 @@ from cxr_diffusion_jax.cli import command, evaluation_flags
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
 from cxr_diffusion_jax.evaluation.comparison import runs as comparison
 from cxr_diffusion_jax.extras.reader_study import study as reader_study
-from cxr_diffusion_jax.report import curves
 from cxr_diffusion_jax.report.comparison import page as comparison_page
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "Folders of runs on the same records.")
@@ -34,9 +33,7 @@ def main() -> None:
     ema_length=_OPTIONS["ema_length"].value,
   )
   out = command.writable_folder(_OUT.value)
-  compared = comparison.compare(
-    paths, out, options, read_losses=curves.read, progress=command.progress
-  )
+  compared = comparison.compare(paths, out, options, progress=command.progress)
   reader_study.of_comparison(compared, out, options.reader_num)
   page = comparison_page.write(compared, out)
   print((out / "table.md").read_text(encoding="utf-8"))

@@ -19,7 +19,6 @@ from cxr_diffusion_jax.evaluation.comparison import path_assessment
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
 from cxr_diffusion_jax.evaluation.comparison import runs as comparison
 from cxr_diffusion_jax.extras.reader_study import study as reader_study
-from cxr_diffusion_jax.report import curves
 from cxr_diffusion_jax.report.comparison import page as comparison_page
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
@@ -84,7 +83,6 @@ def _of_run(workdir: pathlib.Path, options: path_assessment.Options) -> pathlib.
     paths,
     out,
     options,
-    read_losses=curves.read,
     title=title,
     progress=command.progress,
   )

@@ -1,12 +1,12 @@
-"""Grids of grey images with labels, as PNG: what people look at to judge a run."""
+"""Grids of grey images with labels, as PNG."""
 
 from collections.abc import Sequence
 import io
-import os
-import pathlib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from cxr_diffusion_jax import artifacts
 
 MARGIN = 4
 BACKGROUND = 16
@@ -56,14 +56,11 @@ def grid(
   return picture
 
 
-def save(picture: Image.Image, path: pathlib.Path) -> None:
-  """Writes a PNG; a reader never sees half of one."""
+def save(picture: Image.Image, path: artifacts.PathLike) -> None:
+  """Writes a PNG, whole or not at all."""
   buffer = io.BytesIO()
   picture.save(buffer, "PNG")
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(".partial")
-  partial.write_bytes(buffer.getvalue())
-  os.replace(partial, path)
+  artifacts.write_bytes(path, buffer.getvalue())
 
 
 def _width(font: ImageFont.FreeTypeFont, text: str) -> int:

@@ -15,7 +15,8 @@ PACKAGE = "cxr_diffusion_jax"
 
 LAYERS = (
   ("types", "errors"),
-  ("artifacts", "naming", "pictures"),
+  ("artifacts", "naming"),
+  ("pictures",),
   ("diffusion", "models", "conditioning", "data", "parallel"),
   ("interop",),
   ("encoders",),
@@ -80,7 +81,7 @@ ROOMS = {
   ),
   "orbax": ("run/checkpoints.py",),
   "pydicom": ("data/dicom.py",),
-  "tensorboard": ("report/curves.py",),
+  "tensorboard": ("run/loss_curves.py",),
   "tensorflow": ("encoders/elixr/saved_model.py",),
   "tensorflow_datasets": ("data/records/format.py",),
   "transformers": ("encoders/clip/",),

@@ -1,9 +1,7 @@
-"""Writes the picture report of a run.
+"""Writes the report of a run, with its losses and pictures.
 
 python -m cxr_diffusion_jax.report --workdir runs/elixr_c
 """
-
-import pathlib
 
 from absl import flags
 
@@ -15,8 +13,8 @@ flags.mark_flags_as_required(["workdir"])
 
 
 def main() -> None:
-  """Writes WORKDIR/report.html and report.png and says where they are."""
-  page = run_page.write(pathlib.Path(_WORKDIR.value))
+  """Writes WORKDIR/report.html and report.png and prints their paths."""
+  page = run_page.write(_WORKDIR.value)
   print(f"report: {page} (and {page.with_suffix('.png').name})")
 
 

@@ -1,38 +1,28 @@
-"""The picture report of one run: what it learned, how, and what it makes.
+"""The report of one run: what it is, its losses, its samples and its images.
 
 WORKDIR/{config,dataset}.json, TensorBoard events, samples/, generated/
   -> report.html (one file, opens from disk) and report.png (the same pictures)
+
+The folder of a diffusion run or of an autoencoder's.
 """
 
-import base64
 from collections.abc import Mapping
-import html
 import io
-import json
-import pathlib
-from typing import Any
 
+from etils import epath
+import matplotlib.figure
 import numpy as np
 from PIL import Image
 
-from cxr_diffusion_jax import errors, pictures
+from cxr_diffusion_jax import artifacts, errors, pictures
 from cxr_diffusion_jax.evaluation.metrics import reconstruction
-from cxr_diffusion_jax.report import curves
-from cxr_diffusion_jax.run import compatibility
+from cxr_diffusion_jax.report import templates
+from cxr_diffusion_jax.run import compatibility, loss_curves
 from cxr_diffusion_jax.run import files as run_files
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: auto;
-  padding: 1rem; }
-img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; }
-td, th { padding: .1rem .8rem .1rem 0; text-align: left; }
-"""
 
-
-def write(workdir: pathlib.Path) -> pathlib.Path:
-  """Writes report.html and report.png from what stands in a run's folder.
+def write(workdir: artifacts.PathLike) -> epath.Path:
+  """Writes report.html and report.png from what is in a run's folder.
 
   Returns:
     The path of the page.
@@ -40,35 +30,62 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   Raises:
     errors.InputError: the folder holds no run, or one without samples.
   """
+  workdir = epath.Path(workdir)
   config, dataset = run_files.read(workdir)
   steps = sorted((workdir / "samples").glob("step_*.png"))
   if not steps:
     raise errors.InputError(f"no pictures in {workdir}/samples", fix="train the run")
   shown = sorted({steps[0], steps[len(steps) // 4], steps[-1]})
-  named = [("Loss", curves.picture({workdir.name: curves.read(workdir)}))]
-  named += [(path.stem.replace("_", " "), _picture(path)) for path in shown]
-  generated = workdir / "generated"
-  facts = {
+  named = [("Loss", loss_picture(loss_curves.read(workdir)))]
+  named += [(path.stem.replace("_", " "), _open(path)) for path in shown]
+  summary = {
     "images": dataset["kind"],
     "training images": f"{dataset['num_rows']['train']:,}",
-    "codec alone": reconstruction.read(workdir, config),
+    **_codec(workdir, config),
     **{
-      f"column {name}": column["encoder"] for name, column in dataset["columns"].items()
+      f"column {name}": column["encoder"]
+      for name, column in dataset.get("columns", {}).items()
     },
   }
-  if (generated / "pairs.png").exists():
-    named.append(("Condition and generated", _picture(generated / "pairs.png")))
-    facts |= _recognition(generated)
+  generated = _generated(workdir)
+  if generated is not None:
+    named.append(("Condition and generated", _open(generated / "pairs.png")))
+    summary |= _recognition(generated)
   pictures.save(_stack([picture for _, picture in named]), workdir / "report.png")
   page = workdir / "report.html"
-  page.write_text(_page(workdir.name, facts, named, config), encoding="utf-8")
+  text = templates.render(
+    "run.html",
+    title=workdir.name,
+    summary=summary,
+    pictures=named,
+    config=compatibility.flatten(config),
+  )
+  artifacts.write_text(page, text)
   return page
 
 
-def recognition_rate(images: np.ndarray, references: np.ndarray, own: np.ndarray):
-  """Returns how often a generated image is most like the image it was asked to be like.
+def loss_picture(curves: loss_curves.Curves) -> Image.Image:
+  """Draws the losses of a run over its steps, on a logarithmic scale."""
+  figure = matplotlib.figure.Figure(figsize=(8, 3.2), dpi=110, layout="constrained")
+  axes = figure.add_subplot()
+  for tag, (steps, values) in curves.items():
+    axes.plot(steps, values, label=tag, marker="." if "validation" in tag else None)
+  axes.set_xlabel("step")
+  axes.set_ylabel("loss")
+  axes.set_yscale("log")
+  if curves:
+    axes.legend(fontsize="small")
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png")
+  return Image.open(buffer)
 
-  Likeness is the correlation of pixels. Chance is one over the number of references.
+
+def recognition_rate(
+  images: np.ndarray, references: np.ndarray, own: np.ndarray
+) -> float:
+  """Returns the share of generated images most similar to their own reference.
+
+  Similarity is the correlation of pixels. Chance is one over the number of references.
 
   Args:
     images: [n h w] generated, any range.
@@ -81,18 +98,37 @@ def recognition_rate(images: np.ndarray, references: np.ndarray, own: np.ndarray
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
 
-  likeness = normal(images) @ normal(references).T
-  return float(np.mean(likeness.argmax(axis=1) == own))
+  similarity = normal(images) @ normal(references).T
+  return float(np.mean(similarity.argmax(axis=1) == own))
 
 
-def _recognition(generated: pathlib.Path) -> dict[str, str]:
-  entries = json.loads((generated / "samples.json").read_text())["samples"]
+def _codec(workdir: epath.Path, config: Mapping[str, object]) -> dict[str, str]:
+  """What is lost on the way through the codec, or through the autoencoder itself."""
+  file = workdir / "autoencoder.json"
+  if not file.exists():
+    return {"codec alone": reconstruction.read(workdir, config)}
+  figures = {
+    name: f"{value:.4g}" if isinstance(value, float) else str(value)
+    for name, value in artifacts.read_json(file).items()
+  }
+  return {f"reconstruction: {name}": text for name, text in figures.items()}
+
+
+def _generated(workdir: epath.Path) -> epath.Path | None:
+  """The newest folder of generated images that has a picture of pairs."""
+  folders = [workdir / "generated", *sorted((workdir / "generated").glob("*"))]
+  folders = [folder for folder in folders if (folder / "pairs.png").exists()]
+  return folders[-1] if folders else None
+
+
+def _recognition(generated: epath.Path) -> dict[str, str]:
+  entries = artifacts.read_json(generated / "samples.json")["samples"]
   if not all("reference_file" in entry for entry in entries):
     return {}
   files = sorted({entry["reference_file"] for entry in entries})
   rate = recognition_rate(
-    np.stack([np.asarray(_picture(generated / entry["file"])) for entry in entries]),
-    np.stack([np.asarray(_picture(generated / name)) for name in files]),
+    np.stack([np.asarray(_open(generated / entry["file"])) for entry in entries]),
+    np.stack([np.asarray(_open(generated / name)) for name in files]),
     np.array([files.index(entry["reference_file"]) for entry in entries]),
   )
   return {
@@ -103,9 +139,8 @@ def _recognition(generated: pathlib.Path) -> dict[str, str]:
   }
 
 
-def _picture(path: pathlib.Path) -> Image.Image:
-  with Image.open(path) as picture:
-    return picture.copy()
+def _open(path: epath.Path) -> Image.Image:
+  return Image.open(io.BytesIO(path.read_bytes()))
 
 
 def _stack(images: list[Image.Image]) -> Image.Image:
@@ -117,38 +152,3 @@ def _stack(images: list[Image.Image]) -> Image.Image:
     picture.paste(image.convert("RGB"), (0, y))
     y += image.height + pictures.MARGIN
   return picture
-
-
-def _page(
-  name: str,
-  facts: Mapping[str, str],
-  named: list[tuple[str, Image.Image]],
-  config: Mapping[str, Any],
-) -> str:
-  parts = []
-  for title, picture in named:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    parts.append(
-      f"<h2>{html.escape(title)}</h2>"
-      f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-    )
-  return (
-    '<!doctype html><html lang="en"><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f"<title>{html.escape(name)}</title><style>{_STYLE}</style>"
-    f"<h1>{html.escape(name)}</h1>{_table(facts)}{''.join(parts)}"
-    "<p>Synthetic images for research. Not for clinical use.</p>"
-    f"<details><summary>Config</summary>{_table(compatibility.flatten(config))}"
-    "</details></html>\n"
-  )
-
-
-def _table(values: Mapping[str, Any]) -> str:
-  rows = "".join(
-    f'<tr><th scope="row">{html.escape(str(key))}</th>'
-    f"<td>{html.escape(str(value))}</td></tr>"
-    for key, value in values.items()
-  )
-  return f"<table>{rows}</table>"

@@ -1,4 +1,4 @@
-"""The report's one measure, in closed form; its page, from folders made by hand."""
+"""The page of a run: its recognition rate in closed form, and handmade folders."""
 
 import json
 import pathlib
@@ -17,42 +17,42 @@ def references() -> np.ndarray:
   return np.random.default_rng(0).normal(size=(4, 8, 8))
 
 
-def test_the_references_recognise_themselves(references):
+def test_recognition_rate_of_the_references_is_one(references):
   own = np.arange(4)
   assert run_page.recognition_rate(references, references, own) == 1.0
-  # Brightness and contrast are not what likeness is about.
+  # Similarity does not depend on brightness or contrast.
   assert run_page.recognition_rate(3 * references - 40, references, own) == 1.0
 
 
-def test_a_wrong_owner_is_never_recognised(references):
+def test_recognition_rate_with_wrong_owners_is_zero(references):
   own = (np.arange(4) + 1) % 4
   assert run_page.recognition_rate(references, references, own) == 0.0
 
 
-def test_negatives_are_the_least_alike(references):
+def test_recognition_rate_of_negatives_is_zero(references):
   two = references[:2]
   assert run_page.recognition_rate(-two, two, np.array([0, 1])) == 0.0
 
 
-def test_the_rate_is_the_share(references):
+def test_recognition_rate_is_a_share(references):
   images = references[[0, 1, 2, 3, 0, 1, 2, 3]]
   own = np.array([0, 1, 2, 3, 1, 2, 3, 3])
   assert run_page.recognition_rate(images, references, own) == 5 / 8
 
 
-def test_blank_images_do_not_divide_by_zero(references):
+def test_recognition_rate_of_blank_images_is_finite(references):
   rate = run_page.recognition_rate(np.ones((2, 8, 8)), references, np.array([0, 1]))
   assert rate in (0.0, 0.5)
 
 
-def test_a_run_without_pictures_is_told_so(tmp_path):
+def test_write_refuses_a_run_without_samples(tmp_path):
   (tmp_path / "config.json").write_text("{}")
   (tmp_path / "dataset.json").write_text("{}")
   with pytest.raises(errors.InputError, match="no pictures in"):
     run_page.write(tmp_path)
 
 
-def test_a_config_that_is_not_json_is_named(tmp_path):
+def test_write_names_a_config_that_is_not_json(tmp_path):
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(errors.InputError, match=r"config.json is not JSON"):
     run_page.write(tmp_path)
@@ -91,7 +91,7 @@ def _generate(workdir: pathlib.Path, images: np.ndarray, entries: list[dict]) ->
   _save(images[0], folder / "pairs.png")
 
 
-def test_a_page_shows_what_there_is(workdir):
+def test_page_shows_facts_losses_and_samples(workdir):
   page = run_page.write(workdir).read_text()
   for text in ("a &lt;run&gt;", "1,234", "stand-in &lt;of&gt; nothing", "data.root"):
     assert text in page
@@ -103,7 +103,7 @@ def test_a_page_shows_what_there_is(workdir):
     assert picture.size[0] > 600
 
 
-def test_images_are_recognised_among_the_references_of_all(workdir, references):
+def test_page_has_the_recognition_rate_of_generated_images(workdir, references):
   entries = [
     {"reference_file": f"references/{name}.png"} for name in ("a", "b", "a", "c")
   ]
@@ -116,8 +116,37 @@ def test_images_are_recognised_among_the_references_of_all(workdir, references):
   assert page.count("data:image/png;base64,") == 5
 
 
-def test_what_has_no_reference_is_not_recognised(workdir, references):
+def test_page_of_images_without_references_has_no_rate(workdir, references):
   _generate(workdir, references[:2], [{"prompt": "a"}, {"prompt": "b"}])
   page = run_page.write(workdir).read_text()
   assert "own condition recognised" not in page
   assert "Condition and generated" in page
+
+
+def test_page_takes_the_newest_generated_folder(workdir, references):
+  _generate(workdir, references[:1], [{"prompt": "a"}])
+  (workdir / "generated").rename(workdir / "first")
+  (workdir / "generated").mkdir()
+  (workdir / "first").rename(workdir / "generated" / "20260101-1_a")
+  page = run_page.write(workdir).read_text()
+  assert "Condition and generated" in page
+
+
+def test_page_of_an_autoencoder_shows_its_reconstruction(workdir):
+  figures = {"psnr": 31.23456, "num_images": 16, "data": "<b>"}
+  (workdir / "autoencoder.json").write_text(json.dumps(figures))
+  page = run_page.write(workdir).read_text()
+  assert "reconstruction: psnr</dt><dd>31.23<" in page
+  assert "&lt;b&gt;" in page
+  assert "codec alone" not in page
+
+
+def test_loss_picture_draws_every_curve():
+  one = {"validation/loss": ([1, 2], [0.5, 0.25])}
+  pictures = [
+    np.asarray(run_page.loss_picture(curves).convert("RGB"), np.int32)
+    for curves in ({}, one, one | {"train/loss": ([1, 2], [0.7, 0.3])})
+  ]
+  assert {picture.shape for picture in pictures} == {(352, 880, 3)}
+  assert np.abs(pictures[0] - pictures[1]).max() > 100
+  assert np.abs(pictures[1] - pictures[2]).max() > 100

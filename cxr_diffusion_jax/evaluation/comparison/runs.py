@@ -4,7 +4,7 @@ workdirs -> paths --assess_path--> sets --pool, verdicts--> Comparison
   -> metrics.json, and what `comparison_page` makes of it
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -19,7 +19,6 @@ from cxr_diffusion_jax.evaluation.comparison import path_assessment, pooling
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
 from cxr_diffusion_jax.evaluation.comparison.data import (
   Comparison,
-  Losses,
   PathResult,
   Verdict,
 )
@@ -34,6 +33,7 @@ from cxr_diffusion_jax.evaluation.judges import (
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import utility
+from cxr_diffusion_jax.run import loss_curves
 from cxr_diffusion_jax.sampling import sample as sampling
 
 METRICS = "metrics.json"
@@ -47,7 +47,6 @@ def compare(
   out: pathlib.Path,
   options: Options,
   *,
-  read_losses: Callable[[pathlib.Path], Losses],
   title: str = "",
   progress: types.Progress = types.no_progress,
 ) -> Comparison:
@@ -57,7 +56,6 @@ def compare(
     paths: of `paths.open_paths`, on the same records; one may be alone.
     out: receives metrics.json.
     options: how they are evaluated.
-    read_losses: a run's folder -> its loss curves.
     title: of the comparison.
     progress: told during long work.
 
@@ -85,9 +83,7 @@ def compare(
   pooled = {name: _pooled(of_path) for name, of_path in sets.items()}
   more = {path.name: _of_path(bench, path, options, progress) for path in paths}
   results = [
-    _result(
-      bench, path, sets[path.name], pooled[path.name][0], more[path.name], read_losses
-    )
+    _result(bench, path, sets[path.name], pooled[path.name][0], more[path.name])
     for path in paths
   ]
   real = _real(bench, sets, more, options, progress)
@@ -228,7 +224,6 @@ def _result(
   sets: Sequence[Sequence[Set]],
   pooled: Sequence[Measurement],
   more: _More,
-  read_losses: Callable[[pathlib.Path], Losses],
 ) -> PathResult:
   first = sets[0][0]
   images = first.made.images.images
@@ -239,7 +234,7 @@ def _result(
     images=comparison_facts.stack(images, comparison_facts.shown(bench)),
     measurements=[*pooled, *own],
     features=first.made.features,
-    losses={run.workdir.name: read_losses(run.workdir) for run in path.runs},
+    losses={run.workdir.name: loss_curves.read(run.workdir) for run in path.runs},
     generated=first.made.images,
     sweep=more.sweep,
     **comparison_facts.neighbours(bench, images, first.assessment),

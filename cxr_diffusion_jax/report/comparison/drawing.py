@@ -1,15 +1,19 @@
-"""Draws a figure once and keeps it twice: as a file to print, and as a part of a page.
+"""Draws a figure once for two uses: as a file to print, and as a part of a page.
 
 draw(figure) -> FOLDER/NAME.svg, FOLDER/NAME.png -> <svg> in the colours of the page
 """
 
 from collections.abc import Callable
-import pathlib
+import io
 import re
 
+from etils import epath
+from markupsafe import Markup, escape
 import matplotlib
 import matplotlib.figure
+import matplotlib.lines
 
+from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.report.comparison import palette
 
 # Dots per inch of the PNG: what journals ask of figures with text is 300 at 7 inches.
@@ -41,54 +45,64 @@ _STYLE = {
   "legend.fontsize": 8.5,
   # Letters as shapes look alike on any machine.
   "svg.fonttype": "path",
+  # A dollar sign in a user's name is a dollar sign.
+  "text.parse_math": False,
 }
 
 
 def write(
-  folder: pathlib.Path,
+  folder: epath.Path,
   name: str,
   size: tuple[float, float],
   draw: Callable[[matplotlib.figure.Figure], None],
-) -> str:
+  label: str = "",
+) -> Markup:
   """Writes a figure's files.
 
   Args:
-    folder: made if missing.
+    folder: created if missing.
     name: of the files, and of the ids in the SVG, without an ending.
     size: width and height in inches.
     draw: draws on an empty figure.
+    label: of the SVG in the page, for readers who cannot see it.
 
   Returns:
-    The SVG as markup for a page, without a label.
+    The SVG for a page.
   """
-  folder.mkdir(parents=True, exist_ok=True)
+  svg = ""
   with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
     figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
     draw(figure)
     for kind in ("png", "svg"):
-      partial = folder / f"{name}.{kind}.partial"
+      buffer = io.BytesIO()
       metadata = {"Date": None, "Creator": None} if kind == "svg" else None
-      figure.savefig(partial, format=kind, dpi=DPI, metadata=metadata)
-      partial.replace(folder / f"{name}.{kind}")
-      # What has been laid out stays so; it takes half of the time.
+      figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+      artifacts.write_bytes(folder / f"{name}.{kind}", buffer.getvalue())
+      # The second format keeps the layout of the first, which takes half of the time.
       figure.set_layout_engine("none")
-  return _for_page((folder / f"{name}.svg").read_text(encoding="utf-8"), name)
+    svg = buffer.getvalue().decode()
+  return _for_page(svg, name, label)
 
 
-def _for_page(svg: str, name: str) -> str:
-  """Leaves out what a page needs not and makes ids its own among other figures."""
+def _for_page(svg: str, name: str, label: str) -> Markup:
+  """Removes what a page does not need and makes ids unique among its figures."""
   svg = svg[svg.index("<svg") :]
-  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-  # Its rules would hold for the whole page.
-  svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+  # Styles would hold for the whole page; comments repeat the drawn text.
+  for part in ("<metadata>.*?</metadata>", "<style.*?</style>", "<!--.*?-->"):
+    svg = re.sub(part, "", svg, flags=re.DOTALL)
   svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
-  width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+  width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
   # Letters of one size in all figures, however wide the page.
   start = (
-    f'<svg viewBox="0 0 {width} {height}"'
+    f'<svg role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}"'
     f' style="--natural: {SCALE * float(width):.0f}px">'
   )
-  svg = re.sub(r"<svg[^>]*>", start, svg, count=1)
+  svg = start + svg[svg.index(">") + 1 :]
   svg = svg.replace("xlink:href", "href")
   svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-  return palette.in_page(re.sub(r"\s+", " ", svg))
+  return Markup(palette.in_page(re.sub(r"\s+", " ", svg)))
+
+
+def legend_entry(name: str, **style: object) -> matplotlib.lines.Line2D:
+  """Returns an artist that is drawn in a legend only; `style` is matplotlib's."""
+  return matplotlib.lines.Line2D([], [], **{"label": name, "linestyle": "", **style})

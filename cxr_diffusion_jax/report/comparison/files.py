@@ -3,7 +3,7 @@
 [Row, ...] -> table.md (all images), table.csv (a line a figure, group and path)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import csv
 import io
 
@@ -12,54 +12,36 @@ from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.report.comparison import names as names_lib
 from cxr_diffusion_jax.report.comparison import rows as rows_lib
 from cxr_diffusion_jax.report.comparison import verdict_text
-from cxr_diffusion_jax.report.comparison.rows import Row
 
 COLUMNS = (
-  "subject",
-  "metric",
-  "judge",
-  "standin",
-  "group",
-  "of",
-  "path",
-  "value",
-  "low",
-  "high",
-  "num",
-  "num_real",
-  "better",
-  "best",
-  "reason",
+  *("subject", "metric", "judge", "standin", "group", "of", "path"),
+  *("value", "low", "high", "num", "num_real", "better", "best", "reason"),
 )
 
 
-def markdown(comparison: comparison_data.Comparison, rows: Sequence[Row]) -> str:
-  """The figures of all images, with what they say in words."""
+def markdown(
+  comparison: comparison_data.Comparison, rows: Sequence[rows_lib.Row]
+) -> str:
+  """The figures of all images and the summary of their verdicts."""
   paths = [path.name for path in comparison.paths]
   heads = ["figure", "judge", "N", "real images", *paths]
-  lines = [f"# {comparison.title}", ""]
+  lines = [f"# {_plain(comparison.title)}", ""]
   lines += [f"> **Caution:** {_plain(warning)}\n" for warning in comparison.warnings]
   lines += [_line(map(_plain, heads)), _line(["---"] * len(heads))]
   for row in rows_lib.main(rows):
-    _, metric, judge, _ = row.key
-    arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better, "")
+    arrow = names_lib.ARROWS.get(row.better, "")
     cells = [
-      names_lib.title(metric) + arrow,
-      (judge or "pixels") + (" (stand-in)" if row.standin else ""),
+      f"{names_lib.title(row.metric)} {arrow}".strip(),
+      (row.judge or "pixels") + (" (stand-in)" if row.standin else ""),
       " against ".join(filter(None, row.counts)),
       row.real.text if row.real else "",
     ]
-    of_paths = [_plain(_told(row.of_paths.get(path))) for path in paths]
-    marked = [
-      f"**{told}**" if path in row.best else told
-      for path, told in zip(paths, of_paths, strict=True)
-    ]
-    lines.append(_line([*map(_plain, cells), *marked]))
+    lines.append(_line([*map(_plain, cells), *(_path_cell(row, p) for p in paths)]))
   lines += [
     "",
     "In brackets: 95 % intervals. Bold: the best, where a path is significantly worse"
-    " than another; several in bold cannot be told apart. Nothing in bold: no"
-    " significant difference, or none that is better.",
+    " than another; several in bold cannot be distinguished. Nothing in bold: no"
+    " significant difference, or neither direction is better.",
     "",
     verdict_text.overview(verdict_text.findings(rows)),
     "",
@@ -67,7 +49,7 @@ def markdown(comparison: comparison_data.Comparison, rows: Sequence[Row]) -> str
   return "\n".join(lines)
 
 
-def table(comparison: comparison_data.Comparison, rows: Sequence[Row]) -> str:
+def table(comparison: comparison_data.Comparison, rows: Sequence[rows_lib.Row]) -> str:
   """Every measurement with all of its digits; empty where there is no value."""
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator="\n")
@@ -87,16 +69,18 @@ def _values(each: Measurement, path: str, best: str) -> list[object]:
   return ["" if value is None else value for value in values]
 
 
-def _told(each: Measurement | None) -> str:
-  return "not measured" if each is None else each.text
+def _path_cell(row: rows_lib.Row, path: str) -> str:
+  each = row.of_paths.get(path)
+  text = _plain(each.text if each else "not measured")
+  return f"**{text}**" if path in row.best else text
 
 
-def _plain(told: str) -> str:
+def _plain(text: str) -> str:
   """Text that neither ends a cell nor is read as markup."""
   for sign in ("\\", "|", "*", "<", "[", "`"):
-    told = told.replace(sign, f"\\{sign}")
-  return " ".join(told.split())
+    text = text.replace(sign, f"\\{sign}")
+  return " ".join(text.split())
 
 
-def _line(cells) -> str:
+def _line(cells: Iterable[str]) -> str:
   return f"| {' | '.join(cells)} |"

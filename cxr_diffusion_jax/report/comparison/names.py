@@ -1,4 +1,4 @@
-"""What figures are called on a page, and what each says in a sentence.
+"""Metrics on a page: their names, and a sentence about each.
 
 "frechet_distance" -> "Fréchet distance", "Distance of ..."
 """
@@ -14,6 +14,8 @@ SUBJECTS = {
   "embeddings": "Embeddings",
 }
 
+ARROWS = {"lower": "↓", "higher": "↑"}
+
 _TITLES = {
   "frechet_distance": "Fréchet distance",
   "kernel_distance": "Kernel distance (KID)",
@@ -25,7 +27,7 @@ _TITLES = {
   "ms_ssim": "MS-SSIM",
   "ms_ssim_within_condition": "MS-SSIM within a condition",
   "cardiothoracic_ratio_error_conditions_of_others": (
-    "Cardiothoracic ratio error, conditions of others"
+    "Cardiothoracic ratio error, conditions exchanged"
   ),
   "ssim": "SSIM",
   "psnr": "PSNR",
@@ -34,65 +36,65 @@ _TITLES = {
 # Of figures that go by several names: the longest key that a metric contains.
 _MEANINGS = {
   "frechet_distance": (
-    "Distance of two Gaussians that were fitted to the features of generated and of"
-    " real images. It falls with the number of images, so compare it with the floor,"
-    " which is of as many real images."
+    "Distance between two Gaussians fitted to the features of generated and of real"
+    " images. It falls with the number of images, so compare it with the floor, which"
+    " uses equally many real images."
   ),
   "kernel_distance": (
     "Squared maximum mean discrepancy of features with a cubic kernel, averaged over"
-    " subsets; free of bias, so 0 is reached and passed by chance."
+    " subsets; unbiased, so it may be 0 or below by chance."
   ),
   "cmmd": "Maximum mean discrepancy of features with a Gaussian kernel.",
   "precision": (
-    "Share of generated images that lie within the neighbourhood of a real image."
+    "Share of generated images that lie in the neighbourhood of a real image."
   ),
   "average_precision": (
     "Area under precision over recall of a finding, ranked by the classifier. Its"
     " chance level is the finding's share of the images."
   ),
   "recall": (
-    "Share of real images that lie within the neighbourhood of a generated image."
+    "Share of real images that lie in the neighbourhood of a generated image."
   ),
   "density": (
-    "How many real neighbourhoods a generated image lies in, by how many there should"
-    " be; may exceed 1."
+    "Number of real neighbourhoods that a generated image lies in, relative to the"
+    " expected number; may exceed 1."
   ),
-  "coverage": "Share of real images whose neighbourhood holds a generated image.",
+  "coverage": "Share of real images with a generated image in their neighbourhood.",
   "auroc": (
-    "Chance that an image that was asked to show a finding is scored higher for it by"
-    " a classifier than one that was not; 0.5 says nothing was understood. Undefined"
-    " where all images or none were asked to show it."
+    "Probability that a classifier scores an image requested with a finding higher"
+    " than one requested without it; 0.5 is chance. Undefined where all images or none"
+    " were requested with it."
   ),
-  "ssim": "Likeness of two images; high between images of a condition: all alike.",
-  "margin": "Likeness to the asked finding's text less that to its absence.",
+  "ssim": "Similarity of two images; high among images of one condition: no diversity.",
+  "margin": "Similarity to the requested finding's text minus that to its absence.",
   "membership_auroc": (
-    "AUROC of telling training images from others; 0.5 says that nothing leaks."
+    "AUROC of distinguishing training images from others; 0.5: nothing leaks."
   ),
-  "nearest": "Distance from a generated image to the training image nearest to it.",
-  "copies": "Images as near to a training image as real test images hardly ever are.",
+  "nearest": "Distance from a generated image to its nearest training image.",
+  "copies": "Images closer to a training image than real test images almost ever are.",
   "patient_identified": (
-    "How often the conditioning image is the nearest one of all to what was made of it."
+    "How often the conditioning image is the nearest one to the generated image."
   ),
-  "feature_distance": "Distance of features of two images; small: they are alike.",
-  "tstr": "Of a classifier trained on generated images, tested on real ones.",
-  "real_and_synthetic": "Of a classifier trained on both, tested on real images.",
+  "feature_distance": "Distance between the features of two images; small if similar.",
+  "tstr": "A classifier trained on generated images, tested on real ones.",
+  "real_and_synthetic": "A classifier trained on both, tested on real images.",
   "synthetic_then_real": (
-    "Of a classifier trained on generated, then on real images, tested on real ones."
+    "A classifier trained on generated, then on real images, tested on real ones."
   ),
-  "_difference": "That metric less the same of real training images alone.",
-  "_error": "Mean absolute difference of the measured quantity from the asked one.",
-  "_correlation": "Of the measured with the asked quantity, over images.",
-  "_bias": "Mean of the measured less the asked quantity.",
-  "of_others": "The same error if the conditions were exchanged: chance level.",
-  "pointing_game": "Share of boxes that hold the point most telling for the finding.",
+  "_difference": "The metric minus that of real training images alone.",
+  "_error": "Mean absolute difference between the measured and the requested quantity.",
+  "_correlation": "Correlation of the measured with the requested quantity.",
+  "_bias": "Mean of the measured minus the requested quantity.",
+  "of_others": "The same error with conditions exchanged among images: chance level.",
+  "pointing_game": "Share of boxes that contain the point of highest evidence.",
   "change_by": (
-    "Mean absolute difference in grey levels of two images that differ in this alone."
+    "Mean absolute difference in grey levels of two images that differ only in this."
   ),
 }
 
 
 def title(metric: str) -> str:
-  """The name of a metric for people: the literature's, or its own in words."""
+  """The metric's name in the literature, or its own name in words."""
   if metric in _TITLES:
     return _TITLES[metric]
   words = metric.replace("_", " ").strip()
@@ -102,7 +104,7 @@ def title(metric: str) -> str:
 
 
 def meaning(metric: str) -> str:
-  """A sentence about a metric; "" for one that is not known here."""
+  """A sentence about a metric; "" for an unknown one."""
   keys = [key for key in _MEANINGS if key in metric]
   return _MEANINGS[max(keys, key=len)] if keys else ""
 

@@ -1,25 +1,32 @@
-"""Puts a comparison on one page that needs nothing but itself.
+"""The page of a comparison: one file that opens from disk and loads nothing else.
 
-Comparison -> rows -> sections -> OUT/report.html, OUT/table.md, OUT/table.csv
-                         +-> OUT/figures/
-
-The page's own policy forbids it to fetch anything; its one script is told by its hash.
+Comparison -> rows -> OUT/report.html, OUT/table.md, OUT/table.csv, OUT/figures/
 """
 
-import base64
-from collections.abc import Sequence
-import hashlib
-import pathlib
+from collections.abc import Mapping, Sequence
+
+from etils import epath
 
 from cxr_diffusion_jax import artifacts
-from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
-from cxr_diffusion_jax.report.comparison import files, palette, sections
-from cxr_diffusion_jax.report.comparison import names as names_lib
+from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation.comparison.data import Comparison
+from cxr_diffusion_jax.report import templates
+from cxr_diffusion_jax.report.comparison import (
+  files,
+  images,
+  names,
+  palette,
+  plots,
+  projection,
+  verdict_text,
+)
 from cxr_diffusion_jax.report.comparison import rows as rows_lib
-from cxr_diffusion_jax.report.comparison.markup import element, listing, text
+
+# The sheet alone is linked, never the key beside its folder.
+SHEET = "reader_study/sheet/sheet.html"
 
 
-def write(comparison: comparison_data.Comparison, out: pathlib.Path) -> pathlib.Path:
+def write(comparison: Comparison, out: artifacts.PathLike) -> epath.Path:
   """Writes the page, its figures and its tables.
 
   Args:
@@ -32,64 +39,77 @@ def write(comparison: comparison_data.Comparison, out: pathlib.Path) -> pathlib.
   Raises:
     ValueError: no paths, two of one name, measurements or images that do not fit.
   """
+  out = epath.Path(out)
   paths = [path.name for path in comparison.paths]
   if not paths or len(set(paths)) < len(paths):
     raise ValueError(f"paths {paths}: one or more, of different names")
-  out.mkdir(parents=True, exist_ok=True)
-  rows = rows_lib.of(comparison)
-  made = sections.make(comparison, rows, palette.looks(paths), out)
+  rows = rows_lib.build(comparison)
+  figures = plots.draw(comparison, rows, palette.looks(paths), out / "figures")
+  images.draw(comparison, out / "figures")
   artifacts.write_text(out / "table.md", files.markdown(comparison, rows))
   artifacts.write_text(out / "table.csv", files.table(comparison, rows))
   page = out / "report.html"
-  artifacts.write_text(page, _page(comparison.title, paths, made))
+  sheet = SHEET if (out / SHEET).exists() else ""
+  text = render(comparison, rows, figures, sheet=sheet, folder=out.name)
+  artifacts.write_text(page, text)
   return page
 
 
-def _page(title: str, paths: Sequence[str], made: Sequence[sections.Section]) -> str:
-  style, script = _asset("style.css"), _asset("sort.js")
-  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-  policy = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
-    f" script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+def render(
+  comparison: Comparison,
+  rows: Sequence[rows_lib.Row],
+  figures: Mapping[str, Sequence[plots.Plot]],
+  *,
+  sheet: str = "",
+  folder: str = "out",
+) -> str:
+  """Returns the page.
+
+  Args:
+    comparison: what is shown.
+    rows: `rows.build` of it.
+    figures: section -> its plots, see `plots.draw`; a section without any is left out.
+    sheet: address of the readers' sheet, relative to the page; "" for none.
+    folder: name of the page's folder, for the command that repeats the comparison.
+  """
+  near = [path for path in comparison.paths if len(path.neighbours)]
+  return templates.render(
+    "comparison.html",
+    title=comparison.title,
+    comparison=comparison,
+    facts={k: v for k, v in comparison.facts.items() if not _is_command(k)},
+    commands=_commands(comparison, folder),
+    looks=palette.looks([path.name for path in comparison.paths]),
+    main=rows_lib.main(rows),
+    grouped=rows_lib.grouped(rows),
+    findings=verdict_text.findings(rows),
+    limits=verdict_text.limits(comparison, rows),
+    figures=figures,
+    shown=images.by_name(comparison),
+    shown_side=images.side(len(comparison.shown) * (len(comparison.paths) + 1)),
+    near=near,
+    near_side=images.side(2 * images.PAIRS * len(near)),
+    pairs=images.PAIRS,
+    sheet=sheet,
+    arrows=names.ARROWS,
+    names=names,
+    number=measurement.number,
+    palette=palette,
+    umap=projection.has_umap(),
+    verdicts=verdict_text,
   )
-  head = [
-    element("meta", charset="utf-8"),
-    element("meta", http_equiv="Content-Security-Policy", content=policy),
-    element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-    element("meta", name="color-scheme", content="light dark"),
-    element("title", text(title)),
-    # Or browsers ask for a file of that name.
-    element("link", rel="icon", href="data:,"),
-    element("style", style),
-  ]
-  links = [element("a", text(each.title), href=f"#{each.name}") for each in made]
-  compared = (
-    f"{len(paths)} conditioning paths" if len(paths) > 1 else "One set of images"
-  )
-  lead = f"{compared}: {names_lib.join(paths)}."
-  parts = [
-    element("a", "Skip to the content", class_="skip", href="#content"),
-    element(
-      "header",
-      [
-        element("h1", text(title)),
-        element("p", text(lead), class_="lead"),
-        element("nav", listing(links), aria_label="Sections"),
-      ],
-    ),
-    element("main", [_section(each) for each in made], id="content", tabindex=-1),
-    element("footer", "Synthetic images for research. Not for clinical use."),
-    element("script", script),
-  ]
-  body = element("head", head) + element("body", parts)
-  return f"<!doctype html>\n{element('html', body, lang='en')}\n"
 
 
-def _section(each: sections.Section) -> str:
-  title = element("h2", text(each.title), id=f"{each.name}-title")
-  labelled = f"{each.name}-title"
-  return element("section", title + each.body, id=each.name, aria_labelledby=labelled)
+def _is_command(fact: str) -> bool:
+  return fact.casefold().startswith("command")
 
 
-def _asset(name: str) -> str:
-  return pathlib.Path(__file__).with_name(name).read_text(encoding="utf-8")
+def _commands(comparison: Comparison, folder: str) -> list[str]:
+  """The commands among the facts; without any, one from the names of the runs."""
+  commands = [value for key, value in comparison.facts.items() if _is_command(key)]
+  if commands:
+    return commands
+  runs = ",".join(run for path in comparison.paths for run in path.runs)
+  paths = ",".join(path.name for path in comparison.paths)
+  inputs = f"compare --workdirs {runs}" if runs else f"evaluate --synthetic {paths}"
+  return [f"python -m cxr_diffusion_jax.{inputs} --out {folder}"]

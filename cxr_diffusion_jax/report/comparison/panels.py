@@ -1,29 +1,28 @@
-"""What is drawn with a panel a path: guidance, label efficiency, features on a plane.
+"""Figures with a panel a path: guidance, label efficiency, features on a plane.
 
 paths, planes -> draw(figure), as `drawing.write` takes it; all panels have one scale
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import math
 
-import matplotlib.figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 import numpy as np
 
-from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
-from cxr_diffusion_jax.report.comparison import legend, projection
+from cxr_diffusion_jax.evaluation.comparison.data import PathResult, SweepPoint
+from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.report.comparison import names as names_lib
+from cxr_diffusion_jax.report.comparison import projection
+from cxr_diffusion_jax.report.comparison.drawing import legend_entry
+from cxr_diffusion_jax.report.comparison.figures import Looks, interval, path_legend
 from cxr_diffusion_jax.report.comparison.palette import MUTED, Look
 
-Figure = matplotlib.figure.Figure
-Looks = Mapping[str, Look]
-
-# Points of a cloud that are drawn at most: more hide each other and weigh megabytes.
+# Points of a cloud that are drawn at most: more hide each other and take megabytes.
 POINTS = 150
 
 
-def sweeps(
-  figure: Figure, paths: Sequence[comparison_data.PathResult], looks: Looks
-) -> None:
+def sweeps(figure: Figure, paths: Sequence[PathResult], looks: Looks) -> None:
   """A panel a path: adherence over distance, a point a scale; the others in grey."""
   panels = _panels(figure, len(paths))
   for axes, path in zip(panels, paths, strict=True):
@@ -39,17 +38,16 @@ def sweeps(
       for point in points:
         _cross(axes, point, look)
     axes.set_title(path.name)
+  first = next(point for path in paths for point in path.sweep)
   _outer_labels(
     panels,
-    f"{names_lib.title(_first(paths).fidelity.metric)} (lower is better)",
-    f"{names_lib.title(_first(paths).adherence.metric)} (higher is better)",
+    f"{names_lib.title(first.fidelity.metric)} (lower is better)",
+    f"{names_lib.title(first.adherence.metric)} (higher is better)",
   )
 
 
-def efficiency(
-  figure: Figure, paths: Sequence[comparison_data.PathResult], looks: Looks
-) -> None:
-  """A panel an arm: macro AUROC over the share of real images; real ones alone grey."""
+def efficiency(figure: Figure, paths: Sequence[PathResult], looks: Looks) -> None:
+  """A panel an arm: macro AUROC over the share of real images; real alone in grey."""
   arms = list(dict.fromkeys(arm for path in paths for _, arm, _ in path.curve))
   shown = [arm for arm in arms if arm != "real"] or arms
   panels = _panels(figure, len(shown))
@@ -62,8 +60,8 @@ def efficiency(
         _curve(axes, own, looks[path.name].color, looks[path.name].marker, "-")
     axes.set_title(names_lib.title(arm))
   _outer_labels(panels, "share of the real training images", "macro AUROC")
-  handles = [legend.path(path.name, looks[path.name], line=True) for path in paths]
-  handles.append(legend.line("real images alone", MUTED, "--"))
+  handles = path_legend({p.name: looks[p.name] for p in paths}, linestyle="-")
+  handles.append(legend_entry("real images alone", color=MUTED, linestyle="--"))
   figure.legend(handles=handles, loc="outside upper center", ncols=4)
 
 
@@ -83,16 +81,16 @@ def clouds(figure: Figure, plane: projection.Plane, looks: Looks) -> None:
     )
     axes.set_title(path)
   _outer_labels(panels, *plane.axes)
-  panels[0].legend(handles=[legend.dot("real images", MUTED)], loc="lower right")
+  real = legend_entry("real images", color=MUTED, marker="o", markersize=4)
+  panels[0].legend(handles=[real], loc="lower right")
 
 
-def _cross(axes, point: comparison_data.SweepPoint, look: Look) -> None:
+def _cross(axes: Axes, point: SweepPoint, look: Look) -> None:
   """A point with the intervals of both figures, and its scale beside it."""
   x, y = point.fidelity, point.adherence
   if x.low is not None and x.high is not None:
     axes.plot([x.low, x.high], [y.value] * 2, color=look.color, linewidth=0.7)
-  if y.low is not None and y.high is not None:
-    axes.plot([x.value] * 2, [y.low, y.high], color=look.color, linewidth=0.7)
+  interval(axes, x.value, y, look.color, 0.7)
   axes.plot(x.value, y.value, look.marker, color=look.color, markersize=5, zorder=4)
   axes.annotate(
     f"{point.guidance:g}",
@@ -103,16 +101,21 @@ def _cross(axes, point: comparison_data.SweepPoint, look: Look) -> None:
   )
 
 
-def _curve(axes, points: Sequence, color: str, marker: str, style: str) -> None:
-  """Values over shares with their intervals, of those that have any."""
-  known = ((x, each) for x, _, each in points if each.value is not None)
-  points = sorted(known, key=lambda point: point[0])
-  for x, each in points:
-    if each.low is not None and each.high is not None:
-      axes.plot([x, x], [each.low, each.high], color=color, linewidth=0.7)
+def _curve(
+  axes: Axes,
+  points: Sequence[tuple[float, str, Measurement]],
+  color: str,
+  marker: str,
+  style: str,
+) -> None:
+  """Defined values over shares with their intervals."""
+  known = [(x, each) for x, _, each in points if each.value is not None]
+  known.sort(key=lambda point: point[0])
+  for x, each in known:
+    interval(axes, x, each, color, 0.7)
   axes.plot(
-    [x for x, _ in points],
-    [each.value for _, each in points],
+    [x for x, _ in known],
+    [each.value for _, each in known],
     color=color,
     marker=marker,
     linestyle=style,
@@ -120,7 +123,7 @@ def _curve(axes, points: Sequence, color: str, marker: str, style: str) -> None:
   )
 
 
-def _panels(figure: Figure, num: int) -> list:
+def _panels(figure: Figure, num: int) -> list[Axes]:
   """Axes of one scale, three a row."""
   columns = min(3, num)
   shape = math.ceil(num / columns), columns
@@ -132,13 +135,13 @@ def _panels(figure: Figure, num: int) -> list:
   return list(grid.flat[:num])
 
 
-def _outer_labels(panels: Sequence, x: str, y: str) -> None:
+def _outer_labels(panels: Sequence[Axes], x: str, y: str) -> None:
   figure = panels[0].figure
   figure.supxlabel(x, fontsize=9)
   figure.supylabel(y, fontsize=9)
 
 
-def defined(path: comparison_data.PathResult) -> list[comparison_data.SweepPoint]:
+def defined(path: PathResult) -> list[SweepPoint]:
   """Points of a sweep that have both figures, by their scale."""
   points = [
     point
@@ -148,12 +151,8 @@ def defined(path: comparison_data.PathResult) -> list[comparison_data.SweepPoint
   return sorted(points, key=lambda point: point.guidance)
 
 
-def _first(paths: Sequence[comparison_data.PathResult]) -> comparison_data.SweepPoint:
-  return next(point for path in paths for point in path.sweep)
-
-
 def _thinned(points: np.ndarray) -> np.ndarray:
-  """Evenly spaced ones of many."""
+  """At most `POINTS`, evenly spaced."""
   if len(points) <= POINTS:
     return points
   return points[np.linspace(0, len(points) - 1, POINTS).astype(int)]

@@ -1,178 +1,212 @@
-"""Drawn figures on a comparison's page, each with what it shows in words.
+"""Drawn figures on a comparison's page, each with a caption.
 
-rows, Comparison -> figures/NAME.{svg,png} and <figure> with a caption
+rows, Comparison -> figures/NAME.{svg,png} and, by section, SVGs with captions
 """
 
 from collections.abc import Mapping, Sequence
-import pathlib
+import dataclasses
 import re
+
+from etils import epath
+from markupsafe import Markup
 
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison
 from cxr_diffusion_jax.report.comparison import drawing, figures, panels, projection
 from cxr_diffusion_jax.report.comparison import names as names_lib
-from cxr_diffusion_jax.report.comparison.markup import element, region, text
-from cxr_diffusion_jax.report.comparison.palette import Look
+from cxr_diffusion_jax.report.comparison import rows as rows_lib
+from cxr_diffusion_jax.report.comparison.figures import Looks
 from cxr_diffusion_jax.report.comparison.rows import Row
-
-Looks = Mapping[str, Look]
 
 # Panels of one figure: what a page of paper holds.
 PANELS = 16
 
 
-def dots(rows: Sequence[Row], looks: Looks, folder: pathlib.Path) -> str:
-  """A figure a subject, of the figures of all images."""
-  made = []
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot:
+  """A figure on the page, or why there is none.
+
+  Attributes:
+    caption: text below the figure; without a figure, the reason.
+    svg: for the page; None for none.
+    label: what it shows, for readers who cannot see it.
+    heading: text above it; "" for none.
+  """
+
+  caption: str
+  svg: Markup | None = None
+  label: str = ""
+  heading: str = ""
+
+
+def draw(
+  comparison: Comparison, rows: Sequence[Row], looks: Looks, folder: epath.Path
+) -> Mapping[str, Sequence[Plot]]:
+  """Draws everything; returns the plots of each section of the page."""
+  return {
+    "metrics": _metrics(rows_lib.main(rows), looks, folder),
+    "findings": _findings(rows, looks, folder),
+    "guidance": _guidance(comparison, looks, folder),
+    "features": _features(comparison, looks, folder),
+    "labels": _efficiency(comparison, looks, folder),
+    "losses": _losses(comparison, looks, folder),
+  }
+
+
+def _metrics(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> list[Plot]:
+  """The metrics of all images, a figure a subject."""
+  plots = []
   for subject, title in names_lib.SUBJECTS.items():
-    own = [row for row in rows if row.key[0] == subject and _has_value(row)]
-    if not own:
-      continue
+    own = [row for row in rows if row.subject == subject and _has_value(row)]
+    label = f"Metrics of {title} by path."
     caption = (
       f"{title}. A panel a metric; bars are 95 % intervals; dashed: real images. Where"
       " a difference is significant, filled markers are the best and hollow ones are"
       " not; where none is, all are filled."
     )
-    for number, first in enumerate(range(0, len(own), PANELS)):
+    for number, first in enumerate(range(0, len(own), PANELS), start=1):
       shown = own[first : first + PANELS]
       svg = drawing.write(
         folder,
-        f"all_{subject}_{number + 1}" if len(own) > PANELS else f"all_{subject}",
+        f"all_{subject}_{number}" if len(own) > PANELS else f"all_{subject}",
         (2.4 * min(4, max(2, len(shown))), 0.7 + 1.95 * -(-len(shown) // 4)),
         lambda figure, shown=shown: figures.dots(figure, shown, looks),
+        label,
       )
-      made.append(_figure(svg, f"Metrics of {title} by path.", caption))
-  return "".join(made)
+      plots.append(Plot(svg=svg, label=label, caption=caption))
+  return plots
 
 
-def findings(rows: Sequence[Row], looks: Looks, folder: pathlib.Path) -> str:
-  """Bars of each classifier's AUROC and average precision; others are in the table."""
-  own = [
-    row
-    for row in rows
-    if row.key[0] == "adherence"
-    and row.key[1].endswith(("auroc", "average_precision"))
-    and row.key[3].startswith("finding: ")
-  ]
-  kinds = list(dict.fromkeys(row.key[:3] for row in own))
-  kinds.sort(key=lambda key: "auroc" not in key[1])
-  made = []
-  for kind in kinds:
-    group = [row for row in own if row.key[:3] == kind]
+def _findings(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> list[Plot]:
+  """Bars of each classifier's AUROC and average precision by finding."""
+  own: dict[tuple[str, str], list[Row]] = {}
+  for row in rows:
+    if (
+      row.subject == "adherence"
+      and row.kind == "finding"
+      and row.metric.endswith(("auroc", "average_precision"))
+    ):
+      own.setdefault((row.metric, row.judge), []).append(row)
+  plots = []
+  for metric, judge in sorted(own, key=lambda key: "auroc" not in key[0]):
+    group = own[metric, judge]
     shown = [row for row in group if _has_value(row)]
     if not shown:
       continue
-    _, metric, judge = kind
+    name = names_lib.title(metric)
     caption = (
-      f"{names_lib.title(metric)} of each finding, judged by {judge or 'pixels'}; thin"
-      " lines are 95 % intervals; the broad line is what real images reach, its band"
-      " the interval of that."
+      f"{name} of each finding, judged by {judge or 'pixels'}; thin lines are 95 %"
+      " intervals; the broad line is the value of real images, its band their"
+      " interval."
     )
-    missing = [_undefined(row) for row in group]
-    if any(missing):
-      caption += f" Undefined: {'; '.join(filter(None, missing))}."
+    missing = [text for text in map(_undefined, group) if text]
+    if missing:
+      caption += f" Undefined: {'; '.join(missing)}."
+    label = f"Bars: {name} by finding and path."
     svg = drawing.write(
       folder,
       f"findings_{_file_name(metric, judge)}",
       (max(6.0, 1.0 + 0.75 * len(shown)), 3.7),
       lambda figure, shown=shown: figures.bars(figure, shown, looks),
+      label,
     )
-    label = f"Bars: {names_lib.title(metric)} by finding and path."
-    made.append(_figure(svg, label, caption))
-  return "".join(made)
+    plots.append(Plot(svg=svg, label=label, caption=caption))
+  return plots
 
 
-def guidance(comparison: Comparison, looks: Looks, folder: pathlib.Path) -> str:
-  """Fidelity against adherence over scales."""
+def _guidance(comparison: Comparison, looks: Looks, folder: epath.Path) -> list[Plot]:
+  """Fidelity against adherence over guidance scales."""
   paths = [path for path in comparison.paths if panels.defined(path)]
   if not paths:
-    return ""
+    return []
+  label = "Curves: adherence over distance for each path."
   svg = drawing.write(
     folder,
     "guidance",
     _panels_size(len(paths)),
     lambda figure: panels.sweeps(figure, paths, looks),
+    label,
   )
   point = panels.defined(paths[0])[0]
   caption = (
-    "A point a guidance scale, told beside it, with 95 % intervals; the other paths in"
-    f" grey. Distance judged by {point.fidelity.judge or 'pixels'}, adherence by"
+    "A point a guidance scale, labelled with it, with 95 % intervals; the other paths"
+    f" in grey. Distance judged by {point.fidelity.judge or 'pixels'}, adherence by"
     f" {point.adherence.judge or 'pixels'}. The upper left corner is best."
   )
-  return _figure(svg, "Curves: adherence over distance for each path.", caption)
+  return [Plot(svg=svg, label=label, caption=caption)]
 
 
-def features(comparison: Comparison, looks: Looks, folder: pathlib.Path) -> str:
-  """Clouds of each extractor's features, by each method at hand."""
-  made = []
+def _features(comparison: Comparison, looks: Looks, folder: epath.Path) -> list[Plot]:
+  """Clouds of each extractor's features, by each available method."""
+  plots: list[Plot] = []
   for name, real in comparison.real_features.items():
     own = {p.name: p.features[name] for p in comparison.paths if name in p.features}
     if not own:
       continue
-    made.append(element("h3", text(name)))
     if len(real) < projection.MINIMUM:
-      told = f"{len(real)} real images; {projection.MINIMUM} are needed for a plane."
-      made.append(element("p", told))
+      text = f"{len(real)} real images; a plane needs {projection.MINIMUM}."
+      plots.append(Plot(heading=name, caption=text))
       continue
+    heading = name
     for plane in projection.planes(real, own):
+      label = f"{plane.method} of {name} features: real and generated images by path."
       svg = drawing.write(
         folder,
         f"{plane.method.lower()}_{_file_name(name)}",
         _panels_size(len(own)),
         lambda figure, plane=plane: panels.clouds(figure, plane, looks),
+        label,
       )
       caption = (
         f"{plane.method} of {name} features, fitted on {len(real):,} real images (grey)"
-        f" alone; at most {panels.POINTS} points of each are drawn. What lies where no"
-        " real image lies looks unlike them; what is missing was not generated."
+        f" alone; at most {panels.POINTS} points of each are drawn. Points where no"
+        " real image lies are unlike real images; real points without generated ones"
+        " near them were missed."
       )
-      label = f"{plane.method} of {name} features: real and generated images by path."
-      made.append(_figure(svg, label, caption))
-  if made and not projection.has_umap():
-    made.append(element("p", "UMAP is shown where umap-learn is installed."))
-  return "".join(made)
+      plots.append(Plot(heading=heading, svg=svg, label=label, caption=caption))
+      heading = ""
+  return plots
 
 
-def efficiency(comparison: Comparison, looks: Looks, folder: pathlib.Path) -> str:
-  """What synthetic images are worth beside fewer real ones."""
+def _efficiency(comparison: Comparison, looks: Looks, folder: epath.Path) -> list[Plot]:
+  """The worth of synthetic images when there are fewer real ones."""
   paths = [path for path in comparison.paths if path.curve]
   if not paths:
-    return ""
+    return []
   arms = {arm for path in paths for _, arm, _ in path.curve} - {"real"}
   width, height = _panels_size(max(1, len(arms)))
+  label = "Curves: macro AUROC over the share of real images."
   svg = drawing.write(
     folder,
     "label_efficiency",
     (width, height + 0.7),
     lambda figure: panels.efficiency(figure, paths, looks),
+    label,
   )
   caption = (
     "Macro AUROC on real test images of classifiers that were trained with a share of"
     " the real training images, and with the synthetic images of each path. Thin"
     " lines are 95 % intervals. Dashed: with real images alone."
   )
-  return _figure(svg, "Curves: macro AUROC over the share of real images.", caption)
+  return [Plot(svg=svg, label=label, caption=caption)]
 
 
-def losses(comparison: Comparison, looks: Looks, folder: pathlib.Path) -> str:
-  """Curves of all runs in one figure."""
+def _losses(comparison: Comparison, looks: Looks, folder: epath.Path) -> list[Plot]:
+  """The loss curves of all runs in one figure."""
   if not any(curves for path in comparison.paths for curves in path.losses.values()):
-    return ""
+    return []
+  label = "Curves: loss over steps of each run."
   svg = drawing.write(
     folder,
     "losses",
     (8.5, 3.6),
     lambda figure: figures.losses(figure, comparison.paths, looks),
+    label,
   )
   caption = (
-    "A line a run, the loss by its logarithm. Losses of paths compare only between runs"
-    " of equal data, codec and weighting; a lower one need not make better images."
+    "A line a run, on a logarithmic scale. Losses compare only between runs with the"
+    " same data, codec and weighting; a lower loss need not mean better images."
   )
-  return _figure(svg, "Curves: loss over steps of each run.", caption)
-
-
-def _figure(svg: str, label: str, caption: str) -> str:
-  shown = svg.replace("<svg ", f'<svg role="img" aria-label="{text(label)}" ', 1)
-  return element("figure", region(shown, label) + element("figcaption", text(caption)))
+  return [Plot(svg=svg, label=label, caption=caption)]
 
 
 def _panels_size(num: int) -> tuple[float, float]:
@@ -184,11 +218,11 @@ def _has_value(row: Row) -> bool:
 
 
 def _undefined(row: Row) -> str:
-  """The group's name, who has no value, and why; "" where all have."""
+  """The group's name, the paths without a value, and the reason; "" for none."""
   missing = {p: each for p, each in row.of_paths.items() if each.value is None}
   if not missing:
     return ""
-  name = row.key[3].split(": ")[-1]
+  name = row.group.split(": ")[-1]
   who = "" if len(missing) == len(row.of_paths) else f" for {', '.join(missing)}"
   reasons = "; ".join(dict.fromkeys(each.reason for each in missing.values()))
   return f"{name}{who} ({reasons})"

@@ -1,17 +1,16 @@
-"""Features on a plane: the same plane for all, and it is that of the real images.
+"""Features on a plane that is fitted on the real images and used for all.
 
 real [n d] -> PCA, and UMAP where it is installed, fitted on real features alone
 generated [m d] -> [m 2] on that plane
 
-McInnes et al., "UMAP", 2018, tells neighbours; distances far apart mean little there.
+McInnes et al., "UMAP", 2018: neighbours are meaningful, large distances are not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import importlib.util
 
 import numpy as np
-from sklearn import decomposition
 
 # A plane needs three points; features of fewer images are not shown.
 MINIMUM = 3
@@ -19,7 +18,7 @@ MINIMUM = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plane:
-  """Where images lie.
+  """Positions of images on a plane.
 
   Attributes:
     method: "PCA" or "UMAP".
@@ -34,7 +33,7 @@ class Plane:
 
 
 def planes(real: np.ndarray, generated: Mapping[str, np.ndarray]) -> list[Plane]:
-  """Returns the plane of each method at hand.
+  """Returns the plane of each available method.
 
   Args:
     real: [n d], n of `MINIMUM` or more.
@@ -48,18 +47,23 @@ def planes(real: np.ndarray, generated: Mapping[str, np.ndarray]) -> list[Plane]
   for name, features in generated.items():
     if features.shape[1:] != real.shape[1:]:
       raise ValueError(f"{name}: features {features.shape}, real ones {real.shape}")
+  # Heavy to import.
+  from sklearn import decomposition
+
   pca = decomposition.PCA(n_components=2, random_state=0).fit(real)
-  shares = [f"component {i + 1} ({x:.0%})" for i, x in enumerate(_shares(pca))]
-  made = [_plane("PCA", pca, real, generated, (shares[0], shares[1]))]
+  # No variance, no share.
+  ratios = np.nan_to_num(pca.explained_variance_ratio_)
+  shares = [f"component {i + 1} ({x:.0%})" for i, x in enumerate(ratios)]
+  result = [_plane("PCA", pca.transform, real, generated, (shares[0], shares[1]))]
   if has_umap():
-    # Seconds to import, and not everywhere.
+    # Takes seconds to import; optional.
     import umap
 
     neighbours = min(15, len(real) - 1)
     fitted = umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1).fit(real)
     names = ("first coordinate", "second coordinate")
-    made.append(_plane("UMAP", fitted, real, generated, names))
-  return made
+    result.append(_plane("UMAP", fitted.transform, real, generated, names))
+  return result
 
 
 def has_umap() -> bool:
@@ -67,15 +71,16 @@ def has_umap() -> bool:
   return importlib.util.find_spec("umap") is not None
 
 
-def _plane(method, fitted, real, generated, axes) -> Plane:
+def _plane(
+  method: str,
+  transform: Callable[[np.ndarray], object],
+  real: np.ndarray,
+  generated: Mapping[str, np.ndarray],
+  axes: tuple[str, str],
+) -> Plane:
   return Plane(
     method=method,
-    real=np.asarray(fitted.transform(real)),
-    of_paths={k: np.asarray(fitted.transform(v)) for k, v in generated.items()},
+    real=np.asarray(transform(real)),
+    of_paths={k: np.asarray(transform(v)) for k, v in generated.items()},
     axes=axes,
   )
-
-
-def _shares(pca: decomposition.PCA) -> np.ndarray:
-  """Of the variance, also where there is none."""
-  return np.nan_to_num(pca.explained_variance_ratio_)

@@ -1,4 +1,4 @@
-"""Measurements of all paths side by side: what every table and figure is made of.
+"""Measurements of all paths side by side: the rows of every table and figure.
 
 Comparison -> [Row, ...]: a figure of each path, of real images, and its verdict
 """
@@ -13,11 +13,11 @@ from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One metric of one judge and group.
+  """One metric by one judge, of all images or of a part of them.
 
   Attributes:
     key: `Measurement.key`.
-    of_paths: path's name -> its measurement; paths that have none are left out.
+    of_paths: path's name -> its measurement; paths without one are left out.
     real: the floor or ceiling; None for none.
     verdict: None where there is none.
   """
@@ -28,6 +28,28 @@ class Row:
   verdict: comparison_data.Verdict | None
 
   @property
+  def subject(self) -> str:
+    """See `Measurement`; so are `metric`, `judge` and `group`."""
+    return self.key[0]
+
+  @property
+  def metric(self) -> str:
+    return self.key[1]
+
+  @property
+  def judge(self) -> str:
+    return self.key[2]
+
+  @property
+  def group(self) -> str:
+    return self.key[3]
+
+  @property
+  def kind(self) -> str:
+    """What the group is a value of: "finding", "sex", "age", "view", or "all"."""
+    return self.group.split(":")[0]
+
+  @property
   def all(self) -> Sequence[Measurement]:
     """Measurements of paths and real images."""
     return [*self.of_paths.values(), *([self.real] if self.real else [])]
@@ -36,6 +58,11 @@ class Row:
   def better(self) -> str:
     """See `Measurement.better`."""
     return next((each.better for each in self.all if each.better), "")
+
+  @property
+  def limit(self) -> str:
+    """What the figure of real images is."""
+    return {"lower": "floor", "higher": "ceiling"}.get(self.better, "")
 
   @property
   def standin(self) -> bool:
@@ -49,15 +76,21 @@ class Row:
       return frozenset()
     return frozenset(self.verdict.best)
 
+  def mark(self, path: str) -> str:
+    """ "best", "among best" or ""."""
+    if path not in self.best:
+      return ""
+    return "best" if len(self.best) == 1 else "among best"
+
   @property
   def counts(self) -> tuple[str, str]:
-    """Numbers of images: of the paths, and of real ones compared with; "" for none."""
-    told = _range([each.num for each in self.of_paths.values()] or [self.real.num])
+    """Numbers of images: generated, and real for comparison; "" for none."""
+    num = [each.num for each in self.of_paths.values()] or [self.all[0].num]
     real = [each.num_real for each in self.of_paths.values() if each.num_real]
-    return told, _range(real) if real else ""
+    return _range(num), _range(real) if real else ""
 
 
-def of(comparison: comparison_data.Comparison) -> list[Row]:
+def build(comparison: comparison_data.Comparison) -> list[Row]:
   """All figures, by subject and then in the order in which they were measured.
 
   Raises:
@@ -87,17 +120,19 @@ def of(comparison: comparison_data.Comparison) -> list[Row]:
 
 
 def main(rows: Sequence[Row]) -> list[Row]:
-  """Those of all images."""
-  return [row for row in rows if row.key[3] == "all"]
+  """The rows of all images."""
+  return [row for row in rows if row.group == "all"]
 
 
 def grouped(rows: Sequence[Row]) -> list[Row]:
-  """Those of parts of the images."""
-  return [row for row in rows if row.key[3] != "all"]
+  """The rows of parts of the images."""
+  return [row for row in rows if row.group != "all"]
 
 
-def _by_key(measurements: Iterable[Measurement]) -> dict[tuple, Measurement]:
-  table: dict[tuple, Measurement] = {}
+def _by_key(
+  measurements: Iterable[Measurement],
+) -> dict[tuple[str, str, str, str], Measurement]:
+  table: dict[tuple[str, str, str, str], Measurement] = {}
   for each in measurements:
     if table.get(each.key, each) != each:
       raise ValueError(f"measured twice: {', '.join(each.key)}")

@@ -1,9 +1,9 @@
-"""What a comparison says in words, and no more than its verdicts say.
+"""A comparison in sentences that claim no more than its verdicts.
 
 [Row, ...] -> sentences: who is best by which figure, what is not significant, limits
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
@@ -14,7 +14,7 @@ from cxr_diffusion_jax.report.comparison.rows import main as main_rows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-  """What one figure says about the paths.
+  """The verdict of one figure in words.
 
   Attributes:
     row: the figure.
@@ -28,7 +28,7 @@ class Finding:
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
-  """Of all images, for each figure with a verdict about two paths or more."""
+  """Of all images, for each figure with a verdict about at least two paths."""
   return [
     _finding(row)
     for row in main_rows(rows)
@@ -36,52 +36,54 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
   ]
 
 
-def overview(found: Sequence[Finding]) -> str:
-  """How many metrics say something."""
-  if not found:
+def overview(results: Sequence[Finding]) -> str:
+  """How many metrics distinguish paths."""
+  if not results:
     return (
       "No metric has a verdict, so nothing here says that one path is better than"
       " another."
     )
   num = {
-    kind: sum(each.kind == kind for each in found) for kind in ("one", "some", "none")
+    kind: sum(each.kind == kind for each in results) for kind in ("one", "some", "none")
   }
   return (
-    f"Of {len(found)} metrics over all images, one path is best by {num['one']};"
-    f" several that cannot be told apart are best by {num['some']}; by {num['none']} no"
-    " difference between any two paths is significant. Significant: the 95 % interval"
-    " of the difference excludes zero. Two paths that do not differ pass that by chance"
-    " about once in twenty metrics."
+    f"Of {len(results)} metrics over all images, one path is best by {num['one']};"
+    f" several that cannot be distinguished are best by {num['some']}; by"
+    f" {num['none']} no difference between any two paths is significant. Significant:"
+    " the 95 % interval of the difference excludes zero. Two equal paths pass that by"
+    " chance about once in twenty metrics."
   )
 
 
-def wins(found: Sequence[Finding], names: Sequence[str]) -> dict[str, tuple[int, int]]:
+def wins(
+  results: Sequence[Finding], names: Iterable[str]
+) -> dict[str, tuple[int, int]]:
   """Path -> figures by which it alone is best, and by which it is among the best."""
   return {
     name: (
-      sum(each.kind == "one" and name in each.row.best for each in found),
-      sum(each.kind == "some" and name in each.row.best for each in found),
+      sum(each.kind == "one" and name in each.row.best for each in results),
+      sum(each.kind == "some" and name in each.row.best for each in results),
     )
     for name in names
   }
 
 
 def limits(comparison: comparison_data.Comparison, rows: Sequence[Row]) -> list[str]:
-  """What to keep in mind, after what the comparison itself says."""
-  told = list(comparison.limitations)
-  standins = list(dict.fromkeys(row.key[2] or "pixels" for row in rows if row.standin))
+  """Limitations: those of the comparison, then those that its rows imply."""
+  sentences = list(comparison.limitations)
+  standins = list(dict.fromkeys(row.judge or "pixels" for row in rows if row.standin))
   if standins:
-    told.append(
-      "Judged by stand-ins that this project trained on its own data, whose figures"
+    sentences.append(
+      "Judged by stand-ins that this project trained on its own data, so the figures"
       f" cannot be compared with published ones: {'; '.join(standins)}."
     )
   single = [path.name for path in comparison.paths if len(path.runs) == 1]
   if single:
-    told.append(
-      "Trained once, so that what another training seed would change is not in the"
-      f" intervals: {names_lib.join(single)}."
+    sentences.append(
+      "Trained once, so the intervals do not include the variation between training"
+      f" seeds: {names_lib.join(single)}."
     )
-  return told
+  return sentences
 
 
 def _finding(row: Row) -> Finding:
@@ -94,7 +96,7 @@ def _finding(row: Row) -> Finding:
   elif len(best) > 1:
     kind = "some"
     sentence = (
-      f"{names_lib.join(best)} are best and cannot be told apart;"
+      f"{names_lib.join(best)} are best and cannot be distinguished;"
       f" {'each of ' if len(rest) > 1 else ''}{names_lib.join(rest)} is significantly"
       " worse than some other path"
     )

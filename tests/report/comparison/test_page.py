@@ -1,9 +1,8 @@
-"""The page of a comparison as text, and the tables beside it; no browser is needed."""
+"""The page of a comparison as text, and its tables as files; needs no browser."""
 
 import csv
 import html.parser
 import itertools
-import pathlib
 import re
 import sys
 import types
@@ -16,13 +15,10 @@ from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.report.comparison import (
   files,
-  markup,
   names,
   palette,
   projection,
   rows,
-  sections,
-  tables,
   verdict_text,
 )
 from cxr_diffusion_jax.report.comparison import page as comparison_page
@@ -36,6 +32,7 @@ class Page(html.parser.HTMLParser):
   def __init__(self, source: str):
     super().__init__()
     self.found: list[tuple[str, dict[str, str | None]]] = []
+    self.texts: list[str] = []
     self._open: list[str] = []
     self.feed(source)
     assert not self._open
@@ -50,6 +47,9 @@ class Page(html.parser.HTMLParser):
 
   def handle_endtag(self, tag):
     assert self._open.pop() == tag
+
+  def handle_data(self, data):
+    self.texts.append(data)
 
   def all(self, *wanted: str) -> list[dict[str, str | None]]:
     return [attributes for tag, attributes in self.found if tag in wanted]
@@ -114,7 +114,12 @@ def _compared(best: list[str], differences, names=("a", "b", "c")):
   return _small(paths=paths, verdicts=[verdict])
 
 
-def test_the_page_is_whole_and_needs_nothing_but_itself(source, parsed):
+def _render(comparison, **values) -> str:
+  """The page without figures."""
+  return comparison_page.render(comparison, rows.build(comparison), {}, **values)
+
+
+def test_page_loads_nothing_else(source, parsed):
   assert not re.search(r"https?:|//[a-z]", re.sub(r"data:[^\"]*", "", source))
   (policy,) = (x["content"] for x in parsed.all("meta") if "http-equiv" in x)
   assert policy.startswith("default-src 'none'; img-src data:;")
@@ -126,7 +131,7 @@ def test_the_page_is_whole_and_needs_nothing_but_itself(source, parsed):
   assert len(source) < 5e6
 
 
-def test_every_image_says_what_it_shows(parsed):
+def test_every_image_has_an_alternative_text(parsed):
   pictures = parsed.all("img")
   assert len(pictures) == 7 * 6 + 6 * 4 * 2
   assert all(attributes["alt"] for attributes in pictures)
@@ -135,15 +140,17 @@ def test_every_image_says_what_it_shows(parsed):
   assert all(x["role"] == "img" and x["aria-label"] for x in drawn)
 
 
-def test_ids_are_unique_and_links_lead_somewhere(parsed):
+def test_ids_are_unique_and_links_have_targets(parsed):
   ids = [x["id"] for _, x in parsed.found if x.get("id")]
   assert len(ids) == len(set(ids))
   for _, attributes in parsed.found:
     for value in (attributes.get("href"), attributes.get("aria-labelledby")):
       if value and not value.startswith("data:"):
         assert value.removeprefix("#") in ids
-    for told in re.findall(r"url\(#([^)]*)\)", " ".join(map(str, attributes.values()))):
-      assert told in ids
+    for target in re.findall(
+      r"url\(#([^)]*)\)", " ".join(map(str, attributes.values()))
+    ):
+      assert target in ids
 
 
 def test_headings_are_in_order(parsed):
@@ -154,7 +161,7 @@ def test_headings_are_in_order(parsed):
   assert parsed.all("html") == [{"lang": "en"}]
 
 
-def test_sections_stand_in_their_order(parsed):
+def test_sections_are_in_order(parsed):
   found = [x["id"] for x in parsed.all("section")]
   assert found == [
     "compared",
@@ -174,7 +181,7 @@ def test_sections_stand_in_their_order(parsed):
   ]
 
 
-def test_figures_are_kept_to_print(page):
+def test_write_keeps_figures_as_svg_and_png(page):
   drawn = sorted(path.name for path in (page.parent / "figures").iterdir())
   assert {path.removesuffix(".png") for path in drawn if path.endswith(".png")} == {
     path.removesuffix(".svg") for path in drawn if path.endswith(".svg")
@@ -183,50 +190,101 @@ def test_figures_are_kept_to_print(page):
   assert not [name for name in drawn if "partial" in name]
 
 
-def test_warnings_come_before_all_else(source, comparison):
+def test_warnings_come_first(source, comparison):
   for warning in comparison.warnings:
     assert source.index("Read with caution") < source.index(warning)
     assert source.index(warning) < source.index("12,000 phantom images")
 
 
-def test_whatever_users_name_is_escaped(tmp_path):
-  bad = '<script>alert("1")</script>&|*'
-  paths = [_path(name, _cmmd(1.0, judge=bad), description=bad) for name in (bad, "b")]
-  verdict = comparison_data.Verdict(
-    key=paths[0].measurements[0].key,
-    ranking=[bad, "b"],
-    best=[bad],
-    differences=[("b", 1.0, 2.0)],
-  )
-  page = comparison_page.write(
-    _small(
-      title=bad,
-      facts={bad: bad},
-      warnings=[bad],
-      differences={bad: {bad: bad}},
-      paths=paths,
-      verdicts=[verdict],
-      limitations=[bad],
+BAD = """"><script>alert("1")</script>'&|*$--><img src=x onerror=alert(2)>\\"""
+
+
+def _bad_comparison() -> comparison_data.Comparison:
+  """A text that is markup in every field that takes text."""
+  image = np.zeros((1, 8, 8, 1), np.uint8)
+  measured = [
+    _cmmd(1.0, judge=BAD, num_real=3, low=0.5, high=1.5),
+    _cmmd(None, judge=BAD, reason=BAD, group=f"sex: {BAD}"),
+    _cmmd(1.0, metric=BAD),
+    *(
+      _cmmd(value, reason=reason, subject="adherence", metric="auroc", group=group)
+      for value, reason, group in (
+        (0.7, "", f"finding: {BAD}"),
+        (None, BAD, f"finding: {BAD}2"),
+      )
     ),
-    tmp_path,
+  ]
+  point = comparison_data.SweepPoint(
+    guidance=1.0, fidelity=_cmmd(1.0, judge=BAD), adherence=_cmmd(1.0, judge=BAD)
   )
+  features = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+  paths = [
+    _path(
+      name,
+      *measured,
+      runs=[BAD],
+      images=image,
+      features={BAD: features},
+      losses={BAD: {BAD: ([1, 2], [0.5, 0.25])}},
+      sweep=[point],
+      neighbours=np.stack([image, image], axis=1),
+      neighbour_captions=[BAD],
+      description=BAD,
+      curve=[(0.5, BAD, _cmmd(0.5)), (0.5, "real", _cmmd(0.5))],
+    )
+    for name in (BAD, "b")
+  ]
+  verdict = comparison_data.Verdict(
+    key=measured[0].key, ranking=[BAD, "b"], best=[BAD], differences=[("b", 1.0, 2.0)]
+  )
+  return _small(
+    title=BAD,
+    facts={BAD: BAD, "command": BAD},
+    warnings=[BAD],
+    differences={BAD: {BAD: BAD}},
+    paths=paths,
+    real=[_cmmd(1.0, judge=BAD, of="real")],
+    verdicts=[verdict],
+    shown=image,
+    captions=[BAD],
+    real_features={BAD: features, f"few {BAD}": features[:2]},
+    limitations=[BAD],
+  )
+
+
+def test_page_escapes_text_in_every_field(tmp_path):
+  comparison = _bad_comparison()
+  comparison.paths[1].features[f"few {BAD}"] = comparison.paths[1].features[BAD]
+  page = comparison_page.write(comparison, tmp_path)
   source = page.read_text(encoding="utf-8")
-  assert "<script>alert" not in source
-  assert len(Page(source).all("script")) == 1
+  parsed = Page(source)
+  assert len(parsed.all("script")) == 1
+  assert all(image["src"].startswith("data:") for image in parsed.all("img"))
+  assert not [name for _, found in parsed.found for name in found if name[:2] == "on"]
+  for section in ("groups", "findings", "guidance", "features", "labels", "losses"):
+    assert f'id="{section}"' in source
+  # Text, attributes and captions: what was given, as it was given.
+  texts = " ".join([*parsed.texts, *(str(x["alt"]) for x in parsed.all("img"))])
+  assert texts.count(BAD) > 40
   table = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
   assert {line.count(" | ") for line in table if line.startswith("| ")} == {5}
 
 
 def _marks(comparison) -> dict[str, str]:
-  """Path -> what its cell is marked with."""
-  (row,) = rows.of(comparison)
-  looks = palette.looks([path.name for path in comparison.paths])
-  made = tables.results([row], looks, name="t", caption="")
-  cells = re.findall(r"<td[^>]*>.*?</td>", made)[2:]
+  """Path -> the mark of its cell in the table of one metric."""
+  cells = _cells(comparison)[2:]
   return {
-    name: (re.findall(r'class="mark">([^<]*)<', cell) or [""])[0]
-    for name, cell in zip(looks, cells, strict=True)
+    path.name: (re.findall(r'class="mark">([^<]*)<', cell) or [""])[0]
+    for path, cell in zip(comparison.paths, cells, strict=True)
   }
+
+
+def _cells(comparison) -> list[str]:
+  """The cells of the main table's only row: N, real images, then the paths."""
+  source = _render(comparison)
+  table = source[source.index('<table class="sortable results" id="all"') :]
+  body = table[table.index("<tbody>") : table.index("</tbody>")]
+  return re.findall(r"<td[^>]*>.*?</td>", body)
 
 
 @pytest.mark.parametrize(
@@ -237,11 +295,11 @@ def _marks(comparison) -> dict[str, str]:
     (["a", "b", "c"], {"a": "", "b": "", "c": ""}),
   ],
 )
-def test_the_best_is_marked_where_another_is_worse(best, marked):
+def test_best_is_marked_where_another_path_is_worse(best, marked):
   differences = [("b", 0.5, 1.5), ("c", 1.0, 3.0)]
   comparison = _compared(best, differences)
   assert _marks(comparison) == marked
-  text = files.markdown(comparison, rows.of(comparison))
+  text = files.markdown(comparison, rows.build(comparison))
   bold = re.findall(r"\*\*(\d)\.000\*\*", text)
   assert len(bold) == sum(bool(mark) for mark in marked.values())
 
@@ -266,7 +324,7 @@ def test_the_best_is_marked_where_another_is_worse(best, marked):
       ["a", "b"],
       [("b", -0.5, 1.5), ("c", 1.0, 3.0)],
       "some",
-      "a and b are best and cannot be told apart; c is significantly worse than some"
+      "a and b are best and cannot be distinguished; c is significantly worse than some"
       " other path.",
     ),
     (
@@ -277,26 +335,24 @@ def test_the_best_is_marked_where_another_is_worse(best, marked):
     ),
   ],
 )
-def test_words_claim_no_more_than_the_verdict(best, differences, kind, sentence):
+def test_findings_claim_no_more_than_the_verdict(best, differences, kind, sentence):
   comparison = _compared(best, differences)
-  (found,) = verdict_text.findings(rows.of(comparison))
+  (found,) = verdict_text.findings(rows.build(comparison))
   assert (found.kind, found.sentence) == (kind, sentence)
 
 
-def test_without_verdicts_nothing_is_best():
+def test_nothing_is_best_without_verdicts():
   comparison = _small(paths=[_path("a", _cmmd(1.0)), _path("b", _cmmd(9.0))])
-  found = verdict_text.findings(rows.of(comparison))
+  found = verdict_text.findings(rows.build(comparison))
   assert found == []
   assert "nothing here says" in verdict_text.overview(found)
   assert set(_marks(comparison).values()) == {""}
 
 
-def test_what_is_undefined_says_why_and_sorts_last():
+def test_undefined_cell_gives_the_reason_and_sorts_last():
   paths = [_path("a", _cmmd(None, reason="9 images, 10 needed")), _path("b")]
   comparison = _small(paths=paths, real=[_cmmd(0.5, of="real", low=0.4, high=0.6)])
-  row = rows.of(comparison)
-  made = tables.results(row, palette.looks(["a", "b"]), name="t", caption="")
-  cells = re.findall(r"<td[^>]*>.*?</td>", made)[1:]
+  cells = _cells(comparison)[1:]
   assert "0.500" in cells[0]
   assert "0.400 to 0.600" in cells[0]
   assert "floor" in cells[0]
@@ -307,93 +363,90 @@ def test_what_is_undefined_says_why_and_sorts_last():
   assert "not measured" in cells[2]
 
 
-def test_undefined_findings_are_told_below_their_bars(source):
+def test_caption_lists_undefined_findings(source):
   assert "Undefined: Hernia (no image was asked to show it)." in source
 
 
-def test_standins_are_marked(source, comparison):
-  judged = [row for row in rows.main(rows.of(comparison)) if row.standin]
+def test_standin_judges_have_a_badge(source, comparison):
+  judged = [row for row in rows.main(rows.build(comparison)) if row.standin]
   assert judged
   table = source[source.index('id="metrics"') : source.index('id="groups"')]
   assert table.count('class="badge"') == len(judged)
 
 
-def test_tables_of_files_tell_the_numbers_of_the_page(page, comparison):
+def test_files_have_the_numbers_of_the_page(page, comparison):
   lines = (page.parent / "table.csv").read_text(encoding="utf-8").splitlines()
-  told = list(csv.DictReader(lines))
+  entries = list(csv.DictReader(lines))
   num = sum(len(path.measurements) for path in comparison.paths)
-  assert len(told) == num + len(comparison.real)
+  assert len(entries) == num + len(comparison.real)
   text = (page.parent / "table.md").read_text(encoding="utf-8")
   source = page.read_text(encoding="utf-8")
-  for line in told:
+  for line in entries:
     if line["group"] != "all":
       continue
     value, low, high = (measurement.number(float(line[k])) for k in files.COLUMNS[7:10])
     assert f"{value} ({low} to {high})" in text
     assert f'class="value">{value}<' in source
     assert f'class="interval">{low} to {high}<' in source
-  undefined = [line for line in told if line["reason"]]
+  undefined = [line for line in entries if line["reason"]]
   assert undefined
   assert all(line["value"] == line["low"] == "" for line in undefined)
 
 
-def test_a_verdict_is_in_the_csv(page):
+def test_csv_has_the_verdict(page):
   lines = (page.parent / "table.csv").read_text(encoding="utf-8").splitlines()
   best = {
     line["path"]: line["best"]
     for line in csv.DictReader(lines)
     if (line["metric"], line["group"]) == ("auroc", "all") and line["of"] == "generated"
   }
-  assert [name for name, told in best.items() if told == "yes"] == ["elixr_bc"]
+  assert [name for name, mark in best.items() if mark == "yes"] == ["elixr_bc"]
   assert list(best.values()).count("no") == 5
 
 
-def test_measurements_that_contradict_are_refused():
+def test_build_refuses_contradicting_measurements():
   same = _small(paths=[_path("a", _cmmd(1.0), _cmmd(1.0)), _path("b")])
-  assert len(rows.of(same)) == 1
+  assert len(rows.build(same)) == 1
   with pytest.raises(ValueError, match="measured twice"):
-    rows.of(_small(paths=[_path("a", _cmmd(1.0), _cmmd(2.0)), _path("b")]))
+    rows.build(_small(paths=[_path("a", _cmmd(1.0), _cmmd(2.0)), _path("b")]))
   with pytest.raises(ValueError, match="unknown paths: z"):
-    rows.of(_compared(["z"], [], names=("a", "b")))
+    rows.build(_compared(["z"], [], names=("a", "b")))
 
 
-def test_paths_need_names_of_their_own(tmp_path):
+def test_write_refuses_paths_of_one_name(tmp_path):
   for paths in ([], [_path("a"), _path("a")]):
     with pytest.raises(ValueError, match="of different names"):
       comparison_page.write(_small(paths=paths), tmp_path)
 
 
-def test_other_images_than_conditions_are_refused(tmp_path):
+def test_write_refuses_other_numbers_of_images(tmp_path):
   shown = np.zeros((2, 8, 8, 1), np.uint8)
   with pytest.raises(ValueError, match="a: 0, not 2"):
     comparison_page.write(_small(shown=shown, captions=["x", "y"]), tmp_path)
 
 
-def test_a_reader_study_is_linked_but_never_its_key(tmp_path):
-  assert "No reader study" in sections.readers(tmp_path)
-  sheet = tmp_path / "reader_study" / "sheet" / "sheet.html"
+def test_page_links_the_reader_sheet_but_never_its_key(tmp_path):
+  assert "has no reader study" in _render(_small())
+  sheet = tmp_path / comparison_page.SHEET
   sheet.parent.mkdir(parents=True)
   sheet.write_text("")
   (tmp_path / "reader_study" / "key.csv").write_text("")
-  links = Page(sections.readers(tmp_path)).all("a")
-  assert links == [{"href": "reader_study/sheet/sheet.html"}]
+  page = comparison_page.write(_small(), tmp_path)
+  links = [x["href"] for x in Page(page.read_text(encoding="utf-8")).all("a")]
+  assert [link for link in links if link[0] != "#"] == [comparison_page.SHEET]
 
 
-def test_a_path_looks_the_same_everywhere_and_unlike_others():
+def test_looks_depend_on_the_place_and_differ():
   many = [f"path{i}" for i in range(12)]
   looks = palette.looks(many)
   assert palette.looks(many[:3]) == {name: looks[name] for name in many[:3]}
   assert len({(look.color, look.marker) for look in looks.values()}) == 12
-  style = pathlib.Path(palette.__file__).with_name("style.css").read_text()
-  for colors in (palette.LIGHT, palette.DARK):
-    for index, color in enumerate(colors):
-      assert f"--path-{index}: {color}" in style
 
 
 @pytest.mark.parametrize(
   ("colors", "paper"), [(palette.LIGHT, "#ffffff"), (palette.DARK, "#1a1e25")]
 )
-def test_colours_stand_out_from_what_they_lie_on(colors, paper):
+def test_colours_have_contrast_to_the_paper(colors, paper):
   def luminance(color: str) -> float:
     parts = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
@@ -404,7 +457,7 @@ def test_colours_stand_out_from_what_they_lie_on(colors, paper):
     assert (light + 0.05) / (dark + 0.05) >= 3
 
 
-def test_planes_are_those_of_the_real_images(monkeypatch):
+def test_pca_is_fitted_on_real_images(monkeypatch):
   real = np.random.default_rng(0).normal(size=(40, 3)) * [5, 2, 0]
   far = real + np.array([0, 0, 100])
   monkeypatch.setattr(projection, "has_umap", lambda: False)
@@ -418,7 +471,7 @@ def test_planes_are_those_of_the_real_images(monkeypatch):
     projection.planes(real[:2], {})
 
 
-def test_umap_is_fitted_on_real_images_alone(monkeypatch):
+def test_umap_is_fitted_on_real_images(monkeypatch):
   fitted = []
 
   class First:
@@ -444,7 +497,7 @@ def test_umap_is_fitted_on_real_images_alone(monkeypatch):
   np.testing.assert_array_equal(plane.of_paths["a"], real[:, :2] + 1)
 
 
-def test_metrics_have_names_and_meanings():
+def test_names_have_titles_and_meanings():
   assert names.title("tstr_macro_auroc_difference") == "TSTR macro AUROC difference"
   assert names.title("recall") == "Recall"
   assert "0.5" in names.meaning("auroc")
@@ -452,21 +505,7 @@ def test_metrics_have_names_and_meanings():
   assert names.meaning("of no such name") == ""
 
 
-def test_elements_escape_their_attributes():
-  assert markup.element("p", "x", title='"<', hidden=True, id=None) == (
-    '<p title="&quot;&lt;" hidden>x</p>'
-  )
-  assert markup.element("img", alt="") == '<img alt="">'
-
-
-def test_images_keep_their_pixels():
-  pixels = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-  made = markup.image(pixels, "a <b>", 64)
-  assert 'alt="a &lt;b&gt;" width="8" height="8"' in made
-  assert 'width="4"' in markup.image(pixels, "", 4)
-
-
-def test_one_set_of_images_has_a_page_too(tmp_path, comparison):
+def test_page_of_one_set_of_images(tmp_path, comparison):
   given = comparison.paths[0].measurements[:1]
   page = comparison_page.write(
     _small(paths=[_path("clip_text", *given, runs=())]), tmp_path
