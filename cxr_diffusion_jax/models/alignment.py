@@ -1,10 +1,10 @@
-"""A denoiser's features held against a frozen encoder's: representation alignment.
+"""A denoiser's features compared with a frozen encoder's: representation alignment.
 
   features [b h w c] --to the target's grid--> --Projector--> y [b n d]
   loss = - mean over places of cos(y, target),   in [-1, 1]
 
-Yu et al. 2024 (REPA, 2410.06940), eq. 8. A target without places is one vector, and is
-held against the mean of the features.
+Yu et al. 2024 (REPA, 2410.06940), eq. 8. A target without places is one vector, which
+is compared with the mean of the features.
 """
 
 from flax import linen as nn
@@ -18,8 +18,8 @@ class Projector(nn.Module):
   """Linear, SiLU, linear, SiLU, linear: the same at every place.
 
   Attributes:
-    width: of both inner layers.
-    out_width: of what it is held against.
+    width: width of both inner layers.
+    out_width: width of the target.
     dtype: of the computation; parameters are float32.
   """
 
@@ -36,15 +36,15 @@ class Projector(nn.Module):
 
 
 def to_grid(features: Array, grid: tuple[int, int] | None) -> jax.Array:
-  """Brings features to the places of a target.
+  """Resizes features to the places of a target.
 
   Args:
     features: [b h w c].
     grid: (rows, columns) of the target, or None for one vector.
 
   Returns:
-    [b rows*columns c], or [b 1 c], float32: means of blocks where the sides divide,
-    else linear interpolation, which on the way down takes in all places too.
+    [b rows*columns c], or [b 1 c], float32: means of blocks if the sides divide, else
+    linear interpolation with antialiasing.
   """
   features = jnp.asarray(features, jnp.float32)
   b, h, w, c = features.shape
@@ -57,19 +57,19 @@ def to_grid(features: Array, grid: tuple[int, int] | None) -> jax.Array:
   return features.reshape(b, rows * columns, c)
 
 
-def negative_cosine(made: Array, target: Array) -> jax.Array:
+def negative_cosine(projected: Array, target: Array) -> jax.Array:
   """The loss of each example.
 
   Args:
-    made: [b n d].
-    target: [b n d]; a place of zeros is one without a target, and does not count.
+    projected: [b n d].
+    target: [b n d]; a place of zeros has no target and does not count.
 
   Returns:
     [b] float32 in [-1, 1]; 0 for an example without any target.
   """
-  made, target = (jnp.asarray(x, jnp.float32) for x in (made, target))
+  projected, target = (jnp.asarray(x, jnp.float32) for x in (projected, target))
   real = jnp.any(target != 0, axis=-1)
-  cosine = jnp.sum(_unit(made) * _unit(target), axis=-1)
+  cosine = jnp.sum(_unit(projected) * _unit(target), axis=-1)
   count = jnp.maximum(real.sum(axis=-1), 1)
   return -jnp.where(real, cosine, 0.0).sum(axis=-1) / count
 

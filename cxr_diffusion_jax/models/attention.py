@@ -3,8 +3,8 @@
 attend(q, k, v) = softmax(q k^T / sqrt(d)) v,  softmax in float32
 
 plain    the formula; the scores [b h q k] exist in memory
-blocked  one head and one block of queries at a time, made anew for the gradient: a few
-         MB that stay in a CPU's cache (Rabe and Staats 2021, 2112.05682)
+blocked  one head and one block of queries at a time, recomputed for the gradient: a
+         few MB, which fit a CPU's cache (Rabe and Staats 2021, 2112.05682)
 cudnn    the fused kernel of NVIDIA GPUs, for 16-bit inputs
 """
 
@@ -33,17 +33,17 @@ def attend(
   mask: Array | None = None,
   implementation: str = "auto",
 ) -> jax.Array:
-  """Attention of every query to all keys that are not masked.
+  """Attention of every query to all unmasked keys.
 
-  A row whose keys are all masked gets their plain mean, never NaN.
+  A row with all keys masked gets the plain mean of the values, never NaN.
 
   Args:
     query: [b q h d].
     key: [b k h d].
     value: [b k h d].
-    mask: [b k] bool, True where a key may be looked at; None for all.
-    implementation: 'plain', 'blocked', 'cudnn', or 'auto' for the fastest of them for
-      these shapes on the default backend.
+    mask: [b k] bool, True for visible keys; None for all.
+    implementation: 'plain', 'blocked', 'cudnn', or 'auto' for the fastest one for these
+      shapes on the default backend.
 
   Returns:
     [b q h d] of query's dtype.
@@ -84,15 +84,15 @@ def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Ar
 
 
 def _hide(scores: Array, mask: Array) -> jax.Array:
-  """The lowest finite number, not -inf: an all-masked row stays a number."""
+  """Uses the lowest finite number, not -inf, so that an all-masked row stays finite."""
   return jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
 
 
 def _blocked(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
   """`_plain` for one sample, head and block of queries at a time.
 
-  Keys and values lie as [d k]: their gradients are then products with a long last
-  axis, which XLA multiplies seven times faster than its transpose.
+  Keys and values are transposed to [d k]. Their gradients are then products with a
+  long last axis, which XLA computes seven times faster than the other order.
   """
   batch, num_queries, num_heads, width = query.shape
   size = _block_size(num_queries, key.shape[1])
@@ -122,14 +122,14 @@ def _blocked(query: Array, key: Array, value: Array, mask: Array | None) -> jax.
 
 
 def _block_size(num_queries: int, num_keys: int) -> int:
-  """Queries a block: its float32 scores take at most 4 MB, a core's share of cache."""
+  """Queries per block, such that its float32 scores fit 4 MB of a core's cache."""
   size = 2**20 // num_keys
   size = max(32, min(512, 2 ** int(math.log2(max(size, 1)))))
   return min(size, num_queries)
 
 
 def _cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
-  """The fused kernel; odd lengths are padded, since its masked gradient wants even."""
+  """The fused kernel; pads odd lengths, because its masked gradient needs even ones."""
   num_queries, num_keys = query.shape[1], key.shape[1]
   if mask is None and (num_queries % 2 or num_keys % 2):
     mask = jnp.ones(key.shape[:2], bool)
@@ -150,12 +150,7 @@ def _pad_tokens(x: Array, num: int) -> jax.Array:
 
 
 class Attention(nn.Module):
-  """Multi-head attention of x [b q c] to a context [b k d] (x itself when None).
-
-  Attributes:
-    num_heads: divides c.
-    dtype: of the computation.
-  """
+  """Multi-head attention of x [b q c] to a context [b k d], or to x if None."""
 
   num_heads: int
   dtype: jnp.dtype = jnp.float32
@@ -181,10 +176,6 @@ class GatedGELU(nn.Module):
   """[... c] -> [... width]: a projection times the GELU of another.
 
   Shazeer 2020 (2002.05202).
-
-  Attributes:
-    width: of the output.
-    dtype: of the computation.
   """
 
   width: int
@@ -198,11 +189,7 @@ class GatedGELU(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """[... c] -> [... c] through 4 c gated units.
-
-  Attributes:
-    dtype: of the computation.
-  """
+  """[... c] -> [... c] through 4 c gated units."""
 
   dtype: jnp.dtype = jnp.float32
 
@@ -251,14 +238,14 @@ class SpatialTransformer(nn.Module):
 
   Attributes:
     num_heads: divides the channels.
-    num_blocks: one after the other.
-    linear_projection: into and out of the blocks, in place of 1x1 convolutions: the
-      same numbers in a kernel of other axes.
+    num_blocks: number of blocks.
+    linear_projection: project into and out of the blocks with matrices, not with 1x1
+      convolutions. Only the kernels' shapes differ.
     norm_groups: divides the channels.
-    query_positions: tell the cross-attention's queries where they are, which lets
-      them find the same place in a grid stream.
+    query_positions: add positions to the queries of cross-attention, so that they can
+      find the same place in a grid stream.
     zero_init: start as the identity.
-    skip_scale: of the sum that is the output.
+    skip_scale: factor on the output.
     dtype: of the computation; norms are float32.
   """
 

@@ -1,11 +1,11 @@
-"""A small residual network that says which findings an image shows.
+"""A small residual network that detects findings in an image.
 
 image -> strided stem -> residual blocks, half the size a stage -> norm
       -> [mean over places, maximum over places] -> linear -> one logit a finding
 
 Pre-activation blocks (He et al. 2016, 1603.05027) with group normalisation (Wu and He
-2018, 1803.08494): no statistics of a batch, so that an image's logits do not depend on
-its neighbours. The maximum keeps what is small in the image, the mean what is large.
+2018, 1803.08494): an image's logits do not depend on its batch. The maximum keeps small
+things in the image, the mean large ones.
 """
 
 from flax import linen as nn
@@ -16,14 +16,14 @@ from cxr_diffusion_jax.types import Array
 
 
 class Classifier(nn.Module):
-  """A multi-label classifier of grey images of any size from 2 `stem_stride` on.
+  """A multi-label classifier of grey images of any size from 2 x `stem_stride` on.
 
   Attributes:
-    num_classes: of independent logits.
+    num_classes: number of independent logits.
     widths: channels of each stage; the first works at 1 / `stem_stride` of the size.
-    blocks: residual blocks of a stage.
-    stem_stride: of the first convolution, whose window is twice as wide.
-    norm_groups: divides each of the widths.
+    blocks: residual blocks per stage.
+    stem_stride: stride of the first convolution; its window is twice as wide.
+    norm_groups: divides each width.
     dtype: of the convolutions; norms and logits are float32.
   """
 
@@ -52,11 +52,11 @@ class Classifier(nn.Module):
         )(x)
     x = nn.GroupNorm(self.norm_groups, dtype=jnp.float32, name="norm")(x)
     x = nn.relu(x)
-    # Not `x.max`: its gradient looks for the places that equal the maximum, and divides
-    # by their number, 0 where XLA computes x twice and rounds it differently.
+    # Not `x.max`: its gradient divides by the number of places that equal the maximum,
+    # which is 0 where XLA computes x twice with different rounding.
     largest = nn.max_pool(x, x.shape[1:3])[:, 0, 0]
     x = jnp.concatenate([x.mean(axis=(1, 2)), largest], axis=-1)
-    # For those who ask for what the logits are made of.
+    # The input of the last layer, for callers that need features.
     self.sow("intermediates", "features", x)
     return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
 
@@ -65,8 +65,8 @@ class Block(nn.Module):
   """shortcut(x) + conv(relu(norm(conv(relu(norm(x)))))).
 
   Attributes:
-    channels: of the output.
-    stride: of the first convolution; the shortcut averages over as many pixels.
+    channels: channels of the output.
+    stride: stride of the first convolution; the shortcut averages as many pixels.
     norm_groups: divides the channels of the input and the output.
     dtype: of the convolutions.
   """

@@ -1,10 +1,10 @@
-"""What the denoiser works on instead of pixels, and the way back.
+"""Codecs: maps between images and the latents that the denoiser works on.
 
 pixel   image <-> image
 haar    image <-> orthonormal wavelet bands, each scaled to mean 0 and variance 1
 kl      image <-> latents of an autoencoder, see `kl_codec`
 
-One Haar level takes each 2x2 block [a b; c d] of each channel to
+One Haar level maps each 2x2 block [a b; c d] of each channel to
 (a+b+c+d)/2, (a-b+c-d)/2, (a+b-c-d)/2, (a-b-c+d)/2
 and halves the side; the next level splits all four bands again. Its inverse is itself.
 """
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.models import kl_codec
 from cxr_diffusion_jax.types import Array
 
 
@@ -26,11 +25,11 @@ class Codec(Protocol):
   """An invertible or nearly invertible map between images and latents.
 
   Attributes:
-    columns: fields of a batch that take the place of `image` in `encode_batch`; ()
-      where the image itself is encoded.
-    params: of a network; None where there is none. A compiled program takes them as an
-      argument and hands them to `encode` or `decode`: else they would be constants of
-      it. Left out there, they are these.
+    columns: batch fields that `encode_batch` reads instead of `image`; () where it
+      encodes the image itself.
+    params: parameters of the codec's network, None without one. Compiled programs pass
+      them to `encode` or `decode`, so that they are arguments and not constants. They
+      are the default there.
   """
 
   @property
@@ -41,54 +40,23 @@ class Codec(Protocol):
 
   def encode(self, image: Array, params: types.Params | None = None) -> jax.Array:
     """Image [b h w 1] in [-1, 1] -> latent [b h' w' c], about unit variance."""
+    ...
 
   def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
-    """What training denoises: batch -> latent [b h' w' c], drawn where it is random.
-
-    Args:
-      key: of the draw; None for the latent that is drawn on average.
-      batch: with `columns`, or with `image`.
-    """
+    """Batch -> the latents to denoise [b h' w' c]; without a key, their means."""
+    ...
 
   def decode(self, latent: Array, params: types.Params | None = None) -> jax.Array:
     """Latent [b h' w' c] -> image [b h w 1], about [-1, 1]."""
+    ...
 
   def latent_shape(self, image_size: int) -> tuple[int, int, int]:
     """(h', w', c) of an image of image_size x image_size."""
+    ...
 
   def channel_weights(self) -> np.ndarray:
-    """[c] float32, mean 1: how much an error of each channel counts in the loss."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pixel:
-  """The image itself."""
-
-  columns = ()
-  params = None
-
-  def encode(self, image: Array, params: None = None) -> jax.Array:
-    """[b h w 1] -> the same, float32."""
-    del params
-    return jnp.asarray(image, jnp.float32)
-
-  def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
-    """`encode` of the batch's images."""
-    del key
-    return self.encode(batch["image"])
-
-  def decode(self, latent: Array, params: None = None) -> jax.Array:
-    """[b h w 1] -> the same, float32."""
-    del params
-    return jnp.asarray(latent, jnp.float32)
-
-  def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-    """(image_size, image_size, 1)."""
-    return image_size, image_size, 1
-
-  def channel_weights(self) -> np.ndarray:
-    """[1] of 1."""
-    return np.ones(1, np.float32)
+    """[c] float32, mean 1: weight of each channel's error in the loss."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,14 +65,13 @@ class Haar:
 
   Attributes:
     levels: L; the side shrinks by 2^L, the channels grow to 4^L.
-    mean: [4^L] of each band over the training images.
-    std: [4^L] likewise, > 0.
-    loss_power: p of the loss's weight std_b^p of band b. 0 counts all bands alike,
-      although the lowest of 16 holds most of an image; 2 counts errors as they show
-      in pixels.
+    mean: [4^L] means of the bands over the training images.
+    std: [4^L] standard deviations of the bands, > 0.
+    loss_power: p of the loss weight std_b^p of band b. 0 weighs all bands equally,
+      although the lowest of 16 holds most of an image; 2 weighs errors as pixels do.
 
   Raises:
-    InputError: statistics of another number of bands.
+    errors.InputError: statistics of another number of bands.
   """
 
   columns = ()
@@ -116,21 +83,17 @@ class Haar:
   loss_power: float = 1.0
 
   def __post_init__(self):
-    wanted = 4**self.levels
-    if len(self.mean) != wanted or len(self.std) != wanted:
+    num_bands = 4**self.levels
+    if len(self.mean) != num_bands or len(self.std) != num_bands:
       raise errors.InputError(
         f"{len(self.mean)} means and {len(self.std)} stds for {self.levels} levels",
-        f"{wanted} of each",
+        f"{num_bands} of each",
       )
     if min(self.std) <= 0:
       raise errors.InputError(f"a band's std of {min(self.std)}", "above 0")
 
   def encode(self, image: Array, params: None = None) -> jax.Array:
-    """[b h w 1] -> [b h/2^L w/2^L 4^L].
-
-    Raises:
-      InputError: a side is not divisible by 2^L.
-    """
+    """[b h w 1] -> [b h/2^L w/2^L 4^L]; 2^L must divide h and w."""
     del params
     self.latent_shape(image.shape[1])
     self.latent_shape(image.shape[2])
@@ -141,7 +104,7 @@ class Haar:
     return (x - np.float32(self.mean)) / np.float32(self.std)
 
   def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
-    """`encode` of the batch's images."""
+    """Encodes the batch's images."""
     del key
     return self.encode(batch["image"])
 
@@ -155,11 +118,7 @@ class Haar:
     return x
 
   def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-    """(image_size / 2^L, image_size / 2^L, 4^L).
-
-    Raises:
-      InputError: image_size is not divisible by 2^L.
-    """
+    """(image_size / 2^L, image_size / 2^L, 4^L)."""
     if image_size % 2**self.levels:
       raise errors.InputError(
         f"image size {image_size} with {self.levels} Haar levels",
@@ -175,16 +134,13 @@ class Haar:
     return weights / weights.mean()
 
 
-def load(name: str) -> type[Codec]:
-  """The constructor of the codec of this name.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pixel(Haar):
+  """The image itself: no level, and nothing to standardise."""
 
-  Raises:
-    InputError: no codec has this name.
-  """
-  found = {"pixel": Pixel, "haar": Haar, "kl": kl_codec.Kl}
-  if name not in found:
-    raise errors.InputError(f"unknown codec {name!r}", f"one of {sorted(found)}")
-  return found[name]
+  levels: int = 0
+  mean: tuple[float, ...] = (0.0,)
+  std: tuple[float, ...] = (1.0,)
 
 
 def _butterfly(x: jax.Array) -> jax.Array:

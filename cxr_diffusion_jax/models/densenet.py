@@ -1,12 +1,12 @@
 """DenseNet-121 for X-rays, as torchxrayvision trains it: findings, and 1024 features.
 
 image [b 224 224 1] in [-1024, 1024] -> stem [b 56 56 64]
-  -> 4 blocks of 6, 12, 24, 16 layers, each of which adds 32 channels to all before;
-     between them, half the channels and half the size -> [b 7 7 1024]
+  -> 4 blocks of 6, 12, 24, 16 layers, each of which appends 32 channels; between
+     blocks, half the channels and half the size -> [b 7 7 1024]
   -> norm, relu, mean over places [b 1024] -> linear [b 18]
 
 Huang et al. 2017 (1608.06993), DenseNet-BC with growth 32; Cohen et al. 2022,
-TorchXRayVision (2111.00595). Names are those of its weights.
+TorchXRayVision (2111.00595). Names follow its weights.
 """
 
 from flax import linen as nn
@@ -26,8 +26,8 @@ class DenseNet(nn.Module):
   Attributes:
     layers: of each block.
     growth: channels that a layer adds.
-    stem_channels: before the first block.
-    num_outputs: of independent logits.
+    stem_channels: channels before the first block.
+    num_outputs: number of independent logits.
   """
 
   layers: tuple[int, ...] = (6, 12, 24, 16)
@@ -37,21 +37,14 @@ class DenseNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: Array) -> tuple[jax.Array, jax.Array]:
-    """Grey images to features and logits.
-
-    Args:
-      image: [b h w 1] in [-1024, 1024], black to white.
-
-    Returns:
-      features [b d], none negative, and logits [b num_outputs], float32.
-    """
+    """Image [b h w 1] -> features [b d] >= 0, logits [b num_outputs], float32."""
     x = _Trunk(self.layers, self.growth, self.stem_channels, name="features")(image)
     features = nn.relu(x).mean(axis=(1, 2))
     return features, nn.Dense(self.num_outputs, name="classifier")(features)
 
 
 class _Trunk(nn.Module):
-  """All but the last layer; attributes as of `DenseNet`."""
+  """All but the last layer; fields as of `DenseNet`."""
 
   layers: tuple[int, ...]
   growth: int
@@ -71,12 +64,7 @@ class _Trunk(nn.Module):
 
 
 class DenseBlock(nn.Module):
-  """Layers that each see the input and what all layers before have added.
-
-  Attributes:
-    num_layers: of them.
-    growth: channels that each adds.
-  """
+  """Layers that each see the input and the output of all layers before."""
 
   num_layers: int
   growth: int
@@ -91,11 +79,7 @@ class DenseBlock(nn.Module):
 
 
 class DenseLayer(nn.Module):
-  """conv3(relu(norm(conv1(relu(norm(x)))))).
-
-  Attributes:
-    growth: channels of the output; between the convolutions there are four times more.
-  """
+  """conv3(relu(norm(conv1(relu(norm(x)))))), with 4 x `growth` channels in between."""
 
   growth: int
 
@@ -120,14 +104,6 @@ class Transition(nn.Module):
 
 
 def _conv(name: str, x: Array, channels: int, size: int, stride: int = 1) -> jax.Array:
-  """A convolution of the module that is running, padded alike on all sides."""
-  return nn.Conv(
-    channels,
-    (size, size),
-    strides=stride,
-    padding=size // 2,
-    use_bias=False,
-    # Features of other implementations are to be met to many digits.
-    precision=jax.lax.Precision.HIGHEST,
-    name=name,
-  )(x)
+  """A convolution of the running module, padded equally on all sides."""
+  window, padding = (size, size), size // 2
+  return frozen_norm.conv(name, channels, window, strides=stride, padding=padding)(x)

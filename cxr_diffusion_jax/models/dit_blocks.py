@@ -1,10 +1,8 @@
 """The block of a DiT: attention, attention to the context, MLP, each under gates.
 
 x <- x + gate_1 attention(modulate(x, shift_1, scale_1))
-x <- x + cross_attention(norm(x), context)                       where there is one
+x <- x + cross_attention(norm(x), context)                       if cross
 x <- x + gate_2 mlp(modulate(x, shift_2, scale_2))
-
-Names of layers are those that `parallel.sharding` splits.
 """
 
 import dataclasses
@@ -22,15 +20,11 @@ from cxr_diffusion_jax.types import Array, TokenStream
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Style:
-  """What all blocks of one DiT have in common; see `dit.DiT`.
+  """Settings that all blocks of one DiT share; see `dit.DiT`.
 
   Attributes:
-    num_heads: divides the width.
     hidden: units of an MLP without gates.
     cross: whether there is cross-attention.
-    swiglu: whether the MLP has gates.
-    qk_norm: whether queries and keys are normalised.
-    dtype: of the computation; norms and softmax are float32.
   """
 
   num_heads: int
@@ -46,19 +40,19 @@ class Style:
     name: str,
     init: nn.initializers.Initializer | None = None,
   ) -> nn.Dense:
-    """A linear layer of this style; Glorot's uniform kernel where none is given."""
+    """A linear layer of this style; Glorot's uniform kernel by default."""
     init = nn.initializers.xavier_uniform() if init is None else init
     return nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)
 
 
 @flax.struct.dataclass
 class Condition:
-  """What every block of one call is given besides its tokens [b n c].
+  """The inputs of every block besides its tokens [b n c].
 
   Attributes:
-    vector: [b c], of time and context.
+    vector: [b c], from time and context.
     stream: the context's tokens [b m c], for cross-attention.
-    mask: [b n] bool, the tokens that self-attention looks at; None for all.
+    mask: [b n] bool, the tokens visible to self-attention; None for all.
     angles: [n d/2] of rotary positions for heads of width d, or None.
     query_positions: [n c] added to cross-attention's queries, or None.
   """
@@ -84,12 +78,7 @@ def modulate(x: Array, shift: Array, scale: Array) -> jax.Array:
 
 
 class Attention(nn.Module):
-  """Multi-head attention of tokens to themselves or to a context.
-
-  Attributes:
-    style: shared by all blocks.
-    zero_init: whether the output starts at zero.
-  """
+  """Multi-head attention of tokens to themselves or to a context."""
 
   style: Style
   zero_init: bool = False
@@ -102,7 +91,7 @@ class Attention(nn.Module):
     mask: Array | None = None,
     angles: Array | None = None,
   ) -> jax.Array:
-    """x [b n c] to source [b m c] where mask [b m], turned by angles -> [b n c]."""
+    """x [b n c] to source [b m c] with mask [b m], rotated by angles -> [b n c]."""
     style, width = self.style, x.shape[-1]
 
     def project(name, inputs, norm):
@@ -120,11 +109,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-  """[... c] -> [... c] through GELUs, or through two thirds as many gated units.
-
-  Attributes:
-    style: shared by all blocks.
-  """
+  """[... c] -> [... c] through GELUs, or through two thirds as many gated units."""
 
   style: Style
 
@@ -132,7 +117,7 @@ class MLP(nn.Module):
   def __call__(self, x: Array) -> jax.Array:
     style, width = self.style, x.shape[-1]
     if style.swiglu:
-      # Multiples of 8 keep the matrices whole on accelerators.
+      # Accelerators need multiples of 8.
       hidden = 8 * -(-2 * style.hidden // 24)
       h = nn.silu(style.dense(hidden, "net_gate")(x)) * style.dense(hidden, "net_0")(x)
     else:
@@ -141,30 +126,26 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-  """One block, the identity before training.
-
-  Attributes:
-    style: shared by all blocks.
-  """
+  """One block, the identity before training."""
 
   style: Style
 
   @nn.compact
-  def __call__(self, x: Array, given: Condition) -> jax.Array:
+  def __call__(self, x: Array, condition: Condition) -> jax.Array:
     """[b n c] -> [b n c]."""
     style, width = self.style, x.shape[-1]
     modulation = style.dense(6 * width, "modulation", nn.initializers.zeros)
     shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
-      modulation(given.vector), 6, axis=-1
+      modulation(condition.vector), 6, axis=-1
     )
     h = modulate(x, shift_1, scale_1).astype(style.dtype)
-    h = Attention(style, name="attn1")(h, h, given.mask, given.angles)
+    h = Attention(style, name="attn1")(h, h, condition.mask, condition.angles)
     x = x + gate_1[:, None] * h
     if style.cross:
       query = normalise(x).astype(style.dtype)
-      if given.query_positions is not None:
-        query = query + given.query_positions
+      if condition.query_positions is not None:
+        query = query + condition.query_positions
       attention = Attention(style, zero_init=True, name="attn2")
-      x = x + attention(query, given.stream.tokens, given.stream.mask)
+      x = x + attention(query, condition.stream.tokens, condition.stream.mask)
     h = modulate(x, shift_2, scale_2).astype(style.dtype)
     return x + gate_2[:, None] * MLP(style, name="mlp")(h)

@@ -1,13 +1,13 @@
-"""Layers that keep the magnitude of what passes: standard deviation 1 in, 1 out.
+"""Layers that preserve magnitudes: standard deviation 1 in, 1 out.
 
 weight   w -> w / rms of each output's weights, divided by sqrt(number of inputs)
 silu     silu(x) / 0.596           the root mean square of silu of normal numbers
 sum      ((1 - t) a + t b) / sqrt((1 - t)^2 + t^2)
-join     [a wa, b wb]: part t of the magnitude is b's, whatever their widths
+join     [a wa, b wb]: a share t of the magnitude is b's, for any widths
 fourier  sqrt(2) cos(2 pi f_i x + phase_i)
 
-Karras et al. 2024, EDM2 (2312.02696), section 2 and appendix B. No layer has a bias;
-how large a weight is changes nothing, so that a learning rate is how far it turns.
+Karras et al. 2024, EDM2 (2312.02696), section 2 and appendix B. No layer has a bias.
+The length of a weight has no effect, so the learning rate sets how far it rotates.
 """
 
 import math
@@ -24,32 +24,32 @@ from cxr_diffusion_jax.types import Array
 
 
 def pixel_norm(x: Array) -> jax.Array:
-  """[... c] -> the same with a root mean square of 1 over the last axis; 0 stays 0."""
+  """[... c] -> [... c] with a root mean square of 1 over the last axis; 0 stays 0."""
   wide = jnp.asarray(x, jnp.float32)
-  # The square root of 0 has no gradient, the one of the floor has.
+  # The floor keeps the gradient at 0 finite.
   square = jnp.mean(wide * wide, axis=-1, keepdims=True)
   return (wide * jax.lax.rsqrt(square + 1e-8)).astype(x.dtype)
 
 
 def unit_weight(weight: Array) -> jax.Array:
-  """[... inputs outputs] -> the same with a root mean square of 1 for each output."""
+  """[... inputs outputs] -> the same shape, root mean square 1 for each output."""
   axes = tuple(range(weight.ndim - 1))
   square = jnp.mean(weight * weight, axis=axes, keepdims=True)
   return weight * jax.lax.rsqrt(jnp.maximum(square, 1e-30))
 
 
 def silu(x: Array) -> jax.Array:
-  """SiLU, larger by what it takes from normal numbers."""
+  """SiLU, scaled to preserve the magnitude of normal numbers."""
   return nn.silu(x) / 0.596
 
 
 def mix(a: Array, b: Array, t: float) -> jax.Array:
-  """The sum of a and b of which b is a part of t in [0, 1]."""
+  """A weighted sum of a and b; t in [0, 1] is the share of b."""
   return ((1 - t) * a + t * b) / math.hypot(1 - t, t)
 
 
 def join(a: Array, b: Array, t: float) -> jax.Array:
-  """[... m], [... n] -> [... m+n], of whose magnitude b has a part of t in [0, 1]."""
+  """[... m], [... n] -> [... m+n]; t in [0, 1] is the share of b in its magnitude."""
   m, n = a.shape[-1], b.shape[-1]
   scale = math.sqrt(m + n) / math.hypot(1 - t, t)
   parts = [a * (scale * (1 - t) / math.sqrt(m)), b * (scale * t / math.sqrt(n))]
@@ -59,12 +59,12 @@ def join(a: Array, b: Array, t: float) -> jax.Array:
 def fourier(x: Array, width: int) -> jax.Array:
   """Waves of normally distributed frequencies, as fixed features of a number.
 
-  Frequencies are the normal distribution's quantiles and phases multiples of the golden
-  ratio, where the paper draws both: the same spread, without a seed to keep.
+  Frequencies are quantiles of the normal distribution and phases are multiples of the
+  golden ratio. The paper draws both; this has the same spread without a seed.
 
   Args:
-    x: [b], of a range of a few units.
-    width: of the features.
+    x: [b], with a range of a few units.
+    width: number of features.
 
   Returns:
     [b width] float32.
@@ -78,12 +78,12 @@ def fourier(x: Array, width: int) -> jax.Array:
 
 
 class Linear(nn.Module):
-  """A convolution, or a matrix where `window` is (), of normalised weights.
+  """A convolution with normalised weights, or a matrix if `window` is ().
 
   The parameter is `weight` [*window inputs width].
 
   Attributes:
-    width: of the output.
+    width: width of the output.
     window: (rows, columns), or ().
     dtype: of the computation; the weights are normalised in float32.
   """
@@ -94,7 +94,7 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> jax.Array:
-    """[b h w c], or [... c] without a window -> the same places, `width` wide."""
+    """[b h w c], or [... c] without a window -> [... width]."""
     shape = (*self.window, x.shape[-1], self.width)
     weight = self.param("weight", nn.initializers.normal(1.0), shape)
     weight = unit_weight(weight) / math.sqrt(math.prod(shape[:-1]))
@@ -107,14 +107,14 @@ class Linear(nn.Module):
 
 
 class CosineAttention(nn.Module):
-  """x mixed with its attention to itself or to a context, by angles alone.
+  """x mixed with its attention to itself or to a context, by cosines.
 
-  Queries, keys and values are normalised a head, so that logits are bounded by the
-  square root of a head's width.
+  Queries, keys and values are normalised per head, so the square root of a head's
+  width bounds the logits.
 
   Attributes:
     num_heads: divides the width of x.
-    balance: part of the attention in the output.
+    balance: share of the attention in the output.
     dtype: of the computation; softmax is float32.
   """
 
@@ -134,9 +134,9 @@ class CosineAttention(nn.Module):
 
     Args:
       x: [b h w c].
-      context: [b k d]; x itself where None.
-      mask: [b k], True where the context may be looked at; None for everywhere.
-      positions: [h*w c] of standard deviation 1, mixed into the queries' input.
+      context: [b k d]; None for x itself.
+      mask: [b k], True for visible tokens of the context; None for all.
+      positions: [h*w c] of standard deviation 1, mixed into the input of the queries.
 
     Returns:
       [b h w c].
@@ -144,16 +144,16 @@ class CosineAttention(nn.Module):
     width, rows = x.shape[-1], x.shape[1]
     tokens = rearrange(x, "b h w c -> b (h w) c")
     source = tokens if context is None else context
-    asking = tokens
+    queried = tokens
     if positions is not None:
-      asking = mix(tokens, positions[None].astype(tokens.dtype), 0.5)
+      queried = mix(tokens, positions[None].astype(tokens.dtype), 0.5)
 
     def project(name, inputs):
       out = Linear(width, dtype=self.dtype, name=name)(inputs)
       return pixel_norm(rearrange(out, "b n (h d) -> b n h d", h=self.num_heads))
 
     key, value = project("to_k", source), project("to_v", source)
-    out = attention.attend(project("to_q", asking), key, value, mask)
+    out = attention.attend(project("to_q", queried), key, value, mask)
     out = rearrange(out, "b (h w) n d -> b h w (n d)", h=rows)
     out = Linear(width, dtype=self.dtype, name="to_out_0")(out)
     return mix(x, out, self.balance)

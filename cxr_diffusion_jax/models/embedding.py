@@ -1,4 +1,4 @@
-"""Time and context as the vectors that the UNet is conditioned on.
+"""Time and context as the vectors and tokens that condition a denoiser.
 
 t [b] in [0, 1000) --sinusoids--> [b c] --MLP--> [b 4c]
 stream [b n d] --normalise, project, + stream, + position--> [b n w] --+
@@ -36,9 +36,9 @@ def sinusoids(values: Array, width: int, longest: float = 1e4) -> jax.Array:
 def grid_positions(rows: int, columns: int, width: int) -> jax.Array:
   """Fixed 2-D positions [rows*columns width] f32, one half for each axis.
 
-  Cell centres are counted in parts of the side, so that maps of different resolution
-  agree on where a thing is; frequencies go from four periods a side to a quarter,
-  which tells the cells of an 8x8 map apart without aliasing.
+  Positions are fractions of the side, so maps of different resolution agree on where
+  a place is. Frequencies range from four periods per side to a quarter, which separates
+  the cells of an 8x8 map without aliasing.
   """
   if width % 4:
     raise errors.InputError(f"positions of width {width}", "a multiple of 4")
@@ -53,12 +53,7 @@ def grid_positions(rows: int, columns: int, width: int) -> jax.Array:
 
 
 class TimestepEmbedding(nn.Module):
-  """[b c] -> [b width]: two dense layers, SiLU in between.
-
-  Attributes:
-    width: of both layers.
-    dtype: of the computation.
-  """
+  """[b c] -> [b width]: two dense layers of `width`, SiLU in between."""
 
   width: int
   dtype: jnp.dtype = jnp.float32
@@ -72,13 +67,13 @@ class TimestepEmbedding(nn.Module):
 class ContextEmbedder(nn.Module):
   """All streams of a context as one sequence, and as one vector.
 
-  Raw embeddings come in any scale, so each token is first normalised (without
-  parameters). A masked token's content cannot reach the output: it is replaced by
-  zeros first and masked after. The null token leads, so no mask is ever empty.
+  Raw embeddings have any scale, so each token is first normalised (without
+  parameters). The content of a masked token cannot reach the output: it is replaced by
+  zeros and stays masked. The null token comes first, so no mask is ever empty.
 
   Attributes:
-    streams: what the conditioner promises, in the context's order. May be empty.
-    width: w of the sequence.
+    streams: specifications in the order of the context; may be empty.
+    width: width of the sequence.
     pooled_width: width of the pooled vector; 0 for none.
     dtype: of the computation.
   """
@@ -92,18 +87,18 @@ class ContextEmbedder(nn.Module):
   def __call__(
     self, context: Context, batch: int
   ) -> tuple[TokenStream, jax.Array | None]:
-    """Streams to one.
+    """Concatenates the streams.
 
     Args:
       context: one TokenStream (tokens [b n d], mask [b n]) for each of `streams`.
-      batch: b, which an empty context cannot tell.
+      batch: b, which an empty context does not show.
 
     Returns:
-      The sequence (tokens [b 1+N w], mask [b 1+N]) and, if asked for, the pooled
-      vector [b pooled_width].
+      The sequence (tokens [b 1+N width], mask [b 1+N]), and the pooled vector
+      [b pooled_width] or None.
 
     Raises:
-      InputError: the context does not have the promised streams or shapes.
+      errors.InputError: other streams or shapes than specified.
     """
     self._check(context)
     null = self.param("null_token", nn.initializers.normal(1.0), (self.width,))
@@ -134,13 +129,13 @@ class ContextEmbedder(nn.Module):
     return x
 
   def _check(self, context: Context) -> None:
-    wanted = [(spec.num_tokens, spec.width) for spec in self.streams]
+    expected = [(spec.num_tokens, spec.width) for spec in self.streams]
     got = [tuple(stream.tokens.shape[1:]) for stream in context]
-    if got != wanted:
+    if got != expected:
       names = [spec.name for spec in self.streams]
       raise errors.InputError(
         f"a context of streams [tokens, width] {got}",
-        f"{wanted} for {names}",
+        f"{expected} for {names}",
         "give the denoiser the streams of the conditioner that made the context",
       )
     for spec in self.streams:

@@ -1,10 +1,9 @@
-"""Batch normalisation of a trained network: with the statistics of its training.
+"""Layers of published networks whose features must match other implementations.
 
 y = (x - mean) / sqrt(variance + epsilon) * scale + bias     (Ioffe and Szegedy 2015)
-
-All four are parameters, so that there is no state and no other mode: what a network
-sees in an image does not depend on the images beside it.
 """
+
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -13,7 +12,10 @@ from cxr_diffusion_jax.types import Array
 
 
 class FrozenNorm(nn.Module):
-  """Batch normalisation that never looks at its batch.
+  """Batch normalisation with the statistics of its training.
+
+  All four arrays are parameters: there is no state and no training mode, so an image's
+  features do not depend on the rest of its batch.
 
   Attributes:
     epsilon: added to the variance.
@@ -32,3 +34,11 @@ class FrozenNorm(nn.Module):
     variance = self.param("var", ones, shape)
     factor = scale * jax.lax.rsqrt(variance + self.epsilon)
     return x * factor + (bias - mean * factor)
+
+
+def conv(name: str, channels: int, window: tuple[int, int], **options: Any) -> nn.Conv:
+  """A convolution without bias, in the highest precision, of the running module."""
+  precision = jax.lax.Precision.HIGHEST
+  return nn.Conv(
+    channels, window, use_bias=False, precision=precision, name=name, **options
+  )

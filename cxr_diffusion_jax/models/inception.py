@@ -1,13 +1,13 @@
-"""Inception-v3 as the Frechet inception distance reads it: 2048 features an image.
+"""Inception-v3 for the Frechet inception distance: 2048 features per image.
 
 image [b 299 299 3] in [-1, 1] -> stem [b 35 35 192] -> 3 A [b 35 35 288]
   -> B, 4 C [b 17 17 768] -> D, 2 E [b 8 8 2048] -> mean over places [b 2048]
 
 The network of Szegedy et al. 2015 (1512.00567) in the form of TensorFlow's graph of
 2015-12-05, on which Heusel et al. 2017 (1706.08500) defined the distance. It differs
-from the one that PyTorch's libraries have by that name: means at the border leave the
-padding out, the last block takes the largest neighbour in place of the mean, and the
-weights are others. Names are those of its weights in pytorch-fid and torch-fidelity.
+from torchvision's network of that name: mean pooling excludes the padding, the last
+block pools by maximum, and the weights differ. Names follow its weights in pytorch-fid
+and torch-fidelity.
 """
 
 from collections.abc import Sequence
@@ -48,11 +48,7 @@ class InceptionV3(nn.Module):
 
 
 class BlockA(nn.Module):
-  """One, five and twice three pixels wide, at 35 x 35.
-
-  Attributes:
-    pooled: channels of the branch of means.
-  """
+  """One, five and twice three pixels wide, at 35 x 35; `pooled` channels of means."""
 
   pooled: int
 
@@ -86,11 +82,7 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-  """Seven pixels wide or high, one after the other, at 17 x 17.
-
-  Attributes:
-    width: channels between them.
-  """
+  """Seven pixels wide and high in turn, at 17 x 17, with `width` channels between."""
 
   width: int
 
@@ -133,11 +125,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-  """Three pixels wide beside three high, at 8 x 8.
-
-  Attributes:
-    largest: pools by the largest neighbour, not by the mean.
-  """
+  """Three pixels wide beside three high, at 8 x 8; pools by maximum if `largest`."""
 
   largest: bool = False
 
@@ -160,14 +148,7 @@ class BlockE(nn.Module):
 
 
 class ConvNorm(nn.Module):
-  """relu(norm(conv(x))).
-
-  Attributes:
-    channels: of the output.
-    window: height and width of the kernel.
-    stride: of the convolution.
-    padding: "SAME" or "VALID".
-  """
+  """relu(norm(conv(x)))."""
 
   channels: int
   window: tuple[int, int]
@@ -177,16 +158,8 @@ class ConvNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> jax.Array:
     """[b h w c] -> [b h' w' channels]."""
-    x = nn.Conv(
-      self.channels,
-      self.window,
-      strides=self.stride,
-      padding=self.padding,
-      use_bias=False,
-      # Features of other implementations are to be met to many digits.
-      precision=jax.lax.Precision.HIGHEST,
-      name="conv",
-    )(x)
+    options = {"strides": self.stride, "padding": self.padding}
+    x = frozen_norm.conv("conv", self.channels, self.window, **options)(x)
     return nn.relu(frozen_norm.FrozenNorm(epsilon=1e-3, name="bn")(x))
 
 
@@ -202,7 +175,7 @@ def _conv(
   stride: int = 1,
   padding: str = "",
 ) -> jax.Array:
-  """A `ConvNorm` of the module that is running; pads where the size stays."""
+  """A `ConvNorm` of the running module; pads if the stride is 1."""
   padding = padding or ("SAME" if stride == 1 else "VALID")
   return ConvNorm(channels, window, stride, padding, name=name)(x)
 
@@ -210,17 +183,17 @@ def _conv(
 def _chain(
   name: str, x: Array, layers: Sequence[tuple[str, int, tuple[int, int]]]
 ) -> jax.Array:
-  """Some `ConvNorm`, one after the other, of (end of the name, channels, window)."""
+  """A sequence of `ConvNorm` from (end of the name, channels, window)."""
   for end, channels, window in layers:
     x = _conv(f"{name}{end}", x, channels, window)
   return x
 
 
 def mean_pool(x: Array) -> jax.Array:
-  """Means of 3 x 3 pixels, of those that there are."""
+  """Means of 3 x 3 pixels, without the padding."""
   return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
 def max_pool(x: Array, *, stride: int = 1, padding: str = "VALID") -> jax.Array:
-  """The largest of 3 x 3 pixels."""
+  """Maximum of 3 x 3 pixels."""
   return nn.max_pool(x, (3, 3), (stride, stride), padding)

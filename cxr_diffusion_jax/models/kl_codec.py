@@ -1,12 +1,12 @@
-"""The codec `kl`: latents of an AutoencoderKL, read from a column made beforehand.
+"""The codec `kl`: latents of an AutoencoderKL, read from a precomputed column.
 
 prepare: image --encode--> mean, logvar --> column `latent` [h' w' 2z]
-train:   x0 = (mean + exp(logvar / 2) noise - shift) * scaling    or without the noise
+train:   x0 = (mean + exp(logvar / 2) noise - shift) * scaling    (noise is optional)
 sample:  x0 / scaling + shift --decode--> image
 
-Latent diffusion: Rombach et al. 2022 (2112.10752), section 3. Images here are grey: an
-autoencoder of three channels sees the grey in each, and its output's mean is taken.
-Sides above 512 pixels are worked off in overlapping tiles.
+Latent diffusion: Rombach et al. 2022 (2112.10752), section 3. Images are grey: an
+autoencoder with three channels gets the image in each, and its output is averaged.
+Sides above 512 pixels are processed in overlapping tiles.
 """
 
 from collections.abc import Callable
@@ -23,16 +23,16 @@ from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.models import tiles
 from cxr_diffusion_jax.types import Array
 
-# The column's name, and so the field of a batch.
+# The name of the column and of the batch field.
 COLUMN = "latent"
 
-# Pixels along a tile's side, and of those what neighbours share: what published
-# autoencoders were trained on, and enough to hide the seams.
+# Pixels along a tile's side, the size that published autoencoders were trained on, and
+# pixels that neighbours share, enough to hide the seams.
 TILE, OVERLAP = 512, 128
 
 POSTERIORS = ("mean", "sample")
 
-# Images of 512 x 512 that one device takes at once: about 8 GB in Stable Diffusion's.
+# Images of 512 x 512 per device: about 8 GB in Stable Diffusion's autoencoder.
 _AT_ONCE = 8
 
 
@@ -42,14 +42,14 @@ class Kl:
 
   Attributes:
     autoencoder: the network.
-    load_params: () -> its parameters; called when they are first needed.
-    scaling_factor: that latents are multiplied by, > 0.
-    shift_factor: that is taken away before.
-    posterior: 'sample' to train on latents drawn from each image's posterior, 'mean'
-      for its mean.
+    load_params: () -> its parameters; called on first use.
+    scaling_factor: factor on latents, > 0.
+    shift_factor: subtracted before.
+    posterior: train on latents drawn from each image's posterior ('sample') or on its
+      'mean'.
 
   Raises:
-    InputError: a value out of range.
+    errors.InputError: a value out of range.
   """
 
   autoencoder: autoencoder_lib.AutoencoderKL
@@ -70,20 +70,14 @@ class Kl:
 
   @property
   def columns(self) -> tuple[str, ...]:
-    """The column of moments."""
     return (COLUMN,)
 
   @functools.cached_property
   def params(self) -> types.Params:
-    """Of the network."""
     return self.load_params()
 
   def encode(self, image: Array, params: types.Params | None = None) -> jax.Array:
-    """[b h w 1] in [-1, 1] -> [b h/f w/f z], the posterior's mean.
-
-    Raises:
-      InputError: the factor does not divide the sides.
-    """
+    """[b h w 1] in [-1, 1] -> [b h/f w/f z], the posterior's mean."""
     params = self.params if params is None else params
     mean, _ = jnp.split(moments(self.autoencoder, params, image), 2, axis=-1)
     return self._scaled(mean)
@@ -103,11 +97,7 @@ class Kl:
     return image_of(self.autoencoder, params, unscaled + self.shift_factor)
 
   def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-    """(image_size / f, image_size / f, z).
-
-    Raises:
-      InputError: image_size is not divisible by the autoencoder's factor f.
-    """
+    """(image_size / f, image_size / f, z)."""
     check_side(self.autoencoder, image_size)
     side = image_size // self.autoencoder.factor
     return side, side, self.autoencoder.latent_channels
@@ -123,20 +113,12 @@ class Kl:
 def moments(
   autoencoder: autoencoder_lib.AutoencoderKL, params: types.Params, image: Array
 ) -> jax.Array:
-  """Grey images to unscaled posteriors, in tiles where they are large.
-
-  Args:
-    autoencoder: the network.
-    params: of it.
-    image: [b h w 1] in [-1, 1].
-
-  Returns:
-    [b h/f w/f 2z] float32: mean, then logvar.
+  """Grey images [b h w 1] in [-1, 1] -> mean, logvar [b h/f w/f 2z], unscaled, float32.
 
   Raises:
-    InputError: the factor f does not divide the sides.
+    errors.InputError: the factor f does not divide the sides.
   """
-  # Before tiles are cut, that would fit.
+  # The sides of tiles always fit.
   check_side(autoencoder, image.shape[1])
   check_side(autoencoder, image.shape[2])
 
@@ -157,20 +139,11 @@ def moments(
 def image_of(
   autoencoder: autoencoder_lib.AutoencoderKL, params: types.Params, latent: Array
 ) -> jax.Array:
-  """Unscaled latents to grey images, in tiles where they are large.
-
-  Args:
-    autoencoder: the network.
-    params: of it.
-    latent: [b h' w' z].
-
-  Returns:
-    [b f*h' f*w' 1] float32, about [-1, 1].
-  """
+  """Unscaled latents [b h' w' z] -> grey images [b f*h' f*w' 1], about [-1, 1]."""
 
   def decode(part):
-    made = autoencoder.apply({"params": params}, part, method="decode")
-    return made.mean(axis=-1, keepdims=True)
+    image = autoencoder.apply({"params": params}, part, method="decode")
+    return image.mean(axis=-1, keepdims=True)
 
   return tiles.blend(
     decode,
@@ -182,15 +155,15 @@ def image_of(
 
 
 def check_side(autoencoder: autoencoder_lib.AutoencoderKL, side: int) -> None:
-  """Raises InputError where the autoencoder's factor does not divide a side."""
+  """Raises InputError unless the autoencoder's factor divides a side."""
   if side % autoencoder.factor:
     raise errors.InputError(
       f"image size {side} with an autoencoder of factor {autoencoder.factor}",
       f"a multiple of {autoencoder.factor}",
-      "change config.data.image_size, or take another autoencoder",
+      "change config.data.image_size or the autoencoder",
     )
 
 
 def rows_at_once(image_size: int) -> int:
-  """Images of this side that one device encodes or decodes at once."""
+  """Number of images of this side that one device encodes or decodes at once."""
   return min(64, _AT_ONCE * TILE**2 // min(image_size, TILE) ** 2)

@@ -1,10 +1,10 @@
-"""Rotary positions in two dimensions: attention that sees how far apart places are.
+"""Rotary positions in two dimensions: attention depends on differences of places.
 
-(row, column) --x frequencies--> angles;  each pair of channels is turned by its angle
+(row, column) --x frequencies--> angles;  each pair of channels rotates by its angle
 
-The product of a query turned by a and a key turned by b depends on a - b alone, as Su
-et al. 2021 (2104.09864) have it; one half of a head's pairs turns with the row, the
-other with the column, at frequencies for images as in Heo et al. 2024 (2403.13298).
+The product of a query rotated by a and a key rotated by b depends only on a - b (Su et
+al. 2021, 2104.09864). Half of a head's pairs rotate with the row, half with the column,
+at the frequencies for images of Heo et al. 2024 (2403.13298).
 """
 
 import jax
@@ -24,10 +24,9 @@ def grid_angles(
 
   Args:
     grid: (rows, columns).
-    width: of a head; a multiple of 4.
-    spread: (rows, columns) of the grid in whose units places are counted; this grid
-      covers all of it, so that maps of different resolution agree on where a thing is.
-      None for `grid` itself.
+    width: width of a head; a multiple of 4.
+    spread: (rows, columns) of a grid over the same area whose cells are the unit, so
+      that maps of different resolution agree on places. None for `grid` itself.
 
   Returns:
     [rows*columns width/2] float32, in radians.
@@ -47,16 +46,16 @@ def grid_angles(
 
 
 def rotate(x: Array, angles: Array) -> jax.Array:
-  """Turns the pairs (i, i + d/2) of each head's channels.
+  """Rotates the pairs (i, i + d/2) of each head's channels.
 
   Args:
     x: [b n h d] queries or keys.
-    angles: [n d/2] in radians; 0 leaves a token as it is.
+    angles: [n d/2] in radians.
 
   Returns:
-    [b n h d] of x's dtype, each vector as long as it was.
+    [b n h d] of x's dtype; lengths are unchanged.
   """
   cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = [first * cos - second * sin, second * cos + first * sin]
-  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+  rotated = [first * cos - second * sin, second * cos + first * sin]
+  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)

@@ -1,10 +1,10 @@
-"""Residual convolution blocks under the time embedding, and the change of resolution.
+"""Residual convolution blocks with a time embedding, and changes of resolution.
 
 x + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))               additive
 x + conv2(silu(norm2(conv1(silu(norm1(x)))) (1 + scale) + shift))  scale_shift
 
-With `resample` the block itself halves or doubles the resolution: of x where it is
-added, and of silu(norm1(x)) before conv1.
+With `resample` the block itself halves or doubles the resolution, of x and of
+silu(norm1(x)) before conv1.
 """
 
 from einops import reduce, repeat
@@ -16,21 +16,21 @@ from cxr_diffusion_jax.types import Array
 
 
 class ResnetBlock(nn.Module):
-  """He et al. 2015 with the time embedding mixed in.
+  """A residual block (He et al. 2015) that mixes in the time embedding.
 
   `additive` is Ho et al. 2020 (2006.11239) and Stable Diffusion, `scale_shift`
   Nichol and Dhariwal 2021 (2102.09672).
 
   Attributes:
-    channels: of the output.
+    channels: channels of the output.
     norm_groups: divides the channels of the input and the output.
-    time_conditioning: 'additive' or 'scale_shift'; without a time, neither.
+    time_conditioning: 'additive' or 'scale_shift'; unused without a time.
     zero_init: start as the identity (or the 1x1 shortcut).
     epsilon: of the norms.
     resample: 'keep' the resolution, 'down' to half by means, 'up' to twice by repeated
       pixels (Dhariwal and Nichol 2021, 2105.05233, section 3).
-    skip_scale: of the sum that is the output; 1 / sqrt(2) keeps its variance (Song et
-      al. 2020, 2011.13456).
+    skip_scale: factor on the output; 1 / sqrt(2) preserves its variance (Song et al.
+      2020, 2011.13456).
     dtype: of the computation; norms are float32.
   """
 
@@ -45,9 +45,9 @@ class ResnetBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, time: Array | None = None) -> jax.Array:
-    """x [b h w c], time [b d] or None for a block without -> [b h w channels]."""
+    """x [b h w c], time [b d] or None -> [b h w channels]."""
 
-    def norm(name, x):
+    def norm(name: str, x: Array) -> jax.Array:
       return nn.GroupNorm(
         self.norm_groups, epsilon=self.epsilon, dtype=jnp.float32, name=name
       )(x)
@@ -83,7 +83,7 @@ class ResnetBlock(nn.Module):
     return x + h if self.skip_scale == 1 else (x + h) * self.skip_scale
 
 
-def _resampled(x: Array, resample: str) -> jax.Array:
+def _resampled(x: Array, resample: str) -> Array:
   match resample:
     case "keep":
       return x
@@ -98,31 +98,24 @@ class Downsample(nn.Module):
   """[b h w c] -> [b h/2 w/2 c] by a strided convolution.
 
   Attributes:
+    padding: rows and columns of zeros. The default is PyTorch's padding=1; 'SAME' would
+      pad the end only.
     dtype: of the computation.
   """
 
+  padding: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> jax.Array:
-    # One row and column of zeros on each side, as PyTorch's padding=1; 'SAME' would
-    # put them at the end only.
-    return nn.Conv(
-      x.shape[-1],
-      (3, 3),
-      strides=2,
-      padding=((1, 1), (1, 1)),
-      dtype=self.dtype,
-      name="conv",
-    )(x)
+    conv = nn.Conv(
+      x.shape[-1], (3, 3), 2, padding=self.padding, dtype=self.dtype, name="conv"
+    )
+    return conv(x)
 
 
 class Upsample(nn.Module):
-  """[b h w c] -> [b 2h 2w c]: each pixel four times, then a convolution.
-
-  Attributes:
-    dtype: of the computation.
-  """
+  """[b h w c] -> [b 2h 2w c]: repeated pixels, then a convolution."""
 
   dtype: jnp.dtype = jnp.float32
 

@@ -1,9 +1,8 @@
-"""A network over an image too large for it: overlapping tiles, blended.
+"""Applies a network to an image too large for it, by blending overlapping tiles.
 
 x --tiles--> fn(tile) --out = sum of w y / sum of w--> the whole
 
-w falls linearly towards a tile's edges over the overlap, along each side. Where all
-tiles say the same of a place, so does the whole.
+w falls linearly towards a tile's edges over the overlap, along each side.
 """
 
 from collections.abc import Callable
@@ -24,21 +23,21 @@ def blend(
   overlap: int,
   scale: fractions.Fraction,
 ) -> jax.Array:
-  """Applies a function of images tile by tile; once, where one tile is enough.
+  """Applies a function of images tile by tile, or once if one tile is enough.
 
   Args:
     fn: [b t u c] -> [b scale*t scale*u d], with t and u at most `tile`.
     x: [b h w c].
     tile: the side of a tile.
-    overlap: that neighbours share at least; tile - overlap and it become whole numbers
-      when scaled, as h and w do.
-    scale: of a side by `fn`.
+    overlap: least number of pixels that neighbours share. Scaled, it, tile - overlap,
+      h and w must be whole numbers.
+    scale: factor of a side by `fn`.
 
   Returns:
     [b scale*h scale*w d].
 
   Raises:
-    ValueError: an overlap that is not below the tile's side.
+    ValueError: an overlap of a tile or more.
   """
   if not 0 <= overlap < tile:
     raise ValueError(f"an overlap of {overlap} of tiles of {tile}")
@@ -55,15 +54,15 @@ def blend(
   def one(place):
     return fn(jax.lax.dynamic_slice(x, (0, *place, 0), (b, t, u, channels)))
 
-  # One after the other: the memory of one tile, and one program for all of them.
-  made = jax.lax.map(
+  # One after the other, in the memory of one tile and with one program.
+  blocks = jax.lax.map(
     one, tuple(jnp.array(place) for place in zip(*places, strict=True))
   )
   sides = [int(side * scale) for side in (height, width, t, u, overlap)]
   weight = np.outer(_ramp(sides[2], sides[4]), _ramp(sides[3], sides[4]))[..., None]
-  whole = jnp.zeros((b, *sides[:2], made.shape[-1]), made.dtype)
+  whole = jnp.zeros((b, *sides[:2], blocks.shape[-1]), blocks.dtype)
   total = np.zeros((*sides[:2], 1), np.float32)
-  for values, (top, left) in zip(made, places, strict=True):
+  for values, (top, left) in zip(blocks, places, strict=True):
     top, left = int(top * scale), int(left * scale)
     part = (slice(top, top + sides[2]), slice(left, left + sides[3]))
     whole = whole.at[:, *part].add(values * weight)
@@ -72,12 +71,12 @@ def blend(
 
 
 def starts(side: int, tile: int, overlap: int) -> list[int]:
-  """Where tiles begin along a side; the last one ends with the side."""
+  """First pixels of the tiles along a side; the last tile ends with the side."""
   return [*range(0, max(side - tile, 0), tile - overlap), max(side - tile, 0)]
 
 
 def _ramp(side: int, overlap: int) -> np.ndarray:
-  """[side] weights in (0, 1] that rise from both ends over the overlap."""
+  """[side] weights in (0, 1] that rise over the overlap from both ends."""
   if not overlap:
     return np.ones(side, np.float32)
   inside = np.arange(side) + 0.5

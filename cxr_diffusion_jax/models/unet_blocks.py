@@ -1,10 +1,10 @@
-"""The blocks of the UNet: one for each resolution on the way down and up, one between.
+"""The blocks of the UNet: one per resolution on the way down and up, one in the middle.
 
 down    [resnet, transformer] x layers, half the size
 middle  resnet, transformer, resnet
 up      [join a skip, resnet, transformer] x (layers + 1), twice the size
 
-The size is changed by a convolution, or by one more resnet that resamples.
+A convolution or one more resnet changes the size.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from cxr_diffusion_jax.types import Array, TokenStream
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Style:
-  """What all blocks of one UNet have in common; see `UNet`."""
+  """Settings that all blocks of one UNet share; see `UNet`."""
 
   norm_groups: int
   time_conditioning: str
@@ -65,7 +65,7 @@ class Style:
     """[b h w c] -> [b h/2 w/2 c]."""
     if self.resample == "resnet":
       return self.resnet(x.shape[-1], "downsamplers_0", "down")(x, time)
-    return Downsample(self.dtype, name="downsamplers_0")(x)
+    return Downsample(dtype=self.dtype, name="downsamplers_0")(x)
 
   def upsampled(self, x: Array, time: Array) -> jax.Array:
     """[b h w c] -> [b 2h 2w c]."""
@@ -75,14 +75,14 @@ class Style:
 
 
 class DownBlock(nn.Module):
-  """Resnets, each followed by a transformer where there are heads, then half the size.
+  """Resnets, each followed by a transformer if there are heads, then half the size.
 
   Attributes:
     style: shared by all blocks.
-    channels: of the output.
-    num_layers: of resnets.
-    num_heads: of the transformers; 0 for none.
-    num_blocks: of each transformer.
+    channels: channels of the output.
+    num_layers: number of resnets.
+    num_heads: heads of the transformers; 0 for no transformers.
+    num_blocks: blocks of each transformer.
     downsample: whether to halve the resolution at the end.
   """
 
@@ -95,28 +95,21 @@ class DownBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, time: Array, context: TokenStream) -> list[jax.Array]:
-    """[b h w c] -> what each layer made; the last is the block's output."""
-    made = []
+    """[b h w c] -> the output of each layer; the last is the block's output."""
+    outputs = []
     for i in range(self.num_layers):
       x = self.style.resnet(self.channels, f"resnets_{i}")(x, time)
       if self.num_heads:
-        heads, blocks = self.num_heads, self.num_blocks
-        x = self.style.transformer(heads, blocks, f"attentions_{i}")(x, context)
-      made.append(x)
+        name = f"attentions_{i}"
+        x = self.style.transformer(self.num_heads, self.num_blocks, name)(x, context)
+      outputs.append(x)
     if self.downsample:
-      made.append(self.style.downsampled(x, time))
-    return made
+      outputs.append(self.style.downsampled(x, time))
+    return outputs
 
 
 class MidBlock(nn.Module):
-  """Resnet, transformer, resnet at the lowest resolution.
-
-  Attributes:
-    style: shared by all blocks.
-    channels: of input and output.
-    num_heads: of the transformer.
-    num_blocks: of the transformer.
-  """
+  """Resnet, transformer, resnet at the lowest resolution; fields as of `DownBlock`."""
 
   style: Style
   channels: int
@@ -126,22 +119,14 @@ class MidBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array, time: Array, context: TokenStream) -> jax.Array:
     """[b h w c] -> [b h w c]."""
-    x = self.style.resnet(self.channels, "resnets_0")(x, time)
-    heads, blocks = self.num_heads, self.num_blocks
-    x = self.style.transformer(heads, blocks, "attentions_0")(x, context)
-    return self.style.resnet(self.channels, "resnets_1")(x, time)
+    style, heads, blocks = self.style, self.num_heads, self.num_blocks
+    x = style.resnet(self.channels, "resnets_0")(x, time)
+    x = style.transformer(heads, blocks, "attentions_0")(x, context)
+    return style.resnet(self.channels, "resnets_1")(x, time)
 
 
 class UpBlock(nn.Module):
-  """As `DownBlock`, with one skip joined before each resnet, then twice the size.
-
-  Attributes:
-    style: shared by all blocks.
-    channels: of the output.
-    num_heads: of the transformers; 0 for none.
-    num_blocks: of each transformer.
-    upsample: whether to double the resolution at the end.
-  """
+  """A `DownBlock` that joins a skip before each resnet, and then doubles the size."""
 
   style: Style
   channels: int
@@ -153,13 +138,11 @@ class UpBlock(nn.Module):
   def __call__(
     self, x: Array, time: Array, context: TokenStream, skips: list[Array]
   ) -> jax.Array:
-    """[b h w c] and one skip for each resnet, in the order of use."""
+    """[b h w c] and one skip per resnet, in the order of use."""
     for i, skip in enumerate(skips):
       x = jnp.concatenate([x, skip], axis=-1)
       x = self.style.resnet(self.channels, f"resnets_{i}")(x, time)
       if self.num_heads:
-        heads, blocks = self.num_heads, self.num_blocks
-        x = self.style.transformer(heads, blocks, f"attentions_{i}")(x, context)
-    if self.upsample:
-      x = self.style.upsampled(x, time)
-    return x
+        name = f"attentions_{i}"
+        x = self.style.transformer(self.num_heads, self.num_blocks, name)(x, context)
+    return self.style.upsampled(x, time) if self.upsample else x

@@ -74,13 +74,6 @@ def test_what_haar_refuses(image):
     _haar(1, std=0.0)
 
 
-def test_codecs_are_found_by_name():
-  assert codec.load("haar") is codec.Haar
-  assert codec.load("pixel") is codec.Pixel
-  with pytest.raises(errors.InputError, match=r"\['haar', 'kl', 'pixel'\]"):
-    codec.load("jpeg")
-
-
 def test_channel_weights_follow_the_bands_spread():
   haar = codec.Haar(levels=1, mean=(0.0,) * 4, std=(4.0, 2.0, 1.0, 1.0))
   np.testing.assert_allclose(haar.channel_weights(), [2.0, 1.0, 0.5, 0.5])

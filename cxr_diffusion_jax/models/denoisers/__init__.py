@@ -1,5 +1,5 @@
 """The denoising networks: `config.model.name` is the name of a module here.
 
 A network is one module with a Flax Linen class and `NETWORK`, which is that class. See
-`models.denoiser` for what the class declares.
+`models.network` for what the class declares.
 """

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors, naming
-from cxr_diffusion_jax.models import denoiser, embedding, positions
+from cxr_diffusion_jax.models import embedding, network, positions
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.models.dit_blocks import Block, Condition, Style, modulate
 from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
@@ -133,7 +133,7 @@ class DiT(nn.Module):
     for i in range(self.depth):
       x = block(self._style(), name=f"blocks_{i}")(x, condition)
       features = x[:, num_before:].reshape(batch, rows, columns, self.width)
-      denoiser.sow_features(self, i, features)
+      network.sow_features(self, i, features)
     return self._project_out(x[:, num_before:], vector, rows)
 
   def _condition(
@@ -206,7 +206,7 @@ class DiT(nn.Module):
         "heads whose width is a multiple of 4, for positions in two dimensions",
       )
     size = self.patch_size
-    denoiser.check_sides(x_t.shape[1:3], size, f"patches of {size}")
+    network.check_sides(x_t.shape[1:3], size, f"patches of {size}")
     if self.feature_layer is not None and not 0 <= self.feature_layer < self.depth:
       raise errors.InputError(
         f"feature_layer {self.feature_layer} of {self.depth} blocks",

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.models import denoiser, embedding
 from cxr_diffusion_jax.models import edm2_layers as layers
+from cxr_diffusion_jax.models import embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
 
@@ -200,14 +200,14 @@ class EDM2(nn.Module):
         block = style.block(channels, f"enc_{i}_{j}", num_heads=self._heads(i))
         x = block(x, vector, stream)
         skips.append(x)
-      denoiser.sow_features(self, i, x)
+      network.sow_features(self, i, x)
 
     last, channels = levels[-1]
     heads = channels // self.head_width
     middle = style.block(channels, "mid_0", decoder=True, num_heads=heads)
     x = middle(x, vector, stream)
     x = style.block(channels, "mid_1", decoder=True)(x, vector, stream)
-    denoiser.sow_features(self, len(levels), x)
+    network.sow_features(self, len(levels), x)
 
     for i, channels in reversed(levels):
       if i < last:
@@ -261,7 +261,7 @@ class EDM2(nn.Module):
           f"{channels} channels with heads of {self.head_width}",
           "a head_width that divides the channels of all levels that attend",
         )
-    denoiser.check_sides(x_t.shape[1:3], 2 ** (levels - 1), f"{levels} levels")
+    network.check_sides(x_t.shape[1:3], 2 ** (levels - 1), f"{levels} levels")
 
 
 NETWORK = EDM2

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, naming
-from cxr_diffusion_jax.models import denoiser, embedding
+from cxr_diffusion_jax.models import embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.models.unet_blocks import DownBlock, MidBlock, Style, UpBlock
 from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
@@ -161,11 +161,11 @@ class UNet(nn.Module):
         name=f"down_blocks_{i}",
       )
       skips += block(skips[-1], time, stream)
-      denoiser.sow_features(self, i, skips[-1])
+      network.sow_features(self, i, skips[-1])
 
     mid = MidBlock(style, levels[-1][1], heads[-1], depths[-1], name="mid_block")
     x = mid(skips[-1], time, stream)
-    denoiser.sow_features(self, len(levels), x)
+    network.sow_features(self, len(levels), x)
 
     for i, channels in reversed(levels):
       block = UpBlock(
@@ -242,7 +242,7 @@ class UNet(nn.Module):
           f"{channels} channels with {self.norm_groups} norm groups and {heads} heads",
           "groups and heads that divide the channels",
         )
-    denoiser.check_sides(x_t.shape[1:3], 2 ** (levels - 1), f"{levels} levels")
+    network.check_sides(x_t.shape[1:3], 2 ** (levels - 1), f"{levels} levels")
 
   def _check_conditions(self, context: Context, class_labels: Array | None) -> None:
     if (self.num_classes is None) != (class_labels is None):

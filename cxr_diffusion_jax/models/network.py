@@ -16,7 +16,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.types import Array, Context
 
 
-class Denoiser(Protocol):
+class Network(Protocol):
   """A Flax Linen module that predicts from (x_t, t, context).
 
   Attributes:
@@ -38,8 +38,8 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
-class FeatureDenoiser(Protocol):
-  """A denoiser that also returns intermediate features, which REPA needs.
+class FeatureNetwork(Protocol):
+  """A network that also returns intermediate features, which REPA needs.
 
   Attributes:
     feature_layer: the layer that is sown as `intermediates/features` [b h' w' c], from
@@ -69,7 +69,7 @@ def check_sides(sides: Sequence[int], divisor: int, what: str) -> None:
     raise errors.InputError(
       f"an input of {sides[0]}x{sides[1]} for {what}",
       f"sides that are multiples of {divisor}",
-      "change config.data.image_size, config.codec or config.model",
+      "change the image size, the codec or the network",
     )
 
 
