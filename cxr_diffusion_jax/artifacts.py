@@ -1,16 +1,20 @@
 """Files that are either there whole or not at all, on local disks and in buckets.
 
 write NAME.partial -> flush to disk -> rename to NAME
+new_folder: write aside -> rename to FOLDER, with a manifest of what is in it
 
 Paths are `etils.epath` paths: a local folder, `gs://bucket/...` or `s3://bucket/...`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import errno
 import io
 import json
 import os
+import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 from etils import epath
@@ -23,7 +27,17 @@ PathLike = str | os.PathLike
 # What an interrupted write leaves behind; never read.
 SUFFIX = ".partial"
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)
+# Lists the files of a folder that a command wrote, with their sizes; written last.
+MANIFEST = "manifest.json"
+
+_NO_ROOM = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EACCES,
+  errno.EROFS,
+  errno.EFBIG,
+  errno.ENOTDIR,
+)
 
 
 def is_remote(path: PathLike) -> bool:
@@ -124,3 +138,140 @@ def disk_errors(place: PathLike) -> Iterator[None]:
       f"{error.filename or os.fspath(place)}: {error.strerror or error}",
       fix="free disk space or change its rights, then repeat the command",
     ) from error
+
+
+@contextlib.contextmanager
+def new_folder(folder: PathLike) -> Iterator[pathlib.Path]:
+  """Yields an empty local folder whose files become those of `folder` at the end.
+
+  A new folder appears whole. In an existing one, the files of an earlier call are
+  replaced: those that its manifest lists, and no others. After an error the folder is
+  as it was.
+
+  Args:
+    folder: local or in a bucket; absent, empty, or written by an earlier call.
+
+  Raises:
+    errors.InputError: it holds other files, or cannot be written to.
+  """
+  target = epath.Path(folder if is_remote(folder) else os.path.realpath(folder))
+  check_owned(target)
+  inside = not is_remote(target) and target.exists()
+  with disk_errors(target):
+    place = None
+    if not is_remote(target):
+      place = target if inside else target.parent
+      place.mkdir(parents=True, exist_ok=True)
+    outer = pathlib.Path(tempfile.mkdtemp(SUFFIX, f".{target.name}-", place))
+  # `mkdtemp` makes a folder that only its owner can read.
+  staging = outer / target.name
+  staging.mkdir()
+  try:
+    yield staging
+    sizes = {name: (staging / name).stat().st_size for name in _files(staging)}
+    with disk_errors(target):
+      if inside or is_remote(target):
+        _replace_files(target, staging, sizes)
+      else:
+        write_json(staging / MANIFEST, {"files": sizes})
+        staging.rename(target)
+  finally:
+    shutil.rmtree(outer, ignore_errors=True)
+
+
+def claim_folder(
+  folder: PathLike, names: Iterable[str], *, adopt: bool = False
+) -> None:
+  """Marks a folder that several calls fill and in which nothing is deleted.
+
+  Args:
+    folder: local or in a bucket; absent, empty, or claimed by an earlier call.
+    names: the files and folders that the command writes there.
+    adopt: accept a folder without a manifest that holds nothing but `names`.
+
+  Raises:
+    errors.InputError: it holds other files, or cannot be written to.
+  """
+  target = epath.Path(folder)
+  with disk_errors(target):
+    present = [path.name for path in target.iterdir()] if target.exists() else []
+    names = {*names, MANIFEST}
+    claimed = MANIFEST in present and "names" in read_json(target / MANIFEST)
+    if present and not (claimed or adopt):
+      names = set()
+    _refuse(target, [name for name in present if name not in names])
+    write_json(target / MANIFEST, {"names": sorted(names - {MANIFEST})})
+
+
+def check_owned(folder: PathLike) -> None:
+  """Raises errors.InputError if a folder holds files that its manifest does not list.
+
+  A file of another size than listed was changed since, and counts as such.
+  """
+  target = epath.Path(folder)
+  if target.exists() and not target.is_dir():
+    raise errors.InputError(f"{target} is a file", "a folder", "name another one")
+  sizes = _manifest(target)
+  _refuse(
+    target,
+    [
+      name
+      for name in _files(target)
+      if name != MANIFEST
+      and sizes.get(name, -1) not in (None, (target / name).stat().length)
+    ],
+  )
+
+
+def _refuse(folder: epath.Path, names: list[str]) -> None:
+  names = sorted(name for name in names if not name.endswith(SUFFIX))
+  if names:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    raise errors.InputError(
+      f"{folder} holds files that this command did not write:"
+      f" {', '.join(names[:3])}{more}",
+      "a new or empty folder, or one that it wrote",
+      "name another folder, or move these files",
+    )
+
+
+def _manifest(folder: epath.Path) -> dict[str, int | None]:
+  """File -> its size, None for any, as the folder's manifest lists them."""
+  path = folder / MANIFEST
+  return read_json(path).get("files", {}) if path.exists() else {}
+
+
+def _files(folder: PathLike) -> list[str]:
+  """Names of all files below a folder, but for what an interrupted call left there."""
+  folder, names = epath.Path(folder), []
+  if not folder.exists():
+    return names
+  for path in sorted(folder.iterdir()):
+    if path.is_dir() and not os.path.islink(path):
+      below = [] if path.name.endswith(SUFFIX) else _files(path)
+      names += [f"{path.name}/{name}" for name in below]
+    else:
+      names.append(path.name)
+  return names
+
+
+def _replace_files(
+  target: epath.Path, staging: pathlib.Path, sizes: Mapping[str, int]
+) -> None:
+  """Moves files into a folder that exists, and deletes those of the earlier call."""
+  check_owned(target)
+  old = _manifest(target)
+  # Interrupted from here on, the folder is still known as this command's.
+  write_json(target / MANIFEST, {"files": dict.fromkeys([*old, *sizes])})
+  for name in [name for name in old if name not in sizes]:
+    (target / name).unlink(missing_ok=True)
+  for name in sizes:
+    if is_remote(target):
+      write_bytes(target / name, (staging / name).read_bytes())
+    else:
+      (target / name).parent.mkdir(parents=True, exist_ok=True)
+      os.replace(staging / name, target / name)
+  for parent in sorted({os.path.dirname(name) for name in old} - {""})[::-1]:
+    with contextlib.suppress(OSError):
+      os.rmdir(target / parent)
+  write_json(target / MANIFEST, {"files": dict(sizes)})

@@ -32,7 +32,7 @@ def main() -> None:
     checkpoint_step=_OPTIONS["checkpoint"].value,
     ema_length=_OPTIONS["ema_length"].value,
   )
-  out = command.writable_folder(_OUT.value)
+  out = evaluation_flags.output_folder(_OUT.value)
   compared = comparison.compare(paths, out, options, progress=command.progress)
   reader_study.of_comparison(compared, out, options.reader_num)
   page = comparison_page.write(compared, out)

@@ -49,7 +49,7 @@ def main() -> None:
       "--workdir of a run, or --real and --synthetic",
     )
   if all(of_folders):
-    out = command.writable_folder(_OUT.value or "evaluation")
+    out = evaluation_flags.output_folder(_OUT.value or "evaluation")
     compared = folder_comparison.compare(
       folder_comparison.Folders(
         real=_REAL.value,
@@ -77,7 +77,7 @@ def _of_run(workdir: pathlib.Path, options: path_assessment.Options) -> pathlib.
     ema_length=_OPTIONS["ema_length"].value,
   )
   folder = path_assessment.folder_of(path.runs[0])
-  out = command.writable_folder(_OUT.value or str(folder))
+  out = evaluation_flags.output_folder(_OUT.value or folder, adopt=not _OUT.value)
   title = f"{path.name}, step {path.steps[0]}"
   compared = comparison.compare(
     paths,

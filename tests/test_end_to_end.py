@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from cxr_diffusion_jax.sampling import files as sample_files
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -225,14 +227,35 @@ def test_sampling_refuses_what_it_cannot_do(trained, run_main, flags, message):
 def test_the_report_shows_losses_pictures_and_what_the_data_are(
   trained, run_main, samples
 ):
-  samples(trained / "generated", "--num=4")
+  samples(trained / "generated" / "20260101-000000_old", "--num=1")
+  assert "images of small" in run_main("sample", f"--workdir={trained}", "--num=4").out
+  newest = sample_files.newest(trained)
+  assert newest.name.endswith("_split-test")
+  assert len(list((newest / "images").iterdir())) == 4
+  (trained / "mine.txt").write_text("mine")
   result = run_main("report", f"--workdir={trained}")
+  assert (trained / "mine.txt").read_text() == "mine"
   assert result.code == 0, result.err
   page = (trained / "report.html").read_text()
   for text in ("stand-in", "Loss", "step 0000020", "own condition recognised"):
     assert text in page
   assert page.count("data:image/png;base64,") == 4
   assert len(_read(trained / "report.png")) > 600
+
+
+@pytest.mark.parametrize("folder", ["images", "references", "."])
+def test_sample_refuses_a_folder_with_files_of_the_user(
+  folder, trained, run_main, tmp_path
+):
+  (tmp_path / folder).mkdir(exist_ok=True)
+  (tmp_path / folder / "scan.png").write_text("mine")
+  arguments = [f"--workdir={trained}", f"--out={tmp_path}"]
+  for more in ([], ["--grid=seed=0,1"], ["--init=x"], ["--interpolate", "a", "b"]):
+    complaint = run_main("sample", *arguments, *more).complaint
+    assert f"{tmp_path} holds files that this command did not write" in complaint
+    assert "scan.png" in complaint
+  assert (tmp_path / folder / "scan.png").read_text() == "mine"
+  assert [path.name for path in tmp_path.rglob("*.*")] == ["scan.png"]
 
 
 @pytest.mark.parametrize("name", ["sample", "report"])

@@ -4,10 +4,12 @@ flags --define--> holders --options--> path_assessment.Options
 """
 
 from collections.abc import Sequence
+import os
+import pathlib
 
 from absl import flags
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.cli import command
 from cxr_diffusion_jax.evaluation import features, measurement
 from cxr_diffusion_jax.evaluation.comparison import path_assessment
@@ -18,6 +20,18 @@ ALL = "all"
 
 # Trains classifiers and needs embeddings: minutes more, and only where asked for.
 SLOW = ("utility", "embeddings")
+
+# What `evaluate` and `compare` write to a folder.
+_OUTPUTS = (
+  "figures",
+  "generated",
+  "metrics.json",
+  "probe",
+  "reader_study",
+  "report.html",
+  "table.csv",
+  "table.md",
+)
 
 # They are the flags of the main that asks for them.
 flags.disclaim_key_flags()
@@ -52,6 +66,17 @@ def define() -> Holders:
     "ema_length": flags.DEFINE_float("ema_length", None, "Of averages of snapshots."),
     "elixr_models": flags.DEFINE_string("elixr_models", "", "SavedModels that judge."),
   }
+
+
+def output_folder(path: str | os.PathLike, *, adopt: bool = False) -> pathlib.Path:
+  """Makes or opens the folder of a comparison; see `artifacts.claim_folder`.
+
+  Raises:
+    errors.InputError: it holds other files, or cannot be written to.
+  """
+  folder = command.writable_folder(os.fspath(path))
+  artifacts.claim_folder(folder, _OUTPUTS, adopt=adopt)
+  return folder
 
 
 def options(holders: Holders) -> path_assessment.Options:

@@ -19,6 +19,7 @@ from cxr_diffusion_jax.evaluation.metrics import reconstruction
 from cxr_diffusion_jax.report import templates
 from cxr_diffusion_jax.run import compatibility, loss_curves
 from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.sampling import files as sample_files
 
 
 def write(workdir: artifacts.PathLike) -> epath.Path:
@@ -47,9 +48,9 @@ def write(workdir: artifacts.PathLike) -> epath.Path:
       for name, column in dataset.get("columns", {}).items()
     },
   }
-  generated = _generated(workdir)
+  generated = sample_files.newest(workdir)
   if generated is not None:
-    named.append(("Condition and generated", _open(generated / "pairs.png")))
+    named.append(("Condition and generated", _open(generated / sample_files.PAIRS)))
     summary |= _recognition(generated)
   pictures.save(_stack([picture for _, picture in named]), workdir / "report.png")
   page = workdir / "report.html"
@@ -112,13 +113,6 @@ def _codec(workdir: epath.Path, config: Mapping[str, object]) -> dict[str, str]:
     for name, value in artifacts.read_json(file).items()
   }
   return {f"reconstruction: {name}": text for name, text in figures.items()}
-
-
-def _generated(workdir: epath.Path) -> epath.Path | None:
-  """The newest folder of generated images that has a picture of pairs."""
-  folders = [workdir / "generated", *sorted((workdir / "generated").glob("*"))]
-  folders = [folder for folder in folders if (folder / "pairs.png").exists()]
-  return folders[-1] if folders else None
 
 
 def _recognition(generated: epath.Path) -> dict[str, str]:

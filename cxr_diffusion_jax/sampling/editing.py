@@ -45,16 +45,16 @@ class Edited:
   round_trips: np.ndarray | None
 
   @property
-  def summary(self) -> str:
-    """A line of what the round trip lost on average; nothing without one."""
+  def summary(self) -> list[str]:
+    """A line of what the round trip lost on average; none without one."""
     told = self.samples.settings["image_to_image"].get("round_trip")
     if not told:
-      return ""
+      return []
     psnr = "exact" if told["psnr_db"] is None else f"PSNR {told['psnr_db']:.1f} dB"
-    return (
+    return [
       f"round trip without a change: {psnr},"
-      f" {told['mean_abs_grey_levels']:.2f} of 255 grey levels off on average\n"
-    )
+      f" {told['mean_abs_grey_levels']:.2f} of 255 grey levels off on average"
+    ]
 
 
 def make(
@@ -161,9 +161,9 @@ def write(edited: Edited, out: pathlib.Path) -> None:
   """Writes all that `sample_files.write` does, and what the images were made from."""
   samples, inits = edited.samples, edited.inits
   above, below = [("init", inits)], []
-  sample_files.empty(out / "inits")
-  sample_files.empty(out / "masks")
+  (out / "inits").mkdir()
   if edited.masks is not None:
+    (out / "masks").mkdir()
     above.append(("mask", edited.masks.astype(np.uint8) * 255))
   if edited.round_trips is not None:
     # Grey is no difference, white is brighter than before.

@@ -4,14 +4,19 @@ Samples --write--> OUT/{images/, references/, grid.png, pairs.png, samples.json}
 """
 
 from collections.abc import Sequence
+import datetime
 import json
 import pathlib
 
+from etils import epath
 import numpy as np
 from PIL import Image
 
 from cxr_diffusion_jax import pictures
+from cxr_diffusion_jax.sampling import request as request_lib
 from cxr_diffusion_jax.sampling import sample as sampling
+
+GENERATED, PAIRS = "generated", "pairs.png"
 
 # A row of pairs.png: what it shows, and uint8 [n h w 1], one for each sample.
 Row = tuple[str, np.ndarray]
@@ -23,16 +28,17 @@ def write(
   above: Sequence[Row] = (),
   below: Sequence[Row] = (),
 ) -> None:
-  """Writes images, both grids and the JSON to a folder; nothing of a former call stays.
+  """Writes images, both grids and the JSON to a folder.
 
   Args:
     samples: what to write.
-    out: the folder.
+    out: an empty folder, see `artifacts.new_folder`.
     above: further rows of pairs.png, above what was generated.
     below: and below it, of the first image of each condition.
   """
-  for folder in (out / "images", out / "references"):
-    empty(folder)
+  (out / "images").mkdir()
+  if samples.references is not None:
+    (out / "references").mkdir()
   entries = []
   for row, (entry, name) in enumerate(zip(samples.entries, samples.names, strict=True)):
     file = f"{entry['number']:05d}_{name}.png"
@@ -49,14 +55,26 @@ def write(
   side = max(1, round(len(shown) ** 0.5))
   rows = [shown[i : i + side] for i in range(0, len(shown), side)]
   pictures.save(pictures.grid(rows, title=samples.title), out / "grid.png")
-  pictures.save(_pairs(samples, above, below), out / "pairs.png")
+  pictures.save(_pairs(samples, above, below), out / PAIRS)
 
 
-def empty(folder: pathlib.Path) -> None:
-  """Makes a folder, or takes the pictures out of it."""
-  folder.mkdir(parents=True, exist_ok=True)
-  for stale in folder.glob("*.png"):
-    stale.unlink()
+def new_name(workdir: pathlib.Path, topic: str) -> pathlib.Path:
+  """A folder that is not there yet: WORKDIR/generated/<date-time>_<topic>."""
+  topic = request_lib.slug({"prompt": topic})
+  name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}_{topic}"
+  folder = workdir / GENERATED
+  present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+  return folder / request_lib.distinct([*sorted(present), name])[-1]
+
+
+def newest(workdir: epath.Path) -> epath.Path | None:
+  """The newest folder of `new_name` with pictures of pairs; None where there is none.
+
+  Runs of former versions hold one such folder, WORKDIR/generated itself.
+  """
+  folder = epath.Path(workdir) / GENERATED
+  dated = sorted(folder.glob(f"*/{PAIRS}")) or [folder / PAIRS]
+  return dated[-1].parent if dated[-1].exists() else None
 
 
 def _pairs(

@@ -166,6 +166,18 @@ def slug(entry: Mapping[str, Any]) -> str:
   return fit[:40].strip("-") or "x"
 
 
+def topic(request: Request, *, grid: object, interpolate: object, edit: object) -> str:
+  """A few words on what a call makes, for the name of its folder."""
+  kinds = {"grid": grid, "interpolate": interpolate, "edit": edit}
+  words = [name for name, value in kinds.items() if value]
+  texts = (*request.prompts, *request.findings, *request.image_ids)
+  texts = (*texts, *(pathlib.PurePath(path).stem for path in request.references))
+  if not (interpolate or (edit and not request.given)):
+    fallback = request.given[0] if request.given else f"split {request.split}"
+    words.append(texts[0] if texts else fallback)
+  return " ".join(words)
+
+
 def distinct(names: Sequence[str]) -> list[str]:
   """Tells names apart that are the same: x, x-2, x-3."""
   taken: dict[str, None] = {}

@@ -120,7 +120,11 @@ def test_resize_tree_makes_the_folder_once(make_tree):
   small = make_tree(size=24)
   told = []
   tree = layout.find_tree(small.root)
+  (tree.root / "12x12").mkdir()
+  (tree.root / "12x12" / "mine.txt").write_text("mine")
   folder = images.resize_tree(tree, 12, progress=lambda *args: told.append(args))
+  assert (folder / "mine.txt").read_text() == "mine"
+  (folder / "mine.txt").unlink()
   assert folder.name == "12x12"
   assert sorted(path.stem for path in folder.iterdir()) == sorted(small.ids)
   assert told[-1] == ("resize to 12", len(small.ids), len(small.ids))

@@ -62,6 +62,13 @@ def compare(run_main, workdirs, out, judged):
   return run
 
 
+def test_compare_refuses_a_folder_with_files_of_the_user(compare, tmp_path):
+  (tmp_path / "scan.png").write_text("mine")
+  complaint = compare(f"--out={tmp_path}").complaint
+  assert "did not write: scan.png; expected a new or empty folder" in complaint
+  assert [path.name for path in tmp_path.iterdir()] == ["scan.png"]
+
+
 def test_a_comparison_is_a_page_tables_figures_and_a_sheet(compare, out):
   result = compare()
   assert result.code == 0, result.err

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 from PIL import Image
@@ -142,8 +143,7 @@ def test_settings_out_of_range_are_refused(run):
     sampling.sample(run, asked, num=1, changes={"guidance": (1.0, 2.0)})
 
 
-def test_writing_again_leaves_nothing_of_the_former(pairs, tmp_path):
-  sample_files.write(pairs, tmp_path)
+def test_write_names_files_by_number_and_condition(pairs, tmp_path):
   fewer = dataclasses.replace(
     pairs,
     images=pairs.images[:3],
@@ -178,7 +178,26 @@ def test_what_has_no_reference_writes_none(pairs, tmp_path):
   sample_files.write(dataclasses.replace(pairs, references=None), tmp_path)
   told = json.loads((tmp_path / "samples.json").read_text())
   assert not any("reference_file" in entry for entry in told["samples"])
-  assert list((tmp_path / "references").iterdir()) == []
+  assert not (tmp_path / "references").exists()
+
+
+def test_new_name_is_of_no_folder_that_exists(tmp_path):
+  names = set()
+  for _ in range(3):
+    folder = sample_files.new_name(tmp_path, "Large left effusion?")
+    assert re.fullmatch(r"\d{8}-\d{6}_Large-left-effusion(-\d)?", folder.name)
+    folder.mkdir(parents=True)
+    names.add(folder.name)
+  assert len(names) == 3
+
+
+def test_newest_is_the_last_folder_with_pairs(tmp_path):
+  assert sample_files.newest(tmp_path) is None
+  for name in (".", "20260102-000000_b", "20260101-000000_a", "20260103-000000_c"):
+    (tmp_path / "generated" / name).mkdir(parents=True, exist_ok=True)
+    if not name.endswith("c"):
+      (tmp_path / "generated" / name / "pairs.png").touch()
+  assert sample_files.newest(tmp_path).name == "20260102-000000_b"
 
 
 @pytest.mark.parametrize(

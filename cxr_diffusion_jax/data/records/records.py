@@ -13,6 +13,7 @@ import json
 import operator
 import os
 from pathlib import Path
+import re
 import shutil
 
 import numpy as np
@@ -200,7 +201,8 @@ def _clear(folder: Path, fingerprint: str) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "records.json").unlink(missing_ok=True)
   for old in folder.glob("parts-*"):
-    if old.name != _parts_name(fingerprint):
+    ours = re.fullmatch(r"parts-[0-9a-f]{16}", old.name)
+    if ours and old.name != _parts_name(fingerprint):
       shutil.rmtree(old)
 
 

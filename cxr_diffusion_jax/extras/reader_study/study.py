@@ -15,7 +15,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
 
 import numpy as np
 from PIL import Image
@@ -195,8 +194,10 @@ def _set_aside(folder: pathlib.Path, text: str) -> None:
     return
   name = _digest(former)
   if (folder / "sheet").exists():
-    shutil.rmtree(folder / f"sheet_{name}", ignore_errors=True)
-    os.replace(folder / "sheet", folder / f"sheet_{name}")
+    # The same study may have been set aside before, with answers in it.
+    names = (f"sheet_{name}{more}" for more in ("", *(f"-{i}" for i in range(2, 100))))
+    aside = next(one for one in names if not (folder / one).exists())
+    os.replace(folder / "sheet", folder / aside)
   os.replace(key, folder / f"key_{name}.csv")
 
 

@@ -124,11 +124,14 @@ def change_list(root: Path) -> None:
 def test_changed_trees_make_records_stale(settings, change):
   first = records.prepare_records(settings)
   change(Path(settings.root))
+  (first.folder / "parts-of-the-user").mkdir()
   assert records.open_records(settings) is None
   second = records.prepare_records(settings)
   assert second.fingerprint != first.fingerprint
   assert records.open_records(settings) == second
-  assert len(list(second.folder.glob("parts-*"))) == 1, "stale records are removed"
+  names = {path.name for path in second.folder.glob("parts-*")}
+  assert len(names) == 2, "stale records are removed, and nothing else"
+  assert "parts-of-the-user" in names
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,13 @@ def test_folders_that_cannot_be_compared_are_refused(
 ):
   break_it(folders / "empty")
   assert words in run_main("evaluate", *_of(folders, "a", "empty")).complaint
+
+
+def test_evaluate_refuses_a_folder_with_files_of_the_user(folders, run_main):
+  out = folders / "out"
+  (out / "figures").mkdir(parents=True)
+  (out / "figures" / "scan.png").write_text("mine")
+  inputs = [f"--real={folders}/a", f"--synthetic={folders}/b"]
+  complaint = run_main("evaluate", *inputs, f"--out={out}").complaint
+  assert "did not write: figures; expected a new or empty folder" in complaint
+  assert (out / "figures" / "scan.png").read_text() == "mine"

@@ -122,6 +122,16 @@ def test_another_study_sets_the_former_aside(tmp_path):
   assert len(shown) == len(reader_tables.read_key(tmp_path / "key.csv").images)
 
 
+def test_write_keeps_all_answers_and_files_of_the_user(tmp_path):
+  (tmp_path / "mine.txt").write_text("mine")
+  for seed in (0, 1, 0, 1, 0):
+    reader_study.write(REAL, SETS, tmp_path, num_per_set=2, seed=seed)
+    (tmp_path / "sheet" / "answers.csv").write_text(f"filled in, {seed}")
+  answers = [path.read_text() for path in tmp_path.glob("sheet*/answers.csv")]
+  assert sorted(answers) == ["filled in, 0"] * 3 + ["filled in, 1"] * 2
+  assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
   ("changes", "words"),
   [
