@@ -7,13 +7,11 @@
   ... --init x.png --strength 0.6 | --init x.png --mask m.png | --init x.png --invert
 
 Writes OUT/images/*.png, OUT/grid.png, OUT/pairs.png (the condition's image beside the
-generated ones) and OUT/samples.json (seed and condition of each image); with --grid or
---interpolate OUT/sweep.png or OUT/walk.png instead. A and B are image ids, files of
-X-rays, prompts, or findings, as the run takes them. --init edits images, towards the
-given condition or else their own: OUT/inits and OUT/masks hold the inputs.
-
-OUT is a new folder WORKDIR/generated/DATE-TIME_REQUEST by default. A given --out is
-replaced if an earlier call wrote it, and refused if it holds other files.
+generated ones) and OUT/samples.json; with --grid or --interpolate OUT/sweep.png or
+OUT/walk.png instead. A and B are image ids, X-rays, prompts, or findings. --init edits
+images, towards the given condition or else their own. OUT is a new folder
+WORKDIR/generated/DATE-TIME_REQUEST by default; a given --out is replaced if an earlier
+call wrote it, and refused if it holds other files.
 """
 
 import pathlib
