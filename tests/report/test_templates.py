@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+import re
 
 import jinja2
 import numpy as np
@@ -29,3 +31,14 @@ def test_render_escapes_text_and_refuses_missing_values():
   assert page.count("&lt;script&gt;") == 6
   with pytest.raises(jinja2.UndefinedError, match="summary"):
     templates.render("run.html", title="", pictures=[], config={})
+
+
+def test_reader_sheet_keeps_its_data_out_of_the_markup():
+  bad = "</script><script>alert(1)</script><!--&'"
+  study = {"id": bad, "findings": [bad], "none": bad, "images": [{"name": bad}]}
+  page = templates.render("reader_sheet.html", study=study)
+  data = re.search(r'id="study">(.*?)</script>', page, re.DOTALL).group(1)
+  assert json.loads(data) == study
+  # The data and the sheet's own script.
+  assert page.count("<script") == 2
+  assert f"'sha256-{templates.digest(templates.asset('reader_sheet.js'))}'" in page

@@ -1,4 +1,4 @@
-"""Shares, means and agreement of readers, each with what makes it undefined.
+"""Shares, means and agreement of readers; None where one is undefined.
 
 Exact intervals of shares: Clopper and Pearson, Biometrika 1934. Two readers: Cohen's
 kappa, Educational and Psychological Measurement 1960. More: Fleiss' kappa, 1971.
@@ -34,7 +34,7 @@ def cohen_kappa(
     weights: None, or "quadratic" for grades.
 
   Returns:
-    At most 1; None where both gave one and the same class only, as chance agrees then.
+    At most 1; None where both gave only one and the same class, as chance does.
   """
   if len(a) == 0 or len(set(a.tolist()) | set(b.tolist())) < 2:
     return None

@@ -17,7 +17,7 @@ from cxr_diffusion_jax.extras.reader_study.scores import (
 
 
 def text(scores: ReaderScores) -> str:
-  """Returns all tables, with what the figures mean."""
+  """Returns all tables and the meaning of their figures."""
   shown = ", ".join(f"{num} {name}" for name, num in scores.num_images.items())
   lines = [
     f"{len(scores.readers)} readers; images: {shown}; {scores.num_repeats} of them"
@@ -31,8 +31,8 @@ def text(scores: ReaderScores) -> str:
 
 
 def _by_reader(scores: ReaderScores) -> Iterator[str]:
-  columns = ["reader", "accuracy", "balanced", "p", "synthetic known", "real known"]
-  columns += ["second answer alike", "kappa"]
+  columns = ["reader", "accuracy", "balanced", "p", "synthetic correct", "real correct"]
+  columns += ["same answer twice", "kappa"]
   yield from _head("Turing test", columns)
   for reader in _readers(scores):
     cells = [
@@ -47,16 +47,17 @@ def _by_reader(scores: ReaderScores) -> Iterator[str]:
     yield _row(reader, *map(_cell, cells))
   yield ""
   yield (
-    "Balanced: the mean of both shares that were known, 0.5 for guesses. p: how often"
-    " guesses would tell as much (Fisher's exact test). Pooled answers are taken as"
-    " independent: their intervals are of these readers, not of readers in general."
+    "Balanced: the mean of both shares of correct answers, 0.5 for guesses. p: how"
+    " often guesses would do as well (Fisher's exact test). Pooled answers are treated"
+    " as independent: their intervals hold for these readers, not for readers in"
+    " general."
   )
 
 
 def _by_path(scores: ReaderScores) -> Iterator[str]:
   yield from _head(
     "Images, all readers",
-    ["images", "number", "held for synthetic", "balanced accuracy", "realism, 1 to 5"],
+    ["images", "number", "judged synthetic", "balanced accuracy", "realism, 1 to 5"],
   )
   for path in (REAL, *scores.paths):
     if path == REAL:
@@ -91,7 +92,7 @@ def _findings(scores: ReaderScores) -> Iterator[str]:
   if not paths:
     return
   yield from _head(
-    "Findings seen against findings asked for (in real images: labelled)",
+    "Findings seen against findings requested (in real images: labelled)",
     ["finding", *(f"{path}: kappa, F1" for path in paths)],
   )
   undefined = []
@@ -112,7 +113,7 @@ def _findings(scores: ReaderScores) -> Iterator[str]:
     yield _row(name, *cells)
   if undefined:
     yield ""
-    yield f"Undefined, as in none of the images or in all: {', '.join(undefined)}."
+    yield f"Undefined, since none or all images show it: {', '.join(undefined)}."
 
 
 def _readers(scores: ReaderScores) -> Sequence[str]:
@@ -138,6 +139,6 @@ def _cell(score: Score | None) -> str:
 
 
 def _other(score: Score) -> str:
-  """The share of what is left."""
+  """The complement of a share."""
   low, high = (number(1 - x) for x in (score.high, score.low))
   return f"{number(1 - score.value)} ({low} to {high})"

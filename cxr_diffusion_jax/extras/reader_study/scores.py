@@ -1,10 +1,10 @@
-"""What experts could tell: the Turing test, agreement, and the findings that they saw.
+"""Scores of a reader study: the Turing test, agreement, and the findings seen.
 
 key, answers of each reader -> Score, Score, ... -> scores.json, tables
 
-An image that was shown twice counts once, but where its two answers are compared.
-"pooled" takes all readers' answers as independent: its intervals hold for these readers
-and are too narrow for readers in general.
+An image that was shown twice counts once, except where its two answers are compared.
+"pooled" treats all answers as independent: its intervals hold for these readers and are
+too narrow for readers in general.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,10 +39,10 @@ class Score:
       verdict_kappa, realism_kappa (quadratic weights), fleiss_kappa, repeat_agreement,
       repeat_kappa, finding_kappa or finding_f1.
     value: None where it is undefined.
-    num: answers that it is made of.
+    num: answers behind it.
     reader: a name, "A and B", or `POOLED`.
-    path: whose images: a path, `REAL`, `GENERATED` (all paths) or `ALL`.
-    finding: its name, "macro", or "" where it is of none.
+    path: which images: a path, `REAL`, `GENERATED` (all paths) or `ALL`.
+    finding: its name, "macro", or "" for none.
     low: of the 95 % interval; None for none.
     high: as above.
     reason: why there is no value.
@@ -155,7 +155,7 @@ def _turing(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
 
 
 def _chance(said: np.ndarray, truth: np.ndarray, reader: str) -> Score:
-  """Fisher's exact test: how often as much is told by guessing, whatever the shares."""
+  """Fisher's exact test: how often guesses with these shares do as well."""
   table = [[int(((said == x) & (truth == y)).sum()) for x in (0, 1)] for y in (0, 1)]
   chance = float(scipy.stats.fisher_exact(table).pvalue)
   return Score(metric="p_value", value=chance, num=len(said), reader=reader)
@@ -173,7 +173,7 @@ def _balanced(specificity: Score, sensitivity: Score, path: str) -> Score:
 
 
 def _realism(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
-  """Of several readers the mean grade of each image counts: images are the sample."""
+  """Mean grades; of several readers first by image, since images are the sample."""
   graded = [reader for reader in read if reader.realism is not None]
   for name, readers in _each(graded):
     grades = np.mean([reader.realism for reader in readers], axis=0)
@@ -221,47 +221,50 @@ def _repeats(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
 
 
 def _findings(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
-  """Findings seen against those asked for, and in real images against their labels."""
+  """Findings seen against those requested, and in real images against their labels."""
   named = [reader for reader in read if reader.findings is not None]
   for name, readers in _each(named):
     for path in (REAL, GENERATED, *study.paths):
       rows = [row for row in _rows(study, path) if study.known[row]]
       if not rows:
         continue
-      asked = np.tile(study.findings[rows], (len(readers), 1))
+      requested = np.tile(study.findings[rows], (len(readers), 1))
       seen = np.concatenate([reader.findings[rows] for reader in readers])
       for metric, score_fn in (
         ("finding_kappa", agreement.cohen_kappa),
         ("finding_f1", _f1),
       ):
-        yield from _by_finding(metric, score_fn, asked, seen, name, path)
+        yield from _by_finding(metric, score_fn, requested, seen, name, path)
 
 
 def _by_finding(
   metric: str,
   score_fn: Callable[[np.ndarray, np.ndarray], float | None],
-  asked: np.ndarray,
+  requested: np.ndarray,
   seen: np.ndarray,
   reader: str,
   path: str,
 ) -> Iterator[Score]:
-  where = {"num": len(asked), "reader": reader, "path": path}
+  where = {"num": len(requested), "reader": reader, "path": path}
   values = []
   for column, finding in enumerate(labels_lib.FINDINGS):
-    asked_of = asked[:, column]
-    if 0 < asked_of.sum() < len(asked_of):
-      value, reason = score_fn(asked_of, seen[:, column]), ""
+    wanted = requested[:, column]
+    if 0 < wanted.sum() < len(wanted):
+      value, reason = score_fn(wanted, seen[:, column]), ""
       values.append(value)
     else:
-      value, reason = None, f"in {'all' if asked_of.any() else 'none'} of the images"
+      value, reason = (
+        None,
+        f"in {'all' if wanted.any() else 'none'} of the images",
+      )
     yield Score(metric=metric, value=value, reason=reason, finding=finding, **where)
   macro = float(np.mean(values)) if values else None
   reason = "" if values else "no finding is in some images and not in others"
   yield Score(metric=metric, value=macro, reason=reason, finding="macro", **where)
 
 
-def _f1(asked: np.ndarray, seen: np.ndarray) -> float:
-  return float(metrics.f1_score(asked, seen))
+def _f1(requested: np.ndarray, seen: np.ndarray) -> float:
+  return float(metrics.f1_score(requested, seen))
 
 
 def _share(metric: str, hits: np.ndarray, reader: str, path: str) -> Score:

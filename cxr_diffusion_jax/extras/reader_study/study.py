@@ -1,10 +1,10 @@
-"""A blinded sheet of real and generated images for experts, and the key kept apart.
+"""A blinded sheet of real and generated images for experts, and its separate key.
 
 real, {path: generated} --choose, shuffle--> FOLDER/sheet/{sheet.html, images/*.png,
-answers.csv}, FOLDER/key.csv; answers come back to `reader_scores.score`
+answers.csv}, FOLDER/key.csv; `scores.score` reads the answers
 
-Readers get the folder `sheet` or sheet.html alone, never the key. There are as many
-real images as generated ones, so that guesses are right in half, and a few come twice.
+Readers get the folder `sheet` or only sheet.html, never the key. Half of the images are
+real, so that guesses are right half of the time; a few images are shown twice.
 """
 
 import base64
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import csv
 import hashlib
 import io
-import json
 import os
 import pathlib
 
@@ -24,6 +23,7 @@ from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
+from cxr_diffusion_jax.report import templates
 
 # Names that the scores use for several paths together.
 RESERVED = (reader_tables.REAL, "generated", "all")
@@ -49,25 +49,25 @@ def write(
   """Writes the sheet and its key; the same arguments write the same files.
 
   Sets of one length show the same rows, thus the same conditions in every path. Real
-  images that a shown one was made from are taken last. A former study in the folder
-  that differs is set aside under its own name, for the answers to it.
+  images that a shown image was generated from are chosen last. A different, earlier
+  study in the folder is renamed, so that its answers can still be scored.
 
   Args:
     real: to choose from.
     sets: path -> its images, all of the size of the real ones.
-    folder: where to write; is made.
+    folder: where to write; created if missing.
     num_per_set: images of each path, 1 or more.
     seed: of the choice and the order.
-    num_real: real images; as many as of all paths together by default.
-    num_repeats: images that are shown a second time, of the first third again in the
-      second half; a tenth and at least 4 by default, 0 to a third of all.
+    num_real: real images; by default as many as of all paths together.
+    num_repeats: images of the first third that are shown again in the second half, at
+      most a third of all; by default a tenth and at least 4.
 
   Returns:
     The page, FOLDER/sheet/sheet.html.
 
   Raises:
-    errors.InputError: too few images in a set, images of other sizes, a path of a name
-      that means something else, or more repeats than a third.
+    errors.InputError: too few images in a set, images of other sizes, a path with a
+      reserved name, or more repeats than a third.
   """
   num_real = num_per_set * len(sets) if num_real is None else num_real
   _check(real, sets, num_per_set, num_real)
@@ -122,7 +122,7 @@ def _check(
     if (h, w) != (height, width):
       raise errors.InputError(
         f"images of {name} are {w}x{h}, real ones {width}x{height}",
-        "one size, which tells a reader nothing",
+        "one size, so that it gives nothing away",
       )
 
 
@@ -138,11 +138,11 @@ def _choose(
   conditions: set[str] = set()
   for name in sorted(sets):
     images = sets[name]
-    # Seeded anew: sets of one length show the same rows.
+    # The same seed for each: sets of one length show the same rows.
     rows = np.random.default_rng(seed).permutation(len(images))[:num_per_set]
     chosen += [(images, int(row), name) for row in rows]
-    made_from = images.labels.get("condition", images.ids)
-    conditions |= {str(made_from[row]) for row in rows}
+    sources = images.labels.get("condition", images.ids)
+    conditions |= {str(sources[row]) for row in rows}
   order = np.random.default_rng([seed, 2]).permutation(len(real))
   used = np.array([str(real.ids[row]) in conditions for row in order])
   rows = order[np.argsort(used, kind="stable")][:num_real]
@@ -150,7 +150,7 @@ def _choose(
 
 
 def _order(total: int, num_repeats: int, rng: np.random.Generator) -> list[int]:
-  """Entries in the order of the sheet; repeats are far behind their first showing."""
+  """Entries in the order of the sheet; repeats come long after their first showing."""
   order = rng.permutation(total)
   again = rng.choice(order[: total // 3], num_repeats, replace=False)
   last = rng.permutation(np.concatenate([order[total // 2 :], again]))
@@ -158,14 +158,14 @@ def _order(total: int, num_repeats: int, rng: np.random.Generator) -> list[int]:
 
 
 def _png(image: np.ndarray) -> bytes:
-  """Grey, 8 bits, without any metadata: encoded alike wherever the image is from."""
+  """Grey, 8 bits, without metadata: the encoding does not depend on the source."""
   buffer = io.BytesIO()
   Image.fromarray(np.asarray(image, np.uint8)[..., 0]).save(buffer, "PNG")
   return buffer.getvalue()
 
 
 def _name(place: int, png: bytes) -> str:
-  """Neutral, and of this study alone: answers to another are known by their names."""
+  """Neutral and unique to this study, so that answers to another are recognised."""
   return f"{place + 1:03d}_{_digest(png + str(place).encode())[:6]}"
 
 
@@ -188,11 +188,11 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _set_aside(folder: pathlib.Path, text: str) -> None:
-  """Renames a former, different study: somebody may be answering it."""
+  """Renames a different, earlier study: a reader may be answering it."""
   key = folder / "key.csv"
-  if not key.exists() or (former := key.read_text(encoding="utf-8")) == text:
+  if not key.exists() or (earlier := key.read_text(encoding="utf-8")) == text:
     return
-  name = _digest(former)
+  name = _digest(earlier)
   if (folder / "sheet").exists():
     # The same study may have been set aside before, with answers in it.
     names = (f"sheet_{name}{more}" for more in ("", *(f"-{i}" for i in range(2, 100))))
@@ -208,7 +208,7 @@ def _write_sheet(
   for name, png in zip(names, pngs, strict=True):
     (sheet / "images" / f"{name}.png").write_bytes(png)
   answers = sheet / "answers.csv"
-  # A reader may have filled it in.
+  # A reader may have filled it in already.
   if not answers.exists():
     rows = [["", name, "", "", ""] for name in names]
     artifacts.write_text(answers, _csv(reader_tables.ANSWER_COLUMNS, rows))
@@ -223,7 +223,6 @@ def _write_sheet(
     "none": labels_lib.NO_FINDING,
     "images": shown,
   }
-  template = pathlib.Path(__file__).with_name("page.html")
-  page = template.read_text(encoding="utf-8").replace("STUDY", json.dumps(data), 1)
+  page = templates.render("reader_sheet.html", study=data)
   artifacts.write_text(sheet / "sheet.html", page)
   return sheet / "sheet.html"

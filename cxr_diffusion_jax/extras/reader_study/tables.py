@@ -1,4 +1,4 @@
-"""The tables of a reader study: its key, and what readers have answered.
+"""The tables of a reader study: its key, and the answers of readers.
 
 key.csv -> StudyKey; answers.csv + StudyKey -> Answers, complete and in the key's order
 """
@@ -24,13 +24,13 @@ ANSWER_COLUMNS = ("reader", "image", "verdict", "realism", "findings")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class StudyKey:
-  """What the n images of a sheet are, in the order of the sheet.
+  """The n images of a sheet, in the order of the sheet.
 
   Attributes:
     images: [n] names on the sheet.
     sets: [n] `REAL` or the path that made it.
     ids: [n] the image's own id in its set.
-    findings: uint8 [n 14], present or asked for.
+    findings: uint8 [n 14], present or requested.
     known: bool [n], whether the findings are known.
     repeat_of: int [n], the row that is shown again here, -1 for a first showing.
   """
@@ -52,7 +52,7 @@ def read_key(path: str | os.PathLike) -> StudyKey:
   """Reads the key.csv of a study.
 
   Raises:
-    errors.InputError: no such file, or not one that `write` has written.
+    errors.InputError: no such file, or not a key as `study.write` writes it.
   """
   path = pathlib.Path(path)
   rows = read_csv(path, KEY_COLUMNS)
@@ -93,7 +93,7 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]
   """
   try:
     with path.open(newline="", encoding="utf-8-sig") as file:
-      # What stands behind the last column has no name, and a short row no value.
+      # Cells beyond the last column get the name "", missing cells the value "".
       table = list(csv.DictReader(file, restkey="", restval=""))
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise errors.InputError(f"cannot read {path}: {error}", "a CSV in UTF-8") from error
@@ -109,14 +109,13 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Answers:
-  """What one reader answered to the n images of a key, in its order.
+  """The answers of one reader for the n images of a key, in its order.
 
   Attributes:
     reader: name.
-    synthetic: bool [n], whether the image was held for synthetic.
+    synthetic: bool [n], whether the image was judged synthetic.
     realism: int [n], 1 to 5; None where the reader rated no image at all.
-    findings: uint8 [n 14], seen; None where the reader named none and no
-      `No Finding` at all.
+    findings: uint8 [n 14], seen; None where the reader left the column empty.
   """
 
   reader: str
@@ -126,11 +125,11 @@ class Answers:
 
 
 def read_answers(path: str | os.PathLike, key: StudyKey) -> Answers:
-  """Reads a reader's answers; the name is the file's where it is not told inside.
+  """Reads a reader's answers; without a name inside, the reader is named as the file.
 
   Raises:
-    errors.InputError: no such file, images of another study, missing or given twice, a
-      cell that is empty or holds something else, or several readers.
+    errors.InputError: no such file, images that are missing, repeated or of another
+      study, an empty or invalid cell, or several readers.
   """
   path = pathlib.Path(path)
   rows = read_csv(path, ANSWER_COLUMNS)
