@@ -5,27 +5,31 @@
 Runs that differ in their seed alone are runs of one path. Generates with all of them
 for the same test images with the same noise, judges, and writes OUT/report.html (one
 file, opens from disk), OUT/figures/*.svg and .png, OUT/table.md, OUT/table.csv,
-OUT/metrics.json and OUT/reader_study/. What an earlier call made is not made again.
+OUT/metrics.json and OUT/reader_study/. Repeated calls reuse earlier results.
 """
 
 import pathlib
 
 from absl import flags
 
-from cxr_diffusion_jax.cli import command, evaluation_flags
-from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
-from cxr_diffusion_jax.evaluation.comparison import runs as comparison
-from cxr_diffusion_jax.extras.reader_study import study as reader_study
-from cxr_diffusion_jax.report.comparison import page as comparison_page
+from cxr_diffusion_jax.cli import command, evaluation_flags, flag_help, terminal
 
-_WORKDIRS = flags.DEFINE_list("workdirs", None, "Folders of runs on the same records.")
-_OUT = flags.DEFINE_string("out", None, "Where to write.")
+with flag_help.group("Runs"):
+  _WORKDIRS = flags.DEFINE_list(
+    "workdirs", None, "Folders of runs on the same records.", required=True
+  )
+  _OUT = flags.DEFINE_string("out", None, "Where to write.", required=True)
 _OPTIONS = evaluation_flags.define()
-flags.mark_flags_as_required(["workdirs", "out"])
 
 
 def main() -> None:
   """Generates with every run, judges, and prints the table."""
+  from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
+  from cxr_diffusion_jax.evaluation.comparison import runs as comparison
+  from cxr_diffusion_jax.extras.reader_study import study as reader_study
+  from cxr_diffusion_jax.report.comparison import page as comparison_page
+
+  terminal.announce_compiling()
   options = evaluation_flags.options(_OPTIONS)
   paths = paths_lib.open_paths(
     [pathlib.Path(workdir) for workdir in _WORKDIRS.value],

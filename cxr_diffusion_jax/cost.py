@@ -2,8 +2,8 @@
 
   python -m cxr_diffusion_jax.cost --config configs/elixr_c.py:tiny [small dit_s ...]
 
-Further sizes of the same config may follow; what --config.KEY=VALUE sets is set for
-all of them. FLOPs are of one image; a multiplication and an addition are two.
+More sizes of the same config may follow; --config.KEY=VALUE applies to all of them.
+FLOPs are of one image; a multiplication and an addition are two.
 """
 
 import runpy
@@ -12,16 +12,17 @@ from absl import flags
 from ml_collections import config_flags
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.cli import command
-from cxr_diffusion_jax.extras import cost as cost_lib
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.cli import command, configs, flag_help
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size.")
-flags.mark_flags_as_required(["config"])
+with flag_help.group("Config"):
+  _CONFIG = configs.define()
 
 
 def main(sizes: list[str]) -> None:
   """Builds each size's denoiser from shapes alone, counts it and prints a line."""
+  from cxr_diffusion_jax.extras import cost as cost_lib
+  from cxr_diffusion_jax.run import recipe as experiment_lib
+
   flag = flags.FLAGS["config"]
   path, _, first = config_flags.get_config_filename(flag).partition(":")
   configs = {first or "default": _CONFIG.value}

@@ -1,39 +1,56 @@
-"""Judges the images of a run, or of any model whose images lie in a folder.
+"""Judges the images of a run, or those of any model in a folder.
 
   python -m cxr_diffusion_jax.evaluate --workdir runs/elixr_c --num 2000 --metrics all
   python -m cxr_diffusion_jax.evaluate --real A/ --synthetic B/ --labels l.csv
 
 Writes metrics.json, report.html, table.md, table.csv and figures/ to
-WORKDIR/evaluation/STEP, or to --out; of a run, TensorBoard's scalars too. What an
-earlier call generated or measured is not made again.
+WORKDIR/evaluation/STEP, or to --out; of a run, TensorBoard's scalars too.
+Repeated calls reuse what an earlier call generated or measured.
 """
 
 import pathlib
+import typing
 
 from absl import flags
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.cli import command, evaluation_flags, metrics_logger
-from cxr_diffusion_jax.evaluation.comparison import folders as folder_comparison
-from cxr_diffusion_jax.evaluation.comparison import path_assessment
-from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
-from cxr_diffusion_jax.evaluation.comparison import runs as comparison
-from cxr_diffusion_jax.extras.reader_study import study as reader_study
-from cxr_diffusion_jax.report.comparison import page as comparison_page
+from cxr_diffusion_jax.cli import (
+  command,
+  evaluation_flags,
+  flag_help,
+  metrics_logger,
+  terminal,
+)
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
-_REAL = flags.DEFINE_string("real", None, "Folder of real images.")
-_SYNTHETIC = flags.DEFINE_string("synthetic", None, "Folder of generated images.")
-_TRAINING = flags.DEFINE_string("training", None, "Folder of what it was trained on.")
-_LABELS = flags.DEFINE_string("labels", None, "CSV of both folders: file, findings ...")
-_PROBE = flags.DEFINE_string("probe", None, "Folder of a trained probe, to judge with.")
-_SIZE = flags.DEFINE_integer("image_size", None, "Brings folders' images to it.", 16)
-_OUT = flags.DEFINE_string("out", None, "Where to write; by the run by default.")
+if typing.TYPE_CHECKING:
+  from cxr_diffusion_jax.evaluation.comparison import path_assessment
+
+with flag_help.group("Of a run"):
+  _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+with flag_help.group("Of folders of images"):
+  _REAL = flags.DEFINE_string("real", None, "Folder of real images.")
+  _SYNTHETIC = flags.DEFINE_string("synthetic", None, "Folder of generated images.")
+  _TRAINING = flags.DEFINE_string(
+    "training", None, "Folder of the images that the model was trained on."
+  )
+  _LABELS = flags.DEFINE_string(
+    "labels", None, "CSV of the images of both folders: file, findings, ..."
+  )
+  _PROBE = flags.DEFINE_string("probe", None, "Folder of a trained probe as judge.")
+  _SIZE = flags.DEFINE_integer("image_size", None, "Resize all images to it.", 16)
+with flag_help.group("Output"):
+  _OUT = flags.DEFINE_string(
+    "out", None, "Where to write; WORKDIR/evaluation/STEP or evaluation by default."
+  )
 _OPTIONS = evaluation_flags.define()
 
 
 def main() -> None:
   """Judges, and prints the table."""
+  from cxr_diffusion_jax.evaluation.comparison import folders as folder_comparison
+  from cxr_diffusion_jax.report.comparison import page as comparison_page
+
+  terminal.announce_compiling()
   options = evaluation_flags.options(_OPTIONS)
   of_folders = [_REAL.value, _SYNTHETIC.value]
   if bool(_WORKDIR.value) == any(of_folders) or any(of_folders) != all(of_folders):
@@ -70,7 +87,13 @@ def main() -> None:
   print(f"report: {page}")
 
 
-def _of_run(workdir: pathlib.Path, options: path_assessment.Options) -> pathlib.Path:
+def _of_run(workdir: pathlib.Path, options: "path_assessment.Options") -> pathlib.Path:
+  from cxr_diffusion_jax.evaluation.comparison import path_assessment
+  from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
+  from cxr_diffusion_jax.evaluation.comparison import runs as comparison
+  from cxr_diffusion_jax.extras.reader_study import study as reader_study
+  from cxr_diffusion_jax.report.comparison import page as comparison_page
+
   (path,) = paths = paths_lib.open_paths(
     [workdir],
     checkpoint_step=_OPTIONS["checkpoint"].value,

@@ -1,37 +1,47 @@
-"""Trains a model, or goes on training it.
+"""Trains a model, or resumes an unfinished run.
 
 python -m cxr_diffusion_jax.main --config configs/elixr_c.py --workdir runs/elixr_c
 """
 
 from absl import flags, logging
-import jax
-from ml_collections import config_flags
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.cli import command, metrics_logger
-from cxr_diffusion_jax.evaluation.metrics import reconstruction
-from cxr_diffusion_jax.parallel import distributed
-from cxr_diffusion_jax.run import compatibility
-from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import recipe as experiment_lib
-from cxr_diffusion_jax.training import loop, preview
-from cxr_diffusion_jax.training import step as step_lib
+from cxr_diffusion_jax.cli import (
+  command,
+  configs,
+  flag_help,
+  metrics_logger,
+  terminal,
+)
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts first.")
-flags.mark_flags_as_required(["config", "workdir"])
+with flag_help.group("Run"):
+  _CONFIG = configs.define()
+  _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  _DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other hosts of a run on several hosts."
+  )
 
 
 def main() -> None:
-  """Builds the experiment, prepares its data, trains it, and says how it ended."""
+  """Builds the experiment, prepares its data and trains it."""
+  import jax
+
+  from cxr_diffusion_jax.evaluation.metrics import reconstruction
+  from cxr_diffusion_jax.parallel import distributed
+  from cxr_diffusion_jax.run import compatibility
+  from cxr_diffusion_jax.run import dataset as dataset_lib
+  from cxr_diffusion_jax.run import recipe as experiment_lib
+  from cxr_diffusion_jax.training import loop, preview
+  from cxr_diffusion_jax.training import step as step_lib
+
+  terminal.announce_compiling()
   distributed.initialize(_DISTRIBUTED.value)
   experiment = experiment_lib.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
   resumed = loop.check_resumable(workdir, experiment.config, experiment.autoencoder)
   if experiment.pretrained is not None and not resumed:
     experiment.pretrained.check()
-  # A network that cannot be built is told before the data are prepared.
+  # Refuses a network that cannot be built before the data are prepared.
   shapes = jax.eval_shape(
     experiment.init_fn, step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
   )

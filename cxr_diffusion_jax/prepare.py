@@ -1,51 +1,54 @@
-"""Turns a tree of X-rays into records, and fetches or makes what the tree lacks.
+"""Turns a tree of X-rays into records, and downloads or makes what it lacks.
 
   python -m cxr_diffusion_jax.prepare --config configs/elixr_c.py \
     --config.data.root=nih-cxr [--download nih,elixr] [--resize] [--embed elixr] \
     [--standin]
 
-A second call does nothing; an interrupted one goes on.
+A second call does nothing; an interrupted one resumes.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
-from cxr_diffusion_jax.cli import command
-from cxr_diffusion_jax.data import images
-from cxr_diffusion_jax.data.download import download
-from cxr_diffusion_jax.data.sources.nih import layout
-from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
-from cxr_diffusion_jax.encoders.elixr import model as elixr_model
-from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
-from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.cli import command, configs, flag_help
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size.")
-_DOWNLOAD = flags.DEFINE_list(
-  "download",
-  [],
-  "What to fetch into the root: nih, elixr, google-labels, google-nih-subset.",
-)
-_RESIZE = flags.DEFINE_bool(
-  "resize", False, "Make the folder {image_size}x{image_size} of the tree."
-)
-_STANDIN = flags.DEFINE_bool(
-  "standin", False, "Make the embeddings that the tree lacks with stand-in encoders."
-)
-_EMBED = flags.DEFINE_list(
-  "embed",
-  [],
-  "ELIXR embeddings to make with its SavedModels: elixr for those of the config's path,"
-  " or names such as elixrc, txt_emb.",
-)
-_ELIXR = flags.DEFINE_string(
-  "elixr_models", elixr_saved_model.HUB_ID, "Folder or hub id of ELIXR's SavedModels."
-)
-flags.mark_flags_as_required(["config"])
+with flag_help.group("Data"):
+  _CONFIG = configs.define()
+  _DOWNLOAD = flags.DEFINE_list(
+    "download",
+    [],
+    "What to download into the root: nih, elixr, google-labels, google-nih-subset.",
+  )
+  _RESIZE = flags.DEFINE_bool(
+    "resize", False, "Write resized copies to ROOT/{image_size}x{image_size}."
+  )
+with flag_help.group("Embeddings"):
+  _STANDIN = flags.DEFINE_bool(
+    "standin", False, "Make missing embeddings with small stand-in encoders."
+  )
+  _EMBED = flags.DEFINE_list(
+    "embed",
+    [],
+    "ELIXR embeddings to make with its SavedModels: 'elixr' for those that the config's"
+    " path reads, or names such as elixrc, txt_emb.",
+  )
+  _ELIXR = flags.DEFINE_string(
+    "elixr_models",
+    "",
+    "Folder or hub id of ELIXR's SavedModels; google/cxr-foundation if empty.",
+  )
 
 
 def main() -> None:
-  """Downloads, resizes, makes records and columns, and says what there is."""
+  """Downloads, resizes, and makes records and columns."""
+  from cxr_diffusion_jax.data import images
+  from cxr_diffusion_jax.data.download import download
+  from cxr_diffusion_jax.data.sources.nih import layout
+  from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
+  from cxr_diffusion_jax.encoders.elixr import model as elixr_model
+  from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
+  from cxr_diffusion_jax.run import dataset as dataset_lib
+  from cxr_diffusion_jax.run import recipe as experiment_lib
+
   config = _CONFIG.value
   if _STANDIN.value:
     config.data.standin = True
@@ -67,7 +70,7 @@ def main() -> None:
       settings,
       _EMBED.value,
       experiment.conditioner.needs,
-      elixr_model.load(_ELIXR.value),
+      elixr_model.load(_ELIXR.value or elixr_saved_model.HUB_ID),
       command.progress,
     )
   dataset = dataset_lib.prepare(
@@ -78,7 +81,7 @@ def main() -> None:
     progress=command.progress,
   )
   for split in ("train", "validation"):
-    # Refused here, where it can be mended, and not by training only.
+    # Refuses an empty split here, where the user can fix it.
     dataset.source(split)
   print(f"{dataset.summary()}; in {dataset.records.folder}")
 

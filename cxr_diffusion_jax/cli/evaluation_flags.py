@@ -1,4 +1,4 @@
-"""Flags that `evaluate` and `compare` share: what is generated, and who judges it.
+"""Flags that `evaluate` and `compare` share: images, and how they are judged.
 
 flags --define--> holders --options--> path_assessment.Options
 """
@@ -6,19 +6,22 @@ flags --define--> holders --options--> path_assessment.Options
 from collections.abc import Sequence
 import os
 import pathlib
+import typing
 
 from absl import flags
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.cli import command
-from cxr_diffusion_jax.evaluation import features, measurement
-from cxr_diffusion_jax.evaluation.comparison import path_assessment
+from cxr_diffusion_jax.cli import command, flag_help
+from cxr_diffusion_jax.evaluation import measurement
+
+if typing.TYPE_CHECKING:
+  from cxr_diffusion_jax.evaluation.comparison import path_assessment
 
 Holders = dict[str, flags.FlagHolder]
 
 ALL = "all"
 
-# Trains classifiers and needs embeddings: minutes more, and only where asked for.
+# They train classifiers or need embeddings, which takes minutes.
 SLOW = ("utility", "embeddings")
 
 # What `evaluate` and `compare` write to a folder.
@@ -33,7 +36,7 @@ _OUTPUTS = (
   "table.md",
 )
 
-# They are the flags of the main that asks for them.
+# They count as flags of the main that defines them.
 flags.disclaim_key_flags()
 
 
@@ -41,31 +44,59 @@ def define() -> Holders:
   """Defines the flags."""
   texts, number = flags.DEFINE_list, flags.DEFINE_integer
   quick = [name for name in measurement.SUBJECTS if name not in SLOW]
-  return {
-    "split": flags.DEFINE_string("split", "test", "Split of the conditions."),
-    "num": number("num", None, "Conditions; half of the split by default.", 1),
-    "seeds": texts("seeds", ["0"], "Sampling seeds."),
-    "features": texts("features", ["auto"], "Extractors, or auto: all at hand."),
-    "weights": texts("weights", [], "NAME=PATH of extractors' weights."),
-    "metrics": texts("metrics", quick, f"Of {', '.join(measurement.SUBJECTS)}; all."),
-    "sampler": flags.DEFINE_string("sampler", None, "The run's by default."),
-    "steps": number("steps", None, "Of the sampler; the run's by default.", 1),
-    "guidance": texts("guidance", None, "Scale; the run's by default."),
-    "sweep": texts("sweep", [], "Guidance scales that are compared as well."),
-    "sweep_num": number("sweep_num", 128, "Conditions at each of them.", 2),
-    "utility_num": number(
-      "utility_num", 0, "Synthetic training images; 0: as real.", 0
-    ),
-    "utility_steps": number("utility_steps", 300, "Updates of each classifier.", 2),
-    "utility_fractions": texts(
-      "utility_fractions", ["0.01", "0.1", "0.3", "1"], "Of the real training images."
-    ),
-    "reader_num": number("reader_num", 10, "Images a path for readers; 0: none.", 0),
-    "batch_size": number("batch_size", 32, "Images a call.", 1),
-    "checkpoint": number("checkpoint", None, "Step; the newest by default."),
-    "ema_length": flags.DEFINE_float("ema_length", None, "Of averages of snapshots."),
-    "elixr_models": flags.DEFINE_string("elixr_models", "", "SavedModels that judge."),
-  }
+  with flag_help.group("Images (generated with the run's own settings by default)"):
+    holders: Holders = {
+      "split": flags.DEFINE_string("split", "test", "Split to take conditions from."),
+      "num": number("num", None, "Number of conditions; half the split by default.", 1),
+      "seeds": texts("seeds", ["0"], "Seeds of the noise."),
+      "sampler": flags.DEFINE_string(
+        "sampler", None, "Such as euler, heun, dpm_solver_2m; a wrong name lists all."
+      ),
+      "steps": number("steps", None, "Steps of the sampler.", 1),
+      "guidance": texts("guidance", None, "Strength of the condition; 1 is plain."),
+      "batch_size": number("batch_size", 32, "Images generated at a time.", 1),
+      "checkpoint": number("checkpoint", None, "Step; the newest by default."),
+      "ema_length": flags.DEFINE_float(
+        "ema_length", None, "Length of the parameters' average, made of snapshots."
+      ),
+    }
+  with flag_help.group("Metrics"):
+    holders |= {
+      "metrics": texts(
+        "metrics", quick, f"Some of {', '.join(measurement.SUBJECTS)}; or all."
+      ),
+      "features": texts(
+        "features",
+        ["auto"],
+        "Feature extractors: probe, rad_dino, clip, elixr_c, inception, densenet; or"
+        " auto for all that are available.",
+      ),
+      "weights": texts("weights", [], "NAME=PATH of extractors' weights."),
+      "elixr_models": flags.DEFINE_string(
+        "elixr_models", "", "Folder or hub id of ELIXR's SavedModels, as a judge."
+      ),
+      "reader_num": number(
+        "reader_num", 10, "Images of each path for a reader study; 0 for none.", 0
+      ),
+    }
+  with flag_help.group("Sweep of guidance"):
+    holders |= {
+      "sweep": texts("sweep", [], "Guidance scales to compare."),
+      "sweep_num": number("sweep_num", 128, "Number of conditions at each scale.", 2),
+    }
+  with flag_help.group("Utility (classifiers trained on generated images)"):
+    holders |= {
+      "utility_num": number(
+        "utility_num", 0, "Generated training images; 0 for as many as real ones.", 0
+      ),
+      "utility_steps": number("utility_steps", 300, "Updates of each classifier.", 2),
+      "utility_fractions": texts(
+        "utility_fractions",
+        ["0.01", "0.1", "0.3", "1"],
+        "Fractions of the real training images.",
+      ),
+    }
+  return holders
 
 
 def output_folder(path: str | os.PathLike, *, adopt: bool = False) -> pathlib.Path:
@@ -80,11 +111,15 @@ def output_folder(path: str | os.PathLike, *, adopt: bool = False) -> pathlib.Pa
 
 
 def options(holders: Holders) -> path_assessment.Options:
+def options(holders: Holders) -> "path_assessment.Options":
   """Reads the flags.
 
   Raises:
-    errors.InputError: values that cannot be read.
+    errors.InputError: a value that cannot be read.
   """
+  from cxr_diffusion_jax.evaluation import features
+  from cxr_diffusion_jax.evaluation.comparison import path_assessment
+
   given = {name: holder.value for name, holder in holders.items()}
   known = (features.AUTO, *features.NAMES)
   unknown = [name for name in given["features"] if name not in known]

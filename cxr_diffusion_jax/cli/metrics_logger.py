@@ -1,29 +1,35 @@
-"""Where a run's scalars and pictures go: CLU's writer, opened late and closed always.
+"""Where the scalars and pictures of a run go: TensorBoard's events and the terminal.
 
-train --write_scalars, write_images--> TensorBoard's events in WORKDIR, and the log
+train --write_scalars, write_images--> events in WORKDIR;  step 50/100  loss 1.63 ...
 """
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
-import jax
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.cli import terminal
+
+if TYPE_CHECKING:
+  from clu import metric_writers
+
+  from cxr_diffusion_jax import types
 
 
-def list_parameters(workdir: pathlib.Path, name: str, shapes: types.Params) -> None:
-  """Writes WORKDIR/parameters.txt and logs how many there are.
+def list_parameters(workdir: pathlib.Path, name: str, shapes: "types.Params") -> None:
+  """Writes WORKDIR/parameters.txt and logs their number.
 
   Args:
     workdir: of the run.
     name: of the network, for the log.
     shapes: of its parameters.
   """
-  # Imports tensorflow, which takes seconds: not before wrong input had its say.
+  # It imports tensorflow, which takes seconds.
   from clu import parameter_overview
+  import jax
 
   overview = parameter_overview.get_parameter_overview(shapes, include_stats=False)
   if jax.process_index() == 0:
@@ -38,18 +44,53 @@ def list_parameters(workdir: pathlib.Path, name: str, shapes: types.Params) -> N
 def write_scalars(
   workdir: pathlib.Path, step: int, scalars: Mapping[str, float]
 ) -> None:
-  """Adds scalars to the events of a run that is over.
-
-  Args:
-    workdir: of the run.
-    step: of its checkpoint.
-    scalars: tag -> value.
-  """
+  """Adds scalars, by their tags, to the events of a finished run."""
   from clu import metric_writers
 
   writer = metric_writers.SummaryWriter(str(workdir))
   with contextlib.closing(writer):
     writer.write_scalars(step, scalars)
+
+
+class TerminalWriter:
+  """Shows scalars as one line a report; has the part of a CLU writer that runs use.
+
+  Args:
+    num_steps: of the run.
+  """
+
+  def __init__(self, num_steps: int):
+    self._num_steps = num_steps
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Updates the step line, or writes the losses of a validation."""
+    head = f"step {step:,}/{self._num_steps:,}"
+    if "train/loss" in scalars:
+      parts = [head, f"loss {scalars['train/loss']:.4g}"]
+      rate = scalars.get("train/images_per_second", 0.0)
+      if rate > 0:
+        per_step = scalars["train/examples"] / step
+        parts.append(f"{rate:,.3g} img/s")
+        remaining = (self._num_steps - step) * per_step / rate
+        parts.append(f"ETA {terminal.duration(remaining)}")
+      last = step >= self._num_steps
+      terminal.TERMINAL.update("  ".join(parts), last=last)
+    elif "validation/loss" in scalars:
+      terminal.TERMINAL.write(
+        f"{head}  validation loss {scalars['validation/loss']:.4g}"
+      )
+
+  def write_images(self, *_: object) -> None:
+    """Shows nothing: the code that saves a picture logs its place."""
+
+  def write_hparams(self, *_: object) -> None:
+    """Shows nothing: config.json has them."""
+
+  def flush(self) -> None:
+    """Has nothing to flush."""
+
+  def close(self) -> None:
+    """Has nothing to close."""
 
 
 @contextlib.contextmanager
@@ -59,44 +100,41 @@ def opened(
   *,
   num_steps: int,
   profile_steps: int,
-) -> Iterator[tuple[Any, list[Callable[[int], None]]]]:
+) -> "Iterator[tuple[metric_writers.MetricWriter, list[Callable[[int], None]]]]":
   """Opens the writer of a run, and closes it whatever happens.
-
-  What it was told before explains an error.
 
   Args:
     workdir: of the run.
     config: flat, written as hyperparameters.
-    num_steps: of the run, for the time to go.
+    num_steps: of the run, for the remaining time.
     profile_steps: see `TrainSettings`.
 
   Yields:
-    The writer, and what is to be called after each step with its number.
+    The writer, and functions to call after each step with its number.
 
   Raises:
     errors.InputError: events could not be written.
   """
   from clu import asynclib, metric_writers, periodic_actions
+  import jax
 
-  writer = metric_writers.create_default_writer(
-    workdir, just_logging=jax.process_index() > 0
-  )
-  actions = [
-    periodic_actions.ReportProgress(
-      num_train_steps=num_steps, writer=writer, every_secs=20
-    )
-  ]
+  writers: list[Any] = []
+  if jax.process_index() == 0:
+    events = metric_writers.SummaryWriter(str(workdir))
+    writers = [TerminalWriter(num_steps), metric_writers.AsyncWriter(events)]
+  writer = metric_writers.MultiWriter(writers)
+  actions: list[Callable[[int], None]] = []
   if profile_steps:
     actions.append(
       periodic_actions.Profile(logdir=str(workdir), num_profile_steps=profile_steps)
     )
   try:
     with contextlib.closing(writer):
-      writer.write_hparams(config)
+      writer.write_hparams(dict(config))
       yield writer, actions
   except asynclib.AsyncError as error:
     if isinstance(error.__context__, errors.InputError):
-      # Closing failed too; what came first is what is told.
+      # Closing failed too; the first error explains it.
       raise error.__context__ from error
     raise errors.InputError(
       f"TensorBoard's events could not be written to {workdir}"

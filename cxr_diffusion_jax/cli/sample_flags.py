@@ -1,46 +1,56 @@
-"""Flags of `sample` that come in groups: conditions, and images to make others from.
+"""Flags of `sample` in groups: conditions, and images to start from.
 
-flags --conditions, image_to_image--> holders --request, asked--> what is asked for
+flags --conditions, image_to_image--> holders --request, asked--> typed requests
 
-They are defined by functions, so that each call of the main has its own.
+Functions define them, so that each call of the main has its own.
 """
+
+import typing
 
 from absl import flags
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
-from cxr_diffusion_jax.sampling import request as request_lib
+from cxr_diffusion_jax.cli import flag_help
+
+if typing.TYPE_CHECKING:
+  from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
+  from cxr_diffusion_jax.sampling import request as request_lib
 
 Holders = dict[str, flags.FlagHolder]
 
-# They are the flags of the main that asks for them.
+# They count as flags of the main that defines them.
 flags.disclaim_key_flags()
 
 
 def conditions() -> Holders:
-  """Defines the flags that say what to generate."""
+  """Defines the flags of the conditions to generate from."""
   text, texts = flags.DEFINE_string, flags.DEFINE_multi_string
-  return {
-    "split": text("split", "test", "Split that conditions are taken from."),
-    "image_ids": flags.DEFINE_list("image_ids", [], "Images to take conditions from."),
-    "prompt": texts("prompt", [], "A text; may be repeated."),
-    "prompt_file": text("prompt_file", "", "A text file, one prompt a line."),
-    "findings": texts("findings", [], "Such as Effusion,Cardiomegaly."),
-    "age": flags.DEFINE_float("age", None, "Years.", 0, 120),
-    "sex": flags.DEFINE_enum("sex", "", ["", "F", "M"], "Of the patient."),
-    "view": flags.DEFINE_enum("view", "", ["", "PA", "AP"], "Of the X-ray."),
-    "reference": texts("reference", [], "A PNG, JPEG or DICOM file."),
-    "negative_prompt": text("negative_prompt", "", "What to lead away from."),
-    "unconditional": flags.DEFINE_bool("unconditional", False, "With no condition."),
-  }
+  with flag_help.group("Conditions (by default those of images of the test split)"):
+    return {
+      "prompt": texts("prompt", [], "A prompt, such as 'large left effusion'."),
+      "prompt_file": text("prompt_file", "", "A text file with one prompt a line."),
+      "findings": texts("findings", [], "Such as Effusion,Cardiomegaly."),
+      "age": flags.DEFINE_float("age", None, "Age of the patient in years.", 0, 120),
+      "sex": flags.DEFINE_enum("sex", "", ["", "F", "M"], "Sex of the patient."),
+      "view": flags.DEFINE_enum("view", "", ["", "PA", "AP"], "View of the X-ray."),
+      "reference": texts("reference", [], "An X-ray: PNG, JPEG or DICOM file."),
+      "image_ids": flags.DEFINE_list(
+        "image_ids", [], "Images of the dataset to take conditions from."
+      ),
+      "split": text("split", "test", "Split to take images from."),
+      "negative_prompt": text("negative_prompt", "", "A prompt to guide away from."),
+      "unconditional": flags.DEFINE_bool("unconditional", False, "Use no condition."),
+    }
 
 
-def request(holders: Holders) -> request_lib.Request:
+def request(holders: Holders) -> "request_lib.Request":
   """Reads the flags of `conditions`.
 
   Raises:
     errors.InputError: a file of prompts that cannot be read.
   """
+  from cxr_diffusion_jax.sampling import request as request_lib
+
   given = {name: holder.value for name, holder in holders.items()}
   prompts = list(given["prompt"])
   if given["prompt_file"]:
@@ -60,34 +70,48 @@ def request(holders: Holders) -> request_lib.Request:
 
 
 def image_to_image() -> Holders:
-  """Defines the flags of images to make others from."""
+  """Defines the flags of images to start from."""
   texts = flags.DEFINE_multi_string
-  return {
-    "init": texts("init", [], "Make images from this one: a file, or an image's id."),
-    "mask": texts("mask", [], "Of --init: white is made anew, black stays."),
-    "strength": flags.DEFINE_float(
-      "strength", None, "How far from --init, in (0, 1]; 0.6, or 1 with --mask."
-    ),
-    "invert": flags.DEFINE_bool(
-      "invert", False, "Find the noise of --init first: the same chest, but for"
-      " what is asked for.",
-    ),
-    "invert_repeats": flags.DEFINE_integer(
-      "invert_repeats", 1, "Evaluations for each step of --invert."
-    ),
-  }  # fmt: skip
+  with flag_help.group("Editing"):
+    return {
+      "init": texts("init", [], "Image to start from: a file, or an image id."),
+      "mask": texts("mask", [], "Mask of --init: white is generated, black is kept."),
+      "strength": flags.DEFINE_float(
+        "strength", None, "How far from --init, in (0, 1]; 0.6, or 1 with --mask."
+      ),
+      "invert": flags.DEFINE_bool(
+        "invert",
+        False,
+        "Compute the noise of --init first: the same chest, except for the condition.",
+      ),
+      "invert_repeats": flags.DEFINE_integer(
+        "invert_repeats", 1, "Evaluations for each step of --invert."
+      ),
+    }
 
 
-def asked(holders: Holders, others: list[str]) -> inits_lib.Asked | None:
+def elixr_models() -> flags.FlagHolder:
+  """Defines the flag of ELIXR's SavedModels."""
+  with flag_help.group("Encoders"):
+    return flags.DEFINE_string(
+      "elixr_models",
+      "google/cxr-foundation",
+      "Folder or hub id of ELIXR's SavedModels, for prompts and references.",
+    )
+
+
+def asked(holders: Holders, others: list[str]) -> "inits_lib.Asked | None":
   """Reads the flags of `image_to_image`; None where they are not given.
 
   Args:
     holders: of the flags.
-    others: flags that were given and say what else to make.
+    others: given flags that exclude these.
 
   Raises:
     errors.InputError: they do not go together, or are out of range.
   """
+  from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
+
   given = {name: holder.value for name, holder in holders.items()}
   if not given["init"]:
     alone = [name for name, holder in holders.items() if holder.value != holder.default]

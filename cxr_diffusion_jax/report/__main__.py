@@ -5,15 +5,16 @@ python -m cxr_diffusion_jax.report --workdir runs/elixr_c
 
 from absl import flags
 
-from cxr_diffusion_jax.cli import command
-from cxr_diffusion_jax.report import run_page
+from cxr_diffusion_jax.cli import command, flag_help
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-flags.mark_flags_as_required(["workdir"])
+with flag_help.group("Run"):
+  _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 
 
 def main() -> None:
   """Writes WORKDIR/report.html and report.png and prints their paths."""
+  from cxr_diffusion_jax.report import run_page
+
   page = run_page.write(_WORKDIR.value)
   print(f"report: {page} (and {page.with_suffix('.png').name})")
 

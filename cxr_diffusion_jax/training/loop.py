@@ -126,6 +126,7 @@ def train(
         meter.check_finite()
         entry = {**run, "history": dataclasses.asdict(history)}
         checkpoints.save(manager, state, entry, loss)
+        logging.info("saving checkpoints/%d", int(state.step))
 
       state, reason = _steps(
         experiment,
@@ -272,5 +273,5 @@ def _start(
   compatibility.check_config(saved["config"], run["config"])
   compatibility.check_data(saved["data"], run["data"])
   state, saved = checkpoints.restore(manager, programs.like())
-  logging.info("going on from the checkpoint of step %d", step)
+  logging.info("resuming from checkpoints/%d", step)
   return state, History(**saved["history"])

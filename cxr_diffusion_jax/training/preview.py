@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -58,7 +59,9 @@ def make_show(
       column_labels=names,
       title=f"step {step}, guidance {experiment.sample.guidance_text}, {dataset.kind}",
     )
-    pictures.save(picture, workdir / "samples" / f"step_{step:07d}.png")
+    path = workdir / "samples" / f"step_{step:07d}.png"
+    pictures.save(picture, path)
+    logging.info("saved %s", path)
     writer.write_images(step, {"samples": np.asarray(picture)[None, :, :, None]})
 
   return show

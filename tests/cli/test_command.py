@@ -1,83 +1,16 @@
-"""What a person at the terminal sees: one line of progress, one line of refusal."""
+"""Commands: exit codes, arguments, output folders."""
 
 from collections.abc import Callable
 import contextlib
 import io
 import pathlib
 import sys
-import types as python_types
 
 from absl import flags
 import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import command
-
-
-class Terminal(io.StringIO):
-  """A stderr; a terminal or not."""
-
-  def __init__(self, tty: bool):
-    super().__init__()
-    self._tty = tty
-
-  def isatty(self) -> bool:
-    return self._tty
-
-
-@pytest.fixture
-def clock(monkeypatch):
-  """Seconds that a test sets: `clock[0] = 5.0`."""
-  now = [100.0]
-  monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
-  return now
-
-
-@pytest.fixture(params=[True, False], ids=["terminal", "file"])
-def stderr(request, monkeypatch) -> Terminal:
-  screen = Terminal(request.param)
-  # Not `sys.stderr` itself, which pytest sets again when the test begins.
-  monkeypatch.setattr(command, "sys", python_types.SimpleNamespace(stderr=screen))
-  return screen
-
-
-def test_progress_ends_with_a_full_line(stderr, clock):
-  for done in range(1, 11):
-    clock[0] += 1.0
-    command.progress("images", done, 10)
-  text = stderr.getvalue()
-  assert text.endswith("\n")
-  assert "images: 10 of 10" in text
-  assert ("\r" in text) == stderr.isatty()
-  lines = text.replace("\r", "\n").strip().splitlines()
-  assert len(lines) == (10 if stderr.isatty() else 2)
-
-
-def test_progress_counts_only_what_was_done_now(stderr, clock):
-  """Work of an earlier, interrupted call is no work of this second."""
-  command.progress("resumed", 1000, 2000)
-  clock[0] += 10.0
-  command.progress("resumed", 1100, 2000)
-  last = stderr.getvalue().replace("\r", "\n").strip().splitlines()[-1]
-  assert "1,100 of 2,000, 10.0/s, 90 s to go" in last
-  command.progress("resumed", 2000, 2000)
-
-
-def test_what_stands_behind_a_comma_is_the_same_work(stderr, clock):
-  command.progress("training, loss 2.0", 0, 100)
-  clock[0] += 20.0
-  command.progress("training, loss 1.0", 50, 100)
-  assert "training, loss 1.0: 50 of 100, 2.5/s, 20 s to go" in stderr.getvalue()
-  command.progress("training, loss 1.0", 100, 100)
-
-
-def test_work_of_unknown_size_is_counted(stderr, clock):
-  # Such work never ends for `progress`, so each of these has a name of its own.
-  label = f"bytes on a terminal {stderr.isatty()}"
-  command.progress(label, 0, 0)
-  clock[0] += 20.0
-  command.progress(label, 4000, 0)
-  assert f"{label}: 4,000, 200.0/s" in stderr.getvalue()
 
 
 def test_a_folder_is_made_and_left_empty(tmp_path):
@@ -114,7 +47,6 @@ def test_exit_codes(raised, code, told, monkeypatch, capsys):
     raise raised
 
   monkeypatch.setattr(sys, "argv", ["main"])
-  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
   with pytest.raises(SystemExit) as stop:
     command.run(main)
   assert stop.value.code == code
@@ -128,14 +60,12 @@ def test_a_defect_is_not_taken_for_wrong_input(raised, monkeypatch):
     raise raised
 
   monkeypatch.setattr(sys, "argv", ["main"])
-  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
   with pytest.raises(type(raised)):
     command.run(main)
 
 
 def test_a_main_that_ends_well_exits_0(monkeypatch):
   monkeypatch.setattr(sys, "argv", ["main"])
-  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
   called = []
   with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()):
     command.run(lambda: called.append(1))
@@ -148,7 +78,6 @@ def started(monkeypatch) -> Callable[..., tuple[list[str], int, object]]:
 
   Returns the arguments that it got, the flag `count`, and the exit code.
   """
-  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
   count = flags.DEFINE_integer("count_of_test_command", 1, "For a test.")
 
   def run(*arguments: str) -> tuple[list[str], int, object]:
@@ -189,7 +118,7 @@ def test_other_mains_take_no_argument(monkeypatch, capsys):
   with pytest.raises(SystemExit) as stop:
     command.run(lambda: called.append(1))
   assert (stop.value.code, called) == (2, [])
-  assert "unknown argument 'stray'; fix: flags are written" in capsys.readouterr().err
+  assert "unknown argument 'stray'; fix: write flags as" in capsys.readouterr().err
 
 
 def test_numbers_of_a_flag():

@@ -1,0 +1,92 @@
+"""The keys of a config with their values and meaning.
+
+config --> the class that each section builds --> its docstring --> meaning of a key
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import inspect
+import re
+from typing import Any
+
+import ml_collections
+
+from cxr_diffusion_jax.cli import flag_help
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data import settings as data_settings
+from cxr_diffusion_jax.diffusion import loss, preconditioning, schedule, time_sampler
+from cxr_diffusion_jax.extras.autoencoder import settings as autoencoder_settings
+from cxr_diffusion_jax.models import codec, kl_codec
+from cxr_diffusion_jax.parallel import mesh
+from cxr_diffusion_jax.run import model_section, sample_section
+from cxr_diffusion_jax.training import alignment, optimizer, train_settings
+
+# Keys that choose a class, or that are read together with other sections.
+_COMMON = {
+  "seed": "Seed of everything random.",
+  "name": "Which one; a wrong name lists all.",
+  "drop_rate": "Probability that training drops the condition; one number, or one a"
+  " stream.",
+  "dtype": "Type of activations: auto, bfloat16, float16 or float32.",
+  "pretrained": "Folder or hub id of weights to start from; empty for none.",
+  "prediction": "What the network predicts: epsilon, v, x0 or velocity.",
+  "folder": "Folder or hub id of the autoencoder.",
+}
+
+
+def text(config: ml_collections.ConfigDict) -> str:
+  """Returns one entry a key."""
+  lines = ["Keys of this config; --config.KEY=VALUE changes one.", ""]
+  for prefix, section in _sections("", config):
+    described = _meanings(prefix, section)
+    if prefix:
+      lines += ["", f"{prefix}:"]
+    for key, value in section.items():
+      if not isinstance(value, ml_collections.ConfigDict):
+        shown = f"{prefix}.{key}".lstrip(".") + f"={value!r}"
+        meaning = described.get(key) or _COMMON.get(key, "")
+        lines.append(flag_help.entry(shown, meaning[:1].upper() + meaning[1:]))
+  return "\n".join(lines)
+
+
+def meanings(constructor: Callable[..., object]) -> dict[str, str]:
+  """Returns what a docstring says about each argument or attribute."""
+  doc = inspect.getdoc(constructor) or ""
+  block = re.search(r"^(?:Args|Attributes):\n((?:(?:  .*)?\n)*(?:  .*)?)", doc, re.M)
+  listed = block[1] if block else ""
+  entries = re.findall(r"^  (\w+): ((?:.|\n(?!  \w))*)", listed, re.M)
+  return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _sections(
+  prefix: str, section: ml_collections.ConfigDict
+) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+  yield prefix, section
+  for key, value in section.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _sections(f"{prefix}.{key}".lstrip("."), value)
+
+
+def _meanings(prefix: str, section: Mapping[str, Any]) -> dict[str, str]:
+  named: dict[str, Callable[[str], Callable[..., object]]] = {
+    "conditioning": conditioning.load,
+    "diffusion.preconditioning": preconditioning.load,
+    "diffusion.schedule": schedule.load,
+    "diffusion.time_sampler": time_sampler.load,
+    "diffusion.weighting": loss.load,
+    "model": model_section.MODELS.__getitem__,
+    "codec": {"pixel": codec.Pixel, "haar": codec.Haar, "kl": kl_codec.Kl}.__getitem__,
+  }
+  fixed: dict[str, Callable[..., object]] = {
+    "data": data_settings.DataSettings,
+    "optimizer": optimizer.OptimizerSettings,
+    "parallel": mesh.make_mesh,
+    "repa": alignment.RepaSettings,
+    "sample": sample_section.SampleSettings,
+    "train": train_settings.TrainSettings,
+    # Of an autoencoder.
+    "discriminator": autoencoder_settings.DiscriminatorSettings,
+    "loss": autoencoder_settings.LossSettings,
+  }
+  if prefix in named and "name" in section:
+    return meanings(named[prefix](section["name"]))
+  return meanings(fixed[prefix]) if prefix in fixed else {}

@@ -1,0 +1,69 @@
+"""The flag --config: a file, or the bare name of a config of this project.
+
+--config elixr_c:tiny --resolve_flag--> configs/elixr_c.py:tiny --> ConfigDict
+"""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from cxr_diffusion_jax import errors, naming
+
+# Beside the package, in a checkout as in an installed copy.
+FOLDER = pathlib.Path(__file__).parents[2] / "configs"
+
+# What other configs are made of; they are not run themselves.
+_SHARED = ("default", "networks")
+
+
+def define() -> flags.FlagHolder:
+  """Defines --config, which is required."""
+  holder = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "A config by name or file, with its size and recipe: elixr_c,"
+    " configs/elixr_c.py:tiny, phantom:clip_text. --config.KEY=VALUE changes a key;"
+    " --config FILE --help lists the keys.",
+  )
+  flags.mark_flag_as_required("config")
+  return holder
+
+
+def names() -> list[str]:
+  """Returns the names of this project's configs."""
+  return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in _SHARED)
+
+
+def resolve_flag(argv: list[str]) -> list[str]:
+  """Returns the arguments with the value of --config as a file that exists.
+
+  Raises:
+    errors.InputError: there is no such config.
+  """
+  argv = list(argv)
+  for place, text in enumerate(argv):
+    name, equals, value = text.partition("=")
+    if text == "--":
+      break
+    if name not in ("--config", "-config"):
+      continue
+    if equals:
+      argv[place] = f"--config={_resolve(value)}"
+    elif place + 1 < len(argv):
+      argv[place + 1] = _resolve(argv[place + 1])
+  return argv
+
+
+def _resolve(value: str) -> str:
+  given, colon, choice = value.partition(":")
+  path = pathlib.Path(given)
+  bare = path.suffix == "" and len(path.parts) == 1
+  for candidate in (path, FOLDER / (f"{given}.py" if bare else path.name)):
+    if candidate.is_file():
+      return f"{candidate}{colon}{choice}"
+  raise errors.InputError(
+    f"no config {given}",
+    f"a file, or one of {', '.join(names())}",
+    naming.nearest(path.stem, names()),
+  )
