@@ -28,7 +28,7 @@ if typing.TYPE_CHECKING:
 with flag_help.group("Run"):
   _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   _OUT = flags.DEFINE_string(
-    "out", "", "Folder to write; a new one in WORKDIR/generated if empty."
+    "out", "", "Folder to write; a new one in WORKDIR if empty."
   )
   _STEP = flags.DEFINE_integer(
     "checkpoint", None, "Step of the checkpoint; the newest by default."

@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from cxr_diffusion_jax import naming
 from cxr_diffusion_jax.cli import flag_help
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import settings as data_settings
@@ -73,7 +74,7 @@ def _meanings(prefix: str, section: Mapping[str, Any]) -> dict[str, str]:
     "diffusion.schedule": schedule.load,
     "diffusion.time_sampler": time_sampler.load,
     "diffusion.weighting": loss.load,
-    "model": model_section.MODELS.__getitem__,
+    "model": lambda name: naming.load("model", model_section.NETWORKS, name).NETWORK,
     "codec": {"pixel": codec.Pixel, "haar": codec.Haar, "kl": kl_codec.Kl}.__getitem__,
   }
   fixed: dict[str, Callable[..., object]] = {

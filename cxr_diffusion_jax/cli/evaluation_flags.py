@@ -110,7 +110,6 @@ def output_folder(path: str | os.PathLike, *, adopt: bool = False) -> pathlib.Pa
   return folder
 
 
-def options(holders: Holders) -> path_assessment.Options:
 def options(holders: Holders) -> "path_assessment.Options":
   """Reads the flags.
 

@@ -71,7 +71,7 @@ def checkpoints(workdir: pathlib.Path) -> tuple[list[int], list[str]]:
 
 
 def live(workdir: pathlib.Path, flags: list[str], log: pathlib.Path, plan: Plan) -> str:
-  """Starts a run and kills it as planned; returns what was going on then."""
+  """Starts a run and kills it as planned; returns what it was doing then."""
   process = start(workdir, flags, log)
   begun = time.monotonic()
   before, torn = checkpoints(workdir)
@@ -111,7 +111,7 @@ def finish(workdir: pathlib.Path, flags: list[str], log: pathlib.Path) -> float:
 
 def gone_on_from(log: pathlib.Path) -> int | None:
   """The step that a life says it goes on from; None if it never came so far."""
-  found = re.search(r"going on from the checkpoint of step (\d+)", log.read_text())
+  found = re.search(r"resuming from checkpoints/(\d+)", log.read_text())
   return int(found[1]) if found else None
 
 
