@@ -21,7 +21,7 @@ with flag_help.group("Config"):
 def main(sizes: list[str]) -> None:
   """Builds each size's denoiser from shapes alone, counts it and prints a line."""
   from cxr_diffusion_jax.extras import cost as cost_lib
-  from cxr_diffusion_jax.run import recipe as experiment_lib
+  from cxr_diffusion_jax.training import experiment as experiment_lib
 
   flag = flags.FLAGS["config"]
   path, _, first = config_flags.get_config_filename(flag).partition(":")

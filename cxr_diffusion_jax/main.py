@@ -30,9 +30,9 @@ def main() -> None:
   from cxr_diffusion_jax.parallel import distributed
   from cxr_diffusion_jax.run import compatibility
   from cxr_diffusion_jax.run import dataset as dataset_lib
-  from cxr_diffusion_jax.run import recipe as experiment_lib
+  from cxr_diffusion_jax.run import denoiser as denoiser_lib
+  from cxr_diffusion_jax.training import experiment as experiment_lib
   from cxr_diffusion_jax.training import loop, preview
-  from cxr_diffusion_jax.training import step as step_lib
 
   terminal.announce_compiling()
   distributed.initialize(_DISTRIBUTED.value)
@@ -43,11 +43,12 @@ def main() -> None:
     experiment.pretrained.check()
   # Refuses a network that cannot be built before the data are prepared.
   shapes = jax.eval_shape(
-    experiment.init_fn, step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
+    experiment.recipe.init_fn,
+    denoiser_lib.stream_key(experiment.seed, denoiser_lib.INIT_STREAM),
   )
   dataset = dataset_lib.prepare(
     experiment.data,
-    experiment.conditioner.needs,
+    experiment.recipe.conditioner.needs,
     targets=experiment.targets,
     autoencoder=experiment.autoencoder,
     progress=command.progress,

@@ -47,7 +47,7 @@ def main() -> None:
   from cxr_diffusion_jax.encoders.elixr import model as elixr_model
   from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
   from cxr_diffusion_jax.run import dataset as dataset_lib
-  from cxr_diffusion_jax.run import recipe as experiment_lib
+  from cxr_diffusion_jax.training import experiment as experiment_lib
 
   config = _CONFIG.value
   if _STANDIN.value:
@@ -69,13 +69,13 @@ def main() -> None:
     elixr_columns.embed(
       settings,
       _EMBED.value,
-      experiment.conditioner.needs,
+      experiment.recipe.conditioner.needs,
       elixr_model.load(_ELIXR.value or elixr_saved_model.HUB_ID),
       command.progress,
     )
   dataset = dataset_lib.prepare(
     settings,
-    experiment.conditioner.needs,
+    experiment.recipe.conditioner.needs,
     targets=experiment.targets,
     autoencoder=experiment.autoencoder,
     progress=command.progress,

@@ -85,6 +85,7 @@ _ELIXR = sample_flags.elixr_models()
 def main(arguments: list[str]) -> None:
   """Reads the run, generates, and prints where the images are."""
   from cxr_diffusion_jax import artifacts, pictures
+  from cxr_diffusion_jax.run import run as run_lib
   from cxr_diffusion_jax.sampling import conditions as conditions_lib
   from cxr_diffusion_jax.sampling import editing, sweeps
   from cxr_diffusion_jax.sampling import files as sample_files
@@ -100,9 +101,9 @@ def main(arguments: list[str]) -> None:
   edit = sample_flags.asked(_EDIT, other)
   workdir = pathlib.Path(_WORKDIR.value)
   which = {"checkpoint_step": _STEP.value, "ema_length": _LENGTH.value}
-  run = sampling.open_run(workdir, **which)
+  run = run_lib.open_run(workdir, **which)
   desk = conditions_lib.Desk(
-    settings=run.experiment.data, dataset=run.dataset, elixr_models=_ELIXR.value
+    settings=run.data, dataset=run.dataset, elixr_models=_ELIXR.value
   )
   topic = request_lib.topic(request, grid=axes, interpolate=ends, edit=edit)
   out = _OUT.value or sample_files.new_name(workdir, topic)

@@ -9,7 +9,8 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.run import recipe as recipe_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 # Parameters of a denoiser, in millions: at least, at most.
 PARAMETERS = {
@@ -59,15 +60,15 @@ def test_a_config_builds_and_has_the_size_it_says(name, size):
   config = _load(name).get_config(f"elixr_c,{size}" if name == "phantom" else size)
   experiment = experiment_lib.build(config)
   # Shapes alone: nothing of this is allocated.
-  shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
+  shapes = jax.eval_shape(experiment.recipe.init_fn, jax.random.key(0))
   millions = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
   low, high = PARAMETERS[size]
   assert low <= millions <= high
-  codec = experiment.make_codec({})
-  assert codec.latent_shape(config.data.image_size) == experiment.latent_shape
+  codec = experiment.recipe.make_codec({})
+  assert codec.latent_shape(config.data.image_size) == experiment.recipe.latent_shape
   path = "elixr_c" if name == "phantom" else name
   assert config.conditioning.name == path
-  assert bool(experiment.conditioner.needs.columns) == (path != "findings")
+  assert bool(experiment.recipe.conditioner.needs.columns) == (path != "findings")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -112,7 +113,7 @@ def test_a_config_has_no_key_that_nothing_reads(name):
   size = "elixr_c,tiny" if name == "phantom" else "tiny"
   config = _load(name).get_config(size)
   sections = [key for key, value in config.items() if hasattr(value, "items")]
-  assert sorted(sections) == sorted(experiment_lib.SECTIONS)
+  assert sorted(sections) == sorted(recipe_lib.SECTIONS)
   for section in sections:
     spoilt = _load(name).get_config(size).to_dict()
     spoilt[section]["nonsense"] = 1
@@ -126,7 +127,7 @@ def test_a_config_has_no_key_that_nothing_reads(name):
 )
 def test_latents_take_the_place_of_wavelets_at_every_size(size, latent):
   waves, config = (_load("elixr_c").get_config(one) for one in (size, f"kl_{size}"))
-  assert experiment_lib.build(config).latent_shape == latent
+  assert experiment_lib.build(config).recipe.latent_shape == latent
   assert config.codec.name == "kl"
   sections = {name for name in config if config[name] != waves[name]}
   # Attention is at the same sides, which are at other levels then.

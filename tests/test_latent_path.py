@@ -13,6 +13,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions, request
 from cxr_diffusion_jax.sampling import sample as sampling
 
@@ -54,15 +55,15 @@ def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
   trained = run_main("main", *flags(workdir))
   assert trained.code == 0, trained.err
   assert "latents" not in trained.err
-  _, described = run_files.read(workdir)
-  std = described["statistics"]["latent"]["std"]
-  run = sampling.open_run(workdir)
-  assert run.objective.codec.scaling_factor == 1 / std
+  _, card = run_files.read(workdir)
+  std = card.statistics["latent"]["std"]
+  run = run_lib.open_run(workdir)
+  assert run.recipe.denoiser.codec.scaling_factor == 1 / std
   told = json.loads((workdir / "reconstruction.json").read_text())
   assert told["split"] == "test"
   assert not told["exact"]
   assert np.isfinite(told["psnr"])
-  desk = conditions.Desk(settings=run.experiment.data, dataset=run.dataset)
+  desk = conditions.Desk(settings=run.data, dataset=run.dataset)
   asked = desk.make(request.Request(findings=("Effusion",)), 1)
   images = sampling.sample(run, asked, num=2).images
   assert images.shape == (2, 32, 32, 1)
@@ -78,7 +79,7 @@ def test_it_goes_on_bit_for_bit_wherever_the_autoencoder_is(
   result = run_main("main", *flags(parts, codec__folder=copy))
   assert result.code == 0, result.err
   assert "finished at step 4" in result.out
-  runs = [sampling.open_run(one) for one in (workdir, parts)]
+  runs = [run_lib.open_run(one) for one in (workdir, parts)]
   for one, other in zip(
     *(jax.tree.leaves(run.ema_params) for run in runs), strict=True
   ):
@@ -94,7 +95,7 @@ def test_another_autoencoder_in_its_place_is_refused(
     make_autoencoder(made, seed=1)
     complaint = run_main("main", *flags(workdir, train__num_steps=5)).complaint
     with pytest.raises(errors.InputError) as caught:
-      sampling.open_run(workdir)
+      run_lib.open_run(workdir)
   finally:
     shutil.rmtree(made)
     shutil.move(moved, made)

@@ -48,14 +48,7 @@ PENDING = {
   "data/download/google_subset.py imports encoders",
   "data/settings.py imports extras",
   "encoders/opening.py imports run",
-  "run/checkpoints.py imports training",
   "run/dataset.py imports extras",
-  "run/recipe.py imports sampling",
-  "run/recipe.py imports training",
-  "run/snapshots.py imports training",
-  "sampling/generate.py imports training",
-  "sampling/image_to_image.py imports training",
-  "sampling/sample.py imports training",
   "training/preview.py imports sampling",
 }
 

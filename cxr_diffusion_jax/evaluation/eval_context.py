@@ -27,7 +27,7 @@ from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.judges import probe
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import privacy_reference
-from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.run import run as run_lib
 
 # For figures that one extractor is enough for: closest to chest X-rays first.
 PREFERRED = ("rad_dino", "elixr_c", "densenet", "clip", "inception", "probe")
@@ -97,7 +97,7 @@ class Bench:
 
 
 def of_runs(
-  runs: Sequence[sampling.Run],
+  runs: Sequence[run_lib.Run],
   *,
   split: str = "test",
   num: int | None = None,
@@ -120,7 +120,7 @@ def of_runs(
   Raises:
     errors.InputError: no such split, too few images, or features that are not there.
   """
-  first, settings = runs[0].dataset, runs[0].experiment.data
+  first, settings = runs[0].dataset, runs[0].data
   records = first.records
   whole, sets = _select(runs, split, num)
   judge = train_judge(records, progress)
@@ -160,7 +160,7 @@ def of_runs(
 
 
 def _select(
-  runs: Sequence[sampling.Run], split: str, num: int | None
+  runs: Sequence[run_lib.Run], split: str, num: int | None
 ) -> tuple[ImageSet, dict[str, ImageSet]]:
   """The whole split; and its conditions and reference, and the training images."""
   records = runs[0].dataset.records

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax.run import model_section
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,14 @@ def of_experiment(experiment: experiment_lib.Experiment) -> Cost:
   What attention makes anew for its gradient (on CPUs, from 256 queries on) counts for
   training, as it is run.
   """
-  streams = experiment.conditioner.streams
+  streams = experiment.recipe.conditioner.streams
   section = {**experiment.config["model"], "dtype": "float32"}
   if "remat" in section:
     section["remat"] = False
-  model, init_fn = model_section.build(section, experiment.latent_shape, streams)
+  model, init_fn = model_section.build(section, experiment.recipe.latent_shape, streams)
   params = jax.eval_shape(init_fn, jax.random.key(0))
   inputs = jax.eval_shape(
-    lambda: model_section.empty_inputs(experiment.latent_shape, streams)
+    lambda: model_section.empty_inputs(experiment.recipe.latent_shape, streams)
   )
 
   def predict(params, x_t, t, context):

@@ -32,7 +32,7 @@ def write(workdir: artifacts.PathLike) -> epath.Path:
     errors.InputError: the folder holds no run, or one without samples.
   """
   workdir = epath.Path(workdir)
-  config, dataset = run_files.read(workdir)
+  config, card = run_files.read(workdir)
   steps = sorted((workdir / "samples").glob("step_*.png"))
   if not steps:
     raise errors.InputError(f"no pictures in {workdir}/samples", fix="train the run")
@@ -40,13 +40,10 @@ def write(workdir: artifacts.PathLike) -> epath.Path:
   named = [("Loss", loss_picture(loss_curves.read(workdir)))]
   named += [(path.stem.replace("_", " "), _open(path)) for path in shown]
   summary = {
-    "images": dataset["kind"],
-    "training images": f"{dataset['num_rows']['train']:,}",
+    "images": card.kind,
+    "training images": f"{card.num_rows['train']:,}",
     **_codec(workdir, config),
-    **{
-      f"column {name}": column["encoder"]
-      for name, column in dataset.get("columns", {}).items()
-    },
+    **{f"column {name}": column.encoder for name, column in card.columns.items()},
   }
   generated = sample_files.newest(workdir)
   if generated is not None:

@@ -20,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.training import state as state_lib
+from cxr_diffusion_jax.run import state as state_lib
 
 # Folder of a run's averages of power profiles.
 SNAPSHOTS = "power_ema"

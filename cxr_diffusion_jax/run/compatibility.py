@@ -4,16 +4,17 @@
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
+from cxr_diffusion_jax.run import card as card_lib
 
 # Config keys that may change between the parts of one run: where and how fast it runs
 # and what it tells, not what is learned.
 FREE_KEYS = (
-  # It may move: what it holds is compared, see `latent_columns.check_same`.
+  # It may move: what it holds is compared, see `check_autoencoder`.
   "codec.folder",
   "data.num_workers",
   "data.records_dir",
@@ -73,36 +74,62 @@ def check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 
 
 def check_data(
-  saved: Mapping[str, Any],
-  wanted: Mapping[str, Any],
+  saved: card_lib.DatasetCard,
+  wanted: card_lib.DatasetCard,
   autoencoder: autoencoders.Autoencoder | None = None,
 ) -> None:
-  """Compares the data of a checkpoint with what the run reads now.
+  """Compares the data that a run was trained on with the data that are here.
 
   Args:
-    saved: a dataset's description, from the checkpoint.
-    wanted: the same, now.
+    saved: the run's card.
+    wanted: of the data that are here. Targets and latents that it lacks are not
+      compared: sampling reads neither.
     autoencoder: that decodes, where the latents themselves are not read.
 
   Raises:
     errors.InputError: the records, a column or the autoencoder are not the same.
   """
-  latent_columns.check_same(saved.get("latents", {}), autoencoder)
-  # Sampling reads no targets and no latents: compared where this run wants some.
-  optional = [key for key in ("targets", "latents") if key in wanted]
-  for key in ("fingerprint", "columns", *optional):
-    if saved.get(key) != wanted[key]:
-      raise errors.InputError(
-        f"the checkpoints in this workdir are of other data: {key}"
-        f" {_short(saved.get(key))} there, {_short(wanted[key])} here",
-        fix="name a new --workdir, or restore the tree that the run began with",
-      )
+  check_autoencoder(saved, autoencoder)
+  if saved.fingerprint != wanted.fingerprint:
+    _refuse("fingerprint", saved.fingerprint[:12], wanted.fingerprint[:12])
+  for key in ("columns", "targets", "latents"):
+    there, here = getattr(saved, key), getattr(wanted, key)
+    if (here or key == "columns") and _identity(there) != _identity(here):
+      _refuse(key, _short(there), _short(here))
 
 
-def _short(value: Any) -> str:
-  if isinstance(value, Mapping):
-    return ", ".join(
-      f"{name} of {column['encoder']} ({column['fingerprint'][:8]})"
-      for name, column in sorted(value.items())
+def check_autoencoder(
+  card: card_lib.DatasetCard, autoencoder: autoencoders.Autoencoder | None
+) -> None:
+  """Refuses another autoencoder than the one that made the run's latents."""
+  column = card.latents.get(latent_columns.NAME)
+  if autoencoder is None or column is None:
+    return
+  if column.encoder != autoencoder.description:
+    raise errors.InputError(
+      f"config.codec.folder={autoencoder.name} holds {autoencoder.description}",
+      f"{column.encoder}, whose latents the run learned from",
+      "name the folder of that autoencoder, or a new --workdir",
     )
-  return str(value)[:12]
+
+
+def _refuse(key: str, there: str, here: str) -> NoReturn:
+  raise errors.InputError(
+    f"the checkpoints in this workdir are of other data: {key} {there} there,"
+    f" {here} here",
+    fix="name a new --workdir, or restore the tree that the run began with",
+  )
+
+
+def _identity(columns: Mapping[str, card_lib.ColumnCard]) -> dict[str, tuple]:
+  return {
+    name: (column.encoder, column.standin, column.fingerprint)
+    for name, column in columns.items()
+  }
+
+
+def _short(columns: Mapping[str, card_lib.ColumnCard]) -> str:
+  return ", ".join(
+    f"{name} of {column.encoder} ({column.fingerprint[:8]})"
+    for name, column in sorted(columns.items())
+  )

@@ -11,15 +11,15 @@ Everything here can be interrupted and repeated; what is done is not done again.
 from collections.abc import Sequence
 import dataclasses
 import functools
+import os
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.data import labels, pipeline
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -28,6 +28,7 @@ from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
+from cxr_diffusion_jax.run import card as card_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Dataset:
   """Records of a tree and the columns that a conditioning path wants.
 
   Attributes:
+    settings: which X-rays.
     records: images and their labels.
     columns: embeddings in the records' row order.
     needs: what the path reads, and of whose image.
@@ -44,6 +46,7 @@ class Dataset:
     latents: the column that training denoises in place of images; () for none.
   """
 
+  settings: DataSettings
   records: records_lib.Records
   columns: tuple[columns_lib.Column, ...]
   needs: conditioning.Needs
@@ -64,23 +67,26 @@ class Dataset:
     return ", ".join(dict.fromkeys(parts))
 
   @functools.cached_property
-  def description(self) -> dict[str, Any]:
-    """Plain values that tell this data from any other, and what a codec needs."""
-    return {
-      "fingerprint": self.records.fingerprint,
-      "kind": self.kind,
-      "num_rows": dict(self.records.num_rows),
-      "statistics": self.records.statistics
-      | {
-        name: value
-        for column in self.latents
-        for name, value in latent_columns.statistics(column).items()
-      },
-      "columns": _described(self.columns),
-      # Not there where nothing is compared with: as in runs of before.
-      **({"targets": _described(self.targets)} if self.targets else {}),
-      **({"latents": _described(self.latents)} if self.latents else {}),
-    }
+  def card(self) -> card_lib.DatasetCard:
+    """What a run keeps of these data."""
+    statistics = dict(self.records.statistics)
+    for column in self.latents:
+      statistics |= latent_columns.statistics(column)
+    return card_lib.DatasetCard(
+      fingerprint=self.records.fingerprint,
+      kind=self.kind,
+      phantom=self.phantom,
+      vocabulary=labels.FINDINGS,
+      image_size=self.settings.image_size,
+      resize=self.settings.resize,
+      num_rows=dict(self.records.num_rows),
+      statistics=statistics,
+      columns=_described(self.columns),
+      targets=_described(self.targets),
+      latents=_described(self.latents),
+      root=os.path.abspath(self.settings.root),
+      records_dir=os.path.abspath(self.settings.records_dir),
+    )
 
   def summary(self) -> str:
     """One line for the log."""
@@ -188,6 +194,7 @@ def prepare(
     multihost_utils.sync_global_devices("prepared")
   records = records_lib.open_records(settings.record_settings())
   return Dataset(
+    settings=settings,
     records=records,
     columns=tuple(_open(settings, needs, name) for name in needs.columns),
     needs=needs,
@@ -230,13 +237,16 @@ def _open(
   return columns_lib.open_column(settings.records_folder, name)
 
 
-def _described(columns: Sequence[columns_lib.Column]) -> dict[str, dict[str, Any]]:
-  """What made each column, as plain values."""
+def _described(
+  columns: Sequence[columns_lib.Column],
+) -> dict[str, card_lib.ColumnCard]:
+  abouts = [column.description for column in columns]
   return {
-    column.description.name: {
-      "encoder": column.description.encoder,
-      "standin": column.description.standin,
-      "fingerprint": column.description.fingerprint,
-    }
-    for column in columns
+    about.name: card_lib.ColumnCard(
+      encoder=about.encoder,
+      standin=about.standin,
+      fingerprint=about.fingerprint,
+      shape=tuple(about.shape),
+    )
+    for about in abouts
   }

@@ -1,6 +1,6 @@
 """The section `diffusion` of a config: the path, the times, the loss.
 
-config.diffusion --build--> fields of `step.Objective`
+config.diffusion --build--> process, times and weighting
 """
 
 from collections.abc import Mapping

@@ -1,45 +1,58 @@
 """The two small files of a run beside its checkpoints: its config and its data.
 
-WORKDIR/config.json    the config as it was built
-WORKDIR/dataset.json   fingerprint, statistics and columns of the data
+WORKDIR/config.json    the config as it was built, and the format's version
+WORKDIR/dataset.json   the dataset card
 """
 
 from collections.abc import Mapping
-import json
 import os
-import pathlib
 from typing import Any
 
-from cxr_diffusion_jax import errors
+from etils import epath
+
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.run import card as card_lib
+
+# Of a run's folder: raised when a reader of this version could not read a new one.
+FORMAT = 2
+
+CONFIG, DATASET = "config.json", "dataset.json"
 
 
 def write(
-  workdir: pathlib.Path, config: Mapping[str, Any], dataset: Mapping[str, Any]
+  folder: str | os.PathLike, config: Mapping[str, Any], card: card_lib.DatasetCard
 ) -> None:
   """Writes both; a reader never sees half of one."""
-  for name, value in (("config.json", config), ("dataset.json", dataset)):
-    partial = workdir / f"{name}.partial"
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, workdir / name)
+  folder = epath.Path(folder)
+  artifacts.write_json(folder / DATASET, {"format": FORMAT, **card.to_json()})
+  artifacts.write_json(folder / CONFIG, {"format": FORMAT, **config})
 
 
-def read(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads both: (config, dataset).
+def read(
+  folder: str | os.PathLike,
+) -> tuple[dict[str, Any], card_lib.DatasetCard]:
+  """Reads both: (config, card).
 
   Raises:
-    errors.InputError: the folder holds no run.
+    errors.InputError: the folder holds no run, or one of a newer format.
   """
-  values = []
-  for name in ("config.json", "dataset.json"):
-    path = workdir / name
-    try:
-      values.append(json.loads(path.read_text()))
-    except FileNotFoundError as error:
-      raise errors.InputError(
-        f"--workdir {workdir} has no {name}",
-        "the folder of a run",
-        "name the --workdir that main was called with",
-      ) from error
-    except json.JSONDecodeError as error:
-      raise errors.InputError(f"{path} is not JSON: {error}") from error
-  return values[0], values[1]
+  config, values = (_read(epath.Path(folder) / name) for name in (CONFIG, DATASET))
+  return config, card_lib.from_json(values, config)
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+  if not path.exists():
+    raise errors.InputError(
+      f"--workdir {path.parent} has no {path.name}",
+      "the folder of a run",
+      "name the --workdir that main was called with",
+    )
+  values = artifacts.read_json(path)
+  version = values.pop("format", 1)
+  if version > FORMAT:
+    raise errors.InputError(
+      f"{path} has format {version}",
+      f"format {FORMAT} or older",
+      "update cxr_diffusion_jax to the version that trained this run",
+    )
+  return values

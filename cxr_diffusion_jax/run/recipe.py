@@ -1,9 +1,9 @@
-"""The only reader of a config: `build(config)` turns it into typed, checked objects.
+"""The half of a config that sampling needs: `build(config)` -> Recipe, checked.
 
-  ConfigDict --build--> Experiment(data, conditioner, process, ..., train) --> the rest
+  {conditioning, codec, model, diffusion, sample} --build--> Recipe(denoiser, ...)
 
-Below this file there are only typed arguments. A key that nothing reads is an error
-that names the nearest keys; so is a value that a constructor refuses.
+`training.experiment` reads the other half. Below these two files there are only typed
+arguments. An unknown key is an error that names the nearest keys.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,22 +15,19 @@ import ml_collections
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.run import (
   codec_section,
+  denoiser,
   diffusion_section,
   model_section,
+  sample_section,
   sections,
 )
-from cxr_diffusion_jax.sampling import generate as generate_lib
-from cxr_diffusion_jax.training import alignment as alignment_lib
-from cxr_diffusion_jax.training import optimizer as optimizer_lib
-from cxr_diffusion_jax.training import pretrained as pretrained_lib
-from cxr_diffusion_jax.training import step as step_lib
-from cxr_diffusion_jax.training import train_settings
+
+Config = ml_collections.ConfigDict | Mapping[str, Any]
 
 SECTIONS = (
   "codec",
@@ -47,121 +44,113 @@ SECTIONS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment:
-  """All of a run but its data: typed, checked, without side effects.
+class Recipe:
+  """All that sampling needs of a config: typed, checked, without side effects.
 
   Attributes:
-    seed: of everything random.
-    data: which X-rays.
-    conditioner: the conditioning path.
+    denoiser: network, codec, conditioner and process.
     make_codec: statistics of the records -> codec.
-    make_objective: codec -> objective.
-    init_fn: (key) -> parameters of the denoiser.
-    pretrained: where the first parameters come from; None for `init_fn` alone.
+    network: the Flax module behind `denoiser.apply_fn`.
+    init_fn: (key) -> parameters of the network.
     latent_shape: (h, w, c) of what is denoised.
-    optimizer: how parameters are updated.
-    train: how long.
     sample: how images are drawn.
-    alignment: what features are pulled to in training, or None.
-    autoencoder: whose latents are denoised, read from a column; None for none.
+    autoencoder: encodes and decodes latents, which training reads from a column; None
+      for a codec without one.
     mesh: the devices.
-    config: the config as plain values, for checkpoints.
   """
 
-  seed: int
-  data: data_settings.DataSettings
-  conditioner: conditioning.Conditioner
+  denoiser: denoiser.Denoiser
   make_codec: Callable[[Mapping[str, Any]], codec_lib.Codec]
-  make_objective: Callable[[codec_lib.Codec], step_lib.Objective]
+  network: Any
   init_fn: Callable[[jax.Array], types.Params]
-  pretrained: pretrained_lib.Pretrained | None
   latent_shape: tuple[int, int, int]
-  optimizer: optimizer_lib.OptimizerSettings
-  train: train_settings.TrainSettings
-  sample: generate_lib.SampleSettings
-  alignment: alignment_lib.Alignment | None
+  sample: sample_section.SampleSettings
   autoencoder: autoencoders.Autoencoder | None
   mesh: jax.sharding.Mesh
-  config: Mapping[str, Any]
 
   @property
-  def targets(self) -> conditioning.Needs | None:
-    """What training reads beside the path's own columns; sampling does not."""
-    return None if self.alignment is None else self.alignment.needs
+  def conditioner(self) -> conditioning.Conditioner:
+    """The conditioning path."""
+    return self.denoiser.conditioner
+
+  @property
+  def codec(self) -> codec_lib.Codec:
+    """Pixels <-> what is denoised."""
+    return self.denoiser.codec
+
+  def with_statistics(self, statistics: Mapping[str, Any]) -> "Recipe":
+    """The same recipe with the codec of measured statistics."""
+    codec = self.make_codec(statistics)
+    return dataclasses.replace(
+      self, denoiser=dataclasses.replace(self.denoiser, codec=codec)
+    )
 
 
-def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
-  """Reads a config.
+def build(
+  config: Config,
+  *,
+  mesh: jax.sharding.Mesh | None = None,
+  statistics: Mapping[str, Any] | None = None,
+) -> Recipe:
+  """Reads the sampling half of a config.
 
   Args:
     config: as `configs/default.py` makes it, or as plain values.
+    mesh: the devices; None for all of this machine as copies.
+    statistics: of the records, for the codec; None where they are not known yet.
 
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.
   """
+  plain = read_config(config)
+  conditioner, _ = conditioner_section(plain["conditioning"])
+  codec = codec_section.build(plain["codec"])
+  image_size = plain["data"]["image_size"]
+  latent_shape = codec.make({}).latent_shape(image_size)
+  network, init_fn = model_section.build(
+    plain["model"], latent_shape, conditioner.streams
+  )
+  diffusion = diffusion_section.build(plain["diffusion"])
+  return Recipe(
+    denoiser=denoiser.Denoiser(
+      apply_fn=network.apply,
+      codec=codec.make(statistics or {}),
+      conditioner=conditioner,
+      process=diffusion["process"],
+      preconditioning=diffusion["preconditioning"],
+    ),
+    make_codec=codec.make,
+    network=network,
+    init_fn=init_fn,
+    latent_shape=latent_shape,
+    sample=sections.make(sample_section.SampleSettings, "sample", plain["sample"]),
+    autoencoder=codec.autoencoder,
+    mesh=mesh_lib.make_mesh() if mesh is None else mesh,
+  )
+
+
+def read_config(
+  config: Config,
+) -> dict[str, Any]:
+  """Returns a config as plain values.
+
+  Raises:
+    errors.InputError: an unknown section, or a missing one.
+  """
   plain = sections.plain(config)
   sections.check_keys("config", plain, ("seed", *SECTIONS))
-  # `repa` is an option: what does not name it goes without.
+  # `repa` is optional.
   needed = ("seed", *(name for name in SECTIONS if name != "repa"))
   missing = [name for name in needed if name not in plain]
   if missing:
     raise errors.InputError(f"a config without {', '.join(missing)}")
-  if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
-    raise errors.InputError(f"config.seed={plain['seed']}", "0 to 4294967295")
-  data = sections.make(data_settings.DataSettings, "data", plain["data"])
-  train = sections.make(train_settings.TrainSettings, "train", plain["train"])
-  optimizer = sections.make(
-    optimizer_lib.OptimizerSettings, "optimizer", plain["optimizer"]
-  )
-  mesh = sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"])
-  conditioner, drop_rates = _conditioner(plain["conditioning"])
-  codec = codec_section.build(plain["codec"])
-  latent_shape = codec.make({}).latent_shape(data.image_size)
-  model, init_fn = model_section.build(
-    plain["model"], latent_shape, conditioner.streams
-  )
-  pretrained = pretrained_lib.read(plain["model"], model)
-  model, alignment = alignment_lib.attach(
-    sections.make(alignment_lib.RepaSettings, "repa", plain.get("repa", {})),
-    model,
-    model_section.empty_inputs(latent_shape, conditioner.streams),
-    conditioner.needs,
-  )
-  _check_batch(train, optimizer, mesh)
-  diffusion = diffusion_section.build(plain["diffusion"])
-
-  def make_objective(codec: codec_lib.Codec) -> step_lib.Objective:
-    return step_lib.Objective(
-      apply_fn=model.apply,
-      codec=codec,
-      conditioner=conditioner,
-      drop_rates=drop_rates,
-      alignment=alignment,
-      **diffusion,
-    )
-
-  return Experiment(
-    seed=plain["seed"],
-    data=data,
-    conditioner=conditioner,
-    make_codec=codec.make,
-    make_objective=make_objective,
-    init_fn=init_fn,
-    pretrained=pretrained,
-    latent_shape=latent_shape,
-    optimizer=optimizer,
-    train=train,
-    sample=sections.make(generate_lib.SampleSettings, "sample", plain["sample"]),
-    alignment=alignment,
-    autoencoder=codec.autoencoder,
-    mesh=mesh,
-    config=plain,
-  )
+  return plain
 
 
-def _conditioner(
+def conditioner_section(
   section: Mapping[str, Any],
 ) -> tuple[conditioning.Conditioner, tuple[float, ...]]:
+  """Reads `config.conditioning`: the path, and each stream's drop rate in training."""
   section = dict(section)
   rates = section.pop("drop_rate", 0.1)
   make = conditioning.load(section.pop("name", ""))
@@ -175,18 +164,3 @@ def _conditioner(
       + ", ".join(stream.name for stream in streams),
     )
   return conditioner, rates
-
-
-def _check_batch(
-  train: train_settings.TrainSettings,
-  optimizer: optimizer_lib.OptimizerSettings,
-  mesh: jax.sharding.Mesh,
-) -> None:
-  parts = mesh.shape["data"] * mesh.shape["fsdp"] * optimizer.accumulation
-  if train.batch_size % parts:
-    raise errors.InputError(
-      f"config.train.batch_size={train.batch_size}",
-      f"a multiple of {parts}: devices that share a batch"
-      f" ({parts // optimizer.accumulation})"
-      f" times config.optimizer.accumulation ({optimizer.accumulation})",
-    )

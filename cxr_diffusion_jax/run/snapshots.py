@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.run import checkpoints, power_ema
-from cxr_diffusion_jax.training import state as state_lib
+from cxr_diffusion_jax.run import state as state_lib
 
 # A profile that is wrong by more, in parts of its norm, is not the one asked for.
 LARGEST_ERROR = 0.25

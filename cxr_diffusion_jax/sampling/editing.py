@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import decoding, image_to_image
 from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
@@ -58,7 +59,7 @@ class Edited:
 
 
 def make(
-  run: sampling.Run,
+  run: run_lib.Run,
   desk: conditions_lib.Desk,
   asked: inits_lib.Asked,
   request: Request,
@@ -79,9 +80,9 @@ def make(
   Raises:
     errors.InputError: something that cannot be read, or does not go together.
   """
-  inits = inits_lib.read(run.experiment.data, run.dataset, asked)
+  inits = inits_lib.read(run.data, run.dataset, asked)
   # Settings that the plan cannot have are told before any encoder runs.
-  settings = dataclasses.replace(run.experiment.sample, **changes)
+  settings = dataclasses.replace(run.recipe.sample, **changes)
   image_to_image.settings_of(settings, asked.plan)
   wanted = inits_lib.request_of(request, inits, run.dataset.needs.inputs)
   conditions = desk.make(wanted, len(inits))
@@ -89,7 +90,7 @@ def make(
 
 
 def edit(
-  run: sampling.Run,
+  run: run_lib.Run,
   desk: conditions_lib.Desk,
   inits: Inits,
   conditions: Conditions,
@@ -178,13 +179,13 @@ def write(edited: Edited, out: pathlib.Path) -> None:
 
 
 def _fields(
-  run: sampling.Run,
+  run: run_lib.Run,
   desk: conditions_lib.Desk,
   inits: Inits,
   plan: image_to_image.Plan,
 ) -> types.Batch:
   """What a plan reads of the images, [k ...]: latents, masks, their own conditions."""
-  encode = decoding.make_encode(run.objective.codec, run.experiment.mesh)
+  encode = decoding.make_encode(run.recipe.denoiser.codec, run.recipe.mesh)
   pixels = inits.images.astype(np.float32) / np.float32(127.5) - 1
   fields = {image_to_image.INIT: encode(pixels)}
   if plan.masked:
@@ -223,7 +224,7 @@ def _entry(
 
 
 def _round_trip(
-  run: sampling.Run,
+  run: run_lib.Run,
   inits: Inits,
   fields: types.Batch,
   changes: Mapping[str, Any],

@@ -16,9 +16,9 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.diffusion import guidance as guidance_lib
 from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import sample_section
 from cxr_diffusion_jax.sampling import decoding
-from cxr_diffusion_jax.training import step as step_lib
 
 # What callers of this module need beside it.
 SampleSettings = sample_section.SampleSettings
@@ -66,7 +66,7 @@ class GenerateFn(Protocol):
 
 
 def make_generate(
-  objective: step_lib.Objective,
+  denoiser: denoiser_lib.Denoiser,
   settings: SampleSettings,
   latent_shape: tuple[int, int, int],
   mesh: jax.sharding.Mesh,
@@ -75,7 +75,7 @@ def make_generate(
   """Builds the jitted function from conditions and keys to images.
 
   Args:
-    objective: what was trained.
+    denoiser: what was trained.
     settings: sampler, steps and guidance.
     latent_shape: (h, w, c) of what is denoised.
     mesh: a batch is split over it; every process gets all images.
@@ -85,13 +85,13 @@ def make_generate(
     errors.InputError: as many scales as the condition does not have streams, or bounds
       of pixels for a latent.
   """
-  sample_section.check_streams(settings, objective.conditioner.streams)
-  sample_section.check_codec(settings, objective.codec)
+  sample_section.check_streams(settings, denoiser.conditioner.streams)
+  sample_section.check_codec(settings, denoiser.codec)
   sampler = sample_section.make_sampler(settings)
-  guide = _make_guide(objective, settings)
+  guide = _make_guide(denoiser, settings)
   # A network that decodes is a program of its own: many images at once may be too many
   # for it, and its parameters are arguments.
-  apart = bool(objective.codec.columns)
+  apart = bool(denoiser.codec.columns)
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def generate(params, batch, keys, *, scale=None, negative=None, weak_params=None):
@@ -99,22 +99,22 @@ def make_generate(
     noise_keys, step_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
     noise = jax.vmap(lambda key: jax.random.normal(key, latent_shape))(noise_keys)
     if draw is None:
-      context = objective.conditioner(batch)
-      x0 = sampler(objective.process, denoise_fn, noise, context, step_keys)
+      context = denoiser.conditioner(batch)
+      x0 = sampler(denoiser.process, denoise_fn, noise, context, step_keys)
     else:
-      x0 = draw(denoise_fn, objective.denoise_fn(params), noise, batch, step_keys)
-    return x0 if apart else jnp.clip(objective.codec.decode(x0), -1.0, 1.0)
+      x0 = draw(denoise_fn, denoiser.denoise_fn(params), noise, batch, step_keys)
+    return x0 if apart else jnp.clip(denoiser.codec.decode(x0), -1.0, 1.0)
 
   if not apart:
     return generate
-  decode = decoding.make_decode(objective.codec, mesh)
+  decode = decoding.make_decode(denoiser.codec, mesh)
   return lambda *inputs, **optional: decode(generate(*inputs, **optional))
 
 
 def sample_keys(seed: int, numbers: np.ndarray) -> jax.Array:
   """Returns a key a sample: of the seed and the sample's number, never its batch."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-    step_lib.stream_key(seed, step_lib.SAMPLE_STREAM), jnp.asarray(numbers)
+    denoiser_lib.stream_key(seed, denoiser_lib.SAMPLE_STREAM), jnp.asarray(numbers)
   )
 
 
@@ -177,16 +177,16 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def _make_guide(
-  objective: step_lib.Objective, settings: SampleSettings
+  denoiser: denoiser_lib.Denoiser, settings: SampleSettings
 ) -> Callable[..., types.DenoiseFn]:
   """Builds (params, scale, negative, weak_params), of GenerateFn -> guided denoiser."""
-  interval = sample_section.interval_times(settings, objective.process.schedule)
+  interval = sample_section.interval_times(settings, denoiser.process.schedule)
   limits = {"interval": interval, "rescale": settings.guidance_rescale}
-  num_streams = len(objective.conditioner.streams)
+  num_streams = len(denoiser.conditioner.streams)
   by_stream = isinstance(settings.guidance, tuple)
 
   def guide(params, scale, negative, weak_params):
-    denoise_fn = objective.denoise_fn(params)
+    denoise_fn = denoiser.denoise_fn(params)
     _check_extra(settings, scale, negative, weak_params)
     if scale is None:
       scale = settings.guidance
@@ -195,9 +195,9 @@ def _make_guide(
         raise ValueError(f"scale {jnp.shape(scale)} for {num_streams} streams")
       scale = [scale[..., i] for i in range(num_streams)]
     if weak_params is not None:
-      weak_fn = objective.denoise_fn(weak_params)
+      weak_fn = denoiser.denoise_fn(weak_params)
       return guidance_lib.autoguidance(denoise_fn, weak_fn, scale, **limits)
-    unwanted = None if negative is None else objective.conditioner(negative)
+    unwanted = None if negative is None else denoiser.conditioner(negative)
 
     def drop_fn(context):
       return conditioning.drop_all(context) if unwanted is None else unwanted

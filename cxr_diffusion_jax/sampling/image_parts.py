@@ -20,9 +20,9 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
-from cxr_diffusion_jax.sampling import sample as sampling
 from cxr_diffusion_jax.sampling.request import Request
 
 PART_SIZE = 64
@@ -42,7 +42,7 @@ class Generator:
     weights: digest of the parameters.
   """
 
-  run: sampling.Run
+  run: run_lib.Run
   settings: generate_lib.SampleSettings
   folder: pathlib.Path
   seed: int
@@ -52,19 +52,19 @@ class Generator:
   @property
   def evaluations(self) -> int:
     """Calls of the network an image."""
-    streams = self.run.experiment.conditioner.streams
+    streams = self.run.recipe.conditioner.streams
     return generate_lib.evaluations(self.settings, len(streams), False)
 
   @functools.cached_property
   def generate(self) -> generate_lib.GenerateFn:
     """The compiled generator."""
-    experiment = self.run.experiment
+    recipe = self.run.recipe
     return generate_lib.make_generate(
-      self.run.objective, self.settings, experiment.latent_shape, experiment.mesh
+      recipe.denoiser, self.settings, recipe.latent_shape, recipe.mesh
     )
 
 
-def weights_digest(run: sampling.Run) -> str:
+def weights_digest(run: run_lib.Run) -> str:
   """Tells the parameters of a run from those of any other training into its folder."""
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(run.ema_params):
@@ -73,7 +73,7 @@ def weights_digest(run: sampling.Run) -> str:
 
 
 def prepare(
-  run: sampling.Run,
+  run: run_lib.Run,
   folder: pathlib.Path,
   *,
   seed: int = 0,
@@ -91,10 +91,10 @@ def prepare(
     batch_size: images a call.
     weights: `weights_digest` of the run, where it is known.
   """
-  settings = dataclasses.replace(run.experiment.sample, **(changes or {}))
+  settings = dataclasses.replace(run.recipe.sample, **(changes or {}))
   weights = weights or weights_digest(run)
   facts = {
-    "data": run.dataset.description["fingerprint"],
+    "data": run.card.fingerprint,
     "weights": weights,
     # How many pictures training makes has no part in any of them.
     "settings": dataclasses.asdict(settings) | {"num_images": 0},
@@ -138,10 +138,8 @@ def generate(
   """
   folder = generator.folder / name
   folder.mkdir(parents=True, exist_ok=True)
-  desk = conditions_lib.Desk(
-    settings=generator.run.experiment.data, dataset=generator.run.dataset
-  )
-  label = f"{generator.run.workdir.name}, seed {generator.seed}, {name}"
+  desk = conditions_lib.Desk(settings=generator.run.data, dataset=generator.run.dataset)
+  label = f"{generator.run.folder.name}, seed {generator.seed}, {name}"
   paths = []
   for start in range(0, len(image_ids), PART_SIZE):
     ids = list(image_ids[start : start + PART_SIZE])
@@ -182,7 +180,7 @@ def _images_of(
     generator.run.ema_params,
     {key: value[rows] for key, value in fields.items()},
     generate_lib.sample_keys(generator.seed, first + rows),
-    generator.run.experiment.mesh,
+    generator.run.recipe.mesh,
     batch_size=b,
   )
   return images[:count]

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.diffusion import inpainting, inversion
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import sample_section
 from cxr_diffusion_jax.sampling import generate as generate_lib
-from cxr_diffusion_jax.training import step as step_lib
 
 # Fields of a batch: the latent [b h w c] that is started from, the mask of pixels
 # [b H W 1] bool that are to be made, and what the source's condition is made of.
@@ -94,18 +94,18 @@ def evaluations(settings: sample_section.SampleSettings, plan: Plan) -> int:
 
 
 def make_draw(
-  objective: step_lib.Objective, settings: sample_section.SampleSettings, plan: Plan
+  denoiser: denoiser_lib.Denoiser, settings: sample_section.SampleSettings, plan: Plan
 ) -> generate_lib.Draw:
   """Builds the way to draw, for `generate.make_generate`.
 
   Args:
-    objective: what was trained.
+    denoiser: what was trained.
     settings: of `settings_of`.
     plan: how images are made; batches carry `INIT`, with a mask `MAKE`, and with an
       inversion the conditioner's fields of the source, each behind `SOURCE`.
   """
   sampler = sample_section.make_sampler(settings, start=plan.strength)
-  process = objective.process
+  process = denoiser.process
 
   def draw(
     denoise_fn: types.DenoiseFn,
@@ -120,7 +120,7 @@ def make_draw(
     scale = grid.sigma[0] if plan.strength == 1 else 1.0
     start = noise
     if plan.inverted:
-      source = objective.conditioner(source_of(batch))
+      source = denoiser.conditioner(source_of(batch))
       x_t = inversion.invert(process, plain_fn, x0, source, grid, repeats=plan.repeats)
       start = x_t / scale
     elif plan.strength < 1:
@@ -133,7 +133,7 @@ def make_draw(
       process,
       denoise_fn,
       start,
-      objective.conditioner(batch),
+      denoiser.conditioner(batch),
       keys,
       constrain_fn=constrain_fn,
     )

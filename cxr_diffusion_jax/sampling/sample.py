@@ -1,6 +1,6 @@
 """Samples of a trained run.
 
-WORKDIR -> Run(experiment, parameters, records) + Conditions -> Samples -> PNG, JSON
+Run + Conditions --make_generate--> Samples --files.write--> PNG, JSON
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,42 +8,13 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.parallel import sharding
-from cxr_diffusion_jax.run import checkpoints, compatibility, snapshots
-from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import files as run_files
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import image_to_image
 from cxr_diffusion_jax.sampling.request import Conditions
-from cxr_diffusion_jax.training import step as step_lib
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-  """A trained run, read back.
-
-  Attributes:
-    workdir: its folder.
-    experiment: built from its own config.
-    dataset: its records and columns.
-    objective: with its codec.
-    ema_params: what is sampled from.
-    checkpoint_step: of which step they are.
-    ema_length: of an average made after training; None for the run's own.
-  """
-
-  workdir: pathlib.Path
-  experiment: experiment_lib.Experiment
-  dataset: dataset_lib.Dataset
-  objective: step_lib.Objective
-  ema_params: types.Params
-  checkpoint_step: int
-  ema_length: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,74 +40,8 @@ class Samples:
   per_condition: int
 
 
-def open_run(
-  workdir: pathlib.Path,
-  *,
-  checkpoint_step: int | None = None,
-  ema_length: float | None = None,
-) -> Run:
-  """Reads a run's config, data and averaged parameters.
-
-  Args:
-    workdir: the run's folder.
-    checkpoint_step: of the parameters; the newest if None.
-    ema_length: of an average made of the run's snapshots; None for the run's own.
-
-  Raises:
-    errors.InputError: no run or no checkpoint there, or its records have changed.
-  """
-  config, described = run_files.read(workdir)
-  # The run may have been trained on more devices than there are here.
-  config["parallel"] = {"data": -1, "fsdp": 1, "tensor": 1, "num_devices": 0}
-  accumulation = config["optimizer"]["accumulation"]
-  config["train"]["batch_size"] = jax.device_count() * accumulation
-  # Only training pulls features, and reads columns to pull them to.
-  config.pop("repa", None)
-  experiment = experiment_lib.build(config)
-  ema_params, step = read_params(workdir, experiment, checkpoint_step, ema_length)
-  dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.needs)
-  compatibility.check_data(described, dataset.description, experiment.autoencoder)
-  return Run(
-    workdir=workdir,
-    experiment=experiment,
-    dataset=dataset,
-    objective=experiment.make_objective(experiment.make_codec(described["statistics"])),
-    ema_params=ema_params,
-    checkpoint_step=step,
-    ema_length=ema_length,
-  )
-
-
-def read_params(
-  workdir: pathlib.Path,
-  experiment: experiment_lib.Experiment,
-  checkpoint_step: int | None = None,
-  ema_length: float | None = None,
-) -> tuple[types.Params, int]:
-  """Reads averaged parameters, the newest by default, and their step.
-
-  They are a checkpoint's or, with `ema_length`, made of snapshots.
-
-  Raises:
-    errors.InputError: there is no such checkpoint, or there are no such snapshots.
-  """
-  shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
-  like = jax.tree.map(
-    lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
-    shapes,
-    sharding.state_shardings(shapes, experiment.mesh),
-  )
-  if ema_length is not None:
-    lengths = experiment.train.power_ema
-    return snapshots.reconstruct(workdir, lengths, ema_length, like, checkpoint_step)
-  with checkpoints.open_manager(workdir, read_only=True) as manager:
-    params = checkpoints.restore_ema(manager, like, checkpoint_step)
-    step = manager.latest_step() if checkpoint_step is None else checkpoint_step
-  return params, step
-
-
 def sample(
-  run: Run,
+  run: run_lib.Run,
   conditions: Conditions,
   *,
   num: int,
@@ -166,14 +71,14 @@ def sample(
   Raises:
     errors.InputError: settings out of range, or no such checkpoint.
   """
-  settings = dataclasses.replace(run.experiment.sample, **(changes or {}))
+  settings = dataclasses.replace(run.recipe.sample, **(changes or {}))
   draw, more = None, 0
   if plan is not None:
     settings = image_to_image.settings_of(settings, plan)
-    draw = image_to_image.make_draw(run.objective, settings, plan)
+    draw = image_to_image.make_draw(run.recipe.denoiser, settings, plan)
     more = image_to_image.evaluations(settings, plan)
   generate = generate_lib.make_generate(
-    run.objective, settings, run.experiment.latent_shape, run.experiment.mesh, draw
+    run.recipe.denoiser, settings, run.recipe.latent_shape, run.recipe.mesh, draw
   )
   per_condition = min(per_condition, num)
   order = [number // per_condition % len(conditions) for number in range(num)]
@@ -183,13 +88,13 @@ def sample(
     run.ema_params,
     taken.fields,
     generate_lib.sample_keys(seed, np.arange(num)),
-    run.experiment.mesh,
+    run.recipe.mesh,
     batch_size=batch_size,
     progress=progress,
     negative=conditions.negative,
     weak_params=weak_params(run, weak_step),
   )
-  streams = run.experiment.conditioner.streams
+  streams = run.recipe.conditioner.streams
   cost = generate_lib.evaluations(settings, len(streams), weak_step is not None)
   return Samples(
     images=images,
@@ -211,17 +116,17 @@ def sample(
   )
 
 
-def weak_params(run: Run, step: int | None) -> types.Params | None:
+def weak_params(run: run_lib.Run, step: int | None) -> types.Params | None:
   """The averaged parameters of an earlier checkpoint, for autoguidance; None for none.
 
   Raises:
     errors.InputError: there is no such checkpoint.
   """
-  return None if step is None else read_params(run.workdir, run.experiment, step)[0]
+  return None if step is None else run.params_at(step)
 
 
 def title(
-  run: Run,
+  run: run_lib.Run,
   settings: generate_lib.SampleSettings,
   weak_step: int | None = None,
   varied: Sequence[str] = (),
@@ -241,9 +146,9 @@ def title(
     "guidance": f"guidance {settings.guidance_text}{auto}",
   }
   average = "" if run.ema_length is None else f" with EMA length {run.ema_length:g}"
-  parts = [f"{run.workdir.name} at step {run.checkpoint_step}{average}"]
+  parts = [f"{run.folder.name} at step {run.checkpoint_step}{average}"]
   parts += [text for name, text in told.items() if name not in varied]
-  return ", ".join([*parts, run.dataset.kind])
+  return ", ".join([*parts, run.card.kind])
 
 
 def caption(entry: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_diffusion_jax import errors, pictures, types
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import sample as sampling
 from cxr_diffusion_jax.sampling.request import Conditions
@@ -103,7 +104,7 @@ def parse_ends(
 
 
 def grid(
-  run: sampling.Run,
+  run: run_lib.Run,
   conditions: Conditions,
   axes: Sequence[Axis],
   *,
@@ -168,7 +169,7 @@ def grid(
 
 
 def walk(
-  run: sampling.Run,
+  run: run_lib.Run,
   conditions: Conditions,
   *,
   num: int,
@@ -205,21 +206,21 @@ def walk(
       f"a walk of {num} images between {len(conditions)} conditions",
       "2 or more images between two conditions",
     )
-  settings = dataclasses.replace(run.experiment.sample, **(changes or {}))
+  settings = dataclasses.replace(run.recipe.sample, **(changes or {}))
   weights = np.linspace(0.0, 1.0, num)
   fields = {
     name: np.stack([_mix(name, value[0], value[1], w) for w in weights])
     for name, value in conditions.fields.items()
   }
   generate = generate_lib.make_generate(
-    run.objective, settings, run.experiment.latent_shape, run.experiment.mesh
+    run.recipe.denoiser, settings, run.recipe.latent_shape, run.recipe.mesh
   )
   images = generate_lib.generate_rows(
     generate,
     run.ema_params,
     fields,
     generate_lib.sample_keys(seed, np.zeros(num, np.int32)),
-    run.experiment.mesh,
+    run.recipe.mesh,
     batch_size=batch_size,
     progress=progress,
     negative=conditions.negative,
@@ -252,14 +253,14 @@ def _point(run, axes, values, changes, seed):
       changes[key] = value
     else:
       seed = value
-  return dataclasses.replace(run.experiment.sample, **changes), seed
+  return dataclasses.replace(run.recipe.sample, **changes), seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Draw:
   """Draws the same conditions with other settings; scales share one program."""
 
-  run: sampling.Run
+  run: run_lib.Run
   conditions: Conditions
   weak_params: types.Params | None
   batch_size: int
@@ -273,14 +274,14 @@ class _Draw:
     shared = settings if plain else dataclasses.replace(settings, guidance=2.0)
     if shared not in self.generators:
       self.generators[shared] = generate_lib.make_generate(
-        run.objective, shared, run.experiment.latent_shape, run.experiment.mesh
+        run.recipe.denoiser, shared, run.recipe.latent_shape, run.recipe.mesh
       )
     return generate_lib.generate_rows(
       self.generators[shared],
       run.ema_params,
       conditions.fields,
       generate_lib.sample_keys(seed, np.arange(len(conditions))),
-      run.experiment.mesh,
+      run.recipe.mesh,
       batch_size=self.batch_size,
       negative=conditions.negative,
       weak_params=self.weak_params,

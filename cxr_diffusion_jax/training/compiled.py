@@ -20,11 +20,12 @@ from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import power_ema as power_ema_lib
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.run import state as state_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 from cxr_diffusion_jax.training import pretrained as pretrained_lib
-from cxr_diffusion_jax.training import state as state_lib
 from cxr_diffusion_jax.training import step as step_lib
 
 
@@ -59,7 +60,7 @@ def make_programs(
     experiment: what to train.
     statistics: of the records, for the codec.
   """
-  objective = experiment.make_objective(experiment.make_codec(statistics))
+  objective = experiment.make_objective(statistics)
   optimizer = optimizer_lib.make_optimizer(
     experiment.optimizer, experiment.train.num_steps
   )
@@ -67,12 +68,12 @@ def make_programs(
   powers = tuple(power_ema_lib.power(value) for value in experiment.train.power_ema)
 
   def create(taken: Mapping[str, jax.Array]) -> state_lib.TrainState:
-    key = step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
+    key = denoiser_lib.stream_key(experiment.seed, denoiser_lib.INIT_STREAM)
     projector = None
     if experiment.alignment is not None:
       projector = experiment.alignment.init_fn(jax.random.fold_in(key, 1))
-    params = pretrained_lib.merge(experiment.init_fn(key), taken)
-    return state_lib.create(params, optimizer, len(powers), projector)
+    params = pretrained_lib.merge(experiment.recipe.init_fn(key), taken)
+    return state_lib.create(params, optimizer.init, len(powers), projector)
 
   on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
   shapes = jax.eval_shape(create, {})

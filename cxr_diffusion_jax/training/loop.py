@@ -18,15 +18,15 @@ import numpy as np
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.encoders.latents import autoencoders
-from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.parallel import distributed, sharding
+from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints, compatibility, snapshots
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import files as run_files
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import compiled as programs_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import metrics_logger as meter_lib
-from cxr_diffusion_jax.training import state as state_lib
 
 
 @dataclasses.dataclass
@@ -97,8 +97,9 @@ def train(
   """
   settings = experiment.train
   if programs is None:
-    programs = programs_lib.make_programs(experiment, dataset.description["statistics"])
-  run = {"config": experiment.config, "data": dataset.description}
+    programs = programs_lib.make_programs(experiment, dataset.card.statistics)
+  card = dataset.card
+  run = {"config": experiment.config, "data": card.to_json()}
   with (
     checkpoints.open_manager(
       workdir, keep=settings.keep, keep_every=settings.keep_every
@@ -106,10 +107,10 @@ def train(
     snapshots.keeper(workdir, settings.power_ema) as keep_averages,
     distributed.signals() as received,
   ):
-    state, history = _start(experiment, programs, manager, run)
+    state, history = _start(experiment.config, programs, manager, card)
     checkpoints.check_space(manager, state)
     if jax.process_index() == 0:
-      run_files.write(workdir, experiment.config, dataset.description)
+      run_files.write(workdir, experiment.config, card)
     if int(state.step) == 0 and settings.sample_every:
       show(state.ema_params, 0)
     meter = meter_lib.Meter(experiment, writer, int(state.step))
@@ -223,7 +224,8 @@ def check_resumable(
     if step is not None:
       saved = checkpoints.restore_run(manager, step)
       compatibility.check_config(saved["config"], config)
-      latent_columns.check_same(saved["data"].get("latents", {}), autoencoder)
+      card = card_lib.from_json(saved["data"], saved["config"])
+      compatibility.check_autoencoder(card, autoencoder)
   return step is not None
 
 
@@ -261,17 +263,17 @@ def validate(
 
 
 def _start(
-  experiment: experiment_lib.Experiment,
+  config: Mapping[str, Any],
   programs: programs_lib.Programs,
   manager: Any,
-  run: dict[str, Any],
+  card: card_lib.DatasetCard,
 ) -> tuple[state_lib.TrainState, History]:
   step = manager.latest_step()
   if step is None:
     return programs.init(), History()
   saved = checkpoints.restore_run(manager, step)
-  compatibility.check_config(saved["config"], run["config"])
-  compatibility.check_data(saved["data"], run["data"])
+  compatibility.check_config(saved["config"], config)
+  compatibility.check_data(card_lib.from_json(saved["data"], saved["config"]), card)
   state, saved = checkpoints.restore(manager, programs.like())
   logging.info("resuming from checkpoints/%d", step)
   return state, History(**saved["history"])

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 
 # Steps that may be dispatched ahead of the device.

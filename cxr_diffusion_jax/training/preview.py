@@ -15,8 +15,8 @@ import numpy as np
 from cxr_diffusion_jax import pictures, types
 from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import recipe as experiment_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 
 def make_show(
@@ -34,14 +34,12 @@ def make_show(
     writer: a CLU metric writer, which gets the picture too.
   """
   source = dataset.source("validation")
-  count = min(experiment.sample.num_images, len(source))
+  count = min(experiment.recipe.sample.num_images, len(source))
   rows = np.linspace(0, len(source) - 1, count).astype(int)
   batch = source.batch(rows)
-  objective = experiment.make_objective(
-    experiment.make_codec(dataset.description["statistics"])
-  )
+  recipe = experiment.recipe.with_statistics(dataset.card.statistics)
   generate = generate_lib.make_generate(
-    objective, experiment.sample, experiment.latent_shape, experiment.mesh
+    recipe.denoiser, recipe.sample, recipe.latent_shape, recipe.mesh
   )
   keys = generate_lib.sample_keys(experiment.seed, np.arange(count))
   real = [source.reference_image(int(row)) for row in rows]
@@ -57,7 +55,7 @@ def make_show(
       [real, list(made)],
       row_labels=("condition", "generated"),
       column_labels=names,
-      title=f"step {step}, guidance {experiment.sample.guidance_text}, {dataset.kind}",
+      title=f"step {step}, guidance {recipe.sample.guidance_text}, {dataset.kind}",
     )
     path = workdir / "samples" / f"step_{step:07d}.png"
     pictures.save(picture, path)

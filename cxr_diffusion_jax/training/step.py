@@ -9,7 +9,6 @@ Every function is callable unjitted. Keys are folded from the seed, a stream's n
 and the step, so that a resumed run draws what an uninterrupted one draws.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -21,16 +20,11 @@ import optax
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.diffusion import loss as loss_lib
-from cxr_diffusion_jax.diffusion import preconditioning as preconditioning_lib
-from cxr_diffusion_jax.diffusion import process as process_lib
 from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
-from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import power_ema as power_ema_lib
+from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import alignment as alignment_lib
-from cxr_diffusion_jax.training import state as state_lib
-
-# Numbers of the independent streams of random keys.
-INIT_STREAM, TRAIN_STREAM, VALIDATION_STREAM, SAMPLE_STREAM = range(4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,41 +32,18 @@ class Objective:
   """All that the loss needs besides parameters, batch and key.
 
   Attributes:
-    apply_fn: ({'params': params}, x_t, t [b] in [0, 1000], context) -> prediction.
-    codec: pixels <-> what is denoised.
-    conditioner: batch -> context.
-    process: how x0 is corrupted, and what is predicted.
-    preconditioning: what stands between network and process.
+    denoiser: what is trained.
     time_sampler: (key, n, schedule) -> t [n] in [0, 1].
     weighting: of each example's loss, by its time.
     drop_rates: probability that each stream is dropped, one a stream.
     alignment: what features of the network are pulled to, if anything.
   """
 
-  apply_fn: Callable[..., jax.Array]
-  codec: codec_lib.Codec
-  conditioner: conditioning.Conditioner
-  process: process_lib.Process
+  denoiser: denoiser_lib.Denoiser
   time_sampler: time_sampler_lib.TimeSampler
   weighting: loss_lib.Weighting
   drop_rates: tuple[float, ...]
-  preconditioning: preconditioning_lib.Preconditioning = dataclasses.field(
-    default_factory=preconditioning_lib.Identity
-  )
   alignment: alignment_lib.Alignment | None = None
-
-  def denoise_fn(self, params: types.Params) -> types.DenoiseFn:
-    """Binds parameters: (x_t, t in [0, 1], context) -> prediction."""
-    return preconditioning_lib.wrap(
-      self.preconditioning,
-      self.process,
-      lambda x, time, context: self.apply_fn({"params": params}, x, time, context),
-    )
-
-
-def stream_key(seed: int, stream: int) -> jax.Array:
-  """Returns the key of one of the streams above."""
-  return jax.random.fold_in(jax.random.key(seed), stream)
 
 
 def losses(
@@ -93,12 +64,12 @@ def losses(
     t: [b] in [0, 1].
     context: the (dropped) condition.
   """
-  process = objective.process
-  prediction = objective.denoise_fn(params)(x_t, t, context)
+  process = objective.denoiser.process
+  prediction = objective.denoiser.denoise_fn(params)(x_t, t, context)
   weight = objective.weighting(process, t)
   weight = weight * objective.time_sampler.weight(t, process.schedule)
   return loss_lib.squared_error(
-    prediction, target, weight, objective.codec.channel_weights()
+    prediction, target, weight, objective.denoiser.codec.channel_weights()
   )
 
 
@@ -122,8 +93,9 @@ def total_loss(
   if alignment is None:
     loss = losses(objective, learned, x_t, target, t, context).mean()
     return loss, {"loss": loss}
-  apply_fn, taken = alignment_lib.tap(objective.apply_fn)
-  tapped = dataclasses.replace(objective, apply_fn=apply_fn)
+  apply_fn, taken = alignment_lib.tap(objective.denoiser.apply_fn)
+  denoiser = dataclasses.replace(objective.denoiser, apply_fn=apply_fn)
+  tapped = dataclasses.replace(objective, denoiser=denoiser)
   loss = losses(tapped, learned["denoiser"], x_t, target, t, context).mean()
   (features,) = taken
   apart = alignment.losses(learned["projector"], features, wanted).mean()
@@ -158,15 +130,17 @@ def train_step(
     The state after it, and scalars `loss`, `grad_norm` and, of an alignment,
     `repa_loss`.
   """
-  key = jax.random.fold_in(stream_key(seed, TRAIN_STREAM), state.step)
+  key = jax.random.fold_in(
+    denoiser_lib.stream_key(seed, denoiser_lib.TRAIN_STREAM), state.step
+  )
   time_key, noise_key, drop_key = jax.random.split(key, 3)
   # A fourth number: those of `split` are the first three.
-  x0 = objective.codec.encode_batch(jax.random.fold_in(key, 3), batch)
+  x0 = objective.denoiser.codec.encode_batch(jax.random.fold_in(key, 3), batch)
   b = x0.shape[0]
-  t = objective.time_sampler(time_key, b, objective.process.schedule)
-  x_t, noise = objective.process.corrupt(noise_key, x0, t)
-  target = objective.process.target(x0, noise, t)
-  context = objective.conditioner(batch)
+  t = objective.time_sampler(time_key, b, objective.denoiser.process.schedule)
+  x_t, noise = objective.denoiser.process.corrupt(noise_key, x0, t)
+  target = objective.denoiser.process.target(x0, noise, t)
+  context = objective.denoiser.conditioner(batch)
   drop = jax.random.bernoulli(
     drop_key, jnp.asarray(objective.drop_rates), (b, len(objective.drop_rates))
   )
@@ -221,19 +195,19 @@ def validation_step(
     `total` and `count`, with and without (`_unconditional`) the condition.
   """
   keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-    stream_key(seed, VALIDATION_STREAM), batch["row"]
+    denoiser_lib.stream_key(seed, denoiser_lib.VALIDATION_STREAM), batch["row"]
   )
   time_keys, noise_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-  schedule = objective.process.schedule
+  schedule = objective.denoiser.process.schedule
   t = jax.vmap(lambda key: objective.time_sampler(key, 1, schedule)[0])(time_keys)
-  x0 = objective.codec.encode_batch(None, batch)
+  x0 = objective.denoiser.codec.encode_batch(None, batch)
 
   def corrupt(key, x0, t):
-    x_t, noise = objective.process.corrupt(key, x0[None], t[None])
-    return x_t[0], objective.process.target(x0[None], noise, t[None])[0]
+    x_t, noise = objective.denoiser.process.corrupt(key, x0[None], t[None])
+    return x_t[0], objective.denoiser.process.target(x0[None], noise, t[None])[0]
 
   x_t, target = jax.vmap(corrupt)(noise_keys, x0, t)
-  context = objective.conditioner(batch)
+  context = objective.denoiser.conditioner(batch)
   valid = batch["valid"]
   sums: dict[str, Any] = {"count": valid.sum()}
   for name, kept in (

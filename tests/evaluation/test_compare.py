@@ -9,15 +9,15 @@ import pytest
 
 from cxr_diffusion_jax.run import checkpoints
 from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.run import run as run_lib
+from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.sampling import image_parts
-from cxr_diffusion_jax.sampling import sample as sampling
-from cxr_diffusion_jax.training import state as state_lib
 
 
-def _save(run: sampling.Run, workdir: pathlib.Path, step: int = 3) -> pathlib.Path:
+def _save(run: run_lib.Run, workdir: pathlib.Path, step: int = 3) -> pathlib.Path:
   """Puts a run that was made by hand into a folder, as training does."""
   workdir.mkdir()
-  run_files.write(workdir, run.experiment.config, run.dataset.description)
+  run_files.write(workdir, run.config, run.card)
   state = state_lib.TrainState(
     step=jnp.array(step),
     params={"none": jnp.zeros(1)},

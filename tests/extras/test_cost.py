@@ -7,7 +7,7 @@ import pytest
 
 from configs import elixr_c
 from cxr_diffusion_jax.extras import cost
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 
 def _trace(function, *shapes):

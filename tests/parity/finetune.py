@@ -17,8 +17,8 @@ import unet as unet_parity
 from configs import sd15_finetune
 from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.models import kl_codec
-from cxr_diffusion_jax.run import recipe as experiment_lib
 from cxr_diffusion_jax.training import compiled as programs_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 NUM_STEPS = 20
 # Four levels, as Stable Diffusion has, of few channels; its text encoder's width.
@@ -117,7 +117,7 @@ def _batch(experiment: experiment_lib.Experiment) -> dict[str, np.ndarray]:
   rng = np.random.default_rng(2)
   side = experiment.data.image_size
   images = np.tanh(np.float32(rng.normal(size=(8, side, side, 1))))
-  codec = experiment.make_codec({})
+  codec = experiment.recipe.make_codec({})
   moments = jax.jit(kl_codec.moments, static_argnums=0)
   return {
     "latent": np.asarray(moments(codec.autoencoder, codec.params, images)),

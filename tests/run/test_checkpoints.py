@@ -12,8 +12,8 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import checkpoints
+from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import optimizer
-from cxr_diffusion_jax.training import state as state_lib
 
 RUN = {"config": {"seed": 0}, "data": {"fingerprint": "f"}, "history": {}}
 
@@ -21,7 +21,7 @@ RUN = {"config": {"seed": 0}, "data": {"fingerprint": "f"}, "history": {}}
 def _state(step: int, mesh: jax.sharding.Mesh) -> state_lib.TrainState:
   settings = optimizer.OptimizerSettings(learning_rate=0.1)
   params = {"to_q": {"kernel": jnp.arange(128.0 * 256).reshape(128, 256) + step}}
-  state = state_lib.create(params, optimizer.make_optimizer(settings, 10))
+  state = state_lib.create(params, optimizer.make_optimizer(settings, 10).init)
   state = state.replace(step=jnp.int32(step))
   return jax.device_put(state, sharding.state_shardings(state, mesh))
 

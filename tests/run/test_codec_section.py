@@ -5,7 +5,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import codec_section
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_an_experiment_denoises_what_the_autoencoder_makes(small, folder):
   config = small.config().to_dict()
   config["codec"] = {"name": "kl", "folder": folder}
   experiment = experiment_lib.build(config)
-  assert experiment.latent_shape == (16, 16, 2)
+  assert experiment.recipe.latent_shape == (16, 16, 2)
   assert experiment.autoencoder.name == folder
   config["data"]["image_size"] = 33
   with pytest.raises(errors.InputError, match=r"image size 33 .* multiple of 2"):

@@ -1,9 +1,11 @@
 """A run goes on only from checkpoints that taught the same thing."""
 
+import dataclasses
+
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.run import compatibility
+from cxr_diffusion_jax.run import card, compatibility
 
 CONFIG = {
   "seed": 0,
@@ -37,14 +39,24 @@ def test_a_constant_rate_lets_a_run_be_made_longer():
     compatibility.check_config(CONFIG, _changed("train", num_steps=20))
 
 
-def test_other_data_are_refused():
-  data = {
-    "fingerprint": "a" * 64,
-    "columns": {"elixrc": {"encoder": "ELIXR-C", "fingerprint": "b" * 64}},
-  }
-  compatibility.check_data(data, data)
+def test_check_data_refuses_other_data_naming_what_differs():
+  column = card.ColumnCard(encoder="ELIXR-C", standin=False, fingerprint="b" * 64)
+  saved = card.DatasetCard(
+    fingerprint="a" * 64,
+    kind="real images",
+    phantom=False,
+    vocabulary=("Effusion",),
+    image_size=64,
+    resize="crop",
+    num_rows={"train": 3},
+    statistics={},
+    columns={"elixrc": column},
+  )
+  compatibility.check_data(saved, saved)
   with pytest.raises(errors.InputError, match="other data: fingerprint aaaa"):
-    compatibility.check_data(data, {**data, "fingerprint": "c" * 64})
-  standin = {"elixrc": {"encoder": "stand-in CLIP", "fingerprint": "d" * 64}}
+    compatibility.check_data(saved, dataclasses.replace(saved, fingerprint="c" * 64))
+  standin = dataclasses.replace(column, encoder="stand-in CLIP", fingerprint="d" * 64)
   with pytest.raises(errors.InputError, match=r"ELIXR-C .* there.*stand-in CLIP"):
-    compatibility.check_data(data, {**data, "columns": standin})
+    compatibility.check_data(
+      saved, dataclasses.replace(saved, columns={"elixrc": standin})
+    )

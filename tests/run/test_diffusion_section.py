@@ -12,8 +12,9 @@ from configs import default
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.diffusion import preconditioning, schedule
 from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import diffusion_section, sections
-from cxr_diffusion_jax.training import state as state_lib
+from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import step as step_lib
 
 RECIPES = (
@@ -54,13 +55,15 @@ def _network(variables, x, time, context):
 
 
 def _objective(section: dict) -> step_lib.Objective:
-  return step_lib.Objective(
+  parts = diffusion_section.build(section)
+  denoiser = denoiser_lib.Denoiser(
     apply_fn=_network,
     codec=codec_lib.Pixel(),
     conditioner=Unconditional(),
-    drop_rates=(),
-    **diffusion_section.build(section),
+    process=parts.pop("process"),
+    preconditioning=parts.pop("preconditioning"),
   )
+  return step_lib.Objective(denoiser=denoiser, drop_rates=(), **parts)
 
 
 def _params(**values: float) -> types.Params:
@@ -70,7 +73,7 @@ def _params(**values: float) -> types.Params:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_builds_and_has_finite_losses(recipe):
   objective = _objective(_section(recipe))
-  process = objective.process
+  process = objective.denoiser.process
   x0 = jax.random.normal(jax.random.key(0), (8, 4, 4, 1))
   t = objective.time_sampler(jax.random.key(1), 8, process.schedule)
   x_t, noise = process.corrupt(jax.random.key(2), x0, t)
@@ -114,7 +117,7 @@ def test_training_with_edm_finds_the_best_network():
   """Data N(0, 1) and sigma_data 1: skipping is exact, the network has to be silent."""
   objective = _objective(_section("edm"))
   optimizer = optax.adam(0.05)
-  state = state_lib.create(_params(a=0.8, c=0.4), optimizer)
+  state = state_lib.create(_params(a=0.8, c=0.4), optimizer.init)
 
   @jax.jit
   def update(state, image):

@@ -4,23 +4,23 @@ import jax
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 
 def test_a_config_becomes_typed_objects(build):
   experiment = build(model__dtype="bfloat16", conditioning__drop_rate=0.2)
-  assert experiment.latent_shape == (16, 16, 4)
+  assert experiment.recipe.latent_shape == (16, 16, 4)
   assert experiment.train.num_steps == 6
   assert experiment.config["model"]["block_channels"] == [8]
-  objective = experiment.make_objective(experiment.make_codec({}))
+  objective = experiment.make_objective({})
   assert objective.drop_rates == (0.2,)
-  shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
+  shapes = jax.eval_shape(experiment.recipe.init_fn, jax.random.key(0))
   assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
 
 
 def test_the_codec_takes_the_statistics_of_the_records(build):
   statistics = {"haar": {"1": {"mean": [1.0, 2, 3, 4], "std": [5.0, 6, 7, 8]}}}
-  codec = build().make_codec(statistics)
+  codec = build().recipe.make_codec(statistics)
   assert codec.mean == (1, 2, 3, 4)
   assert codec.std == (5, 6, 7, 8)
 

@@ -8,6 +8,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import edit_inputs, editing
 from cxr_diffusion_jax.sampling.request import Request
 
@@ -41,7 +42,7 @@ def mask(tmp_path):
 
 
 def _read(run, **asked) -> edit_inputs.Inits:
-  return edit_inputs.read(run.experiment.data, run.dataset, edit_inputs.Asked(**asked))
+  return edit_inputs.read(run.data, run.dataset, edit_inputs.Asked(**asked))
 
 
 def _make(run, desk, request=None, guidance=1.5, **asked) -> editing.Edited:
@@ -108,7 +109,7 @@ def test_known_pixels_are_the_images_own_bit_for_bit(run, desk, ids, mask, tmp_p
 
 
 def test_the_command_does_all_of_it(run, ids, mask, run_main, monkeypatch, tmp_path):
-  monkeypatch.setattr(editing.sampling, "open_run", lambda *_, **__: run)
+  monkeypatch.setattr(run_lib, "open_run", lambda *_, **__: run)
   ended = run_main(
     "sample", f"--workdir={tmp_path}", f"--init={ids[0]}", f"--mask={mask()}",
     "--steps=4", "--per_condition=1",

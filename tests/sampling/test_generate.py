@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.diffusion import loss, process, time_sampler
+from cxr_diffusion_jax.diffusion import process
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
+from cxr_diffusion_jax.run import denoiser
 from cxr_diffusion_jax.sampling import generate
-from cxr_diffusion_jax.training import step
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +103,13 @@ def known():
     said = variables["params"] * (a + 10 * b + a * b)
     return jnp.zeros_like(x_t) + said[:, None, None, None]
 
-  objective = step.Objective(
+  known = denoiser.Denoiser(
     apply_fn=apply_fn,
     codec=_Codec(),
     conditioner=_Conditioner(),
     process=process.Process(),
-    time_sampler=time_sampler.Uniform(),
-    weighting=loss.Uniform(),
-    drop_rates=(0.1, 0.1),
   )
-  return objective, rows
+  return known, rows
 
 
 A, B = np.array([1.0, 2.0, 3.0], np.float32), np.array([2.0, 0.0, -1.0], np.float32)
@@ -286,13 +283,11 @@ def test_the_cost_is_what_is_evaluated(known, guidance, weak, cost):
 
 def test_a_whole_generator_makes_images_in_range(build, dataset):
   experiment = build()
-  objective = experiment.make_objective(
-    experiment.make_codec(dataset.description["statistics"])
-  )
+  recipe = experiment.recipe.with_statistics(dataset.card.statistics)
   run = generate.make_generate(
-    objective, experiment.sample, experiment.latent_shape, experiment.mesh
+    recipe.denoiser, recipe.sample, recipe.latent_shape, recipe.mesh
   )
-  params = experiment.init_fn(jax.random.key(0))
+  params = experiment.recipe.init_fn(jax.random.key(0))
   batch = dataset.source("train").batch([0, 1])
   images = np.asarray(run(params, batch, generate.sample_keys(0, np.arange(2))))
   assert images.shape == (2, 32, 32, 1)

@@ -8,10 +8,10 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models import codec
-from cxr_diffusion_jax.run import recipe as experiment_lib
 from cxr_diffusion_jax.run.sample_section import SampleSettings
 from cxr_diffusion_jax.sampling import generate, image_to_image
 from cxr_diffusion_jax.sampling.image_to_image import INIT, MAKE, SOURCE, Plan
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 PLAIN = SampleSettings(sampler="ddim", num_steps=20, guidance=1.0)
 
@@ -33,17 +33,15 @@ def made(small):
   experiment = experiment_lib.build(
     small.config(codec__name="haar", model__norm_groups=4)
   )
-  objective = dataclasses.replace(
-    experiment.make_objective(experiment.make_codec({})), apply_fn=_apply
-  )
+  denoiser = dataclasses.replace(experiment.recipe.denoiser, apply_fn=_apply)
 
   def run(plan: Plan | None, settings=PLAIN, **fields) -> np.ndarray:
     draw = None
     if plan is not None:
       settings = image_to_image.settings_of(settings, plan)
-      draw = image_to_image.make_draw(objective, settings, plan)
+      draw = image_to_image.make_draw(denoiser, settings, plan)
     function = generate.make_generate(
-      objective, settings, (4, 4, 4), experiment.mesh, draw
+      denoiser, settings, (4, 4, 4), experiment.mesh, draw
     )
     keys = generate.sample_keys(3, np.arange(2))
     return np.asarray(function({"one": jnp.float32(1)}, fields, keys))

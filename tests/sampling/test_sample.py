@@ -9,6 +9,8 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions
 from cxr_diffusion_jax.sampling import files as sample_files
 from cxr_diffusion_jax.sampling import sample as sampling
@@ -17,13 +19,13 @@ from cxr_diffusion_jax.sampling.request import Request
 PLAIN = {"guidance": 1.0}
 
 
-def _make(run: sampling.Run, request: Request, count: int = 3):
-  desk = conditions.Desk(settings=run.experiment.data, dataset=run.dataset)
+def _make(run: run_lib.Run, request: Request, count: int = 3):
+  desk = conditions.Desk(settings=run.data, dataset=run.dataset)
   return desk.make(request, count)
 
 
 @pytest.fixture(scope="module")
-def run(run_of) -> sampling.Run:
+def run(run_of) -> run_lib.Run:
   return run_of("elixr_c")
 
 
@@ -218,7 +220,6 @@ def test_captions_are_short(entry, text):
 
 
 def test_a_folder_without_a_checkpoint_is_refused(run, tmp_path):
-  (tmp_path / "config.json").write_text(json.dumps(run.experiment.config))
-  (tmp_path / "dataset.json").write_text(json.dumps(run.dataset.description))
+  run_files.write(tmp_path, run.config, run.card)
   with pytest.raises(errors.InputError, match="no checkpoint in"):
-    sampling.open_run(tmp_path)
+    run_lib.open_run(tmp_path)

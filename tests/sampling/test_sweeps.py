@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions, sweeps
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import sample as sampling
@@ -14,13 +15,13 @@ from cxr_diffusion_jax.sampling.request import Request, join_rows
 
 
 @pytest.fixture(scope="module")
-def run(run_of) -> sampling.Run:
+def run(run_of) -> run_lib.Run:
   return run_of("findings")
 
 
 @pytest.fixture(scope="module")
 def desk(run) -> conditions.Desk:
-  return conditions.Desk(settings=run.experiment.data, dataset=run.dataset)
+  return conditions.Desk(settings=run.data, dataset=run.dataset)
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def test_a_walk_from_an_image_keeps_it_at_its_end(run, desk, told):
 
 def test_embeddings_fade_in(run_of, told):
   run = run_of("elixr_c")
-  desk = conditions.Desk(settings=run.experiment.data, dataset=run.dataset)
+  desk = conditions.Desk(settings=run.data, dataset=run.dataset)
   ends = join_rows([desk.make(Request(unconditional=True), 1), desk.make(Request(), 1)])
   sweeps.walk(run, ends, num=3)
   (batch,) = told

@@ -11,9 +11,9 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models import alignment as models_alignment
 from cxr_diffusion_jax.run import checkpoints
-from cxr_diffusion_jax.run import recipe as experiment_lib
+from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import alignment, step
-from cxr_diffusion_jax.training import state as state_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 ON = {"repa__weight": 0.5, "repa__projector_width": 8}
 
@@ -43,9 +43,9 @@ def _apply(variables, x_t, t, context, mutable=()):
 def toy(build):
   """An objective with an alignment, and what `total_loss` takes."""
   experiment = build()
-  objective = dataclasses.replace(
-    experiment.make_objective(experiment.make_codec({})), apply_fn=_apply
-  )
+  objective = experiment.objective
+  denoiser = dataclasses.replace(objective.denoiser, apply_fn=_apply)
+  objective = dataclasses.replace(objective, denoiser=denoiser)
   one = _toy()
   rng = np.random.default_rng(0)
   x_t, target = rng.standard_normal((2, 3, 4, 4, 4)).astype(np.float32)
@@ -106,7 +106,7 @@ def test_it_learns_and_goes_on_from_a_checkpoint_bit_for_bit(toy, tmp_path):
       aligned, optimizer, state, batch, seed=0, ema_decay=0.9, accumulation=1
     )
   )
-  state, told = state_lib.create(params, optimizer, projector=projector), []
+  state, told = state_lib.create(params, optimizer.init, projector=projector), []
   with checkpoints.open_manager(tmp_path) as manager:
     for number in range(6):
       if number == 3:

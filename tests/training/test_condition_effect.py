@@ -13,10 +13,10 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import recipe as experiment_lib
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling.request import Request
+from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import loop
 
 LABELS = ("No Finding", "Effusion", "Mass", "Effusion|Mass")
@@ -64,11 +64,11 @@ def _seen(images: np.ndarray) -> np.ndarray:
 def test_the_condition_decides_and_the_noise_does_not(
   path, num_steps, share, small, squares
 ):
-  recipe = dataclasses.replace(
+  small_recipe = dataclasses.replace(
     small, path=path, root=squares, records_dir=squares.parent / "records"
   )
   experiment = experiment_lib.build(
-    recipe.config(
+    small_recipe.config(
       data__standin=True,
       data__standin_steps=60,
       data__split="hash",
@@ -85,11 +85,9 @@ def test_the_condition_decides_and_the_noise_does_not(
       sample__guidance=2.0,
     )
   )
-  dataset = dataset_lib.prepare(experiment.data, experiment.conditioner.needs)
+  dataset = dataset_lib.prepare(experiment.data, experiment.recipe.conditioner.needs)
   outcome = loop.train(experiment, dataset, squares.parent / path, writer=_Silent())
-  objective = experiment.make_objective(
-    experiment.make_codec(dataset.description["statistics"])
-  )
+  recipe = experiment.recipe.with_statistics(dataset.card.statistics)
   # One test image of each label, of patients that training has never seen.
   ids = dataset.ids("test")
   chosen = [next(name for name in ids if int(name[:8]) % 4 == k) for k in range(4)]
@@ -100,7 +98,7 @@ def test_the_condition_decides_and_the_noise_does_not(
   crossed = asked.take(np.repeat(np.arange(4), 4))
   made = generate_lib.generate_rows(
     generate_lib.make_generate(
-      objective, experiment.sample, experiment.latent_shape, experiment.mesh
+      recipe.denoiser, recipe.sample, recipe.latent_shape, recipe.mesh
     ),
     outcome.state.ema_params,
     crossed.fields,

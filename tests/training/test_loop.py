@@ -1,5 +1,6 @@
 """What a run promises: it goes on as if nothing had been, anywhere, and safely."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -10,7 +11,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import checkpoints
-from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.training import loop
 
 
@@ -54,7 +55,9 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(train, build, tmp_pa
   assert sorted(int(path.name) for path in kept) == [2, 4, 6]
   experiment = build(**cosine)
   for length, average in zip(lengths, whole.state.power_ema, strict=True):
-    made, step = sampling.read_params(tmp_path / "cut", experiment, None, length)
+    made, step = run_lib.read_params(
+      tmp_path / "cut", experiment.recipe, experiment.config, None, length
+    )
     assert step == 6
     for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(average), strict=True):
       np.testing.assert_allclose(a, b, atol=1e-6)
@@ -151,9 +154,10 @@ def test_another_config_is_refused_naming_the_keys(train, tmp_path):
   assert _steps(tmp_path) == [2]
 
 
-def test_other_data_are_refused(train, tmp_path, dataset):
+def test_other_data_are_refused(train, tmp_path, dataset, monkeypatch):
   train(tmp_path, train__num_steps=2)
-  dataset.description["fingerprint"] = "another"
+  other = dataclasses.replace(dataset.card, fingerprint="another")
+  monkeypatch.setitem(vars(dataset), "card", other)
   with pytest.raises(errors.InputError, match="of other data: fingerprint"):
     train(tmp_path, train__num_steps=2)
 

@@ -14,8 +14,8 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.interop import diffusers
 from cxr_diffusion_jax.models.denoisers.unet import UNet
-from cxr_diffusion_jax.run import recipe as experiment_lib
 from cxr_diffusion_jax.training import compiled as programs_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import loop
 from cxr_diffusion_jax.training import pretrained as pretrained_lib
 from cxr_diffusion_jax.types import TokenStream
@@ -63,7 +63,7 @@ def build_from(small):
 
 
 def _taken(experiment):
-  shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
+  shapes = jax.eval_shape(experiment.recipe.init_fn, jax.random.key(0))
   fresh = traverse_util.flatten_dict(shapes)
   taken = experiment.pretrained.load(shapes)
   assert taken.keys() <= fresh.keys()
@@ -124,7 +124,8 @@ def test_several_streams_have_a_fresh_embedder(save, build_from):
   experiment = build_from(folder)
   network = experiment.pretrained.network
   streams = [
-    dataclasses.replace(experiment.conditioner.streams[0], name=name) for name in "ab"
+    dataclasses.replace(experiment.recipe.conditioner.streams[0], name=name)
+    for name in "ab"
   ]
   network = network.clone(context_streams=tuple(streams), context_width=8, pooled=False)
   context = [jax.numpy.zeros((1, s.num_tokens, s.width)) for s in streams]
@@ -134,7 +135,7 @@ def test_several_streams_have_a_fresh_embedder(save, build_from):
   shapes = jax.eval_shape(
     network.init,
     jax.random.key(0),
-    jax.numpy.zeros((1, *experiment.latent_shape)),
+    jax.numpy.zeros((1, *experiment.recipe.latent_shape)),
     jax.numpy.zeros((1,)),
     context,
   )["params"]
@@ -216,7 +217,7 @@ def test_the_recipe_begins_from_stable_diffusion(choice, width, num_streams):
   streams = network.context_streams
   assert (None if streams is None else len(streams)) == num_streams
   if choice == "base":
-    shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
+    shapes = jax.eval_shape(experiment.recipe.init_fn, jax.random.key(0))
     # Stable Diffusion 1.5's UNet, to the last one.
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 859_520_964
     assert network.clone(remat=False, dtype=UNet.dtype) == UNet(pooled=False)

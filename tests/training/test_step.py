@@ -14,7 +14,8 @@ from cxr_diffusion_jax.diffusion import process as process_lib
 from cxr_diffusion_jax.diffusion import schedule as schedule_lib
 from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
 from cxr_diffusion_jax.models import codec as codec_lib
-from cxr_diffusion_jax.training import state as state_lib
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
+from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import step as step_lib
 
 
@@ -44,11 +45,13 @@ def _apply(variables, x_t, t, context):
 @pytest.fixture
 def objective() -> step_lib.Objective:
   return step_lib.Objective(
-    apply_fn=_apply,
-    codec=codec_lib.Pixel(),
-    conditioner=Conditioner(),
-    process=process_lib.Process(
-      schedule=schedule_lib.load("rectified_flow")(), prediction="velocity"
+    denoiser=denoiser_lib.Denoiser(
+      apply_fn=_apply,
+      codec=codec_lib.Pixel(),
+      conditioner=Conditioner(),
+      process=process_lib.Process(
+        schedule=schedule_lib.load("rectified_flow")(), prediction="velocity"
+      ),
     ),
     time_sampler=time_sampler_lib.load("logit_normal")(stratified=True),
     weighting=loss_lib.load("uniform")(),
@@ -69,7 +72,7 @@ def batch() -> types.Batch:
 
 def _state(optimizer, step: int = 0) -> state_lib.TrainState:
   params = {"a": jnp.float32(0.3), "b": jnp.float32(-0.2), "c": jnp.float32(0.5)}
-  return state_lib.create(params, optimizer).replace(step=jnp.int32(step))
+  return state_lib.create(params, optimizer.init).replace(step=jnp.int32(step))
 
 
 def _update(objective, batch, *, step=0, accumulation=1, ema_decay=0.9, seed=0):
@@ -125,10 +128,10 @@ def test_a_stream_that_is_always_dropped_teaches_nothing(objective, batch):
 def test_a_stream_that_is_never_dropped_is_whole(objective, batch):
   """The gradient of c is that of the full context, computed by hand."""
   _old, new, _ = _update(objective, batch)
-  key = jax.random.fold_in(step_lib.stream_key(0, step_lib.TRAIN_STREAM), 0)
+  key = jax.random.fold_in(denoiser_lib.stream_key(0, denoiser_lib.TRAIN_STREAM), 0)
   time_key, noise_key, _ = jax.random.split(key, 3)
-  t = objective.time_sampler(time_key, 8, objective.process.schedule)
-  x_t, noise = objective.process.corrupt(noise_key, batch["image"], t)
+  t = objective.time_sampler(time_key, 8, objective.denoiser.process.schedule)
+  x_t, noise = objective.denoiser.process.corrupt(noise_key, batch["image"], t)
   token = batch["hint"].sum(1).reshape(8, 1, 1, 1)
   prediction = 0.3 * x_t - 0.2 * t.reshape(8, 1, 1, 1) + 0.5 * token
   error = prediction - (noise - batch["image"])

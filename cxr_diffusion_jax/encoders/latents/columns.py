@@ -8,7 +8,7 @@ that one put in another's place never passes for it. An interrupted run goes on 
 rows that lack.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -103,27 +103,6 @@ def statistics(column: columns_lib.Column) -> dict[str, Any]:
   """
   told = json.loads((column.folder / "statistics.json").read_text(encoding="utf-8"))
   return {NAME: told[NAME]}
-
-
-def check_same(described: Mapping[str, Any], autoencoder: Autoencoder | None) -> None:
-  """Refuses to go on with another autoencoder than a run began with.
-
-  Args:
-    described: the run's latents, as its data's description has them.
-    autoencoder: which there is now; None for none.
-
-  Raises:
-    errors.InputError: it is another one.
-  """
-  if autoencoder is None or NAME not in described:
-    return
-  encoder = described[NAME]["encoder"]
-  if encoder != autoencoder.description:
-    raise errors.InputError(
-      f"config.codec.folder={autoencoder.name} holds {autoencoder.description}",
-      f"{encoder}, whose latents the run learned from",
-      "name the folder of that autoencoder, or a new --workdir",
-    )
 
 
 def _write_statistics(column: columns_lib.Column) -> None:

@@ -90,7 +90,7 @@ def of_paths(
     "training images": f"{len(bench.training):,}",
     "image size": f"{bench.records.image_size} pixels",
     "training runs": "; ".join(
-      f"{path.name}: {', '.join(run.workdir.name for run in path.runs)}"
+      f"{path.name}: {', '.join(run.folder.name for run in path.runs)}"
       for path in paths
     ),
     "steps": ", ".join(map(str, sorted({x for path in paths for x in path.steps}))),
@@ -98,7 +98,7 @@ def of_paths(
     "sampler": f"{settings.sampler}, {settings.num_steps} steps, guidance"
     f" {settings.guidance_text}; {', '.join(map(str, costs))} evaluations an image",
     "codec alone": "; ".join(
-      f"{path.name}: {reconstruction.read(path.runs[0].workdir, path.config)}"
+      f"{path.name}: {reconstruction.read(path.runs[0].folder, path.config)}"
       for path in paths
     ),
     **judges(bench),

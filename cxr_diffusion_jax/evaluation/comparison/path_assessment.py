@@ -22,8 +22,8 @@ from cxr_diffusion_jax.evaluation.eval_context import Bench
 from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import fidelity_table
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import image_parts
-from cxr_diffusion_jax.sampling import sample as sampling
 
 FOLDER = "evaluation"
 
@@ -92,12 +92,12 @@ class Set:
   assessment: assessment.Assessment
 
 
-def folder_of(run: sampling.Run) -> pathlib.Path:
+def folder_of(run: run_lib.Run) -> pathlib.Path:
   """Where all that is evaluated of a checkpoint is kept: WORKDIR/evaluation/STEP."""
   name = str(run.checkpoint_step)
   if run.ema_length is not None:
     name += f"-ema_{run.ema_length:g}"
-  return run.workdir / FOLDER / name
+  return run.folder / FOLDER / name
 
 
 def assess_path(
@@ -201,7 +201,7 @@ def training_images(
 
 
 def _generator(
-  run: sampling.Run, options: Options, seed: int, weights: str
+  run: run_lib.Run, options: Options, seed: int, weights: str
 ) -> image_parts.Generator:
   return image_parts.prepare(
     run,
@@ -222,7 +222,7 @@ def _assess(
   ids = bench.conditions.ids.tolist()
   generate = functools.partial(image_parts.generate, generator, progress=progress)
   images = generate(ids)
-  name = f"{generator.run.workdir.name}, seed {generator.seed}"
+  name = f"{generator.run.folder.name}, seed {generator.seed}"
   cache = generator.folder / "features"
   extract = functools.partial(features_lib.extract, cache=cache, progress=progress)
   features = {

@@ -11,8 +11,7 @@ from typing import Any
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import compatibility
-from cxr_diffusion_jax.run import files as run_files
-from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.run import run as run_lib
 
 # What may differ between runs that are compared: the condition, where and how they ran.
 # How they are sampled may not, although one run may change it at any time.
@@ -34,7 +33,7 @@ class Path:
   """
 
   name: str
-  runs: Sequence[sampling.Run]
+  runs: Sequence[run_lib.Run]
   config: Mapping[str, Any]
 
   @property
@@ -66,22 +65,21 @@ def open_paths(
   if len(set(places)) != len(places):
     raise errors.InputError("one run named twice", "different folders")
   which = {"checkpoint_step": checkpoint_step, "ema_length": ema_length}
-  runs = [sampling.open_run(workdir, **which) for workdir in workdirs]
-  prints = {run.dataset.records.fingerprint for run in runs}
+  runs = [run_lib.open_run(workdir, **which) for workdir in workdirs]
+  prints = {run.card.fingerprint for run in runs}
   if len(prints) > 1:
     raise errors.InputError(
       f"runs on {len(prints)} different sets of records",
       "runs on the same images, splits and size",
     )
-  # As they were trained: what samples them here has devices of its own.
-  configs = [run_files.read(workdir)[0] for workdir in workdirs]
+  configs = [run.config for run in runs]
   groups: dict[str, list[int]] = {}
   for row, config in enumerate(configs):
     groups.setdefault(_recipe(config), []).append(row)
   named = [configs[rows[0]]["conditioning"]["name"] for rows in groups.values()]
   paths = []
   for name, rows in zip(named, groups.values(), strict=True):
-    first = runs[rows[0]].workdir.name
+    first = runs[rows[0]].folder.name
     paths.append(
       Path(
         name=name if named.count(name) == 1 else first,
@@ -148,8 +146,8 @@ def warnings(paths: Sequence[Path]) -> list[str]:
   return told
 
 
-def _seed(run: sampling.Run) -> int:
-  return run.experiment.seed
+def _seed(run: run_lib.Run) -> int:
+  return run.seed
 
 
 def _recipe(config: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import utility
 from cxr_diffusion_jax.run import loss_curves
-from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.run import run as run_lib
 
 METRICS = "metrics.json"
 
@@ -180,7 +180,7 @@ def _of_path(
 
 def _embeddings(
   bench: Bench,
-  runs: Sequence[sampling.Run],
+  runs: Sequence[run_lib.Run],
   options: Options,
   progress: types.Progress,
 ) -> list[Measurement]:
@@ -230,15 +230,15 @@ def _result(
   own = [one for one in more.measurements if one.of == "generated"]
   return PathResult(
     name=path.name,
-    runs=[run.workdir.name for run in path.runs],
+    runs=[run.folder.name for run in path.runs],
     images=comparison_facts.stack(images, comparison_facts.shown(bench)),
     measurements=[*pooled, *own],
     features=first.made.features,
-    losses={run.workdir.name: loss_curves.read(run.workdir) for run in path.runs},
+    losses={run.folder.name: loss_curves.read(run.folder) for run in path.runs},
     generated=first.made.images,
     sweep=more.sweep,
     **comparison_facts.neighbours(bench, images, first.assessment),
-    description=path.runs[0].dataset.kind,
+    description=path.runs[0].card.kind,
     curve=more.curve,
   )
 

@@ -21,8 +21,8 @@ from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.evaluation.metrics import diversity
 from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import recipe as experiment_lib
 from cxr_diffusion_jax.sampling import decoding
+from cxr_diffusion_jax.training import experiment as experiment_lib
 
 FILE = "reconstruction.json"
 
@@ -120,7 +120,7 @@ def write(
   """
   if experiment.autoencoder is None:
     return
-  encoders = {name: told["encoder"] for name, told in _latents(dataset).items()}
+  encoders = {name: column.encoder for name, column in dataset.card.latents.items()}
   facts = {"autoencoder": encoders, "records": dataset.records.fingerprint}
   path = workdir / FILE
   if path.is_file():
@@ -132,7 +132,7 @@ def write(
   count = min(len(source), _NUM_IMAGES)
   rows = np.linspace(0, len(source) - 1, count).astype(int)
   images = np.stack([source[int(row)]["image"] for row in rows])
-  codec = experiment.make_codec(dataset.description["statistics"])
+  codec = experiment.recipe.make_codec(dataset.card.statistics)
   figures = describe(measure(codec, experiment.mesh, images))
   if jax.process_index() == 0:
     told = json.dumps({**facts, "split": split, **figures}, indent=1)
@@ -157,7 +157,3 @@ def read(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
   }
   figures = Reconstruction(**kept)
   return f"{figures.text} on {figures.num_images} {told['split']} images"
-
-
-def _latents(dataset: dataset_lib.Dataset) -> Mapping[str, Any]:
-  return dataset.description.get("latents", {})

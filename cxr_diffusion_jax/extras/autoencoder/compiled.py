@@ -18,9 +18,9 @@ from cxr_diffusion_jax.extras.autoencoder import objective as objective_lib
 from cxr_diffusion_jax.extras.autoencoder import settings as settings_lib
 from cxr_diffusion_jax.extras.autoencoder import step as autoencoder_step
 from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
+from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
-from cxr_diffusion_jax.training import state as state_lib
-from cxr_diffusion_jax.training import step as step_lib
 
 # A posterior of standard deviation 0.05 to begin with: at 1, which a network of random
 # weights would say, the latents' noise drowns the first thousand updates.
@@ -117,7 +117,7 @@ def make_programs(
   optimizer = optimizer_lib.make_optimizer(
     experiment.optimizer, experiment.train.num_steps
   )
-  key = step_lib.stream_key(experiment.seed, step_lib.INIT_STREAM)
+  key = denoiser_lib.stream_key(experiment.seed, denoiser_lib.INIT_STREAM)
 
   def create() -> state_lib.TrainState:
     return autoencoder_step.create(init_params(objective, key), optimizer)

@@ -16,8 +16,8 @@ import optax
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.extras.autoencoder import objective as objective_lib
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
-from cxr_diffusion_jax.training import state as state_lib
-from cxr_diffusion_jax.training import step as step_lib
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
+from cxr_diffusion_jax.run import state as state_lib
 
 AUTOENCODER, DISCRIMINATOR = "autoencoder", "discriminator"
 
@@ -64,7 +64,7 @@ def train_step(
     The state after it, and scalars: `loss` without the adversary's part, the losses it
     is made of, `grad_norm`, `latent_std`, and with an adversary its own.
   """
-  key = step_lib.stream_key(seed, step_lib.TRAIN_STREAM)
+  key = denoiser_lib.stream_key(seed, denoiser_lib.TRAIN_STREAM)
   crop_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
   image = crop(crop_key, batch["image"], objective.loss.crop_size)
   params = state.params[AUTOENCODER]

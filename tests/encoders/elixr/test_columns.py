@@ -134,8 +134,8 @@ def test_other_prompts_make_other_stand_ins_of_texts_alone(with_standin):
   first = dataset.prepare(with_standin, base.Needs(columns=("txt_emb",)))
   asked = dataclasses.replace(with_standin, prompt_seed=1)
   second = dataset.prepare(asked, base.Needs(columns=("txt_emb",)))
-  assert second.description["columns"] != first.description["columns"]
-  assert second.description["fingerprint"] == first.description["fingerprint"]
+  assert second.card.columns != first.card.columns
+  assert second.card.fingerprint == first.card.fingerprint
   # The settings of before find their own again.
   third = dataset.prepare(with_standin, base.Needs(columns=("txt_emb",)))
   for split in ("train", "test"):

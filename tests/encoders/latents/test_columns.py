@@ -127,7 +127,7 @@ def test_batches_carry_latents_and_no_images(settings, autoencoder):
   assert "image" not in batch
   assert batch["latent"].shape == (2, 16, 16, 4)
   assert dataset.source("train").batch([0])["image"].shape == (1, 32, 32, 1)
-  described = json.loads(json.dumps(dataset.description))
+  described = json.loads(json.dumps(dataset.card.to_json()))
   assert described["statistics"]["latent"]["std"] > 0
   assert described["latents"]["latent"]["encoder"] == autoencoder.description
   assert described["columns"] == {}

@@ -8,7 +8,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.evaluation.comparison import paths
-from cxr_diffusion_jax.sampling import sample as sampling
+from cxr_diffusion_jax.run import run as run_lib
 
 CONFIG = {
   "seed": 0,
@@ -39,19 +39,15 @@ def opened(monkeypatch, tmp_path):
     def open_run(workdir, **_):
       print_ = (records or {}).get(workdir.name, "one")
       return python_types.SimpleNamespace(
-        workdir=workdir,
+        folder=workdir,
         checkpoint_step=(steps or {}).get(workdir.name, 9),
         ema_length=None,
-        experiment=python_types.SimpleNamespace(seed=configs[workdir.name]["seed"]),
-        dataset=python_types.SimpleNamespace(
-          records=python_types.SimpleNamespace(fingerprint=print_)
-        ),
+        config=configs[workdir.name],
+        seed=configs[workdir.name]["seed"],
+        card=python_types.SimpleNamespace(fingerprint=print_),
       )
 
-    monkeypatch.setattr(sampling, "open_run", open_run)
-    monkeypatch.setattr(
-      paths.run_files, "read", lambda workdir: (configs[workdir.name], {})
-    )
+    monkeypatch.setattr(run_lib, "open_run", open_run)
     return paths.open_paths([tmp_path / name for name in configs])
 
   return make
@@ -66,7 +62,7 @@ def test_seeds_are_runs_of_one_path(opened):
     "t-1": _config(conditioning=text, seed=1),
   })  # fmt: skip
   assert [path.name for path in made] == ["elixr_c", "clip_text"]
-  assert [[run.workdir.name for run in path.runs] for path in made] == [
+  assert [[run.folder.name for run in path.runs] for path in made] == [
     ["c-0", "c-1"],
     ["t-0", "t-1"],
   ]

@@ -10,7 +10,7 @@ from cxr_diffusion_jax.extras.autoencoder import compiled as programs
 from cxr_diffusion_jax.extras.autoencoder import objective as objective_lib
 from cxr_diffusion_jax.extras.autoencoder import step as autoencoder_step
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
-from cxr_diffusion_jax.training import step as step_lib
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
 
 IMAGE = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 1)).astype(np.float32)
 
@@ -49,7 +49,9 @@ def test_an_update_follows_the_gradient_of_the_losses(objective):
   )
 
   def loss_of(params, adversary, step, weight):
-    key = jax.random.fold_in(step_lib.stream_key(3, step_lib.TRAIN_STREAM), step)
+    key = jax.random.fold_in(
+      denoiser_lib.stream_key(3, denoiser_lib.TRAIN_STREAM), step
+    )
     apply = objective.network.apply
     mean, logvar = apply({"params": params}, IMAGE, method="encode")
     noise_key = jax.random.split(key)[1]

@@ -3,10 +3,11 @@
 No random key and no iterator stands here: both are functions of the seed and the step.
 """
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 
 from cxr_diffusion_jax import types
 
@@ -27,14 +28,14 @@ class TrainState:
   step: jax.Array
   params: types.Params
   ema_params: types.Params
-  opt_state: optax.OptState
+  opt_state: types.Params
   power_ema: tuple[types.Params, ...] = ()
   projector: types.Params = flax.struct.field(default_factory=dict)
 
 
 def create(
   params: types.Params,
-  optimizer: optax.GradientTransformation,
+  init_fn: Callable[[types.Params], types.Params],
   num_power_ema: int = 0,
   projector: types.Params | None = None,
 ) -> TrainState:
@@ -44,7 +45,7 @@ def create(
     params=params,
     # A copy: the state is donated, and one buffer cannot be donated twice.
     ema_params=jax.tree.map(jnp.copy, params),
-    opt_state=optimizer.init(learned(params, projector or {})),
+    opt_state=init_fn(learned(params, projector or {})),
     power_ema=tuple(jax.tree.map(jnp.copy, params) for _ in range(num_power_ema)),
     projector=projector or {},
   )

@@ -1,0 +1,92 @@
+"""The dataset card: what a run keeps of its data, so that it opens without them.
+
+  Dataset --card--> WORKDIR/dataset.json --from_json--> DatasetCard
+
+It holds what a codec and a request need (statistics, label vocabulary, sizes, column
+shapes, encoders), and fingerprints that tell these data from any other.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from cxr_diffusion_jax.data import labels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnCard:
+  """A column of embeddings, without its rows.
+
+  Attributes:
+    encoder: one line that names the encoder and its weights' fingerprint.
+    standin: whether this project trained it, in place of a published one.
+    fingerprint: of the column's content.
+    shape: of one row; () where an older version did not write it.
+  """
+
+  encoder: str
+  standin: bool
+  fingerprint: str
+  shape: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetCard:
+  """The data of a run, in a few kilobytes.
+
+  Attributes:
+    fingerprint: of the records' content.
+    kind: for people: phantoms or real images, stand-ins or not.
+    phantom: whether the images are phantoms.
+    vocabulary: names of the findings, in the order of the labels.
+    image_size: side of the square images, in pixels.
+    resize: 'crop' or 'pad', for an image that is not square.
+    num_rows: split -> rows.
+    statistics: of the training images and latents, for the codec.
+    columns: name -> column that the conditioning path reads.
+    targets: name -> column that training compares features with.
+    latents: name -> column that training denoises in place of images.
+    root: absolute path of the tree when the run was trained.
+    records_dir: absolute path of the records folder then.
+  """
+
+  fingerprint: str
+  kind: str
+  phantom: bool
+  vocabulary: tuple[str, ...]
+  image_size: int
+  resize: str
+  num_rows: Mapping[str, int]
+  statistics: Mapping[str, Any]
+  columns: Mapping[str, ColumnCard]
+  targets: Mapping[str, ColumnCard] = dataclasses.field(default_factory=dict)
+  latents: Mapping[str, ColumnCard] = dataclasses.field(default_factory=dict)
+  root: str = ""
+  records_dir: str = ""
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain values for `dataset.json`."""
+    return dataclasses.asdict(self)
+
+
+def from_json(values: Mapping[str, Any], config: Mapping[str, Any]) -> DatasetCard:
+  """Reads a card back.
+
+  Args:
+    values: of `to_json`, or of `dataset.json` as the first version wrote it.
+    config: of the run, for what that version did not write.
+  """
+  values, data = dict(values), config["data"]
+  older = {
+    "phantom": values["kind"].startswith("phantom"),
+    "vocabulary": labels.FINDINGS,
+    "image_size": data["image_size"],
+    "resize": data.get("resize", "crop"),
+  }
+  values = older | values
+  for name in ("columns", "targets", "latents"):
+    values[name] = {
+      column: ColumnCard(**{**about, "shape": tuple(about.get("shape", ()))})
+      for column, about in values.get(name, {}).items()
+    }
+  return DatasetCard(**{**values, "vocabulary": tuple(values["vocabulary"])})

@@ -1,0 +1,176 @@
+"""A trained run: a folder that can be moved, copied or read from a bucket.
+
+WORKDIR/{config.json, dataset.json, checkpoints/} --open_run--> Run
+
+Opening a run never touches its dataset; `Run.dataset` opens it for requests that name
+rows.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import os
+from typing import Any
+
+from etils import epath
+import jax
+
+from cxr_diffusion_jax import types
+from cxr_diffusion_jax.data import settings as data_settings
+from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.run import card as card_lib
+from cxr_diffusion_jax.run import checkpoints, compatibility, sections, snapshots
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.run import recipe as recipe_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+  """A trained run.
+
+  Attributes:
+    folder: of the run.
+    config: as it was trained.
+    card: of its data.
+    recipe: with the codec of the card's statistics, on the mesh of this machine.
+    ema_params: what is sampled from.
+    checkpoint_step: the step of `ema_params`.
+    ema_length: of an average made after training; None for the run's own.
+    data_root: where the tree is now; "" for where it was in training.
+    records_dir: where the records are now; "" for where they were in training.
+  """
+
+  folder: epath.Path
+  config: Mapping[str, Any]
+  card: card_lib.DatasetCard
+  recipe: recipe_lib.Recipe
+  ema_params: types.Params
+  checkpoint_step: int
+  ema_length: float | None = None
+  data_root: str = ""
+  records_dir: str = ""
+
+  @property
+  def seed(self) -> int:
+    """The seed of its training."""
+    return self.config["seed"]
+
+  @property
+  def name(self) -> str:
+    """The folder's name, for titles."""
+    return self.folder.name
+
+  @functools.cached_property
+  def data(self) -> data_settings.DataSettings:
+    """Which X-rays it was trained on, and where they are now."""
+    settings = sections.make(data_settings.DataSettings, "data", self.config["data"])
+    places = {
+      "root": self.data_root or self.card.root or settings.root,
+      "records_dir": self.records_dir or self.card.records_dir or settings.records_dir,
+    }
+    return dataclasses.replace(settings, **places)
+
+  @functools.cached_property
+  def dataset(self) -> dataset_lib.Dataset:
+    """Its records and columns, opened on first use.
+
+    Raises:
+      errors.InputError: they are gone, or their content has changed.
+    """
+    return self.open_dataset()
+
+  def open_dataset(
+    self, data_root: str = "", records_dir: str = ""
+  ) -> dataset_lib.Dataset:
+    """Opens the records and columns for requests that name rows.
+
+    Args:
+      data_root: where the tree is now; "" for where the run knows it to be.
+      records_dir: the same of the records.
+
+    Raises:
+      errors.InputError: they are gone, or their content has changed.
+    """
+    places = {"root": data_root, "records_dir": records_dir}
+    settings = dataclasses.replace(
+      self.data, **{name: place for name, place in places.items() if place}
+    )
+    dataset = dataset_lib.prepare(settings, self.recipe.conditioner.needs)
+    compatibility.check_data(self.card, dataset.card, self.recipe.autoencoder)
+    return dataset
+
+  def params_at(self, step: int) -> types.Params:
+    """The averaged parameters of another checkpoint.
+
+    Raises:
+      errors.InputError: there is no such checkpoint.
+    """
+    return read_params(self.folder, self.recipe, self.config, step)[0]
+
+
+def open_run(
+  folder: str | os.PathLike,
+  *,
+  checkpoint_step: int | None = None,
+  ema_length: float | None = None,
+  data_root: str = "",
+  records_dir: str = "",
+) -> Run:
+  """Reads a run's config, card and averaged parameters, and nothing else.
+
+  Args:
+    folder: of the run, local or on a bucket.
+    checkpoint_step: of the parameters; the newest if None.
+    ema_length: of an average made of the run's snapshots; None for the run's own.
+    data_root: where the tree is now, for requests that name rows.
+    records_dir: where the records are now.
+
+  Raises:
+    errors.InputError: no run or no checkpoint there.
+  """
+  folder = epath.Path(folder)
+  config, card = run_files.read(folder)
+  recipe = recipe_lib.build(config, statistics=card.statistics)
+  compatibility.check_autoencoder(card, recipe.autoencoder)
+  params, step = read_params(folder, recipe, config, checkpoint_step, ema_length)
+  return Run(
+    folder=folder,
+    config=config,
+    card=card,
+    recipe=recipe,
+    ema_params=params,
+    checkpoint_step=step,
+    ema_length=ema_length,
+    data_root=data_root,
+    records_dir=records_dir,
+  )
+
+
+def read_params(
+  folder: epath.Path,
+  recipe: recipe_lib.Recipe,
+  config: Mapping[str, Any],
+  checkpoint_step: int | None = None,
+  ema_length: float | None = None,
+) -> tuple[types.Params, int]:
+  """Reads averaged parameters, the newest by default, and their step.
+
+  They are a checkpoint's or, with `ema_length`, made of snapshots.
+
+  Raises:
+    errors.InputError: there is no such checkpoint, or there are no such snapshots.
+  """
+  shapes = jax.eval_shape(recipe.init_fn, jax.random.key(0))
+  like = jax.tree.map(
+    lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
+    shapes,
+    sharding.state_shardings(shapes, recipe.mesh),
+  )
+  if ema_length is not None:
+    lengths = config["train"].get("power_ema", ())
+    return snapshots.reconstruct(folder, lengths, ema_length, like, checkpoint_step)
+  with checkpoints.open_manager(folder, read_only=True) as manager:
+    params = checkpoints.restore_ema(manager, like, checkpoint_step)
+    step = manager.latest_step() if checkpoint_step is None else checkpoint_step
+  return params, step

@@ -1,0 +1,135 @@
+"""The other half of a config: `build(config)` -> Experiment, a recipe and its training.
+
+{data, optimizer, train, repa, parallel, seed} + Recipe --build--> Experiment
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data import settings as data_settings
+from cxr_diffusion_jax.encoders.latents import autoencoders
+from cxr_diffusion_jax.parallel import mesh as mesh_lib
+from cxr_diffusion_jax.run import diffusion_section, model_section, sections
+from cxr_diffusion_jax.run import recipe as recipe_lib
+from cxr_diffusion_jax.training import alignment as alignment_lib
+from cxr_diffusion_jax.training import optimizer as optimizer_lib
+from cxr_diffusion_jax.training import pretrained as pretrained_lib
+from cxr_diffusion_jax.training import step as step_lib
+from cxr_diffusion_jax.training import train_settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """A recipe and how it is trained: typed, checked, without side effects.
+
+  Attributes:
+    seed: of everything random.
+    data: which X-rays.
+    recipe: what is trained, and how it is sampled.
+    objective: what is minimised, with a codec of no statistics; see `make_objective`.
+    pretrained: where the first parameters come from; None for `recipe.init_fn` alone.
+    optimizer: how parameters are updated.
+    train: how long.
+    mesh: the devices.
+    config: the config as plain values, for checkpoints.
+  """
+
+  seed: int
+  data: data_settings.DataSettings
+  recipe: recipe_lib.Recipe
+  objective: step_lib.Objective
+  pretrained: pretrained_lib.Pretrained | None
+  optimizer: optimizer_lib.OptimizerSettings
+  train: train_settings.TrainSettings
+  mesh: jax.sharding.Mesh
+  config: Mapping[str, Any]
+
+  @property
+  def alignment(self) -> alignment_lib.Alignment | None:
+    """What features are pulled to in training, if anything."""
+    return self.objective.alignment
+
+  @property
+  def autoencoder(self) -> autoencoders.Autoencoder | None:
+    """Makes the latents that are denoised; None for a codec without one."""
+    return self.recipe.autoencoder
+
+  @property
+  def targets(self) -> conditioning.Needs | None:
+    """What training reads beside the path's own columns; sampling does not."""
+    return None if self.alignment is None else self.alignment.needs
+
+  def make_objective(self, statistics: Mapping[str, Any]) -> step_lib.Objective:
+    """The objective with the codec of the records' statistics."""
+    denoiser = dataclasses.replace(
+      self.objective.denoiser, codec=self.recipe.make_codec(statistics)
+    )
+    return dataclasses.replace(self.objective, denoiser=denoiser)
+
+
+def build(config: recipe_lib.Config) -> Experiment:
+  """Reads a config.
+
+  Args:
+    config: as `configs/default.py` makes it, or as plain values.
+
+  Raises:
+    errors.InputError: an unknown key, a missing one, or a value out of range.
+  """
+  plain = recipe_lib.read_config(config)
+  if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
+    raise errors.InputError(f"config.seed={plain['seed']}", "0 to 4294967295")
+  data = sections.make(data_settings.DataSettings, "data", plain["data"])
+  train = sections.make(train_settings.TrainSettings, "train", plain["train"])
+  optimizer = sections.make(
+    optimizer_lib.OptimizerSettings, "optimizer", plain["optimizer"]
+  )
+  mesh = sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"])
+  recipe = recipe_lib.build(plain, mesh=mesh)
+  conditioner, drop_rates = recipe_lib.conditioner_section(plain["conditioning"])
+  pretrained = pretrained_lib.read(plain["model"], recipe.network)
+  network, alignment = alignment_lib.attach(
+    sections.make(alignment_lib.RepaSettings, "repa", plain.get("repa", {})),
+    recipe.network,
+    model_section.empty_inputs(recipe.latent_shape, conditioner.streams),
+    conditioner.needs,
+  )
+  _check_batch(train, optimizer, mesh)
+  diffusion = diffusion_section.build(plain["diffusion"])
+  return Experiment(
+    seed=plain["seed"],
+    data=data,
+    recipe=recipe,
+    objective=step_lib.Objective(
+      denoiser=dataclasses.replace(recipe.denoiser, apply_fn=network.apply),
+      time_sampler=diffusion["time_sampler"],
+      weighting=diffusion["weighting"],
+      drop_rates=drop_rates,
+      alignment=alignment,
+    ),
+    pretrained=pretrained,
+    optimizer=optimizer,
+    train=train,
+    mesh=mesh,
+    config=plain,
+  )
+
+
+def _check_batch(
+  train: train_settings.TrainSettings,
+  optimizer: optimizer_lib.OptimizerSettings,
+  mesh: jax.sharding.Mesh,
+) -> None:
+  parts = mesh.shape["data"] * mesh.shape["fsdp"] * optimizer.accumulation
+  if train.batch_size % parts:
+    raise errors.InputError(
+      f"config.train.batch_size={train.batch_size}",
+      f"a multiple of {parts}: devices that share a batch"
+      f" ({parts // optimizer.accumulation})"
+      f" times config.optimizer.accumulation ({optimizer.accumulation})",
+    )
