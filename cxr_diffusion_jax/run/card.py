@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels
 
 
@@ -75,18 +76,28 @@ def from_json(values: Mapping[str, Any], config: Mapping[str, Any]) -> DatasetCa
   Args:
     values: of `to_json`, or of `dataset.json` as the first version wrote it.
     config: of the run, for what that version did not write.
+
+  Raises:
+    errors.InputError: something is missing or unknown.
   """
-  values, data = dict(values), config["data"]
-  older = {
-    "phantom": values["kind"].startswith("phantom"),
-    "vocabulary": labels.FINDINGS,
-    "image_size": data["image_size"],
-    "resize": data.get("resize", "crop"),
-  }
-  values = older | values
-  for name in ("columns", "targets", "latents"):
-    values[name] = {
-      column: ColumnCard(**{**about, "shape": tuple(about.get("shape", ()))})
-      for column, about in values.get(name, {}).items()
+  try:
+    data = config["data"]
+    older = {
+      "phantom": values["kind"].startswith("phantom"),
+      "vocabulary": labels.FINDINGS,
+      "image_size": data["image_size"],
+      "resize": data.get("resize", "crop"),
     }
-  return DatasetCard(**{**values, "vocabulary": tuple(values["vocabulary"])})
+    values = {**older, **values}
+    for name in ("columns", "targets", "latents"):
+      values[name] = {
+        column: ColumnCard(**{**about, "shape": tuple(about.get("shape", ()))})
+        for column, about in values.get(name, {}).items()
+      }
+    return DatasetCard(**{**values, "vocabulary": tuple(values["vocabulary"])})
+  except (KeyError, TypeError, AttributeError) as error:
+    raise errors.InputError(
+      f"dataset.json is not a dataset card: {error}",
+      "the file that training wrote",
+      "copy the run's folder again",
+    ) from error

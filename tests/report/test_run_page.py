@@ -10,6 +10,16 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.report import run_page
 
+CONFIG = {"data": {"root": "tree", "image_size": 8}}
+COLUMN = {"encoder": "stand-in <of> nothing", "standin": True, "fingerprint": "f"}
+DATASET = {
+  "kind": "phantom images, stand-in elixrc",
+  "fingerprint": "f",
+  "num_rows": {"train": 1234},
+  "statistics": {},
+  "columns": {"elixrc": COLUMN},
+}
+
 
 @pytest.fixture
 def references() -> np.ndarray:
@@ -46,15 +56,15 @@ def test_recognition_rate_of_blank_images_is_finite(references):
 
 
 def test_write_refuses_a_run_without_samples(tmp_path):
-  (tmp_path / "config.json").write_text("{}")
-  (tmp_path / "dataset.json").write_text("{}")
+  (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+  (tmp_path / "dataset.json").write_text(json.dumps(DATASET))
   with pytest.raises(errors.InputError, match="no pictures in"):
     run_page.write(tmp_path)
 
 
 def test_write_names_a_config_that_is_not_json(tmp_path):
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(errors.InputError, match=r"config.json is not JSON"):
+  with pytest.raises(errors.InputError, match=r"config.json is not readable JSON"):
     run_page.write(tmp_path)
 
 
@@ -63,13 +73,8 @@ def workdir(tmp_path, references) -> pathlib.Path:
   """The folder of a run, as far as a report reads it."""
   workdir = tmp_path / "a <run>"
   (workdir / "samples").mkdir(parents=True)
-  dataset = {
-    "kind": "phantom images, stand-in elixrc",
-    "num_rows": {"train": 1234},
-    "columns": {"elixrc": {"encoder": "stand-in <of> nothing"}},
-  }
-  (workdir / "config.json").write_text(json.dumps({"data": {"root": "tree"}}))
-  (workdir / "dataset.json").write_text(json.dumps(dataset))
+  (workdir / "config.json").write_text(json.dumps(CONFIG))
+  (workdir / "dataset.json").write_text(json.dumps(DATASET))
   for step in (0, 10, 20, 30):
     _save(references[0], workdir / "samples" / f"step_{step:07d}.png")
   return workdir
