@@ -41,13 +41,8 @@ MAINS = (
 
 # Imports that still point upwards; each is to go, none may come.
 PENDING = {
-  "conditioning/base.py imports encoders",
-  "conditioning/clip_text.py imports encoders",
-  "conditioning/clip_vision.py imports encoders",
-  "conditioning/elixr_b.py imports encoders",
   "data/download/google_subset.py imports encoders",
   "data/settings.py imports extras",
-  "encoders/opening.py imports run",
   "run/dataset.py imports extras",
   "training/preview.py imports sampling",
 }

@@ -2,29 +2,56 @@
 
   batch --Conditioner--> (TokenStream, ...) --drop_context--> (TokenStream, ...)
 
-A token of zeros is no token: padding, a modality that is not there and the condition of
-an unconditional sample are all stored as zeros and masked here (`stream`).
+A token of zeros is no token: padding, a modality that is absent and the condition of an
+unconditional sample are all stored as zeros and masked here (`stream`).
 
 A path is one module of this folder that exports a class `Conditioner`. There is no
 registry: `load("NAME")` imports `conditioning/NAME.py`.
 """
 
-import ast
+from collections.abc import Mapping
 import dataclasses
-import importlib
-import pathlib
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax import errors, naming, types
 
 REFERENCES = ("self", "same_patient")
+SOURCES = ("image", "text")
 
 # The CLIP that `prepare` trains on the tree's own images, in place of a published one.
 STANDIN = "standin"
+
+_PACKAGE = "cxr_diffusion_jax.conditioning"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnSpec:
+  """A column of embeddings that a path reads.
+
+  Attributes:
+    name: of the column, and of the batch's field.
+    encoder: module of `encoders/` that makes it.
+    source: what it is made from: 'image' or 'text'.
+    shape: of one row; () where it depends on the encoder's weights.
+    model: folder or hub id of the encoder's weights, or "standin"; "" where the encoder
+      needs none, or where embeddings are files of the dataset.
+    chunks: windows of tokens that a prompt may fill.
+  """
+
+  name: str
+  encoder: str
+  source: str = "image"
+  shape: tuple[int, ...] = ()
+  model: str = ""
+  chunks: int = 1
+
+  def __post_init__(self):
+    naming.check(f"source of column {self.name}", self.source, SOURCES)
+    if self.chunks < 1:
+      raise errors.InputError(f"config.conditioning.chunks={self.chunks}", "1 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,17 +59,12 @@ class Needs:
   """What a path reads besides the labels that every record has.
 
   Attributes:
-    columns: embedding columns to join to the records; the batch carries each under
-      its name.
-    clip: folder or hub id of the CLIP that makes the columns `clip_*`, or "standin".
-    chunks: windows of 77 tokens that a prompt may fill in `clip_text`.
-    reference: whose columns made from images are: 'self' for the image that is to be
-      generated, 'same_patient' for another one of its patient.
+    specs: embedding columns to join to the records.
+    reference: which image the columns made from images describe: 'self' for the one to
+      be generated, 'same_patient' for another one of its patient.
   """
 
-  columns: tuple[str, ...] = ()
-  clip: str = ""
-  chunks: int = 1
+  specs: tuple[ColumnSpec, ...] = ()
   reference: str = "self"
 
   def __post_init__(self):
@@ -50,21 +72,28 @@ class Needs:
       raise errors.InputError(
         f"config.conditioning.reference={self.reference!r}", " or ".join(REFERENCES)
       )
-    if self.chunks < 1:
-      raise errors.InputError(f"config.conditioning.chunks={self.chunks}", "1 or more")
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """Names of all columns."""
+    return tuple(spec.name for spec in self.specs)
+
+  @property
+  def text_columns(self) -> tuple[str, ...]:
+    """Those made from a text."""
+    return tuple(spec.name for spec in self.specs if spec.source == "text")
 
   @property
   def reference_columns(self) -> tuple[str, ...]:
     """Those made from an image."""
-    return tuple(name for name in self.columns if name not in encoder_lib.TEXT_COLUMNS)
+    return tuple(spec.name for spec in self.specs if spec.source == "image")
 
   @property
   def inputs(self) -> tuple[str, ...]:
     """What a user may give in their place: 'prompt', 'findings', 'reference'."""
-    text = len(self.reference_columns) < len(self.columns)
-    given = ("prompt", "findings") if text else ()
-    given += ("reference",) if self.reference_columns else ()
-    return given or ("findings",)
+    inputs = ("prompt", "findings") if self.text_columns else ()
+    inputs += ("reference",) if self.reference_columns else ()
+    return inputs or ("findings",)
 
 
 class Conditioner(Protocol):
@@ -84,33 +113,35 @@ class Conditioner(Protocol):
   def __call__(self, batch: types.Batch) -> types.Context: ...
 
 
-def names() -> list[str]:
+def names() -> tuple[str, ...]:
   """Returns the conditioning paths of this folder, sorted."""
-  return sorted(
-    path.stem
-    for path in pathlib.Path(__file__).parent.glob("*.py")
-    if path.stem != "base"
-    and any(
-      isinstance(node, ast.ClassDef) and node.name == "Conditioner"
-      for node in ast.parse(path.read_text(encoding="utf-8")).body
-    )
-  )
+  return naming.modules(_PACKAGE, without=("base",))
 
 
 def load(name: str) -> type[Conditioner]:
   """Returns the class `Conditioner` of `conditioning/NAME.py`.
 
   Raises:
-    errors.InputError: there is no such path; those found are listed.
+    errors.InputError: there is no such path; all are listed.
   """
-  found = names()
-  if name not in found:
-    raise errors.InputError(
-      f"conditioning path {name!r}",
-      f"one of {', '.join(found)}",
-      f"set config.conditioning.name, or add conditioning/{name}.py",
-    )
-  return importlib.import_module(f"cxr_diffusion_jax.conditioning.{name}").Conditioner
+  what = "config.conditioning.name, the conditioning path,"
+  return naming.load(what, _PACKAGE, name, without=("base",)).Conditioner
+
+
+def with_shape(
+  conditioner: Conditioner, shapes: Mapping[str, tuple[int, ...]]
+) -> Conditioner:
+  """Fills in the field `shape` of a path that has one.
+
+  Args:
+    conditioner: a path; one with a field `shape` reads one column.
+    shapes: of one row of each column, as its encoder makes it.
+  """
+  fields = {field.name for field in dataclasses.fields(conditioner)}
+  if "shape" not in fields or conditioner.shape:
+    return conditioner
+  (name,) = conditioner.needs.columns
+  return dataclasses.replace(conditioner, shape=tuple(shapes[name]))
 
 
 def stream(values: types.Array) -> types.TokenStream:

@@ -3,7 +3,7 @@
   clip_patches [b 1+g*g d]   penultimate hidden states, class token first; 2-D positions
   clip_image   [b 1 p]       image_embeds, in the space shared with texts
 
-Radford et al., 2103.00020. The column is made by `prepare` from the records' images.
+Radford et al., 2103.00020.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ import math
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.conditioning import base
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+
+DEFAULT = "openai/clip-vit-large-patch14"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,35 +23,29 @@ class Conditioner:
     encoder: folder or hub id of a CLIP, or "standin" for the one that `prepare` trains
       on the tree's own images and prompts.
     pooled: one vector of the whole image in place of its patches.
-    reference: whose image: 'self' or 'same_patient', see `base.Needs`.
+    reference: which image: 'self' or 'same_patient', see `base.Needs`.
+    shape: of the column's rows, read from the encoder's configuration where it is ().
   """
 
-  encoder: str = clip_encoder.DEFAULT
+  encoder: str = DEFAULT
   pooled: bool = False
   reference: str = "self"
+  shape: tuple[int, ...] = ()
 
   @property
   def needs(self) -> base.Needs:
-    return base.Needs(
-      columns=(self._column,), clip=self.encoder, reference=self.reference
+    column = base.ColumnSpec(
+      name=self._column, encoder="clip", shape=self.shape, model=self.encoder
     )
+    return base.Needs(specs=(column,), reference=self.reference)
 
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]:
-    sizes = clip_encoder.sizes(self.encoder)
-    if self.pooled:
-      return (
-        types.StreamSpec(name="clip_vision", num_tokens=1, width=sizes.embedding),
-      )
-    side = math.isqrt(sizes.num_patches - 1)
+    num_tokens, width = self.shape
+    side = math.isqrt(num_tokens - 1)
+    grid = {} if self.pooled else {"grid": (side, side), "num_leading": 1}
     return (
-      types.StreamSpec(
-        name="clip_vision",
-        num_tokens=sizes.num_patches,
-        width=sizes.image_width,
-        grid=(side, side),
-        num_leading=1,
-      ),
+      types.StreamSpec(name="clip_vision", num_tokens=num_tokens, width=width, **grid),
     )
 
   def __call__(self, batch: types.Batch) -> types.Context:

@@ -11,19 +11,23 @@ count; stand-ins have zeros after the end of the text, which do not.
 
 import dataclasses
 import math
+from types import MappingProxyType
 
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import naming, types
 from cxr_diffusion_jax.conditioning import base
-from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 
-# Tokens and width of each kind: one vector is one token.
-KINDS = {
-  kind: (math.prod(shape[:-1]), shape[-1])
-  for kind, shape in elixr_model.SHAPES.items()
-  if kind != "elixrc"
-}
+# What each kind is made from, and the shape of its rows.
+KINDS = MappingProxyType(
+  {
+    "all_contrastive_img_emb": ("image", (32, 128)),
+    "contrastive_img_emb": ("image", (128,)),
+    "contrastive_txt_emb": ("text", (128,)),
+    "img_emb": ("image", (32, 768)),
+    "txt_emb": ("text", (128, 768)),
+  }
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Conditioner:
 
   Attributes:
     kind: a key of `KINDS`.
-    reference: whose, where the kind is of an image: 'self' or 'same_patient', see
+    reference: which image, for a kind made from images: 'self' or 'same_patient', see
       `base.Needs`.
   """
 
@@ -40,19 +44,22 @@ class Conditioner:
   reference: str = "self"
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise errors.InputError(
-        f"config.conditioning.kind={self.kind!r}", f"one of {', '.join(sorted(KINDS))}"
-      )
+    naming.check("config.conditioning.kind", self.kind, KINDS)
 
   @property
   def needs(self) -> base.Needs:
-    return base.Needs(columns=(self.kind,), reference=self.reference)
+    source, shape = KINDS[self.kind]
+    column = base.ColumnSpec(
+      name=self.kind, encoder="elixr", source=source, shape=shape
+    )
+    return base.Needs(specs=(column,), reference=self.reference)
 
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]:
-    num_tokens, width = KINDS[self.kind]
-    return (types.StreamSpec(name="elixr_b", num_tokens=num_tokens, width=width),)
+    _, shape = KINDS[self.kind]
+    # One vector is one token.
+    num_tokens = math.prod(shape[:-1])
+    return (types.StreamSpec(name="elixr_b", num_tokens=num_tokens, width=shape[-1]),)
 
   def __call__(self, batch: types.Batch) -> types.Context:
     """Returns one stream from the batch's embeddings of this kind."""

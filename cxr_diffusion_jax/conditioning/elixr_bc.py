@@ -2,7 +2,7 @@
 
   txt_emb [b 128 768], elixrc [b 8 8 1376] --> (elixr_b, elixr_c)
 
-Each stream is dropped on its own, so that one model generates from the text alone, from
+Each stream is dropped on its own, so one model generates from the text alone, from
 the image alone, from both and from neither.
 """
 
@@ -19,7 +19,7 @@ class Conditioner:
   Attributes:
     kind: of ELIXR-B's embeddings, a key of `elixr_b.KINDS`.
     pooled: of ELIXR-C's map, see `elixr_c.Conditioner`.
-    reference: whose map: 'self' or 'same_patient', see `base.Needs`.
+    reference: which image's map: 'self' or 'same_patient', see `base.Needs`.
   """
 
   kind: str = "txt_emb"
@@ -28,7 +28,8 @@ class Conditioner:
 
   @property
   def needs(self) -> base.Needs:
-    return base.Needs(columns=(self.kind, "elixrc"), reference=self.reference)
+    specs = tuple(spec for part in self._parts for spec in part.needs.specs)
+    return base.Needs(specs=specs, reference=self.reference)
 
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]:

@@ -3,7 +3,7 @@
   elixrc [b 8 8 1376] --row-major--> tokens [b 64 1376]   (or their mean, [b 1 1376])
 
 The map is made by the `elixr-c-v2-pooled` encoder of Google's CXR Foundation (Xu et
-al., ELIXR, 2308.01317) and stands in the column `elixrc` of the records.
+al., ELIXR, 2308.01317) and is stored in the column `elixrc` of the records.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ class Conditioner:
 
   Attributes:
     pooled: average the map into one token, which keeps what is in the image and
-      forgets where.
-    reference: whose map: 'self' or 'same_patient', see `base.Needs`.
+      loses where.
+    reference: which image's map: 'self' or 'same_patient', see `base.Needs`.
   """
 
   pooled: bool = False
@@ -34,7 +34,8 @@ class Conditioner:
 
   @property
   def needs(self) -> base.Needs:
-    return base.Needs(columns=("elixrc",), reference=self.reference)
+    column = base.ColumnSpec(name="elixrc", encoder="elixr", shape=(*GRID, WIDTH))
+    return base.Needs(specs=(column,), reference=self.reference)
 
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]:

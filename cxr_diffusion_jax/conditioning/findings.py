@@ -2,9 +2,9 @@
 
   findings [b 14], view [b], sex [b], age [b] --> tokens [b 14 + 3, 43]
 
-Each token lights up its own places of 43: a finding one of two (present, absent), view
-and sex one of two each, and age eleven overlapping bumps of ten years. The projection
-that follows in the denoiser makes learned embeddings of them. What is not known has no
+Each token has its own entries of 43: a finding one of two (present, absent), view and
+sex one of two each, and age eleven overlapping bumps of ten years. The projection that
+follows in the denoiser turns them into learned embeddings. What is unknown has no
 token. Findings may lie between 0 and 1, which mixes the two embeddings.
 """
 
@@ -49,7 +49,7 @@ class Conditioner:
     sex = _one_of_two(batch["sex"], 2 * NUM_FINDINGS + 2)
     age = _bumps(batch["age"], 2 * NUM_FINDINGS + 4)
     others = jnp.stack([view, sex, age], axis=1)
-    # Unknown is nan so far; a token of zeros is none.
+    # Unknown is nan so far; a token of zeros is masked.
     tokens = jnp.nan_to_num(jnp.concatenate([present + absent, others], axis=1))
     return (base.stream(tokens),)
 

@@ -1,18 +1,43 @@
-"""What a frozen encoder is: it fills embedding columns, and encodes what a user gives.
+"""What a frozen encoder is, and how one is found by name.
 
   prompts --encode_text--> {column: [n *shape]}     images --encode_images--> the same
 
-`prepare` runs it once over a tree; `sample` runs it on what a user types or shows. The
-same object does both, so that both give the same numbers.
+`prepare` runs an encoder once over a dataset, and `sample` runs the same one on what a
+user types or shows, so that both give the same numbers.
+
+An encoder is a module of this folder, or a package with a module `columns`, that
+exports what `EncoderModule` lists. There is no registry.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+import importlib
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
+from cxr_diffusion_jax import errors, naming, types
+from cxr_diffusion_jax.conditioning import base as conditioning
 
-# Columns that are made from texts; all others are made from images.
-TEXT_COLUMNS = ("clip_text", "contrastive_txt_emb", "txt_emb")
+if TYPE_CHECKING:
+  import numpy as np
+
+  from cxr_diffusion_jax.data.records import records as records_lib
+  from cxr_diffusion_jax.data.settings import DataSettings
+
+# In the description of an encoder by files that do not say which model made them.
+NAMELESS = "as found in form"
+
+_PACKAGE = "cxr_diffusion_jax.encoders"
+# Modules of this folder that make no columns for conditions.
+_SHARED = (
+  "base",
+  "encoding",
+  "fitting",
+  "image_features",
+  "latents",
+  "opening",
+  "record_prompts",
+  "regions",
+  "standin",
+)
 
 
 class Encoder(Protocol):
@@ -22,8 +47,8 @@ class Encoder(Protocol):
     description: one line that names the encoder and its weights' fingerprint.
     standin: True when this project trained it, in place of a published one.
     shapes: of one row of every column that it can make.
-    whole_images: it wants images as they were taken, of any size; else squares of the
-      size that the records have.
+    whole_images: it takes images as they were taken, of any size; otherwise squares of
+      the records' size.
   """
 
   @property
@@ -40,13 +65,131 @@ class Encoder(Protocol):
 
   def encode_text(
     self, columns: Sequence[str], prompts: Sequence[str]
-  ) -> dict[str, np.ndarray]:
-    """Returns [n *shape] float32 of each text column asked for, for n >= 1 prompts."""
+  ) -> dict[str, "np.ndarray"]:
+    """Returns [n *shape] float32 of each text column, for n >= 1 prompts."""
+    ...
 
   def encode_images(
-    self, columns: Sequence[str], images: Sequence[np.ndarray]
-  ) -> dict[str, np.ndarray]:
+    self, columns: Sequence[str], images: Sequence["np.ndarray"]
+  ) -> dict[str, "np.ndarray"]:
     """Returns [n *shape] float32 of each image column, for n >= 1 images [h w] uint8.
 
     Images may differ in size; where `whole_images`, they may be uint16 too.
     """
+    ...
+
+
+class EncoderModule(Protocol):
+  """What an encoder's module exports.
+
+  Attributes:
+    COLUMNS: names of the columns that it makes.
+  """
+
+  COLUMNS: Collection[str]
+
+  def spec(
+    self, column: str, *, model: str = "", chunks: int = 1
+  ) -> conditioning.ColumnSpec:
+    """Describes one of `COLUMNS`, its shape included, without reading weights.
+
+    Args:
+      column: its name.
+      model: folder or hub id of the weights; unused where the encoder has no choice.
+      chunks: windows of tokens that a prompt may fill; unused likewise.
+    """
+    ...
+
+  def make(
+    self,
+    settings: "DataSettings",
+    records: "records_lib.Records",
+    specs: Sequence[conditioning.ColumnSpec],
+    progress: types.Progress,
+  ) -> None:
+    """Makes columns where they are missing or stale; see `encoding.encode_columns`."""
+    ...
+
+  def open_encoder(
+    self, spec: conditioning.ColumnSpec, place: str, standin: bool
+  ) -> Encoder:
+    """Opens the encoder that made a column.
+
+    Args:
+      spec: of the column.
+      place: folder or hub id of the weights; "" for the default.
+      standin: whether this project trained it.
+    """
+    ...
+
+
+def load(name: str) -> EncoderModule:
+  """Imports an encoder's module.
+
+  Raises:
+    errors.InputError: no such encoder.
+  """
+  module = naming.load("encoder", _PACKAGE, name, without=_SHARED)
+  if hasattr(module, "__path__"):
+    module = importlib.import_module(f"{module.__name__}.columns")
+  return module
+
+
+def needs(
+  *columns: str, model: str = "", chunks: int = 1, reference: str = "self"
+) -> conditioning.Needs:
+  """Returns the needs of columns that are known by name alone.
+
+  Args:
+    columns: names that encoders declare in `COLUMNS`.
+    model: see `EncoderModule.spec`, and so for `chunks`.
+    chunks: windows of tokens.
+    reference: see `conditioning.Needs`.
+
+  Raises:
+    errors.InputError: no encoder makes a column, or its model cannot be reached.
+  """
+  makers = {column: module for module in _modules() for column in module.COLUMNS}
+  return conditioning.Needs(
+    specs=tuple(
+      makers[naming.check("column", name, makers)].spec(
+        name, model=model, chunks=chunks
+      )
+      for name in columns
+    ),
+    reference=reference,
+  )
+
+
+def shapes(needs: conditioning.Needs) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of one row of each column, as its encoder makes it.
+
+  Raises:
+    errors.InputError: a model cannot be reached, or a path declares another shape.
+  """
+  result = {}
+  for spec in needs.specs:
+    module = load(spec.encoder)
+    shape = module.spec(spec.name, model=spec.model, chunks=spec.chunks).shape
+    check_shape(spec, shape)
+    result[spec.name] = shape
+  return result
+
+
+def check_shape(spec: conditioning.ColumnSpec, shape: tuple[int, ...]) -> None:
+  """Raises InputError unless a column has the shape that its path declares."""
+  if spec.shape and tuple(spec.shape) != tuple(shape):
+    raise errors.InputError(
+      f"rows of column {spec.name} have the shape {list(shape)}",
+      f"{list(spec.shape)}, as the conditioning path declares",
+      "correct the path, or name the encoder that it is for",
+    )
+
+
+def columns() -> tuple[str, ...]:
+  """Names of all columns that encoders make, sorted."""
+  return tuple(sorted(name for module in _modules() for name in module.COLUMNS))
+
+
+def _modules() -> list[EncoderModule]:
+  return [load(name) for name in naming.modules(_PACKAGE, without=_SHARED)]

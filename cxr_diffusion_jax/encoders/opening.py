@@ -1,72 +1,159 @@
-"""The encoders that made a dataset's columns, opened again for what a user gives.
+"""A path's columns, and the encoders that made them, by the names in its needs.
 
-Dataset.columns --encoder's description--> the same CLIP, SavedModels or stand-in
+  Needs --make--> columns beside the records --open_column--> Column
+  column's description, run folder --open_encoder--> the same encoder
 
-An encoder that is not the one that the run was trained with is refused: its embeddings
-would mean something else.
+A run keeps its stand-in encoder in WORKDIR/encoders/, so that it encodes what a user
+gives without the dataset that it was trained on. An encoder other than the one that the
+run was trained with is refused: its embeddings would mean something else.
 """
 
-from cxr_diffusion_jax import errors
+from collections.abc import Iterator, Sequence
+import contextlib
+import tempfile
+from typing import Protocol
+
+from etils import epath
+
+from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders import base as encoder_lib
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
-from cxr_diffusion_jax.encoders.clip import model as clip_model
-from cxr_diffusion_jax.encoders.elixr import model as elixr_model
-from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
-from cxr_diffusion_jax.encoders.elixr.files import reader as elixr_lib
-from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
-from cxr_diffusion_jax.run.dataset import Dataset
+from cxr_diffusion_jax.encoders import base, encoding
+
+# Below a run's folder.
+STANDIN_CLIP = "encoders/standin_clip"
+
+# Copied last, so that a folder with it is complete.
+_LAST = "config.json"
+
+
+class MadeBy(Protocol):
+  """What a column's description and a run's dataset card both have."""
+
+  @property
+  def encoder(self) -> str: ...
+
+  @property
+  def standin(self) -> bool: ...
+
+
+def make(
+  settings: DataSettings,
+  records: records_lib.Records,
+  needs: conditioning.Needs,
+  progress: types.Progress = types.no_progress,
+) -> None:
+  """Makes a path's columns where they are missing or stale.
+
+  Raises:
+    errors.InputError: an encoder or an embedding file is not usable, or is missing.
+  """
+  for name in dict.fromkeys(spec.encoder for spec in needs.specs):
+    specs = [spec for spec in needs.specs if spec.encoder == name]
+    base.load(name).make(settings, records, specs, progress)
+
+
+def open_columns(
+  settings: DataSettings, needs: conditioning.Needs
+) -> tuple[columns_lib.Column, ...]:
+  """Opens a path's columns, which `make` has made.
+
+  Raises:
+    errors.InputError: a column has another shape than the path declares.
+  """
+  columns = []
+  for spec in needs.specs:
+    column = columns_lib.open_column(encoding.folder(settings, spec), spec.name)
+    base.check_shape(spec, column.description.shape)
+    columns.append(column)
+  return tuple(columns)
+
+
+def export(
+  settings: DataSettings,
+  columns: Sequence[columns_lib.Column],
+  workdir: artifacts.PathLike,
+) -> None:
+  """Copies the stand-in encoder of a run's columns into the run's folder.
+
+  Args:
+    settings: of the run's data.
+    columns: of the run; without a stand-in, nothing is copied.
+    workdir: the run's folder, which may be in a bucket.
+  """
+  standin = any(column.description.standin for column in columns)
+  if standin and settings.standin_clip.is_dir():
+    with artifacts.disk_errors(workdir):
+      _copy(settings.standin_clip, epath.Path(workdir) / STANDIN_CLIP)
 
 
 def open_encoder(
-  settings: DataSettings,
-  dataset: Dataset,
-  name: str,
+  spec: conditioning.ColumnSpec,
+  made_by: MadeBy,
+  folders: Sequence[artifacts.PathLike],
   *,
-  elixr_models: str = elixr_saved_model.HUB_ID,
-) -> encoder_lib.Encoder:
+  location: str = "",
+) -> base.Encoder:
   """Opens the encoder that made a column.
 
   Args:
-    settings: of the data.
-    dataset: that has the column.
-    name: of the column.
-    elixr_models: folder or hub id of the SavedModels, for columns of published ELIXR
-      embeddings. Files that this project did not write do not name their models, so
-      that nothing can be compared.
+    spec: of the column.
+    made_by: its description, or its entry in the run's dataset card.
+    folders: where a stand-in encoder may be; the first that exists is taken.
+    location: folder or hub id of a published encoder, in place of the one that `spec`
+      names.
 
   Raises:
-    errors.InputError: it is not there, or it is another one.
+    errors.InputError: the encoder is missing, or is another one. Embedding files that
+      this project did not write do not name their model; nothing is compared then.
   """
-  (column,) = (c for c in dataset.columns if c.description.name == name)
-  about = column.description
-  if clip_columns.is_of_clip(name):
-    encoder = clip_columns.load(settings, dataset.needs)
-  elif about.standin:
-    if not settings.standin_clip.is_dir():
-      raise errors.InputError(
-        f"the stand-in that made {name} ({about.encoder}) is not in"
-        f" {settings.standin_clip}",
-        "the folder of the run's own records",
-        "take conditions of images with --image_ids, or prepare with --standin",
-      )
-    encoder = standin_encoder.StandinEncoder(
-      model=clip_model.load(settings.standin_clip)
-    )
+  module, place = base.load(spec.encoder), location or spec.model
+  if made_by.standin and spec.model in ("", conditioning.STANDIN):
+    with _standin_folder(spec, made_by, folders) as standin_place:
+      encoder = module.open_encoder(spec, standin_place, True)
   else:
-    encoder = elixr_model.load(elixr_models)
-  if elixr_lib.NAMELESS not in about.encoder:
-    _check_same(encoder, about)
-  return encoder
+    encoder = module.open_encoder(spec, place, made_by.standin)
+  if base.NAMELESS in made_by.encoder or made_by.encoder.startswith(
+    encoder.description
+  ):
+    return encoder
+  raise errors.InputError(
+    f"the encoder is {encoder.description}",
+    f"{made_by.encoder}, which made the column {spec.name} that the run learned from",
+    "restore that encoder, or train a new run",
+  )
 
 
-def _check_same(
-  encoder: encoder_lib.Encoder, about: columns_lib.ColumnDescription
-) -> None:
-  if not about.encoder.startswith(encoder.description):
-    raise errors.InputError(
-      f"the encoder is {encoder.description}",
-      f"{about.encoder}, which made the column {about.name} that the run learned from",
-      "restore that encoder, or train a new run",
-    )
+@contextlib.contextmanager
+def _standin_folder(
+  spec: conditioning.ColumnSpec,
+  made_by: MadeBy,
+  folders: Sequence[artifacts.PathLike],
+) -> Iterator[str]:
+  """A folder of this machine with the stand-in, for as long as it is loaded."""
+  for folder in map(epath.Path, folders):
+    if not (folder / _LAST).exists():
+      continue
+    if not artifacts.is_remote(folder):
+      yield str(folder)
+      return
+    with tempfile.TemporaryDirectory() as copy:
+      _copy(folder, epath.Path(copy))
+      yield copy
+    return
+  raise errors.InputError(
+    f"the stand-in that made {spec.name} ({made_by.encoder}) is not in"
+    f" {' or '.join(map(str, folders))}",
+    "the folder of the run, or of its records",
+    "take conditions of images with --image_ids, or train a new run",
+  )
+
+
+def _copy(source: artifacts.PathLike, target: epath.Path) -> None:
+  """Copies the files of a folder that the target does not have with this content."""
+  for file in sorted(epath.Path(source).iterdir(), key=lambda path: path.name == _LAST):
+    content, copy = file.read_bytes(), target / file.name
+    if not copy.exists() or copy.read_bytes() != content:
+      artifacts.write_bytes(copy, content)

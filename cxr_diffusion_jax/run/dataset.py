@@ -1,9 +1,8 @@
 """From a tree of X-rays to what training reads: records, and columns joined to them.
 
   tree (or phantoms made on the spot) --> records --+--> Dataset --> JoinedSource(split)
-  ELIXR files, or stand-ins made from the tree --> columns --+
-  CLIP, run over records and prompts --> columns ------------+
-  an autoencoder, run over records --> latents --------------+
+  encoders of the path --> columns -----------------+
+  an autoencoder, run over records --> latents -----+
 
 Everything here can be interrupted and repeated; what is done is not done again.
 """
@@ -23,8 +22,7 @@ from cxr_diffusion_jax.data import labels, pipeline
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
-from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
+from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
@@ -196,12 +194,10 @@ def prepare(
   return Dataset(
     settings=settings,
     records=records,
-    columns=tuple(_open(settings, needs, name) for name in needs.columns),
+    columns=encoders.open_columns(settings, needs),
     needs=needs,
     phantom=phantom_tree.is_phantom_tree(settings.root),
-    targets=tuple(
-      _open(settings, targets, name) for name in (targets.columns if targets else ())
-    ),
+    targets=encoders.open_columns(settings, targets) if targets else (),
     latents=()
     if autoencoder is None
     else (latent_columns.open_column(settings, autoencoder),),
@@ -220,21 +216,7 @@ def _make(
       progress=progress,
     )
   records = records_lib.prepare_records(settings.record_settings(), progress=progress)
-  elixr_columns.make(
-    settings,
-    records,
-    [name for name in needs.columns if not clip_columns.is_of_clip(name)],
-    progress,
-  )
-  clip_columns.make(settings, records, needs, progress)
-
-
-def _open(
-  settings: DataSettings, needs: conditioning.Needs, name: str
-) -> columns_lib.Column:
-  if clip_columns.is_of_clip(name):
-    return columns_lib.open_column(clip_columns.folder(settings, needs), name)
-  return columns_lib.open_column(settings.records_folder, name)
+  encoders.make(settings, records, needs, progress)
 
 
 def _described(

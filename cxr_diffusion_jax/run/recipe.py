@@ -15,6 +15,7 @@ import ml_collections
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
@@ -91,6 +92,7 @@ def build(
   *,
   mesh: jax.sharding.Mesh | None = None,
   statistics: Mapping[str, Any] | None = None,
+  shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Recipe:
   """Reads the sampling half of a config.
 
@@ -98,12 +100,14 @@ def build(
     config: as `configs/default.py` makes it, or as plain values.
     mesh: the devices; None for all of this machine as copies.
     statistics: of the records, for the codec; None where they are not known yet.
+    shapes: of the rows of the path's columns, as a run's dataset card has them; None to
+      read the encoders' configurations.
 
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.
   """
   plain = read_config(config)
-  conditioner, _ = conditioner_section(plain["conditioning"])
+  conditioner, _ = conditioner_section(plain["conditioning"], shapes)
   codec = codec_section.build(plain["codec"])
   image_size = plain["data"]["image_size"]
   latent_shape = codec.make({}).latent_shape(image_size)
@@ -149,12 +153,19 @@ def read_config(
 
 def conditioner_section(
   section: Mapping[str, Any],
+  shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[conditioning.Conditioner, tuple[float, ...]]:
-  """Reads `config.conditioning`: the path, and each stream's drop rate in training."""
+  """Reads `config.conditioning`: the path, and each stream's drop rate in training.
+
+  Args:
+    section: of the config.
+    shapes: of the rows of the path's columns; None to read the encoders' own.
+  """
   section = dict(section)
   rates = section.pop("drop_rate", 0.1)
   make = conditioning.load(section.pop("name", ""))
   conditioner = sections.make(make, "conditioning", section, also=("name", "drop_rate"))
+  conditioner = conditioning.with_shape(conditioner, encoders.shapes(conditioner.needs))
   streams = conditioner.streams
   rates = tuple(rates) if isinstance(rates, list | tuple) else (rates,) * len(streams)
   if len(rates) != len(streams) or not all(0 <= rate <= 1 for rate in rates):

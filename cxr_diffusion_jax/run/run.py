@@ -131,7 +131,13 @@ def open_run(
   """
   folder = epath.Path(folder)
   config, card = run_files.read(folder)
-  recipe = recipe_lib.build(config, statistics=card.statistics)
+  # Older versions wrote no shapes.
+  shapes = {name: column.shape for name, column in card.columns.items()}
+  recipe = recipe_lib.build(
+    config,
+    statistics=card.statistics,
+    shapes=shapes if all(shapes.values()) else None,
+  )
   compatibility.check_autoencoder(card, recipe.autoencoder)
   params, step = read_params(folder, recipe, config, checkpoint_step, ema_length)
   return Run(

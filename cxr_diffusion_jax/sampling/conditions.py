@@ -62,8 +62,7 @@ class Desk:
     if request.image_ids:
       parts.append((self._of_ids(request.image_ids), needs.columns))
     if {"prompt", "findings"} & set(request.given):
-      texts = [name for name in needs.columns if name in encoder_lib.TEXT_COLUMNS]
-      parts.append((self._of_words(request), texts))
+      parts.append((self._of_words(request), needs.text_columns))
     if request.references:
       parts.append((self._of_references(request.references), needs.reference_columns))
     made = request_lib.join(parts) if parts else self._of_split(request.split, count)
@@ -224,14 +223,18 @@ class Desk:
 
   def _text_fields(self, texts: Sequence[str]) -> types.Batch:
     fields = self._blank(len(texts))
-    for name in self.dataset.needs.columns:
-      if name in encoder_lib.TEXT_COLUMNS:
-        fields[name] = self._encoder(name).encode_text([name], texts)[name]
+    for name in self.dataset.needs.text_columns:
+      fields[name] = self._encoder(name).encode_text([name], texts)[name]
     return fields
 
   def _encoder(self, name: str) -> encoder_lib.Encoder:
+    (spec,) = (spec for spec in self.dataset.needs.specs if spec.name == name)
+    (column,) = (c for c in self.dataset.columns if c.description.name == name)
     return encoders.open_encoder(
-      self.settings, self.dataset, name, elixr_models=self.elixr_models
+      spec,
+      column.description,
+      [self.settings.standin_clip],
+      location=self.elixr_models if spec.encoder == "elixr" else "",
     )
 
   def _blank(self, count: int) -> types.Batch:

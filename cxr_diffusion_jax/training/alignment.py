@@ -15,11 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import errors, naming, types
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.encoders import base as encoder_lib
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
-from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.models import alignment as alignment_lib
 
 
@@ -50,11 +48,6 @@ class RepaSettings:
   def __post_init__(self):
     if not 0 <= self.weight < math.inf:
       raise errors.InputError(f"config.repa.weight={self.weight}", "0 or more")
-    known = sorted({*elixr.SHAPES, *clip_encoder.IMAGES} - {*encoder_lib.TEXT_COLUMNS})
-    if self.column not in known:
-      raise errors.InputError(
-        f"config.repa.column={self.column!r}", f"one of {', '.join(known)}"
-      )
     if self.projector_width < 1:
       raise errors.InputError(
         f"config.repa.projector_width={self.projector_width}", "1 or more"
@@ -174,15 +167,16 @@ def build(
     errors.InputError: no CLIP is named for a column that a CLIP makes.
   """
   own = _target_needs(settings, needs)
-  width, grid, num_leading = _layout(settings.column, own.clip)
+  width, grid, num_leading = _layout(own.specs[0].shape)
   projector = alignment_lib.Projector(settings.projector_width, width)
 
   def init_fn(key: jax.Array) -> types.Params:
     return projector.init(key, jnp.zeros((1, feature_width)))["params"]
 
   # A path that reads this very column of the image itself brings it along.
-  shared = settings.column in needs.columns and needs.reference == "self"
-  shared = shared and (not own.clip or own.clip == needs.clip)
+  models = {spec.name: spec.model for spec in needs.specs}
+  shared = needs.reference == "self" and settings.column in models
+  shared = shared and own.specs[0].model == models[settings.column]
   return Alignment(
     weight=settings.weight,
     field=settings.column if shared else f"target_{settings.column}",
@@ -194,33 +188,38 @@ def build(
   )
 
 
-def _layout(column: str, clip: str) -> tuple[int, tuple[int, int] | None, int]:
-  """Width of a column, its grid if it has one, and the tokens before that."""
-  if column in elixr.SHAPES:
-    *places, width = elixr.SHAPES[column]
-    return width, tuple(places) if len(places) == 2 else None, 0
-  sizes = clip_encoder.sizes(clip)
-  if column == "clip_image":
-    return sizes.embedding, None, 0
-  side = math.isqrt(sizes.num_patches - 1)
-  return sizes.image_width, (side, side), 1
+def _layout(
+  shape: tuple[int, ...],
+) -> tuple[int, tuple[int, int] | None, int]:
+  """Width of a column, its grid if it has one, and the tokens before that.
+
+  Rows are a map [h w d], tokens [n d] or a vector [d]. Tokens are the class token and
+  a square of patches where their number allows it.
+  """
+  *places, width = shape
+  if len(places) == 2:
+    return width, tuple(places), 0
+  side = math.isqrt(max(math.prod(places) - 1, 0))
+  if side and side**2 + 1 == math.prod(places):
+    return width, (side, side), 1
+  return width, None, 0
 
 
 def _target_needs(
   settings: RepaSettings, needs: conditioning.Needs
 ) -> conditioning.Needs:
-  """Needs of the target alone, made by the path's CLIP where none is named."""
-  if settings.column in elixr.SHAPES:
-    return conditioning.Needs(columns=(settings.column,))
-  clip = settings.encoder or needs.clip
-  if not clip:
+  """Needs of the target alone, made by the path's encoder where none is named."""
+  own = [spec for spec in needs.specs if spec.model]
+  model, chunks = settings.encoder, 1
+  if own and model in ("", own[0].model):
+    model, chunks = own[0].model, own[0].chunks
+  naming.check("config.repa.column", settings.column, encoders.columns())
+  target = encoders.needs(settings.column, model=model, chunks=chunks)
+  if target.text_columns:
     raise errors.InputError(
-      f"config.repa.column={settings.column!r} without a CLIP",
-      "a folder, an id on the hub, or standin",
-      "set config.repa.encoder",
+      f"config.repa.column={settings.column!r}", "a column made from images"
     )
-  chunks = needs.chunks if clip == needs.clip else 1
-  return conditioning.Needs(columns=(settings.column,), clip=clip, chunks=chunks)
+  return target
 
 
 def _layer(settings: RepaSettings, model: Any) -> int:

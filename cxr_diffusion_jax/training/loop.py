@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.parallel import distributed, sharding
 from cxr_diffusion_jax.run import card as card_lib
@@ -111,6 +112,7 @@ def train(
     checkpoints.check_space(manager, state)
     if jax.process_index() == 0:
       run_files.write(workdir, experiment.config, card)
+      encoders.export(dataset.settings, dataset.columns, workdir)
     if int(state.step) == 0 and settings.sample_every:
       show(state.ema_params, 0)
     meter = meter_lib.Meter(experiment, writer, int(state.step))

@@ -9,8 +9,7 @@ import pytest
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base, elixr_b
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
-from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.models.denoisers import unet
 
 # Each path with its other forms.
@@ -27,15 +26,10 @@ FORMS = [
 ]
 
 
-def _columns(needs: base.Needs) -> dict[str, tuple[int, ...]]:
-  """The shape of a row of every column that a path needs."""
-  sizes = clip_encoder.sizes("standin")
-  of_clip = {
-    "clip_text": (needs.chunks * sizes.max_tokens, sizes.text_width),
-    "clip_patches": (sizes.num_patches, sizes.image_width),
-    "clip_image": (1, sizes.embedding),
-  }
-  return {name: ({**elixr.SHAPES, **of_clip})[name] for name in needs.columns}
+def _make(name: str, options: dict) -> base.Conditioner:
+  """A path with the shapes that its encoders make."""
+  conditioner = base.load(name)(**options)
+  return base.with_shape(conditioner, encoders.shapes(conditioner.needs))
 
 
 def _batch(conditioner: base.Conditioner, b: int, seed: int = 0) -> types.Batch:
@@ -47,7 +41,7 @@ def _batch(conditioner: base.Conditioner, b: int, seed: int = 0) -> types.Batch:
     "sex": rng.integers(-1, 2, b).astype(np.int32),
     "view": rng.integers(-1, 2, b).astype(np.int32),
   }
-  for name, shape in _columns(conditioner.needs).items():
+  for name, shape in encoders.shapes(conditioner.needs).items():
     batch[name] = rng.standard_normal((b, *shape)).astype(np.float16)
     if len(shape) > 1 and shape[0] > 32 and name in ("clip_text", "txt_emb"):
       batch[name][:, shape[0] // 2 :] = 0
@@ -57,7 +51,7 @@ def _batch(conditioner: base.Conditioner, b: int, seed: int = 0) -> types.Batch:
 @pytest.fixture(scope="module", params=FORMS, ids=str)
 def conditioner(request) -> base.Conditioner:
   name, options = request.param
-  return base.load(name)(**options)
+  return _make(name, options)
 
 
 # What a network makes of streams does not depend on which columns they come from.
@@ -68,7 +62,7 @@ OF_NETWORKS = [FORMS[[name for name, _ in FORMS].index(name)] for name in base.n
 def denoised(request):
   """A path and a small UNet for it: (x_t [b 8 8 4], context) -> prediction."""
   name, options = request.param
-  conditioner = base.load(name)(**options)
+  conditioner = _make(name, options)
   net = unet.UNet(
     out_channels=4,
     block_channels=(8,),
@@ -101,10 +95,12 @@ def test_every_path_is_among_the_forms():
   assert {name for name, _ in FORMS} == set(base.names())
 
 
-def test_kinds_of_elixr_b_are_those_on_disk():
-  for kind, (num_tokens, width) in elixr_b.KINDS.items():
-    shape = elixr.SHAPES[kind]
-    assert (num_tokens, width) == (shape if len(shape) == 2 else (1, *shape))
+def test_a_path_that_declares_another_shape_is_refused():
+  spec = dataclasses.replace(elixr_b.Conditioner().needs.specs[0], shape=(77, 768))
+  with pytest.raises(
+    errors.InputError, match=r"shape \[128, 768\]; expected \[77, 768\]"
+  ):
+    encoders.shapes(base.Needs(specs=(spec,)))
 
 
 def test_streams_are_as_specified(conditioner):
@@ -126,7 +122,7 @@ def test_nothing_given_is_no_token(conditioner):
     "sex": np.full(2, -1),
     "view": np.full(2, -1),
   }
-  for name, shape in _columns(conditioner.needs).items():
+  for name, shape in encoders.shapes(conditioner.needs).items():
     batch[name] = np.zeros((2, *shape), np.float16)
   for stream in conditioner(batch):
     assert not stream.mask.any()
@@ -175,7 +171,7 @@ def test_a_permuted_batch_gives_permuted_outputs(denoised):
 
 def test_a_conditioner_has_nowhere_to_keep_an_encoder(conditioner):
   for field in dataclasses.fields(conditioner):
-    assert isinstance(getattr(conditioner, field.name), str | int | bool)
+    assert isinstance(getattr(conditioner, field.name), str | int | bool | tuple)
 
 
 @pytest.mark.parametrize("name", ["clip_vision", "elixr_b", "elixr_bc", "elixr_c"])
@@ -195,5 +191,5 @@ def test_what_a_user_may_give_follows_from_the_columns():
   of_image = elixr_b.Conditioner(kind="img_emb").needs
   assert of_image.inputs == ("reference",)
   assert of_image.reference_columns == ("img_emb",)
-  with pytest.raises(errors.InputError, match="kind='img'; expected one of all_contr"):
+  with pytest.raises(errors.InputError, match="kind 'img'; expected one of all_contr"):
     elixr_b.Conditioner(kind="img")

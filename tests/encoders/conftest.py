@@ -14,7 +14,7 @@ import pytest
 
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
+from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import tree as standin_tree
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
@@ -95,11 +95,11 @@ def make_clip(tmp_path) -> Callable[..., pathlib.Path]:
 @pytest.fixture
 def one_by_one(monkeypatch) -> None:
   """CLIP is compiled for one row, in place of a shape for each split's rows."""
-  load = clip_columns.load
+  load = clip_encoder.load
   monkeypatch.setattr(
-    clip_columns,
+    clip_encoder,
     "load",
-    lambda *given: dataclasses.replace(load(*given), batch_size=1),
+    lambda *given, **options: load(*given, **{**options, "batch_size": 1}),
   )
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.conditioning import base
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.encoders import base
 from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.run import dataset
@@ -16,16 +16,14 @@ pytestmark = pytest.mark.usefixtures("one_by_one")
 
 
 @pytest.fixture
-def needs(make_clip) -> base.Needs:
+def needs(make_clip) -> conditioning.Needs:
   clip = str(make_clip("clip", ["pleural effusion of a patient"]))
-  return base.Needs(
-    columns=("clip_text", "clip_image"), clip=clip, reference="same_patient"
-  )
+  return base.needs("clip_text", "clip_image", model=clip, reference="same_patient")
 
 
 def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, needs):
   made = dataset.prepare(settings, needs)
-  encoder = clip_encoder.load(needs.clip, batch_size=1)
+  encoder = clip_encoder.load(needs.specs[0].model, batch_size=1)
   num_with = 0
   for split in made.splits:
     source = made.source(split)
@@ -42,7 +40,7 @@ def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, 
       reference = source.reference_image(index)
       if other < 0:
         assert (record["clip_image"] == 0).all()
-        assert not base.stream(record["clip_image"][None]).mask.any()
+        assert not conditioning.stream(record["clip_image"][None]).mask.any()
         assert (reference == 0).all()
         continue
       num_with += 1
@@ -55,7 +53,7 @@ def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, 
 
 def test_both_references_share_their_columns(settings, needs, monkeypatch):
   other = dataset.prepare(settings, needs)
-  monkeypatch.setattr(clip_columns, "load", lambda *_: pytest.fail("loaded again"))
+  monkeypatch.setattr(clip_encoder, "load", lambda *_, **__: pytest.fail("again"))
   own = dataset.prepare(settings, dataclasses.replace(needs, reference="self"))
   assert own.description == other.description
   source, swapped = own.source("train"), other.source("train")
@@ -69,13 +67,13 @@ def test_both_references_share_their_columns(settings, needs, monkeypatch):
 
 
 def test_references_without_an_image_column_are_nobodys(settings, needs):
-  text = dataclasses.replace(needs, columns=("clip_text",))
+  text = dataclasses.replace(needs, specs=needs.specs[:1])
   source = dataset.prepare(settings, text).source("train")
   np.testing.assert_array_equal(source.reference_row, source.row)
 
 
 def test_images_are_found_by_name_in_any_split(settings):
-  made = dataset.prepare(settings, base.Needs())
+  made = dataset.prepare(settings, base.needs())
   names = [str(made.records.ids(split)[-1]) for split in made.splits]
   found = made.find([f"{name}.png" for name in names])
   for (source, place), split, name in zip(found, made.splits, names, strict=True):
@@ -92,7 +90,7 @@ def test_a_dataset_says_what_it_is(settings, needs):
   told = made.description
   assert told["num_rows"] == {"train": 15, "validation": 3, "test": 5, "expert": 1}
   assert told["columns"]["clip_image"] == {
-    "encoder": clip_encoder.load(needs.clip).description,
+    "encoder": clip_encoder.load(needs.specs[0].model).description,
     "standin": True,
     "fingerprint": made.columns[1].description.fingerprint,
   }
@@ -101,7 +99,7 @@ def test_a_dataset_says_what_it_is(settings, needs):
 
 def test_a_split_without_a_row_is_told(settings):
   nothing = dataclasses.replace(settings, validation_fraction=0.0)
-  made = dataset.prepare(nothing, base.Needs())
+  made = dataset.prepare(nothing, base.needs())
   assert made.splits == ("train", "test", "expert")
   with pytest.raises(errors.InputError, match="split 'validation' without a row"):
     made.source("validation")

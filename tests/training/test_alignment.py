@@ -164,7 +164,8 @@ def test_features_are_of_the_layer_that_is_named(layer, width, build):
   ("key", "value", "message"),
   [
     ("weight", -1.0, "config.repa.weight=-1.0; expected 0 or more"),
-    ("column", "txt_emb", "config.repa.column='txt_emb'; expected one of all_contr"),
+    ("column", "txt_emb", "config.repa.column='txt_emb'; expected a column made from"),
+    ("column", "txt", "config.repa.column 'txt'; expected one of all_contrastive"),
     ("column", "clip_image", "without a CLIP; expected a folder, an id on the hub"),
     ("layer", 2, "config.repa.layer=2; expected 0 to 1, or -1"),
     ("projector_width", 0, "config.repa.projector_width=0"),

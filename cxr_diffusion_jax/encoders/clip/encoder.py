@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.conditioning import base, clip_text
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 
-DEFAULT = "openai/clip-vit-large-patch14"
 TEXT = ("clip_text",)
 IMAGES = ("clip_image", "clip_patches")
 
@@ -46,6 +45,14 @@ class ClipSizes:
   num_patches: int
   image_width: int
   embedding: int
+
+  def shapes(self, chunks: int) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of each column, for prompts of this many windows."""
+    return {
+      "clip_text": (chunks * self.max_tokens, self.text_width),
+      "clip_patches": (self.num_patches, self.image_width),
+      "clip_image": (1, self.embedding),
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,12 +89,7 @@ class ClipEncoder:
   @property
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
     """Shape of one row of each column."""
-    found = _sizes_of(self.model.config.to_dict())
-    return {
-      "clip_text": (self.chunks * found.max_tokens, found.text_width),
-      "clip_patches": (found.num_patches, found.image_width),
-      "clip_image": (1, found.embedding),
-    }
+    return _sizes_of(self.model.config.to_dict()).shapes(self.chunks)
 
   def encode_text(
     self, columns: Sequence[str], prompts: Sequence[str]
@@ -163,7 +165,7 @@ def sizes(name: str) -> ClipSizes:
 
   Args:
     name: "standin" for the one that `prepare` trains, a folder, or an id on the hub, of
-      which config.json alone is fetched. `DEFAULT` needs no file.
+      which config.json alone is fetched. `clip_text.DEFAULT` needs no file.
 
   Raises:
     errors.InputError: no such folder, an id out of reach, or no CLIP.
@@ -177,7 +179,7 @@ def sizes(name: str) -> ClipSizes:
       image_width=small.width,
       embedding=small.embedding,
     )
-  if name == DEFAULT:
+  if name == clip_text.DEFAULT:
     return ClipSizes(
       max_tokens=77, text_width=768, num_patches=257, image_width=1024, embedding=768
     )

@@ -10,41 +10,54 @@ from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax.encoders import base
+from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
+from cxr_diffusion_jax.encoders.elixr import model as elixr_model
+from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
+from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
 from cxr_diffusion_jax.encoders.standin import tree as standin_tree
+
+COLUMNS = tuple(elixr.SHAPES)
+
+
+def spec(column: str, *, model: str = "", chunks: int = 1) -> conditioning.ColumnSpec:
+  """Describes a kind of embedding; `model` and `chunks` are of no use."""
+  del model, chunks
+  is_text = column in elixr_file.TEXT_KINDS
+  return conditioning.ColumnSpec(
+    name=column,
+    encoder="elixr",
+    source="text" if is_text else "image",
+    shape=elixr.SHAPES[column],
+  )
 
 
 def make(
   settings: DataSettings,
   records: records_lib.Records,
-  names: Sequence[str],
+  specs: Sequence[conditioning.ColumnSpec],
   progress: types.Progress = types.no_progress,
 ) -> None:
-  """Makes the columns of these kinds where they are missing or stale.
-
-  Args:
-    settings: of the data.
-    records: of the tree.
-    names: keys of `elixr.SHAPES`.
-    progress: told during long work.
+  """Makes columns of the dataset's ELIXR files where they are missing or stale.
 
   Raises:
     errors.InputError: an embedding file is not usable, or the tree has none.
   """
   ids = {split: records.ids(split) for split in records.num_rows}
-  wanted = columns_lib.ids_fingerprint(ids)
-  for name in names:
-    files = _find(settings, records, name, progress)
-    column = columns_lib.open_column(records.folder, name)
-    if columns_lib.is_fresh(column, wanted, files.fingerprint):
+  ids_fingerprint = columns_lib.ids_fingerprint(ids)
+  for spec in specs:
+    files = _find(settings, records, spec.name, progress)
+    column = columns_lib.open_column(records.folder, spec.name)
+    if columns_lib.is_fresh(column, ids_fingerprint, files.fingerprint):
       continue
     columns_lib.write_column(
       records.folder,
       ids=ids,
-      name=name,
+      name=spec.name,
       shape=files.shape,
       encoder=files.encoder,
       standin=files.standin,
@@ -55,11 +68,21 @@ def make(
     )
 
 
+def open_encoder(
+  spec: conditioning.ColumnSpec, place: str, standin: bool
+) -> base.Encoder:
+  """Opens the SavedModels, or a stand-in; see `EncoderModule.open_encoder`."""
+  del spec
+  if standin:
+    return standin_encoder.StandinEncoder(model=clip_model.load(place))
+  return elixr_model.load(place or elixr_saved_model.HUB_ID)
+
+
 def embed(
   settings: DataSettings,
   names: Sequence[str],
   needs: conditioning.Needs,
-  encoder: encoder_lib.Encoder,
+  encoder: base.Encoder,
   progress: types.Progress = types.no_progress,
 ) -> tuple[str, ...]:
   """Makes embedding files in the tree, as far as they are not there.
@@ -87,7 +110,7 @@ def embed(
   if "elixr" in names:
     kinds += [name for name in needs.columns if name in elixr.SHAPES] or elixr.SHAPES
   prompts = None
-  if set(kinds) & set(encoder_lib.TEXT_COLUMNS):
+  if set(kinds) & set(elixr_file.TEXT_KINDS):
     records = records_lib.prepare_records(settings.record_settings(), progress=progress)
     prompts = {
       str(name): text
@@ -112,7 +135,7 @@ def _is_of_others(
 ) -> bool:
   """Whether stand-ins were made from other prompts than the settings ask for."""
   mark = standin_tree.prompts_mark(settings, records)
-  of_text = files.kind in encoder_lib.TEXT_COLUMNS and ", prompts " in files.encoder
+  of_text = files.kind in elixr_file.TEXT_KINDS and ", prompts " in files.encoder
   return files.standin and of_text and mark not in files.encoder
 
 

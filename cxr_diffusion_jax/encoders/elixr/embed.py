@@ -99,7 +99,7 @@ def _check_kinds(kinds: Sequence[str], encoder: encoder_lib.Encoder) -> tuple[st
 
 
 def _is_text(kind: str) -> bool:
-  return kind in encoder_lib.TEXT_COLUMNS
+  return kind in elixr_file.TEXT_KINDS
 
 
 def _largest_files(tree: layout.Tree) -> dict[str, str]:

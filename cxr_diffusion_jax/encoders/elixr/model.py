@@ -18,16 +18,15 @@ import dataclasses
 import functools
 import os
 import pathlib
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.encoders.base import TEXT_COLUMNS
 from cxr_diffusion_jax.encoders.elixr import inputs as elixr_inputs
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
+from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES, TEXT_KINDS
 from cxr_diffusion_jax.encoders.elixr.saved_model import IMAGE_MODEL, TEXT_MODEL
 from cxr_diffusion_jax.parallel import batches
 
@@ -35,17 +34,6 @@ if TYPE_CHECKING:
   import tokenizers
 
 TOKENIZER = "google-bert/bert-base-uncased"
-
-SHAPES = MappingProxyType(
-  {
-    "elixrc": (8, 8, 1376),
-    "img_emb": (32, 768),
-    "txt_emb": (128, 768),
-    "all_contrastive_img_emb": (32, 128),
-    "contrastive_img_emb": (128,),
-    "contrastive_txt_emb": (128,),
-  }
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +87,7 @@ class ElixrModel:
     Raises:
       InputError: the Q-Former or the vocabulary is missing, or is another one.
     """
-    _check(columns, prompts, [kind for kind in SHAPES if kind in TEXT_COLUMNS])
+    _check(columns, prompts, [kind for kind in SHAPES if kind in TEXT_KINDS])
     ids, paddings, cut = elixr_inputs.tokenize(self._tokenizer, prompts)
     if cut:
       logging.warning(
@@ -125,7 +113,7 @@ class ElixrModel:
     Raises:
       InputError: a model is missing, or is another one.
     """
-    _check(columns, images, [kind for kind in SHAPES if kind not in TEXT_COLUMNS])
+    _check(columns, images, [kind for kind in SHAPES if kind not in TEXT_KINDS])
 
     def encode(rows: np.ndarray) -> Mapping[str, np.ndarray]:
       pngs = [elixr_inputs.to_png(images[row], self.png_bits) for row in rows]

@@ -27,7 +27,6 @@ from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
-from cxr_diffusion_jax.encoders.elixr.files import reader as elixr_lib
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
 from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
@@ -252,7 +251,7 @@ def measure_column(
     errors.InputError: another encoder's column, or no finding with enough images.
   """
   made_by = column.description.encoder
-  nameless = elixr_lib.NAMELESS in made_by and not scorer.standin
+  nameless = encoder_lib.NAMELESS in made_by and not scorer.standin
   if not nameless and not made_by.startswith(scorer.encoder.description):
     raise errors.InputError(
       f"the column {column.description.name} of {made_by}",

@@ -4,14 +4,16 @@ from collections.abc import Callable
 import dataclasses
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.encoders import base, encoding
 from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 from cxr_diffusion_jax.encoders.clip import model as clip_model
@@ -59,8 +61,16 @@ def counted(monkeypatch) -> dict[str, int]:
   return counts
 
 
+def make(settings, records, needs, *options) -> None:
+  clip_columns.make(settings, records, needs.specs, *options)
+
+
+def folder_of(settings, needs) -> pathlib.Path:
+  return encoding.folder(settings, needs.specs[0])
+
+
 def opened(settings, needs) -> dict[str, columns_lib.Column | None]:
-  folder = clip_columns.folder(settings, needs)
+  folder = folder_of(settings, needs)
   return {name: columns_lib.open_column(folder, name) for name in needs.columns}
 
 
@@ -78,10 +88,10 @@ def images(records: records_lib.Records, split: str) -> list[np.ndarray]:
 
 
 def test_columns_have_the_encoders_numbers_in_row_order(settings, records, save):
-  needs = base.Needs(columns=("elixrc", *NAMES), clip=save())
-  clip_columns.make(settings, records, needs)
-  encoder = clip_encoder.load(needs.clip, batch_size=1)
-  made = opened(settings, dataclasses.replace(needs, columns=NAMES))
+  needs = base.needs(*NAMES, model=save())
+  make(settings, records, needs)
+  encoder = clip_encoder.load(needs.specs[0].model, batch_size=1)
+  made = opened(settings, needs)
   for split in records.num_rows:
     prompts = record_prompts.of_split(settings, records, split)
     wanted = encoder.encode_text(NAMES[:1], prompts)
@@ -95,30 +105,28 @@ def test_columns_have_the_encoders_numbers_in_row_order(settings, records, save)
     assert (about.encoder, about.standin) == (encoder.description, True)
     assert (about.shape, about.dtype) == (encoder.shapes[name], "float16")
     assert len(np.unique(values(column, "train"), axis=0)) > 10, name
-  # ELIXR's columns are not its affair.
-  assert not (settings.records_folder / "columns").exists()
 
 
 def test_text_is_zero_at_padding_and_nowhere_else(settings, records, save):
-  needs = base.Needs(columns=("clip_text",), clip=save())
-  clip_columns.make(settings, records, needs)
+  needs = base.needs("clip_text", model=save())
+  make(settings, records, needs)
   (column,) = opened(settings, needs).values()
   prompts = record_prompts.of_split(settings, records, "train")
-  model = clip_model.load(needs.clip)
+  model = clip_model.load(needs.specs[0].model)
   _, mask, _ = clip_model.encode_text(model, prompts, batch_size=1)
   assert not mask.all()
   np.testing.assert_array_equal((values(column, "train") != 0).any(-1), mask)
-  stream = base.stream(values(column, "train"))
+  stream = conditioning.stream(values(column, "train"))
   np.testing.assert_array_equal(stream.mask, mask)
 
 
 def test_a_second_call_neither_loads_nor_writes(settings, records, save, counted):
-  needs = base.Needs(columns=NAMES, clip=save())
-  clip_columns.make(settings, records, needs)
+  needs = base.needs(*NAMES, model=save())
+  make(settings, records, needs)
   assert counted == {"loaded": 1, "rows": 3 * NUM_IMAGES}
   before = times(settings.records_folder)
   told = []
-  clip_columns.make(settings, records, needs, lambda *now: told.append(now))
+  make(settings, records, needs, lambda *now: told.append(now))
   assert counted == {"loaded": 1, "rows": 3 * NUM_IMAGES}
   assert times(settings.records_folder) == before
   assert told == []
@@ -128,9 +136,9 @@ def test_a_second_call_neither_loads_nor_writes(settings, records, save, counted
 def test_an_interrupted_call_goes_on_with_what_lacks(
   settings, records, save, counted, monkeypatch, name
 ):
-  monkeypatch.setattr(clip_columns, "_BATCH", 2)
-  monkeypatch.setattr(clip_columns, "_ROWS_AT_RISK", 4)
-  needs = base.Needs(columns=(name,), clip=save())
+  monkeypatch.setattr(encoding, "BATCH", 2)
+  monkeypatch.setattr(encoding, "ROWS_AT_RISK", 4)
+  needs = base.needs(name, model=save())
 
   def stop(label: str, done: int, total: int) -> None:
     assert total == NUM_IMAGES
@@ -138,15 +146,15 @@ def test_an_interrupted_call_goes_on_with_what_lacks(
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    clip_columns.make(settings, records, needs, stop)
+    make(settings, records, needs, stop)
   assert opened(settings, needs) == {name: None}
   first = counted["rows"]
   assert 11 <= first < 14
-  clip_columns.make(settings, records, needs)
+  make(settings, records, needs)
   # Whole batches of rows that a kill may cost.
   assert NUM_IMAGES <= counted["rows"] <= NUM_IMAGES + 4
   column = opened(settings, needs)[name]
-  encoder = clip_encoder.load(needs.clip, batch_size=1)
+  encoder = clip_encoder.load(needs.specs[0].model, batch_size=1)
   if name == "clip_text":
     wanted = encoder.encode_text(
       [name], record_prompts.of_split(settings, records, "train")
@@ -159,16 +167,16 @@ def test_an_interrupted_call_goes_on_with_what_lacks(
 
 
 def test_other_windows_and_other_clips_have_other_folders(settings, records, save):
-  one = base.Needs(columns=("clip_text",), clip=save())
+  one = base.needs("clip_text", model=save())
   more = [
-    dataclasses.replace(one, chunks=2),
-    dataclasses.replace(one, clip=save("other", seed=1)),
+    base.needs("clip_text", model=one.specs[0].model, chunks=2),
+    base.needs("clip_text", model=save("other", seed=1)),
   ]
-  clip_columns.make(settings, records, one)
-  before = times(clip_columns.folder(settings, one))
+  make(settings, records, one)
+  before = times(folder_of(settings, one))
   for needs in more:
-    clip_columns.make(settings, records, needs)
-  assert times(clip_columns.folder(settings, one)) == before
+    make(settings, records, needs)
+  assert times(folder_of(settings, one)) == before
   made = [opened(settings, needs)["clip_text"] for needs in (one, *more)]
   lengths = [column.description.shape[0] for column in made]
   assert lengths == [48, 96, 48]
@@ -183,25 +191,25 @@ def test_other_windows_and_other_clips_have_other_folders(settings, records, sav
 def test_changed_weights_are_noticed_and_touched_files_are_not(
   settings, records, save, counted
 ):
-  needs = base.Needs(columns=("clip_image",), clip=save())
-  clip_columns.make(settings, records, needs)
+  needs = base.needs("clip_image", model=save())
+  make(settings, records, needs)
   (before,) = opened(settings, needs).values()
   old, kept = values(before, "train"), times(before.folder)
-  for path in pathlib.Path(needs.clip).iterdir():
+  for path in pathlib.Path(needs.specs[0].model).iterdir():
     os.utime(path, (1, 1))
-  clip_columns.make(settings, records, needs)
+  make(settings, records, needs)
   assert times(before.folder) == kept
   assert counted == {"loaded": 2, "rows": NUM_IMAGES}
   # What was learned of the touched files is kept too.
-  clip_columns.make(settings, records, needs)
+  make(settings, records, needs)
   assert counted["loaded"] == 2
   save(seed=1)
-  clip_columns.make(settings, records, needs)
+  make(settings, records, needs)
   (after,) = opened(settings, needs).values()
   assert after.description.encoder != before.description.encoder
   assert after.description.fingerprint != before.description.fingerprint
   assert np.abs(values(after, "train") - old).max() > 0.1
-  encoder = clip_encoder.load(needs.clip, batch_size=1)
+  encoder = clip_encoder.load(needs.specs[0].model, batch_size=1)
   wanted = encoder.encode_images(["clip_image"], images(records, "train"))
   np.testing.assert_allclose(
     values(after, "train"), wanted["clip_image"], rtol=1e-3, atol=1e-3
@@ -209,14 +217,14 @@ def test_changed_weights_are_noticed_and_touched_files_are_not(
 
 
 def test_other_texts_remake_what_is_made_of_texts(settings, records, save, counted):
-  needs = base.Needs(columns=("clip_text", "clip_image"), clip=save())
-  clip_columns.make(settings, records, needs)
+  needs = base.needs("clip_text", "clip_image", model=save())
+  make(settings, records, needs)
   assert counted["rows"] == 2 * NUM_IMAGES
   other = dataclasses.replace(settings, prompt_seed=1)
-  clip_columns.make(other, records, needs)
+  make(other, records, needs)
   assert counted["rows"] == 3 * NUM_IMAGES
   prompts = record_prompts.of_split(other, records, "test")
-  wanted = clip_encoder.load(needs.clip, batch_size=1).encode_text(
+  wanted = clip_encoder.load(needs.specs[0].model, batch_size=1).encode_text(
     ["clip_text"], prompts
   )
   column = opened(settings, needs)["clip_text"]
@@ -228,22 +236,25 @@ def test_other_texts_remake_what_is_made_of_texts(settings, records, save, count
 def test_the_trees_own_clip_is_trained_where_it_is_not(
   with_standin, open_records, monkeypatch
 ):
-  needs = base.Needs(columns=("clip_image",), clip=base.STANDIN)
+  needs = base.needs("clip_image", model=conditioning.STANDIN)
   records = open_records(with_standin)
   kept = times(with_standin.standin_clip)
-  clip_columns.make(with_standin, records, needs)
+  make(with_standin, records, needs)
   (column,) = opened(with_standin, needs).values()
   assert column.description.encoder.startswith("stand-in CLIP")
   assert column.description.standin
   assert times(with_standin.standin_clip) == kept
   monkeypatch.setattr(clip_model, "load", lambda name: pytest.fail("loaded again"))
-  clip_columns.make(with_standin, records, needs)
+  make(with_standin, records, needs)
 
 
-def test_a_clip_that_is_not_there_is_refused(settings, records, tmp_path):
-  needs = base.Needs(columns=("clip_text",), clip=str(tmp_path / "none"))
-  with pytest.raises(errors.InputError, match=f"{tmp_path}/none"):
-    clip_columns.make(settings, records, needs)
-  assert not clip_columns.folder(settings, needs).exists()
-  # Nobody asks for a CLIP that no column needs.
-  clip_columns.make(settings, records, dataclasses.replace(needs, columns=("elixrc",)))
+def test_a_clip_that_is_not_there_is_refused(settings, records, tmp_path, save):
+  needs = base.needs("clip_text", model=save("gone"))
+  shutil.rmtree(tmp_path / "gone")
+  for act in (
+    lambda: base.needs("clip_text", model=str(tmp_path / "gone")),
+    lambda: make(settings, records, needs),
+  ):
+    with pytest.raises(errors.InputError, match=f"{tmp_path}/gone"):
+      act()
+  assert not folder_of(settings, needs).exists()

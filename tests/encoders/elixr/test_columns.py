@@ -4,16 +4,15 @@ import dataclasses
 import json
 import pathlib
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.conditioning import base
 from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import layout
+from cxr_diffusion_jax.encoders import base, fitting
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
@@ -26,7 +25,7 @@ from cxr_diffusion_jax.encoders.standin import training as standin
 from cxr_diffusion_jax.run import dataset
 
 KIND = "contrastive_img_emb"
-NEEDS = base.Needs(columns=(KIND,))
+NEEDS = base.needs(KIND)
 
 
 def write_real(root: str, ids: list[str], value: float = 1.0) -> None:
@@ -55,10 +54,10 @@ def times(folder: pathlib.Path) -> dict[pathlib.Path, int]:
 def quick_training(monkeypatch) -> None:
   """Stand-ins are as they are drawn: compiling their update takes ten seconds."""
 
-  def unchanged(model, tx, key, params, opt_state, batch):
-    return params, opt_state, {"loss": jnp.ones(())}
+  def unchanged(key, params, opt_state, batch):
+    return params, opt_state, {"loss": 1.0}
 
-  monkeypatch.setattr(standin, "_update", unchanged)
+  monkeypatch.setattr(fitting, "make_step_fn", lambda *_: unchanged)
 
 
 def test_a_tree_without_embeddings_is_told_the_commands(settings, run_main, repository):
@@ -81,7 +80,7 @@ def test_a_tree_without_embeddings_is_told_the_commands(settings, run_main, repo
 
 
 def test_stand_ins_are_made_and_joined_where_asked(with_standin, monkeypatch):
-  needs = base.Needs(columns=("elixrc", "txt_emb", KIND))
+  needs = base.needs("elixrc", "txt_emb", KIND)
   made = dataset.prepare(with_standin, needs)
   assert made.kind == f"real images, stand-in elixrc, stand-in txt_emb, stand-in {KIND}"
   encoder = standin_encoder.StandinEncoder(
@@ -131,13 +130,13 @@ def test_real_embeddings_ask_for_no_stand_in(settings, open_records, monkeypatch
 
 @pytest.mark.usefixtures("quick_training")
 def test_other_prompts_make_other_stand_ins_of_texts_alone(with_standin):
-  first = dataset.prepare(with_standin, base.Needs(columns=("txt_emb",)))
+  first = dataset.prepare(with_standin, base.needs("txt_emb"))
   asked = dataclasses.replace(with_standin, prompt_seed=1)
-  second = dataset.prepare(asked, base.Needs(columns=("txt_emb",)))
+  second = dataset.prepare(asked, base.needs("txt_emb"))
   assert second.card.columns != first.card.columns
   assert second.card.fingerprint == first.card.fingerprint
   # The settings of before find their own again.
-  third = dataset.prepare(with_standin, base.Needs(columns=("txt_emb",)))
+  third = dataset.prepare(with_standin, base.needs("txt_emb"))
   for split in ("train", "test"):
     np.testing.assert_array_equal(
       values(third.columns[0], split), values(first.columns[0], split)
@@ -200,7 +199,7 @@ def test_prepare_embeds_what_its_path_needs_and_reads_it_back(
   ended = prepare(*asked)
   assert ended.code == 0, ended.err
   assert ended.out.startswith("real images; train 15, validation 3, test 5, expert 1;")
-  made = dataset.prepare(settings, base.Needs(columns=(KIND, "elixrc")))
+  made = dataset.prepare(settings, base.needs(KIND, "elixrc"))
   encoder = elixr_model.load(elixr_models)
   paths = layout.find_tree(settings.root).originals
   for column in made.columns:
@@ -235,12 +234,12 @@ def test_elixr_stands_for_what_the_path_needs_or_for_all(
     return tuple(kinds)
 
   monkeypatch.setattr(elixr_embed, "embed", embed)
-  both = base.Needs(columns=("clip_text", "txt_emb", "elixrc"))
+  both = base.needs("clip_text", "txt_emb", "elixrc", model="standin")
   for names, needs in (
     (["elixr"], both),
     (["elixr", KIND], both),
-    (["elixr"], base.Needs()),
-    ([KIND], base.Needs()),
+    (["elixr"], base.needs()),
+    ([KIND], base.needs()),
   ):
     elixr_columns.embed(settings, names, needs, None)
   records = open_records(settings)
@@ -264,4 +263,4 @@ def test_elixr_stands_for_what_the_path_needs_or_for_all(
 @pytest.mark.parametrize("name", ["elixr_d", "clip_text", ""])
 def test_what_elixr_does_not_make_is_refused(settings, name):
   with pytest.raises(errors.InputError, match=f"--embed {name}; expected elixr, or"):
-    elixr_columns.embed(settings, ["elixrc", name], base.Needs(), None)
+    elixr_columns.embed(settings, ["elixrc", name], base.needs(), None)

@@ -25,6 +25,9 @@ SHAPES = MappingProxyType(
   }
 )
 
+# Kinds made from texts; the others are made from images.
+TEXT_KINDS = ("contrastive_txt_emb", "txt_emb")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ElixrFile:

@@ -27,13 +27,11 @@ import re
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.base import NAMELESS
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import h5 as elixr_h5
 from cxr_diffusion_jax.encoders.elixr.files import npz as elixr_npz
 from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES
-
-# In the `encoder` of files that do not say which model made them.
-NAMELESS = "as found in form"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

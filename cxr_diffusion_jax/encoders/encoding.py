@@ -1,0 +1,112 @@
+"""Runs an encoder over all records: one array a row, kept as a column.
+
+  texts of the records --encode_text--> column      images --encode_images--> column
+
+An interrupted run continues with the rows that are missing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+import hashlib
+import math
+import pathlib
+
+import numpy as np
+
+from cxr_diffusion_jax import types
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders import base
+from cxr_diffusion_jax.encoders.clip import record_prompts
+
+BATCH = 64
+
+# Rows that a kill may lose. Counted in bytes alone, it would be all of a column of
+# vectors.
+ROWS_AT_RISK = 512
+
+
+def folder(settings: DataSettings, spec: conditioning.ColumnSpec) -> pathlib.Path:
+  """The folder with `columns/NAME`: one for each model and number of windows."""
+  if not spec.model:
+    return settings.records_folder
+  mark = hashlib.sha256(repr((spec.model, spec.chunks)).encode()).hexdigest()[:8]
+  return settings.records_folder / f"{spec.encoder}-{mark}"
+
+
+def encode_columns(
+  settings: DataSettings,
+  records: records_lib.Records,
+  specs: Sequence[conditioning.ColumnSpec],
+  open_fn: Callable[[], base.Encoder],
+  progress: types.Progress = types.no_progress,
+  *,
+  description: str = "",
+) -> None:
+  """Makes columns with one encoder where they are missing or stale.
+
+  Args:
+    settings: of the data.
+    records: of the dataset.
+    specs: columns that the encoder makes.
+    open_fn: opens the encoder; called once, and only if a column has to be made.
+    progress: called with the rows done.
+    description: of the encoder, where it is known without opening it.
+  """
+  open_fn = functools.cache(open_fn)
+  description = description or open_fn().description
+  ids = {split: records.ids(split) for split in records.num_rows}
+  ids_fingerprint = columns_lib.ids_fingerprint(ids)
+  for spec in specs:
+    facts = [description, records.fingerprint]
+    if spec.source == "text":
+      facts.append(record_prompts.fingerprint(settings, records))
+    fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
+    target = folder(settings, spec)
+    column = columns_lib.open_column(target, spec.name)
+    if columns_lib.is_fresh(column, ids_fingerprint, fingerprint):
+      continue
+    encoder = open_fn()
+    shape = encoder.shapes[spec.name]
+    columns_lib.write_column(
+      target,
+      ids=ids,
+      name=spec.name,
+      shape=shape,
+      encoder=description,
+      standin=encoder.standin,
+      fingerprint=fingerprint,
+      batches=functools.partial(_rows, settings, records, encoder, spec),
+      progress=progress,
+      flush_bytes=ROWS_AT_RISK * 2 * math.prod(shape),
+    )
+
+
+def _rows(
+  settings: DataSettings,
+  records: records_lib.Records,
+  encoder: base.Encoder,
+  spec: conditioning.ColumnSpec,
+  wanted: np.ndarray | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields (ids [k], values [k *shape]) of the wanted ids, or of all for None."""
+  for split, count in records.num_rows.items():
+    ids, rows = records.ids(split), np.arange(count)
+    if wanted is not None:
+      rows = rows[np.isin(ids, wanted)]
+    if not len(rows):
+      continue
+    if spec.source == "text":
+      texts = record_prompts.of_split(settings, records, split)
+    else:
+      images = records_lib.RecordSource(records, split)
+    for start in range(0, len(rows), BATCH):
+      batch = rows[start : start + BATCH]
+      if spec.source == "text":
+        values = encoder.encode_text([spec.name], [texts[row] for row in batch])
+      else:
+        squares = [images[int(row)]["image"][..., 0] for row in batch]
+        values = encoder.encode_images([spec.name], squares)
+      yield ids[batch], values[spec.name]
