@@ -124,8 +124,8 @@ def load(name: str) -> type[Conditioner]:
   Raises:
     errors.InputError: there is no such path; all are listed.
   """
-  what = "config.conditioning.name, the conditioning path,"
-  return naming.load(what, _PACKAGE, name, without=("base",)).Conditioner
+  module = naming.load("conditioning path", _PACKAGE, name, without=("base",))
+  return module.Conditioner
 
 
 def with_shape(
