@@ -28,6 +28,7 @@ LAYERS = (
   ("cli",),
 )
 MAINS = (
+  "__main__",
   "compare",
   "cost",
   "evaluate",

@@ -35,18 +35,21 @@ _COMMON = {
 
 
 def text(config: ml_collections.ConfigDict) -> str:
-  """Returns one entry a key."""
-  lines = ["Keys of this config; --config.KEY=VALUE changes one.", ""]
-  for prefix, section in _sections("", config):
-    described = _meanings(prefix, section)
-    if prefix:
-      lines += ["", f"{prefix}:"]
-    for key, value in section.items():
-      if not isinstance(value, ml_collections.ConfigDict):
-        shown = f"{prefix}.{key}".lstrip(".") + f"={value!r}"
-        meaning = described.get(key) or _COMMON.get(key, "")
-        lines.append(flag_help.entry(shown, meaning[:1].upper() + meaning[1:]))
+  """Returns one entry a key, by sections."""
+  lines = ["Keys of this config; --config.KEY=VALUE changes one."]
+  section = None
+  for prefix, key, value, meaning in _keys(config):
+    if prefix != section:
+      section = prefix
+      lines += ["", f"{prefix}:" if prefix else "config:"]
+    shown = f"{prefix}.{key}".lstrip(".") + f"={value!r}"
+    lines.append(flag_help.entry(shown, meaning[:1].upper() + meaning[1:]))
   return "\n".join(lines)
+
+
+def undescribed(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the keys that no docstring explains."""
+  return [f"{prefix}.{key}" for prefix, key, _, text in _keys(config) if not text]
 
 
 def meanings(constructor: Callable[..., object]) -> dict[str, str]:
@@ -58,13 +61,19 @@ def meanings(constructor: Callable[..., object]) -> dict[str, str]:
   return {name: " ".join(text.split()) for name, text in entries}
 
 
-def _sections(
-  prefix: str, section: ml_collections.ConfigDict
-) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
-  yield prefix, section
-  for key, value in section.items():
+def _keys(
+  config: ml_collections.ConfigDict, prefix: str = ""
+) -> Iterator[tuple[str, str, object, str]]:
+  """Yields section, key, value and meaning."""
+  described = {**_COMMON, **_meanings(prefix, config.to_dict())}
+  subsections: list[tuple[str, ml_collections.ConfigDict]] = []
+  for key, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
-      yield from _sections(f"{prefix}.{key}".lstrip("."), value)
+      subsections.append((f"{prefix}.{key}".lstrip("."), value))
+    else:
+      yield prefix, key, value, described.get(key, "")
+  for name, section in subsections:
+    yield from _keys(section, name)
 
 
 def _meanings(prefix: str, section: Mapping[str, Any]) -> dict[str, str]:
