@@ -9,8 +9,9 @@ from typing import Any
 
 import flax.struct
 import jax
+import numpy as np
 
-Array = jax.Array
+Array = jax.Array | np.ndarray
 
 # Fields of a batch share the leading axis b. `image` [b h w 1] is float32 in [-1, 1].
 Batch = dict[str, Array]

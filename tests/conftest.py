@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import dataclasses
 import importlib
+import logging
 import os
 import pathlib
 import runpy
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 
 # Before jax is imported anywhere: sharding tests want eight devices on any machine, and
 # what is compiled here once runs a few times: optimising it takes longer than it saves.
@@ -300,7 +302,16 @@ def ended() -> Callable[[subprocess.Popen], Ended]:
 
 
 @pytest.fixture
-def run_main(monkeypatch, capfd) -> Callable[..., Ended]:
+def logs_restored(monkeypatch) -> None:
+  """Undoes what `terminal.show_logs` changes."""
+  root = logging.getLogger()
+  monkeypatch.setattr(root, "handlers", [*root.handlers])
+  monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+
+@pytest.fixture
+def run_main(monkeypatch, capfd, logs_restored) -> Callable[..., Ended]:
   """Runs a main in this process, as a shell would: `run_main("prepare", "--...")`.
 
   It saves the seconds that a process needs to import everything. What a process is
@@ -310,7 +321,6 @@ def run_main(monkeypatch, capfd) -> Callable[..., Ended]:
 
   def run(name: str, *arguments: str) -> Ended:
     monkeypatch.setattr(sys, "argv", [name, *arguments])
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.chdir(REPOSITORY)
     capfd.readouterr()
     code, module = 0, {}

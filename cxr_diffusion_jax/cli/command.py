@@ -41,16 +41,16 @@ def run(main: Callable[..., None]) -> None:
     if len(argv) > 1 and not takes_arguments:
       _fail(f"unknown argument {argv[1]!r}; fix: write flags as --name=value")
     arguments = [argv[1:]] if takes_arguments else []
-    with terminal.logging_to_lines():
-      # The transformers library warns at each use that its Flax classes will go.
-      warnings.filterwarnings("ignore", category=FutureWarning)
-      # A failed save leaves writes that nobody waits for.
-      warnings.filterwarnings("ignore", "coroutine .* was never awaited")
-      refusal = _refusal(functools.partial(main, *arguments))
-      if refusal:
-        # Collect garbage now, so that destructor warnings come before the error.
-        gc.collect()
-        _fail(refusal)
+    terminal.show_logs()
+    # The transformers library warns at each use that its Flax classes will go.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    # A failed save leaves writes that nobody waits for.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+    refusal = _refusal(functools.partial(main, *arguments))
+    if refusal:
+      # Collect garbage now, so that destructor warnings come before the error.
+      gc.collect()
+      _fail(refusal)
 
   app.run(guarded, flags_parser=functools.partial(_parse, main))
 

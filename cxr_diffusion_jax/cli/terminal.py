@@ -5,8 +5,6 @@ log records, warnings, progress --> stderr: one line each, without prefixes
 Where stderr is not a terminal, the live line becomes a line every ten seconds.
 """
 
-from collections.abc import Iterator
-import contextlib
 import functools
 import logging
 import pathlib
@@ -90,21 +88,19 @@ def duration(seconds: float) -> str:
   return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-@contextlib.contextmanager
-def logging_to_lines() -> Iterator[None]:
-  """Shows log records of this package, and each warning once, as plain lines."""
+def show_logs() -> None:
+  """Shows log records of this package, and each warning once, as plain lines.
+
+  It lasts until the process ends: threads of a failed save log late.
+  """
   root, handler = logging.getLogger(), _Handler()
-  show_warning, unraisable = warnings.showwarning, sys.unraisablehook
   absl_logging.set_verbosity(absl_logging.INFO)
-  root.removeHandler(absl_logging.get_absl_handler())
+  for other in list(root.handlers):
+    if isinstance(other, _Handler) or other is absl_logging.get_absl_handler():
+      root.removeHandler(other)
   root.addHandler(handler)
   warnings.showwarning = handler.show_warning
   sys.unraisablehook = _ignore_late_answers
-  try:
-    yield
-  finally:
-    root.removeHandler(handler)
-    warnings.showwarning, sys.unraisablehook = show_warning, unraisable
 
 
 @functools.cache

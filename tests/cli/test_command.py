@@ -12,6 +12,8 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import command
 
+pytestmark = pytest.mark.usefixtures("logs_restored")
+
 
 def test_a_folder_is_made_and_left_empty(tmp_path):
   made = command.writable_folder(str(tmp_path / "a" / "b"))

@@ -95,18 +95,18 @@ def test_write_replaces_a_longer_live_line(screen, stderr):
 
 
 @pytest.mark.filterwarnings("default")
-def test_logging_is_plain_and_each_warning_comes_once(screen, stderr):
+def test_logging_is_plain_and_each_warning_comes_once(screen, stderr, logs_restored):
   other = logging.getLogger("another_library")
-  with terminal.logging_to_lines():
-    for _ in range(2):
-      other.warning("careful with %d", 3)
-      warnings.warn("old name", UserWarning, stacklevel=1)
-    other.info("not of this package")
-    absl_logging.info("nor this")
-    record = logging.LogRecord(
-      "absl", logging.INFO, terminal.__file__, 1, "data: %d images", (5,), None
-    )
-    logging.getLogger().handle(record)
+  terminal.show_logs()
+  for _ in range(2):
+    other.warning("careful with %d", 3)
+    warnings.warn("old name", UserWarning, stacklevel=1)
+  other.info("not of this package")
+  absl_logging.info("nor this")
+  record = logging.LogRecord(
+    "absl", logging.INFO, terminal.__file__, 1, "data: %d images", (5,), None
+  )
+  logging.getLogger().handle(record)
   assert stderr.lines() == [
     "warning: careful with 3",
     "warning: old name",
