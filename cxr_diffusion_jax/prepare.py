@@ -40,7 +40,6 @@ with flag_help.group("Embeddings"):
 
 def main() -> None:
   """Downloads, resizes, and makes records and columns."""
-  from cxr_diffusion_jax.data import images
   from cxr_diffusion_jax.data.download import download
   from cxr_diffusion_jax.data.sources.nih import layout
   from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
@@ -59,8 +58,8 @@ def main() -> None:
   for what in _DOWNLOAD.value:
     download.download(what, settings.root, progress=command.progress)
   if _RESIZE.value:
-    images.resize_tree(
-      layout.find_tree(settings.root),
+    layout.resize_tree(
+      settings.root,
       settings.image_size,
       mode=settings.resize,
       progress=command.progress,

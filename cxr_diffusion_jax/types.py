@@ -11,6 +11,20 @@ import flax.struct
 import jax
 import numpy as np
 
+from cxr_diffusion_jax.progress import Progress, no_progress
+
+__all__ = (
+  "Array",
+  "Batch",
+  "Context",
+  "DenoiseFn",
+  "Params",
+  "Progress",
+  "StreamSpec",
+  "TokenStream",
+  "no_progress",
+)
+
 Array = jax.Array | np.ndarray
 
 # Fields of a batch share the leading axis b. `image` [b h w 1] is float32 in [-1, 1].
@@ -57,11 +71,3 @@ Context = tuple[TokenStream, ...]
 
 # (x_t [b h w c], t [b] in [0, 1], context) -> prediction [b h w c]
 DenoiseFn = Callable[[Array, Array, Context], Array]
-
-# (label, done, total): told often during long work; total 0 means unknown.
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(label: str, done: int, total: int) -> None:
-  """A `Progress` that says nothing."""
-  del label, done, total

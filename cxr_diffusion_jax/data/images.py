@@ -6,24 +6,22 @@ Work on many images runs in threads: PIL decodes and resizes without Python's lo
 times as fast on two cores), and threads share no trouble with JAX's, as forks would.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 import io
 import itertools
 import os
-from pathlib import Path
+import pathlib
 import struct
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 import zlib
 
+from etils import epath
 import numpy as np
 from PIL import Image
 
-from cxr_diffusion_jax import errors
-
-if TYPE_CHECKING:
-  from cxr_diffusion_jax import types
-  from cxr_diffusion_jax.data.sources.nih import layout
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.progress import Progress
 
 MODES = ("crop", "pad")
 
@@ -38,7 +36,7 @@ def read_grey(source: str | os.PathLike | bytes) -> np.ndarray:
   bits are scaled by their full range, v / 257.
 
   Args:
-    source: a path, or the file's bytes.
+    source: a path or URL, or the file's bytes.
 
   Returns:
     [h w] uint8.
@@ -49,6 +47,9 @@ def read_grey(source: str | os.PathLike | bytes) -> np.ndarray:
   is_bytes = isinstance(source, bytes)
   name = f"{len(source)} bytes" if is_bytes else os.fspath(source)
   try:
+    if not isinstance(source, bytes) and artifacts.is_remote(source):
+      source = epath.Path(source).read_bytes()
+      is_bytes = True
     with Image.open(io.BytesIO(source) if is_bytes else source) as image:
       image.load()
       return _grey(image)
@@ -96,49 +97,62 @@ def resize(image: np.ndarray, size: int, mode: str = "crop") -> np.ndarray:
   return square
 
 
-def resize_tree(
-  tree: "layout.Tree",
+def resize_boxes(
+  boxes: np.ndarray, shape: tuple[int, ...], mode: str = "crop"
+) -> np.ndarray:
+  """Moves boxes to where `resize` moves what they enclose.
+
+  Args:
+    boxes: [k 4] (x, y, width, height) as fractions of the image; nan for none.
+    shape: (height, width) of the image that is resized.
+    mode: `crop` or `pad`.
+
+  Returns:
+    [k 4] float32, fractions of the square within [0, 1]; nan where there is no box or
+    nothing of it is left.
+  """
+  side = min(shape) if mode == "crop" else max(shape)
+  scale = np.array(shape[::-1]) / side
+  offset = (scale - 1) / 2
+  low = np.clip(boxes[:, :2] * scale - offset, 0, 1)
+  high = np.clip((boxes[:, :2] + boxes[:, 2:]) * scale - offset, 0, 1)
+  placed = np.concatenate([low, high - low], axis=1).astype(np.float32)
+  placed[~(placed[:, 2:] > 0).all(axis=1)] = np.nan
+  return placed
+
+
+def resize_files(
+  paths: Mapping[str, str],
+  folder: pathlib.Path,
   image_size: int,
   *,
   mode: str = "crop",
-  progress: "types.Progress",
-) -> Path:
-  """Makes the folder `{image_size}x{image_size}` of a tree; goes on where it stopped.
+  progress: Progress,
+) -> None:
+  """Writes squares of images as PNGs, each whole or not at all.
 
   Args:
-    tree: where images are taken from, the nearest larger size or `original/`.
+    paths: stem -> where to read the image.
+    folder: of the PNGs; made where absent.
     image_size: pixels of a side.
     mode: as of `resize`.
-    progress: told of the images done.
-
-  Returns:
-    The folder.
+    progress: called with the number of finished images.
 
   Raises:
-    InputError: an image that cannot be read, or none large enough.
+    InputError: an image that cannot be read, or the disk is full.
   """
-  folder = tree.root / f"{image_size}x{image_size}"
-  done = tree.resized.get(image_size, {})
-  paths = {
-    stem: path for stem, path in tree.resolve(image_size).items() if stem not in done
-  }
-  if not paths and not done:
-    raise errors.InputError(
-      f"no image of {image_size} pixels or more in {tree.root}",
-      f"original/, or a folder larger than {image_size}x{image_size}/",
-    )
   folder.mkdir(exist_ok=True)
 
   def write(item: tuple[str, str]) -> None:
     stem, path = item
-    partial = folder / f".{stem}.partial"
+    png = io.BytesIO()
     square = resize(read_grey(path), image_size, mode)
-    Image.fromarray(square).save(partial, format="PNG")
-    partial.replace(folder / f"{stem}.png")
+    Image.fromarray(square).save(png, format="PNG")
+    artifacts.write_bytes(folder / f"{stem}.png", png.getvalue())
 
-  for count, _ in enumerate(in_threads(write, paths.items()), start=1):
-    progress(f"resize to {image_size}", count, len(paths))
-  return folder
+  with artifacts.disk_errors(folder):
+    for count, _ in enumerate(in_threads(write, paths.items()), start=1):
+      progress(f"resize to {image_size}", count, len(paths))
 
 
 def in_threads(

@@ -10,13 +10,15 @@ an iterator is ever saved. A chest is never flipped: that would move the heart.
 
 from collections.abc import Iterator, Sequence
 import operator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import grain
 import numpy as np
 
 from cxr_diffusion_jax.data import same_patient
 from cxr_diffusion_jax.data.records import records as records_lib
+
+if TYPE_CHECKING:
+  import grain
 
 
 class ColumnDescription(Protocol):
@@ -176,6 +178,8 @@ def train_batches(
   Raises:
     ValueError: no rows, or a batch that does not divide by the processes.
   """
+  import grain
+
   local_size = _local_size(source, batch_size, process_index, process_count)
   batches = (
     grain.MapDataset.range(len(source))
@@ -214,6 +218,8 @@ def epoch_batches(
   Raises:
     ValueError: no rows, or a batch that does not divide by the processes.
   """
+  import grain
+
   local_size = _local_size(source, batch_size, process_index, process_count)
   num_batches = -(-len(source) // batch_size)
 
@@ -240,8 +246,10 @@ def _local_size(
 
 
 def _read_ahead(
-  batches: grain.MapDataset, num_workers: int, num_threads: int
-) -> grain.IterDataset:
+  batches: "grain.MapDataset", num_workers: int, num_threads: int
+) -> "grain.IterDataset":
+  import grain
+
   # One batch waiting for each thread: 64 images of 512 pixels take 64 MiB.
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
   dataset = batches.to_iter_dataset(options)

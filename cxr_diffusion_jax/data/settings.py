@@ -1,18 +1,22 @@
 """Which X-rays a run reads, and where what is made of them is kept.
 
-RECORDS_DIR/TREE-HASH/SIZE/                     records, see `data.records`
-RECORDS_DIR/TREE-HASH/SIZE/columns/NAME/        ELIXR columns joined to them
-RECORDS_DIR/TREE-HASH/SIZE/clip-HASH/columns/   the columns of one CLIP
-RECORDS_DIR/TREE-HASH/SIZE/standin_clip/, standin/    stand-in encoders and their files
+RECORDS_DIR/NAME-HASH/SIZE/                     records, see `data.records`
+RECORDS_DIR/NAME-HASH/SIZE/columns/NAME/        ELIXR columns joined to them
+RECORDS_DIR/NAME-HASH/SIZE/clip-HASH/columns/   the columns of one CLIP
+RECORDS_DIR/NAME-HASH/SIZE/standin_clip/, standin/    stand-in encoders and their files
 """
 
 import dataclasses
+import glob
 import hashlib
+import json
 import pathlib
 
-from cxr_diffusion_jax import errors
+from etils import epath
+
+from cxr_diffusion_jax import artifacts, errors, naming
 from cxr_diffusion_jax.data.records import records as records_lib
-from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
+from cxr_diffusion_jax.data.sources import phantom
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,9 +24,12 @@ class DataSettings:
   """Which X-rays a run reads, and how they become records.
 
   Attributes:
-    root: the tree (`original/`, `Data_Entry_2017.csv`, ...).
+    root: the dataset's folder or bucket, such as a tree with `original/` and
+      `Data_Entry_2017.csv`.
+    source: module of `data/sources/` that reads it.
     image_size: side of the square images, in pixels.
-    records_dir: where records, columns and stand-ins of all trees are kept.
+    records_dir: folder of this machine for the records, columns and stand-ins of all
+      datasets.
     resize: 'crop' (centre) or 'pad', when an image is not square.
     split: 'auto' (the tree's lists, else by patient hash), 'official' or 'hash'.
     validation_fraction: part of the training patients kept for validation.
@@ -42,6 +49,7 @@ class DataSettings:
 
   root: str
   image_size: int
+  source: str = "nih"
   records_dir: str = "records"
   resize: str = "crop"
   split: str = "auto"
@@ -57,14 +65,16 @@ class DataSettings:
   num_workers: int = 0
 
   def __post_init__(self):
-    if self.missing not in ("error", "drop"):
-      raise errors.InputError(f"config.data.missing={self.missing!r}", "error or drop")
+    if artifacts.is_remote(self.records_dir):
+      raise errors.InputError(
+        f"config.data.records_dir={self.records_dir}",
+        "a folder of this machine, as records are read in place",
+        "name a local folder; config.data.root and --workdir may be in a bucket",
+      )
+    naming.check("config.data.missing", self.missing, ("error", "drop"))
     if self.image_size < 8:
       raise errors.InputError(f"config.data.image_size={self.image_size}", "8 or more")
-    if self.prompts not in ("labels", "report"):
-      raise errors.InputError(
-        f"config.data.prompts={self.prompts!r}", "labels or report"
-      )
+    naming.check("config.data.prompts", self.prompts, ("labels", "report"))
     if self.standin_steps < 1:
       raise errors.InputError(
         f"config.data.standin_steps={self.standin_steps}", "1 or more"
@@ -72,10 +82,20 @@ class DataSettings:
 
   @property
   def tree_folder(self) -> pathlib.Path:
-    """The folder below `records_dir` that belongs to this tree alone."""
-    root = pathlib.Path(self.root).resolve()
-    mark = hashlib.sha256(str(root).encode()).hexdigest()[:8]
-    return pathlib.Path(self.records_dir) / f"{root.name}-{mark}"
+    """The folder below `records_dir` that belongs to this dataset alone.
+
+    A dataset that was moved keeps its folder, as long as its own name is the same.
+    """
+    root = records_lib.location(self.root)
+    name = root.rpartition("/")[2]
+    mark = hashlib.sha256(root.encode()).hexdigest()[:8]
+    records_dir = pathlib.Path(self.records_dir)
+    folder = records_dir / f"{name}-{mark}"
+    if not folder.is_dir():
+      for other in sorted(records_dir.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 8}")):
+        if root == (recorded := _root_of(other)) or not epath.Path(recorded).exists():
+          return other
+    return folder
 
   @property
   def records_folder(self) -> pathlib.Path:
@@ -84,7 +104,8 @@ class DataSettings:
 
   def record_settings(self) -> records_lib.RecordSettings:
     return records_lib.RecordSettings(
-      root=pathlib.Path(self.root),
+      root=self.root,
+      source=self.source,
       folder=self.records_folder,
       image_size=self.image_size,
       resize=self.resize,
@@ -101,7 +122,15 @@ class DataSettings:
 
   @property
   def standin_root(self) -> pathlib.Path:
-    """Where stand-in embeddings stand: in the tree if that is our own, of this size."""
-    if phantom_tree.image_size_of(self.root) == self.image_size:
+    """Where stand-in embeddings are: in a phantom tree of this size, else beside the
+    records."""
+    if phantom.image_size_of(self.root) == self.image_size:
       return pathlib.Path(self.root)
     return self.records_folder / "standin"
+
+
+def _root_of(folder: pathlib.Path) -> str:
+  """Where the dataset of a folder below `records_dir` was last; "." if unknown."""
+  for path in folder.glob("*/records.json"):
+    return json.loads(path.read_text()).get("root", ".")
+  return "."

@@ -37,6 +37,8 @@ class DatasetCard:
 
   Attributes:
     fingerprint: of the records' content.
+    fingerprints: of its parts, see `Records.fingerprints`; {} in cards of an earlier
+      version, whose `fingerprint` was not of content alone.
     kind: for people: phantoms or real images, stand-ins or not.
     phantom: whether the images are phantoms.
     vocabulary: names of the findings, in the order of the labels.
@@ -62,6 +64,7 @@ class DatasetCard:
   columns: Mapping[str, ColumnCard]
   targets: Mapping[str, ColumnCard] = dataclasses.field(default_factory=dict)
   latents: Mapping[str, ColumnCard] = dataclasses.field(default_factory=dict)
+  fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
   root: str = ""
   records_dir: str = ""
 

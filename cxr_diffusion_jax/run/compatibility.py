@@ -19,6 +19,7 @@ FREE_KEYS = (
   "data.num_workers",
   "data.records_dir",
   "data.root",
+  "data.source",
   "data.standin",
   "parallel.",
   "sample.",
@@ -90,8 +91,17 @@ def check_data(
     errors.InputError: the records, a column or the autoencoder are not the same.
   """
   check_autoencoder(saved, autoencoder)
-  if saved.fingerprint != wanted.fingerprint:
-    _refuse("fingerprint", saved.fingerprint[:12], wanted.fingerprint[:12])
+  # A card of an earlier version is compared by what it states of the content.
+  parts = ("fingerprints",) if saved.fingerprints else ("num_rows", "statistics")
+  for part in parts:
+    there, here = dict(getattr(saved, part)), dict(getattr(wanted, part))
+    differing = sorted(key for key in here if there.get(key, here[key]) != here[key])
+    if differing:
+      _refuse(
+        " and ".join(differing),
+        str(there[differing[0]])[:12],
+        str(here[differing[0]])[:12],
+      )
   for key in ("columns", "targets", "latents"):
     there, here = getattr(saved, key), getattr(wanted, key)
     if (here or key == "columns") and _identity(there) != _identity(here):

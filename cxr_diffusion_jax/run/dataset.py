@@ -18,14 +18,14 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.data import labels, pipeline
+from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
-from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
 from cxr_diffusion_jax.run import card as card_lib
 
 
@@ -72,9 +72,10 @@ class Dataset:
       statistics |= latent_columns.statistics(column)
     return card_lib.DatasetCard(
       fingerprint=self.records.fingerprint,
+      fingerprints=self.records.fingerprints,
       kind=self.kind,
       phantom=self.phantom,
-      vocabulary=labels.FINDINGS,
+      vocabulary=self.records.vocabulary,
       image_size=self.settings.image_size,
       resize=self.settings.resize,
       num_rows=dict(self.records.num_rows),
@@ -196,7 +197,7 @@ def prepare(
     records=records,
     columns=encoders.open_columns(settings, needs),
     needs=needs,
-    phantom=phantom_tree.is_phantom_tree(settings.root),
+    phantom=phantom.is_phantom_tree(settings.root),
     targets=encoders.open_columns(settings, targets) if targets else (),
     latents=()
     if autoencoder is None
@@ -208,7 +209,7 @@ def _make(
   settings: DataSettings, needs: conditioning.Needs, progress: types.Progress
 ) -> None:
   if settings.phantom_images:
-    phantom_tree.write_tree(
+    phantom.make_tree(
       settings.root,
       num_images=settings.phantom_images,
       size=settings.image_size,

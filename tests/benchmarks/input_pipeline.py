@@ -100,7 +100,8 @@ def main() -> None:
     source = pipeline.JoinedSource(prepared, "train")
     stems = prepared.ids("train")[source.row]
     tree = layout.find_tree(arguments.root)
-    paths = [str(tree.image_path(stem, arguments.image_size)) for stem in stems]
+    resolved = tree.resolve(arguments.image_size)
+    paths = [resolved[stem] for stem in stems]
     print(f"{len(paths)} images of {arguments.image_size} pixels")
     rates: dict[str, list[float]] = {"grain": [], "torch": []}
     for _ in range(arguments.turns):

@@ -2,6 +2,8 @@
 
 import io
 
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 from PIL import Image
 import pytest
@@ -119,32 +121,30 @@ def test_unknown_mode():
 def test_resize_tree_makes_the_folder_once(make_tree):
   small = make_tree(size=24)
   told = []
-  tree = layout.find_tree(small.root)
-  (tree.root / "12x12").mkdir()
-  (tree.root / "12x12" / "mine.txt").write_text("mine")
-  folder = images.resize_tree(tree, 12, progress=lambda *args: told.append(args))
+  (small.root / "12x12").mkdir()
+  (small.root / "12x12" / "mine.txt").write_text("mine")
+  folder = layout.resize_tree(small.root, 12, progress=lambda *args: told.append(args))
+  assert folder.name == "12x12"
   assert (folder / "mine.txt").read_text() == "mine"
   (folder / "mine.txt").unlink()
-  assert folder.name == "12x12"
   assert sorted(path.stem for path in folder.iterdir()) == sorted(small.ids)
   assert told[-1] == ("resize to 12", len(small.ids), len(small.ids))
-  original = images.read_grey(tree.image_path(small.ids[0], 24))
+  original = images.read_grey(layout.find_tree(small.root).originals[small.ids[0]])
   made = images.read_grey(folder / f"{small.ids[0]}.png")
   np.testing.assert_array_equal(made, images.resize(original, 12))
   # A second run finds one image gone and makes that one alone.
   before = (folder / f"{small.ids[1]}.png").stat().st_mtime_ns
   (folder / f"{small.ids[0]}.png").unlink()
   told.clear()
-  again = layout.find_tree(small.root)
-  images.resize_tree(again, 12, progress=lambda *args: told.append(args))
+  layout.resize_tree(small.root, 12, progress=lambda *args: told.append(args))
   assert told == [("resize to 12", 1, 1)]
   assert (folder / f"{small.ids[1]}.png").stat().st_mtime_ns == before
 
 
 def test_resize_tree_without_large_enough_images(make_tree):
-  tree = layout.find_tree(make_tree(folder="24x24").root)
+  root = make_tree(folder="24x24").root
   with pytest.raises(errors.InputError, match="no image of 48 pixels or more"):
-    images.resize_tree(tree, 48, progress=lambda *args: None)
+    layout.resize_tree(root, 48, progress=lambda *args: None)
 
 
 def test_in_threads_keeps_order_and_tells_errors():
@@ -165,14 +165,64 @@ def test_in_threads_keeps_order_and_tells_errors():
 def test_real_rgba_originals(nih_cxr_mini):
   tree = layout.find_tree(nih_cxr_mini)
   modes = []
-  for stem in tree.originals:
-    path = tree.image_path(stem, 1024)
+  for stem, path in tree.originals.items():
     with Image.open(path) as image:
       modes.append(image.mode)
     grey = images.read_grey(path)
     assert grey.shape == (1024, 1024)
     # The 256x256 copies were made from the same originals, by a Lanczos too.
-    copy = images.read_grey(tree.image_path(stem, 256)).astype(float)
+    copy = images.read_grey(tree.resolve(256)[stem]).astype(float)
     assert abs(images.resize(grey, 256).astype(float) - copy).mean() < 1
   assert modes.count("RGBA") == 4
   assert modes.count("L") == 10
+
+
+def placed(box, size, mode):
+  """A box in pixels of an image of (width, height), as fractions of the square."""
+  fractions = np.array(box) / np.tile(size, 2)
+  return images.resize_boxes(fractions[np.newaxis], size[::-1], mode)[0]
+
+
+@pytest.mark.parametrize("mode", images.MODES)
+@pytest.mark.parametrize("size", [1024, 256])
+def test_square_sources_keep_their_fractions(mode, size):
+  fractions = np.float32([[0.3, 0.25, 0.25, 0.1]])
+  box = images.resize_boxes(fractions, (size, size), mode)
+  np.testing.assert_allclose(box, fractions, rtol=1e-6)
+
+
+def test_crop_and_pad_move_boxes():
+  # 200 x 100: the crop keeps x in [50, 150], the pad puts 50 rows above.
+  box = [50, 0, 100, 50]
+  np.testing.assert_allclose(placed(box, (200, 100), "crop"), [0, 0, 1, 0.5])
+  np.testing.assert_allclose(placed(box, (200, 100), "pad"), [0.25, 0.25, 0.5, 0.25])
+  np.testing.assert_allclose(
+    placed([0, 20, 75, 30], (200, 100), "crop"), [0, 0.2, 0.25, 0.3], rtol=1e-6
+  )
+  assert np.isnan(placed([0, 0, 40, 40], (200, 100), "crop")).all()
+
+
+@given(
+  width=st.integers(8, 60),
+  height=st.integers(8, 60),
+  mode=st.sampled_from(images.MODES),
+  corner=st.tuples(st.floats(0, 0.8), st.floats(0, 0.8)),
+)
+def test_a_bright_box_stays_where_its_box_says(width, height, mode, corner):
+  scale = 8
+  image = np.zeros((height * scale, width * scale), np.uint8)
+  x, y = int(corner[0] * width) * scale, int(corner[1] * height) * scale
+  box = (x, y, 2 * scale, 2 * scale)
+  image[y : y + 2 * scale, x : x + 2 * scale] = 255
+  size = 128
+  square = images.resize(image, size, mode) > 127
+  where = placed(box, (width * scale, height * scale), mode)
+  if np.isnan(where).any():
+    assert square.mean() < 1e-3
+    return
+  rows, columns = np.nonzero(square)
+  low = where[:2] * size
+  high = (where[:2] + where[2:]) * size
+  if (high - low).min() > 3:
+    measured = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    np.testing.assert_allclose(measured, [*low, *high], atol=1.5)

@@ -7,29 +7,21 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import splits
-from cxr_diffusion_jax.data.sources.nih import metadata
+from cxr_diffusion_jax.data.sources.nih import source
 
 
-def entries_of(patients) -> metadata.Entries:
-  patients = np.asarray(patients, np.int32)
+def ids_of(patients: np.ndarray) -> np.ndarray:
   seen: dict[int, int] = {}
   ids = []
   for patient in patients.tolist():
     seen[patient] = seen.get(patient, -1) + 1
     ids.append(f"{patient:08d}_{seen[patient]:03d}")
-  n = len(patients)
-  return metadata.Entries(
-    id=np.array(ids, np.str_),
-    patient=patients,
-    age=np.zeros(n, np.float32),
-    sex=np.zeros(n, np.int8),
-    view=np.zeros(n, np.int8),
-    follow_up=np.zeros(n, np.int32),
-    findings=np.zeros((n, 14), np.uint8),
-    width=np.zeros(n, np.float32),
-    height=np.zeros(n, np.float32),
-    spacing=np.zeros((n, 2), np.float32),
-  )
+  return np.array(ids, np.str_)
+
+
+def assign(patients, **settings) -> np.ndarray:
+  patients = np.asarray(patients, np.int32)
+  return splits.assign_splits(ids_of(patients), patients, **settings)
 
 
 @given(
@@ -42,25 +34,26 @@ def entries_of(patients) -> metadata.Entries:
 def test_no_patient_in_two_splits_and_no_expert_image_trained_on(
   patients, expert, test_patients, fraction, train_on_expert
 ):
-  entries = entries_of(patients)
-  expert_ids = {str(entries.id[row]) for row in expert if row < len(entries)}
+  patients = np.array(patients)
+  ids = ids_of(patients)
+  expert_ids = {str(ids[row]) for row in expert if row < len(ids)}
   official = None
   if test_patients is not None:
-    in_test = np.isin(entries.patient, list(test_patients))
-    official = (set(entries.id[~in_test]), set(entries.id[in_test]))
-  split = splits.assign_splits(
-    entries,
+    in_test = np.isin(patients, list(test_patients))
+    official = (~in_test, in_test)
+  split = assign(
+    patients,
     official=official,
     expert_ids=expert_ids,
     validation_fraction=fraction,
     train_on_expert=train_on_expert,
   )
   assert set(split) <= set(splits.SPLITS)
-  for patient in np.unique(entries.patient):
-    assert len(set(split[entries.patient == patient])) == 1
+  for patient in np.unique(patients):
+    assert len(set(split[patients == patient])) == 1
   if official is not None:
     assert np.array_equal(split == "test", in_test)
-  of_expert = np.isin(entries.id, list(expert_ids))
+  of_expert = np.isin(ids, list(expert_ids))
   if train_on_expert:
     assert "expert" not in split
   else:
@@ -68,43 +61,40 @@ def test_no_patient_in_two_splits_and_no_expert_image_trained_on(
 
 
 def test_fractions_are_kept_and_stable_when_patients_are_added():
-  few, many = entries_of(range(1, 2001)), entries_of(range(1, 4001))
-  split = splits.assign_splits(many, official=None, validation_fraction=0.1)
+  split = assign(range(1, 4001), official=None, validation_fraction=0.1)
   assert abs((split == "test").mean() - splits.TEST_FRACTION) < 0.03
   rest = split[split != "test"]
   assert abs((rest == "validation").mean() - 0.1) < 0.03
-  before = splits.assign_splits(few, official=None, validation_fraction=0.1)
+  before = assign(range(1, 2001), official=None, validation_fraction=0.1)
   assert np.array_equal(before, split[:2000])
 
 
 def test_small_trees_get_validation_and_none_where_none_is_wanted():
-  entries = entries_of([1, 1, 2, 3])
-  everything = (set(entries.id), set())
-  split = splits.assign_splits(entries, official=everything, validation_fraction=0.01)
+  everything = (np.ones(4, bool), np.zeros(4, bool))
+  split = assign([1, 1, 2, 3], official=everything, validation_fraction=0.01)
   assert {"train", "validation"} == set(split)
-  split = splits.assign_splits(entries, official=everything, validation_fraction=0)
+  split = assign([1, 1, 2, 3], official=everything, validation_fraction=0)
   assert set(split) == {"train"}
 
 
 def test_rows_in_no_list_and_patients_in_both():
-  entries = entries_of([1, 1, 2])
+  training, neither = np.array([True, True, False]), np.zeros(3, bool)
   with pytest.raises(errors.InputError, match=r"1 images are in neither.*00000002_000"):
-    splits.assign_splits(entries, official=({"00000001_000", "00000001_001"}, {"x"}))
-  lists = ({"00000001_000", "00000002_000"}, {"00000001_001"})
-  with pytest.raises(errors.InputError, match=r"1 patients are in .*first 1;"):
-    splits.assign_splits(entries, official=lists)
+    assign([1, 1, 2], official=(training, neither))
+  with pytest.raises(errors.InputError, match=r"1 patients are in both.*first 1;"):
+    assign([1, 1, 2], official=(np.array([True, False, True]), np.array([0, 1, 0]) > 0))
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0])
 def test_impossible_fractions(fraction):
   with pytest.raises(errors.InputError, match="validation_fraction"):
-    splits.assign_splits(entries_of([1]), official=None, validation_fraction=fraction)
+    assign([1], official=None, validation_fraction=fraction)
 
 
 def test_lists_are_read(tmp_path):
   path = tmp_path / "test_list.txt"
   path.write_text("00000001_000.png\r\n\n00000002_001.png")
-  assert splits.read_list(path) == {"00000001_000", "00000002_001"}
+  assert source.read_list(path) == {"00000001_000", "00000002_001"}
   path.write_text("\n")
   with pytest.raises(errors.InputError, match="is empty"):
-    splits.read_list(path)
+    source.read_list(path)

@@ -14,6 +14,7 @@ import pytest
 
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import tree as standin_tree
@@ -31,7 +32,7 @@ def prepared(tmp_path_factory) -> DataSettings:
   """A tree as a user has it, without a sign of phantoms, and its records."""
   folder = tmp_path_factory.mktemp("plain")
   root = phantom_tree.write_tree(folder / "tree", num_images=24, size=32)
-  (root / phantom_tree.SETTINGS_FILE).unlink()
+  (root / phantom.SETTINGS_FILE).unlink()
   settings = DataSettings(
     root=str(root), image_size=32, records_dir=str(folder / "records")
   )

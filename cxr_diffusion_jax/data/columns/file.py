@@ -13,11 +13,15 @@ import hashlib
 import json
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
-from array_record.python import array_record_data_source
 import numpy as np
 
 from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax.data import array_records
+
+if TYPE_CHECKING:
+  from array_record.python import array_record_data_source
 
 _FORMAT = 1
 _DESCRIPTION = "description.json"
@@ -136,11 +140,8 @@ class ColumnSource:
     return {"column": self.column, "split": self.split}
 
   @functools.cached_property
-  def _records(self) -> array_record_data_source.ArrayRecordDataSource:
-    # With its rows told, no file is opened to be counted.
-    shards = self.column.shards(self.split)
-    paths = [f"{path}[0:{num_rows}]" for path, num_rows in shards]
-    return array_record_data_source.ArrayRecordDataSource(paths)
+  def _records(self) -> "array_record_data_source.ArrayRecordDataSource | None":
+    return array_records.open_files(self.column.shards(self.split))
 
 
 def ids_fingerprint(ids: Mapping[str, np.ndarray]) -> str:

@@ -10,8 +10,9 @@ import itertools
 
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.columns import scratch as column_scratch
+from cxr_diffusion_jax.progress import Progress
 
 # (ids [k], values [k *shape]) in any order; or, so that finished work need not be done
 # again, a function of the ids still wanted (None: all) that returns the same.
@@ -43,7 +44,7 @@ def gather(
   shape: tuple[int, ...],
   dtype: str,
   batches: Batches,
-  progress: types.Progress,
+  progress: Progress,
 ) -> Gathered:
   """Fills the scratch file.
 

@@ -16,8 +16,9 @@ import pathlib
 import shutil
 import time
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.download import fetch, google_subset
+from cxr_diffusion_jax.progress import Progress, no_progress
 
 _STORAGE = "https://storage.googleapis.com"
 _LABELS_URL = f"{_STORAGE}/gcs-public-data--healthcare-nih-chest-xray-labels"
@@ -48,7 +49,7 @@ def download(
   what: str,
   root: str | os.PathLike,
   *,
-  progress: types.Progress = types.no_progress,
+  progress: Progress = no_progress,
   base_url: str | None = None,
   repo_id: str | None = None,
   patterns: tuple[str, ...] = _ELIXR_PATTERNS,
@@ -95,7 +96,7 @@ def download(
 def _labels(
   root: pathlib.Path,
   base_url: str,
-  progress: types.Progress,
+  progress: Progress,
   sleep: Callable[[float], None],
 ) -> None:
   """google-labels/, folders as Google has them."""
@@ -118,7 +119,7 @@ def _labels(
 def _subset(
   root: pathlib.Path,
   base_url: str,
-  progress: types.Progress,
+  progress: Progress,
   sleep: Callable[[float], None],
 ) -> None:
   """Form F's files, and the tree that they make."""
@@ -142,7 +143,7 @@ def _elixr(
   root: pathlib.Path,
   repo_id: str,
   patterns: tuple[str, ...],
-  progress: types.Progress,
+  progress: Progress,
 ) -> None:
   """A snapshot of a dataset on the hub; the library resumes and checks sizes itself."""
   try:
@@ -166,7 +167,7 @@ def _elixr(
     ) from error
 
 
-def _nih(root: pathlib.Path, dataset: str, progress: types.Progress) -> None:
+def _nih(root: pathlib.Path, dataset: str, progress: Progress) -> None:
   """Kaggle's copy, which stays in kagglehub's cache: 45 GB are not copied again."""
   try:
     import kagglehub

@@ -18,8 +18,9 @@ import time
 import urllib.error
 import urllib.request
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.download import checksums
+from cxr_diffusion_jax.progress import Progress, no_progress
 
 _CHUNK_BYTES = 1 << 20
 _MAX_FAILURES = 6
@@ -45,7 +46,7 @@ def fetch(
   url: str,
   path: str | os.PathLike,
   *,
-  progress: types.Progress = types.no_progress,
+  progress: Progress = no_progress,
   sleep: Callable[[float], None] = time.sleep,
   timeout: float = 60.0,
 ) -> pathlib.Path:
@@ -102,7 +103,7 @@ def fetch(
 
 
 def _receive(
-  url: str, part: pathlib.Path, progress: types.Progress, timeout: float
+  url: str, part: pathlib.Path, progress: Progress, timeout: float
 ) -> _Remote:
   """One try: continues `part` to its end, or raises _PassingError."""
   known = _load_remote(part)
@@ -172,7 +173,7 @@ def _save(
   response: http.client.HTTPResponse,
   offset: int,
   remote: _Remote,
-  progress: types.Progress,
+  progress: Progress,
 ) -> None:
   """Appends the body to `part` from `offset` on."""
   label = part.name.removesuffix(".part")

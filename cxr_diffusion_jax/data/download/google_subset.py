@@ -30,8 +30,9 @@ import re
 import numpy as np
 from PIL import Image
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders.elixr.files import npz as elixr_npz
+from cxr_diffusion_jax.progress import Progress, no_progress
 
 _FINDINGS = (
   ("ATELECTASIS", "Atelectasis"),
@@ -53,7 +54,7 @@ def unpack(
   labels_csv: pathlib.Path,
   root: pathlib.Path,
   *,
-  progress: types.Progress = types.no_progress,
+  progress: Progress = no_progress,
 ) -> None:
   """Makes a tree of the subset; goes on where it was interrupted.
 

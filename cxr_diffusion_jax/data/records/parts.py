@@ -1,9 +1,9 @@
-"""Makes the records in parts, so that a run that is killed loses little work.
+"""Makes the records in parts, so that a killed run loses little work.
 
 rows of a split -> parts of 128 MiB -> threads decode and resize -> a TFDS dataset each
 
-A part is whole once TFDS has renamed its folder; what a killed run left beside that is
-removed and made again.
+A part is whole once TFDS's folder has its name and `part.json` says what it was made
+from. Only parts that are missing, or made from other content, are made.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,19 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+import re
 import shutil
+from typing import Any
 
 from absl import logging
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.data import images, labels, splits
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data.records import files as files_lib
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
-from cxr_diffusion_jax.data.sources.nih import boxes
+from cxr_diffusion_jax.progress import Progress
 
 # What a kill may lose and memory must hold, against the number of files: a reader keeps
 # each of them open, and 1,024 are often all that a process may have.
@@ -28,36 +31,48 @@ PART_BYTES = 2**27
 MIN_PART_ROWS = 256
 MAX_PART_ROWS = 4096
 
+FOLDER = "parts"
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
   """A whole part.
 
   Attributes:
     split: that all its rows belong to.
     shards: (file, its rows), in row order.
-    damaged: ids of rows left out, because their image cannot be read.
+    files: the images that it was made from, damaged ones included.
   """
 
   split: str
   shards: tuple[tuple[Path, int], ...]
-  damaged: tuple[str, ...]
+  files: files_lib.Files
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+  """A part to make: its split, folder, rows of the plan, and hash of what it holds."""
+
+  split: str
+  path: Path
+  rows: np.ndarray
+  key: str
+
+
+def read_square(path: str, settings: plan_lib.RecordSettings) -> np.ndarray:
+  """The image of a file as records hold it: [s s] uint8."""
+  return images.resize(images.read_grey(path), settings.image_size, settings.resize)
 
 
 def make_parts(
-  plan: plan_lib.Plan,
-  folder: Path,
-  settings: plan_lib.RecordSettings,
-  *,
-  progress: types.Progress,
+  plan: plan_lib.Plan, settings: plan_lib.RecordSettings, *, progress: Progress
 ) -> list[Part]:
-  """Makes all parts that are not there yet.
+  """Makes all parts that are not there yet, and deletes those that belong to no row.
 
   Args:
     plan: of the rows.
-    folder: of the parts; belongs to this plan alone.
     settings: of the records.
-    progress: told of the images done, those of earlier runs included.
+    progress: called with the number of finished images, those of earlier runs included.
 
   Returns:
     The parts, in row order.
@@ -67,122 +82,163 @@ def make_parts(
       too little room on the disk.
     OSError: the folder cannot be written to.
   """
+  folder = Path(settings.folder) / FOLDER
   folder.mkdir(parents=True, exist_ok=True)
-  jobs = _jobs(plan, folder, settings.image_size)
-  to_make = sum(len(rows) for _, path, rows in jobs if not path.exists())
+  jobs = _jobs(plan, folder, settings)
+  unused = set(folder.iterdir()) - {job.path for job in jobs}
+  for path in (*unused, *folder.parent.glob("parts-*")):
+    # Others' files are none of ours; `parts-HASH` is what an earlier version wrote.
+    if re.fullmatch(r"[a-z]+-\d{5}|parts-[0-9a-f]{16}", path.name):
+      shutil.rmtree(path)
+  opened = [_open_part(job, plan, settings) for job in jobs]
+  to_make = sum(len(j.rows) for j, p in zip(jobs, opened, strict=True) if p is None)
   _check_room(folder, to_make, settings.image_size)
   parts = []
   done = 0
-  for split, path, rows in jobs:
-    part = _open_part(path, split, len(rows))
+  for job, part in zip(jobs, opened, strict=True):
     if part is None:
-      so_far = functools.partial(_tell, progress, done, len(plan.entries))
-      _write_part(path, split, rows, plan, settings, so_far)
-      part = _open_part(path, split, len(rows))
-    if part.damaged and settings.missing == "error":
-      # Parts of an earlier run with missing=drop.
+      part = _make_part(job, plan, settings, functools.partial(_report, progress, done))
+    damaged = part.files.pixels == files_lib.DAMAGED
+    if damaged.any() and settings.missing == "error":
+      # A part of an earlier run with missing=drop.
+      first = plan.table.id[job.rows[damaged]][0]
       raise errors.InputError(
-        f"{len(part.damaged)} images cannot be read, first {part.damaged[0]}",
+        f"{damaged.sum()} images cannot be read, first {first}",
         "whole PNGs",
-        "copy them again, or go on without these rows: --config.data.missing=drop",
+        "copy them again, or leave these rows out: --config.data.missing=drop",
       )
     parts.append(part)
-    done += len(rows)
-    progress("records", done, len(plan.entries))
+    done += len(job.rows)
+    progress("records", done, len(plan))
   return parts
 
 
-def _jobs(
-  plan: plan_lib.Plan, folder: Path, image_size: int
-) -> list[tuple[str, Path, np.ndarray]]:
-  """Split, folder and rows of every part."""
-  size = min(MAX_PART_ROWS, max(MIN_PART_ROWS, PART_BYTES // image_size**2))
-  jobs = []
-  for split in splits.SPLITS:
-    rows = np.flatnonzero(plan.split == split)
-    for number, start in enumerate(range(0, len(rows), size)):
-      path = folder / f"{split}-{number:05d}"
-      jobs.append((split, path, rows[start : start + size]))
-  return jobs
-
-
-def _tell(progress: types.Progress, before: int, total: int, count: int) -> None:
+def _report(progress: Progress, before: int, count: int, total: int) -> None:
   progress("records", before + count, total)
 
 
-def _open_part(path: Path, split: str, num_rows: int) -> Part | None:
-  note = path / "damaged.json"
+def _jobs(
+  plan: plan_lib.Plan, folder: Path, settings: plan_lib.RecordSettings
+) -> list[_Job]:
+  size = min(MAX_PART_ROWS, max(MIN_PART_ROWS, PART_BYTES // settings.image_size**2))
+  jobs = []
+  for split, rows in plan.rows.items():
+    for number, start in enumerate(range(0, len(rows), size)):
+      some = rows[start : start + size]
+      content = (
+        str(plan_lib.FORMAT),
+        settings.fingerprint,
+        plan_lib.ids_hash(plan.table, {split: some}),
+        plan_lib.labels_hash(plan.table, some),
+      )
+      jobs.append(
+        _Job(
+          split=split,
+          path=folder / f"{split}-{number:05d}",
+          rows=some,
+          key=plan_lib.digest("".join(content).encode()),
+        )
+      )
+  return jobs
+
+
+def _open_part(
+  job: _Job, plan: plan_lib.Plan, settings: plan_lib.RecordSettings
+) -> Part | None:
+  """The part if it is whole and its labels and images are those of the plan."""
+  note = job.path / "part.json"
   if not note.is_file():
     return None
-  damaged = tuple(json.loads(note.read_text()))
-  shards = record_format.shards(path, split)
-  if sum(count for _, count in shards) + len(damaged) != num_rows:
+  saved = artifacts.read_json(note)
+  if saved["key"] != job.key:
     return None
-  return Part(split=split, shards=shards, damaged=damaged)
+  old = files_lib.Files(
+    size=np.array(saved["size"], np.int64),
+    time=np.array(saved["time"], np.int64),
+    pixels=np.array(saved["pixels"], np.uint64),
+  )
+  read = functools.partial(read_square, settings=settings)
+  files = files_lib.refresh(old, plan.paths(job.rows), read)
+  shards = record_format.shards(job.path, job.split)
+  num_rows = sum(count for _, count in shards)
+  if files is None or num_rows != np.count_nonzero(files.pixels != files_lib.DAMAGED):
+    return None
+  return Part(split=job.split, shards=shards, files=files)
 
 
-def _write_part(
-  path: Path,
-  split: str,
-  rows: np.ndarray,
+def _make_part(
+  job: _Job,
   plan: plan_lib.Plan,
   settings: plan_lib.RecordSettings,
-  progress_fn: Callable[[int], None],
-) -> None:
-  shutil.rmtree(path, ignore_errors=True)
-  path.mkdir()
-  examples, damaged = [], []
-  decoded = images.in_threads(lambda row: _example(plan, row, settings), rows)
-  for count, (row, example) in enumerate(zip(rows, decoded, strict=True), start=1):
-    if not isinstance(example, errors.InputError):
+  progress_fn: Callable[[int, int], None],
+) -> Part:
+  shutil.rmtree(job.path, ignore_errors=True)
+  job.path.mkdir()
+  paths = plan.paths(job.rows)
+  # Before the images are read: one that changes meanwhile shows as changed.
+  files = files_lib.stat(paths, np.full(len(paths), files_lib.DAMAGED, np.uint64))
+  rows = images.in_threads(lambda row: _try_example(plan, row, settings), job.rows)
+  examples = []
+  for position, example in enumerate(rows):
+    if isinstance(example, dict):
+      files.pixels[position] = files_lib.pixel_hash(example["image"])
       examples.append(example)
     elif settings.missing == "error":
       raise example
     else:
       logging.warning("left out: %s", example)
-      damaged.append(str(plan.entries.id[row]))
-    if count % 64 == 0:
-      progress_fn(count)
-  # Before TFDS renames its folder, so that no part is whole without this note.
-  (path / "damaged.json").write_text(json.dumps(damaged))
+    if (position + 1) % 64 == 0:
+      progress_fn(position + 1, len(plan))
+  note = {"key": job.key} | {
+    field.name: getattr(files, field.name).tolist()
+    for field in dataclasses.fields(files)
+  }
+  # Before TFDS's folder has its name, so that no part is whole without this note.
+  artifacts.write_text(job.path / "part.json", json.dumps(note))
   if examples:
-    record_format.write_dataset(path, split, settings.image_size, examples)
+    record_format.write_dataset(
+      job.path,
+      job.split,
+      examples,
+      image_size=settings.image_size,
+      vocabulary=plan.table.vocabulary,
+    )
+  shards = record_format.shards(job.path, job.split)
+  return Part(split=job.split, shards=shards, files=files)
 
 
-def _example(
+def _try_example(
   plan: plan_lib.Plan, row: int, settings: plan_lib.RecordSettings
-) -> dict | errors.InputError:
+) -> dict[str, Any] | errors.InputError:
+  table = plan.table
   try:
-    image = images.read_grey(plan.paths[row])
+    image = images.read_grey(table.image[row] or "")
   except errors.InputError as error:
     return error
-  entries = plan.entries
-  image_id = str(entries.id[row])
-  of_image = plan.boxes.get(image_id, np.full((len(labels.FINDINGS), 4), np.nan))
-  height, width = image.shape
+  image_id = str(table.id[row])
+  num_findings = len(table.vocabulary)
+  boxes = table.boxes.get(image_id, np.full((num_findings, 4), np.nan, np.float32))
   square = images.resize(image, settings.image_size, settings.resize)
   return {
     "id": image_id,
     "image": square[:, :, np.newaxis],
-    "findings": entries.findings[row].astype(np.float32),
-    "boxes": boxes.boxes_in_square(
-      of_image, source_size=(width, height), mode=settings.resize
-    ),
-    "expert": plan.expert.get(image_id, np.full(4, np.nan, np.float32)),
-    "age": entries.age[row],
-    "sex": int(entries.sex[row]),
-    "view": int(entries.view[row]),
-    "patient": int(entries.patient[row]),
+    "findings": table.findings[row].astype(np.float32),
+    "boxes": images.resize_boxes(boxes, image.shape, settings.resize),
+    "expert": table.expert.get(image_id, np.full(4, np.nan, np.float32)),
+    "age": table.age[row],
+    "sex": int(table.sex[row]),
+    "view": int(table.view[row]),
+    "patient": int(table.patient[row]),
   }
 
 
 def _check_room(folder: Path, num_rows: int, image_size: int) -> None:
-  # TFDS compresses by a quarter and holds a part in memory, so this is enough.
+  # Records are compressed by a quarter, so this is enough.
   needed = num_rows * image_size**2
   free = shutil.disk_usage(folder).free
   if needed > free:
     raise errors.InputError(
       f"{free / 2**30:.1f} GiB are free for records in {folder}",
       f"{needed / 2**30:.1f} GiB for {num_rows} images of {image_size} pixels",
-      "another --config.data.folder or a smaller --config.data.image_size",
+      "another --config.data.records_dir or a smaller --config.data.image_size",
     )

@@ -1,26 +1,24 @@
-"""Decides, before any image is opened, which rows the records of a tree will hold.
+"""Decides, before any image is opened, which rows the records of a dataset will hold.
 
-Tree + CSV + lists + boxes + expert labels -> rows (path, split, labels) in CSV order
-
-The fingerprint names everything that the records depend on, so that a second run knows
-in a moment that nothing is to be done.
+Source -> Table -> rows with an image, in train | validation | test | expert -> hashes
 """
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
 import os
 
 from absl import logging
+from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.data import images, splits
-from cxr_diffusion_jax.data.sources.nih import boxes as boxes_lib
-from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata
+from cxr_diffusion_jax.data.sources import base
 
-# Counted up whenever records of an older program can no longer be read or trusted.
-FORMAT = 1
+# Raise it whenever records of an older program can no longer be read or trusted.
+FORMAT = 2
 
 SPLIT_CHOICES = ("auto", "official", "hash")
 MISSING_CHOICES = ("error", "drop")
@@ -28,14 +26,15 @@ MISSING_CHOICES = ("error", "drop")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordSettings:
-  """What records to make of which tree.
+  """What records to make of which dataset.
 
   Attributes:
-    root: the tree.
+    root: the dataset's folder or bucket.
     folder: where the records go; made when absent.
     image_size: pixels of a side.
+    source: module of `data/sources/` that reads `root`.
     resize: `crop` or `pad`, see `images.resize`.
-    split: `official` by NIH's lists, `hash` by patient, `auto` the lists where present.
+    split: `official`, `hash` by patient, or `auto`: official where there is one.
     validation_fraction: see `splits.assign_splits`.
     train_on_expert: see `splits.assign_splits`.
     missing: `error` or `drop`: what to do with rows whose image is absent or damaged.
@@ -44,6 +43,7 @@ class RecordSettings:
   root: str | os.PathLike
   folder: str | os.PathLike
   image_size: int
+  source: str = "nih"
   resize: str = "crop"
   split: str = "auto"
   validation_fraction: float = 0.05
@@ -57,148 +57,154 @@ class RecordSettings:
       "missing": MISSING_CHOICES,
     }
     for name, allowed in choices.items():
-      if getattr(self, name) not in allowed:
-        raise errors.InputError(
-          f"config.data.{name}={getattr(self, name)!r}", f"one of {', '.join(allowed)}"
-        )
+      naming.check(f"config.data.{name}", getattr(self, name), allowed)
     if self.image_size < 1:
       raise errors.InputError(f"config.data.image_size={self.image_size}", "1 or more")
 
+  @property
+  def fingerprint(self) -> str:
+    """Of how images become squares."""
+    return digest(json.dumps([self.image_size, self.resize]).encode())
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-  """The rows that records are to hold, n of them, in the CSV's order.
+  """The rows that records are to hold.
 
   Attributes:
-    entries: the n rows whose image is there.
-    split: [n] str of `splits.SPLITS`.
-    paths: n paths of images.
-    boxes: id -> [14 4] pixels, of the images that have boxes.
-    expert: id -> [4], of the images that have Google's four findings.
+    table: all rows of the source.
+    rows: split -> [n] indices into `table` of rows with an image, ascending.
     absent: ids of rows left out because they have no image.
   """
 
-  entries: metadata.Entries
-  split: np.ndarray
-  paths: list[str]
-  boxes: dict[str, np.ndarray]
-  expert: dict[str, np.ndarray]
+  table: base.Table
+  rows: dict[str, np.ndarray]
   absent: tuple[str, ...]
 
+  def __len__(self) -> int:
+    return sum(map(len, self.rows.values()))
 
-def fingerprint(settings: RecordSettings, tree: layout.Tree) -> str:
-  """Names what the records depend on.
-
-  Images count by name, size and time of change; other files by their content.
-
-  Args:
-    settings: of the records; `folder` and `missing` do not count.
-    tree: found at `settings.root`.
-
-  Returns:
-    32 hexadecimal digits.
-  """
-  hasher = hashlib.blake2b(digest_size=16)
-  counted = ("image_size", "resize", "split", "validation_fraction", "train_on_expert")
-  values = {name: getattr(settings, name) for name in counted}
-  hasher.update(json.dumps([FORMAT, values]).encode())
-  files = (tree.data_entry, tree.boxes, tree.train_val_list, tree.test_list)
-  for path in (*files, *tree.google_labels):
-    if path is not None:
-      content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-      hasher.update(f"{path.relative_to(tree.root)}\0{content}\n".encode())
-  # One string for all images: 112,120 calls would take most of the time.
-  prefix = len(os.fspath(tree.root))
-  lines = []
-  for path in sorted(tree.resolve(settings.image_size).values()):
-    status = os.stat(path)
-    lines.append(f"{path[prefix:]}\0{status.st_size}\0{status.st_mtime_ns}\n")
-  hasher.update("".join(lines).encode())
-  return hasher.hexdigest()
+  def paths(self, rows: np.ndarray) -> list[str]:
+    """Where the images of some rows are."""
+    return [self.table.image[row] or "" for row in rows.tolist()]
 
 
-def plan_rows(settings: RecordSettings, tree: layout.Tree) -> Plan:
-  """Reads all labels of a tree and joins them with its images.
-
-  Args:
-    settings: of the records.
-    tree: found at `settings.root`.
-
-  Returns:
-    The plan.
+def make_plan(settings: RecordSettings) -> Plan:
+  """Reads the source's table and assigns its rows to splits.
 
   Raises:
-    InputError: a label file that cannot be read; rows without an image, unless
+    InputError: the source is not usable; rows without an image, unless
       `settings.missing` is `drop`; no row with an image; no row to train on.
   """
-  entries = metadata.read_entries(tree.data_entry)
-  images_found = tree.resolve(settings.image_size)
-  has_image = np.array([stem in images_found for stem in entries.id], bool)
-  absent = entries.id[~has_image]
+  source = base.open_source(settings.source)
+  table = source.read_table(epath.Path(settings.root), image_size=settings.image_size)
+  has_image = np.array([path is not None for path in table.image], bool)
+  absent = table.id[~has_image]
   if absent.size:
-    _judge_absent(settings, tree, absent, total=len(entries))
-  num_unnamed = len(images_found) - int(has_image.sum())
-  if num_unnamed:
-    logging.warning("%d images are not in %s", num_unnamed, tree.data_entry)
-  # Split before rows are dropped: a patient's split hangs on no file being there.
-  expert = google_labels.read_google_labels(tree.google_labels)
+    _check_absent(settings, table, absent)
+  # Before rows are dropped: splits must not depend on which files exist.
   split = splits.assign_splits(
-    entries,
-    official=_official_lists(settings, tree),
-    expert_ids=expert.test_ids,
+    table.id,
+    table.patient,
+    official=_official(settings, table),
+    expert_ids=table.expert_test_ids,
     validation_fraction=settings.validation_fraction,
     train_on_expert=settings.train_on_expert,
   )
-  entries, split = entries.take(has_image), split[has_image]
-  if not (split == "train").any():
+  rows = {name: np.flatnonzero(has_image & (split == name)) for name in splits.SPLITS}
+  if not rows["train"].size:
     raise errors.InputError(
-      f"none of the {len(entries)} images of {settings.root} falls in train",
-      "images of train_val_list.txt",
+      f"none of the {has_image.sum()} images of {settings.root} falls in train",
+      "images of the official training list",
       "--config.data.split=hash splits by patient without the lists",
     )
-  return Plan(
-    entries=entries,
-    split=split,
-    paths=[images_found[stem] for stem in entries.id],
-    boxes={} if tree.boxes is None else boxes_lib.read_boxes(tree.boxes),
-    expert=expert.four_findings,
-    absent=tuple(absent.tolist()),
+  return Plan(table=table, rows=rows, absent=tuple(absent.tolist()))
+
+
+def log_plan(settings: RecordSettings, plan: Plan) -> None:
+  """Logs which rows are left out and how the others are split."""
+  if plan.absent:
+    logging.warning("%s: left out", _absent(settings, plan.table, plan.absent))
+  if plan.table.num_unlisted:
+    logging.warning(
+      "%d images are not in %s", plan.table.num_unlisted, plan.table.origin
+    )
+  official = _official(settings, plan.table) is not None
+  logging.info("split %s", "by the official lists" if official else "by patient hash")
+
+
+def ids_hash(table: base.Table, rows: dict[str, np.ndarray]) -> str:
+  """Hash of the ids of every split, in row order."""
+  lines = [f"{name} {','.join(table.id[rows[name]])}\n" for name in rows]
+  return digest("".join(lines).encode())
+
+
+def labels_hash(table: base.Table, rows: np.ndarray) -> str:
+  """Hash of all that is known of some rows but their ids and images."""
+  columns = (
+    table.findings.astype("<f4"),
+    table.age.astype("<f4"),
+    table.sex.astype("i1"),
+    table.view.astype("i1"),
+    table.patient.astype("<i4"),
+  )
+  parts = [json.dumps(table.vocabulary).encode()]
+  parts += [column[rows].tobytes() for column in columns]
+  ids = table.id[rows].tolist()
+  for by_id in (table.boxes, table.expert):
+    for number, image_id in enumerate(ids):
+      if image_id in by_id:
+        parts += [str(number).encode(), by_id[image_id].astype("<f4").tobytes()]
+  if table.report is not None:
+    parts.append(json.dumps([table.report.get(image_id) for image_id in ids]).encode())
+  return digest(*parts)
+
+
+def digest(*parts: bytes) -> str:
+  """32 hexadecimal digits of some bytes."""
+  hasher = hashlib.blake2b(digest_size=16)
+  for part in parts:
+    hasher.update(part)
+    hasher.update(len(part).to_bytes(8, "little"))
+  return hasher.hexdigest()
+
+
+def _absent(
+  settings: RecordSettings, table: base.Table, absent: np.ndarray | Sequence[str]
+) -> str:
+  return (
+    f"{len(absent)} of the {len(table)} images named in {table.origin} are absent from"
+    f" {settings.root} (at {settings.image_size} pixels or more),"
+    f" first {', '.join(absent[:3])}"
   )
 
 
-def _judge_absent(
-  settings: RecordSettings, tree: layout.Tree, absent: np.ndarray, *, total: int
+def _check_absent(
+  settings: RecordSettings, table: base.Table, absent: np.ndarray
 ) -> None:
-  size = settings.image_size
-  what = f"{absent.size} of the {total} images named in {tree.data_entry} are absent"
-  what += f" from {tree.root} (at {size} pixels or more)"
-  first = f"first {', '.join(absent[:3])}"
-  if absent.size == total:
-    sizes = ", ".join(f"{side}x{side}/" for side in sorted(tree.resized))
+  what = _absent(settings, table, absent)
+  if absent.size == len(table):
     raise errors.InputError(
-      f"{what}: no name joins, {first}",
-      f"images of the same names in original/ or {size}x{size}/ or larger",
-      f"copy them there{f', or take a size of {sizes}' if sizes else ''}",
+      f"{what}: no name joins",
+      "images with the names that the table gives",
     )
   if settings.missing == "error":
     raise errors.InputError(
-      f"{what}, {first}",
+      what,
       "an image for every row",
-      "copy them there, or go on without these rows: --config.data.missing=drop",
+      "copy them there, or leave these rows out: --config.data.missing=drop",
     )
-  logging.warning("%s, %s: left out", what, first)
 
 
-def _official_lists(
-  settings: RecordSettings, tree: layout.Tree
-) -> tuple[frozenset[str], frozenset[str]] | None:
-  paths = (tree.train_val_list, tree.test_list)
-  if settings.split == "hash" or (settings.split == "auto" and not all(paths)):
+def _official(
+  settings: RecordSettings, table: base.Table
+) -> tuple[np.ndarray, np.ndarray] | None:
+  if settings.split == "hash":
     return None
-  if not all(paths):
+  if table.official is None and settings.split == "official":
     raise errors.InputError(
-      f"config.data.split=official, but {tree.root} lacks its lists",
-      "train_val_list.txt and test_list.txt",
+      f"config.data.split=official, but {settings.root} lacks its lists",
+      "train_val_list.txt or test_list.txt",
       "--config.data.split=hash splits by patient without the lists",
     )
-  return splits.read_list(tree.train_val_list), splits.read_list(tree.test_list)
+  return table.official

@@ -5,14 +5,10 @@ labels, boxes, view, age, sex --seed and id--> sentence     report column --> it
 
 import hashlib
 
-import numpy as np
-
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import labels, prompts
+from cxr_diffusion_jax.data import prompts
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.data.sources.nih import boxes as boxes_lib
-from cxr_diffusion_jax.data.sources.nih import layout, reports
 
 
 def of_split(
@@ -25,37 +21,37 @@ def of_split(
   """
   fields = records.fields(split)
   ids = fields["id"].tolist()
-  tree = layout.find_tree(settings.root)
   if settings.prompts == "report":
-    told = reports.read_reports(tree.data_entry)
-    absent = [name for name in ids if name not in told]
-    if absent:
+    reports = records.reports(split)
+    if reports is None:
       raise errors.InputError(
-        f"{len(absent)} images have no report in {tree.data_entry}, as {absent[0]}",
+        f"config.data.prompts=report, but {settings.root} has no reports",
+        "a column `report` in Data_Entry_2017.csv",
+        "add it, or set config.data.prompts=labels",
+      )
+    missing = [name for name, text in zip(ids, reports, strict=True) if not text]
+    if missing:
+      raise errors.InputError(
+        f"{len(missing)} images of {settings.root} have no report, as {missing[0]}",
         "one each",
         "add them, or set config.data.prompts=labels",
       )
-    return [told[name] for name in ids]
-  in_pixels = boxes_lib.read_boxes(tree.boxes) if tree.boxes else {}
-  boxes = np.full((len(ids), len(labels.FINDINGS), 4), np.nan, np.float32)
-  for row, name in enumerate(ids):
-    if name in in_pixels:
-      # Sides and zones are those of the whole image, whatever a crop leaves of it.
-      boxes[row] = in_pixels[name] / boxes_lib.NIH_SIZE
+    return reports
   return prompts.texts(
     ids,
     fields["findings"],
     fields["view"],
     fields["age"],
     fields["sex"],
-    boxes,
+    # Sides and zones are those of the whole image, whatever a crop leaves of it.
+    records.boxes(split),
     seed=settings.prompt_seed,
   )
 
 
 def fingerprint(settings: DataSettings, records: records_lib.Records) -> str:
   """Tells apart what `of_split` would return, without returning it."""
-  # The records' own fingerprint counts the CSV and the boxes by their content.
+  # The records' own fingerprint covers labels, boxes and reports.
   facts = [records.fingerprint, settings.prompts, settings.prompt_seed]
   facts += [prompts.fingerprint()] if settings.prompts == "labels" else []
   return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_diffusion_jax import artifacts
-from cxr_diffusion_jax.data.sources.nih import boxes
+from cxr_diffusion_jax.data.sources.nih import metadata
 
 if TYPE_CHECKING:
   from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
@@ -86,7 +86,7 @@ def _box_lines(plan: "phantom_tree.Plan", facts: list[dict]) -> list[str]:
   for row, fact in enumerate(facts):
     for finding, *box in fact["boxes"]:
       label = "Infiltrate" if finding == "Infiltration" else finding
-      pixels = ",".join(f"{value * boxes.NIH_SIZE:.3f}" for value in box)
+      pixels = ",".join(f"{value * metadata.NIH_SIZE:.3f}" for value in box)
       lines.append(f"{plan.name(row)},{label},{pixels}")
   return lines
 

@@ -21,11 +21,11 @@ from typing import IO
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data.sources.phantom import SETTINGS_FILE, read_facts
 from cxr_diffusion_jax.extras.phantom import tables as phantom_tables
 from cxr_diffusion_jax.extras.phantom import worker as phantom_worker
-
-SETTINGS_FILE = "phantom.json"
+from cxr_diffusion_jax.progress import Progress, no_progress
 
 # Raise whenever equal settings begin to give other images, so that trees never mix.
 RENDERING = 1
@@ -55,19 +55,6 @@ class Plan:
   def name(self, index: int) -> str:
     """The image's file name, as NIH names files."""
     return f"{self.patient[index]:08d}_{self.follow_up[index]:03d}.png"
-
-
-def is_phantom_tree(root: str | os.PathLike) -> bool:
-  """Whether `root` was made by `write_tree`, complete or not."""
-  return (pathlib.Path(root) / SETTINGS_FILE).is_file()
-
-
-def image_size_of(root: str | os.PathLike) -> int:
-  """Pixels of a side of the images of a tree that `write_tree` made, 0 of any other."""
-  if not is_phantom_tree(root):
-    return 0
-  settings = json.loads((pathlib.Path(root) / SETTINGS_FILE).read_text("utf-8"))
-  return int(settings["size"])
 
 
 def make_plan(num_images: int, seed: int) -> Plan:
@@ -103,7 +90,7 @@ def write_tree(
   num_images: int,
   size: int,
   seed: int = 0,
-  progress: types.Progress = types.no_progress,
+  progress: Progress = no_progress,
   num_processes: int | None = None,
 ) -> pathlib.Path:
   """Makes a tree of phantoms, goes on with one begun, or leaves a complete one alone.
@@ -141,7 +128,7 @@ def write_tree(
   plan = make_plan(num_images, seed)
   paths = _image_paths(root, plan)
   _render(plan, paths, size, seed, progress, num_processes)
-  facts = [phantom_worker.read_facts(path) for path in paths]
+  facts = [read_facts(path) for path in paths]
   phantom_tables.write_tables(root, plan, facts, settings)
   _save_settings(root, {**settings, "complete": True})
   return root
@@ -202,7 +189,7 @@ def _render(
   paths: list[pathlib.Path],
   size: int,
   seed: int,
-  progress: types.Progress,
+  progress: Progress,
   num_processes: int | None,
 ) -> None:
   """Renders the images that are not there."""
@@ -239,7 +226,7 @@ def _in_processes(jobs: list[phantom_worker.Job]) -> Iterator[int]:
   package_root = pathlib.Path(__file__).resolve().parents[3]
   # Each process is one share of the cores; BLAS threads would only fight over them.
   environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-  command = [sys.executable, "-m", "cxr_diffusion_jax.data.phantom.worker"]
+  command = [sys.executable, "-m", "cxr_diffusion_jax.extras.phantom.worker"]
   with contextlib.ExitStack() as stack:
     # Files, not pipes: neither a long job nor a long complaint can block a process.
     complaints = [stack.enter_context(tempfile.TemporaryFile()) for _ in jobs]

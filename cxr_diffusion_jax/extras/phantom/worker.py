@@ -14,10 +14,8 @@ import sys
 
 from PIL import Image, PngImagePlugin
 
+from cxr_diffusion_jax.data.sources.phantom import TEXT_KEY
 from cxr_diffusion_jax.extras.phantom import render as phantom_lib
-
-# The key of the PNG's text that says what the image shows, and that it is a phantom.
-TEXT_KEY = "phantom"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,12 +61,6 @@ def facts_of(phantom: phantom_lib.Phantom) -> dict:
     "lung_area": [round(value, 5) for value in phantom.lung_area],
     "diaphragm": [round(value, 5) for value in phantom.diaphragm],
   }
-
-
-def read_facts(path: str | os.PathLike) -> dict:
-  """What `facts_of` said of the image at `path`; only the file's head is read."""
-  with Image.open(path) as image:
-    return json.loads(image.info[TEXT_KEY])
 
 
 def main() -> None:

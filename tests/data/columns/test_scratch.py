@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import array_records
 from cxr_diffusion_jax.data.columns import column as columns
 from cxr_diffusion_jax.data.columns import scratch as column_scratch
 from tests.data.columns.toy_column import VALUES, batches_of, check_rows, content, write
@@ -45,7 +46,8 @@ def test_crash_between_shards_goes_on_without_the_values(tmp_path, monkeypatch, 
       raise Crash
     replace(source, target)
 
-  monkeypatch.setattr(columns, "os", _Os(crashing))
+  for module in (columns, array_records):
+    monkeypatch.setattr(module, "os", _Os(crashing))
   with pytest.raises(Crash):
     write(tmp_path / "b")
   monkeypatch.undo()

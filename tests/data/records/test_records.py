@@ -1,12 +1,15 @@
 """`data.records`: what is in the tree is in the records, after any kill too."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 import pickle
+import shutil
 import subprocess
 import sys
 
+from etils import epath
 import numpy as np
 from PIL import Image
 import pytest
@@ -41,7 +44,9 @@ def assert_equal_rows(some: dict[str, list[dict]], other: dict[str, list[dict]])
 def test_records_hold_what_the_tree_holds(settings):
   prepared = records.prepare_records(settings)
   tree = layout.find_tree(settings.root)
+  paths = tree.resolve(16)
   entries = metadata.read_entries(tree.data_entry)
+  assert prepared.vocabulary == metadata.FINDINGS
   seen = []
   for split in prepared.num_rows:
     source = records.RecordSource(prepared, split)
@@ -52,7 +57,7 @@ def test_records_hold_what_the_tree_holds(settings):
     assert positions == sorted(positions), "rows are in the CSV's order"
     for row, (position, record) in enumerate(zip(positions, source, strict=True)):
       assert tuple(sorted(record)) == tuple(sorted(records.FIELDS))
-      original = images.read_grey(tree.image_path(ids[row], 16))
+      original = images.read_grey(paths[ids[row]])
       expected = images.resize(original, 16)[:, :, np.newaxis]
       np.testing.assert_array_equal(record["image"], expected)
       assert record["row"] == row
@@ -60,7 +65,7 @@ def test_records_hold_what_the_tree_holds(settings):
         assert np.array_equal(record[name], getattr(entries, name)[position])
         assert np.array_equal(record[name], fields[name][row])
     seen += positions
-  assert sorted(seen) == list(range(len(entries)))
+  assert sorted(seen) == list(range(len(entries.id)))
   types = {name: value.dtype.name for name, value in record.items()}
   assert types == {
     "image": "uint8",
@@ -88,6 +93,9 @@ def test_boxes_and_expert_labels_are_joined(settings):
   labelled = [row for row in everything if np.isfinite(row["expert"]).any()]
   assert sorted(int(row["patient"]) for row in labelled) == [1, 2]
   assert all(row["expert"].tolist() == [0, 1, 0, 1] for row in labelled)
+  prepared = records.open_records(settings)
+  boxes = np.concatenate([prepared.boxes(split) for split in prepared.num_rows])
+  assert np.isfinite(boxes).all(axis=2).sum() == 1
   # Patient 2 has an expert test image: both its images are kept from training.
   assert [int(row["patient"]) for row in rows["expert"]] == [2, 2]
 
@@ -105,33 +113,121 @@ def test_second_run_does_nothing(settings):
   assert before == {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
 
 
-def touch_image(root: Path) -> None:
-  path = next((root / "original").rglob("*.png"))
-  os.utime(path, ns=(0, 0))
-
-
 def change_csv(root: Path) -> None:
   path = root / "Data_Entry_2017.csv"
   path.write_text(path.read_text().replace(",40,", ",41,"))
 
 
-def change_list(root: Path) -> None:
+def change_lists(root: Path) -> None:
   for name in ("train_val_list.txt", "test_list.txt"):
     (root / name).unlink()
 
 
-@pytest.mark.parametrize("change", [touch_image, change_csv, change_list])
-def test_changed_trees_make_records_stale(settings, change):
+def change_pixels(root: Path) -> None:
+  """Another image in a file of the same size: its time alone shows it."""
+  path = next((root / "original").rglob("00000003_000.png"))
+  old = path.read_bytes()
+  Image.fromarray(np.asarray(Image.open(path)).T.copy()).save(path)
+  path.write_bytes(path.read_bytes().ljust(len(old), b"\0"))
+
+
+def change_reports(root: Path) -> None:
+  path = root / "Data_Entry_2017.csv"
+  header, *rows = path.read_text().splitlines()
+  lines = [f"{header}report", *(f"{row}Clear lungs." for row in rows), ""]
+  path.write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+  ("change", "differing"),
+  [
+    (change_csv, {"labels"}),
+    (change_lists, {"ids", "labels", "images"}),
+    (change_pixels, {"images"}),
+    (change_reports, {"labels"}),
+  ],
+)
+def test_changed_content_makes_records_stale(settings, change, differing):
   first = records.prepare_records(settings)
   change(Path(settings.root))
-  (first.folder / "parts-of-the-user").mkdir()
   assert records.open_records(settings) is None
   second = records.prepare_records(settings)
   assert second.fingerprint != first.fingerprint
+  assert {
+    name
+    for name in first.fingerprints
+    if first.fingerprints[name] != second.fingerprints[name]
+  } == differing
   assert records.open_records(settings) == second
-  names = {path.name for path in second.folder.glob("parts-*")}
-  assert len(names) == 2, "stale records are removed, and nothing else"
-  assert "parts-of-the-user" in names
+
+
+def test_one_changed_label_remakes_one_part(settings, monkeypatch):
+  monkeypatch.setattr(parts, "MAX_PART_ROWS", 3)
+  folder = Path(settings.folder)
+
+  def times() -> dict[str, int]:
+    notes = sorted(folder.glob("parts/*/part.json"))
+    return {note.parent.name: note.stat().st_mtime_ns for note in notes}
+
+  records.prepare_records(settings)
+  before = times()
+  change_csv(Path(settings.root))
+  prepared = records.prepare_records(settings)
+  assert len({*times().items()} - {*before.items()}) == 1
+  assert 41 in np.concatenate([prepared.fields(s)["age"] for s in prepared.num_rows])
+
+
+def copy_tree(root: Path) -> Path:
+  return Path(shutil.copytree(root, root.parent / "copy", copy_function=shutil.copy))
+
+
+def kaggle_tree(root: Path) -> Path:
+  other = root.parent / "kaggle"
+  shutil.copytree(root / "original" / "images_001", other / "images_007")
+  for path in [*root.glob("*.csv"), *root.glob("*.txt"), root / "google-labels"]:
+    shutil.move(path, other / path.name)
+  return other
+
+
+def compress_again(root: Path) -> Path:
+  """The same pixels in files of other sizes."""
+  for path in (root / "original").rglob("*.png"):
+    Image.open(path).save(path, compress_level=1)
+  return root
+
+
+@pytest.mark.parametrize("move", [copy_tree, kaggle_tree, compress_again])
+def test_the_same_content_elsewhere_has_the_same_fingerprint(settings, tmp_path, move):
+  first = records.prepare_records(settings)
+  before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("parts/**/*")}
+  root = move(Path(settings.root))
+  moved = dataclasses.replace(settings, root=root)
+  assert records.open_records(moved) == first
+  assert records.prepare_records(moved) == first
+  assert before == {path: path.stat().st_mtime_ns for path in before}
+  remade = records.prepare_records(dataclasses.replace(moved, folder=tmp_path / "new"))
+  assert remade == dataclasses.replace(first, folder=remade.folder)
+
+
+def test_records_are_opened_without_their_dataset(settings, tmp_path):
+  first = records.prepare_records(settings)
+  Path(settings.root).rename(tmp_path / "elsewhere")
+  assert records.open_records(settings) == first
+  assert records.prepare_records(settings) == first
+  assert records.open_records(dataclasses.replace(settings, resize="pad")) is None
+
+
+def test_records_of_an_earlier_version_are_made_again(settings):
+  first = records.prepare_records(settings)
+  path = first.folder / "records.json"
+  old, foreign = (first.folder / f"parts-{x}" for x in ("0123456789abcdef", "of-mine"))
+  old.mkdir()
+  foreign.mkdir()
+  path.write_text(json.dumps({"format": 1, "fingerprint": "0123"}))
+  assert records.open_records(settings) is None
+  assert records.prepare_records(settings) == first
+  assert not old.exists()
+  assert foreign.exists()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +295,7 @@ def test_killed_runs_go_on_and_end_with_equal_records(
   moments = [
     # while decoding the third part, and inside TFDS's writing of the fifth
     ("images.resize", "8"),
-    ("record_format._Writer.write", "3"),
+    ("record_format.array_records.write", "3"),
     # between the parts and the index, and between the index and the description
     ("records._finish", "1"),
     ("statistics.image_statistics", "1"),
@@ -217,8 +313,8 @@ def test_killed_runs_go_on_and_end_with_equal_records(
       text=True,
       check=False,
     )
-    written.append(len(list(Path(settings.folder).glob("parts-*/*"))))
-    (first_part,) = Path(settings.folder).glob("parts-*/train-00000/damaged.json")
+    written.append(len(list(Path(settings.folder).glob("parts/*"))))
+    (first_part,) = Path(settings.folder).glob("parts/train-00000/part.json")
     made.append(first_part.stat().st_mtime_ns)
     killed = (target, count) != moments[-1]
     assert done.returncode == (-9 if killed else 0), done.stderr
@@ -407,16 +503,73 @@ def test_folders_that_take_no_records(settings, tmp_path, monkeypatch):
   ],
 )
 def test_bad_settings(name, value):
-  with pytest.raises(errors.InputError, match=rf"config\.data\.{name}={value!r}"):
+  with pytest.raises(errors.InputError, match=rf"config\.data\.{name}[ =]{value!r}"):
     records.RecordSettings(**{"root": ".", "folder": ".", "image_size": 8, name: value})
 
 
-def test_official_split_needs_its_lists(settings):
-  (Path(settings.root) / "test_list.txt").unlink()
+def test_official_split_needs_a_list(settings):
+  for name in ("train_val_list.txt", "test_list.txt"):
+    (Path(settings.root) / name).unlink()
   official = dataclasses.replace(settings, split="official")
   with pytest.raises(errors.InputError, match="lacks its lists"):
     records.prepare_records(official)
   assert records.prepare_records(settings).num_rows["train"] > 0
+
+
+def test_one_official_list_implies_the_other(settings):
+  both = records.prepare_records(settings)
+  (Path(settings.root) / "train_val_list.txt").unlink()
+  assert records.open_records(settings) == both
+  (Path(settings.root) / "test_list.txt").rename(
+    Path(settings.root) / "test_list_NIH.txt"
+  )
+  assert records.open_records(settings) == both
+
+
+def test_a_full_disk_is_one_line_and_loses_no_part(settings, monkeypatch):
+  class Full:
+    def __init__(self, path, options):
+      Path(path).touch()
+
+    def write(self, record):
+      raise RuntimeError("UNKNOWN: write() failed: No space left on device")
+
+    def close(self):
+      pass
+
+  monkeypatch.setattr(parts, "MAX_PART_ROWS", 3)
+  monkeypatch.setattr(parts.images, "in_threads", map)
+  made = iter(range(2))
+  from array_record.python import array_record_module as module
+
+  whole = module.ArrayRecordWriter
+  monkeypatch.setattr(
+    module,
+    "ArrayRecordWriter",
+    lambda *args: (whole if next(made, None) is not None else Full)(*args),
+  )
+  with pytest.raises(errors.InputError, match=r"cannot write .*: No space left .*fix:"):
+    records.prepare_records(settings)
+  notes = sorted(Path(settings.folder).glob("parts/*/chest_xrays"))
+  before = {path: path.stat().st_mtime_ns for path in notes}
+  assert len(before) == 2
+  monkeypatch.setattr(module, "ArrayRecordWriter", whole)
+  assert sum(records.prepare_records(settings).num_rows.values()) == 20
+  assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_dataset_in_a_bucket_gives_the_same_records(settings, tmp_path, bucket):
+  local = records.prepare_records(settings)
+  root = epath.Path(bucket) / "nih"
+  for path in Path(settings.root).rglob("*"):
+    if path.is_file():
+      target = root / path.relative_to(settings.root).as_posix()
+      target.parent.mkdir(parents=True, exist_ok=True)
+      target.write_bytes(path.read_bytes())
+  remote = dataclasses.replace(settings, root=f"{bucket}/nih", folder=tmp_path / "new")
+  prepared = records.prepare_records(remote)
+  assert prepared == dataclasses.replace(local, folder=prepared.folder)
+  assert records.open_records(remote) == prepared
 
 
 def test_real_records(nih_cxr_mini, tmp_path):

@@ -8,10 +8,10 @@ import pytest
 import scipy.stats
 
 from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.evaluation import image_set
 from cxr_diffusion_jax.evaluation.judges import anatomy
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
-from cxr_diffusion_jax.extras.phantom import worker
 
 CARDIOMEGALY = labels.FINDINGS.index("Cardiomegaly")
 
@@ -138,7 +138,7 @@ def test_facts_are_those_of_the_renderer(tmp_path):
   assert set(facts) == set(anatomy.QUANTITIES)
   for row, stem in enumerate(stems[::-1]):
     (path,) = root.glob(f"original/*/images/{stem}.png")
-    told = worker.read_facts(path)
+    told = phantom.read_facts(path)
     assert facts["cardiothoracic_ratio"][row] == told["cardiothoracic_ratio"]
     assert facts["lung_area_left"][row] == told["lung_area"][1]
     assert facts["diaphragm_right"][row] == told["diaphragm"][0]

@@ -3,27 +3,27 @@
 google-labels/**/*.csv -> consensus of four findings, of all findings, readers' votes
 
 Source: Majkowska et al., Radiology 2019 (four findings, 2,414 validation and 1,962 test
-images); Nabulsi et al., Scientific Reports 2021 (all findings, 810 test images). What a
-file holds is told by its columns, not its name, so that flat copies are read too.
+images); Nabulsi et al., Scientific Reports 2021 (all findings, 810 test images). A
+file's columns, not its name, decide how it is read, so that flat copies are read too.
 """
 
 from collections.abc import Iterable
-import csv
 import dataclasses
 import os
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources import base
 
-FOUR_FINDINGS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
+FOUR_FINDINGS = base.EXPERT_FINDINGS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vote:
-  """What one reader said of one image: 1 yes, 0.5 hedged, 0 no, nan nothing.
+  """One reader's answers on one image: 1 yes, 0.5 hedged, 0 no, nan none.
 
   Attributes:
     id: the image's name without extension.
@@ -71,10 +71,10 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
   votes: list[Vote] = []
   test_ids: set[str] = set()
   validation_ids: set[str] = set()
-  for path in map(Path, paths):
+  for path in map(os.fspath, paths):
     for number, row in _rows(path):
       where = f"{path} line {number}"
-      image_id = Path(row["image"]).stem
+      image_id = PurePath(row["image"]).stem
       is_four = "airspace opacity" in row
       names = FOUR_FINDINGS if is_four else (*labels.FINDINGS, "Abnormal")
       if "reader id" in row:
@@ -82,7 +82,7 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
         votes.append(Vote(id=image_id, reader=row["reader id"], values=values))
         continue
       (four if is_four else every)[image_id] = _values(where, row, names)
-      set_name = row.get("set id", "") or path.name
+      set_name = row.get("set id", "") or PurePath(path).name
       is_validation = "val" in set_name.casefold()
       (validation_ids if is_validation else test_ids).add(image_id)
   test_ids |= {vote.id for vote in votes} - validation_ids
@@ -94,10 +94,9 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
   )
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
   """Line numbers and rows, column names in one spelling."""
-  with path.open(newline="", encoding="utf-8-sig") as file:
-    rows = list(csv.reader(file))
+  rows = base.read_csv(path)
   header = [_plain(name) for name in ",".join(rows[0] if rows else []).split(",")]
   image = {"image index", "image id"} & set(header)
   if not image or not {"airspace opacity", "abnormal"} & set(header):

@@ -7,12 +7,19 @@ unpack to `images/`, Kaggle's straight into the root: both are taken too.
 """
 
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import os
-from pathlib import Path
+import pathlib
 import re
 
-from cxr_diffusion_jax import errors
+from etils import epath
+
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.progress import Progress
+
+IMAGES = ("png", "jpg", "jpeg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,40 +37,25 @@ class Tree:
     google_labels: all CSVs below `google-labels/`, sorted.
   """
 
-  root: Path
-  data_entry: Path
+  root: epath.Path
+  data_entry: epath.Path
   originals: dict[str, str]
   resized: dict[int, dict[str, str]]
-  boxes: Path | None = None
-  train_val_list: Path | None = None
-  test_list: Path | None = None
-  google_labels: tuple[Path, ...] = ()
-
-  def image_path(self, stem: str, image_size: int) -> Path | None:
-    """Where to read one image from: its size, else the nearest larger, else original.
-
-    Args:
-      stem: the image's name without extension, such as `00000061_012`.
-      image_size: pixels of a side that are wanted.
-
-    Returns:
-      A path, or None where the tree has no copy that is large enough.
-    """
-    for folder in self._folders(image_size):
-      if stem in folder:
-        return Path(folder[stem])
-    return None
+  boxes: epath.Path | None = None
+  train_val_list: epath.Path | None = None
+  test_list: epath.Path | None = None
+  google_labels: tuple[epath.Path, ...] = ()
 
   def resolve(self, image_size: int) -> dict[str, str]:
-    """`image_path` of every stem in the tree that has one."""
-    chosen: dict[str, str] = {}
-    for folder in reversed(self._folders(image_size)):
-      chosen.update(folder)
-    return chosen
+    """Stem -> path of the copy to read: this size, else the next larger, else original.
 
-  def _folders(self, image_size: int) -> list[dict[str, str]]:
-    sizes = sorted(size for size in self.resized if size >= image_size)
-    return [*(self.resized[size] for size in sizes), self.originals]
+    Stems without a copy that is large enough are left out.
+    """
+    paths = dict(self.originals)
+    for size in sorted(self.resized, reverse=True):
+      if size >= image_size:
+        paths.update(self.resized[size])
+    return paths
 
 
 def find_tree(root: str | os.PathLike) -> Tree:
@@ -78,7 +70,7 @@ def find_tree(root: str | os.PathLike) -> Tree:
   Raises:
     InputError: no such folder, no images in it, or no Data_Entry CSV.
   """
-  root = Path(root)
+  root = epath.Path(root)
   if not root.is_dir():
     kind = "not a folder" if root.exists() else "no such folder"
     raise errors.InputError(
@@ -90,52 +82,97 @@ def find_tree(root: str | os.PathLike) -> Tree:
   resized: dict[int, dict[str, str]] = {}
   for folder in sorted(path for path in root.iterdir() if path.is_dir()):
     if match := re.fullmatch(r"(\d+)x(\1)", folder.name):
-      resized[int(match[1])] = dict(_images(folder))
+      resized[int(match[1])] = dict(_files(folder, IMAGES))
     elif re.fullmatch(r"original|images(_\d+)?", folder.name):
-      originals.update(_images(folder))
+      originals.update(_files(folder, IMAGES))
   if not originals and not any(resized.values()):
     raise errors.InputError(
       f"no images under {root}",
       "PNG files in original/, images/ or a folder such as 256x256/",
       "--config.data.root=FOLDER, or prepare --download nih",
     )
+  labels = root / "google-labels"
+  csvs = _files(labels, ("csv",)) if labels.is_dir() else ()
   return Tree(
     root=root,
     data_entry=_data_entry(root),
     originals=originals,
     resized=resized,
-    boxes=_file_or_none(root / "BBox_List_2017.csv"),
-    train_val_list=_file_or_none(root / "train_val_list.txt"),
-    test_list=_file_or_none(root / "test_list.txt"),
-    google_labels=tuple(sorted((root / "google-labels").rglob("*.csv"))),
+    boxes=_first_file(root, "BBox_List_2017.csv"),
+    # Kaggle's resized copy adds `_NIH` to the names of the lists.
+    train_val_list=_first_file(root, "train_val_list.txt", "train_val_list_NIH.txt"),
+    test_list=_first_file(root, "test_list.txt", "test_list_NIH.txt"),
+    google_labels=tuple(sorted(epath.Path(path) for _, path in csvs)),
   )
 
 
-def _data_entry(root: Path) -> Path:
+def resize_tree(
+  root: str | os.PathLike, image_size: int, *, mode: str = "crop", progress: Progress
+) -> pathlib.Path:
+  """Makes the folder `{image_size}x{image_size}` of a tree; resumes where it stopped.
+
+  Args:
+    root: the tree, a folder of this machine.
+    image_size: pixels of a side.
+    mode: as of `images.resize`.
+    progress: called with the number of finished images.
+
+  Returns:
+    The folder.
+
+  Raises:
+    InputError: an image that cannot be read, none large enough, or a full disk.
+  """
+  folder = pathlib.Path(root) / f"{image_size}x{image_size}"
+  tree = find_tree(root)
+  done = tree.resized.get(image_size, {})
+  paths = tree.resolve(image_size)
+  if not paths:
+    raise errors.InputError(
+      f"no image of {image_size} pixels or more in {root}",
+      f"original/, or a folder larger than {folder.name}/",
+    )
+  paths = {stem: path for stem, path in paths.items() if stem not in done}
+  images.resize_files(paths, folder, image_size, mode=mode, progress=progress)
+  return folder
+
+
+def _data_entry(root: epath.Path) -> epath.Path:
   # The 2020 version corrects ages and the sex of some patients: preferred.
   names = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
-  for name in names:
-    if (root / name).is_file():
-      return root / name
-  raise errors.InputError(
-    f"no Data_Entry CSV in {root}",
-    f"one of {', '.join(names)}",
-    "copy NIH's file there, or prepare --download nih",
-  )
+  path = _first_file(root, *names)
+  if path is None:
+    raise errors.InputError(
+      f"no Data_Entry CSV in {root}",
+      f"one of {', '.join(names)}",
+      "copy NIH's file there, or prepare --download nih",
+    )
+  return path
 
 
-def _file_or_none(path: Path) -> Path | None:
-  return path if path.is_file() else None
+def _first_file(root: epath.Path, *names: str) -> epath.Path | None:
+  return next((root / name for name in names if (root / name).exists()), None)
 
 
-def _images(folder: str | os.PathLike, depth: int = 3) -> Iterator[tuple[str, str]]:
-  """Yields (stem, path) of the images in a folder and `depth - 1` levels below."""
-  with os.scandir(folder) as entries:
+def _files(
+  folder: str | os.PathLike, extensions: tuple[str, ...], depth: int = 3
+) -> Iterator[tuple[str, str]]:
+  """Yields (stem, path) of the files in a folder and `depth - 1` levels below."""
+  with _entries(folder) as entries:
     for entry in entries:
       stem, dot, extension = entry.name.rpartition(".")
-      if dot and extension.lower() in ("png", "jpg", "jpeg"):
+      if dot and extension.lower() in extensions:
         # Names such as `._00000001_000.png` are what macOS archives leave behind.
         if stem and not stem.startswith("."):
-          yield stem, entry.path
+          yield stem, os.fspath(entry)
       elif depth > 1 and entry.is_dir():
-        yield from _images(entry.path, depth - 1)
+        yield from _files(entry, extensions, depth - 1)
+
+
+def _entries(
+  folder: str | os.PathLike,
+) -> contextlib.AbstractContextManager[Iterator[os.DirEntry | epath.Path]]:
+  if artifacts.is_remote(folder):
+    return contextlib.nullcontext(epath.Path(folder).iterdir())
+  # Faster than pathlib: it knows what is a folder without another call.
+  return os.scandir(folder)

@@ -1,6 +1,7 @@
-"""Reads NIH's Data_Entry CSV in all its forms into columns of numpy arrays.
+"""Reads NIH's tables: Data_Entry in all its forms, and BBox_List.
 
 Data_Entry_2017.csv | Data_Entry_2017_v2020.csv | Kaggle's sample_labels.csv -> Entries
+BBox_List_2017.csv -> id -> boxes as fractions of the image
 
 The header holds commas inside brackets, `OriginalImage[Width,Height]`, which no quotes
 protect: split at every comma, each bracket's halves become the names of two columns,
@@ -8,16 +9,21 @@ and that is how the rows are laid out.
 """
 
 from collections.abc import Callable, Sequence
-import csv
 import dataclasses
 import os
-from pathlib import Path
+from pathlib import PurePath
 import re
 
 import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources import base
+
+FINDINGS = labels.FINDINGS
+
+# Boxes are in pixels of the 1024x1024 images that NIH publishes.
+NIH_SIZE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,11 +36,8 @@ class Entries:
     age: [n] float32, years; nan where unknown or above 120.
     sex: [n] int8; 0 female, 1 male, -1 unknown.
     view: [n] int8; 0 PA, 1 AP, -1 another or unknown.
-    follow_up: [n] int32, the image's number within its patient; -1 unknown.
-    findings: [n 14] uint8, columns as in `labels.FINDINGS`.
-    width: [n] float32, pixels of the radiograph before NIH resized it; nan unknown.
-    height: [n] float32, as `width`.
-    spacing: [n 2] float32, millimetres of such a pixel in x and y; nan unknown.
+    findings: [n 14] uint8, columns as in `FINDINGS`.
+    has_reports: whether the CSV has a column `report`.
   """
 
   id: np.ndarray
@@ -42,62 +45,71 @@ class Entries:
   age: np.ndarray
   sex: np.ndarray
   view: np.ndarray
-  follow_up: np.ndarray
   findings: np.ndarray
-  width: np.ndarray
-  height: np.ndarray
-  spacing: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.id)
-
-  def take(self, rows: np.ndarray) -> "Entries":
-    """The entries at the given indices (or where a mask is True), in that order."""
-    names = [field.name for field in dataclasses.fields(self)]
-    return Entries(**{name: getattr(self, name)[rows] for name in names})
+  has_reports: bool
 
 
 def read_entries(path: str | os.PathLike) -> Entries:
   """Reads a Data_Entry CSV.
 
-  Args:
-    path: of the CSV.
-
-  Returns:
-    Its rows.
-
   Raises:
     InputError: no rows, a column or a cell missing, an image named twice, or a value
       that cannot be read; with the line's number.
   """
-  path = Path(path)
-  # utf-8-sig: Excel puts a byte-order mark before the first column's name.
-  with path.open(newline="", encoding="utf-8-sig") as file:
-    rows = list(csv.reader(file))
+  rows = base.read_csv(path)
   if len(rows) < 2:
     raise errors.InputError(f"{path} has no rows", "a header and a row for each image")
-  table = _Table(path=path, header=_header(rows[0]), rows=rows[1:])
+  table = _Table(path=os.fspath(path), header=_header(rows[0]), rows=rows[1:])
   names = table.column("Image Index")
-  ids = np.array([Path(name.strip()).stem for name in names], np.str_)
-  _refuse_duplicates(path, ids)
+  ids = np.array([PurePath(name.strip()).stem for name in names], np.str_)
+  _refuse_duplicates(table.path, ids)
   return Entries(
     id=ids,
     patient=_patients(table, ids),
     age=np.array(table.parse("Patient Age", parse_age), np.float32),
     sex=np.array(table.parse("Patient Sex", _sex), np.int8),
     view=np.array(table.parse("View Position", _view), np.int8),
-    follow_up=np.array(table.parse("Follow-up #", _integer, missing=-1), np.int32),
     findings=np.concatenate(table.parse("Finding Labels", _findings)),
-    width=np.array(table.parse("width", _number, missing=np.nan), np.float32),
-    height=np.array(table.parse("height", _number, missing=np.nan), np.float32),
-    spacing=np.stack(
-      [
-        np.array(table.parse(name, _number, missing=np.nan), np.float32)
-        for name in ("spacing x", "spacing y")
-      ],
-      axis=1,
-    ),
+    has_reports="report" in map(str.casefold, table.header),
   )
+
+
+def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads a box file: `Image Index,Finding Label,Bbox [x,y,w,h],,,`.
+
+  Several boxes of one finding on one image become the smallest box around all of them.
+
+  Returns:
+    Image name without extension -> [14 4] float32, (x, y, width, height) as fractions
+    of the image; nan where a finding has no box.
+
+  Raises:
+    InputError: a line that cannot be read.
+  """
+  boxes: dict[str, np.ndarray] = {}
+  for number, row in enumerate(base.read_csv(path)[1:], start=2):
+    if not row:
+      continue
+    try:
+      finding = labels.finding_index(row[1])
+      x, y, width, height = (float(cell) / NIH_SIZE for cell in row[2:6])
+    except (ValueError, IndexError, errors.InputError) as error:
+      raise errors.InputError(
+        f"{path} line {number} is {','.join(row)!r}",
+        "an image, a finding, and x, y, width, height",
+      ) from error
+    image_id = PurePath(row[0].strip()).stem
+    of_image = boxes.setdefault(
+      image_id, np.full((len(FINDINGS), 4), np.nan, np.float32)
+    )
+    old = of_image[finding]
+    if np.isnan(old).any():
+      of_image[finding] = x, y, width, height
+      continue
+    low = np.minimum(old[:2], [x, y])
+    high = np.maximum(old[:2] + old[2:], [x + width, y + height])
+    of_image[finding] = np.concatenate([low, high - low])
+  return boxes
 
 
 def parse_age(text: str) -> float:
@@ -125,7 +137,7 @@ def parse_age(text: str) -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Table:
-  path: Path
+  path: str
   header: dict[str, int]
   rows: list[list[str]]
 
@@ -145,12 +157,7 @@ class _Table:
         )
     return [row[position] for row in self.rows]
 
-  def parse(
-    self, name: str, parse_fn: Callable[[str], object], *, missing: object = None
-  ) -> Sequence:
-    """Parses a column; `missing` stands for all its values where it is absent."""
-    if missing is not None and name not in self.header:
-      return [missing] * len(self.rows)
+  def parse(self, name: str, parse_fn: Callable[[str], object]) -> Sequence:
     values = []
     # Columns repeat few texts: each is parsed once.
     parsed: dict[str, object] = {}
@@ -171,19 +178,10 @@ def _header(cells: list[str]) -> dict[str, int]:
   names = ",".join(cells).split(",")
   aliases = {
     "patient gender": "Patient Sex",
-    "originalimage[width": "width",
-    "height]": "height",
-    "originalimagewidth": "width",
-    "originalimageheight": "height",
-    "originalimagepixelspacing[x": "spacing x",
-    "y]": "spacing y",
-    "originalimagepixelspacing_x": "spacing x",
-    "originalimagepixelspacing_y": "spacing y",
   }
   known = (
     "Image Index",
     "Finding Labels",
-    "Follow-up #",
     "Patient ID",
     "Patient Age",
     "Patient Sex",
@@ -198,7 +196,7 @@ def _header(cells: list[str]) -> dict[str, int]:
   return header
 
 
-def _refuse_duplicates(path: Path, ids: np.ndarray) -> None:
+def _refuse_duplicates(path: str, ids: np.ndarray) -> None:
   unique, counts = np.unique(ids, return_counts=True)
   if (counts > 1).any():
     raise errors.InputError(
@@ -238,12 +236,3 @@ def _integer(text: str) -> int:
     return int(text)
   except ValueError as error:
     raise ValueError("an integer") from error
-
-
-def _number(text: str) -> float:
-  if not text.strip():
-    return float("nan")
-  try:
-    return float(text)
-  except ValueError as error:
-    raise ValueError("a number") from error

@@ -5,11 +5,11 @@ Data_Entry_2017.csv with a column `report`, or any CSV with `Image Index` and `r
 """
 
 from collections.abc import Iterator, Sequence
-import csv
 import os
 import pathlib
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data.sources import base
 
 COLUMNS = ("Image Index", "report")
 
@@ -19,59 +19,49 @@ def read_reports(path: str | os.PathLike) -> dict[str, str]:
 
   Args:
     path: of the CSV, with the columns `Image Index` and `report` in upper or lower case
-      and any others; a report of several lines stands in quotes.
+      and any others; a report of several lines is quoted.
 
   Returns:
     Image name without extension -> report, in the file's order; line ends and runs of
-    blanks are one blank each.
+    blanks are one blank each. Images without a report are left out.
 
   Raises:
-    InputError: no such file, no table in UTF-8, a column missing, a row too short,
-      empty reports, or an image named twice.
+    InputError: no such file, no table in UTF-8, a column missing, a row too short, or
+      an image named twice.
   """
-  path = pathlib.Path(path)
   reports: dict[str, str] = {}
-  twice, empty = [], []
-  for name, text in _cells(path):
-    image_id = pathlib.Path(name.strip()).stem
-    report = " ".join(text.split())
+  duplicates = []
+  for name, text in _cells(os.fspath(path)):
+    image_id = pathlib.PurePath(name.strip()).stem
     if image_id in reports:
-      twice.append(image_id)
-    elif not report:
-      empty.append(image_id)
-    reports[image_id] = report
-  _refuse(path, twice, "named twice", "one row an image")
-  _refuse(path, empty, "without a report", "a text for every image of the file")
+      duplicates.append(image_id)
+    reports[image_id] = " ".join(text.split())
+  if duplicates:
+    raise errors.InputError(
+      f"{path} names {len(duplicates)} images twice, first {', '.join(duplicates[:3])}",
+      "one row an image",
+    )
   if not reports:
     raise errors.InputError(f"{path} has no rows", "a header and a row for each image")
-  return reports
+  return {image_id: report for image_id, report in reports.items() if report}
 
 
-def _cells(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  """The two cells of each row."""
-  try:
-    # utf-8-sig: Excel puts a byte-order mark before the first column's name.
-    with path.open(newline="", encoding="utf-8-sig") as file:
-      reader = csv.reader(file)
-      header = next(reader, [])
-      names = _names(header, len(header))
-      positions = _positions(path, names)
-      for number, row in enumerate(filter(None, reader)):
-        if number == 0:
-          names = _names(header, len(row))
-          positions = _positions(path, names)
-        # A report with commas and no quotes would lose all but its beginning.
-        if len(row) <= max(positions) or any(map(str.strip, row[len(names) :])):
-          raise errors.InputError(
-            f"{path} line {reader.line_num} has {len(row)} cells",
-            f"{len(names)}, as the first line",
-            "put a report that has commas or line ends in quotes",
-          )
-        yield row[positions[0]], row[positions[1]]
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise errors.InputError(
-      f"cannot read the reports of {path}: {error}", "a CSV file in UTF-8"
-    ) from error
+def _cells(path: str) -> Iterator[tuple[str, str]]:
+  """The name and the report of each row."""
+  lines = base.read_csv(path)
+  header = lines[0] if lines else []
+  rows = [(number, row) for number, row in enumerate(lines[1:], start=2) if row]
+  names = _names(header, len(rows[0][1]) if rows else len(header))
+  positions = _positions(path, names)
+  for number, row in rows:
+    # A report with commas and no quotes would lose all but its beginning.
+    if len(row) <= max(positions) or any(map(str.strip, row[len(names) :])):
+      raise errors.InputError(
+        f"{path} line {number} has {len(row)} cells",
+        f"{len(names)}, as the first line",
+        "quote reports that contain commas or line ends",
+      )
+    yield row[positions[0]], row[positions[1]]
 
 
 def _names(header: Sequence[str], num_cells: int) -> list[str]:
@@ -82,8 +72,8 @@ def _names(header: Sequence[str], num_cells: int) -> list[str]:
   return [name.strip() for name in header]
 
 
-def _positions(path: pathlib.Path, names: Sequence[str]) -> list[int]:
-  """Where the columns of `COLUMNS` stand."""
+def _positions(path: str, names: Sequence[str]) -> list[int]:
+  """The positions of `COLUMNS`."""
   known = [name.casefold() for name in names]
   missing = [name for name in COLUMNS if name.casefold() not in known]
   if missing:
@@ -93,10 +83,3 @@ def _positions(path: pathlib.Path, names: Sequence[str]) -> list[int]:
       "name the columns so in the CSV's first line",
     )
   return [known.index(name.casefold()) for name in COLUMNS]
-
-
-def _refuse(path: pathlib.Path, ids: Sequence[str], what: str, expected: str) -> None:
-  if ids:
-    count = "1 image" if len(ids) == 1 else f"{len(ids)} images"
-    first = ", ".join(ids[:3])
-    raise errors.InputError(f"{path} has {count} {what}, first {first}", expected)

@@ -1,4 +1,6 @@
-"""`data/layout.py`: every form a copy of the tree takes is found, bad ones are told."""
+"""Finding the files of an NIH tree, in every form that copies of it take."""
+
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +22,8 @@ def test_images_are_found_flat_and_nested(make_tree, folder):
   small = make_tree(folder=folder)
   tree = layout.find_tree(small.root)
   assert sorted(tree.resolve(24)) == sorted(small.ids)
-  path = tree.image_path(small.ids[3], 24)
-  assert path == small.root / folder / f"{small.ids[3]}.png"
+  path = tree.resolve(24)[small.ids[3]]
+  assert path == str(small.root / folder / f"{small.ids[3]}.png")
 
 
 def test_wanted_size_then_nearest_larger_then_original(make_tree):
@@ -32,12 +34,9 @@ def test_wanted_size_then_nearest_larger_then_original(make_tree):
     for stem in stems:
       (small.root / f"{size}x{size}" / f"{stem}.png").write_bytes(b"")
   tree = layout.find_tree(small.root)
-  folders = [tree.image_path(stem, 32).parent.name for stem in small.ids[:4]]
+  folders = [Path(tree.resolve(32)[stem]).parent.name for stem in small.ids[:4]]
   assert folders == ["32x32", "32x32", "64x64", "images"]
-  assert tree.image_path(first, 65).parent.name == "images"
-  assert tree.image_path("no such image", 16) is None
-  resolved = tree.resolve(32)
-  assert all(resolved[stem] == str(tree.image_path(stem, 32)) for stem in small.ids)
+  assert Path(tree.resolve(65)[first]).parent.name == "images"
 
 
 def test_smaller_copies_are_never_used(make_tree):

@@ -1,4 +1,4 @@
-"""`data/metadata.py`: all forms of the CSV read alike; bad lines are named."""
+"""NIH's tables: all forms read alike, bad lines are named."""
 
 import numpy as np
 import pytest
@@ -24,6 +24,9 @@ FORM_KAGGLE = (
 )
 
 
+BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+
+
 def write(tmp_path, text: str):
   path = tmp_path / "Data_Entry_2017.csv"
   path.write_text(text)
@@ -42,13 +45,9 @@ def test_all_forms_read_alike(tmp_path, text):
   np.testing.assert_array_equal(entries.age, np.float32([58, np.nan]))
   assert entries.sex.tolist() == [1, 0]
   assert entries.view.tolist() == [0, 1]
-  assert entries.follow_up.tolist() == [0, 3]
   assert entries.findings.shape == (2, 14)
   assert np.flatnonzero(entries.findings[0]).tolist() == [3, 4]
   assert not entries.findings[1].any()
-  assert entries.width.tolist() == [2682, 2682]
-  assert entries.height.tolist() == [2749, 2749]
-  np.testing.assert_allclose(entries.spacing, [[0.143, 0.171]] * 2)
 
 
 def test_columns_that_may_lack(tmp_path):
@@ -58,9 +57,7 @@ def test_columns_that_may_lack(tmp_path):
   )
   entries = metadata.read_entries(write(tmp_path, text))
   assert entries.patient.tolist() == [7]
-  assert (entries.sex[0], entries.view[0], entries.follow_up[0]) == (-1, -1, -1)
-  assert np.isnan(entries.width[0])
-  assert np.isnan(entries.spacing).all()
+  assert (entries.sex[0], entries.view[0]) == (-1, -1)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +74,6 @@ def test_columns_that_may_lack(tmp_path):
 )
 def test_ages(text, years):
   np.testing.assert_allclose(metadata.parse_age(text), years)
-
-
-def test_entries_take_rows_by_index_and_by_mask(tmp_path):
-  entries = metadata.read_entries(write(tmp_path, FORM_2017))
-  assert entries.take(np.array([1, 0])).id.tolist() == ["00000002_003", "00000001_000"]
-  kept = entries.take(np.array([False, True]))
-  assert len(kept) == 1
-  assert kept.findings.shape == (1, 14)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +112,7 @@ def test_image_that_tells_no_patient(tmp_path):
 
 def test_real_csv(nih_cxr_mini):
   entries = metadata.read_entries(layout.find_tree(nih_cxr_mini).data_entry)
-  assert len(entries) == 799
+  assert len(entries.id) == 799
   named = np.array([int(image_id[:8]) for image_id in entries.id])
   np.testing.assert_array_equal(entries.patient, named)
   assert np.nanmax(entries.age) <= 95
@@ -131,3 +120,44 @@ def test_real_csv(nih_cxr_mini):
   assert set(entries.sex.tolist()) == {0, 1}
   # About half are `No Finding`, half carry `Pneumonia`, as the tree's README says.
   assert 0.4 < entries.findings.any(axis=1).mean() < 0.6
+
+
+def test_boxes_are_read_in_the_order_of_findings(tmp_path):
+  path = tmp_path / "BBox_List_2017.csv"
+  path.write_text(
+    f"{BOX_HEADER}00000001_000.png,Infiltrate,1.5,2,30,40,,,\n"
+    "00000001_000.png,Mass,5,6,7,8\n\n00000002_000.png,Mass,100,100,50,50\n"
+    "00000002_000.png,Mass,200,80,10,10\n"
+  )
+  read = metadata.read_boxes(path)
+  assert sorted(read) == ["00000001_000", "00000002_000"]
+  infiltration = metadata.FINDINGS.index("Infiltration")
+  mass = metadata.FINDINGS.index("Mass")
+  assert read["00000001_000"][infiltration].tolist() == [
+    1.5 / 1024,
+    2 / 1024,
+    30 / 1024,
+    40 / 1024,
+  ]
+  assert read["00000001_000"][mass].tolist() == [5 / 1024, 6 / 1024, 7 / 1024, 8 / 1024]
+  assert np.isnan(read["00000001_000"]).all(axis=1).sum() == 12
+  # Two of one finding: the box around both.
+  np.testing.assert_allclose(
+    read["00000002_000"][mass] * 1024, [100, 80, 110, 70], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("line", ["a.png,Mass,1,2,3", "a.png,Flu,1,2,3,4", "a.png"])
+def test_bad_box_lines_are_named(tmp_path, line):
+  path = tmp_path / "boxes.csv"
+  path.write_text(BOX_HEADER + line + "\n")
+  with pytest.raises(errors.InputError, match=r"boxes.csv line 2"):
+    metadata.read_boxes(path)
+
+
+def test_real_boxes(nih_cxr_mini):
+  read = metadata.read_boxes(layout.find_tree(nih_cxr_mini).boxes)
+  assert sum(np.isfinite(boxes).all(axis=1).sum() for boxes in read.values()) == 45
+  for boxes in read.values():
+    assert np.nanmin(boxes) >= 0
+    assert np.nanmax(boxes[:, :2] + boxes[:, 2:]) <= 1 + 1e-6

@@ -1,0 +1,63 @@
+"""ArrayRecord files: written whole or not at all, read at random."""
+
+from collections.abc import Iterable, Sequence
+import errno
+import os
+import pathlib
+from typing import TYPE_CHECKING
+
+from cxr_diffusion_jax import artifacts
+
+if TYPE_CHECKING:
+  from array_record.python import array_record_data_source
+
+
+def write(
+  path: str | os.PathLike, records: Iterable[bytes], *, compression: str
+) -> None:
+  """Writes one file under a temporary name, then renames it.
+
+  Args:
+    path: of the file.
+    records: its rows.
+    compression: `uncompressed`, or `zstd:LEVEL`.
+
+  Raises:
+    OSError: the disk is full, or the folder cannot be written to.
+  """
+  from array_record.python import array_record_module
+
+  partial = f"{os.fspath(path)}{artifacts.SUFFIX}"
+  # Groups of one record, so that any record is read without its neighbours.
+  writer = array_record_module.ArrayRecordWriter(partial, f"group_size:1,{compression}")
+  try:
+    try:
+      for record in records:
+        writer.write(record)
+    finally:
+      writer.close()
+  except RuntimeError as error:
+    # array_record gives the reason in its text only.
+    if "No space left" not in str(error):
+      raise
+    pathlib.Path(partial).unlink(missing_ok=True)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
+  with open(partial, "rb") as file:
+    os.fsync(file.fileno())
+  os.replace(partial, path)
+
+
+def open_files(
+  files: Sequence[tuple[str | os.PathLike, int]],
+) -> "array_record_data_source.ArrayRecordDataSource | None":
+  """Opens files as one sequence of bytes; None for no files.
+
+  Args:
+    files: (path, number of rows), in order. Knowing the rows, no file is opened before
+      it is read.
+  """
+  # Imported here, as array_record defines absl flags on import.
+  from array_record.python import array_record_data_source
+
+  paths = [f"{os.fspath(path)}[0:{num_rows}]" for path, num_rows in files]
+  return array_record_data_source.ArrayRecordDataSource(paths) if paths else None

@@ -1,0 +1,182 @@
+"""Records on disk: the index of their rows, and random access to them."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import operator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import array_records, splits
+from cxr_diffusion_jax.data.records import format as record_format
+from cxr_diffusion_jax.data.records import plan as plan_lib
+
+# Of a `RecordSource`'s rows.
+FIELDS = (
+  "image",
+  "findings",
+  "age",
+  "sex",
+  "view",
+  "patient",
+  "boxes",
+  "expert",
+  "row",
+)
+
+# Also kept beside the records, where a whole split is read at once.
+INDEXED_FIELDS = ("id", "patient", "findings", "age", "sex", "view")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Records:
+  """Records on disk.
+
+  Attributes:
+    folder: where they are.
+    image_size: pixels of a side.
+    vocabulary: names of the k findings.
+    num_rows: split -> rows, for all of `splits.SPLITS`.
+    fingerprints: hashes of `settings` (size and resizing), `ids` (of every split, in
+      order), `labels` and `images` (the pixels of the squares); of content alone.
+    statistics: of the training images, see `statistics.image_statistics`.
+    dropped: ids of rows left out, because their image is absent or damaged.
+    shards: split -> (file below `folder`, its rows), in row order.
+  """
+
+  folder: Path
+  image_size: int
+  vocabulary: tuple[str, ...]
+  num_rows: dict[str, int]
+  fingerprints: dict[str, str]
+  statistics: dict[str, Any]
+  dropped: tuple[str, ...]
+  shards: dict[str, tuple[tuple[str, int], ...]]
+
+  @property
+  def fingerprint(self) -> str:
+    """32 hexadecimal digits of all `fingerprints`."""
+    return plan_lib.digest(json.dumps(self.fingerprints, sort_keys=True).encode())
+
+  def ids(self, split: str) -> np.ndarray:
+    """[n] str, names of the split's images in row order."""
+    return self._read(split, "id")["id"]
+
+  def fields(self, split: str) -> dict[str, np.ndarray]:
+    """Everything but the images of a split, without reading the records.
+
+    Args:
+      split: one of `splits.SPLITS`.
+
+    Returns:
+      id [n] str, patient [n] i32, findings [n k], age [n] f32, sex and view [n] i8.
+      Findings are uint8, or float32 if some are unknown (nan).
+    """
+    return self._read(split, *INDEXED_FIELDS)
+
+  def boxes(self, split: str) -> np.ndarray:
+    """[n k 4] float32, boxes as fractions of the whole image; nan for none."""
+    stored = self._read(split, "boxed_rows", "boxes")
+    boxes = np.full((self.num_rows[split], len(self.vocabulary), 4), np.nan, np.float32)
+    boxes[stored["boxed_rows"]] = stored["boxes"]
+    return boxes
+
+  def reports(self, split: str) -> list[str] | None:
+    """Reports in row order, '' for none; None if the dataset has no reports."""
+    try:
+      return json.loads(self._read(split, "report")["report"].tobytes())
+    except KeyError:
+      return None
+
+  def _read(self, split: str, *names: str) -> dict[str, np.ndarray]:
+    _check_split(self, split)
+    with np.load(self.folder / "rows.npz") as rows:
+      return {name: rows[f"{split}/{name}"] for name in names}
+
+
+class RecordSource:
+  """Random access to the records of one split, for Grain and for anyone.
+
+  `source[i]` is a dict: image uint8 [h w 1], findings float32 [k] (1 present, 0 absent,
+  nan unknown), age float32 (years, nan unknown), sex int32 (0 F, 1 M, -1), view int32
+  (0 PA, 1 AP, -1), patient int32, boxes float32 [k 4] (x, y, width, height as fractions
+  of the square, nan where none), expert float32 [4] (`base.EXPERT_FINDINGS`, nan
+  unknown), row int32 (i). Arrays are read-only. May be pickled and used by many threads
+  at once.
+  """
+
+  def __init__(self, records: Records, split: str):
+    _check_split(records, split)
+    self.split = split
+    self.image_size = records.image_size
+    self._num_rows = records.num_rows[split]
+    self._reader = array_records.open_files(
+      [(records.folder / name, count) for name, count in records.shards[split]]
+    )
+    self._message = record_format.example_class()
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {name: value for name, value in vars(self).items() if name != "_message"}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    vars(self).update(state, _message=record_format.example_class())
+
+  def __len__(self) -> int:
+    return self._num_rows
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    row = operator.index(index)
+    if not -len(self) <= row < len(self):
+      raise IndexError(f"row {row} of {len(self)} in {self.split}")
+    row %= len(self)
+    example = record_format.parse_example(
+      self._message, self._reader[row], self.image_size
+    )
+    return example | {"row": np.int32(row)}
+
+
+def _check_split(records: Records, split: str) -> None:
+  if split not in records.num_rows:
+    raise errors.InputError(f"split {split!r}", f"one of {', '.join(splits.SPLITS)}")
+
+
+def of_description(folder: Path, description: Mapping[str, Any]) -> Records:
+  return Records(
+    folder=folder,
+    image_size=description["image_size"],
+    vocabulary=tuple(description["vocabulary"]),
+    num_rows=description["num_rows"],
+    fingerprints=description["fingerprints"],
+    statistics=description["statistics"],
+    dropped=tuple(description["dropped"]),
+    shards={
+      split: tuple((name, count) for name, count in of_split)
+      for split, of_split in description["shards"].items()
+    },
+  )
+
+
+def index_of(
+  plan: plan_lib.Plan, rows: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """What rows.npz holds: `SPLIT/FIELD` of all fields but the images."""
+  table = plan.table
+  index: dict[str, np.ndarray] = {}
+  for split, some in rows.items():
+    fields = {name: getattr(table, name)[some] for name in INDEXED_FIELDS}
+    if not np.isnan(table.findings).any():
+      fields["findings"] = fields["findings"].astype(np.uint8)
+    ids = table.id[some].tolist()
+    boxed = [row for row, image_id in enumerate(ids) if image_id in table.boxes]
+    fields["boxed_rows"] = np.array(boxed, np.int64)
+    fields["boxes"] = np.array(
+      [table.boxes[ids[row]] for row in boxed], np.float32
+    ).reshape(-1, len(table.vocabulary), 4)
+    if table.report is not None:
+      reports = [table.report.get(image_id, "") for image_id in ids]
+      fields["report"] = np.frombuffer(json.dumps(reports).encode(), np.uint8)
+    index |= {f"{split}/{name}": value for name, value in fields.items()}
+  return index

@@ -1,0 +1,121 @@
+"""What a dataset on disk gives: one table, whatever its files look like.
+
+root --Source.read_table--> Table (one row an image) --> records
+
+A source is a module of `data/sources/`, named by `config.data.source`. Adding a dataset
+is adding one such module with a function `read_table`.
+"""
+
+from collections.abc import Mapping, Sequence
+import csv
+import dataclasses
+import io
+import os
+from typing import Protocol, cast
+
+from etils import epath
+import numpy as np
+
+from cxr_diffusion_jax import errors, naming
+
+PACKAGE = "cxr_diffusion_jax.data.sources"
+
+# Google's four expert findings, the columns of `Table.expert`.
+EXPERT_FINDINGS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Table:
+  """The images of a dataset and what is known of them; n rows, k findings.
+
+  Attributes:
+    vocabulary: names of the k findings.
+    origin: the file that lists the rows, for messages.
+    id: [n] str, unique names.
+    patient: [n] int32.
+    findings: [n k] float32; 1 present, 0 absent, nan unknown.
+    image: path or URL of each image; None where the dataset lacks it.
+    age: [n] float32, years; nan unknown.
+    sex: [n] int8; 0 female, 1 male, -1 unknown.
+    view: [n] int8; 0 PA, 1 AP, -1 other or unknown.
+    boxes: id -> [k 4] float32, (x, y, width, height) as fractions of the image's width
+      and height; nan where a finding has no box.
+    expert: id -> [4] float32, labels of `EXPERT_FINDINGS`; nan unknown.
+    expert_test_ids: images of expert test sets, kept out of training by default.
+    official: ([n] bool for training, [n] bool for testing), the published split; None
+      where there is none.
+    num_unlisted: images of the dataset that no row names.
+    report: id -> radiologist's report; None where the dataset has no reports.
+  """
+
+  vocabulary: tuple[str, ...]
+  origin: str
+  id: np.ndarray
+  patient: np.ndarray
+  findings: np.ndarray
+  image: Sequence[str | None]
+  age: np.ndarray
+  sex: np.ndarray
+  view: np.ndarray
+  boxes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  expert: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  expert_test_ids: frozenset[str] = frozenset()
+  official: tuple[np.ndarray, np.ndarray] | None = None
+  num_unlisted: int = 0
+  report: Mapping[str, str] | None = None
+
+  def __post_init__(self):
+    shapes = {
+      name: np.shape(getattr(self, name))
+      for name in ("id", "patient", "findings", "image", "age", "sex", "view")
+    }
+    n = len(self.id)
+    expected = dict.fromkeys(shapes, (n,)) | {"findings": (n, len(self.vocabulary))}
+    if shapes != expected:
+      raise ValueError(f"a table of {shapes}, expected {expected}")
+
+  def __len__(self) -> int:
+    return len(self.id)
+
+
+class Source(Protocol):
+  """A module of `data/sources/`."""
+
+  def read_table(self, root: epath.Path, *, image_size: int) -> Table:
+    """Reads all that a dataset states; opens no image.
+
+    Args:
+      root: the dataset's folder.
+      image_size: side of the squares that images become, in pixels; chooses among
+        copies of several sizes.
+
+    Raises:
+      errors.InputError: the files are not usable.
+    """
+    ...
+
+
+def open_source(name: str) -> Source:
+  """Imports a source by its name.
+
+  Raises:
+    errors.InputError: no such source.
+  """
+  module = naming.load("config.data.source", PACKAGE, name, without=("base",))
+  return cast(Source, module)
+
+
+def read_csv(path: str | os.PathLike) -> list[list[str]]:
+  """All lines of a CSV file in UTF-8, with or without a byte-order mark.
+
+  Raises:
+    errors.InputError: the file is absent, not UTF-8 or not a CSV.
+  """
+  try:
+    # Excel puts a byte-order mark before the first column's name.
+    text = epath.Path(path).read_bytes().decode("utf-8-sig")
+    return list(csv.reader(io.StringIO(text, newline="")))
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise errors.InputError(
+      f"cannot read {os.fspath(path)}: {error}", "a CSV file in UTF-8"
+    ) from error

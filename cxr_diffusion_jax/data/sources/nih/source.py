@@ -1,0 +1,70 @@
+"""NIH ChestX-ray14 as a table: images, labels, boxes, lists, Google's expert labels."""
+
+import os
+import pathlib
+
+from etils import epath
+import numpy as np
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data.sources import base
+from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata, reports
+
+
+def read_table(root: epath.Path, *, image_size: int) -> base.Table:
+  """Reads an NIH tree, see `base.Source`."""
+  tree = layout.find_tree(root)
+  entries = metadata.read_entries(tree.data_entry)
+  images = tree.resolve(image_size)
+  if not images:
+    sizes = ", ".join(f"{side}x{side}/" for side in sorted(tree.resized))
+    raise errors.InputError(
+      f"no image of {image_size} pixels or more in {root}",
+      f"images in original/ or {image_size}x{image_size}/ or larger",
+      f"copy them there, or take a size of {sizes}",
+    )
+  paths = [images.get(image_id) for image_id in entries.id.tolist()]
+  expert = google_labels.read_google_labels(tree.google_labels)
+  return base.Table(
+    vocabulary=metadata.FINDINGS,
+    origin=os.fspath(tree.data_entry),
+    id=entries.id,
+    patient=entries.patient,
+    findings=entries.findings.astype(np.float32),
+    image=paths,
+    age=entries.age,
+    sex=entries.sex,
+    view=entries.view,
+    boxes={} if tree.boxes is None else metadata.read_boxes(tree.boxes),
+    expert=expert.four_findings,
+    expert_test_ids=expert.test_ids,
+    official=_official(tree, entries.id),
+    num_unlisted=len(images) - sum(path is not None for path in paths),
+    report=reports.read_reports(tree.data_entry) if entries.has_reports else None,
+  )
+
+
+def read_list(path: str | os.PathLike) -> frozenset[str]:
+  """Reads an official list: one image name a line; returns names without extension.
+
+  Raises:
+    InputError: the list is empty.
+  """
+  lines = epath.Path(path).read_bytes().decode("utf-8-sig").splitlines()
+  names = frozenset(pathlib.PurePath(line.strip()).stem for line in lines) - {""}
+  if not names:
+    raise errors.InputError(f"{path} is empty", "one image name a line")
+  return names
+
+
+def _official(
+  tree: layout.Tree, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Rows in the training list and in the test list; one list implies the other."""
+  train, test = (
+    None if path is None else np.isin(ids, np.array(sorted(read_list(path)), np.str_))
+    for path in (tree.train_val_list, tree.test_list)
+  )
+  if train is None and test is None:
+    return None
+  return ~test if train is None else train, ~train if test is None else test

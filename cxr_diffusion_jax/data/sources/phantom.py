@@ -1,0 +1,62 @@
+"""Trees of computed chest X-rays: laid out as NIH's, marked by a file `phantom.json`.
+
+The generator is in `extras/phantom`, which is imported only to make a tree.
+"""
+
+import importlib
+import json
+import os
+
+from etils import epath
+from PIL import Image
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.artifacts import is_remote
+from cxr_diffusion_jax.data.sources import nih
+from cxr_diffusion_jax.progress import Progress, no_progress
+
+SETTINGS_FILE = "phantom.json"
+
+# The key of a PNG's text that says what the image shows.
+TEXT_KEY = "phantom"
+
+read_table = nih.read_table
+
+
+def is_phantom_tree(root: str | os.PathLike) -> bool:
+  """Whether `root` is a tree of phantoms, complete or not."""
+  return (epath.Path(root) / SETTINGS_FILE).exists()
+
+
+def image_size_of(root: str | os.PathLike) -> int:
+  """Side of the images of a phantom tree in pixels; 0 for any other tree."""
+  if not is_phantom_tree(root):
+    return 0
+  return int(json.loads((epath.Path(root) / SETTINGS_FILE).read_text())["size"])
+
+
+def read_facts(path: str | os.PathLike) -> dict:
+  """What a phantom's PNG says that it shows; only the file's head is read."""
+  with Image.open(path) as image:
+    return json.loads(image.info[TEXT_KEY])
+
+
+def make_tree(
+  root: str | os.PathLike,
+  *,
+  num_images: int,
+  size: int,
+  seed: int,
+  progress: Progress = no_progress,
+) -> None:
+  """Makes a phantom tree unless it is complete, see `extras.phantom.tree`."""
+  if is_remote(root):
+    raise errors.InputError(
+      f"config.data.root={os.fspath(root)} with config.data.phantom_images",
+      "a folder of this machine",
+      "make the tree there, then copy it to the bucket",
+    )
+  generator = importlib.import_module("cxr_diffusion_jax.extras.phantom.tree")
+  generator.write_tree(
+    root, num_images=num_images, size=size, seed=seed, progress=progress
+  )
