@@ -53,8 +53,16 @@ def test_check_data_refuses_other_data_naming_what_differs():
     columns={"elixrc": column},
   )
   compatibility.check_data(saved, saved)
-  with pytest.raises(errors.InputError, match="other data: fingerprint aaaa"):
-    compatibility.check_data(saved, dataclasses.replace(saved, fingerprint="c" * 64))
+  one, other = (
+    dataclasses.replace(saved, fingerprints={"ids": "e" * 32, "labels": labels * 32})
+    for labels in ("a", "c")
+  )
+  with pytest.raises(errors.InputError, match="other data: labels aaaa"):
+    compatibility.check_data(one, other)
+  # A card of an earlier version has no hashes of content: counts and statistics tell.
+  compatibility.check_data(saved, one)
+  with pytest.raises(errors.InputError, match="other data: train 3 there, 4 here"):
+    compatibility.check_data(saved, dataclasses.replace(one, num_rows={"train": 4}))
   standin = dataclasses.replace(column, encoder="stand-in CLIP", fingerprint="d" * 64)
   with pytest.raises(errors.InputError, match=r"ELIXR-C .* there.*stand-in CLIP"):
     compatibility.check_data(

@@ -47,7 +47,7 @@ def test_the_codec_takes_the_statistics_of_the_records(build):
     ("sample.sampler", "rk4", "unknown sampler 'rk4'"),
     ("sample.num_steps", 0, "config.sample.num_steps=0"),
     ("parallel.num_devices", 99, "config.parallel.num_devices=99"),
-    ("data.missing", "skip", "config.data.missing='skip'"),
+    ("data.missing", "skip", "config.data.missing 'skip'; expected one of drop, error"),
     ("data.image_size", 4, "config.data.image_size=4"),
   ],
 )
