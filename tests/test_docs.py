@@ -1,0 +1,107 @@
+"""The README and docs/: short, in plain words, and about things that exist."""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+
+DOCS = ("README.md", "launch/README.md", "docs/*.md", "docs/results/*.md")
+CONFIGS = (
+  *("clip_text", "clip_vision", "elixr_b", "elixr_bc", "elixr_c", "findings"),
+  *("autoencoder", "phantom", "sd15_finetune"),
+)
+
+# Flags of other programs, and those that absl defines for `--config`.
+FOREIGN = {"root", "image_size", "folder", "compression", "figures", "out", "config"}
+FORBIDDEN = (
+  *("told", "anew", "at hand", "stands in", "hangs on", "goes on with"),
+  *("had its say", "of others", "mended", "heard"),
+)
+
+
+@pytest.fixture(scope="module")
+def pages(repository) -> dict[str, str]:
+  """Path -> text of every page."""
+  paths = sorted(path for pattern in DOCS for path in repository.glob(pattern))
+  return {
+    path.relative_to(repository).as_posix(): path.read_text(encoding="utf-8")
+    for path in paths
+  }
+
+
+def test_readme_is_short(pages):
+  assert len(pages["README.md"].encode()) <= 10_000
+  assert len(pages) >= 15
+
+
+def test_glossary_has_at_most_30_terms_in_order(pages):
+  terms = re.findall(r"^\| (.*?) \|", pages["docs/glossary.md"], re.MULTILINE)[1:]
+  assert 0 < len(terms) <= 30
+  assert terms == sorted(terms)
+
+
+def test_links_lead_to_files_and_headings(pages, repository):
+  for name, text in pages.items():
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+      if target.startswith("https://"):
+        continue
+      path, _, heading = target.partition("#")
+      file = (repository / name).parent / path if path else repository / name
+      assert file.exists(), f"{name}: {target}"
+      if heading:
+        headings = re.findall(r"^#+ (.*)", file.read_text("utf-8"), re.MULTILINE)
+        assert heading in {each.lower().replace(" ", "-") for each in headings}, target
+
+
+def test_every_page_of_docs_is_linked_from_the_index(pages):
+  index = pages["docs/index.md"]
+  for name in pages:
+    if name.startswith("docs/") and name != "docs/index.md":
+      assert f"({name.removeprefix('docs/')})" in index, name
+
+
+@pytest.mark.parametrize("phrase", FORBIDDEN)
+def test_pages_use_plain_words(phrase, pages):
+  for name, text in pages.items():
+    assert not re.search(rf"\b{phrase}\b", text), name
+
+
+def test_flags_and_files_exist(pages, repository):
+  sources = "\n".join(
+    path.read_text(encoding="utf-8")
+    for path in (repository / "cxr_diffusion_jax").rglob("*.py")
+  )
+  for name, text in pages.items():
+    for flag in set(re.findall(r"--([a-z][a-z_]*)\b(?![.-])", text)) - FOREIGN:
+      assert f'"{flag}"' in sources, f"{name}: --{flag}"
+    for module in set(re.findall(r"python -m (cxr_diffusion_jax\.\w+)", text)):
+      assert importlib.util.find_spec(module), f"{name}: {module}"
+    pattern = r"\b((?:configs|launch|tests|docs|cxr_diffusion_jax)/[\w/]+\.\w+)"
+    for path in set(re.findall(pattern, text)):
+      if "PATH" not in path and "NAME" not in path:
+        assert (repository / path).exists(), f"{name}: {path}"
+
+
+def test_config_keys_exist(pages, repository, monkeypatch):
+  monkeypatch.syspath_prepend(str(repository))
+  configs = [importlib.import_module(f"configs.{c}").get_config() for c in CONFIGS]
+  importance = "diffusion.time_sampler.name"
+  for name, text in pages.items():
+    for key in set(re.findall(r"\bconfig\.([a-z0-9_]+(?:\.[a-z0-9_]+)+)", text)):
+      assert key == importance or any(_has(config, key) for config in configs), (
+        f"{name}: config.{key}"
+      )
+
+
+def _has(config, key: str) -> bool:
+  for part in key.split("."):
+    if not hasattr(config, "keys") or part not in config:
+      return False
+    config = config[part]
+  return True
+
+
+def test_package_data_of_report_is_complete(repository: pathlib.Path):
+  folder = repository / "cxr_diffusion_jax" / "report" / "templates"
+  assert {path.suffix for path in folder.iterdir()} == {".html", ".css", ".js"}
