@@ -149,6 +149,7 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     keep_every=0,
     patience=0,
     profile_steps=0,
+    init_from="",
   )
   config.repa = dict(
     weight=0.0,

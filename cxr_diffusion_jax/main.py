@@ -28,48 +28,49 @@ def main() -> None:
 
   from cxr_diffusion_jax.evaluation.metrics import reconstruction
   from cxr_diffusion_jax.parallel import distributed
-  from cxr_diffusion_jax.run import compatibility
+  from cxr_diffusion_jax.run import compatibility, lock
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.run import denoiser as denoiser_lib
   from cxr_diffusion_jax.training import experiment as experiment_lib
-  from cxr_diffusion_jax.training import loop, preview
+  from cxr_diffusion_jax.training import loop, preview, start
 
   terminal.announce_compiling()
   distributed.initialize(_DISTRIBUTED.value)
   experiment = experiment_lib.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
-  resumed = loop.check_resumable(workdir, experiment.config, experiment.autoencoder)
-  if experiment.pretrained is not None and not resumed:
-    experiment.pretrained.check()
-  # Refuses a network that cannot be built before the data are prepared.
-  shapes = jax.eval_shape(
-    experiment.recipe.init_fn,
-    denoiser_lib.stream_key(experiment.seed, denoiser_lib.INIT_STREAM),
-  )
-  dataset = dataset_lib.prepare(
-    experiment.data,
-    experiment.recipe.conditioner.needs,
-    targets=experiment.targets,
-    autoencoder=experiment.autoencoder,
-    progress=command.progress,
-  )
-  logging.info("data: %s", dataset.summary())
-  metrics_logger.list_parameters(workdir, "denoiser", shapes)
-  reconstruction.write(experiment, dataset, workdir)
-  with metrics_logger.opened(
-    workdir,
-    compatibility.flatten(experiment.config),
-    num_steps=experiment.train.num_steps,
-    profile_steps=experiment.train.profile_steps,
-  ) as (writer, actions):
-    outcome = loop.train(
-      experiment,
-      dataset,
-      workdir,
-      writer=writer,
-      actions=actions,
-      show=preview.make_show(experiment, dataset, workdir, writer),
+  with lock.hold(workdir):
+    resumed = start.check_resumable(workdir, experiment.config, experiment.autoencoder)
+    # Refuses a network that cannot be built before the data are prepared.
+    shapes = jax.eval_shape(
+      experiment.recipe.init_fn,
+      denoiser_lib.stream_key(experiment.seed, denoiser_lib.INIT_STREAM),
     )
+    if not resumed:
+      start.check_initial(experiment, shapes)
+    dataset = dataset_lib.prepare(
+      experiment.data,
+      experiment.recipe.conditioner.needs,
+      targets=experiment.targets,
+      autoencoder=experiment.autoencoder,
+      progress=command.progress,
+    )
+    logging.info("data: %s", dataset.summary())
+    metrics_logger.list_parameters(workdir, "denoiser", shapes)
+    reconstruction.write(experiment, dataset, workdir)
+    with metrics_logger.opened(
+      workdir,
+      compatibility.flatten(experiment.config),
+      num_steps=experiment.train.num_steps,
+      profile_steps=experiment.train.profile_steps,
+    ) as (writer, actions):
+      outcome = loop.train(
+        experiment,
+        dataset,
+        workdir,
+        writer=writer,
+        actions=actions,
+        show=preview.make_show(experiment, dataset, workdir, writer),
+      )
   step = int(outcome.state.step)
   if outcome.reason == "interrupted":
     raise errors.Interrupted(

@@ -48,13 +48,13 @@ def main() -> None:
   from cxr_diffusion_jax.parallel import distributed
   from cxr_diffusion_jax.run import compatibility
   from cxr_diffusion_jax.run import dataset as dataset_lib
-  from cxr_diffusion_jax.training import loop
+  from cxr_diffusion_jax.training import loop, start
 
   terminal.announce_compiling()
   distributed.initialize(_DISTRIBUTED.value)
   experiment = settings.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
-  loop.check_resumable(workdir, experiment.config)
+  start.check_resumable(workdir, experiment.config)
   features = _encoder(experiment.loss.perceptual, "config.loss.perceptual")
   programs = programs_lib.make_programs(experiment, features)
   dataset = dataset_lib.prepare(

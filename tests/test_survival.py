@@ -41,10 +41,15 @@ def test_kills_at_random_moments_lose_nothing(small, repository, tmp_path):
   assert "bit-equal to the uninterrupted run: True; broken promises: 0" in done.stdout
 
 
-def test_signal_saves_and_exits_with_its_number(small, command, ended, tmp_path):
+def test_signal_saves_and_exits_with_its_number(
+  small, command, ended, run_main, tmp_path
+):
   arguments = small.arguments(tmp_path, train__num_steps=10**6)
   process = command("main", *arguments)
   _wait_for(lambda: _whole(tmp_path), process)
+  # A second run of this folder is refused, naming the first.
+  complaint = run_main("main", *arguments).complaint
+  assert f"--workdir {tmp_path} is in use by process {process.pid} on" in complaint
   process.send_signal(signal.SIGTERM)
   result = ended(process)
   assert result.code == 143, result.err

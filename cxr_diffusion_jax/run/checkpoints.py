@@ -3,39 +3,48 @@
   WORKDIR/checkpoints/<step>/{state, ema_params, run, metrics}
   WORKDIR/power_ema/<step>/length_<length>      (see `snapshots`)
 
-`state` is parameters and optimiser, `ema_params` what sampling reads alone, `run` the
-config, the data's fingerprint and the history of the validation loss. A checkpoint is
-written under a temporary name and renamed when whole, so a killed run leaves none that
-is half; what is restored is always whole.
+`state` is parameters and optimiser, `ema_params` is all that sampling reads, `run` is
+the config, the dataset card and the history of the validation loss. A checkpoint is
+written under a temporary name and renamed when complete, so a killed run leaves no
+partial one.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import pathlib
+import functools
 import re
 import shutil
 from typing import Any
 
+from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.run import state as state_lib
 
 # Folder of a run's averages of power profiles.
 SNAPSHOTS = "power_ema"
 
 
-def make_manager(
-  workdir: pathlib.Path, *, keep: int = 2, keep_every: int = 0, read_only: bool = False
-) -> ocp.CheckpointManager:
-  """Opens WORKDIR/checkpoints.
+@contextlib.contextmanager
+def open_manager(
+  workdir: artifacts.PathLike,
+  *,
+  keep: int = 2,
+  keep_every: int = 0,
+  read_only: bool = False,
+) -> Iterator[ocp.CheckpointManager]:
+  """Opens WORKDIR/checkpoints, and closes it.
 
   Args:
     workdir: the run's folder.
     keep: newest checkpoints kept; the best by validation loss is always kept too.
     keep_every: keep also every checkpoint at a multiple of so many steps; 0 for none.
     read_only: for readers beside a running run: nothing is tidied up.
+
+  Raises:
+    errors.InputError: on closing, where a pending write failed.
   """
   policies = ocp.checkpoint_managers
   preservation = [
@@ -49,31 +58,22 @@ def make_manager(
   ]
   if keep_every:
     preservation.append(policies.EveryNSteps(keep_every))
-  return ocp.CheckpointManager(
-    (workdir / "checkpoints").resolve(),
-    item_names=("state", "ema_params", "run"),
-    options=ocp.CheckpointManagerOptions(
-      preservation_policy=policies.AnyPreservationPolicy(preservation),
-      cleanup_tmp_directories=not read_only,
-      create=not read_only,
-      read_only=read_only,
-    ),
-  )
-
-
-@contextlib.contextmanager
-def open_manager(
-  workdir: pathlib.Path, *, keep: int = 2, keep_every: int = 0, read_only: bool = False
-) -> Iterator[ocp.CheckpointManager]:
-  """Opens WORKDIR/checkpoints as `make_manager` does, and closes it.
-
-  Raises:
-    errors.InputError: on closing, where what was still being written failed.
-  """
-  with _closing(
-    make_manager(workdir, keep=keep, keep_every=keep_every, read_only=read_only)
-  ) as manager:
+  items = ("state", "ema_params", "run")
+  policy = policies.AnyPreservationPolicy(preservation)
+  options = _options(read_only, preservation_policy=policy)
+  place = _absolute(workdir, "checkpoints")
+  manager = ocp.CheckpointManager(place, item_names=items, options=options)
+  with _closing(manager):
     yield manager
+
+
+def _options(read_only: bool, **options: Any) -> ocp.CheckpointManagerOptions:
+  return ocp.CheckpointManagerOptions(
+    cleanup_tmp_directories=not read_only,
+    create=not read_only,
+    read_only=read_only,
+    **options,
+  )
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def _closing(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
   try:
     yield manager
   finally:
-    with _telling(manager):
+    with _writing(manager):
       manager.close()
 
 
@@ -91,14 +91,14 @@ def save(
   run: Mapping[str, Any],
   validation_loss: float | None = None,
 ) -> None:
-  """Starts to save a state; the write goes on while training does.
+  """Starts to save a state; the write continues while training does.
 
   Raises:
     errors.InputError: there is no room, or this or the previous save failed.
   """
   check_space(manager, state)
   metrics = None if validation_loss is None else {"validation_loss": validation_loss}
-  with _telling(manager):
+  with _writing(manager):
     manager.save(
       int(state.step),
       args=ocp.args.Composite(
@@ -112,19 +112,15 @@ def save(
 
 
 def open_snapshots(
-  workdir: pathlib.Path, *, read_only: bool = False
+  workdir: artifacts.PathLike, *, read_only: bool = False
 ) -> contextlib.AbstractContextManager[ocp.CheckpointManager]:
   """Opens WORKDIR/power_ema, where nothing is deleted, and closes it.
 
   Raises:
     errors.InputError: on closing, where what was still being written failed.
   """
-  options = ocp.CheckpointManagerOptions(
-    cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
-  )
-  return _closing(
-    ocp.CheckpointManager((workdir / SNAPSHOTS).resolve(), options=options)
-  )
+  place = _absolute(workdir, SNAPSHOTS)
+  return _closing(ocp.CheckpointManager(place, options=_options(read_only)))
 
 
 def save_snapshot(
@@ -133,13 +129,13 @@ def save_snapshot(
   """Starts to save averages by their names, unless this step has been saved.
 
   Raises:
-    errors.InputError: there is no room, or this or the previous save failed.
+    errors.InputError: as `save`.
   """
   if step in manager.all_steps():
     return
   check_space(manager, averages)
   items = {name: ocp.args.StandardSave(tree) for name, tree in averages.items()}
-  with _telling(manager):
+  with _writing(manager):
     manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
@@ -147,40 +143,29 @@ def restore_snapshot(
   manager: ocp.CheckpointManager, step: int, name: str, like: types.Params
 ) -> types.Params:
   """Restores one average of a step, with the shardings of `like`."""
-  args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
-  return manager.restore(step, args=args)[name]
+  return _restore(manager, step, **{name: ocp.args.StandardRestore(like)})[name]
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
-  """Waits until what `save` started is on disk.
-
-  Raises:
-    errors.InputError: it could not be written.
-  """
-  with _telling(manager):
+  """Waits until saves are on disk; raises `errors.InputError` where one failed."""
+  with _writing(manager):
     manager.wait_until_finished()
 
 
 def restore(
   manager: ocp.CheckpointManager, like: state_lib.TrainState
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  """Restores the newest whole checkpoint.
-
-  Args:
-    manager: with a `latest_step()`.
-    like: arrays or `jax.ShapeDtypeStruct`s with the shardings wanted now; the mesh
-      may be another one than at the save.
+  """Restores the newest checkpoint with the shardings of `like`, on any mesh.
 
   Returns:
     The state, and what was passed to `save` as `run`.
   """
-  restored = manager.restore(
+  restored = _restore(
+    manager,
     manager.latest_step(),
-    args=ocp.args.Composite(
-      state=ocp.args.StandardRestore(_without_average(like)),
-      ema_params=ocp.args.StandardRestore(like.ema_params),
-      run=ocp.args.JsonRestore(),
-    ),
+    state=ocp.args.StandardRestore(_without_average(like)),
+    ema_params=ocp.args.StandardRestore(like.ema_params),
+    run=ocp.args.JsonRestore(),
   )
   parts = {"power_ema": (), **restored["state"], "ema_params": restored["ema_params"]}
   state = state_lib.TrainState(**{**parts, "power_ema": tuple(parts["power_ema"])})
@@ -189,15 +174,13 @@ def restore(
 
 def restore_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
   """Restores what was passed to `save` as `run`, and nothing else."""
-  return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))[
-    "run"
-  ]
+  return _restore(manager, step, run=ocp.args.JsonRestore())["run"]
 
 
 def restore_ema(
   manager: ocp.CheckpointManager, like: types.Params, step: int | None = None
 ) -> types.Params:
-  """Restores the averaged parameters alone, without the optimiser.
+  """Restores the averaged parameters only.
 
   Args:
     manager: of the run.
@@ -207,25 +190,42 @@ def restore_ema(
   Raises:
     errors.InputError: the run has no such checkpoint.
   """
-  steps = sorted(manager.all_steps())
-  if not steps:
-    raise errors.InputError(
-      f"no checkpoint in {manager.directory}", fix="train the run first"
-    )
-  if step is not None and step not in steps:
+  steps = _steps(manager)
+  step = steps[-1] if step is None else step
+  if step not in steps:
     raise errors.InputError(
       f"step {step}", f"one of the checkpoints {', '.join(map(str, steps))}"
     )
-  return manager.restore(
-    manager.latest_step() if step is None else step,
-    args=ocp.args.Composite(ema_params=ocp.args.StandardRestore(like)),
-  )["ema_params"]
+  items = _restore(manager, step, ema_params=ocp.args.StandardRestore(like))
+  return items["ema_params"]
+
+
+def ema_shapes(manager: ocp.CheckpointManager) -> dict[str, tuple[int, ...]]:
+  """Shapes of the newest averaged parameters, by '/'-joined path.
+
+  Raises:
+    errors.InputError: the run has no checkpoint, or a damaged one.
+  """
+  step = _steps(manager)[-1]
+  folder = epath.Path(manager.directory) / str(step) / "ema_params"
+  with _reading(manager, step):
+    tree = ocp.StandardCheckpointer().metadata(folder)
+    tree = dict(getattr(tree, "item_metadata", tree))
+  return named_shapes(tree)
+
+
+def named_shapes(tree: types.Params) -> dict[str, tuple[int, ...]]:
+  """Shapes of a tree's leaves by '/'-joined path."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  return {name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def check_space(manager: ocp.CheckpointManager, saved: Any) -> None:
   """Raises `errors.InputError` where the disk has no room for one more such tree."""
   needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved))
-  free = shutil.disk_usage(manager.directory).free
+  remote = artifacts.is_remote(manager.directory)
+  free = needed if remote else shutil.disk_usage(manager.directory).free
   if free < needed:
     raise errors.InputError(
       f"{free / 1e6:.1f} MB free for the checkpoints in {manager.directory}",
@@ -234,20 +234,51 @@ def check_space(manager: ocp.CheckpointManager, saved: Any) -> None:
     )
 
 
+def _steps(manager: ocp.CheckpointManager) -> list[int]:
+  steps = sorted(manager.all_steps())
+  if not steps:
+    raise errors.InputError(
+      f"no checkpoint in {manager.directory}", fix="train the run first"
+    )
+  return steps
+
+
+def _absolute(workdir: artifacts.PathLike, name: str) -> epath.Path:
+  """A folder of a run; Orbax takes absolute paths only."""
+  folder = epath.Path(workdir) / name
+  return folder if artifacts.is_remote(folder) else folder.resolve()
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
+  with _reading(manager, step):
+    return manager.restore(step, args=ocp.args.Composite(**items))
+
+
+@contextlib.contextmanager
+def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
+  """Turns what a damaged checkpoint raises into one line."""
+  try:
+    yield
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    others = sorted({*manager.all_steps()} - {step})
+    older = f", or delete it to continue from step {others[-1]}" if others else ""
+    raise errors.InputError(
+      f"checkpoint {manager.directory}/{step} is damaged, or of another network"
+      f" ({_reason(error)})",
+      fix=f"copy it again{older}",
+    ) from error
+
+
 def _without_average(state: state_lib.TrainState) -> dict[str, Any]:
   items = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-  # Only where there are any: a run without them is saved as it always was.
   some = {"power_ema": state.power_ema, "projector": state.projector}
   return items | {name: tree for name, tree in some.items() if tree}
 
 
 def _last(manager: ocp.CheckpointManager) -> str:
   # The manager's list holds a save that has only begun; the folder does not.
-  steps = [
-    int(path.name)
-    for path in pathlib.Path(manager.directory).iterdir()
-    if path.name.isdigit()
-  ]
+  names = (path.name for path in epath.Path(manager.directory).iterdir())
+  steps = [int(name) for name in names if name.isdigit()]
   return f"the last whole one is of step {max(steps)}" if steps else "none is whole yet"
 
 
@@ -258,12 +289,12 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _telling(manager: ocp.CheckpointManager) -> Iterator[None]:
-  """Turns a failed write into one line; what was saved before is still whole."""
+def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
+  """Turns a failed write into one line; earlier checkpoints stay complete."""
   try:
     yield
   except (OSError, ValueError) as error:
     raise errors.InputError(
       f"a checkpoint could not be written to {manager.directory} ({_reason(error)})",
-      fix=f"make room or mend the disk, then repeat the command: {_last(manager)}",
+      fix=f"make room or repair the disk, then repeat the command: {_last(manager)}",
     ) from error

@@ -1,6 +1,6 @@
-"""Whether a checkpoint belongs to the run that wants to go on from it.
+"""What may change between the parts of one run, and what makes it another run.
 
-(config, data) of the checkpoint == (config, data) now, but for what is free to change
+(config, card) of the checkpoint == (config, card) now, except for `MAY_CHANGE`
 """
 
 from collections.abc import Mapping
@@ -11,21 +11,23 @@ from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.run import card as card_lib
 
-# Config keys that may change between the parts of one run: where and how fast it runs
-# and what it tells, not what is learned.
-FREE_KEYS = (
-  # It may move: what it holds is compared, see `check_autoencoder`.
+# Config keys, or sections where they end in a dot, that a resumed run may change: how
+# long, where and how fast it trains and what it reports, not what it learns.
+MAY_CHANGE = (
+  # The content of these folders is compared, see `check_data` and `check_autoencoder`.
   "codec.folder",
-  "data.num_workers",
   "data.records_dir",
   "data.root",
+  "data.num_workers",
   "data.source",
   "data.standin",
   "parallel.",
   "sample.",
   "train.checkpoint_every",
   "train.keep",
+  "train.keep_every",
   "train.log_every",
+  "train.num_steps",
   "train.patience",
   "train.power_ema_every",
   "train.profile_steps",
@@ -33,6 +35,9 @@ FREE_KEYS = (
   "train.validate_every",
   "train.validation_batches",
 )
+
+# Keys that older versions did not have, with the value that they imply.
+_ADDED = {"train.init_from": ""}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -46,32 +51,60 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def may_change(key: str) -> bool:
+  """Whether a resumed run may have another value of this flat config key."""
+  return any(
+    key.startswith(free) if free.endswith(".") else key == free for free in MAY_CHANGE
+  )
+
+
+def check_config(
+  saved: Mapping[str, Any], wanted: Mapping[str, Any], workdir: str = "RUN"
+) -> list[str]:
   """Compares the config of a checkpoint with the one the run has now.
 
   Args:
     saved: plain values, from the checkpoint.
     wanted: the same, now.
+    workdir: of the run, for the message.
+
+  Returns:
+    A line for each change that is allowed.
 
   Raises:
-    errors.InputError: they differ in what is learned; the keys are named. A longer
-      run is another run where the learning rate is a cosine, whose course depends on
-      its end.
+    errors.InputError: they differ in what is learned; the keys are named.
   """
-  old, new = flatten(saved), flatten(wanted)
-  free = list(FREE_KEYS)
-  if new.get("optimizer.schedule") in ("constant", "inverse_sqrt"):
-    free.append("train.num_steps")
+  old, new = ({**_ADDED, **flatten(config)} for config in (saved, wanted))
   differing = [
-    f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key) and not key.startswith(tuple(free))
+    key for key in sorted(old.keys() | new.keys()) if _differs(old, new, key)
   ]
-  if differing:
+  refused = [
+    f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)"
+    for key in differing
+    if not may_change(key)
+  ]
+  if refused:
     raise errors.InputError(
-      f"the checkpoints in this workdir are of another config: {'; '.join(differing)}",
-      fix="name a new --workdir, or give the same values",
+      f"the checkpoints in this workdir are of another config: {'; '.join(refused)}",
+      fix="give the same values; or start a new run from these weights with a new"
+      f" --workdir and --config.train.init_from={workdir}",
     )
+  lines = [
+    f"config.{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+    for key in differing
+  ]
+  if "train.num_steps" in differing and new.get("optimizer.schedule") == "cosine":
+    lines.append(f"the cosine learning rate now ends at step {new['train.num_steps']}")
+  return lines
+
+
+def _differs(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
+  # A saved config comes from JSON, which has no tuples.
+  values = [
+    list(value) if isinstance(value, tuple) else value
+    for value in (old.get(key), new.get(key))
+  ]
+  return values[0] != values[1]
 
 
 def check_data(

@@ -48,11 +48,17 @@ def _read(path: epath.Path) -> dict[str, Any]:
       "name the --workdir that main was called with",
     )
   values = artifacts.read_json(path)
-  version = values.pop("format", 1)
+  check_format(os.fspath(path), values)
+  values.pop("format", None)
+  return values
+
+
+def check_format(place: str, values: Mapping[str, Any]) -> None:
+  """Raises errors.InputError for a file of a newer version."""
+  version = values.get("format", 1)
   if version > FORMAT:
     raise errors.InputError(
-      f"{path} has format {version}",
+      f"{place} has format {version}",
       f"format {FORMAT} or older",
       "update cxr_diffusion_jax to the version that trained this run",
     )
-  return values

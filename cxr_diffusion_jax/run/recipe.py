@@ -102,6 +102,8 @@ def build(
     statistics: of the records, for the codec; None where they are not known yet.
     shapes: of the rows of the path's columns, as a run's dataset card has them; None to
       read the encoders' configurations.
+    shapes: of the rows of the path's columns, as a run's dataset card has them; None to
+      read the encoders' configurations.
 
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.

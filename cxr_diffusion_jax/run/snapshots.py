@@ -9,13 +9,13 @@ snapshots that it has already: they would be the same, and are left as they are.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import pathlib
 
 from absl import logging
+from etils import epath
 import jax
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.run import checkpoints, power_ema
 from cxr_diffusion_jax.run import state as state_lib
 
@@ -25,7 +25,7 @@ LARGEST_ERROR = 0.25
 
 @contextlib.contextmanager
 def keeper(
-  workdir: pathlib.Path, lengths: Sequence[float]
+  workdir: artifacts.PathLike, lengths: Sequence[float]
 ) -> Iterator[Callable[[state_lib.TrainState], None]]:
   """Yields a function that saves a state's averages; on leaving, all are on disk.
 
@@ -51,7 +51,7 @@ def keeper(
 
 
 def reconstruct(
-  workdir: pathlib.Path,
+  workdir: artifacts.PathLike,
   lengths: Sequence[float],
   length: float,
   like: types.Params,
@@ -81,8 +81,8 @@ def reconstruct(
     )
   wanted = power_ema.Profile(length=length, step=1 if step is None else step)
   power_ema.power(wanted.length)
-  folder = workdir / checkpoints.SNAPSHOTS
-  if not folder.is_dir():
+  folder = epath.Path(workdir) / checkpoints.SNAPSHOTS
+  if not folder.exists():
     raise errors.InputError(
       f"--ema_length={length:g} without snapshots in {folder}",
       fix="train on to a multiple of config.train.power_ema_every or to the last step",

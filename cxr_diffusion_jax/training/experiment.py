@@ -100,6 +100,10 @@ def build(config: recipe_lib.Config) -> Experiment:
     conditioner.needs,
   )
   _check_batch(train, optimizer, mesh)
+  if pretrained is not None and train.init_from:
+    raise errors.InputError(
+      "config.model.pretrained with config.train.init_from", "one of them"
+    )
   diffusion = diffusion_section.build(plain["diffusion"])
   return Experiment(
     seed=plain["seed"],

@@ -6,7 +6,7 @@ The same command started again goes on. A signal (SIGTERM, SIGINT) saves and end
 run in good order; a loss that is not finite ends it with the last checkpoint whole.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import pathlib
 import signal
@@ -18,16 +18,15 @@ import numpy as np
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.encoders import opening as encoders
-from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.parallel import distributed, sharding
-from cxr_diffusion_jax.run import card as card_lib
-from cxr_diffusion_jax.run import checkpoints, compatibility, snapshots
+from cxr_diffusion_jax.run import checkpoints, snapshots
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import files as run_files
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import compiled as programs_lib
 from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import metrics_logger as meter_lib
+from cxr_diffusion_jax.training import start as start_lib
 
 
 @dataclasses.dataclass
@@ -100,7 +99,11 @@ def train(
   if programs is None:
     programs = programs_lib.make_programs(experiment, dataset.card.statistics)
   card = dataset.card
-  run = {"config": experiment.config, "data": card.to_json()}
+  run = {
+    "format": run_files.FORMAT,
+    "config": experiment.config,
+    "data": card.to_json(),
+  }
   with (
     checkpoints.open_manager(
       workdir, keep=settings.keep, keep_every=settings.keep_every
@@ -108,7 +111,8 @@ def train(
     snapshots.keeper(workdir, settings.power_ema) as keep_averages,
     distributed.signals() as received,
   ):
-    state, history = _start(experiment.config, programs, manager, card)
+    state, saved = start_lib.start(experiment.config, programs, manager, card)
+    history = History(**saved)
     checkpoints.check_space(manager, state)
     if jax.process_index() == 0:
       run_files.write(workdir, experiment.config, card)
@@ -205,32 +209,6 @@ def _steps(
   return state, "finished"
 
 
-def check_resumable(
-  workdir: pathlib.Path,
-  config: Mapping[str, Any],
-  autoencoder: autoencoders.Autoencoder | None = None,
-) -> bool:
-  """Refuses early, before any data is prepared, to go on from another run.
-
-  Returns:
-    Whether there is a checkpoint to go on from.
-
-  Raises:
-    errors.InputError: the checkpoints in the folder are of another config, or of the
-      latents of another autoencoder.
-  """
-  if not (workdir / "checkpoints").is_dir():
-    return False
-  with checkpoints.open_manager(workdir, read_only=True) as manager:
-    step = manager.latest_step()
-    if step is not None:
-      saved = checkpoints.restore_run(manager, step)
-      compatibility.check_config(saved["config"], config)
-      card = card_lib.from_json(saved["data"], saved["config"])
-      compatibility.check_autoencoder(card, autoencoder)
-  return step is not None
-
-
 def validate(
   experiment: experiment_lib.Experiment,
   programs: programs_lib.Programs,
@@ -262,20 +240,3 @@ def validate(
     },
   )
   return loss
-
-
-def _start(
-  config: Mapping[str, Any],
-  programs: programs_lib.Programs,
-  manager: Any,
-  card: card_lib.DatasetCard,
-) -> tuple[state_lib.TrainState, History]:
-  step = manager.latest_step()
-  if step is None:
-    return programs.init(), History()
-  saved = checkpoints.restore_run(manager, step)
-  compatibility.check_config(saved["config"], config)
-  compatibility.check_data(card_lib.from_json(saved["data"], saved["config"]), card)
-  state, saved = checkpoints.restore(manager, programs.like())
-  logging.info("resuming from checkpoints/%d", step)
-  return state, History(**saved["history"])

@@ -35,6 +35,8 @@ class TrainSettings:
     keep_every: keep every checkpoint at a multiple of so many steps; 0 for none.
     patience: stop after so many validations without a new best; 0 for never.
     profile_steps: steps of a profile written to WORKDIR/plugins; 0 for none.
+    init_from: folder of a run whose averaged parameters are the first ones of this
+      run; "" for none. The networks must be the same.
   """
 
   num_steps: int
@@ -51,11 +53,12 @@ class TrainSettings:
   keep_every: int = 0
   patience: int = 0
   profile_steps: int = 0
+  init_from: str = ""
 
   def __post_init__(self):
     for name, value in dataclasses.asdict(self).items():
       least = 0 if name in _MAY_BE_ZERO else 1
-      if name not in ("ema_decay", "power_ema") and value < least:
+      if name not in ("ema_decay", "init_from", "power_ema") and value < least:
         raise errors.InputError(f"config.train.{name}={value}", f"{least} or more")
     if not 0 <= self.ema_decay < 1:
       raise errors.InputError(f"config.train.ema_decay={self.ema_decay}", "[0, 1)")

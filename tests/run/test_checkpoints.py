@@ -1,6 +1,6 @@
 """What is saved comes back, on any mesh; what is half is never taken for whole."""
 
-import contextlib
+import os
 import types as python_types
 
 import jax
@@ -40,7 +40,7 @@ def mesh() -> jax.sharding.Mesh:
 
 @pytest.fixture
 def manager(tmp_path):
-  with contextlib.closing(checkpoints.make_manager(tmp_path, keep=2)) as opened:
+  with checkpoints.open_manager(tmp_path, keep=2) as opened:
     yield opened
 
 
@@ -74,13 +74,13 @@ def test_the_best_checkpoint_outlives_newer_ones(manager, mesh):
 
 
 def test_a_save_that_was_cut_off_is_not_seen_and_is_tidied_up(tmp_path, mesh):
-  with contextlib.closing(checkpoints.make_manager(tmp_path)) as first:
+  with checkpoints.open_manager(tmp_path) as first:
     checkpoints.save(first, _state(1, mesh), RUN)
     checkpoints.wait(first)
   whole = tmp_path / "checkpoints" / "1"
   torn = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
   (torn / "state").mkdir(parents=True)
-  with contextlib.closing(checkpoints.make_manager(tmp_path)) as second:
+  with checkpoints.open_manager(tmp_path) as second:
     assert second.latest_step() == 1
     restored, _ = checkpoints.restore(second, _like(mesh))
     # Orbax tidies up beside the work, and waits for it before the next save.
@@ -104,3 +104,20 @@ def test_a_full_disk_is_told_before_anything_is_written(manager, mesh, monkeypat
   with pytest.raises(errors.InputError, match=message):
     checkpoints.save(manager, _state(2, mesh), RUN)
   assert manager.all_steps() == [1]
+
+
+def test_a_damaged_checkpoint_is_refused_naming_the_one_before(tmp_path, mesh):
+  with checkpoints.open_manager(tmp_path) as manager:
+    for step in (1, 2):
+      checkpoints.save(manager, _state(step, mesh), {"config": {}})
+  for file in (tmp_path / "checkpoints" / "2" / "ema_params").rglob("d/*"):
+    os.truncate(file, file.stat().st_size // 2)
+  with (
+    checkpoints.open_manager(tmp_path, read_only=True) as manager,
+    pytest.raises(errors.InputError) as caught,
+  ):
+    checkpoints.restore_ema(manager, _like(mesh).ema_params)
+  message = str(caught.value)
+  assert f"checkpoint {tmp_path}/checkpoints/2 is damaged" in message
+  assert "delete it to continue from step 1" in message
+  assert len(message) < 500

@@ -249,7 +249,7 @@ def test_what_leads_away_is_handed_on(run, desk, told, monkeypatch):
   blank = desk.make(Request(unconditional=True), 1).fields
   against = dataclasses.replace(ends, negative=blank)
   weak = {"w": np.zeros(1)}
-  monkeypatch.setattr(sampling, "read_params", lambda *_: (weak, 2))
+  monkeypatch.setattr(run_lib, "read_params", lambda *_: (weak, 2))
   sweeps.walk(run, against, num=2)
   sweeps.grid(run, against, sweeps.parse_axes(["guidance=2"]))
   sweeps.walk(run, ends, num=2, weak_step=2)

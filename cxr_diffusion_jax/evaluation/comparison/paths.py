@@ -16,7 +16,11 @@ from cxr_diffusion_jax.run import run as run_lib
 # What may differ between runs that are compared: the condition, where and how they ran.
 # How they are sampled may not, although one run may change it at any time.
 FREE = (
-  *(key for key in compatibility.FREE_KEYS if key not in ("codec.folder", "sample.")),
+  *(
+    key
+    for key in compatibility.MAY_CHANGE
+    if key not in ("codec.folder", "sample.", "train.num_steps")
+  ),
   "conditioning.",
   "sample.num_images",
 )

@@ -109,18 +109,6 @@ def test_each_autoencoder_has_a_column_and_copies_share_it(
   assert np.abs(values(columns[0], "test") - values(columns[2], "test")).max() > 0.1
 
 
-def test_another_autoencoder_is_refused(autoencoder, make_autoencoder, tmp_path):
-  described = {"latent": {"encoder": autoencoder.description}}
-  other = autoencoders.find(str(make_autoencoder(tmp_path / "other", seed=1)))
-  latent_columns.check_same(described, autoencoder)
-  latent_columns.check_same({}, other)
-  latent_columns.check_same(described, None)
-  with pytest.raises(errors.InputError) as caught:
-    latent_columns.check_same(described, other)
-  assert other.fingerprint in str(caught.value)
-  assert autoencoder.fingerprint in str(caught.value)
-
-
 def test_batches_carry_latents_and_no_images(settings, autoencoder):
   dataset = dataset_lib.prepare(settings, conditioning.Needs(), autoencoder=autoencoder)
   batch = dataset.source("train", images=False).batch([0, 1])

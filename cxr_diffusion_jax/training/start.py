@@ -1,0 +1,130 @@
+"""Where a run starts: at its newest checkpoint, at another run's weights, or fresh.
+
+WORKDIR/checkpoints --check_resumable, start--> (state, history)
+config.train.init_from --check_initial, start--> the other run's averaged parameters
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+import jax.numpy as jnp
+
+from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.encoders.latents import autoencoders
+from cxr_diffusion_jax.run import card as card_lib
+from cxr_diffusion_jax.run import checkpoints, compatibility
+from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.run import state as state_lib
+from cxr_diffusion_jax.training import compiled as programs_lib
+from cxr_diffusion_jax.training import experiment as experiment_lib
+
+
+def check_resumable(
+  workdir: artifacts.PathLike,
+  config: Mapping[str, Any],
+  autoencoder: autoencoders.Autoencoder | None = None,
+) -> bool:
+  """Refuses to resume another run, before any data are prepared.
+
+  Returns:
+    Whether there is a checkpoint to resume from.
+
+  Raises:
+    errors.InputError: the checkpoints in the folder are of another config, or of the
+      latents of another autoencoder.
+  """
+  if not (epath.Path(workdir) / "checkpoints").exists():
+    return False
+  with checkpoints.open_manager(workdir, read_only=True) as manager:
+    step = manager.latest_step()
+    if step is not None:
+      saved = _saved(manager, step)
+      compatibility.check_config(saved["config"], config, str(workdir))
+      card = card_lib.from_json(saved["data"], saved["config"])
+      compatibility.check_autoencoder(card, autoencoder)
+  return step is not None
+
+
+def start(
+  config: Mapping[str, Any],
+  programs: programs_lib.Programs,
+  manager: Any,
+  card: card_lib.DatasetCard,
+) -> tuple[state_lib.TrainState, dict[str, Any]]:
+  """Returns the first state, and the history of validations that it comes with.
+
+  Args:
+    config: of the run, as plain values.
+    programs: of the run.
+    manager: of its checkpoints.
+    card: of the data that are here.
+
+  Raises:
+    errors.InputError: the checkpoints are of another config or of other data.
+  """
+  step = manager.latest_step()
+  if step is not None:
+    saved = _saved(manager, step)
+    for line in compatibility.check_config(saved["config"], config):
+      logging.info("%s", line)
+    compatibility.check_data(card_lib.from_json(saved["data"], saved["config"]), card)
+    state, _ = checkpoints.restore(manager, programs.like())
+    logging.info("resuming from checkpoints/%d", step)
+    return state, saved["history"]
+  state = programs.init()
+  folder = config["train"].get("init_from")
+  if folder:
+    with checkpoints.open_manager(folder, read_only=True) as other:
+      params = checkpoints.restore_ema(other, programs.like().ema_params)
+      logging.info("starting from the weights of %s at %s", folder, other.latest_step())
+    state = state.replace(
+      params=params,
+      # Copies: the state is donated, and one buffer cannot be donated twice.
+      ema_params=jax.tree.map(jnp.copy, params),
+      power_ema=tuple(jax.tree.map(jnp.copy, params) for _ in state.power_ema),
+    )
+  return state, {}
+
+
+def check_initial(experiment: experiment_lib.Experiment, shapes: types.Params) -> None:
+  """Refuses first weights that do not fit, before any data are prepared.
+
+  Args:
+    experiment: of the run, whose `model.pretrained` or `train.init_from` may be set.
+    shapes: of this run's parameters.
+
+  Raises:
+    errors.InputError: no such folder, no checkpoint there, or other parameters; they
+      are named.
+  """
+  if experiment.pretrained is not None:
+    experiment.pretrained.check()
+  folder = experiment.train.init_from
+  if not folder:
+    return
+  run_files.read(folder)
+  with checkpoints.open_manager(folder, read_only=True) as manager:
+    there = checkpoints.ema_shapes(manager)
+  here = checkpoints.named_shapes(shapes)
+  differing = [
+    f"{name} ({there.get(name, 'absent')} there, {here.get(name, 'absent')} here)"
+    for name in sorted(here.keys() | there.keys())
+    if here.get(name) != there.get(name)
+  ]
+  if differing:
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    raise errors.InputError(
+      f"config.train.init_from={folder} has other parameters:"
+      f" {'; '.join(differing[:3])}{more}",
+      "a run of the same network and condition",
+    )
+
+
+def _saved(manager: Any, step: int) -> dict[str, Any]:
+  """Config, card and history of a checkpoint."""
+  saved = checkpoints.restore_run(manager, step)
+  run_files.check_format(f"checkpoint {step} in {manager.directory}", saved)
+  return saved
