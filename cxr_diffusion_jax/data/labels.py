@@ -1,8 +1,8 @@
-"""NIH's fourteen findings: text <-> multi-hot, and tools that choose and merge classes.
+"""Findings as text and as multi-hot rows, and tools that choose and merge classes.
 
-"Edema|Effusion" <-> [n 14] uint8 with ones in columns 3 and 4; "No Finding" <-> zeros
+"Edema|Effusion" <-> [n k] uint8 with two ones; "No Finding" <-> zeros
 
-Names and order: Wang et al., "ChestX-ray8", CVPR 2017, in alphabetical order.
+The vocabulary, the names of the k columns, is the dataset's: `Records.vocabulary`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,75 +15,54 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
 
-FINDINGS = (
-  "Atelectasis",
-  "Cardiomegaly",
-  "Consolidation",
-  "Edema",
-  "Effusion",
-  "Emphysema",
-  "Fibrosis",
-  "Hernia",
-  "Infiltration",
-  "Mass",
-  "Nodule",
-  "Pleural_Thickening",
-  "Pneumonia",
-  "Pneumothorax",
-)
-
 NO_FINDING = "No Finding"
 
 
-def finding_index(name: str) -> int:
-  """The column of a finding's name, in any of the spellings that NIH's files use.
-
-  Args:
-    name: such as `Pleural Thickening`, `pleural_thickening` or `Infiltrate`.
-
-  Returns:
-    An index into `FINDINGS`.
+def finding_index(name: str, vocabulary: Sequence[str]) -> int:
+  """The column of a finding, in any spelling: `Pleural Thickening`, `Infiltrate`.
 
   Raises:
     InputError: no finding has that name; with the names that are near in spelling.
   """
-  # The box file says Infiltrate where the labels say Infiltration.
+  # NIH's box file says Infiltrate where the labels say Infiltration.
   plain = name.strip().replace(" ", "_").casefold()
   plain = {"infiltrate": "infiltration"}.get(plain, plain)
-  for index, finding in enumerate(FINDINGS):
-    if finding.casefold() == plain:
+  for index, finding in enumerate(vocabulary):
+    if finding.replace(" ", "_").casefold() == plain:
       return index
-  near = _nearest(plain)
+  near = _nearest(plain, vocabulary)
   raise errors.InputError(
     f"unknown finding {name!r}",
-    f"one of {', '.join(FINDINGS)} or {NO_FINDING}",
+    f"one of {', '.join(vocabulary)} or {NO_FINDING}",
     f"did you mean {' or '.join(near)}?" if near else "",
   )
 
 
-def parse(text: str) -> np.ndarray:
+def parse(text: str, vocabulary: Sequence[str]) -> np.ndarray:
   """Parses a list of findings as a user types it.
 
   Args:
     text: such as `Effusion, cardiomegaly` or `Effusion|Cardiomegaly` or `No Finding`.
+    vocabulary: names of the k findings.
 
   Returns:
-    [14] uint8, 1 where the finding is named, columns as in `FINDINGS`.
+    [k] uint8, 1 where the finding is named.
 
   Raises:
     InputError: no name, an unknown one, or `No Finding` beside a finding.
   """
-  return _parse(text.replace(",", "|"))
+  return _parse(text.replace(",", "|"), vocabulary)
 
 
-def multi_hot(texts: Iterable[str]) -> np.ndarray:
+def multi_hot(texts: Iterable[str], vocabulary: Sequence[str]) -> np.ndarray:
   """Parses label texts such as `Edema|Effusion`.
 
   Args:
     texts: one text an image; names separated by `|`.
+    vocabulary: names of the k findings.
 
   Returns:
-    [n 14] uint8, 1 where the finding is named, columns as in `FINDINGS`.
+    [n k] uint8, 1 where the finding is named.
 
   Raises:
     InputError: an unknown name, or `No Finding` beside a finding.
@@ -93,48 +72,38 @@ def multi_hot(texts: Iterable[str]) -> np.ndarray:
   rows = []
   for text in texts:
     if text not in parsed:
-      parsed[text] = _parse(text)
+      parsed[text] = _parse(text, vocabulary)
     rows.append(parsed[text])
-  return np.array(rows, np.uint8).reshape(-1, len(FINDINGS))
+  return np.array(rows, np.uint8).reshape(-1, len(vocabulary))
 
 
-def names_of(findings: np.ndarray) -> tuple[str, ...]:
-  """The names of the findings present in one row.
-
-  Args:
-    findings: [14] numbers; above 0.5 counts as present.
-
-  Returns:
-    Names in the order of `FINDINGS`; empty for no finding.
-  """
+def names_of(findings: np.ndarray, vocabulary: Sequence[str]) -> tuple[str, ...]:
+  """The names of the findings present (above 0.5) in one row [k]; unknown is absent."""
   return tuple(
-    name for name, value in zip(FINDINGS, findings, strict=True) if value > 0.5
+    name for name, value in zip(vocabulary, findings, strict=True) if value > 0.5
   )
 
 
-def top_k(findings: np.ndarray, k: int) -> tuple[str, ...]:
-  """The k most frequent findings, most frequent first, ties in alphabetical order.
-
-  Args:
-    findings: [n 14] multi-hot.
-    k: how many, 1 to 14.
-
-  Returns:
-    k names.
-  """
+def top_k(
+  findings: np.ndarray, vocabulary: Sequence[str], count: int
+) -> tuple[str, ...]:
+  """The most frequent of findings [n k], most frequent first, ties in their order."""
   order = np.argsort(-findings.sum(axis=0, dtype=np.int64), kind="stable")
-  return tuple(FINDINGS[index] for index in order[:k])
+  return tuple(vocabulary[index] for index in order[:count])
 
 
-def merge(findings: np.ndarray, groups: Mapping[str, Sequence[str]]) -> np.ndarray:
+def merge(
+  findings: np.ndarray, vocabulary: Sequence[str], groups: Mapping[str, Sequence[str]]
+) -> np.ndarray:
   """Makes classes out of findings: a class is present where any of its findings is.
 
   Args:
-    findings: [n 14] multi-hot.
+    findings: [n k] multi-hot.
+    vocabulary: names of the k findings.
     groups: class name -> names of its findings; `No Finding` is allowed as one.
 
   Returns:
-    [n k] uint8, one column a group, in the order of `groups`.
+    [n g] uint8, one column a group, in the order of `groups`.
 
   Raises:
     InputError: an unknown finding.
@@ -144,7 +113,8 @@ def merge(findings: np.ndarray, groups: Mapping[str, Sequence[str]]) -> np.ndarr
   columns = []
   for names in groups.values():
     indices = [
-      len(FINDINGS) if name == NO_FINDING else finding_index(name) for name in names
+      len(vocabulary) if name == NO_FINDING else finding_index(name, vocabulary)
+      for name in names
     ]
     columns.append(extended[:, indices].any(axis=1))
   return np.array(columns, np.uint8).reshape(len(groups), len(findings)).T
@@ -226,7 +196,7 @@ def load_labels(
   return ids, names, values.reshape(len(ids), len(names))
 
 
-def _nearest(plain: str) -> list[str]:
+def _nearest(plain: str, vocabulary: Sequence[str]) -> list[str]:
   """At most three names near in spelling to one in lower case with underscores."""
   # What else findings are called, where that is closer than their name.
   names = {
@@ -249,15 +219,16 @@ def _nearest(plain: str) -> list[str]:
     "pulmonary_fibrosis": "Fibrosis",
     "thickening": "Pleural_Thickening",
   }
-  for name in (*FINDINGS, NO_FINDING):
-    names[name.replace(" ", "_").casefold()] = name
-  found = difflib.get_close_matches(plain, names, n=3, cutoff=0.65)
-  return list(dict.fromkeys(names[near] for near in found))
+  known = (*vocabulary, NO_FINDING)
+  names = {other: name for other, name in names.items() if name in known}
+  names |= {name.replace(" ", "_").casefold(): name for name in known}
+  matches = difflib.get_close_matches(plain, names, n=3, cutoff=0.65)
+  return list(dict.fromkeys(names[near] for near in matches))
 
 
-def _parse(text: str) -> np.ndarray:
+def _parse(text: str, vocabulary: Sequence[str]) -> np.ndarray:
   names = [name for name in text.split("|") if name.strip()]
-  row = np.zeros(len(FINDINGS), np.uint8)
+  row = np.zeros(len(vocabulary), np.uint8)
   if not names:
     raise errors.InputError(
       f"an empty finding label {text!r}", f"{NO_FINDING} or names separated by |"
@@ -269,5 +240,5 @@ def _parse(text: str) -> np.ndarray:
       )
     return row
   for name in names:
-    row[finding_index(name)] = 1
+    row[finding_index(name, vocabulary)] = 1
   return row

@@ -41,6 +41,7 @@ def phrasings() -> dict:
 def prompt(
   findings: Sequence[str],
   *,
+  vocabulary: Sequence[str] | None = None,
   view: str | None = None,
   age: float | None = None,
   sex: str | None = None,
@@ -50,13 +51,14 @@ def prompt(
   """One text in lower case, about 45 words at most where findings are four.
 
   Args:
-    findings: names of `labels.FINDINGS` in any spelling; empty for none.
+    findings: names of the vocabulary in any spelling; empty for none.
+    vocabulary: names of the k findings; None for those that have phrasings.
     view: 'PA', 'AP' or None for unknown.
     age: years, 0 to 120; None or nan for unknown.
     sex: 'M', 'F' or None for unknown.
-    boxes: [14 4] (x, y, width, height) in fractions of the image, nan where there is
-      none; tell the side and the zone of findings. Those of findings that are not
-      named are ignored.
+    boxes: [k 4] (x, y, width, height) as fractions of the image, nan where there is
+      none; they give the side and the zone of findings. Boxes of other findings are
+      ignored.
     seed: chooses the phrasing; an image's name makes a good one.
 
   Returns:
@@ -72,13 +74,14 @@ def prompt(
     return options[rng.integers(len(options))]
 
   words = phrasings()
+  vocabulary = tuple(words["findings"]) if vocabulary is None else vocabulary
   if boxes is None:
-    boxes = np.full((len(labels.FINDINGS), 4), np.nan)
-  if np.shape(boxes) != (len(labels.FINDINGS), 4):
-    raise ValueError(f"boxes {np.shape(boxes)}, expected ({len(labels.FINDINGS)}, 4)")
-  indices = sorted({labels.finding_index(name) for name in findings})
+    boxes = np.full((len(vocabulary), 4), np.nan)
+  if np.shape(boxes) != (len(vocabulary), 4):
+    raise ValueError(f"boxes {np.shape(boxes)}, expected ({len(vocabulary)}, 4)")
+  indices = sorted({labels.finding_index(name, vocabulary) for name in findings})
   phrases = [
-    _phrase(labels.FINDINGS[index], boxes[index], choose)
+    _phrase(vocabulary[index], boxes[index], choose)
     for index in rng.permutation(indices).astype(int)
   ]
   text = choose(words["templates"]).format(
@@ -98,17 +101,19 @@ def texts(
   sexes: np.ndarray,
   boxes: np.ndarray | None = None,
   *,
+  vocabulary: Sequence[str],
   seed: int | str = 0,
 ) -> list[str]:
   """A prompt for each of n images, in the phrasing that its name chooses.
 
   Args:
     ids: [n] names.
-    findings: [n 14], above 0.5 where present.
+    findings: [n k], above 0.5 where present.
     views: [n], 0 PA, 1 AP, -1 unknown.
     ages: [n] years, nan unknown.
     sexes: [n], 0 F, 1 M, -1 unknown.
-    boxes: [n 14 4] as of `prompt`, or None.
+    boxes: [n k 4] as of `prompt`, or None.
+    vocabulary: names of the k findings.
     seed: another one chooses other phrasings.
 
   Returns:
@@ -116,7 +121,8 @@ def texts(
   """
   return [
     prompt(
-      labels.names_of(row),
+      labels.names_of(row, vocabulary),
+      vocabulary=vocabulary,
       view={0: "PA", 1: "AP"}.get(int(view)),
       age=float(age),
       sex={0: "F", 1: "M"}.get(int(sex)),
@@ -130,13 +136,13 @@ def texts(
 
 
 def findings_of(text: str) -> tuple[str, ...]:
-  """The findings that a text of `prompt` names, in the order of `labels.FINDINGS`.
+  """The findings with phrasings that a text of `prompt` names, in their order.
 
   A user's own words are understood as far as they use the same terms; a finding that
-  is negated is not told from one that is present.
+  is negated counts as present.
   """
   text = text.casefold()
-  return tuple(name for name in labels.FINDINGS if _pattern(name).search(text))
+  return tuple(name for name in phrasings()["findings"] if _pattern(name).search(text))
 
 
 def places_of(text: str) -> dict[str, tuple[str, str]]:
@@ -198,13 +204,13 @@ def fingerprint() -> str:
   of this module's grammar, or of numpy's choices, shows as well.
   """
   digest = hashlib.sha256(json.dumps(phrasings(), sort_keys=True).encode())
-  rng = np.random.default_rng(0)
+  rng, vocabulary = np.random.default_rng(0), tuple(phrasings()["findings"])
   for seed in range(200):
     low, size = rng.random((14, 2)) * 0.7, rng.random((14, 2)) * 0.6
     boxes = np.concatenate([low, size], axis=1)
     boxes[rng.random(14) < 0.5] = np.nan
     text = prompt(
-      labels.names_of(rng.random(14) < rng.choice([0, 0.2, 0.5])),
+      labels.names_of(rng.random(14) < rng.choice([0, 0.2, 0.5]), vocabulary),
       view=(None, "PA", "AP")[seed % 3],
       age=(None, 8.0, 11.0, 18.4, 63.0, 80.0)[seed % 6],
       sex=(None, "F", "M")[seed // 2 % 3],
@@ -216,7 +222,9 @@ def fingerprint() -> str:
 
 
 def _phrase(name: str, box: np.ndarray, choose: Choose) -> str:
-  words = phrasings()["findings"][name]
+  words = phrasings()["findings"].get(name)
+  if words is None:
+    return name.replace("_", " ").casefold()
   side, zone = place_of(box)
   if words["region"] is None or not (side or zone):
     return choose(words["phrases"])

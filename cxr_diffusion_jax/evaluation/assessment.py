@@ -106,7 +106,7 @@ def floors(
   bench: Bench, *, seed: int = 0, progress: types.Progress = types.no_progress
 ) -> list[Measurement]:
   """Fidelity of the conditions' own real images: what as many real images reach."""
-  of_conditions = image_set.groups(bench.conditions.labels)
+  of_conditions = image_set.groups(bench.conditions)
   features = {name: of["conditions"] for name, of in bench.features.items()}
   found = _of_features(bench, features, of_conditions, seed, progress, "floor of")
   return [dataclasses.replace(one, of="real") for one in found]
@@ -120,9 +120,7 @@ def _fidelity(
     # As many as the floor has, with which these figures are compared.
     chosen = np.random.default_rng(seed).permutation(rows)
     rows = np.sort(chosen[: len(bench.conditions)])
-  groups = {
-    name: mask[rows] for name, mask in image_set.groups(made.images.labels).items()
-  }
+  groups = {name: mask[rows] for name, mask in image_set.groups(made.images).items()}
   features = {name: values[rows] for name, values in made.features.items()}
   found = _of_features(bench, features, groups, seed, progress, made.images.name)
   return Assessment(measurements=found)
@@ -136,7 +134,7 @@ def _of_features(
   progress: types.Progress,
   name: str,
 ) -> list[Measurement]:
-  of_reference = image_set.groups(bench.reference.labels)
+  of_reference = image_set.groups(bench.reference)
   shared = {
     group: (of_reference[group], rows, None)
     for group, rows in groups.items()

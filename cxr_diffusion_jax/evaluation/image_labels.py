@@ -89,7 +89,7 @@ def read_table(path: str | os.PathLike) -> Table:
       f"{path} names {len(twice)} images twice{_such_as(twice)}", "one row an image"
     )
   parse_fns: dict[str, Callable[[str], object]] = {
-    "findings": labels_lib.parse,
+    "findings": lambda text: labels_lib.parse(text, metadata.FINDINGS),
     "age": metadata.parse_age,
     "sex": lambda text: _code(text[:1], image_set.SEXES),
     "view": lambda text: _code(text, image_set.VIEWS),
@@ -134,7 +134,7 @@ def label(images: image_set.ImageSet, table: Table) -> image_set.ImageSet:
     )
   rows = np.array([table.rows[name] for name in ids], np.int64)
   known = {key: values[rows] for key, values in table.labels.items()}
-  return dataclasses.replace(images, labels=known)
+  return dataclasses.replace(images, labels=known, vocabulary=metadata.FINDINGS)
 
 
 def refuse_unmatched(table: Table, sets: Sequence[image_set.ImageSet]) -> None:

@@ -27,15 +27,17 @@ class ImageSet:
     name: for people: "test", "elixr_c", a folder.
     images: [i] -> uint8 [h w 1], all of one size; an array, or read when asked for.
     ids: [n] str, each once.
-    labels: what is known of them, any of: findings [n 14] 0 or 1; patient [n]; age [n]
+    labels: what is known of them, any of: findings [n k] 0 or 1; patient [n]; age [n]
       in years, nan unknown; sex and view [n] int, indices of `SEXES` and `VIEWS`, -1
       unknown. Of generated images: what was asked for.
+    vocabulary: names of the k findings.
   """
 
   name: str
   images: Sequence[np.ndarray]
   ids: np.ndarray
   labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  vocabulary: tuple[str, ...] = ()
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -50,6 +52,7 @@ class ImageSet:
       images=taken,
       ids=self.ids[rows],
       labels={key: value[rows] for key, value in self.labels.items()},
+      vocabulary=self.vocabulary,
     )
 
 
@@ -74,23 +77,27 @@ def of_records(records: records_lib.Records, split: str) -> ImageSet:
   """
   fields = dict(records.fields(split))
   images = standin_tree.Images(records, split)
-  return ImageSet(name=split, images=images, ids=fields.pop("id"), labels=fields)
+  return ImageSet(
+    name=split,
+    images=images,
+    ids=fields.pop("id"),
+    labels=fields,
+    vocabulary=records.vocabulary,
+  )
 
 
-def groups(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def groups(images: ImageSet) -> dict[str, np.ndarray]:
   """Parts of a set by what is known: name -> [n] bool.
 
   Names are as in `Measurement.group`: "finding: NAME" (with "No Finding"), "sex: F",
   "age: 40-59", "view: PA"; parts may be empty and overlap. A label that is not there
   makes no parts.
-
-  Args:
-    labels: see `ImageSet.labels`.
   """
+  labels = images.labels
   parts: dict[str, np.ndarray] = {}
   if "findings" in labels:
     present = np.asarray(labels["findings"]) > 0.5
-    named = zip(labels_lib.FINDINGS, present.T, strict=True)
+    named = zip(images.vocabulary, present.T, strict=True)
     parts |= {f"finding: {name}": column for name, column in named}
     parts[f"finding: {labels_lib.NO_FINDING}"] = ~present.any(axis=1)
   for key, names in (("sex", SEXES), ("view", VIEWS)):

@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources.nih import metadata
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def from_json(values: Mapping[str, Any], config: Mapping[str, Any]) -> DatasetCa
     data = config["data"]
     older = {
       "phantom": values["kind"].startswith("phantom"),
-      "vocabulary": labels.FINDINGS,
+      "vocabulary": metadata.FINDINGS,
       "image_size": data["image_size"],
       "resize": data.get("resize", "crop"),
     }

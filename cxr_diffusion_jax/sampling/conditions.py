@@ -150,12 +150,12 @@ class Desk:
   def _of_places(self, found: Sequence[tuple[pipeline.JoinedSource, int]]):
     rows = [source.batch([place]) for source, place in found]
     wanted = self.dataset.needs.columns or LABELS
-    entries, names = [], []
+    entries, names, vocabulary = [], [], self.dataset.records.vocabulary
     for (source, place), row in zip(found, rows, strict=True):
       ids = self.dataset.records.ids(source.split)
       entry = {
         "image_id": str(ids[source.row[place]]),
-        "findings": labels.names_of(row["findings"][0]),
+        "findings": labels.names_of(row["findings"][0], vocabulary),
       }
       if source.reference_row[place] != source.row[place]:
         entry["reference_id"] = str(ids[source.reference_row[place]])
@@ -179,10 +179,12 @@ class Desk:
         "findings, from which a sentence is made",
         "write them into --prompt, or add --findings 'No Finding'",
       )
+    vocabulary = self.dataset.records.vocabulary
     texts, entries = list(request.prompts), [{"prompt": t} for t in request.prompts]
     for text in request.findings:
-      names = labels.names_of(labels.parse(text))
-      texts.append(prompts.prompt(names, **{**person, "sex": request.sex or None}))
+      names = labels.names_of(labels.parse(text, vocabulary), vocabulary)
+      person["sex"] = request.sex or None
+      texts.append(prompts.prompt(names, vocabulary=vocabulary, **person))
       entries.append({"prompt": texts[-1], "findings": names})
     return self._rows(entries, self._text_fields(texts))
 
@@ -195,12 +197,12 @@ class Desk:
     }
     told = {name: value for name, value in person.items() if _is_known(value)}
     blank = self._blank(len(texts))
-    entries = []
+    entries, vocabulary = [], self.dataset.records.vocabulary
     for row, text in enumerate(texts):
       entry = {name: getattr(request, name) for name in told}
       if text:
-        blank["findings"][row] = labels.parse(text)
-        entry["findings"] = labels.names_of(blank["findings"][row])
+        blank["findings"][row] = labels.parse(text, vocabulary)
+        entry["findings"] = labels.names_of(blank["findings"][row], vocabulary)
       for name, value in told.items():
         blank[name][row] = value
       entries.append(entry)
@@ -241,7 +243,9 @@ class Desk:
     """[count ...] of every field, without a token."""
     if not self.dataset.columns:
       return {
-        "findings": np.full((count, len(labels.FINDINGS)), np.nan, np.float32),
+        "findings": np.full(
+          (count, len(self.dataset.records.vocabulary)), np.nan, np.float32
+        ),
         "age": np.full(count, np.nan, np.float32),
         "sex": np.full(count, -1, np.float32),
         "view": np.full(count, -1, np.float32),

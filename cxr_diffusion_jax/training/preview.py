@@ -43,7 +43,10 @@ def make_show(
   )
   keys = generate_lib.sample_keys(experiment.seed, np.arange(count))
   real = [source.reference_image(int(row)) for row in rows]
-  names = ["\n".join(labels.names_of(row)[:2]) for row in batch["findings"]]
+  names = [
+    "\n".join(labels.names_of(row, dataset.records.vocabulary)[:2])
+    for row in batch["findings"]
+  ]
 
   def show(ema_params: types.Params, step: int) -> None:
     made = generate_lib.generate_rows(

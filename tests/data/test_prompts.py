@@ -12,6 +12,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels, prompts
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.extras.phantom import anatomy as phantom_anatomy
 from cxr_diffusion_jax.extras.phantom import render as phantom_render
 
@@ -23,13 +24,13 @@ def boxes_of(**boxes: tuple[float, float, float, float]) -> np.ndarray:
   """[14 4], nan but for the findings named."""
   table = np.full((14, 4), np.nan, np.float32)
   for name, box in boxes.items():
-    table[labels.finding_index(name)] = box
+    table[labels.finding_index(name, metadata.FINDINGS)] = box
   return table
 
 
 @settings(max_examples=400, deadline=None)
 @given(
-  names=st.sets(st.sampled_from(labels.FINDINGS)),
+  names=st.sets(st.sampled_from(metadata.FINDINGS)),
   boxes=st.lists(BOX, min_size=14, max_size=14),
   view=st.sampled_from(["PA", "AP", None]),
   age=st.one_of(st.none(), st.just(np.nan), st.floats(0, 120)),
@@ -49,7 +50,7 @@ def test_any_label_set_is_read_back(names, boxes, view, age, sex, seed):
 
 @settings(max_examples=400, deadline=None)
 @given(
-  names=st.sets(st.sampled_from(labels.FINDINGS)),
+  names=st.sets(st.sampled_from(metadata.FINDINGS)),
   boxes=st.lists(BOX, min_size=14, max_size=14),
   seed=st.integers(0, 10**6),
 )
@@ -57,7 +58,7 @@ def test_places_are_read_back(names, boxes, seed):
   table = np.array([box or [np.nan] * 4 for box in boxes], np.float32)
   told = {}
   for name in names - {"Cardiomegaly", "Hernia"}:
-    place = prompts.place_of(table[labels.finding_index(name)])
+    place = prompts.place_of(table[labels.finding_index(name, metadata.FINDINGS)])
     if any(place):
       told[name] = place
   text = prompts.prompt(sorted(names), boxes=table, seed=seed)
@@ -131,7 +132,7 @@ def test_boxes_of_another_shape_are_a_mistake():
 
 def test_every_phrase_names_its_finding_alone():
   words = prompts.phrasings()
-  assert set(words["findings"]) == set(labels.FINDINGS)
+  assert set(words["findings"]) == set(metadata.FINDINGS)
   for name, finding in words["findings"].items():
     assert set(finding) == {"pattern", "region", "phrases", "one_side", "both_sides"}
     forms = finding["phrases"] + finding["one_side"] + finding["both_sides"]
@@ -224,7 +225,9 @@ def test_age_takes_the_right_article():
 
 def test_texts_are_prompts_of_their_rows():
   ids = np.array(["00000001_000", "00000002_000", "00000003_000"])
-  findings = labels.multi_hot(["Mass|Edema", "No Finding", "Effusion"])
+  findings = labels.multi_hot(
+    ["Mass|Edema", "No Finding", "Effusion"], metadata.FINDINGS
+  )
   boxes = np.full((3, 14, 4), np.nan, np.float32)
   boxes[2] = boxes_of(Effusion=(0.6, 0.6, 0.2, 0.2))
   columns = {
@@ -232,7 +235,9 @@ def test_texts_are_prompts_of_their_rows():
     "ages": np.float32([30, np.nan, 60]),
     "sexes": np.array([1, -1, 0]),
   }
-  made = prompts.texts(ids, findings, **columns, boxes=boxes, seed=7)
+  made = prompts.texts(
+    ids, findings, **columns, boxes=boxes, seed=7, vocabulary=metadata.FINDINGS
+  )
   assert made == [
     prompts.prompt(
       ["Edema", "Mass"], view="PA", age=30, sex="M", seed="7/00000001_000"
@@ -243,10 +248,14 @@ def test_texts_are_prompts_of_their_rows():
     ),
   ]
   assert "left lower" in made[2]
-  assert made != prompts.texts(ids, findings, **columns, boxes=boxes, seed=8)
+  assert made != prompts.texts(
+    ids, findings, **columns, boxes=boxes, seed=8, vocabulary=metadata.FINDINGS
+  )
   # A row's text does not depend on the rows beside it.
   alone = {name: column[1:2] for name, column in columns.items()}
-  assert prompts.texts(ids[1:2], findings[1:2], **alone, seed=7) == [made[1]]
+  assert prompts.texts(
+    ids[1:2], findings[1:2], **alone, seed=7, vocabulary=metadata.FINDINGS
+  ) == [made[1]]
 
 
 def test_fingerprint_follows_phrasings_and_grammar(monkeypatch):
@@ -290,7 +299,7 @@ def test_prompts_fit_the_usual_text_encoder():
   for seed in range(1000):
     low, size = rng.random((14, 2)) * 0.7, rng.random((14, 2)) * 0.5
     text = prompts.prompt(
-      rng.choice(labels.FINDINGS, 4, replace=False).tolist(),
+      rng.choice(metadata.FINDINGS, 4, replace=False).tolist(),
       view=rng.choice(["PA", "AP"]),
       age=88,
       sex="F",

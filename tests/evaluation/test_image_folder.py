@@ -11,6 +11,7 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation import image_folder
 
 GREY = np.linspace(0, 255, 12 * 16).astype(np.uint8).reshape(12, 16)
@@ -160,7 +161,7 @@ def test_labels_are_joined_by_name(folder, table):
     "b.png,pleural thickening|Edema,058Y,,AP,p1,r2.png",
   )
   known = image_folder.read(folder, path).labels
-  names = [labels_lib.names_of(row) for row in known["findings"]]
+  names = [labels_lib.names_of(row, metadata.FINDINGS) for row in known["findings"]]
   assert names == [(), ("Edema", "Pleural_Thickening"), ("Effusion", "Mass")]
   np.testing.assert_array_equal(known["age"], [np.nan, 58, 63])
   assert known["sex"].tolist() == [0, -1, 1]

@@ -45,6 +45,7 @@ def of_split(
     fields["sex"],
     # Sides and zones are those of the whole image, whatever a crop leaves of it.
     records.boxes(split),
+    vocabulary=records.vocabulary,
     seed=settings.prompt_seed,
   )
 

@@ -61,9 +61,12 @@ def shown(bench: Bench) -> list[int]:
 
 
 def captions(bench: Bench) -> list[str]:
-  findings = bench.conditions.labels["findings"]
+  findings, vocabulary = (
+    bench.conditions.labels["findings"],
+    bench.conditions.vocabulary,
+  )
   return [
-    ", ".join(labels.names_of(findings[row])) or labels.NO_FINDING
+    ", ".join(labels.names_of(findings[row], vocabulary)) or labels.NO_FINDING
     for row in shown(bench)
   ]
 

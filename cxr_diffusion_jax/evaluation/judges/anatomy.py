@@ -113,7 +113,7 @@ def measure(
   if facts is None or measurer is None:
     return [_undefined(f"{QUANTITIES[0]}_error", NO_FACTS, len(generated))]
   clusters = np.asarray(conditions.labels.get("patient", conditions.ids))
-  parts = image_set.groups(conditions.labels)
+  parts = image_set.groups(conditions)
   groups = {"all": np.ones(len(conditions), bool)}
   groups |= {name: parts[name] for name in GROUPS if name in parts}
   made: list[Measurement] = []

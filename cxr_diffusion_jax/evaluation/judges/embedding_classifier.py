@@ -17,10 +17,10 @@ from types import MappingProxyType
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
-from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import google_labels as google_labels_lib
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation.judges import (
   adherence,
   adherence_table,
@@ -42,11 +42,11 @@ UNIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
       "Pneumonia",
     ),
     "Nodule or mass": ("Mass", "Nodule"),
-    "Abnormal": labels_lib.FINDINGS,
+    "Abnormal": metadata.FINDINGS,
   }
 )
 
-TARGETS = (*labels_lib.FINDINGS, *UNIONS)
+TARGETS = (*metadata.FINDINGS, *UNIONS)
 
 METRICS = ("auroc", "average_precision")
 
@@ -121,7 +121,7 @@ def targets_of(findings: np.ndarray) -> np.ndarray:
   """Joins findings [n 14] to `TARGETS` [n 17], uint8."""
   present = np.asarray(findings) > 0.5
   unions = [
-    present[:, [labels_lib.FINDINGS.index(name) for name in names]].any(axis=1)
+    present[:, [metadata.FINDINGS.index(name) for name in names]].any(axis=1)
     for names in UNIONS.values()
   ]
   return np.concatenate([present, np.stack(unions, axis=1)], axis=1).astype(np.uint8)
@@ -243,7 +243,7 @@ def _judged_on(
     ids.append(records.ids(split)[rows])
     findings.append(records.fields(split)["findings"][rows])
   test = HELD_OUT.index("test")
-  nih = labels_lib.FINDINGS
+  nih = metadata.FINDINGS
   made = {"NIH labels": (_scores_of(scores[test], nih), 1.0 * findings[test], nih)}
   if expert is None:
     return made

@@ -17,7 +17,6 @@ import functools
 import numpy as np
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges import box_agreement
@@ -53,7 +52,7 @@ def boxes_of(records: records_lib.Records, ids: Sequence[str]) -> np.ndarray:
   rows = [places[str(name)] for name in ids]
   boxes = [open_split(split)[row]["boxes"] for split, row in rows]
   return (
-    np.stack(boxes) if boxes else np.zeros((0, len(labels.FINDINGS), 4), np.float32)
+    np.stack(boxes) if boxes else np.zeros((0, len(records.vocabulary), 4), np.float32)
   )
 
 
@@ -100,7 +99,7 @@ def measure(
       made_maps = maps(judge, image_set.images, images, findings, progress)
       own = box_agreement.agreement(made_maps, chosen)
       others = box_agreement.agreement_of_others(made_maps, chosen, images, findings)
-    for group, rows in _groups(findings).items():
+    for group, rows in _groups(findings, conditions.vocabulary).items():
       for suffix, figures in (("", own), (SHUFFLED, others)):
         for metric in box_agreement.METRICS:
           few = _too_few(figures.get(metric), rows)
@@ -156,11 +155,11 @@ def maps(
   return np.concatenate(made)[: len(rows)]
 
 
-def _groups(findings: np.ndarray) -> dict[str, np.ndarray]:
+def _groups(findings: np.ndarray, vocabulary: Sequence[str]) -> dict[str, np.ndarray]:
   """Names of groups -> [m] bool; those of findings that have any box."""
   groups = {"all": np.ones(len(findings), bool)}
   for column in np.unique(findings):
-    groups[f"finding: {labels.FINDINGS[column]}"] = findings == column
+    groups[f"finding: {vocabulary[column]}"] = findings == column
   return groups
 
 

@@ -13,7 +13,6 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
@@ -47,7 +46,7 @@ def of_probe(judge: probe.Probe, name: str, *, seed: int = 0) -> JudgeFn:
         judge.scores(images.images), _asked(images), judge.thresholds, seed=seed
       )
       return adherence_table.to_measurements(
-        figures, labels.FINDINGS, judge=name, standin=True, of=of
+        figures, images.vocabulary, judge=name, standin=True, of=of
       )
 
     return attempt("adherence", "auroc", len(images), judged, judge=name, of=of)

@@ -20,7 +20,6 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base as encoder_lib
@@ -160,12 +159,11 @@ def make_scorer(
   encoder: encoder_lib.Encoder, prompts: Mapping[str, tuple[str, str]]
 ) -> Scorer:
   """Encodes the prompts of every finding."""
-  pairs = [prompts[name] for name in labels_lib.FINDINGS]
-  texts = [text for pair in pairs for text in pair]
+  texts = [text for pair in prompts.values() for text in pair]
   vectors = np.asarray(encoder.encode_text([TEXT], texts)[TEXT], np.float32)
   return Scorer(
     encoder=encoder,
-    names=labels_lib.FINDINGS,
+    names=tuple(prompts),
     positive=vectors[::2],
     negative=vectors[1::2],
   )

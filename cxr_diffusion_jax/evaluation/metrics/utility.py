@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import (
@@ -106,6 +105,7 @@ def measure(
   test = utility_figures.Test(
     findings=sources[2].findings,
     patients=sources[2].patients,
+    vocabulary=real_test.vocabulary,
     counted=_counted(sets, sources, settings.min_positives),
     judge=utility_arms.judge(settings),
     num_replicates=settings.num_replicates,
@@ -191,12 +191,12 @@ def _curve(
 def _counted(
   sets: Sequence[ImageSet], sources: Sequence[Source], least: int
 ) -> np.ndarray:
-  """[14] bool, findings with enough test images.
+  """[k] bool, findings with enough test images.
 
   Raises:
     errors.InputError: none, or none that enough images of each other set have.
   """
-  counted = np.ones(len(labels_lib.FINDINGS), bool)
+  counted = np.ones(sources[0].findings.shape[1], bool)
   for images, source in zip(sets[::-1], sources[::-1], strict=True):
     number = source.findings.sum(axis=0, dtype=np.int64)
     # Only the test set decides: the macro means are the same whatever is trained on.

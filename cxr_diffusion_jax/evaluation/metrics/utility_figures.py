@@ -12,7 +12,6 @@ import dataclasses
 
 import numpy as np
 
-from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.statistics import cluster_bootstrap
@@ -33,13 +32,15 @@ class Test:
   Attributes:
     findings: [t 14] 0 or 1.
     patients: [t] names; images of one are drawn together.
-    counted: [14] bool, findings in the macro means.
+    vocabulary: names of the k findings.
+    counted: [k] bool, findings in the macro means.
     judge: see `Measurement`.
     num_replicates: of the bootstrap.
   """
 
   findings: np.ndarray
   patients: np.ndarray
+  vocabulary: tuple[str, ...]
   counted: np.ndarray
   judge: str
   num_replicates: int
@@ -113,7 +114,7 @@ def measurement(
   """
   group, reason = "all", ""
   if column < len(test.counted):
-    group = f"finding: {labels_lib.FINDINGS[column]}"
+    group = f"finding: {test.vocabulary[column]}"
     count = int(test.findings[:, column].sum())
     if count in (0, len(test.findings)):
       reason = f"{count} of {len(test.findings)} test images have it"

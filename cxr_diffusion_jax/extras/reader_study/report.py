@@ -5,8 +5,8 @@ ReaderScores -> Turing test by reader, by path; agreement; findings -> text
 
 from collections.abc import Iterator, Sequence
 
-from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.evaluation.measurement import number
+from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
 from cxr_diffusion_jax.extras.reader_study.scores import (
   GENERATED,
   POOLED,
@@ -96,7 +96,7 @@ def _findings(scores: ReaderScores) -> Iterator[str]:
     ["finding", *(f"{path}: kappa, F1" for path in paths)],
   )
   undefined = []
-  for finding in (*labels_lib.FINDINGS, "macro"):
+  for finding in (*reader_tables.VOCABULARY, "macro"):
     name = finding.replace("_", " ")
     kappas, f1s = (
       [scores.find(metric, path=path, finding=finding) for path in paths]

@@ -18,7 +18,6 @@ import scipy.stats
 from sklearn import metrics
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.extras.reader_study import agreement
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
 from cxr_diffusion_jax.extras.reader_study.tables import Answers, StudyKey
@@ -247,7 +246,7 @@ def _by_finding(
 ) -> Iterator[Score]:
   where = {"num": len(requested), "reader": reader, "path": path}
   values = []
-  for column, finding in enumerate(labels_lib.FINDINGS):
+  for column, finding in enumerate(reader_tables.VOCABULARY):
     wanted = requested[:, column]
     if 0 < wanted.sum() < len(wanted):
       value, reason = score_fn(wanted, seen[:, column]), ""

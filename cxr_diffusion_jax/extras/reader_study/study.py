@@ -177,7 +177,7 @@ def _digest(data: str | bytes) -> str:
 def _findings(images: ImageSet, row: int) -> str:
   if "findings" not in images.labels:
     return ""
-  names = labels_lib.names_of(images.labels["findings"][row])
+  names = labels_lib.names_of(images.labels["findings"][row], images.vocabulary)
   return "|".join(names) or labels_lib.NO_FINDING
 
 
@@ -219,7 +219,7 @@ def _write_sheet(
   data = {
     "id": study,
     "columns": reader_tables.ANSWER_COLUMNS,
-    "findings": labels_lib.FINDINGS,
+    "findings": reader_tables.VOCABULARY,
     "none": labels_lib.NO_FINDING,
     "images": shown,
   }

@@ -14,9 +14,13 @@ import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.data.sources.nih import metadata
 
 REAL, SYNTHETIC = VERDICTS = "real", "synthetic"
 REALISM = ("1", "2", "3", "4", "5")
+
+# Sheets and answers name NIH's findings.
+VOCABULARY = metadata.FINDINGS
 
 KEY_COLUMNS = ("image", "set", "id", "findings", "repeat_of")
 ANSWER_COLUMNS = ("reader", "image", "verdict", "realism", "findings")
@@ -63,11 +67,11 @@ def read_key(path: str | os.PathLike) -> StudyKey:
       f"{path} has {sum(real)} real of {len(real)} images, {len(set(images))} names",
       "real and generated images, each name once: the key.csv as it was written",
     )
-  findings = np.zeros((len(rows), len(labels_lib.FINDINGS)), np.uint8)
+  findings = np.zeros((len(rows), len(VOCABULARY)), np.uint8)
   repeat_of = np.full(len(rows), -1)
   for i, row in enumerate(rows):
     if row["findings"]:
-      findings[i] = labels_lib.parse(row["findings"])
+      findings[i] = labels_lib.parse(row["findings"], VOCABULARY)
     if row["repeat_of"]:
       if row["repeat_of"] not in images[:i]:
         raise errors.InputError(
@@ -159,7 +163,7 @@ def read_answers(path: str | os.PathLike, key: StudyKey) -> Answers:
     path,
     rows,
     "findings",
-    labels_lib.parse,
+    lambda text: labels_lib.parse(text, VOCABULARY),
     expected=f"findings separated by |, or {labels_lib.NO_FINDING}",
     optional=True,
   )

@@ -45,7 +45,9 @@ def test_prompts_say_what_the_labels_say(prepared, open_records):
     for text, findings, age in zip(
       made, fields["findings"], fields["age"], strict=True
     ):
-      assert prompts.findings_of(text) == tuple(labels.names_of(findings)), text
+      assert prompts.findings_of(text) == tuple(
+        labels.names_of(findings, metadata.FINDINGS)
+      ), text
       assert f"{age:.0f} year old" in text
 
 
@@ -65,10 +67,10 @@ def test_boxes_tell_the_place_and_without_them_none_is_told(settings, open_recor
   told = all_texts(settings, open_records(settings))
   sides = set()
   for name, text in told.items():
-    of_image = marked.get(name, np.full((len(labels.FINDINGS), 4), np.nan))
+    of_image = marked.get(name, np.full((len(metadata.FINDINGS), 4), np.nan))
     wanted = {}
     for finding in prompts.findings_of(text):
-      box = of_image[labels.finding_index(finding)]
+      box = of_image[labels.finding_index(finding, metadata.FINDINGS)]
       has_side = prompts.phrasings()["findings"][finding]["region"] is not None
       if has_side and any(prompts.place_of(box)):
         wanted[finding] = prompts.place_of(box)

@@ -7,13 +7,13 @@ from PIL import Image
 import pytest
 import scipy.stats
 
-from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.sources import phantom
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation import image_set
 from cxr_diffusion_jax.evaluation.judges import anatomy
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
 
-CARDIOMEGALY = labels.FINDINGS.index("Cardiomegaly")
+CARDIOMEGALY = metadata.FINDINGS.index("Cardiomegaly")
 
 
 class Reader:
@@ -36,6 +36,7 @@ def _set(ratios, name="real"):
     images=images,
     ids=np.array([f"{i}" for i in range(len(ratios))]),
     labels={"findings": findings, "patient": np.arange(len(ratios)) // 2},
+    vocabulary=metadata.FINDINGS,
   )
 
 

@@ -7,9 +7,8 @@ import pytest
 from sklearn import linear_model, preprocessing
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.columns import column as columns_lib
-from cxr_diffusion_jax.data.sources.nih import google_labels
+from cxr_diffusion_jax.data.sources.nih import google_labels, metadata
 from cxr_diffusion_jax.evaluation.judges import embedding_classifier, embedding_fit
 
 SIZES = {"train": 160, "validation": 40, "test": 120, "expert": 60}
@@ -36,7 +35,7 @@ def records():
   of_split = {}
   for split, count in SIZES.items():
     findings = (generator.random((count, 14)) < 0.25).astype(np.uint8)
-    findings[:, labels.FINDINGS.index(NEVER)] = 0
+    findings[:, metadata.FINDINGS.index(NEVER)] = 0
     ids = np.array([f"{split}_{i:03d}" for i in range(count)])
     of_split[split] = {"id": ids, "findings": findings}
   return Records(of_split=of_split)
@@ -51,7 +50,7 @@ def column(records, tmp_path_factory):
   for split, fields in records.of_split.items():
     values[split] = 0.1 * generator.standard_normal((SIZES[split], 4, 20))
     for axis, name in enumerate(SEEN):
-      present = fields["findings"][:, labels.FINDINGS.index(name)]
+      present = fields["findings"][:, metadata.FINDINGS.index(name)]
       values[split][:, axis % 4, axis] += 2 * present
   return columns_lib.write_column(
     tmp_path_factory.mktemp("records"),
@@ -135,7 +134,7 @@ def test_unions_are_of_any_of_their_findings():
 @pytest.mark.parametrize("pooling", ["mean", "flat"])
 def test_streamed_is_as_at_once(records, column, pooling):
   source, rows = column.source("train"), np.arange(160)
-  target = records.fields("train")["findings"][:, labels.FINDINGS.index("Edema")]
+  target = records.fields("train")["findings"][:, metadata.FINDINGS.index("Edema")]
   settings = embedding_fit.ClassifierSettings(pooling=pooling)
   made = embedding_fit.train(column, rows, target[:, None], settings)
   values = np.stack([source[row] for row in rows])

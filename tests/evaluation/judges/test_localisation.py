@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation import image_set, measurement
 from cxr_diffusion_jax.evaluation.judges import (
   attribution,
@@ -19,8 +19,8 @@ from cxr_diffusion_jax.evaluation.judges import (
 SETTINGS = probe_fit.ProbeSettings(
   widths=(2, 4), norm_groups=1, batch_size=8, stem_stride=1
 )
-MASS = labels.FINDINGS.index("Mass")
-EFFUSION = labels.FINDINGS.index("Effusion")
+MASS = metadata.FINDINGS.index("Mass")
+EFFUSION = metadata.FINDINGS.index("Effusion")
 
 
 def _bright(params, images, columns):
@@ -57,7 +57,9 @@ def _squares(count):
     findings[i, column] = 1
   told = {"findings": findings, "patient": np.arange(count) // 2}
   ids = np.array([f"{i}" for i in range(count)])
-  return image_set.ImageSet(name="real", images=images, ids=ids, labels=told), boxes
+  return image_set.ImageSet(
+    name="real", images=images, ids=ids, labels=told, vocabulary=metadata.FINDINGS
+  ), boxes
 
 
 def _table(measured):

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import labels, prompts
+from cxr_diffusion_jax.data import prompts
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges import zero_shot
 from cxr_diffusion_jax.evaluation.judges.margins import PROMPTS
 
-EFFUSION, EDEMA = labels.FINDINGS.index("Effusion"), labels.FINDINGS.index("Edema")
+EFFUSION, EDEMA = metadata.FINDINGS.index("Effusion"), metadata.FINDINGS.index("Edema")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,13 @@ def _images(seed, count=150, known=(EFFUSION, EDEMA)):
   for k in known:
     images[:, 0, k, 0] = 180 * asked[:, k] + generator.integers(0, 70, count)
   ids = np.array([f"{i:04d}" for i in range(count)])
-  return ImageSet(name="made", images=images, ids=ids, labels={"findings": asked})
+  return ImageSet(
+    name="made",
+    images=images,
+    ids=ids,
+    labels={"findings": asked},
+    vocabulary=metadata.FINDINGS,
+  )
 
 
 @pytest.fixture
@@ -89,7 +96,7 @@ def test_the_margin_is_the_difference_of_the_best_cosines():
 
 
 def test_every_finding_has_two_sentences_and_the_first_names_it_alone():
-  assert tuple(PROMPTS) == labels.FINDINGS
+  assert tuple(PROMPTS) == metadata.FINDINGS
   for name, (with_it, without_it) in PROMPTS.items():
     assert prompts.findings_of(with_it) == (name,)
     assert without_it != with_it
@@ -98,7 +105,7 @@ def test_every_finding_has_two_sentences_and_the_first_names_it_alone():
 def test_what_is_shown_is_seen(scorer):
   table = zero_shot.measure(scorer, _images(0), num_replicates=50)
   for k in (EFFUSION, EDEMA):
-    group = f"finding: {labels.FINDINGS[k]}"
+    group = f"finding: {metadata.FINDINGS[k]}"
     assert _find(table, "auroc", group).value == 1
     assert _find(table, "margin_with", group).low > 0.2
     assert _find(table, "margin_without", group).high < -0.2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges import probe_fit
 from cxr_diffusion_jax.evaluation.metrics import utility, utility_figures
@@ -50,6 +51,7 @@ def _set(name, seed, count):
     images=images,
     ids=np.array([f"{name}-{i}" for i in range(count)]),
     labels={"findings": findings, "patient": 1000 * seed + np.arange(count) // 2},
+    vocabulary=metadata.FINDINGS,
   )
 
 
@@ -145,7 +147,7 @@ def test_intervals_hold_the_value_and_say_of_how_many(made):
 
 def test_what_a_single_class_makes_undefined_has_a_reason(made):
   for k, reason in ((6, "80 of 80 test images"), (7, "0 of 80 test images")):
-    group = f"finding: {utility.labels_lib.FINDINGS[k]}"
+    group = f"finding: {metadata.FINDINGS[k]}"
     for metric in ("tstr_auroc", "tstr_average_precision", "tstr_auroc_difference"):
       found = _figure(made.copies, metric, group=group)
       assert found.value is None
@@ -273,6 +275,7 @@ def _test_set(count, patients=None, num_replicates=400):
   findings = np.zeros((count, 14), np.uint8)
   findings[::3, 0], findings[::2, 1] = 1, 1
   return utility_figures.Test(
+    vocabulary=metadata.FINDINGS,
     findings=findings,
     patients=np.arange(count) if patients is None else patients,
     counted=np.arange(14) < 2,

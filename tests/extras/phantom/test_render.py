@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.extras.phantom import anatomy as phantom_anatomy
 from cxr_diffusion_jax.extras.phantom import render as phantom
 
@@ -180,7 +180,7 @@ def test_nodules_are_under_and_masses_over_three_centimetres():
 def test_every_finding_is_named_and_boxed(name):
   made = _make(11, name, view="AP")
   assert made.findings == (name,)
-  assert name in labels.FINDINGS
+  assert name in metadata.FINDINGS
   assert {box.finding for box in made.boxes} == {name}
   for box in made.boxes:
     assert 0 <= box.x < box.x + box.w <= 1

@@ -47,7 +47,9 @@ def test_readers_of_real_trees_read_it(tree):
   assert set(entries.view) == {0, 1}
   for row, stem in enumerate(entries.id[:6]):
     facts = phantom_source.read_facts(found.originals[stem])
-    assert labels.names_of(entries.findings[row]) == tuple(facts["findings"])
+    assert labels.names_of(entries.findings[row], metadata.FINDINGS) == tuple(
+      facts["findings"]
+    )
   with Image.open(found.originals[entries.id[0]]) as image:
     assert (image.mode, image.size) == ("L", (32, 32))
 

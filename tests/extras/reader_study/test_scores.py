@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.extras.reader_study import report as reader_report
 from cxr_diffusion_jax.extras.reader_study import scores as reader_scores
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
@@ -186,7 +186,7 @@ def test_the_command_prints_tables_and_writes_the_figures(key, answer, run_main)
   assert stored["schema"] == reader_scores.SCHEMA
   values = {(x["metric"], x["reader"], x["path"]): x["value"] for x in stored["scores"]}
   assert values["accuracy", "ann", "all"] == 1
-  assert len(labels_lib.FINDINGS) < len(stored["scores"])
+  assert len(metadata.FINDINGS) < len(stored["scores"])
 
 
 def test_the_command_refuses_in_one_line(key, answer, run_main, tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.extras.reader_study import study as reader_study
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
@@ -16,13 +16,14 @@ from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
 
 def images_of(name: str, num: int, size: int = 8, first: int = 0) -> ImageSet:
   rng = np.random.default_rng([len(name), num])
-  findings = np.zeros((num, len(labels_lib.FINDINGS)), np.uint8)
+  findings = np.zeros((num, len(metadata.FINDINGS)), np.uint8)
   findings[np.arange(num), np.arange(num) % 14] = np.arange(num) % 3 > 0
   return ImageSet(
     name=name,
     images=rng.integers(0, 255, (num, size, size, 1), np.uint8),
     ids=np.array([f"id{first + i:04d}" for i in range(num)]),
     labels={"findings": findings},
+    vocabulary=metadata.FINDINGS,
   )
 
 

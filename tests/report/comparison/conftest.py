@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.extras.phantom import render
@@ -76,7 +76,7 @@ def measured(share: float, seed: int, of: str = "generated") -> list[Measurement
     for metric, (*_, judges) in FIGURES.items()
     for judge in judges
   ]
-  for finding in labels.FINDINGS:
+  for finding in metadata.FINDINGS:
     group = f"finding: {finding}"
     if finding == "Hernia":
       made.append(undefined("auroc", group, "no image was asked to show it", of))

@@ -15,8 +15,8 @@ from pathlib import PurePath
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.sources import base
+from cxr_diffusion_jax.data.sources.nih import metadata
 
 FOUR_FINDINGS = base.EXPERT_FINDINGS
 
@@ -42,7 +42,7 @@ class GoogleLabels:
 
   Attributes:
     four_findings: id -> [4] float32, columns as in `FOUR_FINDINGS`; nan unknown.
-    all_findings: id -> [15] float32, `labels.FINDINGS` and then `Abnormal`.
+    all_findings: id -> [15] float32, `metadata.FINDINGS` and then `Abnormal`.
     votes: of single readers.
     test_ids: images of any expert test set; never to be trained on by default.
   """
@@ -76,7 +76,7 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
       where = f"{path} line {number}"
       image_id = PurePath(row["image"]).stem
       is_four = "airspace opacity" in row
-      names = FOUR_FINDINGS if is_four else (*labels.FINDINGS, "Abnormal")
+      names = FOUR_FINDINGS if is_four else (*metadata.FINDINGS, "Abnormal")
       if "reader id" in row:
         values = dict(zip(names, _values(where, row, names).tolist(), strict=True))
         votes.append(Vote(id=image_id, reader=row["reader id"], values=values))

@@ -20,7 +20,23 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.sources import base
 
-FINDINGS = labels.FINDINGS
+# Wang et al., "ChestX-ray8", CVPR 2017, in alphabetical order.
+FINDINGS = (
+  "Atelectasis",
+  "Cardiomegaly",
+  "Consolidation",
+  "Edema",
+  "Effusion",
+  "Emphysema",
+  "Fibrosis",
+  "Hernia",
+  "Infiltration",
+  "Mass",
+  "Nodule",
+  "Pleural_Thickening",
+  "Pneumonia",
+  "Pneumothorax",
+)
 
 # Boxes are in pixels of the 1024x1024 images that NIH publishes.
 NIH_SIZE = 1024
@@ -91,7 +107,7 @@ def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not row:
       continue
     try:
-      finding = labels.finding_index(row[1])
+      finding = labels.finding_index(row[1], FINDINGS)
       x, y, width, height = (float(cell) / NIH_SIZE for cell in row[2:6])
     except (ValueError, IndexError, errors.InputError) as error:
       raise errors.InputError(
@@ -220,7 +236,7 @@ def _patients(table: _Table, ids: np.ndarray) -> np.ndarray:
 
 
 def _findings(text: str) -> np.ndarray:
-  return labels.multi_hot([text])
+  return labels.multi_hot([text], FINDINGS)
 
 
 def _sex(text: str) -> int:

@@ -5,7 +5,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels
-from cxr_diffusion_jax.data.sources.nih import google_labels, layout
+from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata
 
 ENTRY = "Edema,1,7,60,M,PA,2500,2048,0.168,0.168"
 FOUR = (
@@ -14,7 +14,7 @@ FOUR = (
   "Fracture,Pneumothorax,Airspace opacity,Nodule or mass"
 )
 READERS = "Reader ID,Image ID,Fracture,Pneumothorax,Airspace opacity,Nodule/mass"
-EVERY = "Image ID,Abnormal," + ",".join(labels.FINDINGS) + ",Other"
+EVERY = "Image ID,Abnormal," + ",".join(metadata.FINDINGS) + ",Other"
 
 
 def test_four_findings_with_and_without_a_set_column(tmp_path):
@@ -57,13 +57,13 @@ def test_all_findings(tmp_path):
   folder = tmp_path / "all_findings_expert_labels"
   folder.mkdir()
   path = folder / "test_labels.csv"
-  cells = ["1" if name in ("Edema", "Mass") else "0" for name in labels.FINDINGS]
+  cells = ["1" if name in ("Edema", "Mass") else "0" for name in metadata.FINDINGS]
   path.write_text(f"{EVERY}\n00000003_002.png,1,{','.join(cells)},0\n")
   votes = folder / "test_individual_readers.csv"
   votes.write_text(f"Reader ID,{EVERY}\n9,00000004_002.png,0,{','.join(cells)},0\n")
   read = google_labels.read_google_labels([path, votes])
   values = read.all_findings["00000003_002"]
-  assert labels.names_of(values[:14]) == ("Edema", "Mass")
+  assert labels.names_of(values[:14], metadata.FINDINGS) == ("Edema", "Mass")
   assert values[14] == 1
   assert read.votes[0].values["Mass"] == 1
   assert read.test_ids == {"00000003_002", "00000004_002"}
