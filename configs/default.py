@@ -74,6 +74,7 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
 
   config.data = dict(
     root="nih-cxr",
+    source="nih",
     image_size={"tiny": 64, "small": 256, "base": 512}[size],
     records_dir="records",
     resize="crop",

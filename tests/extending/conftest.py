@@ -1,6 +1,6 @@
 """The files of docs/extending.md, put where the package looks for its modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import importlib
 import pathlib
 import re
@@ -14,29 +14,34 @@ def documented(repository: pathlib.Path) -> dict[str, str]:
   """Path below the package -> the file of that name in docs/extending.md."""
   text = (repository / "docs" / "extending.md").read_text(encoding="utf-8")
   blocks = re.findall(r"```python\n# ([\w/.]+)\n(.*?)```", text, re.DOTALL)
-  files = dict(blocks)
-  assert len(files) == len(blocks)
-  return files
+  assert len(dict(blocks)) == len(blocks)
+  return dict(blocks)
 
 
 @pytest.fixture
 def install(
   documented, tmp_path: pathlib.Path, monkeypatch
-) -> Callable[[str], pathlib.Path]:
-  """Writes a documented file to a folder that its package then searches too."""
-  names = []
+) -> Iterator[Callable[[str], pathlib.Path]]:
+  """Writes a documented file to a folder that its package then searches too.
 
-  def write(path: str) -> pathlib.Path:
-    folder, _, name = path.rpartition("/")
-    root = "" if folder == "configs" else "cxr_diffusion_jax."
-    package = importlib.import_module(f"{root}{folder.replace('/', '.')}")
+  `install("conditioning/elixr_means.py")` returns the path of the file. The package
+  finds it as if it were one of its own files.
+  """
+  added = []
+
+  def install(path: str) -> pathlib.Path:
     file = tmp_path / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(documented[path], encoding="utf-8")
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(file.parent)])
-    names.append(f"{package.__name__}.{name.removesuffix('.py')}")
+    parts = file.relative_to(tmp_path).with_suffix("").parts
+    if parts[0] != "configs":
+      package = importlib.import_module(".".join(("cxr_diffusion_jax", *parts[:-1])))
+      places = [*package.__path__, str(file.parent)]
+      monkeypatch.setattr(package, "__path__", places)
+      added.append(f"{package.__name__}.{parts[-1]}")
+    importlib.invalidate_caches()
     return file
 
-  yield write
-  for name in names:
+  yield install
+  for name in added:
     sys.modules.pop(name, None)

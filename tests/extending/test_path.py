@@ -1,17 +1,17 @@
-"""A conditioning path is two files: it trains and samples without other edits."""
+"""A conditioning path over an existing column is two files: the path and a config."""
 
-import importlib
-
-import numpy as np
+from cxr_diffusion_jax.run import run as run_lib
 
 
-def test_a_path_is_two_files(install):
-  install("conditioning/view.py")
-  install("configs/view.py")
-  config = importlib.import_module("configs.view").get_config("tiny")
-  path = importlib.import_module(
-    f"cxr_diffusion_jax.conditioning.{config.conditioning.name}"
-  ).Conditioner()
-  (stream,) = path({"view": np.array([0, 1, -1])})
-  assert stream.tokens.shape[1:] == (path.streams[0].num_tokens, path.streams[0].width)
-  assert stream.mask[:, 0].tolist() == [True, True, False]
+def test_a_path_over_an_existing_column_is_two_files(
+  install, small, tmp_path, run_main
+):
+  install("conditioning/elixr_means.py")
+  config = install("configs/elixr_means.py")
+  arguments = small.arguments(tmp_path / "run", train__num_steps=2)
+  arguments = [a for a in arguments[1:] if not a.startswith("--config.conditioning")]
+  ended = run_main("main", f"--config={config}:tiny", *arguments)
+  assert ended.code == 0, ended.err
+  run = run_lib.open_run(tmp_path / "run")
+  assert run.checkpoint_step == 2
+  assert run.recipe.conditioner.streams[0].num_tokens == 4
