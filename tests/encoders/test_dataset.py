@@ -55,7 +55,7 @@ def test_both_references_share_their_columns(settings, needs, monkeypatch):
   other = dataset.prepare(settings, needs)
   monkeypatch.setattr(clip_encoder, "load", lambda *_, **__: pytest.fail("again"))
   own = dataset.prepare(settings, dataclasses.replace(needs, reference="self"))
-  assert own.description == other.description
+  assert own.card == other.card
   source, swapped = own.source("train"), other.source("train")
   np.testing.assert_array_equal(source.reference_row, source.row)
   for index, row in enumerate(swapped.reference_row):
@@ -87,13 +87,13 @@ def test_a_dataset_says_what_it_is(settings, needs):
   made = dataset.prepare(settings, needs)
   assert made.kind == "real images, stand-in clip_text, stand-in clip_image"
   assert not made.phantom
-  told = made.description
-  assert told["num_rows"] == {"train": 15, "validation": 3, "test": 5, "expert": 1}
-  assert told["columns"]["clip_image"] == {
-    "encoder": clip_encoder.load(needs.specs[0].model).description,
-    "standin": True,
-    "fingerprint": made.columns[1].description.fingerprint,
-  }
+  card = made.card
+  assert card.num_rows == {"train": 15, "validation": 3, "test": 5, "expert": 1}
+  column, about = card.columns["clip_image"], made.columns[1].description
+  assert column.encoder == clip_encoder.load(needs.specs[0].model).description
+  assert column.standin
+  assert column.fingerprint == about.fingerprint
+  assert column.shape == about.shape
   assert made.summary().startswith(f"{made.kind}; train 15, validation 3, test 5, ")
 
 

@@ -77,6 +77,31 @@ def test_another_clip_is_refused_and_both_are_named(settings, make_clip):
   assert f"the encoder is {new}; expected {old}" in str(refused.value)
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_export_keeps_the_stand_in_with_the_run(with_standin, tmp_path, bucket, remote):
+  made = dataset.prepare(with_standin, base.needs(KIND))
+  workdir = f"{bucket}/run" if remote else tmp_path / "run"
+  encoders.export(with_standin, made.columns, workdir)
+  row = made.source("test")[0]
+  shutil.rmtree(with_standin.records_dir)
+  shutil.rmtree(with_standin.root)
+  (spec,), (column,) = made.needs.specs, made.columns
+  folders = [
+    with_standin.standin_clip,
+    f"{workdir}/{encoders.STANDIN_CLIP}",
+  ]
+  opened = encoders.open_encoder(spec, column.description, folders)
+  values = opened.encode_images([KIND], [row["image"][..., 0]])
+  np.testing.assert_allclose(values[KIND][0], row[KIND], rtol=2e-3, atol=2e-3)
+
+
+def test_export_copies_nothing_without_a_stand_in(settings, tmp_path, make_clip):
+  clip = str(make_clip("clip", ["effusion"]))
+  made = dataset.prepare(settings, base.needs("clip_image", model=clip))
+  encoders.export(settings, made.columns, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_stand_in_that_is_gone_or_another_is_refused(with_standin, make_clip):
   made = dataset.prepare(with_standin, base.needs(KIND))
   old = made.columns[0].description.encoder

@@ -105,7 +105,7 @@ def test_stand_ins_are_made_and_joined_where_asked(with_standin, monkeypatch):
   before = times(pathlib.Path(with_standin.records_dir))
   monkeypatch.setattr(clip_model, "load", lambda name: pytest.fail("loaded again"))
   again = dataset.prepare(with_standin, needs)
-  assert again.description == made.description
+  assert again.card == made.card
   assert times(pathlib.Path(with_standin.records_dir)) == before
 
 
@@ -163,8 +163,8 @@ def test_each_size_keeps_its_own_stand_ins(with_standin, sizes, phantom):
   assert np.abs(
     values(first.columns[0], "train") - values(second.columns[0], "train")
   ).max() > 0.01  # fmt: skip
-  assert dataset.prepare(one, NEEDS).description == first.description
-  assert dataset.prepare(two, NEEDS).description == second.description
+  assert dataset.prepare(one, NEEDS).card == first.card
+  assert dataset.prepare(two, NEEDS).card == second.card
   assert times(one.records_folder) == kept
   in_tree = elixr.find_elixr(with_standin.root, KIND)
   assert (in_tree is not None) == phantom
