@@ -169,6 +169,7 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     spacing="",
     times_shift=1.0,
     eta=config_dict.placeholder(float),
+    sampler_options="",
     dynamic_threshold=0.0,
     clip_x0=(),
   )

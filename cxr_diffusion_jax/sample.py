@@ -3,7 +3,7 @@
   python -m cxr_diffusion_jax.sample --workdir runs/elixr_c --num 16 --split test
   ... --prompt "an effusion" | --findings Effusion --age 63 --sex F --view AP
   ... --reference x.png | --image_ids 00000001_000 | --unconditional
-  ... --grid guidance=1,2,4 --grid steps=10,25 | --interpolate A B
+  ... --grid guidance=1,2,4 --grid num_steps=10,25 | --interpolate A B
   ... --init x.png --strength 0.6 | --init x.png --mask m.png | --init x.png --invert
 
 Writes OUT/images/*.png, OUT/grid.png, OUT/pairs.png (the condition's image beside the
@@ -22,7 +22,6 @@ from absl import flags
 from cxr_diffusion_jax.cli import command, flag_help, sample_flags, terminal
 
 if typing.TYPE_CHECKING:
-  from cxr_diffusion_jax.sampling import request as request_lib
   from cxr_diffusion_jax.sampling import sample as sampling
 
 with flag_help.group("Run"):
@@ -48,30 +47,10 @@ with flag_help.group("How many"):
   _PER = flags.DEFINE_integer("per_condition", 2, "Images of each condition.", 1)
   _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
   _BATCH = flags.DEFINE_integer("batch_size", 16, "Images generated at a time.", 1)
-with flag_help.group("Sampler (the run's own settings by default)"):
-  _SAMPLER = flags.DEFINE_string(
-    "sampler", None, "Such as euler, heun, ddim, dpm_solver_2m; a wrong name lists all."
-  )
-  _STEPS = flags.DEFINE_integer("steps", None, "Steps of the sampler.")
-  _SPACING = flags.DEFINE_string(
-    "spacing", None, "Spacing of its times; a wrong name lists all."
-  )
-  _ETA = flags.DEFINE_float("eta", None, "Fraction of fresh noise in a step, 0 to 1.")
-  _GUIDANCE = flags.DEFINE_list(
-    "guidance",
-    None,
-    "Strength of the condition: 1 is plain, more follows it more closely. One number,"
-    " or one a stream (3,1.5).",
-  )
-  _INTERVAL = flags.DEFINE_list(
-    "guidance_interval", None, "Noise levels sigma/alpha between which to guide."
-  )
-  _RESCALE = flags.DEFINE_float(
-    "guidance_rescale", None, "How far to restore the contrast, 0 to 1."
-  )
   _AUTO = flags.DEFINE_integer(
     "autoguidance", None, "Step of an earlier checkpoint to guide away from."
   )
+_SETTINGS = sample_flags.settings()
 with flag_help.group("Sweeps"):
   _GRID = flags.DEFINE_multi_string(
     "grid", [], "NAME=VALUE,VALUE,...: a picture of these settings; once or twice."
@@ -107,11 +86,13 @@ def main(arguments: list[str]) -> None:
   )
   topic = request_lib.topic(request, grid=axes, interpolate=ends, edit=edit)
   out = _OUT.value or sample_files.new_name(workdir, topic)
+  changes = sample_flags.changes(_SETTINGS)
+  if request.plain and _AUTO.value is None:
+    # Both branches would be the same, at twice the cost.
+    changes.setdefault("guidance", 1.0)
   common = {
     "seed": _SEED.value,
-    "changes": {
-      key: value for key, value in _changes(request).items() if value is not None
-    },
+    "changes": changes,
     "weak_step": _AUTO.value,
     "batch_size": _BATCH.value,
     "progress": command.progress,
@@ -146,22 +127,6 @@ def _summary(samples: "sampling.Samples", out: str | pathlib.Path) -> str:
   cost = samples.settings["evaluations_per_image"]
   count = len(samples.images)
   return f"{count} images of {samples.title}, {cost} evaluations each: {out}"
-
-
-def _changes(request: "request_lib.Request") -> dict[str, object]:
-  guidance = command.numbers("guidance", _GUIDANCE.value)
-  if guidance is None and request.plain and _AUTO.value is None:
-    # Both branches would be the same, at twice the cost.
-    guidance = 1.0
-  return {
-    "num_steps": _STEPS.value,
-    "guidance": guidance,
-    "guidance_interval": command.numbers("guidance_interval", _INTERVAL.value),
-    "guidance_rescale": _RESCALE.value,
-    "sampler": _SAMPLER.value,
-    "spacing": _SPACING.value,
-    "eta": _ETA.value,
-  }
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
     "num_images": 2,
     "num_steps": 3,
     "sampler": "ddim",
+    "sampler_options": "",
     "spacing": "",
     "times_shift": 1.0,
   }
@@ -204,8 +205,8 @@ def test_settings_can_be_laid_out_in_a_grid(trained, run_main, tmp_path):
     (["--split=tset"], "split 'tset'"),
     (["--checkpoint=11"], "step 11; expected one of the checkpoints 10, 20"),
     (["--autoguidance=11"], "step 11; expected one of the checkpoints 10, 20"),
-    (["--sampler=eular"], "unknown sampler 'eular'"),
-    (["--steps=0"], "num_steps=0; expected 1 or more"),
+    (["--sampler=eular"], "sampler 'eular'; expected one of ddim"),
+    (["--num_steps=0"], "num_steps=0; expected 1 or more"),
     (["--guidance=much"], "--guidance=much; expected numbers"),
     (["--guidance=1,2"], "2 scales; expected one number"),
     (["--guidance_interval=1"], "two noise levels"),

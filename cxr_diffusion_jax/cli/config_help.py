@@ -4,8 +4,6 @@ config --> the class that each section builds --> its docstring --> meaning of a
 """
 
 from collections.abc import Callable, Iterator, Mapping
-import inspect
-import re
 from typing import Any
 
 import ml_collections
@@ -52,15 +50,6 @@ def undescribed(config: ml_collections.ConfigDict) -> list[str]:
   return [f"{prefix}.{key}" for prefix, key, _, text in _keys(config) if not text]
 
 
-def meanings(constructor: Callable[..., object]) -> dict[str, str]:
-  """Returns what a docstring says about each argument or attribute."""
-  doc = inspect.getdoc(constructor) or ""
-  block = re.search(r"^(?:Args|Attributes):\n((?:(?:  .*)?\n)*(?:  .*)?)", doc, re.M)
-  listed = block[1] if block else ""
-  entries = re.findall(r"^  (\w+): ((?:.|\n(?!  \w))*)", listed, re.M)
-  return {name: " ".join(text.split()) for name, text in entries}
-
-
 def _keys(
   config: ml_collections.ConfigDict, prefix: str = ""
 ) -> Iterator[tuple[str, str, object, str]]:
@@ -98,5 +87,5 @@ def _meanings(prefix: str, section: Mapping[str, Any]) -> dict[str, str]:
     "loss": autoencoder_settings.LossSettings,
   }
   if prefix in named and "name" in section:
-    return meanings(named[prefix](section["name"]))
-  return meanings(fixed[prefix]) if prefix in fixed else {}
+    return flag_help.meanings(named[prefix](section["name"]))
+  return flag_help.meanings(fixed[prefix]) if prefix in fixed else {}

@@ -11,7 +11,7 @@ import typing
 from absl import flags
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.cli import command, flag_help
+from cxr_diffusion_jax.cli import command, flag_help, sample_flags
 from cxr_diffusion_jax.evaluation import measurement
 
 if typing.TYPE_CHECKING:
@@ -44,22 +44,18 @@ def define() -> Holders:
   """Defines the flags."""
   texts, number = flags.DEFINE_list, flags.DEFINE_integer
   quick = [name for name in measurement.SUBJECTS if name not in SLOW]
-  with flag_help.group("Images (generated with the run's own settings by default)"):
+  with flag_help.group("Images"):
     holders: Holders = {
       "split": flags.DEFINE_string("split", "test", "Split to take conditions from."),
       "num": number("num", None, "Number of conditions; half the split by default.", 1),
       "seeds": texts("seeds", ["0"], "Seeds of the noise."),
-      "sampler": flags.DEFINE_string(
-        "sampler", None, "Such as euler, heun, dpm_solver_2m; a wrong name lists all."
-      ),
-      "steps": number("steps", None, "Steps of the sampler.", 1),
-      "guidance": texts("guidance", None, "Strength of the condition; 1 is plain."),
       "batch_size": number("batch_size", 32, "Images generated at a time.", 1),
       "checkpoint": number("checkpoint", None, "Step; the newest by default."),
       "ema_length": flags.DEFINE_float(
         "ema_length", None, "Length of the parameters' average, made of snapshots."
       ),
     }
+  holders |= sample_flags.settings()
   with flag_help.group("Metrics"):
     holders |= {
       "metrics": texts(
@@ -126,11 +122,6 @@ def options(holders: Holders) -> "path_assessment.Options":
     raise errors.InputError(
       f"--features {','.join(unknown) or 'of no name'}", f"some of {', '.join(known)}"
     )
-  changes = {
-    "sampler": given["sampler"],
-    "num_steps": given["steps"],
-    "guidance": command.numbers("guidance", given["guidance"]),
-  }
   return path_assessment.Options(
     split=given["split"],
     num=given["num"],
@@ -138,7 +129,7 @@ def options(holders: Holders) -> "path_assessment.Options":
     features=tuple(given["features"]),
     weights=_pairs("weights", given["weights"]),
     subjects=subjects(given["metrics"]),
-    changes={key: value for key, value in changes.items() if value is not None},
+    changes=sample_flags.changes(holders),
     batch_size=given["batch_size"],
     sweep=command.numbers("sweep", given["sweep"]),
     sweep_num=given["sweep_num"],

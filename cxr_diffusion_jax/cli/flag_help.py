@@ -3,8 +3,10 @@
 flags, groups --text--> --help;  config, docstrings --> --config FILE --help
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
+import inspect
+import re
 import shutil
 import textwrap
 
@@ -69,6 +71,15 @@ def entry(name: str, meaning: str, *, column: int = 28) -> str:
   head = f"  {name}"
   first = head.ljust(column) if len(head) < column else f"{head}\n{' ' * column}"
   return first + f"\n{' ' * column}".join(lines)
+
+
+def meanings(constructor: Callable[..., object]) -> dict[str, str]:
+  """Returns what a docstring says about each argument or attribute."""
+  doc = inspect.getdoc(constructor) or ""
+  block = re.search(r"^(?:Args|Attributes):\n((?:(?:  .*)?\n)*(?:  .*)?)", doc, re.M)
+  listed = block[1] if block else ""
+  entries = re.findall(r"^  (\w+): ((?:.|\n(?!  \w))*)", listed, re.M)
+  return {name: " ".join(text.split()) for name, text in entries}
 
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")

@@ -1,4 +1,4 @@
-"""Flags of `sample` in groups: conditions, and images to start from.
+"""Flags of `sample` in groups: conditions, settings, and images to start from.
 
 flags --conditions, image_to_image--> holders --request, asked--> typed requests
 
@@ -10,7 +10,8 @@ import typing
 from absl import flags
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.cli import flag_help
+from cxr_diffusion_jax.cli import command, flag_help
+from cxr_diffusion_jax.run import sample_section
 
 if typing.TYPE_CHECKING:
   from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
@@ -88,6 +89,39 @@ def image_to_image() -> Holders:
         "invert_repeats", 1, "Evaluations for each step of --invert."
       ),
     }
+
+
+def settings() -> Holders:
+  """Defines a flag for each sample setting: one table for all commands."""
+  define = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+  }
+  texts = flag_help.meanings(sample_section.SampleSettings)
+  with flag_help.group("Sampler (the run's own settings by default)"):
+    holders = {
+      knob.name: (flags.DEFINE_list if knob.many else define[knob.kind])(
+        knob.name, None, texts[knob.name]
+      )
+      for knob in sample_section.knobs()
+    }
+  # The former name, which scripts use.
+  return holders | {"steps": flags.DEFINE_alias("steps", "num_steps")}
+
+
+def changes(holders: Holders) -> dict[str, object]:
+  """Reads the flags of `settings`: those that are given.
+
+  Raises:
+    errors.InputError: a text where numbers are expected.
+  """
+  given = {knob: holders[knob.name].value for knob in sample_section.knobs()}
+  return {
+    knob.name: command.numbers(knob.name, value) if knob.many else value
+    for knob, value in given.items()
+    if value is not None
+  }
 
 
 def elixr_models() -> flags.FlagHolder:

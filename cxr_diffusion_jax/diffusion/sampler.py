@@ -1,44 +1,49 @@
-"""From noise to data: a denoiser's answers followed along the path in one scan.
+"""From noise to data: follows a denoiser's predictions along the path in one scan.
 
 times 1 = t_0 > t_1 > ... > t_n = 0;  (x_t, denoiser) -> x0, noise -> Method -> x_{t+1}
 
 The last step lands on the data itself (alpha' = 1, sigma' = 0). Fresh noise comes from
-a key per sample, so an image does not depend on the batch it was made in. Methods are
-in one_step, multistep and second_order, the points that they go through in times.
+a key per sample, so an image does not depend on its batch. Methods are the classes in
+`diffusion.samplers`; `times` has the points that they go through.
 """
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, Protocol
+import importlib
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import naming
 from cxr_diffusion_jax.diffusion import prediction as predictions
-from cxr_diffusion_jax.diffusion.multistep import DPMSolver2M, UniPC
-from cxr_diffusion_jax.diffusion.one_step import DDIM, DDPM, Euler, EulerAncestral
 from cxr_diffusion_jax.diffusion.process import Process
+from cxr_diffusion_jax.diffusion.samplers.one_step import Euler
 from cxr_diffusion_jax.diffusion.schedule import Schedule
-from cxr_diffusion_jax.diffusion.second_order import Heun
 from cxr_diffusion_jax.diffusion.times import Grid, Times
 from cxr_diffusion_jax.types import Array, Context, DenoiseFn
+
+_SAMPLERS = "cxr_diffusion_jax.diffusion.samplers"
 
 # (x [b ...], t [] just reached, keys [b] or None) -> x [b ...]
 ConstrainFn = Callable[[Array, Array, Array | None], Array]
 
 
 class Method(Protocol):
-  """The equation of a sampler.
+  """The equation of a sampler; its fields are its options.
 
   Attributes:
+    name: in a config and on the command line.
     stages: evaluations of the denoiser a step; the last step has one.
     stochastic: whether it makes fresh noise.
   """
 
-  stages: int
-  stochastic: bool
+  name: ClassVar[str]
+  stages: ClassVar[int]
+
+  @property
+  def stochastic(self) -> bool: ...
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
     """What `update` is given at each evaluation, every entry [num_evaluations].
@@ -208,38 +213,29 @@ def fresh_noise(keys: Array, step: int | Array, shape: tuple[int, ...]) -> jax.A
   return draw_noise(_fold(keys, step), shape)
 
 
-def load(name: str) -> Callable[..., Method]:
-  """The constructor of the method of this name.
+def methods() -> dict[str, type[Method]]:
+  """Name -> class of every sampler in `diffusion.samplers`, sorted."""
+  classes = {}
+  for module_name in naming.modules(_SAMPLERS):
+    module = importlib.import_module(f"{_SAMPLERS}.{module_name}")
+    classes |= {
+      value.name: value
+      for value in vars(module).values()
+      if isinstance(value, type)
+      and value.__module__ == module.__name__
+      and "name" in vars(value)
+    }
+  return dict(sorted(classes.items()))
+
+
+def load(name: str) -> type[Method]:
+  """The class of the method of this name.
 
   Raises:
     InputError: no sampler has this name.
   """
-  if name not in names():
-    raise errors.InputError(f"unknown sampler {name!r}", f"one of {list(names())}")
-  return {
-    "ddim": DDIM,
-    "ddpm": DDPM,
-    "dpm_solver_2m": DPMSolver2M,
-    "dpm_solver_2m_sde": lambda eta=1.0, **settings: DPMSolver2M(eta=eta, **settings),
-    "euler": Euler,
-    "euler_ancestral": EulerAncestral,
-    "heun": Heun,
-    "unipc": UniPC,
-  }[name]
-
-
-def names() -> tuple[str, ...]:
-  """The names of all samplers, sorted."""
-  return (
-    "ddim",
-    "ddpm",
-    "dpm_solver_2m",
-    "dpm_solver_2m_sde",
-    "euler",
-    "euler_ancestral",
-    "heun",
-    "unipc",
-  )
+  classes = methods()
+  return classes[naming.check("sampler", name, classes)]
 
 
 def _fold(keys: Array, number: int | Array) -> jax.Array:

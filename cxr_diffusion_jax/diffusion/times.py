@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.diffusion.process import Process
 from cxr_diffusion_jax.diffusion.schedule import Schedule
+
+SPACINGS = ("karras", "leading", "linspace", "logsnr", "time", "trailing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Grid:
   """The points of a path that a sampler goes through, float32, all [num_steps + 1].
 
   Attributes:
-    t: what the denoiser is told.
+    t: the time that the denoiser is given.
     alpha: the factor of the data there; 1 at the end, where that is the data.
     sigma: the factor of the noise there; 0 at the end, where that is the data.
   """
@@ -56,7 +58,7 @@ class Times:
   """The times at which a sampler looks.
 
   Attributes:
-    spacing: one of `spacings()`, see above. 'linspace' begins and ends where the levels
+    spacing: one of `SPACINGS`, see above. 'linspace' begins and ends where the levels
       do, 'trailing' begins there and 'leading' ends there.
     shift: warps times to t shift / (1 + (shift - 1) t); above 1 spends more of them on
       high noise, 2403.03206. Not for logsnr and karras. On a continuous path,
@@ -65,10 +67,10 @@ class Times:
       first time, `times(process, num_steps)[0]`, in place of noise: image to image.
       Times are spaced as if levels above it did not exist.
     offset: added to the levels of 'leading': 1 as published for Stable Diffusion.
-    skip_last: 'leading' and 'linspace' are made for one step more, and its last level
-      left out, so that the step to the data is as long as others: what multistep
-      solvers of diffusers do.
-    whole: on discrete paths the denoiser is told whole levels only, and those of
+    skip_last: 'leading' and 'linspace' take one step more and leave out its last level,
+      so that the step to the data is as long as the others: what multistep solvers of
+      diffusers do.
+    whole: on discrete paths the denoiser is given whole levels only, and those of
       'linspace' are rounded to them. Euler and Heun of diffusers do not round.
     rho: of karras, 2206.00364; > 0.
     end: 'data', or 'lowest': the path's own point at t = 0, which keeps the little
@@ -88,11 +90,8 @@ class Times:
   end: str = "data"
 
   def __post_init__(self):
-    check_spacing(self.spacing)
-    if self.end not in ("data", "lowest"):
-      raise errors.InputError(
-        f"unknown end {self.end!r} of times", "one of ['data', 'lowest']"
-      )
+    naming.check("spacing", self.spacing, SPACINGS)
+    naming.check("end of times", self.end, ("data", "lowest"))
     for name in ("shift", "rho"):
       if not getattr(self, name) > 0:
         raise errors.InputError(f"{name}={getattr(self, name)} of times", "above 0")
@@ -131,7 +130,7 @@ class Times:
       t = jnp.minimum(start, jnp.asarray(self._of_levels(schedule, num_steps)))
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     if ratio is not None:
-      # As asked for, whatever the inverse's rounding.
+      # Exact, whatever the inverse's rounding.
       sigma = sigma.at[1:].set(ratio[1:] * alpha[1:])
       levels = _num_levels(schedule)
       t = jnp.round(t * levels) / levels if levels and self.whole else t
@@ -193,17 +192,6 @@ class Times:
       # Halves to even before 1 is taken away, as all others do.
       level = np.round(level + 1) - 1 if self.spacing == "trailing" else np.round(level)
     return np.float32(self.start * self._warped(level / levels / self.start))
-
-
-def spacings() -> tuple[str, ...]:
-  """The names of all spacings, sorted."""
-  return ("karras", "leading", "linspace", "logsnr", "time", "trailing")
-
-
-def check_spacing(name: str) -> None:
-  """Raises InputError unless `name` is one of `spacings()`."""
-  if name not in spacings():
-    raise errors.InputError(f"unknown spacing {name!r}", f"one of {list(spacings())}")
 
 
 def _num_levels(schedule: Schedule) -> int:

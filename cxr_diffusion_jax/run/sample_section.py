@@ -1,51 +1,61 @@
-"""How images are drawn: sampler, steps and guidance, as a config says it, checked.
+"""How images are drawn: sampler, steps and guidance, as a config gives them, checked.
 
 config.sample --SampleSettings--> Sampler; noise level sigma / alpha --times--> t
+
+The fields of `SampleSettings` are config keys, flags of the commands and axes of a
+grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import math
+import typing
 from typing import Any
 
-from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.diffusion import guidance as guidance_lib
-from cxr_diffusion_jax.diffusion import sampler as sampler_lib
-from cxr_diffusion_jax.diffusion import schedule as schedule_lib
-from cxr_diffusion_jax.diffusion import times as times_lib
-from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax import errors, naming
+
+if typing.TYPE_CHECKING:
+  from cxr_diffusion_jax import types
+  from cxr_diffusion_jax.diffusion import sampler as sampler_lib
+  from cxr_diffusion_jax.diffusion import schedule as schedule_lib
+  from cxr_diffusion_jax.models import codec as codec_lib
+
+Option = bool | int | float | str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleSettings:
   """How images are drawn.
 
+  Noise levels sigma / alpha are EDM's sigma for data of standard deviation 1; double
+  what is published for data of 0.5.
+
   Attributes:
-    sampler: name of a sampler of `diffusion.sampler`.
-    num_steps: its steps.
-    guidance: scale of guidance by the whole condition: 1 is the plain condition, 0
-      none. Or one scale for each stream of the condition, which are then composed; a
-      list of one is that number.
-    guidance_interval: (low, high) noise levels sigma / alpha within which to guide, 0
-      <= low < high <= infinity, or () for all. Elsewhere the plain condition alone is
-      followed. It is EDM's sigma for data of standard deviation 1; what is published
-      for data of 0.5 is to be doubled.
-    guidance_rescale: in [0, 1], how far guided predictions are brought back to the
-      contrast of those that they guide.
-    num_images: images in the picture that training makes at intervals.
-    spacing: of the sampler's times, one of `diffusion.times`; "" for 'time'.
-    times_shift: warps them; above 1 spends more steps on high noise. Not with the
-      spacings 'karras' and 'logsnr', which say where each step is.
-    eta: how much of the noise is made anew at each step, for samplers that can; None
-      for the sampler's own.
-    dynamic_threshold: quantile of its absolute values that each estimate of the image
-      is clipped to and divided by where it is above 1, such as 0.995; 0 for none. For
-      the codec 'pixel' alone.
-    clip_x0: (low, high) that each estimate of the image is clipped to, or () for none.
-      For the codec 'pixel' alone.
+    sampler: ddim, ddpm, dpm_solver_2m, dpm_solver_2m_sde, euler, euler_ancestral, heun,
+      unipc, or another class in `diffusion.samplers`.
+    num_steps: steps of the sampler.
+    guidance: guidance scale: 1 is the plain condition, 0 none. Or one scale for each
+      stream of the condition (3,1.5).
+    guidance_interval: noise levels low,high (sigma / alpha) between which to guide;
+      elsewhere the plain condition is followed. () for all.
+    guidance_rescale: how far guided predictions return to the contrast of unguided
+      ones, 0 to 1.
+    num_images: images in the picture that training draws.
+    spacing: spacing of the times: karras, leading, linspace, logsnr, time or trailing;
+      "" for time.
+    times_shift: above 1 spends more steps on high noise; not with karras and logsnr.
+    eta: share of fresh noise at each step, 0 to 1, for samplers that have it; None for
+      the sampler's own.
+    sampler_options: more options of the sampler and its times, such as
+      churn=40,churn_noise=1.003 (heun), lower_order_final=false (dpm_solver_2m) or
+      rho=5 (karras).
+    dynamic_threshold: quantile of its absolute values, such as 0.995, to which each
+      estimate of the image is clipped and scaled; 0 for none. Codec pixel only.
+    clip_x0: bounds low,high of each estimate of the image; () for none. Codec pixel
+      only.
 
   Raises:
-    errors.InputError: a value out of range, or values that do not go together.
+    errors.InputError: a value out of range, or values that exclude each other.
   """
 
   sampler: str = "euler"
@@ -57,6 +67,7 @@ class SampleSettings:
   spacing: str = ""
   times_shift: float = 1.0
   eta: float | None = None
+  sampler_options: str = ""
   dynamic_threshold: float = 0.0
   clip_x0: tuple[float, float] | tuple[()] = ()
 
@@ -78,8 +89,13 @@ class SampleSettings:
         f"config.sample.dynamic_threshold={self.dynamic_threshold!r}",
         "0 for none, or a quantile below 1, such as 0.995",
       )
-    _check_eta(self.sampler, self.eta)
+    options = self.sampler_options
+    if isinstance(options, Mapping):
+      text = ",".join(f"{key}={value}" for key, value in sorted(options.items()))
+      object.__setattr__(self, "sampler_options", text)
     _check_times(self.spacing, self.times_shift)
+    _check_eta(self.sampler, self.eta)
+    make_sampler(self)
 
   @property
   def guidance_text(self) -> str:
@@ -88,29 +104,100 @@ class SampleSettings:
     return ",".join(f"{s:g}" for s in (self.guidance if composed else [self.guidance]))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Knob:
+  """A setting that a call may change: a flag, or an axis of a grid.
+
+  Attributes:
+    name: of the flag, and of the field of `SampleSettings`.
+    kind: str, int or float.
+    many: whether it takes several numbers.
+    default: of a config.
+  """
+
+  name: str
+  kind: type
+  many: bool
+  default: Option | tuple[()] | None
+
+
+def knobs() -> Iterator[Knob]:
+  """Yields every setting but those of training alone."""
+  for field in dataclasses.fields(SampleSettings):
+    kinds = [kind for kind in (str, float, int) if kind.__name__ in str(field.type)]
+    if field.name != "num_images":
+      yield Knob(
+        name=field.name,
+        kind=kinds[0],
+        many="tuple" in str(field.type),
+        default=field.default,
+      )
+
+
 def make_sampler(
   settings: SampleSettings, *, start: float = 1.0
-) -> sampler_lib.Sampler:
+) -> "sampler_lib.Sampler":
   """Builds the sampler that is set.
 
   Args:
     settings: sampler, steps and what changes them.
     start: the first time, in (0, 1]; see `diffusion.times.Times`.
+
+  Raises:
+    errors.InputError: an unknown name or option.
   """
-  given = {} if settings.eta is None else {"eta": settings.eta}
+  from cxr_diffusion_jax.diffusion import sampler as sampler_lib
+  from cxr_diffusion_jax.diffusion import times as times_lib
+
+  method = sampler_lib.load(settings.sampler)
+  own = {} if settings.eta is None else {"eta": settings.eta}
+  times = {
+    "spacing": settings.spacing or "time",
+    "shift": settings.times_shift,
+    "start": start,
+  }
+  of_method, of_times = _fields(method, ("eta",)), _fields(times_lib.Times, times)
+  options = _read_options(settings.sampler_options, of_method | of_times)
+  for name, value in options.items():
+    (own if name in of_method else times)[name] = value
   return sampler_lib.Sampler(
-    method=sampler_lib.load(settings.sampler)(**given),
+    method=method(**own),
     num_steps=settings.num_steps,
-    times=times_lib.Times(
-      spacing=settings.spacing or "time", shift=settings.times_shift, start=start
-    ),
+    times=times_lib.Times(**times),
     clip_x0=settings.clip_x0 or None,
     dynamic_threshold=settings.dynamic_threshold or None,
   )
 
 
-def check_codec(settings: SampleSettings, codec: codec_lib.Codec) -> None:
+def _fields(kind: type, but: Sequence[str] | Mapping[str, Any]) -> dict[str, Option]:
+  """Field -> default of a dataclass."""
+  fields = dataclasses.fields(kind)
+  return {field.name: field.default for field in fields if field.name not in but}
+
+
+def _read_options(text: str, known: Mapping[str, Option]) -> dict[str, Option]:
+  """Reads NAME=VALUE,... as values of the types of the known options' defaults."""
+  options: dict[str, Option] = {}
+  for part in filter(None, text.split(",")):
+    name, _, value = part.strip().partition("=")
+    kind = type(known[naming.check("config.sample.sampler_options", name, known)])
+    try:
+      read = {"true": True, "false": False}[value.lower()] if kind is bool else value
+      options[name] = kind(read)
+    except (KeyError, ValueError) as error:
+      raise errors.InputError(
+        f"config.sample.sampler_options: {part!r}",
+        f"{name}=true or false" if kind is bool else f"a value of type {kind.__name__}",
+      ) from error
+  return options
+
+
+def check_codec(settings: SampleSettings, codec: "codec_lib.Codec") -> None:
   """Raises errors.InputError where bounds of pixels are asked for in a latent."""
+  if not any(getattr(settings, name) for name in ("clip_x0", "dynamic_threshold")):
+    return
+  from cxr_diffusion_jax.models import codec as codec_lib
+
   if isinstance(codec, codec_lib.Pixel):
     return
   for name in ("clip_x0", "dynamic_threshold"):
@@ -118,13 +205,13 @@ def check_codec(settings: SampleSettings, codec: codec_lib.Codec) -> None:
       raise errors.InputError(
         f"config.sample.{name}={getattr(settings, name)!r} with the codec "
         f"{type(codec).__name__.lower()!r}",
-        "none: what is denoised has no bounds there, only pixels have",
+        "none: only pixels have bounds",
         "leave it out, or lower guidance or raise guidance_rescale for less contrast",
       )
 
 
 def check_streams(
-  settings: SampleSettings, streams: Sequence[types.StreamSpec]
+  settings: SampleSettings, streams: "Sequence[types.StreamSpec]"
 ) -> None:
   """Raises errors.InputError unless there is one scale, or one for each stream."""
   scales = settings.guidance
@@ -136,7 +223,7 @@ def check_streams(
 
 
 def interval_times(
-  settings: SampleSettings, schedule: schedule_lib.Schedule
+  settings: SampleSettings, schedule: "schedule_lib.Schedule"
 ) -> tuple[float, float] | None:
   """The times within which to guide: where sigma / alpha is in the interval.
 
@@ -168,12 +255,14 @@ def evaluations(settings: SampleSettings, num_streams: int, weak: bool) -> int:
     weak: with autoguidance, half of them are of the weaker parameters.
 
   Raises:
-    ValueError: as many scales as the condition does not have streams.
+    ValueError: scales for another number of streams.
   """
   scales = settings.guidance
   scales = scales if isinstance(scales, tuple) else (scales,)
   if len(scales) not in ((1,) if weak else (1, num_streams)):
     raise ValueError(f"{len(scales)} scales for {num_streams} streams, weak: {weak}")
+  from cxr_diffusion_jax.diffusion import guidance as guidance_lib
+
   steps = make_sampler(settings).num_evaluations
   return steps * guidance_lib.num_evaluations(scales)
 
@@ -214,18 +303,17 @@ def _bounds(given: Any) -> tuple[float, ...]:
 
 
 def _check_eta(sampler: str, eta: Any) -> None:
-  """Checks the fresh noise, and that the sampler is one that has it."""
-  method = sampler_lib.load(sampler)()
+  """Checks the share of fresh noise, and that the sampler has one."""
+  from cxr_diffusion_jax.diffusion import sampler as sampler_lib
+
+  sampler_lib.load(sampler)
   if eta is None:
     return
   if not (_is_number(eta) and 0 <= eta <= 1):
     raise errors.InputError(f"config.sample.eta={eta!r}", "0 to 1, or None")
-  if "eta" not in {field.name for field in dataclasses.fields(method)}:
-    able = [
-      name
-      for name in sampler_lib.names()
-      if "eta" in {f.name for f in dataclasses.fields(sampler_lib.load(name)())}
-    ]
+  methods = sampler_lib.methods()
+  able = [name for name in methods if "eta" in _fields(methods[name], ())]
+  if sampler not in able:
     raise errors.InputError(
       f"config.sample.eta={eta:g} with the sampler {sampler!r}, which has none",
       f"eta with one of {able}",
@@ -233,16 +321,14 @@ def _check_eta(sampler: str, eta: Any) -> None:
     )
 
 
-def _check_times(spacing: Any, shift: Any) -> None:
-  """Checks the spacing and its shift."""
-  if spacing:
-    times_lib.check_spacing(spacing)
+def _check_times(spacing: str, shift: Any) -> None:
+  """Checks the shift, alone and with the spacing."""
   if not (_is_number(shift) and 0 < shift < math.inf):
     raise errors.InputError(f"config.sample.times_shift={shift!r}", "above 0")
   if shift != 1 and spacing in ("karras", "logsnr"):
     raise errors.InputError(
       f"config.sample.times_shift={shift:g} with the spacing {spacing!r}",
-      "1 with it: this spacing says itself where the steps are",
+      "1: this spacing sets each step itself",
       "leave times_shift out, or take the spacing 'time'",
     )
 

@@ -93,11 +93,14 @@ def prepare(
   """
   settings = dataclasses.replace(run.recipe.sample, **(changes or {}))
   weights = weights or weights_digest(run)
+  values = dataclasses.asdict(settings) | {"num_images": 0}
+  if not settings.sampler_options:
+    # Former versions, whose images are still good, had none.
+    del values["sampler_options"]
   facts = {
     "data": run.card.fingerprint,
     "weights": weights,
-    # How many pictures training makes has no part in any of them.
-    "settings": dataclasses.asdict(settings) | {"num_images": 0},
+    "settings": values,
     "seed": seed,
   }
   text = json.dumps(facts, sort_keys=True, indent=1)

@@ -71,7 +71,7 @@ def settings_of(
     raise errors.InputError(
       f"--strength {plan.strength:g} of {settings.num_steps} steps, which is no step",
       f"{1 / settings.num_steps:g} or more",
-      "raise --strength or --steps",
+      "raise --strength or --num_steps",
     )
   settings = dataclasses.replace(settings, num_steps=num_steps)
   if plan.inverted and sample_section.make_sampler(settings).method.stochastic:

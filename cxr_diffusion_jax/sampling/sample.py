@@ -137,12 +137,12 @@ def title(
     run: of the images.
     settings: of the images.
     weak_step: of the checkpoint that autoguidance led away from.
-    varied: what is not the same in all of the picture: 'sampler', 'steps', 'guidance'.
+    varied: settings that vary within the picture, such as 'sampler' or 'guidance'.
   """
   auto = "" if weak_step is None else f" away from step {weak_step}"
   told = {
     "sampler": settings.sampler,
-    "steps": f"{settings.num_steps} steps",
+    "num_steps": f"{settings.num_steps} steps",
     "guidance": f"guidance {settings.guidance_text}{auto}",
   }
   average = "" if run.ema_length is None else f" with EMA length {run.ema_length:g}"

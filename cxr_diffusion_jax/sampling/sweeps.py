@@ -1,6 +1,6 @@
 """Pictures that vary one thing at a time: settings on two axes, or the condition.
 
-conditions x (guidance=1,2,4) x (steps=10,25) --same noise--> one labelled picture
+conditions x (guidance=1,2,4) x (num_steps=10,25) --same noise--> one labelled picture
 (1 - w) condition_a + w condition_b, w = 0 ... 1, same noise --> a walk
 """
 
@@ -11,22 +11,12 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from cxr_diffusion_jax import errors, pictures, types
+from cxr_diffusion_jax import errors, naming, pictures, types
 from cxr_diffusion_jax.run import run as run_lib
+from cxr_diffusion_jax.run import sample_section
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import sample as sampling
 from cxr_diffusion_jax.sampling.request import Conditions
-
-# What may vary: its setting, and how its values are read.
-AXES = {
-  "eta": ("eta", float),
-  "guidance": ("guidance", float),
-  "guidance_rescale": ("guidance_rescale", float),
-  "sampler": ("sampler", str),
-  "seed": ("", int),
-  "spacing": ("spacing", str),
-  "steps": ("num_steps", int),
-}
 
 # Fields of codes from 0, of which -1 means unknown.
 CODES = ("sex", "view")
@@ -37,8 +27,8 @@ class Axis:
   """One thing that varies.
 
   Attributes:
-    name: a key of `AXES`.
-    values: what it takes, in order.
+    name: a key of `_kinds()`.
+    values: in order.
   """
 
   name: str
@@ -46,7 +36,7 @@ class Axis:
 
   @property
   def labels(self) -> list[str]:
-    return [f"{self.name} {value}" for value in self.values]
+    return [f"{self.name.removeprefix('num_')} {value}" for value in self.values]
 
 
 def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
@@ -55,18 +45,20 @@ def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
   Raises:
     errors.InputError: not of this form, an unknown name, or more than two.
   """
-  axes = []
+  axes, kinds = [], _kinds()
   for text in texts:
     name, _, values = text.partition("=")
-    if name not in AXES or not values:
+    if name not in kinds or not values:
       raise errors.InputError(
-        f"--grid {text!r}", f"NAME=VALUE,VALUE,... of {', '.join(AXES)}"
+        f"--grid {text!r}",
+        f"NAME=VALUE,VALUE,... of {', '.join(kinds)}",
+        "" if name in kinds else naming.nearest(name, kinds),
       )
     try:
-      read = tuple(AXES[name][1](value) for value in values.split(","))
+      read = tuple(kinds[name](value) for value in values.split(","))
     except ValueError as error:
       raise errors.InputError(
-        f"--grid {text!r}", f"values of type {AXES[name][1].__name__}"
+        f"--grid {text!r}", f"values of type {kinds[name].__name__}"
       ) from error
     axes.append(Axis(name=name, values=read))
   if len({axis.name for axis in axes}) != len(axes) or len(axes) > 2:
@@ -74,6 +66,12 @@ def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
       " ".join(f"--grid {text}" for text in texts), "one or two different axes"
     )
   return tuple(axes)
+
+
+def _kinds() -> dict[str, type]:
+  """What may vary: the seed, and settings of one value; and the types of values."""
+  knobs = [knob for knob in sample_section.knobs() if knob.default != ()]
+  return {"seed": int, **{knob.name: knob.kind for knob in knobs}}
 
 
 def parse_ends(
@@ -248,11 +246,10 @@ def _mix(name: str, first: np.ndarray, last: np.ndarray, weight: float) -> np.nd
 def _point(run, axes, values, changes, seed):
   """The settings and the seed of one combination."""
   for axis, value in zip(axes, values, strict=True):
-    key = AXES[axis.name][0]
-    if key:
-      changes[key] = value
-    else:
+    if axis.name == "seed":
       seed = value
+    else:
+      changes[axis.name] = value
   return dataclasses.replace(run.recipe.sample, **changes), seed
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.cli import config_help, configs
+from cxr_diffusion_jax.cli import config_help, configs, flag_help
 
 
 @pytest.mark.parametrize("name", ["elixr_c", "clip_text", "autoencoder"])
@@ -44,7 +44,7 @@ def test_meanings_are_read_from_docstrings():
       Nothing.
     """
 
-  assert config_help.meanings(build) == {
+  assert flag_help.meanings(build) == {
     "width": "of a layer, in channels.",
     "depth": "layers.",
   }

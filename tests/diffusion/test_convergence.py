@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax.diffusion import prediction, process, sampler, schedule, times
+from cxr_diffusion_jax.diffusion.samplers import multistep, one_step, second_order
 
 MEANS, STDS, SHARES = (-1.0, 1.5), (0.3, 0.4), (0.3, 0.7)
 
@@ -23,9 +24,9 @@ PATHS = [
   process.Process(schedule=schedule.EDM(), prediction="x0"),
 ]
 ORDERS = [
-  (sampler.Heun(), 2),
-  (sampler.DPMSolver2M(), 2),
-  (sampler.UniPC(), 3),
+  (second_order.Heun(), 2),
+  (multistep.DPMSolver2M(), 2),
+  (multistep.UniPC(), 3),
 ]
 
 
@@ -79,10 +80,12 @@ def test_a_gaussian_is_reached_at_the_order_of_the_method(method, order, path):
   assert error[1] < (0.03, 0.01)[order - 2]
 
 
-@pytest.mark.parametrize("method", [sampler.DPMSolver2M(), sampler.UniPC()], ids=str)
+@pytest.mark.parametrize(
+  "method", [multistep.DPMSolver2M(), multistep.UniPC()], ids=str
+)
 def test_a_mixture_is_reached_at_second_order(method):
   path, noise = PATHS[2], jnp.linspace(-2, 2, 41)[:, None]
-  exact = _draw(sampler.Heun(), path, 600, noise, (0, 1))
+  exact = _draw(second_order.Heun(), path, 600, noise, (0, 1))
   error = [
     np.abs(_draw(method, path, n, noise, (0, 1)) - exact).mean() for n in (32, 64)
   ]
@@ -93,9 +96,9 @@ def test_a_mixture_is_reached_at_second_order(method):
 @pytest.mark.parametrize(
   "method",
   [
-    sampler.EulerAncestral(eta=0.5),
-    sampler.DPMSolver2M(eta=1.0),
-    sampler.Heun(churn=20.0, churn_low=0.05, churn_high=50.0),
+    one_step.EulerAncestral(eta=0.5),
+    multistep.DPMSolver2M(eta=1.0),
+    second_order.Heun(churn=20.0, churn_low=0.05, churn_high=50.0),
   ],
   ids=str,
 )

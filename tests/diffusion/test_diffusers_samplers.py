@@ -29,7 +29,7 @@ def stored():
 
 def test_every_sampler_has_a_peer(stored):
   assert {case.name for case in CASES} == set(stored)
-  assert {case.sampler for case in CASES} == set(PEERS.sampler.names())
+  assert {case.sampler for case in CASES} == set(PEERS.sampler.methods())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -44,7 +44,7 @@ def test_the_codec_takes_the_statistics_of_the_records(build):
     ("train.num_steps", 0, "config.train.num_steps=0; expected 1 or more"),
     ("train.keep_every", -1, "config.train.keep_every=-1; expected 0 or more"),
     ("train.ema_decay", 1.0, "config.train.ema_decay=1.0"),
-    ("sample.sampler", "rk4", "unknown sampler 'rk4'"),
+    ("sample.sampler", "rk4", "sampler 'rk4'; expected one of"),
     ("sample.num_steps", 0, "config.sample.num_steps=0"),
     ("parallel.num_devices", 99, "config.parallel.num_devices=99"),
     ("data.missing", "skip", "config.data.missing 'skip'; expected one of drop, error"),

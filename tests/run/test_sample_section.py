@@ -5,6 +5,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.diffusion import sampler, schedule, times
+from cxr_diffusion_jax.diffusion.samplers import multistep, second_order
 from cxr_diffusion_jax.models import codec
 from cxr_diffusion_jax.run import sample_section
 
@@ -12,8 +13,14 @@ from cxr_diffusion_jax.run import sample_section
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"sampler": "plms"}, "unknown sampler 'plms'"),
-    ({"spacing": "even"}, "unknown spacing 'even'"),
+    ({"sampler": "plms"}, "sampler 'plms'; expected one of ddim"),
+    ({"spacing": "even"}, "spacing 'even'; expected one of karras"),
+    ({"sampler_options": "chrun=1", "sampler": "heun"}, "did you mean churn"),
+    ({"sampler_options": "churn=1"}, "sampler_options 'churn'; expected one of end"),
+    ({"sampler_options": "eta=1", "sampler": "ddim"}, "sampler_options 'eta'"),
+    ({"sampler_options": "rho=a"}, "'rho=a'; expected a value of type float"),
+    ({"sampler_options": "whole=1"}, "'whole=1'; expected whole=true or false"),
+    ({"sampler_options": "rho=-1"}, "rho=-1.0 of times; expected above 0"),
     ({"times_shift": 0}, "config.sample.times_shift=0; expected above 0"),
     (
       {"times_shift": 2, "spacing": "karras"},
@@ -90,11 +97,27 @@ def test_settings_make_the_sampler():
     clip_x0=[-1, 1],
   )
   assert sample_section.make_sampler(settings, start=0.6) == sampler.Sampler(
-    method=sampler.DPMSolver2M(eta=0.5),
+    method=multistep.DPMSolver2MSDE(eta=0.5),
     num_steps=10,
     times=times.Times(spacing="trailing", shift=3.0, start=0.6),
     clip_x0=(-1, 1),
     dynamic_threshold=0.995,
+  )
+
+
+@pytest.mark.parametrize(
+  "options",
+  ["churn=40,rho=5,skip_last=true", {"churn": 40, "rho": 5, "skip_last": True}],
+)
+def test_make_sampler_reads_options_of_sampler_and_times(options):
+  settings = sample_section.SampleSettings(
+    sampler="heun", spacing="karras", sampler_options=options
+  )
+  assert isinstance(settings.sampler_options, str)
+  assert sample_section.make_sampler(settings) == sampler.Sampler(
+    method=second_order.Heun(churn=40.0),
+    num_steps=25,
+    times=times.Times(spacing="karras", rho=5.0, skip_last=True),
   )
 
 

@@ -112,7 +112,7 @@ def test_the_command_does_all_of_it(run, ids, mask, run_main, monkeypatch, tmp_p
   monkeypatch.setattr(run_lib, "open_run", lambda *_, **__: run)
   ended = run_main(
     "sample", f"--workdir={tmp_path}", f"--init={ids[0]}", f"--mask={mask()}",
-    "--steps=4", "--per_condition=1",
+    "--num_steps=4", "--per_condition=1",
   )  # fmt: skip
   assert ended.code == 0, ended.err
   assert "inpainted, strength 1, 8 evaluations each" in ended.out
@@ -180,7 +180,7 @@ def test_a_file_is_its_own_condition_where_the_path_takes_references(
     (["--init=x.png", "--strength=1.5"], "--strength 1.5; expected above 0, at most 1"),
     (["--init=x.png", "--strength=0"], "--strength 0; expected above 0"),
     (["--init=x.png", "--mask=m.png", "--invert"], "--invert with --mask"),
-    (["--init=x.png", "--grid=steps=1,2"], "--init with --grid"),
+    (["--init=x.png", "--grid=num_steps=1,2"], "--init with --grid"),
     (["--init=x.png", "--mask=a.png", "--mask=b.png"], "2 masks of 1 images"),
   ],
 )

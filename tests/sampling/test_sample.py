@@ -64,6 +64,7 @@ def test_they_say_how_they_were_made(pairs):
     "num_images": 2,
     "num_steps": 2,
     "sampler": "euler",
+    "sampler_options": "",
     "spacing": "",
     "times_shift": 1.0,
   }

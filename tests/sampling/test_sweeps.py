@@ -81,7 +81,7 @@ def told(monkeypatch) -> list[dict]:
 
 
 def test_axes_are_read():
-  guidance, steps = sweeps.parse_axes(["guidance=1,2.5", "steps=10,25"])
+  guidance, steps = sweeps.parse_axes(["guidance=1,2.5", "num_steps=10,25"])
   assert guidance == sweeps.Axis(name="guidance", values=(1.0, 2.5))
   assert steps.values == (10, 25)
   assert steps.labels == ["steps 10", "steps 25"]
@@ -91,15 +91,18 @@ def test_axes_are_read():
 @pytest.mark.parametrize(
   ("texts", "message"),
   [
-    (["guidance"], "'guidance'; expected NAME=VALUE,VALUE,... of eta, guidance, gu"),
+    (
+      ["guidance"],
+      "'guidance'; expected NAME=VALUE,VALUE,... of seed, sampler, num_st",
+    ),
     (["guidance="], "expected NAME=VALUE"),
     (["gudance=1"], "expected NAME=VALUE"),
     (["=1"], "expected NAME=VALUE"),
     (["guidance=1,x"], "values of type float"),
     (["guidance=1,,2"], "values of type float"),
-    (["steps=1.5"], "values of type int"),
+    (["num_steps=1.5"], "values of type int"),
     (["seed=1", "seed=2"], "one or two different axes"),
-    (["seed=1", "steps=2", "guidance=3"], "one or two different axes"),
+    (["seed=1", "num_steps=2", "guidance=3"], "one or two different axes"),
   ],
 )
 def test_axes_that_are_none_are_refused(texts, message):
@@ -145,7 +148,7 @@ def test_a_row_of_scales_is_what_sampling_makes_with_each(run, desk, drawn, prog
 
 def test_two_axes_are_rows_and_columns(run, desk, drawn, told):
   asked = desk.make(Request(), 2)
-  axes = sweeps.parse_axes(["steps=3,5", "guidance=1,2,4"])
+  axes = sweeps.parse_axes(["num_steps=3,5", "guidance=1,2,4"])
   done = []
   picture = sweeps.grid(run, asked, axes, progress=lambda *now: done.append(now))
   (call,) = drawn
@@ -181,8 +184,8 @@ def test_one_condition_needs_no_name_on_two_axes(run, desk, drawn, told):
 def test_a_value_out_of_range_is_refused_before_anything_is_made(run, desk, told):
   asked = desk.make(Request(), 1)
   for text, message in (
-    ("steps=2,0", "num_steps=0"),
-    ("sampler=euler,eular", "unknown sampler 'eular'"),
+    ("num_steps=2,0", "num_steps=0"),
+    ("sampler=euler,eular", "sampler 'eular'; expected one of ddim"),
     ("guidance_rescale=0,2", "guidance_rescale=2.0; expected 0 to 1"),
   ):
     with pytest.raises(errors.InputError, match=message):

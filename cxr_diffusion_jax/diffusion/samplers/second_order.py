@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import naming
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 from cxr_diffusion_jax.diffusion.times import Grid
 from cxr_diffusion_jax.types import Array
@@ -36,8 +36,8 @@ class Heun:
     churn: the paper's S_churn; >= 0.
     churn_low: least sigma / alpha that is raised, S_tmin.
     churn_high: greatest one, S_tmax.
-    churn_noise: factor of the fresh noise, S_noise; a little above 1 makes up for what
-      a denoiser removes too much.
+    churn_noise: factor of the fresh noise, S_noise; a little above 1 where the denoiser
+      removes too much noise.
 
   Raises:
     InputError: unknown coordinate.
@@ -48,14 +48,11 @@ class Heun:
   churn_low: float = 0.0
   churn_high: float = math.inf
   churn_noise: float = 1.0
+  name: ClassVar[str] = "heun"
   stages: ClassVar[int] = 2
 
   def __post_init__(self):
-    if self.coordinate not in ("auto", "flow", "ratio"):
-      raise errors.InputError(
-        f"unknown coordinate {self.coordinate!r} of heun",
-        "one of ['auto', 'flow', 'ratio']",
-      )
+    naming.check("coordinate of heun", self.coordinate, ("auto", "flow", "ratio"))
 
   @property
   def stochastic(self) -> bool:
@@ -113,7 +110,7 @@ class Heun:
     return x, (begun, slope)
 
   def _raised(self, schedule: Schedule, grid: Grid) -> Grid:
-    """The points at which steps begin: the grid's own, or noisier ones with churn."""
+    """The points where steps begin: the grid's own, or noisier ones with churn."""
     if not self.churn:
       return grid
     n = grid.t.shape[0] - 1

@@ -1,4 +1,4 @@
-"""Samplers whose next point is made of the last estimate alone: order one.
+"""Samplers of first order: the next point depends on the last estimate alone.
 
 euler            z = x / (alpha + sigma), s = sigma / (alpha + sigma): z += (n - x0) ds
 ddim             x = alpha' x0 + sqrt(sigma'^2 - w^2) n + w fresh
@@ -8,7 +8,7 @@ ddpm             x = the posterior's mean of (x0, x) + its standard deviation fr
 x0 and n are the data and the noise that the denoiser sees in x; primes are the next,
 less noisy point; fresh is new noise. As formulas of alpha and sigma, on any path:
 Euler is DDIM without fresh noise, and DDPM and Euler-ancestral are DDIM with eta = 1.
-They keep their names and their own equations, which is what people look for.
+Each keeps the name and the equation of its paper.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ class Euler:
   appendix C): a Gaussian's error is O(1 / num_steps).
   """
 
+  name: ClassVar[str] = "euler"
   stages: ClassVar[int] = 1
   stochastic: ClassVar[bool] = False
 
@@ -61,10 +62,11 @@ class DDIM:
   (DDPM).
 
   Attributes:
-    eta: how much of the noise is made anew at each step, in [0, 1].
+    eta: share of the noise that is drawn afresh at each step, in [0, 1].
   """
 
   eta: float = 0.0
+  name: ClassVar[str] = "ddim"
   stages: ClassVar[int] = 1
 
   @property
@@ -73,7 +75,7 @@ class DDIM:
     return self.eta > 0
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
-    """Both ends of each step, the noise that is kept and that is made anew."""
+    """Both ends of each step, and the noise that is kept and added."""
     del schedule
     step = grid.steps()
     added = step["next_sigma"] * jnp.sqrt(jnp.maximum(1 - step["shrink"] ** 2, 0))
@@ -101,10 +103,11 @@ class EulerAncestral:
   The ancestral step of k-diffusion (Crowson 2022), after DDPM.
 
   Attributes:
-    eta: how much of the noise is made anew at each step; >= 0.
+    eta: share of the noise that is drawn afresh at each step; >= 0.
   """
 
   eta: float = 1.0
+  name: ClassVar[str] = "euler_ancestral"
   stages: ClassVar[int] = 1
 
   @property
@@ -144,6 +147,7 @@ class DDPM:
   deviation sigma' sqrt(1 - q^2): the smaller of the paper's two variances.
   """
 
+  name: ClassVar[str] = "ddpm"
   stages: ClassVar[int] = 1
   stochastic: ClassVar[bool] = True
 
@@ -151,11 +155,11 @@ class DDPM:
     """Both ends of each step, and the factors of x0, x and the fresh noise."""
     del schedule
     step = grid.steps()
-    anew = jnp.maximum(1 - step["shrink"] ** 2, 0)
+    fresh = jnp.maximum(1 - step["shrink"] ** 2, 0)
     return step | {
-      "of_x0": step["next_alpha"] * anew,
+      "of_x0": step["next_alpha"] * fresh,
       "of_x": step["shrink"] * step["next_sigma"] / step["sigma"],
-      "added": step["next_sigma"] * jnp.sqrt(anew),
+      "added": step["next_sigma"] * jnp.sqrt(fresh),
     }
 
   def memory(self, x: Array) -> tuple[()]:

@@ -36,6 +36,7 @@ class DPMSolver2M:
 
   eta: float = 0.0
   lower_order_final: bool = True
+  name: ClassVar[str] = "dpm_solver_2m"
   stages: ClassVar[int] = 1
 
   @property
@@ -70,6 +71,14 @@ class DPMSolver2M:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DPMSolver2MSDE(DPMSolver2M):
+  """DPM-Solver++(2M) that follows the SDE."""
+
+  eta: float = 1.0
+  name: ClassVar[str] = "dpm_solver_2m_sde"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UniPC:
   """UniPC of order 2, Zhao et al. 2023 (2302.04867), B(h) = e^h - 1 (bh2), on x0.
 
@@ -84,6 +93,7 @@ class UniPC:
   first step there is one earlier estimate only, c1 = 0 and c2 = 1 / 2.
   """
 
+  name: ClassVar[str] = "unipc"
   stages: ClassVar[int] = 1
   stochastic: ClassVar[bool] = False
 
@@ -100,7 +110,7 @@ class UniPC:
     gain = step["next_alpha"] * (1 - step["shrink"])
 
     def before(value):
-      """Of the step that led here; nothing led to the first point."""
+      """The value of the step before; 0 for the first."""
       return jnp.concatenate([jnp.zeros(1), value[:-1]])
 
     return step | {
