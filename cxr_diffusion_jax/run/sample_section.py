@@ -1,6 +1,6 @@
 """How images are drawn: sampler, steps and guidance, as a config gives them, checked.
 
-config.sample --SampleSettings--> Sampler; noise level sigma / alpha --times--> t
+config.sample --SampleSettings--> Sampler
 
 The fields of `SampleSettings` are config keys, flags of the commands and axes of a
 grid.
@@ -9,16 +9,14 @@ grid.
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import math
+import sys
 import typing
 from typing import Any
 
 from cxr_diffusion_jax import errors, naming
 
 if typing.TYPE_CHECKING:
-  from cxr_diffusion_jax import types
   from cxr_diffusion_jax.diffusion import sampler as sampler_lib
-  from cxr_diffusion_jax.diffusion import schedule as schedule_lib
-  from cxr_diffusion_jax.models import codec as codec_lib
 
 Option = bool | int | float | str
 
@@ -73,29 +71,44 @@ class SampleSettings:
 
   def __post_init__(self):
     for name in ("num_steps", "num_images"):
-      if getattr(self, name) < 1:
-        raise errors.InputError(
-          f"config.sample.{name}={getattr(self, name)}", "1 or more"
-        )
+      self._check(name, "1 or more", getattr(self, name) >= 1)
+    text = "two noise levels sigma/alpha, 0 <= low < high"
+    interval = _pair(
+      "guidance_interval", self.guidance_interval, text, low=0, high=math.inf
+    )
+    most = sys.float_info.max
+    bounds = _pair(
+      "clip_x0", self.clip_x0, "two numbers, low < high", low=-most, high=most
+    )
     object.__setattr__(self, "guidance", _scales(self.guidance))
-    object.__setattr__(self, "guidance_interval", _interval(self.guidance_interval))
-    if not (_is_number(self.guidance_rescale) and 0 <= self.guidance_rescale <= 1):
+    object.__setattr__(self, "guidance_interval", interval)
+    object.__setattr__(self, "clip_x0", bounds)
+    value = self.guidance_rescale
+    self._check("guidance_rescale", "0 to 1", _is_number(value) and 0 <= value <= 1)
+    value = self.dynamic_threshold
+    self._check(
+      "dynamic_threshold",
+      "0 for none, or a quantile below 1, such as 0.995",
+      _is_number(value) and 0 <= value < 1,
+    )
+    value = self.times_shift
+    self._check("times_shift", "above 0", _is_number(value) and 0 < value < math.inf)
+    if value != 1 and self.spacing in ("karras", "logsnr"):
       raise errors.InputError(
-        f"config.sample.guidance_rescale={self.guidance_rescale!r}", "0 to 1"
-      )
-    object.__setattr__(self, "clip_x0", _bounds(self.clip_x0))
-    if not (_is_number(self.dynamic_threshold) and 0 <= self.dynamic_threshold < 1):
-      raise errors.InputError(
-        f"config.sample.dynamic_threshold={self.dynamic_threshold!r}",
-        "0 for none, or a quantile below 1, such as 0.995",
+        f"config.sample.times_shift={value:g} with the spacing {self.spacing!r}",
+        "1: this spacing sets each step itself",
+        "leave times_shift out, or take the spacing 'time'",
       )
     options = self.sampler_options
     if isinstance(options, Mapping):
       text = ",".join(f"{key}={value}" for key, value in sorted(options.items()))
       object.__setattr__(self, "sampler_options", text)
-    _check_times(self.spacing, self.times_shift)
     _check_eta(self.sampler, self.eta)
     make_sampler(self)
+
+  def _check(self, name: str, expected: str, right: bool) -> None:
+    if not right:
+      raise errors.InputError(f"config.sample.{name}={getattr(self, name)!r}", expected)
 
   @property
   def guidance_text(self) -> str:
@@ -192,60 +205,6 @@ def _read_options(text: str, known: Mapping[str, Option]) -> dict[str, Option]:
   return options
 
 
-def check_codec(settings: SampleSettings, codec: "codec_lib.Codec") -> None:
-  """Raises errors.InputError where bounds of pixels are asked for in a latent."""
-  if not any(getattr(settings, name) for name in ("clip_x0", "dynamic_threshold")):
-    return
-  from cxr_diffusion_jax.models import codec as codec_lib
-
-  if isinstance(codec, codec_lib.Pixel):
-    return
-  for name in ("clip_x0", "dynamic_threshold"):
-    if getattr(settings, name):
-      raise errors.InputError(
-        f"config.sample.{name}={getattr(settings, name)!r} with the codec "
-        f"{type(codec).__name__.lower()!r}",
-        "none: only pixels have bounds",
-        "leave it out, or lower guidance or raise guidance_rescale for less contrast",
-      )
-
-
-def check_streams(
-  settings: SampleSettings, streams: "Sequence[types.StreamSpec]"
-) -> None:
-  """Raises errors.InputError unless there is one scale, or one for each stream."""
-  scales = settings.guidance
-  if isinstance(scales, tuple) and len(scales) != len(streams):
-    raise errors.InputError(
-      f"config.sample.guidance={settings.guidance_text}: {len(scales)} scales",
-      f"one number, or {len(streams)}: " + ", ".join(stream.name for stream in streams),
-    )
-
-
-def interval_times(
-  settings: SampleSettings, schedule: "schedule_lib.Schedule"
-) -> tuple[float, float] | None:
-  """The times within which to guide: where sigma / alpha is in the interval.
-
-  Args:
-    settings: with the interval in noise levels.
-    schedule: logsnr = -2 log(level) decreases with t, so low levels are early times.
-
-  Returns:
-    (low, high) in [0, 1], or None for everywhere.
-  """
-  if not settings.guidance_interval:
-    return None
-
-  def time(level: float) -> float:
-    if level == 0 or math.isinf(level):
-      return float(level > 0)
-    return float(schedule.time_of_logsnr(-2 * math.log(level)))
-
-  low, high = settings.guidance_interval
-  return time(low), time(high)
-
-
 def evaluations(settings: SampleSettings, num_streams: int, weak: bool) -> int:
   """Evaluations of a network that one image costs, an interval not counted.
 
@@ -278,27 +237,12 @@ def _scales(given: Any) -> float | tuple[float, ...]:
   return scales if len(scales) > 1 else scales[0]
 
 
-def _interval(given: Any) -> tuple[float, ...]:
-  """Checks an interval of noise levels."""
+def _pair(key: str, given: Any, text: str, *, low: float, high: float) -> tuple:
+  """Checks two numbers within bounds, in order; () for none."""
   ends = tuple(given) if isinstance(given, list | tuple) else (given,)
-  numbers = all(_is_number(end) for end in ends)
-  if ends and not (numbers and len(ends) == 2 and 0 <= ends[0] < ends[1]):
-    raise errors.InputError(
-      f"config.sample.guidance_interval={given!r}",
-      "two noise levels sigma/alpha, 0 <= low < high, or () for all",
-      "1e9 is as good as no upper end",
-    )
-  return ends
-
-
-def _bounds(given: Any) -> tuple[float, ...]:
-  """Checks what estimates are clipped to."""
-  ends = tuple(given) if isinstance(given, list | tuple) else (given,)
-  numbers = all(_is_number(end) and math.isfinite(end) for end in ends)
-  if ends and not (numbers and len(ends) == 2 and ends[0] < ends[1]):
-    raise errors.InputError(
-      f"config.sample.clip_x0={given!r}", "two numbers, low < high, or () for none"
-    )
+  numbers = len(ends) == 2 and all(_is_number(end) for end in ends)
+  if ends and not (numbers and low <= ends[0] < ends[1] <= high):
+    raise errors.InputError(f"config.sample.{key}={given!r}", f"{text}, or () for none")
   return ends
 
 
@@ -318,18 +262,6 @@ def _check_eta(sampler: str, eta: Any) -> None:
       f"config.sample.eta={eta:g} with the sampler {sampler!r}, which has none",
       f"eta with one of {able}",
       "leave eta out, or take one of these samplers",
-    )
-
-
-def _check_times(spacing: str, shift: Any) -> None:
-  """Checks the shift, alone and with the spacing."""
-  if not (_is_number(shift) and 0 < shift < math.inf):
-    raise errors.InputError(f"config.sample.times_shift={shift!r}", "above 0")
-  if shift != 1 and spacing in ("karras", "logsnr"):
-    raise errors.InputError(
-      f"config.sample.times_shift={shift:g} with the spacing {spacing!r}",
-      "1: this spacing sets each step itself",
-      "leave times_shift out, or take the spacing 'time'",
     )
 
 

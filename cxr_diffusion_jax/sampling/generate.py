@@ -7,18 +7,15 @@ from collections.abc import Callable, Mapping
 import functools
 from typing import Any, Protocol
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.diffusion import guidance as guidance_lib
+from cxr_diffusion_jax import types
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import sample_section
-from cxr_diffusion_jax.sampling import decoding
+from cxr_diffusion_jax.sampling import decoding, guiding
 
 # What callers of this module need beside it.
 SampleSettings = sample_section.SampleSettings
@@ -85,10 +82,10 @@ def make_generate(
     errors.InputError: as many scales as the condition does not have streams, or bounds
       of pixels for a latent.
   """
-  sample_section.check_streams(settings, denoiser.conditioner.streams)
-  sample_section.check_codec(settings, denoiser.codec)
+  guiding.check_streams(settings, denoiser.conditioner.streams)
+  guiding.check_codec(settings, denoiser.codec)
   sampler = sample_section.make_sampler(settings)
-  guide = _make_guide(denoiser, settings)
+  guide = guiding.make_guide(denoiser, settings)
   # A network that decodes is a program of its own: many images at once may be too many
   # for it, and its parameters are arguments.
   apart = bool(denoiser.codec.columns)
@@ -174,68 +171,6 @@ def generate_rows(
 def to_uint8(images: np.ndarray) -> np.ndarray:
   """Maps [-1, 1] to 0..255."""
   return np.clip(np.round((np.asarray(images) + 1.0) * 127.5), 0, 255).astype(np.uint8)
-
-
-def _make_guide(
-  denoiser: denoiser_lib.Denoiser, settings: SampleSettings
-) -> Callable[..., types.DenoiseFn]:
-  """Builds (params, scale, negative, weak_params), of GenerateFn -> guided denoiser."""
-  interval = sample_section.interval_times(settings, denoiser.process.schedule)
-  limits = {"interval": interval, "rescale": settings.guidance_rescale}
-  num_streams = len(denoiser.conditioner.streams)
-  by_stream = isinstance(settings.guidance, tuple)
-
-  def guide(params, scale, negative, weak_params):
-    denoise_fn = denoiser.denoise_fn(params)
-    _check_extra(settings, scale, negative, weak_params)
-    if scale is None:
-      scale = settings.guidance
-    elif by_stream:
-      if jnp.shape(scale)[-1:] != (num_streams,):
-        raise ValueError(f"scale {jnp.shape(scale)} for {num_streams} streams")
-      scale = [scale[..., i] for i in range(num_streams)]
-    if weak_params is not None:
-      weak_fn = denoiser.denoise_fn(weak_params)
-      return guidance_lib.autoguidance(denoise_fn, weak_fn, scale, **limits)
-    unwanted = None if negative is None else denoiser.conditioner(negative)
-
-    def drop_fn(context):
-      return conditioning.drop_all(context) if unwanted is None else unwanted
-
-    if by_stream:
-      keep_fns = [_keep_only(i, num_streams) for i in range(num_streams)]
-      return guidance_lib.composed(denoise_fn, drop_fn, keep_fns, scale, **limits)
-    return guidance_lib.classifier_free(denoise_fn, drop_fn, scale, **limits)
-
-  return guide
-
-
-def _check_extra(
-  settings: SampleSettings,
-  scale: types.Array | None,
-  negative: types.Batch | None,
-  weak_params: types.Params | None,
-) -> None:
-  """Refuses what does not go together; says what has no effect."""
-  shown = f"config.sample.guidance={settings.guidance_text}"
-  if weak_params is not None and isinstance(settings.guidance, tuple):
-    raise errors.InputError(
-      f"{shown} with an earlier checkpoint", "one number: autoguidance has one scale"
-    )
-  if weak_params is not None and negative is not None:
-    raise errors.InputError(
-      "a negative condition and an earlier checkpoint to guide away from", "one of them"
-    )
-  given = "negative condition" if negative is not None else "earlier checkpoint"
-  neither = negative is None and weak_params is None
-  if not neither and scale is None and settings.guidance == 1:
-    logging.warning("%s leaves the %s without effect", shown, given)
-
-
-def _keep_only(stream: int, num_streams: int) -> Callable[..., types.Context]:
-  """Builds the function that drops every stream but one, in the whole batch."""
-  drop = (np.arange(num_streams) != stream)[None]
-  return lambda context: conditioning.drop_context(context, jnp.asarray(drop))
 
 
 def _optional_rows(

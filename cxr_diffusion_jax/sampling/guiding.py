@@ -1,0 +1,133 @@
+"""Guidance of a run: by its condition, its streams, or an earlier checkpoint.
+
+settings, params, scale --make_guide--> guided denoise_fn; noise level --> time
+"""
+
+from collections.abc import Callable, Sequence
+import math
+
+from absl import logging
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.diffusion import guidance as guidance_lib
+from cxr_diffusion_jax.diffusion import schedule as schedule_lib
+from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
+from cxr_diffusion_jax.run import sample_section
+
+
+def make_guide(
+  denoiser: denoiser_lib.Denoiser, settings: sample_section.SampleSettings
+) -> Callable[..., types.DenoiseFn]:
+  """Builds (params, scale, negative, weak_params), of GenerateFn -> guided denoiser."""
+  interval = interval_times(settings, denoiser.process.schedule)
+  limits = {"interval": interval, "rescale": settings.guidance_rescale}
+  num_streams = len(denoiser.conditioner.streams)
+  by_stream = isinstance(settings.guidance, tuple)
+
+  def guide(params, scale, negative, weak_params):
+    denoise_fn = denoiser.denoise_fn(params)
+    _check_extra(settings, scale, negative, weak_params)
+    if scale is None:
+      scale = settings.guidance
+    elif by_stream:
+      if jnp.shape(scale)[-1:] != (num_streams,):
+        raise ValueError(f"scale {jnp.shape(scale)} for {num_streams} streams")
+      scale = [scale[..., i] for i in range(num_streams)]
+    if weak_params is not None:
+      weak_fn = denoiser.denoise_fn(weak_params)
+      return guidance_lib.autoguidance(denoise_fn, weak_fn, scale, **limits)
+    unwanted = None if negative is None else denoiser.conditioner(negative)
+
+    def drop_fn(context):
+      return conditioning.drop_all(context) if unwanted is None else unwanted
+
+    if by_stream:
+      keep_fns = [_keep_only(i, num_streams) for i in range(num_streams)]
+      return guidance_lib.composed(denoise_fn, drop_fn, keep_fns, scale, **limits)
+    return guidance_lib.classifier_free(denoise_fn, drop_fn, scale, **limits)
+
+  return guide
+
+
+def check_codec(
+  settings: sample_section.SampleSettings, codec: codec_lib.Codec
+) -> None:
+  """Raises errors.InputError where bounds of pixels are asked for in a latent."""
+  if isinstance(codec, codec_lib.Pixel):
+    return
+  for name in ("clip_x0", "dynamic_threshold"):
+    if getattr(settings, name):
+      raise errors.InputError(
+        f"config.sample.{name}={getattr(settings, name)!r} with the codec "
+        f"{type(codec).__name__.lower()!r}",
+        "none: only pixels have bounds",
+        "leave it out, or lower guidance or raise guidance_rescale for less contrast",
+      )
+
+
+def check_streams(
+  settings: sample_section.SampleSettings, streams: Sequence[types.StreamSpec]
+) -> None:
+  """Raises errors.InputError unless there is one scale, or one for each stream."""
+  scales = settings.guidance
+  if isinstance(scales, tuple) and len(scales) != len(streams):
+    raise errors.InputError(
+      f"config.sample.guidance={settings.guidance_text}: {len(scales)} scales",
+      f"one number, or {len(streams)}: " + ", ".join(stream.name for stream in streams),
+    )
+
+
+def interval_times(
+  settings: sample_section.SampleSettings, schedule: schedule_lib.Schedule
+) -> tuple[float, float] | None:
+  """The times within which to guide: where sigma / alpha is in the interval.
+
+  Args:
+    settings: with the interval in noise levels.
+    schedule: logsnr = -2 log(level) decreases with t, so low levels are early times.
+
+  Returns:
+    (low, high) in [0, 1], or None for everywhere.
+  """
+  if not settings.guidance_interval:
+    return None
+
+  def time(level: float) -> float:
+    if level == 0 or math.isinf(level):
+      return float(level > 0)
+    return float(schedule.time_of_logsnr(-2 * math.log(level)))
+
+  low, high = settings.guidance_interval
+  return time(low), time(high)
+
+
+def _check_extra(
+  settings: sample_section.SampleSettings,
+  scale: types.Array | None,
+  negative: types.Batch | None,
+  weak_params: types.Params | None,
+) -> None:
+  """Refuses what does not go together; says what has no effect."""
+  shown = f"config.sample.guidance={settings.guidance_text}"
+  if weak_params is not None and isinstance(settings.guidance, tuple):
+    raise errors.InputError(
+      f"{shown} with an earlier checkpoint", "one number: autoguidance has one scale"
+    )
+  if weak_params is not None and negative is not None:
+    raise errors.InputError(
+      "a negative condition and an earlier checkpoint to guide away from", "one of them"
+    )
+  given = "negative condition" if negative is not None else "earlier checkpoint"
+  neither = negative is None and weak_params is None
+  if not neither and scale is None and settings.guidance == 1:
+    logging.warning("%s leaves the %s without effect", shown, given)
+
+
+def _keep_only(stream: int, num_streams: int) -> Callable[..., types.Context]:
+  """Builds the function that drops every stream but one, in the whole batch."""
+  drop = (np.arange(num_streams) != stream)[None]
+  return lambda context: conditioning.drop_context(context, jnp.asarray(drop))
