@@ -25,6 +25,7 @@ __all__ = (
   "no_progress",
 )
 
+# Of the device or of the host. Networks and samplers see `jax.Array` only.
 Array = jax.Array | np.ndarray
 
 # Fields of a batch share the leading axis b. `image` [b h w 1] is float32 in [-1, 1].
@@ -62,12 +63,12 @@ class TokenStream:
     mask: [b n] bool, True where the token is real (not padding, not dropped).
   """
 
-  tokens: Array
-  mask: Array
+  tokens: jax.Array
+  mask: jax.Array
 
 
 # One entry a stream, in the order of the conditioner's specifications.
 Context = tuple[TokenStream, ...]
 
 # (x_t [b h w c], t [b] in [0, 1], context) -> prediction [b h w c]
-DenoiseFn = Callable[[Array, Array, Context], Array]
+DenoiseFn = Callable[[jax.Array, jax.Array, Context], jax.Array]

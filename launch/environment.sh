@@ -1,5 +1,5 @@
-# Sourced by the other scripts: makes .venv when it is missing or its requirements have
-# changed, and activates it. Takes the name of a requirements file.
+# Sourced by the other scripts: makes .venv if it is missing or its requirements have
+# changed, and activates it. Its argument is a requirements file.
 #
 #   PYTHON=python3.12          which Python makes .venv (default python3)
 #   JAX_ACCELERATOR=cuda|tpu   adds the jax extra of that accelerator
@@ -27,8 +27,13 @@ prepare_environment() {
   fi
   if [ "$(cat "${stamp}" 2>/dev/null)" != "${wanted}" ]; then
     echo "installing ${requirements} ${extra} into .venv (a minute or more)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-      -r "${requirements}" ${extra}
+    # uv takes seconds; where it cannot be installed, or lacks a private index that
+    # pip is configured for, pip does the work.
+    { .venv/bin/python -m pip install --quiet --disable-pip-version-check uv &&
+      .venv/bin/uv pip install --quiet --python .venv/bin/python \
+        -r "${requirements}" ${extra}; } ||
+      .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+        -r "${requirements}" ${extra}
     printf '%s\n' "${wanted}" >"${stamp}"
   fi
   # shellcheck disable=SC1091

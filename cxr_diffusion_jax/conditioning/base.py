@@ -172,7 +172,7 @@ def drop_context(context: types.Context, drop: jax.Array) -> types.Context:
     The same tokens with smaller masks.
   """
   return tuple(
-    stream.replace(mask=stream.mask & ~drop[:, i, None])
+    dataclasses.replace(stream, mask=stream.mask & ~drop[:, i, None])
     for i, stream in enumerate(context)
   )
 
@@ -180,5 +180,6 @@ def drop_context(context: types.Context, drop: jax.Array) -> types.Context:
 def drop_all(context: types.Context) -> types.Context:
   """Drops every stream of every example: the unconditional context."""
   return tuple(
-    stream.replace(mask=jnp.zeros_like(stream.mask, dtype=bool)) for stream in context
+    dataclasses.replace(stream, mask=jnp.zeros_like(stream.mask, dtype=bool))
+    for stream in context
   )

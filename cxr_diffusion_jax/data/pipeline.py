@@ -34,9 +34,11 @@ class Column(Protocol):
 
   def source(self, split: str) -> Sequence[np.ndarray]:
     """Random access to the values of a split's rows."""
+    ...
 
   def present(self, split: str) -> np.ndarray:
     """[n] bool, the rows that have a value."""
+    ...
 
 
 class JoinedSource:

@@ -13,9 +13,10 @@ a step costs.
 from collections.abc import Callable, Sequence
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 
-from cxr_diffusion_jax.types import Array, Context, DenoiseFn
+from cxr_diffusion_jax.types import Context, DenoiseFn
 
 
 def classifier_free(
@@ -161,11 +162,11 @@ def _is(scale: float | Array, number: int) -> bool:
 
 
 def _extrapolated(
-  base: jax.Array,
-  others: Sequence[jax.Array],
+  base: Array,
+  others: Sequence[Array],
   scales: Sequence[float | Array],
   rescale: float,
-) -> jax.Array:
+) -> Array:
   """Returns base + sum of scale (other - base), rescaled; all [b ...] float32."""
   guided = plain = base
   for other, scale in zip(others, scales, strict=True):

@@ -8,12 +8,11 @@ is mixed with the noise that the sampler began with, so that it lies on one path
 rest does; samplers that make fresh noise get it fresh here too.
 """
 
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.diffusion import sampler as sampler_lib
 from cxr_diffusion_jax.diffusion.process import Process
-from cxr_diffusion_jax.types import Array
 
 
 def keep_known(
@@ -29,7 +28,7 @@ def keep_known(
     fresh: draw other noise at each step, from the step's keys.
   """
 
-  def constrain_fn(x: Array, t: Array, keys: Array | None) -> jax.Array:
+  def constrain_fn(x: Array, t: Array, keys: Array | None) -> Array:
     own = sampler_lib.draw_noise(keys, x.shape[1:]) if fresh else noise
     alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
     # The way ends in the data, though some paths keep a little noise at t = 0.
@@ -39,7 +38,7 @@ def keep_known(
   return constrain_fn
 
 
-def to_places(mask: Array, places: tuple[int, int]) -> jax.Array:
+def to_places(mask: Array, places: tuple[int, int]) -> Array:
   """Brings a mask of pixels to the places of a latent.
 
   Args:

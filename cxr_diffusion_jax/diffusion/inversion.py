@@ -12,12 +12,13 @@ to the exact inverse of the sampler's own steps.
 """
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.diffusion import prediction as predictions
 from cxr_diffusion_jax.diffusion.process import Process
 from cxr_diffusion_jax.diffusion.times import Grid
-from cxr_diffusion_jax.types import Array, Context, DenoiseFn
+from cxr_diffusion_jax.types import Context, DenoiseFn
 
 
 def invert(
@@ -28,7 +29,7 @@ def invert(
   grid: Grid,
   *,
   repeats: int = 1,
-) -> jax.Array:
+) -> Array:
   """Follows the probability-flow ODE from data to noise, by Euler's method (DDIM).
 
   Args:

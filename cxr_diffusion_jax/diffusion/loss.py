@@ -12,26 +12,27 @@ import dataclasses
 from typing import Protocol
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.diffusion import prediction as predictions
 from cxr_diffusion_jax.diffusion.process import Process
-from cxr_diffusion_jax.types import Array
 
 
 class Weighting(Protocol):
   """A weight per sample."""
 
-  def __call__(self, process: Process, t: Array) -> jax.Array:
+  def __call__(self, process: Process, t: Array) -> Array:
     """The path and what is predicted on it, t [b] in [0, 1] -> weight [b], >= 0."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Uniform:
   """Weight 1 on the error of whatever the denoiser predicts."""
 
-  def __call__(self, process: Process, t: Array) -> jax.Array:
+  def __call__(self, process: Process, t: Array) -> Array:
     """-> ones [b]."""
     del process
     return jnp.ones_like(t, jnp.float32)
@@ -58,7 +59,7 @@ class LinearTimestep:
     if not -1 <= self.slope <= 1:
       raise errors.InputError(f"slope={self.slope} of linear_timestep", "-1 to 1")
 
-  def __call__(self, process: Process, t: Array) -> jax.Array:
+  def __call__(self, process: Process, t: Array) -> Array:
     """-> [b] in [0, 2]."""
     del process
     return 1 + self.slope * (2 * jnp.asarray(t, jnp.float32) - 1)
@@ -84,7 +85,7 @@ class MinSNR:
     if not self.gamma > 0:
       raise errors.InputError(f"gamma={self.gamma} of min_snr", "above 0")
 
-  def __call__(self, process: Process, t: Array) -> jax.Array:
+  def __call__(self, process: Process, t: Array) -> Array:
     """-> [b]."""
     return _of_x0(process, t, lambda snr: jnp.minimum(snr, self.gamma))
 
@@ -110,7 +111,7 @@ class EDM:
     if not self.sigma_data > 0:
       raise errors.InputError(f"sigma_data={self.sigma_data}", "above 0")
 
-  def __call__(self, process: Process, t: Array) -> jax.Array:
+  def __call__(self, process: Process, t: Array) -> Array:
     """-> [b]."""
     return _of_x0(process, t, lambda snr: snr + self.sigma_data**-2)
 
@@ -129,7 +130,7 @@ class Sigmoid:
 
   bias: float = 2.0
 
-  def __call__(self, process: Process, t: Array) -> jax.Array:
+  def __call__(self, process: Process, t: Array) -> Array:
     """-> [b]."""
     t = jnp.asarray(t, jnp.float32)
     logsnr, change = jax.jvp(process.schedule.logsnr, (t,), (jnp.ones_like(t),))
@@ -142,7 +143,7 @@ class Sigmoid:
 
 def squared_error(
   prediction: Array, target: Array, weight: Array, channel_weights: Array | float = 1.0
-) -> jax.Array:
+) -> Array:
   """Weighted mean squared error of each sample.
 
   Args:
@@ -179,9 +180,7 @@ def load(name: str) -> type[Weighting]:
   return found[name]
 
 
-def _of_x0(
-  process: Process, t: Array, weight_fn: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
+def _of_x0(process: Process, t: Array, weight_fn: Callable[[Array], Array]) -> Array:
   """A weight of x0's error, a function of SNR [b], as one of the prediction's error."""
   alpha, sigma = process.coefficients(t, jnp.ndim(t))
   gain = predictions.gain(process.prediction, alpha, sigma)

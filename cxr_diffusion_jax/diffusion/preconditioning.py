@@ -13,12 +13,12 @@ from collections.abc import Callable
 import dataclasses
 from typing import Protocol
 
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.diffusion.process import Process
-from cxr_diffusion_jax.types import Array, Context, DenoiseFn
+from cxr_diffusion_jax.types import Context, DenoiseFn
 
 # (x [b ...], t [b] in [0, 1000], context) -> answer [b ...]
 NetworkFn = Callable[[Array, Array, Context], Array]
@@ -35,9 +35,11 @@ class Preconditioning(Protocol):
 
   def inputs(self, process: Process, x_t: Array, t: Array) -> tuple[Array, Array]:
     """x_t [b ...], t [b] in [0, 1] -> the network's x [b ...], its t [b]."""
+    ...
 
   def output(self, process: Process, x_t: Array, t: Array, answer: Array) -> Array:
     """The prediction [b ...] that a network's answer [b ...] means."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ class EDM:
     out = sigma * self.sigma_data / norm
     return skip * x_t + out * answer.astype(jnp.float32)
 
-  def _norm(self, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
+  def _norm(self, alpha: Array, sigma: Array) -> Array:
     return jnp.sqrt(sigma**2 + (alpha * self.sigma_data) ** 2)
 
 

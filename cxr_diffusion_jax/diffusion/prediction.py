@@ -8,11 +8,10 @@ Given x_t, any one of them fixes all others. `v` is Salimans and Ho 2022 (2202.0
 x_t / (alpha + sigma) by sigma / (alpha + sigma).
 """
 
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.types import Array
 
 
 def names() -> tuple[str, ...]:
@@ -53,7 +52,7 @@ def target(name: str, x0: Array, noise: Array, alpha: Array, sigma: Array) -> Ar
 
 def split(
   name: str, prediction: Array, x_t: Array, alpha: Array, sigma: Array
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Array, Array]:
   """The (x0, noise) that a prediction means.
 
   `v` and `velocity` are exact on the whole path. `epsilon` says nothing of the data
@@ -87,13 +86,13 @@ def split(
 
 def convert(
   prediction: Array, source: str, wanted: str, x_t: Array, alpha: Array, sigma: Array
-) -> jax.Array:
+) -> Array:
   """A prediction [...] of kind `source` as one of kind `wanted`, given x_t [...]."""
   x0, noise = split(source, prediction, x_t, alpha, sigma)
   return target(wanted, x0, noise, alpha, sigma)
 
 
-def gain(name: str, alpha: Array, sigma: Array) -> jax.Array:
+def gain(name: str, alpha: Array, sigma: Array) -> Array:
   """How far x0 is off where a prediction is off by 1, given x_t; without the sign.
 
   Args:
@@ -116,6 +115,6 @@ def gain(name: str, alpha: Array, sigma: Array) -> jax.Array:
   raise errors.InputError(f"unknown prediction {name!r}", f"one of {list(names())}")
 
 
-def _over(numerator: Array, denominator: Array) -> jax.Array:
+def _over(numerator: Array, denominator: Array) -> Array:
   """numerator / denominator, without inf or NaN where the denominator is 0."""
   return numerator / jnp.maximum(denominator, 1e-6)

@@ -8,11 +8,11 @@ to_*:     what its answer means
 import dataclasses
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.diffusion import prediction as predictions
 from cxr_diffusion_jax.diffusion.schedule import RectifiedFlow, Schedule
-from cxr_diffusion_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,13 @@ class Process:
   def __post_init__(self):
     predictions.check(self.prediction)
 
-  def coefficients(self, t: Array, num_axes: int) -> tuple[jax.Array, jax.Array]:
+  def coefficients(self, t: Array, num_axes: int) -> tuple[Array, Array]:
     """Alpha and sigma of t [b], shaped [b 1 ...] with `num_axes` axes."""
     t = jnp.asarray(t, jnp.float32)
     t = t.reshape(t.shape + (1,) * (num_axes - t.ndim))
     return self.schedule.alpha(t), self.schedule.sigma(t)
 
-  def corrupt(self, key: Array, x0: Array, t: Array) -> tuple[jax.Array, jax.Array]:
+  def corrupt(self, key: Array, x0: Array, t: Array) -> tuple[Array, Array]:
     """Mixes fresh noise into data.
 
     Args:
@@ -54,24 +54,24 @@ class Process:
     alpha, sigma = self.coefficients(t, x0.ndim)
     return alpha * x0 + sigma * noise, noise
 
-  def target(self, x0: Array, noise: Array, t: Array) -> jax.Array:
+  def target(self, x0: Array, noise: Array, t: Array) -> Array:
     """[b ...], [b ...], [b] -> what the denoiser should answer, [b ...]."""
     alpha, sigma = self.coefficients(t, x0.ndim)
     return predictions.target(self.prediction, x0, noise, alpha, sigma)
 
-  def to_x0(self, prediction: Array, x_t: Array, t: Array) -> jax.Array:
+  def to_x0(self, prediction: Array, x_t: Array, t: Array) -> Array:
     """The data [b ...] that a prediction [b ...] at x_t [b ...], t [b] means."""
     return self._as("x0", prediction, x_t, t)
 
-  def to_noise(self, prediction: Array, x_t: Array, t: Array) -> jax.Array:
+  def to_noise(self, prediction: Array, x_t: Array, t: Array) -> Array:
     """The noise [b ...] that a prediction [b ...] at x_t [b ...], t [b] means."""
     return self._as("epsilon", prediction, x_t, t)
 
-  def to_velocity(self, prediction: Array, x_t: Array, t: Array) -> jax.Array:
+  def to_velocity(self, prediction: Array, x_t: Array, t: Array) -> Array:
     """noise - x0 [b ...] that a prediction [b ...] at x_t [b ...], t [b] means."""
     return self._as("velocity", prediction, x_t, t)
 
-  def _as(self, wanted: str, prediction: Array, x_t: Array, t: Array) -> jax.Array:
+  def _as(self, wanted: str, prediction: Array, x_t: Array, t: Array) -> Array:
     alpha, sigma = self.coefficients(t, x_t.ndim)
     prediction = jnp.asarray(prediction, jnp.float32)
     x_t = jnp.asarray(x_t, jnp.float32)

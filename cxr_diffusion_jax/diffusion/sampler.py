@@ -13,6 +13,7 @@ import importlib
 from typing import Any, ClassVar, Protocol
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,7 +23,7 @@ from cxr_diffusion_jax.diffusion.process import Process
 from cxr_diffusion_jax.diffusion.samplers.one_step import Euler
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 from cxr_diffusion_jax.diffusion.times import Grid, Times
-from cxr_diffusion_jax.types import Array, Context, DenoiseFn
+from cxr_diffusion_jax.types import Context, DenoiseFn
 
 _SAMPLERS = "cxr_diffusion_jax.diffusion.samplers"
 
@@ -45,25 +46,27 @@ class Method(Protocol):
   @property
   def stochastic(self) -> bool: ...
 
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
+  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """What `update` is given at each evaluation, every entry [num_evaluations].
 
     `t`, `alpha` and `sigma` are where the denoiser is evaluated, `next_t` is the time
     of the x that the update returns.
     """
+    ...
 
   def memory(self, x: Array) -> Any:
     """What is remembered before the first evaluation: arrays like x [b ...]."""
+    ...
 
   def update(
     self,
-    step: dict[str, jax.Array],
-    x: jax.Array,
-    x0: jax.Array,
-    noise: jax.Array,
-    fresh: jax.Array | None,
+    step: dict[str, Array],
+    x: Array,
+    x0: Array,
+    noise: Array,
+    fresh: Array | None,
     memory: Any,
-  ) -> tuple[jax.Array, Any]:
+  ) -> tuple[Array, Any]:
     """The next x [b ...] and what to remember.
 
     Args:
@@ -74,6 +77,7 @@ class Method(Protocol):
       fresh: [b ...] standard normal noise of this step, if stochastic.
       memory: as the last update left it.
     """
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,7 @@ class Sampler:
     keys: Array | None = None,
     *,
     constrain_fn: ConstrainFn | None = None,
-  ) -> jax.Array:
+  ) -> Array:
     """Draws data.
 
     Args:
@@ -138,7 +142,7 @@ class Sampler:
 
   def trajectory(
     self, process, denoise_fn, noise, context, keys=None, *, constrain_fn=None
-  ) -> tuple[jax.Array, jax.Array]:
+  ) -> tuple[Array, Array]:
     """As `__call__`, and the estimates of the data, [num_steps b ...]."""
     x, estimates, _ = self._follow(
       process, denoise_fn, noise, context, keys, constrain_fn
@@ -147,7 +151,7 @@ class Sampler:
 
   def states(
     self, process, denoise_fn, noise, context, keys=None, *, constrain_fn=None
-  ) -> jax.Array:
+  ) -> Array:
     """As `__call__`, but x after each step, [num_steps b ...]; the last is the data."""
     _, _, states = self._follow(process, denoise_fn, noise, context, keys, constrain_fn)
     return states[self._ends()]
@@ -203,12 +207,12 @@ class Sampler:
     return x0, predictions.convert(x0, "x0", "epsilon", x, alpha, sigma)
 
 
-def draw_noise(keys: Array, shape: tuple[int, ...]) -> jax.Array:
+def draw_noise(keys: Array, shape: tuple[int, ...]) -> Array:
   """Standard normal [b *shape] float32, each sample from its own typed key of [b]."""
   return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
-def fresh_noise(keys: Array, step: int | Array, shape: tuple[int, ...]) -> jax.Array:
+def fresh_noise(keys: Array, step: int | Array, shape: tuple[int, ...]) -> Array:
   """The noise [b *shape] that step number `step` of a sample with keys [b] adds."""
   return draw_noise(_fold(keys, step), shape)
 
@@ -238,5 +242,5 @@ def load(name: str) -> type[Method]:
   return classes[naming.check("sampler", name, classes)]
 
 
-def _fold(keys: Array, number: int | Array) -> jax.Array:
+def _fold(keys: Array, number: int | Array) -> Array:
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

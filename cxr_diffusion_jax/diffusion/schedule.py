@@ -9,7 +9,7 @@ load(name) -> constructor; the paths are in schedule_continuous and schedule_dis
 from collections.abc import Callable
 from typing import Protocol
 
-import jax
+from jax import Array
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.diffusion.schedule_continuous import (
@@ -23,29 +23,34 @@ from cxr_diffusion_jax.diffusion.schedule_discrete import (
   scaled_linear,
   squared_cosine,
 )
-from cxr_diffusion_jax.types import Array
 
 
 class Schedule(Protocol):
   """A path from data to noise; every method maps [...] to [...] elementwise."""
 
-  def alpha(self, t: Array) -> jax.Array:
+  def alpha(self, t: Array) -> Array:
     """The factor of the data at time t, in [0, 1], not increasing."""
+    ...
 
-  def sigma(self, t: Array) -> jax.Array:
+  def sigma(self, t: Array) -> Array:
     """The factor of the noise at time t, at least 0, increasing."""
+    ...
 
-  def logsnr(self, t: Array) -> jax.Array:
+  def logsnr(self, t: Array) -> Array:
     """2 log(alpha / sigma) at time t, clipped so that it is finite."""
+    ...
 
-  def time_of_alpha(self, alpha: Array) -> jax.Array:
+  def time_of_alpha(self, alpha: Array) -> Array:
     """The time at which the path has this alpha; ValueError where that is no time."""
+    ...
 
-  def time_of_sigma(self, sigma: Array) -> jax.Array:
+  def time_of_sigma(self, sigma: Array) -> Array:
     """The time at which the path has this sigma."""
+    ...
 
-  def time_of_logsnr(self, logsnr: Array) -> jax.Array:
+  def time_of_logsnr(self, logsnr: Array) -> Array:
     """The time at which the path has this logsnr: the inverse of `logsnr`."""
+    ...
 
 
 def load(name: str) -> Callable[..., Schedule]:

@@ -12,10 +12,10 @@ beyond the path's ends gives the end. Nothing is computed as 1 minus something n
 import dataclasses
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,31 +36,31 @@ class RectifiedFlow:
   def __post_init__(self):
     _check_shift(self.shift)
 
-  def alpha(self, t: Array) -> jax.Array:
+  def alpha(self, t: Array) -> Array:
     """[...] -> [...]; written so that it keeps its precision near t = 1."""
     t = jnp.asarray(t, jnp.float32)
     return (1 - t) / (1 + (self.shift - 1) * t)
 
-  def sigma(self, t: Array) -> jax.Array:
+  def sigma(self, t: Array) -> Array:
     """[...] -> [...]."""
     t = jnp.asarray(t, jnp.float32)
     return self.shift * t / (1 + (self.shift - 1) * t)
 
-  def logsnr(self, t: Array) -> jax.Array:
+  def logsnr(self, t: Array) -> Array:
     """[...] -> [...], within about [-28, 28]."""
     return logsnr_of(self.alpha(t), self.sigma(t))
 
-  def time_of_alpha(self, alpha: Array) -> jax.Array:
+  def time_of_alpha(self, alpha: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0, 1)
     return (1 - alpha) / (1 + (self.shift - 1) * alpha)
 
-  def time_of_sigma(self, sigma: Array) -> jax.Array:
+  def time_of_sigma(self, sigma: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
     return sigma / (self.shift - (self.shift - 1) * sigma)
 
-  def time_of_logsnr(self, logsnr: Array) -> jax.Array:
+  def time_of_logsnr(self, logsnr: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     s = jax.nn.sigmoid(-0.5 * jnp.asarray(logsnr, jnp.float32))
     return s / (self.shift - (self.shift - 1) * s)
@@ -86,36 +86,36 @@ class Cosine:
   def __post_init__(self):
     _check_shift(self.shift)
 
-  def alpha(self, t: Array) -> jax.Array:
+  def alpha(self, t: Array) -> Array:
     """[...] -> [...]; as a sine, so that it is exactly 0 at t = 1."""
     alpha, _, norm = self._plain(t)
     return alpha / norm
 
-  def sigma(self, t: Array) -> jax.Array:
+  def sigma(self, t: Array) -> Array:
     """[...] -> [...]."""
     _, sigma, norm = self._plain(t)
     return self.shift * sigma / norm
 
-  def logsnr(self, t: Array) -> jax.Array:
+  def logsnr(self, t: Array) -> Array:
     """[...] -> [...], within about [-28, 28]."""
     return logsnr_of(self.alpha(t), self.sigma(t))
 
-  def time_of_alpha(self, alpha: Array) -> jax.Array:
+  def time_of_alpha(self, alpha: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0, 1)
     return (2 / jnp.pi) * jnp.arctan2(complement(alpha), self.shift * alpha)
 
-  def time_of_sigma(self, sigma: Array) -> jax.Array:
+  def time_of_sigma(self, sigma: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
     return (2 / jnp.pi) * jnp.arctan2(sigma, self.shift * complement(sigma))
 
-  def time_of_logsnr(self, logsnr: Array) -> jax.Array:
+  def time_of_logsnr(self, logsnr: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     ratio = jnp.exp(-0.5 * jnp.asarray(logsnr, jnp.float32)) / self.shift
     return (2 / jnp.pi) * jnp.arctan(ratio)
 
-  def _plain(self, t: Array) -> tuple[jax.Array, jax.Array, jax.Array | float]:
+  def _plain(self, t: Array) -> tuple[Array, Array, Array | float]:
     """Alpha and sigma without the shift, and what the shifted ones are divided by."""
     t = jnp.asarray(t, jnp.float32)
     alpha, sigma = jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
@@ -150,36 +150,36 @@ class VP:
         "0 < beta_min <= beta_max",
       )
 
-  def alpha(self, t: Array) -> jax.Array:
+  def alpha(self, t: Array) -> Array:
     """[...] -> [...]."""
     return jnp.exp(-0.5 * self._integral(t))
 
-  def sigma(self, t: Array) -> jax.Array:
+  def sigma(self, t: Array) -> Array:
     """[...] -> [...]."""
     return jnp.sqrt(-jnp.expm1(-self._integral(t)))
 
-  def logsnr(self, t: Array) -> jax.Array:
+  def logsnr(self, t: Array) -> Array:
     """[...] -> [...], at most about 28."""
     return logsnr_of(self.alpha(t), self.sigma(t))
 
-  def time_of_alpha(self, alpha: Array) -> jax.Array:
+  def time_of_alpha(self, alpha: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     return self._time(-2 * jnp.log(jnp.asarray(alpha, jnp.float32)))
 
-  def time_of_sigma(self, sigma: Array) -> jax.Array:
+  def time_of_sigma(self, sigma: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
     return self._time(-(jnp.log1p(-sigma) + jnp.log1p(sigma)))
 
-  def time_of_logsnr(self, logsnr: Array) -> jax.Array:
+  def time_of_logsnr(self, logsnr: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     return self._time(jax.nn.softplus(-jnp.asarray(logsnr, jnp.float32)))
 
-  def _integral(self, t: Array) -> jax.Array:
+  def _integral(self, t: Array) -> Array:
     t = jnp.asarray(t, jnp.float32)
     return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
-  def _time(self, integral: jax.Array) -> jax.Array:
+  def _time(self, integral: Array) -> Array:
     """The root of the quadratic, in the form that does not cancel near 0."""
     integral = jnp.clip(integral, 0, 0.5 * (self.beta_min + self.beta_max))
     slope = self.beta_max - self.beta_min
@@ -218,21 +218,21 @@ class EDM:
     if not self.rho > 0:
       raise errors.InputError(f"rho={self.rho}", "above 0")
 
-  def alpha(self, t: Array) -> jax.Array:
+  def alpha(self, t: Array) -> Array:
     """[...] -> ones [...]."""
     return jnp.ones_like(jnp.asarray(t, jnp.float32))
 
-  def sigma(self, t: Array) -> jax.Array:
+  def sigma(self, t: Array) -> Array:
     """[...] -> [...] in [sigma_min, sigma_max]."""
     low, high = self._roots()
     t = jnp.asarray(t, jnp.float32)
     return (low * (1 - t) + high * t) ** self.rho
 
-  def logsnr(self, t: Array) -> jax.Array:
+  def logsnr(self, t: Array) -> Array:
     """[...] -> [...], within -+2 log of the sigmas."""
     return -2 * jnp.log(self.sigma(t))
 
-  def time_of_alpha(self, alpha: Array) -> jax.Array:
+  def time_of_alpha(self, alpha: Array) -> Array:
     """There is none: alpha is 1 at every time.
 
     Raises:
@@ -240,29 +240,29 @@ class EDM:
     """
     raise ValueError("the EDM path has alpha = 1 at every time: ask by sigma or logsnr")
 
-  def time_of_sigma(self, sigma: Array) -> jax.Array:
+  def time_of_sigma(self, sigma: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     return self._time(jnp.asarray(sigma, jnp.float32) ** (1 / self.rho))
 
-  def time_of_logsnr(self, logsnr: Array) -> jax.Array:
+  def time_of_logsnr(self, logsnr: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     return self._time(jnp.exp(-0.5 / self.rho * jnp.asarray(logsnr, jnp.float32)))
 
   def _roots(self) -> tuple[float, float]:
     return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
-  def _time(self, root: jax.Array) -> jax.Array:
+  def _time(self, root: Array) -> Array:
     low, high = self._roots()
     return jnp.clip((root - low) / (high - low), 0, 1)
 
 
-def logsnr_of(alpha: jax.Array, sigma: jax.Array) -> jax.Array:
+def logsnr_of(alpha: Array, sigma: Array) -> Array:
   """Log-ratio of squares [...]; the floor keeps both ends of a path finite."""
   floor = 1e-6
   return 2 * (jnp.log(jnp.maximum(alpha, floor)) - jnp.log(jnp.maximum(sigma, floor)))
 
 
-def complement(value: jax.Array) -> jax.Array:
+def complement(value: Array) -> Array:
   """sqrt(1 - value^2) [...] of values in [0, 1], without loss near 1."""
   return jnp.sqrt((1 - value) * (1 + value))
 

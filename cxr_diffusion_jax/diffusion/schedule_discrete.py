@@ -17,12 +17,12 @@ import functools
 from typing import Protocol
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.diffusion.schedule_continuous import complement, logsnr_of
-from cxr_diffusion_jax.types import Array
 
 
 class Betas(Protocol):
@@ -30,6 +30,7 @@ class Betas(Protocol):
 
   def __call__(self, num_levels: int) -> np.ndarray:
     """[num_levels] float64 in (0, 1)."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,29 +106,29 @@ class Discrete:
     alphas = np.sqrt(squares)
     return ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
 
-  def alpha(self, t: Array) -> jax.Array:
+  def alpha(self, t: Array) -> Array:
     """[...] -> [...]."""
     return self._at(t)[0]
 
-  def sigma(self, t: Array) -> jax.Array:
+  def sigma(self, t: Array) -> Array:
     """[...] -> [...]."""
     return self._at(t)[1]
 
-  def logsnr(self, t: Array) -> jax.Array:
+  def logsnr(self, t: Array) -> Array:
     """[...] -> [...], within about [-28, 28]."""
     return logsnr_of(*self._at(t))
 
-  def time_of_alpha(self, alpha: Array) -> jax.Array:
+  def time_of_alpha(self, alpha: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0, 1)
     return self.time_of_logsnr(2 * jnp.log(alpha / complement(alpha)))
 
-  def time_of_sigma(self, sigma: Array) -> jax.Array:
+  def time_of_sigma(self, sigma: Array) -> Array:
     """[...] -> [...] in [0, 1]."""
     sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
     return self.time_of_logsnr(2 * jnp.log(complement(sigma) / sigma))
 
-  def time_of_logsnr(self, logsnr: Array) -> jax.Array:
+  def time_of_logsnr(self, logsnr: Array) -> Array:
     """[...] -> [...] in [0, 1]; a logsnr beyond the path's ends gives the end."""
     logsnr = jnp.asarray(logsnr, jnp.float32)
     alphas, _, known = self._tables
@@ -151,7 +152,7 @@ class Discrete:
     tables = np.sqrt(squares), np.sqrt(1 - squares), logsnr
     return tuple(table.astype(np.float32) for table in tables)
 
-  def _at(self, t: Array) -> tuple[jax.Array, jax.Array]:
+  def _at(self, t: Array) -> tuple[Array, Array]:
     """Alpha and sigma [...] of t [...]."""
     # A time within rounding of a level's is that level.
     position = jnp.clip(jnp.asarray(t, jnp.float32), 0, 1) * self.num_levels

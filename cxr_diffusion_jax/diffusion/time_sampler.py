@@ -13,22 +13,24 @@ import dataclasses
 from typing import Protocol
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.diffusion.schedule import Schedule
-from cxr_diffusion_jax.types import Array
 
 
 class TimeSampler(Protocol):
   """Draws times for a batch."""
 
-  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
     """[num] float32 in (0, 1)."""
+    ...
 
-  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+  def weight(self, t: Array, schedule: Schedule) -> Array:
     """What the losses at t [...] are multiplied by, [...] float32."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,12 +43,12 @@ class Uniform:
 
   stratified: bool = True
 
-  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
     """[num] float32 in (0, 1)."""
     del schedule
     return _uniform(key, num, self.stratified)
 
-  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+  def weight(self, t: Array, schedule: Schedule) -> Array:
     """Ones [...]."""
     del schedule
     return jnp.ones_like(t, jnp.float32)
@@ -68,14 +70,14 @@ class LogitNormal:
   std: float = 1.0
   stratified: bool = True
 
-  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
     """[num] float32 in (0, 1)."""
     del schedule
     quantile = _uniform(key, num, self.stratified)
     z = jax.scipy.special.ndtri(quantile)
     return jax.nn.sigmoid(self.mean + self.std * z)
 
-  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+  def weight(self, t: Array, schedule: Schedule) -> Array:
     """Ones [...]."""
     del schedule
     return jnp.ones_like(t, jnp.float32)
@@ -98,12 +100,12 @@ class LogNormal:
   std: float = 1.2
   stratified: bool = True
 
-  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
     """[num] float32 in (0, 1); noise beyond the path's ends becomes that of the end."""
     z = jax.scipy.special.ndtri(_uniform(key, num, self.stratified))
     return _inside(schedule.time_of_logsnr(-2 * (self.mean + self.std * z)))
 
-  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+  def weight(self, t: Array, schedule: Schedule) -> Array:
     """Ones [...]."""
     del schedule
     return jnp.ones_like(t, jnp.float32)
@@ -157,7 +159,7 @@ class Importance:
         "uniform in (0, 1] and at least one cell",
       )
 
-  def __call__(self, key: Array, num: int, schedule: Schedule) -> jax.Array:
+  def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
     """[num] float32 in (0, 1)."""
     quantile = _uniform(key, num, self.stratified)
     mass = jnp.cumsum(self._density(schedule))
@@ -165,12 +167,12 @@ class Importance:
     edges = jnp.linspace(0, 1, self.num_cells + 1)
     return _inside(jnp.interp(quantile, mass, edges))
 
-  def weight(self, t: Array, schedule: Schedule) -> jax.Array:
+  def weight(self, t: Array, schedule: Schedule) -> Array:
     """1 / density at t, [...] in (0, 1 / uniform]."""
     cell = jnp.floor(jnp.asarray(t, jnp.float32) * self.num_cells).astype(jnp.int32)
     return 1 / self._density(schedule)[jnp.clip(cell, 0, self.num_cells - 1)]
 
-  def _density(self, schedule: Schedule) -> jax.Array:
+  def _density(self, schedule: Schedule) -> Array:
     """[num_cells], mean 1."""
     middles = (np.arange(self.num_cells, dtype=np.float32) + 0.5) / self.num_cells
     knots, profile = np.float32(self.logsnr), np.float32(self.profile)
@@ -226,7 +228,7 @@ def load(name: str) -> type[TimeSampler]:
   return found[name]
 
 
-def _uniform(key: Array, num: int, stratified: bool) -> jax.Array:
+def _uniform(key: Array, num: int, stratified: bool) -> Array:
   """[num] uniform, kept off 0 and 1 where the log-ratio and ndtri are infinite."""
   if stratified:
     t = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
@@ -235,5 +237,5 @@ def _uniform(key: Array, num: int, stratified: bool) -> jax.Array:
   return _inside(t)
 
 
-def _inside(t: jax.Array) -> jax.Array:
+def _inside(t: Array) -> Array:
   return jnp.clip(t, 1e-5, 1 - 1e-5)

@@ -9,9 +9,8 @@ is compared with the mean of the features.
 
 from flax import linen as nn
 import jax
+from jax import Array
 import jax.numpy as jnp
-
-from cxr_diffusion_jax.types import Array
 
 
 class Projector(nn.Module):
@@ -28,14 +27,14 @@ class Projector(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, features: Array) -> jax.Array:
+  def __call__(self, features: Array) -> Array:
     """[... c] -> [... out_width] float32."""
     x = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="layers_0")(features))
     x = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="layers_1")(x))
     return nn.Dense(self.out_width, name="layers_2")(x)
 
 
-def to_grid(features: Array, grid: tuple[int, int] | None) -> jax.Array:
+def to_grid(features: Array, grid: tuple[int, int] | None) -> Array:
   """Resizes features to the places of a target.
 
   Args:
@@ -57,7 +56,7 @@ def to_grid(features: Array, grid: tuple[int, int] | None) -> jax.Array:
   return features.reshape(b, rows * columns, c)
 
 
-def negative_cosine(projected: Array, target: Array) -> jax.Array:
+def negative_cosine(projected: Array, target: Array) -> Array:
   """The loss of each example.
 
   Args:
@@ -74,6 +73,6 @@ def negative_cosine(projected: Array, target: Array) -> jax.Array:
   return -jnp.where(real, cosine, 0.0).sum(axis=-1) / count
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def _unit(x: Array) -> Array:
   """[... d] of length 1. Smooth at zero, where a norm has no gradient."""
   return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)

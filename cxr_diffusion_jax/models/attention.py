@@ -13,10 +13,11 @@ import math
 from einops import rearrange
 from flax import linen as nn
 import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.models import embedding
-from cxr_diffusion_jax.types import Array, TokenStream
+from cxr_diffusion_jax.types import TokenStream
 
 # Layer name -> axis of its kernel that is split over the mesh's axis `tensor`: the
 # output into attention and feed-forward layers, the input out of them.
@@ -32,7 +33,7 @@ def attend(
   value: Array,
   mask: Array | None = None,
   implementation: str = "auto",
-) -> jax.Array:
+) -> Array:
   """Attention of every query to all unmasked keys.
 
   A row with all keys masked gets the plain mean of the values, never NaN.
@@ -72,7 +73,7 @@ def _fastest(query: Array) -> str:
   return "plain"
 
 
-def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
+def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
   scale = 1 / math.sqrt(query.shape[-1])
   scores = jnp.einsum(
     "bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32
@@ -83,12 +84,12 @@ def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Ar
   return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
-def _hide(scores: Array, mask: Array) -> jax.Array:
+def _hide(scores: Array, mask: Array) -> Array:
   """Uses the lowest finite number, not -inf, so that an all-masked row stays finite."""
   return jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
 
 
-def _blocked(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
+def _blocked(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
   """`_plain` for one sample, head and block of queries at a time.
 
   Keys and values are transposed to [d k]. Their gradients are then products with a
@@ -128,7 +129,7 @@ def _block_size(num_queries: int, num_keys: int) -> int:
   return min(size, num_queries)
 
 
-def _cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Array:
+def _cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
   """The fused kernel; pads odd lengths, because its masked gradient needs even ones."""
   num_queries, num_keys = query.shape[1], key.shape[1]
   if mask is None and (num_queries % 2 or num_keys % 2):
@@ -145,7 +146,7 @@ def _cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> jax.Ar
   return out[:, :num_queries]
 
 
-def _pad_tokens(x: Array, num: int) -> jax.Array:
+def _pad_tokens(x: Array, num: int) -> Array:
   return jnp.pad(x, ((0, 0), (0, num), (0, 0), (0, 0)))
 
 
@@ -158,7 +159,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(
     self, x: Array, context: Array | None = None, mask: Array | None = None
-  ) -> jax.Array:
+  ) -> Array:
     source = x if context is None else context
     width = x.shape[-1]
 
@@ -182,7 +183,7 @@ class GatedGELU(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     x = nn.Dense(2 * self.width, dtype=self.dtype, name="proj")(x)
     x, gate = jnp.split(x, 2, axis=-1)
     return x * nn.gelu(gate, approximate=False)
@@ -194,7 +195,7 @@ class FeedForward(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     width = x.shape[-1]
     x = GatedGELU(4 * width, dtype=self.dtype, name="net_0")(x)
     return nn.Dense(width, dtype=self.dtype, name="net_2")(x)
@@ -212,9 +213,7 @@ class TransformerBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, x: Array, context: TokenStream, positions: Array | None
-  ) -> jax.Array:
+  def __call__(self, x: Array, context: TokenStream, positions: Array | None) -> Array:
     """x [b n c], context, positions [n c] of the queries or None -> [b n c]."""
 
     def norm(name, x):
@@ -259,7 +258,7 @@ class SpatialTransformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, context: TokenStream) -> jax.Array:
+  def __call__(self, x: Array, context: TokenStream) -> Array:
     """x [b h w c] -> [b h w c]."""
     _, height, width, channels = x.shape
     positions = None

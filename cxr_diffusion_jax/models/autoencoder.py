@@ -14,13 +14,13 @@ import dataclasses
 from einops import rearrange
 from flax import linen as nn
 import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL, attend
 from cxr_diffusion_jax.models.network import check_sides
 from cxr_diffusion_jax.models.resblock import Downsample, ResnetBlock, Upsample
-from cxr_diffusion_jax.types import Array
 
 # The range of published autoencoders; its exponentials are finite in float32.
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -29,13 +29,13 @@ LOGVAR_RANGE = (-30.0, 20.0)
 DOWNSAMPLE_PADDING = ((0, 1), (0, 1))
 
 
-def sample_posterior(key: Array, mean: Array, logvar: Array) -> jax.Array:
+def sample_posterior(key: Array, mean: Array, logvar: Array) -> Array:
   """Draws a latent [b h w z] from the normal distribution (mean, logvar) [b h w z]."""
   noise = jax.random.normal(key, mean.shape, jnp.float32)
   return mean + jnp.exp(0.5 * logvar) * noise
 
 
-def kl_divergence(mean: Array, logvar: Array) -> jax.Array:
+def kl_divergence(mean: Array, logvar: Array) -> Array:
   """Divergence of each posterior [b h w z] from the standard normal, in nats: [b].
 
   Kingma and Welling 2013 (1312.6114), appendix B:
@@ -76,14 +76,14 @@ class PlacesAttention(nn.Module):
   style: Style
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w c]."""
     height, channels = x.shape[1], x.shape[3]
     dtype = self.style.dtype
     h = self.style.norm("group_norm")(x).astype(dtype)
     h = rearrange(h, "b h w c -> b (h w) c")
 
-    def project(name: str) -> jax.Array:
+    def project(name: str) -> Array:
       out = nn.Dense(channels, dtype=dtype, name=name)(h)
       return rearrange(out, "b n c -> b n 1 c")
 
@@ -108,7 +108,7 @@ class Block(nn.Module):
   resample: str
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h' w' channels]."""
     for i in range(self.num_layers):
       x = self.style.resnet(self.channels, f"resnets_{i}")(x)
@@ -126,7 +126,7 @@ class MidBlock(nn.Module):
   style: Style
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w c]."""
     channels = x.shape[-1]
     x = self.style.resnet(channels, "resnets_0")(x)
@@ -144,7 +144,7 @@ class Encoder(nn.Module):
   num_layers: int
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     last = len(self.block_channels) - 1
     dtype = self.style.dtype
     x = nn.Conv(self.block_channels[0], (3, 3), dtype=dtype, name="conv_in")(x)
@@ -166,7 +166,7 @@ class Decoder(nn.Module):
   num_layers: int
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     last = len(self.block_channels) - 1
     dtype = self.style.dtype
     x = nn.Conv(self.block_channels[-1], (3, 3), dtype=dtype, name="conv_in")(x)
@@ -229,7 +229,7 @@ class AutoencoderKL(nn.Module):
     """f: the image's side over the latent's."""
     return 2 ** (len(self.block_channels) - 1)
 
-  def encode(self, image: Array) -> tuple[jax.Array, jax.Array]:
+  def encode(self, image: Array) -> tuple[Array, Array]:
     """Image [b h w c] in [-1, 1] -> mean and logvar [b h' w' z], unscaled, float32.
 
     Raises:
@@ -240,11 +240,11 @@ class AutoencoderKL(nn.Module):
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
-  def decode(self, latent: Array) -> jax.Array:
+  def decode(self, latent: Array) -> Array:
     """Latent [b h' w' z], unscaled -> image [b h w c], about [-1, 1], float32."""
     return self.decoder(self.post_quant_conv(latent))
 
-  def __call__(self, image: Array) -> jax.Array:
+  def __call__(self, image: Array) -> Array:
     """Image -> the image decoded from its posterior's mean."""
     return self.decode(self.encode(image)[0])
 

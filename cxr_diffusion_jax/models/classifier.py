@@ -9,10 +9,8 @@ things in the image, the mean large ones.
 """
 
 from flax import linen as nn
-import jax
+from jax import Array
 import jax.numpy as jnp
-
-from cxr_diffusion_jax.types import Array
 
 
 class Classifier(nn.Module):
@@ -35,7 +33,7 @@ class Classifier(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, image: Array) -> jax.Array:
+  def __call__(self, image: Array) -> Array:
     """Image [b h w 1] in [-1, 1] -> logits [b num_classes] float32."""
     side, stride = 2 * self.stem_stride, self.stem_stride
     x = nn.Conv(
@@ -77,7 +75,7 @@ class Block(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h/stride w/stride channels], sizes rounded up."""
 
     def conv(name, x, size, stride=1):

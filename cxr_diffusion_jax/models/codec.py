@@ -13,12 +13,11 @@ import dataclasses
 from typing import Protocol
 
 from einops import rearrange
-import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.types import Array
 
 
 class Codec(Protocol):
@@ -38,15 +37,15 @@ class Codec(Protocol):
   @property
   def params(self) -> types.Params | None: ...
 
-  def encode(self, image: Array, params: types.Params | None = None) -> jax.Array:
+  def encode(self, image: Array, params: types.Params | None = None) -> Array:
     """Image [b h w 1] in [-1, 1] -> latent [b h' w' c], about unit variance."""
     ...
 
-  def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
+  def encode_batch(self, key: Array | None, batch: types.Batch) -> Array:
     """Batch -> the latents to denoise [b h' w' c]; without a key, their means."""
     ...
 
-  def decode(self, latent: Array, params: types.Params | None = None) -> jax.Array:
+  def decode(self, latent: Array, params: types.Params | None = None) -> Array:
     """Latent [b h' w' c] -> image [b h w 1], about [-1, 1]."""
     ...
 
@@ -92,7 +91,7 @@ class Haar:
     if min(self.std) <= 0:
       raise errors.InputError(f"a band's std of {min(self.std)}", "above 0")
 
-  def encode(self, image: Array, params: None = None) -> jax.Array:
+  def encode(self, image: Array, params: None = None) -> Array:
     """[b h w 1] -> [b h/2^L w/2^L 4^L]; 2^L must divide h and w."""
     del params
     self.latent_shape(image.shape[1])
@@ -103,12 +102,12 @@ class Haar:
       x = rearrange(_butterfly(blocks), "b h w band c -> b h w (band c)")
     return (x - np.float32(self.mean)) / np.float32(self.std)
 
-  def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
+  def encode_batch(self, key: Array | None, batch: types.Batch) -> Array:
     """Encodes the batch's images."""
     del key
     return self.encode(batch["image"])
 
-  def decode(self, latent: Array, params: None = None) -> jax.Array:
+  def decode(self, latent: Array, params: None = None) -> Array:
     """[b h w 4^L] -> [b 2^L*h 2^L*w 1]."""
     del params
     x = jnp.asarray(latent, jnp.float32) * np.float32(self.std) + np.float32(self.mean)
@@ -143,7 +142,7 @@ class Pixel(Haar):
   std: tuple[float, ...] = (1.0,)
 
 
-def _butterfly(x: jax.Array) -> jax.Array:
+def _butterfly(x: Array) -> Array:
   """The symmetric orthonormal 4x4 transform of axis -2."""
   a, b, c, d = (x[..., i, :] for i in range(4))
   bands = (a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d)

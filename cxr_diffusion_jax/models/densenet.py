@@ -10,11 +10,10 @@ TorchXRayVision (2111.00595). Names follow its weights.
 """
 
 from flax import linen as nn
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.models import frozen_norm
-from cxr_diffusion_jax.types import Array
 
 SIDE = 224
 NUM_FEATURES = 1024
@@ -36,7 +35,7 @@ class DenseNet(nn.Module):
   num_outputs: int = 18
 
   @nn.compact
-  def __call__(self, image: Array) -> tuple[jax.Array, jax.Array]:
+  def __call__(self, image: Array) -> tuple[Array, Array]:
     """Image [b h w 1] -> features [b d] >= 0, logits [b num_outputs], float32."""
     x = _Trunk(self.layers, self.growth, self.stem_channels, name="features")(image)
     features = nn.relu(x).mean(axis=(1, 2))
@@ -51,7 +50,7 @@ class _Trunk(nn.Module):
   stem_channels: int
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w 1] -> [b h/32 w/32 d]."""
     x = _conv("conv0", x, self.stem_channels, 7, stride=2)
     x = nn.relu(frozen_norm.FrozenNorm(name="norm0")(x))
@@ -70,7 +69,7 @@ class DenseBlock(nn.Module):
   growth: int
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w c + num_layers * growth], the input first."""
     for i in range(1, self.num_layers + 1):
       new = DenseLayer(self.growth, name=f"denselayer{i}")(x)
@@ -84,7 +83,7 @@ class DenseLayer(nn.Module):
   growth: int
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w growth]."""
     x = nn.relu(frozen_norm.FrozenNorm(name="norm1")(x))
     x = _conv("conv1", x, 4 * self.growth, 1)
@@ -96,14 +95,14 @@ class Transition(nn.Module):
   """Half the channels, half the size."""
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h/2 w/2 c/2]."""
     x = nn.relu(frozen_norm.FrozenNorm(name="norm")(x))
     x = _conv("conv", x, x.shape[-1] // 2, 1)
     return nn.avg_pool(x, (2, 2), (2, 2))
 
 
-def _conv(name: str, x: Array, channels: int, size: int, stride: int = 1) -> jax.Array:
+def _conv(name: str, x: Array, channels: int, size: int, stride: int = 1) -> Array:
   """A convolution of the running module, padded equally on all sides."""
   window, padding = (size, size), size // 2
   return frozen_norm.conv(name, channels, window, strides=stride, padding=padding)(x)

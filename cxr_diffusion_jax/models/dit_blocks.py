@@ -11,11 +11,12 @@ from einops import rearrange
 from flax import linen as nn
 import flax.struct
 import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.models.attention import attend
 from cxr_diffusion_jax.models.positions import rotate
-from cxr_diffusion_jax.types import Array, TokenStream
+from cxr_diffusion_jax.types import TokenStream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,14 +65,14 @@ class Condition:
   query_positions: Array | None
 
 
-def normalise(x: Array) -> jax.Array:
+def normalise(x: Array) -> Array:
   """[... c] -> float32 of mean 0 and variance 1, without parameters."""
   x = x.astype(jnp.float32)
   x = x - jnp.mean(x, axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
 
 
-def modulate(x: Array, shift: Array, scale: Array) -> jax.Array:
+def modulate(x: Array, shift: Array, scale: Array) -> Array:
   """norm(x [b n c]) (1 + scale [b c]) + shift [b c], float32."""
   shift, scale = (v.astype(jnp.float32)[:, None] for v in (shift, scale))
   return normalise(x) * (1 + scale) + shift
@@ -90,7 +91,7 @@ class Attention(nn.Module):
     source: Array,
     mask: Array | None = None,
     angles: Array | None = None,
-  ) -> jax.Array:
+  ) -> Array:
     """x [b n c] to source [b m c] with mask [b m], rotated by angles -> [b n c]."""
     style, width = self.style, x.shape[-1]
 
@@ -114,7 +115,7 @@ class MLP(nn.Module):
   style: Style
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     style, width = self.style, x.shape[-1]
     if style.swiglu:
       # Accelerators need multiples of 8.
@@ -131,7 +132,7 @@ class Block(nn.Module):
   style: Style
 
   @nn.compact
-  def __call__(self, x: Array, condition: Condition) -> jax.Array:
+  def __call__(self, x: Array, condition: Condition) -> Array:
     """[b n c] -> [b n c]."""
     style, width = self.style, x.shape[-1]
     modulation = style.dense(6 * width, "modulation", nn.initializers.zeros)

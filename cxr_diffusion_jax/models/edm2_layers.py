@@ -16,14 +16,14 @@ import statistics
 from einops import rearrange
 from flax import linen as nn
 import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax.models import attention
-from cxr_diffusion_jax.types import Array
 
 
-def pixel_norm(x: Array) -> jax.Array:
+def pixel_norm(x: Array) -> Array:
   """[... c] -> [... c] with a root mean square of 1 over the last axis; 0 stays 0."""
   wide = jnp.asarray(x, jnp.float32)
   # The floor keeps the gradient at 0 finite.
@@ -31,24 +31,24 @@ def pixel_norm(x: Array) -> jax.Array:
   return (wide * jax.lax.rsqrt(square + 1e-8)).astype(x.dtype)
 
 
-def unit_weight(weight: Array) -> jax.Array:
+def unit_weight(weight: Array) -> Array:
   """[... inputs outputs] -> the same shape, root mean square 1 for each output."""
   axes = tuple(range(weight.ndim - 1))
   square = jnp.mean(weight * weight, axis=axes, keepdims=True)
   return weight * jax.lax.rsqrt(jnp.maximum(square, 1e-30))
 
 
-def silu(x: Array) -> jax.Array:
+def silu(x: Array) -> Array:
   """SiLU, scaled to preserve the magnitude of normal numbers."""
   return nn.silu(x) / 0.596
 
 
-def mix(a: Array, b: Array, t: float) -> jax.Array:
+def mix(a: Array, b: Array, t: float) -> Array:
   """A weighted sum of a and b; t in [0, 1] is the share of b."""
   return ((1 - t) * a + t * b) / math.hypot(1 - t, t)
 
 
-def join(a: Array, b: Array, t: float) -> jax.Array:
+def join(a: Array, b: Array, t: float) -> Array:
   """[... m], [... n] -> [... m+n]; t in [0, 1] is the share of b in its magnitude."""
   m, n = a.shape[-1], b.shape[-1]
   scale = math.sqrt(m + n) / math.hypot(1 - t, t)
@@ -56,7 +56,7 @@ def join(a: Array, b: Array, t: float) -> jax.Array:
   return jnp.concatenate(parts, axis=-1)
 
 
-def fourier(x: Array, width: int) -> jax.Array:
+def fourier(x: Array, width: int) -> Array:
   """Waves of normally distributed frequencies, as fixed features of a number.
 
   Frequencies are quantiles of the normal distribution and phases are multiples of the
@@ -93,7 +93,7 @@ class Linear(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c], or [... c] without a window -> [... width]."""
     shape = (*self.window, x.shape[-1], self.width)
     weight = self.param("weight", nn.initializers.normal(1.0), shape)
@@ -129,7 +129,7 @@ class CosineAttention(nn.Module):
     context: Array | None = None,
     mask: Array | None = None,
     positions: Array | None = None,
-  ) -> jax.Array:
+  ) -> Array:
     """Mixes.
 
     Args:

@@ -7,14 +7,15 @@ learned null token, never masked ------------------------------------> concatena
 
 from flax import linen as nn
 import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
+from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 
-def sinusoids(values: Array, width: int, longest: float = 1e4) -> jax.Array:
+def sinusoids(values: Array, width: int, longest: float = 1e4) -> Array:
   """Cosines, then sines, at geometrically spaced frequencies from 1 to 1 / longest.
 
   Vaswani et al. 2017 (1706.03762), section 3.5, in Stable Diffusion's order.
@@ -33,7 +34,7 @@ def sinusoids(values: Array, width: int, longest: float = 1e4) -> jax.Array:
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def grid_positions(rows: int, columns: int, width: int) -> jax.Array:
+def grid_positions(rows: int, columns: int, width: int) -> Array:
   """Fixed 2-D positions [rows*columns width] f32, one half for each axis.
 
   Positions are fractions of the side, so maps of different resolution agree on where
@@ -59,7 +60,7 @@ class TimestepEmbedding(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     x = nn.Dense(self.width, dtype=self.dtype, name="linear_1")(x)
     return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
 
@@ -84,9 +85,7 @@ class ContextEmbedder(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, context: Context, batch: int
-  ) -> tuple[TokenStream, jax.Array | None]:
+  def __call__(self, context: Context, batch: int) -> tuple[TokenStream, Array | None]:
     """Concatenates the streams.
 
     Args:
@@ -116,7 +115,7 @@ class ContextEmbedder(nn.Module):
     pooled = nn.Dense(self.pooled_width, dtype=self.dtype, name="pooled")(mean)
     return TokenStream(tokens=sequence, mask=mask), pooled
 
-  def _embed(self, spec: StreamSpec, stream: TokenStream) -> jax.Array:
+  def _embed(self, spec: StreamSpec, stream: TokenStream) -> Array:
     x = jnp.where(stream.mask[..., None], stream.tokens, 0).astype(jnp.float32)
     x = x - jnp.mean(x, axis=-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-8)

@@ -7,8 +7,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-
-from cxr_diffusion_jax.types import Array
+from jax import Array
 
 
 class FrozenNorm(nn.Module):
@@ -24,7 +23,7 @@ class FrozenNorm(nn.Module):
   epsilon: float = 1e-5
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[... c] -> [... c]."""
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     shape = x.shape[-1:]

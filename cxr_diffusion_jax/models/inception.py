@@ -13,11 +13,10 @@ and torch-fidelity.
 from collections.abc import Sequence
 
 from flax import linen as nn
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.models import frozen_norm
-from cxr_diffusion_jax.types import Array
 
 SIDE = 299
 NUM_FEATURES = 2048
@@ -27,7 +26,7 @@ class InceptionV3(nn.Module):
   """The network up to its last pool."""
 
   @nn.compact
-  def __call__(self, image: Array) -> jax.Array:
+  def __call__(self, image: Array) -> Array:
     """Image [b 299 299 3] in [-1, 1] -> [b 2048] float32, none negative."""
     x = _conv("Conv2d_1a_3x3", image, 32, (3, 3), stride=2)
     x = _conv("Conv2d_2a_3x3", x, 32, (3, 3), padding="VALID")
@@ -53,7 +52,7 @@ class BlockA(nn.Module):
   pooled: int
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w 224 + pooled]."""
     five = _chain("branch5x5", x, (("_1", 48, (1, 1)), ("_2", 64, (5, 5))))
     three = _chain("branch3x3dbl", x, _TWICE_THREE)
@@ -70,7 +69,7 @@ class BlockB(nn.Module):
   """From 35 x 35 to 17 x 17."""
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h' w' c + 480]."""
     three = _chain("branch3x3dbl", x, _TWICE_THREE[:-1])
     parts = [
@@ -87,7 +86,7 @@ class BlockC(nn.Module):
   width: int
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w 768]."""
     wide, high, width = (1, 7), (7, 1), self.width
     once = (("_1", width, (1, 1)), ("_2", width, wide), ("_3", 192, high))
@@ -111,7 +110,7 @@ class BlockD(nn.Module):
   """From 17 x 17 to 8 x 8."""
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h' w' c + 512]."""
     seven = (("_1", 192, (1, 1)), ("_2", 192, (1, 7)), ("_3", 192, (7, 1)))
     three = _conv("branch3x3_1", x, 192)
@@ -130,7 +129,7 @@ class BlockE(nn.Module):
   largest: bool = False
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w 2048]."""
     pooled = max_pool(x, padding="SAME") if self.largest else mean_pool(x)
     three = _conv("branch3x3_1", x, 384)
@@ -156,7 +155,7 @@ class ConvNorm(nn.Module):
   padding: str
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h' w' channels]."""
     options = {"strides": self.stride, "padding": self.padding}
     x = frozen_norm.conv("conv", self.channels, self.window, **options)(x)
@@ -174,7 +173,7 @@ def _conv(
   *,
   stride: int = 1,
   padding: str = "",
-) -> jax.Array:
+) -> Array:
   """A `ConvNorm` of the running module; pads if the stride is 1."""
   padding = padding or ("SAME" if stride == 1 else "VALID")
   return ConvNorm(channels, window, stride, padding, name=name)(x)
@@ -182,18 +181,18 @@ def _conv(
 
 def _chain(
   name: str, x: Array, layers: Sequence[tuple[str, int, tuple[int, int]]]
-) -> jax.Array:
+) -> Array:
   """A sequence of `ConvNorm` from (end of the name, channels, window)."""
   for end, channels, window in layers:
     x = _conv(f"{name}{end}", x, channels, window)
   return x
 
 
-def mean_pool(x: Array) -> jax.Array:
+def mean_pool(x: Array) -> Array:
   """Means of 3 x 3 pixels, without the padding."""
   return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
-def max_pool(x: Array, *, stride: int = 1, padding: str = "VALID") -> jax.Array:
+def max_pool(x: Array, *, stride: int = 1, padding: str = "VALID") -> Array:
   """Maximum of 3 x 3 pixels."""
   return nn.max_pool(x, (3, 3), (stride, stride), padding)

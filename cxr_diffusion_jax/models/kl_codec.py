@@ -14,14 +14,13 @@ import dataclasses
 import fractions
 import functools
 
-import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.models import tiles
-from cxr_diffusion_jax.types import Array
 
 # The name of the column and of the batch field.
 COLUMN = "latent"
@@ -76,13 +75,13 @@ class Kl:
   def params(self) -> types.Params:
     return self.load_params()
 
-  def encode(self, image: Array, params: types.Params | None = None) -> jax.Array:
+  def encode(self, image: Array, params: types.Params | None = None) -> Array:
     """[b h w 1] in [-1, 1] -> [b h/f w/f z], the posterior's mean."""
     params = self.params if params is None else params
     mean, _ = jnp.split(moments(self.autoencoder, params, image), 2, axis=-1)
     return self._scaled(mean)
 
-  def encode_batch(self, key: jax.Array | None, batch: types.Batch) -> jax.Array:
+  def encode_batch(self, key: Array | None, batch: types.Batch) -> Array:
     """`latent` [b h' w' 2z] of a batch -> [b h' w' z]; without a key, the mean."""
     stored = jnp.asarray(batch[COLUMN], jnp.float32)
     mean, logvar = jnp.split(stored, 2, axis=-1)
@@ -90,7 +89,7 @@ class Kl:
       mean = autoencoder_lib.sample_posterior(key, mean, logvar)
     return self._scaled(mean)
 
-  def decode(self, latent: Array, params: types.Params | None = None) -> jax.Array:
+  def decode(self, latent: Array, params: types.Params | None = None) -> Array:
     """[b h' w' z] -> [b f*h' f*w' 1], about [-1, 1]."""
     params = self.params if params is None else params
     unscaled = jnp.asarray(latent, jnp.float32) / self.scaling_factor
@@ -106,13 +105,13 @@ class Kl:
     """[z] of 1."""
     return np.ones(self.autoencoder.latent_channels, np.float32)
 
-  def _scaled(self, latent: jax.Array) -> jax.Array:
+  def _scaled(self, latent: Array) -> Array:
     return (latent - self.shift_factor) * self.scaling_factor
 
 
 def moments(
   autoencoder: autoencoder_lib.AutoencoderKL, params: types.Params, image: Array
-) -> jax.Array:
+) -> Array:
   """Grey images [b h w 1] in [-1, 1] -> mean, logvar [b h/f w/f 2z], unscaled, float32.
 
   Raises:
@@ -138,7 +137,7 @@ def moments(
 
 def image_of(
   autoencoder: autoencoder_lib.AutoencoderKL, params: types.Params, latent: Array
-) -> jax.Array:
+) -> Array:
   """Unscaled latents [b h' w' z] -> grey images [b f*h' f*w' 1], about [-1, 1]."""
 
   def decode(part):

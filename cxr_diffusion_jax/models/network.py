@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from flax import linen as nn
-import jax
+from jax import Array
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.types import Array, Context
+from cxr_diffusion_jax.types import Context
 
 
 class Network(Protocol):
@@ -27,12 +27,12 @@ class Network(Protocol):
   tensor_parallel: ClassVar[Mapping[str, int]]
 
   def init(
-    self, rngs: jax.Array, x_t: Array, t: Array, context: Context
+    self, rngs: Array, x_t: Array, t: Array, context: Context
   ) -> Mapping[str, Any]: ...
 
   def apply(
     self, variables: Mapping[str, Any], x_t: Array, t: Array, context: Context
-  ) -> jax.Array: ...
+  ) -> Array: ...
 
   def clone(self, **changes: Any) -> Self: ...
 

@@ -7,11 +7,9 @@ al. 2021, 2104.09864). Half of a head's pairs rotate with the row, half with the
 at the frequencies for images of Heo et al. 2024 (2403.13298).
 """
 
-import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
-
-from cxr_diffusion_jax.types import Array
 
 # The slowest pair's period over the fastest's.
 LONGEST = 100.0
@@ -45,7 +43,7 @@ def grid_angles(
   return np.float32(angles.reshape(-1, 2 * pairs))
 
 
-def rotate(x: Array, angles: Array) -> jax.Array:
+def rotate(x: Array, angles: Array) -> Array:
   """Rotates the pairs (i, i + d/2) of each head's channels.
 
   Args:

@@ -9,10 +9,8 @@ silu(norm1(x)) before conv1.
 
 from einops import reduce, repeat
 from flax import linen as nn
-import jax
+from jax import Array
 import jax.numpy as jnp
-
-from cxr_diffusion_jax.types import Array
 
 
 class ResnetBlock(nn.Module):
@@ -44,10 +42,10 @@ class ResnetBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, time: Array | None = None) -> jax.Array:
+  def __call__(self, x: Array, time: Array | None = None) -> Array:
     """x [b h w c], time [b d] or None -> [b h w channels]."""
 
-    def norm(name: str, x: Array) -> jax.Array:
+    def norm(name: str, x: Array) -> Array:
       return nn.GroupNorm(
         self.norm_groups, epsilon=self.epsilon, dtype=jnp.float32, name=name
       )(x)
@@ -107,7 +105,7 @@ class Downsample(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     conv = nn.Conv(
       x.shape[-1], (3, 3), 2, padding=self.padding, dtype=self.dtype, name="conv"
     )
@@ -120,7 +118,7 @@ class Upsample(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
     x = x.reshape(b, 2 * h, 2 * w, c)

@@ -9,10 +9,9 @@ from collections.abc import Callable
 import fractions
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
-
-from cxr_diffusion_jax.types import Array
 
 
 def blend(
@@ -22,7 +21,7 @@ def blend(
   tile: int,
   overlap: int,
   scale: fractions.Fraction,
-) -> jax.Array:
+) -> Array:
   """Applies a function of images tile by tile, or once if one tile is enough.
 
   Args:

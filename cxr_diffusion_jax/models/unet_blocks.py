@@ -10,12 +10,12 @@ A convolution or one more resnet changes the size.
 import dataclasses
 
 from flax import linen as nn
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.models.attention import SpatialTransformer
 from cxr_diffusion_jax.models.resblock import Downsample, ResnetBlock, Upsample
-from cxr_diffusion_jax.types import Array, TokenStream
+from cxr_diffusion_jax.types import TokenStream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,13 @@ class Style:
       name=name,
     )
 
-  def downsampled(self, x: Array, time: Array) -> jax.Array:
+  def downsampled(self, x: Array, time: Array) -> Array:
     """[b h w c] -> [b h/2 w/2 c]."""
     if self.resample == "resnet":
       return self.resnet(x.shape[-1], "downsamplers_0", "down")(x, time)
     return Downsample(dtype=self.dtype, name="downsamplers_0")(x)
 
-  def upsampled(self, x: Array, time: Array) -> jax.Array:
+  def upsampled(self, x: Array, time: Array) -> Array:
     """[b h w c] -> [b 2h 2w c]."""
     if self.resample == "resnet":
       return self.resnet(x.shape[-1], "upsamplers_0", "up")(x, time)
@@ -94,7 +94,7 @@ class DownBlock(nn.Module):
   downsample: bool
 
   @nn.compact
-  def __call__(self, x: Array, time: Array, context: TokenStream) -> list[jax.Array]:
+  def __call__(self, x: Array, time: Array, context: TokenStream) -> list[Array]:
     """[b h w c] -> the output of each layer; the last is the block's output."""
     outputs = []
     for i in range(self.num_layers):
@@ -117,7 +117,7 @@ class MidBlock(nn.Module):
   num_blocks: int
 
   @nn.compact
-  def __call__(self, x: Array, time: Array, context: TokenStream) -> jax.Array:
+  def __call__(self, x: Array, time: Array, context: TokenStream) -> Array:
     """[b h w c] -> [b h w c]."""
     style, heads, blocks = self.style, self.num_heads, self.num_blocks
     x = style.resnet(self.channels, "resnets_0")(x, time)
@@ -137,7 +137,7 @@ class UpBlock(nn.Module):
   @nn.compact
   def __call__(
     self, x: Array, time: Array, context: TokenStream, skips: list[Array]
-  ) -> jax.Array:
+  ) -> Array:
     """[b h w c] and one skip per resnet, in the order of use."""
     for i, skip in enumerate(skips):
       x = jnp.concatenate([x, skip], axis=-1)

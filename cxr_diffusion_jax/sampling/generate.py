@@ -60,6 +60,7 @@ class GenerateFn(Protocol):
     Raises:
       errors.InputError: guidance that these inputs cannot have.
     """
+    ...
 
 
 def make_generate(

@@ -12,12 +12,11 @@ infinity: there a line says nothing, and the last estimate alone is taken (q = 0
 import dataclasses
 from typing import ClassVar
 
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 from cxr_diffusion_jax.diffusion.times import Grid
-from cxr_diffusion_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class DPMSolver2M:
     """Whether it makes fresh noise."""
     return self.eta > 0
 
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
+  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """Both ends of each step, the weight of the line's slope, and the factors."""
     del schedule
     step, (slope, _) = grid.steps(), _slopes(grid)
@@ -58,7 +57,7 @@ class DPMSolver2M:
       "added": step["next_sigma"] * jnp.sqrt(1 - shrink ** (2 * self.eta)),
     }
 
-  def memory(self, x: Array) -> jax.Array:
+  def memory(self, x: Array) -> Array:
     """The estimate before, [b ...]."""
     return jnp.zeros_like(x)
 
@@ -97,7 +96,7 @@ class UniPC:
   stages: ClassVar[int] = 1
   stochastic: ClassVar[bool] = False
 
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
+  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """Both ends of each step, and the factors of predictor and corrector."""
     del schedule
     step, (slope, h) = grid.steps(), _slopes(grid)
@@ -122,7 +121,7 @@ class UniPC:
       "correct_now": before(gain * c2),
     }
 
-  def memory(self, x: Array) -> tuple[jax.Array, jax.Array]:
+  def memory(self, x: Array) -> tuple[Array, Array]:
     """The last estimate and the one before it, each [b ...]."""
     return jnp.zeros_like(x), jnp.zeros_like(x)
 
@@ -135,7 +134,7 @@ class UniPC:
     return step["of_x"] * x + step["of_x0"] * line, (x0, last)
 
 
-def _slopes(grid: Grid) -> tuple[jax.Array, jax.Array]:
+def _slopes(grid: Grid) -> tuple[Array, Array]:
   """h / (2 h_before), 0 where either is infinite or there is none before; and h."""
   position = jnp.log(grid.alpha / jnp.where(grid.sigma > 0, grid.sigma, 1.0))
   position = jnp.where(grid.sigma > 0, position, jnp.inf)
@@ -146,7 +145,7 @@ def _slopes(grid: Grid) -> tuple[jax.Array, jax.Array]:
   return slope, h
 
 
-def _phis(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _phis(z: Array) -> tuple[Array, Array, Array]:
   """phi_1, phi_2 and phi_3 of z [...] < 0, which cancel near 0: a series there."""
   small = jnp.abs(z) < 1.0
   near, far = jnp.where(small, z, 0.0), jnp.where(small, -1.0, z)

@@ -14,12 +14,11 @@ Each keeps the name and the equation of its paper.
 import dataclasses
 from typing import ClassVar
 
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 from cxr_diffusion_jax.diffusion.times import Grid
-from cxr_diffusion_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class Euler:
   stages: ClassVar[int] = 1
   stochastic: ClassVar[bool] = False
 
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
+  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """Both ends of each step."""
     del schedule
     return grid.steps()
@@ -74,7 +73,7 @@ class DDIM:
     """Whether it makes fresh noise."""
     return self.eta > 0
 
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
+  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """Both ends of each step, and the noise that is kept and added."""
     del schedule
     step = grid.steps()
@@ -115,7 +114,7 @@ class EulerAncestral:
     """Whether it makes fresh noise."""
     return self.eta > 0
 
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
+  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """Both ends of each step, the ratios `down` and `up`."""
     del schedule
     step = grid.steps()
@@ -151,7 +150,7 @@ class DDPM:
   stages: ClassVar[int] = 1
   stochastic: ClassVar[bool] = True
 
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
+  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """Both ends of each step, and the factors of x0, x and the fresh noise."""
     del schedule
     step = grid.steps()

@@ -12,14 +12,13 @@ import dataclasses
 import math
 from typing import ClassVar
 
-import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import naming
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 from cxr_diffusion_jax.diffusion.times import Grid
-from cxr_diffusion_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class Heun:
     """Whether it makes fresh noise."""
     return self.churn > 0
 
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, jax.Array]:
+  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """Two rows a step, predict and correct, but one for the last."""
     raised = self._raised(schedule, grid)
     bend = {"flow": 1.0, "ratio": 0.0}.get(self.coordinate)
@@ -94,7 +93,7 @@ class Heun:
       "added": jnp.where(corrects, next_rows(added), 0.0),
     }
 
-  def memory(self, x: Array) -> tuple[jax.Array, jax.Array]:
+  def memory(self, x: Array) -> tuple[Array, Array]:
     """x and the slope at the beginning of the step, each [b ...]."""
     return jnp.zeros_like(x), jnp.zeros_like(x)
 

@@ -13,7 +13,7 @@ Peebles and Xie 2022 (2212.09748). Gates and the output start at zero (adaLN-zer
 
 from einops import rearrange
 from flax import linen as nn
-import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,7 +21,7 @@ from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.models import embedding, network, positions
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.models.dit_blocks import Block, Condition, Style, modulate
-from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
+from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 # The gate of SwiGLU is split as `net_0`, see `attention.TENSOR_PARALLEL`.
 GATE_PARALLEL = {"net_gate": 1}
@@ -88,7 +88,7 @@ class DiT(nn.Module):
     return max(self.depth // 3 - 1, 0)
 
   @nn.compact
-  def __call__(self, x_t: Array, t: Array, context: Context) -> jax.Array:
+  def __call__(self, x_t: Array, t: Array, context: Context) -> Array:
     """Predicts.
 
     Args:
@@ -138,7 +138,7 @@ class DiT(nn.Module):
 
   def _condition(
     self, batch: int, t: Array, context: Context
-  ) -> tuple[jax.Array, TokenStream]:
+  ) -> tuple[Array, TokenStream]:
     """The vector c [b width] of the blocks, and the context as one stream."""
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
     embed = embedding.TimestepEmbedding(self.width, self.dtype, name="time_embedding")
@@ -184,7 +184,7 @@ class DiT(nn.Module):
         before.append(positions.grid_angles(spec.grid, head, spread=grid))
     return np.concatenate([*before, patches])
 
-  def _project_out(self, x: Array, vector: Array, rows: int) -> jax.Array:
+  def _project_out(self, x: Array, vector: Array, rows: int) -> Array:
     """Tokens [b n width] -> prediction [b h w out_channels] float32."""
     zeros = nn.initializers.zeros
     modulation = nn.Dense(

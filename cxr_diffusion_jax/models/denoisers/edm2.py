@@ -18,14 +18,14 @@ from typing import Any
 
 from einops import reduce, repeat
 from flax import linen as nn
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models import edm2_layers as layers
 from cxr_diffusion_jax.models import embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
-from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
+from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 # Range of the Fourier features' argument over all times: a quarter of the logarithm of
 # EDM's largest noise level over its smallest (80 / 0.002), the paper's c_noise.
@@ -66,10 +66,10 @@ class Block(nn.Module):
   num_heads: int = 0
 
   @nn.compact
-  def __call__(self, x: Array, vector: Array, context: TokenStream) -> jax.Array:
+  def __call__(self, x: Array, vector: Array, context: TokenStream) -> Array:
     """x [b h w c], vector [b d] -> [b h' w' channels]."""
 
-    def linear(name: str, x: Array, window: tuple[int, ...]) -> jax.Array:
+    def linear(name: str, x: Array, window: tuple[int, ...]) -> Array:
       return layers.Linear(self.channels, window, self.style.dtype, name=name)(x)
 
     def widened(x: Array) -> Array:
@@ -91,7 +91,7 @@ class Block(nn.Module):
     # Beyond what training reaches; it keeps rare outliers from overflowing 16 bits.
     return jnp.clip(x, -256, 256)
 
-  def _attended(self, x: Array, context: TokenStream) -> jax.Array:
+  def _attended(self, x: Array, context: TokenStream) -> Array:
     positions = None
     if self.style.query_positions:
       positions = embedding.grid_positions(*x.shape[1:]) * math.sqrt(2)
@@ -161,7 +161,7 @@ class EDM2(nn.Module):
     return len(self.block_channels)
 
   @nn.compact
-  def __call__(self, x_t: Array, t: Array, context: Context) -> jax.Array:
+  def __call__(self, x_t: Array, t: Array, context: Context) -> Array:
     """Predicts.
 
     Args:
@@ -229,7 +229,7 @@ class EDM2(nn.Module):
 
   def _condition(
     self, batch: int, t: Array, context: Context
-  ) -> tuple[jax.Array, TokenStream]:
+  ) -> tuple[Array, TokenStream]:
     """The vector [b d] of every block, and the tokens for cross-attention."""
     width = max(self.block_channels)
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
@@ -245,7 +245,7 @@ class EDM2(nn.Module):
     if pooled is not None:
       vector = layers.mix(vector, layers.pixel_norm(pooled), 0.5)
     tokens = layers.pixel_norm(stream.tokens)
-    return layers.silu(vector), stream.replace(tokens=tokens)
+    return layers.silu(vector), dataclasses.replace(stream, tokens=tokens)
 
   def _check(self, x_t: Array) -> None:
     levels = len(self.block_channels)

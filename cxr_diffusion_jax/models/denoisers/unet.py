@@ -11,17 +11,18 @@ index: down_blocks.0.resnets.1.conv1.weight -> down_blocks_0/resnets_1/conv1/ker
 `context_streams` is set.
 """
 
+import dataclasses
 from typing import Any
 
 from flax import linen as nn
-import jax
+from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.models import embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.models.unet_blocks import DownBlock, MidBlock, Style, UpBlock
-from cxr_diffusion_jax.types import Array, Context, StreamSpec, TokenStream
+from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 CHOICES = {
   "time_conditioning": ("additive", "scale_shift"),
@@ -115,7 +116,7 @@ class UNet(nn.Module):
   @nn.compact
   def __call__(
     self, x_t: Array, t: Array, context: Context, class_labels: Array | None = None
-  ) -> jax.Array:
+  ) -> Array:
     """Predicts.
 
     Args:
@@ -188,7 +189,7 @@ class UNet(nn.Module):
   def _each_level(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
     return (value,) * len(self.block_channels) if isinstance(value, int) else value
 
-  def _project_out(self, x: Array) -> jax.Array:
+  def _project_out(self, x: Array) -> Array:
     """Features [b h w c] -> prediction [b h w out_channels] float32."""
     x = nn.GroupNorm(
       self.norm_groups, epsilon=1e-5, dtype=jnp.float32, name="conv_norm_out"
@@ -200,7 +201,7 @@ class UNet(nn.Module):
 
   def _condition(
     self, x_t: Array, t: Array, context: Context, class_labels: Array | None
-  ) -> tuple[jax.Array, TokenStream]:
+  ) -> tuple[Array, TokenStream]:
     """The embedding [b 4c] of time and class, and the tokens for cross-attention."""
     batch, first = x_t.shape[0], self.block_channels[0]
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
@@ -215,7 +216,7 @@ class UNet(nn.Module):
       stream = context[0]
       # Zero masked tokens, so that a row without any real token stays clean.
       tokens = jnp.where(stream.mask[..., None], stream.tokens, 0)
-      return time, stream.replace(tokens=tokens.astype(self.dtype))
+      return time, dataclasses.replace(stream, tokens=tokens.astype(self.dtype))
     stream, pooled = embedding.ContextEmbedder(
       self.context_streams,
       self.context_width,
