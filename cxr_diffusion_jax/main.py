@@ -31,8 +31,9 @@ def main() -> None:
   from cxr_diffusion_jax.run import compatibility, lock
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.run import denoiser as denoiser_lib
+  from cxr_diffusion_jax.sampling import preview
+  from cxr_diffusion_jax.training import denoiser_trainer, loop, start
   from cxr_diffusion_jax.training import experiment as experiment_lib
-  from cxr_diffusion_jax.training import loop, preview, start
 
   terminal.announce_compiling()
   distributed.initialize(_DISTRIBUTED.value)
@@ -63,14 +64,9 @@ def main() -> None:
       num_steps=experiment.train.num_steps,
       profile_steps=experiment.train.profile_steps,
     ) as (writer, actions):
-      outcome = loop.train(
-        experiment,
-        dataset,
-        workdir,
-        writer=writer,
-        actions=actions,
-        show=preview.make_show(experiment, dataset, workdir, writer),
-      )
+      show = preview.make_show(experiment.recipe, dataset, experiment.seed)
+      trainer = denoiser_trainer.make(experiment, dataset, show)
+      outcome = loop.train(trainer, workdir, writer=writer, actions=actions)
   step = int(outcome.state.step)
   if outcome.reason == "interrupted":
     raise errors.Interrupted(

@@ -39,12 +39,11 @@ with flag_help.group("Run"):
 
 
 def main() -> None:
-  """Builds the experiment, prepares its images, trains it, and says how good it is."""
+  """Builds the experiment, prepares its images, trains and evaluates it."""
   from cxr_diffusion_jax.conditioning import base as conditioning
-  from cxr_diffusion_jax.extras.autoencoder import compiled as programs_lib
-  from cxr_diffusion_jax.extras.autoencoder import evaluation as measure
   from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
   from cxr_diffusion_jax.extras.autoencoder import settings
+  from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
   from cxr_diffusion_jax.parallel import distributed
   from cxr_diffusion_jax.run import compatibility
   from cxr_diffusion_jax.run import dataset as dataset_lib
@@ -56,13 +55,13 @@ def main() -> None:
   workdir = command.writable_folder(_WORKDIR.value)
   start.check_resumable(workdir, experiment.config)
   features = _encoder(experiment.loss.perceptual, "config.loss.perceptual")
-  programs = programs_lib.make_programs(experiment, features)
+  programs = trainer_lib.make_programs(experiment, features)
   dataset = dataset_lib.prepare(
     experiment.data, conditioning.Needs(), progress=command.progress
   )
   logging.info("data: %s", dataset.summary())
   size = experiment.data.image_size
-  logging.info("autoencoder: %s", measure.describe(experiment.network, size))
+  logging.info("autoencoder: %s", trainer_lib.describe(experiment.network, size))
   metrics_logger.list_parameters(workdir, "autoencoder", programs.like().ema_params)
   with metrics_logger.opened(
     workdir,
@@ -70,17 +69,10 @@ def main() -> None:
     num_steps=experiment.train.num_steps,
     profile_steps=experiment.train.profile_steps,
   ) as (writer, actions):
-    parts = (experiment, programs, dataset, workdir, writer)
-    outcome = loop.train(
-      experiment,
-      dataset,
-      workdir,
-      writer=writer,
-      actions=actions,
-      show=measure.make_show(*parts),
-      programs=programs,
-      measure=measure.make_measure(*parts),
+    trainer = trainer_lib.AutoencoderTrainer(
+      experiment=experiment, dataset=dataset, programs=programs, workdir=workdir
     )
+    outcome = loop.train(trainer, workdir, writer=writer, actions=actions)
     step = int(outcome.state.step)
     if outcome.reason == "interrupted":
       raise errors.Interrupted(
@@ -90,18 +82,15 @@ def main() -> None:
     if _FEATURES.value not in ("auto", "probe", "none"):
       features = _encoder(_FEATURES.value, "--features")
     report = autoencoder_report.write(
-      experiment,
-      programs,
-      dataset,
-      workdir,
+      trainer,
       params=outcome.state.ema_params,
       step=step,
       writer=writer,
       features=None if _FEATURES.value == "none" else features,
-      probe_wanted=_FEATURES.value == "probe",
+      train_probe=_FEATURES.value == "probe",
       progress=command.progress,
     )
-  print(f"{outcome.reason} at step {step}; {report}; {workdir / measure.FOLDER}")
+  print(f"{outcome.reason} at step {step}; {report}; {workdir / trainer_lib.FOLDER}")
 
 
 def _encoder(name: str, setting: str) -> "image_features.ImageFeatures | None":

@@ -1,12 +1,12 @@
-"""How large a denoiser is and what it computes, counted in two independent ways.
+"""A denoiser's parameters and FLOPs, counted in two independent ways.
 
 products   the matrix products and convolutions of the traced program, in closed form:
-           2 b m n k, and 2 b o i for each place and each tap that lies in the image
-xla        XLA's own analysis of the lowered program, elementwise operations included;
-           it counts a loop's body once, so that the other rounds are added here
+           2 b m n k, and 2 b o i for each place and each tap inside the image
+xla        XLA's own analysis of the lowered program, with elementwise operations;
+           it counts the body of a loop once, so the other rounds are added here
 
 A multiplication and an addition are two FLOPs. Nothing is compiled or allocated, so
-that any size is counted in seconds on any machine.
+any size takes seconds on any machine.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,14 +24,14 @@ from cxr_diffusion_jax.training import experiment as experiment_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """Of one image, or one code, of one example.
+  """The cost of one example.
 
   Attributes:
     parameters: of the denoiser.
-    forward: FLOPs of a prediction, by its products.
-    forward_xla: the same by XLA.
-    training: FLOPs of a loss and its gradient, by their products.
-    training_xla: the same by XLA.
+    forward: FLOPs of a prediction, from its products.
+    forward_xla: the same from XLA.
+    training: FLOPs of a loss and its gradient, from their products.
+    training_xla: the same from XLA.
   """
 
   parameters: int
@@ -42,10 +42,10 @@ class Cost:
 
 
 def of_experiment(experiment: experiment_lib.Experiment) -> Cost:
-  """Counts an experiment's denoiser, of float32 and without `remat`.
+  """Counts an experiment's denoiser in float32 and without `remat`.
 
-  What attention makes anew for its gradient (on CPUs, from 256 queries on) counts for
-  training, as it is run.
+  Training includes what attention recomputes for its gradient (on CPUs, from 256
+  queries on).
   """
   streams = experiment.recipe.conditioner.streams
   section = {**experiment.config["model"], "dtype": "float32"}
@@ -75,7 +75,7 @@ def of_experiment(experiment: experiment_lib.Experiment) -> Cost:
 
 
 def table(costs: Iterable[tuple[str, Cost]]) -> Iterator[str]:
-  """Lines of a Markdown table, one for each name, as soon as its cost is known."""
+  """Yields the lines of a Markdown table, each as soon as its cost is known."""
   yield "| size | parameters | forward | by XLA | off | training | by XLA | off |"
   yield "|:--|--:|--:|--:|--:|--:|--:|--:|"
   for name, cost in costs:
@@ -106,7 +106,7 @@ def products(program: core.ClosedJaxpr) -> float:
 
 
 def xla(program: core.ClosedJaxpr) -> float:
-  """FLOPs of a traced program by XLA's analysis, all rounds of its loops counted."""
+  """FLOPs of a traced program from XLA's analysis, with all rounds of its loops."""
   return _lowered(program) + sum(
     rounds * xla(body) - _lowered(body) for rounds, body in _loops(program)
   )
@@ -114,12 +114,12 @@ def xla(program: core.ClosedJaxpr) -> float:
 
 def _lowered(program: core.ClosedJaxpr) -> float:
   lowered = jax.jit(core.jaxpr_as_fun(program)).lower(*program.in_avals)
-  # A program without any arithmetic has no such entry.
+  # A program without arithmetic has no such entry.
   return lowered.cost_analysis().get("flops", 0.0)
 
 
 def _loops(program: core.ClosedJaxpr) -> Iterator[tuple[int, core.ClosedJaxpr]]:
-  """Rounds and body of each loop that is in no other."""
+  """Rounds and body of each outermost loop."""
   for equation in program.jaxpr.eqns:
     for rounds, body in _bodies(equation):
       if equation.primitive.name == "scan":
@@ -129,10 +129,10 @@ def _loops(program: core.ClosedJaxpr) -> Iterator[tuple[int, core.ClosedJaxpr]]:
 
 
 def _bodies(equation: core.JaxprEqn) -> Iterator[tuple[int, core.ClosedJaxpr]]:
-  """What an equation calls, and how often.
+  """The programs that an equation calls, and how often.
 
   Raises:
-    ValueError: a loop or a choice whose rounds no one knows before it runs.
+    ValueError: a loop or a branch without a known number of rounds.
   """
   if equation.primitive.name in ("cond", "while"):
     raise ValueError(f"no count of what {equation.primitive.name!r} calls")
@@ -152,7 +152,7 @@ def _dot(equation: core.JaxprEqn) -> float:
 
 
 def _convolution(equation: core.JaxprEqn) -> float:
-  """2 x batch x output channels x input channels of a group x taps in the image."""
+  """2 x batch x output channels x input channels of a group x taps inside the image."""
   params = equation.params
   numbers = params["dimension_numbers"]
   image, kernel = (variable.aval.shape for variable in equation.invars)
@@ -182,9 +182,9 @@ def _taps(
   apart: int,
   spread: int,
 ) -> int:
-  """Pairs of a place of the output and a tap of the kernel that meet a pixel.
+  """Number of pairs of an output place and a kernel tap that hit a pixel, on one axis.
 
-  Along one axis, where pixels stand `apart` and taps `spread` cells from each other.
+  Pixels are `apart` cells from each other, and taps `spread` cells.
   """
   cells = np.arange(places)[:, None] * stride - before + np.arange(taps) * spread
   inside = (cells >= 0) & (cells <= (pixels - 1) * apart) & (cells % apart == 0)

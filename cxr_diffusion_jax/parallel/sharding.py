@@ -1,12 +1,13 @@
-"""Where each array of a run lies on the mesh.
+"""The placement of a run's arrays on the mesh.
 
-A parameter is split by its path and shape: first the rule for wide layers over
-`tensor` (column-parallel into the layer, row-parallel out of it: Megatron-LM,
-1909.08053), then its largest free dimension over `fsdp` (ZeRO, 1910.02054). The
-moving average and the optimiser's moments have the parameters' paths as suffixes, so
-the same rule serves them.
+A parameter is split by its path and shape: first the layers that the network names
+over `tensor` (column-parallel into a wide layer, row-parallel out of it: Megatron-LM,
+1909.08053), then its largest free dimension over `fsdp` (ZeRO, 1910.02054). The paths
+of the average and of the optimiser's moments end in the parameters' paths, so the same
+rules apply to them.
 """
 
+from collections.abc import Mapping
 import math
 
 import jax
@@ -15,16 +16,15 @@ import numpy as np
 
 from cxr_diffusion_jax import types
 
-# Layers whose output (column) or input (row) width is split over `tensor`.
-COLUMN_PARALLEL = ("to_q", "to_k", "to_v", "net_0", "net_gate")
-ROW_PARALLEL = ("to_out_0", "net_2")
-
 # Arrays below this many elements cost more to gather than to keep whole.
 FSDP_FLOOR = 2**14
 
 
 def parameter_spec(
-  path: tuple[str, ...], shape: tuple[int, ...], mesh: jax.sharding.Mesh
+  path: tuple[str, ...],
+  shape: tuple[int, ...],
+  mesh: jax.sharding.Mesh,
+  tensor_parallel: Mapping[str, int],
 ) -> PartitionSpec:
   """Returns how one parameter is split.
 
@@ -32,15 +32,13 @@ def parameter_spec(
     path: names from the root of the tree to the array.
     shape: the array's shape.
     mesh: a mesh with the axes of `parallel.mesh`.
+    tensor_parallel: layer name -> axis of its matrix that is split over `tensor`.
   """
   axes: list[str | None] = [None] * len(shape)
   tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
   if tensor > 1 and path[-1] in ("kernel", "weight") and len(shape) == 2:
-    dimension = None
-    if any(name in COLUMN_PARALLEL for name in path):
-      dimension = 1
-    elif any(name in ROW_PARALLEL for name in path):
-      dimension = 0
+    named = (tensor_parallel[name] for name in path if name in tensor_parallel)
+    dimension = next(named, None)
     if dimension is not None and shape[dimension] % tensor == 0:
       axes[dimension] = "tensor"
   if fsdp > 1 and math.prod(shape) >= FSDP_FLOOR:
@@ -50,7 +48,9 @@ def parameter_spec(
   return PartitionSpec(*axes)
 
 
-def state_shardings(tree: types.Params, mesh: jax.sharding.Mesh) -> types.Params:
+def state_shardings(
+  tree: types.Params, mesh: jax.sharding.Mesh, tensor_parallel: Mapping[str, int]
+) -> types.Params:
   """Returns the sharding of every array of a tree (parameters, moments, averages)."""
 
   def place(path, leaf) -> NamedSharding:
@@ -58,7 +58,9 @@ def state_shardings(tree: types.Params, mesh: jax.sharding.Mesh) -> types.Params
       str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", ""))))
       for entry in path
     )
-    return NamedSharding(mesh, parameter_spec(names, np.shape(leaf), mesh))
+    return NamedSharding(
+      mesh, parameter_spec(names, np.shape(leaf), mesh, tensor_parallel)
+    )
 
   return jax.tree_util.tree_map_with_path(place, tree)
 
@@ -69,7 +71,7 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """Returns the sharding of what every device holds whole."""
+  """Returns the sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 

@@ -23,20 +23,9 @@ def build(
   section = dict(section)
   name = section.pop("name", "")
   network = naming.load("config.model.name", NETWORKS, name).NETWORK
-  dtype = section.pop("dtype", "auto")
-  if dtype == "auto":
-    # bfloat16 is emulated, and slow, on a CPU.
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  if dtype not in ("bfloat16", "float16", "float32"):
-    raise errors.InputError(
-      f"config.model.dtype={dtype!r}", "auto, bfloat16, float16 or float32"
-    )
-  settings = {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in section.items()
-  }
+  settings, dtype = fields(section)
   given = {
-    "dtype": jnp.dtype(dtype),
+    "dtype": dtype,
     "out_channels": latent_shape[-1],
     "context_streams": streams,
   }
@@ -55,6 +44,27 @@ def build(
     return model.init(key, *empty_inputs(latent_shape, streams))["params"]
 
   return model, init_fn
+
+
+def fields(section: Mapping[str, Any]) -> tuple[dict[str, Any], jnp.dtype]:
+  """Returns the fields of a network except its dtype, and the dtype.
+
+  Raises:
+    errors.InputError: an unknown dtype.
+  """
+  values = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in section.items()
+  }
+  dtype = values.pop("dtype", "auto")
+  if dtype == "auto":
+    # CPUs emulate bfloat16, which is slow.
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  if dtype not in ("bfloat16", "float16", "float32"):
+    raise errors.InputError(
+      f"config.model.dtype={dtype!r}", "auto, bfloat16, float16 or float32"
+    )
+  return values, jnp.dtype(dtype)
 
 
 def empty_inputs(

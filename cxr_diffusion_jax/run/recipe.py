@@ -18,6 +18,7 @@ from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.models import codec as codec_lib
+from cxr_diffusion_jax.models import network as network_lib
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.run import (
   codec_section,
@@ -62,7 +63,7 @@ class Recipe:
 
   denoiser: denoiser.Denoiser
   make_codec: Callable[[Mapping[str, Any]], codec_lib.Codec]
-  network: Any
+  network: network_lib.Network
   init_fn: Callable[[jax.Array], types.Params]
   latent_shape: tuple[int, int, int]
   sample: sample_section.SampleSettings

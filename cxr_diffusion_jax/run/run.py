@@ -171,7 +171,7 @@ def read_params(
   like = jax.tree.map(
     lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
     shapes,
-    sharding.state_shardings(shapes, recipe.mesh),
+    sharding.state_shardings(shapes, recipe.mesh, recipe.network.tensor_parallel),
   )
   if ema_length is not None:
     lengths = config["train"].get("power_ema", ())

@@ -39,7 +39,7 @@ def create(
   num_power_ema: int = 0,
   projector: types.Params | None = None,
 ) -> TrainState:
-  """Returns the state before the first update, with so many averages of powers."""
+  """Returns the state before the first update."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -52,5 +52,5 @@ def create(
 
 
 def learned(params: types.Params, projector: types.Params) -> types.Params:
-  """The tree that the optimiser sees: without a projector, the denoiser's own."""
+  """The tree that the optimiser updates: the denoiser's, plus a projector if any."""
   return {"denoiser": params, "projector": projector} if projector else params

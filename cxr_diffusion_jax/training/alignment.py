@@ -1,9 +1,9 @@
-"""Representation alignment as a part of the loss, and the section `repa` of a config.
+"""Representation alignment (REPA), a part of the loss: the section `repa` of a config.
 
   features of layer l --projector--> -cos to a column of the same image, times `weight`
 
-Yu et al. 2024 (2410.06940). The projector learns with the denoiser and lives in the
-state beside it; sampling knows of neither it nor the column.
+Yu et al. 2024 (2410.06940). The projector is trained with the denoiser and stored in
+the state beside it. Sampling needs neither it nor the column.
 """
 
 from collections.abc import Callable
@@ -19,21 +19,23 @@ from cxr_diffusion_jax import errors, naming, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.models import alignment as alignment_lib
+from cxr_diffusion_jax.models import network as network_lib
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RepaSettings:
-  """Whether and to what a denoiser's features are pulled.
+  """Which column a denoiser's features are aligned with.
 
   Attributes:
-    weight: of the alignment in the loss; 0 for none, 0.5 in the paper.
-    column: of an image's embedding: `elixrc` and `clip_patches` are maps, and aligned
-      place by place; any other one is a vector, or the mean of its tokens.
+    weight: weight of the alignment in the loss; 0 for none, 0.5 in the paper.
+    column: column of the image's embedding. `elixrc` and `clip_patches` are maps, which
+      are aligned place by place; others are a vector, or the mean of their tokens.
     encoder: folder or hub id of the CLIP of a column `clip_*`, or "standin"; the
-      path's own where empty.
-    layer: of the denoiser, as its `feature_layer` counts; -1 for the middle of a UNet,
-      or the end of the first third of a transformer's blocks.
-    projector_width: of the projector's inner layers; 2048 in the paper.
+      path's own if empty.
+    layer: the denoiser's layer, counted as its `feature_layer`; -1 for its default (the
+      middle of a UNet, the end of the first third of a transformer's blocks).
+    projector_width: width of the projector's inner layers; 2048 in the paper.
 
   Raises:
     errors.InputError: a value out of range.
@@ -56,15 +58,15 @@ class RepaSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alignment:
-  """The part of an objective that pulls features.
+  """The part of an objective that aligns features.
 
   Attributes:
-    weight: of it in the loss.
-    field: of a batch that it pulls to, [b *shape].
+    weight: its weight in the loss.
+    field: the target's field in a batch, [b *shape].
     grid: (rows, columns) of the field's places, None for one vector.
     num_leading: tokens before those of the grid.
     projector: from features to the field's width.
-    needs: of the columns that this takes beside the path's own, or None.
+    needs: columns to read besides the path's own, or None.
     init_fn: (key) -> parameters of the projector.
   """
 
@@ -77,7 +79,7 @@ class Alignment:
   init_fn: Callable[[jax.Array], types.Params]
 
   def target(self, batch: types.Batch) -> jax.Array:
-    """What the features of a batch should resemble, [b n d] float32."""
+    """The target of a batch's features, [b n d] float32."""
     values = jnp.asarray(batch[self.field], jnp.float32)
     b, width = values.shape[0], values.shape[-1]
     tokens = values.reshape(b, -1, width)[:, self.num_leading :]
@@ -86,69 +88,70 @@ class Alignment:
   def losses(
     self, params: types.Params, features: jax.Array, target: jax.Array
   ) -> jax.Array:
-    """The loss of each example.
+    """Loss of each example, [b] in [-1, 1].
 
     Args:
       params: of the projector.
       features: [b h w c] of the denoiser.
-      target: of `target`, [b n d].
-
-    Returns:
-      [b] in [-1, 1].
+      target: [b n d], see `target`.
     """
     places = alignment_lib.to_grid(features, self.grid)
-    made = self.projector.apply({"params": params}, places)
-    return alignment_lib.negative_cosine(made, target)
+    projected = self.projector.apply({"params": params}, places)
+    return alignment_lib.negative_cosine(projected, target)
 
 
-def tap(apply_fn: Callable[..., Any]) -> tuple[Callable[..., jax.Array], list]:
-  """Makes a network give away its features.
+def predict_with_features(
+  denoiser: denoiser_lib.Denoiser,
+  params: types.Params,
+  x_t: jax.Array,
+  t: jax.Array,
+  context: types.Context,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns `denoiser.denoise_fn(params)(x_t, t, context)`, and features [b h w c].
 
   Args:
-    apply_fn: of a Flax module with a `feature_layer`.
-
-  Returns:
-    The same function, and a list that each of its calls appends the features
-    [b h w c] to. So whatever stands between network and loss need not know of them.
+    denoiser: with a network that `attach` returned.
+    params: of the network.
+    x_t: [b h w c].
+    t: [b] in [0, 1].
+    context: the condition.
   """
-  taken = []
-
-  def tapped(variables, *inputs, **named):
-    prediction, sown = apply_fn(variables, *inputs, **named, mutable=["intermediates"])
-    taken.append(sown["intermediates"]["features"][0])
-    return prediction
-
-  return tapped, taken
+  x, time = denoiser.preconditioning.inputs(denoiser.process, x_t, t)
+  answer, sown = denoiser.apply_fn(
+    {"params": params}, x, time, context, mutable=["intermediates"]
+  )
+  (features,) = sown["intermediates"]["features"]
+  return denoiser.preconditioning.output(denoiser.process, x_t, t, answer), features
 
 
 def attach(
   settings: RepaSettings,
-  model: Any,
+  network: network_lib.Network,
   inputs: tuple[Any, ...],
   needs: conditioning.Needs,
-) -> tuple[Any, Alignment | None]:
-  """Makes a network give features, and the alignment that pulls them.
+) -> tuple[network_lib.Network, Alignment | None]:
+  """Selects a network's feature layer, and builds the alignment of its features.
 
   Args:
-    settings: with a weight of 0, nothing is changed.
-    model: a Flax module with fields `feature_layer`.
+    settings: with a weight of 0, nothing changes.
+    network: of the run.
     inputs: of one example, for their shapes.
     needs: of the run's path.
 
   Returns:
-    The network, with the same parameters, and the alignment or None.
+    The network with the same parameters, and the alignment or None.
 
   Raises:
-    errors.InputError: the network gives no features, or has no such layer; no CLIP is
-      named for a column that a CLIP makes.
+    errors.InputError: the network returns no features, or has no such layer; no CLIP
+      is named for a column that needs one.
   """
   if not settings.weight:
-    return model, None
-  model = model.clone(feature_layer=_layer(settings, model))
-  initialise = functools.partial(model.init, mutable=True)
-  made = jax.eval_shape(initialise, jax.random.key(0), *inputs)
-  (features,) = made["intermediates"]["features"]
-  return model, build(settings, needs, features.shape[-1])
+    return network, None
+  network = network.clone(feature_layer=_layer(settings, network))
+  initialise = functools.partial(network.init, mutable=True)
+  variables = jax.eval_shape(initialise, jax.random.key(0), *inputs)
+  (features,) = variables["intermediates"]["features"]
+  return network, build(settings, needs, features.shape[-1])
 
 
 def build(
@@ -156,7 +159,7 @@ def build(
   needs: conditioning.Needs,
   feature_width: int,
 ) -> Alignment:
-  """Makes the alignment of a run.
+  """Builds the alignment of a run.
 
   Args:
     settings: with a weight above 0.
@@ -164,7 +167,7 @@ def build(
     feature_width: channels of the network's features.
 
   Raises:
-    errors.InputError: no CLIP is named for a column that a CLIP makes.
+    errors.InputError: no CLIP is named for a column that needs one.
   """
   own = _target_needs(settings, needs)
   width, grid, num_leading = _layout(own.specs[0].shape)
@@ -173,7 +176,7 @@ def build(
   def init_fn(key: jax.Array) -> types.Params:
     return projector.init(key, jnp.zeros((1, feature_width)))["params"]
 
-  # A path that reads this very column of the image itself brings it along.
+  # A path that conditions on this column of the same image already reads it.
   models = {spec.name: spec.model for spec in needs.specs}
   shared = needs.reference == "self" and settings.column in models
   shared = shared and own.specs[0].model == models[settings.column]
@@ -208,7 +211,7 @@ def _layout(
 def _target_needs(
   settings: RepaSettings, needs: conditioning.Needs
 ) -> conditioning.Needs:
-  """Needs of the target alone, made by the path's encoder where none is named."""
+  """Needs of the target alone, from the path's encoder unless one is named."""
   own = [spec for spec in needs.specs if spec.model]
   model, chunks = settings.encoder, 1
   if own and model in ("", own[0].model):
@@ -222,20 +225,17 @@ def _target_needs(
   return target
 
 
-def _layer(settings: RepaSettings, model: Any) -> int:
-  """The layer of a network whose features are taken."""
-  if not hasattr(model, "feature_layer"):
+def _layer(settings: RepaSettings, network: network_lib.Network) -> int:
+  """The layer whose features are used."""
+  if not isinstance(network, network_lib.FeatureNetwork):
     raise errors.InputError(
-      f"config.repa.weight={settings.weight} for a {type(model).__name__}",
-      "a denoiser that gives its features away",
-      "set config.repa.weight to 0, or take another config.model.name",
+      f"config.repa.weight={settings.weight} for a {type(network).__name__}",
+      "a network with feature layers",
+      "set config.repa.weight to 0, or choose another config.model.name",
     )
-  transformer = hasattr(model, "depth")
-  last = model.depth - 1 if transformer else len(model.block_channels)
+  last = network.num_feature_layers - 1
   if not -1 <= settings.layer <= last:
     raise errors.InputError(
-      f"config.repa.layer={settings.layer}", f"0 to {last}, or -1 to leave it open"
+      f"config.repa.layer={settings.layer}", f"0 to {last}, or -1 for the default"
     )
-  if settings.layer >= 0:
-    return settings.layer
-  return max(model.depth // 3 - 1, 0) if transformer else last
+  return network.default_feature_layer if settings.layer < 0 else settings.layer

@@ -1,47 +1,60 @@
-"""The compiled programs of a run, placed on its mesh: init, update, validation.
+"""Compiles the functions of a run and places their arrays on its mesh.
 
-  init() -> state        train_step(state, batch) -> state, metrics
-  validation_step(params, batch) -> sums
+  create() -> state   update(state, batch) -> state, metrics   evaluate(params, batch)
 
-This is the place where `jax.jit` meets the mesh (what `pjit` was): parameters,
-averages and moments lie as `parallel.sharding` says, batches over `data` and `fsdp`;
-the state is donated.
+This is where `jax.jit` meets the mesh: parameters, averages and moments are sharded as
+in `parallel.sharding`, batches over `data` and `fsdp`. Updates donate the state.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import jax
-import numpy as np
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.parallel import sharding
-from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import denoiser as denoiser_lib
-from cxr_diffusion_jax.run import power_ema as power_ema_lib
 from cxr_diffusion_jax.run import state as state_lib
-from cxr_diffusion_jax.training import experiment as experiment_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
-from cxr_diffusion_jax.training import pretrained as pretrained_lib
-from cxr_diffusion_jax.training import step as step_lib
+from cxr_diffusion_jax.training import train_settings
+
+
+class ExperimentLike(Protocol):
+  """What training reads of an experiment, whatever the network."""
+
+  @property
+  def seed(self) -> int: ...
+
+  @property
+  def data(self) -> data_settings.DataSettings: ...
+
+  @property
+  def train(self) -> train_settings.TrainSettings: ...
+
+  @property
+  def optimizer(self) -> optimizer_lib.OptimizerSettings: ...
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh: ...
+
+  @property
+  def config(self) -> Mapping[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Programs:
-  """Compiled on first use.
+  """The functions of a network's training, compiled on first use.
 
   Attributes:
-    objective: what is minimised.
-    init: () -> the state of step 0, of the seed and pretrained weights alone.
+    init: () -> the state of step 0, from the seed and pretrained weights alone.
     like: () -> shapes, types and shardings of a state, for restoring.
-    train_step: (state, batch) -> (state, metrics); the first is donated.
+    train_step: (state, batch) -> (state, metrics); donates the state.
     validation_step: (averaged parameters, batch) -> sums.
   """
 
-  objective: step_lib.Objective
   init: Callable[[], state_lib.TrainState]
   like: Callable[[], state_lib.TrainState]
   train_step: Callable[
@@ -51,92 +64,92 @@ class Programs:
   validation_step: Callable[[types.Params, types.Batch], dict[str, jax.Array]]
 
 
-def make_programs(
-  experiment: experiment_lib.Experiment, statistics: Mapping[str, Any]
-) -> Programs:
-  """Builds the programs of a run.
+class Compiler:
+  """`jax.jit` with the shardings of one kind of training state.
 
   Args:
-    experiment: what to train.
-    statistics: of the records, for the codec.
+    create: (*arguments) -> the state of step 0.
+    example: arguments of `create`, for the shapes of the state.
+    mesh: the devices.
+    tensor_parallel: of the network, see `models.network.Network`.
   """
-  objective = experiment.make_objective(statistics)
-  optimizer = optimizer_lib.make_optimizer(
-    experiment.optimizer, experiment.train.num_steps
-  )
 
-  powers = tuple(power_ema_lib.power(value) for value in experiment.train.power_ema)
+  def __init__(
+    self,
+    create: Callable[..., state_lib.TrainState],
+    *example: Any,
+    mesh: jax.sharding.Mesh,
+    tensor_parallel: Mapping[str, int],
+  ):
+    self._whole = sharding.replicated(mesh)
+    self._batch = sharding.batch_sharding(mesh)
+    self.shapes = jax.eval_shape(create, *example)
+    self.shardings = sharding.state_shardings(self.shapes, mesh, tensor_parallel)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    self.create = jax.jit(
+      create,
+      out_shardings=self.shardings,
+      # It runs once. On a CPU, optimising it took four times as long as all the rest.
+      compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
+    )
 
-  def create(taken: Mapping[str, jax.Array]) -> state_lib.TrainState:
-    key = denoiser_lib.stream_key(experiment.seed, denoiser_lib.INIT_STREAM)
-    projector = None
-    if experiment.alignment is not None:
-      projector = experiment.alignment.init_fn(jax.random.fold_in(key, 1))
-    params = pretrained_lib.merge(experiment.recipe.init_fn(key), taken)
-    return state_lib.create(params, optimizer.init, len(powers), projector)
-
-  on_cpu = experiment.mesh.devices.flat[0].platform == "cpu"
-  shapes = jax.eval_shape(create, {})
-  shardings = sharding.state_shardings(shapes, experiment.mesh)
-  whole = sharding.replicated(experiment.mesh)
-  split = sharding.batch_sharding(experiment.mesh)
-  train_step = functools.partial(
-    step_lib.train_step,
-    objective,
-    optimizer,
-    seed=experiment.seed,
-    ema_decay=experiment.train.ema_decay,
-    accumulation=experiment.optimizer.accumulation,
-    powers=powers,
-  )
-  validation_step = functools.partial(
-    step_lib.validation_step, objective, seed=experiment.seed
-  )
-  create = jax.jit(
-    create,
-    out_shardings=shardings,
-    # It runs once: on a CPU, optimising it took four times as long as all the rest.
-    compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None,
-  )
-
-  def init() -> state_lib.TrainState:
-    places = (shapes.params, shardings.params)
-    # Arguments: as constants, gigabytes would be compiled into the program.
-    return create(pretrained_lib.place(experiment.pretrained, *places))
-
-  return Programs(
-    objective=objective,
-    init=init,
-    like=lambda: jax.tree.map(
+  def like(self) -> state_lib.TrainState:
+    """Shapes, types and shardings of a state, for restoring."""
+    return jax.tree.map(
       lambda shape, place: jax.ShapeDtypeStruct(
         shape.shape, shape.dtype, sharding=place
       ),
-      shapes,
-      shardings,
-    ),
-    train_step=jax.jit(
-      train_step,
-      in_shardings=(shardings, split),
-      out_shardings=(shardings, whole),
+      self.shapes,
+      self.shardings,
+    )
+
+  def update(
+    self, function: Callable[..., tuple[Any, Any]], *constants: Any
+  ) -> Callable[[Any, types.Batch], tuple[Any, Any]]:
+    """Compiles (state, batch, *constants) -> (state, metrics)."""
+    return self._with_constants(
+      function,
+      constants,
+      in_shardings=(self.shardings, self._batch),
+      out_shardings=(self.shardings, self._whole),
       donate_argnums=0,
-    ),
-    validation_step=jax.jit(
-      validation_step,
-      in_shardings=(shardings.ema_params, split),
-      out_shardings=whole,
-    ),
-  )
+    )
+
+  def evaluate(
+    self, function: Callable[..., Any], *constants: Any
+  ) -> Callable[[types.Params, types.Batch], Any]:
+    """Compiles (averaged parameters, batch, *constants) -> arrays on every device."""
+    return self._with_constants(
+      function,
+      constants,
+      in_shardings=(self.shardings.ema_params, self._batch),
+      out_shardings=self._whole,
+    )
+
+  def gather(self, params: types.Params) -> types.Params:
+    """Copies averaged parameters to every device."""
+    shardings = (self.shardings.ema_params,)
+    copy = jax.jit(lambda p: p, in_shardings=shardings, out_shardings=self._whole)
+    return copy(params)
+
+  def _with_constants(self, function, constants, *, in_shardings, **options):
+    # Arguments, because large constants would be compiled into the program.
+    placed = jax.device_put(constants, self._whole)
+    in_shardings = (*in_shardings, *(self._whole for _ in constants))
+    compiled = jax.jit(function, in_shardings=in_shardings, **options)
+    return functools.partial(_call, compiled, placed) if constants else compiled
+
+
+def _call(compiled: Callable[..., Any], constants: tuple[Any, ...], *given: Any) -> Any:
+  return compiled(*given, *constants)
 
 
 def train_batches(
-  experiment: experiment_lib.Experiment,
-  dataset: dataset_lib.Dataset,
-  *,
-  start_step: int,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields this process's part of the batches from a step on, without end."""
-  return pipeline.train_batches(
-    dataset.source("train", images=experiment.autoencoder is None),
+  source: pipeline.JoinedSource, experiment: ExperimentLike, start_step: int
+) -> Iterator[types.Batch]:
+  """Yields batches of the training split from a step on, without end, placed."""
+  batches = pipeline.train_batches(
+    source,
     batch_size=experiment.train.batch_size,
     seed=experiment.seed,
     start_step=start_step,
@@ -144,24 +157,26 @@ def train_batches(
     process_count=jax.process_count(),
     num_workers=experiment.data.num_workers,
   )
+  for batch in batches:
+    yield sharding.place_batch(batch, experiment.mesh)
 
 
 def summed(
   function: Callable[[types.Params, types.Batch], Mapping[str, jax.Array]],
   params: types.Params,
   source: pipeline.JoinedSource,
-  experiment: experiment_lib.Experiment,
+  experiment: ExperimentLike,
   *,
   max_batches: int,
 ) -> dict[str, float]:
-  """Sums what a program tells of each batch of a split, or of its first batches.
+  """Adds up the results of a compiled function over the batches of a split.
 
   Args:
-    function: compiled, (parameters, batch with `valid`) -> sums.
-    params: of it.
-    source: of the split.
-    experiment: gives the batch's size and the mesh.
-    max_batches: 0 for all.
+    function: (parameters, batch with `valid`) -> sums over the batch.
+    params: its parameters.
+    source: the split.
+    experiment: batch size and mesh.
+    max_batches: number of batches to use; 0 for all.
   """
   sums: dict[str, float] = {}
   batches = pipeline.epoch_batches(

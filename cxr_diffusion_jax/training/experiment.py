@@ -99,7 +99,7 @@ def build(config: recipe_lib.Config) -> Experiment:
     model_section.empty_inputs(recipe.latent_shape, conditioner.streams),
     conditioner.needs,
   )
-  _check_batch(train, optimizer, mesh)
+  train.check_batch_size(mesh, optimizer.accumulation)
   if pretrained is not None and train.init_from:
     raise errors.InputError(
       "config.model.pretrained with config.train.init_from", "one of them"
@@ -122,18 +122,3 @@ def build(config: recipe_lib.Config) -> Experiment:
     mesh=mesh,
     config=plain,
   )
-
-
-def _check_batch(
-  train: train_settings.TrainSettings,
-  optimizer: optimizer_lib.OptimizerSettings,
-  mesh: jax.sharding.Mesh,
-) -> None:
-  parts = mesh.shape["data"] * mesh.shape["fsdp"] * optimizer.accumulation
-  if train.batch_size % parts:
-    raise errors.InputError(
-      f"config.train.batch_size={train.batch_size}",
-      f"a multiple of {parts}: devices that share a batch"
-      f" ({parts // optimizer.accumulation})"
-      f" times config.optimizer.accumulation ({optimizer.accumulation})",
-    )

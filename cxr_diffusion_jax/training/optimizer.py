@@ -1,4 +1,4 @@
-"""The optimiser: clipped AdamW under a warm-up and a decay, from typed arguments.
+"""The optimiser: clipped AdamW with a warm-up and a decay of the learning rate.
 
 grad --clip by global norm--> AdamW (decay on kernels only) --x learning rate(step)-->
   (--> weights of EDM2 back to unit magnitude)
@@ -20,20 +20,20 @@ class OptimizerSettings:
   """How parameters are updated (AdamW: Loshchilov and Hutter, 1711.05101).
 
   Attributes:
-    learning_rate: its peak.
+    learning_rate: peak learning rate.
     schedule: 'cosine' down to `final_rate` of the peak, 'constant', or 'inverse_sqrt':
-      the peak over sqrt(step / decay_after) from there on, which asks for no last step
-      (Karras et al. 2024, 2312.02696, section 3.1).
+      the peak over sqrt(step / decay_after), which needs no last step (Karras et al.
+      2024, 2312.02696, section 3.1).
     warmup_steps: updates of linear warm-up.
     final_rate: last learning rate over the peak, in [0, 1].
-    weight_decay: decoupled decay of kernels; biases, norms and embeddings have none.
+    weight_decay: decoupled decay of kernels, not of biases, norms and embeddings.
     clip_norm: largest global norm of the gradient; 0 for no clipping.
     b1: decay of the first moment.
     b2: decay of the second moment.
-    accumulation: parts that a batch is worked off in, one after the other.
+    accumulation: number of equal parts of a batch that are processed in turn.
     decay_after: step until which 'inverse_sqrt' stays at the peak.
-    unit_weights: bring EDM2's weights back to unit magnitude after each update; else
-      they grow, and turn the slower for it.
+    unit_weights: rescale EDM2's weights to unit magnitude after each update. Otherwise
+      they grow, which slows their rotation.
   """
 
   learning_rate: float
@@ -77,7 +77,7 @@ def learning_rate(settings: OptimizerSettings, num_steps: int) -> optax.Schedule
     after = optax.cosine_decay_schedule(
       settings.learning_rate, max(num_steps - warmup, 1), alpha=settings.final_rate
     )
-  # The first update is not thrown away on a learning rate of zero.
+  # Not from zero, which would waste the first update.
   ramp = optax.linear_schedule(
     settings.learning_rate / (warmup + 1), settings.learning_rate, max(warmup, 1)
   )
@@ -85,7 +85,7 @@ def learning_rate(settings: OptimizerSettings, num_steps: int) -> optax.Schedule
 
 
 def decay_mask(params: types.Params) -> types.Params:
-  """Returns True for the kernels: arrays of two axes or more named so."""
+  """Returns True for arrays named `kernel` with two axes or more."""
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: np.ndim(leaf) > 1 and path[-1].key == "kernel", params
   )
@@ -113,7 +113,7 @@ def make_optimizer(
 
 
 def _to_unit_weights(updates: types.Params, params: types.Params) -> types.Params:
-  """Updates that end at unit magnitude for each output of EDM2's `weight`s."""
+  """Changes updates so that each output of EDM2's `weight`s ends at unit magnitude."""
 
   def end(path, update, param):
     if path[-1].key != "weight":

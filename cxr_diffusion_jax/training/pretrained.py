@@ -1,12 +1,12 @@
-"""A run that begins from a published UNet: what of its weights is taken, what is fresh.
+"""Runs that start from a published UNet.
 
   FOLDER --check--> fits config.model, or an error before any data are prepared
-  fresh parameters --merge(taken)--> those of step 0
+  fresh parameters --merge(loaded)--> parameters of step 0
 
-A layer is taken where all of its arrays fit, and a cross-attention as one: queries
-learned for other keys are worth nothing. Between one channel and three, the first
-layer's kernel is summed and the last one's averaged: what the old network does with
-grey images. A run that goes on from a checkpoint does not need the folder.
+A layer is loaded if all of its arrays fit, and a cross-attention only as a whole,
+because queries are useless without their keys. From three channels to one, the first
+layer's kernel is summed and the last one's averaged, which preserves the output for
+grey images. Resuming from a checkpoint does not need the folder.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.interop import diffusers
 from cxr_diffusion_jax.models.denoisers import unet as unet_lib
 
-# What of a UNet its weights rely on; widths of context, input and output may differ.
+# Fields that must match; the widths of context, input and output may differ.
 _FIELDS = (
   "attention",
   "block_channels",
@@ -38,11 +38,11 @@ _FIELDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
-  """Where a run's first weights come from; nothing is read before `check` or `load`.
+  """The folder of a run's first weights; `check` and `load` read it.
 
   Attributes:
     folder: diffusers' UNet2DConditionModel, or a pipeline with one.
-    network: of the run.
+    network: the network of the run.
   """
 
   folder: str
@@ -52,8 +52,8 @@ class Pretrained:
     """Reads the folder's configuration and the headers of its weights.
 
     Raises:
-      errors.InputError: it is not there, is damaged, or is of another network than
-        config.model describes.
+      errors.InputError: the folder is absent or damaged, or has another network than
+        config.model.
     """
     theirs, _, place = diffusers.read_unet(self.folder)
     differing = {
@@ -62,19 +62,19 @@ class Pretrained:
       if _each_level(self.network, name) != _each_level(theirs, name)
     }
     if differing:
-      told = (f"{name}={ours!r}" for name, (ours, _) in differing.items())
-      wanted = (f"{name}={value!r}" for name, (_, value) in differing.items())
+      ours = (f"{name}={value!r}" for name, (value, _) in differing.items())
+      expected = (f"{name}={value!r}" for name, (_, value) in differing.items())
       raise errors.InputError(
-        f"config.model.pretrained={place}, but config.model has {', '.join(told)}",
-        f"{', '.join(wanted)}, as there",
+        f"config.model.pretrained={place}, but config.model has {', '.join(ours)}",
+        f"{', '.join(expected)}, as there",
         "set these keys of config.model, or name a folder of that network",
       )
 
   def load(self, shapes: types.Params) -> dict[tuple[str, ...], np.ndarray]:
-    """Reads what fits, and tells what does.
+    """Reads the arrays that fit, and logs which ones do.
 
     Args:
-      shapes: the tree of the run's parameters, of anything with a shape.
+      shapes: the tree of the run's parameters, with anything that has a shape.
 
     Returns:
       Float32 arrays by their paths in that tree.
@@ -84,26 +84,23 @@ class Pretrained:
     """
     self.check()
     _, params = diffusers.load_unet(self.folder)
-    wanted = traverse_util.flatten_dict(shapes)
-    taken = fitting(_adapted(params, wanted), wanted)
-    self._tell(taken, wanted)
-    return taken
-
-  def _tell(self, taken: Mapping, wanted: Mapping) -> None:
-    fresh = sorted({"/".join(_layer(path)) for path in wanted.keys() - taken.keys()})
+    flat = traverse_util.flatten_dict(shapes)
+    loaded = fitting(_adapted(params, flat), flat)
+    fresh = sorted({"/".join(_layer(path)) for path in flat.keys() - loaded.keys()})
     logging.info(
-      "%d of %d arrays (%s of %s parameters) are those of %s; %s",
-      len(taken),
-      len(wanted),
-      f"{sum(array.size for array in taken.values()):,}",
-      f"{sum(int(np.prod(leaf.shape)) for leaf in wanted.values()):,}",
+      "%d of %d arrays (%s of %s parameters) are loaded from %s; %s",
+      len(loaded),
+      len(flat),
+      f"{sum(array.size for array in loaded.values()):,}",
+      f"{sum(int(np.prod(leaf.shape)) for leaf in flat.values()):,}",
       self.folder,
-      f"fresh are {', '.join(fresh)}" if fresh else "none is fresh",
+      f"initialised: {', '.join(fresh)}" if fresh else "none is initialised",
     )
+    return loaded
 
 
 def read(section: Mapping[str, Any], network: Any) -> Pretrained | None:
-  """Reads config.model.pretrained; None where it is not set.
+  """Reads config.model.pretrained; None if it is not set.
 
   Raises:
     errors.InputError: the network is no UNet.
@@ -114,46 +111,40 @@ def read(section: Mapping[str, Any], network: Any) -> Pretrained | None:
   if not isinstance(network, unet_lib.UNet):
     raise errors.InputError(
       f"config.model.pretrained={folder} with config.model.name={section.get('name')}",
-      "config.model.name=unet, which alone has published weights",
+      "config.model.name=unet, the only network with published weights",
     )
   return Pretrained(folder=str(folder), network=network)
 
 
 def fitting(
-  loaded: Mapping[tuple[str, ...], Any], wanted: Mapping[tuple[str, ...], Any]
+  loaded: Mapping[tuple[str, ...], Any], shapes: Mapping[tuple[str, ...], Any]
 ) -> dict[tuple[str, ...], Any]:
-  """Returns the arrays of all layers whose arrays are there and fit.
+  """Returns the arrays of the layers in which every array fits.
 
   Args:
     loaded: arrays by path.
-    wanted: anything with a shape, by path.
+    shapes: anything with a shape, by path.
   """
   broken = {
     _layer(path)
-    for path, leaf in wanted.items()
+    for path, leaf in shapes.items()
     if path not in loaded or loaded[path].shape != leaf.shape
   }
-  return {path: loaded[path] for path in wanted if _layer(path) not in broken}
+  return {path: loaded[path] for path in shapes if _layer(path) not in broken}
 
 
-def merge(fresh: types.Params, taken: Mapping[str, jax.Array]) -> types.Params:
-  """Returns a tree with arrays, by '/'-joined path, in place of its own."""
-  if not taken:
+def merge(fresh: types.Params, loaded: Mapping[str, jax.Array]) -> types.Params:
+  """Replaces arrays of a tree by those loaded, by '/'-joined path."""
+  if not loaded:
     return fresh
   flat = traverse_util.flatten_dict(fresh, sep="/")
-  return traverse_util.unflatten_dict({**flat, **taken}, sep="/")
+  return traverse_util.unflatten_dict({**flat, **loaded}, sep="/")
 
 
 def place(
   pretrained: Pretrained | None, shapes: types.Params, shardings: types.Params
 ) -> dict[str, jax.Array]:
-  """Loads, and lays each array where the run has it; by '/'-joined path, for `merge`.
-
-  Args:
-    pretrained: None for nothing.
-    shapes: of the run's parameters.
-    shardings: of the same tree.
-  """
+  """Loads arrays with the run's shardings, by '/'-joined path; {} without weights."""
   if pretrained is None:
     return {}
   where = traverse_util.flatten_dict(shardings)
@@ -166,21 +157,21 @@ def place(
 
 
 def _layer(path: tuple[str, ...]) -> tuple[str, ...]:
-  """The part of a path that is taken, or fresh, as a whole."""
+  """The part of a path that is loaded or initialised as a whole."""
   if "attn2" in path:
     return path[: path.index("attn2") + 1]
   return path[:-1]
 
 
 def _adapted(
-  params: types.Params, wanted: Mapping[tuple[str, ...], Any]
+  params: types.Params, shapes: Mapping[tuple[str, ...], Any]
 ) -> dict[tuple[str, ...], np.ndarray]:
-  """Loaded arrays by path, three channels made one where one is wanted."""
+  """Loaded arrays by path, with three channels reduced to one where shapes say so."""
   loaded = traverse_util.flatten_dict(params)
   first, last = ("conv_in", "kernel"), ("conv_out", "kernel")
-  if loaded[first].shape[2] == 3 and wanted[first].shape[2] == 1:
+  if loaded[first].shape[2] == 3 and shapes[first].shape[2] == 1:
     loaded[first] = loaded[first].sum(axis=2, keepdims=True)
-  if loaded[last].shape[3] == 3 and wanted[last].shape[3] == 1:
+  if loaded[last].shape[3] == 3 and shapes[last].shape[3] == 1:
     loaded[last] = loaded[last].mean(axis=3, keepdims=True)
     bias = ("conv_out", "bias")
     loaded[bias] = loaded[bias].mean(axis=0, keepdims=True)
@@ -188,7 +179,7 @@ def _adapted(
 
 
 def _each_level(network: unet_lib.UNet, name: str) -> Any:
-  """A field's value in one form, whether it is told once or for each level."""
+  """A field's value for each level, if it has such values."""
   if name == "num_heads":
     return network.heads()
   value = getattr(network, name)

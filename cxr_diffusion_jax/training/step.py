@@ -1,4 +1,4 @@
-"""One update, and one validation: where data, condition, process and network meet.
+"""One update and one validation, from data, condition, process and network.
 
   x0 = encode(image); x_t = alpha_t x0 + sigma_t noise
   denoise = network between a preconditioning's inputs and output
@@ -29,14 +29,14 @@ from cxr_diffusion_jax.training import alignment as alignment_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-  """All that the loss needs besides parameters, batch and key.
+  """Everything the loss needs besides parameters, batch and key.
 
   Attributes:
     denoiser: what is trained.
     time_sampler: (key, n, schedule) -> t [n] in [0, 1].
-    weighting: of each example's loss, by its time.
-    drop_rates: probability that each stream is dropped, one a stream.
-    alignment: what features of the network are pulled to, if anything.
+    weighting: weight of each example's loss, by its time.
+    drop_rates: probability of dropping each stream.
+    alignment: of the network's features, or None.
   """
 
   denoiser: denoiser_lib.Denoiser
@@ -47,25 +47,17 @@ class Objective:
 
 
 def losses(
-  objective: Objective,
-  params: types.Params,
-  x_t: jax.Array,
-  target: jax.Array,
-  t: jax.Array,
-  context: types.Context,
+  objective: Objective, prediction: jax.Array, target: jax.Array, t: jax.Array
 ) -> jax.Array:
   """Returns the weighted loss of each example [b].
 
   Args:
     objective: what is minimised.
-    params: the denoiser's parameters.
-    x_t: [b h w c] corrupted codes.
-    target: [b h w c] what should be predicted.
+    prediction: [b h w c].
+    target: [b h w c], its target.
     t: [b] in [0, 1].
-    context: the (dropped) condition.
   """
   process = objective.denoiser.process
-  prediction = objective.denoiser.denoise_fn(params)(x_t, t, context)
   weight = objective.weighting(process, t)
   weight = weight * objective.time_sampler.weight(t, process.schedule)
   return loss_lib.squared_error(
@@ -80,25 +72,29 @@ def total_loss(
   target: jax.Array,
   t: jax.Array,
   context: types.Context,
-  wanted: jax.Array | None = None,
+  features_target: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns what is minimised, [], and the scalars that are told of it.
+  """Returns what is minimised, [], and scalars.
 
   Args:
-    objective: as of `losses`, and so are the others but these.
-    learned: of `state.learned`.
-    wanted: what features are pulled to, [b n d], where there is an alignment.
+    objective: what is minimised.
+    learned: parameters as `state.learned` returns them.
+    x_t: [b h w c] noised latents.
+    target: [b h w c], the target of the prediction.
+    t: [b] in [0, 1].
+    context: the (dropped) condition.
+    features_target: [b n d], the target of the features if there is an alignment.
   """
-  alignment = objective.alignment
-  if alignment is None:
-    loss = losses(objective, learned, x_t, target, t, context).mean()
+  denoiser, alignment = objective.denoiser, objective.alignment
+  if alignment is None or features_target is None:
+    prediction = denoiser.denoise_fn(learned)(x_t, t, context)
+    loss = losses(objective, prediction, target, t).mean()
     return loss, {"loss": loss}
-  apply_fn, taken = alignment_lib.tap(objective.denoiser.apply_fn)
-  denoiser = dataclasses.replace(objective.denoiser, apply_fn=apply_fn)
-  tapped = dataclasses.replace(objective, denoiser=denoiser)
-  loss = losses(tapped, learned["denoiser"], x_t, target, t, context).mean()
-  (features,) = taken
-  apart = alignment.losses(learned["projector"], features, wanted).mean()
+  prediction, features = alignment_lib.predict_with_features(
+    denoiser, learned["denoiser"], x_t, t, context
+  )
+  loss = losses(objective, prediction, target, t).mean()
+  apart = alignment.losses(learned["projector"], features, features_target).mean()
   return loss + alignment.weight * apart, {"loss": loss, "repa_loss": apart}
 
 
@@ -117,42 +113,45 @@ def train_step(
 
   Args:
     objective: what is minimised.
-    optimizer: made for `state.opt_state`.
+    optimizer: of `state.opt_state`.
     state: before the update.
-    batch: `image` [b h w 1] in [-1, 1], or the codec's columns in its place, and the
-      conditioner's.
+    batch: `image` [b h w 1] in [-1, 1], or the codec's columns instead, and the fields
+      of the conditioner.
     seed: the run's seed.
-    ema_decay: of the parameters' moving average.
-    accumulation: equal parts that the batch is worked off in; divides b.
-    powers: of the profiles of `state.power_ema`.
+    ema_decay: decay of the parameters' moving average.
+    accumulation: number of equal parts of the batch that are processed in turn.
+    powers: powers of the averages `state.power_ema`.
 
   Returns:
-    The state after it, and scalars `loss`, `grad_norm` and, of an alignment,
-    `repa_loss`.
+    The next state, and scalars: `loss`, `grad_norm`, and `repa_loss` if there is an
+    alignment.
   """
   key = jax.random.fold_in(
     denoiser_lib.stream_key(seed, denoiser_lib.TRAIN_STREAM), state.step
   )
+  denoiser = objective.denoiser
+  process = denoiser.process
   time_key, noise_key, drop_key = jax.random.split(key, 3)
-  # A fourth number: those of `split` are the first three.
-  x0 = objective.denoiser.codec.encode_batch(jax.random.fold_in(key, 3), batch)
+  # A fourth key; those of `split` are the first three.
+  x0 = denoiser.codec.encode_batch(jax.random.fold_in(key, 3), batch)
   b = x0.shape[0]
-  t = objective.time_sampler(time_key, b, objective.denoiser.process.schedule)
-  x_t, noise = objective.denoiser.process.corrupt(noise_key, x0, t)
-  target = objective.denoiser.process.target(x0, noise, t)
-  context = objective.denoiser.conditioner(batch)
+  t = objective.time_sampler(time_key, b, process.schedule)
+  x_t, noise = process.corrupt(noise_key, x0, t)
+  target = process.target(x0, noise, t)
+  context = denoiser.conditioner(batch)
   drop = jax.random.bernoulli(
     drop_key, jnp.asarray(objective.drop_rates), (b, len(objective.drop_rates))
   )
   context = conditioning.drop_context(context, drop)
 
-  wanted = None if objective.alignment is None else objective.alignment.target(batch)
+  alignment = objective.alignment
+  features_target = None if alignment is None else alignment.target(batch)
   loss_and_grad = jax.value_and_grad(
     functools.partial(total_loss, objective), has_aux=True
   )
   if accumulation > 1:
-    # Not for one part: XLA's loop on the CPU runs a convolution's gradient on a slow
-    # path (a step of the tiny UNet took 24 times as long).
+    # Only for several parts: within loops, XLA on CPUs computes gradients of
+    # convolutions on a slow path (a step of the tiny UNet took 24 times as long).
     loss_and_grad = optax.microbatching.microbatch(
       loss_and_grad,
       argnums=(1, 2, 3, 4, 5),
@@ -160,7 +159,7 @@ def train_step(
       accumulator=optax.microbatching.AccumulationType.MEAN,
     )
   learned = state_lib.learned(state.params, state.projector)
-  (_, told), grads = loss_and_grad(learned, x_t, target, t, context, wanted)
+  (_, metrics), grads = loss_and_grad(learned, x_t, target, t, context, features_target)
   updates, opt_state = optimizer.update(grads, state.opt_state, learned)
   learned = optax.apply_updates(learned, updates)
   params = learned["denoiser"] if state.projector else learned
@@ -177,18 +176,18 @@ def train_step(
     ),
     projector=learned["projector"] if state.projector else {},
   )
-  return new_state, {**told, "grad_norm": optax.tree.norm(grads)}
+  return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
 
 def validation_step(
   objective: Objective, params: types.Params, batch: types.Batch, *, seed: int
 ) -> dict[str, jax.Array]:
-  """Sums the loss of a batch, with times and noise that belong to each row.
+  """Sums the loss of a batch, with fixed times and noise for each row.
 
   Args:
     objective: what was minimised.
     params: averaged parameters.
-    batch: with `row` [b], and `valid` [b] False on the padding of a last batch.
+    batch: with `row` [b], and `valid` [b], False for the padding of a last batch.
     seed: the run's seed.
 
   Returns:
@@ -198,22 +197,24 @@ def validation_step(
     denoiser_lib.stream_key(seed, denoiser_lib.VALIDATION_STREAM), batch["row"]
   )
   time_keys, noise_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-  schedule = objective.denoiser.process.schedule
+  process = objective.denoiser.process
+  schedule = process.schedule
   t = jax.vmap(lambda key: objective.time_sampler(key, 1, schedule)[0])(time_keys)
   x0 = objective.denoiser.codec.encode_batch(None, batch)
 
   def corrupt(key, x0, t):
-    x_t, noise = objective.denoiser.process.corrupt(key, x0[None], t[None])
-    return x_t[0], objective.denoiser.process.target(x0[None], noise, t[None])[0]
+    x_t, noise = process.corrupt(key, x0[None], t[None])
+    return x_t[0], process.target(x0[None], noise, t[None])[0]
 
   x_t, target = jax.vmap(corrupt)(noise_keys, x0, t)
   context = objective.denoiser.conditioner(batch)
   valid = batch["valid"]
+  denoise_fn = objective.denoiser.denoise_fn(params)
   sums: dict[str, Any] = {"count": valid.sum()}
   for name, kept in (
     ("total", context),
     ("total_unconditional", conditioning.drop_all(context)),
   ):
-    each = losses(objective, params, x_t, target, t, kept)
+    each = losses(objective, denoise_fn(x_t, t, kept), target, t)
     sums[name] = jnp.where(valid, each, 0.0).sum()
   return sums

@@ -1,9 +1,13 @@
-"""How long a run trains and what it does on the way: the section `train`, checked."""
+"""The section `train` of a config: how long a run trains, and its periods."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import power_ema as power_ema_lib
+
+if TYPE_CHECKING:
+  import jax
 
 # Zero means never, none or all.
 _MAY_BE_ZERO = (
@@ -17,23 +21,24 @@ _MAY_BE_ZERO = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-  """How long a run trains, and what it tells on the way. Periods are in steps.
+  """How long a run trains, and what it does meanwhile. Periods are in steps.
 
   Attributes:
-    num_steps: updates in all.
-    batch_size: examples of one update, over all devices and hosts.
-    ema_decay: of the parameters' moving average.
-    power_ema: relative lengths of averages tracked besides, such as (0.05, 0.1), of
-      which any other length is made after training (see `power_ema`); () for none.
-    power_ema_every: snapshots of them, kept for good; the last step makes one too.
-    log_every: scalars.
-    validate_every: validation loss on averaged parameters, fixed times and noise.
-    validation_batches: batches of validation rows used each time; 0 for all.
-    sample_every: a picture of samples; 0 for none but the first and last.
-    checkpoint_every: checkpoints, each with a validation loss.
-    keep: newest checkpoints kept beside the best one.
-    keep_every: keep every checkpoint at a multiple of so many steps; 0 for none.
-    patience: stop after so many validations without a new best; 0 for never.
+    num_steps: number of updates.
+    batch_size: examples per update, over all devices and hosts.
+    ema_decay: decay of the parameters' moving average.
+    power_ema: relative lengths of further averages, such as (0.05, 0.1), from which
+      averages of any length are reconstructed after training (see `power_ema`).
+    power_ema_every: period of their snapshots, which are kept; the last step also
+      saves one.
+    log_every: period of scalars.
+    validate_every: period of validation losses of averaged parameters.
+    validation_batches: batches of a validation; 0 for all.
+    sample_every: period of pictures of samples; 0 for none.
+    checkpoint_every: period of checkpoints, each with a validation loss.
+    keep: number of newest checkpoints kept, besides the best one.
+    keep_every: also keep checkpoints at multiples of this step; 0 for none.
+    patience: stop after this many validations without a new best; 0 for never.
     profile_steps: steps of a profile written to WORKDIR/plugins; 0 for none.
     init_from: folder of a run whose averaged parameters are the first ones of this
       run; "" for none. The networks must be the same.
@@ -68,4 +73,14 @@ class TrainSettings:
     if sorted(set(self.power_ema)) != list(self.power_ema):
       raise errors.InputError(
         f"config.train.power_ema={self.power_ema}", "different lengths, in order"
+      )
+
+  def check_batch_size(self, mesh: "jax.sharding.Mesh", accumulation: int = 1) -> None:
+    """Raises errors.InputError unless devices and accumulation divide the batch."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if self.batch_size % (devices * accumulation):
+      raise errors.InputError(
+        f"config.train.batch_size={self.batch_size}",
+        f"a multiple of {devices * accumulation}: devices that share a batch"
+        f" ({devices}) times config.optimizer.accumulation ({accumulation})",
       )

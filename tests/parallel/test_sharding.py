@@ -8,6 +8,8 @@ import pytest
 
 from cxr_diffusion_jax.parallel import mesh, sharding
 
+RULES = {"to_q": 1, "net_gate": 1, "to_out_0": 0, "net_2": 0}
+
 
 @pytest.fixture
 def cube() -> jax.sharding.Mesh:
@@ -25,23 +27,24 @@ def cube() -> jax.sharding.Mesh:
     (("conv1", "kernel"), (3, 3, 64, 128), (None, None, None, "fsdp")),
     (("conv1", "bias"), (128,), (None,)),
     (("norm1", "scale"), (333,), (None,)),
+    (("attn1", "unnamed", "kernel"), (640, 320), ("fsdp", None)),
     (("step",), (), ()),
   ],
 )
 def test_rules(cube, path, shape, spec):
-  assert sharding.parameter_spec(path, shape, cube) == PartitionSpec(*spec)
+  assert sharding.parameter_spec(path, shape, cube, RULES) == PartitionSpec(*spec)
 
 
 def test_one_device_splits_nothing():
   single = mesh.make_mesh(num_devices=1)
-  spec = sharding.parameter_spec(("to_q", "kernel"), (512, 512), single)
+  spec = sharding.parameter_spec(("to_q", "kernel"), (512, 512), single, RULES)
   assert spec == PartitionSpec(None, None)
 
 
 def test_moments_lie_where_their_parameters_lie(cube):
   params = {"to_q": {"kernel": jnp.zeros((256, 256))}}
   tree = {"params": params, "opt_state": ({"mu": params, "nu": params},)}
-  placed = sharding.state_shardings(tree, cube)
+  placed = sharding.state_shardings(tree, cube, RULES)
   wanted = placed["params"]["to_q"]["kernel"]
   assert wanted.spec == PartitionSpec("fsdp", "tensor")
   assert placed["opt_state"][0]["mu"]["to_q"]["kernel"] == wanted

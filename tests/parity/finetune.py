@@ -17,7 +17,7 @@ import unet as unet_parity
 from configs import sd15_finetune
 from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.models import kl_codec
-from cxr_diffusion_jax.training import compiled as programs_lib
+from cxr_diffusion_jax.training import denoiser_trainer
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
 NUM_STEPS = 20
@@ -49,7 +49,7 @@ def _round_trip(folder: pathlib.Path) -> Iterator[unet_parity.Row]:
   vae = unet_parity.randomise(diffusers.AutoencoderKL(**_VAE))
   vae.save_pretrained(folder / "sd" / "vae")
   experiment = _experiment(folder / "sd")
-  programs = programs_lib.make_programs(experiment, {})
+  programs = denoiser_trainer.make_programs(experiment, {})
   state = programs.init()
   unet = experiment.pretrained.network
   answer, theirs = _both(unet, jax.device_get(state.params), peer)

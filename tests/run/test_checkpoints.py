@@ -23,7 +23,7 @@ def _state(step: int, mesh: jax.sharding.Mesh) -> state_lib.TrainState:
   params = {"to_q": {"kernel": jnp.arange(128.0 * 256).reshape(128, 256) + step}}
   state = state_lib.create(params, optimizer.make_optimizer(settings, 10).init)
   state = state.replace(step=jnp.int32(step))
-  return jax.device_put(state, sharding.state_shardings(state, mesh))
+  return jax.device_put(state, sharding.state_shardings(state, mesh, {}))
 
 
 def _like(mesh: jax.sharding.Mesh) -> state_lib.TrainState:

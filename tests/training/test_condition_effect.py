@@ -16,8 +16,8 @@ from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling.request import Request
+from cxr_diffusion_jax.training import denoiser_trainer, loop
 from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.training import loop
 
 LABELS = ("No Finding", "Effusion", "Mass", "Effusion|Mass")
 HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex"
@@ -86,7 +86,8 @@ def test_the_condition_decides_and_the_noise_does_not(
     )
   )
   dataset = dataset_lib.prepare(experiment.data, experiment.recipe.conditioner.needs)
-  outcome = loop.train(experiment, dataset, squares.parent / path, writer=_Silent())
+  trainer = denoiser_trainer.make(experiment, dataset)
+  outcome = loop.train(trainer, squares.parent / path, writer=_Silent())
   recipe = experiment.recipe.with_statistics(dataset.card.statistics)
   # One test image of each label, of patients that training has never seen.
   ids = dataset.ids("test")

@@ -1,18 +1,129 @@
-"""What a run promises: it goes on as if nothing had been, anywhere, and safely."""
+"""The training loop: resuming, meshes, signals, refusals, periods."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import signal
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints
 from cxr_diffusion_jax.run import run as run_lib
-from cxr_diffusion_jax.training import loop
+from cxr_diffusion_jax.run import state as state_lib
+from cxr_diffusion_jax.training import loop, train_settings
+from cxr_diffusion_jax.training import optimizer as optimizer_lib
+
+CARD = card_lib.DatasetCard(
+  fingerprint="0123",
+  kind="phantom",
+  phantom=True,
+  vocabulary=("Mass",),
+  image_size=8,
+  resize="crop",
+  num_rows={"train": 8},
+  statistics={},
+  columns={},
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Toy:
+  """A `loop.Trainable` of one number, to which each step adds its batch."""
+
+  experiment: types.SimpleNamespace
+  dataset: types.SimpleNamespace
+  losses: list = dataclasses.field(default_factory=list)
+  shown: list = dataclasses.field(default_factory=list)
+  broken_step: int = 0
+
+  @property
+  def programs(self):
+    return types.SimpleNamespace(init=_init, like=_init, train_step=self.step)
+
+  def batches(self, start_step):
+    for step in itertools.count(start_step + 1):
+      yield {"x": jnp.float32(1 / step)}
+
+  def step(self, state, batch):
+    step = state.step + 1
+    params = {"a": state.params["a"] + batch["x"]}
+    state = state.replace(step=step, params=params, ema_params=params)
+    return state, {"loss": jnp.where(step == self.broken_step, jnp.nan, params["a"])}
+
+  def validate(self, params):
+    loss = self.losses.pop(0) if self.losses else float(params["a"])
+    return {"loss": loss, "other": 1.0}
+
+  def show(self, params, step):
+    self.shown.append(step)
+    return Image.new("L", (4, 4))
+
+
+def _init():
+  return state_lib.create({"a": jnp.zeros(())}, lambda params: params)
+
+
+class Writer:
+  """A CLU metric writer that keeps what it gets."""
+
+  def __init__(self):
+    self.scalars, self.images = {}, []
+
+  def write_scalars(self, step, scalars):
+    self.scalars.setdefault(step, {}).update(scalars)
+
+  def write_images(self, step, images):
+    self.images.append((step, images["samples"].shape))
+
+  def flush(self):
+    self.flushed = True
+
+
+@pytest.fixture
+def run_toy(tmp_path):
+  """Trains a toy: `outcome, writer, toy = run_toy(patience=2, seed=1)`."""
+
+  def run(
+    *,
+    action=lambda step: None,
+    seed=0,
+    num_steps=6,
+    card=CARD,
+    losses=(),
+    broken_step=0,
+    **changes,
+  ):
+    defaults = {"log_every": 1, "checkpoint_every": 2, "sample_every": 0}
+    settings = {**defaults, "validate_every": 100, "batch_size": 1, **changes}
+    experiment = types.SimpleNamespace(
+      train=train_settings.TrainSettings(num_steps=num_steps, **settings),
+      optimizer=optimizer_lib.OptimizerSettings(learning_rate=0.1, schedule="constant"),
+      config={
+        "seed": seed,
+        "data": {"image_size": 8},
+        "optimizer": {"schedule": "constant"},
+        "train": {"num_steps": num_steps},
+      },
+    )
+    toy = Toy(
+      experiment=experiment,
+      dataset=types.SimpleNamespace(card=card, settings=None, columns=()),
+      losses=list(losses),
+      broken_step=broken_step,
+    )
+    writer = Writer()
+    outcome = loop.train(toy, tmp_path, writer=writer, actions=[action])
+    return outcome, writer, toy
+
+  return run
 
 
 def _assert_equal(one, two) -> None:
@@ -95,8 +206,8 @@ def test_eight_devices_learn_what_one_learns(train, tmp_path):
   )
 
 
-def test_signals_save_and_end_in_good_order(train, tmp_path):
-  """One after the other stops the same run, which ends as if nothing had been."""
+def test_each_signal_saves_and_ends_cleanly(run_toy, tmp_path):
+  """One after the other stops the same run, which ends as if uninterrupted."""
   for stop, number in ((3, signal.SIGTERM), (5, signal.SIGINT)):
     before = signal.getsignal(number)
 
@@ -104,95 +215,83 @@ def test_signals_save_and_end_in_good_order(train, tmp_path):
       if step == stop:
         os.kill(os.getpid(), number)
 
-    outcome, _ = train(tmp_path / "cut", action=send)
+    outcome, *_ = run_toy(action=send)
     assert (outcome.reason, outcome.signal_number) == ("interrupted", number)
     assert int(outcome.state.step) == stop
-    assert _steps(tmp_path / "cut")[-2:] == [stop - 1, stop]
+    assert _steps(tmp_path)[-2:] == [stop - 1, stop]
     assert signal.getsignal(number) is before
-  resumed, told = train(tmp_path / "cut")
-  assert sorted(told.scalars) == [6]
-  whole, _ = train(tmp_path / "whole")
-  _assert_equal(whole.state, resumed.state)
+  resumed, writer, _ = run_toy()
+  assert (resumed.reason, resumed.signal_number) == ("finished", 0)
+  assert sorted(writer.scalars) == [6]
+  expected = np.float32(0)
+  for number in range(1, 7):
+    expected += np.float32(1 / number)
+  assert float(resumed.state.params["a"]) == float(expected)
 
 
-def test_a_second_signal_is_not_swallowed(train, tmp_path):
+def test_a_second_signal_interrupts_at_once(run_toy, tmp_path):
   def send_twice(step: int) -> None:
     if step == 3:
       os.kill(os.getpid(), signal.SIGINT)
       os.kill(os.getpid(), signal.SIGINT)
 
   with pytest.raises(KeyboardInterrupt):
-    train(tmp_path, action=send_twice)
+    run_toy(action=send_twice)
   assert max(_steps(tmp_path)) == 2
 
 
-def test_a_loss_that_is_not_finite_stops_naming_step_and_metric(train, tmp_path):
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_loss_that_is_not_finite_stops_naming_step_and_metric(
+  log_every, run_toy, tmp_path
+):
   with pytest.raises(errors.InputError) as caught:
-    train(
-      tmp_path,
-      optimizer__learning_rate=1e30,
-      optimizer__clip_norm=0.0,
-      train__log_every=100,
-      train__checkpoint_every=1,
-    )
-  assert "is nan at step" in str(caught.value) or "is inf at step" in str(caught.value)
+    run_toy(broken_step=4, checkpoint_every=1, log_every=log_every)
+  assert "train/loss is nan at step 4" in str(caught.value)
   assert "lower config.optimizer.learning_rate" in str(caught.value)
-  for step in _steps(tmp_path):
-    with checkpoints.open_manager(tmp_path, read_only=True) as manager:
-      ema = checkpoints.restore_run(manager, step)
-    assert ema["history"]["best_loss"] < np.inf
+  assert max(_steps(tmp_path)) == 3
+  with checkpoints.open_manager(tmp_path, read_only=True) as manager:
+    history = checkpoints.restore_run(manager, 3)["history"]
+  assert history["best_loss"] < np.inf
 
 
-def test_another_config_is_refused_naming_the_keys(train, tmp_path):
-  train(tmp_path, train__num_steps=2)
-  with pytest.raises(errors.InputError) as caught:
-    train(tmp_path, train__num_steps=2, seed=1, optimizer__b2=0.9)
-  message = str(caught.value)
-  assert "optimizer.b2 (0.99 there, 0.9 here)" in message
-  assert "seed (0 there, 1 here)" in message
-  assert "train.num_steps" not in message
+def test_a_validation_that_is_not_finite_stops(run_toy, tmp_path):
+  with pytest.raises(errors.InputError, match="validation/loss is inf at step 2"):
+    run_toy(losses=[np.inf])
+  assert _steps(tmp_path) == []
+
+
+def test_another_config_is_refused_naming_the_keys(run_toy, tmp_path):
+  run_toy(num_steps=2)
+  with pytest.raises(errors.InputError, match=r"seed \(0 there, 1 here\)") as caught:
+    run_toy(num_steps=4, seed=1)
+  assert "train.num_steps" not in str(caught.value)
   assert _steps(tmp_path) == [2]
 
 
-def test_other_data_are_refused(train, tmp_path, dataset, monkeypatch):
-  train(tmp_path, train__num_steps=2)
-  other = dataclasses.replace(dataset.card, fingerprint="another")
-  monkeypatch.setitem(vars(dataset), "card", other)
+def test_other_data_are_refused(run_toy):
+  run_toy(num_steps=2)
   with pytest.raises(errors.InputError, match="of other data: fingerprint"):
-    train(tmp_path, train__num_steps=2)
+    run_toy(num_steps=4, card=dataclasses.replace(CARD, fingerprint="another"))
 
 
-def test_patience_ends_a_run_and_repeating_does_not_restart_it(
-  train, tmp_path, monkeypatch
-):
-  losses = iter([1.0, 2.0, 3.0, 4.0])
-  monkeypatch.setattr(loop, "validate", lambda *args: next(losses))
-  outcome, _ = train(tmp_path, train__patience=2, train__checkpoint_every=1)
+def test_patience_ends_a_run_and_repeating_does_not_restart_it(run_toy, tmp_path):
+  changes = {"patience": 2, "checkpoint_every": 1, "losses": [1.0, 2.0, 3.0, 4.0]}
+  outcome, *_ = run_toy(**changes)
   assert outcome.reason == "no improvement"
   assert int(outcome.state.step) == 3
   assert outcome.history == loop.History(best_loss=1.0, best_step=1, since_best=2)
   # The best, and the newest two.
   assert _steps(tmp_path) == [1, 2, 3]
-  again, told = train(tmp_path, train__patience=2, train__checkpoint_every=1)
-  assert (again.reason, told.scalars) == ("no improvement", {})
+  again, writer, _ = run_toy(**changes)
+  assert (again.reason, writer.scalars) == ("no improvement", {})
 
 
-def test_pictures_are_shown_before_at_intervals_and_after(build, dataset, tmp_path):
-  shown = []
-  experiment = build(train__sample_every=4)
-
-  class Silent:
-    def write_scalars(self, step, scalars):
-      assert np.isfinite(list(scalars.values())).all(), step
-
-    def flush(self):
-      shown.append("flushed")
-
-  loop.train(
-    experiment,
-    dataset,
-    tmp_path,
-    writer=Silent(),
-    show=lambda params, step: shown.append(step),
-  )
-  assert shown == [0, 4, 6, "flushed"]
+def test_pictures_are_drawn_before_at_intervals_and_after(run_toy, tmp_path):
+  _, writer, toy = run_toy(sample_every=4)
+  assert toy.shown == [0, 4, 6]
+  assert writer.images == [(step, (1, 4, 4, 1)) for step in toy.shown]
+  files = sorted(path.name for path in (tmp_path / "samples").iterdir())
+  assert files == [f"step_{step:07d}.png" for step in toy.shown]
+  assert writer.flushed
+  assert writer.scalars[6]["validation/other"] == 1
+  assert writer.scalars[3]["train/examples"] == 3

@@ -14,9 +14,8 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.interop import diffusers
 from cxr_diffusion_jax.models.denoisers.unet import UNet
-from cxr_diffusion_jax.training import compiled as programs_lib
+from cxr_diffusion_jax.training import denoiser_trainer, loop
 from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.training import loop
 from cxr_diffusion_jax.training import pretrained as pretrained_lib
 from cxr_diffusion_jax.types import TokenStream
 
@@ -73,7 +72,7 @@ def _taken(experiment):
 def test_a_run_begins_with_the_weights_of_the_folder(save, build_from):
   folder, params = save()
   experiment = build_from(folder)
-  state = programs_lib.make_programs(experiment, {}).init()
+  state = denoiser_trainer.make_programs(experiment, {}).init()
   # One stream goes to cross-attention as it is: the tree is the published one.
   for ours in (state.params, state.ema_params):
     assert jax.tree.structure(ours) == jax.tree.structure(params)
@@ -144,32 +143,28 @@ def test_several_streams_have_a_fresh_embedder(save, build_from):
   assert {path[0] for path in fresh} == {"context_embedder"}
 
 
-def test_a_run_goes_on_without_the_folder(
-  save, build_from, dataset, tmp_path, monkeypatch
-):
-  make = programs_lib.make_programs
-
-  def make_idle(experiment, statistics):
-    # All but the updates, whose compilation takes seconds.
-    def train_step(state, batch):
-      return state.replace(step=state.step + 1), {"loss": 0.0, "grad_norm": 0.0}
-
-    return dataclasses.replace(
-      make(experiment, statistics),
-      train_step=train_step,
-      validation_step=lambda params, batch: dict(
-        total=1.0, total_unconditional=1.0, count=1
-      ),
-    )
-
-  monkeypatch.setattr(programs_lib, "make_programs", make_idle)
+def test_resuming_does_not_need_the_folder(save, build_from, dataset, tmp_path):
   folder, params = save()
   writer = types.SimpleNamespace(
     write_scalars=lambda step, scalars: None, flush=lambda: None
   )
+
+  # Everything but the updates, which take seconds to compile.
+  def train_step(state, batch):
+    return state.replace(step=state.step + 1), {"loss": 0.0, "grad_norm": 0.0}
+
+  def validation_step(params, batch):
+    return dict(total=1.0, total_unconditional=1.0, count=1)
+
   for num_steps in (2, 3):
-    experiment = build_from(folder, train__num_steps=num_steps)
-    outcome = loop.train(experiment, dataset, tmp_path / "run", writer=writer)
+    trainer = denoiser_trainer.make(
+      build_from(folder, train__num_steps=num_steps), dataset
+    )
+    idle = dataclasses.replace(
+      trainer.programs, train_step=train_step, validation_step=validation_step
+    )
+    trainer = dataclasses.replace(trainer, programs=idle)
+    outcome = loop.train(trainer, tmp_path / "run", writer=writer)
     assert int(outcome.state.step) == num_steps
     jax.tree.map(np.testing.assert_array_equal, outcome.state.params, params)
     shutil.rmtree(folder, ignore_errors=True)

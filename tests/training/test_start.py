@@ -7,7 +7,7 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import checkpoints
 from cxr_diffusion_jax.run import run as run_lib
-from cxr_diffusion_jax.training import compiled, start
+from cxr_diffusion_jax.training import denoiser_trainer, start
 
 QUICK = {
   "optimizer__schedule": "cosine",
@@ -32,7 +32,7 @@ def test_start_takes_the_averaged_parameters_of_another_run(
   config = {**QUICK, "train__init_from": str(tmp_path / "first"), "seed": 1}
   experiment = build(**config)
   start.check_initial(experiment, trained.state.params)
-  programs = compiled.make_programs(experiment, dataset.card.statistics)
+  programs = denoiser_trainer.make_programs(experiment, dataset.card.statistics)
   with checkpoints.open_manager(tmp_path / "second") as manager:
     state, history = start.start(experiment.config, programs, manager, dataset.card)
   assert (int(state.step), history) == (0, {})

@@ -1,10 +1,10 @@
-"""Tells real patches of an image from made ones: the adversary of an autoencoder.
+"""Discriminates real patches of an image from reconstructed ones.
 
 image -> strided convolutions -> one logit for each overlapping patch
 
-Isola et al. 2017 (1611.07004), section 3.2.2, with group normalisation (Wu and He 2018,
-1803.08494) in place of the batch's: an image's logits do not depend on its neighbours,
-nor on how a batch lies on the devices.
+Isola et al. 2017 (1611.07004), section 3.2.2, with group instead of batch normalisation
+(Wu and He 2018, 1803.08494): logits do not depend on the rest of the batch, nor on its
+placement on devices.
 """
 
 from flax import linen as nn
@@ -15,11 +15,11 @@ from cxr_diffusion_jax.types import Array
 
 
 class PatchDiscriminator(nn.Module):
-  """Judges patches: of 70 pixels with three layers.
+  """Classifies patches, of 70 pixels with three layers.
 
   Attributes:
-    channels: of the first layer; they double a layer, up to eight times as many.
-    num_layers: that halve the side.
+    channels: channels of the first layer; they double per layer, up to eight times.
+    num_layers: number of layers that halve the side.
     norm_groups: divides `channels`.
     dtype: of the convolutions; norms and logits are float32.
   """
@@ -34,14 +34,7 @@ class PatchDiscriminator(nn.Module):
     """Image [b h w c] in [-1, 1] -> logits [b h' w' 1] float32, high where real."""
 
     def conv(name, x, channels, stride, dtype=self.dtype):
-      module = nn.Conv(
-        channels,
-        (4, 4),
-        strides=stride,
-        padding=((1, 1), (1, 1)),
-        dtype=dtype,
-        name=name,
-      )
+      module = nn.Conv(channels, (4, 4), stride, padding=1, dtype=dtype, name=name)
       return module(x.astype(dtype))
 
     def active(x):

@@ -1,9 +1,6 @@
 """A config of an autoencoder turned into typed, checked objects.
 
-  ConfigDict --build--> AutoencoderExperiment(data, network, loss, adversary, ...)
-
-It has what `training.loop` reads of a denoiser's `Experiment`, so that one loop trains
-both.
+ConfigDict --build--> AutoencoderExperiment(data, network, loss, discriminator, ...)
 """
 
 from collections.abc import Mapping
@@ -11,14 +8,13 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
-from cxr_diffusion_jax.run import sections
+from cxr_diffusion_jax.run import model_section, sections
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 from cxr_diffusion_jax.training import train_settings
 
@@ -38,16 +34,15 @@ RECONSTRUCTIONS = ("l1", "charbonnier")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossSettings:
-  """What makes a reconstruction good.
+  """The losses of a reconstruction.
 
   Attributes:
     reconstruction: 'l1', or 'charbonnier', which is smooth near zero.
-    kl_weight: of the posterior's divergence in nats, which is divided by the image's
-      pixels as the reconstruction is.
-    perceptual: frozen encoder whose features are compared too: 'none', a folder or hub
-      id of a CLIP or a DINOv2, or 'auto' for one in the hub's local cache if any.
-    perceptual_weight: of that distance.
-    crop_size: side of the random crops that are trained on; 0 for whole images.
+    kl_weight: weight of the posterior's divergence in nats per pixel of the image.
+    perceptual: frozen encoder that compares features: 'none', a folder or hub id of a
+      CLIP or a DINOv2, or 'auto' for one in the hub's local cache, if any.
+    perceptual_weight: weight of that distance.
+    crop_size: side of the random crops for training; 0 for whole images.
   """
 
   reconstruction: str = "l1"
@@ -71,15 +66,15 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiscriminatorSettings:
-  """The adversary (see `discriminator`), and when and how much it counts.
+  """The discriminator, and when and how much it counts.
 
   Attributes:
-    weight: of the adversarial loss; 0 for no adversary.
+    weight: weight of the adversarial loss; 0 for no discriminator.
     adaptive: multiply the weight by the ratio of the gradients of both losses at the
       decoder's last kernel (Esser et al. 2021, 2012.09841, equation 7).
-    start_step: updates before it is trained and counts; it costs the same before.
-    channels: of its first layer.
-    num_layers: that halve the side.
+    start_step: updates before it is trained and counts. It costs the same before.
+    channels: channels of its first layer.
+    num_layers: number of its layers that halve the side.
     norm_groups: divides `channels`.
   """
 
@@ -115,7 +110,7 @@ class PictureSettings:
   """The picture of originals and reconstructions.
 
   Attributes:
-    num_images: of the validation split.
+    num_images: number of validation images in it.
   """
 
   num_images: int = 8
@@ -129,20 +124,19 @@ class PictureSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderExperiment:
-  """All of a run but its data: typed, checked, without side effects.
+  """A run without its data: typed, checked, without side effects.
 
   Attributes:
-    seed: of everything random.
+    seed: seed of everything random.
     data: which X-rays.
-    network: the autoencoder; its scaling factor is measured, see `export`.
-    loss: what makes a reconstruction good.
-    discriminator: the adversary.
-    optimizer: how parameters are updated, both networks' alike.
+    network: the autoencoder; its scaling factor is measured when it is exported.
+    loss: the losses of a reconstruction.
+    discriminator: the discriminator.
+    optimizer: how the parameters of both networks are updated.
     train: how long.
     sample: the picture.
     mesh: the devices.
     config: the config as plain values, for checkpoints.
-    autoencoder: None: it reads images, and no other autoencoder's latents.
   """
 
   seed: int
@@ -155,7 +149,6 @@ class AutoencoderExperiment:
   sample: PictureSettings
   mesh: jax.sharding.Mesh
   config: Mapping[str, Any]
-  autoencoder: None = None
 
 
 def build(
@@ -201,25 +194,13 @@ def build(
 
 
 def _network(section: Mapping[str, Any]) -> autoencoder_lib.AutoencoderKL:
-  section = dict(section)
-  dtype = section.pop("dtype", "auto")
-  if dtype == "auto":
-    # bfloat16 is emulated, and slow, on a CPU.
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  if dtype not in ("bfloat16", "float16", "float32"):
-    raise errors.InputError(
-      f"config.model.dtype={dtype!r}", "auto, bfloat16, float16 or float32"
-    )
-  values = {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in section.items()
-  }
+  values, dtype = model_section.fields(section)
   given = {
     "in_channels": 1,
     "out_channels": 1,
     "scaling_factor": 1.0,
     "shift_factor": 0.0,
-    "dtype": jnp.dtype(dtype),
+    "dtype": dtype,
   }
   return sections.make(
     autoencoder_lib.AutoencoderKL, "model", values, given=given, also=("dtype", "name")
@@ -242,16 +223,11 @@ def _check(experiment: AutoencoderExperiment) -> None:
   if experiment.optimizer.accumulation != 1:
     raise errors.InputError(
       f"config.optimizer.accumulation={experiment.optimizer.accumulation}",
-      "1: an autoencoder's batch is worked off whole",
+      "1: an autoencoder needs its batch as a whole",
       "lower config.train.batch_size, or train on crops with config.loss.crop_size",
     )
   if train.power_ema:
     raise errors.InputError(
-      f"config.train.power_ema={train.power_ema}", "(): of denoisers only"
+      f"config.train.power_ema={train.power_ema}", "(), except for denoisers"
     )
-  parts = experiment.mesh.shape["data"] * experiment.mesh.shape["fsdp"]
-  if train.batch_size % parts:
-    raise errors.InputError(
-      f"config.train.batch_size={train.batch_size}",
-      f"a multiple of {parts}, the devices that share a batch",
-    )
+  train.check_batch_size(experiment.mesh)

@@ -1,6 +1,6 @@
-"""One update of an autoencoder and its adversary, and one validation.
+"""One update of an autoencoder and its discriminator, and one validation.
 
-  image --crop--> encode, draw, decode --> losses --> both networks' gradients
+  image --crop--> encode, draw, decode --> losses --> gradients of both networks
   ema <- d ema + (1 - d) params of the autoencoder alone
 
 Every function is callable unjitted. Keys are folded from the seed, a stream's number
@@ -28,8 +28,8 @@ def create(
   """The state before the first update.
 
   Args:
-    params: of `AUTOENCODER`, and of `DISCRIMINATOR` where there is one.
-    optimizer: of each by itself.
+    params: of `AUTOENCODER`, and of `DISCRIMINATOR` if there is one.
+    optimizer: applied to each part separately.
   """
   return state_lib.TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -53,16 +53,16 @@ def train_step(
 
   Args:
     objective: what is minimised.
-    optimizer: made for each part of `state.opt_state`.
-    state: of `create`, or later.
+    optimizer: of each part of `state.opt_state`.
+    state: before the update.
     batch: `image` [b h w 1] in [-1, 1].
     frozen: parameters of the frozen encoder.
     seed: the run's seed.
-    ema_decay: of the parameters' moving average.
+    ema_decay: decay of the parameters' moving average.
 
   Returns:
-    The state after it, and scalars: `loss` without the adversary's part, the losses it
-    is made of, `grad_norm`, `latent_std`, and with an adversary its own.
+    The next state, and scalars: `loss` without the adversarial part, its terms,
+    `grad_norm`, `latent_std`, and those of the discriminator if there is one.
   """
   key = denoiser_lib.stream_key(seed, denoiser_lib.TRAIN_STREAM)
   crop_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -74,25 +74,25 @@ def train_step(
     latent = autoencoder_lib.sample_posterior(noise_key, mean, logvar)
     return _decode(objective, params, latent), mean, logvar, latent
 
-  (made, mean, logvar, latent), pull = jax.vjp(reconstruct, params)
+  (output, mean, logvar, latent), pull = jax.vjp(reconstruct, params)
 
-  def unlike(made):
-    terms = objective_lib.likeness(objective, frozen, made, image)
+  def dissimilarity(output):
+    terms = objective_lib.dissimilarity(objective, frozen, output, image)
     terms = {name: term.mean() for name, term in terms.items()}
-    return terms.pop("unlikeness"), terms
+    return terms.pop("dissimilarity"), terms
 
-  (loss, metrics), by_image = jax.value_and_grad(unlike, has_aux=True)(made)
+  (loss, metrics), by_output = jax.value_and_grad(dissimilarity, has_aux=True)(output)
   kl, by_moments = jax.value_and_grad(
     lambda moments: objective_lib.divergence(objective, *moments).mean()
   )((mean, logvar))
   metrics = {"loss": loss + kl, "kl": kl, "latent_std": latent.std(), **metrics}
   changes = {}
-  if objective.adversary is not None:
-    part, told, changes = _adversary(
-      objective, optimizer, state, image, made, latent, by_image
+  if objective.discriminator is not None:
+    adversarial_by_output, scalars, changes = _adversarial(
+      objective, optimizer, state, image, output, latent, by_output
     )
-    by_image, metrics = by_image + part, metrics | told
-  (grads,) = pull((by_image, *by_moments, jnp.zeros_like(latent)))
+    by_output, metrics = by_output + adversarial_by_output, metrics | scalars
+  (grads,) = pull((by_output, *by_moments, jnp.zeros_like(latent)))
   changes[AUTOENCODER] = _updated(optimizer, state, AUTOENCODER, grads)
   new = {name: change[0] for name, change in changes.items()}
   decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -113,50 +113,50 @@ def validation_step(
   batch: types.Batch,
   frozen: types.Params,
 ) -> dict[str, jax.Array]:
-  """Sums the losses of a batch's reconstructions from their posteriors' means.
+  """Sums the losses of a batch, reconstructed from the means of the posteriors.
 
   Args:
     objective: what was minimised.
     params: averaged parameters of the autoencoder.
-    batch: with `valid` [b] False on the padding of a last batch.
+    batch: with `valid` [b], False for the padding of a last batch.
     frozen: parameters of the frozen encoder.
 
   Returns:
-    `total` (the loss without noise and adversary), `psnr` in dB, `kl`, the terms of
-    `objective.likeness`, each summed over the images, and their `count`.
+    Sums over the images: `total` (the loss without noise and discriminator), `psnr` in
+    dB, `kl`, the terms of `objective.dissimilarity`, and `count`.
   """
-  image, valid = batch["image"], batch["valid"]
+  image = batch["image"]
   mean, logvar = _encode(objective, params, image)
-  made = _decode(objective, params, mean)
-  each = objective_lib.likeness(objective, frozen, made, image)
+  output = _decode(objective, params, mean)
+  each = objective_lib.dissimilarity(objective, frozen, output, image)
   each["kl"] = objective_lib.divergence(objective, mean, logvar)
-  each["total"] = each.pop("unlikeness") + each["kl"]
-  # Of what is shown: values beyond black and white are cut.
-  error = jnp.square(jnp.clip(made, -1, 1) - image).mean(axis=(1, 2, 3)) / 4
+  each["total"] = each.pop("dissimilarity") + each["kl"]
+  # As displayed: values beyond black and white are clipped.
+  error = jnp.square(jnp.clip(output, -1, 1) - image).mean(axis=(1, 2, 3)) / 4
   each["psnr"] = -10 * jnp.log10(jnp.maximum(error, 1e-12))
-  sums = {name: jnp.where(valid, value, 0.0).sum() for name, value in each.items()}
-  return sums | {"count": valid.sum()}
+  return _sums(each, batch["valid"])
 
 
 def latent_step(
   objective: objective_lib.Objective, params: types.Params, batch: types.Batch
 ) -> dict[str, jax.Array]:
-  """Means over a batch of a latent's numbers: `mean`, `square`, and `count` of images.
+  """Sums over a batch the `mean` and mean `square` of each latent, and their `count`.
 
   Both are of latents drawn from the posteriors, in closed form: E z^2 = mean^2 + var.
   """
-  valid = batch["valid"]
   mean, logvar = _encode(objective, params, batch["image"])
   moments = {"mean": mean, "square": jnp.square(mean) + jnp.exp(logvar)}
-  sums = {
-    name: jnp.where(valid, value.mean(axis=(1, 2, 3)), 0.0).sum()
-    for name, value in moments.items()
-  }
+  each = {name: value.mean(axis=(1, 2, 3)) for name, value in moments.items()}
+  return _sums(each, batch["valid"])
+
+
+def _sums(each: Mapping[str, jax.Array], valid: types.Array) -> dict[str, jax.Array]:
+  sums = {name: jnp.where(valid, value, 0.0).sum() for name, value in each.items()}
   return sums | {"count": valid.sum()}
 
 
 def crop(key: jax.Array, image: types.Array, size: int) -> jax.Array:
-  """A random square [b size size c] of each image [b h w c]; 0 for the whole image."""
+  """A random square [b size size c] of each image [b h w c]; size 0 for all of it."""
   image = jnp.asarray(image, jnp.float32)
   b, height, width, channels = image.shape
   if not size or size == height == width:
@@ -172,37 +172,37 @@ def crop(key: jax.Array, image: types.Array, size: int) -> jax.Array:
   return jax.vmap(cut)(image, tops, lefts)
 
 
-def _adversary(objective, optimizer, state, image, made, latent, by_image):
-  """The adversary's part of the images' gradient, its scalars, and its own update."""
-  settings = objective.discriminator
+def _adversarial(objective, optimizer, state, image, output, latent, by_output):
+  """The adversarial gradient by the output, its scalars, the discriminator's update."""
+  settings = objective.adversarial
   params = state.params[DISCRIMINATOR]
-  made = jax.lax.stop_gradient(made)
-  fooled, by_adversary = jax.value_and_grad(
-    lambda made: -objective.judge(params, made).mean()
-  )(made)
+  output = jax.lax.stop_gradient(output)
+  loss, adversarial_by_output = jax.value_and_grad(
+    lambda output: -objective.logits(params, output).mean()
+  )(output)
   ratio = jnp.ones(())
   if settings.adaptive:
     ratio = objective_lib.gradient_ratio(
-      objective, state.params[AUTOENCODER], latent, by_image, by_adversary
+      objective, state.params[AUTOENCODER], latent, by_output, adversarial_by_output
     )
   active = state.step >= settings.start_step
   weight = jnp.where(active, settings.weight * ratio, 0.0)
 
-  def judged(params):
+  def discriminator_loss(params):
     return objective_lib.hinge(
-      objective.judge(params, image), objective.judge(params, made)
+      objective.logits(params, image), objective.logits(params, output)
     )
 
-  loss, grads = jax.value_and_grad(judged)(params)
-  changed = _updated(optimizer, state, DISCRIMINATOR, grads)
+  own_loss, grads = jax.value_and_grad(discriminator_loss)(params)
+  after = _updated(optimizer, state, DISCRIMINATOR, grads)
   before = (params, state.opt_state[DISCRIMINATOR])
-  kept = jax.tree.map(lambda new, old: jnp.where(active, new, old), changed, before)
-  told = {
-    "adversarial": fooled,
+  change = jax.tree.map(lambda new, old: jnp.where(active, new, old), after, before)
+  scalars = {
+    "adversarial": loss,
     "adversarial_weight": weight,
-    "discriminator_loss": loss,
+    "discriminator_loss": own_loss,
   }
-  return weight * by_adversary, told, {DISCRIMINATOR: kept}
+  return weight * adversarial_by_output, scalars, {DISCRIMINATOR: change}
 
 
 def _updated(optimizer, state, name, grads) -> tuple[types.Params, optax.OptState]:

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.extras.autoencoder import compiled as programs
-from cxr_diffusion_jax.extras.autoencoder import evaluation as measure
 from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
+from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
 from cxr_diffusion_jax.interop import diffusers
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.training import loop
@@ -37,24 +36,16 @@ class Writer:
 def train(build, images):
   """Trains with an adversary: `outcome, writer = train(folder, sample_every=4)`."""
   experiment = build(**ADVERSARY)
-  made = programs.make_programs(experiment)
+  programs = trainer_lib.make_programs(experiment)
 
   def run(folder, *, action=lambda step: None, sample_every=0):
     settings = dataclasses.replace(experiment.train, sample_every=sample_every)
     changed = dataclasses.replace(experiment, train=settings)
     writer = Writer()
-    parts = (changed, made, images, folder, writer)
-    outcome = loop.train(
-      changed,
-      images,
-      folder,
-      writer=writer,
-      actions=[action],
-      programs=made,
-      measure=measure.make_measure(*parts),
-      show=measure.make_show(*parts),
+    trainer = trainer_lib.AutoencoderTrainer(
+      experiment=changed, dataset=images, programs=programs, workdir=folder
     )
-    return outcome, writer
+    return loop.train(trainer, folder, writer=writer, actions=[action]), writer
 
   return run
 
@@ -90,7 +81,7 @@ def test_a_resumed_run_is_bit_equal_and_its_folder_holds_what_was_learned(
   assert whole.history == resumed.history
 
   # What a denoiser reads: the averages, and latents that it sees with unit variance.
-  network, params = diffusers.load_autoencoder(tmp_path / "whole" / measure.FOLDER)
+  network, params = diffusers.load_autoencoder(tmp_path / "whole" / trainer_lib.FOLDER)
   _assert_near(params, whole.state.ema_params)
   source = images.source("train")
   image = source.batch(range(len(source)))["image"]
@@ -138,11 +129,11 @@ def test_four_devices_learn_what_one_learns(build, images, monkeypatch):
   for mesh in ({}, {"num_devices": 4, "data": 2, "fsdp": 2}):
     given = {f"parallel__{name}": size for name, size in mesh.items()}
     experiment = build(model__block_channels=(4,), **given)
-    made = programs.make_programs(experiment)
+    programs = trainer_lib.make_programs(experiment)
     placed = sharding.place_batch(batch, experiment.mesh)
-    start = jax.device_get(made.init()) if start is None else start
-    places = jax.tree.map(lambda leaf: leaf.sharding, made.like())
-    state, told = made.train_step(jax.device_put(start, places), placed)
+    start = jax.device_get(programs.init()) if start is None else start
+    places = jax.tree.map(lambda leaf: leaf.sharding, programs.like())
+    state, told = programs.train_step(jax.device_put(start, places), placed)
     states.append(state.ema_params)
     assert np.isfinite(told["loss"])
   assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))

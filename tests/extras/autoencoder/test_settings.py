@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.extras.autoencoder import compiled as programs
 from cxr_diffusion_jax.extras.autoencoder import settings
+from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
 
 # Factor, and parameters of the autoencoder in millions: at least, at most.
 SIZES = {
@@ -25,9 +25,9 @@ def test_a_choice_has_the_factor_and_the_size_it_says(choice, repository):
   factor, low, high = SIZES[choice]
   experiment = settings.build(module.get_config(choice))
   assert experiment.network.factor == factor
-  objective = programs.make_objective(experiment)
+  objective = trainer_lib.make_objective(experiment)
   shapes = jax.eval_shape(
-    lambda key: programs.init_params(objective, key), jax.random.key(0)
+    lambda key: trainer_lib.init_params(objective, key), jax.random.key(0)
   )
   sizes = {
     name: sum(leaf.size for leaf in jax.tree.leaves(part)) / 1e6

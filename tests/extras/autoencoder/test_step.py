@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from cxr_diffusion_jax.extras.autoencoder import compiled as programs
 from cxr_diffusion_jax.extras.autoencoder import objective as objective_lib
 from cxr_diffusion_jax.extras.autoencoder import step as autoencoder_step
+from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 
@@ -33,14 +33,16 @@ def objective(build):
     loss__perceptual_weight=0.7,
     model__block_channels=(4,),
   )
-  made = programs.make_objective(experiment)
+  made = trainer_lib.make_objective(experiment)
   return objective_lib.Objective(**{**made.__dict__, "features_fn": _features})
 
 
 def test_an_update_follows_the_gradient_of_the_losses(objective):
   frozen = jnp.asarray(np.random.default_rng(1).standard_normal((16, 5), np.float32))
   optimizer = optax.sgd(1.0)
-  params = jax.jit(lambda key: programs.init_params(objective, key))(jax.random.key(0))
+  params = jax.jit(lambda key: trainer_lib.init_params(objective, key))(
+    jax.random.key(0)
+  )
   state = autoencoder_step.create(params, optimizer)
   update = jax.jit(
     lambda state: autoencoder_step.train_step(
@@ -62,7 +64,7 @@ def test_an_update_follows_the_gradient_of_the_losses(objective):
     (b,), _ = _features(frozen, IMAGE)
     cosine = (a * b).sum(-1) / jnp.linalg.norm(a, axis=-1) / jnp.linalg.norm(b, axis=-1)
     likeness = jnp.abs(made - IMAGE).mean() + 0.7 * (2 - 2 * cosine).mean()
-    return likeness + 0.1 * kl - weight * objective.judge(adversary, made).mean()
+    return likeness + 0.1 * kl - weight * objective.logits(adversary, made).mean()
 
   expected = jax.jit(jax.grad(loss_of))
   for step, weight in ((0, 0.0), (1, 0.3)):
@@ -91,7 +93,9 @@ def test_an_update_follows_the_gradient_of_the_losses(objective):
 
 
 def test_the_adaptive_weight_is_a_ratio_of_gradients(objective):
-  params = jax.jit(lambda key: programs.init_params(objective, key))(jax.random.key(0))
+  params = jax.jit(lambda key: trainer_lib.init_params(objective, key))(
+    jax.random.key(0)
+  )
   latent = jnp.ones((1, 8, 8, 2))
   by_image = jnp.ones((1, 8, 8, 1))
 

@@ -1,4 +1,4 @@
-"""The scalars of a run: collected on the device, checked, averaged and written.
+"""The scalars of training steps: collected on the device, checked, averaged, written.
 
 metrics of each step --add--> pending --write--> means, rates, learning rate
 """
@@ -8,40 +8,41 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.training import optimizer as optimizer_lib
 
 # Steps that may be dispatched ahead of the device.
 _IN_FLIGHT = 4
 
 
-def not_finite(name: str, value: float, step: int) -> errors.InputError:
-  """Returns the error that stops a run whose numbers are no longer numbers."""
-  return errors.InputError(
-    f"{name} is {value} at step {step}",
-    "a finite number",
-    "lower config.optimizer.learning_rate or config.optimizer.clip_norm; the"
-    " checkpoints before this step are whole",
-  )
+def check_finite(name: str, value: float, step: int) -> None:
+  """Raises errors.InputError for a scalar that is not finite."""
+  if not np.isfinite(value):
+    raise errors.InputError(
+      f"{name} is {value} at step {step}",
+      "a finite number",
+      "lower config.optimizer.learning_rate or config.optimizer.clip_norm; earlier"
+      " checkpoints are intact",
+    )
 
 
-class Meter:
-  """Collects the scalars of steps on the device, and writes their means.
+class StepMetrics:
+  """Collects the scalars of steps on the device and writes their means.
 
   Args:
-    experiment: gives batch size and learning rate.
     writer: a CLU metric writer.
     step: updates done before the first one collected.
+    batch_size: examples per update.
+    learning_rate: step -> learning rate.
   """
 
-  def __init__(self, experiment: experiment_lib.Experiment, writer: Any, step: int):
-    self._experiment = experiment
+  def __init__(
+    self, writer: Any, step: int, *, batch_size: int, learning_rate: optax.Schedule
+  ):
     self._writer = writer
-    self._learning_rate = optimizer_lib.learning_rate(
-      experiment.optimizer, experiment.train.num_steps
-    )
+    self._batch_size = batch_size
+    self._learning_rate = learning_rate
     self._pending: list[tuple[int, dict[str, jax.Array]]] = []
     self._start = (step, time.monotonic())
 
@@ -53,14 +54,13 @@ class Meter:
       jax.block_until_ready(self._pending[-1 - _IN_FLIGHT][1])
 
   def check_finite(self) -> None:
-    """Raises errors.InputError naming the first step and metric that is not finite."""
+    """Raises errors.InputError naming the first step and scalar that is not finite."""
     for step, metrics in self._pending:
       for name, value in metrics.items():
-        if not np.isfinite(value):
-          raise not_finite(f"train/{name}", float(value), step)
+        check_finite(f"train/{name}", float(value), step)
 
   def write(self, step: int) -> None:
-    """Writes the means since the last call, and how fast the steps were.
+    """Writes the means and the speed since the last call.
 
     Raises:
       errors.InputError: as `check_finite`.
@@ -75,8 +75,8 @@ class Meter:
       for name in names
     }
     scalars["train/learning_rate"] = float(self._learning_rate(step - 1))
-    scalars["train/images_per_second"] = rate * self._experiment.train.batch_size
-    scalars["train/examples"] = step * self._experiment.train.batch_size
+    scalars["train/images_per_second"] = rate * self._batch_size
+    scalars["train/examples"] = step * self._batch_size
     self._writer.write_scalars(step, scalars)
     self._pending = []
     self._start = (step, now)

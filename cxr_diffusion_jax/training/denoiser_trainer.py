@@ -1,0 +1,135 @@
+"""Trains a denoiser: what `loop.train` calls, compiled for the run's mesh.
+
+experiment + statistics of the records --make_programs--> compiled functions
+programs + dataset --> DenoiserTrainer, a `loop.Trainable`
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from cxr_diffusion_jax import types
+from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
+from cxr_diffusion_jax.run import power_ema as power_ema_lib
+from cxr_diffusion_jax.run import state as state_lib
+from cxr_diffusion_jax.training import compiled
+from cxr_diffusion_jax.training import experiment as experiment_lib
+from cxr_diffusion_jax.training import optimizer as optimizer_lib
+from cxr_diffusion_jax.training import pretrained as pretrained_lib
+from cxr_diffusion_jax.training import step as step_lib
+
+if TYPE_CHECKING:
+  from PIL import Image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoiserTrainer:
+  """A `loop.Trainable`.
+
+  Attributes:
+    experiment: what to train.
+    dataset: the data.
+    programs: of both.
+    show: (averaged parameters, step) -> a picture of samples, or None.
+  """
+
+  experiment: experiment_lib.Experiment
+  dataset: dataset_lib.Dataset
+  programs: compiled.Programs
+  show: Callable[[types.Params, int], "Image.Image | None"]
+
+  def batches(self, start_step: int) -> Iterator[types.Batch]:
+    return compiled.train_batches(self._source("train"), self.experiment, start_step)
+
+  def validate(self, params: types.Params) -> dict[str, float]:
+    """The validation loss with and without the condition.
+
+    Times and noise belong to the rows, so losses of different steps, and of different
+    runs on the same records, are comparable example by example.
+    """
+    sums = compiled.summed(
+      self.programs.validation_step,
+      params,
+      self._source("validation"),
+      self.experiment,
+      max_batches=self.experiment.train.validation_batches,
+    )
+    return {
+      "loss": sums["total"] / sums["count"],
+      "loss_unconditional": sums["total_unconditional"] / sums["count"],
+    }
+
+  def _source(self, split: str) -> pipeline.JoinedSource:
+    return self.dataset.source(split, images=self.experiment.autoencoder is None)
+
+
+def make(
+  experiment: experiment_lib.Experiment,
+  dataset: dataset_lib.Dataset,
+  show: Callable[[types.Params, int], "Image.Image | None"] = lambda params, step: None,
+) -> DenoiserTrainer:
+  """Builds the trainer of an experiment; arguments as of `DenoiserTrainer`."""
+  programs = make_programs(experiment, dataset.card.statistics)
+  return DenoiserTrainer(
+    experiment=experiment, dataset=dataset, programs=programs, show=show
+  )
+
+
+def make_programs(
+  experiment: experiment_lib.Experiment, statistics: Mapping[str, Any]
+) -> compiled.Programs:
+  """Builds the compiled functions of an experiment.
+
+  Args:
+    experiment: what to train.
+    statistics: statistics of the records, for the codec.
+  """
+  objective = experiment.make_objective(statistics)
+  optimizer = optimizer_lib.make_optimizer(
+    experiment.optimizer, experiment.train.num_steps
+  )
+  powers = tuple(power_ema_lib.power(value) for value in experiment.train.power_ema)
+
+  def create(pretrained: Mapping[str, jax.Array]) -> state_lib.TrainState:
+    key = denoiser_lib.stream_key(experiment.seed, denoiser_lib.INIT_STREAM)
+    projector = None
+    if experiment.alignment is not None:
+      projector = experiment.alignment.init_fn(jax.random.fold_in(key, 1))
+    params = pretrained_lib.merge(experiment.recipe.init_fn(key), pretrained)
+    return state_lib.create(params, optimizer.init, len(powers), projector)
+
+  compiler = compiled.Compiler(
+    create,
+    {},
+    mesh=experiment.mesh,
+    tensor_parallel=experiment.recipe.network.tensor_parallel,
+  )
+
+  def init() -> state_lib.TrainState:
+    places = (compiler.shapes.params, compiler.shardings.params)
+    # Arguments: as constants, gigabytes would be compiled into the program.
+    return compiler.create(pretrained_lib.place(experiment.pretrained, *places))
+
+  train_step = functools.partial(
+    step_lib.train_step,
+    objective,
+    optimizer,
+    seed=experiment.seed,
+    ema_decay=experiment.train.ema_decay,
+    accumulation=experiment.optimizer.accumulation,
+    powers=powers,
+  )
+  validation_step = functools.partial(
+    step_lib.validation_step, objective, seed=experiment.seed
+  )
+  return compiled.Programs(
+    init=init,
+    like=compiler.like,
+    train_step=compiler.update(train_step),
+    validation_step=compiler.evaluate(validation_step),
+  )
