@@ -34,7 +34,7 @@ def test_a_place_without_a_target_does_not_count(tokens):
 
 
 def test_gradients_are_finite_where_features_are_zero(tokens):
-  grads = jax.grad(lambda x: alignment.negative_cosine(x, tokens).sum())
+  grads = jax.jit(jax.grad(lambda x: alignment.negative_cosine(x, tokens).sum()))
   assert np.isfinite(grads(jnp.zeros_like(tokens))).all()
 
 
@@ -52,9 +52,9 @@ def test_any_grid_can_be_reached(grid):
   np.testing.assert_allclose(places.mean(), 1.5, atol=1e-5)
 
 
-def test_the_projector_has_three_layers_and_any_width(tokens):
+def test_the_projector_has_three_layers_and_any_width(tokens, draw):
   projector = alignment.Projector(7, 3, jnp.bfloat16)
-  params = projector.init(jax.random.key(0), tokens)["params"]
+  params = draw(projector, tokens)["params"]
   shapes = {name: layer["kernel"].shape for name, layer in params.items()}
   assert shapes == {"layers_0": (5, 7), "layers_1": (7, 7), "layers_2": (7, 3)}
   made = projector.apply({"params": params}, tokens)

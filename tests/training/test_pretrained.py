@@ -191,7 +191,7 @@ def test_only_a_unet_has_published_weights(small):
   plain = small.config().to_dict()
   plain["model"] = {"name": "dit", "patch_size": 2, "depth": 1, "width": 16,
                     "num_heads": 2, "pretrained": "somewhere"}  # fmt: skip
-  with pytest.raises(errors.InputError, match=r"config\.model\.name=unet, which alone"):
+  with pytest.raises(errors.InputError, match=r"config\.model\.name=unet, the only"):
     experiment_lib.build(plain)
 
 
