@@ -3,12 +3,14 @@
 rows, Comparison -> figures/NAME.{svg,png} and, by section, SVGs with captions
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import re
 
 from etils import epath
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison
 from cxr_diffusion_jax.report.comparison import drawing, figures, panels, projection
@@ -43,40 +45,34 @@ def draw(
 ) -> Mapping[str, Sequence[Plot]]:
   """Draws everything; returns the plots of each section of the page."""
   return {
-    "metrics": _metrics(rows_lib.main(rows), looks, folder),
-    "findings": _findings(rows, looks, folder),
-    "guidance": _guidance(comparison, looks, folder),
-    "features": _features(comparison, looks, folder),
-    "labels": _efficiency(comparison, looks, folder),
-    "losses": _losses(comparison, looks, folder),
+    "metrics": list(_metrics(rows_lib.main(rows), looks, folder)),
+    "findings": list(_findings(rows, looks, folder)),
+    "guidance": list(_guidance(comparison, looks, folder)),
+    "features": list(_features(comparison, looks, folder)),
+    "labels": list(_efficiency(comparison, looks, folder)),
+    "losses": list(_losses(comparison, looks, folder)),
   }
 
 
-def _metrics(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> list[Plot]:
+def _metrics(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> Iterator[Plot]:
   """The metrics of all images, a figure a subject."""
-  plots = []
   for subject, title in names_lib.SUBJECTS.items():
     own = [row for row in rows if row.subject == subject and _has_value(row)]
-    label = f"Metrics of {title} by path."
-    caption = (
-      f"{title}. A panel a metric; bars are 95 % intervals; dashed: real images. Where"
-      " a difference is significant, filled markers are the best and hollow ones are"
-      " not; where none is, all are filled."
-    )
     for number, first in enumerate(range(0, len(own), PANELS), start=1):
       shown = own[first : first + PANELS]
-      svg = drawing.write(
+      yield _plot(
         folder,
         f"all_{subject}_{number}" if len(own) > PANELS else f"all_{subject}",
         (2.4 * min(4, max(2, len(shown))), 0.7 + 1.95 * -(-len(shown) // 4)),
-        lambda figure, shown=shown: figures.dots(figure, shown, looks),
-        label,
+        functools.partial(figures.dots, rows=shown, looks=looks),
+        label=f"Metrics of {title} by path.",
+        caption=f"{title}. A panel a metric; bars are 95 % intervals; dashed: real"
+        " images. Where a difference is significant, filled markers are the best and"
+        " hollow ones are not; where none is, all are filled.",
       )
-      plots.append(Plot(svg=svg, label=label, caption=caption))
-  return plots
 
 
-def _findings(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> list[Plot]:
+def _findings(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> Iterator[Plot]:
   """Bars of each classifier's AUROC and average precision by finding."""
   own: dict[tuple[str, str], list[Row]] = {}
   for row in rows:
@@ -86,7 +82,6 @@ def _findings(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> list[Plo
       and row.metric.endswith(("auroc", "average_precision"))
     ):
       own.setdefault((row.metric, row.judge), []).append(row)
-  plots = []
   for metric, judge in sorted(own, key=lambda key: "auroc" not in key[0]):
     group = own[metric, judge]
     shown = [row for row in group if _has_value(row)]
@@ -101,112 +96,109 @@ def _findings(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> list[Plo
     missing = [text for text in map(_undefined, group) if text]
     if missing:
       caption += f" Undefined: {'; '.join(missing)}."
-    label = f"Bars: {name} by finding and path."
-    svg = drawing.write(
+    yield _plot(
       folder,
       f"findings_{_file_name(metric, judge)}",
       (max(6.0, 1.0 + 0.75 * len(shown)), 3.7),
-      lambda figure, shown=shown: figures.bars(figure, shown, looks),
-      label,
+      functools.partial(figures.bars, rows=shown, looks=looks),
+      label=f"Bars: {name} by finding and path.",
+      caption=caption,
     )
-    plots.append(Plot(svg=svg, label=label, caption=caption))
-  return plots
 
 
-def _guidance(comparison: Comparison, looks: Looks, folder: epath.Path) -> list[Plot]:
+def _guidance(
+  comparison: Comparison, looks: Looks, folder: epath.Path
+) -> Iterator[Plot]:
   """Fidelity against adherence over guidance scales."""
   paths = [path for path in comparison.paths if panels.defined(path)]
-  if not paths:
-    return []
-  label = "Curves: adherence over distance for each path."
-  svg = drawing.write(
-    folder,
-    "guidance",
-    _panels_size(len(paths)),
-    lambda figure: panels.sweeps(figure, paths, looks),
-    label,
-  )
-  point = panels.defined(paths[0])[0]
-  caption = (
-    "A point a guidance scale, labelled with it, with 95 % intervals; the other paths"
-    f" in grey. Distance judged by {point.fidelity.judge or 'pixels'}, adherence by"
-    f" {point.adherence.judge or 'pixels'}. The upper left corner is best."
-  )
-  return [Plot(svg=svg, label=label, caption=caption)]
+  if paths:
+    point = panels.defined(paths[0])[0]
+    yield _plot(
+      folder,
+      "guidance",
+      _panels_size(len(paths)),
+      functools.partial(panels.sweeps, paths=paths, looks=looks),
+      label="Curves: adherence over distance for each path.",
+      caption="A point a guidance scale, labelled with it, with 95 % intervals; the"
+      f" other paths in grey. Distance judged by {point.fidelity.judge or 'pixels'},"
+      f" adherence by {point.adherence.judge or 'pixels'}. The upper left corner is"
+      " best.",
+    )
 
 
-def _features(comparison: Comparison, looks: Looks, folder: epath.Path) -> list[Plot]:
+def _features(
+  comparison: Comparison, looks: Looks, folder: epath.Path
+) -> Iterator[Plot]:
   """Clouds of each extractor's features, by each available method."""
-  plots: list[Plot] = []
   for name, real in comparison.real_features.items():
     own = {p.name: p.features[name] for p in comparison.paths if name in p.features}
-    if not own:
-      continue
-    if len(real) < projection.MINIMUM:
+    if own and len(real) < projection.MINIMUM:
       text = f"{len(real)} real images; a plane needs {projection.MINIMUM}."
-      plots.append(Plot(heading=name, caption=text))
+      yield Plot(heading=name, caption=text)
       continue
-    heading = name
-    for plane in projection.planes(real, own):
-      label = f"{plane.method} of {name} features: real and generated images by path."
-      svg = drawing.write(
+    for number, plane in enumerate(projection.planes(real, own) if own else ()):
+      yield _plot(
         folder,
         f"{plane.method.lower()}_{_file_name(name)}",
         _panels_size(len(own)),
-        lambda figure, plane=plane: panels.clouds(figure, plane, looks),
-        label,
+        functools.partial(panels.clouds, plane=plane, looks=looks),
+        label=f"{plane.method} of {name} features: real and generated images by path.",
+        caption=f"{plane.method} of {name} features, fitted on {len(real):,} real"
+        f" images (grey) alone; at most {panels.POINTS} points of each are drawn."
+        " Points where no real image lies are unlike real images; real points without"
+        " generated ones near them were missed.",
+        heading="" if number else name,
       )
-      caption = (
-        f"{plane.method} of {name} features, fitted on {len(real):,} real images (grey)"
-        f" alone; at most {panels.POINTS} points of each are drawn. Points where no"
-        " real image lies are unlike real images; real points without generated ones"
-        " near them were missed."
-      )
-      plots.append(Plot(heading=heading, svg=svg, label=label, caption=caption))
-      heading = ""
-  return plots
 
 
-def _efficiency(comparison: Comparison, looks: Looks, folder: epath.Path) -> list[Plot]:
+def _efficiency(
+  comparison: Comparison, looks: Looks, folder: epath.Path
+) -> Iterator[Plot]:
   """The worth of synthetic images when there are fewer real ones."""
   paths = [path for path in comparison.paths if path.curve]
-  if not paths:
-    return []
   arms = {arm for path in paths for _, arm, _ in path.curve} - {"real"}
   width, height = _panels_size(max(1, len(arms)))
-  label = "Curves: macro AUROC over the share of real images."
-  svg = drawing.write(
-    folder,
-    "label_efficiency",
-    (width, height + 0.7),
-    lambda figure: panels.efficiency(figure, paths, looks),
-    label,
-  )
-  caption = (
-    "Macro AUROC on real test images of classifiers that were trained with a share of"
-    " the real training images, and with the synthetic images of each path. Thin"
-    " lines are 95 % intervals. Dashed: with real images alone."
-  )
-  return [Plot(svg=svg, label=label, caption=caption)]
+  if paths:
+    yield _plot(
+      folder,
+      "label_efficiency",
+      (width, height + 0.7),
+      functools.partial(panels.efficiency, paths=paths, looks=looks),
+      label="Curves: macro AUROC over the share of real images.",
+      caption="Macro AUROC on real test images of classifiers that were trained with a"
+      " share of the real training images, and with the synthetic images of each path."
+      " Thin lines are 95 % intervals. Dashed: with real images alone.",
+    )
 
 
-def _losses(comparison: Comparison, looks: Looks, folder: epath.Path) -> list[Plot]:
+def _losses(comparison: Comparison, looks: Looks, folder: epath.Path) -> Iterator[Plot]:
   """The loss curves of all runs in one figure."""
-  if not any(curves for path in comparison.paths for curves in path.losses.values()):
-    return []
-  label = "Curves: loss over steps of each run."
-  svg = drawing.write(
-    folder,
-    "losses",
-    (8.5, 3.6),
-    lambda figure: figures.losses(figure, comparison.paths, looks),
-    label,
-  )
-  caption = (
-    "A line a run, on a logarithmic scale. Losses compare only between runs with the"
-    " same data, codec and weighting; a lower loss need not mean better images."
-  )
-  return [Plot(svg=svg, label=label, caption=caption)]
+  if any(curves for path in comparison.paths for curves in path.losses.values()):
+    yield _plot(
+      folder,
+      "losses",
+      (8.5, 3.6),
+      functools.partial(figures.losses, paths=comparison.paths, looks=looks),
+      label="Curves: loss over steps of each run.",
+      caption="A line a run, on a logarithmic scale. Losses compare only between runs"
+      " with the same data, codec and weighting; a lower loss need not mean better"
+      " images.",
+    )
+
+
+def _plot(
+  folder: epath.Path,
+  name: str,
+  size: tuple[float, float],
+  draw: Callable[[Figure], None],
+  *,
+  label: str,
+  caption: str,
+  heading: str = "",
+) -> Plot:
+  """Draws a figure; see `drawing.write`."""
+  svg = drawing.write(folder, name, size, draw, label)
+  return Plot(svg=svg, label=label, caption=caption, heading=heading)
 
 
 def _panels_size(num: int) -> tuple[float, float]:

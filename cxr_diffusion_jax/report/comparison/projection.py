@@ -16,6 +16,9 @@ import numpy as np
 MINIMUM = 3
 
 
+Transform = Callable[[np.ndarray], object]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plane:
   """Positions of images on a plane.
@@ -47,40 +50,31 @@ def planes(real: np.ndarray, generated: Mapping[str, np.ndarray]) -> list[Plane]
   for name, features in generated.items():
     if features.shape[1:] != real.shape[1:]:
       raise ValueError(f"{name}: features {features.shape}, real ones {real.shape}")
+
+  def plane(method: str, transform: Transform, axes: tuple[str, str]) -> Plane:
+    of_paths = {k: np.asarray(transform(v)) for k, v in generated.items()}
+    return Plane(
+      method=method, real=np.asarray(transform(real)), of_paths=of_paths, axes=axes
+    )
+
   # Heavy to import.
   from sklearn import decomposition
 
   pca = decomposition.PCA(n_components=2, random_state=0).fit(real)
   # No variance, no share.
-  ratios = np.nan_to_num(pca.explained_variance_ratio_)
-  shares = [f"component {i + 1} ({x:.0%})" for i, x in enumerate(ratios)]
-  result = [_plane("PCA", pca.transform, real, generated, (shares[0], shares[1]))]
+  first, second = np.nan_to_num(pca.explained_variance_ratio_)
+  shares = (f"component 1 ({first:.0%})", f"component 2 ({second:.0%})")
+  result = [plane("PCA", pca.transform, shares)]
   if has_umap():
     # Takes seconds to import; optional.
     import umap
 
-    neighbours = min(15, len(real) - 1)
-    fitted = umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1).fit(real)
-    names = ("first coordinate", "second coordinate")
-    result.append(_plane("UMAP", fitted.transform, real, generated, names))
+    fit = umap.UMAP(n_neighbors=min(15, len(real) - 1), random_state=0, n_jobs=1).fit
+    axes = ("first coordinate", "second coordinate")
+    result.append(plane("UMAP", fit(real).transform, axes))
   return result
 
 
 def has_umap() -> bool:
   """Whether the package umap-learn is installed."""
   return importlib.util.find_spec("umap") is not None
-
-
-def _plane(
-  method: str,
-  transform: Callable[[np.ndarray], object],
-  real: np.ndarray,
-  generated: Mapping[str, np.ndarray],
-  axes: tuple[str, str],
-) -> Plane:
-  return Plane(
-    method=method,
-    real=np.asarray(transform(real)),
-    of_paths={k: np.asarray(transform(v)) for k, v in generated.items()},
-    axes=axes,
-  )
