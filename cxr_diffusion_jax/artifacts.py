@@ -30,6 +30,9 @@ SUFFIX = ".partial"
 # Lists the files of a folder that a command wrote, with their sizes; written last.
 MANIFEST = "manifest.json"
 
+# Of a folder that `copy_files` copies.
+COPIED_LAST = "config.json"
+
 _NO_ROOM = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -120,6 +123,18 @@ def load_or_make(path: PathLike | None, make: Callable[[], np.ndarray]) -> np.nd
   values = make()
   write_npy(path, values)
   return values
+
+
+def copy_files(source: PathLike, target: PathLike) -> None:
+  """Copies the files of a folder that the target does not have with this content.
+
+  `config.json` is copied last, so that a folder with it is complete.
+  """
+  files = (path for path in epath.Path(source).iterdir() if not path.is_dir())
+  for file in sorted(files, key=lambda path: (path.name == COPIED_LAST, path.name)):
+    content, copy = file.read_bytes(), epath.Path(target) / file.name
+    if not copy.exists() or copy.read_bytes() != content:
+      write_bytes(copy, content)
 
 
 @contextlib.contextmanager

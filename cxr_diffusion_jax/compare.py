@@ -12,7 +12,13 @@ import pathlib
 
 from absl import flags
 
-from cxr_diffusion_jax.cli import command, evaluation_flags, flag_help, terminal
+from cxr_diffusion_jax.cli import (
+  command,
+  evaluation_flags,
+  flag_help,
+  sample_flags,
+  terminal,
+)
 
 with flag_help.group("Runs"):
   _WORKDIRS = flags.DEFINE_list(
@@ -20,6 +26,7 @@ with flag_help.group("Runs"):
   )
   _OUT = flags.DEFINE_string("out", None, "Where to write.", required=True)
 _OPTIONS = evaluation_flags.define()
+_PLACES = sample_flags.places()
 
 
 def main() -> None:
@@ -35,6 +42,7 @@ def main() -> None:
     [pathlib.Path(workdir) for workdir in _WORKDIRS.value],
     checkpoint_step=_OPTIONS["checkpoint"].value,
     ema_length=_OPTIONS["ema_length"].value,
+    **sample_flags.values(_PLACES),
   )
   out = evaluation_flags.output_folder(_OUT.value)
   compared = comparison.compare(paths, out, options, progress=command.progress)

@@ -59,6 +59,7 @@ with flag_help.group("Sweeps"):
     "interpolate", "", "Two conditions A B to interpolate between."
   )
 _ELIXR = sample_flags.elixr_models()
+_PLACES = sample_flags.places()
 
 
 def main(arguments: list[str]) -> None:
@@ -80,10 +81,8 @@ def main(arguments: list[str]) -> None:
   edit = sample_flags.asked(_EDIT, other)
   workdir = pathlib.Path(_WORKDIR.value)
   which = {"checkpoint_step": _STEP.value, "ema_length": _LENGTH.value}
-  run = run_lib.open_run(workdir, **which)
-  desk = conditions_lib.Desk(
-    settings=run.data, dataset=run.dataset, elixr_models=_ELIXR.value
-  )
+  run = run_lib.open_run(workdir, **which, **sample_flags.values(_PLACES))
+  desk = conditions_lib.Desk(run=run, elixr_models=_ELIXR.value)
   topic = request_lib.topic(request, grid=axes, interpolate=ends, edit=edit)
   out = _OUT.value or sample_files.new_name(workdir, topic)
   changes = sample_flags.changes(_SETTINGS)

@@ -63,7 +63,7 @@ def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
   assert told["split"] == "test"
   assert not told["exact"]
   assert np.isfinite(told["psnr"])
-  desk = conditions.Desk(settings=run.data, dataset=run.dataset)
+  desk = conditions.Desk(run=run)
   asked = desk.make(request.Request(findings=("Effusion",)), 1)
   images = sampling.sample(run, asked, num=2).images
   assert images.shape == (2, 32, 32, 1)

@@ -124,6 +124,21 @@ def changes(holders: Holders) -> dict[str, object]:
   }
 
 
+def places() -> Holders:
+  """Defines the flags of where a run's dataset is now."""
+  text = flags.DEFINE_string
+  with flag_help.group("Dataset (for --split and --image_ids)"):
+    return {
+      "data_root": text("data_root", "", "Folder of the dataset, if it was moved."),
+      "records_dir": text("records_dir", "", "Folder of its records, if it was moved."),
+    }
+
+
+def values(holders: Holders) -> dict[str, typing.Any]:
+  """The values of flags by name."""
+  return {name: holder.value for name, holder in holders.items()}
+
+
 def elixr_models() -> flags.FlagHolder:
   """Defines the flag of ELIXR's SavedModels."""
   with flag_help.group("Encoders"):

@@ -25,9 +25,6 @@ from cxr_diffusion_jax.encoders import base, encoding
 # Below a run's folder.
 STANDIN_CLIP = "encoders/standin_clip"
 
-# Copied last, so that a folder with it is complete.
-_LAST = "config.json"
-
 
 class MadeBy(Protocol):
   """What a column's description and a run's dataset card both have."""
@@ -86,7 +83,7 @@ def export(
   standin = any(column.description.standin for column in columns)
   if standin and settings.standin_clip.is_dir():
     with artifacts.disk_errors(workdir):
-      _copy(settings.standin_clip, epath.Path(workdir) / STANDIN_CLIP)
+      artifacts.copy_files(settings.standin_clip, epath.Path(workdir) / STANDIN_CLIP)
 
 
 def open_encoder(
@@ -134,13 +131,13 @@ def _standin_folder(
 ) -> Iterator[str]:
   """A folder of this machine with the stand-in, for as long as it is loaded."""
   for folder in map(epath.Path, folders):
-    if not (folder / _LAST).exists():
+    if not (folder / artifacts.COPIED_LAST).exists():
       continue
     if not artifacts.is_remote(folder):
       yield str(folder)
       return
     with tempfile.TemporaryDirectory() as copy:
-      _copy(folder, epath.Path(copy))
+      artifacts.copy_files(folder, copy)
       yield copy
     return
   raise errors.InputError(
@@ -149,11 +146,3 @@ def _standin_folder(
     "the folder of the run, or of its records",
     "take conditions of images with --image_ids, or train a new run",
   )
-
-
-def _copy(source: artifacts.PathLike, target: epath.Path) -> None:
-  """Copies the files of a folder that the target does not have with this content."""
-  for file in sorted(epath.Path(source).iterdir(), key=lambda path: path.name == _LAST):
-    content, copy = file.read_bytes(), target / file.name
-    if not copy.exists() or copy.read_bytes() != content:
-      artifacts.write_bytes(copy, content)

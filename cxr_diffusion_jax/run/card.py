@@ -68,6 +68,14 @@ class DatasetCard:
   root: str = ""
   records_dir: str = ""
 
+  def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> "DatasetCard":
+    """The same card with these shapes of its columns."""
+    columns = {
+      name: dataclasses.replace(column, shape=tuple(shapes[name]))
+      for name, column in self.columns.items()
+    }
+    return dataclasses.replace(self, columns=columns)
+
   def to_json(self) -> dict[str, Any]:
     """Plain values for `dataset.json`."""
     return dataclasses.asdict(self)

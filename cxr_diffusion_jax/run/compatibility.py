@@ -137,7 +137,9 @@ def check_data(
       )
   for key in ("columns", "targets", "latents"):
     there, here = getattr(saved, key), getattr(wanted, key)
-    if (here or key == "columns") and _identity(there) != _identity(here):
+    exact = bool(saved.fingerprints)
+    same = _identity(there, exact) == _identity(here, exact)
+    if (here or key == "columns") and not same:
       _refuse(key, _short(there), _short(here))
 
 
@@ -164,9 +166,12 @@ def _refuse(key: str, there: str, here: str) -> NoReturn:
   )
 
 
-def _identity(columns: Mapping[str, card_lib.ColumnCard]) -> dict[str, tuple]:
+def _identity(
+  columns: Mapping[str, card_lib.ColumnCard], exact: bool
+) -> dict[str, tuple[str, bool, str]]:
+  # Earlier versions had fingerprints of files' times.
   return {
-    name: (column.encoder, column.standin, column.fingerprint)
+    name: (column.encoder, column.standin, column.fingerprint if exact else "")
     for name, column in columns.items()
   }
 

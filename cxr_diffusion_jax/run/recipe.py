@@ -94,6 +94,7 @@ def build(
   mesh: jax.sharding.Mesh | None = None,
   statistics: Mapping[str, Any] | None = None,
   shapes: Mapping[str, tuple[int, ...]] | None = None,
+  autoencoder: str = "",
 ) -> Recipe:
   """Reads the sampling half of a config.
 
@@ -101,8 +102,8 @@ def build(
     config: as `configs/default.py` makes it, or as plain values.
     mesh: the devices; None for all of this machine as copies.
     statistics: of the records, for the codec; None where they are not known yet.
-    shapes: of the rows of the path's columns, as a run's dataset card has them; None to
-      read the encoders' configurations.
+    autoencoder: folder of the codec's autoencoder, in place of the config's; a run
+      keeps a copy.
     shapes: of the rows of the path's columns, as a run's dataset card has them; None to
       read the encoders' configurations.
 
@@ -111,7 +112,8 @@ def build(
   """
   plain = read_config(config)
   conditioner, _ = conditioner_section(plain["conditioning"], shapes)
-  codec = codec_section.build(plain["codec"])
+  own = {"folder": autoencoder} if autoencoder else {}
+  codec = codec_section.build({**plain["codec"], **own})
   image_size = plain["data"]["image_size"]
   latent_shape = codec.make({}).latent_shape(image_size)
   network, init_fn = model_section.build(

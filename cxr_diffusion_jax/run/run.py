@@ -15,8 +15,10 @@ from typing import Any
 from etils import epath
 import jax
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import settings as data_settings
+from cxr_diffusion_jax.encoders import base as encoders
+from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints, compatibility, sections, snapshots
@@ -65,19 +67,22 @@ class Run:
   def data(self) -> data_settings.DataSettings:
     """Which X-rays it was trained on, and where they are now."""
     settings = sections.make(data_settings.DataSettings, "data", self.config["data"])
-    places = {
-      "root": self.data_root or self.card.root or settings.root,
-      "records_dir": self.records_dir or self.card.records_dir or settings.records_dir,
-    }
-    return dataclasses.replace(settings, **places)
+    records_dir = self.records_dir
+    if not records_dir:
+      before = self.card.records_dir
+      # Another machine may have no such place.
+      records_dir = before if os.path.isdir(before) else settings.records_dir
+    return dataclasses.replace(
+      settings,
+      root=self.data_root or self.card.root or settings.root,
+      records_dir=records_dir,
+      # Phantoms are made for training only.
+      phantom_images=0,
+    )
 
   @functools.cached_property
   def dataset(self) -> dataset_lib.Dataset:
-    """Its records and columns, opened on first use.
-
-    Raises:
-      errors.InputError: they are gone, or their content has changed.
-    """
+    """Its records and columns, opened on first use; see `open_dataset`."""
     return self.open_dataset()
 
   def open_dataset(
@@ -87,18 +92,34 @@ class Run:
 
     Args:
       data_root: where the tree is now; "" for where the run knows it to be.
-      records_dir: the same of the records.
+      records_dir: where the records are now; "" likewise.
 
     Raises:
-      errors.InputError: they are gone, or their content has changed.
+      errors.InputError: they are missing, or their content has changed.
     """
     places = {"root": data_root, "records_dir": records_dir}
     settings = dataclasses.replace(
       self.data, **{name: place for name, place in places.items() if place}
     )
+    records = settings.records_folder / "records.json"
+    if not (epath.Path(settings.root).exists() or records.is_file()):
+      raise errors.InputError(
+        f"neither the dataset {settings.root} nor records of it in"
+        f" {settings.records_dir} exist, which this request reads",
+        fix="name where they are now, with --data_root or --records_dir; --prompt,"
+        " --findings, --reference and --unconditional do not read them",
+      )
     dataset = dataset_lib.prepare(settings, self.recipe.conditioner.needs)
     compatibility.check_data(self.card, dataset.card, self.recipe.autoencoder)
     return dataset
+
+  def has_image(self, image_id: str) -> bool:
+    """Whether the dataset is available and has an image of this id."""
+    try:
+      records = self.dataset.records
+    except errors.InputError:
+      return False
+    return any(image_id in records.ids(split) for split in self.dataset.splits)
 
   def params_at(self, step: int) -> types.Params:
     """The averaged parameters of another checkpoint.
@@ -133,11 +154,15 @@ def open_run(
   config, card = run_files.read(folder)
   # Older versions wrote no shapes.
   shapes = {name: column.shape for name, column in card.columns.items()}
+  own = folder / autoencoders.OWN
   recipe = recipe_lib.build(
     config,
     statistics=card.statistics,
     shapes=shapes if all(shapes.values()) else None,
+    autoencoder=os.fspath(own) if (own / "config.json").exists() else "",
   )
+  if not all(shapes.values()):
+    card = card.with_shapes(encoders.shapes(recipe.conditioner.needs))
   compatibility.check_autoencoder(card, recipe.autoencoder)
   params, step = read_params(folder, recipe, config, checkpoint_step, ema_length)
   return Run(

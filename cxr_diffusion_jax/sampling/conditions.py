@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import labels, pipeline, prompts, reference
-from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
-from cxr_diffusion_jax.run.dataset import Dataset
+from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import request as request_lib
 from cxr_diffusion_jax.sampling.request import Conditions, Request
 
@@ -35,14 +35,17 @@ class Desk:
   """Makes conditions for one run.
 
   Attributes:
-    settings: of the run's data.
-    dataset: its records and columns.
+    run: what to sample from; its dataset is opened for conditions of images only.
     elixr_models: folder or hub id of ELIXR's SavedModels.
   """
 
-  settings: DataSettings
-  dataset: Dataset
+  run: Run
   elixr_models: str = elixr_saved_model.HUB_ID
+
+  @property
+  def needs(self) -> conditioning.Needs:
+    """What the run's path reads."""
+    return self.run.recipe.conditioner.needs
 
   def make(self, request: Request, count: int) -> Conditions:
     """Makes the conditions of a request.
@@ -55,7 +58,7 @@ class Desk:
       errors.InputError: something that the path cannot use, or that cannot be read.
     """
     self._check(request)
-    needs = self.dataset.needs
+    needs = self.needs
     parts: list[tuple[Conditions, Sequence[str]]] = []
     if request.unconditional:
       parts.append((self._rows([{"unconditional": True}], self._blank(1)), ()))
@@ -77,11 +80,11 @@ class Desk:
 
   def guess(self, text: str) -> Request:
     """What a single text asks for: a file, an image's id, a prompt, or findings."""
-    takes = self.dataset.needs.inputs
+    takes = self.needs.inputs
     if "reference" in takes and pathlib.Path(text).is_file():
       return Request(references=(text,))
     stem = pathlib.PurePath(text).stem
-    if any(stem in self.dataset.records.ids(split) for split in self.dataset.splits):
+    if self.run.has_image(stem):
       return Request(image_ids=(text,))
     if "prompt" in takes:
       return Request(prompts=(text,))
@@ -99,7 +102,7 @@ class Desk:
 
   def _check(self, request: Request) -> None:
     """Raises InputError for what the path cannot use."""
-    takes = (*self.dataset.needs.inputs, "image_ids", "unconditional")
+    takes = (*self.needs.inputs, "image_ids", "unconditional")
     wrong = [name for name in request.given if name not in takes]
     if request.negative_prompt and "prompt" not in takes:
       wrong.append("negative_prompt")
@@ -109,7 +112,7 @@ class Desk:
         ", ".join(f"--{name}" for name in takes),
         "sample a run of a path that takes it",
       )
-    both = len(self.dataset.needs.inputs) > 2
+    both = len(self.needs.inputs) > 2
     alone = {"unconditional"} if both else {"unconditional", "image_ids"}
     if (alone & set(request.given) and len(request.given) > 1) or (
       request.image_ids and request.references
@@ -126,7 +129,7 @@ class Desk:
       )
 
   def _of_split(self, split: str, count: int) -> Conditions:
-    source = self.dataset.source(split)
+    source = self.run.dataset.source(split)
     usable = np.flatnonzero(source.reference_row >= 0)
     if not len(usable):
       raise errors.InputError(
@@ -138,7 +141,7 @@ class Desk:
     return self._of_places([(source, int(place)) for place in usable[places]])
 
   def _of_ids(self, image_ids: Sequence[str]) -> Conditions:
-    found = self.dataset.find(image_ids)
+    found = self.run.dataset.find(image_ids)
     for name, (source, place) in zip(image_ids, found, strict=True):
       if source.reference_row[place] < 0:
         raise errors.InputError(
@@ -149,10 +152,10 @@ class Desk:
 
   def _of_places(self, found: Sequence[tuple[pipeline.JoinedSource, int]]):
     rows = [source.batch([place]) for source, place in found]
-    wanted = self.dataset.needs.columns or LABELS
-    entries, names, vocabulary = [], [], self.dataset.records.vocabulary
+    wanted = self.needs.columns or LABELS
+    entries, names, vocabulary = [], [], self.run.card.vocabulary
     for (source, place), row in zip(found, rows, strict=True):
-      ids = self.dataset.records.ids(source.split)
+      ids = self.run.dataset.records.ids(source.split)
       entry = {
         "image_id": str(ids[source.row[place]]),
         "findings": labels.names_of(row["findings"][0], vocabulary),
@@ -170,7 +173,7 @@ class Desk:
 
   def _of_words(self, request: Request) -> Conditions:
     """Of prompts and of findings: as labels, or as sentences for a text encoder."""
-    if "prompt" not in self.dataset.needs.inputs:
+    if "prompt" not in self.needs.inputs:
       return self._of_labels(request)
     person = {"view": request.view or None, "age": request.age, "sex": request.sex}
     if not request.findings and "findings" in request.given:
@@ -179,7 +182,7 @@ class Desk:
         "findings, from which a sentence is made",
         "write them into --prompt, or add --findings 'No Finding'",
       )
-    vocabulary = self.dataset.records.vocabulary
+    vocabulary = self.run.card.vocabulary
     texts, entries = list(request.prompts), [{"prompt": t} for t in request.prompts]
     for text in request.findings:
       names = labels.names_of(labels.parse(text, vocabulary), vocabulary)
@@ -197,7 +200,7 @@ class Desk:
     }
     told = {name: value for name, value in person.items() if _is_known(value)}
     blank = self._blank(len(texts))
-    entries, vocabulary = [], self.dataset.records.vocabulary
+    entries, vocabulary = [], self.run.card.vocabulary
     for row, text in enumerate(texts):
       entry = {name: getattr(request, name) for name in told}
       if text:
@@ -211,11 +214,11 @@ class Desk:
   def _of_references(self, paths: Sequence[str]) -> Conditions:
     shown = [reference.read_reference(path) for path in paths]
     squares = [
-      images_lib.resize(image, self.settings.image_size, self.settings.resize)
+      images_lib.resize(image, self.run.card.image_size, self.run.card.resize)
       for image in shown
     ]
     fields = self._blank(len(paths))
-    for name in self.dataset.needs.reference_columns:
+    for name in self.needs.reference_columns:
       encoder = self._encoder(name)
       wanted = shown if encoder.whole_images else squares
       fields[name] = encoder.encode_images([name], wanted)[name]
@@ -225,34 +228,32 @@ class Desk:
 
   def _text_fields(self, texts: Sequence[str]) -> types.Batch:
     fields = self._blank(len(texts))
-    for name in self.dataset.needs.text_columns:
+    for name in self.needs.text_columns:
       fields[name] = self._encoder(name).encode_text([name], texts)[name]
     return fields
 
   def _encoder(self, name: str) -> encoder_lib.Encoder:
-    (spec,) = (spec for spec in self.dataset.needs.specs if spec.name == name)
-    (column,) = (c for c in self.dataset.columns if c.description.name == name)
+    (spec,) = (spec for spec in self.needs.specs if spec.name == name)
     return encoders.open_encoder(
       spec,
-      column.description,
-      [self.settings.standin_clip],
+      self.run.card.columns[name],
+      [self.run.folder / encoders.STANDIN_CLIP, self.run.data.standin_clip],
       location=self.elixr_models if spec.encoder == "elixr" else "",
     )
 
   def _blank(self, count: int) -> types.Batch:
     """[count ...] of every field, without a token."""
-    if not self.dataset.columns:
+    card = self.run.card
+    if not card.columns:
       return {
-        "findings": np.full(
-          (count, len(self.dataset.records.vocabulary)), np.nan, np.float32
-        ),
+        "findings": np.full((count, len(card.vocabulary)), np.nan, np.float32),
         "age": np.full(count, np.nan, np.float32),
         "sex": np.full(count, -1, np.float32),
         "view": np.full(count, -1, np.float32),
       }
     return {
-      column.description.name: np.zeros((count, *column.description.shape), np.float16)
-      for column in self.dataset.columns
+      name: np.zeros((count, *column.shape), np.float16)
+      for name, column in card.columns.items()
     }
 
   def _rows(self, entries: Sequence[Mapping[str, Any]], fields: types.Batch):

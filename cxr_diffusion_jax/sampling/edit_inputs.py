@@ -14,8 +14,8 @@ import numpy as np
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import reference
-from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.run.dataset import Dataset
+from cxr_diffusion_jax.run.card import DatasetCard
+from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import image_to_image
 from cxr_diffusion_jax.sampling import request as request_lib
 
@@ -91,7 +91,7 @@ class Inits:
     return len(self.names)
 
 
-def read(settings: DataSettings, dataset: Dataset, asked: Asked) -> Inits:
+def read(run: Run, asked: Asked) -> Inits:
   """Reads images and masks, and makes squares of the run's size of them.
 
   Raises:
@@ -100,18 +100,18 @@ def read(settings: DataSettings, dataset: Dataset, asked: Asked) -> Inits:
   """
   shown, ids = [], []
   for text in asked.inits:
-    image, image_id = _read_init(dataset, text)
+    image, image_id = _read_init(run, text)
     shown.append(image)
     ids.append(image_id)
   squares = [
-    images_lib.resize(image, settings.image_size, settings.resize) for image in shown
+    images_lib.resize(image, run.card.image_size, run.card.resize) for image in shown
   ]
   masks = None
   if asked.masks:
     paths = asked.masks * (len(shown) if len(asked.masks) == 1 else 1)
     masks = np.stack(
       [
-        _read_mask(settings, path, image.shape, text)
+        _read_mask(run.card, path, image.shape, text)
         for path, image, text in zip(paths, shown, asked.inits, strict=True)
       ]
     )[..., None]
@@ -159,21 +159,21 @@ def request_of(
   )
 
 
-def _read_init(dataset: Dataset, text: str) -> tuple[np.ndarray, str]:
+def _read_init(run: Run, text: str) -> tuple[np.ndarray, str]:
   """An image [h w] uint8, and its id if it is one of the records."""
   if not pathlib.Path(text).exists():
     stem = pathlib.PurePath(text).stem
-    if not any(stem in dataset.records.ids(split) for split in dataset.splits):
+    if not run.has_image(stem):
       raise errors.InputError(
         f"--init {text}", "a PNG, JPEG or DICOM file, or the id of an image of the run"
       )
-    ((source, place),) = dataset.find([text])
+    ((source, place),) = run.dataset.find([text])
     return source[place]["image"][..., 0], stem
   return reference.read_reference(text), ""
 
 
 def _read_mask(
-  settings: DataSettings, path: str, wanted: tuple[int, int], init: str
+  card: DatasetCard, path: str, wanted: tuple[int, int], init: str
 ) -> np.ndarray:
   """A mask [h w] bool of the run's size, of an image of the size `wanted`."""
   mask = reference.read_picture(path)
@@ -183,7 +183,7 @@ def _read_mask(
       f"{wanted[1]}x{wanted[0]}, the size of --init {init}",
       "draw it on the image itself",
     )
-  make = images_lib.resize(mask, settings.image_size, settings.resize) > 127
+  make = images_lib.resize(mask, card.image_size, card.resize) > 127
   if not make.any():
     raise errors.InputError(
       f"--mask {path}, which leaves nothing to make: black in all that the run sees",

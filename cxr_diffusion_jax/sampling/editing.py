@@ -80,11 +80,11 @@ def make(
   Raises:
     errors.InputError: something that cannot be read, or does not go together.
   """
-  inits = inits_lib.read(run.data, run.dataset, asked)
+  inits = inits_lib.read(run, asked)
   # Settings that the plan cannot have are told before any encoder runs.
   settings = dataclasses.replace(run.recipe.sample, **changes)
   image_to_image.settings_of(settings, asked.plan)
-  wanted = inits_lib.request_of(request, inits, run.dataset.needs.inputs)
+  wanted = inits_lib.request_of(request, inits, desk.needs.inputs)
   conditions = desk.make(wanted, len(inits))
   return edit(run, desk, inits, conditions, asked.plan, changes=changes, **options)
 
@@ -201,7 +201,7 @@ def _fields(
 
 def _has_own(desk: conditions_lib.Desk, image_id: str) -> bool:
   """Whether the records hold a condition that is of this very image."""
-  return bool(image_id) and desk.dataset.needs.reference == "self"
+  return bool(image_id) and desk.needs.reference == "self"
 
 
 def _own(desk: conditions_lib.Desk, image_id: str) -> Conditions:

@@ -141,7 +141,7 @@ def generate(
   """
   folder = generator.folder / name
   folder.mkdir(parents=True, exist_ok=True)
-  desk = conditions_lib.Desk(settings=generator.run.data, dataset=generator.run.dataset)
+  desk = conditions_lib.Desk(run=generator.run)
   label = f"{generator.run.folder.name}, seed {generator.seed}, {name}"
   paths = []
   for start in range(0, len(image_ids), PART_SIZE):

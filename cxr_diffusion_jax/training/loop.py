@@ -18,6 +18,7 @@ import numpy as np
 
 from cxr_diffusion_jax import pictures, types
 from cxr_diffusion_jax.encoders import opening as encoders
+from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.parallel import distributed
 from cxr_diffusion_jax.run import checkpoints, snapshots
 from cxr_diffusion_jax.run import dataset as dataset_lib
@@ -135,6 +136,8 @@ def train(
     if jax.process_index() == 0:
       run_files.write(workdir, trainable.experiment.config, dataset.card)
       encoders.export(dataset.settings, dataset.columns, workdir)
+      if trainable.experiment.autoencoder is not None:
+        autoencoders.export(trainable.experiment.autoencoder, workdir)
     updates = _Updates(
       trainable=trainable,
       workdir=workdir,

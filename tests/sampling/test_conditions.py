@@ -19,7 +19,7 @@ def _masks(desk: conditions_lib.Desk, fields) -> list[np.ndarray]:
     ("elixrc",): "elixr_c",
     ("contrastive_txt_emb",): "elixr_b",
     ("contrastive_txt_emb", "elixrc"): "elixr_bc",
-  }[desk.dataset.needs.columns]
+  }[desk.needs.columns]
   options = {"kind": "contrastive_txt_emb"} if "elixr_b" in name else {}
   return [np.asarray(s.mask) for s in conditioning.load(name)(**options)(fields)]
 
@@ -27,12 +27,12 @@ def _masks(desk: conditions_lib.Desk, fields) -> list[np.ndarray]:
 @pytest.mark.parametrize("path", ["findings", "elixr_c", "elixr_b", "elixr_bc"])
 def test_conditions_are_spread_over_the_split(path, desk_of):
   desk = desk_of(path)
-  ids = [str(name) for name in desk.dataset.ids("test")]
+  ids = [str(name) for name in desk.run.dataset.ids("test")]
   made = desk.make(Request(split="test"), 3)
   assert made.names == [ids[0], ids[4], ids[9]]
   assert [entry["image_id"] for entry in made.entries] == made.names
   assert all(mask.any() for mask in _masks(desk, made.fields))
-  source = desk.dataset.source("test")
+  source = desk.run.dataset.source("test")
   for row, place in enumerate((0, 4, 9)):
     grey = np.round((source.batch([place])["image"][0] + 1) * 127.5)
     np.testing.assert_array_equal(made.references[row], grey)
@@ -43,7 +43,7 @@ def test_conditions_are_spread_over_the_split(path, desk_of):
 def test_no_more_conditions_than_images(desk_of):
   desk = desk_of("findings")
   made = desk.make(Request(split="test"), 99)
-  assert made.names == [str(name) for name in desk.dataset.ids("test")]
+  assert made.names == [str(name) for name in desk.run.dataset.ids("test")]
   with pytest.raises(errors.InputError, match="split 'tset'"):
     desk.make(Request(split="tset"), 1)
 
@@ -51,10 +51,10 @@ def test_no_more_conditions_than_images(desk_of):
 @pytest.mark.parametrize("path", ["findings", "elixr_c"])
 def test_named_images_are_found_in_any_split(path, desk_of):
   desk = desk_of(path)
-  test_id, train_id = desk.dataset.ids("test")[3], desk.dataset.ids("train")[7]
+  test_id, train_id = desk.run.dataset.ids("test")[3], desk.run.dataset.ids("train")[7]
   made = desk.make(Request(image_ids=(str(test_id), f"{train_id}.png")), 1)
   assert made.names == [test_id, train_id]
-  row = desk.dataset.source("train").batch([7])
+  row = desk.run.dataset.source("train").batch([7])
   for name, value in made.fields.items():
     np.testing.assert_array_equal(value[1], row[name][0])
   with pytest.raises(errors.InputError, match="images nobody"):
@@ -195,9 +195,9 @@ def test_texts_and_references_go_together(m, n, desk_of, encoder, xray):
 
 def test_a_text_and_a_stored_image_go_together(desk_of, encoder):
   desk = desk_of("elixr_bc")
-  image_id = str(desk.dataset.ids("test")[2])
+  image_id = str(desk.run.dataset.ids("test")[2])
   made = desk.make(Request(image_ids=(image_id,), prompts=("a", "b")), 1)
-  stored = desk.dataset.source("test").batch([2])
+  stored = desk.run.dataset.source("test").batch([2])
   np.testing.assert_array_equal(
     made.fields["elixrc"], np.repeat(stored["elixrc"], 2, axis=0)
   )
@@ -211,7 +211,7 @@ def test_a_text_and_a_stored_image_go_together(desk_of, encoder):
 
 def test_references_of_the_same_patient(desk_of):
   desk = desk_of("elixr_c", conditioning__reference="same_patient")
-  ids = [str(name) for name in desk.dataset.ids("test")]
+  ids = [str(name) for name in desk.run.dataset.ids("test")]
   patients = [name.split("_")[0] for name in ids]
   paired = [name for name in ids if patients.count(name.split("_")[0]) > 1]
   made = desk.make(Request(split="test"), 99)
@@ -236,7 +236,7 @@ def test_a_single_text_is_understood_as_the_path_takes_it(desk_of, xray):
   picture = xray("00000099_000.png", 50)
   for path in ("findings", "elixr_c", "elixr_b", "elixr_bc"):
     desk = desk_of(path)
-    image_id = str(desk.dataset.ids("train")[5])
+    image_id = str(desk.run.dataset.ids("train")[5])
     assert desk.guess(f"{image_id}.png") == Request(image_ids=(f"{image_id}.png",))
   assert desk_of("elixr_c").guess(picture) == Request(references=(picture,))
   assert desk_of("elixr_bc").guess(picture) == Request(references=(picture,))

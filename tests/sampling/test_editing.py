@@ -42,7 +42,7 @@ def mask(tmp_path):
 
 
 def _read(run, **asked) -> edit_inputs.Inits:
-  return edit_inputs.read(run.data, run.dataset, edit_inputs.Asked(**asked))
+  return edit_inputs.read(run, edit_inputs.Asked(**asked))
 
 
 def _make(run, desk, request=None, guidance=1.5, **asked) -> editing.Edited:

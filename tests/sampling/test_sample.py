@@ -20,7 +20,7 @@ PLAIN = {"guidance": 1.0}
 
 
 def _make(run: run_lib.Run, request: Request, count: int = 3):
-  desk = conditions.Desk(settings=run.data, dataset=run.dataset)
+  desk = conditions.Desk(run=run)
   return desk.make(request, count)
 
 

@@ -21,7 +21,7 @@ def run(run_of) -> run_lib.Run:
 
 @pytest.fixture(scope="module")
 def desk(run) -> conditions.Desk:
-  return conditions.Desk(settings=run.data, dataset=run.dataset)
+  return conditions.Desk(run=run)
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_a_walk_from_an_image_keeps_it_at_its_end(run, desk, told):
 
 def test_embeddings_fade_in(run_of, told):
   run = run_of("elixr_c")
-  desk = conditions.Desk(settings=run.data, dataset=run.dataset)
+  desk = conditions.Desk(run=run)
   ends = join_rows([desk.make(Request(unconditional=True), 1), desk.make(Request(), 1)])
   sweeps.walk(run, ends, num=3)
   (batch,) = told

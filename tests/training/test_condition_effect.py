@@ -18,6 +18,7 @@ from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling.request import Request
 from cxr_diffusion_jax.training import denoiser_trainer, loop
 from cxr_diffusion_jax.training import experiment as experiment_lib
+from tests.fixtures.runs import make_run
 
 LABELS = ("No Finding", "Effusion", "Mass", "Effusion|Mass")
 HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex"
@@ -92,7 +93,7 @@ def test_the_condition_decides_and_the_noise_does_not(
   # One test image of each label, of patients that training has never seen.
   ids = dataset.ids("test")
   chosen = [next(name for name in ids if int(name[:8]) % 4 == k) for k in range(4)]
-  desk = conditions_lib.Desk(settings=experiment.data, dataset=dataset)
+  desk = conditions_lib.Desk(run=make_run(experiment, dataset, squares.parent / path))
   asked = desk.make(Request(image_ids=tuple(chosen)), 4)
   wanted = np.array([["Effusion" in label, "Mass" in label] for label in LABELS])
   # Every condition with every one of four noises.

@@ -12,11 +12,12 @@ import functools
 import hashlib
 import pathlib
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.interop import autoencoder_options, safetensors_folder
 from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
@@ -144,6 +145,14 @@ def find(name: str) -> Autoencoder:
   where = str(place / safetensors_folder.CONFIG)
   fields = autoencoder_options.read(config, where)
   return Autoencoder(name=name, network=autoencoder_lib.AutoencoderKL(**fields))
+
+
+def export(autoencoder: Autoencoder, workdir: artifacts.PathLike) -> None:
+  """Copies an autoencoder of this machine into a run's folder, so that it travels."""
+  if pathlib.Path(autoencoder.name).expanduser().is_dir():
+    place = safetensors_folder.locate(resolve(autoencoder.name), "vae")
+    with artifacts.disk_errors(workdir):
+      artifacts.copy_files(place, epath.Path(workdir) / OWN)
 
 
 def resolve(name: str) -> pathlib.Path:

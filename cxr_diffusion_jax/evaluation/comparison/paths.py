@@ -51,6 +51,8 @@ def open_paths(
   *,
   checkpoint_step: int | None = None,
   ema_length: float | None = None,
+  data_root: str = "",
+  records_dir: str = "",
 ) -> list[Path]:
   """Opens runs, and puts those together that differ in their seed alone.
 
@@ -58,6 +60,8 @@ def open_paths(
     workdirs: folders of runs on the same records.
     checkpoint_step: of all; None for the newest of each.
     ema_length: of averages made of snapshots; None for each run's own.
+    data_root: where the dataset of all is now; "" for where each run knows it to be.
+    records_dir: where its records are now; "" likewise.
 
   Returns:
     Paths in the order of their first run.
@@ -68,8 +72,16 @@ def open_paths(
   places = [workdir.resolve() for workdir in workdirs]
   if len(set(places)) != len(places):
     raise errors.InputError("one run named twice", "different folders")
-  which = {"checkpoint_step": checkpoint_step, "ema_length": ema_length}
-  runs = [run_lib.open_run(workdir, **which) for workdir in workdirs]
+  runs = [
+    run_lib.open_run(
+      workdir,
+      checkpoint_step=checkpoint_step,
+      ema_length=ema_length,
+      data_root=data_root,
+      records_dir=records_dir,
+    )
+    for workdir in workdirs
+  ]
   prints = {run.card.fingerprint for run in runs}
   if len(prints) > 1:
     raise errors.InputError(
