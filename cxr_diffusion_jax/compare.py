@@ -16,7 +16,6 @@ from cxr_diffusion_jax.cli import (
   command,
   evaluation_flags,
   flag_help,
-  sample_flags,
   terminal,
 )
 
@@ -26,7 +25,6 @@ with flag_help.group("Runs"):
   )
   _OUT = flags.DEFINE_string("out", None, "Where to write.", required=True)
 _OPTIONS = evaluation_flags.define()
-_PLACES = sample_flags.places()
 
 
 def main() -> None:
@@ -40,9 +38,7 @@ def main() -> None:
   options = evaluation_flags.options(_OPTIONS)
   paths = paths_lib.open_paths(
     [pathlib.Path(workdir) for workdir in _WORKDIRS.value],
-    checkpoint_step=_OPTIONS["checkpoint"].value,
-    ema_length=_OPTIONS["ema_length"].value,
-    **sample_flags.values(_PLACES),
+    **evaluation_flags.which(_OPTIONS),
   )
   out = evaluation_flags.output_folder(_OUT.value)
   compared = comparison.compare(paths, out, options, progress=command.progress)

@@ -19,7 +19,6 @@ from cxr_diffusion_jax.cli import (
   evaluation_flags,
   flag_help,
   metrics_logger,
-  sample_flags,
   terminal,
 )
 
@@ -44,7 +43,6 @@ with flag_help.group("Output"):
     "out", None, "Where to write; WORKDIR/evaluation/STEP or evaluation by default."
   )
 _OPTIONS = evaluation_flags.define()
-_PLACES = sample_flags.places()
 
 
 def main() -> None:
@@ -98,9 +96,7 @@ def _of_run(workdir: pathlib.Path, options: "path_assessment.Options") -> pathli
 
   (path,) = paths = paths_lib.open_paths(
     [workdir],
-    checkpoint_step=_OPTIONS["checkpoint"].value,
-    ema_length=_OPTIONS["ema_length"].value,
-    **sample_flags.values(_PLACES),
+    **evaluation_flags.which(_OPTIONS),
   )
   folder = path_assessment.folder_of(path.runs[0])
   out = evaluation_flags.output_folder(_OUT.value or folder, adopt=not _OUT.value)

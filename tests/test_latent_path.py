@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import files as run_files
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions, request
@@ -86,7 +85,7 @@ def test_it_goes_on_bit_for_bit_wherever_the_autoencoder_is(
     np.testing.assert_array_equal(one, other)
 
 
-def test_another_autoencoder_in_its_place_is_refused(
+def test_resuming_refuses_another_autoencoder_and_sampling_uses_the_runs_own(
   flags, place, workdir, run_main, make_autoencoder, tmp_path
 ):
   made, columns = place / "vae", sorted(place.rglob("latent-*"))
@@ -94,15 +93,14 @@ def test_another_autoencoder_in_its_place_is_refused(
   try:
     make_autoencoder(made, seed=1)
     complaint = run_main("main", *flags(workdir, train__num_steps=5)).complaint
-    with pytest.raises(errors.InputError) as caught:
-      run_lib.open_run(workdir)
+    run = run_lib.open_run(workdir)
   finally:
     shutil.rmtree(made)
     shutil.move(moved, made)
-  for told in (complaint, str(caught.value)):
-    assert f"config.codec.folder={made} holds KL autoencoder f2 z2" in told
-    assert "whose latents the run learned from" in told
-  # Told before the images were encoded again.
+  assert f"config.codec.folder={made} holds KL autoencoder f2 z2" in complaint
+  assert "whose latents the run learned from" in complaint
+  assert run.recipe.autoencoder.description == run.card.latents["latent"].encoder
+  # Refused before the images were encoded again.
   assert sorted(place.rglob("latent-*")) == columns
 
 

@@ -55,7 +55,7 @@ def define() -> Holders:
         "ema_length", None, "Length of the parameters' average, made of snapshots."
       ),
     }
-  holders |= sample_flags.settings()
+  holders |= sample_flags.places() | sample_flags.settings()
   with flag_help.group("Metrics"):
     holders |= {
       "metrics": texts(
@@ -93,6 +93,15 @@ def define() -> Holders:
       ),
     }
   return holders
+
+
+def which(holders: Holders) -> dict[str, typing.Any]:
+  """Reads which checkpoint of a run is meant, and where its dataset is."""
+  names = {"checkpoint": "checkpoint_step"}
+  return {
+    names.get(name, name): holders[name].value
+    for name in ("checkpoint", "ema_length", "data_root", "records_dir")
+  }
 
 
 def output_folder(path: str | os.PathLike, *, adopt: bool = False) -> pathlib.Path:
