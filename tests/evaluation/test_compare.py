@@ -3,37 +3,18 @@
 import json
 import pathlib
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.run import checkpoints
-from cxr_diffusion_jax.run import files as run_files
-from cxr_diffusion_jax.run import run as run_lib
-from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.sampling import image_parts
-
-
-def _save(run: run_lib.Run, workdir: pathlib.Path, step: int = 3) -> pathlib.Path:
-  """Puts a run that was made by hand into a folder, as training does."""
-  workdir.mkdir()
-  run_files.write(workdir, run.config, run.card)
-  state = state_lib.TrainState(
-    step=jnp.array(step),
-    params={"none": jnp.zeros(1)},
-    opt_state={"none": jnp.zeros(1)},
-    ema_params=run.ema_params,
-  )
-  with checkpoints.open_manager(workdir) as manager:
-    checkpoints.save(manager, state, {})
-  return workdir
+from tests.fixtures.runs import save_run
 
 
 @pytest.fixture(scope="module")
 def workdirs(run_of, tmp_path_factory) -> list[pathlib.Path]:
   """Folders of runs of two paths on the same records."""
   place = tmp_path_factory.mktemp("runs")
-  return [_save(run_of(path), place / path) for path in ("findings", "elixr_c")]
+  return [save_run(run_of(path), place / path) for path in ("findings", "elixr_c")]
 
 
 @pytest.fixture(scope="module")

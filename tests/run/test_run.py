@@ -1,0 +1,142 @@
+"""A run opens from its folder alone, wherever the folder and its data are."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.run import run as run_lib
+from cxr_diffusion_jax.sampling import conditions
+from cxr_diffusion_jax.sampling.request import Request
+from cxr_diffusion_jax.training import experiment as experiment_lib
+from tests.fixtures.runs import make_run, save_run
+
+
+@pytest.fixture(scope="module")
+def place(small, tmp_path_factory) -> pathlib.Path:
+  """A folder with the folder `run` of a run; its tree and records were moved."""
+  place = tmp_path_factory.mktemp("moved")
+  root = shutil.copytree(small.root, place / "tree")
+  own = dataclasses.replace(
+    small, root=root, records_dir=place / "records", path="findings"
+  )
+  experiment = experiment_lib.build(own.config())
+  dataset = dataset_lib.prepare(experiment.data, experiment.recipe.conditioner.needs)
+  params = experiment.recipe.init_fn(jax.random.key(0))
+  run = make_run(experiment, dataset, place / "trained", ema_params=params)
+  shutil.move(save_run(run, place / "trained"), place / "run")
+  (place / "elsewhere").mkdir()
+  shutil.move(root, place / "elsewhere" / "tree")
+  shutil.move(place / "records", place / "elsewhere" / "records")
+  return place
+
+
+def test_open_run_needs_the_folder_alone(place):
+  run = run_lib.open_run(place / "run")
+  assert run.card.image_size == 32
+  desk = conditions.Desk(run=run)
+  fields = desk.make(Request(findings=("Effusion", "Mass")), 1).fields
+  assert fields["findings"].shape == (2, len(run.card.vocabulary))
+  assert np.isnan(desk.make(Request(unconditional=True), 1).fields["age"]).all()
+  with pytest.raises(errors.InputError, match=r"--data_root or --records_dir"):
+    desk.make(Request(split="test"), 1)
+  # Nothing was made where the data were.
+  assert not (place / "tree").exists()
+  assert not (place / "records").exists()
+
+
+@pytest.mark.parametrize("moved", [("data_root",), ("records_dir",)])
+def test_open_dataset_takes_the_same_content_elsewhere(place, tmp_path, moved):
+  places = {
+    "data_root": str(place / "elsewhere" / "tree"),
+    "records_dir": str(place / "elsewhere" / "records"),
+  }
+  given = {name: places[name] for name in moved}
+  # Without its records, they are made again.
+  run = run_lib.open_run(
+    place / "run", **{"records_dir": str(tmp_path / "new"), **given}
+  )
+  assert len(run.dataset.ids("test")) == run.card.num_rows["test"]
+  image_id = str(run.dataset.ids("test")[0])
+  made = conditions.Desk(run=run).make(Request(image_ids=(image_id,)), 1)
+  assert made.entries[0]["image_id"] == image_id
+
+
+def test_open_dataset_names_what_differs(place, tmp_path):
+  root = shutil.copytree(place / "elsewhere" / "tree", tmp_path / "tree")
+  (table,) = root.glob("Data_Entry*.csv")
+  lines = table.read_text().splitlines()
+  name, _, rest = lines[1].split(",", 2)
+  lines[1] = f"{name},Hernia,{rest}"
+  table.write_text("\n".join(lines) + "\n")
+  run = run_lib.open_run(place / "run")
+  with pytest.raises(errors.InputError, match=r"other data: labels \w+ there"):
+    run.open_dataset(str(root), str(tmp_path / "records"))
+
+
+def test_open_run_works_from_any_directory_with_relative_roots(
+  place, tmp_path, monkeypatch
+):
+  folder = shutil.copytree(place / "run", tmp_path / "run")
+  config, card = run_files.read(folder)
+  config["data"] |= {"root": "tree", "records_dir": "records"}
+  where = place / "elsewhere"
+  card = dataclasses.replace(
+    card, root=str(where / "tree"), records_dir=str(where / "records")
+  )
+  run_files.write(folder, config, card)
+  monkeypatch.chdir(tmp_path)
+  assert len(run_lib.open_run("run").dataset.ids("test"))
+
+
+def test_open_run_reads_the_first_version(place, tmp_path):
+  folder = shutil.copytree(place / "run", tmp_path / "run")
+  config = json.loads((folder / "config.json").read_text())
+  card = json.loads((folder / "dataset.json").read_text())
+  del config["format"], config["train"]["init_from"]
+  first = {"fingerprint", "kind", "num_rows", "statistics", "columns"}
+  card = {name: value for name, value in card.items() if name in first}
+  (folder / "config.json").write_text(json.dumps(config))
+  (folder / "dataset.json").write_text(json.dumps({**card, "fingerprint": "times"}))
+  where = place / "elsewhere"
+  run = run_lib.open_run(
+    folder, data_root=str(where / "tree"), records_dir=str(where / "records")
+  )
+  assert run.card.image_size == 32
+  assert len(run.dataset.ids("test"))
+
+
+def test_open_run_refuses_a_folder_without_its_config(place, tmp_path):
+  folder = shutil.copytree(place / "run", tmp_path / "run")
+  (folder / "config.json").unlink()
+  with pytest.raises(errors.InputError, match=r"has no config\.json"):
+    run_lib.open_run(folder)
+
+
+def test_open_run_refuses_newer_formats(place, tmp_path):
+  folder = shutil.copytree(place / "run", tmp_path / "run")
+  config = json.loads((folder / "config.json").read_text())
+  config["format"] = run_files.FORMAT + 1
+  (folder / "config.json").write_text(json.dumps(config))
+  with pytest.raises(errors.InputError, match=r"has format 3; expected format 2"):
+    run_lib.open_run(folder)
+
+
+def test_files_of_a_run_are_written_to_and_read_from_a_bucket(place, bucket):
+  config, card = run_files.read(place / "run")
+  run_files.write(f"{bucket}/runs/a", config, card)
+  assert run_files.read(f"{bucket}/runs/a") == (config, card)
+
+
+def test_open_run_refuses_a_folder_without_a_checkpoint(place, tmp_path):
+  folder = shutil.copytree(place / "run", tmp_path / "run")
+  shutil.rmtree(folder / "checkpoints")
+  with pytest.raises(errors.InputError, match="no checkpoint in"):
+    run_lib.open_run(folder)
