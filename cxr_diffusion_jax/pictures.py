@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cxr_diffusion_jax import artifacts
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 MARGIN = 4
 BACKGROUND = 16
 INK = 235
@@ -63,11 +65,11 @@ def save(picture: Image.Image, path: artifacts.PathLike) -> None:
   artifacts.write_bytes(path, buffer.getvalue())
 
 
-def _width(font: ImageFont.FreeTypeFont, text: str) -> int:
+def _width(font: Font, text: str) -> int:
   return max((int(font.getlength(line)) for line in text.split("\n")), default=0)
 
 
-def _fitted(font: ImageFont.FreeTypeFont, text: str, width: int) -> str:
+def _fitted(font: Font, text: str, width: int) -> str:
   """Cuts each line to the width of a cell."""
   lines = []
   for line in text.split("\n"):

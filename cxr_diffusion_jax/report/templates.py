@@ -17,6 +17,8 @@ from markupsafe import Markup
 import numpy as np
 from PIL import Image
 
+_PACKAGE = "cxr_diffusion_jax.report"
+
 
 def render(template: str, **values: object) -> str:
   """Fills a template; a name that it uses and nobody gave is an error."""
@@ -44,7 +46,7 @@ def embed(picture: np.ndarray | Image.Image, side: int = 10_000) -> dict[str, ob
 
 def asset(name: str) -> Markup:
   """Returns the text of a style sheet or script of this package."""
-  file = resources.files(__package__) / "templates" / name
+  file = resources.files(_PACKAGE) / "templates" / name
   return Markup(file.read_text(encoding="utf-8"))
 
 
@@ -56,7 +58,7 @@ def digest(script: str) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader(__package__),
+    loader=jinja2.PackageLoader(_PACKAGE),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -14,6 +14,7 @@ import math
 import pathlib
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 
@@ -139,21 +140,21 @@ def write(
     artifacts.write_text(path, told + "\n")
 
 
-def read(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
+def read(workdir: artifacts.PathLike, config: Mapping[str, Any]) -> str:
   """One line for a report: what the codec of a run loses.
 
   Args:
     workdir: of the run.
     config: of the run, as plain values.
   """
-  path = workdir / FILE
-  if not path.is_file():
+  path = epath.Path(workdir) / FILE
+  if not path.exists():
     exact = config.get("codec", {}).get("name") in ("haar", "pixel")
     return "exact: the codec is invertible" if exact else "not measured"
-  told = json.loads(path.read_text(encoding="utf-8"))
+  values = artifacts.read_json(path)
   kept = {
-    field.name: math.nan if told[field.name] is None else told[field.name]
+    field.name: math.nan if values[field.name] is None else values[field.name]
     for field in dataclasses.fields(Reconstruction)
   }
   figures = Reconstruction(**kept)
-  return f"{figures.text} on {figures.num_images} {told['split']} images"
+  return f"{figures.text} on {figures.num_images} {values['split']} images"

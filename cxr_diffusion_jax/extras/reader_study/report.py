@@ -102,12 +102,14 @@ def _findings(scores: ReaderScores) -> Iterator[str]:
       [scores.find(metric, path=path, finding=finding) for path in paths]
       for metric in ("finding_kappa", "finding_f1")
     )
-    if all(kappa.value is None for kappa in kappas):
+    if all(kappa is None or kappa.value is None for kappa in kappas):
       undefined.append(name)
       continue
     # Both are undefined for the same reason.
     cells = [
-      _cell(kappa) if kappa.value is None else f"{_cell(kappa)}, {_cell(f1)}"
+      f"{_cell(kappa)}, {_cell(f1)}"
+      if kappa and kappa.value is not None
+      else _cell(kappa)
       for kappa, f1 in zip(kappas, f1s, strict=True)
     ]
     yield _row(name, *cells)
@@ -133,12 +135,15 @@ def _cell(score: Score | None) -> str:
     return "-"
   if score.value is None:
     return f"undefined: {score.reason}"
-  if score.low is None:
+  if score.low is None or score.high is None:
     return number(score.value)
   return f"{number(score.value)} ({number(score.low)} to {number(score.high)})"
 
 
-def _other(score: Score) -> str:
+def _other(score: Score | None) -> str:
   """The complement of a share."""
-  low, high = (number(1 - x) for x in (score.high, score.low))
-  return f"{number(1 - score.value)} ({low} to {high})"
+  ends = score and (score.value, score.high, score.low)
+  if not ends or None in ends:
+    return _cell(score)
+  value, low, high = (number(1 - end) for end in ends if end is not None)
+  return f"{value} ({low} to {high})"

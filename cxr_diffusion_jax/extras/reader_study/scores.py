@@ -156,15 +156,16 @@ def _turing(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
 def _chance(said: np.ndarray, truth: np.ndarray, reader: str) -> Score:
   """Fisher's exact test: how often guesses with these shares do as well."""
   table = [[int(((said == x) & (truth == y)).sum()) for x in (0, 1)] for y in (0, 1)]
-  chance = float(scipy.stats.fisher_exact(table).pvalue)
+  chance = float(scipy.stats.fisher_exact(table)[1])
   return Score(metric="p_value", value=chance, num=len(said), reader=reader)
 
 
 def _balanced(specificity: Score, sensitivity: Score, path: str) -> Score:
   """The mean of both: 0.5 for guesses, however many images are real."""
+  shares = [x.value for x in (specificity, sensitivity) if x.value is not None]
   return Score(
     metric="balanced_accuracy",
-    value=(specificity.value + sensitivity.value) / 2,
+    value=sum(shares) / len(shares),
     num=specificity.num + sensitivity.num,
     reader=specificity.reader,
     path=path,
@@ -175,10 +176,11 @@ def _realism(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
   """Mean grades; of several readers first by image, since images are the sample."""
   graded = [reader for reader in read if reader.realism is not None]
   for name, readers in _each(graded):
-    grades = np.mean([reader.realism for reader in readers], axis=0)
+    grades = [reader.realism for reader in readers if reader.realism is not None]
+    means = np.mean(grades, axis=0)
     for path in (REAL, GENERATED, *study.paths):
       rows = _rows(study, path)
-      value, low, high = agreement.mean(grades[rows])
+      value, low, high = agreement.mean(means[rows])
       yield Score(
         metric="realism",
         value=value,
@@ -228,7 +230,9 @@ def _findings(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
       if not rows:
         continue
       requested = np.tile(study.findings[rows], (len(readers), 1))
-      seen = np.concatenate([reader.findings[rows] for reader in readers])
+      seen = np.concatenate(
+        [x.findings[rows] for x in readers if x.findings is not None]
+      )
       for metric, score_fn in (
         ("finding_kappa", agreement.cohen_kappa),
         ("finding_f1", _f1),

@@ -154,24 +154,23 @@ def read_answers(path: str | os.PathLike, key: StudyKey) -> Answers:
     )
   by_image = {row["image"]: row for row in rows}
   rows = [by_image[name] for name in key.images]
-  grades = " to ".join((REALISM[0], REALISM[-1]))
-  verdicts = _column(
-    path, rows, "verdict", _is_synthetic, expected=f"{REAL} or {SYNTHETIC}"
-  )
-  realism = _column(path, rows, "realism", _realism, expected=grades, optional=True)
-  findings = _column(
-    path,
-    rows,
-    "findings",
-    lambda text: labels_lib.parse(text, VOCABULARY),
-    expected=f"findings separated by |, or {labels_lib.NO_FINDING}",
-    optional=True,
-  )
+
+  def column(
+    name: str, parse_fn: Callable[[str], object], expected: str
+  ) -> np.ndarray | None:
+    if not any(row[name] for row in rows):
+      return None
+    return _column(path, rows, name, parse_fn, expected)
+
   return Answers(
     reader=readers[0] if readers else path.stem,
-    synthetic=verdicts,
-    realism=realism,
-    findings=findings,
+    synthetic=_column(path, rows, "verdict", _is_synthetic, f"{REAL} or {SYNTHETIC}"),
+    realism=column("realism", _realism, " to ".join((REALISM[0], REALISM[-1]))),
+    findings=column(
+      "findings",
+      lambda text: labels_lib.parse(text, VOCABULARY),
+      f"findings separated by |, or {labels_lib.NO_FINDING}",
+    ),
   )
 
 
@@ -180,12 +179,8 @@ def _column(
   rows: Sequence[dict[str, str]],
   name: str,
   parse_fn: Callable[[str], object],
-  *,
   expected: str,
-  optional: bool = False,
-) -> np.ndarray | None:
-  if optional and not any(row[name] for row in rows):
-    return None
+) -> np.ndarray:
   _refuse(path, [x["image"] for x in rows if not x[name]], f"have no {name}", expected)
   values, wrong = [], []
   for row in rows:

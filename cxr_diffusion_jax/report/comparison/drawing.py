@@ -6,6 +6,7 @@ draw(figure) -> FOLDER/NAME.svg, FOLDER/NAME.png -> <svg> in the colours of the 
 from collections.abc import Callable
 import io
 import re
+from typing import Any
 
 from etils import epath
 from markupsafe import Markup, escape
@@ -22,7 +23,7 @@ DPI = 200
 # Pixels of a page by points of a figure, at most: text of 9 points has 14 pixels.
 SCALE = 1.55
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
   "font.family": "sans-serif",
   "font.size": 9,
   "axes.titlesize": 9.5,

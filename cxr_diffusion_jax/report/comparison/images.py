@@ -3,7 +3,7 @@
 Comparison -> {name: images}, one row each, and figures/{samples,neighbours}.{svg,png}
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 import numpy as np
@@ -47,7 +47,7 @@ def draw(comparison: Comparison, folder: epath.Path) -> None:
       (1.1 * len(comparison.shown) + _margin(rows), 1.15 * len(rows) + 0.4),
       lambda figure: figures.pictures(
         figure,
-        list(rows.values()),
+        [list(images) for images in rows.values()],
         list(rows),
         [caption.replace(", ", ",\n") for caption in comparison.captions],
       ),
@@ -65,7 +65,7 @@ def draw(comparison: Comparison, folder: epath.Path) -> None:
     )
 
 
-def _side_by_side(pairs: np.ndarray, num: int) -> list[np.ndarray]:
+def _side_by_side(pairs: np.ndarray, num: int) -> Sequence[np.ndarray]:
   """[m 2 h w 1] -> num images [h 2w 1]; white where there are fewer pairs."""
   joined = [np.concatenate(list(pair), axis=1) for pair in pairs]
   return joined + [np.full_like(joined[0], 255)] * (num - len(joined))

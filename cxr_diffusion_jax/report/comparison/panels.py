@@ -28,8 +28,8 @@ def sweeps(figure: Figure, paths: Sequence[PathResult], looks: Looks) -> None:
   for axes, path in zip(panels, paths, strict=True):
     for other in paths:
       points = defined(other)
-      xs = [point.fidelity.value for point in points]
-      ys = [point.adherence.value for point in points]
+      xs = np.array([point.fidelity.value for point in points])
+      ys = np.array([point.adherence.value for point in points])
       if other is not path:
         axes.plot(xs, ys, color=MUTED, linewidth=1.4, alpha=0.45, zorder=1)
         continue
@@ -87,14 +87,17 @@ def clouds(figure: Figure, plane: projection.Plane, looks: Looks) -> None:
 
 def _cross(axes: Axes, point: SweepPoint, look: Look) -> None:
   """A point with the intervals of both figures, and its scale beside it."""
-  x, y = point.fidelity, point.adherence
-  if x.low is not None and x.high is not None:
-    axes.plot([x.low, x.high], [y.value] * 2, color=look.color, linewidth=0.7)
-  interval(axes, x.value, y, look.color, 0.7)
-  axes.plot(x.value, y.value, look.marker, color=look.color, markersize=5, zorder=4)
+  x, y = point.fidelity.value, point.adherence.value
+  if x is None or y is None:
+    return
+  low, high = point.fidelity.low, point.fidelity.high
+  if low is not None and high is not None:
+    axes.plot([low, high], [y, y], color=look.color, linewidth=0.7)
+  interval(axes, x, point.adherence, look.color, 0.7)
+  axes.plot(x, y, look.marker, color=look.color, markersize=5, zorder=4)
   axes.annotate(
     f"{point.guidance:g}",
-    (x.value, y.value),
+    (x, y),
     xytext=(4, 4),
     textcoords="offset points",
     fontsize=8,
@@ -109,13 +112,14 @@ def _curve(
   style: str,
 ) -> None:
   """Defined values over shares with their intervals."""
-  known = [(x, each) for x, _, each in points if each.value is not None]
-  known.sort(key=lambda point: point[0])
-  for x, each in known:
-    interval(axes, x, each, color, 0.7)
+  values: dict[float, float] = {}
+  for x, _, each in sorted(points, key=lambda point: point[0]):
+    if each.value is not None:
+      values[x] = each.value
+      interval(axes, x, each, color, 0.7)
   axes.plot(
-    [x for x, _ in known],
-    [each.value for _, each in known],
+    list(values.keys()),
+    list(values.values()),
     color=color,
     marker=marker,
     linestyle=style,

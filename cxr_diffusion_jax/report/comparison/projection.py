@@ -67,7 +67,7 @@ def planes(real: np.ndarray, generated: Mapping[str, np.ndarray]) -> list[Plane]
   result = [plane("PCA", pca.transform, shares)]
   if has_umap():
     # Takes seconds to import; optional.
-    import umap
+    import umap  # pyright: ignore[reportMissingImports]
 
     fit = umap.UMAP(n_neighbors=min(15, len(real) - 1), random_state=0, n_jobs=1).fit
     axes = ("first coordinate", "second coordinate")

@@ -30,7 +30,7 @@ class Finding:
 def findings(rows: Sequence[Row]) -> list[Finding]:
   """Of all images, for each figure with a verdict about at least two paths."""
   return [
-    _finding(row)
+    _finding(row, row.verdict)
     for row in main_rows(rows)
     if row.verdict is not None and len(row.verdict.ranking) > 1
   ]
@@ -86,8 +86,7 @@ def limits(comparison: comparison_data.Comparison, rows: Sequence[Row]) -> list[
   return sentences
 
 
-def _finding(row: Row) -> Finding:
-  verdict = row.verdict
+def _finding(row: Row, verdict: comparison_data.Verdict) -> Finding:
   best = [name for name in verdict.ranking if name in row.best]
   rest = [name for name in verdict.ranking if name not in row.best]
   if not best:
