@@ -5,7 +5,7 @@ batch --Conditioner--> context --Denoiser(x_t, t, context)--> prediction
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -15,6 +15,7 @@ from cxr_diffusion_jax.progress import Progress, no_progress
 
 __all__ = (
   "Array",
+  "Arrays",
   "Batch",
   "Context",
   "DenoiseFn",
@@ -33,6 +34,13 @@ Batch = dict[str, Array]
 
 # A tree of parameters, as Flax Linen makes it.
 Params = Any
+
+
+class Arrays(Protocol):
+  """Arrays by row: stacked, in a list, or read on access."""
+
+  def __len__(self) -> int: ...
+  def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,6 @@ if typing.TYPE_CHECKING:
 
 Holders = dict[str, flags.FlagHolder]
 
-ALL = "all"
-
 # They train classifiers or need embeddings, which takes minutes.
 SLOW = ("utility", "embeddings")
 
@@ -59,7 +57,10 @@ def define() -> Holders:
   with flag_help.group("Metrics"):
     holders |= {
       "metrics": texts(
-        "metrics", quick, f"Some of {', '.join(measurement.SUBJECTS)}; or all."
+        "metrics",
+        quick,
+        f"Some of {', '.join(measurement.SUBJECTS)}; names of single metrics, such as"
+        " frechet_distance; or all.",
       ),
       "features": texts(
         "features",
@@ -121,7 +122,7 @@ def options(holders: Holders) -> "path_assessment.Options":
   Raises:
     errors.InputError: a value that cannot be read.
   """
-  from cxr_diffusion_jax.evaluation import features
+  from cxr_diffusion_jax.encoders.extractors import opening as features
   from cxr_diffusion_jax.evaluation.comparison import path_assessment
 
   given = {name: holder.value for name, holder in holders.items()}
@@ -129,7 +130,7 @@ def options(holders: Holders) -> "path_assessment.Options":
   unknown = [name for name in given["features"] if name not in known]
   if unknown or not given["features"]:
     raise errors.InputError(
-      f"--features {','.join(unknown) or 'of no name'}", f"some of {', '.join(known)}"
+      f"--features {','.join(unknown) or '(none)'}", f"some of {', '.join(known)}"
     )
   return path_assessment.Options(
     split=given["split"],
@@ -137,7 +138,7 @@ def options(holders: Holders) -> "path_assessment.Options":
     seeds=_whole("seeds", given["seeds"]),
     features=tuple(given["features"]),
     weights=_pairs("weights", given["weights"]),
-    subjects=subjects(given["metrics"]),
+    metrics=_metrics(given["metrics"]),
     changes=sample_flags.changes(holders),
     batch_size=given["batch_size"],
     sweep=command.numbers("sweep", given["sweep"]),
@@ -150,19 +151,14 @@ def options(holders: Holders) -> "path_assessment.Options":
   )
 
 
-def subjects(names: Sequence[str]) -> tuple[str, ...]:
-  """Reads --metrics.
+def _metrics(names: Sequence[str]) -> tuple[str, ...]:
+  from cxr_diffusion_jax.evaluation import metric
 
-  Raises:
-    errors.InputError: an unknown one.
-  """
-  unknown = sorted({*names} - {*measurement.SUBJECTS, ALL})
-  if unknown or not names:
-    raise errors.InputError(
-      f"--metrics {', '.join(unknown) or 'of no name'}",
-      f"{ALL}, or some of {', '.join(measurement.SUBJECTS)}",
-    )
-  return tuple(x for x in measurement.SUBJECTS if ALL in names or x in names)
+  try:
+    metric.select(names)
+  except errors.InputError as error:
+    raise errors.InputError(f"--{error}") from error
+  return tuple(names)
 
 
 def _whole(name: str, texts: Sequence[str]) -> tuple[int, ...]:

@@ -106,7 +106,7 @@ def _meaning(flag: flags.Flag) -> str:
     notes.append(f"Default: {shown}.")
   # Absl adds the choices before, and a remark on repetition behind.
   own = flag.help.split(";\n    repeat this option")[0].split(">: ")[-1]
-  return " ".join([own, *notes])
+  return " ".join([own[:1].upper() + own[1:], *notes])
 
 
 def _config(argv: list[str]) -> object | None:

@@ -30,10 +30,12 @@ _PACKAGE = "cxr_diffusion_jax.encoders"
 _SHARED = (
   "base",
   "encoding",
+  "extractors",
   "fitting",
   "image_features",
   "latents",
   "opening",
+  "probes",
   "record_prompts",
   "regions",
   "standin",

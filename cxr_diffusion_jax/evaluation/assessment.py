@@ -1,10 +1,9 @@
-"""One set of generated images, judged: every subject's figures, kept on disk.
+"""Judges one set of generated images: the figures of every subject, kept on disk.
 
-generated images --extractors, judge--> features, scores
+generated images --extractors, judges--> features, scores
   --fidelity, adherence, diversity, privacy--> [Measurement, ...] -> assessment-*.json
 
-What a subject cannot measure of too few images is told as undefined, with the minimum;
-nothing else is lost by it.
+A figure of too few images is undefined, with the minimum as its reason.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,19 +16,17 @@ from typing import Any
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
-from cxr_diffusion_jax.evaluation import image_set, measurement
-from cxr_diffusion_jax.evaluation.eval_context import Bench, preferred
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.data.image_sets import image_set
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.metrics import (
-  condition_diversity,
-  fidelity_table,
-  privacy,
-)
+from cxr_diffusion_jax.evaluation.metric import Metric
+from cxr_diffusion_jax.evaluation.metrics import condition_diversity, fidelity, privacy
 
-# Raised when the same images give other figures: then they are measured again.
-FORMAT = 1
+# Raised when the same images give other figures: saved ones are measured again.
+FORMAT = 2
 
 # Pairs of generated and training images that are kept for pictures.
 NUM_PAIRS = 16
@@ -37,11 +34,11 @@ NUM_PAIRS = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assessment:
-  """What was found.
+  """The figures of one set.
 
   Attributes:
     measurements: all figures, floors and ceilings among them.
-    nearest: generated image and training image that are nearest: row, row, words.
+    nearest: rows of a generated and its nearest training image, and a caption.
     copies: the same, of images that are copies.
   """
 
@@ -51,11 +48,11 @@ class Assessment:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Made:
+class GeneratedSet:
   """Generated images, ready to be judged.
 
   Attributes:
-    images: image i was generated for condition i of the bench.
+    images: image i was generated for condition i of the context.
     features: extractor -> [n d].
     repeats: uint8 [c m h w 1], m images of each of c conditions; None for none.
     repeat_features: extractor -> [c m d].
@@ -68,151 +65,181 @@ class Made:
 
 
 def assess(
-  bench: Bench,
-  made: Made,
-  subjects: Sequence[str],
+  context: EvalContext,
+  generated: GeneratedSet,
+  metrics: Sequence[Metric],
   *,
-  keep: pathlib.Path | None = None,
+  folder: pathlib.Path | None = None,
   seed: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> Assessment:
-  """Measures a set of images, or reads what was measured of it before.
+  """Measures a set of images, or reads its saved figures.
 
   Args:
-    bench: what they are judged by.
-    made: the images.
-    subjects: of `MEASURES`.
-    keep: folder of this very set; None to keep nothing.
+    context: what they are compared with.
+    generated: the images.
+    metrics: of any subject; those of `MEASURES` are measured.
+    folder: of this set, which keeps the figures; None for none.
     seed: of bootstraps.
-    progress: told during long work.
+    progress: called during long work.
   """
   path = None
-  if keep is not None:
-    path = keep / f"assessment-{_fingerprint(bench, made, subjects)}.json"
-    if path.is_file():
+  if folder is not None:
+    path = folder / f"assessment-{_fingerprint(context, generated, metrics)}.json"
+    if path.exists():
       return _read(path)
-  found = [MEASURES[subject](bench, made, seed, progress) for subject in subjects]
+  parts = []
+  for subject, measure in MEASURES.items():
+    records = [record for record in metrics if record.subject == subject]
+    if records:
+      part = measure(context, generated, records, seed, progress)
+      parts.append(
+        dataclasses.replace(part, measurements=keep(part.measurements, records))
+      )
   whole = Assessment(
-    measurements=[one for part in found for one in part.measurements],
-    nearest=[pair for part in found for pair in part.nearest],
-    copies=[pair for part in found for pair in part.copies],
+    measurements=[one for part in parts for one in part.measurements],
+    nearest=[pair for part in parts for pair in part.nearest],
+    copies=[pair for part in parts for pair in part.copies],
   )
   if path is not None:
-    artifacts.write_text(path, json.dumps(_to_json(whole), indent=1) + "\n")
+    artifacts.write_json(path, _to_json(whole))
   return whole
 
 
+def keep(
+  measurements: Sequence[Measurement], metrics: Sequence[Metric]
+) -> Sequence[Measurement]:
+  """Measurements of these metrics; all if there are none, since these hold a reason."""
+  names = {record.name for record in metrics}
+  return [one for one in measurements if one.metric in names] or measurements
+
+
 def floors(
-  bench: Bench, *, seed: int = 0, progress: types.Progress = types.no_progress
+  context: EvalContext,
+  metrics: Sequence[Metric],
+  *,
+  seed: int = 0,
+  progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
-  """Fidelity of the conditions' own real images: what as many real images reach."""
-  of_conditions = image_set.groups(bench.conditions)
-  features = {name: of["conditions"] for name, of in bench.features.items()}
-  found = _of_features(bench, features, of_conditions, seed, progress, "floor of")
-  return [dataclasses.replace(one, of="real") for one in found]
+  """Fidelity of the conditions' own real images: the floor of as many real images."""
+  of_conditions = image_set.groups(context.conditions)
+  features = {name: sets["conditions"] for name, sets in context.features.items()}
+  label = "fidelity of real images"
+  rows = _of_features(context, features, of_conditions, metrics, seed, progress, label)
+  return [dataclasses.replace(one, of="real") for one in rows]
 
 
 def _fidelity(
-  bench: Bench, made: Made, seed: int, progress: types.Progress
-) -> Assessment:
-  rows = np.arange(len(made.images))
-  if len(rows) > len(bench.conditions):
-    # As many as the floor has, with which these figures are compared.
-    chosen = np.random.default_rng(seed).permutation(rows)
-    rows = np.sort(chosen[: len(bench.conditions)])
-  groups = {name: mask[rows] for name, mask in image_set.groups(made.images).items()}
-  features = {name: values[rows] for name, values in made.features.items()}
-  found = _of_features(bench, features, groups, seed, progress, made.images.name)
-  return Assessment(measurements=found)
-
-
-def _of_features(
-  bench: Bench,
-  features: Mapping[str, np.ndarray],
-  groups: Mapping[str, np.ndarray],
+  context: EvalContext,
+  generated: GeneratedSet,
+  metrics: Sequence[Metric],
   seed: int,
   progress: types.Progress,
-  name: str,
-) -> list[Measurement]:
-  of_reference = image_set.groups(bench.reference)
-  shared = {
-    group: (of_reference[group], rows, None)
-    for group, rows in groups.items()
-    if group in of_reference and rows.any()
+) -> Assessment:
+  rows = np.arange(len(generated.images))
+  if len(rows) > len(context.conditions):
+    # As many as the floor has, which these figures are compared with.
+    chosen = np.random.default_rng(seed).permutation(rows)
+    rows = np.sort(chosen[: len(context.conditions)])
+  groups = {
+    name: mask[rows] for name, mask in image_set.groups(generated.images).items()
   }
-  measured = []
-  for number, extractor in enumerate(bench.extractors):
-    measured += fidelity_table.measure(
-      bench.features[extractor.name]["reference"],
-      features[extractor.name],
-      held_out=None,
-      extractor=extractor,
-      groups=shared,
-      seed=seed,
-    )
-    progress(f"{name} fidelity", number + 1, len(bench.extractors))
-  return measured
-
-
-def _adherence(
-  bench: Bench, made: Made, seed: int, progress: types.Progress
-) -> Assessment:
-  del seed, progress
-  found = judges_lib.measure_all(bench.judges, made.images, "generated")
-  return Assessment(measurements=found)
-
-
-def _diversity(
-  bench: Bench, made: Made, seed: int, progress: types.Progress
-) -> Assessment:
-  del progress
-  extractor = preferred(bench.extractors)
-  images, features = made.repeats, made.repeat_features.get(extractor.name)
-  if images is None:
-    # Of each condition one image: nothing within a condition, pairs of all.
-    images = np.stack(list(made.images.images))[:, None]
-    features = made.features[extractor.name][:, None]
-
-  def measured():
-    return condition_diversity.measure(
-      images,
-      features,
-      real=bench.reference,
-      real_features=bench.features[extractor.name]["reference"],
-      extractor=extractor,
-      seed=seed,
-    )
-
+  features = {name: values[rows] for name, values in generated.features.items()}
+  label = f"fidelity of {generated.images.name}"
   return Assessment(
-    measurements=judges_lib.attempt("diversity", "ms_ssim", len(made.images), measured)
+    measurements=_of_features(context, features, groups, metrics, seed, progress, label)
   )
 
 
-def _privacy(
-  bench: Bench, made: Made, seed: int, progress: types.Progress
-) -> Assessment:
-  if bench.training is None:
-    reason = "the images that the model was trained on are not known"
-    metric = "distance_to_training_p50"
-    nothing = Measurement(
-      subject="privacy",
-      metric=metric,
-      value=None,
-      reason=reason,
-      num=len(made.images),
+def _of_features(
+  context: EvalContext,
+  features: Mapping[str, np.ndarray],
+  groups: Mapping[str, np.ndarray],
+  metrics: Sequence[Metric],
+  seed: int,
+  progress: types.Progress,
+  label: str,
+) -> list[Measurement]:
+  of_reference = image_set.groups(context.reference)
+  shared = {
+    group: (of_reference[group], rows)
+    for group, rows in groups.items()
+    if group in of_reference and rows.any()
+  }
+  measurements = []
+  for number, extractor in enumerate(context.extractors):
+    measurements += fidelity.measure(
+      context.features[extractor.name]["reference"],
+      features[extractor.name],
+      extractor=extractor,
+      groups=shared,
+      metrics=fidelity.available(metrics),
+      seed=seed,
     )
-    return Assessment(measurements=[nothing])
-  name = preferred(bench.extractors).name
+    progress(label, number + 1, len(context.extractors))
+  return measurements
+
+
+def _adherence(context: EvalContext, generated: GeneratedSet, *_: object) -> Assessment:
+  figures = judges_lib.measure_all(context.judges, generated.images, "generated")
+  return Assessment(measurements=figures)
+
+
+def _diversity(
+  context: EvalContext,
+  generated: GeneratedSet,
+  metrics: Sequence[Metric],
+  seed: int,
+  progress: types.Progress,
+) -> Assessment:
+  del metrics, progress
+  extractor = context.preferred
+  images, features = generated.repeats, generated.repeat_features.get(extractor.name)
+  if images is None or features is None:
+    # One image of each condition: no pairs within a condition.
+    every = range(len(generated.images))
+    images = np.stack([generated.images.images[row] for row in every])[:, None]
+    features = generated.features[extractor.name][:, None]
+
+  def measure() -> list[Measurement]:
+    return condition_diversity.measure(
+      images,
+      features,
+      real=context.reference,
+      real_features=context.features[extractor.name]["reference"],
+      extractor=extractor,
+      seed=seed,
+    )
+
+  figures = judges_lib.attempt("ms_ssim", measure, num=len(generated.images))
+  return Assessment(measurements=figures)
+
+
+def _privacy(
+  context: EvalContext,
+  generated: GeneratedSet,
+  metrics: Sequence[Metric],
+  seed: int,
+  progress: types.Progress,
+) -> Assessment:
+  del metrics
+  if context.training is None:
+    reason = "the training images of the model are not known"
+    num = len(generated.images)
+    return Assessment(
+      measurements=[judges_lib.undefined("distance_to_training_p50", reason, num=num)]
+    )
+  name = context.preferred.name
   report = privacy.measure(
-    made.features[name],
-    made.images,
-    bench.privacy_reference,
-    conditioning=bench.features[name]["conditions"] if bench.aligned else None,
+    generated.features[name],
+    generated.images,
+    context.privacy_reference,
+    conditioning=context.features[name]["conditions"] if context.aligned else None,
     seed=seed,
     progress=progress,
   )
 
-  def told(pairs):
+  def captioned(pairs: Sequence[privacy.Pair]) -> list[tuple[int, int, str]]:
     return [
       (
         pair.generated,
@@ -225,8 +252,8 @@ def _privacy(
 
   return Assessment(
     measurements=report.measurements,
-    nearest=told(report.nearest),
-    copies=told(report.duplicates),
+    nearest=captioned(report.nearest),
+    copies=captioned(report.duplicates),
   )
 
 
@@ -239,16 +266,18 @@ MEASURES: Mapping[str, Callable[..., Assessment]] = {
 }
 
 
-def _fingerprint(bench: Bench, made: Made, subjects: Sequence[str]) -> str:
+def _fingerprint(
+  context: EvalContext, generated: GeneratedSet, metrics: Sequence[Metric]
+) -> str:
   facts = [
     FORMAT,
-    sorted(subjects),
-    [extractor.fingerprint for extractor in bench.extractors],
-    bench.judge.fingerprint if bench.judge else "",
-    [str(name) for name in made.images.ids],
-    [str(name) for name in bench.conditions.ids],
-    [str(name) for name in bench.reference.ids],
-    0 if made.repeats is None else list(made.repeats.shape),
+    sorted(record.name for record in metrics),
+    [extractor.fingerprint for extractor in context.extractors],
+    context.judge.fingerprint if context.judge else "",
+    [str(name) for name in generated.images.ids],
+    [str(name) for name in context.conditions.ids],
+    [str(name) for name in context.reference.ids],
+    0 if generated.repeats is None else list(generated.repeats.shape),
   ]
   return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -263,7 +292,7 @@ def _to_json(whole: Assessment) -> dict[str, Any]:
 
 
 def _read(path: pathlib.Path) -> Assessment:
-  values = json.loads(path.read_text(encoding="utf-8"))
+  values = artifacts.read_json(path)
   return Assessment(
     measurements=[measurement.from_json(one) for one in values["measurements"]],
     nearest=[tuple(pair) for pair in values["nearest"]],

@@ -1,11 +1,11 @@
-"""What all generated images of some records are judged by: real images and networks.
+"""Real images and networks that all generated images of a dataset are judged by.
 
 records(split) --selection--> conditions, reference
 records(train) --probe_fit--> judge
-networks at hand ----------> extractors --features--> of conditions, reference, training
+available networks --------> extractors --features--> of conditions, reference, training
 
-Everything here is the same for all runs that are compared, and features of real images
-are kept beside their records.
+All of it is the same for all runs that are compared, and features of real images are
+kept next to their records.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,49 +16,46 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.data.image_sets import image_set
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders.standin import tree as standin_tree
-from cxr_diffusion_jax.evaluation import features as features_lib
-from cxr_diffusion_jax.evaluation import image_set, selection
-from cxr_diffusion_jax.evaluation.features import Extractor
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.encoders.extractors import opening as features_lib
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
+from cxr_diffusion_jax.encoders.probes import probe
+from cxr_diffusion_jax.evaluation import selection
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
-from cxr_diffusion_jax.evaluation.judges import probe
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import privacy_reference
 from cxr_diffusion_jax.run import run as run_lib
 
-# For figures that one extractor is enough for: closest to chest X-rays first.
+# For figures that need only one extractor: the closest to chest X-rays first.
 PREFERRED = ("rad_dino", "elixr_c", "densenet", "clip", "inception", "probe")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Bench:
-  """What is there to judge images with.
+class EvalContext:
+  """Everything that generated images are compared with.
 
   Attributes:
-    settings: of the data; None of folders.
-    records: all real images; None of folders.
     split: that conditions and reference are from.
-    phantom: whether the images are phantoms.
-    conditions: real images that are asked for again; of other patients than all below.
+    conditions: real images that conditions come from; of other patients than the rest.
     reference: real images that generated ones are compared with.
-    training: what the model was trained on; None if not known.
+    training: training images of the model; None if not known.
     judge: a classifier of findings, trained on other images than conditions and
       reference; None for none.
-    judges: of what was asked for, `judge` among them.
-    extractors: what features are made by.
-    skipped: extractors and judges that are not there: name -> reason.
+    judges: of what was requested, `judge` among them.
+    extractors: of features.
+    skipped: unavailable extractors and judges: name -> reason.
     features: extractor -> "conditions", "reference", "training" -> [n d].
-    cache: folder that features of real images are kept in; None for none.
-    aligned: whether generated image i was made for condition i.
+    settings: of the data; None for folders of images.
+    records: all real images; None for folders.
+    phantom: whether the images are phantoms.
+    cache: folder that keeps features of real images; None for none.
+    aligned: whether generated image i is of condition i.
   """
 
-  settings: DataSettings | None
-  records: records_lib.Records | None
   split: str
-  phantom: bool
   conditions: ImageSet
   reference: ImageSet
   training: ImageSet | None
@@ -67,18 +64,22 @@ class Bench:
   extractors: Sequence[Extractor]
   skipped: Mapping[str, str]
   features: Mapping[str, Mapping[str, np.ndarray]]
+  settings: DataSettings | None = None
+  records: records_lib.Records | None = None
+  phantom: bool = False
   cache: pathlib.Path | None = None
   aligned: bool = True
 
   @functools.cached_property
   def ceilings(self) -> list[Measurement]:
-    """What the judges say of the real images of the conditions."""
+    """Figures of the judges on the real images of the conditions."""
     return judges_lib.measure_all(self.judges, self.conditions, "real")
 
   @functools.cached_property
   def privacy_reference(self) -> privacy_reference.Reference:
     """How near real images of the reference are to training images."""
-    extractor = preferred(self.extractors)
+    assert self.training is not None
+    extractor = self.preferred
     features = self.features[extractor.name]
     return privacy_reference.make_reference(
       features["training"],
@@ -91,8 +92,15 @@ class Bench:
     )
 
   @property
+  def preferred(self) -> Extractor:
+    """The extractor for figures that need only one: a published one if any."""
+    return min(
+      self.extractors, key=lambda one: (one.standin, PREFERRED.index(one.name))
+    )
+
+  @property
   def judge_name(self) -> str:
-    """What tables call the judge."""
+    """The judge's name in tables."""
     return judge_name(self.phantom) if self.judge else "none"
 
 
@@ -105,57 +113,80 @@ def of_runs(
   weights: Mapping[str, str] | None = None,
   elixr_models: str = "",
   progress: types.Progress = types.no_progress,
-) -> Bench:
-  """Sets up what runs on the same records are judged by.
+) -> EvalContext:
+  """Prepares the evaluation of runs on the same records.
 
   Args:
-    runs: with the same records.
+    runs: on the same records.
     split: of the conditions.
     num: conditions; None for half of the split.
     features: names of extractors, or "auto".
-    weights: extractor -> where its weights are.
-    elixr_models: see `judges_lib.open_judges`.
-    progress: told during long work.
+    weights: extractor -> path of its weights.
+    elixr_models: see `opening.open_judges`.
+    progress: called during long work.
 
   Raises:
-    errors.InputError: no such split, too few images, or features that are not there.
+    errors.InputError: no such split, too few images, or unavailable features.
   """
-  first, settings = runs[0].dataset, runs[0].data
-  records = first.records
+  dataset, settings = runs[0].dataset, runs[0].data
+  records = dataset.records
   whole, sets = _select(runs, split, num)
   judge = train_judge(records, progress)
   extractors, skipped = features_lib.open_extractors(
     features, settings=settings, probe=judge, weights=weights
   )
   cache = records.folder / "features"
-  name = judge_name(first.phantom)
-  judges, unheard = judges_lib.open_judges(
+  name = judge_name(dataset.phantom)
+  judges, without = judges_lib.open_judges(
     judge, name, settings, elixr_models=elixr_models, cache=cache, progress=progress
   )
-  more = {
+  aligned = {
     "anatomy": judges_lib.of_anatomy(
       settings.root,
       sets["training"],
       sets["conditions"],
-      records.folder / "measurer",
+      records.folder / "anatomy_regressor",
       progress=progress,
     ),
     "boxes": judges_lib.of_boxes(records, sets["conditions"], judge, name),
   }
-  unheard |= {name: one for name, one in more.items() if isinstance(one, str)}
-  judges += [one for one in more.values() if not isinstance(one, str)]
-  return Bench(
+  without |= {name: one for name, one in aligned.items() if isinstance(one, str)}
+  judges += [one for one in aligned.values() if not isinstance(one, str)]
+  return EvalContext(
     settings=settings,
     records=records,
     split=split,
-    phantom=first.phantom,
-    **sets,
+    phantom=dataset.phantom,
+    conditions=sets["conditions"],
+    reference=sets["reference"],
+    training=sets["training"],
     judge=judge,
     judges=judges,
     extractors=extractors,
-    skipped=skipped | unheard,
-    features=_real_features(records, extractors, split, whole, sets, progress),
+    skipped=skipped | without,
+    features=_real_features(cache, extractors, whole, sets, progress),
     cache=cache,
+  )
+
+
+def judge_name(phantom: bool) -> str:
+  """The name of a probe in tables."""
+  return f"probe, trained on {'phantoms' if phantom else 'real images'}"
+
+
+def train_judge(
+  records: records_lib.Records, progress: types.Progress = types.no_progress
+) -> probe.Probe:
+  """The classifier of findings of these records, kept next to them."""
+  training, validation = (
+    image_set.of_records(records, split) for split in ("train", "validation")
+  )
+  return probe.train_probe(
+    training.images,
+    training.labels["findings"],
+    records.folder / "probe",
+    validation=(validation.images, validation.labels["findings"]),
+    progress=progress,
   )
 
 
@@ -175,63 +206,30 @@ def _select(
     whole.ids, whole.labels["patient"], usable=selection.common(usable), num=num
   )
   return whole, {
-    "conditions": whole.take(conditions, f"{split}, asked for"),
+    "conditions": whole.take(conditions, f"{split}, conditions"),
     "reference": whole.take(reference, f"{split}, other patients"),
     "training": image_set.of_records(records, "train"),
   }
 
 
-def judge_name(phantom: bool) -> str:
-  """What tables call a probe."""
-  return f"probe, trained on {'phantoms' if phantom else 'real images'}"
-
-
-def preferred(extractors: Sequence[Extractor]) -> Extractor:
-  """The extractor for figures that one is enough for: a published one if any."""
-  order = {name: rank for rank, name in enumerate(PREFERRED)}
-  return min(extractors, key=lambda one: (one.standin, order[one.name]))
-
-
-def train_judge(
-  records: records_lib.Records, progress: types.Progress = types.no_progress
-) -> probe.Probe:
-  """The classifier of findings of these records, trained once on their training split.
-
-  Args:
-    records: it is kept beside them.
-    progress: told during training.
-  """
-  of_split = {
-    split: (standin_tree.Images(records, split), records.fields(split)["findings"])
-    for split in ("train", "validation")
-  }
-  return probe.train_probe(
-    *of_split["train"],
-    records.folder / "probe",
-    validation=of_split["validation"],
-    progress=progress,
-  )
-
-
 def _real_features(
-  records: records_lib.Records,
+  cache: pathlib.Path,
   extractors: Sequence[Extractor],
-  split: str,
   whole: ImageSet,
   sets: Mapping[str, ImageSet],
   progress: types.Progress,
 ) -> dict[str, dict[str, np.ndarray]]:
-  cache = records.folder / "features"
   place = {str(name): row for row, name in enumerate(whole.ids)}
-  made = {}
+  features = {}
   for extractor in extractors:
-    training = sets["training"].images
     of_split, of_training = (
-      features_lib.extract(extractor, images, cache=cache, key=key, progress=progress)
-      for key, images in ((split, whole.images), ("train", training))
+      features_lib.extract(
+        extractor, images.images, cache=cache, key=images.name, progress=progress
+      )
+      for images in (whole, sets["training"])
     )
-    made[extractor.name] = {
+    features[extractor.name] = {
       name: of_split[[place[str(one)] for one in sets[name].ids]]
       for name in ("conditions", "reference")
     } | {"training": of_training}
-  return made
+  return features

@@ -1,28 +1,45 @@
-"""One measured figure and all that it depends on: tables and files are made of these.
+"""One measured figure and everything it depends on.
 
 measure(arrays) -> [Measurement, ...] -> metrics.json, tables, figures, CLU scalars
 
-A figure alone says nothing: it depends on the number of images, on the network that
-looked at them, on whose images they were compared with. A figure that could not be
-measured has no value, and a reason.
+A figure depends on the number of images, on the network that scored them, and on the
+real images they are compared with. An undefined figure has no value, and a reason.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypedDict
 
 # Raised when a field changes its meaning; readers refuse others.
 SCHEMA = 1
 
-SUBJECTS = (
-  "fidelity",
-  "adherence",
-  "utility",
-  "diversity",
-  "privacy",
-  "embeddings",
-)
+SUBJECTS = {
+  "fidelity": "Fidelity",
+  "adherence": "Adherence to the condition",
+  "utility": "Utility for training",
+  "diversity": "Diversity",
+  "privacy": "Privacy",
+  "embeddings": "Embeddings",
+}
+
+# Subject, metric, judge, group.
+Key = tuple[str, str, str, str]
+
+
+class Fields(TypedDict, total=False):
+  """Fields of a `Measurement` that a metric does not state itself."""
+
+  value: float | None
+  num: int
+  reason: str
+  low: float | None
+  high: float | None
+  num_real: int
+  judge: str
+  standin: bool
+  group: str
+  of: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,19 +48,19 @@ class Measurement:
 
   Attributes:
     subject: one of `SUBJECTS`.
-    metric: its name in the literature, such as "frechet_distance".
-    value: None where it is undefined or could not be measured.
-    reason: why there is no value; "" where there is.
-    low: of its 95 % interval; None for none.
-    high: as above.
+    metric: name of a `Metric`, such as "frechet_distance".
+    value: None where it is undefined.
     num: images that were judged.
+    reason: why there is no value; "" where there is one.
+    low: of the 95 % interval; None for none.
+    high: as above.
     num_real: real images that they were compared with; 0 for none.
-    judge: the network that looked at them and its layer, such as "rad_dino, class token
+    judge: the network that scored them and its layer, such as "rad_dino, class token
       after the norm"; "" for pixels.
-    standin: whether the judge was trained by this project in place of a published one.
+    standin: whether this project trained the judge, in place of a published network.
     group: "all", or a part of the images: "finding: Effusion", "sex: F", "age: 40-59",
       "view: PA".
-    of: "generated", or "real": what real images reach with as many images, which is the
+    of: "generated"; or "real", the same figure of as many real images, which is the
       floor of a distance and the ceiling of a share.
     better: "lower", "higher", or "" where neither is.
   """
@@ -72,13 +89,13 @@ class Measurement:
         raise ValueError(f"{self.metric} of {value}; undefined is None with a reason")
 
   @property
-  def key(self) -> tuple[str, str, str, str]:
-    """What the same figure of other images has too: subject, metric, judge, group."""
+  def key(self) -> Key:
+    """Identifies the same figure of other images."""
     return self.subject, self.metric, self.judge, self.group
 
   @property
   def text(self) -> str:
-    """The value and its interval for people, such as '0.913 (0.889 to 0.932)'."""
+    """The value and its interval, such as '0.913 (0.889 to 0.932)'."""
     if self.value is None:
       return f"undefined: {self.reason}"
     if self.low is None or self.high is None:
@@ -87,7 +104,7 @@ class Measurement:
 
 
 def number(value: float) -> str:
-  """A figure of three to four digits that say something."""
+  """A number with three or four significant digits."""
   if value == 0:
     return "0"
   if abs(value) < 1e-3 or abs(value) >= 1e5:

@@ -1,12 +1,11 @@
-"""Which images are asked for again, and which they are compared with.
+"""Chooses conditions, and the real images that generated ones are compared with.
 
 split --by patient--> conditions: n images, one generated for each
                   +-> reference: the images of all other patients
 
-Real images of the conditions against the reference are the floor of every distance:
-n images as well, of other patients too. Patients come in the order of a hash of their
-number, so that the first n conditions are the same however many are taken, in every
-path and on every machine.
+The real images of the conditions, compared with the reference, give the floor of every
+distance: as many images, also of other patients. Patients are ordered by a hash of
+their number, so that the first n conditions are the same for any n, path and machine.
 """
 
 from collections.abc import Sequence
@@ -24,37 +23,37 @@ def choose(
   usable: np.ndarray | None = None,
   num: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Parts the images of a split.
+  """Divides the images of a split.
 
   Args:
     ids: [n] str.
     patients: [n] int.
     usable: [n] bool, images that every run has a condition for; None for all.
-    num: conditions to take; None for half of the images.
+    num: conditions; None for half of the images.
 
   Returns:
     Rows [c] of the conditions, patient after patient, and rows [r] of the reference, in
     the order of the split.
 
   Raises:
-    errors.InputError: fewer conditions than asked for, or no other patient left.
+    errors.InputError: fewer conditions than `num`, or no other patient left.
   """
   usable = np.ones(len(ids), bool) if usable is None else usable
   wanted = max(1, len(ids) // 2) if num is None else num
-  taken: list[int] = []
+  conditions: list[int] = []
   chosen = np.zeros(len(ids), bool)
   for patient in sorted(set(patients.tolist()), key=_order):
-    if len(taken) >= wanted:
+    if len(conditions) >= wanted:
       break
     rows = np.flatnonzero(patients == patient)
     if not usable[rows].any():
       continue
     chosen[rows] = True
-    taken += rows[usable[rows]].tolist()
+    conditions += rows[usable[rows]].tolist()
   reference = np.flatnonzero(~chosen)
-  if num is not None and len(taken) < num:
+  if num is not None and len(conditions) < num:
     raise errors.InputError(
-      f"--num {num}", f"at most {len(taken)}, the images that have a condition"
+      f"--num {num}", f"at most {len(conditions)}, the images that have a condition"
     )
   if not len(reference):
     raise errors.InputError(
@@ -62,19 +61,19 @@ def choose(
       "images to compare with",
       f"ask for fewer, such as --num {max(1, len(ids) // 2)}",
     )
-  return np.array(taken[:wanted], np.int64), reference
+  return np.array(conditions[:wanted], np.int64), reference
 
 
 def common(usable: Sequence[np.ndarray]) -> np.ndarray:
-  """[n] bool, where all runs have a condition.
+  """[n] bool, images that all runs have a condition for.
 
   Raises:
-    errors.InputError: nowhere.
+    errors.InputError: there are none.
   """
   everywhere = np.logical_and.reduce(list(usable))
   if not everywhere.any():
     raise errors.InputError(
-      "no image of the split has a condition in every run", fix="name another --split"
+      "no image of the split has a condition in every run", fix="another --split"
     )
   return everywhere
 

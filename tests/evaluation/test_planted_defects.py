@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.metrics import (
   condition_diversity,
@@ -159,13 +159,18 @@ def _figures(
     num_replicates=10,
   )
   found = {(x.metric, x.of, x.group): x.value for x in (*report.measurements, *within)}
+  table = fidelity.measure(real, features, extractor=judge)
+  printed = {row.metric: row.value for row in table}
   scores = judge.scores(images)
   judged = adherence.measure(scores, asked, np.zeros(3), num_replicates=10)
   figures = (
-    fidelity.frechet_distance(real, features),
-    fidelity.kernel_distance(real, features, num_subsets=20, subset_size=100)[0],
-    *fidelity.precision_recall(real, features),
-    *fidelity.density_coverage(real, features),
+    *(
+      printed[name]
+      for name in (
+        *("frechet_distance", "kernel_distance"),
+        *("precision", "recall", "density", "coverage"),
+      )
+    ),
     judged.macro["auroc"].value,
     *(
       found[name, "generated", "all"]

@@ -19,7 +19,7 @@ from torch_fidelity import feature_extractor_inceptionv3 as fidelity_inception
 import torchvision
 import transformers
 
-from cxr_diffusion_jax.evaluation import features
+from cxr_diffusion_jax.encoders.extractors import opening as features
 
 LIMIT = 1e-4
 

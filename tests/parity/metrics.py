@@ -20,8 +20,13 @@ from torchmetrics.functional import image as torch_image
 from torchmetrics.image import fid as torchmetrics_fid
 from torchmetrics.image import kid as torchmetrics_kid
 
-from cxr_diffusion_jax.evaluation.judges import adherence
-from cxr_diffusion_jax.evaluation.metrics import diversity, fidelity, kernels
+from cxr_diffusion_jax.evaluation.metrics import (
+  diversity,
+  frechet,
+  kernels,
+  neighbourhoods,
+  ranking,
+)
 
 LIMIT = 1e-4
 
@@ -52,7 +57,7 @@ def _row(what: str, ours: float, peer: float) -> Row:
 
 
 def _frechet(what: str, a: np.ndarray, b: np.ndarray) -> Iterator[Row]:
-  ours = fidelity.frechet_distance(a, b)
+  ours = frechet.frechet_distance(a, b)
   first, second = (np.cov(np.float64(x), rowvar=False) for x in (a, b))
   means = [x.mean(axis=0, dtype=np.float64) for x in (a, b)]
   apart = np.square(means[0] - means[1]).sum() + np.trace(first + second)
@@ -72,7 +77,7 @@ def _frechet(what: str, a: np.ndarray, b: np.ndarray) -> Iterator[Row]:
 
 def _kernels(what: str, a: np.ndarray, b: np.ndarray) -> Iterator[Row]:
   x, y = np.float64(a), np.float64(b)
-  ours, spread = fidelity.kernel_distance(a, b, 20, 100)
+  ours, spread = kernels.kernel_distance(a, b, 20, 100)
   subsets = list(kernels.random_subsets(len(a), len(b), 20, 100, 0))
   pairs = [(x[i], y[j]) for i, j in subsets]
   options = {
@@ -99,7 +104,7 @@ def _kernels(what: str, a: np.ndarray, b: np.ndarray) -> Iterator[Row]:
     for of in ((x,), (y,), (x, y))
   ]
   peer = 1000 * (kernel[0] + kernel[1] - 2 * kernel[2])
-  yield _row(f"CMMD, {what}: scikit-learn", fidelity.cmmd(a, b), peer)
+  yield _row(f"CMMD, {what}: scikit-learn", kernels.cmmd(a, b), peer)
 
 
 def _mmd(x: np.ndarray, y: np.ndarray) -> float:
@@ -113,8 +118,8 @@ def _mmd(x: np.ndarray, y: np.ndarray) -> float:
 def _neighbours(what: str, a: np.ndarray, b: np.ndarray) -> Iterator[Row]:
   with contextlib.redirect_stdout(io.StringIO()):
     three, five = (prdc.compute_prdc(a, b, nearest_k=k) for k in (3, 5))
-  precision, recall = fidelity.precision_recall(a, b)
-  density, coverage = fidelity.density_coverage(a, b)
+  precision, recall = neighbourhoods.precision_recall(a, b)
+  density, coverage = neighbourhoods.density_coverage(a, b)
   yield _row(f"precision, {what}: prdc", precision, three["precision"])
   yield _row(f"recall, {what}: prdc", recall, three["recall"])
   yield _row(f"density, {what}: prdc", density, five["density"])
@@ -190,10 +195,10 @@ def _scores(rng: np.random.Generator) -> Iterator[Row]:
   weights = np.ones((1, 500))
   for what, values in (("", scores), (", with ties", scores.round(1))):
     for name, ours, peer in (
-      ("AUROC", adherence.auroc, sklearn_metrics.roc_auc_score),
+      ("AUROC", ranking.auroc, sklearn_metrics.roc_auc_score),
       (
         "average precision",
-        adherence.average_precision,
+        ranking.average_precision,
         sklearn_metrics.average_precision_score,
       ),
     ):

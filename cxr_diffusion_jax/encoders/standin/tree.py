@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders.clip import record_prompts
@@ -28,7 +29,7 @@ def train_clip(
     progress: told during long work.
   """
   standin.train_standin(
-    Images(records, "train"),
+    image_set.RecordImages(records, "train"),
     record_prompts.of_split(settings, records, "train"),
     records.fields("train")["findings"],
     settings.standin_clip,
@@ -56,7 +57,9 @@ def write_elixr(
   standin_elixr.write_standin_elixr(
     settings.standin_clip,
     ids=np.concatenate([records.ids(split) for split in filled]),
-    images=Chain([Images(records, split) for split in filled]),
+    images=image_set.Chain(
+      [image_set.RecordImages(records, split) for split in filled]
+    ),
     prompts=[
       text
       for split in filled
@@ -72,33 +75,3 @@ def write_elixr(
 def prompts_mark(settings: DataSettings, records: records_lib.Records) -> str:
   """What the stand-in files of these prompts have in their encoder's name."""
   return f", prompts {record_prompts.fingerprint(settings, records)[:8]}"
-
-
-class Images(Sequence):
-  """The images of a split: [i] -> uint8 [h w 1]."""
-
-  def __init__(self, records: records_lib.Records, split: str):
-    self._source = records_lib.RecordSource(records, split)
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, row: int) -> np.ndarray:
-    return self._source[row]["image"]
-
-
-class Chain(Sequence):
-  """Several sequences, one after the other."""
-
-  def __init__(self, parts: Sequence[Sequence[np.ndarray]]):
-    self._parts = parts
-    self._starts = np.cumsum([0, *map(len, parts)])
-
-  def __len__(self) -> int:
-    return int(self._starts[-1])
-
-  def __getitem__(self, row: int) -> np.ndarray:
-    if not 0 <= row < len(self):
-      raise IndexError(f"row {row} of {len(self)}")
-    part = int(np.searchsorted(self._starts, row, side="right")) - 1
-    return self._parts[part][row - int(self._starts[part])]

@@ -1,15 +1,18 @@
-"""What a comparison of conditioning paths found out, before it is put on a page.
+"""The results of a comparison of conditioning paths, before they are shown.
 
 runs -> assess -> Comparison -> comparison_page: report.html, figures, table.md
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation.measurement import Key, Measurement
 
 # Tag -> (steps, values), of one run.
 Losses = Mapping[str, tuple[Sequence[int], Sequence[float]]]
@@ -22,7 +25,7 @@ class SweepPoint:
   Attributes:
     guidance: scale.
     fidelity: the distance to real images; lower is better.
-    adherence: macro AUROC of the findings asked for; higher is better.
+    adherence: macro AUROC of the requested findings; higher is better.
   """
 
   guidance: float
@@ -42,13 +45,13 @@ class PathResult:
     measurements: of all its images together, with intervals over images and seeds.
     features: extractor's name -> [n d] float32 of generated images of its first run.
     losses: run's name -> its loss curves.
-    sweep: over guidance scales; empty where none was asked for.
+    sweep: over guidance scales; may be empty.
     neighbours: uint8 [m 2 h w 1], generated images beside their nearest training
       images, nearest pair first; m may be 0.
-    neighbour_captions: [m], what to write below each pair.
-    description: of its data in words ("phantom images, stand-in elixrc").
+    neighbour_captions: [m], below each pair.
+    description: of its data ("phantom images, stand-in elixrc").
     curve: label efficiency: (share of the real training images, arm, macro AUROC) of
-      classifiers; empty where it was not measured.
+      classifiers; may be empty.
     generated: all images of its first run and sampling seed, for readers.
   """
 
@@ -68,7 +71,7 @@ class PathResult:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-  """Which path is best by one figure, as far as the images tell.
+  """Which paths are best by one figure.
 
   Attributes:
     key: `Measurement.key` of the figure.
@@ -78,7 +81,7 @@ class Verdict:
       first in the ranking, over the same conditions and seeds; one each but the first.
   """
 
-  key: tuple[str, str, str, str]
+  key: Key
   ranking: Sequence[str]
   best: Sequence[str]
   differences: Sequence[tuple[str, float, float]]
@@ -91,9 +94,9 @@ class Comparison:
   Attributes:
     title: of the page.
     facts: label -> text: images, split, seeds, evaluations an image, judges ...
-    warnings: what makes the comparison unequal or weak, one sentence each.
+    warnings: sentences on what makes the comparison unequal or weak.
     differences: config's key -> path -> value, of keys that differ between paths.
-    paths: in the order asked for.
+    paths: in the requested order.
     real: floors and ceilings, measurements with of="real".
     verdicts: of figures that have a better side.
     shown: uint8 [k h w 1], real images that the shown conditions were taken from.
@@ -115,3 +118,32 @@ class Comparison:
   real_features: Mapping[str, np.ndarray]
   limitations: Sequence[str]
   reference: ImageSet | None = None
+
+
+def write_metrics(compared: Comparison, folder: pathlib.Path) -> None:
+  """Writes FOLDER/metrics.json: every figure, null where undefined, with the reason."""
+  values = {
+    "schema": measurement.SCHEMA,
+    "facts": dict(compared.facts),
+    "warnings": list(compared.warnings),
+    "paths": {
+      result.name: {
+        "runs": list(result.runs),
+        "data": result.description,
+        "last_losses": {
+          run: {tag: values[-1] for tag, (_, values) in of_run.items()}
+          for run, of_run in result.losses.items()
+        },
+        "measurements": [measurement.to_json(one) for one in result.measurements],
+        "sweep": [dataclasses.asdict(point) for point in result.sweep],
+        "label_efficiency": [
+          {"fraction": fraction, "arm": arm, "auroc": measurement.to_json(auroc)}
+          for fraction, arm, auroc in result.curve
+        ],
+      }
+      for result in compared.paths
+    },
+    "real": [measurement.to_json(one) for one in compared.real],
+    "verdicts": [dataclasses.asdict(one) for one in compared.verdicts],
+  }
+  artifacts.write_json(folder / "metrics.json", values)

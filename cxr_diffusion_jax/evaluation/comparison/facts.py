@@ -1,6 +1,6 @@
-"""What a comparison says of itself: what was compared, how, and what it cannot tell.
+"""The facts and limitations of a comparison, and the images that it shows.
 
-bench, paths, options -> facts, limitations; which conditions and pairs are shown
+context, paths, options -> facts, limitations; conditions, pairs of neighbours
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,88 +10,90 @@ from typing import Any
 
 import numpy as np
 
+from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.evaluation import assessment
-from cxr_diffusion_jax.evaluation.comparison.path_assessment import Options, Set
-from cxr_diffusion_jax.evaluation.comparison.paths import Path
-from cxr_diffusion_jax.evaluation.eval_context import Bench
+from cxr_diffusion_jax.evaluation.comparison.path_assessment import JudgedSet, Options
+from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
+from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.metrics import reconstruction
 
 # Conditions that are shown, and nearest training images.
 NUM_SHOWN, NUM_NEIGHBOURS = 10, 8
 
 LIMITATIONS = (
-  "Every figure depends on the number of images and on the network that looked at them;"
-  " it compares with figures of the same table alone.",
-  "Intervals are 95 %: of the images, of sampling seeds and of training runs as far as"
-  " there are several. Two or three training runs say little about how much another one"
-  " would differ.",
-  "A best is marked per figure; over many figures some will be marked by chance.",
-  "A classifier's opinion of a generated image is no radiologist's. Not for clinical"
-  " use.",
+  "Every figure depends on the number of images and on the network that scored them;"
+  " compare it with figures of the same table only.",
+  "Intervals are 95 %, over images, sampling seeds and training runs where there are"
+  " several. Two or three training runs say little about how much another differs.",
+  "The best path is marked per figure; over many figures some marks are chance.",
+  "A classifier's score of a generated image is not a radiologist's opinion. Not for"
+  " clinical use.",
 )
 ON_PHANTOMS = (
-  "These are phantoms, drawn by a program, and encoders that were trained on them: the"
-  " comparison shows that it works and what each condition carries here, not which"
-  " published encoder is best on X-rays."
+  "These are phantoms, drawn by a program, and encoders that were trained on them. The"
+  " comparison shows what each condition carries here, not which published encoder is"
+  " best on X-rays."
 )
 
 
 def neighbours(
-  bench: Bench, images: Sequence[np.ndarray], found: assessment.Assessment
+  context: EvalContext, images: types.Arrays, judged: assessment.Assessment
 ) -> dict[str, Any]:
   """Generated images beside training images: copies first, then the nearest."""
-  pairs = [*found.copies, *found.nearest][:NUM_NEIGHBOURS]
+  training, pairs = context.training, [*judged.copies, *judged.nearest]
+  pairs = [] if training is None else pairs[:NUM_NEIGHBOURS]
   beside = [
-    np.stack([images[row], bench.training.images[training]])
-    for row, training, _ in pairs
+    np.stack([images[row], training.images[other]])
+    for row, other, _ in pairs
+    if training is not None
   ]
   return {
     "neighbours": np.stack(beside) if beside else np.zeros((0, 2, 1, 1, 1), np.uint8),
-    "neighbour_captions": [words for _, _, words in pairs],
+    "neighbour_captions": [caption for _, _, caption in pairs],
   }
 
 
-def shown(bench: Bench) -> list[int]:
-  """The first image of each finding, then whatever has most findings."""
-  findings = np.asarray(bench.conditions.labels["findings"])
+def shown(context: EvalContext) -> list[int]:
+  """Rows of conditions: the first of each finding, then those with most findings."""
+  findings = np.asarray(context.conditions.labels["findings"])
   first = [int(np.flatnonzero(column)[0]) for column in findings.T if column.any()]
   order = np.argsort(-findings.sum(axis=1), kind="stable").tolist()
   return list(dict.fromkeys([*first, *order]))[:NUM_SHOWN]
 
 
-def captions(bench: Bench) -> list[str]:
-  findings, vocabulary = (
-    bench.conditions.labels["findings"],
-    bench.conditions.vocabulary,
-  )
+def captions(context: EvalContext) -> list[str]:
+  findings = context.conditions.labels["findings"]
+  vocabulary = context.conditions.vocabulary
   return [
     ", ".join(labels.names_of(findings[row], vocabulary)) or labels.NO_FINDING
-    for row in shown(bench)
+    for row in shown(context)
   ]
 
 
-def stack(images: Sequence[np.ndarray], rows: Sequence[int]) -> np.ndarray:
+def stack(images: types.Arrays, rows: Sequence[int]) -> np.ndarray:
   return np.stack([images[row] for row in rows])
 
 
 def of_paths(
-  bench: Bench,
-  paths: Sequence[Path],
-  sets: Mapping[str, Sequence[Sequence[Set]]],
+  context: EvalContext,
+  paths: Sequence[ConditioningPath],
+  sets: Mapping[str, Sequence[Sequence[JudgedSet]]],
   options: Options,
 ) -> dict[str, str]:
-  """What was compared and how, for people."""
+  """What was compared and how: label -> text."""
+  assert context.training is not None
+  assert context.records is not None
   first = sets[paths[0].name][0][0].generator
   costs = sorted({of_path[0][0].generator.evaluations for of_path in sets.values()})
   settings = first.settings
-  kind = "phantoms" if bench.phantom else "real images"
+  kind = "phantoms" if context.phantom else "real images"
   return {
-    "conditions": f"{len(bench.conditions):,} {bench.split} images ({kind}), one image"
-    " generated for each, run and seed; the same noise in every path",
-    "reference": f"{len(bench.reference):,} {bench.split} images of other patients",
-    "training images": f"{len(bench.training):,}",
-    "image size": f"{bench.records.image_size} pixels",
+    "conditions": f"{len(context.conditions):,} {context.split} images ({kind}), one"
+    " image generated for each, run and seed; the same noise in every path",
+    "reference": f"{len(context.reference):,} {context.split} images of other patients",
+    "training images": f"{len(context.training):,}",
+    "image size": f"{context.records.image_size} pixels",
     "training runs": "; ".join(
       f"{path.name}: {', '.join(run.folder.name for run in path.runs)}"
       for path in paths
@@ -104,35 +106,31 @@ def of_paths(
       f"{path.name}: {reconstruction.read(path.runs[0].folder, path.config)}"
       for path in paths
     ),
-    **judges(bench),
+    **judges(context),
     **command("compare" if len(paths) > 1 else "evaluate"),
   }
 
 
 def command(main: str) -> dict[str, str]:
-  """The command line of this very call, for whoever repeats it.
-
-  Args:
-    main: name of the module that was called.
-  """
-  words = ["python", "-m", f"cxr_diffusion_jax.{main}", *sys.argv[1:]]
-  return {"command": shlex.join(words)}
+  """The command line of this call, of the module `main`."""
+  arguments = ["python", "-m", f"cxr_diffusion_jax.{main}", *sys.argv[1:]]
+  return {"command": shlex.join(arguments)}
 
 
-def judges(bench: Bench) -> dict[str, str]:
-  """Which networks looked at the images, and which were not there."""
+def judges(context: EvalContext) -> dict[str, str]:
+  """The networks that scored the images, and unavailable ones."""
   networks = [
     f"{one.name} ({one.layer}{', stand-in' if one.standin else ''})"
-    for one in bench.extractors
+    for one in context.extractors
   ]
-  skipped = [f"{name}: {reason}" for name, reason in bench.skipped.items()]
+  skipped = [f"{name}: {reason}" for name, reason in context.skipped.items()]
   return {
     "features": "; ".join(networks),
-    "features not at hand": "; ".join(skipped) or "none",
-    "judge of findings": bench.judge_name,
+    "unavailable features": "; ".join(skipped) or "none",
+    "judge of findings": context.judge_name,
   }
 
 
-def limitations(bench: Bench) -> list[str]:
-  """What the figures cannot tell, in sentences."""
-  return [*([ON_PHANTOMS] if bench.phantom else []), *LIMITATIONS]
+def limitations(context: EvalContext) -> list[str]:
+  """What the figures do not show, in sentences."""
+  return [*([ON_PHANTOMS] if context.phantom else []), *LIMITATIONS]

@@ -1,10 +1,10 @@
-"""Images of any model, judged by their files alone: two folders, and labels if any.
+"""Judges images of any model by their files alone: two folders, and labels if any.
 
 real folder --by patient--> judge's training | held out (the floor) | reference
 synthetic folder --extractors, judge--> figures, as those of a run
 
-Without a probe that is given, real images with findings are parted: three fifths train
-and validate the judge, and only the others are compared with anything.
+Without a given probe, real images with findings are split: three fifths train and
+validate the judge, and only the others are compared with anything.
 """
 
 from collections.abc import Sequence
@@ -14,24 +14,25 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.evaluation import assessment, image_folder, selection
-from cxr_diffusion_jax.evaluation import eval_context as bench_lib
-from cxr_diffusion_jax.evaluation import features as features_lib
+from cxr_diffusion_jax.data.image_sets import folder as image_folder
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.encoders.extractors import opening as features_lib
+from cxr_diffusion_jax.encoders.probes import probe
+from cxr_diffusion_jax.evaluation import assessment, selection
+from cxr_diffusion_jax.evaluation import eval_context as eval_context_lib
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
 from cxr_diffusion_jax.evaluation.comparison import pooling
-from cxr_diffusion_jax.evaluation.comparison import runs as comparison
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison, PathResult
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import Options
-from cxr_diffusion_jax.evaluation.eval_context import Bench
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
-from cxr_diffusion_jax.evaluation.judges import probe
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
-# Real images with findings that a judge is trained on, at least.
+# Fewest real images with findings that a judge is trained on.
 MIN_TRAINING = 100
 
-# Shares of real images that train the judge, and that its thresholds come from.
+# Shares of real images for the judge's training and for its thresholds.
 TRAINING_SHARE, VALIDATION_SHARE = 0.5, 0.1
 
 
@@ -42,10 +43,10 @@ class Folders:
   Attributes:
     real: folder.
     synthetic: folder.
-    training: folder of what the model was trained on; None if not known.
+    training: folder of the model's training images; None if not known.
     labels: CSV of findings of either; None for none.
     probe: folder of a trained probe; None for none.
-    image_size: pixels of a side that all are brought to; None as they are.
+    image_size: pixels of a side that all are resized to; None for no resizing.
   """
 
   real: str
@@ -68,47 +69,12 @@ def compare(
   Args:
     folders: of the images.
     out: receives metrics.json, and keeps the judge.
-    options: how; what concerns generating has no effect.
-    progress: told during long work.
+    options: how; options of generation have no effect.
+    progress: called during long work.
 
   Raises:
-    errors.InputError: folders that do not fit together, too few images, or no network
-      to look at them with.
+    errors.InputError: folders that do not match, too few images, or no extractor.
   """
-  real, synthetic, training = _read(folders, progress)
-  judge, rest = _judge(real, folders, out, progress)
-  extractors, skipped = features_lib.open_extractors(
-    options.features, probe=judge, weights=options.weights
-  )
-  if not extractors:
-    raise errors.InputError(
-      "no network to look at the images with",
-      "weights, a probe, or findings of real images to train one on",
-      "--weights rad_dino=FOLDER, --probe FOLDER, or --labels of the real images too",
-    )
-  bench = _bench(rest, len(synthetic), training, judge, extractors, progress)
-  bench = dataclasses.replace(bench, skipped=skipped | bench.skipped)
-  made = assessment.Made(
-    images=synthetic,
-    features={
-      one.name: features_lib.extract(
-        one, synthetic.images, key="synthetic", progress=progress
-      )
-      for one in extractors
-    },
-  )
-  subjects = [one for one in assessment.MEASURES if one in options.subjects]
-  found = assessment.assess(bench, made, subjects, progress=progress)
-  pooled, _ = pooling.pool([[found.measurements]])
-  compared = _comparison(bench, made, found, pooled)
-  comparison.write_metrics(compared, out / comparison.METRICS)
-  return compared
-
-
-def _read(
-  folders: Folders, progress: types.Progress
-) -> tuple[ImageSet, ImageSet, ImageSet | None]:
-  """Real, synthetic and, where they are known, training images, of one size."""
   real, synthetic = image_folder.read_pair(
     folders.real,
     folders.synthetic,
@@ -122,23 +88,48 @@ def _read(
       folders.training, image_size=folders.image_size, progress=progress
     )
     image_folder.check_pair(real, training)
-  return real, synthetic, training
+  judge, rest = _judge(real, folders, out, progress)
+  extractors, skipped = features_lib.open_extractors(
+    options.features, probe=judge, weights=options.weights
+  )
+  if not extractors:
+    raise errors.InputError(
+      "no network to extract features with",
+      "weights, a probe, or findings of real images to train one on",
+      "--weights rad_dino=FOLDER, --probe FOLDER, or --labels of the real images too",
+    )
+  context = _context(rest, len(synthetic), training, judge, extractors, progress)
+  context = dataclasses.replace(context, skipped={**skipped, **context.skipped})
+  generated = assessment.GeneratedSet(
+    images=synthetic,
+    features={
+      one.name: features_lib.extract(
+        one, synthetic.images, key="synthetic", progress=progress
+      )
+      for one in extractors
+    },
+  )
+  judged = assessment.assess(context, generated, options.records, progress=progress)
+  pooled, _ = pooling.pool([[judged.measurements]])
+  compared = _comparison(context, generated, judged, pooled, options)
+  comparison_data.write_metrics(compared, out)
+  return compared
 
 
-def _bench(
+def _context(
   rest: ImageSet,
   num_synthetic: int,
   training: ImageSet | None,
   judge: probe.Probe | None,
   extractors: Sequence[features_lib.Extractor],
   progress: types.Progress,
-) -> Bench:
-  """Half of the real images, or as many as are synthetic, are the floor's."""
+) -> EvalContext:
+  """Half of the real images, or as many as are synthetic, make the floor."""
   num = min(num_synthetic, len(rest) // 2)
   held_out, reference = selection.choose(rest.ids, _patients(rest), num=num)
   sets = {
     "conditions": rest.take(held_out, "real, held out"),
-    "reference": rest.take(reference, "real, of others"),
+    "reference": rest.take(reference, "real, other patients"),
   }
   if training is not None:
     sets["training"] = training
@@ -149,103 +140,95 @@ def _bench(
     }
     for one in extractors
   }
-  judges, unheard = judges_lib.open_judges(
-    judge, bench_lib.judge_name(phantom=False), None, progress=progress
+  judges, skipped = judges_lib.open_judges(
+    judge, eval_context_lib.judge_name(phantom=False), None, progress=progress
   )
-  return Bench(
-    settings=None,
-    records=None,
+  return EvalContext(
     split="real",
-    phantom=False,
     conditions=sets["conditions"],
     reference=sets["reference"],
     training=training,
     judge=judge,
     judges=judges,
     extractors=extractors,
-    skipped=unheard,
+    skipped=skipped,
     features=features,
     aligned=False,
   )
 
 
 def _comparison(
-  bench: Bench,
-  made: assessment.Made,
-  found: assessment.Assessment,
+  context: EvalContext,
+  generated: assessment.GeneratedSet,
+  judged: assessment.Assessment,
   pooled: Sequence[Measurement],
+  options: Options,
 ) -> Comparison:
-  """What is shown of images that no run here made."""
-  images = made.images.images
-  rows = np.linspace(
-    0, min(len(images), len(bench.conditions)) - 1, comparison_facts.NUM_SHOWN
-  )
+  images = generated.images.images
+  count = min(len(images), len(context.conditions))
+  rows = np.linspace(0, count - 1, comparison_facts.NUM_SHOWN)
   rows = np.unique(rows.astype(int)).tolist()
   result = PathResult(
-    name=made.images.name,
+    name=generated.images.name,
     runs=(),
     images=comparison_facts.stack(images, rows),
     measurements=pooled,
-    features=made.features,
+    features=generated.features,
     losses={},
     sweep=(),
-    **comparison_facts.neighbours(bench, images, found),
+    **comparison_facts.neighbours(context, images, judged),
     description="a folder of images",
   )
   return Comparison(
-    title=f"{made.images.name} against real images",
+    title=f"{generated.images.name} against real images",
     facts={
-      "synthetic": f"{len(made.images):,} images, {made.images.name}",
-      "held out": f"{len(bench.conditions):,} real images: the floor",
-      "reference": f"{len(bench.reference):,} other real images",
-      **comparison_facts.judges(bench),
+      "synthetic": f"{len(generated.images):,} images, {generated.images.name}",
+      "held out": f"{len(context.conditions):,} real images: the floor",
+      "reference": f"{len(context.reference):,} other real images",
+      **comparison_facts.judges(context),
       **comparison_facts.command("evaluate"),
     },
     warnings=[],
     differences={},
     paths=[result],
     real=[
-      *assessment.floors(bench),
-      *bench.ceilings,
-      *(one for one in found.measurements if one.of == "real"),
+      *assessment.floors(context, options.records),
+      *assessment.keep(context.ceilings, options.records),
+      *(one for one in judged.measurements if one.of == "real"),
     ],
     verdicts=[],
-    shown=comparison_facts.stack(bench.conditions.images, rows),
+    shown=comparison_facts.stack(context.conditions.images, rows),
     captions=["any real image"] * len(rows),
     real_features={
-      name: of_sets["reference"] for name, of_sets in bench.features.items()
+      name: of_sets["reference"] for name, of_sets in context.features.items()
     },
-    limitations=comparison_facts.limitations(bench),
+    limitations=comparison_facts.limitations(context),
   )
 
 
 def _judge(
   real: ImageSet, folders: Folders, out: pathlib.Path, progress: types.Progress
 ) -> tuple[probe.Probe | None, ImageSet]:
-  """A classifier of findings, if there is one, and the images it was not trained on."""
+  """A classifier of findings, if there is one, and images it was not trained on."""
   if folders.probe:
-    return probe.load_probe(pathlib.Path(folders.probe)), real
+    return probe.load_probe(folders.probe), real
   if "findings" not in real.labels or len(real) * TRAINING_SHARE < MIN_TRAINING:
     return None, real
   parts = {}
   rest = real
   for name, share in (("train", TRAINING_SHARE), ("validation", VALIDATION_SHARE)):
     num = round(share * len(real))
-    taken, others = selection.choose(rest.ids, _patients(rest), num=num)
-    parts[name], rest = rest.take(taken), rest.take(others)
+    chosen, others = selection.choose(rest.ids, _patients(rest), num=num)
+    parts[name], rest = rest.take(chosen), rest.take(others)
+  training, validation = (
+    (part.images, np.asarray(part.labels["findings"])) for part in parts.values()
+  )
   judge = probe.train_probe(
-    parts["train"].images,
-    np.asarray(parts["train"].labels["findings"]),
-    out / "probe",
-    validation=(
-      parts["validation"].images,
-      np.asarray(parts["validation"].labels["findings"]),
-    ),
-    progress=progress,
+    *training, out / "probe", validation=validation, progress=progress
   )
   return judge, rest
 
 
 def _patients(images: ImageSet) -> np.ndarray:
-  """[n]; each image is a patient of its own where none is known."""
+  """[n]; each image is its own patient where patients are unknown."""
   return np.asarray(images.labels.get("patient", images.ids))

@@ -1,6 +1,6 @@
-"""Runs of conditioning paths: which belong together, and what makes them unequal.
+"""Groups runs by conditioning path, and says what makes paths unequal.
 
-workdirs --open_run--> runs --config but its seed--> Path(name, runs), one run a seed
+workdirs --open_run--> runs --config without seed--> ConditioningPath(name, runs)
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import compatibility
 from cxr_diffusion_jax.run import run as run_lib
 
-# What may differ between runs that are compared: the condition, where and how they ran.
-# How they are sampled may not, although one run may change it at any time.
+# Config keys that may differ between compared runs: the condition, and where and how
+# they ran. How they are sampled may not, although one run may change it at any time.
 FREE = (
   *(
     key
@@ -27,7 +27,7 @@ FREE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Path:
+class ConditioningPath:
   """Runs that differ in their seed alone.
 
   Attributes:
@@ -42,7 +42,7 @@ class Path:
 
   @property
   def steps(self) -> list[int]:
-    """Steps of the runs' checkpoints, each once."""
+    """Steps of the runs' checkpoints, without repeats."""
     return sorted({run.checkpoint_step for run in self.runs})
 
 
@@ -53,8 +53,8 @@ def open_paths(
   ema_length: float | None = None,
   data_root: str = "",
   records_dir: str = "",
-) -> list[Path]:
-  """Opens runs, and puts those together that differ in their seed alone.
+) -> list[ConditioningPath]:
+  """Opens runs, and groups those that differ in their seed alone.
 
   Args:
     workdirs: folders of runs on the same records.
@@ -97,7 +97,7 @@ def open_paths(
   for name, rows in zip(named, groups.values(), strict=True):
     first = runs[rows[0]].folder.name
     paths.append(
-      Path(
+      ConditioningPath(
         name=name if named.count(name) == 1 else first,
         runs=tuple(runs[row] for row in rows),
         config=configs[rows[0]],
@@ -109,65 +109,70 @@ def open_paths(
 
 
 def differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-  """Keys that differ between paths -> path -> value, the condition's own among them.
+  """Config keys that differ between paths, those of the condition included.
 
   Args:
     configs: path -> its config.
+
+  Returns:
+    Key -> path -> value.
   """
   flats = {name: compatibility.flatten(config) for name, config in configs.items()}
   keys = sorted(set().union(*flats.values()))
   free = tuple(key for key in FREE if key != "conditioning.")
   return {
-    key: {name: repr(flat.get(key, "not there")) for name, flat in flats.items()}
+    key: {name: repr(flat.get(key, "not set")) for name, flat in flats.items()}
     for key in keys
     if not key.startswith(free)
-    and len({repr(flat.get(key, "not there")) for flat in flats.values()}) > 1
+    and len({repr(flat.get(key, "not set")) for flat in flats.values()}) > 1
   }
 
 
-def warnings(paths: Sequence[Path]) -> list[str]:
-  """What makes a comparison unequal or weak, a sentence each."""
-  told = []
+def warnings(paths: Sequence[ConditioningPath]) -> list[str]:
+  """Sentences on what makes a comparison unequal or weak."""
+  sentences = []
   unequal = [
     key
     for key in differing({path.name: path.config for path in paths})
     if not key.startswith("conditioning.")
   ]
   if unequal:
-    told.append(f"Not an equal comparison: these differ: {', '.join(unequal)}.")
+    sentences.append(f"Not an equal comparison: these differ: {', '.join(unequal)}.")
   steps = {path.name: path.steps for path in paths}
   if len({step for of_path in steps.values() for step in of_path}) > 1:
     shown = ", ".join(
       f"{name} {' and '.join(map(str, of_path))}" for name, of_path in steps.items()
     )
-    told.append(f"Not an equal comparison: checkpoints of other steps: {shown}.")
+    sentences.append(
+      f"Not an equal comparison: checkpoints of different steps: {shown}."
+    )
   counts = {len(path.runs) for path in paths}
-  seeds = [sorted(_seed(run) for run in path.runs) for path in paths]
+  seeds = [sorted(run.seed for run in path.runs) for path in paths]
   if len(counts) > 1:
-    told.append("Not an equal comparison: paths have other numbers of training runs.")
+    sentences.append(
+      "Not an equal comparison: paths have different numbers of training runs."
+    )
   elif any(one != seeds[0] for one in seeds):
-    told.append("Training seeds differ between paths.")
+    sentences.append("Training seeds differ between paths.")
   if min(counts) == 1:
-    told.append(
-      "A path of a single training run: how much another seed changes is not known,"
-      " and no interval holds it."
+    sentences.append(
+      "A path has a single training run: the variance of training seeds is unknown and"
+      " not part of its intervals."
     )
   drops = {path.name: path.config["conditioning"].get("drop_rate") for path in paths}
   if len(set(map(repr, drops.values()))) > 1:
     shown = ", ".join(f"{name} {rate}" for name, rate in drops.items())
-    told.append(f"Rates of dropping the condition differ: {shown}.")
-  lengths = {run.ema_length for path in paths for run in path.runs} - {None}
+    sentences.append(f"Rates of dropping the condition differ: {shown}.")
+  lengths = {
+    run.ema_length for path in paths for run in path.runs if run.ema_length is not None
+  }
   if lengths:
-    told.append(f"Averages of EMA length {', '.join(map(str, sorted(lengths)))}.")
-  return told
-
-
-def _seed(run: run_lib.Run) -> int:
-  return run.seed
+    sentences.append(f"Averages of EMA length {', '.join(map(str, sorted(lengths)))}.")
+  return sentences
 
 
 def _recipe(config: Mapping[str, Any]) -> str:
-  """All of a config that makes two runs differ but by chance."""
+  """Everything in a config that distinguishes runs, except their seed."""
   flat = compatibility.flatten(config)
   free = tuple(key for key in FREE if key != "conditioning.")
   kept = {

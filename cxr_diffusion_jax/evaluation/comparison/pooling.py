@@ -6,9 +6,9 @@ sets [run][seed] of a path, each with a value v and the variance w of its images
             B: between the R runs (training seeds), S: between the Q sampling seeds
   interval  value +- t(df) sqrt(variance), df by Satterthwaite 1946
 
-All sets ask for the same conditions, so that the images' own variance w does not shrink
-with their number. A difference of two paths has the sum of their variances: too wide
-rather than too narrow, since the conditions are the same there too.
+All sets are of the same conditions, so that the variance w of images does not shrink
+with the number of sets. A difference of two paths has the sum of their variances: too
+wide rather than too narrow, since their conditions are the same too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,32 +17,16 @@ import dataclasses
 import numpy as np
 import scipy.stats
 
+from cxr_diffusion_jax.evaluation import metric as metric_lib
 from cxr_diffusion_jax.evaluation.comparison.data import Verdict
-from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation.measurement import Key, Measurement
 
 LEVEL = 0.95
-
-# These end at 0 and 1.
-SHARES = (
-  *("auroc", "average_precision", "found", "false_alarms"),
-  *("precision", "recall", "coverage"),
-  *("pointing_game", "energy", "iou", "side"),
-  *("exact_copies", "copies", "patient_identified", "membership_auroc"),
-  *(
-    f"nearer_to_{what}_than_real_{p}"
-    for what in ("training", "condition")
-    for p in ("p1", "p5")
-  ),
-)
-
-
-# These are 0 or more.
-NOT_NEGATIVE = ("frechet_distance", "cmmd", "density")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spread:
-  """A mean and what it may be wrong by.
+  """A mean and its uncertainty.
 
   Attributes:
     value: mean of all sets.
@@ -60,13 +44,13 @@ def spread(values: np.ndarray, image_variance: np.ndarray) -> Spread:
 
   Args:
     values: [r q], a figure for each of r runs and q sampling seeds.
-    image_variance: [r q], how much it varies with the images; 0 where not known.
+    image_variance: [r q], over images; 0 where not known.
   """
   runs, seeds = values.shape
   images = float(image_variance.mean())
   parts = [(images, np.inf)]
   if runs > 1:
-    # A mean of q seeds a run holds the seeds' part already.
+    # The variance between means of q seeds includes that of the seeds.
     parts.append((values.mean(axis=1).var(ddof=1) / runs, runs - 1))
   elif seeds > 1:
     parts.append((values[0].var(ddof=1) / seeds, seeds - 1))
@@ -77,7 +61,7 @@ def spread(values: np.ndarray, image_variance: np.ndarray) -> Spread:
 
 
 def interval(of: Spread, level: float = LEVEL) -> tuple[float, float]:
-  """The interval that holds the true figure with this probability."""
+  """The confidence interval of a figure."""
   half = _quantile(of.degrees, level) * of.variance**0.5
   return of.value - half, of.value + half
 
@@ -95,42 +79,46 @@ def difference(a: Spread, b: Spread, level: float = LEVEL) -> tuple[float, float
 
 def pool(
   sets: Sequence[Sequence[Sequence[Measurement]]],
-) -> tuple[list[Measurement], dict[tuple, Spread]]:
-  """Makes one list of figures of many.
+) -> tuple[list[Measurement], dict[Key, Spread]]:
+  """Pools the figures of several sets of images.
 
   Args:
-    sets: of each run and sampling seed, the figures of its images.
+    sets: figures of each run and sampling seed.
 
   Returns:
     Figures with intervals over images and seeds, in the order of the first set; and
-    their spreads by `Measurement.key`. A figure that any set could not measure is
-    undefined, for the reason that the set gave.
+    their spreads by `Measurement.key`. A figure that is undefined in any set is
+    undefined, for the same reason.
   """
   by_key = [[_generated(one_set) for one_set in run] for run in sets]
-  made, spreads = [], {}
+  pooled: list[Measurement] = []
+  spreads: dict[Key, Spread] = {}
+  records = metric_lib.find_all()
   for first in by_key[0][0].values():
-    found = [[one_set.get(first.key) for one_set in run] for run in by_key]
-    flat = [one for run in found for one in run]
+    figures = [[one_set.get(first.key) for one_set in run] for run in by_key]
+    flat = [one for run in figures for one in run]
     missing = [one for one in flat if one is None or one.value is None]
     if missing:
       reason = "not measured in every set" if missing[0] is None else missing[0].reason
-      made.append(_without(first, reason))
+      pooled.append(
+        dataclasses.replace(first, value=None, low=None, high=None, reason=reason)
+      )
       continue
     if len(flat) == 1:
-      # Its own interval may be uneven, and is better than one made of its width.
-      made.append(first)
+      # Its own interval may be asymmetric, and is better than one of its width.
+      pooled.append(first)
       spreads[first.key] = spread(np.array([[first.value]]), _variance(first)[None])
       continue
-    values = np.array([[one.value for one in run] for run in found])
-    variance = np.array([[_variance(one)[0] for one in run] for run in found])
+    shape = len(figures), len(figures[0])
+    defined = [one for one in flat if one is not None]
+    values = np.array([one.value for one in defined]).reshape(shape)
+    variance = np.array([_variance(one)[0] for one in defined]).reshape(shape)
     spreads[first.key] = of = spread(values, variance)
     low, high = interval(of)
     bounded = of.variance > 0
-    if first.metric in SHARES:
-      low, high = max(low, 0.0), min(high, 1.0)
-    if first.metric in NOT_NEGATIVE:
-      low = max(low, 0.0)
-    made.append(
+    if first.metric in records:
+      low, high = records[first.metric].clip(low, high)
+    pooled.append(
       dataclasses.replace(
         first,
         value=of.value,
@@ -138,13 +126,13 @@ def pool(
         high=high if bounded else None,
       )
     )
-  return made, spreads
+  return pooled, spreads
 
 
 def verdicts(
-  spreads: Mapping[str, Mapping[tuple, Spread]], better: Mapping[tuple, str]
+  spreads: Mapping[str, Mapping[Key, Spread]], better: Mapping[Key, str]
 ) -> list[Verdict]:
-  """Says which paths are best by each figure, as far as the intervals tell.
+  """Ranks paths by each figure; the best are those with no significantly better one.
 
   Each path is compared with the first in the ranking, at a level that keeps the chance
   of any false difference in one ranking at 5 % (Bonferroni).
@@ -153,7 +141,7 @@ def verdicts(
     spreads: path -> key -> spread.
     better: key -> "lower" or "higher".
   """
-  made = []
+  results = []
   for key, side in better.items():
     of = {path: by_key[key] for path, by_key in spreads.items() if key in by_key}
     if len(of) < 2 or side not in ("lower", "higher"):
@@ -163,20 +151,20 @@ def verdicts(
     level = 1 - (1 - LEVEL) / (len(ranking) - 1)
     apart = [(p, *difference(of[p], of[ranking[0]], level)) for p in ranking[1:]]
     best = [ranking[0]] + [path for path, low, high in apart if low <= 0 <= high]
-    made.append(
+    results.append(
       Verdict(
         key=key, ranking=tuple(ranking), best=tuple(best), differences=tuple(apart)
       )
     )
-  return made
+  return results
 
 
-def _generated(one_set: Sequence[Measurement]) -> dict[tuple, Measurement]:
+def _generated(one_set: Sequence[Measurement]) -> dict[Key, Measurement]:
   return {one.key: one for one in one_set if one.of == "generated"}
 
 
 def _variance(one: Measurement) -> np.ndarray:
-  """[1], of the images alone, told from the width of the interval."""
+  """[1], over images, from the width of the interval."""
   if one.low is None or one.high is None:
     return np.zeros(1)
   half = (one.high - one.low) / 2
@@ -187,7 +175,3 @@ def _quantile(degrees: float, level: float) -> float:
   if np.isinf(degrees):
     return float(scipy.stats.norm.ppf(0.5 + level / 2))
   return float(scipy.stats.t.ppf(0.5 + level / 2, degrees))
-
-
-def _without(first: Measurement, reason: str) -> Measurement:
-  return dataclasses.replace(first, value=None, low=None, high=None, reason=reason)

@@ -1,1 +1,1 @@
-"""Networks and rules that measure whether an image shows what was asked for."""
+"""Networks and rules that measure whether an image shows what was requested."""

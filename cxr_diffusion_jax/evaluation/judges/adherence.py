@@ -1,43 +1,78 @@
-"""How well images show the findings that were asked for, in the eyes of a classifier.
+"""How well a classifier sees, in generated images, the findings that were requested.
 
-scores [n k] of the images + asked [n k] -> per finding and macro:
+scores [n k], requested [n k] -> per finding and macro -> [Measurement, ...]
   AUROC              P(score with the finding > score without it), ties one half
   average precision  sum over scores of (recall gained) x precision
   found              share above the threshold of images with it: sensitivity
   false alarms       share above the threshold of the others: 1 - specificity
 
-AUROC: Hanley and McNeil 1982, "The meaning and use of the area under a ROC curve".
-Threshold: Youden 1950, "Index for rating diagnostic tests". Intervals: percentiles of
-the bootstrap, Efron and Tibshirani 1993. All figures depend on the classifier: beside
-them belong those of real images, which no generated ones are expected to exceed.
+Intervals: percentiles of the bootstrap, Efron and Tibshirani 1993. All figures depend
+on the classifier; those of real images are their ceiling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Unpack
 
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.evaluation import statistics
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
+from cxr_diffusion_jax.evaluation.metric import Metric
+from cxr_diffusion_jax.evaluation.metrics import ranking
+from cxr_diffusion_jax.evaluation.statistics import Estimate
 
-# Name in `Adherence.macro` -> what people call it.
-MACRO = {
-  "auroc": "AUROC",
-  "average_precision": "average precision",
-  "found": "found",
-  "false_alarms": "false alarms",
-}
+FIGURES = tuple(
+  Metric(
+    name=name,
+    subject="adherence",
+    title=title,
+    meaning=meaning,
+    direction="lower" if name == "false_alarms" else "higher",
+    bounds=(0.0, 1.0),
+    minimum_n=5,
+  )
+  for name, title, meaning in (
+    (
+      "auroc",
+      "AUROC",
+      "Probability that a classifier scores an image that was to show a finding higher"
+      " than one that was not; 0.5 is chance. Undefined where all images or none were"
+      " to show it.",
+    ),
+    (
+      "average_precision",
+      "Average precision",
+      "Area under precision over recall of a finding, ranked by the classifier. Its"
+      " chance level is the finding's share of the images.",
+    ),
+    (
+      "found",
+      "Found",
+      "Share of images that were to show a finding in which the classifier sees it.",
+    ),
+    (
+      "false_alarms",
+      "False alarms",
+      "Share of images that were not to show a finding where the classifier sees it.",
+    ),
+  )
+)
+NAMES = tuple(record.name for record in FIGURES)
 
-# Replicates that are computed at once: n of them stand in memory for each image.
-_BLOCK = 64
+CHANGES = tuple(
+  Metric(
+    name=f"change_by_condition{suffix}",
+    subject="adherence",
+    meaning="Mean absolute difference in grey levels of two images that differ only in"
+    " this.",
+    bounds=(0.0, 255.0),
+  )
+  for suffix in ("", "_and_noise")
+)
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-  """A figure `value` of the images at hand, and its 95 % interval `low` to `high`."""
-
-  value: float
-  low: float
-  high: float
+METRICS = (*FIGURES, *CHANGES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,15 +81,15 @@ class Adherence:
 
   Attributes:
     num_images: n.
-    num_positive: [k] int, images with the finding asked for.
+    num_positive: [k] int, images requested with the finding.
     auroc: [k], undefined without positives or without negatives.
     average_precision: [k], undefined without positives.
     found: [k], undefined without positives or threshold.
     false_alarms: [k], undefined without negatives or threshold.
     counted: [k] bool, findings in the macro means: enough positives, a negative and a
       threshold, so that all four means are over the same findings.
-    macro: names as in `MACRO`.
-    intervals: names as in `MACRO` -> [k 2], 95 %; NaN for findings that do not count.
+    macro: names as in `NAMES`.
+    intervals: names as in `NAMES` -> [k 2], 95 %; NaN for findings that do not count.
   """
 
   num_images: int
@@ -77,11 +112,11 @@ def measure(
   num_replicates: int = 1000,
   seed: int = 0,
 ) -> Adherence:
-  """Compares a classifier's scores with what the images were asked to show.
+  """Compares a classifier's scores with the findings that were requested.
 
   Args:
     scores: [n k] finite, higher where the finding is seen.
-    asked: [n k], 1 where the finding was asked for (or, of real images, is labelled).
+    asked: [n k], 1 where the finding was requested (or, of real images, is labelled).
     thresholds: [k], a finding is seen where its score is above; NaN for none.
     min_positives: images with a finding, for it to count in the macro means.
     num_replicates: bootstrap samples of n images. Several images of one condition count
@@ -93,7 +128,7 @@ def measure(
 
   Raises:
     errors.InputError: no finding can be counted.
-    ValueError: arrays that are not as said above.
+    ValueError: arrays of other shapes or values.
   """
   scores, asked = np.asarray(scores), np.asarray(asked)
   thresholds = np.asarray(thresholds, np.float64)
@@ -112,20 +147,24 @@ def measure(
   single = _figures(scores, positive, thresholds, np.ones((1, n)))
   values = {name: figures[0] for name, figures in single.items()}
   columns = np.flatnonzero(counted)
-  replicates = _bootstrap(
-    scores[:, columns],
-    positive[:, columns],
-    thresholds[columns],
-    num_replicates,
-    np.random.default_rng(seed),
-  )
+  generator = np.random.default_rng(seed)
+  replicates = [
+    _figures(
+      scores[:, columns],
+      positive[:, columns],
+      thresholds[columns],
+      statistics.weights(np.arange(n), count, generator),
+    )
+    for count in statistics.blocks(num_replicates)
+  ]
   macro, intervals = {}, {}
-  for name, of_replicates in replicates.items():
-    low, high = np.nanpercentile(_macro(of_replicates), (2.5, 97.5))
+  for name in NAMES:
+    drawn = np.concatenate([block[name] for block in replicates])
+    low, high = np.nanpercentile(_macro(drawn), (2.5, 97.5))
     value = values[name][columns].mean()
     macro[name] = Estimate(value=float(value), low=float(low), high=float(high))
     intervals[name] = np.full((scores.shape[1], 2), np.nan)
-    intervals[name][columns] = np.nanpercentile(of_replicates, (2.5, 97.5), axis=0).T
+    intervals[name][columns] = np.nanpercentile(drawn, (2.5, 97.5), axis=0).T
   return Adherence(
     num_images=n,
     num_positive=num_positive,
@@ -136,73 +175,59 @@ def measure(
   )
 
 
-def youden_thresholds(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-  """Chooses thresholds that maximise sensitivity + specificity - 1.
-
-  Each lies halfway between two scores; of equally good ones it is the lowest, and where
-  none is better than chance it is the highest score, which no image exceeds.
-
-  Args:
-    scores: [n k] finite.
-    positive: [n k], 1 where the finding is.
-
-  Returns:
-    [k] float64, NaN for findings without positives or without negatives.
-  """
-  scores, positive = np.asarray(scores, np.float64), np.asarray(positive) > 0.5
-  thresholds = np.full(scores.shape[1], np.nan)
-  for k in range(scores.shape[1]):
-    num_positive = int(positive[:, k].sum())
-    if not 0 < num_positive < len(positive):
-      continue
-    cuts = np.unique(scores[:, k])
-    cuts[:-1] += np.diff(cuts) / 2
-    with_it = np.sort(scores[positive[:, k], k])
-    without = np.sort(scores[~positive[:, k], k])
-    missed = np.searchsorted(with_it, cuts, side="right") / len(with_it)
-    passed = np.searchsorted(without, cuts, side="right") / len(without)
-    gain = passed - missed
-    best = np.argmax(gain)
-    thresholds[k] = cuts[best] if gain[best] > 0 else cuts[-1]
-  return thresholds
-
-
-def auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """Area under the ROC curve by Mann and Whitney's count of pairs, ties one half.
+def to_measurements(
+  figures: Adherence, names: Sequence[str], **fields: Unpack[Fields]
+) -> list[Measurement]:
+  """All figures: macro means in the group "all", others in "finding: NAME".
 
   Args:
-    scores: [n].
-    positive: [n] bool.
-    weights: [r n], how often each image counts, in each of r replicates.
-
-  Returns:
-    [r] in [0, 1], NaN where a replicate lacks positives or negatives.
+    figures: of k findings.
+    names: of the k findings.
+    **fields: further fields of all measurements, such as the judge.
   """
-  hits, others = _levels(scores, positive, weights)
-  above = np.cumsum(hits, axis=1) - hits
-  pairs = (others * (above + hits / 2)).sum(axis=1)
-  return _ratio(pairs, hits.sum(axis=1) * others.sum(axis=1))
+  common = fields | Fields(num=figures.num_images)
+  measurements = []
+  for record in FIGURES:
+    macro = figures.macro[record.name].fields
+    measurements.append(record.measurement(common, macro))
+    values = getattr(figures, record.name)
+    for k, name in zip(range(len(values)), names, strict=True):
+      value = float(values[k])
+      low, high = (float(bound) for bound in figures.intervals[record.name][k])
+      known = np.isfinite(value)
+      bounded = known and np.isfinite(low) and np.isfinite(high)
+      measurements.append(
+        record.measurement(
+          common,
+          group=f"finding: {name}",
+          value=value if known else None,
+          reason="" if known else _why_undefined(figures, k),
+          low=low if bounded else None,
+          high=high if bounded else None,
+        )
+      )
+  return measurements
 
 
-def average_precision(
-  scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-  """Area under the precision-recall steps, one step a distinct score.
+def changes(images: types.Arrays, swapped: types.Arrays) -> list[Measurement]:
+  """How much the condition alone, and condition and noise, change an image.
 
   Args:
-    scores: [n].
-    positive: [n] bool.
-    weights: [r n], as of `auroc`.
+    images: the first n are used.
+    swapped: n images with the same noise and other conditions.
 
   Returns:
-    [r] in [0, 1], NaN where a replicate lacks positives.
+    Mean absolute differences in grey levels of 255: of images with the same noise and
+    different conditions, and of images with different noise and conditions.
   """
-  hits, others = _levels(scores, positive, weights)
-  found = np.cumsum(hits, axis=1)
-  taken = found + np.cumsum(others, axis=1)
-  # Where nothing is taken nothing is found: 0 / 1e-12 then, and no matter.
-  precision = found / np.maximum(taken, 1e-12)
-  return _ratio((hits * precision).sum(axis=1), hits.sum(axis=1))
+  n = len(swapped)
+  own = np.stack([images[i] for i in range(n)]).astype(np.float32)
+  other = np.stack([swapped[i] for i in range(n)]).astype(np.float32)
+  differences = (own - other, own - np.roll(own, -1, axis=0))
+  return [
+    record.measurement(value=float(np.abs(difference).mean()), num=n)
+    for record, difference in zip(CHANGES, differences, strict=True)
+  ]
 
 
 def _check(scores: np.ndarray, asked: np.ndarray, thresholds: np.ndarray) -> None:
@@ -222,52 +247,25 @@ def _figures(
   columns = range(scores.shape[1])
   curves = {
     name: np.stack([fn(scores[:, k], positive[:, k], weights) for k in columns], axis=1)
-    for name, fn in (("auroc", auroc), ("average_precision", average_precision))
+    for name, fn in ranking.CURVES.items()
   }
   seen = (scores > thresholds).astype(np.float64)
   shares = {}
   for name, group in (("found", positive), ("false_alarms", ~positive)):
-    share = _ratio(weights @ (seen * group), weights @ group.astype(np.float64))
+    share = ranking.ratio(weights @ (seen * group), weights @ group.astype(np.float64))
     shares[name] = np.where(np.isfinite(thresholds), share, np.nan)
   return {**curves, **shares}
-
-
-def _bootstrap(
-  scores: np.ndarray,
-  positive: np.ndarray,
-  thresholds: np.ndarray,
-  num_replicates: int,
-  generator: np.random.Generator,
-) -> dict[str, np.ndarray]:
-  """Returns name -> [r k] figures of resampled images."""
-  n, blocks = len(scores), []
-  for first in range(0, num_replicates, _BLOCK):
-    size = min(_BLOCK, num_replicates - first)
-    weights = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
-    blocks.append(_figures(scores, positive, thresholds, weights))
-  return {name: np.concatenate([block[name] for block in blocks]) for name in MACRO}
 
 
 def _macro(figures: np.ndarray) -> np.ndarray:
   """[r k] -> [r], means over the findings that are defined."""
   defined = np.isfinite(figures)
-  return _ratio(np.where(defined, figures, 0).sum(axis=1), defined.sum(axis=1))
+  return ranking.ratio(np.where(defined, figures, 0).sum(axis=1), defined.sum(axis=1))
 
 
-def _levels(
-  scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns weights of positives and of negatives [r l] by score, highest first."""
-  order = np.argsort(-scores, kind="stable")
-  changes = np.flatnonzero(np.diff(scores[order])) + 1
-  starts = np.concatenate([[0], changes])
-  counts, is_positive = weights[:, order], positive[order]
-  hits = np.add.reduceat(counts * is_positive, starts, axis=1)
-  others = np.add.reduceat(counts * ~is_positive, starts, axis=1)
-  return hits, others
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-  """Returns part / whole, NaN where the whole is nothing."""
-  undefined = whole == 0
-  return np.where(undefined, np.nan, part / np.where(undefined, 1, whole))
+def _why_undefined(figures: Adherence, k: int) -> str:
+  count = int(figures.num_positive[k])
+  if count in (0, figures.num_images):
+    which = "no" if count == 0 else "every"
+    return f"{which} image of {figures.num_images} has it: one class alone"
+  return "no threshold: one class alone in the validation images"

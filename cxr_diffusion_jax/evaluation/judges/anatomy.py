@@ -1,36 +1,36 @@
-"""Anatomy that was asked for against anatomy that was generated, where it is known.
+"""Anatomy that was requested against anatomy that was generated, where it is known.
 
-phantom tree -> facts of the images that conditions came from: asked [n]
-generated images -> measurer -> measured [n]
-  error        mean of |measured - asked|, in the quantity's own unit
-  correlation  Pearson's, of measured and asked
-  bias         mean of measured - asked
+phantom tree -> true measures of the images that conditions came from: requested [n]
+generated images -> anatomy regressor -> measured [n]
+  error        mean of |measured - requested|, in the quantity's own unit
+  correlation  Pearson's, of measured and requested
+  bias         mean of measured - requested
 
-Beside each: the same of the conditions' own real images, which is the measurer's error
-and so the ceiling, and the error against the facts of other conditions, which is what
-images reach that know nothing of theirs (their correlation is 0).
+Each figure has two references: the same of the conditions' own real images, which is
+the regressor's error and so the ceiling; and the error against other conditions, which
+images reach that ignore theirs (their correlation is 0).
 
 What may be expected depends on the path. A condition that comes from the image itself
-(CLIP vision, ELIXR-C) can tell the ratio. One of words or findings tells whether the
-heart is enlarged, and little that is finer (by the age and the view): all images
-together correlate, those of one group (`image_set.groups`: "finding: Cardiomegaly",
-"finding: No Finding") hardly do.
+(CLIP vision, ELIXR-C) can hold the ratio. Words or findings say whether the heart is
+enlarged and little more (by age and view): all images together correlate, those of one
+group of `GROUPS` hardly do.
 """
 
-from collections.abc import Mapping, Sequence
-import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 import json
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from cxr_diffusion_jax.data.image_sets import image_set
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.sources.nih import layout
-from cxr_diffusion_jax.evaluation import image_set
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.judges.anatomy_regressor import Measurer
-from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.statistics import cluster_bootstrap
+from cxr_diffusion_jax.encoders.probes.anatomy_regressor import AnatomyRegressor
+from cxr_diffusion_jax.evaluation import statistics
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
+from cxr_diffusion_jax.evaluation.metric import Metric, title_of
 
 # Heart over thorax; shares of the image that are aerated lung; heights of the domes'
 # tops from the image's upper edge, as fractions of its side.
@@ -41,12 +41,40 @@ QUANTITIES = (
   "diaphragm_right",
   "diaphragm_left",
 )
-FIGURES = ("error", "correlation", "bias")
 
-# Fewer make no correlation worth the name.
+# Fewer images have no meaningful correlation.
 MIN_IMAGES = 20
 
-# Parts of the images that tell what a path knows of more than the findings.
+# Figure -> better direction, meaning.
+_FIGURES = {
+  "error": (
+    "lower",
+    "Mean absolute difference of the measured and requested quantity.",
+  ),
+  "correlation": ("higher", "Of the measured with the requested quantity."),
+  "bias": ("", "Mean of the measured less the requested quantity."),
+  "error_conditions_of_others": (
+    "",
+    "The same error if conditions were exchanged: chance level.",
+  ),
+}
+
+METRICS = tuple(
+  Metric(
+    name=f"{quantity}_{figure}",
+    subject="adherence",
+    title=title_of(f"{quantity}_{figure}").replace(" conditions", ", conditions"),
+    meaning=meaning,
+    direction=direction,
+    bounds=(-1.0, 1.0) if figure in ("correlation", "bias") else (0.0, 1.0),
+    minimum_n=MIN_IMAGES,
+    paired=True,
+  )
+  for quantity in QUANTITIES
+  for figure, (direction, meaning) in _FIGURES.items()
+)
+
+# Groups that show what a path knows beyond the findings.
 GROUPS = ("finding: Cardiomegaly", "finding: No Finding")
 
 # Names the text chunk of phantom PNGs; see `extras/phantom/worker.py`.
@@ -58,15 +86,10 @@ NO_FACTS = "true measures are known of phantoms alone"
 def facts_of(
   root: str | os.PathLike, ids: Sequence[str]
 ) -> dict[str, np.ndarray] | None:
-  """What is true of images of a phantom tree, read from the PNGs.
-
-  Args:
-    root: the tree.
-    ids: n names of images, of any split.
+  """True measures of n images of a phantom tree, read from the PNGs.
 
   Returns:
-    Those of `QUANTITIES` that the tree tells -> [n] float64; None of real trees. Trees
-    made before lung and diaphragm were told have the ratio alone.
+    Those of `QUANTITIES` that all images state -> [n] float64; None for real trees.
 
   Raises:
     errors.InputError: no tree there.
@@ -76,12 +99,12 @@ def facts_of(
   texts = [_png_text(paths[str(name)]) for name in ids]
   if not all(texts):
     return None
-  read = [_quantities(json.loads(text)) for text in texts]
-  told = set(QUANTITIES).intersection(*read)
+  measures = [_quantities(json.loads(text)) for text in texts]
+  stated = set(QUANTITIES).intersection(*measures)
   return {
-    name: np.array([facts[name] for facts in read], np.float64)
+    name: np.array([of_image[name] for of_image in measures], np.float64)
     for name in QUANTITIES
-    if name in told
+    if name in stated
   }
 
 
@@ -89,54 +112,62 @@ def measure(
   generated: ImageSet,
   conditions: ImageSet,
   facts: Mapping[str, np.ndarray] | None,
-  measurer: Measurer | None,
+  regressor: AnatomyRegressor | None,
   *,
   num_replicates: int = 1000,
   seed: int = 0,
 ) -> list[Measurement]:
-  """Compares what images measure with what was asked for.
+  """Compares what images measure with what was requested.
 
   Args:
     generated: n images, image i for the condition of real image i.
-    conditions: those n real images; with the labels `findings`, and `patient` where
-      known: patients are drawn whole for the intervals.
+    conditions: those n real images, with the labels `findings`, and `patient` where
+      known: the bootstrap draws whole patients.
     facts: of the real images, as of `facts_of`; None where nothing is known.
-    measurer: of these quantities; None without facts.
+    regressor: of these quantities; None without facts.
     num_replicates: of the bootstrap.
     seed: of it.
 
   Returns:
-    QUANTITY_FIGURE of both kinds of images, for all of them and for `GROUPS`, and
-    QUANTITY_error_conditions_of_others; without a value where images are too few, or
-    nothing is known.
+    `METRICS` of the known quantities, of both kinds of images, for all of them and for
+    `GROUPS`; undefined for too few images or without facts.
   """
-  if facts is None or measurer is None:
-    return [_undefined(f"{QUANTITIES[0]}_error", NO_FACTS, len(generated))]
+  if facts is None or regressor is None:
+    return [METRICS[0].measurement(value=None, reason=NO_FACTS, num=len(generated))]
   clusters = np.asarray(conditions.labels.get("patient", conditions.ids))
   parts = image_set.groups(conditions)
   groups = {"all": np.ones(len(conditions), bool)}
   groups |= {name: parts[name] for name in GROUPS if name in parts}
-  made: list[Measurement] = []
+  records = {record.name: record for record in METRICS}
+  measurements: list[Measurement] = []
   for of, images in (("generated", generated.images), ("real", conditions.images)):
-    measured = measurer.quantities(images)
+    measured = regressor.quantities(images)
+    fields = Fields(
+      judge=f"anatomy regressor, trained on {regressor.num_training:,} phantoms",
+      standin=True,
+      of=of,
+    )
     for name in (one for one in QUANTITIES if one in measured and one in facts):
-      told = {"judge": _judge(measurer), "standin": True, "of": of}
       for group, rows in groups.items():
-        pairs = measured[name][rows], np.asarray(facts[name])[rows]
-        made += _compared(
-          name, *pairs, clusters[rows], num_replicates, seed, {**told, "group": group}
-        )
-  return made
+        pair = measured[name][rows], np.asarray(facts[name])[rows]
+        estimates = _compare(*pair, clusters[rows], num_replicates, seed)
+        measurements += [
+          records[f"{name}_{figure}"].measurement(
+            fields, values, group=group, num=int(rows.sum())
+          )
+          for figure, values in estimates.items()
+        ]
+  return measurements
 
 
 def figures(
-  measured: np.ndarray, asked: np.ndarray, weights: np.ndarray
+  measured: np.ndarray, requested: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """`FIGURES` of images that count `weights` times.
+  """Error, correlation and bias of images that count `weights` times.
 
   Args:
     measured: [n].
-    asked: [n].
+    requested: [n].
     weights: [r n], of each image in each of r replicates.
 
   Returns:
@@ -147,77 +178,53 @@ def figures(
   def centred(values: np.ndarray) -> np.ndarray:
     return values - (share @ values)[:, None]
 
-  x, y = centred(measured), centred(asked)
+  x, y = centred(measured), centred(requested)
   spread = np.sqrt((share * x * x).sum(axis=1) * (share * y * y).sum(axis=1))
   together = (share * x * y).sum(axis=1)
-  varies = spread > 1e-12 * (1e-12 + np.abs(asked).max())
+  varies = spread > 1e-12 * (1e-12 + np.abs(requested).max())
   return {
-    "error": share @ np.abs(measured - asked),
+    "error": share @ np.abs(measured - requested),
     "correlation": np.where(varies, together / np.where(varies, spread, 1), 0),
-    "bias": share @ (measured - asked),
+    "bias": share @ (measured - requested),
   }
 
 
-def error_of_others(measured: np.ndarray, asked: np.ndarray) -> np.ndarray:
-  """[n], the mean of |measured_i - asked_j| over all j but i."""
-  order = np.sort(asked)
+def error_of_others(measured: np.ndarray, requested: np.ndarray) -> np.ndarray:
+  """[n], the mean of |measured_i - requested_j| over all j but i."""
+  order = np.sort(requested)
   totals = np.concatenate([[0.0], np.cumsum(order)])
-  n, below = len(asked), np.searchsorted(order, measured)
+  n, below = len(requested), np.searchsorted(order, measured)
   # Of sorted values: those below add x - a, those above a - x.
   under = below * measured - totals[below]
   over = totals[-1] - totals[below] - (n - below) * measured
-  return (under + over - np.abs(measured - asked)) / (n - 1)
+  return (under + over - np.abs(measured - requested)) / (n - 1)
 
 
-def _compared(
-  name: str,
+def _compare(
   measured: np.ndarray,
-  asked: np.ndarray,
+  requested: np.ndarray,
   clusters: np.ndarray,
   num_replicates: int,
   seed: int,
-  told: Mapping[str, object],
-) -> list[Measurement]:
+) -> dict[str, Fields]:
   """The figures of one quantity and group."""
-  n, better = len(asked), {"error": "lower", "correlation": "higher"}
-  if n < MIN_IMAGES:
-    reason = f"{n} images; at least {MIN_IMAGES}"
-    return [_undefined(f"{name}_{one}", reason, n, **told) for one in FIGURES]
+  if len(requested) < MIN_IMAGES:
+    reason = f"{len(requested)} images, expected at least {MIN_IMAGES}"
+    return {one: Fields(value=None, reason=reason) for one in _FIGURES}
 
-  def estimate(figure_fn):
-    return cluster_bootstrap.estimate(
+  def estimate(figure_fn: Callable[[np.ndarray], np.ndarray]) -> Fields:
+    return statistics.estimate(
       figure_fn, [clusters], num_replicates=num_replicates, seed=seed
-    )
+    ).fields
 
-  chance = error_of_others(measured, asked)
-  found = {
-    one: estimate(lambda weights, one=one: figures(measured, asked, weights)[one])
-    for one in FIGURES
+  chance = statistics.mean_fn(error_of_others(measured, requested))
+  return {
+    **{
+      one: estimate(lambda weights, one=one: figures(measured, requested, weights)[one])
+      for one in ("error", "correlation", "bias")
+    },
+    "error_conditions_of_others": estimate(chance),
   }
-  found["error_conditions_of_others"] = estimate(
-    lambda weights: weights @ chance / weights.sum(axis=1)
-  )
-  return [
-    Measurement(
-      subject="adherence",
-      metric=f"{name}_{one}",
-      num=n,
-      **dataclasses.asdict(value),
-      better=better.get(one, ""),
-      **told,
-    )
-    for one, value in found.items()
-  ]
-
-
-def _undefined(metric: str, reason: str, num: int, **told) -> Measurement:
-  return Measurement(
-    subject="adherence", metric=metric, value=None, reason=reason, num=num, **told
-  )
-
-
-def _judge(measurer: Measurer) -> str:
-  return f"measurer, trained on {measurer.num_training:,} phantoms"
 
 
 def _png_text(path: str | os.PathLike) -> str:
@@ -226,10 +233,11 @@ def _png_text(path: str | os.PathLike) -> str:
     return image.info.get(TEXT_KEY, "")
 
 
-def _quantities(facts: Mapping) -> dict[str, float]:
-  """One image's, of those that are told."""
-  told = {"cardiothoracic_ratio": facts["cardiothoracic_ratio"]}
+def _quantities(facts: Mapping[str, Any]) -> dict[str, float]:
+  """The quantities that one image states."""
+  quantities = {"cardiothoracic_ratio": facts["cardiothoracic_ratio"]}
   for name in ("lung_area", "diaphragm"):
     if name in facts:
-      told |= dict(zip((f"{name}_right", f"{name}_left"), facts[name], strict=True))
-  return told
+      sides = (f"{name}_right", f"{name}_left")
+      quantities |= dict(zip(sides, facts[name], strict=True))
+  return quantities

@@ -13,12 +13,12 @@ Pointing game: Zhang et al. 2018, 1608.00507, section 4.1. Energy: Wang et al. 2
 
 import numpy as np
 
-METRICS = ("pointing_game", "energy", "concentration", "iou", "side")
+NAMES = ("pointing_game", "energy", "concentration", "iou", "side")
 
-# Of the maximum of a map: the places above it are compared with the box.
+# Places above this share of a map's maximum are compared with the box.
 THRESHOLD = 0.5
 
-# Others' boxes that a map is compared with.
+# Boxes of other images that a map is compared with.
 MAX_OTHERS = 256
 
 
@@ -30,14 +30,14 @@ def agreement(maps: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
     boxes: [m 4] as fractions.
 
   Returns:
-    `METRICS` -> [m]; side is nan of boxes that cross the middle of the image.
+    `NAMES` -> [m]; side is nan of boxes that cross the middle of the image.
   """
-  made = []
+  blocks = []
   for first in range(0, len(maps), MAX_OTHERS):
     block = slice(first, first + MAX_OTHERS)
     pairs = compare(maps[block], boxes[block])
-    made.append({name: np.diagonal(of_pairs) for name, of_pairs in pairs.items()})
-  return {name: np.concatenate([part[name] for part in made]) for name in METRICS}
+    blocks.append({name: np.diagonal(of_pairs) for name, of_pairs in pairs.items()})
+  return {name: np.concatenate([part[name] for part in blocks]) for name in NAMES}
 
 
 def agreement_of_others(
@@ -52,9 +52,9 @@ def agreement_of_others(
     findings: [m].
 
   Returns:
-    `METRICS` -> [m], nan where no other image has the finding.
+    `NAMES` -> [m], nan where no other image has the finding.
   """
-  made = {name: np.full(len(maps), np.nan) for name in METRICS}
+  means = {name: np.full(len(maps), np.nan) for name in NAMES}
   for finding in np.unique(findings):
     rows = np.flatnonzero(findings == finding)
     spread = np.linspace(0, len(rows) - 1, min(len(rows), MAX_OTHERS)).astype(int)
@@ -64,15 +64,15 @@ def agreement_of_others(
       counted = apart & np.isfinite(of_pairs)
       total = np.where(counted, of_pairs, 0).sum(axis=1)
       count = counted.sum(axis=1)
-      made[name][rows] = np.where(count, total / np.maximum(count, 1), np.nan)
-  return made
+      means[name][rows] = np.where(count, total / np.maximum(count, 1), np.nan)
+  return means
 
 
 def compare(maps: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
-  """Figures of every map with every box: `METRICS` -> [m b].
+  """Figures of every map with every box: `NAMES` -> [m b].
 
-  A box covers parts of places at its border; the highest place counts as in the box
-  where its middle is at most half a place outside: the map knows it no better.
+  A box covers parts of places at its border. The highest place counts as in the box
+  where its middle is at most half a place outside: the map is no finer.
 
   Args:
     maps: [m h w], 0 or more.

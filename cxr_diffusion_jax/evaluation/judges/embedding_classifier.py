@@ -1,16 +1,15 @@
-"""How much of the findings is in ELIXR's embeddings themselves: a linear classifier.
+"""How well a linear classifier reads the findings from stored embeddings.
 
   column(train) --`embedding_fit.train`--> a classifier of `TARGETS`
   column(test) against NIH's labels        -> AUROC, average precision
   column(rows with expert labels) against Google's experts -> the same
 
-No generated image is looked at: it is a check of what paths on embeddings rest on.
-Experts' images are those of validation, test and expert splits, which the classifier
-has not seen; of fractures NIH has no label to learn from.
+It checks the embeddings that paths are conditioned on; no generated image is used.
+Experts' images are of validation, test and expert splits, which the classifier has not
+seen. NIH has no label of fractures to learn from.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import pathlib
 from types import MappingProxyType
 
@@ -23,15 +22,15 @@ from cxr_diffusion_jax.data.sources.nih import google_labels as google_labels_li
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation.judges import (
   adherence,
-  adherence_table,
   embedding_fit,
 )
 from cxr_diffusion_jax.evaluation.judges.embedding_fit import ClassifierSettings
-from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
+from cxr_diffusion_jax.evaluation.metric import Metric
 
-# Expert finding -> the NIH findings any of which stands for it in training: this
-# project's reading of Majkowska et al., Radiology 2019. The experts looked at the
-# images, NIH's labels come of the reports: the two draw different lines.
+# Expert finding -> NIH findings, any of which counts as it in training: this project's
+# reading of Majkowska et al., Radiology 2019. Experts labelled images and NIH reports,
+# so the two definitions differ.
 UNIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
   {
     "Airspace opacity": (
@@ -48,7 +47,22 @@ UNIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 TARGETS = (*metadata.FINDINGS, *UNIONS)
 
-METRICS = ("auroc", "average_precision")
+NAMES = ("auroc", "average_precision")
+SOURCES = ("NIH labels", "four expert labels", "all expert labels")
+
+METRICS = tuple(
+  Metric(
+    name=f"{name} ({source})",
+    subject="embeddings",
+    title=f"{title} ({source})",
+    meaning="Of a linear classifier of stored embeddings of real images.",
+    direction="higher",
+    bounds=(0.0, 1.0),
+    minimum_n=5,
+  )
+  for source in SOURCES
+  for name, title in zip(NAMES, ("AUROC", "Average precision"), strict=True)
+)
 
 # Of `splits.SPLITS`, those that nothing is trained on.
 HELD_OUT = ("validation", "test", "expert")
@@ -66,10 +80,10 @@ def measure(
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
-  """Trains on the training split, and judges on what was held out.
+  """Trains on the training split and judges the held-out splits.
 
   Args:
-    records: images' names and NIH's labels.
+    records: names of images and NIH's labels.
     column: their embeddings, such as `img_emb` or `elixrc`.
     expert: Google's labels of the tree; None for none.
     settings: of the classifier.
@@ -77,11 +91,10 @@ def measure(
     num_replicates: bootstrap samples of images, for the intervals.
     seed: of the bootstrap.
     cache: keeps the classifier and the scores; None for none.
-    progress: told during long work.
+    progress: called during long work.
 
   Returns:
-    AUROC and average precision, "auroc (NIH labels)" and so on, per finding and over
-    findings; what is undefined, with the reason.
+    `METRICS`, per finding and over findings.
 
   Raises:
     errors.InputError: too few training images with embeddings.
@@ -98,11 +111,11 @@ def measure(
     f"logistic regression on {about.name}, {settings.pooling}"
     f"{of_images if classifier.num_images < len(rows) else ''}"
   )
-  made = []
+  measurements = []
   for source, (scores, labels, names) in _judged_on(
     records, column, classifier, expert, cache
   ).items():
-    made += figures(
+    measurements += figures(
       scores,
       labels,
       names,
@@ -114,7 +127,7 @@ def measure(
       num_replicates=num_replicates,
       seed=seed,
     )
-  return made
+  return measurements
 
 
 def targets_of(findings: np.ndarray) -> np.ndarray:
@@ -147,15 +160,15 @@ def figures(
     labels: [n k] 0 or 1, nan unknown; images count where every finding that is labelled
       at all is known.
     names: of k findings.
-    untrained: those among them that have no score -> why.
-    judge: for people.
-    source: of the labels, for people.
-    standin: whether the embeddings stand in for ELIXR's.
-    min_positives: see `measure`.
-    num_replicates: as above.
-    seed: as above.
+    untrained: names without a score -> the reason.
+    judge: for tables.
+    source: of the labels, one of `SOURCES`.
+    standin: whether the embeddings are of a stand-in encoder.
+    min_positives: see `measure`, as for the next two.
+    num_replicates: of the bootstrap.
+    seed: of the bootstrap.
   """
-  given = np.isfinite(labels).any(axis=0)
+  given = np.atleast_1d(np.isfinite(labels).any(axis=0))
   reasons = {
     name: untrained.get(name, f"no {source} of it")
     for name, known in zip(names, given, strict=True)
@@ -164,7 +177,9 @@ def figures(
   used = [k for k, name in enumerate(names) if name not in reasons]
   rows = np.isfinite(labels[:, used]).all(axis=1)
   asked = labels[rows][:, used] > 0.5
-  positives, table = asked.sum(axis=0), []
+  positives = asked.sum(axis=0)
+  fields = Fields(judge=judge, standin=standin, of="real")
+  table: list[Measurement] = []
   if ((positives >= max(1, min_positives)) & (positives < len(asked))).any():
     judged = adherence.measure(
       scores[rows][:, used],
@@ -174,44 +189,45 @@ def figures(
       num_replicates=num_replicates,
       seed=seed,
     )
-    table = adherence_table.to_measurements(judged, [names[k] for k in used], judge="")
+    table = adherence.to_measurements(judged, [names[k] for k in used], **fields)
   else:
     few = (
       f"{len(asked)} images, at most {positives.max(initial=0)} with one finding;"
-      f" {max(1, min_positives)} with it and one without are the least"
+      f" expected {max(1, min_positives)} with it and one without"
     )
     reasons = {"": few} | {names[k]: few for k in used} | reasons
-  table += [
-    Measurement(
-      subject="embeddings",
-      metric=metric,
+  records = {record.name: record for record in METRICS}
+  known = [
+    records[f"{one.metric} ({source})"].measurement(
+      fields,
+      value=one.value,
+      low=one.low,
+      high=one.high,
+      reason=one.reason,
+      group=one.group,
+      num=one.num,
+    )
+    for one in table
+    if one.metric in NAMES
+  ]
+  undefined = [
+    records[f"{metric} ({source})"].measurement(
+      fields,
       group=f"finding: {name}" if name else "all",
       value=None,
       reason=reason,
       num=len(asked),
-      better="higher",
     )
-    for metric in METRICS
+    for metric in NAMES
     for name, reason in reasons.items()
   ]
-  return [
-    dataclasses.replace(
-      one,
-      subject="embeddings",
-      metric=f"{one.metric} ({source})",
-      judge=judge,
-      standin=standin,
-      of="real",
-    )
-    for one in table
-    if one.metric in METRICS
-  ]
+  return [*known, *undefined]
 
 
 def _untrained(
   classifier: embedding_fit.Classifier, names: Sequence[str]
 ) -> dict[str, str]:
-  """Names that have no score -> why."""
+  """Names without a score -> the reason."""
   alone = f"one class alone in the {classifier.num_images:,} training images"
   reasons = {}
   for name in names:
@@ -244,26 +260,28 @@ def _judged_on(
     findings.append(records.fields(split)["findings"][rows])
   test = HELD_OUT.index("test")
   nih = metadata.FINDINGS
-  made = {"NIH labels": (_scores_of(scores[test], nih), 1.0 * findings[test], nih)}
+  judged: dict[str, tuple[np.ndarray, np.ndarray, tuple[str, ...]]] = {
+    SOURCES[0]: (_scores_of(scores[test], nih), 1.0 * findings[test], nih)
+  }
   if expert is None:
-    return made
+    return judged
   stems, every = np.concatenate(ids), np.concatenate(scores)
   for source, of_id, names in (
-    ("four expert labels", expert.four_findings, google_labels_lib.FOUR_FINDINGS),
-    ("all expert labels", expert.all_findings, (*nih, "Abnormal")),
+    (SOURCES[1], expert.four_findings, google_labels_lib.FOUR_FINDINGS),
+    (SOURCES[2], expert.all_findings, (*nih, "Abnormal")),
   ):
     rows = [row for row, stem in enumerate(stems.tolist()) if stem in of_id]
     if of_id:
       given = [of_id[stems[row]] for row in rows]
       given = np.array(given, np.float64).reshape(len(rows), len(names))
-      made[source] = _scores_of(every[rows], names), given, names
-  return made
+      judged[source] = _scores_of(every[rows], names), given, names
+  return judged
 
 
 def _scores_of(scores: np.ndarray, names: Sequence[str]) -> np.ndarray:
   """Columns of `TARGETS` as [n k] of these names; 0 for what is no target."""
-  made = np.zeros((len(scores), len(names)), np.float64)
+  columns = np.zeros((len(scores), len(names)), np.float64)
   for k, name in enumerate(names):
     if name in TARGETS:
-      made[:, k] = scores[:, TARGETS.index(name)]
-  return made
+      columns[:, k] = scores[:, TARGETS.index(name)]
+  return columns

@@ -4,14 +4,13 @@
   (features - mean) / deviation --logistic regression, one a target--> weights, bias
     -> embedding_classifier-FINGERPRINT.npz after each target
 
-The column is streamed: what stands in memory are the features, which `max_bytes` limits
-where all numbers of 86,524 maps would be 30 GB.
+The column is streamed: only features are in memory, limited by `max_bytes`, since all
+numbers of 86,524 maps would be 30 GB.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import dataclasses
 import hashlib
-import os
 import pathlib
 import warnings
 
@@ -20,10 +19,10 @@ import numpy as np
 from sklearn import exceptions, linear_model, preprocessing
 import threadpoolctl
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
 
-# Raised when what the same settings mean changes: then it is trained again.
+# Raised when the same settings give other weights: saved ones are trained again.
 FORMAT = 1
 
 MIN_IMAGES = 20
@@ -82,12 +81,12 @@ class Classifier:
   num_images: int
   fingerprint: str
 
-  def scores(self, values: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+  def scores(self, values: types.Arrays, rows: np.ndarray) -> np.ndarray:
     """Log-odds [n t] float32 of these rows of a column; 0 where not `known`."""
-    made = [np.zeros((0, len(self.bias)), np.float32)]
+    scores: list[np.ndarray] = [np.zeros((0, len(self.bias)), np.float32)]
     for block in _blocks(values, rows, self.pooling):
-      made.append((block - self.mean) / self.scale @ self.weights.T + self.bias)
-    return np.concatenate(made)
+      scores.append((block - self.mean) / self.scale @ self.weights.T + self.bias)
+    return np.concatenate(scores)
 
 
 def train(
@@ -99,7 +98,7 @@ def train(
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> Classifier:
-  """Trains a classifier, or goes on with the one that is kept.
+  """Trains a classifier, or resumes the one in the cache.
 
   Args:
     column: embeddings, [... d] a row.
@@ -107,7 +106,7 @@ def train(
     targets: [n t] 0 or 1.
     settings: of the classifier.
     cache: keeps the weights, after each target; None for none.
-    progress: told the targets done.
+    progress: called with the number of targets done.
 
   Raises:
     errors.InputError: fewer than `MIN_IMAGES` rows.
@@ -122,26 +121,30 @@ def train(
   fingerprint = _fingerprint(column, rows, targets, settings)
   path = cache and cache / f"embedding_classifier-{fingerprint}.npz"
   known = (targets.min(axis=0) == 0) & (targets.max(axis=0) == 1)
-  state = _read(path)
+  state: dict[str, np.ndarray] = _read(path)
   if not state or not state["done"].all():
     source = column.source("train")
     features = np.concatenate(list(_blocks(source, rows, settings.pooling)))
     scaler = preprocessing.StandardScaler(copy=False)
     features = scaler.fit_transform(features)
     state = state or {
-      "mean": scaler.mean_.astype(np.float32),
-      "scale": scaler.scale_.astype(np.float32),
+      "mean": np.asarray(scaler.mean_, np.float32),
+      "scale": np.asarray(scaler.scale_, np.float32),
       "weights": np.zeros((len(known), features.shape[1]), np.float32),
       "bias": np.zeros(len(known), np.float32),
       "done": ~known,
     }
     for k in np.flatnonzero(~state["done"]):
-      state["weights"][k], state["bias"][k] = _fit(features, targets[:, k], settings)
+      weights, bias = _fit(np.asarray(features), targets[:, k], settings)
+      state["weights"][k], state["bias"][k] = weights, bias
       state["done"][k] = True
       _save(path, state)
       progress("classifier of embeddings", int(k) + 1, len(known))
   return Classifier(
-    **{name: value for name, value in state.items() if name != "done"},
+    mean=state["mean"],
+    scale=state["scale"],
+    weights=state["weights"],
+    bias=state["bias"],
     pooling=settings.pooling,
     known=known,
     num_images=len(rows),
@@ -156,21 +159,21 @@ def _fit(
   model = linear_model.LogisticRegression(
     C=settings.strength, max_iter=settings.max_iterations
   )
-  # Threads that wait for each other at every product of a small matrix take ten times
-  # as long as one, where other work has the cores.
+  # On busy cores, threads that wait for each other at every product of a small matrix
+  # are ten times slower than one thread.
   limits = 1 if features.nbytes < _SMALL_BYTES else None
-  with warnings.catch_warnings(record=True) as told:
+  with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", exceptions.ConvergenceWarning)
     with threadpoolctl.threadpool_limits(limits):
       model.fit(features, target)
-  if told:
-    first, *_ = str(told[0].message).splitlines()
+  if caught:
+    first, *_ = str(caught[0].message).splitlines()
     logging.warning("the classifier of embeddings: %s", first)
-  return model.coef_[0], float(model.intercept_[0])
+  return model.coef_[0], float(np.ravel(model.intercept_)[0])
 
 
 def _blocks(
-  values: Sequence[np.ndarray], rows: np.ndarray, pooling: str
+  values: types.Arrays, rows: np.ndarray, pooling: str
 ) -> Iterator[np.ndarray]:
   """Yields features [b d] float32 of rows, in order."""
   for first in range(0, len(rows), _BLOCK):
@@ -220,10 +223,5 @@ def _read(path: pathlib.Path | None) -> dict[str, np.ndarray]:
 
 
 def _save(path: pathlib.Path | None, state: dict[str, np.ndarray]) -> None:
-  if path is None:
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".partial")
-  with partial.open("wb") as file:
-    np.savez(file, **state)
-  os.replace(partial, path)
+  if path is not None:
+    artifacts.write_npz(path, state)

@@ -1,7 +1,7 @@
-"""What zero-shot margins say of images: AUROC, precision, and how large they are.
+"""Zero-shot margins of images as figures: AUROC, precision, and how large they are.
 
-margins [n k] + asked [n k] -> AUROC, average precision, found, false alarms at 0
-                            -> mean margin of images with a finding, and of the others
+margins [n k], requested [n k] -> AUROC, average precision, found, false alarms at 0
+                               -> mean margin with a finding, and without it
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from cxr_diffusion_jax.evaluation.judges import adherence, adherence_table
-from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation import statistics
+from cxr_diffusion_jax.evaluation.judges import adherence
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
+from cxr_diffusion_jax.evaluation.metric import Metric
 
 JUDGE = "ELIXR zero-shot, best of 32 outputs"
 
@@ -33,11 +35,23 @@ PROMPTS: Mapping[str, tuple[str, str]] = MappingProxyType({
   "Pneumothorax": ("small pneumothorax", "no pneumothorax"),
 })  # fmt: skip
 
-# Replicates that are computed at once: n weights stand in memory for each.
-_BLOCK = 64
+_MEANING = "Similarity to the finding's text less similarity to that of its absence, in"
+METRICS = tuple(
+  Metric(
+    name=name,
+    subject="adherence",
+    meaning=f"{_MEANING} {images}.",
+    bounds=(-2.0, 2.0),
+    minimum_n=5,
+  )
+  for name, images in (
+    ("margin_with", "images that were to show it"),
+    ("margin_without", "images that were not"),
+  )
+)
 
 
-def figures(
+def measure(
   scores: np.ndarray,
   asked: np.ndarray,
   names: Sequence[str],
@@ -49,17 +63,17 @@ def figures(
   num_replicates: int = 1000,
   seed: int = 0,
 ) -> list[Measurement]:
-  """AUROC, average precision and mean margins, per finding and over findings.
+  """Figures of adherence and mean margins, per finding and over findings.
 
-  A finding is said to be seen where its margin is above 0.
+  A finding counts as seen where its margin is above 0.
 
   Args:
     scores: [n k] margins.
     asked: [n k] bool.
     names: of k findings.
-    judge: for people.
-    standin: whether it stands in for ELIXR.
-    of: see `measure`.
+    judge: for tables.
+    standin: whether the encoder is a stand-in.
+    of: "generated", or "real" for labelled images.
     min_positives: images with a finding, for it to count in the means over findings.
     num_replicates: bootstrap samples of n images, for the intervals.
     seed: of the bootstrap.
@@ -67,7 +81,7 @@ def figures(
   Raises:
     errors.InputError: no finding has enough images.
   """
-  judged = adherence.measure(
+  figures = adherence.measure(
     scores,
     asked,
     np.zeros(len(names)),
@@ -75,29 +89,25 @@ def figures(
     num_replicates=num_replicates,
     seed=seed,
   )
-  table = adherence_table.to_measurements(
-    judged, names, judge=judge, standin=standin, of=of
-  )
-  common = {"subject": "adherence", "judge": judge, "standin": standin, "of": of}
+  common = Fields(judge=judge, standin=standin, of=of)
+  table = adherence.to_measurements(figures, names, **common)
   few = f"fewer than {min_positives} of {len(scores)} images have it, or all have"
   groups = ["all", *(f"finding: {name}" for name in names)]
-  counted = judged.counted
-  for metric, chosen in (("margin_with", asked), ("margin_without", ~asked)):
+  counted = figures.counted
+  for record, chosen in zip(METRICS, (asked, ~asked), strict=True):
     means = iter(
       _mean_margins(scores[:, counted], chosen[:, counted], num_replicates, seed)
     )
     for group, known in zip(groups, [True, *counted], strict=True):
-      figure = next(means) if known else {"value": None, "reason": few}
-      table.append(
-        Measurement(**common, metric=metric, group=group, num=len(scores), **figure)
-      )
+      figure = next(means) if known else Fields(value=None, reason=few)
+      table.append(record.measurement(common, figure, group=group, num=len(scores)))
   return table
 
 
 def _mean_margins(
   scores: np.ndarray, chosen: np.ndarray, num_replicates: int, seed: int
-) -> list[dict[str, float]]:
-  """Value, low and high of the mean over findings, then of every finding's own mean.
+) -> list[Fields]:
+  """The mean over findings, then every finding's own mean, with intervals.
 
   Args:
     scores: [n k].
@@ -105,24 +115,20 @@ def _mean_margins(
     num_replicates: of the bootstrap over images.
     seed: of it.
   """
-  generator = np.random.default_rng(seed)
-  n = len(scores)
-  blocks = [_weighted(scores, chosen, np.ones((1, n)))]
-  for first in range(0, num_replicates, _BLOCK):
-    size = min(_BLOCK, num_replicates - first)
-    weights = generator.multinomial(n, np.full(n, 1 / n), size=size)
-    blocks.append(_weighted(scores, chosen, weights.astype(np.float64)))
-  means = np.concatenate(blocks)
-  low, high = np.nanpercentile(means[1:], (2.5, 97.5), axis=0)
+  n, generator = len(scores), np.random.default_rng(seed)
+  whole = _means(scores, chosen, np.ones((1, n)))[0]
+  replicates = np.concatenate([
+    _means(scores, chosen, statistics.weights(np.arange(n), count, generator))
+    for count in statistics.blocks(num_replicates)
+  ])  # fmt: skip
+  low, high = np.nanpercentile(replicates, (2.5, 97.5), axis=0)
   return [
-    {"value": float(value), "low": float(a), "high": float(b)}
-    for value, a, b in zip(means[0], low, high, strict=True)
+    Fields(value=float(value), low=float(a), high=float(b))
+    for value, a, b in zip(whole, low, high, strict=True)
   ]
 
 
-def _weighted(
-  scores: np.ndarray, chosen: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+def _means(scores: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
   """The mean of columns' means and these means, [r 1+k]; NaN where none is chosen."""
   total = weights @ chosen
   sums = weights @ (scores * chosen)

@@ -1,9 +1,9 @@
-"""All judges of whether images show what was asked for, opened once for a comparison.
+"""Opens all judges of whether images show what was requested.
 
 real images, records, encoders --open_judges--> [judge, ...]
-judge(images, of) -> [Measurement, ...]: of generated images, or of real ones, whose
-figures are the ceiling. Judges that hold an image against the very image that its
-condition came from tell both at once, when they are given the generated ones.
+judge(images, of) -> [Measurement, ...]: of generated images, or of real ones, which are
+the ceiling. Judges that compare each image with the real image of its condition measure
+both when they are given the generated ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,43 +13,38 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.encoders.probes import anatomy_regressor, probe
+from cxr_diffusion_jax.evaluation import metric
 from cxr_diffusion_jax.evaluation.judges import (
   adherence,
-  adherence_table,
   anatomy,
-  anatomy_regressor,
   localisation,
-  probe,
+  margins,
   zero_shot,
 )
-from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 
-# (images with the labels that were asked for, "generated" or "real") -> figures
+# (images with the requested labels, "generated" or "real") -> figures
 JudgeFn = Callable[[ImageSet, str], list[Measurement]]
 
 
 def of_probe(judge: probe.Probe, name: str, *, seed: int = 0) -> JudgeFn:
-  """The classifier's opinion of the findings.
-
-  Args:
-    judge: trained on other images than those that are judged.
-    name: what tables call it.
-    seed: of the bootstrap.
-  """
+  """The classifier, trained on other images than those that are judged."""
 
   def measure(images: ImageSet, of: str) -> list[Measurement]:
-    def judged():
+    def judged() -> list[Measurement]:
+      findings = np.asarray(images.labels["findings"])
       figures = adherence.measure(
-        judge.scores(images.images), _asked(images), judge.thresholds, seed=seed
+        judge.scores(images.images), findings, judge.thresholds, seed=seed
       )
-      return adherence_table.to_measurements(
+      return adherence.to_measurements(
         figures, images.vocabulary, judge=name, standin=True, of=of
       )
 
-    return attempt("adherence", "auroc", len(images), judged, judge=name, of=of)
+    return attempt("auroc", judged, num=len(images), judge=name, of=of)
 
   return measure
 
@@ -61,22 +56,16 @@ def of_zero_shot(
   seed: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> JudgeFn:
-  """ELIXR's opinion, by two sentences a finding.
-
-  Args:
-    scorer: of `zero_shot.open_scorer`.
-    cache: folder that keeps margins; None for none.
-    seed: of the bootstrap.
-    progress: told during long work.
-  """
+  """ELIXR, by two sentences a finding; the cache keeps margins."""
 
   def measure(images: ImageSet, of: str) -> list[Measurement]:
     return attempt(
-      *("adherence", "auroc", len(images)),
+      "auroc",
       lambda: zero_shot.measure(
         scorer, images, of=of, seed=seed, cache=cache, progress=progress
       ),
-      judge=zero_shot.JUDGE,
+      num=len(images),
+      judge=margins.JUDGE,
       of=of,
     )
 
@@ -92,15 +81,15 @@ def of_anatomy(
   seed: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> JudgeFn | str:
-  """Measured anatomy against what was asked for; why not, where nothing is known of it.
+  """Measured against requested anatomy; or why not.
 
   Args:
     root: the tree of the images.
-    training: images that the measurer is trained on.
-    conditions: real images that were asked for again.
-    folder: keeps the measurer.
+    training: images that the anatomy regressor is trained on.
+    conditions: real images that conditions come from.
+    folder: keeps the regressor.
     seed: of the bootstrap.
-    progress: told during long work.
+    progress: called during long work.
   """
   known, facts = (
     anatomy.facts_of(root, [str(name) for name in images.ids])
@@ -108,11 +97,9 @@ def of_anatomy(
   )
   if known is None or facts is None:
     return anatomy.NO_FACTS
-  ruler = anatomy_regressor.train_measurer(
-    training.images, known, folder, progress=progress
-  )
+  regressor = anatomy_regressor.train(training.images, known, folder, progress=progress)
   return _aligned(
-    lambda images: anatomy.measure(images, conditions, facts, ruler, seed=seed)
+    lambda images: anatomy.measure(images, conditions, facts, regressor, seed=seed)
   )
 
 
@@ -124,15 +111,7 @@ def of_boxes(
   *,
   seed: int = 0,
 ) -> JudgeFn | str:
-  """Where findings are seen against where they were; why not, where no box is known.
-
-  Args:
-    records: of the images.
-    conditions: real images that were asked for again.
-    judge: whose maps are used.
-    name: what tables call it.
-    seed: of the bootstrap.
-  """
+  """Where findings are seen against where they should be; or why not."""
   boxes = localisation.boxes_of(records, [str(one) for one in conditions.ids])
   if not np.isfinite(boxes).any():
     return "no boxes of these images"
@@ -152,21 +131,21 @@ def open_judges(
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> tuple[list[JudgeFn], dict[str, str]]:
-  """Opens every judge that needs no condition's image.
+  """Opens the judges that need no real image of a condition.
 
   Args:
     judge: classifier of findings; None for none.
-    name: what tables call it.
-    settings: of the data, whose stand-ins may judge; None for none.
+    name: of the classifier, for tables.
+    settings: of the data, where stand-in encoders may be stored; None for none.
     elixr_models: folder or hub id of ELIXR's SavedModels; "" for the stand-in.
-    cache: folder that keeps what the encoders said.
-    progress: told during long work.
+    cache: folder that keeps margins.
+    progress: called during long work.
 
   Returns:
-    The judges, and why others are not there.
+    The judges, and why others are unavailable.
 
   Raises:
-    errors.InputError: models that are named and not there.
+    errors.InputError: the named models are absent.
   """
   judges: list[JudgeFn] = []
   skipped = {}
@@ -174,7 +153,7 @@ def open_judges(
     skipped["probe"] = "no classifier of findings"
   else:
     judges.append(of_probe(judge, name))
-  scorer: zero_shot.Scorer | str = "no data that an encoder belongs to"
+  scorer: zero_shot.Scorer | str = "no dataset with an encoder"
   if settings is not None:
     scorer = zero_shot.open_scorer(settings, elixr_models=elixr_models)
   if isinstance(scorer, str):
@@ -187,56 +166,36 @@ def open_judges(
 def measure_all(
   judges: Sequence[JudgeFn], images: ImageSet, of: str
 ) -> list[Measurement]:
-  """What all judges say of images.
-
-  Args:
-    judges: of `open_judges`.
-    images: with what was asked for; or real images, with their labels.
-    of: "generated" or "real".
-  """
+  """The figures of all judges; undefined where findings are unknown."""
   if "findings" not in images.labels:
     reason = "no findings are known of these images"
-    nothing = Measurement(
-      subject="adherence",
-      metric="auroc",
-      value=None,
-      reason=reason,
-      num=len(images),
-      of=of,
-    )
-    return [nothing]
+    return [undefined("auroc", reason, num=len(images), of=of)]
   return [one for judge in judges for one in judge(images, of)]
 
 
+def undefined(
+  name: str, reason: str, *, num: int, judge: str = "", of: str = "generated"
+) -> Measurement:
+  """A figure without a value."""
+  fields = Fields(value=None, reason=reason, num=num, judge=judge, of=of)
+  return metric.find_all()[name].measurement(fields)
+
+
 def attempt(
-  subject: str,
-  metric: str,
-  num: int,
+  name: str,
   measure: Callable[[], list[Measurement]],
   *,
+  num: int,
   judge: str = "",
   of: str = "generated",
 ) -> list[Measurement]:
-  """What `measure` returns; undefined where it refuses its input, with its words."""
+  """The result of `measure`; the undefined figure `name` where it refuses its input."""
   try:
     return measure()
   except errors.InputError as error:
-    nothing = Measurement(
-      subject=subject,
-      metric=metric,
-      value=None,
-      reason=str(error),
-      num=num,
-      judge=judge,
-      of=of,
-    )
-    return [nothing]
+    return [undefined(name, str(error), num=num, judge=judge, of=of)]
 
 
 def _aligned(measure: Callable[[ImageSet], list[Measurement]]) -> JudgeFn:
   """A judge that measures generated and real images at once, with the generated."""
   return lambda images, of: measure(images) if of == "generated" else []
-
-
-def _asked(images: ImageSet) -> np.ndarray:
-  return np.asarray(images.labels["findings"])

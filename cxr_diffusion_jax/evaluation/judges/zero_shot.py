@@ -1,4 +1,4 @@
-"""How well images show what was asked for, in the eyes of ELIXR and of two sentences.
+"""How well images show the requested findings, by ELIXR and two sentences a finding.
 
   margin(image, finding) = max over i of cos(image_i, "large pleural effusion")
                          - max over i of cos(image_i, "no pleural effusion")
@@ -7,12 +7,11 @@
 images --encoder--> [n 32 128] --PROMPTS--> margins [n 14] -> AUROC, mean margins
 
 Zero-shot classification by two prompts: Xu et al., ELIXR, 2308.01317. Nothing is
-trained here: the judge has never seen the findings' labels. A stand-in learned prompts
-in which nothing is negated but all findings at once, so its second sentence is that of
-no finding.
+trained here: the judge has never seen the findings' labels. The stand-in's training
+prompts negate all findings at once only, so its second sentence is that of no finding.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import dataclasses
 import hashlib
 import pathlib
@@ -21,6 +20,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders.clip import model as clip_model
@@ -28,7 +28,6 @@ from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
 from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.judges import margins as margins_lib
 from cxr_diffusion_jax.evaluation.judges.margins import JUDGE, PROMPTS
@@ -62,7 +61,7 @@ class Scorer:
 
   def margins(
     self,
-    images: Sequence[np.ndarray],
+    images: types.Arrays,
     *,
     cache: pathlib.Path | None = None,
     progress: types.Progress = types.no_progress,
@@ -71,9 +70,9 @@ class Scorer:
 
     Args:
       images: n of uint8 [h w 1].
-      cache: keeps the margins of every block of images, known by its pixels, so that a
-        run that was stopped encodes only what it lacks; None for none.
-      progress: told the images done.
+      cache: keeps the margins of every block of images, named by its pixels, so that an
+        interrupted call resumes; None for none.
+      progress: called with the number of images done.
 
     Returns:
       [n k] float32 in [-2, 2], higher where the finding is seen.
@@ -81,7 +80,7 @@ class Scorer:
     known = hashlib.sha256(self.encoder.description.encode())
     for texts in (self.positive, self.negative):
       known.update(np.ascontiguousarray(texts).tobytes())
-    made = [np.zeros((0, len(self.names)), np.float32)]
+    scores = [np.zeros((0, len(self.names)), np.float32)]
     for first in range(0, len(images), BLOCK):
       rows = range(first, min(first + BLOCK, len(images)))
       block = [np.asarray(images[row])[..., 0] for row in rows]
@@ -89,13 +88,13 @@ class Scorer:
       for image in block:
         digest.update(f"{image.shape} {image.dtype}".encode() + image.tobytes())
       path = cache / f"zero_shot-{digest.hexdigest()[:24]}.npy" if cache else None
-      made.append(
+      scores.append(
         artifacts.load_or_make(path, lambda block=block: self._encoded(block))
       )
       progress("zero-shot margins", rows.stop, len(images))
-    return np.concatenate(made)
+    return np.concatenate(scores)
 
-  def _encoded(self, block: Sequence[np.ndarray]) -> np.ndarray:
+  def _encoded(self, block: list[np.ndarray]) -> np.ndarray:
     outputs = self.encoder.encode_images([IMAGES], block)[IMAGES]
     return margins(outputs, self.positive, self.negative)
 
@@ -130,7 +129,7 @@ def open_scorer(
   """Opens the SavedModels, else the stand-in of these records.
 
   Args:
-    settings: of the data, whose records may have a stand-in beside them.
+    settings: of the data, where a stand-in may be stored.
     elixr_models: folder or hub id of ELIXR's two SavedModels; "" for the stand-in.
     prompts: finding -> a sentence with it and a sentence without it.
 
@@ -138,13 +137,14 @@ def open_scorer(
     The scorer, or the reason why there is none.
 
   Raises:
-    errors.InputError: the models that are named are not there, or are others.
+    errors.InputError: the named models are absent or unusable.
   """
   encoder: encoder_lib.Encoder
   if elixr_models:
-    encoder = elixr_model.load(elixr_models)
+    elixr = elixr_model.load(elixr_models)
     for model in (elixr_saved_model.IMAGE_MODEL, elixr_saved_model.TEXT_MODEL):
-      elixr_saved_model.find(encoder.folder, model)
+      elixr_saved_model.find(elixr.folder, model)
+    encoder = elixr
   elif settings.standin_clip.is_dir():
     model = clip_model.load(settings.standin_clip)
     standin_elixr.check_fits(model)
@@ -180,17 +180,17 @@ def measure(
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
-  """Encodes images and judges them: see `margins_lib.figures`.
+  """Encodes images and judges them.
 
   Args:
     scorer: the judge.
-    images: with the findings that were asked for, or of real images are labelled.
-    of: "generated", or "real", whose figures are the others' ceiling.
-    min_positives: see there.
-    num_replicates: as above.
-    seed: as above.
+    images: with the findings that were requested or, of real images, are labelled.
+    of: see `margins.measure`, as for the next three.
+    min_positives: of a finding.
+    num_replicates: of the bootstrap.
+    seed: of the bootstrap.
     cache: see `Scorer.margins`.
-    progress: told the images done.
+    progress: called with the number of images done.
 
   Raises:
     errors.InputError: images without findings, or no finding with enough images.
@@ -198,11 +198,11 @@ def measure(
   if "findings" not in images.labels:
     raise errors.InputError(
       f"images {images.name!r} without findings",
-      "what each was asked to show",
-      "name the file of their labels",
+      "findings that each was to show",
+      "give the file of their labels",
     )
   asked = np.asarray(images.labels["findings"]) > 0.5
-  # Encoding takes long: what can be refused is refused before.
+  # Encoding is slow: refuse what can be refused first.
   adherence.measure(
     np.zeros(asked.shape),
     asked,
@@ -210,7 +210,7 @@ def measure(
     min_positives,
     num_replicates=1,
   )
-  return margins_lib.figures(
+  return margins_lib.measure(
     scorer.margins(images.images, cache=cache, progress=progress),
     asked,
     scorer.names,
@@ -232,36 +232,36 @@ def measure_column(
   num_replicates: int = 1000,
   seed: int = 0,
 ) -> list[Measurement]:
-  """Judges the stored embeddings of real images, which no encoder need make again.
+  """Judges the stored embeddings of real images, without encoding them again.
 
-  They were made of the images as they were taken, not of the records' squares.
+  They are of the original images, not of the records' squares.
 
   Args:
-    scorer: its encoder made the column.
+    scorer: with the encoder that wrote the column.
     column: of `IMAGES`.
     split: of the column.
-    findings: [n 14], the split's labels; rows without a value are left out.
-    min_positives: see there.
-    num_replicates: as above.
-    seed: as above.
+    findings: [n k], the split's labels; rows without a value are left out.
+    min_positives: see `margins.measure`, as for the next two.
+    num_replicates: of the bootstrap.
+    seed: of the bootstrap.
 
   Raises:
     errors.InputError: another encoder's column, or no finding with enough images.
   """
-  made_by = column.description.encoder
-  nameless = encoder_lib.NAMELESS in made_by and not scorer.standin
-  if not nameless and not made_by.startswith(scorer.encoder.description):
+  encoder = column.description.encoder
+  nameless = encoder_lib.NAMELESS in encoder and not scorer.standin
+  if not nameless and not encoder.startswith(scorer.encoder.description):
     raise errors.InputError(
-      f"the column {column.description.name} of {made_by}",
+      f"the column {column.description.name} of {encoder}",
       f"one of {scorer.encoder.description}, which encodes the prompts",
     )
   rows = np.flatnonzero(column.present(split))
-  made = [
+  scores = [
     margins(block, scorer.positive, scorer.negative)
     for block in _blocks(column.source(split), rows)
   ]
-  return margins_lib.figures(
-    np.concatenate([np.zeros((0, len(scorer.names)), np.float32), *made]),
+  return margins_lib.measure(
+    np.concatenate([np.zeros((0, len(scorer.names)), np.float32), *scores]),
     np.asarray(findings)[rows] > 0.5,
     scorer.names,
     judge=f"{JUDGE}, stored",
@@ -273,7 +273,7 @@ def measure_column(
   )
 
 
-def _blocks(values: Sequence[np.ndarray], rows: np.ndarray) -> Iterator[np.ndarray]:
+def _blocks(values: types.Arrays, rows: np.ndarray) -> Iterator[np.ndarray]:
   for first in range(0, len(rows), BLOCK):
     yield np.stack([values[int(row)] for row in rows[first : first + BLOCK]])
 

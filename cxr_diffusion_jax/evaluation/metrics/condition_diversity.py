@@ -1,28 +1,61 @@
-"""How different images of one condition are, and images of all conditions, beside real.
+"""How different images of one condition, and of different conditions, are.
 
 generated [c m]  -> pairs within a condition -> MS-SSIM, distance of features
                  -> pairs of two conditions  -> the same: low in a collapsed model
 real             -> random pairs, pairs of the same findings, pairs of the same patient
 
-A condition that says the findings alone should leave as much open as real images of
-these findings differ; one that holds an image may leave as little as two images of one
-patient. More similar than that is collapse; less similar is no merit: noise differs.
+A condition of findings alone should leave as much variation as real images with these
+findings have; one that holds an image may leave as little as two images of one patient.
+More similar than that is collapse. Less similar is no merit: noise differs too.
 """
 
-from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+import math
 
 from einops import rearrange
 import numpy as np
 
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.metrics import diversity, neighbours
-from cxr_diffusion_jax.evaluation.statistics import cluster_bootstrap
+from cxr_diffusion_jax import types
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.evaluation import statistics
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
+from cxr_diffusion_jax.evaluation.metric import Metric
+from cxr_diffusion_jax.evaluation.metrics import diversity, fidelity, neighbours
+from cxr_diffusion_jax.parallel import batches
 
 # Pairs of images that are compared at once.
 _BATCH = 64
+
+_WITHIN = "_within_condition"
+
+METRICS = (
+  *(
+    Metric(
+      name=f"{name}{suffix}",
+      subject="diversity",
+      title=title + " within a condition" * bool(suffix),
+      meaning=meaning,
+      bounds=bounds,
+      minimum_n=2,
+    )
+    for suffix in ("", _WITHIN)
+    for name, title, meaning, bounds in (
+      (
+        "ms_ssim",
+        "MS-SSIM",
+        "Similarity of two images; high among images of one condition: no diversity.",
+        (0.0, 1.0),
+      ),
+      (
+        "feature_distance",
+        "Feature distance",
+        "Distance between the features of two images; small if similar.",
+        (0.0, math.inf),
+      ),
+    )
+  ),
+)
+_RECORDS = {record.name: record for record in METRICS}
 
 
 def measure(
@@ -31,7 +64,7 @@ def measure(
   *,
   real: ImageSet,
   real_features: np.ndarray,
-  extractor,
+  extractor: fidelity.Network,
   num_pairs: int = 2000,
   num_replicates: int = 1000,
   seed: int = 0,
@@ -39,19 +72,19 @@ def measure(
   """Compares pairs of generated and of real images.
 
   Args:
-    images: uint8 [c m h w 1]: c conditions, m images of each from noise of its own.
+    images: uint8 [c m h w 1]: c conditions, m images of each with different noise.
     features: [c m d] of them.
     real: images; with labels "findings" and "patient" where known.
     real_features: [r d] of them, by the same extractor.
-    extractor: has `name`, `layer` and `standin`.
-    num_pairs: compared at most, of each kind.
+    extractor: of the features.
+    num_pairs: of each kind, at most.
     num_replicates: of the bootstrap.
     seed: of it and of the choice of pairs.
 
   Returns:
     Means over pairs: "ms_ssim" and "feature_distance" of pairs of different conditions
-    (real: of different patients), and the two "_within_condition". Beside those stand
-    real pairs of the groups "all", "pairs: same findings", "pairs: same patient".
+    (real: of different patients), and the two "_within_condition", whose references
+    are real pairs of the groups "all", "pairs: same findings", "pairs: same patient".
 
   Raises:
     ValueError: features that are not of these images.
@@ -61,15 +94,14 @@ def measure(
   generated, unseen = _sides(images, features, real, real_features)
   generator = np.random.default_rng(seed)
   everything = between(unseen.clusters, num_pairs, generator)
-  inside = "_within_condition"
   kinds = [
     (generated, "", "all", between(generated.clusters, num_pairs, generator)),
     (unseen, "", "all", everything),
-    (generated, inside, "all", within(generated.clusters, num_pairs, generator)),
-    (unseen, inside, "all", everything),
+    (generated, _WITHIN, "all", within(generated.clusters, num_pairs, generator)),
+    (unseen, _WITHIN, "all", everything),
   ]
   kinds += [
-    (unseen, inside, f"pairs: same {name}", within(names, num_pairs, generator))
+    (unseen, _WITHIN, f"pairs: same {name}", within(names, num_pairs, generator))
     for name, names in _known_groups(real).items()
   ]
   return [
@@ -82,16 +114,7 @@ def measure(
 
 
 def within(groups: np.ndarray, num: int, generator: np.random.Generator) -> np.ndarray:
-  """Pairs of two images of one group: all, or `num` of more, drawn once each.
-
-  Args:
-    groups: [n] names.
-    num: at most.
-    generator: of random numbers.
-
-  Returns:
-    Rows [p 2].
-  """
+  """Pairs [p 2] of rows of one group, all or `num` different ones; groups are [n]."""
   _, places, sizes = np.unique(groups, return_inverse=True, return_counts=True)
   order = np.argsort(places, kind="stable")
   starts = np.cumsum(sizes) - sizes
@@ -101,7 +124,7 @@ def within(groups: np.ndarray, num: int, generator: np.random.Generator) -> np.n
       for start, size in zip(starts, sizes, strict=True)
     ]
     return np.concatenate([np.zeros((0, 2), np.int64), *rows])
-  # An image at random, then another of its group: large groups count as they are.
+  # A random image, then another of its group: groups count by their size.
   first = generator.choice(np.flatnonzero(sizes[places] > 1), 4 * num)
   group = places[first]
   place = np.empty(len(places), np.int64)
@@ -112,16 +135,7 @@ def within(groups: np.ndarray, num: int, generator: np.random.Generator) -> np.n
 
 
 def between(groups: np.ndarray, num: int, generator: np.random.Generator) -> np.ndarray:
-  """At most `num` random pairs of images of two groups, drawn once each.
-
-  Args:
-    groups: [n] names.
-    num: at most.
-    generator: of random numbers.
-
-  Returns:
-    Rows [p 2].
-  """
+  """At most `num` different random pairs [p 2] of rows of two groups."""
   rows = generator.integers(0, len(groups), (4 * num, 2))
   apart = groups[rows[:, 0]] != groups[rows[:, 1]]
   return _distinct(rows[apart], num)
@@ -134,14 +148,14 @@ class _Side:
   Attributes:
     images: [i] -> uint8 [h w 1].
     features: [n d].
-    clusters: [n] names, images of one are resampled together.
-    fixed: fields of all measurements of them.
+    clusters: [n] names; images of one are resampled together.
+    fields: of all measurements of them.
   """
 
-  images: Sequence[np.ndarray]
+  images: types.Arrays
   features: np.ndarray
   clusters: np.ndarray
-  fixed: Mapping[str, Any]
+  fields: Fields
 
 
 def _sides(
@@ -153,13 +167,13 @@ def _sides(
     images=rearrange(images, "c m h w k -> (c m) h w k"),
     features=rearrange(features, "c m d -> (c m) d"),
     clusters=conditions,
-    fixed={"of": "generated", "num": len(conditions), "num_real": len(real)},
+    fields=Fields(of="generated", num=len(conditions), num_real=len(real)),
   )
   unseen = _Side(
     images=real.images,
     features=real_features,
     clusters=np.asarray(real.labels.get("patient", np.arange(len(real)))),
-    fixed={"of": "real", "num": len(real), "num_real": len(real)},
+    fields=Fields(of="real", num=len(real), num_real=len(real)),
   )
   return generated, unseen
 
@@ -169,36 +183,35 @@ def _measure(
   suffix: str,
   group: str,
   rows: np.ndarray,
-  extractor,
+  extractor: fidelity.Network,
   num_replicates: int,
   seed: int,
 ) -> list[Measurement]:
   """Mean similarity of pixels and mean distance of features, or why there is none."""
-  judge = {
-    "judge": f"{extractor.name}, {extractor.layer}",
-    "standin": extractor.standin,
-  }
-  made = []
-  for metric, values_fn, fields in (
-    ("ms_ssim", _similarities, {}),
-    ("feature_distance", _distances, judge),
+  measurements = []
+  for metric, values_fn in (
+    ("ms_ssim", _similarities),
+    ("feature_distance", _distances),
   ):
-    fields = {"subject": "diversity", "group": group, **side.fixed, **fields}
-    reason, values = "", {"value": None}
+    fields = side.fields | Fields(group=group)
+    if metric == "feature_distance":
+      fields["judge"] = f"{extractor.name}, {extractor.layer}"
+      fields["standin"] = extractor.standin
+    figure = Fields(value=None)
     if not len(rows):
-      reason = "no two such images: 2 are needed" + " of a condition" * bool(suffix)
+      figure["reason"] = "fewer than two such images" + " of a condition" * bool(suffix)
     elif metric == "ms_ssim" and min(side.images[0].shape[:2]) < diversity.WINDOW:
-      reason = f"sides of {diversity.WINDOW} pixels are needed"
+      figure["reason"] = f"images have sides below {diversity.WINDOW} pixels"
     else:
-      values = _mean(side, rows, values_fn(side, rows), num_replicates, seed)
-    made.append(Measurement(metric=metric + suffix, reason=reason, **values, **fields))
-  return made
+      figure = _mean(side, rows, values_fn(side, rows), num_replicates, seed)
+    measurements.append(_RECORDS[metric + suffix].measurement(figure, fields))
+  return measurements
 
 
 def _mean(
   side: _Side, rows: np.ndarray, values: np.ndarray, num_replicates: int, seed: int
-) -> dict[str, float]:
-  """Mean [p] and its interval: pairs share images, so images are resampled."""
+) -> Fields:
+  """Mean over [p] and its interval: pairs share images, so images are resampled."""
   first, second = rows.T
   apart = side.clusters[first] != side.clusters[second]
 
@@ -210,24 +223,23 @@ def _mean(
     drawn = of_pair @ values / np.maximum(total, 1)
     return np.where(total > 0, drawn, values.mean())
 
-  estimate = cluster_bootstrap.estimate(
+  estimate = statistics.estimate(
     mean, [side.clusters], num_replicates=num_replicates, seed=seed
   )
-  return dataclasses.asdict(estimate)
+  return estimate.fields
 
 
 def _similarities(side: _Side, rows: np.ndarray) -> np.ndarray:
   """MS-SSIM [p] of pairs."""
-  made = []
-  for first in range(0, len(rows), _BATCH):
-    # The last pair fills up: one shape, compiled once.
-    chosen = rows[np.minimum(np.arange(first, first + _BATCH), len(rows) - 1)]
+
+  def of_pairs(places: np.ndarray) -> np.ndarray:
     x, y = (
       np.stack([side.images[row] for row in column]).astype(np.float32) / 255
-      for column in chosen.T
+      for column in rows[places].T
     )
-    made.append(np.asarray(diversity.ms_ssim(x, y)))
-  return np.concatenate(made)[: len(rows)].astype(np.float64)
+    return np.asarray(diversity.ms_ssim(x, y))
+
+  return batches.in_batches(of_pairs, len(rows), _BATCH).astype(np.float64)
 
 
 def _distances(side: _Side, rows: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""How alike two images are, pixel by pixel: of a pair that should be, or should not.
+"""Similarity of two images, pixel by pixel.
 
 psnr    -10 log10(mean squared difference), for values in [0, 1]
 ssim    mean over places of luminance x contrast x structure in a Gaussian window
 ms_ssim product over halved sizes of contrast x structure, luminance at the smallest
 
-A reconstruction should be alike (fidelity of a codec); two images of one condition
-should not be (diversity). Images are [b h w c] float in [0, 1]; each channel counts by
-itself, and the figure of an image is the channels' mean.
+A reconstruction should be similar (fidelity of a codec), two images of one condition
+should not (diversity). Images are [b h w c] float in [0, 1]; the figure of an image is
+the mean over its channels.
 """
 
 from einops import rearrange
@@ -41,7 +41,7 @@ def ssim(x: Array, y: Array) -> jax.Array:
 
   Wang et al. 2004, "Image quality assessment: from error visibility to structural
   similarity", equation 13, with their 11x11 Gaussian window of sigma 1.5. Only windows
-  that lie in the image whole count.
+  entirely inside the image count.
 
   Args:
     x: [b h w c] in [0, 1], sides of 11 or more.
@@ -60,12 +60,11 @@ def ms_ssim(x: Array, y: Array) -> jax.Array:
   """Multi-scale structural similarity of each pair: [b] in [0, 1], 1 for equal images.
 
   Wang et al. 2003, "Multiscale structural similarity for image quality assessment",
-  equation 7, with its five weights; sizes are halved by means of 2x2 pixels, of what
-  there is of them at an odd edge. Five scales need sides of 161 pixels. Smaller images
-  get as many scales as they have room for (`num_scales`: 4 from 81, 3 from 41, 2 from
-  21), whose weights are scaled to their former sum: such figures compare with those of
-  the same size alone. A negative contrast x structure counts as 0, since its power
-  would not be a number.
+  equation 7, with its five weights; sizes are halved by means of 2x2 pixels, or of the
+  pixels there are at an odd edge. Five scales need sides of 161 pixels. Smaller images
+  have as many scales as fit (`num_scales`: 4 from 81, 3 from 41, 2 from 21), with
+  weights of the same sum: compare such figures only for images of the same size. A
+  negative contrast x structure counts as 0, since its power is undefined.
 
   Args:
     x: [b h w c] in [0, 1], sides of 11 or more.
@@ -91,7 +90,7 @@ def ms_ssim(x: Array, y: Array) -> jax.Array:
 
 
 def num_scales(side: int) -> int:
-  """How many of the five scales images of this side have room for; 0 below 11."""
+  """How many of the five scales fit into images of this side; 0 below 11."""
   scales = 0
   while scales < len(SCALE_WEIGHTS) and side >= WINDOW:
     scales, side = scales + 1, -(-side // 2)
@@ -105,7 +104,7 @@ def scale_weights(side: int) -> np.ndarray:
 
 
 def _maps(x: Array, y: Array) -> tuple[jax.Array, jax.Array]:
-  """Similarity, and its factor contrast x structure, at each place of a window."""
+  """Similarity, and its factor contrast x structure, at each window."""
   c1, c2 = K1**2, K2**2
   planes = jnp.stack([x, y, x * x, y * y, x * y])
   mean_x, mean_y, xx, yy, xy = _windowed(planes)
@@ -134,14 +133,14 @@ def _band(side: int) -> np.ndarray:
 def _halved(x: Array) -> jax.Array:
   """[n h w] -> [n ceil(h/2) ceil(w/2)], means of 2x2."""
   h, w = x.shape[1:]
-  # The mean of a pixel and its copy is the mean of what there is.
+  # The mean of a pixel and its copy is the pixel.
   x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2)), mode="edge")
   return rearrange(x, "n (h p) (w q) -> n h w p q", p=2, q=2).mean(axis=(-1, -2))
 
 
 def _by_image(value: Array, shape: tuple[int, ...]) -> jax.Array:
   """Means over places of [(b c) h w]: [b c]."""
-  return value.mean(axis=(1, 2)).reshape(shape[0], shape[3])
+  return jnp.asarray(value).mean(axis=(1, 2)).reshape(shape[0], shape[3])
 
 
 def _planes(x: Array) -> jax.Array:

@@ -1,31 +1,29 @@
-"""Generated images that are copies of training images, found whatever their brightness.
+"""Generated images that are copies of training images, at any brightness.
 
 images, one at a time -> `scan`: a hash of the pixels, and a thumbnail
 exact: the same hash
 near:  the nearest by features and the nearest by thumbnails -> the pair's correlation,
        at its best shift -> above `threshold`, which real unseen images calibrate
 
-Features alone would lose copies that are brighter than the original, or would call any
-two images of one build a copy; so they only propose, and pixels decide.
+Features alone would miss copies that are brighter than the original, or call two images
+of the same build copies; so they only propose, and pixels decide.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import hashlib
-import os
 import pathlib
 
 import numpy as np
 from PIL import Image
 import scipy.ndimage
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import artifacts, types
 
 # Pixels of a side: of the thumbnails that propose, of the pictures that decide.
 THUMBNAIL, SIDE = 16, 64
 
-# A copy correlates more than all but some of 10^4 pairs of unseen images would, but
-# pairs that are plainly alike are copies, and those that are plainly not, are none.
+# A copy correlates more than nearly all of 10^4 pairs of unseen images would; LOWEST
+# and HIGHEST limit the threshold.
 DEVIATIONS, LOWEST, HIGHEST = 4.0, 0.8, 0.95
 
 # Images for the spread of correlations to be known.
@@ -37,7 +35,7 @@ _CHUNK, _BATCH = 4096, 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-  """What is kept of n images to find copies among them.
+  """Hashes and thumbnails of n images, to find copies among them.
 
   Attributes:
     digests: uint8 [n 32], SHA-256 of shape and pixels.
@@ -50,7 +48,7 @@ class Scan:
 
 
 def scan(
-  images: Sequence[np.ndarray],
+  images: types.Arrays,
   *,
   cache: pathlib.Path | None = None,
   key: str = "",
@@ -60,25 +58,21 @@ def scan(
 
   Args:
     images: [i] -> uint8 [h w 1].
-    cache: a folder that keeps what was read, so that it is not read again; None: none.
-    key: names these images in the cache: others need another.
-    progress: told at every chunk.
+    cache: a folder that keeps the result; None for none.
+    key: names these images in the cache.
+    progress: called after every chunk.
   """
   digests, thumbnails = [np.zeros((0, 32), np.uint8)], [_no_thumbnails()]
   for first in range(0, len(images), _CHUNK):
     last = min(first + _CHUNK, len(images))
     path = _chunk_path(cache, key, images, first, last) if cache else None
     if path and path.exists():
-      with np.load(path) as kept:
-        part = kept["digests"], kept["thumbnails"]
+      with np.load(path) as saved:
+        part = saved["digests"], saved["thumbnails"]
     else:
       part = _scanned([images[row] for row in range(first, last)])
       if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with open(partial, "wb") as file:
-          np.savez(file, digests=part[0], thumbnails=part[1])
-        os.replace(partial, path)
+        artifacts.write_npz(path, {"digests": part[0], "thumbnails": part[1]})
     digests.append(part[0])
     thumbnails.append(part[1])
     progress("looking for copies", last, len(images))
@@ -99,8 +93,8 @@ def exact(generated: Scan, training: Scan) -> list[tuple[int, int]]:
 
 
 def likeliest(
-  images: Sequence[np.ndarray],
-  training_images: Sequence[np.ndarray],
+  images: types.Arrays,
+  training_images: types.Arrays,
   candidates: np.ndarray,
   *,
   progress: types.Progress = types.no_progress,
@@ -111,7 +105,7 @@ def likeliest(
     images: [i] -> uint8 [h w 1].
     training_images: the same size.
     candidates: [n k] rows of training images.
-    progress: told at every batch.
+    progress: called after every batch.
 
   Returns:
     Rows of training images [n], and the correlations [n] in [-1, 1].
@@ -119,7 +113,7 @@ def likeliest(
   rows, values = np.zeros(len(images), np.int64), np.full(len(images), -1.0)
   for first in range(0, len(images), _BATCH):
     last = min(first + _BATCH, len(images))
-    # An original is often proposed: what is compared of it is made once a batch.
+    # Many images propose the same original: reduce each once a batch.
     originals, places = np.unique(candidates[first:last], return_inverse=True)
     of_originals = _details([training_images[row] for row in originals])
     pictures = _details([images[row] for row in range(first, last)])
@@ -128,19 +122,20 @@ def likeliest(
       range(first, last), pictures, places, strict=True
     ):
       proposed = np.unique(proposed)
-      found = [_best_correlation(picture, of_originals[place]) for place in proposed]
-      best = int(np.argmax(found))
-      rows[row], values[row] = originals[proposed[best]], found[best]
+      matches = [_best_correlation(picture, of_originals[x]) for x in proposed]
+      best = int(np.argmax(matches))
+      rows[row], values[row] = originals[proposed[best]], matches[best]
     progress("comparing with likely originals", last, len(images))
   return rows, values
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
-  """How far y is a copy of x, in [-1, 1]: 1 for one, however bright, slightly shifted.
+  """How similar two images are, in [-1, 1]: 1 for a copy at any brightness.
 
-  Both are reduced to 64 pixels a side, and lose what is smooth over a sixteenth of it,
-  which all chests share. Pearson's correlation is then taken at each shift of up to a
-  thirty-second of the side; the greatest counts. It is 0 for an image of one value.
+  Both are reduced to 64 pixels a side, and what is smooth over a sixteenth of the side
+  is removed, since all chests share it. The result is the greatest of Pearson's
+  correlations at shifts of up to a thirty-second of the side; 0 for an image of one
+  value.
 
   Args:
     x: uint8 [h w 1].
@@ -153,9 +148,9 @@ def threshold(correlations: np.ndarray) -> float:
   """The correlation above which an image is a copy.
 
   Four standard deviations above the median of unseen images in Fisher's z, where
-  correlations are near normal; the deviation is the median's (x 1.4826), which the
-  copies that real collections hold do not move. Within [0.8, 0.95] in any case, and
-  0.95 where fewer than 20 images say nothing of a spread.
+  correlations are near normal; the deviation is the median's (x 1.4826), robust
+  against copies in real collections. Within [0.8, 0.95], and 0.95 for fewer than 20
+  images.
 
   Args:
     correlations: [t] of real images, none of them in training, by `likeliest`.
@@ -169,9 +164,9 @@ def threshold(correlations: np.ndarray) -> float:
 
 
 def _chunk_path(
-  cache: pathlib.Path, key: str, images: Sequence[np.ndarray], first: int, last: int
+  cache: pathlib.Path, key: str, images: types.Arrays, first: int, last: int
 ) -> pathlib.Path:
-  """Where a chunk is kept: two of its images are asked whether they are the same."""
+  """Where a chunk is kept; two of its images are part of the name."""
   ends = b"".join(_digest(images[row]) for row in (first, last - 1))
   mark = hashlib.sha256(ends).hexdigest()[:12]
   return cache / f"scan-{key}-{first}-{last}-{mark}.npz"
@@ -182,15 +177,15 @@ def _digest(image: np.ndarray) -> bytes:
   return hashlib.sha256(pixels).digest()
 
 
-def _scanned(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _scanned(images: types.Arrays) -> tuple[np.ndarray, np.ndarray]:
   digests = [_digest(image) for image in images]
   thumbnails = np.stack([_reduced(x, THUMBNAIL).ravel() for x in images])
   thumbnails -= thumbnails.mean(axis=1, keepdims=True)
   length = np.linalg.norm(thumbnails, axis=1, keepdims=True)
   # Rounding leaves an image of one value a length of 1e-5.
   thumbnails = np.where(length > 1e-2, thumbnails / np.maximum(length, 1e-2), 0)
-  read = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-  return read, thumbnails.astype(np.float32)
+  rows = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+  return rows, thumbnails.astype(np.float32)
 
 
 def _no_thumbnails() -> np.ndarray:
@@ -203,8 +198,8 @@ def _reduced(image: np.ndarray, side: int) -> np.ndarray:
   return np.asarray(picture.resize((side, side), Image.Resampling.BOX))
 
 
-def _details(images: Sequence[np.ndarray]) -> np.ndarray:
-  """What is left [n s s] of images without what is smooth; s is 64 at most."""
+def _details(images: types.Arrays) -> np.ndarray:
+  """Images without their smooth part: [n s s], s at most 64."""
   side = min(SIDE, *images[0].shape[:2])
   reduced = np.stack([_reduced(image, side) for image in images])
   smooth = (0, side / 16, side / 16)
@@ -221,6 +216,6 @@ def _best_correlation(x: np.ndarray, y: np.ndarray) -> float:
   parts = parts.reshape(-1, inner * inner)
   parts = parts - parts.mean(axis=1, keepdims=True)
   lengths = np.linalg.norm(parts, axis=1) * np.linalg.norm(middle)
-  # A grey level of noise on one value is no detail.
+  # A grey level of noise on an image of one value is no detail.
   known = lengths > 1e-3 * inner**2
   return float(np.where(known, parts @ middle / np.maximum(lengths, 1e-9), 0).max())

@@ -1,24 +1,112 @@
-"""Maximum mean discrepancy: how far apart two sets are in the space of a kernel.
+"""Maximum mean discrepancy of two sets of features, and influences of single images.
 
 MMD^2 = mean k(a, a') + mean k(b, b') - 2 mean k(a, b)
 
-Gretton et al. 2012, "A kernel two-sample test". With pairs of an image and itself left
-out it is unbiased and may be negative (lemma 6); with them it is 0 or more, and larger.
-All in float64, in blocks of rows.
+Gretton et al. 2012, "A kernel two-sample test". Without pairs of an image and itself it
+is unbiased and may be negative (lemma 6); with them it is 0 or more, and larger. All in
+float64, in blocks of rows.
 """
 
 from collections.abc import Callable, Iterator
 import dataclasses
 
+from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.evaluation import statistics
+from cxr_diffusion_jax.evaluation.metrics import neighbours
+from cxr_diffusion_jax.types import Array
 
 # (products [n m], squared lengths [n 1] and [1 m], width d) -> [n m]
 Kernel = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
+# Of CMMD: Jayasumana et al. 2024, section 4.1.
+CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
+
 # Numbers of a block of kernel values: 64 MiB of float64.
 BLOCK_NUMBERS = 2**23
+
+
+def kernel_distance(
+  a: Array, b: Array, num_subsets: int = 100, subset_size: int = 1000, *, seed: int = 0
+) -> tuple[float, float]:
+  """Kernel inception distance: MMD^2 of subsets with the kernel (x.y / d + 1)^3.
+
+  Binkowski et al. 2018 (1801.01401), section 4. It is unbiased: it may be negative, and
+  its mean does not depend on the number of images.
+
+  Args:
+    a: [n d] features of one set.
+    b: [m d] of the other.
+    num_subsets: drawn of each set.
+    subset_size: images of a subset, drawn without replacement; half of the smaller set
+      where a set has no more than these, since subsets as large as a set are all equal.
+    seed: of the draw.
+
+  Returns:
+    Mean and standard deviation over subsets.
+
+  Raises:
+    errors.InputError: a set of fewer than 4 rows, widths that differ, or a number that
+      is not finite.
+    ValueError: no subsets.
+  """
+  a, b = neighbours.pair(a, b)
+  if num_subsets < 1:
+    raise ValueError(f"{num_subsets} subsets")
+  size = choose_subset_size(len(a), len(b), subset_size)
+  if size != subset_size:
+    logging.warning(
+      "Kernel distance of %d and %d images: subsets of %d in place of %d.",
+      *(len(a), len(b), size, subset_size),
+    )
+  values, _ = _of_subsets(a, b, num_subsets, size, seed)
+  return float(np.mean(values)), float(np.std(values))
+
+
+def kernel_distance_with_influences(
+  real: Array, generated: Array, num_subsets: int = 100, *, seed: int = 0
+) -> statistics.Influences:
+  """Mean of `kernel_distance`, and influences on MMD^2 of all images."""
+  x, y = neighbours.pair(generated, real)
+  size = choose_subset_size(len(x), len(y), 1000)
+  values, sums_of_all = _of_subsets(x, y, num_subsets, size, seed)
+  sums_of_all = sums_of_all or _Sums(x, y, polynomial)
+  return statistics.influences(float(np.mean(values)), *sums_of_all.influences())
+
+
+def cmmd(a: Array, b: Array) -> float:
+  """MMD^2 with a Gaussian kernel of features of length 1, times 1,000; 0 or more.
+
+  Jayasumana et al. 2024 (2401.09603), section 4.1: sigma 10, and pairs of an image and
+  itself count, as in their code. Theirs is on features of CLIP, which they scale to
+  length 1; so are any features here (a row of zeros remains zero). It grows by 5 to
+  10 / n for sets of n images: compare values of equal numbers.
+
+  Args:
+    a: [n d] features of one set.
+    b: [m d] of the other.
+
+  Raises:
+    errors.InputError: widths that differ, or a number that is not finite.
+  """
+  return _cmmd(a, b)[0]
+
+
+def cmmd_with_influences(real: Array, generated: Array) -> statistics.Influences:
+  """`cmmd` with the influence of each image."""
+  value, sums_of_all = _cmmd(generated, real)
+  return statistics.influences(
+    value, *(CMMD_SCALE * u for u in sums_of_all.influences())
+  )
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+  """Rows [n d] of length 1 in float64; zeros remain."""
+  features = features.astype(np.float64)
+  lengths = np.linalg.norm(features, axis=1, keepdims=True)
+  return features / np.where(lengths > 0, lengths, 1)
 
 
 def polynomial(
@@ -105,22 +193,8 @@ def unbiased(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
   )
 
 
-def biased(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
-  """MMD^2 of all pairs: Gretton et al. 2012, equation 5; 0 or more."""
-  value = (
-    sums(a, a, kernel).of_a.mean() / len(a)
-    + sums(b, b, kernel).of_a.mean() / len(b)
-    - 2 * sums(a, b, kernel).of_a.mean() / len(b)
-  )
-  return float(max(value, 0.0))
-
-
-def subset_size(num_a: int, num_b: int, wanted: int) -> int:
-  """Images of a subset: as many as wanted, where both sets have more than that.
-
-  A subset that is the whole set gives the same figure each time, whose spread says
-  nothing. Where a set is not larger than the subset wanted, half of the smaller set is
-  taken; the figure's expectation does not depend on it, its spread does.
+def choose_subset_size(num_a: int, num_b: int, wanted: int) -> int:
+  """`wanted`, or half of the smaller set where a set has no more images than that.
 
   Raises:
     errors.InputError: a set with fewer than 4 images, or subsets of fewer than 2.
@@ -144,3 +218,71 @@ def random_subsets(
       generator.choice(num_a, size, replace=False),
       generator.choice(num_b, size, replace=False),
     )
+
+
+class _Sums:
+  """Sums of kernel values within and across two sets: all that MMD^2 needs."""
+
+  def __init__(
+    self,
+    x: np.ndarray,
+    y: np.ndarray,
+    kernel: Kernel,
+    weights_x: np.ndarray | None = None,
+    weights_y: np.ndarray | None = None,
+  ):
+    x, y = (np.asarray(v, np.float64) for v in (x, y))
+    self.across = sums(x, y, kernel, weights_x, weights_y)
+    self.within = (
+      sums(x, x, kernel, weights_x, weights_x),
+      sums(y, y, kernel, weights_y, weights_y),
+    )
+    self.diagonals = diagonal(x, kernel), diagonal(y, kernel)
+
+  def influences(self) -> tuple[np.ndarray, np.ndarray]:
+    """On MMD^2: twice the first projections of a U-statistic, Hoeffding 1948."""
+    own_x, own_y = (
+      (of_self.of_a - values) / (len(values) - 1)
+      for of_self, values in zip(self.within, self.diagonals, strict=True)
+    )
+    of_x = own_x - self.across.of_a / len(own_y)
+    of_y = own_y - self.across.of_b / len(own_x)
+    return 2 * of_x, 2 * of_y
+
+
+def _of_subsets(
+  a: np.ndarray, b: np.ndarray, num_subsets: int, size: int, seed: int
+) -> tuple[np.ndarray, _Sums | None]:
+  """MMD^2 of each pair of subsets [r], and the sums of all images where they were used.
+
+  All pairs of few images are computed once for all subsets; of many images, the pairs
+  of the subsets are fewer.
+  """
+  subsets = random_subsets(len(a), len(b), num_subsets, size, seed)
+  if len(a) * len(b) > num_subsets * size**2:
+    values = [
+      unbiased(a[i].astype(np.float64), b[j].astype(np.float64), polynomial)
+      for i, j in subsets
+    ]
+    return np.array(values), None
+  drawn = np.zeros((num_subsets, len(a))), np.zeros((num_subsets, len(b)))
+  for row, pair in enumerate(subsets):
+    for weights, rows in zip(drawn, pair, strict=True):
+      weights[row, rows] = 1
+  of_all = _Sums(a, b, polynomial, *drawn)
+  within = sum(
+    of_self.forms - weights @ values
+    for of_self, weights, values in zip(
+      of_all.within, drawn, of_all.diagonals, strict=True
+    )
+  )
+  return within / (size * (size - 1)) - 2 * of_all.across.forms / size**2, of_all
+
+
+def _cmmd(a: Array, b: Array) -> tuple[float, _Sums]:
+  """Gretton et al. 2012, equation 5."""
+  a, b = neighbours.pair(a, b)
+  of_all = _Sums(unit_rows(a), unit_rows(b), gaussian(CMMD_SIGMA))
+  own_a, own_b = (of_self.of_a.mean() for of_self in of_all.within)
+  value = own_a / len(a) + own_b / len(b) - 2 * of_all.across.of_a.mean() / len(b)
+  return CMMD_SCALE * float(max(value, 0.0)), of_all

@@ -1,36 +1,64 @@
-"""Whether somebody who sees generated images alone could tell who was trained on.
+"""Whether generated images alone reveal which images were trained on.
 
 distance of a real image to the nearest generated one
-  -> shorter for training images than for unseen ones? -> AUROC, 0.5 for nothing
+  -> shorter for training images than for unseen ones? -> AUROC, 0.5 for no leak
 
-The simplest attack there is (Hilprecht et al. 2019, "Monte Carlo and reconstruction
-membership inference attacks against generative models"). It is an average: 0.5 does not
-acquit a model that copied a handful of images, which `duplicates` would list.
+The simplest attack (Hilprecht et al. 2019, "Monte Carlo and reconstruction membership
+inference attacks against generative models"). It is an average: 0.5 does not clear a
+model that copied a few images, which `duplicates` lists.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from cxr_diffusion_jax.evaluation.judges import adherence
-from cxr_diffusion_jax.evaluation.metrics import neighbours
-from cxr_diffusion_jax.evaluation.statistics import cluster_bootstrap
-
-# Of training and of unseen images each.
-MIN_IMAGES = 20
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
+from cxr_diffusion_jax.evaluation.metrics import nearness, neighbours, ranking
 
 
-def sample(
+def measure(
+  real: nearness.RealDistances,
+  features: np.ndarray,
+  of_generated: np.ndarray | None,
+  *,
+  training: tuple[np.ndarray, np.ndarray],
+  test: tuple[np.ndarray, np.ndarray],
+) -> Measurement:
+  """AUROC of training against unseen images, by distance to the nearest generated one.
+
+  Args:
+    real: provides the judge and the seed.
+    features: [n d] of generated images.
+    of_generated: [n] patients of their conditions; None if unknown.
+    training: features [m d] and patients [m].
+    test: features [t d] and patients [t].
+  """
+  chosen, unseen = choose(training[1], test[1], seed=real.seed)
+  sides = []
+  for (values, patients), rows in ((training, chosen), (test, unseen)):
+    gap = distances(values[rows], patients[rows], features, of_generated)
+    # Infinite where all generated images are of the patient's own conditions.
+    known = np.isfinite(gap)
+    sides.append((gap[known], patients[rows][known]))
+  (members, of_members), (others, of_others) = sides
+  fewest = min(len(members), len(others))
+  fields = Fields(num=len(features), num_real=2 * fewest)
+  if fewest < nearness.MIN_IMAGES:
+    reason = (
+      f"{fewest} images trained on, or of unseen patients; expected"
+      f" {nearness.MIN_IMAGES} of each"
+    )
+    return real.figure("membership_auroc", fields | Fields(value=None, reason=reason))
+  figure = real.estimate(auroc_fn(members, others), [of_members, of_others])
+  return real.figure("membership_auroc", fields | figure)
+
+
+def choose(
   train_patients: np.ndarray, test_patients: np.ndarray, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Chooses as many training images as unseen ones: rows of each, sorted.
 
-  Unseen images of a patient who was trained on are no non-members, and are left out.
-
-  Args:
-    train_patients: [m].
-    test_patients: [t].
-    seed: of the choice.
+  Unseen images of a patient in training are neither, and are left out.
   """
   generator = np.random.default_rng(seed)
   unseen = np.flatnonzero(~np.isin(test_patients, train_patients))
@@ -45,17 +73,11 @@ def distances(
   generated: np.ndarray,
   generated_patients: np.ndarray | None,
 ) -> np.ndarray:
-  """Distance of each real image to the nearest generated image: [n].
+  """Distance of each real image [n d] to the nearest generated image [g d]: [n].
 
-  Images that were generated from a condition of the same patient do not count: they are
-  near because they were asked to be, and would pass for the opposite of membership
-  where conditions are of unseen images. Infinite where no others are left.
-
-  Args:
-    real: [n d].
-    real_patients: [n].
-    generated: [g d].
-    generated_patients: [g] of the condition, None if unknown.
+  Images generated from a condition of the same patient do not count: their conditions
+  make them near, which would look like the opposite of membership where conditions are
+  of unseen images. Infinite where no others are left.
   """
   if not len(real):
     return np.zeros(0)
@@ -64,32 +86,15 @@ def distances(
   own = np.isin(generated_patients, real_patients)
   _, counts = np.unique(generated_patients[own], return_counts=True)
   k = min(1 + int(counts.max(initial=0)), len(generated))
-  found, rows = neighbours.nearest(real, generated, k)
+  gaps, rows = neighbours.nearest(real, generated, k)
   others = generated_patients[rows] != real_patients[:, None]
-  return np.where(others, found, np.inf).min(axis=1)
+  return np.where(others, gaps, np.inf).min(axis=1)
 
 
-def auroc(
-  members: np.ndarray,
-  others: np.ndarray,
-  *,
-  groups: tuple[np.ndarray, np.ndarray],
-  estimate_fn: Callable[..., adherence.Estimate] = cluster_bootstrap.estimate,
-) -> adherence.Estimate:
-  """P(a training image is nearer than an unseen one), ties one half.
-
-  Args:
-    members: [a] finite distances of training images, by `distances`.
-    others: [b] of unseen ones.
-    groups: patients [a] and [b], who are resampled whole.
-    estimate_fn: `cluster_bootstrap.estimate`, with replicates and seed if need be.
-
-  Returns:
-    The AUROC in [0, 1] and its 95 % interval.
-  """
+def auroc_fn(members: np.ndarray, others: np.ndarray) -> Callable[..., np.ndarray]:
+  """The `figure_fn` of P(a training image is nearer than an unseen one)."""
   scores = -np.concatenate([members, others])
   positive = np.arange(len(scores)) < len(members)
-  return estimate_fn(
-    lambda *weights: adherence.auroc(scores, positive, np.concatenate(weights, axis=1)),
-    groups,
+  return lambda *weights: ranking.auroc(
+    scores, positive, np.concatenate(weights, axis=1)
   )

@@ -1,4 +1,4 @@
-"""Figures of nearness: of generated images beside the same of real test images.
+"""Figures of nearness, of generated images and of real test images.
 
 distances [n], real [t] -> their 1, 5 and 50 % quantiles
                         -> share nearer than the 1 and 5 % quantile of the real ones
@@ -7,30 +7,97 @@ counts of copies        -> shares, with Wilson's interval
 
 from collections.abc import Callable
 import dataclasses
+import math
 
 import numpy as np
 import scipy.stats
 
-from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation import statistics
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
+from cxr_diffusion_jax.evaluation.metric import Metric
 from cxr_diffusion_jax.evaluation.metrics import neighbours
-from cxr_diffusion_jax.evaluation.statistics import cluster_bootstrap
 
-# Percent. A quantile of p % needs 100 / p images: fewer have none that is nearer.
+# Percent. A quantile of p % needs 100 / p images: among fewer none is nearer.
 QUANTILES = (1, 5, 50)
 SHARES = (1, 5)
 
+# Images of training, and unseen images, below which membership is undefined.
+MIN_IMAGES = 20
+
+
+def _share(
+  name: str, meaning: str, *, minimum_n: int = 1, paired: bool = False
+) -> Metric:
+  return Metric(
+    name=name,
+    subject="privacy",
+    title=name.replace("_", " ").capitalize().replace("auroc", "AUROC"),
+    meaning=meaning,
+    direction="lower",
+    bounds=(0.0, 1.0),
+    minimum_n=minimum_n,
+    paired=paired,
+  )
+
+
+METRICS = (
+  *(
+    Metric(
+      name=f"distance_to_{to}_p{percent}",
+      subject="privacy",
+      meaning=f"Distance of features to the {what}: its {percent} % quantile.",
+      bounds=(0.0, math.inf),
+      minimum_n=-(-100 // percent),
+      paired=to == "condition",
+    )
+    for to, what in (
+      ("training", "nearest training image"),
+      ("condition", "image that the condition came from"),
+    )
+    for percent in QUANTILES
+  ),
+  *(
+    _share(
+      f"nearer_to_{to}_than_real_p{percent}",
+      f"Share of images that are nearer than {percent} % of real test images are to"
+      " training images.",
+      minimum_n=-(-100 // percent),
+      paired=to == "condition",
+    )
+    for to in ("training", "condition")
+    for percent in SHARES
+  ),
+  _share(
+    "patient_identified",
+    "How often the nearest conditioning image is of the generated image's own patient.",
+    paired=True,
+  ),
+  _share("exact_copies", "Images with exactly the pixels of a training image."),
+  _share(
+    "copies",
+    "Images more similar to a training image than real test images almost ever are.",
+  ),
+  _share(
+    "membership_auroc",
+    "AUROC of distinguishing training images from others; 0.5: nothing leaks.",
+    minimum_n=MIN_IMAGES,
+  ),
+)
+_RECORDS = {record.name: record for record in METRICS}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Yardstick:
-  """Real test images, and how figures are made.
+class RealDistances:
+  """Distances of real test images, and how intervals are computed.
 
   Attributes:
     distances: [t] of test images to their nearest training images.
-    groups: [t] names, images of one are resampled together.
+    groups: [t] names; images of one are resampled together.
     num_training: m.
     judge: see `Measurement`.
     standin: as above.
-    estimate_fn: `cluster_bootstrap.estimate` with its number of replicates and seed.
+    num_replicates: of the bootstrap.
+    seed: of it, and of the choice of images in the membership figure.
   """
 
   distances: np.ndarray
@@ -38,16 +105,25 @@ class Yardstick:
   num_training: int
   judge: str
   standin: bool
-  estimate_fn: Callable[..., cluster_bootstrap.Estimate]
+  num_replicates: int = 1000
+  seed: int = 0
 
-  def figure(self, metric: str, value: float | None, **fields) -> Measurement:
+  def estimate(
+    self, figure_fn: Callable[..., np.ndarray], groups: list[np.ndarray]
+  ) -> Fields:
+    """Value and interval; see `statistics.estimate`."""
+    return statistics.estimate(
+      figure_fn, groups, num_replicates=self.num_replicates, seed=self.seed
+    ).fields
+
+  def figure(self, metric: str, fields: Fields) -> Measurement:
     """A measurement by this judge."""
-    fixed = {"judge": self.judge, "standin": self.standin}
-    return Measurement(subject="privacy", metric=metric, value=value, **fixed | fields)
+    judged = Fields(judge=self.judge, standin=self.standin)
+    return _RECORDS[metric].measurement(judged, fields)
 
 
-def nearness(
-  yardstick: Yardstick,
+def measure(
+  real: RealDistances,
   distances: np.ndarray,
   groups: np.ndarray,
   *,
@@ -57,152 +133,115 @@ def nearness(
   """Quantiles of distances, and shares that are nearer than real images are.
 
   Args:
-    yardstick: real images.
+    real: images to compare with.
     distances: [n] of generated images.
-    groups: [n] names, images of one are resampled together.
-    to: "training" or "condition": what the distances are to.
-    num_real: images that they are to.
+    groups: [n] names; images of one are resampled together.
+    to: "training" or "condition", where the distances lead.
+    num_real: images there.
   """
-  real = yardstick.distances, yardstick.groups, yardstick.num_training
-  samples = {"generated": (distances, groups, num_real), "real": real}
-  made = []
-  for of, (values, names, count) in samples.items():
-    fields = {"num": len(values), "num_real": count, "of": of}
-    for percent in QUANTILES:
-      made.append(
-        _figure_or_reason(
-          yardstick,
-          f"distance_to_{to}_p{percent}",
-          _quantile_fn(values, percent / 100),
-          [names],
-          enough=len(values) * percent >= 100,
-          percent=percent,
-          **fields,
-        )
+  sides = {
+    "generated": (distances, groups, num_real),
+    "real": (real.distances, real.groups, real.num_training),
+  }
+  measurements = []
+  for of, (values, names, count) in sides.items():
+    fields = Fields(num=len(values), num_real=count, of=of)
+    figures = [
+      (f"distance_to_{to}_p{p}", len(values), _quantile_fn(values, p), [names])
+      for p in QUANTILES
+    ] + [
+      (
+        f"nearer_to_{to}_than_real_p{p}",
+        len(real.distances),
+        _share_fn(values, real.distances, p),
+        [names, real.groups],
       )
-    for percent in SHARES:
-      made.append(
-        _figure_or_reason(
-          yardstick,
-          f"nearer_to_{to}_than_real_p{percent}",
-          _share_fn(values, yardstick.distances, percent / 100),
-          [names, yardstick.groups],
-          enough=len(yardstick.distances) * percent >= 100,
-          percent=percent,
-          better="lower",
-          **fields,
-        )
-      )
-  return made
+      for p in SHARES
+    ]
+    for metric, num, figure_fn, samples in figures:
+      least = _RECORDS[metric].minimum_n
+      if num < least:
+        figure = Fields(value=None, reason=f"{num} images, expected at least {least}")
+      else:
+        figure = real.estimate(figure_fn, samples)
+      measurements.append(real.figure(metric, fields | figure))
+  return measurements
 
 
 def to_conditions(
-  yardstick: Yardstick,
+  real: RealDistances,
   features: np.ndarray,
   conditioning: np.ndarray,
   groups: np.ndarray,
   patients: np.ndarray | None,
 ) -> list[Measurement]:
-  """`nearness` to the images that conditions came from, and `identified`.
+  """`measure` for the images that conditions came from, and `identified`.
 
   Args:
-    yardstick: real images.
+    real: images to compare with.
     features: [n d] of generated images.
     conditioning: [n d] of the images that their conditions came from.
-    groups: see `nearness`.
-    patients: see `identified`.
+    groups: [n] names; images of one are resampled together.
+    patients: [n] of the conditioning images; None if unknown.
   """
   distances = np.linalg.norm(features.astype(np.float64) - conditioning, axis=1)
   num_real = len(np.unique(conditioning, axis=0))
-  made = nearness(yardstick, distances, groups, to="condition", num_real=num_real)
-  return [*made, identified(yardstick, features, conditioning, patients)]
+  return [
+    *measure(real, distances, groups, to="condition", num_real=num_real),
+    identified(real, features, conditioning, patients),
+  ]
 
 
 def identified(
-  yardstick: Yardstick,
+  real: RealDistances,
   features: np.ndarray,
   conditioning: np.ndarray,
   patients: np.ndarray | None,
 ) -> Measurement:
   """Share of images whose nearest conditioning image is of their own patient.
 
-  1 where the patient can be told from the image, one in the number of patients where
-  nothing can.
-
-  Args:
-    yardstick: see there.
-    features: [n d] of generated images.
-    conditioning: [n d] of the images that their conditions came from.
-    patients: [n] of those images; None: each image is taken for a patient.
+  1 where the image reveals the patient, 1 / patients by chance. Arguments as of
+  `to_conditions`; without patients, each conditioning image is one.
   """
   if patients is None:
     _, patients = np.unique(conditioning, axis=0, return_inverse=True)
   _, rows = neighbours.nearest(features, conditioning, 1)
   hits = patients[rows[:, 0]] == patients
-  estimate = yardstick.estimate_fn(lambda w: w @ hits / w.sum(axis=1), [patients])
-  fields = {"num": len(features), "num_real": len(np.unique(conditioning, axis=0))}
-  values = dataclasses.asdict(estimate)
-  return yardstick.figure("patient_identified", better="lower", **values, **fields)
+  fields = Fields(num=len(features), num_real=len(np.unique(conditioning, axis=0)))
+  estimate = real.estimate(statistics.mean_fn(hits), [patients])
+  return real.figure("patient_identified", fields | estimate)
 
 
 def copies(
-  yardstick: Yardstick, metric: str, num_copies: int, num: int, of: str
+  real: RealDistances, metric: str, num_copies: int, num: int, of: str
 ) -> Measurement:
-  """Share of images that are copies of training images.
-
-  Wilson 1927's interval of a share, which is no point where no copy was found.
-
-  Args:
-    yardstick: see there.
-    metric: "exact_copies", or "copies": exact or near.
-    num_copies: images that are.
-    num: images.
-    of: see `Measurement`.
-  """
-  found = scipy.stats.binomtest(num_copies, num).proportion_ci(method="wilson")
-  # Equal pixels are equal whoever looks.
-  judged = {"judge": "", "standin": False} if metric == "exact_copies" else {}
-  return yardstick.figure(
-    metric,
-    num_copies / num,
-    low=float(found.low),
-    high=float(found.high),
+  """Share of images that are copies of training images, with Wilson 1927's interval."""
+  ends = scipy.stats.binomtest(num_copies, num).proportion_ci(method="wilson")
+  fields = Fields(
+    value=num_copies / num,
+    low=float(ends.low),
+    high=float(ends.high),
     num=num,
-    num_real=yardstick.num_training,
+    num_real=real.num_training,
     of=of,
-    better="lower",
-    **judged,
   )
+  if metric == "exact_copies":
+    # Equal pixels are equal for any judge.
+    fields |= Fields(judge="", standin=False)
+  return real.figure(metric, fields)
 
 
-def _figure_or_reason(
-  yardstick: Yardstick,
-  metric: str,
-  figure_fn: Callable[..., np.ndarray],
-  groups: list[np.ndarray],
-  *,
-  enough: bool,
-  percent: int,
-  **fields,
-) -> Measurement:
-  if not enough:
-    reason = f"a quantile of {percent} % needs {-(-100 // percent)} images"
-    return yardstick.figure(metric, None, reason=reason, **fields)
-  estimate = yardstick.estimate_fn(figure_fn, groups)
-  return yardstick.figure(metric, **dataclasses.asdict(estimate), **fields)
-
-
-def _quantile_fn(values: np.ndarray, share: float) -> Callable[..., np.ndarray]:
-  return lambda weights: cluster_bootstrap.quantile(values, weights, share)
+def _quantile_fn(values: np.ndarray, percent: int) -> Callable[..., np.ndarray]:
+  return lambda weights: statistics.quantile(values, weights, percent / 100)
 
 
 def _share_fn(
-  values: np.ndarray, real: np.ndarray, share: float
+  values: np.ndarray, real: np.ndarray, percent: int
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
   """(weights of values [r n], of real ones [r t]) -> share nearer than the quantile."""
 
   def share_nearer(weights: np.ndarray, real_weights: np.ndarray) -> np.ndarray:
-    limits = cluster_bootstrap.quantile(real, real_weights, share)
+    limits = statistics.quantile(real, real_weights, percent / 100)
     nearer = values < limits[:, None]
     return (weights * nearer).sum(axis=1) / weights.sum(axis=1)
 

@@ -3,9 +3,9 @@
 queries [n d], points [m d] -> |q|^2 + |p|^2 - 2 q.p in float32, a block at a time
   -> the candidates again in float64, as sums of squared differences
 
-The first formula is fast and loses small distances in rounding; the second is exact:
-copies have distance 0, and a distance is the same number whichever way it is asked for,
-so that a point on the rim of a ball is not in it by chance. No n x m matrix is made.
+The first formula is fast and loses small distances in rounding. The second is exact:
+copies have distance 0, and d(q, p) == d(p, q), so that rounding does not decide whether
+a point on the rim of a ball is in it. No n x m matrix is allocated.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from cxr_diffusion_jax.types import Array
 # Numbers of a block: 64 MiB of float32, and twice that of indices when it is sorted.
 BLOCK_NUMBERS = 2**24
 
-# Candidates beyond the k asked for, that rounding may have put in a wrong order.
+# Candidates beyond k, since rounding may have changed their order.
 SPARE = 8
 
 # Largest error of a squared distance in float32, as a share of |q|^2 + |p|^2.
@@ -35,21 +35,19 @@ def nearest(
     queries: [n d] finite.
     points: [m d] finite.
     k: how many, 1 or more.
-    exclude_self: query i is point i, which does not count as its neighbour (its copies
-      at other places do).
+    exclude_self: query i is point i and not its own neighbour; its copies are.
 
   Returns:
-    Distances [n k] float64, smallest first, and indices [n k] int64 of points. Of equal
-    distances the lower index is first; where more than `SPARE` points are as far as
-    the last, which of them are named is arbitrary.
+    Distances [n k] float64, smallest first, and indices [n k] int64 of points; for
+    equal distances the lower index is first. Where more than `SPARE` points are as far
+    as the last, the choice among them is arbitrary.
 
   Raises:
-    errors.InputError: fewer than k points to choose from, widths that differ, or a
-      number that is not finite.
+    errors.InputError: fewer than k points, widths that differ, or a number that is not
+      finite.
     ValueError: k below 1, or `exclude_self` with as many queries as points are not.
   """
-  queries, points = rows(queries), rows(points)
-  check_widths(queries, points)
+  queries, points = pair(queries, points)
   if k < 1:
     raise ValueError(f"{k} neighbours")
   if exclude_self and len(queries) != len(points):
@@ -65,21 +63,20 @@ def nearest(
     if exclude_self:
       own = np.arange(place.start, place.stop)
       squares[np.arange(len(own)), own] = np.inf
-    # Few of few: sorting all is as good.
     num = min(k + SPARE, len(points) - exclude_self)
-    found = np.argpartition(squares, num - 1, axis=1)[:, :num]
+    closest = np.argpartition(squares, num - 1, axis=1)[:, :num]
     of_query = np.repeat(np.arange(place.start, place.stop), num)
-    exact = squared_distances(queries, points, of_query, found.ravel())
-    exact = exact.reshape(found.shape)
-    order = np.lexsort((found, exact))[:, :k]
+    exact = squared_distances(queries, points, of_query, closest.ravel())
+    exact = exact.reshape(closest.shape)
+    order = np.lexsort((closest, exact))[:, :k]
     distances[place] = np.sqrt(np.take_along_axis(exact, order, axis=1))
-    indices[place] = np.take_along_axis(found, order, axis=1)
+    indices[place] = np.take_along_axis(closest, order, axis=1)
   return distances, indices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Cover:
-  """Which points lie in which balls, counted.
+  """Counts of points in balls.
 
   Attributes:
     balls_of_point: [n] int, balls that the point lies in.
@@ -106,11 +103,10 @@ def cover(points: Array, centres: Array, radii: np.ndarray, *, rim: bool) -> Cov
   Raises:
     errors.InputError: widths that differ, or a number that is not finite.
   """
-  points, centres = rows(points), rows(centres)
-  check_widths(points, centres)
+  points, centres = pair(points, centres)
   n, m = len(points), len(centres)
   of_point, of_ball = np.zeros(n, np.int64), np.zeros(m, np.int64)
-  # A sum of indices is the index where there is one.
+  # Where there is one index, the sum of indices is the index.
   ball_sum, point_sum = np.zeros(n, np.int64), np.zeros(m, np.int64)
   for place, squares, error in _blocks(points, centres):
     gap = squares - np.square(radii).astype(np.float32)
@@ -154,7 +150,7 @@ def squared_distances(
 
 
 def rows(features: Array) -> np.ndarray:
-  """Features [n d] as numpy has them, float32 or float64.
+  """Features [n d] as numpy arrays, float32 or float64.
 
   Raises:
     errors.InputError: not [n d], or a number that is not finite.
@@ -164,18 +160,24 @@ def rows(features: Array) -> np.ndarray:
     raise errors.InputError(f"features {list(features.shape)}", "[n d] of some images")
   if features.dtype not in (np.float32, np.float64):
     features = features.astype(np.float32)
-  # A sum is not finite where a number is not, and needs no array of answers.
+  # The sum is not finite where a number is not, and needs no further memory.
   if not np.isfinite(features.sum(dtype=np.float64)):
     raise errors.InputError("features with numbers that are not finite")
   return features
 
 
-def check_widths(x: np.ndarray, y: np.ndarray) -> None:
-  """Raises `errors.InputError` where two sets of features differ in width."""
-  if x.shape[1] != y.shape[1]:
+def pair(a: Array, b: Array) -> tuple[np.ndarray, np.ndarray]:
+  """`rows` of two sets of features.
+
+  Raises:
+    errors.InputError: widths that differ, or as of `rows`.
+  """
+  a, b = rows(a), rows(b)
+  if a.shape[1] != b.shape[1]:
     raise errors.InputError(
-      f"features {x.shape[1]} and {y.shape[1]} wide", "the same network for both"
+      f"features {a.shape[1]} and {b.shape[1]} wide", "the same network for both"
     )
+  return a, b
 
 
 def _blocks(
@@ -183,9 +185,9 @@ def _blocks(
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
   """Yields rows of queries, their squared distances [b m] float32, their errors [b m].
 
-  Distances do not change when all is moved; near the origin they round least.
+  Features are centred first, since small numbers round least.
   """
-  # In the features' own precision: no copy of all of them in float64.
+  # In the features' own precision, to save memory.
   middle = points.mean(axis=0, dtype=np.float64).astype(np.result_type(queries, points))
   moved = (points - middle).astype(np.float32, copy=False)
   of_points = np.square(moved).sum(axis=1)

@@ -1,7 +1,7 @@
-"""Training images and unseen real ones, made ready once for all sets that are measured.
+"""Training images and unseen real ones, prepared once for all sets that are measured.
 
 training and test images -> hashes, thumbnails -> copies among the real ones
-features -> distances of test images to their nearest training images: the yardstick
+features -> distances of test images to their nearest training images
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.metrics import duplicates, neighbours
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.metrics import duplicates, fidelity, neighbours
 
 # Training images that are proposed as an image's original, by each kind of distance.
 NUM_CANDIDATES = 5
@@ -19,7 +19,7 @@ NUM_CANDIDATES = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-  """Training and test images, made ready once for all sets that are measured.
+  """Training and test images, prepared once for all sets that are measured.
 
   Attributes:
     training: images that were trained on.
@@ -28,7 +28,7 @@ class Reference:
     test_features: [t d].
     distances: [t] of test images to their nearest training images.
     scan: of the training images.
-    exact: [t] bool, test images with the pixels of a training image all the same.
+    exact: [t] bool, test images with exactly the pixels of a training image.
     copied: [t] bool, test images that are copies of one, exact or near.
     threshold: correlation above which an image is a copy.
     judge: the network of the features, and its layer.
@@ -47,6 +47,11 @@ class Reference:
   judge: str
   standin: bool
 
+  @property
+  def num_candidates(self) -> int:
+    """Training images that are proposed by each kind of distance."""
+    return min(NUM_CANDIDATES, len(self.training))
+
 
 def make_reference(
   training_features: np.ndarray,
@@ -54,7 +59,7 @@ def make_reference(
   *,
   training: ImageSet,
   test: ImageSet,
-  extractor,
+  extractor: fidelity.Network,
   cache: pathlib.Path | None = None,
   key: str = "",
   progress: types.Progress = types.no_progress,
@@ -66,10 +71,10 @@ def make_reference(
     test_features: [t d], by the same extractor.
     training: the m images; with labels "patient" where known.
     test: the t images, of patients that were not trained on.
-    extractor: has `name`, `layer` and `standin`.
+    extractor: of the features.
     cache: see `duplicates.scan`.
-    key: as above: names the training images.
-    progress: told during long work.
+    key: names the training images in the cache.
+    progress: called during long work.
 
   Raises:
     errors.InputError: no images, or of two sizes.
@@ -80,8 +85,8 @@ def make_reference(
   check_sizes(training, test)
   scan = duplicates.scan(training.images, cache=cache, key=key, progress=progress)
   test_scan = duplicates.scan(test.images)
-  num = num_candidates(training)
-  found, rows = neighbours.nearest(test_features, training_features, num)
+  num = min(NUM_CANDIDATES, len(training))
+  distances, rows = neighbours.nearest(test_features, training_features, num)
   proposed = np.hstack([rows, by_thumbnails(test_scan, scan, num)])
   _, correlations = duplicates.likeliest(
     test.images, training.images, proposed, progress=progress
@@ -94,7 +99,7 @@ def make_reference(
     training_features=training_features,
     test=test,
     test_features=test_features,
-    distances=found[:, 0],
+    distances=distances[:, 0],
     scan=scan,
     exact=exact,
     copied=exact | (correlations > threshold),
@@ -104,32 +109,22 @@ def make_reference(
   )
 
 
-def num_candidates(training: ImageSet) -> int:
-  """Training images that are proposed by each kind of distance."""
-  return min(NUM_CANDIDATES, len(training))
-
-
-def by_thumbnails(
-  scan: duplicates.Scan, training: duplicates.Scan, num: int
-) -> np.ndarray:
-  """The training images [n k] that look most alike when small."""
-  return neighbours.nearest(scan.thumbnails, training.thumbnails, num)[1]
-
-
 def patients(images: ImageSet) -> np.ndarray:
-  """Names [n] of patients; where they are not known each image is one."""
+  """Names [n] of patients; each image is one where they are not known."""
   if "patient" in images.labels:
     return np.asarray(images.labels["patient"]).astype(str)
   return np.array([f"{images.name}, image {row}" for row in range(len(images))])
 
 
-def check_features(features: np.ndarray, images: ImageSet) -> None:
-  """Refuses features [n d] that are not of these n images.
+def by_thumbnails(
+  scan: duplicates.Scan, training: duplicates.Scan, num: int
+) -> np.ndarray:
+  """The training images [n k] with the nearest thumbnails."""
+  return neighbours.nearest(scan.thumbnails, training.thumbnails, num)[1]
 
-  Raises:
-    errors.InputError: no images.
-    ValueError: another number of features.
-  """
+
+def check_features(features: np.ndarray, images: ImageSet) -> None:
+  """Raises unless features [n d] are of these n images, and there are some."""
   if not len(images):
     raise errors.InputError(f"no images in {images.name}")
   if features.ndim != 2 or len(features) != len(images):
@@ -137,14 +132,10 @@ def check_features(features: np.ndarray, images: ImageSet) -> None:
 
 
 def check_sizes(training: ImageSet, images: ImageSet) -> None:
-  """Refuses images of another size than the training images'.
-
-  Raises:
-    errors.InputError: they are.
-  """
+  """Raises `errors.InputError` for images of another size than in training."""
   sizes = [x.images[0].shape[:2] for x in (images, training)]
   if sizes[0] != sizes[1]:
     raise errors.InputError(
       f"{images.name}: images of {sizes[0][0]}x{sizes[0][1]} pixels",
-      f"{sizes[1][0]}x{sizes[1][1]}, as of the training images",
+      f"{sizes[1][0]}x{sizes[1][1]}, as the training images have",
     )

@@ -1,17 +1,15 @@
-"""What a run's codec alone loses: the floor of all that is generated through it.
+"""The loss of a run's codec alone: the floor of everything generated with it.
 
 test images --encode--> latents (of a posterior: the mean) --decode--> images
   -> PSNR, MS-SSIM of each pair, their means
 
-A codec that is invertible loses nothing; a network's figures are written to
+An invertible codec loses nothing; figures of an autoencoder are written to
 WORKDIR/reconstruction.json when training begins.
 """
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import math
-import pathlib
 from typing import Any
 
 from etils import epath
@@ -36,13 +34,12 @@ _BLOCK = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-  """How alike images and their reconstructions are.
+  """Similarity of images and their reconstructions.
 
   Attributes:
     num_images: n.
-    psnr: mean of the images' peak signal-to-noise ratios, in dB; infinite for none.
-    ms_ssim: mean of their multi-scale structural similarities; nan for images too small
-      for it.
+    psnr: mean peak signal-to-noise ratio in dB; infinite for equal images.
+    ms_ssim: mean multi-scale structural similarity; nan for images too small for it.
     worst: largest difference of any pixel, in grey levels of 255.
   """
 
@@ -53,7 +50,7 @@ class Reconstruction:
 
   @property
   def exact(self) -> bool:
-    """Whether every image in 8 bits is the same again."""
+    """Whether every image is reproduced in 8 bits."""
     return self.worst < 0.5
 
   @property
@@ -68,7 +65,7 @@ class Reconstruction:
 def measure(
   codec: codec_lib.Codec, mesh: jax.sharding.Mesh, images: np.ndarray
 ) -> Reconstruction:
-  """Sends images through a codec and back.
+  """Encodes and decodes images, and compares them.
 
   Args:
     codec: of a run.
@@ -80,13 +77,13 @@ def measure(
   """
   encode = decoding.make_encode(codec, mesh)
   decode = decoding.make_decode(codec, mesh)
-  made = decode(encode(images.astype(np.float32) / np.float32(127.5) - 1))
+  decoded = decode(encode(images.astype(np.float32) / np.float32(127.5) - 1))
   real = images.astype(np.float32) / 255
-  made = (made + 1) / 2
+  decoded = (decoded + 1) / 2
   small = diversity.num_scales(min(images.shape[1:3])) == 0
   figures = []
   for start in range(0, len(real), _BLOCK):
-    pair = real[start : start + _BLOCK], made[start : start + _BLOCK]
+    pair = real[start : start + _BLOCK], decoded[start : start + _BLOCK]
     similarity = np.full(len(pair[0]), np.nan) if small else diversity.ms_ssim(*pair)
     figures.append(np.stack([diversity.psnr(*pair), similarity]))
   psnr, ms_ssim = np.concatenate(figures, axis=1).mean(axis=1)
@@ -94,12 +91,12 @@ def measure(
     num_images=len(real),
     psnr=float(psnr),
     ms_ssim=float(ms_ssim),
-    worst=float(255 * np.abs(made - real).max()),
+    worst=float(255 * np.abs(decoded - real).max()),
   )
 
 
 def describe(reconstruction: Reconstruction) -> dict[str, Any]:
-  """Returns the figures as JSON holds them, None for what is infinite or undefined."""
+  """Returns the figures for JSON, None where infinite or undefined."""
   figures = dataclasses.asdict(reconstruction)
   figures = {
     name: value if math.isfinite(value) else None for name, value in figures.items()
@@ -110,23 +107,23 @@ def describe(reconstruction: Reconstruction) -> dict[str, Any]:
 def write(
   experiment: experiment_lib.Experiment,
   dataset: dataset_lib.Dataset,
-  workdir: pathlib.Path,
+  workdir: artifacts.PathLike,
 ) -> None:
-  """Writes the figures of a run's autoencoder, unless they stand there already.
+  """Writes the figures of a run's autoencoder, unless they are there already.
 
   Args:
-    experiment: of the run; without an autoencoder nothing is lost and nothing written.
-    dataset: whose test images are measured, or validation images where it has none.
+    experiment: of the run; nothing is written without an autoencoder.
+    dataset: its test images are measured, or validation images where it has none.
     workdir: of the run.
   """
   if experiment.autoencoder is None:
     return
   encoders = {name: column.encoder for name, column in dataset.card.latents.items()}
   facts = {"autoencoder": encoders, "records": dataset.records.fingerprint}
-  path = workdir / FILE
-  if path.is_file():
-    told = json.loads(path.read_text(encoding="utf-8"))
-    if {name: told.get(name) for name in facts} == facts:
+  path = epath.Path(workdir) / FILE
+  if path.exists():
+    saved = artifacts.read_json(path)
+    if {name: saved.get(name) for name in facts} == facts:
       return
   split = "test" if "test" in dataset.splits else "validation"
   source = dataset.source(split)
@@ -136,12 +133,11 @@ def write(
   codec = experiment.recipe.make_codec(dataset.card.statistics)
   figures = describe(measure(codec, experiment.mesh, images))
   if jax.process_index() == 0:
-    told = json.dumps({**facts, "split": split, **figures}, indent=1)
-    artifacts.write_text(path, told + "\n")
+    artifacts.write_json(path, {**facts, "split": split, **figures})
 
 
 def read(workdir: artifacts.PathLike, config: Mapping[str, Any]) -> str:
-  """One line for a report: what the codec of a run loses.
+  """One line for a report: the loss of a run's codec.
 
   Args:
     workdir: of the run.
@@ -151,10 +147,10 @@ def read(workdir: artifacts.PathLike, config: Mapping[str, Any]) -> str:
   if not path.exists():
     exact = config.get("codec", {}).get("name") in ("haar", "pixel")
     return "exact: the codec is invertible" if exact else "not measured"
-  values = artifacts.read_json(path)
-  kept = {
-    field.name: math.nan if values[field.name] is None else values[field.name]
+  saved = artifacts.read_json(path)
+  values: dict[str, Any] = {
+    field.name: math.nan if saved[field.name] is None else saved[field.name]
     for field in dataclasses.fields(Reconstruction)
   }
-  figures = Reconstruction(**kept)
-  return f"{figures.text} on {figures.num_images} {values['split']} images"
+  figures = Reconstruction(**values)
+  return f"{figures.text} on {figures.num_images} {saved['split']} images"

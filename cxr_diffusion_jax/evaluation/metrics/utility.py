@@ -1,14 +1,15 @@
-"""What synthetic images are worth as training data for a classifier of findings.
+"""The value of synthetic images as training data for a classifier of findings.
 
-real                 real images                         the yardstick
+real                 real images                         the reference
 tstr                 synthetic images: train on synthetic, test on real
 real_and_synthetic   both, shuffled together
 synthetic_then_real  synthetic images first, then fine-tuned on real ones
   -> each with several seeds -> scores of the same real test images
-  -> AUROC, average precision, difference to real; curve over shares of the real images
+  -> AUROC, average precision, difference to real; curve over fractions of real images
 
-All arms make equally many updates of equally many images; those of the last are parted
-between its phases. "tstr": Esteban et al. 2017 (1706.02633), section 4.2.
+All arms have the same number of updates and batch size; those of the last are divided
+between its phases. "tstr": Esteban et al. 2017 (1706.02633), section 4.2. There is no
+choice of the best step or threshold.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import (
   utility_arms,
@@ -31,13 +32,12 @@ from cxr_diffusion_jax.evaluation.metrics.utility_fit import Source
 
 
 class CurvePoint(NamedTuple):
-  """Macro AUROC with a share of the real training images.
+  """Macro AUROC with a fraction of the real training images.
 
   Attributes:
     fraction: of them.
     arm: one of `CURVE_ARMS`.
-    auroc: `num` is the number of images that were trained on; no value where they are
-      too few.
+    auroc: `num` is the number of training images; undefined for too few.
   """
 
   fraction: float
@@ -47,20 +47,18 @@ class CurvePoint(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UtilityReport:
-  """What was found.
+  """The result of `measure`.
 
   Attributes:
     measurements: of each arm but "real": `ARM_macro_auroc`, `ARM_auroc` by finding, the
-      same of the average precision, each also with of="real", what real images alone
-      reach, and as `..._difference`, arm less real, paired by seed and test image.
-      `num` is the number of images that were trained on, `num_real` of those tested.
-    curve: label efficiency, by share, then arm.
-    description: how it was measured, in sentences.
+      same of the average precision; each also of real images alone (of="real"), and as
+      `..._difference`, arm minus real, paired by seed and test image. `num` is the
+      number of training images, `num_real` of test images.
+    curve: label efficiency, by fraction, then arm.
   """
 
   measurements: Sequence[Measurement]
   curve: Sequence[CurvePoint]
-  description: str
 
 
 def measure(
@@ -75,26 +73,25 @@ def measure(
 ) -> UtilityReport:
   """Trains classifiers on real and on synthetic images and compares their figures.
 
-  What a classifier says of the test images is kept, and is not made again from the same
-  inputs: an interrupted call goes on with the next classifier.
+  Scores of the test images are saved, so that an interrupted call resumes with the next
+  classifier.
 
   Args:
     real_train: with findings, and patients where known.
-    synthetic: with the findings asked for. Not of conditions of the test patients, of
-      whom it may tell what the classifier is to find out.
+    synthetic: with the requested findings; not of conditions of the test patients.
     real_test: as `real_train`, of other patients.
     folder: receives the scores.
     settings: of the experiment.
     shared_folder: receives those of real images alone, which do not depend on the
       synthetic ones; None for `folder`.
-    progress: told each update.
+    progress: called after each update.
 
   Returns:
     The figures. Macro means are over findings with enough test images.
 
   Raises:
-    errors.InputError: images or findings too few, images of several sizes, patients
-      (where unknown: images) in the test set and in another.
+    errors.InputError: too few images or findings, images of several sizes, patients
+      (where unknown: images) both in the test set and in another.
     FloatingPointError: the loss of a classifier is not finite.
   """
   settings = settings or UtilitySettings()
@@ -102,12 +99,12 @@ def measure(
   _check(sets, settings.min_images)
   sources = [utility_fit.read(images, progress) for images in sets]
   _check_sizes(sets)
-  test = utility_figures.Test(
+  test = utility_figures.TestSet(
     findings=sources[2].findings,
     patients=sources[2].patients,
     vocabulary=real_test.vocabulary,
     counted=_counted(sets, sources, settings.min_positives),
-    judge=utility_arms.judge(settings),
+    judge=settings.judge,
     num_replicates=settings.num_replicates,
   )
   folders = {REAL: shared_folder or folder}
@@ -123,7 +120,6 @@ def measure(
   return UtilityReport(
     measurements=measurements,
     curve=_curve(test, scores, numbers, settings),
-    description=utility_arms.describe(settings),
   )
 
 
@@ -133,38 +129,33 @@ def _train(
   folder_fn: Callable[[str], pathlib.Path],
   progress: types.Progress,
 ) -> dict[tuple[float, str], np.ndarray]:
-  """(share, arm) -> scores [s t 14], those of before among them.
-
-  Args:
-    sources: real, synthetic, test.
-    settings: of the experiment.
-    folder_fn: arm -> folder of its scores.
-    progress: told each update.
-  """
+  """(fraction, arm) -> scores [s t k]; sources are real, synthetic and test images."""
   real, synthetic, test = sources
   trainer = utility_fit.Trainer(test)
   fits = utility_arms.fits(len(real.images), settings)
-  made: dict[tuple[float, str], list[np.ndarray]] = {}
+  scores: dict[tuple[float, str], list[np.ndarray]] = {}
   for i, fit in enumerate(fits, start=1):
     fraction, arm, seed = fit
     phases = utility_arms.phases(fit, real, synthetic, settings)
     path = trainer.path(folder_fn(arm), f"{arm}-{fraction:g}-{seed}", phases)
     title = f"utility {i} of {len(fits)}: {arm}, {fraction:.0%} of real, seed {seed}"
 
-    def tell(label, done, total, title=title):
+    def report(label: str, done: int, total: int, title: str = title) -> None:
       progress(f"{title}, {label}", done, total)
 
-    made.setdefault((fraction, arm), []).append(trainer.scores(path, phases, tell))
-  return {key: np.stack(scores) for key, scores in made.items()}
+    of_fit = trainer.scores(path, phases, report)
+    scores.setdefault((fraction, arm), []).append(of_fit)
+  return {key: np.stack(of_seeds) for key, of_seeds in scores.items()}
 
 
 def _curve(
-  test: utility_figures.Test,
+  test: utility_figures.TestSet,
   scores: dict[tuple[float, str], np.ndarray],
   numbers: tuple[int, int],
   settings: UtilitySettings,
 ) -> list[CurvePoint]:
   points = []
+  records = {record.name: record for record in utility_figures.METRICS}
   for fraction in settings.fractions:
     for arm in settings.curve_arms:
       title = f"{arm}_macro_auroc"
@@ -174,9 +165,7 @@ def _curve(
         last = len(test.counted)
         auroc = utility_figures.measurement(test, title, drawn, last, num=num)
       else:
-        auroc = Measurement(
-          subject="utility",
-          metric=title,
+        auroc = records[title].measurement(
           value=None,
           reason=f"{round(fraction * numbers[0])} real training images, fewer than"
           f" {settings.min_images}",
@@ -199,7 +188,7 @@ def _counted(
   counted = np.ones(sources[0].findings.shape[1], bool)
   for images, source in zip(sets[::-1], sources[::-1], strict=True):
     number = source.findings.sum(axis=0, dtype=np.int64)
-    # Only the test set decides: the macro means are the same whatever is trained on.
+    # Only the test set decides, so that macro means do not depend on training images.
     enough = counted & (number >= least)
     if images is sets[-1]:
       enough &= number < len(images)
@@ -216,7 +205,7 @@ def _counted(
 
 
 def _check(sets: Sequence[ImageSet], least: int) -> None:
-  """Refuses sets that are too small, and training sets that know the test set."""
+  """Refuses sets that are too small, or share patients with the test set."""
   for images in sets:
     wanted = 1 if images is sets[-1] else least
     if len(images) < wanted:
@@ -230,17 +219,17 @@ def _check(sets: Sequence[ImageSet], least: int) -> None:
 
 
 def _check_sizes(sets: Sequence[ImageSet]) -> None:
-  """Refuses sets whose images, of one size each, are of different sizes."""
+  """Refuses sets with images of different sizes."""
   sizes = {images.name: np.shape(images.images[0])[:2] for images in sets}
   if len({*sizes.values()}) > 1:
-    told = ", ".join(f"{h}x{w} in {name}" for name, (h, w) in sizes.items())
+    shown = ", ".join(f"{h}x{w} in {name}" for name, (h, w) in sizes.items())
     raise errors.InputError(
-      f"images of {told}", "one size", "bring all images to one size first"
+      f"images of {shown}", "one size", "bring all images to one size first"
     )
 
 
 def _check_apart(training: ImageSet, test: ImageSet) -> None:
-  """Refuses what would tell a classifier of the test images before they are shown."""
+  """Refuses training images of patients in the test set."""
   known = all("patient" in images.labels for images in (training, test))
   a, b = (x.labels["patient"] if known else x.ids for x in (training, test))
   common = np.intersect1d(np.asarray(a), np.asarray(b))

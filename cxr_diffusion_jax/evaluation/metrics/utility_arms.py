@@ -1,6 +1,6 @@
-"""The arms of an experiment on training data, and what each is trained on.
+"""The arms of an experiment on training data, and the data of each.
 
-settings -> fits: (share of the real images, arm, seed) -> phases: images, updates
+settings -> fits: (fraction of the real images, arm, seed) -> phases: images, updates
 """
 
 import dataclasses
@@ -8,37 +8,37 @@ import dataclasses
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation.judges.probe_fit import ProbeSettings
+from cxr_diffusion_jax.encoders.probes.probe_fit import ProbeSettings
 from cxr_diffusion_jax.evaluation.metrics.utility_fit import Phase, Source
 
 REAL = "real"
 ARMS = (REAL, "tstr", "real_and_synthetic", "synthetic_then_real")
 
-# Arms that a share of the real images makes a difference to.
+# Arms that depend on the fraction of the real images.
 CURVE_ARMS = (REAL, "real_and_synthetic", "synthetic_then_real")
 
 # Between the seeds of a training and of its fine-tuning.
 _FINE_TUNING_SEED = 10_000
 
-# (share of the real images, arm, seed)
+# (fraction of the real images, arm, seed)
 Fit = tuple[float, str, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UtilitySettings:
-  """How the worth is measured; the defaults are for images of 64 pixels.
+  """How utility is measured; the defaults are for images of 64 pixels.
 
   Attributes:
     network: of all classifiers; its `num_steps` is the number of updates of every arm,
       its seed is not used.
-    seeds: one training of each arm each; also choose the real images of a share.
-    fractions: shares of the real training images, in (0, 1]; empty for no curve.
+    seeds: one training of each arm each; also choose the real images of a fraction.
+    fractions: of the real training images, in (0, 1]; empty for no curve.
     curve_arms: of the curve, any of `CURVE_ARMS`.
     pretraining_share: of the updates of "synthetic_then_real", in (0, 1).
     fine_tuning_scale: of the learning rate in its second phase.
-    min_images: that may be trained on.
+    min_images: smallest training set.
     min_positives: images with a finding in the test set, for it to count in the macro
-      means; so many of a finding that counts each training set must have as well.
+      means; each training set needs as many of one of these findings.
     num_replicates: of the bootstrap.
 
   Raises:
@@ -58,28 +58,36 @@ class UtilitySettings:
   num_replicates: int = 1000
 
   def __post_init__(self):
-    for told, right, expected in (
+    distinct = 0 < len(self.seeds) == len({*self.seeds}) and min(self.seeds) >= 0
+    known = {*self.curve_arms} <= {*CURVE_ARMS}
+    two_phases = 0 < self.num_pretraining < self.network.num_steps
+    for value, valid, expected in (
       (self.fractions, all(0 < x <= 1 for x in self.fractions), "shares in (0, 1]"),
-      (
-        self.seeds,
-        0 < len(self.seeds) == len({*self.seeds}) and min(self.seeds) >= 0,
-        "one or more numbers, each once",
-      ),
-      (self.curve_arms, {*self.curve_arms} <= {*CURVE_ARMS}, ", ".join(CURVE_ARMS)),
+      (self.seeds, distinct, "one or more numbers, each once"),
+      (self.curve_arms, known, ", ".join(CURVE_ARMS)),
       (
         self.pretraining_share,
-        0
-        < round(self.pretraining_share * self.network.num_steps)
-        < self.network.num_steps,
+        two_phases,
         "a share that leaves either phase an update",
       ),
     ):
-      if not right:
-        raise errors.InputError(f"settings of utility: {told}", expected)
+      if not valid:
+        raise errors.InputError(f"settings of utility: {value}", expected)
+
+  @property
+  def num_pretraining(self) -> int:
+    """Updates of the first phase of "synthetic_then_real"."""
+    return round(self.pretraining_share * self.network.num_steps)
+
+  @property
+  def judge(self) -> str:
+    """The classifiers in short, as `Measurement.judge`."""
+    widths = "-".join(map(str, self.network.widths))
+    return f"classifier {widths}, {self.network.num_steps} updates"
 
 
 def fits(num_real: int, settings: UtilitySettings) -> list[Fit]:
-  """What is trained, seed after seed: all arms, then the shares with enough images."""
+  """All trainings, by seed: all arms, then the fractions with enough images."""
   pairs = [(1.0, arm) for arm in ARMS]
   for fraction in settings.fractions:
     if round(fraction * num_real) >= settings.min_images:
@@ -90,38 +98,36 @@ def fits(num_real: int, settings: UtilitySettings) -> list[Fit]:
 def phases(
   fit: Fit, real: Source, synthetic: Source, settings: UtilitySettings
 ) -> list[Phase]:
-  """What a fit is trained on, one after the other."""
+  """The phases of a training, in order."""
   fraction, arm, seed = fit
   network = dataclasses.replace(settings.network, seed=seed)
-  mine = (real, share_rows(real.patients, fraction, seed))
-  made = (synthetic, np.arange(len(synthetic.images)))
+  of_real = (real, share_rows(real.patients, fraction, seed))
+  of_synthetic = (synthetic, np.arange(len(synthetic.images)))
   if arm != "synthetic_then_real":
-    parts = {REAL: [mine], "tstr": [made], "real_and_synthetic": [mine, made]}[arm]
+    parts = {
+      REAL: [of_real],
+      "tstr": [of_synthetic],
+      "real_and_synthetic": [of_real, of_synthetic],
+    }[arm]
     return [Phase(parts=parts, settings=network)]
-  before = round(settings.pretraining_share * network.num_steps)
   tuning = dataclasses.replace(
     network,
-    num_steps=network.num_steps - before,
+    num_steps=network.num_steps - settings.num_pretraining,
     learning_rate=settings.fine_tuning_scale * network.learning_rate,
     seed=seed + _FINE_TUNING_SEED,
   )
-  first = dataclasses.replace(network, num_steps=before)
+  first = dataclasses.replace(network, num_steps=settings.num_pretraining)
   return [
-    Phase(parts=[made], settings=first),
-    Phase(parts=[mine], settings=tuning),
+    Phase(parts=[of_synthetic], settings=first),
+    Phase(parts=[of_real], settings=tuning),
   ]
 
 
 def share_rows(patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-  """Rows of a share of the images, patient after patient in an order of the seed.
+  """Rows of a fraction of the images, by patient, in an order of the seed.
 
-  Of one seed, a smaller share lies within a larger one. Of the last patient, only some
-  images may be taken, so that a share is as many images with every seed.
-
-  Args:
-    patients: [n] names.
-    fraction: in (0, 1].
-    seed: of the order.
+  For one seed, a smaller fraction lies within a larger one. Only some images of the
+  last patient may be taken, so that a fraction has as many images with every seed.
 
   Returns:
     [round(fraction n)] int64, ascending.
@@ -133,27 +139,6 @@ def share_rows(patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def num_trained(arm: str, fraction: float, num_real: int, num_synthetic: int) -> int:
-  """Images that an arm is trained on, with this share of the real ones."""
+  """Images that an arm is trained on, with this fraction of the real ones."""
   real = 0 if arm == "tstr" else round(fraction * num_real)
   return real + (0 if arm == REAL else num_synthetic)
-
-
-def judge(settings: UtilitySettings) -> str:
-  """The classifiers in short, as `Measurement.judge`."""
-  widths = "-".join(map(str, settings.network.widths))
-  return f"classifier {widths}, {settings.network.num_steps} updates"
-
-
-def describe(settings: UtilitySettings) -> str:
-  """How the arms are trained and compared, in sentences."""
-  network, seeds = settings.network, settings.seeds
-  before = round(settings.pretraining_share * network.num_steps)
-  return (
-    f"Classifiers of {'-'.join(map(str, network.widths))} channels from random"
-    f" parameters; {network.num_steps} updates of {network.batch_size} images in every"
-    f" arm, of which synthetic then real makes {before} on synthetic and"
-    f" {network.num_steps - before} on real images; {len(seeds)} seeds, each with its"
-    " own order of patients for the shares of real images; no choice of the best step"
-    " or threshold. Intervals (95 %) are over seeds and test patients drawn anew;"
-    " differences to real only are paired by both."
-  )

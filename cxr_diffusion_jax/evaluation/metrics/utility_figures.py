@@ -2,35 +2,54 @@
 
 scores [s t k] + findings [t k] --seeds x patients drawn--> [r k+1] -> value, interval
 
-A replicate draws seeds and, independently, whole patients of the test set (crossed, as
-each classifier sees the same images): Davison and Hinkley 1997, sections 3.8 and 2.4.
-All sets of scores get the same draws, so that differences are paired.
+A replicate draws seeds and, independently, whole patients of the test set (crossed,
+since each classifier scores the same images): Davison and Hinkley 1997, sections 3.8
+and 2.4. All sets of scores get the same draws, so that differences are paired.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 
 import numpy as np
 
-from cxr_diffusion_jax.evaluation.judges import adherence
+from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.statistics import cluster_bootstrap
+from cxr_diffusion_jax.evaluation.metric import Metric
+from cxr_diffusion_jax.evaluation.metrics import ranking
 
-METRICS: Mapping[str, Callable[..., np.ndarray]] = {
-  "auroc": adherence.auroc,
-  "average_precision": adherence.average_precision,
+_MEANINGS = {
+  "real": "A classifier trained on real images, tested on other real images.",
+  "tstr": "A classifier trained on generated images, tested on real ones.",
+  "real_and_synthetic": "A classifier trained on both, tested on real images.",
+  "synthetic_then_real": (
+    "A classifier trained on generated, then on real images, tested on real ones."
+  ),
 }
 
-# Replicates that are computed at once: t weights stand in memory for each.
-_BLOCK = 64
+# Arms, macro mean or by finding, as they are and minus those of real images alone.
+METRICS = tuple(
+  Metric(
+    name=f"{arm}_{macro}{curve}{suffix}",
+    subject="utility",
+    meaning=meaning + " Minus that of real training images alone." * bool(suffix),
+    direction="higher",
+    bounds=(-1.0 if suffix else 0.0, 1.0),
+  )
+  for arm, meaning in _MEANINGS.items()
+  for curve in ranking.CURVES
+  for macro in ("macro_", "")
+  for suffix in ("", "_difference")
+  if arm != "real" or (macro and not suffix)
+)
+_RECORDS = {record.name: record for record in METRICS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Test:
-  """What scores are judged by.
+class TestSet:
+  """The labels that scores are compared with.
 
   Attributes:
-    findings: [t 14] 0 or 1.
+    findings: [t k] 0 or 1.
     patients: [t] names; images of one are drawn together.
     vocabulary: names of the k findings.
     counted: [k] bool, findings in the macro means.
@@ -60,9 +79,9 @@ class Sample:
 
 
 def of_arm(
-  test: Test,
+  test: TestSet,
   arm: str,
-  mine: Mapping[str, Sample],
+  own: Mapping[str, Sample],
   real: Mapping[str, Sample],
   num: int,
   num_real: int,
@@ -70,47 +89,45 @@ def of_arm(
   """All figures of an arm: its own, those of real images alone, and the differences.
 
   Args:
-    test: the scores' test set.
-    arm: begins the metrics' names.
-    mine: `samples` of the arm.
-    real: of real images alone, of the same seeds.
-    num: images that the arm was trained on.
-    num_real: real images that the other was trained on.
+    test: labels.
+    arm: begins the names of the metrics.
+    own: `samples` of the arm.
+    real: of real images alone, with the same seeds.
+    num: training images of the arm.
+    num_real: training images of real images alone.
   """
-  made = []
-  for metric in METRICS:
-    a, b = mine[metric], real[metric]
+  measurements = []
+  for metric in ranking.CURVES:
+    a, b = own[metric], real[metric]
     difference = Sample(value=a.value - b.value, replicates=a.replicates - b.replicates)
     for k in (len(test.counted), *range(len(test.counted))):
       title = f"{arm}_{metric}" if k < len(test.counted) else f"{arm}_macro_{metric}"
-      made += [
+      measurements += [
         measurement(test, title, a, k, num=num),
         measurement(test, title, b, k, num=num_real, of="real"),
-        measurement(test, f"{title}_difference", difference, k, num=num, least=-1.0),
+        measurement(test, f"{title}_difference", difference, k, num=num),
       ]
-  return made
+  return measurements
 
 
 def measurement(
-  test: Test,
+  test: TestSet,
   metric: str,
   drawn: Sample,
   column: int,
   *,
   num: int,
   of: str = "generated",
-  least: float = 0.0,
 ) -> Measurement:
   """One column of a sample.
 
   Args:
-    test: the scores' test set.
-    metric: the figure's name.
+    test: labels.
+    metric: the name of the figure.
     drawn: value and replicates.
-    column: a finding, or 14 for the macro mean.
-    num: images that were trained on.
+    column: a finding, or k for the macro mean.
+    num: training images.
     of: see `Measurement`.
-    least: of the metric's range, which ends at 1.
   """
   group, reason = "all", ""
   if column < len(test.counted):
@@ -121,10 +138,8 @@ def measurement(
   finite = drawn.replicates[np.isfinite(drawn.replicates[:, column]), column]
   low = high = None
   if not reason and len(finite):
-    low, high = np.clip(np.percentile(finite, (2.5, 97.5)), least, 1.0).tolist()
-  return Measurement(
-    subject="utility",
-    metric=metric,
+    low, high = _RECORDS[metric].clip(*np.percentile(finite, (2.5, 97.5)).tolist())
+  return _RECORDS[metric].measurement(
     value=None if reason else float(drawn.value[column]),
     reason=reason,
     low=low,
@@ -134,34 +149,33 @@ def measurement(
     judge=test.judge,
     group=group,
     of=of,
-    better="higher",
   )
 
 
-def samples(test: Test, scores: np.ndarray) -> dict[str, Sample]:
-  """Each of `METRICS` of scores [s t 14]."""
-  return {metric: sample(test, metric, scores) for metric in METRICS}
+def samples(test: TestSet, scores: np.ndarray) -> dict[str, Sample]:
+  """Every curve of `ranking` of scores [s t k]."""
+  return {metric: sample(test, metric, scores) for metric in ranking.CURVES}
 
 
-def sample(test: Test, metric: str, scores: np.ndarray) -> Sample:
+def sample(test: TestSet, metric: str, scores: np.ndarray) -> Sample:
   """Computes a metric and its replicates.
 
-  A bootstrap of s seeds has (s - 1) / s of the variance that it should have, a third
-  less of 3: what drawn seeds deviate by is multiplied by the root of s / (s - 1). Of a
-  single seed there is no deviation, and the interval is that of the images alone.
+  A bootstrap of s seeds has (s - 1) / s of the true variance: deviations of drawn seeds
+  are multiplied by the root of s / (s - 1). A single seed has no deviation, and its
+  interval is that of the images alone.
 
   Args:
-    test: the scores' test set.
-    metric: one of `METRICS`.
+    test: labels.
+    metric: one of `ranking.CURVES`.
     scores: [s t k] of s seeds.
   """
   num_seeds, generator = len(scores), np.random.default_rng([0, 0])
-  blocks = []
-  for first in range(0, test.num_replicates, _BLOCK):
-    count = min(_BLOCK, test.num_replicates - first)
-    weights = cluster_bootstrap.weights(test.patients, count, generator)
-    blocks.append(_values(test, metric, scores, weights))
-  of_seeds = np.concatenate(blocks)
+  of_seeds = np.concatenate([
+    _values(
+      test, metric, scores, statistics.weights(test.patients, count, generator)
+    )
+    for count in statistics.blocks(test.num_replicates)
+  ])  # fmt: skip
   share = np.full(num_seeds, 1 / num_seeds)
   drawn = np.random.default_rng([0, 1]).multinomial(
     num_seeds, share, size=test.num_replicates
@@ -174,17 +188,17 @@ def sample(test: Test, metric: str, scores: np.ndarray) -> Sample:
 
 
 def _values(
-  test: Test, metric: str, scores: np.ndarray, weights: np.ndarray
+  test: TestSet, metric: str, scores: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
   """Returns [r s k+1] of images that count `weights` [r t] times."""
   num_seeds, _, num_findings = scores.shape
   positive = test.findings > 0.5
-  made = np.full((len(weights), num_seeds, num_findings + 1), np.nan)
+  values = np.full((len(weights), num_seeds, num_findings + 1), np.nan)
   for k in np.flatnonzero(positive.any(axis=0) & ~positive.all(axis=0)):
     for s in range(num_seeds):
-      made[:, s, k] = METRICS[metric](scores[s, :, k], positive[:, k], weights)
-  defined = np.isfinite(made[..., :-1]) & test.counted
-  total = np.where(defined, made[..., :-1], 0).sum(axis=-1)
+      values[:, s, k] = ranking.CURVES[metric](scores[s, :, k], positive[:, k], weights)
+  defined = np.isfinite(values[..., :-1]) & test.counted
+  total = np.where(defined, values[..., :-1], 0).sum(axis=-1)
   number = defined.sum(axis=-1)
-  made[..., -1] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
-  return made
+  values[..., -1] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+  return values

@@ -1,42 +1,41 @@
-"""Classifiers trained on mixtures of image sets, kept as what they say of a test set.
+"""Classifiers trained on mixtures of image sets, saved as their scores of a test set.
 
 phase: parts of image sets, updates -> `probe_fit.fit` -> parameters -> next phase ...
-  -> scores [t k] of the test images -> NAME-FINGERPRINT.npz: not trained again
+  -> scores [t k] of the test images -> NAME-FINGERPRINT.npz, trained only once
 """
 
 from collections.abc import Sequence
 import dataclasses
 import hashlib
-import os
 import pathlib
 import zipfile
 
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.encoders.standin import tree as standin_tree
-from cxr_diffusion_jax.evaluation import image_set
-from cxr_diffusion_jax.evaluation.judges import probe, probe_fit
+from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.data.image_sets import image_set
+from cxr_diffusion_jax.encoders.probes import probe_fit
+from cxr_diffusion_jax.parallel import batches
 
-# Raised when what the same phases mean changes: then older scores are made again.
+# Raised when the same phases give other scores: saved ones are computed again.
 FORMAT = 1
 
-# Images between two words about progress.
-_TELL_EVERY = 1000
+# Images between two calls of progress.
+_REPORT_EVERY = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-  """An image set as it is trained on or scored.
+  """An image set, ready for training or scoring.
 
   Attributes:
     images: n of uint8 [h w 1], in memory where they fit.
     findings: [n k] uint8, 0 or 1.
-    patients: [n] names; where none are known, each image has its own.
+    patients: [n] names; where unknown, each image has its own.
     digest: of all pixels.
   """
 
-  images: Sequence[np.ndarray]
+  images: types.Arrays
   findings: np.ndarray
   patients: np.ndarray
   digest: str
@@ -44,7 +43,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Phase:
-  """Updates from images of one or more sources, as if they were one set.
+  """Training on images of one or more sources, as if they were one set.
 
   Attributes:
     parts: sources, and the rows of each.
@@ -56,20 +55,20 @@ class Phase:
 
 
 class Trainer:
-  """Makes scores of one test set; compiles each program once, however many the fits.
+  """Trains classifiers and scores one test set; compiles each program once.
 
   Args:
-    test: what all classifiers are tested on.
+    test: that all classifiers are tested on.
   """
 
   def __init__(self, test: Source):
     self._test = test
-    # Settings without their seed -> programs.
-    self._programs: dict[probe_fit.ProbeSettings, probe_fit.Programs] = {}
-    self._score_fn = None
-    # The last first phase of several: fingerprint, parameters. Fine-tuning on more and
-    # more images begins with the same ones.
-    self._begun: tuple[str, types.Params] = ("", None)
+    # Settings without their seed -> program.
+    self._programs: dict[probe_fit.ProbeSettings, probe_fit.Program] = {}
+    self._score_fn: probe_fit.ImagesFn | None = None
+    # Fingerprint and parameters of the latest first phase: fine-tuning on more and more
+    # images begins with the same ones.
+    self._first_phase: tuple[str, types.Params] = ("", None)
 
   def path(
     self, folder: pathlib.Path, name: str, phases: Sequence[Phase]
@@ -80,12 +79,12 @@ class Trainer:
   def scores(
     self, path: pathlib.Path, phases: Sequence[Phase], progress: types.Progress
   ) -> np.ndarray:
-    """Scores [t k] of the test images after these phases, trained only if need be.
+    """Scores [t k] of the test images after these phases, trained or read.
 
     Args:
-      path: as `path` gave it.
-      phases: one after the other, each with the parameters of the one before.
-      progress: told each update.
+      path: as `path` returned it.
+      phases: in order, each with the parameters of the one before.
+      progress: called after each update.
 
     Raises:
       errors.InputError: the file is damaged.
@@ -97,20 +96,14 @@ class Trainer:
     params = None
     if len(phases) > 1:
       first = fingerprint(phases[:1], self._test)
-      if self._begun[0] != first:
-        self._begun = first, self._fit(phases[0], None, progress)
-      phases, params = phases[1:], self._begun[1]
+      if self._first_phase[0] != first:
+        self._first_phase = first, self._fit(phases[0], None, progress)
+      phases, params = phases[1:], self._first_phase[1]
     for phase in phases:
       params = self._fit(phase, params, progress)
-    made = self._scored(params, phases[-1].settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "wb") as file:
-      np.savez(file, scores=made, fingerprint=np.array(mark))
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(part, path)
-    return made
+    scores = self.score(params, phases[-1].settings)
+    artifacts.write_npz(path, {"scores": scores, "fingerprint": np.array(mark)})
+    return scores
 
   def _fit(
     self, phase: Phase, params: types.Params | None, progress: types.Progress
@@ -120,46 +113,47 @@ class Trainer:
     rows = np.concatenate(
       [start + part for start, (_, part) in zip(starts, phase.parts, strict=False)]
     )
-    images = standin_tree.Chain([source.images for source in sources])
+    images = image_set.Chain([source.images for source in sources])
     findings = np.concatenate([source.findings for source in sources])[rows]
     fitted, _ = probe_fit.fit(
-      image_set.Taken(images, rows),
+      image_set.Subset(images, rows),
       findings,
       phase.settings,
-      progress,
       params=params,
-      programs=self._of(phase.settings, findings.shape[1]),
+      program=self._program(phase.settings, findings.shape[1]),
+      progress=progress,
     )
     return fitted
 
-  def _of(
+  def _program(
     self, settings: probe_fit.ProbeSettings, num_classes: int
-  ) -> probe_fit.Programs:
-    """Programs of the settings, with one initialisation for all."""
+  ) -> probe_fit.Program:
+    """The program of the settings, with one initialisation for all."""
     key = dataclasses.replace(settings, seed=0)
     if key not in self._programs:
-      made = probe_fit.make_programs(key, num_classes)
+      program = probe_fit.compile_step(key, num_classes)
       for other in self._programs.values():
-        made = dataclasses.replace(made, init_fn=other.init_fn)
-      self._programs[key] = made
+        program = dataclasses.replace(program, init_fn=other.init_fn)
+      self._programs[key] = program
     return self._programs[key]
 
-  def _scored(
+  def score(
     self, params: types.Params, settings: probe_fit.ProbeSettings
   ) -> np.ndarray:
-    images, batch = self._test.images, settings.batch_size
-    if self._score_fn is None:
-      self._score_fn = probe_fit.make_score_fn(settings, self._test.findings.shape[1])
-    made = []
-    for first in range(0, len(images), batch):
-      # The last image fills up: one shape, compiled once.
-      rows = np.minimum(np.arange(first, first + batch), len(images) - 1)
-      made.append(self._score_fn(params, np.stack([images[row] for row in rows])))
-    return np.concatenate([np.asarray(x) for x in made])[: len(images)]
+    """Scores [t k] of the test images with these parameters."""
+    images = self._test.images
+    score_fn = self._score_fn = self._score_fn or probe_fit.make_score_fn(
+      settings, self._test.findings.shape[1]
+    )
+    return batches.in_batches(
+      lambda rows: score_fn(params, np.stack([images[row] for row in rows])),
+      len(images),
+      settings.batch_size,
+    )
 
 
 def read(images: image_set.ImageSet, progress: types.Progress) -> Source:
-  """Reads a set once: its digest, and its images into memory, where they fit.
+  """Reads a set once: its digest, and its images into memory if they fit.
 
   Raises:
     errors.InputError: no findings, findings that are not 0 or 1, or images that are
@@ -172,8 +166,8 @@ def read(images: image_set.ImageSet, progress: types.Progress) -> Source:
       "a row of 0 and 1 for each image",
     )
   shape = np.shape(images.images[0])
-  fits = len(images) * int(np.prod(shape)) <= probe.MAX_BYTES_IN_MEMORY
-  kept = np.empty((len(images), *shape), np.uint8) if fits else None
+  fits = len(images) * int(np.prod(shape)) <= probe_fit.MAX_BYTES_IN_MEMORY
+  in_memory = np.empty((len(images), *shape), np.uint8) if fits else None
   digest = hashlib.sha256(str(shape).encode())
   for row in range(len(images)):
     image = np.asarray(images.images[row])
@@ -184,12 +178,12 @@ def read(images: image_set.ImageSet, progress: types.Progress) -> Source:
         "bring all images to one size first",
       )
     digest.update(np.ascontiguousarray(image).tobytes())
-    if kept is not None:
-      kept[row] = image
-    if (row + 1) % _TELL_EVERY == 0:
+    if in_memory is not None:
+      in_memory[row] = image
+    if (row + 1) % _REPORT_EVERY == 0:
       progress(f"utility, reading {images.name}", row + 1, len(images))
   return Source(
-    images=images.images if kept is None else kept,
+    images=images.images if in_memory is None else in_memory,
     findings=findings.astype(np.uint8),
     patients=np.asarray(images.labels.get("patient", images.ids)),
     digest=digest.hexdigest(),
@@ -197,7 +191,7 @@ def read(images: image_set.ImageSet, progress: types.Progress) -> Source:
 
 
 def fingerprint(phases: Sequence[Phase], test: Source) -> str:
-  """Of all that scores depend on: settings, pixels, findings, order, test pixels."""
+  """Identifies all inputs of scores: settings, pixels, findings, order, test pixels."""
   digest = hashlib.sha256(f"{FORMAT} {test.digest}".encode())
   for phase in phases:
     digest.update(repr(phase.settings).encode())
@@ -215,11 +209,11 @@ def _load(path: pathlib.Path, mark: str) -> np.ndarray:
     errors.InputError: not the file that was saved there.
   """
   try:
-    # Of a path it would leave the file open where it is damaged.
+    # Given a path, numpy would leave a damaged file open.
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-      scores, found = arrays["scores"], str(arrays["fingerprint"])
+      scores, saved = arrays["scores"], str(arrays["fingerprint"])
   except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
     raise errors.InputError(f"{path} is damaged: {error}", fix="remove it") from error
-  if found != mark:
+  if saved != mark:
     raise errors.InputError(f"{path} holds scores of other images", fix="remove it")
   return scores

@@ -14,10 +14,10 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.encoders import image_features
-from cxr_diffusion_jax.encoders.standin import tree as standin_tree
-from cxr_diffusion_jax.evaluation.judges import probe
-from cxr_diffusion_jax.evaluation.metrics import diversity, fidelity
+from cxr_diffusion_jax.encoders.probes import probe
+from cxr_diffusion_jax.evaluation.metrics import diversity, frechet
 from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
 from cxr_diffusion_jax.run import dataset as dataset_lib
 
@@ -125,8 +125,8 @@ def distances(
     for part in (real, reconstructions, reference)
   ]
   return {
-    "rfid": fidelity.frechet_distance(sets[0], sets[1]),
-    "rfid_floor": fidelity.frechet_distance(sets[0], sets[2]),
+    "rfid": frechet.frechet_distance(sets[0], sets[1]),
+    "rfid_floor": frechet.frechet_distance(sets[0], sets[2]),
   }
 
 
@@ -164,7 +164,7 @@ def extractor(
   if train_probe:
     splits = {
       split: (
-        standin_tree.Images(dataset.records, split),
+        image_set.RecordImages(dataset.records, split),
         dataset.records.fields(split)["findings"],
       )
       for split in ("train", "validation")

@@ -107,7 +107,7 @@ def build(comparison: comparison_data.Comparison) -> list[Row]:
     if unknown:
       raise ValueError(f"verdict about unknown paths: {', '.join(sorted(unknown))}")
   keys = list(dict.fromkeys(key for table in (*tables.values(), real) for key in table))
-  keys.sort(key=lambda key: measurement.SUBJECTS.index(key[0]))
+  keys.sort(key=lambda key: list(measurement.SUBJECTS).index(key[0]))
   return [
     Row(
       key=key,

@@ -77,7 +77,7 @@ def test_copies_of_training_images_are_listed(folders, run_main, judged):
 
 def test_without_a_network_nothing_is_measured(folders, run_main):
   result = run_main("evaluate", *_of(folders, "a", "b"))
-  assert "no network to look at the images with" in result.complaint
+  assert "no network to extract features with" in result.complaint
   assert "--weights rad_dino=FOLDER, --probe FOLDER" in result.complaint
 
 

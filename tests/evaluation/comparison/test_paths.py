@@ -35,7 +35,7 @@ def _config(**changes) -> dict:
 def opened(monkeypatch, tmp_path):
   """Opens paths of configs by the name of a folder; `steps` and records by name too."""
 
-  def make(configs: dict, steps=None, records=None) -> list[paths.Path]:
+  def make(configs: dict, steps=None, records=None) -> list[paths.ConditioningPath]:
     def open_run(workdir, **_):
       print_ = (records or {}).get(workdir.name, "one")
       return python_types.SimpleNamespace(
@@ -74,14 +74,14 @@ def test_two_recipes_of_one_path_are_called_by_their_folders(opened):
   assert [path.name for path in made] == ["a", "b"]
   told = paths.warnings(made)
   assert told[0] == "Not an equal comparison: these differ: optimizer.learning_rate."
-  assert told[1].startswith("A path of a single training run")
+  assert told[1].startswith("A path has a single training run")
 
 
 @pytest.mark.parametrize(
   ("changes", "steps", "words"),
   [
     ({"sample__guidance": 7.0}, {}, "these differ: sample.guidance"),
-    ({}, {"b": 5}, "checkpoints of other steps: elixr_c 9, clip_text 5"),
+    ({}, {"b": 5}, "checkpoints of different steps: elixr_c 9, clip_text 5"),
     ({"seed": 3}, {}, "Training seeds differ"),
     ({"drop_rate": 0.3}, {}, "dropping the condition differ: elixr_c 0.1, clip_text 0"),
   ],
@@ -105,7 +105,8 @@ def test_what_is_free_to_differ_is_not_named():
 def test_other_numbers_of_runs_are_named(opened):
   other = _config(conditioning={"name": "clip_text", "drop_rate": 0.1})
   made = opened({"a": _config(), "a1": _config(seed=1), "b": other})
-  assert any("other numbers of training runs" in told for told in paths.warnings(made))
+  sentences = paths.warnings(made)
+  assert any("different numbers of training runs" in one for one in sentences)
 
 
 def test_runs_on_other_records_are_refused(opened):

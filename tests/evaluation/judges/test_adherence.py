@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.probes import probe
 from cxr_diffusion_jax.evaluation.judges import adherence
+from cxr_diffusion_jax.evaluation.metrics import ranking
 
 
 def _by_pairs(scores, positive):
@@ -42,8 +44,8 @@ def _case(seed, n=40, levels=6):
 def test_curves_equal_their_definitions(seed):
   scores, positive = _case(seed)
   ones = np.ones((1, len(scores)))
-  auroc = adherence.auroc(scores, positive, ones)
-  precision = adherence.average_precision(scores, positive, ones)
+  auroc = ranking.auroc(scores, positive, ones)
+  precision = ranking.average_precision(scores, positive, ones)
   np.testing.assert_allclose(auroc, _by_pairs(scores, positive), rtol=1e-12)
   np.testing.assert_allclose(precision, _by_thresholds(scores, positive), rtol=1e-12)
 
@@ -52,8 +54,8 @@ def test_curves_equal_their_definitions(seed):
 def test_weights_are_repetitions(seed):
   scores, positive = _case(seed)
   counts = np.random.default_rng(seed).integers(0, 4, (3, len(scores)))
-  auroc = adherence.auroc(scores, positive, counts)
-  precision = adherence.average_precision(scores, positive, counts)
+  auroc = ranking.auroc(scores, positive, counts)
+  precision = ranking.average_precision(scores, positive, counts)
   for r, count in enumerate(counts):
     repeated, labels = np.repeat(scores, count), np.repeat(positive, count)
     assert math.isclose(auroc[r], _by_pairs(repeated, labels), rel_tol=1e-12)
@@ -70,8 +72,8 @@ def test_closed_forms():
     ([4, 3, 2, 1], 0.75, (1 + 2 / 3) / 2),
   ):
     scores = np.array(scores, float)
-    assert adherence.auroc(scores, positive, ones) == auroc
-    assert adherence.average_precision(scores, positive, ones) == precision
+    assert ranking.auroc(scores, positive, ones) == auroc
+    assert ranking.average_precision(scores, positive, ones) == precision
 
 
 def test_auroc_of_two_gaussians():
@@ -80,28 +82,28 @@ def test_auroc_of_two_gaussians():
   positive = np.arange(40_000) % 2 == 0
   scores = generator.standard_normal(40_000) + 1.0 * positive
   expected = 0.5 * (1 + math.erf(0.5))
-  assert abs(adherence.auroc(scores, positive, np.ones((1, 40_000))) - expected) < 0.01
+  assert abs(ranking.auroc(scores, positive, np.ones((1, 40_000))) - expected) < 0.01
 
 
 def test_curves_do_not_change_under_a_rising_map():
   scores, positive = _case(1)
   ones = np.ones((1, len(scores)))
-  for fn in (adherence.auroc, adherence.average_precision):
+  for fn in (ranking.auroc, ranking.average_precision):
     assert fn(np.exp(scores), positive, ones) == fn(scores, positive, ones)
 
 
 def test_undefined_is_not_one_half():
   scores, ones = np.arange(3.0), np.ones((1, 3))
   none, all_ = np.zeros(3, bool), np.ones(3, bool)
-  assert np.isnan(adherence.auroc(scores, none, ones)).all()
-  assert np.isnan(adherence.auroc(scores, all_, ones)).all()
-  assert np.isnan(adherence.average_precision(scores, none, ones)).all()
+  assert np.isnan(ranking.auroc(scores, none, ones)).all()
+  assert np.isnan(ranking.auroc(scores, all_, ones)).all()
+  assert np.isnan(ranking.average_precision(scores, none, ones)).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_thresholds_are_the_best_of_all(seed):
   scores, positive = _case(seed)
-  (threshold,) = adherence.youden_thresholds(scores[:, None], positive[:, None])
+  (threshold,) = probe.youden_thresholds(scores[:, None], positive[:, None])
 
   def gain(cut):
     return (scores[positive] > cut).mean() - (scores[~positive] > cut).mean()
@@ -114,7 +116,7 @@ def test_thresholds_of_extreme_findings():
   positive[:, 2] = [0, 0, 1, 1]
   scores = np.array([[0.9, 0.1, 0.4, 0.5], [0.7, 0.2, 0.3, 0.5],
                      [0.2, 0.3, 0.2, 0.5], [0.1, 0.4, 0.1, 0.5]])  # fmt: skip
-  first, second, third, fourth = adherence.youden_thresholds(scores, positive)
+  first, second, third, fourth = probe.youden_thresholds(scores, positive)
   assert math.isclose(first, 0.45)
   assert np.isnan(second)
   assert third == 0.4  # Reversed: better nothing than the wrong ones.

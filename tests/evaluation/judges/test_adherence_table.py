@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.evaluation.judges import adherence, adherence_table
+from cxr_diffusion_jax.evaluation.judges import adherence
 
 NAMES = ("Mass", "Nodule", "Edema", "Hernia")
 
@@ -20,7 +20,7 @@ def figures() -> adherence.Adherence:
 
 
 def test_every_figure_says_what_it_is(figures):
-  made = adherence_table.to_measurements(figures, NAMES, judge="probe", standin=True)
+  made = adherence.to_measurements(figures, NAMES, judge="probe", standin=True)
   by_key = {(one.metric, one.group): one for one in made}
   assert len(by_key) == len(made) == 4 * 5
   macro = by_key["auroc", "all"]
@@ -36,7 +36,7 @@ def test_every_figure_says_what_it_is(figures):
 
 
 def test_a_single_class_is_undefined_and_not_chance(figures):
-  made = adherence_table.to_measurements(figures, NAMES, judge="probe")
+  made = adherence.to_measurements(figures, NAMES, judge="probe")
   told = {one.group: one for one in made if one.metric == "auroc"}
   for name, word in (("Hernia", "no image of 60"), ("Edema", "every image of 60")):
     assert told[f"finding: {name}"].value is None
@@ -45,7 +45,7 @@ def test_a_single_class_is_undefined_and_not_chance(figures):
 
 def test_names_must_fit(figures):
   with pytest.raises(ValueError, match="zip"):
-    adherence_table.to_measurements(figures, NAMES[:3], judge="probe")
+    adherence.to_measurements(figures, NAMES[:3], judge="probe")
 
 
 def test_intervals_of_findings_are_those_of_a_single_one(figures):
@@ -53,7 +53,7 @@ def test_intervals_of_findings_are_those_of_a_single_one(figures):
   asked = (rng.random((60, 1)) > 0.5).astype(float)
   scores = rng.random((60, 1))
   made = adherence.measure(scores, asked, np.array([0.5]), num_replicates=200)
-  for name in adherence.MACRO:
+  for name in adherence.NAMES:
     assert made.intervals[name][0].tolist() == pytest.approx(
       [made.macro[name].low, made.macro[name].high]
     )

@@ -7,9 +7,9 @@ from PIL import Image
 import pytest
 import scipy.stats
 
+from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.evaluation import image_set
 from cxr_diffusion_jax.evaluation.judges import anatomy
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
 
@@ -17,7 +17,7 @@ CARDIOMEGALY = metadata.FINDINGS.index("Cardiomegaly")
 
 
 class Reader:
-  """Stands for a measurer: reads the ratio from the first pixel."""
+  """A stand-in anatomy regressor: reads the ratio from the first pixel."""
 
   names = ("cardiothoracic_ratio",)
   num_training = 1234
@@ -118,13 +118,14 @@ def test_too_few_images_name_the_minimum(asked):
   real = _set(asked[:45])
   table = _table(real, real, asked[:45])
   few = table["error", "finding: Cardiomegaly", "generated"]
-  assert few.text == "undefined: 15 images; at least 20"
+  assert few.text == "undefined: 15 images, expected at least 20"
   assert few.num == 15
   assert table["error", "all", "generated"].value is not None
 
 
 def test_real_trees_have_no_facts(asked, tmp_path):
   (tmp_path / "original").mkdir()
+  (tmp_path / "Data_Entry_2017.csv").touch()
   Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "original" / "1.png")
   assert anatomy.facts_of(tmp_path, ["1"]) is None
   real = _set(asked)

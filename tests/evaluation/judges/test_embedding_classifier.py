@@ -115,7 +115,7 @@ def test_what_is_there_is_found_by_nih_and_by_experts(records, column, expert):
   assert "NIH has no label" in _find(table, of_four, "Fracture").reason
   few = _find(table, "average_precision (all expert labels)")
   assert few.value is None
-  assert "3 images, at most 1 with one finding; 5 with it" in few.reason
+  assert "3 images, at most 1 with one finding; expected 5 with it" in few.reason
   assert {(one.subject, one.of, one.standin) for one in table} == {
     ("embeddings", "real", True)
   }

@@ -7,14 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.evaluation import image_set, measurement
-from cxr_diffusion_jax.evaluation.judges import (
-  attribution,
-  localisation,
-  probe,
-  probe_fit,
-)
+from cxr_diffusion_jax.encoders.probes import probe, probe_fit
+from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation.judges import localisation
 
 SETTINGS = probe_fit.ProbeSettings(
   widths=(2, 4), norm_groups=1, batch_size=8, stem_stride=1
@@ -89,11 +86,12 @@ def test_too_few_boxes_name_the_minimum(judge):
   real, boxes = _squares(36)
   measured = localisation.measure(real, real, boxes, judge, num_replicates=20)
   (few,) = {m.text for m in measured if m.group == "finding: Effusion"}
-  assert few == "undefined: 9 boxes that can tell; at least 10"
+  assert few == "undefined: 9 boxes with a value, expected at least 10"
   none = localisation.measure(
     real, real, np.full_like(boxes, np.nan), judge, num_replicates=20
   )
-  assert {m.text for m in none} == {"undefined: 0 boxes that can tell; at least 10"}
+  (text,) = {m.text for m in none}
+  assert text == "undefined: 0 boxes with a value, expected at least 10"
   assert {m.group for m in none} == {"all"}
 
 
@@ -108,7 +106,7 @@ def test_boxes_of_findings_that_are_not_asked_for_do_not_count():
   boxes[:, 3], boxes[1, 5] = 0.5, 0.2
   findings = np.zeros((2, 14))
   findings[0, 3] = findings[1, 5] = 1
-  images, columns = localisation.asked_boxes(findings, boxes)
+  images, columns = localisation.requested_boxes(findings, boxes)
   assert images.tolist() == [0, 1]
   assert columns.tolist() == [3, 5]
 
@@ -118,7 +116,7 @@ def test_maps_are_gradient_times_activation():
   images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
   x = probe_fit.to_network(images)
   params = jax.jit(classifier.init)(jax.random.key(0), x)["params"]
-  attribute = attribution.make_attribution_fn(SETTINGS, 3)
+  attribute = probe_fit.make_attribution_fn(SETTINGS, 3)
   maps = attribute(params, images, np.array([0, 2]))
   assert maps.shape == (2, 4, 4)
   assert float(maps.min()) >= 0

@@ -9,9 +9,9 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import prompts
 from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.judges import zero_shot
 from cxr_diffusion_jax.evaluation.judges.margins import PROMPTS
 

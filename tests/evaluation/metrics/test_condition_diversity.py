@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.metrics import condition_diversity, diversity
 
 EXTRACTOR = types.SimpleNamespace(name="net", layer="last", standin=False)
@@ -113,7 +113,7 @@ def test_why_there_is_no_figure_is_said():
   told = _told(images, np.zeros((3, 1, 2)), real)
   assert "11 pixels" in told["ms_ssim", "all", "generated"].reason
   alone = told["feature_distance_within_condition", "all", "generated"]
-  assert "2 are needed of a condition" in alone.reason
+  assert "fewer than two such images of a condition" in alone.reason
   assert alone.value is None
   assert told["feature_distance", "all", "generated"].value == 0
   with pytest.raises(ValueError, match="not of these images"):

@@ -6,7 +6,7 @@ import scipy.linalg
 from sklearn import metrics
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation.metrics import fidelity, kernels
+from cxr_diffusion_jax.evaluation.metrics import frechet, kernels, neighbourhoods
 
 
 def _features(count: int, width: int, seed: int = 0) -> np.ndarray:
@@ -30,7 +30,7 @@ def test_normal_distributions_with_diagonal_covariances_have_a_closed_form():
   mean_a, mean_b = np.array([0.0, 1.0, 2.0]), np.array([0.5, -1.0, 2.0])
   scale_a, scale_b = np.array([1.0, 2.0, 0.5]), np.array([3.0, 1.0, 0.5])
   expected = ((mean_a - mean_b) ** 2).sum() + ((scale_a - scale_b) ** 2).sum()
-  distance = fidelity.frechet_distance(
+  distance = frechet.frechet_distance(
     _with_moments(mean_a, scale_a), _with_moments(mean_b, scale_b)
   )
   assert distance == pytest.approx(expected, rel=1e-10)
@@ -50,26 +50,26 @@ def test_it_equals_the_formula_with_scipys_matrix_root(count):
     + sum(np.trace(c) for c in covariances)
     - 2 * np.trace(root)
   )
-  assert fidelity.frechet_distance(a, b) == pytest.approx(expected, rel=1e-4)
+  assert frechet.frechet_distance(a, b) == pytest.approx(expected, rel=1e-4)
 
 
 def test_it_is_symmetric_invariant_under_rotation_and_zero_for_itself():
   a, b = _features(60, 8, 1), _features(60, 8, 2)
-  distance = fidelity.frechet_distance(a, b)
-  assert fidelity.frechet_distance(b, a) == pytest.approx(distance, rel=1e-9)
+  distance = frechet.frechet_distance(a, b)
+  assert frechet.frechet_distance(b, a) == pytest.approx(distance, rel=1e-9)
   rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
-  rotated = fidelity.frechet_distance(a @ rotation, b @ rotation)
+  rotated = frechet.frechet_distance(a @ rotation, b @ rotation)
   assert rotated == pytest.approx(distance, rel=1e-6)
-  assert 0 <= fidelity.frechet_distance(a, a) < 1e-9
+  assert 0 <= frechet.frechet_distance(a, a) < 1e-9
   # A shift adds its squared length.
-  shifted = fidelity.frechet_distance(np.float64(a), np.float64(a) + 2.0)
+  shifted = frechet.frechet_distance(np.float64(a), np.float64(a) + 2.0)
   assert shifted == pytest.approx(4 * 8, rel=1e-9)
 
 
 def test_moments_do_not_depend_on_blocks_nor_on_large_means(monkeypatch):
   a = _features(50, 5).astype(np.float64) + 1e4
-  monkeypatch.setattr(fidelity, "BLOCK_ROWS", 7)
-  mean, covariance = fidelity.moments(a)
+  monkeypatch.setattr(frechet, "BLOCK_ROWS", 7)
+  mean, covariance = frechet.moments(a)
   np.testing.assert_allclose(mean, a.mean(axis=0), rtol=1e-12)
   np.testing.assert_allclose(covariance, np.cov(a, rowvar=False), rtol=1e-8)
 
@@ -77,24 +77,12 @@ def test_moments_do_not_depend_on_blocks_nor_on_large_means(monkeypatch):
 def test_what_has_no_distance_is_refused():
   a = _features(10, 4)
   with pytest.raises(errors.InputError, match="2 images or more"):
-    fidelity.frechet_distance(a[:1], a)
+    frechet.frechet_distance(a[:1], a)
   with pytest.raises(errors.InputError, match="4 and 3 wide"):
-    fidelity.frechet_distance(a, a[:, :3])
+    frechet.frechet_distance(a, a[:, :3])
   a[3, 2] = np.nan
   with pytest.raises(errors.InputError, match="not finite"):
-    fidelity.frechet_distance(a, a)
-
-
-def test_moments_stream_over_batches_of_any_size():
-  a = _features(60, 5).astype(np.float64) * 3 + 100
-  batches = (a[first:last] for first, last in ((0, 1), (1, 20), (20, 59), (59, 60)))
-  mean, covariance = fidelity.moments_of_batches(batches)
-  np.testing.assert_allclose(mean, a.mean(axis=0), rtol=1e-12)
-  np.testing.assert_allclose(covariance, np.cov(a, rowvar=False), rtol=1e-10)
-  with pytest.raises(errors.InputError, match="5 and 4 wide"):
-    fidelity.moments_of_batches([a, a[:, :4]])
-  with pytest.raises(errors.InputError, match=r"of 1 images; expected of 2"):
-    fidelity.moments_of_batches([a[:1]])
+    frechet.frechet_distance(a, a)
 
 
 def _mmd(x: np.ndarray, y: np.ndarray) -> float:
@@ -110,7 +98,7 @@ def test_the_kernel_distance_is_that_of_subsets_with_scikit_learns_kernel(monkey
   monkeypatch.setattr(kernels, "BLOCK_NUMBERS", 100)
   a, b = _features(40, 8, 1), _features(50, 8, 2)
   expected = [_mmd(a[i], b[j]) for i, j in kernels.random_subsets(40, 50, 7, 20, 3)]
-  mean, std = fidelity.kernel_distance(a, b, 7, 20, seed=3)
+  mean, std = kernels.kernel_distance(a, b, 7, 20, seed=3)
   assert mean == pytest.approx(np.mean(expected), rel=1e-9)
   assert std == pytest.approx(np.std(expected), rel=1e-9)
   assert kernels.unbiased(
@@ -121,14 +109,14 @@ def test_the_kernel_distance_is_that_of_subsets_with_scikit_learns_kernel(monkey
 def test_a_subset_is_never_the_whole_set(caplog):
   a, b = _features(40, 8, 1), _features(50, 8, 2)
   with caplog.at_level("WARNING"):
-    mean, std = fidelity.kernel_distance(a, b, 5)
+    mean, std = kernels.kernel_distance(a, b, 5)
   assert "subsets of 20 in place of 1000" in caplog.text
-  assert (mean, std) == fidelity.kernel_distance(a, b, 5, 20)
+  assert (mean, std) == kernels.kernel_distance(a, b, 5, 20)
   assert std > 0
-  assert kernels.subset_size(40, 50, 40) == 20
-  assert kernels.subset_size(40, 50, 39) == 39
+  assert kernels.choose_subset_size(40, 50, 40) == 20
+  assert kernels.choose_subset_size(40, 50, 39) == 39
   with pytest.raises(errors.InputError, match="4 images or more"):
-    fidelity.kernel_distance(a[:3], b)
+    kernels.kernel_distance(a[:3], b)
 
 
 def test_the_kernel_distance_of_equal_distributions_is_zero_on_average():
@@ -144,13 +132,13 @@ def test_cmmd_equals_its_definition_and_knows_no_lengths():
   x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in map(np.float64, (a, b)))
   kernel = lambda *of: metrics.pairwise.rbf_kernel(*of, gamma=1 / 200).mean()  # noqa: E731
   expected = 1000 * (kernel(x) + kernel(y) - 2 * kernel(x, y))
-  assert fidelity.cmmd(a, b) == pytest.approx(expected, rel=1e-8)
-  assert fidelity.cmmd(a * 7, b) == pytest.approx(expected, rel=1e-5)
-  assert fidelity.cmmd(a, a) == pytest.approx(0, abs=1e-9)
+  assert kernels.cmmd(a, b) == pytest.approx(expected, rel=1e-8)
+  assert kernels.cmmd(a * 7, b) == pytest.approx(expected, rel=1e-5)
+  assert kernels.cmmd(a, a) == pytest.approx(0, abs=1e-9)
   # Two opposite directions: |x - y|^2 = 4.
   line = np.ones((5, 2))
   expected = 2000 * (1 - np.exp(-4 / 200))
-  assert fidelity.cmmd(line, -line) == pytest.approx(expected, rel=1e-12)
+  assert kernels.cmmd(line, -line) == pytest.approx(expected, rel=1e-12)
 
 
 def _among(x: np.ndarray, y: np.ndarray, k: int) -> np.ndarray:
@@ -162,10 +150,10 @@ def _among(x: np.ndarray, y: np.ndarray, k: int) -> np.ndarray:
 def test_precision_recall_density_and_coverage_equal_their_definitions():
   real = _features(105, 4)
   real, synthetic = real[:60], real[60:] * 0.7 + 0.3
-  precision, recall = fidelity.precision_recall(real, synthetic)
+  precision, recall = neighbourhoods.precision_recall(real, synthetic)
   assert precision == _among(real, synthetic, 3).any(axis=1).mean()
   assert recall == _among(synthetic, real, 3).any(axis=1).mean()
-  density, coverage = fidelity.density_coverage(real, synthetic)
+  density, coverage = neighbourhoods.density_coverage(real, synthetic)
   inside = _among(real, synthetic, 5)
   assert density == pytest.approx(inside.sum() / (5 * 45), rel=1e-12)
   assert coverage == inside.any(axis=0).mean()
@@ -175,21 +163,21 @@ def test_precision_recall_density_and_coverage_equal_their_definitions():
 
 def test_copies_collapse_and_strangers_move_what_they_should():
   real = _features(80, 6, 1)
-  assert fidelity.precision_recall(real, real) == (1, 1)
-  assert fidelity.density_coverage(real, real) == (1, 1)
+  assert neighbourhoods.precision_recall(real, real) == (1, 1)
+  assert neighbourhoods.density_coverage(real, real) == (1, 1)
   # One image over and over: plausible, and nothing else is seen.
   collapsed = np.repeat(real[:1], 80, axis=0)
-  precision, recall = fidelity.precision_recall(real, collapsed)
+  precision, recall = neighbourhoods.precision_recall(real, collapsed)
   assert precision == 1
   assert recall == 1 / 80
-  assert fidelity.density_coverage(real, collapsed)[1] <= 20 / 80
-  assert fidelity.precision_recall(real, real + 1e3) == (0, 0)
-  assert fidelity.density_coverage(real, real + 1e3) == (0, 0)
+  assert neighbourhoods.density_coverage(real, collapsed)[1] <= 20 / 80
+  assert neighbourhoods.precision_recall(real, real + 1e3) == (0, 0)
+  assert neighbourhoods.density_coverage(real, real + 1e3) == (0, 0)
 
 
 def test_too_few_images_for_neighbours_are_told():
   real = _features(5, 4)
   with pytest.raises(errors.InputError, match="6 or more for 5 neighbours"):
-    fidelity.density_coverage(real, real)
+    neighbourhoods.density_coverage(real, real)
   with pytest.raises(errors.InputError, match="4 and 3 wide"):
-    fidelity.cmmd(real, real[:, :3])
+    kernels.cmmd(real, real[:, :3])

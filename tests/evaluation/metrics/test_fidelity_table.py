@@ -1,12 +1,19 @@
 """The table of fidelity: figures, floors, groups, and what has too few images."""
 
+import dataclasses
 import types
 
 import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation.metrics import fidelity, fidelity_table
+from cxr_diffusion_jax.evaluation import metric as metric_lib
+from cxr_diffusion_jax.evaluation.metrics import (
+  fidelity,
+  frechet,
+  kernels,
+  neighbourhoods,
+)
 
 JUDGE = types.SimpleNamespace(name="probe", layer="pooled", standin=True)
 
@@ -22,10 +29,12 @@ def rows():
   real, generated, held_out = _sets()
   few = np.arange(120) < 12
   some = np.arange(120) < 60
-  groups = {"sex: F": (some, some, some), "finding: Hernia": (some, few, some)}
-  return fidelity_table.measure(
-    real, generated, held_out=held_out, extractor=JUDGE, groups=groups
-  )
+  groups = {"sex: F": (some, some), "finding: Hernia": (some, few)}
+  of_real = fidelity.measure(real, held_out, extractor=JUDGE, groups=groups)
+  return [
+    *fidelity.measure(real, generated, extractor=JUDGE, groups=groups),
+    *(dataclasses.replace(row, of="real") for row in of_real),
+  ]
 
 
 def test_each_metric_of_each_group_has_its_floor(rows):
@@ -33,7 +42,7 @@ def test_each_metric_of_each_group_has_its_floor(rows):
   assert len(set(keys)) == len(keys) == 3 * 7 * 2
   assert keys[:2] == [
     ("all", "frechet_distance", "generated"),
-    ("all", "frechet_distance", "real"),
+    ("all", "kernel_distance", "generated"),
   ]
   assert {row.judge for row in rows} == {"probe, pooled"}
   assert all(row.standin and row.subject == "fidelity" for row in rows)
@@ -47,12 +56,12 @@ def test_figures_are_those_of_fidelity_in_their_intervals(rows):
     ("all", "real", held_out, 120),
     ("sex: F", "generated", generated[:60], 60),
   ):
-    precision, recall = fidelity.precision_recall(real[:num], judged)
-    density, coverage = fidelity.density_coverage(real[:num], judged)
+    precision, recall = neighbourhoods.precision_recall(real[:num], judged)
+    density, coverage = neighbourhoods.density_coverage(real[:num], judged)
     expected = {
-      "frechet_distance": fidelity.frechet_distance(real[:num], judged),
-      "kernel_distance": fidelity.kernel_distance(judged, real[:num], 100, num // 2)[0],
-      "cmmd": fidelity.cmmd(real[:num], judged),
+      "frechet_distance": frechet.frechet_distance(real[:num], judged),
+      "kernel_distance": kernels.kernel_distance(judged, real[:num], 100, num // 2)[0],
+      "cmmd": kernels.cmmd(real[:num], judged),
       "precision": precision,
       "recall": recall,
       "density": density,
@@ -67,33 +76,39 @@ def test_figures_are_those_of_fidelity_in_their_intervals(rows):
 
 def test_a_shift_is_above_the_floor_by_more_than_chance(rows):
   table = {(row.metric, row.of): row for row in rows if row.group == "all"}
-  for metric, (better, _) in fidelity_table.METRICS.items():
+  for record in fidelity.METRICS:
+    metric = record.name
     generated, floor = table[metric, "generated"], table[metric, "real"]
     if metric in ("frechet_distance", "kernel_distance", "cmmd"):
       assert generated.low > floor.high, metric
-    assert generated.better == floor.better == better
+    assert generated.better == floor.better == record.direction
 
 
 def test_too_few_images_are_named(rows):
   table = {(row.group, row.metric, row.of): row for row in rows}
-  for metric, (_, fewest) in fidelity_table.METRICS.items():
-    for of, kind in (("generated", "images"), ("real", "images")):
-      row = table["finding: Hernia", metric, of]
+  for record in fidelity.METRICS:
+    for of in ("generated", "real"):
+      row = table["finding: Hernia", record.name, of]
       assert row.value is None
-      assert row.reason == f"12 {kind}, at least {fewest} are wanted"
+      assert row.reason == f"12 images, expected at least {record.minimum_n}"
       assert row.num == 12
   real, generated, _ = _sets()
-  row = fidelity_table.measure(
-    real[:30], generated, held_out=None, extractor=JUDGE, metrics=["frechet_distance"]
+  (row,) = fidelity.measure(
+    real[:30], generated, extractor=JUDGE, metrics=fidelity.METRICS[:1]
   )
-  assert [x.reason for x in row] == ["30 real images, at least 50 are wanted"]
+  assert row.reason == "30 real images, expected at least 50"
 
 
-def test_what_cannot_be_measured_is_refused():
-  real, generated, held_out = _sets(30)
-  with pytest.raises(ValueError, match="metrics fid, not of frechet_distance"):
-    fidelity_table.measure(
-      real, generated, held_out=None, extractor=JUDGE, metrics=["fid"]
-    )
+def test_features_of_different_widths_are_rejected():
+  real, generated, _ = _sets(30)
   with pytest.raises(errors.InputError, match="6 and 5 wide"):
-    fidelity_table.measure(real, generated, held_out=held_out[:, 1:], extractor=JUDGE)
+    fidelity.measure(real, generated[:, 1:], extractor=JUDGE)
+
+
+def test_a_function_may_return_a_plain_number():
+  real, generated, _ = _sets(30)
+  record = metric_lib.Metric(
+    name="gap", subject="fidelity", fn=lambda pair: pair.num / 2
+  )
+  (row,) = fidelity.measure(real, generated, extractor=JUDGE, metrics=[record])
+  assert (row.value, row.low, row.high) == (15.0, None, None)

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.evaluation.metrics import fidelity, influences, kernels
+from cxr_diffusion_jax.evaluation.metrics import (
+  frechet,
+  kernels,
+  neighbourhoods,
+)
+from cxr_diffusion_jax.evaluation.metrics.fidelity import METRICS, FeaturePair
 
 
 def _features(count: int, width: int, seed: int) -> np.ndarray:
@@ -30,13 +35,18 @@ def _weighted_moments(x: np.ndarray, weights: np.ndarray):
 @pytest.mark.parametrize(("n", "m", "width"), [(14, 18, 3), (5, 9, 12), (9, 16, 12)])
 def test_a_frechet_distance_moves_as_its_influences_say(n, m, width):
   generated, real = _features(n, width, 1) + 0.3, _features(m, width, 2)
-  estimate = influences.frechet_distance(real, generated)
-  expected = fidelity.frechet_distance(generated, real)
+  estimate = frechet.with_influences(real, generated)
+  expected = frechet.frechet_distance(generated, real)
   assert estimate.value == pytest.approx(expected, rel=1e-6)
-  ours, theirs = fidelity.moments(generated), fidelity.moments(real)
+  ours, theirs = frechet.moments(generated), frechet.moments(real)
 
   def distance(first, second):
-    return fidelity.frechet_distance_of_moments(*first, *second)
+    (mean, covariance), (other_mean, other) = first, second
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other @ root), 0)).sum()
+    traces = np.trace(covariance) + np.trace(other)
+    return np.square(mean - other_mean).sum() + traces - 2 * cross
 
   slopes = _derivatives(lambda w: distance(_weighted_moments(generated, w), theirs), n)
   np.testing.assert_allclose(estimate.of_generated, slopes, atol=1e-3)
@@ -47,7 +57,7 @@ def test_a_frechet_distance_moves_as_its_influences_say(n, m, width):
 @pytest.mark.parametrize("width", [4, 200])
 def test_a_collapsed_set_has_a_frechet_distance(width):
   real, same = _features(30, width, 1), np.ones((30, width))
-  estimate = influences.frechet_distance(real, same)
+  estimate = frechet.with_influences(real, same)
   expected = np.square(real.mean(axis=0) - 1).sum() + real.var(axis=0, ddof=1).sum()
   assert estimate.value == pytest.approx(expected, rel=1e-9)
   np.testing.assert_allclose(estimate.of_generated, 0, atol=1e-9)
@@ -57,13 +67,13 @@ def test_kernel_distances_move_as_their_influences_say():
   generated, real = _features(12, 4, 1) + 0.4, _features(15, 4, 2)
   for estimate, kernel, scale, x, y in (
     (
-      influences.kernel_distance(real, generated, num_subsets=3),
+      kernels.kernel_distance_with_influences(real, generated, num_subsets=3),
       *(kernels.polynomial, 1, generated, real),
     ),
     (
-      influences.cmmd(real, generated),
+      kernels.cmmd_with_influences(real, generated),
       *(kernels.gaussian(10.0), 1000),
-      *(fidelity.unit_rows(v) for v in (generated, real)),
+      *(kernels.unit_rows(v) for v in (generated, real)),
     ),
   ):
 
@@ -82,15 +92,32 @@ def test_kernel_distances_move_as_their_influences_say():
 
 def test_estimates_have_the_values_of_fidelity():
   generated, real = _features(50, 6, 1) + 0.2, _features(40, 6, 2)
-  found = influences.kernel_distance(real, generated, num_subsets=9, seed=4)
-  expected, _ = fidelity.kernel_distance(generated, real, 9, 20, seed=4)
+  found = kernels.kernel_distance_with_influences(real, generated, 9, seed=4)
+  expected, _ = kernels.kernel_distance(generated, real, 9, 20, seed=4)
   assert found.value == pytest.approx(expected, rel=1e-9)
-  expected = fidelity.cmmd(generated, real)
-  assert influences.cmmd(real, generated).value == pytest.approx(expected, rel=1e-9)
-  for name in ("precision_recall", "density_coverage"):
-    found = [x.value for x in getattr(influences, name)(real, generated)]
-    expected = getattr(fidelity, name)(real, generated)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+  expected = kernels.cmmd(generated, real)
+  found = kernels.cmmd_with_influences(real, generated)
+  assert found.value == pytest.approx(expected, rel=1e-9)
+  pair = FeaturePair(real=real, generated=generated)
+  records = {record.name: record for record in METRICS}
+  for names, function in (
+    (("precision", "recall"), neighbourhoods.precision_recall),
+    (("density", "coverage"), neighbourhoods.density_coverage),
+  ):
+    values = [records[name].fn(pair).value for name in names]
+    np.testing.assert_allclose(values, function(real, generated), rtol=1e-12)
+
+
+@pytest.mark.parametrize("subset_size", [20, 35])
+def test_subsets_have_one_value_whichever_way_they_are_summed(subset_size):
+  # 2 subsets of 35 are more pairs than 50 x 40, of 20 fewer: both ways are taken.
+  a, b = _features(50, 6, 1) + 0.2, _features(40, 6, 2)
+  expected = [
+    kernels.unbiased(a[i], b[j], kernels.polynomial)
+    for i, j in kernels.random_subsets(50, 40, 2, subset_size, 0)
+  ]
+  mean, std = kernels.kernel_distance(a, b, 2, subset_size)
+  assert (mean, std) == pytest.approx((np.mean(expected), np.std(expected)), rel=1e-9)
 
 
 def _left_out(figures, x: np.ndarray) -> np.ndarray:
@@ -103,12 +130,13 @@ def _left_out(figures, x: np.ndarray) -> np.ndarray:
 
 def test_density_and_coverage_move_as_when_an_image_is_left_out():
   generated, real = _features(20, 3, 1) + 0.9, _features(25, 3, 2)
-  density, coverage = influences.density_coverage(real, generated)
-  values = _left_out(lambda x: fidelity.density_coverage(real, x), generated)
+  balls = neighbourhoods.RealBalls.of(real, generated)
+  density, coverage = balls.density(), balls.coverage()
+  values = _left_out(lambda x: neighbourhoods.density_coverage(real, x), generated)
   np.testing.assert_allclose(density.of_generated, values[:, 0], atol=1e-9)
   # The pseudo-value counts n - 1 of n.
   np.testing.assert_allclose(coverage.of_generated * 19 / 20, values[:, 1], atol=1e-9)
-  values = _left_out(lambda x: fidelity.density_coverage(x, generated), real)
+  values = _left_out(lambda x: neighbourhoods.density_coverage(x, generated), real)
   np.testing.assert_allclose(density.of_real * 24 / 25, values[:, 0], atol=1e-9)
   np.testing.assert_allclose(coverage.of_real, values[:, 1], atol=1e-9)
   assert np.ptp(coverage.of_real) > 0
@@ -116,10 +144,11 @@ def test_density_and_coverage_move_as_when_an_image_is_left_out():
 
 def test_precision_and_recall_move_with_the_images_they_are_shares_of():
   generated, real = _features(20, 3, 1) + 0.2, _features(25, 3, 2)
-  precision, recall = influences.precision_recall(real, generated)
-  values = _left_out(lambda x: fidelity.precision_recall(real, x), generated)
+  precision = neighbourhoods.precision(real, generated)
+  recall = neighbourhoods.recall(real, generated)
+  values = _left_out(lambda x: neighbourhoods.precision_recall(real, x), generated)
   np.testing.assert_allclose(precision.of_generated, values[:, 0], atol=1e-9)
-  values = _left_out(lambda x: fidelity.precision_recall(x, generated), real)
+  values = _left_out(lambda x: neighbourhoods.precision_recall(x, generated), real)
   np.testing.assert_allclose(recall.of_real, values[:, 1], atol=1e-9)
   assert np.ptp(precision.of_real) > 0
   assert np.ptp(recall.of_generated) > 0

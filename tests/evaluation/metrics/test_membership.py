@@ -3,27 +3,29 @@
 import numpy as np
 import pytest
 
+from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.metrics import membership
 
 
 def test_the_figure_is_the_share_of_pairs_in_which_the_member_is_nearer():
   members, others = np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0])
   groups = np.arange(3), np.arange(2)
-  found = membership.auroc(members, others, groups=groups)
+  found = statistics.estimate(membership.auroc_fn(members, others), groups)
   assert found.value == pytest.approx((2 + 1.5 + 1) / 6)
-  swapped = membership.auroc(others, members, groups=groups[::-1])
+  swapped = statistics.estimate(membership.auroc_fn(others, members), groups[::-1])
   assert swapped.value == pytest.approx(1 - found.value)
-  apart = membership.auroc(members, members + 5, groups=(groups[0], groups[0]))
+  apart_fn = membership.auroc_fn(members, members + 5)
+  apart = statistics.estimate(apart_fn, (groups[0], groups[0]))
   assert (apart.low, apart.value, apart.high) == (1, 1, 1)
 
 
 def test_as_many_of_both_sides_and_no_patient_on_both():
   train, test = np.array(list("aabbccdd")), np.array(list("axyyb"))
-  chosen, unseen = membership.sample(train, test, seed=0)
+  chosen, unseen = membership.choose(train, test, seed=0)
   assert len(chosen) == 3
   assert unseen.tolist() == [1, 2, 3]
   assert len(set(chosen.tolist())) == 3
-  chosen, unseen = membership.sample(train[[0, 2]], test, seed=0)
+  chosen, unseen = membership.choose(train[[0, 2]], test, seed=0)
   assert chosen.tolist() == [0, 1]
   assert len(unseen) == 2
   assert set(test[unseen]) <= {"x", "y"}

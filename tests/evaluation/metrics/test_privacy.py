@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.metrics import nearness, privacy, privacy_reference
 
 EXTRACTOR = types.SimpleNamespace(name="net", layer="last", standin=True)
@@ -153,8 +153,8 @@ def test_too_few_images_are_named():
     ("nearer_to_training_than_real_p5", "real"),
     ("membership_auroc", "generated"),
   }
-  assert "1 % needs 100 images" in reasons["distance_to_training_p1", "real"]
-  assert "5 % needs 20 images" in reasons["distance_to_training_p5", "real"]
+  assert "expected at least 100" in reasons["distance_to_training_p1", "real"]
+  assert "expected at least 20" in reasons["distance_to_training_p5", "real"]
   assert "19 images" in reasons["membership_auroc", "generated"]
   assert "20 of each" in reasons["membership_auroc", "generated"]
 
@@ -169,20 +169,18 @@ def test_what_does_not_fit_is_refused(reference):
 
 
 def test_an_image_that_is_nearest_to_its_own_patient_identifies_him(reference):
-  yardstick = nearness.Yardstick(
+  real = nearness.RealDistances(
     distances=reference.distances,
     groups=np.arange(100),
     num_training=100,
     judge="net, last",
     standin=True,
-    estimate_fn=lambda fn, groups: nearness.cluster_bootstrap.estimate(
-      fn, groups, num_replicates=200
-    ),
+    num_replicates=200,
   )
   features = _line(0, 0.1, 0.2, 9)
   conditioning = _line(0, 0.1, 5, 9)
   names = np.array(["a", "a", "b", "c"])
-  found = nearness.identified(yardstick, features, conditioning, names)
+  found = nearness.identified(real, features, conditioning, names)
   # The third is nearest to the second's image, which is of somebody else.
   assert found.value == 3 / 4
   assert found.num_real == 4

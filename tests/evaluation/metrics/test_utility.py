@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.judges import probe_fit
+from cxr_diffusion_jax.encoders.probes import probe_fit
 from cxr_diffusion_jax.evaluation.metrics import utility, utility_figures
 from cxr_diffusion_jax.evaluation.metrics.utility_arms import (
   UtilitySettings,
@@ -142,7 +142,6 @@ def test_intervals_hold_the_value_and_say_of_how_many(made):
     for arm, num in (("tstr", 64), ("real_and_synthetic", 128)):
       assert _figure(report, f"{arm}_macro_auroc").num == num
       assert _figure(report, f"{arm}_macro_auroc", of="real").num == 64
-  assert "40 updates of 16" in made.copies.description
 
 
 def test_what_a_single_class_makes_undefined_has_a_reason(made):
@@ -202,7 +201,7 @@ def test_an_interrupted_call_goes_on_and_other_inputs_are_trained(
 ):
   fits = []
 
-  def fit(images, findings, settings, progress, *, params=None, programs=None):
+  def fit(images, findings, settings, *, params, program, progress):
     fits.append((len(images), settings.seed, params))
     if len(fits) == 4:
       raise KeyboardInterrupt
@@ -213,7 +212,7 @@ def test_an_interrupted_call_goes_on_and_other_inputs_are_trained(
     return np.random.default_rng(len(fits)).random((80, 14), np.float32)
 
   monkeypatch.setattr(probe_fit, "fit", fit)
-  monkeypatch.setattr(utility.utility_fit.Trainer, "_scored", scored)
+  monkeypatch.setattr(utility.utility_fit.Trainer, "score", scored)
   train, test = made.sets
 
   def call(synthetic=train, settings=SETTINGS):
@@ -274,7 +273,7 @@ def test_shares_are_nested_and_of_whole_patients():
 def _test_set(count, patients=None, num_replicates=400):
   findings = np.zeros((count, 14), np.uint8)
   findings[::3, 0], findings[::2, 1] = 1, 1
-  return utility_figures.Test(
+  return utility_figures.TestSet(
     vocabulary=metadata.FINDINGS,
     findings=findings,
     patients=np.arange(count) if patients is None else patients,

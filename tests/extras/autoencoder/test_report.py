@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.evaluation.judges import probe, probe_fit
+from cxr_diffusion_jax.encoders.probes import probe, probe_fit
 from cxr_diffusion_jax.evaluation.metrics import diversity
 from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
 

@@ -10,7 +10,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.extras.reader_study import scores as reader_scores
 from cxr_diffusion_jax.extras.reader_study import study as reader_study
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables

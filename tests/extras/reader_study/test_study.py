@@ -8,8 +8,8 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
 from cxr_diffusion_jax.extras.reader_study import study as reader_study
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
 

@@ -1,4 +1,4 @@
-"""Folders of anybody's images, with a table of labels or without, as sets to judge.
+"""Folders of images, with or without a table of labels, as image sets.
 
 folder -> names -> headers: one size? known modes? whole? -> ImageSet, decoded on demand
 """
@@ -16,19 +16,19 @@ from PIL import Image
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import dicom
 from cxr_diffusion_jax.data import images as images_lib
-from cxr_diffusion_jax.evaluation import image_labels
-from cxr_diffusion_jax.evaluation.image_set import ImageSet
+from cxr_diffusion_jax.data.image_sets import labels as image_labels
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 
-# Folders below the one that is given, such as Kaggle's images_001/images.
+# Levels of folders that are searched, such as Kaggle's images_001/images.
 DEPTH = 3
 
-# What `data/images.py` makes grey; CMYK, YCbCr, LAB and floats are no radiographs.
+# Modes that `data/images.py` converts; CMYK, YCbCr, LAB and floats are no radiographs.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Header:
-  """What a file says of itself before it is decoded."""
+  """The header of a file, before decoding."""
 
   width: int
   height: int
@@ -39,10 +39,9 @@ class _Header:
 
 
 class FolderImages(Sequence):
-  """Files as images: [i] -> uint8 [h w 1], read each time that it is asked for.
+  """Files as images: [i] -> uint8 [h w 1], decoded on each access.
 
-  Nothing is kept: metrics go through a set in order, and the next pass begins where a
-  small memory of images would have forgotten.
+  There is no cache: metrics read a set in order, which a small cache would not help.
   """
 
   def __init__(self, paths: Sequence[str], image_size: int | None):
@@ -51,7 +50,7 @@ class FolderImages(Sequence):
   def __len__(self) -> int:
     return len(self._paths)
 
-  def __getitem__(self, index: int) -> np.ndarray:
+  def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
     image = _decode(self._paths[index])
     if self._image_size is not None:
       image = images_lib.resize(image, self._image_size)
@@ -66,28 +65,24 @@ def read(
   name: str = "",
   progress: types.Progress = types.no_progress,
 ) -> ImageSet:
-  """Opens the images of a folder and of folders in it, to three levels, sorted by name.
+  """Opens the images of a folder and its subfolders, to three levels, sorted by name.
 
-  PNG, JPEG and DICOM are told by their extensions; names that begin with a dot are left
-  out. Headers are looked at now, pixels when they are asked for. Grey values are made
-  as in training (`data/images.py`): colours become luminance, alpha is ignored, 16 bits
-  are scaled by their full range; DICOM is shown as `data/dicom.py` says.
+  PNG, JPEG and DICOM are recognised by their extensions; names that begin with a dot
+  are skipped. Headers are read now, pixels on access. Grey values are computed as in
+  training (`data/images.py`): luminance of colours, no alpha, 16 bits scaled by their
+  full range; DICOM as in `data/dicom.py`.
 
   Args:
     folder: of images; an image's id is its name without extension.
-    labels_csv: what is known of them, see `image_labels.read_table`.
-    image_size: pixels of a side, to which all are brought: the centred square of the
-      shorter side, with an antialiased Lanczos; None takes them as they are.
-    name: of the set; the folder as it was given by default.
-    progress: told of the headers read.
-
-  Returns:
-    The set; `labels` has findings where there is a table, and what else it tells.
+    labels_csv: labels of the images, see `image_labels.read_table`.
+    image_size: pixels of a side that all are resized to: the centred square of the
+      shorter side, with an antialiased Lanczos; None for no resizing.
+    name: of the set; the folder by default.
+    progress: called with the number of headers read.
 
   Raises:
     errors.InputError: no folder, no image in it, two of one name, one that cannot be
-      read, of another size or of a mode that is none of a radiograph; labels that do
-      not belong to the images.
+      read or has another size or an unknown mode; labels that do not match.
   """
   table = image_labels.read_table(labels_csv) if labels_csv is not None else None
   images = _open(folder, image_size, name, progress)
@@ -105,32 +100,32 @@ def read_pair(
   image_size: int | None = None,
   progress: types.Progress = types.no_progress,
 ) -> tuple[ImageSet, ImageSet]:
-  """Opens two folders that are compared, with one table of labels for both.
+  """Opens two folders to compare, with one table of labels for both.
 
-  The table may name the images of one folder alone: the other set has no labels then.
+  The table may have the images of one folder only: the other set then has no labels.
 
   Raises:
     errors.InputError: as `read` and `check_pair`; labels that match neither folder.
   """
   table = image_labels.read_table(labels_csv) if labels_csv is not None else None
-  pair = tuple(_open(x, image_size, "", progress) for x in (real, synthetic))
-  check_pair(*pair)
+  first, second = (_open(x, image_size, "", progress) for x in (real, synthetic))
+  check_pair(first, second)
   if table is None:
-    return pair
-  image_labels.refuse_unmatched(table, pair)
-  return tuple(
+    return first, second
+  image_labels.refuse_unmatched(table, [first, second])
+  first, second = (
     image_labels.label(images, table)
     if image_labels.any_match(images, table)
     else images
-    for images in pair
+    for images in (first, second)
   )
+  return first, second
 
 
 def check_pair(real: ImageSet, synthetic: ImageSet) -> None:
-  """Refuses sets that cannot be compared: a metric would measure the resizing.
+  """Raises `errors.InputError` for images of different sizes.
 
-  Raises:
-    errors.InputError: their images differ in size; with the fix.
+  Resized to one size without the user's knowledge, metrics would measure the resizing.
   """
   sides = [images.images[0].shape[:2] for images in (real, synthetic)]
   if sides[0] != sides[1]:
@@ -166,7 +161,7 @@ def _open(
   headers = []
   for header in images_lib.in_threads(_header, paths):
     headers.append(header)
-    progress(f"look at {folder}", len(headers), len(paths))
+    progress(f"reading {folder}", len(headers), len(paths))
   _check_sizes(folder, paths, headers, image_size)
   deep = next((path for path, x in zip(paths, headers, strict=True) if x.deep), None)
   if deep is not None:
@@ -178,7 +173,7 @@ def _open(
 def _scan(folder: str | os.PathLike, depth: int) -> Iterator[str]:
   with os.scandir(folder) as entries:
     for entry in entries:
-      # Names such as `._00000001_000.png` are what macOS archives leave behind.
+      # macOS archives contain files such as `._00000001_000.png`.
       if entry.name.startswith("."):
         continue
       if entry.name.lower().endswith(image_labels.SUFFIXES):
@@ -203,7 +198,7 @@ def _refuse_duplicates(
 
 
 def _header(path: str) -> _Header:
-  """Reads the size and the mode of a file, and whether its end is there."""
+  """Reads the size and the mode of a file, and checks that it is complete."""
   if path.lower().endswith(image_labels.DICOM_SUFFIXES):
     dataset = dicom.open_dicom(path)
     return _Header(width=int(dataset.Columns), height=int(dataset.Rows), deep=False)
@@ -224,15 +219,15 @@ def _header(path: str) -> _Header:
       "grey, RGB, RGBA or a palette of 8 bits, or grey of 16 bits",
       "save it as 8-bit grey PNG",
     )
-  # A bit depth of 16 in colour or with alpha, of which PIL keeps the upper byte alone.
+  # 16 bits in colour or with alpha, of which PIL keeps the upper byte only.
   if is_png and start[24] == 16 and start[25] != 0:
     raise errors.InputError(
       f"{path} of {width}x{height} has 16 bits and several channels",
       "one channel of 16 bits, or 8 bits",
       "save it as 16-bit grey without transparency",
     )
-  # A copy that was cut short is found now, not after hours; some tools write behind the
-  # end, so a file without one is decoded before it is refused.
+  # A truncated file is refused now, not after hours. Some tools write after the end, so
+  # a file without one is decoded first.
   if (b"IEND" if is_png else b"\xff\xd9") not in end:
     _decode(path)
   return _Header(width=width, height=height, deep=mode.startswith("I"))
@@ -268,7 +263,7 @@ def _check_sizes(
 
 
 def _check_depth(path: str) -> None:
-  """Refuses values of 14 bits or fewer that are stored in 16: they would be black."""
+  """Refuses values of 14 bits or fewer stored in 16, which would be black."""
   largest = _decode(path).max()
   if largest < 64:
     raise errors.InputError(
@@ -292,5 +287,5 @@ def _unreadable(path: str, reason: str) -> errors.InputError:
   return errors.InputError(
     f"cannot read the image {path}: {reason}",
     "a whole PNG, JPEG or DICOM file",
-    "copy it again, or take it out of the folder",
+    "copy it again, or remove it from the folder",
   )

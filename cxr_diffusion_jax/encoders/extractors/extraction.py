@@ -1,15 +1,14 @@
-"""Runs an extractor over images, keeping on disk what is done.
+"""Runs an extractor over images, with the features kept on disk.
 
 images --batches of one shape--> rows appended to NAME-FINGERPRINT-KEY.npy.partial
        --all there--> renamed to NAME-FINGERPRINT-KEY.npy
 
-A run that is stopped goes on with the first row that is not there. NAME-... .json tells
-which images the rows are of; those of others are not used.
+An interrupted call resumes with the first missing row. NAME-... .json identifies the
+images; features of other images are not used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import hashlib
-import json
 import os
 import pathlib
 import re
@@ -19,15 +18,15 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.evaluation.features.extractor import Extractor
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 
-# Images whose bytes tell one set from another.
+# Images whose bytes identify a set.
 _SAMPLED = 16
 
 
 def extract(
   extractor: Extractor,
-  images: Sequence[np.ndarray],
+  images: types.Arrays,
   *,
   cache: pathlib.Path | None = None,
   key: str = "images",
@@ -40,17 +39,16 @@ def extract(
   Args:
     extractor: of `open_extractors`.
     images: n of uint8 [h w 1], all of one size; each is read once.
-    cache: folder where features are kept, made where it is not there; None for none. Of
-      several processes, one may use it at a time.
+    cache: folder that keeps features, of one process at a time; None for none.
     key: names the images in it; letters, digits, '.', '_' and '-'.
-    progress: told the images done.
+    progress: called with the number of images done.
 
   Returns:
     [n d] float32.
 
   Raises:
     errors.InputError: images of other types or sizes, or a disk that fails.
-    FloatingPointError: features that are no numbers.
+    FloatingPointError: features that are not finite.
   """
   if not re.fullmatch(r"[\w.-]+", key):
     raise ValueError(f"key {key!r}: letters, digits, '.', '_' and '-' alone")
@@ -68,7 +66,7 @@ def extract(
   with artifacts.disk_errors(cache):
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{extractor.name}-{extractor.fingerprint}-{key}.npy"
-    _forget_others(path, _origin(images))
+    _drop_stale(path, _origin(images))
     if not path.is_file():
       _write(path, extractor, images, lambda done: progress(label, done, len(images)))
     return np.load(path)
@@ -77,10 +75,10 @@ def extract(
 def _write(
   path: pathlib.Path,
   extractor: Extractor,
-  images: Sequence[np.ndarray],
+  images: types.Arrays,
   report: Callable[[int], None],
 ) -> None:
-  """Writes the rows that are not there yet."""
+  """Writes the missing rows."""
   part = path.with_name(f"{path.name}.partial")
   with open(part, "r+b" if part.is_file() else "x+b") as file:
     first = _begin(file, (len(images), extractor.width))
@@ -88,7 +86,7 @@ def _write(
     for rows in _batches(extractor, images, first):
       file.write(rows.astype("<f4", copy=False).tobytes())
       file.flush()
-      # Rows that are counted when the file is read again must be on the disk.
+      # Rows count when the file is opened again: they must be on the disk.
       os.fsync(file.fileno())
       first += len(rows)
       report(first)
@@ -96,7 +94,7 @@ def _write(
 
 
 def _begin(file: BinaryIO, shape: tuple[int, int]) -> int:
-  """Puts a file at its first row that is missing, and returns that row."""
+  """Seeks to the first missing row of a file, and returns that row."""
   header = {"descr": "<f4", "fortran_order": False, "shape": shape}
   file.seek(0)
   np.lib.format.write_array_header_1_0(file, header)
@@ -107,7 +105,7 @@ def _begin(file: BinaryIO, shape: tuple[int, int]) -> int:
   return rows
 
 
-def _batches(extractor: Extractor, images: Sequence[np.ndarray], first: int):
+def _batches(extractor: Extractor, images: types.Arrays, first: int):
   """Yields the features [k d] of images from `first` on, a call at a time."""
   params, place = _placed(extractor)
   shape = images[0].shape
@@ -116,19 +114,19 @@ def _batches(extractor: Extractor, images: Sequence[np.ndarray], first: int):
     batch = [np.asarray(images[row]) for row in range(start, stop)]
     for row, image in enumerate(batch, start):
       _check(image, shape, row)
-    # The last one fills up: one shape, compiled once.
+    # The last image fills up the batch: one shape, compiled once.
     batch += [batch[-1]] * (extractor.batch_size - len(batch))
-    made = extractor.apply_fn(params, place(np.stack(batch)))
-    features = np.asarray(made, np.float32)[: stop - start]
+    features = extractor.apply_fn(params, place(np.stack(batch)))
+    features = np.asarray(features, np.float32)[: stop - start]
     if not np.isfinite(features).all():
       raise FloatingPointError(
-        f"{extractor.name} gives no finite features of images {start} to {stop - 1}"
+        f"features of {extractor.name} are not finite for images {start} to {stop - 1}"
       )
     yield features
 
 
 def _placed(extractor: Extractor) -> tuple[types.Params, Callable]:
-  """Parameters on every device of this process, and what splits a batch over them."""
+  """Parameters on every device of this process, and a function to split a batch."""
   devices = jax.local_devices()
   if (
     extractor.params is None
@@ -156,22 +154,22 @@ def _check(image: np.ndarray, shape: tuple[int, ...], row: int) -> None:
     )
 
 
-def _forget_others(path: pathlib.Path, origin: str) -> None:
-  """Removes features of other images, and notes which ones are to come."""
+def _drop_stale(path: pathlib.Path, origin: str) -> None:
+  """Removes features of other images, and writes the origin of new ones."""
   note = path.with_suffix(".json")
-  found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-  if found.get("origin") == origin:
+  saved = artifacts.read_json(note) if note.exists() else {}
+  if saved.get("origin") == origin:
     return
   for old in (path, path.with_name(f"{path.name}.partial")):
     old.unlink(missing_ok=True)
-  artifacts.write_text(note, json.dumps({"origin": origin}) + "\n")
+  artifacts.write_json(note, {"origin": origin})
 
 
-def _origin(images: Sequence[np.ndarray]) -> str:
-  """Tells sets apart: how many images, and the bytes of some."""
+def _origin(images: types.Arrays) -> str:
+  """Identifies a set: the number of images, and the bytes of some."""
   digest = hashlib.sha256(str(len(images)).encode())
   for row in np.unique(np.linspace(0, len(images) - 1, _SAMPLED).astype(int)):
     image = np.ascontiguousarray(images[int(row)])
     digest.update(f"{image.shape} {image.dtype}".encode())
-    digest.update(image)
+    digest.update(image.tobytes())
   return digest.hexdigest()[:16]

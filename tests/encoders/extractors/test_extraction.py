@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import features
-from cxr_diffusion_jax.evaluation.features import extractor as extractor_lib
+from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
+from cxr_diffusion_jax.encoders.extractors import opening as features
 
 
 @dataclasses.dataclass
@@ -105,7 +105,7 @@ def test_images_of_other_kinds_are_refused(images, tmp_path):
 
 def test_features_that_are_no_numbers_are_told(images):
   extractor = _extractor(lambda params, images: np.full((len(images), 2), np.nan))
-  with pytest.raises(FloatingPointError, match="counted gives no finite features"):
+  with pytest.raises(FloatingPointError, match="features of counted are not finite"):
     features.extract(extractor, images)
 
 

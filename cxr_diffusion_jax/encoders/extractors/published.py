@@ -4,7 +4,7 @@ rad_dino  class token after the norm       (RAD-DINO, 2401.10815)
 clip      embedding shared with the texts  (CLIP, 2103.00020, as CMMD uses it)
 elixr_c   mean of the 8x8 map              (ELIXR-C, 2308.01317)
 
-A function here gives an extractor, or the reason why there is none without a download.
+A function here returns an extractor, or the reason why none is available locally.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
 from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
-from cxr_diffusion_jax.evaluation.features import extractor as extractor_lib
-from cxr_diffusion_jax.evaluation.features.extractor import Extractor
 
 RAD_DINO = "microsoft/rad-dino"
 CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32")
 
-# `image_features.load` takes both kinds and says by this which one it found.
+# `image_features.load` loads both kinds and names the layer of what it loaded.
 _DINO_LAYER, _CLIP_LAYER = "class token after the norm", "image embedding"
 
 # For one device; RAD-DINO's attention of 1370 places takes 100 MB an image.
@@ -48,7 +48,7 @@ def open_rad_dino(location: str, download: bool) -> Extractor | str:
     download: whether an id that is not in the hub's cache may be fetched.
 
   Raises:
-    errors.InputError: nothing usable there.
+    errors.InputError: the location has no usable model.
   """
   name = location or RAD_DINO
   if not (location or download) and image_features.find(name) is None:
@@ -60,11 +60,11 @@ def open_clip(location: str, settings: DataSettings | None) -> Extractor | str:
   """A published CLIP's vision model, else the stand-in of the records.
 
   Args:
-    location: a folder or an id, which may be downloaded; "" for what is at hand.
-    settings: of the data that has stand-ins; None for none.
+    location: a folder or an id, which may be downloaded; "" for local models.
+    settings: of the data, where stand-ins may be stored; None for none.
 
   Raises:
-    errors.InputError: nothing usable there.
+    errors.InputError: the location has no usable model.
   """
   name = location or next(
     (one for one in CLIPS if image_features.find(one) is not None), ""
@@ -79,18 +79,18 @@ def open_clip(location: str, settings: DataSettings | None) -> Extractor | str:
 
 
 def open_elixr_c(location: str, settings: DataSettings | None) -> Extractor | str:
-  """ELIXR-C where its SavedModel is at hand, else the stand-in of the records.
+  """ELIXR-C if its SavedModel is available, else the stand-in of the records.
 
-  Real images are encoded again, as generated ones are: the embeddings that come with a
-  dataset are of larger files, and their distance would be that of sizes.
+  Real images are encoded again, as generated ones are: embeddings that come with a
+  dataset are of larger files, and sizes would add to the distance.
 
   Args:
     location: a folder of the SavedModels or of a stand-in CLIP, or an id on the hub
-      that may be downloaded; "" for what is at hand.
-    settings: of the data that has stand-ins; None for none.
+      that may be downloaded; "" for local models.
+    settings: of the data, where stand-ins may be stored; None for none.
 
   Raises:
-    errors.InputError: nothing usable there.
+    errors.InputError: the location has no usable model.
   """
   folder = pathlib.Path(location).expanduser() if location else _standin_clip(settings)
   if not location:
@@ -103,8 +103,9 @@ def open_elixr_c(location: str, settings: DataSettings | None) -> Extractor | st
         " installed, and there is no stand-in; name it to download it:"
         f" elixr_c={elixr_saved_model.HUB_ID}"
       )
-  elif not (folder / "config.json").is_file():
+  elif not (pathlib.Path(location).expanduser() / "config.json").is_file():
     return _of_elixr(elixr_model.load(location), 4)
+  assert folder is not None
   model = clip_model.load(folder)
   standin_elixr.check_fits(model)
   return _of_elixr(standin_encoder.StandinEncoder(model=model), 64)
@@ -148,7 +149,7 @@ def _of_encoder(
 
 
 def _of_elixr(encoder: encoder_lib.Encoder, batch_size: int) -> Extractor:
-  """Whatever makes ELIXR-C maps of images [h w]."""
+  """An encoder that maps images [h w] to ELIXR-C maps."""
 
   def apply_fn(params, images):
     del params
@@ -168,7 +169,7 @@ def _of_elixr(encoder: encoder_lib.Encoder, batch_size: int) -> Extractor:
 
 
 def _standin_clip(settings: DataSettings | None) -> pathlib.Path | None:
-  """The folder of the stand-in CLIP, where there is one."""
+  """The folder of the stand-in CLIP, if there is one."""
   if settings is None or not (settings.standin_clip / "config.json").is_file():
     return None
   return settings.standin_clip
@@ -187,5 +188,5 @@ def _cached_elixr() -> pathlib.Path | None:
   import huggingface_hub
 
   file = f"{elixr_saved_model.IMAGE_MODEL}/saved_model.pb"
-  found = huggingface_hub.try_to_load_from_cache(elixr_saved_model.HUB_ID, file)
-  return pathlib.Path(found).parents[1] if isinstance(found, str) else None
+  path = huggingface_hub.try_to_load_from_cache(elixr_saved_model.HUB_ID, file)
+  return pathlib.Path(path).parents[1] if isinstance(path, str) else None

@@ -1,9 +1,9 @@
 """Convolutional networks whose weights the user converts, as extractors.
 
-inception  pool3, 2048  the network that "FID" without further words means
+inception  pool3, 2048  the network of the usual "FID"
 densenet   relu of the last norm, global mean, 1024  trained on X-rays of many sites
 
-Both get an image as their own project gives it, so that figures can be compared.
+Both preprocess images as their own project does, so that figures are comparable.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.evaluation.features import extractor as extractor_lib
-from cxr_diffusion_jax.evaluation.features import weights as weights_lib
-from cxr_diffusion_jax.evaluation.features.extractor import Extractor
+from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
+from cxr_diffusion_jax.encoders.extractors import weights as weights_lib
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.models import densenet, inception
 
 _IMAGES_A_DEVICE = 16
@@ -26,7 +26,7 @@ _IMAGES_A_DEVICE = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
-  """A network and how it is used.
+  """A network and its preprocessing.
 
   Attributes:
     module: of `input_shape` and the parameters.
@@ -48,9 +48,9 @@ def inception_v3() -> Network:
   module = inception.InceptionV3()
 
   def features_fn(params, images):
-    # As the published graph does it, and so not antialiased where images shrink.
+    # As in the published graph, and so not antialiased where images shrink.
     x = (resize_as_tensorflow_1(images, inception.SIDE) - 128) / 128
-    return module.apply({"params": params}, jnp.repeat(x, 3, axis=-1))
+    return jnp.asarray(module.apply({"params": params}, jnp.repeat(x, 3, axis=-1)))
 
   return Network(
     module=module,
@@ -92,11 +92,11 @@ def open_network(name: str, location: str) -> Extractor | str:
     location: the file of its weights, see `weights.CONVERT`; "" for none.
 
   Raises:
-    errors.InputError: weights that are not there or do not fit.
+    errors.InputError: weights that are absent or do not fit.
   """
   if not location:
     return (
-      f"its weights are not at hand; convert them and name the file:"
+      f"its weights are not available; convert them and name the file:"
       f" {name}=FILE.safetensors"
     )
   network = {"inception": inception_v3, "densenet": densenet_121}[name]()
@@ -115,8 +115,8 @@ def open_network(name: str, location: str) -> Extractor | str:
 def resize_as_tensorflow_1(images: jax.Array, side: int) -> jax.Array:
   """Bilinear between the pixels at i * size / side and its next, as TensorFlow 1 did.
 
-  Images are thereby moved by less than a pixel, and what shrinks is not averaged: but
-  a Frechet inception distance is comparable only where all of this is the same.
+  This moves images by less than a pixel and does not average where they shrink, but
+  Frechet inception distances are comparable only with the same preprocessing.
 
   Args:
     images: [b h w c].

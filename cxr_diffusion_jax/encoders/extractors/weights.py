@@ -1,16 +1,17 @@
-"""Weights of PyTorch's networks, in safetensors that the user makes, as Flax has them.
+"""Weights of PyTorch networks, from safetensors that the user converts, for Flax.
 
 FILE.safetensors {torch's name: array} --names, axes, shapes checked--> parameters
 
-PyTorch's own files are pickles, which run code when they are read: they are converted
-once, where PyTorch is installed and their source is trusted (`CONVERT`). A kernel goes
-from [out in h w] to [h w in out], and a norm's running_mean and running_var are the
-parameters `mean` and `var` of `models.frozen_norm`.
+PyTorch's own files are pickles, which run code when they are read: the user converts
+them once, where PyTorch is installed and their source is trusted (`CONVERT`). A kernel
+goes from [out in h w] to [h w in out], and a norm's running_mean and running_var are
+the parameters `mean` and `var` of `models.frozen_norm`.
 """
 
 from collections.abc import Callable, Sequence
 import pathlib
 from types import MappingProxyType
+from typing import Any
 
 from flax import traverse_util
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 
-# What a user runs, by the name of the extractor. torchxrayvision publishes whole
-# pickled models: it alone can read them.
+# Conversion scripts by extractor. torchxrayvision publishes whole pickled models, which
+# only it can read.
 CONVERT = MappingProxyType(
   {
     "inception": """\
@@ -35,7 +36,7 @@ safetensors.torch.save_file(weights, "densenet.safetensors")
   }
 )
 
-# What such files hold besides: counts of batches; Inception's classes of photographs;
+# Other content of such files: counts of batches; Inception's classes of photographs;
 # thresholds that torchxrayvision scales its outputs with.
 _UNUSED = ("num_batches_tracked", "fc.weight", "fc.bias", "op_threshs")
 
@@ -43,8 +44,8 @@ _LEAVES = MappingProxyType(
   {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 )
 
-# Names that an error tells; hundreds would be no help.
-_TOLD = 3
+# Names that an error lists.
+_LISTED = 3
 
 
 def read(
@@ -55,18 +56,19 @@ def read(
   Args:
     name: of the extractor, a key of `CONVERT`.
     path: of the file.
-    shapes_fn: gives the tree of shapes that the result has; asked when there is a file.
+    shapes_fn: returns the tree of shapes of the result; called if there is a file.
 
   Returns:
     Tree of float32 arrays.
 
   Raises:
-    errors.InputError: no file, another format, or weights that are absent, left over or
-      of other shapes: all of it in one line.
+    errors.InputError: no file, another format, or weights that are absent, unknown or
+      of other shapes.
   """
   stored = _read_file(name, path)
   params, wrong = {}, []
-  for place, leaf in traverse_util.flatten_dict(shapes_fn()).items():
+  shapes: Any = traverse_util.flatten_dict(shapes_fn())
+  for place, leaf in shapes.items():
     key = torch_name(place)
     array = stored.pop(key, None)
     if array is None:
@@ -89,7 +91,7 @@ def read(
 
 
 def torch_name(place: Sequence[str]) -> str:
-  """The name that PyTorch has for a parameter at this place of the tree."""
+  """PyTorch's name of the parameter at this place of the tree."""
   *modules, leaf = place
   return ".".join([*modules, _LEAVES.get(leaf, leaf)])
 
@@ -110,8 +112,8 @@ def _read_file(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _some(wrong: Sequence[str]) -> str:
-  more = len(wrong) - _TOLD
-  return "; ".join(wrong[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
+  more = len(wrong) - _LISTED
+  return "; ".join(wrong[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _fix(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A set of images that is judged, with what is known of each.
+"""A set of images to judge, with what is known of each.
 
 records(split), a folder of pictures, generated parts -> ImageSet -> features, metrics
 """
@@ -8,11 +8,11 @@ import dataclasses
 
 import numpy as np
 
+from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.records import records as records_lib
-from cxr_diffusion_jax.encoders.standin import tree as standin_tree
 
-# Of a stored code: as the records number them.
+# Names of stored codes, as the records number them.
 SEXES, VIEWS = ("F", "M"), ("PA", "AP")
 
 # Years, from the first to before the second.
@@ -24,17 +24,17 @@ class ImageSet:
   """n images; row i of everything belongs together.
 
   Attributes:
-    name: for people: "test", "elixr_c", a folder.
-    images: [i] -> uint8 [h w 1], all of one size; an array, or read when asked for.
+    name: for tables and errors: "test", "elixr_c", a folder.
+    images: [i] -> uint8 [h w 1], all of one size; an array, or read on access.
     ids: [n] str, each once.
-    labels: what is known of them, any of: findings [n k] 0 or 1; patient [n]; age [n]
-      in years, nan unknown; sex and view [n] int, indices of `SEXES` and `VIEWS`, -1
-      unknown. Of generated images: what was asked for.
+    labels: any of: findings [n k] 0 or 1; patient [n]; age [n] in years, nan unknown;
+      sex and view [n] int, indices of `SEXES` and `VIEWS`, -1 unknown. Of generated
+      images: what was requested.
     vocabulary: names of the k findings.
   """
 
   name: str
-  images: Sequence[np.ndarray]
+  images: types.Arrays
   ids: np.ndarray
   labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   vocabulary: tuple[str, ...] = ()
@@ -43,29 +43,58 @@ class ImageSet:
     return len(self.ids)
 
   def take(self, rows: Sequence[int] | np.ndarray, name: str = "") -> "ImageSet":
-    """The images at these places, read when asked for as before."""
+    """The images at these rows."""
     rows = np.asarray(rows, np.int64)
     images = self.images
-    taken = images[rows] if isinstance(images, np.ndarray) else Taken(images, rows)
     return ImageSet(
       name=name or self.name,
-      images=taken,
+      images=images[rows] if isinstance(images, np.ndarray) else Subset(images, rows),
       ids=self.ids[rows],
       labels={key: value[rows] for key, value in self.labels.items()},
       vocabulary=self.vocabulary,
     )
 
 
-class Taken(Sequence):
+class RecordImages(Sequence):
+  """The images of a split: [i] -> uint8 [h w 1]."""
+
+  def __init__(self, records: records_lib.Records, split: str):
+    self._source = records_lib.RecordSource(records, split)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, row: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+    return self._source[row]["image"]
+
+
+class Chain(Sequence):
+  """Several sequences, one after the other."""
+
+  def __init__(self, parts: Sequence[types.Arrays]):
+    self._parts = parts
+    self._starts = np.cumsum([0, *map(len, parts)])
+
+  def __len__(self) -> int:
+    return int(self._starts[-1])
+
+  def __getitem__(self, row: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+    if not 0 <= row < len(self):
+      raise IndexError(f"row {row} of {len(self)}")
+    part = int(np.searchsorted(self._starts, row, side="right")) - 1
+    return self._parts[part][row - int(self._starts[part])]
+
+
+class Subset(Sequence):
   """Some images of a sequence: [i] is images[rows[i]]."""
 
-  def __init__(self, images: Sequence[np.ndarray], rows: np.ndarray):
+  def __init__(self, images: types.Arrays, rows: np.ndarray):
     self._images, self._rows = images, rows
 
   def __len__(self) -> int:
     return len(self._rows)
 
-  def __getitem__(self, index: int) -> np.ndarray:
+  def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
     return self._images[int(self._rows[index])]
 
 
@@ -76,7 +105,7 @@ def of_records(records: records_lib.Records, split: str) -> ImageSet:
     errors.InputError: no such split.
   """
   fields = dict(records.fields(split))
-  images = standin_tree.Images(records, split)
+  images = RecordImages(records, split)
   return ImageSet(
     name=split,
     images=images,
@@ -87,11 +116,10 @@ def of_records(records: records_lib.Records, split: str) -> ImageSet:
 
 
 def groups(images: ImageSet) -> dict[str, np.ndarray]:
-  """Parts of a set by what is known: name -> [n] bool.
+  """Parts of a set by its labels: name -> [n] bool.
 
   Names are as in `Measurement.group`: "finding: NAME" (with "No Finding"), "sex: F",
-  "age: 40-59", "view: PA"; parts may be empty and overlap. A label that is not there
-  makes no parts.
+  "age: 40-59", "view: PA". Parts may be empty and overlap; absent labels make none.
   """
   labels = images.labels
   parts: dict[str, np.ndarray] = {}
@@ -99,7 +127,7 @@ def groups(images: ImageSet) -> dict[str, np.ndarray]:
     present = np.asarray(labels["findings"]) > 0.5
     named = zip(images.vocabulary, present.T, strict=True)
     parts |= {f"finding: {name}": column for name, column in named}
-    parts[f"finding: {labels_lib.NO_FINDING}"] = ~present.any(axis=1)
+    parts[f"finding: {labels_lib.NO_FINDING}"] = np.logical_not(present.any(axis=1))
   for key, names in (("sex", SEXES), ("view", VIEWS)):
     if key in labels:
       parts |= {f"{key}: {x}": labels[key] == i for i, x in enumerate(names)}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import features
-from cxr_diffusion_jax.evaluation.features import encoders
-from cxr_diffusion_jax.evaluation.judges import attribution, probe_fit
-from cxr_diffusion_jax.evaluation.judges import probe as probe_lib
+from cxr_diffusion_jax.encoders.extractors import opening as features
+from cxr_diffusion_jax.encoders.extractors import published
+from cxr_diffusion_jax.encoders.probes import probe as probe_lib
+from cxr_diffusion_jax.encoders.probes import probe_fit
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def probe():
     ),
     score_fn=probe_fit.make_score_fn(settings, 3),
     features_fn=probe_fit.make_features_fn(settings, 3),
-    attribution_fn=attribution.make_attribution_fn(settings, 3),
+    attribution_fn=probe_fit.make_attribution_fn(settings, 3),
   )
 
 
@@ -78,7 +78,7 @@ def test_what_is_asked_for_by_name_must_be_there(probe, tmp_path):
     (["clip"], {}, "there is no stand-in; name one to download it"),
     (["elixr_c"], {}, "google/cxr-foundation is not in the hub's cache"),
     (["resnet"], {}, "features resnet; expected auto, or some of probe, rad_dino"),
-    ([], {}, "features of no name"),
+    ([], {}, r"features \(none\)"),
     ("auto", {"resnet": "x"}, "features resnet"),
     ("auto", {"rad_dino": str(tmp_path)}, "config.json is absent"),
     ("auto", {"clip": "/nowhere/at/all"}, "no CLIP in '/nowhere/at/all'"),
@@ -100,7 +100,7 @@ def loaded(monkeypatch):
     )
 
   loaded = types.SimpleNamespace(layer="class token after the norm")
-  monkeypatch.setattr(encoders.image_features, "load", load)
+  monkeypatch.setattr(published.image_features, "load", load)
   return loaded
 
 
@@ -136,9 +136,11 @@ def test_elixr_c_is_the_mean_of_its_map(monkeypatch, tmp_path):
     description="stand-in", standin=True, encode_images=encode_images
   )
   (tmp_path / "config.json").write_text("{}")
-  monkeypatch.setattr(encoders.clip_model, "load", lambda folder: None)
-  monkeypatch.setattr(encoders.standin_elixr, "check_fits", lambda model: None)
-  monkeypatch.setattr(encoders.standin_encoder, "StandinEncoder", lambda model: encoder)
+  monkeypatch.setattr(published.clip_model, "load", lambda folder: None)
+  monkeypatch.setattr(published.standin_elixr, "check_fits", lambda model: None)
+  monkeypatch.setattr(
+    published.standin_encoder, "StandinEncoder", lambda model: encoder
+  )
   settings = types.SimpleNamespace(standin_clip=tmp_path)
   (extractor,), _ = features.open_extractors(["elixr_c"], settings=settings)
   assert extractor.standin

@@ -13,23 +13,23 @@ import numpy as np
 
 from cxr_diffusion_jax import types
 
-# Raised when the same network gives other features: then those on disk are made again.
+# Raised when the same network gives other features: saved ones are computed again.
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Extractor:
-  """A network and the layer of it that is read.
+  """A network and one of its layers.
 
   Attributes:
-    name: one of `features.NAMES`.
-    layer: which of its outputs the features are.
+    name: identifies the network.
+    layer: whose output the features are.
     standin: whether this project trained it, in place of a published network.
-    fingerprint: of the weights and of how they are used.
+    fingerprint: of the weights and their use.
     width: d.
     batch_size: images a call.
     apply_fn: (params, uint8 [b h w 1]) -> [b d] float32.
-    params: None for a network that holds its own, and finds its own devices.
+    params: None for a network that holds its own, and places itself on devices.
   """
 
   name: str
@@ -55,11 +55,11 @@ def of_network(
   """Compiles a network that runs in JAX.
 
   Args:
-    name: see `Extractor`.
-    layer: as above.
-    standin: as above.
-    width: as above.
-    images_a_device: a call takes as many for each device of this process.
+    name: see `Extractor`, as for `layer`, `standin` and `width`.
+    layer: of the features.
+    standin: whether this project trained it.
+    width: of the features.
+    images_a_device: images of a call for each device of this process.
     features_fn: (params, images [b h w 1] float32 in [0, 255]) -> [b d].
     params: of the network.
   """
@@ -80,12 +80,11 @@ def of_network(
 
 
 def resize(images: jax.Array, side: int, method: str = "cubic") -> jax.Array:
-  """Brings images to the size that a network was trained on.
+  """Resizes images to the size that a network was trained on.
 
-  Antialiased: where images shrink, the kernel widens with the step, so that detail that
-  the new size cannot hold is averaged and not folded into patterns that no X-ray has
-  (Parmar et al. 2022, 2104.11222). Sides shrink and grow apart from each other: other
-  shapes than squares are stretched.
+  Antialiased: where images shrink, the kernel widens with the step, so that fine detail
+  is averaged and not aliased (Parmar et al. 2022, 2104.11222). Other shapes than
+  squares are stretched.
 
   Args:
     images: [b h w 1] in [0, 255].
@@ -102,9 +101,9 @@ def resize(images: jax.Array, side: int, method: str = "cubic") -> jax.Array:
 
 
 def fingerprint(params: types.Params, *facts: str) -> str:
-  """Returns 16 hexadecimal digits of weights, and of facts about their use."""
+  """Returns 16 hexadecimal digits that identify weights and their use."""
   digest = hashlib.sha256(repr((FORMAT, facts)).encode())
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
-    digest.update(np.ascontiguousarray(leaf))
+    digest.update(np.asarray(leaf).tobytes())
   return digest.hexdigest()[:16]

@@ -1,10 +1,10 @@
-"""A table of what is known of the images in a folder, joined to them by their names.
+"""A table of labels of the images in a folder, joined by file name.
 
 labels.csv -> Table -> its rows in the order of a set's images -> ImageSet.labels
 
-Names of columns, in upper or lower case: file (also Image Index, image_id, id),
-findings (Finding Labels, labels), and where they are there age, sex, view, patient (as
-in NIH's table: Patient Age ...) and condition, the real image that one was made from.
+Column names, in any case: file (also Image Index, image_id, id), findings (Finding
+Labels, labels), and optionally age, sex, view, patient (as in NIH's table: Patient Age
+...) and condition, the real image that a generated one was conditioned on.
 """
 
 from collections import Counter
@@ -19,13 +19,13 @@ import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.evaluation import image_set
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 SUFFIXES = (".png", ".jpg", ".jpeg", *DICOM_SUFFIXES)
 
-# NIH's own name: its table names all 112,120 images, of which a folder has few.
+# In NIH's own table, which lists all 112,120 images; a folder has few of them.
 NIH_FILE = "image index"
 
 ALIASES = {
@@ -45,9 +45,9 @@ class Table:
 
   Attributes:
     path: of the CSV.
-    rows: image's name without extension -> its row.
+    rows: file name without extension -> its row.
     labels: [m ...] each, as `image_set.ImageSet.labels`, and condition [m] str.
-    whole: whether each row should have its image: not in NIH's table.
+    whole: whether each row must have an image; not so for NIH's table.
   """
 
   path: pathlib.Path
@@ -57,7 +57,7 @@ class Table:
 
 
 def stem(name: str | os.PathLike) -> str:
-  """An image's id: the name of its file without the extension of an image."""
+  """An image's id: its file name without the extension."""
   base = pathlib.PurePath(str(name).strip()).name
   for suffix in SUFFIXES:
     if base.lower().endswith(suffix):
@@ -69,7 +69,7 @@ def read_table(path: str | os.PathLike) -> Table:
   """Reads a CSV of labels.
 
   Findings are separated by `|` or by commas (in quotes), or `No Finding`; age is in
-  years; sex F or M; view PA or AP: what is neither is unknown.
+  years; sex F or M; view PA or AP; other values are unknown.
 
   Args:
     path: of the CSV.
@@ -117,10 +117,10 @@ def any_match(images: image_set.ImageSet, table: Table) -> bool:
 
 
 def label(images: image_set.ImageSet, table: Table) -> image_set.ImageSet:
-  """The set with its rows of the table.
+  """The set with its labels from the table.
 
   Raises:
-    errors.InputError: the table lacks images; with their number and names.
+    errors.InputError: the table lacks images.
   """
   ids = images.ids.tolist()
   lacking = [name for name in ids if name not in table.rows]
@@ -129,8 +129,7 @@ def label(images: image_set.ImageSet, table: Table) -> image_set.ImageSet:
       f"{len(lacking)} of {len(ids)} images of {images.name} have no row in"
       f" {table.path}{_such_as(lacking)}",
       "a row for each image",
-      f"add rows ({labels_lib.NO_FINDING!r} where nothing is found), or take the images"
-      " out",
+      f"add rows ({labels_lib.NO_FINDING!r} for none), or remove the images",
     )
   rows = np.array([table.rows[name] for name in ids], np.int64)
   known = {key: values[rows] for key, values in table.labels.items()}
@@ -138,10 +137,9 @@ def label(images: image_set.ImageSet, table: Table) -> image_set.ImageSet:
 
 
 def refuse_unmatched(table: Table, sets: Sequence[image_set.ImageSet]) -> None:
-  """Refuses a table with rows of no image; of NIH's, only if it has no other rows.
+  """Raises `errors.InputError` for rows without an image.
 
-  Raises:
-    errors.InputError: with the number of rows and their names.
+  NIH's table is refused only if no row has an image.
   """
   there = {name for images in sets for name in images.ids.tolist()}
   spare = [name for name in table.rows if name not in there]
@@ -158,9 +156,9 @@ def refuse_unmatched(table: Table, sets: Sequence[image_set.ImageSet]) -> None:
 
 
 def _cells(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
-  """The header and the rows, all of its length at least."""
+  """The header and the rows, each at least as long."""
   try:
-    # utf-8-sig: Excel puts a byte-order mark before the first column's name.
+    # utf-8-sig: Excel writes a byte-order mark first.
     with path.open(newline="", encoding="utf-8-sig") as file:
       header, *rows = [row for row in csv.reader(file) if row] or [[]]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -193,9 +191,9 @@ def _places(path: pathlib.Path, header: Sequence[str]) -> dict[str, int]:
   known = [name.casefold() for name in header]
   places = {}
   for key, names in ALIASES.items():
-    found = [known.index(name) for name in names if name in known]
-    if found:
-      places[key] = found[0]
+    columns = [known.index(name) for name in names if name in known]
+    if columns:
+      places[key] = columns[0]
     elif key in ("file", "findings"):
       raise errors.InputError(
         f"{path} lacks the column {key!r}; it has {', '.join(header)}",
@@ -210,7 +208,7 @@ def _parsed(
   texts: Iterable[str],
   parse_fn: Callable[[str], object],
 ) -> list[object]:
-  """Parses a column; columns repeat few texts, and each is parsed once."""
+  """Parses a column, each distinct text once."""
   parsed: dict[str, object] = {}
   refused: dict[str, str] = {}
   texts = list(texts)

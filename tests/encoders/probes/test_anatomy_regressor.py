@@ -1,4 +1,4 @@
-"""A measurer learns widths of bars, is kept, and refuses what it was not made for."""
+"""The anatomy regressor learns widths of bars, is saved, and refuses other images."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation.judges import anatomy_regressor, probe_fit
+from cxr_diffusion_jax.encoders.probes import anatomy_regressor, probe_fit
 
 SETTINGS = probe_fit.ProbeSettings(
   widths=(8,), norm_groups=2, num_steps=100, batch_size=16, learning_rate=2e-2
@@ -26,14 +26,14 @@ def _bars(seed, count):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("measurer")
-  anatomy_regressor.train_measurer(*_bars(0, 96), folder, settings=SETTINGS)
+  folder = tmp_path_factory.mktemp("regressor")
+  anatomy_regressor.train(*_bars(0, 96), folder, settings=SETTINGS)
   return folder
 
 
 def _opened(folder, images=None, facts=None, progress=None):
   given = _bars(0, 96)
-  return anatomy_regressor.train_measurer(
+  return anatomy_regressor.train(
     given[0] if images is None else images,
     facts or given[1],
     folder,
@@ -84,7 +84,7 @@ def test_other_images_have_another_fingerprint():
   values = np.zeros((8, 1))
   images = np.zeros((8, 4, 4, 1), np.uint8)
   marks = {
-    anatomy_regressor._fingerprint(SETTINGS, ("width",), *given)
+    anatomy_regressor.fingerprint(SETTINGS, ("width",), *given)
     for given in ((values, images), (values, images + 1), (values + 1, images))
   }
   assert len(marks) == 3
@@ -95,11 +95,11 @@ def test_what_cannot_be_measured_is_refused(folder, tmp_path):
   with pytest.raises(errors.InputError, match="bring all images to one size"):
     _opened(folder).quantities(images[:, :8])
   with pytest.raises(errors.InputError, match="32"):
-    anatomy_regressor.train_measurer(images[:31], facts, tmp_path)
+    anatomy_regressor.train(images[:31], facts, tmp_path)
   with pytest.raises(errors.InputError, match="width is the same"):
-    anatomy_regressor.train_measurer(images, dict(facts, width=np.ones(96)), tmp_path)
+    anatomy_regressor.train(images, dict(facts, width=np.ones(96)), tmp_path)
   with pytest.raises(ValueError, match="facts"):
-    anatomy_regressor.train_measurer(images, {"width": facts["width"][:5]}, tmp_path)
+    anatomy_regressor.train(images, {"width": facts["width"][:5]}, tmp_path)
   assert not list(tmp_path.iterdir())
 
 

@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation import features
-from cxr_diffusion_jax.evaluation.features import networks
-from cxr_diffusion_jax.evaluation.features import weights as weights_lib
+from cxr_diffusion_jax.encoders.extractors import networks
+from cxr_diffusion_jax.encoders.extractors import opening as features
+from cxr_diffusion_jax.encoders.extractors import weights as weights_lib
 from cxr_diffusion_jax.models import densenet
 
 # Of the published files: parameters without the norms' statistics, arrays, some names

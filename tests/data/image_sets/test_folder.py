@@ -11,8 +11,8 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.data.image_sets import folder as image_folder
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.evaluation import image_folder
 
 GREY = np.linspace(0, 255, 12 * 16).astype(np.uint8).reshape(12, 16)
 

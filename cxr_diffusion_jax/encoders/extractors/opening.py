@@ -1,16 +1,23 @@
-"""Finds the extractors that are asked for, or all that are at hand.
+"""Opens feature extractors by name, or all that are available.
 
-names, where weights are -> [Extractor, ...], {name: why it was skipped}
+names, weights -> [Extractor, ...], {name: why it is unavailable}
+extract(extractor, images) --batches, kept on disk--> features [n d]
+
+A distance between sets of images is one between their features: every figure depends on
+the network and the layer.
 """
 
 from collections.abc import Mapping, Sequence
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.evaluation.features import encoders, networks
-from cxr_diffusion_jax.evaluation.features import extractor as extractor_lib
-from cxr_diffusion_jax.evaluation.features.extractor import Extractor
-from cxr_diffusion_jax.evaluation.judges import probe as probe_lib
+from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
+from cxr_diffusion_jax.encoders.extractors import networks, published
+from cxr_diffusion_jax.encoders.extractors.extraction import extract
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
+from cxr_diffusion_jax.encoders.probes import probe as probe_lib
+
+__all__ = ("AUTO", "NAMES", "Extractor", "extract", "open_extractors")
 
 NAMES = ("probe", "rad_dino", "clip", "elixr_c", "inception", "densenet")
 AUTO = "auto"
@@ -26,19 +33,19 @@ def open_extractors(
   """Opens extractors.
 
   Args:
-    names: of `NAMES`; or "auto" for all that are at hand without a download.
-    settings: of the data whose stand-ins may be used; None for none.
+    names: of `NAMES`; or "auto" for all that are available without a download.
+    settings: of the data, where stand-ins may be stored; None for none.
     probe: of the data's training images; None for none.
-    weights: name -> where its weights are: a folder or an id on the hub, or the file of
-      "inception" and "densenet".
+    weights: name -> a folder or an id on the hub, or the file of "inception" and
+      "densenet".
 
   Returns:
-    The extractors in the order of `NAMES`, and of "auto" the reasons why others were
-    skipped.
+    The extractors in the order of `NAMES`, and for "auto" the reasons why others are
+    unavailable.
 
   Raises:
-    errors.InputError: an unknown name, one asked for that is not there, or weights that
-      do not fit.
+    errors.InputError: an unknown name, a named extractor that is unavailable, or
+      weights that do not fit.
   """
   weights = weights or {}
   wanted = {names} if isinstance(names, str) else set(names)
@@ -47,20 +54,20 @@ def open_extractors(
   unknown = sorted((wanted | set(weights)) - set(NAMES))
   if unknown or not wanted:
     raise errors.InputError(
-      f"features {', '.join(unknown) or 'of no name'}",
+      f"features {', '.join(unknown) or '(none)'}",
       f"{AUTO}, or some of {', '.join(NAMES)}",
     )
   opened, skipped = [], {}
   for name in NAMES:
     if name not in wanted:
       continue
-    found = _open(name, settings, probe, weights.get(name, ""), not auto)
-    if isinstance(found, Extractor):
-      opened.append(found)
+    result = _open(name, settings, probe, weights.get(name, ""), not auto)
+    if isinstance(result, Extractor):
+      opened.append(result)
     elif auto:
-      skipped[name] = found
+      skipped[name] = result
     else:
-      raise errors.InputError(f"no {name} features: {found}")
+      raise errors.InputError(f"no {name} features: {result}")
   return opened, skipped
 
 
@@ -76,17 +83,17 @@ def _open(
     case "probe":
       return _of_probe(probe) if probe else "no probe was trained on these images"
     case "rad_dino":
-      return encoders.open_rad_dino(location, download)
+      return published.open_rad_dino(location, download)
     case "clip":
-      return encoders.open_clip(location, settings)
+      return published.open_clip(location, settings)
     case "elixr_c":
-      return encoders.open_elixr_c(location, settings)
+      return published.open_elixr_c(location, settings)
     case _:
       return networks.open_network(name, location)
 
 
 def _of_probe(probe: probe_lib.Probe) -> Extractor:
-  """The probe's features: those that its logits are linear in."""
+  """The features that the probe's logits are linear in."""
 
   def features_fn(params, images):
     return probe.features_fn(params, extractor_lib.resize(images, probe.image_size))

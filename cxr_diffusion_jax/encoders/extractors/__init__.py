@@ -1,0 +1,1 @@
+"""Frozen networks as feature extractors: images in, one vector each out."""

@@ -1,0 +1,1 @@
+"""Small networks trained on real images: classifiers of findings, regressors."""

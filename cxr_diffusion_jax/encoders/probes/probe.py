@@ -1,0 +1,279 @@
+"""A classifier of findings, trained on real images to judge generated ones.
+
+training images, findings -> `probe_fit.fit` -> parameters
+validation images, findings -> thresholds (Youden 1950, "Index for rating diagnostic
+  tests")
+  -> weights.safetensors, then probe.json: without it there is no probe
+
+The same inputs give the same probe on the same kind of machine, and are trained once.
+Its scores rank images; rare findings weigh more in training, so scores are no
+probabilities.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+import time
+from typing import Any
+
+from etils import epath
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.encoders.probes import probe_fit
+from cxr_diffusion_jax.encoders.probes.probe_fit import ProbeSettings
+from cxr_diffusion_jax.parallel import batches
+
+DESCRIPTION = "probe.json"
+WEIGHTS = "weights.safetensors"
+
+# Raised when the same settings give another probe: saved ones are trained again.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Probe:
+  """A trained classifier of k findings.
+
+  Attributes:
+    image_size: pixels of a side of the images that it was trained on.
+    thresholds: [k] float64, above which a score means that the finding is seen; NaN
+      where the validation images have the finding always or never.
+    fingerprint: of everything that it was trained with.
+    batch_size: images a call.
+    params: of the classifier.
+    score_fn: (params, uint8 [b s s 1]) -> [b k] in [0, 1], compiled.
+    features_fn: (params, uint8 [b s s 1]) -> [b d] before the last layer, compiled.
+    attribution_fn: (params, uint8 [b s s 1], column [b]) -> [b h w], where a score
+      comes from, compiled.
+  """
+
+  image_size: int
+  thresholds: np.ndarray
+  fingerprint: str
+  batch_size: int
+  params: types.Params
+  score_fn: probe_fit.ImagesFn
+  features_fn: probe_fit.ImagesFn
+  attribution_fn: Callable[[types.Params, types.Array, types.Array], jax.Array]
+
+  def scores(self, images: types.Arrays) -> np.ndarray:
+    """Scores images: an array uint8 [n s s 1], or any sequence of uint8 [s s 1].
+
+    Returns:
+      [n k] float32 in (0, 1), higher where the finding is seen.
+
+    Raises:
+      errors.InputError: images of another size than the probe was trained on.
+    """
+    if not len(images):
+      return np.zeros((0, len(self.thresholds)), np.float32)
+
+    def scores_of(rows: np.ndarray) -> jax.Array:
+      batch = [images[int(row)] for row in rows]
+      probe_fit.check_images(batch, self.image_size)
+      return self.score_fn(self.params, np.stack(batch))
+
+    # Float32's sigmoid is exactly 1 from a logit of 17 on.
+    smallest = np.finfo(np.float32).eps
+    scores = batches.in_batches(scores_of, len(images), self.batch_size)
+    return np.clip(scores, smallest, 1 - smallest)
+
+
+def train_probe(
+  images: types.Arrays,
+  findings: np.ndarray,
+  folder: epath.PathLike,
+  *,
+  validation: tuple[types.Arrays, np.ndarray],
+  settings: ProbeSettings | None = None,
+  progress: types.Progress = types.no_progress,
+) -> Probe:
+  """Trains a probe and saves it, or loads it where the folder holds the same one.
+
+  Args:
+    images: n real training images, `images[i]` uint8 [s s 1], all of one size.
+    findings: [n k] 0 or 1.
+    folder: receives `weights.safetensors` and `probe.json`.
+    validation: images and findings of other patients, for the thresholds.
+    settings: of the network and its training; None for those of the images' size.
+    progress: called after each step, with the loss in its label.
+
+  Raises:
+    errors.InputError: no images, numbers of rows that differ, sizes that differ, or a
+      saved probe of the same inputs that is damaged.
+    FloatingPointError: the loss is not finite; nothing was saved.
+  """
+  if settings is None:
+    # Without an image any will do: that is refused next.
+    settings = probe_fit.default_settings(len(images[0]) if len(images) else 0)
+  mark = _fingerprint(settings, training=(images, findings), validation=validation)
+  folder = epath.Path(folder)
+  if read_description(folder).get("fingerprint") == mark:
+    return load_probe(folder)
+  start = time.monotonic()
+  params, losses = probe_fit.fit(
+    _in_memory(images), findings, settings, progress=progress
+  )
+  probe = _build(settings, params, np.full(findings.shape[1], np.nan), len(images[0]))
+  thresholds = youden_thresholds(probe.scores(validation[0]), validation[1])
+  probe = dataclasses.replace(probe, thresholds=thresholds, fingerprint=mark)
+  training = {
+    "num_images": len(images),
+    "num_validation_images": len(validation[0]),
+    "seconds": round(time.monotonic() - start, 1),
+    "losses": losses[:: max(1, len(losses) // 50)],
+  }
+  _save(probe, settings, training, folder)
+  return probe
+
+
+def load_probe(folder: epath.PathLike) -> Probe:
+  """Reads a saved probe.
+
+  Raises:
+    errors.InputError: the folder holds no probe, or a damaged one.
+  """
+  folder = epath.Path(folder)
+  description = read_description(folder)
+  if not description:
+    raise errors.InputError(f"no {DESCRIPTION} in {folder}", "a probe", "train one")
+  if description["format"] != FORMAT:
+    raise errors.InputError(
+      f"{folder / DESCRIPTION} of format {description['format']}",
+      f"{FORMAT}",
+      "train it again",
+    )
+  path = folder / WEIGHTS
+  data = path.read_bytes() if path.exists() else b""
+  if hashlib.sha256(data).hexdigest() != description["weights"]:
+    raise errors.InputError(
+      f"{path} is not what was saved there", fix=f"remove {folder / DESCRIPTION}"
+    )
+  values = description["settings"]
+  settings = ProbeSettings(**{**values, "widths": tuple(values["widths"])})
+  flat = {
+    key: jnp.asarray(value) for key, value in safetensors.numpy.load(data).items()
+  }
+  probe = _build(
+    settings,
+    flax.traverse_util.unflatten_dict(flat, sep="/"),
+    np.array(description["thresholds"], np.float64),  # None becomes NaN.
+    description["image_size"],
+  )
+  return dataclasses.replace(probe, fingerprint=description["fingerprint"])
+
+
+def read_description(folder: epath.PathLike) -> dict[str, Any]:
+  """Returns the content of `probe.json` in a folder, {} where there is none."""
+  path = epath.Path(folder) / DESCRIPTION
+  return artifacts.read_json(path) if path.exists() else {}
+
+
+def youden_thresholds(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+  """Chooses thresholds that maximise sensitivity + specificity - 1.
+
+  Each lies halfway between two scores; of equally good ones it is the lowest, and where
+  none is better than chance it is the highest score, which no image exceeds.
+
+  Args:
+    scores: [n k] finite.
+    positive: [n k], 1 where the finding is.
+
+  Returns:
+    [k] float64, NaN for findings without positives or without negatives.
+  """
+  scores, positive = np.asarray(scores, np.float64), np.asarray(positive) > 0.5
+  thresholds = np.full(scores.shape[1], np.nan)
+  for k in range(scores.shape[1]):
+    num_positive = int(positive[:, k].sum())
+    if not 0 < num_positive < len(positive):
+      continue
+    cuts = np.unique(scores[:, k])
+    cuts[:-1] += np.diff(cuts) / 2
+    with_it = np.sort(scores[positive[:, k], k])
+    without = np.sort(scores[~positive[:, k], k])
+    missed = np.searchsorted(with_it, cuts, side="right") / len(with_it)
+    passed = np.searchsorted(without, cuts, side="right") / len(without)
+    gain = passed - missed
+    best = np.argmax(gain)
+    thresholds[k] = cuts[best] if gain[best] > 0 else cuts[-1]
+  return thresholds
+
+
+def _build(
+  settings: ProbeSettings, params: types.Params, thresholds: np.ndarray, size: int
+) -> Probe:
+  k = len(thresholds)
+  return Probe(
+    image_size=size,
+    thresholds=thresholds,
+    fingerprint="",
+    batch_size=settings.batch_size,
+    params=params,
+    score_fn=probe_fit.make_score_fn(settings, k),
+    features_fn=probe_fit.make_features_fn(settings, k),
+    attribution_fn=probe_fit.make_attribution_fn(settings, k),
+  )
+
+
+def _save(
+  probe: Probe, settings: ProbeSettings, training: dict[str, Any], folder: epath.Path
+) -> None:
+  """Writes the weights, then the description that makes them a probe."""
+  # An interruption from here on leaves a folder without a probe.
+  (folder / DESCRIPTION).unlink(missing_ok=True)
+  data = safetensors.numpy.save(probe_fit.flat(probe.params))
+  artifacts.write_bytes(folder / WEIGHTS, data)
+  description = {
+    "format": FORMAT,
+    "fingerprint": probe.fingerprint,
+    "image_size": probe.image_size,
+    "settings": dataclasses.asdict(settings),
+    "thresholds": [
+      value if np.isfinite(value) else None for value in probe.thresholds.tolist()
+    ],
+    "weights": hashlib.sha256(data).hexdigest(),
+    "training": training,
+  }
+  artifacts.write_json(folder / DESCRIPTION, description)
+
+
+def _fingerprint(
+  settings: ProbeSettings, **pairs: tuple[types.Arrays, np.ndarray]
+) -> str:
+  """Checks the inputs and identifies them: settings, findings, 64 images of each.
+
+  Raises:
+    errors.InputError: no images, rows or sizes that differ, images that are not grey.
+  """
+  digest = hashlib.sha256(f"{FORMAT} {settings!r}".encode())
+  size, columns = 0, 0
+  for name, (images, findings) in pairs.items():
+    if len(images) != len(findings) or not len(images):
+      raise errors.InputError(
+        f"{len(images)} {name} images, {len(findings)} rows of findings",
+        "images, each with one row",
+      )
+    size, columns = size or len(images[0]), columns or findings.shape[1]
+    if findings.shape[1:] != (columns,) or not np.isin(findings, (0, 1)).all():
+      raise ValueError(
+        f"{name} findings {findings.shape}, not [n {columns}] of 0 and 1"
+      )
+    sample = probe_fit.sample_images(images, size)
+    digest.update(f"{name} {len(images)} {size} {columns}".encode())
+    digest.update(np.ascontiguousarray(findings, np.uint8).tobytes())
+    digest.update(sample.tobytes())
+  return digest.hexdigest()[:16]
+
+
+def _in_memory(images: types.Arrays) -> types.Arrays:
+  """Reads images into memory, where they fit: each is used in many steps."""
+  fits = len(images) * images[0].nbytes <= probe_fit.MAX_BYTES_IN_MEMORY
+  if fits and not isinstance(images, np.ndarray):
+    return np.stack([images[row] for row in range(len(images))])
+  return images
