@@ -23,6 +23,8 @@ from cxr_diffusion_jax.cli import (
 )
 
 if typing.TYPE_CHECKING:
+  from etils import epath
+
   from cxr_diffusion_jax.evaluation.comparison import path_assessment
 
 with flag_help.group("Of a run"):
@@ -52,25 +54,20 @@ def main() -> None:
 
   terminal.announce_compiling()
   options = evaluation_flags.options(_OPTIONS)
-  of_folders = [_REAL.value, _SYNTHETIC.value]
-  if bool(_WORKDIR.value) == any(of_folders) or any(of_folders) != all(of_folders):
-    given = [
-      f"--{name}"
-      for name, value in zip(
-        ("workdir", "real", "synthetic"), (_WORKDIR.value, *of_folders), strict=True
-      )
-      if value
-    ]
+  workdir, real, synthetic = _WORKDIR.value, _REAL.value, _SYNTHETIC.value
+  given = {"workdir": workdir, "real": real, "synthetic": synthetic}
+  chosen = [f"--{name}" for name, value in given.items() if value]
+  if chosen not in (["--workdir"], ["--real", "--synthetic"]):
     raise errors.InputError(
-      " and ".join(given) or "nothing to evaluate",
+      " and ".join(chosen) or "nothing to evaluate",
       "--workdir of a run, or --real and --synthetic",
     )
-  if all(of_folders):
+  if real and synthetic:
     out = evaluation_flags.output_folder(_OUT.value or "evaluation")
     compared = folder_comparison.compare(
       folder_comparison.Folders(
-        real=_REAL.value,
-        synthetic=_SYNTHETIC.value,
+        real=real,
+        synthetic=synthetic,
         training=_TRAINING.value,
         labels=_LABELS.value,
         probe=_PROBE.value,
@@ -82,12 +79,12 @@ def main() -> None:
     )
     page = comparison_page.write(compared, out)
   else:
-    page = _of_run(pathlib.Path(_WORKDIR.value), options)
+    page = _of_run(pathlib.Path(workdir or ""), options)
   print((page.parent / "table.md").read_text(encoding="utf-8"))
   print(f"report: {page}")
 
 
-def _of_run(workdir: pathlib.Path, options: "path_assessment.Options") -> pathlib.Path:
+def _of_run(workdir: pathlib.Path, options: "path_assessment.Options") -> "epath.Path":
   from cxr_diffusion_jax.evaluation.comparison import path_assessment
   from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
   from cxr_diffusion_jax.evaluation.comparison import runs as comparison

@@ -99,16 +99,16 @@ def _encoder(name: str, setting: str) -> "image_features.ImageFeatures | None":
 
   if name == "none":
     return None
-  name = image_features.at_hand() if name == "auto" else name
-  if name is None:
+  chosen = image_features.at_hand() if name == "auto" else name
+  if chosen is None:
     logging.info(
       "%s=auto: none of %s is in the hub's cache, so there is no perceptual loss",
       setting,
       ", ".join(image_features.KNOWN),
     )
     return None
-  logging.info("%s: %s", setting, name)
-  return image_features.load(name)
+  logging.info("%s: %s", setting, chosen)
+  return image_features.load(chosen)
 
 
 if __name__ == "__main__":

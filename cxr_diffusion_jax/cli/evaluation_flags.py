@@ -141,11 +141,12 @@ def options(holders: Holders) -> "path_assessment.Options":
     metrics=_metrics(given["metrics"]),
     changes=sample_flags.changes(holders),
     batch_size=given["batch_size"],
-    sweep=command.numbers("sweep", given["sweep"]),
+    sweep=command.numbers("sweep", given["sweep"]) or (),
     sweep_num=given["sweep_num"],
     utility_num=given["utility_num"],
     utility_steps=given["utility_steps"],
-    utility_fractions=command.numbers("utility_fractions", given["utility_fractions"]),
+    utility_fractions=command.numbers("utility_fractions", given["utility_fractions"])
+    or (),
     reader_num=given["reader_num"],
     elixr_models=given["elixr_models"],
   )
@@ -170,7 +171,8 @@ def _whole(name: str, texts: Sequence[str]) -> tuple[int, ...]:
 
 
 def _pairs(name: str, texts: Sequence[str]) -> dict[str, str]:
-  pairs = dict(text.partition("=")[::2] for text in texts)
+  parts = [text.partition("=") for text in texts]
+  pairs = {name: path for name, _, path in parts}
   if not all(pairs.values()):
     raise errors.InputError(f"--{name}={','.join(texts)}", "NAME=PATH,NAME=PATH")
   return pairs

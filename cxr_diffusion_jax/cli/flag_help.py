@@ -9,8 +9,12 @@ import inspect
 import re
 import shutil
 import textwrap
+import typing
 
 from absl import flags
+
+if typing.TYPE_CHECKING:
+  import ml_collections
 
 # Flag -> the title of its group.
 _GROUPS: dict[str, str] = {}
@@ -109,7 +113,7 @@ def _meaning(flag: flags.Flag) -> str:
   return " ".join([own[:1].upper() + own[1:], *notes])
 
 
-def _config(argv: list[str]) -> object | None:
+def _config(argv: list[str]) -> "ml_collections.ConfigDict | None":
   """Parses the arguments for their config alone; None where there is none."""
   if "config" not in flags.FLAGS:
     return None

@@ -125,9 +125,14 @@ def opened(
   writer = metric_writers.MultiWriter(writers)
   actions: list[Callable[[int], None]] = []
   if profile_steps:
-    actions.append(
-      periodic_actions.Profile(logdir=str(workdir), num_profile_steps=profile_steps)
+    profile = periodic_actions.Profile(
+      logdir=str(workdir), num_profile_steps=profile_steps
     )
+
+    def profile_step(step: int) -> None:
+      profile(step)
+
+    actions.append(profile_step)
   try:
     with contextlib.closing(writer):
       writer.write_hparams(dict(config))

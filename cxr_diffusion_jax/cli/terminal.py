@@ -108,9 +108,9 @@ def announce_compiling() -> None:
   """Says so before XLA compiles a program that takes seconds."""
   import jax
 
-  def listen(event: str, seconds: float, **_: str | int) -> None:
+  def listen(event: str, duration_secs: float, **_: str | int) -> None:
     # XLA takes longer than JAX, which has just lowered the program.
-    if event.endswith("jaxpr_to_mlir_module_duration") and seconds > 0.3:
+    if event.endswith("jaxpr_to_mlir_module_duration") and duration_secs > 0.3:
       TERMINAL.write("compiling ...")
 
   jax.monitoring.register_event_duration_secs_listener(listen)

@@ -137,10 +137,11 @@ def with_shape(
     conditioner: a path; one with a field `shape` reads one column.
     shapes: of one row of each column, as its encoder makes it.
   """
-  fields = {field.name for field in dataclasses.fields(conditioner)}
-  if "shape" not in fields or conditioner.shape:
+  if getattr(conditioner, "shape", True):
     return conditioner
   (name,) = conditioner.needs.columns
+  assert dataclasses.is_dataclass(conditioner)
+  assert not isinstance(conditioner, type)
   return dataclasses.replace(conditioner, shape=tuple(shapes[name]))
 
 

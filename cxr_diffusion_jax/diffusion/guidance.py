@@ -11,12 +11,15 @@ a step costs.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.types import Context, DenoiseFn
+
+T = TypeVar("T", Array, Context)
 
 
 def classifier_free(
@@ -96,8 +99,8 @@ def composed(
     k = len(contexts)
     if k == 1:
       return denoise_fn(x_t, t, contexts[0])
-    inputs = [_beside([value] * k) for value in (x_t, t)]
-    prediction = denoise_fn(*inputs, _beside(contexts)).astype(jnp.float32)
+    prediction = denoise_fn(_beside([x_t] * k), _beside([t] * k), _beside(contexts))
+    prediction = prediction.astype(jnp.float32)
     prediction = prediction.reshape(-1, k, *x_t.shape[1:])
     dropped, *only = (prediction[:, i] for i in range(k))
     return _extrapolated(dropped, only, kept, rescale)
@@ -202,7 +205,7 @@ def _within(
   return either
 
 
-def _beside(parts: Sequence[Array | Context]) -> Array | Context:
+def _beside(parts: Sequence[T]) -> T:
   """Joins k trees of arrays [b ...] to [b*k ...], the k of each sample in a row.
 
   Not one part below the other: what belongs together then stays on one device of those

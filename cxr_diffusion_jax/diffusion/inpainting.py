@@ -29,7 +29,10 @@ def keep_known(
   """
 
   def constrain_fn(x: Array, t: Array, keys: Array | None) -> Array:
-    own = sampler_lib.draw_noise(keys, x.shape[1:]) if fresh else noise
+    own = noise
+    if fresh:
+      assert keys is not None, "the sampler passes keys to a fresh constraint"
+      own = sampler_lib.draw_noise(keys, x.shape[1:])
     alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
     # The way ends in the data, though some paths keep a little noise at t = 0.
     known = jnp.where(t > 0, alpha * x0 + sigma * own, x0)

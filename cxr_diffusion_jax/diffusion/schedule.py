@@ -28,15 +28,15 @@ from cxr_diffusion_jax.diffusion.schedule_discrete import (
 class Schedule(Protocol):
   """A path from data to noise; every method maps [...] to [...] elementwise."""
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Array | float) -> Array:
     """The factor of the data at time t, in [0, 1], not increasing."""
     ...
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Array | float) -> Array:
     """The factor of the noise at time t, at least 0, increasing."""
     ...
 
-  def logsnr(self, t: Array) -> Array:
+  def logsnr(self, t: Array | float) -> Array:
     """2 log(alpha / sigma) at time t, clipped so that it is finite."""
     ...
 
@@ -48,7 +48,7 @@ class Schedule(Protocol):
     """The time at which the path has this sigma."""
     ...
 
-  def time_of_logsnr(self, logsnr: Array) -> Array:
+  def time_of_logsnr(self, logsnr: Array | float) -> Array:
     """The time at which the path has this logsnr: the inverse of `logsnr`."""
     ...
 

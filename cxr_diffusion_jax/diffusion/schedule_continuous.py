@@ -36,17 +36,17 @@ class RectifiedFlow:
   def __post_init__(self):
     _check_shift(self.shift)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Array | float) -> Array:
     """[...] -> [...]; written so that it keeps its precision near t = 1."""
     t = jnp.asarray(t, jnp.float32)
     return (1 - t) / (1 + (self.shift - 1) * t)
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Array | float) -> Array:
     """[...] -> [...]."""
     t = jnp.asarray(t, jnp.float32)
     return self.shift * t / (1 + (self.shift - 1) * t)
 
-  def logsnr(self, t: Array) -> Array:
+  def logsnr(self, t: Array | float) -> Array:
     """[...] -> [...], within about [-28, 28]."""
     return logsnr_of(self.alpha(t), self.sigma(t))
 
@@ -60,7 +60,7 @@ class RectifiedFlow:
     sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
     return sigma / (self.shift - (self.shift - 1) * sigma)
 
-  def time_of_logsnr(self, logsnr: Array) -> Array:
+  def time_of_logsnr(self, logsnr: Array | float) -> Array:
     """[...] -> [...] in [0, 1]."""
     s = jax.nn.sigmoid(-0.5 * jnp.asarray(logsnr, jnp.float32))
     return s / (self.shift - (self.shift - 1) * s)
@@ -86,17 +86,17 @@ class Cosine:
   def __post_init__(self):
     _check_shift(self.shift)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Array | float) -> Array:
     """[...] -> [...]; as a sine, so that it is exactly 0 at t = 1."""
     alpha, _, norm = self._plain(t)
     return alpha / norm
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Array | float) -> Array:
     """[...] -> [...]."""
     _, sigma, norm = self._plain(t)
     return self.shift * sigma / norm
 
-  def logsnr(self, t: Array) -> Array:
+  def logsnr(self, t: Array | float) -> Array:
     """[...] -> [...], within about [-28, 28]."""
     return logsnr_of(self.alpha(t), self.sigma(t))
 
@@ -110,12 +110,12 @@ class Cosine:
     sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
     return (2 / jnp.pi) * jnp.arctan2(sigma, self.shift * complement(sigma))
 
-  def time_of_logsnr(self, logsnr: Array) -> Array:
+  def time_of_logsnr(self, logsnr: Array | float) -> Array:
     """[...] -> [...] in [0, 1]."""
     ratio = jnp.exp(-0.5 * jnp.asarray(logsnr, jnp.float32)) / self.shift
     return (2 / jnp.pi) * jnp.arctan(ratio)
 
-  def _plain(self, t: Array) -> tuple[Array, Array, Array | float]:
+  def _plain(self, t: Array | float) -> tuple[Array, Array, Array | float]:
     """Alpha and sigma without the shift, and what the shifted ones are divided by."""
     t = jnp.asarray(t, jnp.float32)
     alpha, sigma = jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
@@ -150,15 +150,15 @@ class VP:
         "0 < beta_min <= beta_max",
       )
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Array | float) -> Array:
     """[...] -> [...]."""
     return jnp.exp(-0.5 * self._integral(t))
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Array | float) -> Array:
     """[...] -> [...]."""
     return jnp.sqrt(-jnp.expm1(-self._integral(t)))
 
-  def logsnr(self, t: Array) -> Array:
+  def logsnr(self, t: Array | float) -> Array:
     """[...] -> [...], at most about 28."""
     return logsnr_of(self.alpha(t), self.sigma(t))
 
@@ -171,11 +171,11 @@ class VP:
     sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
     return self._time(-(jnp.log1p(-sigma) + jnp.log1p(sigma)))
 
-  def time_of_logsnr(self, logsnr: Array) -> Array:
+  def time_of_logsnr(self, logsnr: Array | float) -> Array:
     """[...] -> [...] in [0, 1]."""
     return self._time(jax.nn.softplus(-jnp.asarray(logsnr, jnp.float32)))
 
-  def _integral(self, t: Array) -> Array:
+  def _integral(self, t: Array | float) -> Array:
     t = jnp.asarray(t, jnp.float32)
     return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
@@ -218,17 +218,17 @@ class EDM:
     if not self.rho > 0:
       raise errors.InputError(f"rho={self.rho}", "above 0")
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Array | float) -> Array:
     """[...] -> ones [...]."""
     return jnp.ones_like(jnp.asarray(t, jnp.float32))
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Array | float) -> Array:
     """[...] -> [...] in [sigma_min, sigma_max]."""
     low, high = self._roots()
     t = jnp.asarray(t, jnp.float32)
     return (low * (1 - t) + high * t) ** self.rho
 
-  def logsnr(self, t: Array) -> Array:
+  def logsnr(self, t: Array | float) -> Array:
     """[...] -> [...], within -+2 log of the sigmas."""
     return -2 * jnp.log(self.sigma(t))
 
@@ -244,7 +244,7 @@ class EDM:
     """[...] -> [...] in [0, 1]."""
     return self._time(jnp.asarray(sigma, jnp.float32) ** (1 / self.rho))
 
-  def time_of_logsnr(self, logsnr: Array) -> Array:
+  def time_of_logsnr(self, logsnr: Array | float) -> Array:
     """[...] -> [...] in [0, 1]."""
     return self._time(jnp.exp(-0.5 / self.rho * jnp.asarray(logsnr, jnp.float32)))
 

@@ -106,15 +106,15 @@ class Discrete:
     alphas = np.sqrt(squares)
     return ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Array | float) -> Array:
     """[...] -> [...]."""
     return self._at(t)[0]
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Array | float) -> Array:
     """[...] -> [...]."""
     return self._at(t)[1]
 
-  def logsnr(self, t: Array) -> Array:
+  def logsnr(self, t: Array | float) -> Array:
     """[...] -> [...], within about [-28, 28]."""
     return logsnr_of(*self._at(t))
 
@@ -128,7 +128,7 @@ class Discrete:
     sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
     return self.time_of_logsnr(2 * jnp.log(complement(sigma) / sigma))
 
-  def time_of_logsnr(self, logsnr: Array) -> Array:
+  def time_of_logsnr(self, logsnr: Array | float) -> Array:
     """[...] -> [...] in [0, 1]; a logsnr beyond the path's ends gives the end."""
     logsnr = jnp.asarray(logsnr, jnp.float32)
     alphas, _, known = self._tables
@@ -149,10 +149,13 @@ class Discrete:
     beyond = -np.inf if self.zero_terminal_snr else 2 * logsnr[-1] - logsnr[-2]
     squares = np.append(squares, 1 / (1 + np.exp(-beyond)))
     logsnr = np.append(logsnr, beyond)
-    tables = np.sqrt(squares), np.sqrt(1 - squares), logsnr
-    return tuple(table.astype(np.float32) for table in tables)
+    return (
+      np.sqrt(squares).astype(np.float32),
+      np.sqrt(1 - squares).astype(np.float32),
+      logsnr.astype(np.float32),
+    )
 
-  def _at(self, t: Array) -> tuple[Array, Array]:
+  def _at(self, t: Array | float) -> tuple[Array, Array]:
     """Alpha and sigma [...] of t [...]."""
     # A time within rounding of a level's is that level.
     position = jnp.clip(jnp.asarray(t, jnp.float32), 0, 1) * self.num_levels

@@ -175,8 +175,9 @@ class Importance:
   def _density(self, schedule: Schedule) -> Array:
     """[num_cells], mean 1."""
     middles = (np.arange(self.num_cells, dtype=np.float32) + 0.5) / self.num_cells
-    knots, profile = np.float32(self.logsnr), np.float32(self.profile)
-    density = jnp.interp(schedule.logsnr(middles), knots, profile)
+    knots = np.asarray(self.logsnr, np.float32)
+    profile = np.asarray(self.profile, np.float32)
+    density = jnp.interp(schedule.logsnr(jnp.asarray(middles)), knots, profile)
     # A path may lie where the profile is 0 throughout.
     density = density / jnp.maximum(density.mean(), 1e-6)
     mixed = self.uniform + (1 - self.uniform) * density
@@ -199,15 +200,15 @@ def measured_profile(
   Raises:
     ValueError: no example.
   """
-  knots, logsnr = np.asarray(knots, np.float64), np.asarray(logsnr, np.float64)
+  places, at = np.asarray(knots, np.float64), np.asarray(logsnr, np.float64)
   squares = np.asarray(losses, np.float64) ** 2
-  nearest = np.abs(logsnr[:, None] - knots).argmin(axis=1)
-  count = np.bincount(nearest, minlength=knots.size)
+  nearest = np.abs(at[:, None] - places).argmin(axis=1)
+  count = np.bincount(nearest, minlength=places.size)
   if not squares.size:
     raise ValueError("no losses to measure a profile of")
-  total = np.bincount(nearest, squares, minlength=knots.size)
+  total = np.bincount(nearest, squares, minlength=places.size)
   seen = count > 0
-  root = np.interp(knots, knots[seen], np.sqrt(total[seen] / count[seen]))
+  root = np.interp(places, places[seen], np.sqrt(total[seen] / count[seen]))
   return tuple((root / root.max()).tolist())
 
 

@@ -191,7 +191,8 @@ class Times:
     elif self.whole or self.spacing == "trailing":
       # Halves to even before 1 is taken away, as all others do.
       level = np.round(level + 1) - 1 if self.spacing == "trailing" else np.round(level)
-    return np.float32(self.start * self._warped(level / levels / self.start))
+    times = self.start * self._warped(level / levels / self.start)
+    return np.asarray(times, np.float32)
 
 
 def _num_levels(schedule: Schedule) -> int:

@@ -174,7 +174,7 @@ def _save(
   if dtype not in ("float32", "float16"):
     raise errors.InputError(f"weights saved as {dtype!r}", "'float32' or 'float16'")
   found = {
-    names.torch_name(path): names.torch_shape(path, tuple(leaf.shape))
+    names.torch_name(path): names.torch_shape(path, tuple(leaf.shape))  # pyright: ignore[reportAttributeAccessIssue]
     for path, leaf in traverse_util.flatten_dict(params).items()
   }
   names.check(found, shapes, "the parameters to be saved")

@@ -79,7 +79,7 @@ def check(
       at once.
   """
   needed = {
-    torch_name(path): torch_shape(path, tuple(leaf.shape))
+    torch_name(path): torch_shape(path, tuple(leaf.shape))  # pyright: ignore[reportAttributeAccessIssue]
     for path, leaf in traverse_util.flatten_dict(shapes).items()
   }
   wrong = [

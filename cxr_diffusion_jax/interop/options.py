@@ -56,8 +56,9 @@ def not_implemented(where: str, what: str) -> errors.InputError:
 
 def same_everywhere(value: Any) -> Any:
   """The one value of a list, one a level, whose values are equal; else as it is."""
-  is_list = isinstance(value, list | tuple) and len(value) > 0
-  return value[0] if is_list and all(entry == value[0] for entry in value) else value
+  if not isinstance(value, list | tuple) or not value:
+    return value
+  return value[0] if all(entry == value[0] for entry in value) else value
 
 
 def each_level(value: Any) -> Any:

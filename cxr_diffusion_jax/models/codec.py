@@ -100,17 +100,19 @@ class Haar:
     for _ in range(self.levels):
       blocks = rearrange(x, "b (h p) (w q) c -> b h w (p q) c", p=2, q=2)
       x = rearrange(_butterfly(blocks), "b h w band c -> b h w (band c)")
-    return (x - np.float32(self.mean)) / np.float32(self.std)
+    mean, std = (np.asarray(x, np.float32) for x in (self.mean, self.std))
+    return (x - mean) / std
 
   def encode_batch(self, key: Array | None, batch: types.Batch) -> Array:
     """Encodes the batch's images."""
     del key
-    return self.encode(batch["image"])
+    return self.encode(jnp.asarray(batch["image"]))
 
   def decode(self, latent: Array, params: None = None) -> Array:
     """[b h w 4^L] -> [b 2^L*h 2^L*w 1]."""
     del params
-    x = jnp.asarray(latent, jnp.float32) * np.float32(self.std) + np.float32(self.mean)
+    mean, std = (np.asarray(x, np.float32) for x in (self.mean, self.std))
+    x = jnp.asarray(latent, jnp.float32) * std + mean
     for _ in range(self.levels):
       blocks = rearrange(x, "b h w (band c) -> b h w band c", band=4)
       x = rearrange(_butterfly(blocks), "b h w (p q) c -> b (h p) (w q) c", p=2, q=2)
@@ -129,7 +131,7 @@ class Haar:
 
   def channel_weights(self) -> np.ndarray:
     """[4^L] float32: std^loss_power over its mean."""
-    weights = np.float32(self.std) ** np.float32(self.loss_power)
+    weights = np.asarray(self.std, np.float32) ** np.float32(self.loss_power)
     return weights / weights.mean()
 
 

@@ -54,7 +54,8 @@ class _Trunk(nn.Module):
     """[b h w 1] -> [b h/32 w/32 d]."""
     x = _conv("conv0", x, self.stem_channels, 7, stride=2)
     x = nn.relu(frozen_norm.FrozenNorm(name="norm0")(x))
-    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    # Flax annotates only the names of paddings.
+    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
     for i, num_layers in enumerate(self.layers, 1):
       if i > 1:
         x = Transition(name=f"transition{i - 1}")(x)

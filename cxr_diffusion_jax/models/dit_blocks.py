@@ -13,6 +13,7 @@ import flax.struct
 import jax
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
 from cxr_diffusion_jax.models.attention import attend
 from cxr_diffusion_jax.models.positions import rotate
@@ -61,7 +62,7 @@ class Condition:
   vector: Array
   stream: TokenStream
   mask: Array | None
-  angles: Array | None
+  angles: Array | np.ndarray | None
   query_positions: Array | None
 
 
@@ -90,7 +91,7 @@ class Attention(nn.Module):
     x: Array,
     source: Array,
     mask: Array | None = None,
-    angles: Array | None = None,
+    angles: Array | np.ndarray | None = None,
   ) -> Array:
     """x [b n c] to source [b m c] with mask [b m], rotated by angles -> [b n c]."""
     style, width = self.style, x.shape[-1]

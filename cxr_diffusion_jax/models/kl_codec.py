@@ -123,8 +123,8 @@ def moments(
 
   def encode(part):
     part = jnp.repeat(part, autoencoder.in_channels, axis=-1)
-    both = autoencoder.apply({"params": params}, part, method="encode")
-    return jnp.concatenate(both, axis=-1)
+    mean, logvar = autoencoder.apply({"params": params}, part, method="encode")
+    return jnp.concatenate([jnp.asarray(mean), jnp.asarray(logvar)], axis=-1)
 
   return tiles.blend(
     encode,
@@ -141,7 +141,7 @@ def image_of(
   """Unscaled latents [b h' w' z] -> grey images [b f*h' f*w' 1], about [-1, 1]."""
 
   def decode(part):
-    image = autoencoder.apply({"params": params}, part, method="decode")
+    image = jnp.asarray(autoencoder.apply({"params": params}, part, method="decode"))
     return image.mean(axis=-1, keepdims=True)
 
   return tiles.blend(

@@ -40,7 +40,7 @@ def grid_angles(
   angles = np.concatenate(
     [np.broadcast_to(down[:, None], shape), np.broadcast_to(right, shape)], axis=-1
   )
-  return np.float32(angles.reshape(-1, 2 * pairs))
+  return angles.reshape(-1, 2 * pairs).astype(np.float32)
 
 
 def rotate(x: Array, angles: Array) -> Array:

@@ -62,8 +62,8 @@ class ResnetBlock(nn.Module):
     scale_shift = self.time_conditioning == "scale_shift"
     if time is not None:
       width = self.channels * (2 if scale_shift else 1)
-      time = nn.Dense(width, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
-      time = time[:, None, None]
+      dense = nn.Dense(width, dtype=self.dtype, name="time_emb_proj")
+      time = jnp.asarray(dense(nn.silu(time)))[:, None, None]
 
     h = _resampled(nn.silu(norm("norm1", x)), self.resample)
     x = _resampled(x, self.resample)

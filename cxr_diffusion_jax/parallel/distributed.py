@@ -29,14 +29,12 @@ def initialize(wanted: bool) -> None:
   if not wanted and "JAX_COORDINATOR_ADDRESS" not in os.environ:
     return
   # JAX itself reads the address only.
-  variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-  given = {
-    name: int(os.environ[variable])
-    for name, variable in variables.items()
-    if variable in os.environ
-  }
+  num_processes, process_id = (
+    int(os.environ[name]) if name in os.environ else None
+    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+  )
   try:
-    jax.distributed.initialize(**given)
+    jax.distributed.initialize(num_processes=num_processes, process_id=process_id)
   except ValueError as error:
     raise errors.InputError(
       f"a run on several hosts: {error}",
@@ -62,7 +60,7 @@ def signals() -> Iterator[list[int]]:
   def receive(number: int, frame: FrameType | None) -> None:
     del frame
     numbers.append(number)
-    signal.signal(number, previous[number])
+    signal.signal(number, previous[signal.Signals(number)])
 
   previous = {
     number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)

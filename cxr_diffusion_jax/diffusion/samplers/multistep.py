@@ -161,5 +161,8 @@ def _phis(z: Array) -> tuple[Array, Array, Array]:
       total = total + term
       term = term * near / factor
     series.append(total)
-  exact = (phi_1, phi_2, phi_3)
-  return tuple(jnp.where(small, s, e) for s, e in zip(series, exact, strict=True))
+  return (
+    jnp.where(small, series[0], phi_1),
+    jnp.where(small, series[1], phi_2),
+    jnp.where(small, series[2], phi_3),
+  )

@@ -32,7 +32,11 @@ class Euler:
 
   name: ClassVar[str] = "euler"
   stages: ClassVar[int] = 1
-  stochastic: ClassVar[bool] = False
+
+  @property
+  def stochastic(self) -> bool:
+    """No noise is fresh."""
+    return False
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """Both ends of each step."""
@@ -148,7 +152,11 @@ class DDPM:
 
   name: ClassVar[str] = "ddpm"
   stages: ClassVar[int] = 1
-  stochastic: ClassVar[bool] = True
+
+  @property
+  def stochastic(self) -> bool:
+    """Each step has fresh noise."""
+    return True
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
     """Both ends of each step, and the factors of x0, x and the fresh noise."""
