@@ -156,7 +156,7 @@ def _turing(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
 def _chance(said: np.ndarray, truth: np.ndarray, reader: str) -> Score:
   """Fisher's exact test: how often guesses with these shares do as well."""
   table = [[int(((said == x) & (truth == y)).sum()) for x in (0, 1)] for y in (0, 1)]
-  chance = float(scipy.stats.fisher_exact(table)[1])
+  chance = float(np.asarray(scipy.stats.fisher_exact(table))[1])
   return Score(metric="p_value", value=chance, num=len(said), reader=reader)
 
 
