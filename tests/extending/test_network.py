@@ -4,55 +4,15 @@ import jax
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.models import denoisers
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.training import denoiser_trainer
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
-MODULE = '''"""A network of two convolutions and the mean of the condition."""
-
-from flax import linen as nn
-import jax.numpy as jnp
-
-
-class Mixer(nn.Module):
-  """Predicts from (x_t, t, context).
-
-  Attributes:
-    width: number of channels.
-  """
-
-  out_channels: int = 4
-  width: int = 8
-  context_streams: tuple = ()
-  feature_layer: int | None = None
-  dtype: jnp.dtype = jnp.float32
-
-  tensor_parallel = {"widen": 1}
-  num_feature_layers = 1
-  default_feature_layer = 0
-
-  @nn.compact
-  def __call__(self, x_t, t, context):
-    x = nn.Conv(self.width, (3, 3), name="conv_in")(x_t)
-    for spec, stream in zip(self.context_streams, context, strict=True):
-      tokens = jnp.where(stream.mask[..., None], stream.tokens, 0).mean(axis=1)
-      x += nn.Dense(self.width, name=f"widen_{spec.name}")(tokens)[:, None, None]
-    x = nn.Dense(self.width, name="widen")(x)
-    if self.feature_layer == 0:
-      self.sow("intermediates", "features", x)
-    return nn.Conv(self.out_channels, (3, 3), name="conv_out")(nn.silu(x))
-
-
-NETWORK = Mixer
-'''
-
 
 @pytest.fixture
-def with_mixer(tmp_path, monkeypatch, small):
-  """The small config with the network of a module in a temporary folder."""
-  (tmp_path / "mixer.py").write_text(MODULE)
-  monkeypatch.setattr(denoisers, "__path__", [*denoisers.__path__, str(tmp_path)])
+def with_mixer(install, small):
+  """The small config with the network of docs/extending.md."""
+  install("models/denoisers/mixer.py")
 
   def build(**model):
     plain = small.config(repa__weight=0.5, repa__projector_width=8).to_dict()
