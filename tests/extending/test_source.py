@@ -5,6 +5,8 @@ from PIL import Image
 
 from cxr_diffusion_jax.conditioning import base
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.evaluation import image_set
 from cxr_diffusion_jax.run import dataset as dataset_lib
 
 
@@ -30,11 +32,15 @@ def test_a_dataset_is_one_file(install, tmp_path):
   num_rows = 0
   for split in dataset.splits:
     source = dataset.source(split)
+    prompts = record_prompts.of_split(settings, dataset.records, split)
+    groups = image_set.groups(image_set.of_records(dataset.records, split))
     for row, image_id in enumerate(dataset.ids(split)):
       i = int(image_id.removeprefix("x"))
       example = source[row]
       np.testing.assert_array_equal(example["findings"], [(1, 0, np.nan)[i % 3]])
       assert example["view"] == i % 2
+      assert ("fracture" in prompts[row]) == groups["finding: Fracture"][row]
+      assert groups["finding: Fracture"][row] == (i % 3 == 0)
       with Image.open(root / f"{image_id}.png") as image:
         np.testing.assert_array_equal(example["image"][..., 0], np.asarray(image))
       num_rows += 1

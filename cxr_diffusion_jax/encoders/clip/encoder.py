@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.conditioning import base, clip_text
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
@@ -189,8 +189,8 @@ def sizes(name: str) -> ClipSizes:
 def mark(name: str) -> str:
   """Returns 16 hexadecimal digits that change when a CLIP's files on disk do.
 
-  Names, sizes and times of change are read, not the files, so that it costs nothing to
-  learn that nothing has to be encoded anew.
+  Samples of the files are read, so that it costs little to learn that nothing has to be
+  encoded again.
 
   Args:
     name: a folder, or an id on the hub, which is downloaded where it is not cached.
@@ -202,8 +202,7 @@ def mark(name: str) -> str:
   digest = hashlib.sha256()
   for pattern in ("*.json", "*.txt", "*.safetensors", "*.msgpack"):
     for file in sorted(folder.glob(pattern)):
-      found = file.stat()
-      digest.update(f"{file.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+      digest.update(f"{file.name} {artifacts.fingerprint([file])}\n".encode())
   return digest.hexdigest()[:16]
 
 

@@ -26,7 +26,7 @@ import re
 
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders.base import NAMELESS
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import h5 as elixr_h5
@@ -196,11 +196,9 @@ def _origin(
 def _fingerprint(
   root: pathlib.Path, kind: str, files: tuple[elixr_file.ElixrFile, ...]
 ) -> str:
-  """A hash of the kind and of every file's name, size and time of change."""
+  """A hash of the kind and of every file's name and content."""
   paths = [file.path for file in files]
   paths.extend(sorted({file.ids_path for file in files if file.ids_path}))
-  facts: list = [kind]
-  for path in paths:
-    status = path.stat()
-    facts.append([str(path.relative_to(root)), status.st_size, status.st_mtime_ns])
+  names = [path.relative_to(root).as_posix() for path in paths]
+  facts = [kind, names, artifacts.fingerprint(paths)]
   return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
