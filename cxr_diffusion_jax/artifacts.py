@@ -9,7 +9,6 @@ Paths are `etils.epath` paths: a local folder, `gs://bucket/...` or `s3://bucket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import errno
-import hashlib
 import io
 import json
 import os
@@ -136,23 +135,6 @@ def copy_files(source: PathLike, target: PathLike) -> None:
     content, copy = file.read_bytes(), epath.Path(target) / file.name
     if not copy.exists() or copy.read_bytes() != content:
       write_bytes(copy, content)
-
-
-def fingerprint(paths: Iterable[PathLike]) -> str:
-  """32 hexadecimal digits of the content of files, whatever their names and times.
-
-  Of each file its size counts, and up to 64 blocks of 4 KiB spread over it: cheap for
-  files of any size, and not fooled by copies.
-  """
-  hasher = hashlib.blake2b(digest_size=16)
-  for path in paths:
-    size = epath.Path(path).stat().length
-    hasher.update(size.to_bytes(8, "little"))
-    with epath.Path(path).open("rb") as file:
-      for start in np.unique(np.linspace(0, max(0, size - 4096), 64).astype(int)):
-        file.seek(int(start))
-        hasher.update(file.read(4096))
-  return hasher.hexdigest()
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base, clip_text
+from cxr_diffusion_jax.data.columns import file as column_file
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
@@ -202,7 +203,7 @@ def mark(name: str) -> str:
   digest = hashlib.sha256()
   for pattern in ("*.json", "*.txt", "*.safetensors", "*.msgpack"):
     for file in sorted(folder.glob(pattern)):
-      digest.update(f"{file.name} {artifacts.fingerprint([file])}\n".encode())
+      digest.update(f"{file.name} {column_file.files_fingerprint([file])}\n".encode())
   return digest.hexdigest()[:16]
 
 

@@ -3,6 +3,7 @@
 import collections
 import itertools
 import json
+import os
 import pickle
 import shutil
 
@@ -12,6 +13,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.columns import column as columns
+from cxr_diffusion_jax.data.columns import file as column_file
 from tests.data.columns.toy_column import (
   IDS,
   SHAPE,
@@ -207,3 +209,18 @@ def test_records_allow_fast_random_access(tmp_path):
   reader.close()
   told = json.loads((column.folder / "description.json").read_text(encoding="utf-8"))
   assert told["format"] == 1
+
+
+def test_files_fingerprint_is_of_content_alone(tmp_path):
+  content = bytes(range(256)) * 4096
+  a, b = tmp_path / "a", tmp_path / "b"
+  a.write_bytes(content)
+  b.write_bytes(content)
+  os.utime(b, ns=(0, 0))
+  assert column_file.files_fingerprint([a]) == column_file.files_fingerprint([b])
+  others = [content + b"x", b"x" + content[1:], content[:-1] + b"x", b""]
+  prints = {column_file.files_fingerprint([a])}
+  for other in others:
+    b.write_bytes(other)
+    prints.add(column_file.files_fingerprint([b]))
+  assert len(prints) == 5

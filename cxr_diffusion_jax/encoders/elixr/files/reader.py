@@ -26,7 +26,8 @@ import re
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data.columns import file as column_file
 from cxr_diffusion_jax.encoders.base import NAMELESS
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import h5 as elixr_h5
@@ -200,5 +201,5 @@ def _fingerprint(
   paths = [file.path for file in files]
   paths.extend(sorted({file.ids_path for file in files if file.ids_path}))
   names = [path.relative_to(root).as_posix() for path in paths]
-  facts = [kind, names, artifacts.fingerprint(paths)]
+  facts = [kind, names, column_file.files_fingerprint(paths)]
   return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
