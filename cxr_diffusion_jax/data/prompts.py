@@ -29,7 +29,7 @@ def phrasings() -> dict:
   Returns:
     `templates`: with {view}, {person} and {findings}; `none`: phrases of no finding;
     `views`, `sexes`: code or `unknown` -> words; `zones`: of a lung -> words;
-    `findings`: name -> `pattern` (what stands in its phrases and in no other's),
+    `findings`: name -> `pattern` (what its phrases contain and no other's do),
     `region` (null: central, has no side), `phrases`, `one_side` (with {place}, such as
     `right upper zone`) and `both_sides` (with {places}, such as `both upper zones`, or
     {bilateral}). `a` before a vowel becomes `an`, so no word such as `unilateral`.
@@ -152,7 +152,7 @@ def places_of(text: str) -> dict[str, tuple[str, str]]:
     text: of `prompt`; the phrases of findings are what `,`, `.`, `:` and `and` part.
 
   Returns:
-    For each finding of which the side or the zone is told: side (`right`, `left`,
+    For each finding with a known side or zone: side (`right`, `left`,
     `both` or ``) and zone (`upper`, `mid`, `lower` or ``).
   """
   places = {}

@@ -38,7 +38,7 @@ def read_reference(path: str | os.PathLike) -> np.ndarray:
   (2**k - 1). DICOM is shown as `data/dicom.py` says.
 
   Args:
-    path: of the file. DICOM is told by its content or by .dcm or .dicom, PNG and JPEG
+    path: of the file. DICOM is known by its content or by .dcm or .dicom, PNG and JPEG
       by their content.
 
   Returns:
@@ -98,7 +98,7 @@ def _decode(path: pathlib.Path, start: bytes) -> np.ndarray:
       _check_size(path, *image.size)
       return _grey(ImageOps.exif_transpose(image), path)
   except Image.DecompressionBombError as error:
-    # PIL refuses sizes far beyond `MAX_SIDE` before it tells them.
+    # PIL refuses sizes far beyond `MAX_SIDE` before it reports them.
     raise errors.InputError(
       f"the reference {path} is far too large", _sizes()
     ) from error

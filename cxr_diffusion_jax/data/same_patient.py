@@ -12,7 +12,7 @@ def other_image(patient: np.ndarray) -> np.ndarray:
   """Finds for each row another row of its patient: the next one, else the one before.
 
   Args:
-    patient: [n] int; rows of one patient stand in the order of their images.
+    patient: [n] int; rows of one patient are in the order of their images.
 
   Returns:
     [n] int32 rows, -1 where a patient has one image only.

@@ -1,4 +1,4 @@
-"""Which X-rays a run reads, and where what is made of them is kept.
+"""Which X-rays a run reads, and where its records and columns are kept.
 
 RECORDS_DIR/NAME-HASH/SIZE/                     records, see `data.records`
 RECORDS_DIR/NAME-HASH/SIZE/columns/NAME/        ELIXR columns joined to them

@@ -60,7 +60,7 @@ def write_column(
 ) -> Column:
   """Writes a column beside the records in `folder`; an older one of the name goes.
 
-  The same call after a kill goes on where it was. For a time it takes on disk twice
+  The same call resumes after a kill. For a time it takes on disk twice
   what the column has.
 
   Args:
@@ -76,7 +76,7 @@ def write_column(
       ids that no split has are passed over.
     missing: 'drop' leaves rows without a value empty, 'error' refuses them.
     dtype: numpy's name of a floating-point type.
-    progress: told the number of rows written.
+    progress: called with the number of rows written.
     flush_bytes: how much of the work a kill may lose.
 
   Returns:
@@ -133,7 +133,7 @@ def _row_bytes(shape: tuple[int, ...], dtype: str) -> int:
 def _open_scratch(
   target: pathlib.Path, description: ColumnDescription, flush_bytes: int
 ) -> column_scratch.Scratch:
-  """The scratch of this very column: another source or other ids begin anew."""
+  """The scratch of this very column: another source or other ids start again."""
   num_rows = sum(description.num_rows.values())
   row_bytes = _row_bytes(description.shape, description.dtype)
   plan = {

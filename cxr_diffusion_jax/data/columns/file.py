@@ -190,23 +190,23 @@ def open_column(folder: str | os.PathLike, name: str) -> Column | None:
   """
   target = pathlib.Path(folder) / "columns" / name
   try:
-    told = json.loads((target / _DESCRIPTION).read_text(encoding="utf-8"))
+    values = json.loads((target / _DESCRIPTION).read_text(encoding="utf-8"))
   except FileNotFoundError:
     return None
-  if told.pop("format") != _FORMAT:
+  if values.pop("format") != _FORMAT:
     return None
-  told["shape"] = tuple(told["shape"])
+  values["shape"] = tuple(values["shape"])
   for key in ("missing", "missing_rows"):
-    told[key] = {split: tuple(rows) for split, rows in told[key].items()}
-  column = Column(folder=target, description=ColumnDescription(**told))
+    values[key] = {split: tuple(rows) for split, rows in values[key].items()}
+  column = Column(folder=target, description=ColumnDescription(**values))
   shards = [path for split in column.num_rows for path, _ in column.shards(split)]
   return column if all(path.is_file() for path in shards) else None
 
 
 def write_description(folder: pathlib.Path, description: ColumnDescription) -> None:
   """Makes the shards in `folder` a column."""
-  told = {"format": _FORMAT, **dataclasses.asdict(description)}
-  artifacts.write_text(folder / _DESCRIPTION, json.dumps(told, indent=1) + "\n")
+  values = {"format": _FORMAT, **dataclasses.asdict(description)}
+  artifacts.write_text(folder / _DESCRIPTION, json.dumps(values, indent=1) + "\n")
 
 
 def remove_column(folder: pathlib.Path) -> None:

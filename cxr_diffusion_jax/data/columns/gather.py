@@ -55,7 +55,7 @@ def gather(
     shape: of one row.
     dtype: the column's floating-point type.
     batches: see `Batches`.
-    progress: told the number of rows done.
+    progress: called with the number of finished rows.
 
   Raises:
     InputError: a value has another shape, is not finite or too large for `dtype`.

@@ -60,7 +60,7 @@ def download(
   Args:
     what: nih, elixr, google-labels or google-nih-subset.
     root: the tree; made where it is missing.
-    progress: told during the work.
+    progress: called during the work.
     base_url: folder to take the plain files from, instead of Google's.
     repo_id: dataset on the Hugging Face hub, or on Kaggle for nih, instead of the
       usual one.

@@ -58,7 +58,7 @@ def fetch(
   Args:
     url: http or https; certificates are verified.
     path: where to; its folder is made.
-    progress: told bytes and size (0 where the server does not say).
+    progress: called with bytes and size (0 where the server does not say).
     sleep: pauses between tries.
     timeout: seconds without an answer.
 
@@ -87,7 +87,7 @@ def fetch(
       if failures >= _MAX_FAILURES:
         raise errors.InputError(
           f"{url} could not be fetched: {error}; {_size(part)} bytes are there",
-          fix="check the network and run the same command again, it goes on from there",
+          fix="check the network and run the same command again, it resumes",
         ) from error
       sleep(min(_MAX_PAUSE, 2.0 ** (failures - 1)))
       continue

@@ -56,7 +56,7 @@ def unpack(
   *,
   progress: Progress = no_progress,
 ) -> None:
-  """Makes a tree of the subset; goes on where it was interrupted.
+  """Makes a tree of the subset; resumes where it was interrupted.
 
   Images that either file lacks are left out.
 
@@ -64,7 +64,7 @@ def unpack(
     thumbnails: npz, image id -> the bytes of a WebP file.
     labels_csv: one row an image, columns as in the module's text.
     root: the tree.
-    progress: told the number of images.
+    progress: called with the number of images.
 
   Raises:
     InputError: a file is damaged or lacks a column; an image id is no plain file name;
@@ -146,9 +146,9 @@ def _texts(rows: dict[str, dict[str, str]]) -> dict[str, str]:
 
 def _entries(rows: dict[str, dict[str, str]]) -> Iterator[list[str]]:
   for stem, row in sorted(rows.items()):
-    found = "|".join(name for column, name in _FINDINGS if row[column] == "1")
+    findings = "|".join(name for column, name in _FINDINGS if row[column] == "1")
     patient, follow_up = map(int, stem.split("_"))
-    names = [f"{stem}.png", found or "No Finding", str(follow_up), str(patient)]
+    names = [f"{stem}.png", findings or "No Finding", str(follow_up), str(patient)]
     yield [*names, "", "", ""]
 
 

@@ -93,12 +93,12 @@ def _box_lines(plan: "phantom_tree.Plan", facts: list[dict]) -> list[str]:
 
 def _four_findings(fact: dict) -> tuple[bool, bool, bool, bool]:
   """Columns as in `EXPERT_COLUMNS`; phantoms have no fractures."""
-  found = set(fact["findings"])
+  present = set(fact["findings"])
   return (
     False,
-    "Pneumothorax" in found,
-    bool(found & _OPACITIES),
-    bool(found & {"Mass", "Nodule"}),
+    "Pneumothorax" in present,
+    bool(present & _OPACITIES),
+    bool(present & {"Mass", "Nodule"}),
   )
 
 

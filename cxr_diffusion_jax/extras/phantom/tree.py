@@ -93,14 +93,14 @@ def write_tree(
   progress: Progress = no_progress,
   num_processes: int | None = None,
 ) -> pathlib.Path:
-  """Makes a tree of phantoms, goes on with one begun, or leaves a complete one alone.
+  """Makes a tree of phantoms, resumes an unfinished one, or keeps a complete one.
 
   Args:
     root: the tree's folder; made when it is not there.
     num_images: of all splits together, 2 or more.
     size: pixels of a side, 32 or more.
     seed: of the collection; equal settings give equal files.
-    progress: told of the images done.
+    progress: called with the number of finished images.
     num_processes: that render; None takes one a core when the work is worth it.
 
   Returns:
@@ -148,19 +148,19 @@ def _begin(root: pathlib.Path, settings: dict) -> bool:
     _save_settings(root, settings)
     return False
   try:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    saved = json.loads(path.read_text(encoding="utf-8"))
   except ValueError as error:
     raise errors.InputError(
       f"{path} is not JSON", "the settings of a phantom tree", f"delete {root}"
     ) from error
-  complete = found.pop("complete", False)
-  if found != settings:
+  complete = saved.pop("complete", False)
+  if saved != settings:
     differing = sorted(
-      key for key in {*found, *settings} if found.get(key) != settings.get(key)
+      key for key in {*saved, *settings} if saved.get(key) != settings.get(key)
     )
     raise errors.InputError(
       f"{root} is a phantom tree with "
-      + ", ".join(f"{key}={found.get(key)}" for key in differing),
+      + ", ".join(f"{key}={saved.get(key)}" for key in differing),
       ", ".join(f"{key}={settings.get(key)}" for key in differing),
       "another --config.data.root, or delete that folder",
     )
@@ -222,16 +222,16 @@ def _in_processes(jobs: list[phantom_worker.Job]) -> Iterator[int]:
   Not multiprocessing: a fork copies the caller's threads' locks (jax has threads), and
   a spawn imports the caller's main module with all that it imports.
   """
-  told: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+  indices: queue.SimpleQueue[int | None] = queue.SimpleQueue()
   package_root = pathlib.Path(__file__).resolve().parents[3]
   # Each process is one share of the cores; BLAS threads would only fight over them.
   environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
   command = [sys.executable, "-m", "cxr_diffusion_jax.extras.phantom.worker"]
   with contextlib.ExitStack() as stack:
-    # Files, not pipes: neither a long job nor a long complaint can block a process.
-    complaints = [stack.enter_context(tempfile.TemporaryFile()) for _ in jobs]
+    # Files, not pipes: neither a long job nor many error lines can block a process.
+    error_files = [stack.enter_context(tempfile.TemporaryFile()) for _ in jobs]
     workers = []
-    for job, complaint in zip(jobs, complaints, strict=True):
+    for job, error_file in zip(jobs, error_files, strict=True):
       text = stack.enter_context(tempfile.TemporaryFile())
       text.write(json.dumps(dataclasses.asdict(job)).encode())
       text.seek(0)
@@ -239,40 +239,40 @@ def _in_processes(jobs: list[phantom_worker.Job]) -> Iterator[int]:
         command,
         stdin=text,
         stdout=subprocess.PIPE,
-        stderr=complaint,
+        stderr=error_file,
         cwd=package_root,
         env=environment,
       )
       workers.append(stack.enter_context(worker))
-      reader = threading.Thread(target=_listen, args=(worker, told))
+      reader = threading.Thread(target=_listen, args=(worker, indices))
       reader.start()
       # Undone in reverse: the process ends, then its reader, then the pipe is closed.
       stack.callback(reader.join)
       stack.callback(worker.kill)
     running = len(workers)
     while running:
-      index = told.get()
+      index = indices.get()
       if index is None:
         running -= 1
       else:
         yield index
-    for worker, complaint in zip(workers, complaints, strict=True):
-      _check(worker, complaint)
+    for worker, error_file in zip(workers, error_files, strict=True):
+      _check(worker, error_file)
 
 
-def _listen(worker: subprocess.Popen, told: queue.SimpleQueue) -> None:
-  """Passes on the indices that a worker tells; None when it has ended."""
+def _listen(worker: subprocess.Popen, indices: queue.SimpleQueue) -> None:
+  """Passes on the indices that a worker writes; None when it has ended."""
   try:
     for line in worker.stdout:
-      told.put(int(line))
+      indices.put(int(line))
   finally:
-    told.put(None)
+    indices.put(None)
 
 
-def _check(worker: subprocess.Popen, complaint: IO[bytes]) -> None:
-  """Raises the last that a failed worker said."""
+def _check(worker: subprocess.Popen, error_file: IO[bytes]) -> None:
+  """Raises the last line that a failed worker wrote."""
   if worker.wait():
-    complaint.seek(0)
-    said = complaint.read().decode(errors="replace").strip().splitlines()
-    last = said[-1] if said else f"exit code {worker.returncode}"
+    error_file.seek(0)
+    lines = error_file.read().decode(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else f"exit code {worker.returncode}"
     raise RuntimeError(f"a phantom worker failed: {last}")

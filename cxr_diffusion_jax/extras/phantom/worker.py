@@ -64,7 +64,7 @@ def facts_of(phantom: phantom_lib.Phantom) -> dict:
 
 
 def main() -> None:
-  """Runs the job on stdin, telling each finished index on stdout."""
+  """Runs the job on stdin, writing each finished index to stdout."""
   fields = json.load(sys.stdin)
   fields["images"] = tuple(tuple(image) for image in fields["images"])
   for index in run(Job(**fields)):

@@ -228,7 +228,7 @@ def _patients(table: _Table, ids: np.ndarray) -> np.ndarray:
   for number, image_id in enumerate(ids.tolist(), start=2):
     if not re.match(r"\d{8}", image_id):
       raise errors.InputError(
-        f"{table.path} line {number}: image {image_id!r} tells no patient",
+        f"{table.path} line {number}: image {image_id!r} names no patient",
         "a column 'Patient ID', or names that begin with the patient's 8 digits",
       )
     patients.append(int(image_id[:8]))
