@@ -1,0 +1,50 @@
+"""`DataSettings`: where the records of a dataset are kept."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data.records import records
+from cxr_diffusion_jax.data.settings import DataSettings
+
+
+@pytest.fixture
+def settings(make_tree, tmp_path) -> DataSettings:
+  root = make_tree().root
+  return DataSettings(
+    root=str(root), image_size=8, records_dir=str(tmp_path / "records")
+  )
+
+
+def test_a_relative_root_has_the_folder_of_its_absolute_path(settings, monkeypatch):
+  root = pathlib.Path(settings.root)
+  monkeypatch.chdir(root.parent)
+  relative = dataclasses.replace(settings, root=root.name)
+  assert relative.tree_folder == settings.tree_folder
+
+
+def test_a_moved_tree_keeps_its_records(settings, tmp_path):
+  prepared = records.prepare_records(settings.record_settings())
+  moved = dataclasses.replace(settings, root=str(tmp_path / "disk" / "tree"))
+  (tmp_path / "disk").mkdir()
+  # While the old tree is there, one of its name elsewhere has a folder of its own.
+  assert moved.tree_folder != settings.tree_folder
+  pathlib.Path(settings.root).rename(moved.root)
+  for _ in range(2):
+    assert moved.tree_folder == settings.tree_folder
+    assert records.prepare_records(moved.record_settings()) == prepared
+
+
+def test_records_in_a_bucket_are_refused_at_once(settings):
+  with pytest.raises(
+    errors.InputError, match=r"records_dir=gs://.*a folder of this ma"
+  ):
+    dataclasses.replace(settings, records_dir="gs://bucket/records")
+
+
+def test_a_root_in_a_bucket_is_named_by_its_url(settings):
+  remote = dataclasses.replace(settings, root="gs://bucket/nih/")
+  assert remote.tree_folder.name.startswith("nih-")
+  assert remote.record_settings().root == "gs://bucket/nih/"
