@@ -7,12 +7,12 @@ first run, first seed --other guidance--> sweep; --conditions of training--> uti
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
-from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.evaluation import assessment
@@ -102,12 +102,22 @@ class JudgedSet:
   assessment: assessment.Assessment
 
 
-def folder_of(run: run_lib.Run) -> epath.Path:
-  """Where the evaluation of a checkpoint is kept: WORKDIR/evaluation/STEP."""
+def folder_of(run: run_lib.Run) -> pathlib.Path:
+  """Where the evaluation of a checkpoint is kept: WORKDIR/evaluation/STEP.
+
+  Raises:
+    errors.InputError: the run is in a bucket.
+  """
+  if artifacts.is_remote(run.folder):
+    raise errors.InputError(
+      f"the run {run.folder} is in a bucket",
+      "a local folder, which also receives the generated images",
+      "copy the run's folder to this machine",
+    )
   name = str(run.checkpoint_step)
   if run.ema_length is not None:
     name += f"-ema_{run.ema_length:g}"
-  return run.folder / FOLDER / name
+  return pathlib.Path(run.folder) / FOLDER / name
 
 
 def assess_path(

@@ -77,6 +77,9 @@ def compare(
       sampled.
   """
   runs = [run for path in paths for run in path.runs]
+  for run in runs:
+    # Refuses buckets before any long work.
+    path_assessment.folder_of(run)
   context = eval_context_lib.of_runs(
     runs,
     split=options.split,

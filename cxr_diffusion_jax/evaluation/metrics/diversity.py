@@ -130,7 +130,7 @@ def _band(side: int) -> np.ndarray:
   return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _halved(x: Array) -> jax.Array:
+def _halved(x: jax.Array) -> jax.Array:
   """[n h w] -> [n ceil(h/2) ceil(w/2)], means of 2x2."""
   h, w = x.shape[1:]
   # The mean of a pixel and its copy is the pixel.
@@ -143,7 +143,7 @@ def _by_image(value: Array, shape: tuple[int, ...]) -> jax.Array:
   return jnp.asarray(value).mean(axis=(1, 2)).reshape(shape[0], shape[3])
 
 
-def _planes(x: Array) -> jax.Array:
+def _planes(x: jax.Array) -> jax.Array:
   return rearrange(x, "b h w c -> (b c) h w")
 
 

@@ -7,7 +7,7 @@ import types as python_types
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation.comparison import paths
+from cxr_diffusion_jax.evaluation.comparison import path_assessment, paths
 from cxr_diffusion_jax.run import run as run_lib
 
 CONFIG = {
@@ -107,6 +107,14 @@ def test_other_numbers_of_runs_are_named(opened):
   made = opened({"a": _config(), "a1": _config(seed=1), "b": other})
   sentences = paths.warnings(made)
   assert any("different numbers of training runs" in one for one in sentences)
+
+
+def test_runs_in_a_bucket_are_refused_by_evaluation():
+  run = python_types.SimpleNamespace(
+    folder="gs://bucket/run", checkpoint_step=9, ema_length=None
+  )
+  with pytest.raises(errors.InputError, match="gs://bucket/run is in a bucket"):
+    path_assessment.folder_of(run)
 
 
 def test_runs_on_other_records_are_refused(opened):
