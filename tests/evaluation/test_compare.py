@@ -49,7 +49,7 @@ def test_compare_refuses_a_folder_with_files_of_the_user(compare, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["scan.png"]
 
 
-def test_a_comparison_is_a_page_tables_figures_and_a_sheet(compare, out):
+def test_compare_writes_page_tables_figures_and_sheet(compare, out):
   result = compare()
   assert result.code == 0, result.err
   assert (out / "report.html").stat().st_size > 10_000
@@ -101,7 +101,7 @@ def test_second_comparison_reuses_images_of_the_same_noise(compare, out, workdir
   assert ((left @ right.T).argmax(axis=1) == np.arange(24)).mean() > 0.9
 
 
-def test_a_run_is_evaluated_into_its_own_folder(run_main, workdirs, judged):
+def test_evaluate_writes_into_the_run(run_main, workdirs, judged):
   result = run_main(
     "evaluate",
     f"--workdir={workdirs[0]}",
@@ -130,11 +130,11 @@ def test_a_run_is_evaluated_into_its_own_folder(run_main, workdirs, judged):
     (["--split=none"], "split 'none'"),
   ],
 )
-def test_what_cannot_be_evaluated_is_told_in_a_line(arguments, words, compare):
+def test_compare_refuses_bad_flags_in_one_line(arguments, words, compare):
   assert words in compare(*arguments).complaint
 
 
-def test_what_is_no_run_is_refused(run_main, tmp_path):
+def test_compare_refuses_a_folder_without_a_run(run_main, tmp_path):
   arguments = [f"--workdirs={tmp_path / 'none'}", f"--out={tmp_path}"]
   assert "has no config.json" in run_main("compare", *arguments).complaint
 
@@ -148,7 +148,7 @@ def test_what_is_no_run_is_refused(run_main, tmp_path):
     (["--real=a", "--synthetic=b"], "no such folder: a"),
   ],
 )
-def test_what_there_is_to_evaluate_must_be_one_thing(
+def test_evaluate_refuses_ambiguous_inputs(
   arguments, words, run_main, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)

@@ -224,7 +224,7 @@ def _table(figures: Rows) -> str:
   return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def test_nothing_is_found_where_nothing_was_planted(figures):
+def test_floor_has_no_defects(figures):
   print(f"\n{_table(figures)}")
   row = figures[FLOOR]
   assert row["Frechet"] < 0.06
@@ -237,7 +237,7 @@ def test_nothing_is_found_where_nothing_was_planted(figures):
   assert row["membership"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_mode_collapse_loses_recall_coverage_and_variety(figures):
+def test_mode_collapse_lowers_recall_coverage_and_diversity(figures):
   moved = _moved(figures, "mode collapse")
   assert moved("recall") < -0.8
   assert moved("coverage") < -0.3
@@ -245,7 +245,7 @@ def test_mode_collapse_loses_recall_coverage_and_variety(figures):
   assert abs(moved("precision")) < 0.1
 
 
-def test_memorised_copies_please_the_distances_and_are_listed(figures, found):
+def test_memorised_copies_have_good_distances_and_are_listed(figures, found):
   moved = _moved(figures, "memorised copies")
   assert moved("nearer to training") > 0.9
   assert moved("copies") == 1
@@ -259,7 +259,7 @@ def test_memorised_copies_please_the_distances_and_are_listed(figures, found):
   assert sorted((x.generated, x.training) for x in listed) == ORIGINALS
 
 
-def test_copies_are_found_however_bright(figures, found):
+def test_copies_are_detected_at_any_brightness(figures, found):
   assert figures["copies made brighter"]["copies"] == 1
   # The distance of features is fooled.
   assert figures["copies made brighter"]["nearer to training"] == 0
@@ -268,7 +268,7 @@ def test_copies_are_found_however_bright(figures, found):
   assert sorted((x.generated, x.training) for x in listed) == ORIGINALS
 
 
-def test_the_conditions_image_again_is_no_better_than_a_copy(figures, found):
+def test_condition_image_is_reported_as_a_copy(figures, found):
   defect = "condition's image again"
   assert _moved(figures, defect)("nearer to condition") > 0.9
   assert _moved(figures, defect)("Frechet") < 0
@@ -279,14 +279,14 @@ def test_the_conditions_image_again_is_no_better_than_a_copy(figures, found):
   assert figures[defect]["membership"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_shuffled_labels_are_a_matter_of_adherence_alone(figures):
+def test_shuffled_labels_lower_adherence_alone(figures):
   moved = _moved(figures, "shuffled labels")
   assert moved("AUROC") < -0.2
   assert figures["shuffled labels"]["AUROC"] == pytest.approx(0.5, abs=0.1)
   assert all(moved(name) == 0 for name in FIGURES if name != "AUROC")
 
 
-def test_blur_is_no_longer_among_the_real(figures):
+def test_blur_lowers_precision_and_recall(figures):
   moved = _moved(figures, "blur")
   assert figures["blur"]["Frechet"] > 10 * figures[FLOOR]["Frechet"]
   assert moved("KID") > 0.05

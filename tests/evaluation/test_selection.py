@@ -10,7 +10,7 @@ PATIENTS = np.repeat(np.arange(20), [1, 2, 3, 4] * 5)
 IDS = np.array([f"{n:03d}" for n in range(len(PATIENTS))])
 
 
-def test_no_patient_is_on_both_sides():
+def test_choose_separates_patients():
   conditions, reference = selection.choose(IDS, PATIENTS)
   assert len(conditions) == 25
   assert not set(PATIENTS[conditions]) & set(PATIENTS[reference])
@@ -18,7 +18,7 @@ def test_no_patient_is_on_both_sides():
   assert reference.tolist() == sorted(reference.tolist())
 
 
-def test_the_first_conditions_are_the_same_however_many_are_taken():
+def test_choose_keeps_the_first_conditions():
   few, _ = selection.choose(IDS, PATIENTS, num=7)
   many, _ = selection.choose(IDS, PATIENTS, num=20)
   assert many[:7].tolist() == few.tolist()
@@ -36,7 +36,7 @@ def test_only_what_every_run_has_a_condition_for_is_asked():
 
 
 @pytest.mark.parametrize("num", [51, 50])
-def test_what_leaves_nothing_to_compare_with_is_refused(num):
+def test_choose_rejects_an_empty_reference(num):
   with pytest.raises(errors.InputError, match=r"--num 51|no other patient's image"):
     selection.choose(IDS, PATIENTS, num=num)
 

@@ -87,7 +87,7 @@ def test_dicom_is_read_as_it_is_shown(folder):
   np.testing.assert_array_equal(images.images[0][..., 0], 255 - GREY)
 
 
-def test_a_size_that_is_asked_for_is_made_as_in_training(folder):
+def test_read_resizes_as_in_training(folder):
   Image.fromarray(np.zeros((40, 40), np.uint8)).save(folder / "large.png")
   images = image_folder.read(folder, image_size=8)
   assert [image.shape for image in images.images] == [(8, 8, 1)] * 4
@@ -111,7 +111,7 @@ def test_folders_of_two_sizes(folder, tmp_path):
   assert real.images[0].shape == synthetic.images[0].shape == (10, 10, 1)
 
 
-def test_what_is_no_folder_of_images(folder, tmp_path):
+def test_read_rejects_other_folders(folder, tmp_path):
   with refused("no such folder"):
     image_folder.read(tmp_path / "none")
   with refused("not a folder"):
@@ -147,7 +147,7 @@ def test_twelve_bits_in_sixteen_are_not_taken_for_black(folder):
     image_folder.read(folder)
 
 
-def test_two_images_of_one_name(folder):
+def test_read_rejects_duplicate_names(folder):
   Image.fromarray(GREY).save(folder / "sub" / "a.jpg")
   with refused("1 names", "a.png", "a.jpg"):
     image_folder.read(folder)
@@ -170,7 +170,7 @@ def test_labels_are_joined_by_name(folder, table):
   assert known["condition"].tolist() == ["r1", "r2", "r3"]
 
 
-def test_a_table_for_both_folders_or_for_one(folder, table, tmp_path):
+def test_read_pair_accepts_a_table_for_one_or_both(folder, table, tmp_path):
   other = tmp_path / "other"
   other.mkdir()
   Image.fromarray(GREY).save(other / "x.png")
@@ -185,7 +185,7 @@ def test_a_table_for_both_folders_or_for_one(folder, table, tmp_path):
     image_folder.read_pair(folder, other, table(*both, "y,Mass"))
 
 
-def test_of_the_whole_table_of_nih_only_the_folders_rows_are_taken(folder, table):
+def test_read_uses_matching_rows_of_nihs_table(folder, table):
   header = "Image Index,Finding Labels,Follow-up #,OriginalImage[Width,Height]"
   rows = [f"{name}.png,Mass,0,16,12" for name in ("a", "b", "c", "d")]
   images = image_folder.read(folder, table(header, *rows))
@@ -216,6 +216,6 @@ def test_tables_that_do_not_fit(lines, words, folder, table):
     image_folder.read(folder, table(*lines))
 
 
-def test_a_table_that_is_not_there(folder, tmp_path):
+def test_read_rejects_a_missing_table(folder, tmp_path):
   with refused("cannot read the labels", "none.csv"):
     image_folder.read(folder, tmp_path / "none.csv")

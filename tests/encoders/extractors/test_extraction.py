@@ -59,7 +59,7 @@ def test_features_are_those_of_each_image_whatever_the_batch(images):
   assert features.extract(_extractor(Counted()), images[:0]).shape == (0, 2)
 
 
-def test_what_is_done_is_not_done_again(images, tmp_path):
+def test_extract_reuses_its_cache(images, tmp_path):
   counted = Counted(limit=2)
   extractor = _extractor(counted)
 
@@ -109,7 +109,7 @@ def test_features_that_are_no_numbers_are_told(images):
     features.extract(extractor, images)
 
 
-def test_a_network_runs_on_all_devices(images):
+def test_extract_uses_all_devices(images):
   seen = []
 
   def features_fn(params, images):
@@ -131,7 +131,7 @@ def test_a_network_runs_on_all_devices(images):
   assert seen[0].num_devices == jax.local_device_count()
 
 
-def test_the_fingerprint_is_of_weights_and_use():
+def test_fingerprint_depends_on_weights_and_use():
   weights = {"a": np.arange(3.0), "b": np.ones(2)}
   same = {"b": np.ones(2), "a": np.arange(3.0)}
   prints = {
@@ -143,7 +143,7 @@ def test_the_fingerprint_is_of_weights_and_use():
   assert extractor_lib.fingerprint(same, "x") in prints
 
 
-def test_what_shrinks_is_averaged_first():
+def test_resize_is_antialiased():
   # Stripes a pixel wide are grey from afar; picking pixels would make them black.
   stripes = jnp.tile(jnp.array([0.0, 255.0]), (1, 32, 16))[..., None]
   small = extractor_lib.resize(stripes, 8, "linear")

@@ -66,7 +66,7 @@ def test_networks_have_the_published_shapes(name):
     assert sorted(named[key]) == sorted(shape), key
 
 
-def test_the_old_resize_takes_pixels_that_are_there():
+def test_resize_as_tensorflow_1_interpolates_pixels():
   ramp = np.arange(8.0, dtype=np.float32).reshape(1, 2, 4, 1)
 
   @jax.jit
@@ -157,7 +157,7 @@ def test_weights_that_do_not_fit_are_told_at_once(stored, tmp_path):
     assert part in str(told.value)
 
 
-def test_other_files_are_refused_with_the_way_to_convert_them(small, tmp_path):
+def test_read_rejects_other_files(small, tmp_path):
   pickled = tmp_path / "weights.pth"
   pickled.write_bytes(b"")
   cut = tmp_path / "cut.safetensors"

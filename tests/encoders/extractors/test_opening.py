@@ -46,7 +46,7 @@ def empty_cache(tmp_path, monkeypatch):
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
 
 
-def test_auto_is_what_is_at_hand_and_says_what_is_not(probe):
+def test_auto_opens_available_extractors(probe):
   opened, skipped = features.open_extractors("auto", probe=probe)
   assert [extractor.name for extractor in opened] == ["probe"]
   assert set(skipped) == set(features.NAMES) - {"probe"}
@@ -57,7 +57,7 @@ def test_auto_is_what_is_at_hand_and_says_what_is_not(probe):
   assert set(skipped) == set(features.NAMES)
 
 
-def test_the_probe_gives_what_its_logits_are_made_of(probe):
+def test_probe_features_give_its_logits(probe):
   (extractor,), skipped = features.open_extractors(["probe"], probe=probe)
   assert (extractor.standin, extractor.width, skipped) == (True, 8, {})
   images = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
@@ -72,7 +72,7 @@ def test_the_probe_gives_what_its_logits_are_made_of(probe):
   assert made.shape == (3, 8)
 
 
-def test_what_is_asked_for_by_name_must_be_there(probe, tmp_path):
+def test_open_extractors_rejects_unavailable_names(probe, tmp_path):
   for names, weights, told in (
     (["probe"], {}, "no probe was trained"),
     (["clip"], {}, "there is no stand-in; name one to download it"),

@@ -42,7 +42,7 @@ def _opened(folder, images=None, facts=None, progress=None):
   )
 
 
-def test_it_measures_what_it_was_told(folder):
+def test_regressor_measures_planted_quantities(folder):
   images, facts = _bars(1, 60)
   opened = _opened(folder)
   measured = opened.quantities(list(images))
@@ -56,7 +56,7 @@ def test_it_measures_what_it_was_told(folder):
   assert opened.quantities(images[:0])["width"].shape == (0,)
 
 
-def test_others_inputs_are_trained_anew(folder, tmp_path):
+def test_regressor_is_trained_again_for_other_inputs(folder, tmp_path):
   class Trained(Exception):
     pass
 
@@ -80,7 +80,7 @@ def test_others_inputs_are_trained_anew(folder, tmp_path):
     _opened(copy)
 
 
-def test_other_images_have_another_fingerprint():
+def test_fingerprint_depends_on_images_and_facts():
   values = np.zeros((8, 1))
   images = np.zeros((8, 4, 4, 1), np.uint8)
   marks = {
@@ -90,7 +90,7 @@ def test_other_images_have_another_fingerprint():
   assert len(marks) == 3
 
 
-def test_what_cannot_be_measured_is_refused(folder, tmp_path):
+def test_regressor_rejects_bad_inputs(folder, tmp_path):
   images, facts = _bars(0, 96)
   with pytest.raises(errors.InputError, match="bring all images to one size"):
     _opened(folder).quantities(images[:, :8])
@@ -103,7 +103,7 @@ def test_what_cannot_be_measured_is_refused(folder, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_the_network_fits_the_image():
+def test_default_settings_depend_on_the_size():
   for size, stride in ((28, 1), (64, 4), (256, 16)):
     assert anatomy_regressor.default_settings(size).stem_stride == stride
   assert dataclasses.replace(anatomy_regressor.default_settings(64)).num_steps == 700

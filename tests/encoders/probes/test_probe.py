@@ -50,7 +50,7 @@ def folder(inputs, validation, tmp_path_factory) -> pathlib.Path:
   return folder
 
 
-def test_it_finds_what_is_there(folder):
+def test_probe_finds_planted_findings(folder):
   images, findings = _squares(2, 64)
   trained = probe.load_probe(folder)
   scores = trained.scores(images)
@@ -100,7 +100,7 @@ def test_certain_scores_stay_within_zero_and_one(folder, inputs):
   assert (scores < 1).all()
 
 
-def test_the_same_inputs_are_not_trained_again(folder, inputs, validation):
+def test_probe_is_trained_once(folder, inputs, validation):
   before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
   told = []
   again = probe.train_probe(
@@ -116,7 +116,7 @@ def test_the_same_inputs_are_not_trained_again(folder, inputs, validation):
   assert again.fingerprint == probe.read_description(folder)["fingerprint"]
 
 
-def test_the_same_inputs_give_the_same_probe(folder, inputs, validation, tmp_path):
+def test_probe_is_deterministic(folder, inputs, validation, tmp_path):
   told = []
   again = probe.train_probe(
     list(inputs[0]),
@@ -154,7 +154,7 @@ def untrained(monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["findings", "image", "validation", "settings"])
-def test_other_inputs_are_trained_anew(
+def test_probe_is_trained_again_for_other_inputs(
   change, folder, inputs, validation, tmp_path, untrained
 ):
   copy = pathlib.Path(shutil.copytree(folder, tmp_path / "probe"))
@@ -178,7 +178,7 @@ def test_other_inputs_are_trained_anew(
   assert (copy / "mine.txt").read_text() == "kept"
 
 
-def test_a_save_that_ends_early_leaves_no_half_probe(
+def test_interrupted_save_leaves_no_probe(
   folder, inputs, validation, tmp_path, monkeypatch, untrained
 ):
   def full(*_):

@@ -46,7 +46,7 @@ def _figures(out: pathlib.Path) -> dict:
   }
 
 
-def test_a_brighter_folder_is_farther_than_the_floor(folders, run_main, judged):
+def test_evaluate_measures_a_brighter_folder_above_the_floor(folders, run_main, judged):
   for name in ("b", "c"):
     result = run_main(
       "evaluate",
@@ -66,7 +66,7 @@ def test_a_brighter_folder_is_farther_than_the_floor(folders, run_main, judged):
   assert (folders / "of_b" / "report.html").is_file()
 
 
-def test_copies_of_training_images_are_listed(folders, run_main, judged):
+def test_evaluate_reports_copies_of_training_images(folders, run_main, judged):
   result = run_main(
     "evaluate", *_of(folders, "a", "b"), f"--training={folders}/b", "--metrics=privacy"
   )
@@ -75,13 +75,13 @@ def test_copies_of_training_images_are_listed(folders, run_main, judged):
   assert figures["generated", "exact_copies"]["value"] == 1
 
 
-def test_without_a_network_nothing_is_measured(folders, run_main):
+def test_evaluate_refuses_folders_without_an_extractor(folders, run_main):
   result = run_main("evaluate", *_of(folders, "a", "b"))
   assert "no network to extract features with" in result.complaint
   assert "--weights rad_dino=FOLDER, --probe FOLDER" in result.complaint
 
 
-def test_a_judge_is_trained_on_images_that_nothing_is_compared_with(
+def test_evaluate_trains_its_judge_on_separate_images(
   folders, run_main, judged, monkeypatch
 ):
   rows = [f"a_{n:03d}.png,{'Effusion' if n % 2 else 'No Finding'}" for n in range(120)]
@@ -123,7 +123,7 @@ def test_a_judge_is_trained_on_images_that_nothing_is_compared_with(
     ),
   ],
 )
-def test_folders_that_cannot_be_compared_are_refused(
+def test_evaluate_refuses_incompatible_folders(
   break_it, words, folders, run_main, judged
 ):
   break_it(folders / "empty")

@@ -53,7 +53,7 @@ def opened(monkeypatch, tmp_path):
   return make
 
 
-def test_seeds_are_runs_of_one_path(opened):
+def test_open_paths_groups_seeds(opened):
   text = {"name": "clip_text", "drop_rate": 0.1}
   made = opened({
     "c-0": _config(),
@@ -69,7 +69,7 @@ def test_seeds_are_runs_of_one_path(opened):
   assert paths.warnings(made) == []
 
 
-def test_two_recipes_of_one_path_are_called_by_their_folders(opened):
+def test_open_paths_names_equal_paths_by_folder(opened):
   made = opened({"a": _config(), "b": _config(optimizer__learning_rate=1.0)})
   assert [path.name for path in made] == ["a", "b"]
   told = paths.warnings(made)
@@ -86,14 +86,14 @@ def test_two_recipes_of_one_path_are_called_by_their_folders(opened):
     ({"drop_rate": 0.3}, {}, "dropping the condition differ: elixr_c 0.1, clip_text 0"),
   ],
 )
-def test_what_is_not_equal_is_named(changes, steps, words, opened):
+def test_warnings_name_inequalities(changes, steps, words, opened):
   rate = changes.pop("drop_rate", 0.1)
   other = _config(conditioning={"name": "clip_text", "drop_rate": rate}, **changes)
   told = paths.warnings(opened({"a": _config(), "b": other}, steps))
   assert any(words in sentence for sentence in told)
 
 
-def test_what_is_free_to_differ_is_not_named():
+def test_differing_ignores_free_keys():
   configs = {"a": _config(), "b": _config(data__root="x", sample__num_images=1)}
   assert paths.differing(configs) == {}
   configs["b"]["conditioning"]["name"] = "clip_text"
@@ -102,7 +102,7 @@ def test_what_is_free_to_differ_is_not_named():
   }
 
 
-def test_other_numbers_of_runs_are_named(opened):
+def test_warnings_name_different_numbers_of_runs(opened):
   other = _config(conditioning={"name": "clip_text", "drop_rate": 0.1})
   made = opened({"a": _config(), "a1": _config(seed=1), "b": other})
   sentences = paths.warnings(made)
@@ -117,12 +117,12 @@ def test_runs_in_a_bucket_are_refused_by_evaluation():
     path_assessment.folder_of(run)
 
 
-def test_runs_on_other_records_are_refused(opened):
+def test_open_paths_refuses_different_records(opened):
   with pytest.raises(errors.InputError, match="runs on 2 different sets of records"):
     opened({"a": _config(), "b": _config()}, records={"b": "two"})
 
 
-def test_a_run_named_twice_is_refused(tmp_path):
+def test_open_paths_refuses_a_run_twice(tmp_path):
   twice = [tmp_path / "a", pathlib.Path(f"{tmp_path}/../{tmp_path.name}/a")]
   with pytest.raises(errors.InputError, match="one run named twice"):
     paths.open_paths(twice)

@@ -32,7 +32,7 @@ def _sets(values, half: float = 0.0, **changes):
   ]
 
 
-def test_runs_are_the_sample_and_seeds_are_their_repeats():
+def test_spread_treats_runs_as_the_sample():
   values = np.array([[1.0, 1.2, 1.1], [2.0, 2.2, 2.1], [1.5, 1.5, 1.8]])
   made = pooling.spread(values, np.zeros((3, 3)))
   means = values.mean(axis=1)
@@ -41,17 +41,17 @@ def test_runs_are_the_sample_and_seeds_are_their_repeats():
   assert pooling.interval(made) == pytest.approx(peer)
 
 
-def test_images_alone_give_the_normal_interval_back():
+def test_pool_of_one_set_keeps_its_interval():
   (made,), _ = pooling.pool(_sets([[0.8]], half=0.05))
   assert (made.low, made.high) == pytest.approx((0.75, 0.85))
 
 
-def test_more_sets_of_the_same_conditions_do_not_make_their_images_more():
+def test_pool_keeps_the_variance_of_images():
   (made,), _ = pooling.pool(_sets([[0.8] * 3] * 2, half=0.05))
   assert (made.low, made.high) == pytest.approx((0.75, 0.85))
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
+def test_interval_has_its_coverage():
   rng = np.random.default_rng(0)
   held, n = 0, 2000
   for _ in range(n):
@@ -63,7 +63,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
   assert 0.94 < held / n < 0.99
 
 
-def test_what_one_set_lacks_is_undefined_for_its_reason():
+def test_pool_is_undefined_where_a_set_is():
   sets = _sets([[0.8, 0.9]])
   lacking = dataclasses.replace(ONE, value=None, reason="one class alone")
   (made,), spreads = pooling.pool([[sets[0][0], [lacking]]])
@@ -74,12 +74,12 @@ def test_what_one_set_lacks_is_undefined_for_its_reason():
   assert made.reason == "not measured in every set"
 
 
-def test_floors_are_not_pooled():
+def test_pool_skips_floors():
   assert pooling.pool(_sets([[0.8]], of="real")) == ([], {})
 
 
 @pytest.mark.parametrize("side", ["lower", "higher"])
-def test_the_best_are_those_that_nothing_tells_apart(side):
+def test_verdict_best_are_indistinguishable(side):
   sign = 1 if side == "lower" else -1
   values = {"a": 0.1, "b": 0.12, "c": 0.5}
   spreads = {
@@ -92,7 +92,7 @@ def test_the_best_are_those_that_nothing_tells_apart(side):
   assert [name for name, _, _ in verdict.differences] == ["b", "c"]
 
 
-def test_differences_allow_for_how_many_paths_are_looked_at():
+def test_verdicts_correct_for_multiple_paths():
   wide = pooling.Spread(value=0.0, variance=1.0, degrees=np.inf)
   far = pooling.Spread(value=2.9, variance=1.0, degrees=np.inf)
   two = {"a": {ONE.key: wide}, "b": {ONE.key: far}}
@@ -103,5 +103,5 @@ def test_differences_allow_for_how_many_paths_are_looked_at():
   assert len(verdict.best) == 6
 
 
-def test_a_single_path_has_no_verdict():
+def test_verdicts_need_two_paths():
   assert pooling.verdicts({"a": {}}, {ONE.key: "lower"}) == []

@@ -177,7 +177,7 @@ def test_macro_means_are_over_the_same_findings(planted):
   assert np.isnan([blind.found[0], blind.false_alarms[0]]).all()
 
 
-def test_the_interval_is_that_of_the_binomial():
+def test_adherence_interval_is_binomial():
   # One finding, all figures but `found` aside: its share is 60 of 100 binomial trials.
   asked = np.repeat([1, 0], [100, 20])[:, None]
   scores = np.r_[np.ones(60), np.zeros(60)][:, None]
@@ -188,7 +188,7 @@ def test_the_interval_is_that_of_the_binomial():
   assert abs(found.high - (0.6 + spread)) < 0.02
 
 
-def test_the_seed_decides(planted):
+def test_adherence_interval_depends_on_the_seed(planted):
   def interval(**settings):
     return adherence.measure(*planted, num_replicates=80, **settings).macro["auroc"]
 
@@ -206,7 +206,7 @@ def test_rare_findings_leave_intervals_finite():
     assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
 
 
-def test_too_few_images_are_refused_with_the_minimum(planted):
+def test_adherence_rejects_too_few_images(planted):
   scores, asked, thresholds = planted
   with pytest.raises(errors.InputError, match="5 images with it and one without"):
     adherence.measure(scores[:6], asked[:6], thresholds)

@@ -54,7 +54,7 @@ def _table(made, real, facts):
   }
 
 
-def test_what_is_asked_for_is_found(asked):
+def test_anatomy_error_of_copies_is_zero(asked):
   real = _set(asked)
   table = _table(dataclasses.replace(real, name="copies"), real, asked)
   for of in ("generated", "real"):
@@ -65,7 +65,7 @@ def test_what_is_asked_for_is_found(asked):
   assert table["error_conditions_of_others", "all", "generated"].value > 0.05
 
 
-def test_a_bias_is_told_apart_from_ignorance(asked):
+def test_anatomy_separates_bias_from_ignorance(asked):
   real = _set(asked)
   biased = _table(_set(asked + 0.1), real, asked)
   assert biased["bias", "all", "generated"].value == pytest.approx(0.1, abs=0.002)
@@ -81,7 +81,7 @@ def test_a_bias_is_told_apart_from_ignorance(asked):
   assert ignorant["correlation", "all", "real"].value > 0.999
 
 
-def test_who_knows_the_finding_alone_is_found_out_within_it():
+def test_anatomy_correlation_within_a_finding_is_low_without_the_ratio():
   enlarged = 0.15 * (np.arange(600) % 3 == 0)
   asked, own = np.random.default_rng(2).uniform(0.4, 0.5, (2, 600)) + enlarged
   table = _table(_set(own), _set(asked), asked)
@@ -107,14 +107,14 @@ def test_figures_are_scipys_and_numpys(asked):
   assert same["correlation"].tolist() == [0, 0]
 
 
-def test_the_error_of_others_is_the_mean_over_them(asked):
+def test_error_of_others_is_the_mean_over_other_images(asked):
   measured = asked[::-1] + 0.01
   every = np.abs(measured[:, None] - asked[None])
   expected = (every.sum(axis=1) - np.diagonal(every)) / 119
   np.testing.assert_allclose(anatomy.error_of_others(measured, asked), expected)
 
 
-def test_too_few_images_name_the_minimum(asked):
+def test_anatomy_is_undefined_for_too_few_images(asked):
   real = _set(asked[:45])
   table = _table(real, real, asked[:45])
   few = table["error", "finding: Cardiomegaly", "generated"]

@@ -14,7 +14,7 @@ def _spot(y, x, side=8):
   return spot
 
 
-def test_a_map_that_is_its_box_agrees_wholly():
+def test_agreement_of_a_map_equal_to_its_box_is_complete():
   covered = np.zeros((1, 8, 8), np.float32)
   covered[0, 2:4, 1:3] = 3.0
   own = box_agreement.agreement(covered, np.array([[1 / 8, 2 / 8, 2 / 8, 2 / 8]]))
@@ -24,7 +24,7 @@ def test_a_map_that_is_its_box_agrees_wholly():
   )
 
 
-def test_an_even_map_has_the_boxs_share():
+def test_energy_of_an_even_map_is_the_share_of_the_box():
   boxes = np.array([[0.2, 0.1, 0.3, 0.45], WHOLE])
   made = box_agreement.compare(np.ones((1, 16, 16)), boxes)
   np.testing.assert_allclose(made["energy"], [[0.135, 1]])
@@ -46,19 +46,19 @@ def test_boxes_cover_parts_of_places():
 @pytest.mark.parametrize(
   ("y", "x", "hit"), [(3, 3, 1), (4, 4, 1), (2, 3, 1), (1, 3, 0), (3, 6, 0)]
 )
-def test_the_pointing_game_allows_half_a_place(y, x, hit):
+def test_pointing_game_allows_half_a_place(y, x, hit):
   # Middles at (place + 0.5) / 8; the box begins at 2.75 places and ends at 5.25.
   box = np.array([[2.75, 2.75, 2.5, 2.5]]) / 8
   made = box_agreement.compare(_spot(y, x)[None], box)
   assert made["pointing_game"][0, 0] == hit
 
 
-def test_a_map_of_zeros_points_nowhere():
+def test_pointing_game_of_zeros_is_a_miss():
   made = box_agreement.compare(np.zeros((1, 4, 4)), np.array([WHOLE]))
   assert made["pointing_game"] == made["energy"] == made["iou"] == 0
 
 
-def test_the_side_is_where_more_of_the_map_is():
+def test_side_is_the_half_with_more_of_the_map():
   left, right, across = [0.1, 0, 0.3, 1], [0.6, 0, 0.4, 1], [0.4, 0, 0.3, 1]
   maps = np.stack([_spot(4, 1) + _spot(5, 2), _spot(0, 7)])
   maps[0, 0, 7] = 3.0  # The highest place, but less than the left half's sum.
@@ -76,7 +76,7 @@ def test_own_boxes_are_the_diagonal_however_many(monkeypatch):
     np.testing.assert_allclose(figure, whole[name], rtol=1e-12)
 
 
-def test_others_are_other_images_with_the_same_finding():
+def test_agreement_of_others_uses_other_images_with_the_finding():
   spots = [(1, 1), (6, 6), (1, 1), (6, 6)]
   maps = np.stack([_spot(y, x) for y, x in spots])
   boxes = np.array([[x / 8, y / 8, 1 / 8, 1 / 8] for y, x in spots])

@@ -98,7 +98,7 @@ def _find(table, metric, name=""):
   return one
 
 
-def test_what_is_there_is_found_by_nih_and_by_experts(records, column, expert):
+def test_embedding_classifier_finds_planted_findings(records, column, expert):
   table = embedding_classifier.measure(
     records, column, expert=expert, num_replicates=50
   )
@@ -148,7 +148,7 @@ def test_streamed_is_as_at_once(records, column, pooling):
   )
 
 
-def test_a_training_that_was_stopped_goes_on(records, column, tmp_path, monkeypatch):
+def test_embedding_training_resumes(records, column, tmp_path, monkeypatch):
   targets = embedding_classifier.targets_of(records.fields("train")["findings"])
   fits = []
   fit = embedding_fit._fit
@@ -187,7 +187,7 @@ def test_a_training_that_was_stopped_goes_on(records, column, tmp_path, monkeypa
   assert len(fits) == 32
 
 
-def test_of_features_that_do_not_fit_as_many_are_drawn_as_do(column):
+def test_embedding_training_samples_rows_that_fit_memory(column):
   targets = np.arange(160)[:, None] % 2
   settings = embedding_fit.ClassifierSettings(pooling="flat", max_bytes=50 * 80 * 4)
   made = embedding_fit.train(column, np.arange(160), targets, settings)
@@ -195,7 +195,7 @@ def test_of_features_that_do_not_fit_as_many_are_drawn_as_do(column):
   assert made.weights.shape == (1, 80)
 
 
-def test_too_few_embeddings_and_unknown_poolings_are_refused(column):
+def test_embedding_training_rejects_too_few_rows_and_unknown_pooling(column):
   settings = embedding_fit.ClassifierSettings()
   with pytest.raises(errors.InputError, match=r"19 training images.*20 or more"):
     embedding_fit.train(column, np.arange(19), np.ones((19, 1)), settings)

@@ -82,7 +82,7 @@ def test_copies_agree_wholly_and_shifted_ones_as_chance(judge):
   assert table["energy", "finding: Mass", "real"].value == pytest.approx(1)
 
 
-def test_too_few_boxes_name_the_minimum(judge):
+def test_localisation_is_undefined_for_too_few_boxes(judge):
   real, boxes = _squares(36)
   measured = localisation.measure(real, real, boxes, judge, num_replicates=20)
   (few,) = {m.text for m in measured if m.group == "finding: Effusion"}

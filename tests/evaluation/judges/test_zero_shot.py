@@ -73,7 +73,7 @@ def _find(table, metric, group="all"):
   return one
 
 
-def test_the_margin_is_the_difference_of_the_best_cosines():
+def test_margin_is_the_difference_of_best_cosines():
   generator = np.random.default_rng(0)
   outputs = generator.standard_normal((3, 4, 5))
   texts = generator.standard_normal((2, 6, 5))
@@ -102,7 +102,7 @@ def test_every_finding_has_two_sentences_and_the_first_names_it_alone():
     assert without_it != with_it
 
 
-def test_what_is_shown_is_seen(scorer):
+def test_zero_shot_sees_planted_findings(scorer):
   table = zero_shot.measure(scorer, _images(0), num_replicates=50)
   for k in (EFFUSION, EDEMA):
     group = f"finding: {metadata.FINDINGS[k]}"
@@ -120,7 +120,7 @@ def test_what_is_shown_is_seen(scorer):
   }
 
 
-def test_the_mean_over_findings_is_the_mean_of_the_findings(scorer):
+def test_margin_over_findings_is_their_mean(scorer):
   table = zero_shot.measure(scorer, _images(1), num_replicates=20)
   for metric in ("auroc", "margin_with", "margin_without"):
     each = [
@@ -161,7 +161,7 @@ def test_images_are_encoded_once(scorer, tmp_path):
   assert len(scorer.encoder.seen) == 151 + 150 % zero_shot.BLOCK
 
 
-def test_what_cannot_be_judged_is_refused_before_it_is_encoded(scorer):
+def test_zero_shot_rejects_images_before_encoding(scorer):
   few = _images(5).take(range(4))
   with pytest.raises(errors.InputError, match="5 images with it"):
     zero_shot.measure(scorer, few)
@@ -201,9 +201,7 @@ def test_stored_embeddings_give_what_their_images_give(scorer, tmp_path):
     zero_shot.measure_column(other, column, "test", findings)
 
 
-def test_the_standin_denies_by_no_finding_and_nothing_is_said_with_a_reason(
-  tmp_path, monkeypatch
-):
+def test_standin_scorer_negates_with_no_finding(tmp_path, monkeypatch):
   settings = DataSettings(
     root=str(tmp_path), image_size=32, records_dir=str(tmp_path / "records")
   )

@@ -107,7 +107,7 @@ def test_pairs_share_images_and_the_interval_knows():
   assert found.high - found.low > 3 * 3.92 * spread / np.sqrt(4000)
 
 
-def test_why_there_is_no_figure_is_said():
+def test_diversity_states_why_it_is_undefined():
   real = _real(4, side=8)
   images = np.zeros((3, 1, 8, 8, 1), np.uint8)
   told = _told(images, np.zeros((3, 1, 2)), real)

@@ -15,7 +15,7 @@ def images() -> np.ndarray:
   return np.clip(120 + 150 * values, 0, 255).astype(np.uint8)[..., None]
 
 
-def test_a_hash_finds_each_pair_of_equal_pixels(images):
+def test_exact_lists_pairs_of_equal_pixels(images):
   training, generated = (
     duplicates.scan(images[:40]),
     duplicates.scan(images[[45, 3, 3]]),
@@ -29,7 +29,7 @@ def test_a_hash_finds_each_pair_of_equal_pixels(images):
   assert duplicates.exact(duplicates.scan([wide]), training) == []
 
 
-def test_a_thumbnail_knows_neither_brightness_nor_contrast(images):
+def test_thumbnails_ignore_brightness_and_contrast(images):
   darker = (images[:5] * 0.5 + 20).astype(np.uint8)
   of_images, of_darker = duplicates.scan(images[:5]), duplicates.scan(darker)
   likeness = of_images.thumbnails @ of_darker.thumbnails.T
@@ -50,7 +50,7 @@ class Counted(list):
     return super().__getitem__(row)
 
 
-def test_what_was_scanned_is_not_read_again(images, tmp_path):
+def test_scan_reuses_its_cache(images, tmp_path):
   counted = Counted(images[:9])
   first = duplicates.scan(counted, cache=tmp_path, key="a")
   counted.num_reads = 0
@@ -76,7 +76,7 @@ def test_what_was_scanned_is_not_read_again(images, tmp_path):
   ],
   ids=["none", "brighter", "flatter", "lit from below", "shifted", "noisy"],
 )
-def test_a_copy_correlates_and_others_do_not(images, change):
+def test_correlation_separates_copies(images, change):
   copy = np.clip(change(images[0].astype(np.float64)), 0, 255).astype(np.uint8)
   assert duplicates.correlation(copy, images[0]) > 0.9
   assert duplicates.correlation(copy, images[1]) < 0.4
@@ -85,13 +85,13 @@ def test_a_copy_correlates_and_others_do_not(images, change):
   assert values[0] == pytest.approx(duplicates.correlation(copy, images[0]), abs=1e-6)
 
 
-def test_an_image_of_one_value_is_nobodys_copy(images):
+def test_correlation_of_an_image_of_one_value_is_zero(images):
   flat = np.full((32, 32, 1), 77, np.uint8)
   assert duplicates.correlation(flat, images[0]) == 0
   assert duplicates.correlation(images[0], flat) == 0
 
 
-def test_the_threshold_is_of_unseen_images_and_ignores_copies_among_them():
+def test_threshold_ignores_copies_among_unseen_images():
   z = np.random.default_rng(0).normal(1.0, 0.1, 1000)
   chosen = duplicates.threshold(np.tanh(z))
   assert np.arctanh(chosen) == pytest.approx(1.4, abs=0.03)

@@ -1,183 +1,114 @@
-"""Distances of features: closed forms, definitions, planted cases, what is refused."""
+"""The table of fidelity: figures, floors, groups, and what has too few images."""
+
+import dataclasses
+import types
 
 import numpy as np
 import pytest
-import scipy.linalg
-from sklearn import metrics
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation.metrics import frechet, kernels, neighbourhoods
+from cxr_diffusion_jax.evaluation import metric as metric_lib
+from cxr_diffusion_jax.evaluation.metrics import (
+  fidelity,
+  frechet,
+  kernels,
+  neighbourhoods,
+)
+
+JUDGE = types.SimpleNamespace(name="probe", layer="pooled", standin=True)
 
 
-def _features(count: int, width: int, seed: int = 0) -> np.ndarray:
-  rng = np.random.default_rng(seed)
-  mix = rng.standard_normal((width, width)) / np.sqrt(width)
-  return (
-    rng.standard_normal((count, width)) @ mix + rng.standard_normal(width)
-  ).astype(np.float32)
-
-
-def _with_moments(mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-  """Features whose sample mean and covariance are exactly these (diagonal)."""
-  rng = np.random.default_rng(3)
-  x = rng.standard_normal((64, len(mean)))
-  x -= x.mean(axis=0)
-  x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
-  return x * scale + mean
-
-
-def test_normal_distributions_with_diagonal_covariances_have_a_closed_form():
-  mean_a, mean_b = np.array([0.0, 1.0, 2.0]), np.array([0.5, -1.0, 2.0])
-  scale_a, scale_b = np.array([1.0, 2.0, 0.5]), np.array([3.0, 1.0, 0.5])
-  expected = ((mean_a - mean_b) ** 2).sum() + ((scale_a - scale_b) ** 2).sum()
-  distance = frechet.frechet_distance(
-    _with_moments(mean_a, scale_a), _with_moments(mean_b, scale_b)
-  )
-  assert distance == pytest.approx(expected, rel=1e-10)
-
-
-@pytest.mark.parametrize("count", [200, 12])
-def test_it_equals_the_formula_with_scipys_matrix_root(count):
-  a, b = _features(count, 24, 1), _features(count + 7, 24, 2)
-  covariances = [np.cov(x.astype(np.float64), rowvar=False) for x in (a, b)]
-  # Fewer rows than columns make singular matrices, whose root scipy finds with
-  # rounding errors of the root of its precision.
-  if count < 24:
-    covariances = [c + 1e-9 * np.eye(24) for c in covariances]
-  root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
-  expected = (
-    ((a.mean(0, np.float64) - b.mean(0, np.float64)) ** 2).sum()
-    + sum(np.trace(c) for c in covariances)
-    - 2 * np.trace(root)
-  )
-  assert frechet.frechet_distance(a, b) == pytest.approx(expected, rel=1e-4)
-
-
-def test_it_is_symmetric_invariant_under_rotation_and_zero_for_itself():
-  a, b = _features(60, 8, 1), _features(60, 8, 2)
-  distance = frechet.frechet_distance(a, b)
-  assert frechet.frechet_distance(b, a) == pytest.approx(distance, rel=1e-9)
-  rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
-  rotated = frechet.frechet_distance(a @ rotation, b @ rotation)
-  assert rotated == pytest.approx(distance, rel=1e-6)
-  assert 0 <= frechet.frechet_distance(a, a) < 1e-9
-  # A shift adds its squared length.
-  shifted = frechet.frechet_distance(np.float64(a), np.float64(a) + 2.0)
-  assert shifted == pytest.approx(4 * 8, rel=1e-9)
-
-
-def test_moments_do_not_depend_on_blocks_nor_on_large_means(monkeypatch):
-  a = _features(50, 5).astype(np.float64) + 1e4
-  monkeypatch.setattr(frechet, "BLOCK_ROWS", 7)
-  mean, covariance = frechet.moments(a)
-  np.testing.assert_allclose(mean, a.mean(axis=0), rtol=1e-12)
-  np.testing.assert_allclose(covariance, np.cov(a, rowvar=False), rtol=1e-8)
-
-
-def test_what_has_no_distance_is_refused():
-  a = _features(10, 4)
-  with pytest.raises(errors.InputError, match="2 images or more"):
-    frechet.frechet_distance(a[:1], a)
-  with pytest.raises(errors.InputError, match="4 and 3 wide"):
-    frechet.frechet_distance(a, a[:, :3])
-  a[3, 2] = np.nan
-  with pytest.raises(errors.InputError, match="not finite"):
-    frechet.frechet_distance(a, a)
-
-
-def _mmd(x: np.ndarray, y: np.ndarray) -> float:
-  """The unbiased estimate as it is defined, with scikit-learn's kernel."""
-  x, y = np.float64(x), np.float64(y)
-  xx, yy, xy = (metrics.pairwise.polynomial_kernel(*of) for of in ((x,), (y,), (x, y)))
-  n, m = xy.shape
-  within = (xx.sum() - np.trace(xx)) / (n * (n - 1))
-  return within + (yy.sum() - np.trace(yy)) / (m * (m - 1)) - 2 * xy.mean()
-
-
-def test_the_kernel_distance_is_that_of_subsets_with_scikit_learns_kernel(monkeypatch):
-  monkeypatch.setattr(kernels, "BLOCK_NUMBERS", 100)
-  a, b = _features(40, 8, 1), _features(50, 8, 2)
-  expected = [_mmd(a[i], b[j]) for i, j in kernels.random_subsets(40, 50, 7, 20, 3)]
-  mean, std = kernels.kernel_distance(a, b, 7, 20, seed=3)
-  assert mean == pytest.approx(np.mean(expected), rel=1e-9)
-  assert std == pytest.approx(np.std(expected), rel=1e-9)
-  assert kernels.unbiased(
-    np.float64(a), np.float64(b), kernels.polynomial
-  ) == pytest.approx(_mmd(a, b), rel=1e-9)
-
-
-def test_a_subset_is_never_the_whole_set(caplog):
-  a, b = _features(40, 8, 1), _features(50, 8, 2)
-  with caplog.at_level("WARNING"):
-    mean, std = kernels.kernel_distance(a, b, 5)
-  assert "subsets of 20 in place of 1000" in caplog.text
-  assert (mean, std) == kernels.kernel_distance(a, b, 5, 20)
-  assert std > 0
-  assert kernels.choose_subset_size(40, 50, 40) == 20
-  assert kernels.choose_subset_size(40, 50, 39) == 39
-  with pytest.raises(errors.InputError, match="4 images or more"):
-    kernels.kernel_distance(a[:3], b)
-
-
-def test_the_kernel_distance_of_equal_distributions_is_zero_on_average():
+def _sets(num: int = 120, width: int = 6):
   rng = np.random.default_rng(0)
-  same = [rng.standard_normal((2, 60, 4)) for _ in range(30)]
-  values = [kernels.unbiased(x, y, kernels.polynomial) for x, y in same]
-  assert min(values) < 0 < max(values)
-  assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(30)
+  real, generated, held_out = rng.standard_normal((3, num, width)).astype(np.float32)
+  return real, generated * 0.8 + 0.5, held_out
 
 
-def test_cmmd_equals_its_definition_and_knows_no_lengths():
-  a, b = _features(30, 8, 1), _features(40, 8, 2)
-  x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in map(np.float64, (a, b)))
-  kernel = lambda *of: metrics.pairwise.rbf_kernel(*of, gamma=1 / 200).mean()  # noqa: E731
-  expected = 1000 * (kernel(x) + kernel(y) - 2 * kernel(x, y))
-  assert kernels.cmmd(a, b) == pytest.approx(expected, rel=1e-8)
-  assert kernels.cmmd(a * 7, b) == pytest.approx(expected, rel=1e-5)
-  assert kernels.cmmd(a, a) == pytest.approx(0, abs=1e-9)
-  # Two opposite directions: |x - y|^2 = 4.
-  line = np.ones((5, 2))
-  expected = 2000 * (1 - np.exp(-4 / 200))
-  assert kernels.cmmd(line, -line) == pytest.approx(expected, rel=1e-12)
+@pytest.fixture(scope="module")
+def rows():
+  real, generated, held_out = _sets()
+  few = np.arange(120) < 12
+  some = np.arange(120) < 60
+  groups = {"sex: F": (some, some), "finding: Hernia": (some, few)}
+  of_real = fidelity.measure(real, held_out, extractor=JUDGE, groups=groups)
+  return [
+    *fidelity.measure(real, generated, extractor=JUDGE, groups=groups),
+    *(dataclasses.replace(row, of="real") for row in of_real),
+  ]
 
 
-def _among(x: np.ndarray, y: np.ndarray, k: int) -> np.ndarray:
-  """[m n] whether y is nearer to x than the k-th neighbour of x in its set."""
-  within = np.sort(metrics.pairwise_distances(x), axis=1)[:, k]
-  return metrics.pairwise_distances(y, x) <= within
+def test_each_metric_of_each_group_has_its_floor(rows):
+  keys = [(row.group, row.metric, row.of) for row in rows]
+  assert len(set(keys)) == len(keys) == 3 * 7 * 2
+  assert keys[:2] == [
+    ("all", "frechet_distance", "generated"),
+    ("all", "kernel_distance", "generated"),
+  ]
+  assert {row.judge for row in rows} == {"probe, pooled"}
+  assert all(row.standin and row.subject == "fidelity" for row in rows)
 
 
-def test_precision_recall_density_and_coverage_equal_their_definitions():
-  real = _features(105, 4)
-  real, synthetic = real[:60], real[60:] * 0.7 + 0.3
-  precision, recall = neighbourhoods.precision_recall(real, synthetic)
-  assert precision == _among(real, synthetic, 3).any(axis=1).mean()
-  assert recall == _among(synthetic, real, 3).any(axis=1).mean()
-  density, coverage = neighbourhoods.density_coverage(real, synthetic)
-  inside = _among(real, synthetic, 5)
-  assert density == pytest.approx(inside.sum() / (5 * 45), rel=1e-12)
-  assert coverage == inside.any(axis=0).mean()
-  assert min(precision, recall, coverage) > 0
-  assert max(precision, recall, coverage) < 1
+def test_figures_are_those_of_fidelity_in_their_intervals(rows):
+  real, generated, held_out = _sets()
+  table = {(row.group, row.metric, row.of): row for row in rows}
+  for group, of, judged, num in (
+    ("all", "generated", generated, 120),
+    ("all", "real", held_out, 120),
+    ("sex: F", "generated", generated[:60], 60),
+  ):
+    precision, recall = neighbourhoods.precision_recall(real[:num], judged)
+    density, coverage = neighbourhoods.density_coverage(real[:num], judged)
+    expected = {
+      "frechet_distance": frechet.frechet_distance(real[:num], judged),
+      "kernel_distance": kernels.kernel_distance(judged, real[:num], 100, num // 2)[0],
+      "cmmd": kernels.cmmd(real[:num], judged),
+      "precision": precision,
+      "recall": recall,
+      "density": density,
+      "coverage": coverage,
+    }
+    for metric, value in expected.items():
+      row = table[group, metric, of]
+      assert row.value == pytest.approx(value, rel=1e-6), metric
+      assert row.low <= row.value <= row.high
+      assert (row.num, row.num_real) == (num, num)
 
 
-def test_copies_collapse_and_strangers_move_what_they_should():
-  real = _features(80, 6, 1)
-  assert neighbourhoods.precision_recall(real, real) == (1, 1)
-  assert neighbourhoods.density_coverage(real, real) == (1, 1)
-  # One image over and over: plausible, and nothing else is seen.
-  collapsed = np.repeat(real[:1], 80, axis=0)
-  precision, recall = neighbourhoods.precision_recall(real, collapsed)
-  assert precision == 1
-  assert recall == 1 / 80
-  assert neighbourhoods.density_coverage(real, collapsed)[1] <= 20 / 80
-  assert neighbourhoods.precision_recall(real, real + 1e3) == (0, 0)
-  assert neighbourhoods.density_coverage(real, real + 1e3) == (0, 0)
+def test_fidelity_of_a_shift_is_significantly_above_the_floor(rows):
+  table = {(row.metric, row.of): row for row in rows if row.group == "all"}
+  for record in fidelity.METRICS:
+    metric = record.name
+    generated, floor = table[metric, "generated"], table[metric, "real"]
+    if metric in ("frechet_distance", "kernel_distance", "cmmd"):
+      assert generated.low > floor.high, metric
+    assert generated.better == floor.better == record.direction
 
 
-def test_too_few_images_for_neighbours_are_told():
-  real = _features(5, 4)
-  with pytest.raises(errors.InputError, match="6 or more for 5 neighbours"):
-    neighbourhoods.density_coverage(real, real)
-  with pytest.raises(errors.InputError, match="4 and 3 wide"):
-    kernels.cmmd(real, real[:, :3])
+def test_fidelity_is_undefined_for_too_few_images(rows):
+  table = {(row.group, row.metric, row.of): row for row in rows}
+  for record in fidelity.METRICS:
+    for of in ("generated", "real"):
+      row = table["finding: Hernia", record.name, of]
+      assert row.value is None
+      assert row.reason == f"12 images, expected at least {record.minimum_n}"
+      assert row.num == 12
+  real, generated, _ = _sets()
+  (row,) = fidelity.measure(
+    real[:30], generated, extractor=JUDGE, metrics=fidelity.METRICS[:1]
+  )
+  assert row.reason == "30 real images, expected at least 50"
+
+
+def test_features_of_different_widths_are_rejected():
+  real, generated, _ = _sets(30)
+  with pytest.raises(errors.InputError, match="6 and 5 wide"):
+    fidelity.measure(real, generated[:, 1:], extractor=JUDGE)
+
+
+def test_metric_function_may_return_a_number():
+  real, generated, _ = _sets(30)
+  record = metric_lib.Metric(
+    name="gap", subject="fidelity", fn=lambda pair: pair.num / 2
+  )
+  (row,) = fidelity.measure(real, generated, extractor=JUDGE, metrics=[record])
+  assert (row.value, row.low, row.high) == (15.0, None, None)

@@ -33,7 +33,7 @@ def _weighted_moments(x: np.ndarray, weights: np.ndarray):
 
 
 @pytest.mark.parametrize(("n", "m", "width"), [(14, 18, 3), (5, 9, 12), (9, 16, 12)])
-def test_a_frechet_distance_moves_as_its_influences_say(n, m, width):
+def test_frechet_influences_are_derivatives(n, m, width):
   generated, real = _features(n, width, 1) + 0.3, _features(m, width, 2)
   estimate = frechet.with_influences(real, generated)
   expected = frechet.frechet_distance(generated, real)
@@ -55,7 +55,7 @@ def test_a_frechet_distance_moves_as_its_influences_say(n, m, width):
 
 
 @pytest.mark.parametrize("width", [4, 200])
-def test_a_collapsed_set_has_a_frechet_distance(width):
+def test_frechet_influences_of_a_collapsed_set_are_zero(width):
   real, same = _features(30, width, 1), np.ones((30, width))
   estimate = frechet.with_influences(real, same)
   expected = np.square(real.mean(axis=0) - 1).sum() + real.var(axis=0, ddof=1).sum()
@@ -63,7 +63,7 @@ def test_a_collapsed_set_has_a_frechet_distance(width):
   np.testing.assert_allclose(estimate.of_generated, 0, atol=1e-9)
 
 
-def test_kernel_distances_move_as_their_influences_say():
+def test_kernel_influences_are_derivatives():
   generated, real = _features(12, 4, 1) + 0.4, _features(15, 4, 2)
   for estimate, kernel, scale, x, y in (
     (
@@ -90,7 +90,7 @@ def test_kernel_distances_move_as_their_influences_say():
     np.testing.assert_allclose(estimate.of_generated, slopes, atol=1e-5)
 
 
-def test_estimates_have_the_values_of_fidelity():
+def test_influences_have_the_values_of_the_pure_functions():
   generated, real = _features(50, 6, 1) + 0.2, _features(40, 6, 2)
   found = kernels.kernel_distance_with_influences(real, generated, 9, seed=4)
   expected, _ = kernels.kernel_distance(generated, real, 9, 20, seed=4)
@@ -109,7 +109,7 @@ def test_estimates_have_the_values_of_fidelity():
 
 
 @pytest.mark.parametrize("subset_size", [20, 35])
-def test_subsets_have_one_value_whichever_way_they_are_summed(subset_size):
+def test_kernel_distance_of_subsets_does_not_depend_on_the_summation(subset_size):
   # 2 subsets of 35 are more pairs than 50 x 40, of 20 fewer: both ways are taken.
   a, b = _features(50, 6, 1) + 0.2, _features(40, 6, 2)
   expected = [

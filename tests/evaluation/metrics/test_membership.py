@@ -7,7 +7,7 @@ from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.metrics import membership
 
 
-def test_the_figure_is_the_share_of_pairs_in_which_the_member_is_nearer():
+def test_membership_auroc_is_the_share_of_pairs():
   members, others = np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0])
   groups = np.arange(3), np.arange(2)
   found = statistics.estimate(membership.auroc_fn(members, others), groups)
@@ -19,7 +19,7 @@ def test_the_figure_is_the_share_of_pairs_in_which_the_member_is_nearer():
   assert (apart.low, apart.value, apart.high) == (1, 1, 1)
 
 
-def test_as_many_of_both_sides_and_no_patient_on_both():
+def test_choose_balances_sides_and_separates_patients():
   train, test = np.array(list("aabbccdd")), np.array(list("axyyb"))
   chosen, unseen = membership.choose(train, test, seed=0)
   assert len(chosen) == 3
@@ -31,7 +31,7 @@ def test_as_many_of_both_sides_and_no_patient_on_both():
   assert set(test[unseen]) <= {"x", "y"}
 
 
-def test_what_was_made_from_a_patient_says_nothing_of_him():
+def test_distances_skip_images_of_the_same_patient():
   real = np.array([[0.0], [10.0]])
   generated = np.array([[0.1], [0.2], [7.0]])
   of_generated = np.array(["p", "p", "q"])

@@ -27,7 +27,7 @@ def test_neighbours_are_those_of_scikit_learn(block, monkeypatch):
   np.testing.assert_array_equal(own[1], model.kneighbors()[1])
 
 
-def test_a_copy_has_distance_zero_however_far_from_the_origin():
+def test_nearest_copy_has_distance_zero_far_from_the_origin():
   points = _points(30) + 3e3
   queries = np.concatenate([points[7:9], points[3:4] + np.float32(2e-3)])
   distances, indices = neighbours.nearest(queries, points, 1)
@@ -59,7 +59,7 @@ def test_points_in_balls_are_counted(block, monkeypatch):
   assert (found.only_point >= 0).any()
 
 
-def test_a_rim_is_met_exactly():
+def test_cover_treats_the_rim_exactly():
   # Each ball reaches as far as a point of the set itself, to the last digit.
   points = _points(60, width=40) * 17 + 5
   radii, indices = neighbours.nearest(points, points, 3, exclude_self=True)
@@ -69,7 +69,7 @@ def test_a_rim_is_met_exactly():
   assert indices.shape == (60, 3)
 
 
-def test_what_has_no_neighbours_is_refused():
+def test_nearest_rejects_too_few_points():
   points = _points(5)
   with pytest.raises(errors.InputError, match=r"5 images; expected 6 or more for 5"):
     neighbours.nearest(points, points, 5, exclude_self=True)

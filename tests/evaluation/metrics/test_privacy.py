@@ -99,7 +99,7 @@ def test_copies_are_listed_and_counted_once_an_image(reference):
   assert told["copies", "real"].high > 0.01
 
 
-def test_the_conditions_image_is_a_figure_of_its_own(reference):
+def test_distance_to_condition_is_measured_separately(reference):
   conditioning = reference.test_features
   generated = _set("made", 100, seed=2, patient=np.arange(100, 200))
   features = conditioning + 0.25
@@ -121,7 +121,7 @@ def test_the_conditions_image_is_a_figure_of_its_own(reference):
   assert _told(report)["patient_identified", "generated"].value == 0
 
 
-def test_members_that_are_nearer_are_told_from_others(reference):
+def test_membership_detects_nearer_members(reference):
   generated = _set("made", 100, seed=2)
   report = privacy.measure(
     reference.training_features, generated, reference, num_replicates=20
@@ -130,7 +130,7 @@ def test_members_that_are_nearer_are_told_from_others(reference):
   assert (found.value, found.low, found.high) == (1, 1, 1)
 
 
-def test_too_few_images_are_named():
+def test_privacy_is_undefined_for_too_few_images():
   reference = privacy_reference.make_reference(
     _line(*range(30)),
     _line(*range(19)),
@@ -159,7 +159,7 @@ def test_too_few_images_are_named():
   assert "20 of each" in reasons["membership_auroc", "generated"]
 
 
-def test_what_does_not_fit_is_refused(reference):
+def test_privacy_rejects_other_sizes_and_features(reference):
   with pytest.raises(errors.InputError, match=r"made: images of 12x12.*16x16"):
     privacy.measure(_line(1), _set("made", 1, seed=2, side=12), reference)
   with pytest.raises(errors.InputError, match="no images in made"):
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_refused(reference):
     privacy.measure(_line(1), _set("made", 2, seed=2), reference)
 
 
-def test_an_image_that_is_nearest_to_its_own_patient_identifies_him(reference):
+def test_identified_counts_images_nearest_to_their_own_patient(reference):
   real = nearness.RealDistances(
     distances=reference.distances,
     groups=np.arange(100),

@@ -54,7 +54,7 @@ def test_invertible_codecs_lose_nothing(codec, mesh, images):
   assert told["exact"] is True
 
 
-def test_a_networks_figures_are_those_of_its_images(kl, mesh, images):
+def test_measure_compares_decoded_images(kl, mesh, images):
   latents = decoding.make_encode(kl, mesh)(images / np.float32(127.5) - 1)
   made = decoding.make_decode(kl, mesh)(latents)
   figures = reconstruction.measure(kl, mesh, images)
@@ -86,7 +86,7 @@ def test_programs_take_any_number_of_rows(kl, mesh, monkeypatch):
   np.testing.assert_allclose(decoded, np.clip(wanted, -1, 1), atol=1e-4)
 
 
-def test_a_report_reads_what_stands_there(tmp_path):
+def test_read_describes_saved_figures(tmp_path):
   read = reconstruction.read
   assert read(tmp_path, {"codec": {"name": "haar"}}).startswith("exact")
   assert read(tmp_path, {"codec": {"name": "kl"}}) == "not measured"

@@ -106,7 +106,7 @@ def _figure(report, metric, of="generated", group="all"):
   return found
 
 
-def test_copies_are_worth_as_much_as_the_images(made):
+def test_utility_of_copies_equals_that_of_the_images(made):
   real = _figure(made.copies, "tstr_macro_auroc", of="real")
   assert real.value > 0.9
   # Trained on the same images, in the same order, from the same parameters.
@@ -117,7 +117,7 @@ def test_copies_are_worth_as_much_as_the_images(made):
     assert abs(_figure(made.copies, f"{arm}_macro_auroc_difference").value) < 0.1
 
 
-def test_shuffled_labels_teach_nothing(made):
+def test_utility_of_shuffled_labels_is_chance(made):
   tstr = _figure(made.shuffled, "tstr_macro_auroc")
   assert abs(tstr.value - 0.5) < 0.25
   difference = _figure(made.shuffled, "tstr_macro_auroc_difference")
@@ -144,7 +144,7 @@ def test_intervals_hold_the_value_and_say_of_how_many(made):
       assert _figure(report, f"{arm}_macro_auroc", of="real").num == 64
 
 
-def test_what_a_single_class_makes_undefined_has_a_reason(made):
+def test_utility_of_a_single_class_is_undefined(made):
   for k, reason in ((6, "80 of 80 test images"), (7, "0 of 80 test images")):
     group = f"finding: {metadata.FINDINGS[k]}"
     for metric in ("tstr_auroc", "tstr_average_precision", "tstr_auroc_difference"):
@@ -153,7 +153,7 @@ def test_what_a_single_class_makes_undefined_has_a_reason(made):
       assert found.reason.startswith(reason)
 
 
-def test_a_share_of_too_few_images_is_named_and_left_out(made):
+def test_utility_curve_skips_too_few_images(made):
   assert [point[:2] for point in made.copies.curve] == [
     (fraction, arm)
     for fraction in (0.1, 0.5, 1.0)
@@ -172,7 +172,7 @@ def test_a_share_of_too_few_images_is_named_and_left_out(made):
   ]
 
 
-def test_nothing_is_trained_twice(made):
+def test_utility_trains_each_classifier_once(made):
   # Two seeds; real images alone with both shares, in the first call only.
   names = {
     kind: sorted(path.name for path in (made.folder / kind).iterdir())
@@ -196,9 +196,7 @@ def test_nothing_is_trained_twice(made):
   assert again == made.shuffled
 
 
-def test_an_interrupted_call_goes_on_and_other_inputs_are_trained(
-  made, tmp_path, monkeypatch
-):
+def test_utility_resumes_and_trains_changed_inputs(made, tmp_path, monkeypatch):
   fits = []
 
   def fit(images, findings, settings, *, params, program, progress):
@@ -283,7 +281,7 @@ def _test_set(count, patients=None, num_replicates=400):
   )
 
 
-def test_the_interval_has_the_spread_of_images_and_of_seeds():
+def test_utility_interval_covers_images_and_seeds():
   generator = np.random.default_rng(0)
   test = _test_set(150, num_replicates=600)
   clean = test.findings[:, 0] + generator.standard_normal(150)
@@ -343,7 +341,7 @@ def test_patients_are_drawn_whole():
     ("rare test", "test: at most 80 of 80 .* expected a finding that 5"),
   ],
 )
-def test_what_cannot_be_used_is_refused_before_training(made, tmp_path, change, told):
+def test_utility_rejects_bad_sets_before_training(made, tmp_path, change, told):
   train, test = made.sets
   copies = dataclasses.replace(train, name="copies")
   findings = train.labels["findings"]

@@ -35,7 +35,7 @@ def test_every_figure_says_what_it_is(figures):
   assert by_key["false_alarms", "finding: Mass"].better == "lower"
 
 
-def test_a_single_class_is_undefined_and_not_chance(figures):
+def test_single_class_is_undefined(figures):
   made = adherence.to_measurements(figures, NAMES, judge="probe")
   told = {one.group: one for one in made if one.metric == "auroc"}
   for name, word in (("Hernia", "no image of 60"), ("Edema", "every image of 60")):
