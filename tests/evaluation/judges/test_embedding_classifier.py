@@ -148,18 +148,16 @@ def test_streamed_is_as_at_once(records, column, pooling):
   )
 
 
-def test_embedding_training_resumes(records, column, tmp_path, monkeypatch):
+def test_embedding_training_resumes(records, column, tmp_path):
   targets = embedding_classifier.targets_of(records.fields("train")["findings"])
   fits = []
-  fit = embedding_fit._fit
 
-  def count(features, target, settings):
-    fits.append(1)
-    return fit(features, target, settings)
+  def train(stop_at=0, **changes):
+    def progress(label, done, total):
+      fits.append(done)
+      if done == stop_at:
+        raise KeyboardInterrupt
 
-  monkeypatch.setattr(embedding_fit, "_fit", count)
-
-  def train(progress=lambda *told: None, **changes):
     return embedding_fit.train(
       column,
       np.arange(160),
@@ -169,12 +167,8 @@ def test_embedding_training_resumes(records, column, tmp_path, monkeypatch):
       progress=progress,
     )
 
-  def stop(label, done, total):
-    if done == 3:
-      raise KeyboardInterrupt
-
   with pytest.raises(KeyboardInterrupt):
-    train(stop)
+    train(stop_at=3)
   assert len(fits) == 3
   made = train()
   # One of the 17 is never there.
