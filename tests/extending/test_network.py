@@ -11,7 +11,7 @@ from cxr_diffusion_jax.training import experiment as experiment_lib
 
 @pytest.fixture
 def with_mixer(install, small):
-  """The small config with the network of docs/extending.md."""
+  """The small config with the documented network, on four devices."""
   install("models/denoisers/mixer.py")
 
   def build(**model):
@@ -32,7 +32,7 @@ def test_a_network_is_one_module(with_mixer, dataset, monkeypatch):
     state, metrics = trainer.programs.train_step(state, next(batches))
   assert int(state.step) == 2
   assert {"loss", "repa_loss", "grad_norm"} <= set(metrics)
-  kernel = state.params["widen"]["kernel"]
+  kernel = state.params["mix"]["kernel"]
   assert kernel.shape == (16, 16)
   assert kernel.sharding.spec == jax.sharding.PartitionSpec("fsdp", "tensor")
   assert trainer.validate(state.ema_params)["loss"] > 0
