@@ -12,6 +12,7 @@ any size takes seconds on any machine.
 from collections.abc import Iterable, Iterator
 import dataclasses
 import math
+from typing import Any
 
 import jax
 from jax.extend import core
@@ -115,7 +116,7 @@ def xla(program: core.ClosedJaxpr) -> float:
 def _lowered(program: core.ClosedJaxpr) -> float:
   lowered = jax.jit(core.jaxpr_as_fun(program)).lower(*program.in_avals)
   # A program without arithmetic has no such entry.
-  return lowered.cost_analysis().get("flops", 0.0)
+  return (lowered.cost_analysis() or {}).get("flops", 0.0)
 
 
 def _loops(program: core.ClosedJaxpr) -> Iterator[tuple[int, core.ClosedJaxpr]]:
@@ -146,17 +147,20 @@ def _bodies(equation: core.JaxprEqn) -> Iterator[tuple[int, core.ClosedJaxpr]]:
 
 def _dot(equation: core.JaxprEqn) -> float:
   (contracted, _), _ = equation.params["dimension_numbers"]
-  left = equation.invars[0].aval.shape
+  left = _shape(equation.invars[0])
   inner = math.prod(left[axis] for axis in contracted)
-  return 2.0 * inner * equation.outvars[0].aval.size
+  return 2.0 * inner * math.prod(_shape(equation.outvars[0]))
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+  return variable.aval.shape
 
 
 def _convolution(equation: core.JaxprEqn) -> float:
   """2 x batch x output channels x input channels of a group x taps inside the image."""
   params = equation.params
   numbers = params["dimension_numbers"]
-  image, kernel = (variable.aval.shape for variable in equation.invars)
-  out = equation.outvars[0].aval.shape
+  image, kernel, out = map(_shape, (*equation.invars, *equation.outvars))
   total = 2.0 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]]
   total *= kernel[numbers.rhs_spec[1]]
   for axis, stride in enumerate(params["window_strides"]):

@@ -27,7 +27,7 @@ class Network(Protocol):
   tensor_parallel: ClassVar[Mapping[str, int]]
 
   def init(
-    self, rngs: Array, x_t: Array, t: Array, context: Context
+    self, rngs: Array, x_t: Array, t: Array, context: Context, **options: Any
   ) -> Mapping[str, Any]: ...
 
   def apply(

@@ -54,3 +54,10 @@ def create(
 def learned(params: types.Params, projector: types.Params) -> types.Params:
   """The tree that the optimiser updates: the denoiser's, plus a projector if any."""
   return {"denoiser": params, "projector": projector} if projector else params
+
+
+def split(
+  learned: types.Params, has_projector: bool
+) -> tuple[types.Params, types.Params]:
+  """The inverse of `learned`: parameters of the denoiser and of the projector."""
+  return (learned["denoiser"], learned["projector"]) if has_projector else (learned, {})

@@ -30,13 +30,13 @@ def make_show(
   recipe = recipe.with_statistics(dataset.card.statistics)
   source = dataset.source("validation")
   count = min(recipe.sample.num_images, len(source))
-  rows = np.linspace(0, len(source) - 1, count).astype(int)
+  rows = np.linspace(0, len(source) - 1, count).astype(int).tolist()
   batch = source.batch(rows)
   generate = generate_lib.make_generate(
     recipe.denoiser, recipe.sample, recipe.latent_shape, recipe.mesh
   )
   keys = generate_lib.sample_keys(seed, np.arange(count))
-  real = [source.reference_image(int(row)) for row in rows]
+  real = [source.reference_image(row) for row in rows]
   vocabulary = dataset.records.vocabulary
   names = ["\n".join(labels.names_of(row, vocabulary)[:2]) for row in batch["findings"]]
 

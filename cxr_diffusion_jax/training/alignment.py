@@ -97,7 +97,7 @@ class Alignment:
     """
     places = alignment_lib.to_grid(features, self.grid)
     projected = self.projector.apply({"params": params}, places)
-    return alignment_lib.negative_cosine(projected, target)
+    return alignment_lib.negative_cosine(jnp.asarray(projected), target)
 
 
 def predict_with_features(
@@ -148,8 +148,8 @@ def attach(
   if not settings.weight:
     return network, None
   network = network.clone(feature_layer=_layer(settings, network))
-  initialise = functools.partial(network.init, mutable=True)
-  variables = jax.eval_shape(initialise, jax.random.key(0), *inputs)
+  init = functools.partial(network.init, mutable=True)
+  variables = jax.eval_shape(init, jax.random.key(0), *inputs)
   (features,) = variables["intermediates"]["features"]
   return network, build(settings, needs, features.shape[-1])
 
@@ -201,7 +201,7 @@ def _layout(
   """
   *places, width = shape
   if len(places) == 2:
-    return width, tuple(places), 0
+    return width, (places[0], places[1]), 0
   side = math.isqrt(max(math.prod(places) - 1, 0))
   if side and side**2 + 1 == math.prod(places):
     return width, (side, side), 1

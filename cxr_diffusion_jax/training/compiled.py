@@ -117,7 +117,7 @@ class Compiler:
 
   def evaluate(
     self, function: Callable[..., Any], *constants: Any
-  ) -> Callable[[types.Params, types.Batch], Any]:
+  ) -> Callable[[types.Params, Any], Any]:
     """Compiles (averaged parameters, batch, *constants) -> arrays on every device."""
     return self._with_constants(
       function,

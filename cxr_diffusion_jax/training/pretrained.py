@@ -84,7 +84,7 @@ class Pretrained:
     """
     self.check()
     _, params = diffusers.load_unet(self.folder)
-    flat = traverse_util.flatten_dict(shapes)
+    flat = _flat(shapes)
     loaded = fitting(_adapted(params, flat), flat)
     fresh = sorted({"/".join(_layer(path)) for path in flat.keys() - loaded.keys()})
     logging.info(
@@ -147,13 +147,18 @@ def place(
   """Loads arrays with the run's shardings, by '/'-joined path; {} without weights."""
   if pretrained is None:
     return {}
-  where = traverse_util.flatten_dict(shardings)
+  where = _flat(shardings)
   return {
     "/".join(path): jax.make_array_from_callback(
       array.shape, where[path], lambda index, array=array: array[index]
     )
     for path, array in pretrained.load(shapes).items()
   }
+
+
+def _flat(tree: types.Params) -> dict[tuple[str, ...], Any]:
+  """Arrays by their paths."""
+  return dict(traverse_util.flatten_dict(tree))
 
 
 def _layer(path: tuple[str, ...]) -> tuple[str, ...]:
@@ -167,7 +172,7 @@ def _adapted(
   params: types.Params, shapes: Mapping[tuple[str, ...], Any]
 ) -> dict[tuple[str, ...], np.ndarray]:
   """Loaded arrays by path, with three channels reduced to one where shapes say so."""
-  loaded = traverse_util.flatten_dict(params)
+  loaded = _flat(params)
   first, last = ("conv_in", "kernel"), ("conv_out", "kernel")
   if loaded[first].shape[2] == 3 and shapes[first].shape[2] == 1:
     loaded[first] = loaded[first].sum(axis=2, keepdims=True)

@@ -5,6 +5,7 @@ config.train.init_from --check_initial, start--> the other run's averaged parame
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from absl import logging
@@ -80,7 +81,8 @@ def start(
     with checkpoints.open_manager(folder, read_only=True) as other:
       params = checkpoints.restore_ema(other, programs.like().ema_params)
       logging.info("starting from the weights of %s at %s", folder, other.latest_step())
-    state = state.replace(
+    state = dataclasses.replace(
+      state,
       params=params,
       # Copies: the state is donated, and one buffer cannot be donated twice.
       ema_params=jax.tree.map(jnp.copy, params),

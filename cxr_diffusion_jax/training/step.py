@@ -60,9 +60,8 @@ def losses(
   process = objective.denoiser.process
   weight = objective.weighting(process, t)
   weight = weight * objective.time_sampler.weight(t, process.schedule)
-  return loss_lib.squared_error(
-    prediction, target, weight, objective.denoiser.codec.channel_weights()
-  )
+  channel_weights = jnp.asarray(objective.denoiser.codec.channel_weights())
+  return loss_lib.squared_error(prediction, target, weight, channel_weights)
 
 
 def total_loss(
@@ -161,8 +160,9 @@ def train_step(
   learned = state_lib.learned(state.params, state.projector)
   (_, metrics), grads = loss_and_grad(learned, x_t, target, t, context, features_target)
   updates, opt_state = optimizer.update(grads, state.opt_state, learned)
-  learned = optax.apply_updates(learned, updates)
-  params = learned["denoiser"] if state.projector else learned
+  params, projector = state_lib.split(
+    optax.apply_updates(learned, updates), bool(state.projector)
+  )
   # Early averages forget the random initial parameters quickly.
   decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
   new_state = state_lib.TrainState(
@@ -174,7 +174,7 @@ def train_step(
       power_ema_lib.update(average, params, state.step + 1, power)
       for average, power in zip(state.power_ema, powers, strict=True)
     ),
-    projector=learned["projector"] if state.projector else {},
+    projector=projector,
   )
   return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 

@@ -74,7 +74,7 @@ class StepMetrics:
       f"train/{name}": float(np.mean([metrics[name] for _, metrics in self._pending]))
       for name in names
     }
-    scalars["train/learning_rate"] = float(self._learning_rate(step - 1))
+    scalars["train/learning_rate"] = float(np.asarray(self._learning_rate(step - 1)))
     scalars["train/images_per_second"] = rate * self._batch_size
     scalars["train/examples"] = step * self._batch_size
     self._writer.write_scalars(step, scalars)

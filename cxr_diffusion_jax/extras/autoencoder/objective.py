@@ -48,7 +48,7 @@ class Objective:
   def logits(self, params: types.Params, image: types.Array) -> jax.Array:
     """The discriminator's logits of images; only with a discriminator."""
     assert self.discriminator is not None
-    return self.discriminator.apply({"params": params}, image)
+    return jnp.asarray(self.discriminator.apply({"params": params}, image))
 
 
 def dissimilarity(
@@ -81,9 +81,7 @@ def dissimilarity(
   return terms | {"dissimilarity": total}
 
 
-def divergence(
-  objective: Objective, mean: types.Array, logvar: types.Array
-) -> jax.Array:
+def divergence(objective: Objective, mean: jax.Array, logvar: jax.Array) -> jax.Array:
   """The weighted divergence of each posterior per pixel of its image: [b]."""
   pixels = mean.shape[1] * mean.shape[2] * objective.network.factor**2
   kl = autoencoder_lib.kl_divergence(mean, logvar)

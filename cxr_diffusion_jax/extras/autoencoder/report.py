@@ -133,7 +133,7 @@ def distances(
 def _images(source: pipeline.JoinedSource, limit: int = MAX_IMAGES) -> np.ndarray:
   """Images [n h w 1] in [-1, 1], evenly spread over a split."""
   count = min(limit, MAX_IMAGES, len(source))
-  rows = np.linspace(0, len(source) - 1, count).astype(int)
+  rows = np.linspace(0, len(source) - 1, count).astype(int).tolist()
   return source.batch(rows)["image"]
 
 

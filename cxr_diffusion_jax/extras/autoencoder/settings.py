@@ -174,19 +174,20 @@ def build(
   if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
     raise errors.InputError(f"config.seed={plain['seed']}", "0 to 4294967295")
 
-  def make(constructor, name):
-    return sections.make(constructor, name, plain[name])
-
   experiment = AutoencoderExperiment(
     seed=plain["seed"],
-    data=make(data_settings.DataSettings, "data"),
+    data=sections.make(data_settings.DataSettings, "data", plain["data"]),
     network=_network(plain["model"]),
-    loss=make(LossSettings, "loss"),
-    discriminator=make(DiscriminatorSettings, "discriminator"),
-    optimizer=make(optimizer_lib.OptimizerSettings, "optimizer"),
-    train=make(train_settings.TrainSettings, "train"),
-    sample=make(PictureSettings, "sample"),
-    mesh=make(mesh_lib.make_mesh, "parallel"),
+    loss=sections.make(LossSettings, "loss", plain["loss"]),
+    discriminator=sections.make(
+      DiscriminatorSettings, "discriminator", plain["discriminator"]
+    ),
+    optimizer=sections.make(
+      optimizer_lib.OptimizerSettings, "optimizer", plain["optimizer"]
+    ),
+    train=sections.make(train_settings.TrainSettings, "train", plain["train"]),
+    sample=sections.make(PictureSettings, "sample", plain["sample"]),
+    mesh=sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"]),
     config=plain,
   )
   _check(experiment)

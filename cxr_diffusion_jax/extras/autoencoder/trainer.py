@@ -105,14 +105,14 @@ class AutoencoderTrainer:
     """Validation images, their reconstructions and the differences."""
     source = self.dataset.source("validation")
     count = min(self.experiment.sample.num_images, len(source))
-    rows = np.linspace(0, len(source) - 1, count).astype(int)
+    rows = np.linspace(0, len(source) - 1, count).astype(int).tolist()
     images = source.batch(rows)["image"]
     reconstructions = self.reconstruct(params, images)
     if jax.process_index() > 0:
       return None
     difference = np.clip(DIFFERENCE_GAIN * (reconstructions - images), -1, 1)
     return pictures.grid(
-      [to_bytes(part) for part in (images, reconstructions, difference)],
+      [list(to_bytes(part)) for part in (images, reconstructions, difference)],
       row_labels=("original", "reconstruction", f"difference x{DIFFERENCE_GAIN}"),
       title=f"step {step}, f{self.experiment.network.factor}, {self.dataset.kind}",
     )
@@ -198,10 +198,11 @@ def init_params(
   """Parameters of the autoencoder and of its discriminator, if there is one."""
   network = objective.network
   image = jnp.zeros((1, network.factor, network.factor, 1))
-  params = network.init(key, image)["params"]
-  bias = params["quant_conv"]["bias"].at[network.latent_channels :].set(INITIAL_LOGVAR)
+  params = dict(network.init(key, image)["params"])
+  bias = jnp.asarray(params["quant_conv"]["bias"])
+  bias = bias.at[network.latent_channels :].set(INITIAL_LOGVAR)
   params["quant_conv"] = {**params["quant_conv"], "bias": bias}
-  parts = {autoencoder_step.AUTOENCODER: params}
+  parts: dict[str, types.Params] = {autoencoder_step.AUTOENCODER: params}
   if objective.discriminator is not None:
     side = 2 ** (objective.discriminator.num_layers + 2)
     variables = objective.discriminator.init(
