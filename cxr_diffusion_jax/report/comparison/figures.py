@@ -12,7 +12,7 @@ import numpy as np
 
 from cxr_diffusion_jax.evaluation.comparison.data import PathResult
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.report.comparison import names as names_lib
+from cxr_diffusion_jax.report.comparison import rows as rows_lib
 from cxr_diffusion_jax.report.comparison.drawing import legend_entry
 from cxr_diffusion_jax.report.comparison.palette import FAINT, INK, MUTED, PAPER, Look
 from cxr_diffusion_jax.report.comparison.rows import Row
@@ -56,8 +56,8 @@ def dots(figure: Figure, rows: Sequence[Row], looks: Looks) -> None:
         )
     if row.real and row.real.value is not None:
       axes.axhline(row.real.value, color=INK, linewidth=1, linestyle=_DASHES)
-    arrow = names_lib.ARROWS.get(row.better, "")
-    axes.set_title(f"{names_lib.title(row.metric)} {arrow}".strip(), pad=17)
+    arrow = rows_lib.ARROWS.get(row.better, "")
+    axes.set_title(f"{rows_lib.title(row.metric)} {arrow}".strip(), pad=17)
     judge = row.judge or "pixels"
     judge = judge if len(judge) <= 34 else judge[:33] + "…"
     axes.text(0, 1.03, judge, transform=axes.transAxes, fontsize=7.5, color=MUTED)
@@ -104,7 +104,7 @@ def bars(figure: Figure, rows: Sequence[Row], looks: Looks) -> None:
   axes.set_xticks(range(len(rows)), labels, rotation=30, ha="right")
   axes.grid(axis="x", visible=False)
   axes.set_xlim(-0.6, len(rows) - 0.4)
-  name = names_lib.title(rows[0].metric)
+  name = rows_lib.title(rows[0].metric)
   axes.set_ylabel(f"{name} (0.5 is chance)" if chance else name)
   handles = path_legend(looks, marker="s", markersize=7)
   handles.append(legend_entry("real images", color=INK, linestyle="-"))

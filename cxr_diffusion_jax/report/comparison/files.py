@@ -9,7 +9,6 @@ import io
 
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.report.comparison import names as names_lib
 from cxr_diffusion_jax.report.comparison import rows as rows_lib
 from cxr_diffusion_jax.report.comparison import verdict_text
 
@@ -29,9 +28,9 @@ def markdown(
   lines += [f"> **Caution:** {_plain(warning)}\n" for warning in comparison.warnings]
   lines += [_line(map(_plain, heads)), _line(["---"] * len(heads))]
   for row in rows_lib.main(rows):
-    arrow = names_lib.ARROWS.get(row.better, "")
+    arrow = rows_lib.ARROWS.get(row.better, "")
     cells = [
-      f"{names_lib.title(row.metric)} {arrow}".strip(),
+      f"{rows_lib.title(row.metric)} {arrow}".strip(),
       (row.judge or "pixels") + (" (stand-in)" if row.standin else ""),
       " against ".join(filter(None, row.counts)),
       row.real.text if row.real else "",

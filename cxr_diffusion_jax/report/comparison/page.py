@@ -10,11 +10,11 @@ from etils import epath
 from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.evaluation import measurement
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison
+from cxr_diffusion_jax.evaluation.measurement import SUBJECTS
 from cxr_diffusion_jax.report import templates
 from cxr_diffusion_jax.report.comparison import (
   files,
   images,
-  names,
   palette,
   plots,
   projection,
@@ -91,8 +91,9 @@ def render(
     near_side=images.side(2 * images.PAIRS * len(near)),
     pairs=images.PAIRS,
     sheet=sheet,
-    arrows=names.ARROWS,
-    names=names,
+    arrows=rows_lib.ARROWS,
+    names=rows_lib,
+    subjects=SUBJECTS,
     number=measurement.number,
     palette=palette,
     umap=projection.has_umap(),

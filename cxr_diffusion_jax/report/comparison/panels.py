@@ -12,8 +12,8 @@ import numpy as np
 
 from cxr_diffusion_jax.evaluation.comparison.data import PathResult, SweepPoint
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.report.comparison import names as names_lib
 from cxr_diffusion_jax.report.comparison import projection
+from cxr_diffusion_jax.report.comparison import rows as rows_lib
 from cxr_diffusion_jax.report.comparison.drawing import legend_entry
 from cxr_diffusion_jax.report.comparison.figures import Looks, interval, path_legend
 from cxr_diffusion_jax.report.comparison.palette import MUTED, Look
@@ -41,8 +41,8 @@ def sweeps(figure: Figure, paths: Sequence[PathResult], looks: Looks) -> None:
   first = next(point for path in paths for point in path.sweep)
   _outer_labels(
     panels,
-    f"{names_lib.title(first.fidelity.metric)} (lower is better)",
-    f"{names_lib.title(first.adherence.metric)} (higher is better)",
+    f"{rows_lib.title(first.fidelity.metric)} (lower is better)",
+    f"{rows_lib.title(first.adherence.metric)} (higher is better)",
   )
 
 
@@ -58,7 +58,7 @@ def efficiency(figure: Figure, paths: Sequence[PathResult], looks: Looks) -> Non
       own = [point for point in path.curve if point[1] == arm]
       if arm != "real":
         _curve(axes, own, looks[path.name].color, looks[path.name].marker, "-")
-    axes.set_title(names_lib.title(arm))
+    axes.set_title(rows_lib.title(arm))
   _outer_labels(panels, "share of the real training images", "macro AUROC")
   handles = path_legend({p.name: looks[p.name] for p in paths}, linestyle="-")
   handles.append(legend_entry("real images alone", color=MUTED, linestyle="--"))

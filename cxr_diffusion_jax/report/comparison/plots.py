@@ -13,8 +13,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison
+from cxr_diffusion_jax.evaluation.measurement import SUBJECTS
 from cxr_diffusion_jax.report.comparison import drawing, figures, panels, projection
-from cxr_diffusion_jax.report.comparison import names as names_lib
 from cxr_diffusion_jax.report.comparison import rows as rows_lib
 from cxr_diffusion_jax.report.comparison.figures import Looks
 from cxr_diffusion_jax.report.comparison.rows import Row
@@ -56,7 +56,7 @@ def draw(
 
 def _metrics(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> Iterator[Plot]:
   """The metrics of all images, a figure a subject."""
-  for subject, title in names_lib.SUBJECTS.items():
+  for subject, title in SUBJECTS.items():
     own = [row for row in rows if row.subject == subject and _has_value(row)]
     for number, first in enumerate(range(0, len(own), PANELS), start=1):
       shown = own[first : first + PANELS]
@@ -87,7 +87,7 @@ def _findings(rows: Sequence[Row], looks: Looks, folder: epath.Path) -> Iterator
     shown = [row for row in group if _has_value(row)]
     if not shown:
       continue
-    name = names_lib.title(metric)
+    name = rows_lib.title(metric)
     caption = (
       f"{name} of each finding, judged by {judge or 'pixels'}; thin lines are 95 %"
       " intervals; the broad line is the value of real images, its band their"

@@ -1,14 +1,17 @@
 """Measurements of all paths side by side: the rows of every table and figure.
 
 Comparison -> [Row, ...]: a figure of each path, of real images, and its verdict
+"frechet_distance" -> "Fréchet distance", "Distance between ..."
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 
-from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation import metric as metric_lib
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
-from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation.measurement import SUBJECTS, Measurement
+
+ARROWS = {"lower": "↓", "higher": "↑"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ def build(comparison: comparison_data.Comparison) -> list[Row]:
     if unknown:
       raise ValueError(f"verdict about unknown paths: {', '.join(sorted(unknown))}")
   keys = list(dict.fromkeys(key for table in (*tables.values(), real) for key in table))
-  keys.sort(key=lambda key: list(measurement.SUBJECTS).index(key[0]))
+  keys.sort(key=lambda key: list(SUBJECTS).index(key[0]))
   return [
     Row(
       key=key,
@@ -127,6 +130,24 @@ def main(rows: Sequence[Row]) -> list[Row]:
 def grouped(rows: Sequence[Row]) -> list[Row]:
   """The rows of parts of the images."""
   return [row for row in rows if row.group != "all"]
+
+
+def title(metric: str) -> str:
+  """The title of a metric, or its name in words."""
+  record = metric_lib.find_all().get(metric)
+  return record.title if record else metric_lib.title_of(metric)
+
+
+def meaning(metric: str) -> str:
+  """A sentence about a metric; "" for an unknown one."""
+  record = metric_lib.find_all().get(metric)
+  return record.meaning if record else ""
+
+
+def join(words: Sequence[str]) -> str:
+  """'a', 'a and b', 'a, b and c'."""
+  *first, last = words
+  return f"{', '.join(first)} and {last}" if first else last
 
 
 def _by_key(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
-from cxr_diffusion_jax.report.comparison import names as names_lib
+from cxr_diffusion_jax.report.comparison import rows as rows_lib
 from cxr_diffusion_jax.report.comparison.rows import Row
 from cxr_diffusion_jax.report.comparison.rows import main as main_rows
 
@@ -81,7 +81,7 @@ def limits(comparison: comparison_data.Comparison, rows: Sequence[Row]) -> list[
   if single:
     sentences.append(
       "Trained once, so the intervals do not include the variation between training"
-      f" seeds: {names_lib.join(single)}."
+      f" seeds: {rows_lib.join(single)}."
     )
   return sentences
 
@@ -91,12 +91,12 @@ def _finding(row: Row, verdict: comparison_data.Verdict) -> Finding:
   rest = [name for name in verdict.ranking if name not in row.best]
   if not best:
     kind = "none"
-    sentence = f"no significant difference between {names_lib.join(rest)}"
+    sentence = f"no significant difference between {rows_lib.join(rest)}"
   elif len(best) > 1:
     kind = "some"
     sentence = (
-      f"{names_lib.join(best)} are best and cannot be distinguished;"
-      f" {'each of ' if len(rest) > 1 else ''}{names_lib.join(rest)} is significantly"
+      f"{rows_lib.join(best)} are best and cannot be distinguished;"
+      f" {'each of ' if len(rest) > 1 else ''}{rows_lib.join(rest)} is significantly"
       " worse than some other path"
     )
   else:
@@ -105,7 +105,7 @@ def _finding(row: Row, verdict: comparison_data.Verdict) -> Finding:
       name for name, low, high in verdict.differences if low > 0 or high < 0
     } >= set(rest)
     sentence = (
-      f"{first} is significantly better than {names_lib.join(rest)}"
+      f"{first} is significantly better than {rows_lib.join(rest)}"
       if apart and best == [first]
       else f"{best[0]} alone has no path that is significantly better"
     )
@@ -115,5 +115,5 @@ def _finding(row: Row, verdict: comparison_data.Verdict) -> Finding:
     if name not in verdict.ranking and each.value is None
   ]
   if without:
-    sentence += f" (undefined for {names_lib.join(without)})"
+    sentence += f" (undefined for {rows_lib.join(without)})"
   return Finding(row=row, kind=kind, sentence=f"{sentence}.")

@@ -15,7 +15,6 @@ from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.report.comparison import (
   files,
-  names,
   palette,
   projection,
   rows,
@@ -498,11 +497,11 @@ def test_umap_is_fitted_on_real_images(monkeypatch):
 
 
 def test_names_have_titles_and_meanings():
-  assert names.title("tstr_macro_auroc_difference") == "TSTR macro AUROC difference"
-  assert names.title("recall") == "Recall"
-  assert "0.5" in names.meaning("auroc")
-  assert "ranked" in names.meaning("average_precision")
-  assert names.meaning("of no such name") == ""
+  assert rows.title("tstr_macro_auroc_difference") == "TSTR macro AUROC difference"
+  assert rows.title("recall") == "Recall"
+  assert "0.5" in rows.meaning("auroc")
+  assert "ranked" in rows.meaning("average_precision")
+  assert rows.meaning("of no such name") == ""
 
 
 def test_page_of_one_set_of_images(tmp_path, comparison):
