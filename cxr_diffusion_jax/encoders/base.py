@@ -11,6 +11,7 @@ exports what `EncoderModule` lists. There is no registry.
 
 from collections.abc import Collection, Mapping, Sequence
 import importlib
+import re
 from typing import TYPE_CHECKING, Protocol
 
 from cxr_diffusion_jax import errors, naming, types
@@ -123,6 +124,15 @@ class EncoderModule(Protocol):
       standin: whether this project trained it.
     """
     ...
+
+
+def identity(description: str) -> str:
+  """Returns what tells encoders apart in a description: size and hash of the weights.
+
+  A folder's name, or an id on the hub, says nothing about a copy elsewhere.
+  """
+  match = re.search(r"[\d.]+M [0-9a-f]{12}", description)
+  return description[match.start() :] if match else description
 
 
 def load(name: str) -> EncoderModule:

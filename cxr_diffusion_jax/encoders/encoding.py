@@ -60,7 +60,7 @@ def encode_columns(
   ids = {split: records.ids(split) for split in records.num_rows}
   ids_fingerprint = columns_lib.ids_fingerprint(ids)
   for spec in specs:
-    facts = [description, records.fingerprint]
+    facts = [base.identity(description), records.fingerprint]
     if spec.source == "text":
       facts.append(record_prompts.fingerprint(settings, records))
     fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()

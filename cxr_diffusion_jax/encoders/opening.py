@@ -112,9 +112,10 @@ def open_encoder(
       encoder = module.open_encoder(spec, standin_place, True)
   else:
     encoder = module.open_encoder(spec, place, made_by.standin)
-  if base.NAMELESS in made_by.encoder or made_by.encoder.startswith(
-    encoder.description
-  ):
+  identity = base.identity(encoder.description)
+  if base.NAMELESS in made_by.encoder:
+    return encoder
+  if base.identity(made_by.encoder).startswith(identity):
     return encoder
   raise errors.InputError(
     f"the encoder is {encoder.description}",

@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.encoders.elixr.files import npz as elixr_npz
+from cxr_diffusion_jax.data import npz
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 _FINDINGS = (
@@ -71,7 +71,7 @@ def unpack(
       or `root` has another Data_Entry CSV, which is never overwritten.
   """
   rows = _read_labels(labels_csv)
-  with elixr_npz.open_npz(thumbnails) as entries:
+  with npz.open_npz(thumbnails) as entries:
     stems = [stem for stem in entries.files if _plain(thumbnails, stem) in rows]
     if not stems:
       raise errors.InputError(
@@ -188,7 +188,7 @@ def _write_png(
   if path.is_file():
     return
   # The bytes are an array of uint8 or one of numpy's byte strings.
-  content = elixr_npz.read_entry(thumbnails, entries, stem).tobytes()
+  content = npz.read_entry(thumbnails, entries, stem).tobytes()
   part = path.with_name(path.name + ".part")
   try:
     with Image.open(io.BytesIO(content), formats=("WEBP", "PNG", "JPEG")) as image:

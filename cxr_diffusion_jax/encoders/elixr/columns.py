@@ -52,7 +52,8 @@ def make(
   for spec in specs:
     files = _find(settings, records, spec.name, progress)
     column = columns_lib.open_column(records.folder, spec.name)
-    if columns_lib.is_fresh(column, ids_fingerprint, files.fingerprint):
+    fingerprint = files.fingerprint(records.folder / "elixr_files.json")
+    if columns_lib.is_fresh(column, ids_fingerprint, fingerprint):
       continue
     columns_lib.write_column(
       records.folder,
@@ -61,7 +62,7 @@ def make(
       shape=files.shape,
       encoder=files.encoder,
       standin=files.standin,
-      fingerprint=files.fingerprint,
+      fingerprint=fingerprint,
       batches=files.batches,
       missing=settings.missing,
       progress=progress,

@@ -126,14 +126,14 @@ def test_the_largest_copy_of_an_image_is_taken(root):
 
 def test_what_is_there_is_not_made_again(root, prompts):
   elixr_embed.embed(root, ["elixrc"], Sums())
-  before = elixr.find_elixr(root, "elixrc").fingerprint
+  before = elixr.find_elixr(root, "elixrc").fingerprint()
   encoder = Sums()
   assert elixr_embed.embed(root, ["elixrc"], encoder) == ()
   assert encoder.seen == []
   made = elixr_embed.embed(root, ["elixrc", *SMALL], encoder, prompts=prompts)
   assert made == SMALL
   assert {names for names, _ in encoder.seen} == {SMALL[:1], SMALL[1:]}
-  assert elixr.find_elixr(root, "elixrc").fingerprint == before
+  assert elixr.find_elixr(root, "elixrc").fingerprint() == before
 
 
 def test_images_that_are_added_are_made_alone(root):
@@ -204,11 +204,11 @@ def test_embeddings_of_another_source_are_never_touched(root):
   assert read(root, SMALL[0]) == greys(range(NUM))
   shutil.rmtree(root / "elixrb")
   write(encoder="another", standin=False)
-  before = elixr.find_elixr(root, SMALL[0]).fingerprint
+  before = elixr.find_elixr(root, SMALL[0]).fingerprint()
   for encoder in (Sums(), Sums(standin=True), Sums(description="another 1")):
     with pytest.raises(errors.InputError, match=r"another in .*contrastive; expected"):
       elixr_embed.embed(root, SMALL[:1], encoder)
-  assert elixr.find_elixr(root, SMALL[0]).fingerprint == before
+  assert elixr.find_elixr(root, SMALL[0]).fingerprint() == before
 
 
 def test_stand_ins_make_room_and_do_not_mix(root):

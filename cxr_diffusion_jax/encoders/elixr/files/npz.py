@@ -5,14 +5,12 @@ unpickled.
 """
 
 from collections.abc import Iterator
-import contextlib
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import npz
 from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES, ElixrFile, stem_of
 
 _BATCH_ROWS = 512
@@ -34,11 +32,11 @@ def inspect(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
   """
   if kind != "all_contrastive_img_emb":
     return None
-  with open_npz(path) as entries:
+  with npz.open_npz(path) as entries:
     names = entries.files
     if not names:
       return None
-    first = read_entry(path, entries, names[0])
+    first = npz.read_entry(path, entries, names[0])
     size = int(np.prod(SHAPES[kind]))
     if first.size == size and np.issubdtype(first.dtype, np.floating):
       return ElixrFile(path=path, form="F", kind=kind, num_rows=len(names))
@@ -52,7 +50,7 @@ def batches(
   file: ElixrFile, wanted: np.ndarray | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields (stems [k], values [k *shape]) of the wanted rows, in the file's order."""
-  with open_npz(file.path) as entries:
+  with npz.open_npz(file.path) as entries:
     names = np.array(entries.files, dtype=np.str_)
     stems = np.array([stem_of(name) for name in names], dtype=np.str_)
     keep = np.ones(len(names), bool) if wanted is None else np.isin(stems, wanted)
@@ -65,54 +63,13 @@ def batches(
       yield stems[part], np.stack(rows)
 
 
-def read_text_embeddings(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads form F's text file, whole: query -> vector [128] float32.
-
-  Raises:
-    InputError: the file is damaged, or an entry is not 128 finite numbers.
-  """
-  shape = SHAPES["contrastive_txt_emb"]
-  with open_npz(path) as entries:
-    vectors = {
-      query: _read_row(path, entries, query, shape).astype(np.float32)
-      for query in entries.files
-    }
-  for query, vector in vectors.items():
-    if not np.isfinite(vector).all():
-      raise errors.InputError(f"{path}: {query!r} has NaN or infinite values")
-  return vectors
-
-
-@contextlib.contextmanager
-def open_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
-  """Opens without unpickling; damage is an InputError that names the file."""
-  try:
-    # numpy would read any other file as a pickle: say first that it must be a zip.
-    if not zipfile.is_zipfile(path):
-      raise zipfile.BadZipFile("no zip directory at its end")
-    with np.load(path, allow_pickle=False) as entries:
-      yield entries
-  except (OSError, zipfile.BadZipFile) as error:
-    raise _damaged(path, error) from error
-
-
-def read_entry(
-  path: pathlib.Path, entries: np.lib.npyio.NpzFile, name: str
-) -> np.ndarray:
-  """One array; damage, and what would have to be unpickled, is an InputError."""
-  try:
-    return entries[name]
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    raise _damaged(f"{path}: {name!r}", error) from error
-
-
 def _read_row(
   path: pathlib.Path,
   entries: np.lib.npyio.NpzFile,
   name: str,
   shape: tuple[int, ...],
 ) -> np.ndarray:
-  row = read_entry(path, entries, name)
+  row = npz.read_entry(path, entries, name)
   size = int(np.prod(shape))
   if row.size != size or not np.issubdtype(row.dtype, np.floating):
     raise _wrong_shape(path, name, row, size)
@@ -126,12 +83,4 @@ def _wrong_shape(
     f"{path}: {name!r} has the shape {list(row.shape)} {row.dtype}",
     f"{size} floating-point numbers",
     "move the file out of the tree",
-  )
-
-
-def _damaged(what: pathlib.Path | str, error: Exception) -> errors.InputError:
-  return errors.InputError(
-    f"{what} cannot be read as npz: {error}",
-    "a whole npz file without pickles",
-    "download or copy the file again, or move it out of the tree",
   )

@@ -26,8 +26,7 @@ import re
 
 import numpy as np
 
-from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data.columns import file as column_file
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders.base import NAMELESS
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import h5 as elixr_h5
@@ -45,7 +44,6 @@ class ElixrFiles:
     files: in the natural order of their names.
     encoder: what made the embeddings, for people to read.
     standin: True when this project's stand-in encoder made them.
-    fingerprint: changes when a file's name, size or time of change does.
   """
 
   kind: str
@@ -53,7 +51,6 @@ class ElixrFiles:
   files: tuple[elixr_file.ElixrFile, ...]
   encoder: str
   standin: bool
-  fingerprint: str
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -64,6 +61,31 @@ class ElixrFiles:
   def num_rows(self) -> int:
     """Rows in all files, duplicates included."""
     return sum(file.num_rows for file in self.files)
+
+  def fingerprint(self, cache: pathlib.Path | None = None) -> str:
+    """A hash of the kind and of the content of all files, wherever they are.
+
+    Args:
+      cache: JSON file that keeps each file's hash with its size and time of change, so
+        that gigabytes are read again only where these differ. None for none.
+    """
+    paths = [file.path for file in self.files]
+    paths.extend(sorted({file.ids_path for file in self.files if file.ids_path}))
+    kept = artifacts.read_json(cache) if cache and cache.is_file() else {}
+    hashes, changed = [], False
+    for path in paths:
+      status = path.stat()
+      stamp = [status.st_size, status.st_mtime_ns]
+      key = str(path.resolve())
+      if kept.get(key, {}).get("stamp") != stamp:
+        with path.open("rb") as file:
+          content = hashlib.file_digest(file, "sha256").hexdigest()
+        kept[key], changed = {"stamp": stamp, "sha256": content}, True
+      hashes.append(kept[key]["sha256"])
+    if cache and changed:
+      artifacts.write_json(cache, kept)
+    facts = [self.kind, *hashes]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
   def batches(
     self, wanted: np.ndarray | None = None
@@ -133,7 +155,6 @@ def find_elixr(root: str | os.PathLike, kind: str) -> ElixrFiles | None:
     files=files,
     encoder=encoder,
     standin=standin,
-    fingerprint=_fingerprint(root, kind, files),
   )
 
 
@@ -178,28 +199,12 @@ def _origin(
   encoder = next((file.encoder for file in files if file.encoder), "")
   about = root / "datasets.json"
   if files[0].form == "A" and about.is_file():
-    try:
-      told = json.loads(about.read_text(encoding="utf-8"))
-    except ValueError as error:
-      raise errors.InputError(
-        f"{about} is not JSON: {error}", fix="download it again or remove it"
-      ) from error
-    # Where the files it tells of say it themselves, silent files are not those.
+    card = artifacts.read_json(about)
+    # Where described files name their encoder themselves, files without are others.
     silent = all(file.standin is None for file in files)
-    if isinstance(told, dict) and silent and not told.get("said_in_files", False):
-      standin, encoder = bool(told.get("standin")), str(told.get("encoder", ""))
+    if isinstance(card, dict) and silent and not card.get("said_in_files", False):
+      standin, encoder = bool(card.get("standin")), str(card.get("encoder", ""))
   if not encoder:
     model = "elixr-c-v2-pooled" if files[0].kind == "elixrc" else "pax-elixr-b-text"
     encoder = f"google/cxr-foundation {model}, {NAMELESS} {files[0].form}"
   return standin, encoder
-
-
-def _fingerprint(
-  root: pathlib.Path, kind: str, files: tuple[elixr_file.ElixrFile, ...]
-) -> str:
-  """A hash of the kind and of every file's name and content."""
-  paths = [file.path for file in files]
-  paths.extend(sorted({file.ids_path for file in files if file.ids_path}))
-  names = [path.relative_to(root).as_posix() for path in paths]
-  facts = [kind, names, column_file.files_fingerprint(paths)]
-  return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.encoders.elixr.files import npz as elixr_npz
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from tests.encoders.elixr.files.made_files import read_all, same, stems_of, values_of
 
@@ -16,18 +15,12 @@ def test_form_f(tmp_path):
   path = tmp_path / "elixrb/precomputed_image_embeddings.npz"
   np.savez(path, **{s: v.ravel() for s, v in zip(stems, values, strict=True)})
   texts = {"small pneumothorax": np.ones(128, np.float32)}
-  text_path = tmp_path / "elixrb/precomputed_text_embeddings.npz"
-  np.savez(text_path, **texts)
+  np.savez(tmp_path / "elixrb/precomputed_text_embeddings.npz", **texts)
   files = elixr.find_elixr(tmp_path, kind)
   assert (files.form, files.num_rows, len(files.files)) == ("F", 5, 1)
   assert same(read_all(files), stems, values)
   assert same(read_all(files, stems[3:]), stems[3:], values[3:])
-  read = elixr_npz.read_text_embeddings(text_path)
-  assert list(read) == ["small pneumothorax"]
-  assert np.array_equal(read["small pneumothorax"], np.ones(128))
   assert elixr.find_elixr(tmp_path, "contrastive_txt_emb") is None
-  with pytest.raises(errors.InputError, match=r"'00000000_000' has the shape \[4096\]"):
-    elixr_npz.read_text_embeddings(path)
 
 
 def test_form_f_is_never_unpickled(tmp_path):

@@ -1,5 +1,7 @@
 """Every form of ELIXR file is read, joined on stems; damage is told in one line."""
 
+import json
+import os
 import shutil
 
 import numpy as np
@@ -166,21 +168,34 @@ def test_form_e_in_the_root(tmp_path):
     elixr.find_elixr(tmp_path, "img_emb")
 
 
-def test_fingerprint_follows_the_files(tmp_path):
+def test_fingerprint_follows_the_content(tmp_path):
+  root, cache = tmp_path / "tree", tmp_path / "hashes.json"
   path = write_h5(
-    tmp_path / "elixrb/img_emb/img_emb_1.h5",
+    root / "elixrb/img_emb/img_emb_1.h5",
     Image__Index=stems_of(2).astype("S"),
     img_emb=values_of("img_emb", 2),
   )
-  before = elixr.find_elixr(tmp_path, "img_emb").fingerprint
-  assert elixr.find_elixr(tmp_path, "img_emb").fingerprint == before
+
+  def fingerprint(root, cache=cache):
+    return elixr.find_elixr(root, "img_emb").fingerprint(cache)
+
+  before = fingerprint(root)
+  assert fingerprint(root) == fingerprint(root, None) == before
+  moved = shutil.copytree(root, tmp_path / "moved")
+  os.utime(moved / path.relative_to(root), (1, 1))
+  assert fingerprint(moved) == before
   shutil.copy(path, path.with_name("img_emb_2.h5"))
-  more = elixr.find_elixr(tmp_path, "img_emb").fingerprint
+  more = fingerprint(root)
   path.with_name("img_emb_2.h5").unlink()
   write_h5(
     path, Image__Index=stems_of(2).astype("S"), img_emb=values_of("img_emb", 2, 1)
   )
-  assert len({before, more, elixr.find_elixr(tmp_path, "img_emb").fingerprint}) == 3
+  assert len({before, more, fingerprint(root)}) == 3
+  # A file that has not changed is not read again.
+  kept = json.loads(cache.read_text())
+  kept[str(path.resolve())]["sha256"] = "known"
+  cache.write_text(json.dumps(kept))
+  assert fingerprint(root) != fingerprint(root, None)
 
 
 def test_unknown_kind_and_missing_tree(tmp_path):
@@ -200,5 +215,5 @@ def test_datasets_json_speaks_for_files_that_do_not(tmp_path):
   files = elixr.find_elixr(tmp_path, "img_emb")
   assert (files.standin, files.encoder) == (True, "toy")
   about.write_text("{", encoding="utf-8")
-  with pytest.raises(errors.InputError, match=r"datasets\.json is not JSON"):
+  with pytest.raises(errors.InputError, match=r"datasets\.json is not readable JSON"):
     elixr.find_elixr(tmp_path, "img_emb")

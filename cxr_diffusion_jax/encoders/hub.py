@@ -1,0 +1,66 @@
+"""Models by name: a folder of this machine, or an id on the Hugging Face hub.
+
+An id is downloaded once; what the hub's cache holds is used without the network.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import pathlib
+
+from cxr_diffusion_jax import errors
+
+
+def is_id(name: str) -> bool:
+  """Whether a name may be an id on the hub, such as 'openai/clip-vit-base-patch32'."""
+  return not name.startswith((".", "/", "~")) and name.count("/") == 1
+
+
+def cached(name: str, files: Sequence[str]) -> pathlib.Path | None:
+  """The folder of the first file in the hub's cache, where it holds all of them.
+
+  Raises:
+    ValueError: no hub has such an id.
+  """
+  import huggingface_hub
+
+  paths = [huggingface_hub.try_to_load_from_cache(name, file) for file in files]
+  whole = all(isinstance(path, str) for path in paths)
+  return pathlib.Path(paths[0]).parent if whole else None
+
+
+def download(name: str, patterns: Sequence[str]) -> pathlib.Path:
+  """The folder of a local copy of all files that match the patterns.
+
+  Raises:
+    OSError, ValueError: the hub cannot be reached, or has no such id.
+  """
+  import huggingface_hub
+
+  return pathlib.Path(
+    huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))
+  )
+
+
+def files(name: str) -> set[str]:
+  """Names of all files of an id; raises as `download` does."""
+  import huggingface_hub
+
+  return set(huggingface_hub.list_repo_files(name))
+
+
+@contextlib.contextmanager
+def errors_of(what: str, expected: str, fix: str) -> Iterator[None]:
+  """Turns the errors of the functions above into an `InputError`.
+
+  Args:
+    what: the name, with the flag or key that it came from.
+    expected: as of `InputError`, and so is `fix`.
+    fix: what the user can do.
+  """
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    raise errors.InputError(
+      f"{what} is no folder and could not be downloaded ({reason})", expected, fix
+    ) from error
