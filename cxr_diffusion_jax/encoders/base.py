@@ -33,12 +33,12 @@ _SHARED = (
   "encoding",
   "extractors",
   "fitting",
+  "hub",
   "image_features",
   "latents",
   "opening",
   "probes",
   "record_prompts",
-  "regions",
   "standin",
 )
 

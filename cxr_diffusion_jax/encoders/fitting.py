@@ -89,7 +89,7 @@ def fit(
     batch_size: b.
     seed: of the order, and of the key of each step.
     max_seconds: stop once this much time has passed; 0 for never.
-    progress: told each step, with the loss in its label.
+    progress: called after each step, with the loss in its label.
 
   Returns:
     The parameters, and the losses of each step.

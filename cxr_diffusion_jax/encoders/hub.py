@@ -41,6 +41,13 @@ def download(name: str, patterns: Sequence[str]) -> pathlib.Path:
   )
 
 
+def download_file(name: str, file: str) -> pathlib.Path:
+  """A local copy of one file; raises as `download` does."""
+  import huggingface_hub
+
+  return pathlib.Path(huggingface_hub.hf_hub_download(name, file))
+
+
 def files(name: str) -> set[str]:
   """Names of all files of an id; raises as `download` does."""
   import huggingface_hub

@@ -5,19 +5,19 @@ image [b h w 1] in [-1, 1] --resize--> [b s s 3] --(x - mean) / std--> vision mo
 
 CLIP's vision model (Radford et al. 2021, 2103.00020) or a DINOv2 (Oquab et al. 2023,
 2304.07193), such as RAD-DINO (2401.10815); weights as transformers saves them, of
-PyTorch or Flax. `conditioning.clip_model` is for prompts and bytes; here are no bytes.
+PyTorch or Flax. `encoders.clip.model` encodes prompts and bytes.
 """
 
 from collections.abc import Callable
 import dataclasses
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.encoders import hub
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 
@@ -28,7 +28,7 @@ KNOWN = (
   "openai/clip-vit-base-patch32",
 )
 
-# Layers whose states are compared, spread evenly up to the last.
+# Number of layers that are compared, spread evenly up to the last.
 NUM_LAYERS = 4
 
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
@@ -63,13 +63,7 @@ def find(name: str) -> pathlib.Path | None:
   folder = pathlib.Path(name).expanduser()
   if folder.is_dir():
     return folder
-  if name.startswith((".", "/", "~")) or name.count("/") != 1:
-    return None
-  import huggingface_hub
-
-  paths = [huggingface_hub.try_to_load_from_cache(name, file) for file in FILES]
-  whole = all(isinstance(path, str) for path in paths)
-  return pathlib.Path(paths[0]).parent if whole else None
+  return hub.cached(name, FILES) if hub.is_id(name) else None
 
 
 def at_hand() -> str | None:
@@ -88,8 +82,8 @@ def load(name: str) -> ImageFeatures:
     errors.InputError: nothing there, another kind of model, or weights that do not fit.
   """
   folder = find(name) or clip_files.resolve(name)
-  config = _read_json(folder / FILES[0])
-  pixels = _read_json(folder / FILES[1])
+  config = artifacts.read_json(folder / FILES[0])
+  pixels = artifacts.read_json(folder / FILES[1])
   kind = config.get("model_type")
   if kind not in ("clip", "dinov2"):
     raise errors.InputError(
@@ -171,12 +165,3 @@ def _dino(folder: pathlib.Path):
     lambda key: module.init(key, jnp.zeros((1, side, side, 3))), jax.random.key(0)
   )["params"]
   return side, shapes, vision, "class token after the norm"
-
-
-def _read_json(path: pathlib.Path) -> dict:
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise errors.InputError(
-      f"{path} is absent or no JSON", "a folder that transformers saved"
-    ) from error

@@ -48,36 +48,36 @@ def read(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   Raises:
     errors.InputError: options that are not implemented; they are named.
   """
-  found = options.resolve(
+  values = options.resolve(
     config, defaults=_DEFAULTS, fixed=_FIXED, inert=_INERT, where=where
   )
-  levels = len(found["block_out_channels"])
+  levels = len(values["block_out_channels"])
   for key in ("down_block_types", "up_block_types"):
-    if len(found[key]) != levels:
+    if len(values[key]) != levels:
       raise options.not_implemented(
-        where, f"{key}={found[key]!r} for {levels} levels of channels"
+        where, f"{key}={values[key]!r} for {levels} levels of channels"
       )
   return {
-    "in_channels": found["in_channels"],
-    "out_channels": found["out_channels"],
-    "latent_channels": found["latent_channels"],
-    "block_channels": tuple(found["block_out_channels"]),
-    "num_layers": found["layers_per_block"],
-    "norm_groups": found["norm_num_groups"],
-    "mid_attention": bool(found["mid_block_add_attention"]),
-    "scaling_factor": float(found["scaling_factor"]),
-    "shift_factor": float(found["shift_factor"] or 0.0),
+    "in_channels": values["in_channels"],
+    "out_channels": values["out_channels"],
+    "latent_channels": values["latent_channels"],
+    "block_channels": tuple(values["block_out_channels"]),
+    "num_layers": values["layers_per_block"],
+    "norm_groups": values["norm_num_groups"],
+    "mid_attention": bool(values["mid_block_add_attention"]),
+    "scaling_factor": float(values["scaling_factor"]),
+    "shift_factor": float(values["shift_factor"] or 0.0),
   }
 
 
 def write(autoencoder: autoencoder_lib.AutoencoderKL) -> dict[str, Any]:
-  """Returns the config.json of an autoencoder, whole."""
+  """Returns all of an autoencoder's config.json."""
   levels = len(autoencoder.block_channels)
   return {
     "_class_name": CLASS_NAME,
-    # Whose options these are.
+    # These are the options of this version.
     "_diffusers_version": "0.35.2",
-    **{key: values[0] for key, values in _FIXED.items()},
+    **{key: accepted[0] for key, accepted in _FIXED.items()},
     "down_block_types": ["DownEncoderBlock2D"] * levels,
     "up_block_types": ["UpDecoderBlock2D"] * levels,
     "force_upcast": True,
@@ -90,6 +90,6 @@ def write(autoencoder: autoencoder_lib.AutoencoderKL) -> dict[str, Any]:
     "mid_block_add_attention": autoencoder.mid_attention,
     "scaling_factor": autoencoder.scaling_factor,
     "shift_factor": autoencoder.shift_factor or None,
-    # Of the pictures that pipelines make by default.
+    # The size of pictures that pipelines make by default.
     "sample_size": 512,
   }

@@ -46,7 +46,7 @@ def load_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, types.Params]:
 
 
 def read_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, int, pathlib.Path]:
-  """Reads all of a UNet but its weights, whose names and shapes are checked.
+  """Reads a UNet without its weights; checks their names and shapes.
 
   Returns:
     The network, the channels of its input, and the folder that the model is in.
@@ -96,7 +96,7 @@ def save_unet(
   """Saves a UNet so that diffusers' `UNet2DConditionModel.from_pretrained` loads it.
 
   Args:
-    folder: of the model alone; made where it is not there.
+    folder: of the model alone; created where it is missing.
     unet: the network.
     params: its parameters.
     dtype: of the file, 'float32' or 'float16'.
@@ -153,8 +153,8 @@ def _autoencoder_shapes(autoencoder: autoencoder_lib.AutoencoderKL) -> types.Par
 
 
 def _check_files(place: pathlib.Path, shapes: types.Params) -> None:
-  found = safetensors_folder.read_shapes(place)
-  names.check({names.modern(name): s for name, s in found.items()}, shapes, str(place))
+  stored = safetensors_folder.read_shapes(place)
+  names.check({names.modern(name): s for name, s in stored.items()}, shapes, str(place))
 
 
 def _read_params(place: pathlib.Path, shapes: types.Params) -> types.Params:
@@ -173,11 +173,11 @@ def _save(
 ) -> None:
   if dtype not in ("float32", "float16"):
     raise errors.InputError(f"weights saved as {dtype!r}", "'float32' or 'float16'")
-  found = {
-    names.torch_name(path): names.torch_shape(path, tuple(leaf.shape))  # pyright: ignore[reportAttributeAccessIssue]
+  shapes_by_name = {
+    names.torch_name(path): names.torch_shape(path, tuple(leaf.shape))
     for path, leaf in traverse_util.flatten_dict(params).items()
   }
-  names.check(found, shapes, "the parameters to be saved")
+  names.check(shapes_by_name, shapes, "the parameters to be saved")
   arrays = {
     name: array.astype(dtype) for name, array in names.from_tree(params).items()
   }

@@ -1,4 +1,4 @@
-"""Paths in our trees of parameters as PyTorch's names, and kernels in its axes.
+"""Parameter paths as PyTorch's names, and kernels in its axes.
 
 down_blocks_0/resnets_1/conv1/kernel  <->  down_blocks.0.resnets.1.conv1.weight
 
@@ -23,12 +23,12 @@ _OLD_ATTENTION = {
   "value": "to_v",
   "proj_attn": "to_out.0",
 }
-# Names told of each kind of mistake; a wrong model would list hundreds.
-_TOLD = 10
+# Names listed for each kind of mistake; a wrong model would list hundreds.
+_LISTED = 10
 
 
 def torch_name(path: tuple[str, ...]) -> str:
-  """The name of the parameter at a path of ours."""
+  """PyTorch's name of the parameter at a path."""
   *modules, leaf = path
   # linear_1 and linear_2 are names, not places in a list.
   parts = [re.sub(r"(?<!linear)_(\d+)$", r".\1", part) for part in modules]
@@ -36,7 +36,7 @@ def torch_name(path: tuple[str, ...]) -> str:
 
 
 def to_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
-  """Our array in PyTorch's axes."""
+  """An array in PyTorch's axes."""
   if path[-1] != "kernel":
     return array
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
@@ -50,14 +50,14 @@ def from_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
 
 
 def torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The shape of the array of this shape in PyTorch's axes."""
+  """A shape in PyTorch's axes."""
   if path[-1] != "kernel" or len(shape) < 2:
     return shape
   return (shape[-1], shape[-2], *shape[:-2])
 
 
 def modern(name: str) -> str:
-  """A name as diffusers writes it now, from that or from an older file."""
+  """A name as diffusers writes it now, given that or an older one."""
   parts = name.split(".")
   if parts[-4:-3] == ["attentions"]:
     parts[-2] = _OLD_ATTENTION.get(parts[-2], parts[-2])
@@ -65,12 +65,12 @@ def modern(name: str) -> str:
 
 
 def check(
-  found: Mapping[str, tuple[int, ...]], shapes: types.Params, where: str
+  stored: Mapping[str, tuple[int, ...]], shapes: types.Params, where: str
 ) -> None:
   """Compares what a file holds with what a tree needs.
 
   Args:
-    found: shapes by PyTorch's names, as `modern` writes them.
+    stored: shapes by PyTorch's names, as `modern` writes them.
     shapes: our tree, of anything with a shape.
     where: the file or folder, for messages.
 
@@ -83,29 +83,29 @@ def check(
     for path, leaf in traverse_util.flatten_dict(shapes).items()
   }
   wrong = [
-    f"{name} {list(found[name])} for {list(needed[name])}"
-    for name in sorted(needed.keys() & found.keys())
-    if tuple(found[name]) != needed[name]
+    f"{name} {list(stored[name])} for {list(needed[name])}"
+    for name in sorted(needed.keys() & stored.keys())
+    if tuple(stored[name]) != needed[name]
   ]
-  told = [
-    f"{len(names)} {kind}: {', '.join(names[:_TOLD])}"
-    + (", ..." if len(names) > _TOLD else "")
+  mistakes = [
+    f"{len(names)} {kind}: {', '.join(names[:_LISTED])}"
+    + (", ..." if len(names) > _LISTED else "")
     for kind, names in (
-      ("missing", sorted(needed.keys() - found.keys())),
-      ("unknown", sorted(found.keys() - needed.keys())),
+      ("missing", sorted(needed.keys() - stored.keys())),
+      ("unknown", sorted(stored.keys() - needed.keys())),
       ("of a wrong shape", wrong),
     )
     if names
   ]
-  if told:
+  if mistakes:
     raise errors.InputError(
-      f"weights in {where} that do not fit its configuration: {' | '.join(told)}",
+      f"weights in {where} that do not fit its configuration: {' | '.join(mistakes)}",
       fix="take weights and config.json from the same model",
     )
 
 
 def to_tree(arrays: Mapping[str, np.ndarray], shapes: types.Params) -> types.Params:
-  """Arrays by PyTorch's names as our tree; `check` them first."""
+  """Arrays by PyTorch's names as a tree of parameters; `check` them first."""
   return traverse_util.unflatten_dict(
     {
       path: np.ascontiguousarray(from_torch(path, arrays[torch_name(path)]))
@@ -115,7 +115,7 @@ def to_tree(arrays: Mapping[str, np.ndarray], shapes: types.Params) -> types.Par
 
 
 def from_tree(params: types.Params) -> dict[str, Any]:
-  """Our tree as arrays by PyTorch's names."""
+  """A tree of parameters as arrays by PyTorch's names."""
   return {
     torch_name(path): to_torch(path, np.asarray(array))
     for path, array in traverse_util.flatten_dict(params).items()

@@ -4,7 +4,7 @@
   diffusion_pytorch_model.safetensors | shards with an index | a 16-bit variant of them
      --read_shapes, read--> {name: array}
 
-Only headers are read for shapes, so that a wrong folder is told before gigabytes are.
+Only headers are read for shapes, so that a wrong folder is refused early.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
 WHOLE = f"{STEM}.safetensors"
 # First what is stored in full. `bf16` and `fp16` are widened; other variants, such as
-# `non_ema`, are other weights, which nobody gets without asking.
+# `non_ema`, are other weights, and are never taken.
 FORMS = (
   WHOLE,
   f"{STEM}.safetensors.index.json",
@@ -50,13 +50,13 @@ def locate(folder: str | os.PathLike, part: str) -> pathlib.Path:
   for candidate in (folder, folder / part):
     if (candidate / CONFIG).is_file():
       return candidate
-  found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-  unsafe = [name for name in found if name.endswith(UNSAFE)]
+  names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+  unsafe = [name for name in names if name.endswith(UNSAFE)]
   if unsafe:
     raise _unsafe(folder / unsafe[0])
   raise errors.InputError(
     f"no {CONFIG} in {folder} or {folder / part}"
-    + (f", which holds {', '.join(found[:5])}" if found else ""),
+    + (f", which holds {', '.join(names[:5])}" if names else ""),
     f"a folder that diffusers' save_pretrained wrote, of a {part} or of a pipeline",
     "name that folder",
   )
@@ -69,10 +69,10 @@ def read_config(folder: pathlib.Path, class_name: str) -> dict[str, Any]:
     errors.InputError: no JSON object, or of another class of models.
   """
   config = _read_json(folder / CONFIG)
-  found = config.get("_class_name")
-  if found != class_name:
+  stored = config.get("_class_name")
+  if stored != class_name:
     raise errors.InputError(
-      f"{folder / CONFIG} describes a model of class {found!r}",
+      f"{folder / CONFIG} describes a model of class {stored!r}",
       repr(class_name),
       "name the folder of such a model",
     )
@@ -109,7 +109,7 @@ def write(
   """Writes a model; what is read from the folder is the old one or the new one.
 
   Args:
-    folder: made where it is not there; may hold a model saved before.
+    folder: created where it is missing; may hold a model saved before.
     config: all of config.json.
     arrays: by PyTorch's names, in PyTorch's axes.
 

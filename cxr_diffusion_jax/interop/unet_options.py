@@ -107,24 +107,24 @@ def read(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], int]:
   Raises:
     errors.InputError: options that are not implemented; they are named.
   """
-  found = options.resolve(
+  values = options.resolve(
     config, defaults=_DEFAULTS, fixed=_FIXED, inert=_INERT, where=where
   )
-  channels = tuple(found["block_out_channels"])
-  attention = _attention(found, where)
+  channels = tuple(values["block_out_channels"])
+  attention = _attention(values, where)
   fields = {
-    "out_channels": found["out_channels"],
+    "out_channels": values["out_channels"],
     "block_channels": channels,
-    "num_layers": options.each_level(found["layers_per_block"]),
+    "num_layers": options.each_level(values["layers_per_block"]),
     "attention": attention,
-    "num_heads": options.each_level(found["attention_head_dim"]),
-    "transformer_blocks": options.each_level(found["transformer_layers_per_block"]),
-    "linear_projection": bool(found["use_linear_projection"]),
-    "num_classes": found["num_class_embeds"],
-    "context_width": options.each_level(found["cross_attention_dim"]),
-    "norm_groups": found["norm_num_groups"],
+    "num_heads": options.each_level(values["attention_head_dim"]),
+    "transformer_blocks": options.each_level(values["transformer_layers_per_block"]),
+    "linear_projection": bool(values["use_linear_projection"]),
+    "num_classes": values["num_class_embeds"],
+    "context_width": options.each_level(values["cross_attention_dim"]),
+    "norm_groups": values["norm_num_groups"],
     "time_conditioning": {"default": "additive", "scale_shift": "scale_shift"}.get(
-      found["resnet_time_scale_shift"]
+      values["resnet_time_scale_shift"]
     ),
   }
   unusual = {
@@ -132,14 +132,14 @@ def read(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], int]:
     "cross_attention_dim": isinstance(fields["context_width"], int),
     "transformer_layers_per_block": _whole_numbers(fields["transformer_blocks"]),
     "attention_head_dim": _whole_numbers(fields["num_heads"]),
-    "norm_num_groups": isinstance(found["norm_num_groups"], int),
+    "norm_num_groups": isinstance(values["norm_num_groups"], int),
     "resnet_time_scale_shift": fields["time_conditioning"] is not None,
-    "time_embedding_dim": found["time_embedding_dim"] in (None, 4 * channels[0]),
+    "time_embedding_dim": values["time_embedding_dim"] in (None, 4 * channels[0]),
   }
-  wrong = [f"{key}={found[key]!r}" for key, fits in unusual.items() if not fits]
+  wrong = [f"{key}={values[key]!r}" for key, fits in unusual.items() if not fits]
   if wrong:
     raise options.not_implemented(where, ", ".join(wrong))
-  return fields, found["in_channels"]
+  return fields, values["in_channels"]
 
 
 def _whole_numbers(value: Any) -> bool:
@@ -149,12 +149,12 @@ def _whole_numbers(value: Any) -> bool:
   )
 
 
-def _attention(found: Mapping[str, Any], where: str) -> tuple[bool, ...]:
+def _attention(values: Mapping[str, Any], where: str) -> tuple[bool, ...]:
   """Whether each level has transformers, by the names of its blocks."""
-  down, up = list(found["down_block_types"]), list(found["up_block_types"])
+  down, up = list(values["down_block_types"]), list(values["up_block_types"])
   kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
   mirrored = [name.replace("Down", "Up") for name in reversed(down)]
-  levels = len(found["block_out_channels"])
+  levels = len(values["block_out_channels"])
   if not set(down) <= kinds.keys() or up != mirrored or len(down) != levels:
     raise options.not_implemented(
       where,
@@ -178,17 +178,17 @@ def write(unet: unet_lib.UNet, in_channels: int) -> dict[str, Any]:
   ]
   if wrong:
     raise errors.InputError(
-      f"a denoiser with {', '.join(wrong)}, which diffusers' UNet cannot be told",
+      f"a denoiser with {', '.join(wrong)}, which diffusers' UNet does not have",
       "the options of Stable Diffusion alone",
-      "train from configs/sd15_finetune.py, whose networks have no others",
+      "train from configs/sd15_finetune.py, which uses only those",
     )
   down = ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in unet.attention]
   additive = unet.time_conditioning == "additive"
   return {
     "_class_name": CLASS_NAME,
-    # Whose options these are.
+    # These are the options of this version.
     "_diffusers_version": "0.35.2",
-    **{key: values[0] for key, values in _FIXED.items()},
+    **{key: accepted[0] for key, accepted in _FIXED.items()},
     "sample_size": None,
     # PyTorch overflows in 16 bits at Stable Diffusion 2.1 without; it has linear ones.
     "upcast_attention": unet.linear_projection,

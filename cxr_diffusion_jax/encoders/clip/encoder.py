@@ -113,8 +113,8 @@ class ClipEncoder:
     tokens, mask, _ = clip_model.encode_text(
       self.model, prompts, chunks=self.chunks, batch_size=self.batch_size
     )
-    made = {"clip_text": np.where(mask[..., None], tokens, np.float32(0))}
-    return self._checked(made)
+    by_name = {"clip_text": np.where(mask[..., None], tokens, np.float32(0))}
+    return self._checked(by_name)
 
   def encode_images(
     self, columns: Sequence[str], images: Sequence[np.ndarray]
@@ -137,12 +137,12 @@ class ClipEncoder:
     patches, embedding = clip_model.encode_patches(
       self.model, images, batch_size=self.batch_size
     )
-    made = {"clip_image": embedding[:, None], "clip_patches": patches}
-    return self._checked({name: made[name] for name in columns})
+    by_name = {"clip_image": embedding[:, None], "clip_patches": patches}
+    return self._checked({name: by_name[name] for name in columns})
 
-  def _checked(self, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  def _checked(self, by_name: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns columns that float16 can hold."""
-    for name, values in made.items():
+    for name, values in by_name.items():
       # Written so that NaN is refused too.
       if not (largest := float(np.abs(values).max())) < LARGEST:
         raise errors.InputError(
@@ -150,7 +150,7 @@ class ClipEncoder:
           f"numbers below {LARGEST:.0f}, as float16 keeps them",
           "the weights may be damaged: copy them again, or take another CLIP",
         )
-    return made
+    return by_name
 
 
 def load(

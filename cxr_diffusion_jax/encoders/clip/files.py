@@ -1,4 +1,4 @@
-"""The files of a CLIP: found in a folder or on the hub, read into a tree of parameters.
+"""The files of a CLIP: located in a folder or on the hub, read into parameters.
 
   name --> folder with config.json, tokenizer, preprocessor_config.json and weights
   model.safetensors (PyTorch or Flax) | shards with an index | flax_model.msgpack
@@ -8,6 +8,7 @@ PyTorch's names are Flax's with `weight` for kernel, scale and embedding; a line
 kernel is transposed, a convolution's goes from [out in h w] to [h w in out].
 """
 
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.encoders import hub
 
 CONFIG = "config.json"
 PIXELS = "preprocessor_config.json"
@@ -36,10 +38,15 @@ def resolve(name: str) -> pathlib.Path:
   folder = _local(name)
   if folder is not None:
     return folder
-  cached = _cached(name)
-  if cached is not None and _is_whole(cached.parent):
-    return cached.parent
-  return _download(name)
+  with _hub_errors(name):
+    cached = hub.cached(name, (CONFIG,))
+    if cached is not None and _is_whole(cached):
+      return cached
+    present = hub.files(name)
+    weights = [file for file in WEIGHTS if file in present][:1]
+    if weights == [WEIGHTS[1]]:
+      weights.append("model-*.safetensors")
+    return hub.download(name, ["*.json", "merges.txt", *weights])
 
 
 def find_config(name: str) -> pathlib.Path:
@@ -51,12 +58,9 @@ def find_config(name: str) -> pathlib.Path:
   folder = _local(name)
   if folder is not None:
     return folder / CONFIG
-  import huggingface_hub
-
-  try:
-    return _cached(name) or pathlib.Path(huggingface_hub.hf_hub_download(name, CONFIG))
-  except (OSError, ValueError) as error:
-    raise _out_of_reach(name, error) from error
+  with _hub_errors(name):
+    cached = hub.cached(name, (CONFIG,))
+    return cached / CONFIG if cached else hub.download_file(name, CONFIG)
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -119,9 +123,9 @@ def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
   for path, leaf in traverse_util.flatten_dict(shapes).items():
     array = _take(stored, path)
     if array is None or array.shape != leaf.shape:
-      found = "no weight" if array is None else f"weight of shape {array.shape}"
+      problem = "no weight" if array is None else f"weight of shape {array.shape}"
       raise errors.InputError(
-        f"{found} for {'.'.join(path)} in {folder}",
+        f"{problem} for {'.'.join(path)} in {folder}",
         f"one of shape {leaf.shape}, as config.json asks for",
         "download or copy the folder again, weights and config.json together",
       )
@@ -204,12 +208,12 @@ def _damaged(path: pathlib.Path) -> errors.InputError:
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON file that holds an object."""
   try:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
     raise _damaged(path) from error
-  if not isinstance(found, dict):
+  if not isinstance(content, dict):
     raise _damaged(path)
-  return found
+  return content
 
 
 def _local(name: str) -> pathlib.Path | None:
@@ -217,7 +221,7 @@ def _local(name: str) -> pathlib.Path | None:
   folder = pathlib.Path(name).expanduser()
   if (folder / CONFIG).is_file():
     return folder
-  if folder.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+  if folder.is_dir() or not hub.is_id(name):
     raise errors.InputError(
       f"no CLIP in {name!r}",
       "a folder with config.json, or an id such as 'openai/clip-vit-large-patch14'",
@@ -240,37 +244,9 @@ def _is_whole(folder: pathlib.Path) -> bool:
   return present and (folder / PIXELS).is_file() and _has_tokenizer(folder)
 
 
-def _download(name: str) -> pathlib.Path:
-  """Fetches configuration, tokenizer and one form of weights into the hub's cache."""
-  import huggingface_hub
-
-  small = ["*.json", "merges.txt"]
-  try:
-    present = set(huggingface_hub.list_repo_files(name))
-    weights = [file for file in WEIGHTS if file in present][:1]
-    if weights == [WEIGHTS[1]]:
-      weights.append("model-*.safetensors")
-    return pathlib.Path(
-      huggingface_hub.snapshot_download(name, allow_patterns=[*small, *weights])
-    )
-  except (OSError, ValueError) as error:
-    raise _out_of_reach(name, error) from error
-
-
-def _cached(name: str) -> pathlib.Path | None:
-  """Returns config.json in the hub's local copy of a model."""
-  import huggingface_hub
-
-  try:
-    found = huggingface_hub.try_to_load_from_cache(name, CONFIG)
-  except ValueError as error:
-    raise _out_of_reach(name, error) from error
-  return pathlib.Path(found) if isinstance(found, str) else None
-
-
-def _out_of_reach(name: str, error: Exception) -> errors.InputError:
-  return errors.InputError(
-    f"{name!r} is no folder and could not be downloaded ({type(error).__name__})",
+def _hub_errors(name: str) -> contextlib.AbstractContextManager[None]:
+  return hub.errors_of(
+    repr(name),
     "a folder with config.json, or an id that the hub serves",
     "check network and id, name a folder, or set config.conditioning.encoder=standin",
   )

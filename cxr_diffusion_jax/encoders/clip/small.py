@@ -57,7 +57,7 @@ def train_tokenizer(prompts: list[str], sizes: SmallClip) -> Any:
   """Learns byte-pair merges (Sennrich et al., 1508.07909) from prompts.
 
   Every byte is in the vocabulary, within a word and at its end, so that any text has
-  ids and the end token stands only at the end, where CLIP reads the text's embedding.
+  ids and the end token is only at the end, where CLIP reads the text's embedding.
 
   Args:
     prompts: texts, in which repetition counts as frequency.

@@ -4,7 +4,7 @@
     [start, words, end, padding] [k l]
 
 A tokenizer is checked against the model that it comes with: CLIP reads a text's
-embedding where the end token stands, and any id within its table means something.
+embedding at the end token, and any id within its table has a meaning.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ import numpy as np
 
 from cxr_diffusion_jax import errors
 
-# From here on a tokenizer's maximal length means that it was never told one.
-UNTOLD = 10**9
+# From here on a tokenizer's maximal length means that none was set.
+UNSET = 10**9
 
 
 def load(loader: Any, folder: pathlib.Path, text_config: Any) -> Any:
@@ -74,7 +74,7 @@ def check(tokenizer: Any, text_config: Any, folder: pathlib.Path) -> None:
       "one, as CLIP's has",
     ),
     (
-      cuts_at != length and cuts_at < UNTOLD,
+      cuts_at != length and cuts_at < UNSET,
       f"the tokenizer cuts at {cuts_at} tokens",
       f"{length}, as config.json has it",
     ),

@@ -18,7 +18,7 @@ from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
-from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
+from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
 from cxr_diffusion_jax.encoders.standin import tree as standin_tree
 
 COLUMNS = tuple(elixr.SHAPES)
@@ -75,7 +75,7 @@ def open_encoder(
   """Opens the SavedModels, or a stand-in; see `EncoderModule.open_encoder`."""
   del spec
   if standin:
-    return standin_encoder.StandinEncoder(model=clip_model.load(place))
+    return standin_elixr.StandinEncoder(model=clip_model.load(place))
   return elixr_model.load(place or elixr_saved_model.HUB_ID)
 
 
@@ -90,11 +90,11 @@ def embed(
 
   Args:
     settings: of the data.
-    names: keys of `elixr.SHAPES`; 'elixr' stands for those that the path needs, or for
+    names: keys of `elixr.SHAPES`; 'elixr' means those that the path needs, or
       all where it needs none.
     needs: of the path.
     encoder: makes them.
-    progress: told during long work.
+    progress: called during long work.
 
   Returns:
     The kinds that have become complete now.

@@ -3,7 +3,7 @@
   tree --threads--> images --encoder--> files of some hundred rows, hidden in the tree
     --when a kind has all its rows--> ROOT/elixrc/, ROOT/elixrb/KIND/
 
-The next call goes on after the last hidden file, whatever ended this one. Images that
+The next call continues after the last hidden file. Images that
 are added to the tree later become further files.
 """
 
@@ -43,7 +43,7 @@ def embed(
 ) -> tuple[str, ...]:
   """Makes embeddings of a tree, in float32, as far as they are not there.
 
-  An interrupted call is gone on with by the next one. Images are read in the largest
+  The next call continues an interrupted one. Images are read in the largest
   size that the tree has.
 
   Args:
@@ -52,7 +52,7 @@ def embed(
     encoder: makes them; takes images of any size.
     prompts: stem -> text, for text kinds; images without a text are left out of these.
     batch_size: images in memory at a time.
-    progress: told the number of images done.
+    progress: called with the number of images done.
 
   Returns:
     The kinds that have become complete now.

@@ -18,6 +18,7 @@ from PIL import Image
 import tokenizers
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders import hub
 
 NUM_IDS = 128
 
@@ -27,7 +28,7 @@ _SPECIAL = MappingProxyType({"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 10
 
 
 def to_png(image: np.ndarray, png_bits: int) -> bytes:
-  """Writes an X-ray as ELIXR-C is given it.
+  """Writes an X-ray as ELIXR-C reads it.
 
   16 bits is what CXR Foundation's serving code does: the darkest and the brightest
   value move to the ends of the range that the image's own type has, and the file has
@@ -52,7 +53,7 @@ def to_png(image: np.ndarray, png_bits: int) -> bytes:
     table = np.interp(np.arange(top + 1), (low, high), (0, top))
     pixels = table.astype(np.uint16)[image]
   file = io.BytesIO()
-  # Nobody keeps these files: hardly compressed, they are written faster.
+  # These files are not kept: little compression is faster.
   Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
   return file.getvalue()
 
@@ -67,14 +68,14 @@ def load_tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
     InputError: it is not there, or it is another vocabulary.
   """
   path = _find_vocabulary(str(name))
-  # Line ends alone part the words: some words are other kinds of white space.
+  # Only line ends separate words: some words are other kinds of white space.
   words = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
   ids = {word.rstrip("\r"): number for number, word in enumerate(words)}
   elsewhere = [word for word, number in _SPECIAL.items() if ids.get(word) != number]
   if elsewhere or len(words) != _SIZE:
-    found = [f"{word} at {ids.get(word, 'no place')}" for word in elsewhere]
+    places = [f"{word} at {ids.get(word, 'no place')}" for word in elsewhere]
     raise errors.InputError(
-      f"{path} has {', '.join([f'{len(words)} words', *found])}",
+      f"{path} has {', '.join([f'{len(words)} words', *places])}",
       f"{_SIZE} words, [CLS] at 101 and [SEP] at 102, as BERT-uncased has",
       "use vocab.txt of google-bert/bert-base-uncased",
     )
@@ -108,7 +109,7 @@ def tokenize(
   encodings = tokenizer.encode_batch(lowered)
   ids = np.array([one.ids for one in encodings], np.int32)
   paddings = 1 - np.array([one.attention_mask for one in encodings], np.float32)
-  # The mark of the text's end is taken out, that of its start stays.
+  # The end mark is removed, the start mark stays.
   ends = ids == _SPECIAL["[SEP]"]
   ids[ends], paddings[ends] = 0, 1
   cut = tuple(
@@ -125,19 +126,15 @@ def _find_vocabulary(name: str) -> pathlib.Path:
   for candidate in (path, path / "vocab.txt"):
     if candidate.is_file():
       return candidate
-  if path.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+  if path.is_dir() or not hub.is_id(name):
     raise errors.InputError(
       f"no vocabulary in {name!r}",
       "vocab.txt, a folder with vocab.txt, or an id such as"
       " 'google-bert/bert-base-uncased'",
     )
-  import huggingface_hub
-
-  try:
-    return pathlib.Path(huggingface_hub.hf_hub_download(name, "vocab.txt"))
-  except (OSError, ValueError) as error:
-    raise errors.InputError(
-      f"vocab.txt of {name!r} could not be downloaded: {error}",
-      "an id that the hub serves",
-      "check the network and the id, or name a folder with vocab.txt",
-    ) from error
+  with hub.errors_of(
+    f"vocab.txt of {name!r}",
+    "an id that the hub serves",
+    "check the network and the id, or name a folder with vocab.txt",
+  ):
+    return hub.download_file(name, "vocab.txt")

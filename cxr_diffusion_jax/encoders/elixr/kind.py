@@ -46,7 +46,7 @@ class KindFiles:
     return 4 * int(np.prod(elixr.SHAPES[self.name]))
 
   def next_file(self) -> pathlib.Path:
-    """A path in `staging` whose number neither folder has."""
+    """A path in `staging` with a number that neither folder has."""
     there = [*_h5_files(self.folder), *_h5_files(self.staging)]
     numbers = (path.stem.rpartition("_")[2] for path in there)
     last = max((int(number) for number in numbers if number.isdigit()), default=0)
@@ -132,21 +132,21 @@ def _published(
   Raises:
     InputError: there are others.
   """
-  found = elixr.find_elixr(root, name)
-  if found is None:
+  present = elixr.find_elixr(root, name)
+  if present is None:
     return (), ()
-  paths = tuple(file.path for file in found.files)
+  paths = tuple(file.path for file in present.files)
   if all(
     (file.encoder, file.standin) == (encoder.description, encoder.standin)
-    for file in found.files
+    for file in present.files
   ):
     return paths, ()
   here = tuple(path for path in paths if path.parent == folder)
-  # Real embeddings are found before stand-ins elsewhere; two stand-ins would mix.
-  if found.standin and (here == paths or not encoder.standin):
+  # Real embeddings take precedence over stand-ins elsewhere; two stand-ins would mix.
+  if present.standin and (here == paths or not encoder.standin):
     return (), here
   raise errors.InputError(
-    f"{name} embeddings of {found.encoder} in {paths[0].parent}",
+    f"{name} embeddings of {present.encoder} in {paths[0].parent}",
     f"none, or those of {encoder.description}",
     "move them out of the tree, or go on with what is there",
   )

@@ -9,7 +9,7 @@ goes into them is made as that project's serving code makes it. Xu et al., ELIXR
 2308.01317. TensorFlow, the models and the tokenizer are loaded when first needed:
 images ask for no tokenizer and texts for no ELIXR-C.
 
-Outputs are handed on as they come. `txt_emb` has numbers at padding too: the published
+Outputs are returned unchanged. `txt_emb` has numbers at padding too: the published
 files do, and a column must not depend on who made it.
 """
 
@@ -38,13 +38,13 @@ TOKENIZER = "google-bert/bert-base-uncased"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ElixrModel:
-  """ELIXR as an `Encoder`; made by `load`.
+  """ELIXR as an `Encoder`; opened by `load`.
 
   Attributes:
     folder: of the two SavedModels.
     tokenizer: see `elixr_inputs.load_tokenizer`.
     png_bits: 16 or 8, see `elixr_inputs.to_png`.
-    batch_size: images or texts that a model is given at a time.
+    batch_size: images or texts in one call of a model.
   """
 
   folder: pathlib.Path
@@ -119,13 +119,15 @@ class ElixrModel:
       pngs = [elixr_inputs.to_png(images[row], self.png_bits) for row in rows]
       examples = [elixr_saved_model.to_example(png) for png in pngs]
       maps = self._elixr_c_fn(input_example=np.array(examples, object))
-      made = {"elixrc": maps["feature_maps_0"]}
+      outputs = {"elixrc": maps["feature_maps_0"]}
       if set(columns) != {"elixrc"}:
         nothing = np.zeros((len(examples), 1, elixr_inputs.NUM_IDS), np.float32)
-        made |= self._q_former_fn(
-          image_feature=made["elixrc"], ids=nothing.astype(np.int32), paddings=nothing
+        outputs |= self._q_former_fn(
+          image_feature=outputs["elixrc"],
+          ids=nothing.astype(np.int32),
+          paddings=nothing,
         )
-      return {name: made[name] for name in columns}
+      return {name: outputs[name] for name in columns}
 
     return batches.in_batches(encode, len(images), min(self.batch_size, len(images)))
 
@@ -164,7 +166,7 @@ def load(
     tokenizer: vocab.txt of BERT-uncased, or a folder that has it, or an id; by
       default the one beside the models, else `TOKENIZER`.
     png_bits: 16 or 8, see `elixr_inputs.to_png`.
-    batch_size: images or texts that a model is given at a time: memory.
+    batch_size: images or texts in one call of a model, which sets the memory.
 
   Raises:
     InputError: neither model is there, or the hub does not give them.

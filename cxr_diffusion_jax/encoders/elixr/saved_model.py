@@ -1,4 +1,4 @@
-"""The SavedModels of CXR Foundation: found, identified, loaded and run in batches.
+"""The SavedModels of CXR Foundation: located, identified, loaded and run in batches.
 
   FOLDER/elixr-c-v2-pooled/{saved_model.pb,variables/...}   images -> feature maps
   FOLDER/pax-elixr-b-text/{saved_model.pb,variables/...}    maps or texts -> the rest
@@ -17,6 +17,7 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders import hub
 from cxr_diffusion_jax.parallel import batches
 
 HUB_ID = "google/cxr-foundation"
@@ -40,9 +41,13 @@ def resolve(name: str | os.PathLike) -> pathlib.Path:
   text = os.fspath(name)
   folder = pathlib.Path(text).expanduser()
   if not folder.is_dir():
-    if text.startswith((".", "/", "~")) or text.count("/") != 1:
+    if not hub.is_id(text):
       raise errors.InputError(f"no folder {text!r}", "one with ELIXR's models", _FIX)
-    folder = _download(text)
+    patterns = [f"{model}/*" for model in (IMAGE_MODEL, TEXT_MODEL)]
+    with hub.errors_of(
+      repr(text), "a folder with ELIXR's models, or an id that the hub gives you", _FIX
+    ):
+      folder = hub.download(text, patterns)
   if not any(is_there(folder, model) for model in (IMAGE_MODEL, TEXT_MODEL)):
     raise _no_model(folder, f"{IMAGE_MODEL} or {TEXT_MODEL}")
   return folder
@@ -67,8 +72,8 @@ def find(folder: pathlib.Path, model: str) -> pathlib.Path:
 def fingerprint(path: pathlib.Path) -> str:
   """Identifies a SavedModel: 12 hexadecimal digits that a copy keeps.
 
-  They come of the program's content and of the names and sizes of the weights' files,
-  which have gigabytes.
+  They cover the program's content, and names and sizes of the weights' files:
+  gigabytes are not read.
   """
   with open(path / "saved_model.pb", "rb") as file:
     digest = hashlib.file_digest(file, "sha256")
@@ -99,22 +104,26 @@ def load_model(
 
   signature = _read_signature(path)
   specs = signature.structured_input_signature[1]
-  for what, found, wanted in (
+  for what, present, required in (
     ("inputs", specs, inputs),
     ("outputs", signature.structured_outputs, outputs),
   ):
-    if set(wanted) - set(found) or (what == "inputs" and len(found) > len(wanted)):
-      raise _not_elixr(path, f"the {what} {', '.join(sorted(found))}", sorted(wanted))
+    if set(required) - set(present) or (
+      what == "inputs" and len(present) > len(required)
+    ):
+      raise _not_elixr(
+        path, f"the {what} {', '.join(sorted(present))}", sorted(required)
+      )
   shape = specs[inputs[0]].shape
   size = shape[0] if shape.rank else None
 
   def run(**values: np.ndarray) -> dict[str, np.ndarray]:
     given = {name: tf.constant(value) for name, value in values.items()}
-    made = {name: value.numpy() for name, value in signature(**given).items()}
+    results = {name: value.numpy() for name, value in signature(**given).items()}
     for name, row in outputs.items():
-      if made[name].shape != (len(values[inputs[0]]), *row):
-        raise _not_elixr(path, f"{name} {list(made[name].shape)}", ["n", *row])
-    return {name: made[name] for name in outputs}
+      if results[name].shape != (len(values[inputs[0]]), *row):
+        raise _not_elixr(path, f"{name} {list(results[name].shape)}", ["n", *row])
+    return {name: results[name] for name in outputs}
 
   def run_by(size: int, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return batches.in_batches(
@@ -164,22 +173,6 @@ def _no_model(folder: pathlib.Path, model: str) -> errors.InputError:
   return errors.InputError(
     f"no {model}/saved_model.pb in {folder}", "ELIXR's SavedModels", _FIX
   )
-
-
-def _download(name: str) -> pathlib.Path:
-  import huggingface_hub
-
-  patterns = [f"{model}/*" for model in (IMAGE_MODEL, TEXT_MODEL)]
-  try:
-    return pathlib.Path(
-      huggingface_hub.snapshot_download(name, allow_patterns=patterns)
-    )
-  except (OSError, ValueError) as error:
-    raise errors.InputError(
-      f"{name!r} is no folder and could not be downloaded: {error}",
-      "a folder with ELIXR's models, or an id that the hub gives you",
-      _FIX,
-    ) from error
 
 
 def _read_signature(path: pathlib.Path) -> Any:

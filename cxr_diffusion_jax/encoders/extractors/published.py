@@ -28,7 +28,6 @@ from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
-from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
 
 RAD_DINO = "microsoft/rad-dino"
 CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32")
@@ -108,7 +107,7 @@ def open_elixr_c(location: str, settings: DataSettings | None) -> Extractor | st
   assert folder is not None
   model = clip_model.load(folder)
   standin_elixr.check_fits(model)
-  return _of_elixr(standin_encoder.StandinEncoder(model=model), 64)
+  return _of_elixr(standin_elixr.StandinEncoder(model=model), 64)
 
 
 def pooled(maps: np.ndarray) -> np.ndarray:

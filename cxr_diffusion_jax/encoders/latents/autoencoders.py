@@ -1,4 +1,4 @@
-"""The autoencoder that a config names: found, loaded once, run over many images.
+"""The autoencoder that a config names: located, loaded once, run over many images.
 
 name --resolve--> folder --interop--> network, parameters --encode--> [n h w 2z]
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.encoders import hub
 from cxr_diffusion_jax.interop import autoencoder_options, safetensors_folder
 from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
@@ -156,7 +157,7 @@ def export(autoencoder: Autoencoder, workdir: artifacts.PathLike) -> None:
 
 
 def resolve(name: str) -> pathlib.Path:
-  """Returns the folder that a name stands for; an id on the hub is downloaded once.
+  """Returns the folder of a name; an id on the hub is downloaded once.
 
   Raises:
     errors.InputError: no folder, and no id that can be reached.
@@ -166,37 +167,30 @@ def resolve(name: str) -> pathlib.Path:
     return folder / OWN
   if name and folder.is_dir():
     return folder
-  if name.startswith((".", "/", "~")) or name.count("/") != 1:
+  if not hub.is_id(name):
     raise errors.InputError(
       f"config.codec.folder={name!r}: no such folder",
       f"a folder with config.json and safetensors, or an id such as {DEFAULT!r}",
       "name one, or train one with `python -m cxr_diffusion_jax.train_autoencoder`",
     )
-  return _of_hub(name)
+  with hub.errors_of(
+    f"config.codec.folder={name!r}",
+    "a folder with config.json and safetensors, or an id that the hub serves",
+    "check network and id, or name a folder",
+  ):
+    return _of_hub(name)
 
 
 def _of_hub(name: str) -> pathlib.Path:
   """The local copy of a model on the hub, fetched where it is not whole."""
-  import huggingface_hub
-
-  files = (safetensors_folder.CONFIG, safetensors_folder.WHOLE)
-  try:
-    for part in ("vae/", ""):
-      found = [huggingface_hub.try_to_load_from_cache(name, part + f) for f in files]
-      if all(isinstance(path, str) for path in found):
-        return pathlib.Path(found[0]).parent
-    present = set(huggingface_hub.list_repo_files(name))
-    part = "vae/" if f"vae/{files[0]}" in present else ""
-    # Other forms, and all else that a pipeline holds, are gigabytes.
-    whole = part + files[1] in present
-    weights = files[1] if whole else f"{safetensors_folder.STEM}*.safetensors*"
-    patterns = [part + files[0], part + weights]
-    copy = huggingface_hub.snapshot_download(name, allow_patterns=patterns)
-    return pathlib.Path(copy) / part
-  except (OSError, ValueError) as error:
-    raise errors.InputError(
-      f"config.codec.folder={name!r} is no folder and could not be downloaded"
-      f" ({type(error).__name__})",
-      "a folder with config.json and safetensors, or an id that the hub serves",
-      "check network and id, or name a folder",
-    ) from error
+  config, weights = safetensors_folder.CONFIG, safetensors_folder.WHOLE
+  for part in ("vae/", ""):
+    folder = hub.cached(name, (part + config, part + weights))
+    if folder is not None:
+      return folder
+  present = hub.files(name)
+  part = "vae/" if f"vae/{config}" in present else ""
+  # Other forms, and all else that a pipeline holds, are gigabytes.
+  if part + weights not in present:
+    weights = f"{safetensors_folder.STEM}*.safetensors*"
+  return hub.download(name, [part + config, part + weights]) / part

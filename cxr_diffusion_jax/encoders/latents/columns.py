@@ -4,8 +4,8 @@ images --encode, in tiles above 512 pixels--> mean, logvar --> latent [h w 2z] f
                                      training rows --> statistics.json
 
 Each autoencoder has a folder of its own beside the records, named by its weights, so
-that one put in another's place never passes for it. An interrupted run goes on with the
-rows that lack.
+that one in another's place is noticed. An interrupted run continues with the rows that
+are missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,6 @@ from concurrent import futures
 import dataclasses
 import functools
 import hashlib
-import json
 import math
 import pathlib
 import time
@@ -38,7 +37,7 @@ _MEASURED = 512
 
 
 def folder(settings: DataSettings, autoencoder: Autoencoder) -> pathlib.Path:
-  """Where the column of this autoencoder stands."""
+  """The folder of this autoencoder's column."""
   return settings.records_folder / f"latent-{autoencoder.fingerprint[:8]}"
 
 
@@ -54,7 +53,7 @@ def make(
     settings: of the data.
     records: of the tree.
     autoencoder: encodes the images.
-    progress: told of the images done, and at the end of how many a second.
+    progress: called with the images done, and at the end with the rate.
 
   Raises:
     errors.InputError: an autoencoder that is not usable, or that makes moments that are
@@ -101,17 +100,14 @@ def statistics(column: columns_lib.Column) -> dict[str, Any]:
   The standard deviation is of all numbers of unscaled latents, drawn from their
   posteriors, about their one mean.
   """
-  told = json.loads((column.folder / "statistics.json").read_text(encoding="utf-8"))
-  return {NAME: told[NAME]}
+  return {NAME: artifacts.read_json(column.folder / "statistics.json")[NAME]}
 
 
 def _write_statistics(column: columns_lib.Column) -> None:
   path = column.folder / "statistics.json"
   mark = column.description.fingerprint
-  if path.is_file():
-    told = json.loads(path.read_text(encoding="utf-8"))
-    if told["fingerprint"] == mark:
-      return
+  if path.is_file() and artifacts.read_json(path)["fingerprint"] == mark:
+    return
   source = column.source("train")
   count = min(len(source), _MEASURED)
   sums = np.zeros(3)
@@ -123,8 +119,7 @@ def _write_statistics(column: columns_lib.Column) -> None:
   mean = sums[0] / max(sums[2], 1)
   std = math.sqrt(max(sums[1] / max(sums[2], 1) - mean**2, 0.0))
   measured = {"mean": mean, "std": std, "num_images": count}
-  told = json.dumps({"fingerprint": mark, NAME: measured}, indent=1)
-  artifacts.write_text(path, told + "\n")
+  artifacts.write_json(path, {"fingerprint": mark, NAME: measured})
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -14,7 +14,8 @@ ELIXR's are (Xu et al., 2308.01317). `max over 32 of cos(all_contrastive, text)`
 an image against a text, as there, because the stand-in was trained on that score.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import hashlib
 import json
@@ -23,10 +24,10 @@ import os
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.encoders import regions
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+from cxr_diffusion_jax.encoders.standin import regions
 
 CONTRASTIVE = ("all_contrastive_img_emb", "contrastive_img_emb", "contrastive_txt_emb")
 TEXT = ("txt_emb", "contrastive_txt_emb")
@@ -58,7 +59,7 @@ def write_standin_elixr(
     kinds: keys of `elixr.SHAPES`.
     mark: added to the encoder's name in the files, for whoever looks for them.
     batch_size: images in memory at a time.
-    progress: told the number of images written.
+    progress: called with the number of images written.
 
   Returns:
     The kinds that were written now.
@@ -87,7 +88,7 @@ def write_standin_elixr(
 
 
 def check_fits(model: clip_model.ClipModel) -> None:
-  """Raises InputError unless a CLIP can stand in for ELIXR."""
+  """Raises InputError unless a CLIP can replace ELIXR."""
   image, text = model.config.vision_config, model.config.text_config
   shared = model.config.projection_dim
   widest = max(image.hidden_size, text.hidden_size)
@@ -173,8 +174,50 @@ def text_kinds(
   states = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
   lifted = lift(states * mask[..., None], 768)
   room = ((0, 0), (0, 128 - model.max_tokens), (0, 0))
-  made = {"txt_emb": np.pad(lifted, room), "contrastive_txt_emb": _shared(embedding)}
-  return {kind: made[kind] for kind in kinds if kind in made}
+  values = {"txt_emb": np.pad(lifted, room), "contrastive_txt_emb": _shared(embedding)}
+  return {kind: values[kind] for kind in kinds if kind in values}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StandinEncoder:
+  """An `Encoder` of all of ELIXR's kinds, for what a user types or shows.
+
+  It gives what `write_standin_elixr` wrote for the same inputs.
+
+  Attributes:
+    model: a CLIP of this project that fits, see `check_fits`.
+  """
+
+  model: clip_model.ClipModel
+
+  @property
+  def description(self) -> str:
+    return clip_model.describe(self.model)
+
+  @property
+  def standin(self) -> bool:
+    return True
+
+  @property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    return elixr.SHAPES
+
+  @property
+  def whole_images(self) -> bool:
+    return False
+
+  def encode_text(
+    self, columns: Sequence[str], prompts: Sequence[str]
+  ) -> dict[str, np.ndarray]:
+    """Returns [n *shape] float32 of each text kind asked for."""
+    return text_kinds(self.model, prompts, columns)
+
+  def encode_images(
+    self, columns: Sequence[str], images: Sequence[np.ndarray]
+  ) -> dict[str, np.ndarray]:
+    """Returns [n *shape] float32 of each image kind, of squares [s s] uint8."""
+    stack = np.stack(images)[..., None]
+    return image_kinds(self.model, stack, columns)
 
 
 def _shared(vectors: np.ndarray) -> np.ndarray:
@@ -215,7 +258,7 @@ def _check_rows(
 
 
 def _expand(kinds: Sequence[str]) -> tuple[str, ...]:
-  """Sorts kinds, with all of the contrastive ones when one is asked for."""
+  """Sorts kinds, with all of the contrastive ones when one is wanted."""
   unknown = sorted(set(kinds) - set(elixr.SHAPES))
   if unknown or not kinds:
     raise ValueError(f"kinds {unknown or 'none'}; known: {sorted(elixr.SHAPES)}")
@@ -225,8 +268,8 @@ def _expand(kinds: Sequence[str]) -> tuple[str, ...]:
 
 def _is_written(root: str | os.PathLike, kind: str, encoder: str) -> bool:
   """Says whether this very encoder's embeddings of this kind are under the tree."""
-  found = elixr.find_elixr(root, kind)
-  return found is not None and found.standin and found.encoder == encoder
+  files = elixr.find_elixr(root, kind)
+  return files is not None and files.standin and files.encoder == encoder
 
 
 def _origin(

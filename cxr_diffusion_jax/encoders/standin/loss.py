@@ -18,9 +18,9 @@ import numpy as np
 import optax
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.encoders import regions
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
+from cxr_diffusion_jax.encoders.standin import regions
 
 
 def losses_of(
@@ -46,7 +46,7 @@ def losses_of(
   parts = _unit(model.project_fn(clip, pooled))
   scale = jnp.exp(clip["logit_scale"])
   # A finding anywhere in the image is a finding: a soft maximum over the patches.
-  found = jax.nn.logsumexp(_linear(heads["findings"], states), axis=1)
+  anywhere = jax.nn.logsumexp(_linear(heads["findings"], states), axis=1)
   terms = {
     "contrast": contrast(scale * whole @ text.T, targets),
     "regions": contrast(
@@ -54,7 +54,7 @@ def losses_of(
     ),
     "meaning": _presence(_linear(heads["meaning"], 10.0 * whole), findings)
     + _presence(_linear(heads["meaning"], 10.0 * text), findings),
-    "findings": _presence(found - jnp.log(states.shape[1]), findings),
+    "findings": _presence(anywhere - jnp.log(states.shape[1]), findings),
     "pixels": jnp.square(
       _linear(heads["pixels"], states) - _patches(batch["image"], model)
     ).mean(),

@@ -71,7 +71,7 @@ def train_standin(
     folder: receives what `save_pretrained` writes, and `standin.json` with the
       settings, a fingerprint of the inputs and the losses on the way.
     settings: sizes, steps, seed.
-    progress: told each step, with the loss in its label.
+    progress: called after each step, with the loss in its label.
 
   Returns:
     The folder.

@@ -21,12 +21,12 @@ def train_clip(
   records: records_lib.Records,
   progress: types.Progress = types.no_progress,
 ) -> None:
-  """Trains a CLIP on the training split, unless it stands in its folder already.
+  """Trains a CLIP on the training split, unless its folder has it already.
 
   Args:
     settings: of the data.
     records: of the tree; the encoder sees their training split alone.
-    progress: told during long work.
+    progress: called during long work.
   """
   standin.train_standin(
     image_set.RecordImages(records, "train"),
@@ -50,7 +50,7 @@ def write_elixr(
     settings: of the data.
     records: of the tree.
     kinds: of embeddings, names of `elixr.SHAPES`.
-    progress: told during long work.
+    progress: called during long work.
   """
   train_clip(settings, records, progress)
   filled = [split for split, n in records.num_rows.items() if n]

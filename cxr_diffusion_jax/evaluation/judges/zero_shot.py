@@ -27,7 +27,6 @@ from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
-from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
 from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.judges import margins as margins_lib
 from cxr_diffusion_jax.evaluation.judges.margins import JUDGE, PROMPTS
@@ -148,7 +147,7 @@ def open_scorer(
   elif settings.standin_clip.is_dir():
     model = clip_model.load(settings.standin_clip)
     standin_elixr.check_fits(model)
-    encoder = standin_encoder.StandinEncoder(model=model)
+    encoder = standin_elixr.StandinEncoder(model=model)
     prompts = {name: (with_it, "no finding") for name, (with_it, _) in prompts.items()}
   else:
     return f"ELIXR's SavedModels were not named, no stand-in in {settings.standin_clip}"

@@ -20,7 +20,7 @@ from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
-from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
+from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
 from cxr_diffusion_jax.encoders.standin import training as standin
 from cxr_diffusion_jax.run import dataset
 
@@ -83,7 +83,7 @@ def test_stand_ins_are_made_and_joined_where_asked(with_standin, monkeypatch):
   needs = base.needs("elixrc", "txt_emb", KIND)
   made = dataset.prepare(with_standin, needs)
   assert made.kind == f"real images, stand-in elixrc, stand-in txt_emb, stand-in {KIND}"
-  encoder = standin_encoder.StandinEncoder(
+  encoder = standin_elixr.StandinEncoder(
     model=clip_model.load(with_standin.standin_clip)
   )
   squares = [

@@ -10,7 +10,7 @@ from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
-from cxr_diffusion_jax.encoders.standin import encoder as standin_encoder
+from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
 from cxr_diffusion_jax.encoders.standin import tree as standin_tree
 
 TEXTS = ("contrastive_txt_emb", "txt_emb")
@@ -18,8 +18,8 @@ IMAGES = tuple(kind for kind in elixr.SHAPES if kind not in TEXTS)
 
 
 @pytest.fixture(scope="module")
-def encoder(standin_clip) -> standin_encoder.StandinEncoder:
-  return standin_encoder.StandinEncoder(model=clip_model.load(standin_clip))
+def encoder(standin_clip) -> standin_elixr.StandinEncoder:
+  return standin_elixr.StandinEncoder(model=clip_model.load(standin_clip))
 
 
 def test_it_is_an_encoder_of_all_kinds(encoder):
@@ -71,7 +71,7 @@ def test_it_is_known_by_its_weights(encoder):
   other = dataclasses.replace(encoder.model, params=params, name="elsewhere")
   same = dataclasses.replace(encoder.model, name="elsewhere")
   describe = [
-    standin_encoder.StandinEncoder(model=model).description for model in (other, same)
+    standin_elixr.StandinEncoder(model=model).description for model in (other, same)
   ]
   assert describe[0] != encoder.description
   assert describe[1] == encoder.description

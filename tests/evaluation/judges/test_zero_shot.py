@@ -222,7 +222,7 @@ def test_standin_scorer_negates_with_no_finding(tmp_path, monkeypatch):
 
   monkeypatch.setattr(zero_shot.clip_model, "load", lambda folder: folder)
   monkeypatch.setattr(zero_shot.standin_elixr, "check_fits", lambda model: None)
-  monkeypatch.setattr(zero_shot.standin_encoder, "StandinEncoder", open_encoder)
+  monkeypatch.setattr(zero_shot.standin_elixr, "StandinEncoder", open_encoder)
   zero_shot.open_scorer(settings)
   assert texts[::2] == [with_it for with_it, _ in PROMPTS.values()]
   assert set(texts[1::2]) == {"no finding"}

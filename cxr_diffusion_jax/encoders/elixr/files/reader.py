@@ -160,20 +160,20 @@ def find_elixr(root: str | os.PathLike, kind: str) -> ElixrFiles | None:
 
 def _candidates(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
   """Files that may hold `kind`, in natural order; those of other kinds left out."""
-  found = []
+  paths = []
   if root.is_dir():
-    found = [
+    paths = [
       path
       for path in root.iterdir()
       if re.search("elixr|embedding", path.name.lower()) and path.is_file()
     ]
   folder = root / ("elixrc" if kind == "elixrc" else "elixrb")
   for parent, _, names in os.walk(folder, followlinks=True):
-    found.extend(pathlib.Path(parent, name) for name in names)
+    paths.extend(pathlib.Path(parent, name) for name in names)
   return sorted(
     (
       path
-      for path in found
+      for path in paths
       if path.suffix in (".h5", ".hdf5", ".npz")
       and not path.name.startswith(".")
       and _declared_kind(path, root) in (None, kind)

@@ -55,7 +55,7 @@ def write_form_a(
     encoder: what made the values, for people to read.
     standin: whether this project's stand-in encoder made them.
     dtype: on disk; the published files have float32.
-    progress: told the number of images written.
+    progress: called with the number of images written.
 
   Raises:
     InputError: embeddings that are not stand-ins are there already, or a value is not
@@ -79,7 +79,7 @@ def write_form_a(
         written += len(stems)
         progress("ELIXR files", written, num_rows)
     if written != num_rows:
-      raise ValueError(f"{written} rows came, {num_rows} were announced")
+      raise ValueError(f"got {written} rows, expected {num_rows}")
     _publish(root, staging, folders, _about(folders, encoder, standin, dtype))
   finally:
     shutil.rmtree(staging, ignore_errors=True)
@@ -186,7 +186,7 @@ class _Shards:
   ) -> None:
     """Writes the rows from `start` on."""
     if start + len(stems) > self._bounds[-1]:
-      raise ValueError(f"more than the announced {self._bounds[-1]} rows came")
+      raise ValueError(f"more than {self._bounds[-1]} rows")
     for shard, (low, high) in enumerate(
       zip(self._bounds[:-1], self._bounds[1:], strict=True)
     ):

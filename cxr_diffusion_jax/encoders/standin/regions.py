@@ -3,7 +3,7 @@
   tokens [n 1+g*g d] --drop the class token, normalise--> states [n g*g d]
   states --regions [32 g*g]--> [n 32 d]
 
-The regions stand in for the 32 queries of ELIXR-B's Q-Former (2308.01317): the whole
+The regions replace the 32 queries of ELIXR-B's Q-Former (2308.01317): the whole
 image, its two sides, and grids of 2x2, 3x3 and 4x4 (1 + 2 + 4 + 9 + 16 = 32).
 """
 
@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import types
-
-NUM_REGIONS = 32
 
 
 def patch_states(tokens: types.Array) -> jax.Array:
