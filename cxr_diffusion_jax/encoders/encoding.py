@@ -15,6 +15,7 @@ import numpy as np
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -92,21 +93,45 @@ def _rows(
   wanted: np.ndarray | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields (ids [k], values [k *shape]) of the wanted ids, or of all for None."""
-  for split, count in records.num_rows.items():
-    ids, rows = records.ids(split), np.arange(count)
-    if wanted is not None:
-      rows = rows[np.isin(ids, wanted)]
-    if not len(rows):
-      continue
-    if spec.source == "text":
-      texts = record_prompts.of_split(settings, records, split)
-    else:
-      images = records_lib.RecordSource(records, split)
+  if spec.source == "image":
+    for ids, images in image_batches(records, wanted, BATCH):
+      values = encoder.encode_images([spec.name], list(images[..., 0]))
+      yield ids, values[spec.name]
+    return
+  for split in records.num_rows:
+    ids = records.ids(split)
+    rows = (
+      np.arange(len(ids)) if wanted is None else np.flatnonzero(np.isin(ids, wanted))
+    )
+    texts = record_prompts.of_split(settings, records, split) if len(rows) else []
     for start in range(0, len(rows), BATCH):
       batch = rows[start : start + BATCH]
-      if spec.source == "text":
-        values = encoder.encode_text([spec.name], [texts[row] for row in batch])
-      else:
-        squares = [images[int(row)]["image"][..., 0] for row in batch]
-        values = encoder.encode_images([spec.name], squares)
+      values = encoder.encode_text([spec.name], [texts[row] for row in batch])
       yield ids[batch], values[spec.name]
+
+
+def image_batches(
+  records: records_lib.Records, wanted: np.ndarray | None, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields ids [k] and images uint8 [k h w 1], which are read ahead.
+
+  Args:
+    records: of the dataset.
+    wanted: ids; None for all.
+    batch_size: k, smaller at the end.
+  """
+  splits = [split for split, count in records.num_rows.items() if count]
+  sources = {split: records_lib.RecordSource(records, split) for split in splits}
+  places = [(split, row) for split in splits for row in range(len(sources[split]))]
+  ids = np.concatenate([records.ids(split) for split in splits])
+  if wanted is not None:
+    keep = np.flatnonzero(np.isin(ids, wanted))
+    ids, places = ids[keep], [places[i] for i in keep]
+
+  def read(start: int) -> np.ndarray:
+    batch = places[start : start + batch_size]
+    return np.stack([sources[split][row]["image"] for split, row in batch])
+
+  starts = range(0, len(places), batch_size)
+  for start, images in zip(starts, images_lib.in_threads(read, starts), strict=True):
+    yield ids[start : start + batch_size], images

@@ -9,9 +9,6 @@ are missing.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent import futures
-import dataclasses
-import functools
 import hashlib
 import math
 import pathlib
@@ -24,6 +21,7 @@ from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders import encoding
 from cxr_diffusion_jax.encoders.latents.autoencoders import Autoencoder
 from cxr_diffusion_jax.models import kl_codec
 
@@ -70,7 +68,16 @@ def make(
   column = columns_lib.open_column(target, NAME)
   wanted = columns_lib.ids_fingerprint(ids)
   if not columns_lib.is_fresh(column, wanted, fingerprint):
-    rows = _Rows(records=records, autoencoder=autoencoder)
+    stamps = [(0, time.monotonic())]
+    size = autoencoder.batch_size(records.image_size)
+
+    def moments(
+      wanted: np.ndarray | None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+      for batch, images in encoding.image_batches(records, wanted, size):
+        yield batch, autoencoder.encode(images)
+        stamps.append((stamps[-1][0] + len(batch), time.monotonic()))
+
     column = columns_lib.write_column(
       target,
       ids=ids,
@@ -79,11 +86,12 @@ def make(
       encoder=autoencoder.description,
       standin=False,
       fingerprint=fingerprint,
-      batches=rows,
+      batches=moments,
       progress=progress,
       flush_bytes=_ROWS_AT_RISK * 2 * math.prod(shape),
     )
-    progress(f"latents, {rows.rate}", rows.num_images, rows.num_images)
+    num_images = stamps[-1][0]
+    progress(f"latents, {_rate(stamps)}", num_images, num_images)
   _write_statistics(column)
 
 
@@ -122,76 +130,11 @@ def _write_statistics(column: columns_lib.Column) -> None:
   artifacts.write_json(path, {"fingerprint": mark, NAME: measured})
 
 
-@dataclasses.dataclass(kw_only=True)
-class _Rows:
-  """Called with the ids wanted (None: all): yields (ids [k], moments [k h w 2z]).
+def _rate(stamps: Sequence[tuple[int, float]]) -> str:
+  """Images a second, without the first batch, which compiles, where there are more.
 
-  Attributes:
-    records: of the images.
-    autoencoder: encodes them.
-    num_images: encoded so far.
-    first: seconds of the first batch, in which the program was compiled.
-    seconds: of the others.
-    num_timed: images of the others.
+  Args:
+    stamps: images done and the time, at the start and after each batch.
   """
-
-  records: records_lib.Records
-  autoencoder: Autoencoder
-  num_images: int = 0
-  first: float = 0.0
-  seconds: float = 0.0
-  num_timed: int = 0
-
-  def __call__(
-    self, wanted: np.ndarray | None
-  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    places = [
-      (split, row, image_id)
-      for split in self.records.num_rows
-      for row, image_id in enumerate(self.records.ids(split))
-    ]
-    if wanted is not None:
-      places = [places[i] for i in np.flatnonzero(np.isin(_ids(places), wanted))]
-    b = self.autoencoder.batch_size(self.records.image_size)
-    batches = [places[start : start + b] for start in range(0, len(places), b)]
-    # One thread, so that the next images are read while these are encoded.
-    with futures.ThreadPoolExecutor(1) as pool:
-      ahead = [pool.submit(self._images, some) for some in batches[:1]]
-      for number, some in enumerate(batches):
-        begun = time.monotonic()
-        images = ahead.pop().result()
-        coming = batches[number + 1 : number + 2]
-        ahead = [pool.submit(self._images, some_more) for some_more in coming]
-        moments = self.autoencoder.encode(images)
-        elapsed = time.monotonic() - begun
-        if number:
-          self.seconds += elapsed
-          self.num_timed += len(some)
-        else:
-          self.first = elapsed
-        self.num_images += len(some)
-        yield _ids(some), moments
-
-  def _images(self, places: Sequence[tuple[str, int, str]]) -> np.ndarray:
-    """uint8 [n h w 1] of some rows."""
-    return np.stack([self._sources[split][row]["image"] for split, row, _ in places])
-
-  @functools.cached_property
-  def _sources(self) -> dict[str, records_lib.RecordSource]:
-    return {
-      split: records_lib.RecordSource(self.records, split)
-      for split, count in self.records.num_rows.items()
-      if count
-    }
-
-  @property
-  def rate(self) -> str:
-    """Images a second, in words."""
-    if self.num_timed:
-      return f"{self.num_timed / self.seconds:,.1f} images/s"
-    rate = self.num_images / self.first if self.first else 0.0
-    return f"{rate:,.1f} images/s with the time to compile"
-
-
-def _ids(places: Sequence[tuple[str, int, str]]) -> np.ndarray:
-  return np.array([image_id for _, _, image_id in places], np.str_)
+  (done, start), (total, end) = stamps[1 if len(stamps) > 2 else 0], stamps[-1]
+  return f"{(total - done) / max(end - start, 1e-9):,.1f} images/s"

@@ -31,7 +31,7 @@ def losses_of(
   Args:
     model: gives the functions; its own parameters are not used.
     params: {"clip": FlaxCLIPModel's tree, "heads": from `make_heads`}.
-    batch: image [b s s 1] in [0, 255], ids [b l], findings [b f].
+    batch: image [b s s 1] in [0, 255], ids [b l], findings [b f], nan unknown.
 
   Returns:
     The sum, and {"contrast", "regions", "meaning", "findings", "pixels", "loss"}.
@@ -72,8 +72,10 @@ def _patches(images: jax.Array, model: clip_model.ClipModel) -> jax.Array:
 
 
 def _presence(logits: jax.Array, findings: jax.Array) -> jax.Array:
-  """Cross-entropy of findings [b f], summed over f and averaged over b."""
-  return optax.sigmoid_binary_cross_entropy(logits, findings).sum(axis=-1).mean()
+  """Cross-entropy of known findings [b f], summed over f and averaged over b."""
+  known = jnp.isfinite(findings)
+  each = optax.sigmoid_binary_cross_entropy(logits, jnp.where(known, findings, 0.0))
+  return jnp.where(known, each, 0.0).sum(axis=-1).mean()
 
 
 def _linear(head: types.Params, states: jax.Array) -> jax.Array:
@@ -87,11 +89,12 @@ def same_content(findings: types.Array) -> jax.Array:
   pairs apart would be to learn the noise.
 
   Args:
-    findings: [b f] 0 or 1.
+    findings: [b f] 0, 1, or nan for unknown, which equals unknown.
 
   Returns:
     [b b] float32 target distribution; rows sum to 1.
   """
+  findings = jnp.nan_to_num(findings, nan=-1.0)
   same = (findings[:, None] == findings[None]).all(axis=-1).astype(jnp.float32)
   return same / same.sum(axis=1, keepdims=True)
 
@@ -125,7 +128,10 @@ def make_heads(
     `meaning` reads findings from the shared space, `findings` from a patch state, both
     from their own frequencies on; `pixels` reads a patch's pixels from its state.
   """
-  rate = np.clip(np.mean(findings, axis=0), 1e-3, 1 - 1e-3)
+  known = np.isfinite(findings)
+  counts = np.maximum(known.sum(axis=0), 1)
+  rate = np.where(known, findings, 0).sum(axis=0) / counts
+  rate = np.clip(rate, 1e-3, 1 - 1e-3)
   prior = np.log(rate / (1 - rate)).astype(np.float32)
   shape = (sizes.width, sizes.patch_size**2)
 

@@ -67,7 +67,7 @@ def train_standin(
   Args:
     images: n grey training images, `images[i]` uint8 [h w 1], all of one size.
     prompts: n texts, one an image.
-    findings: [n f] 0 or 1; equal rows count as the same content in the contrast.
+    findings: [n f] 0, 1 or nan for unknown; equal rows count as the same content.
     folder: receives what `save_pretrained` writes, and `standin.json` with the
       settings, a fingerprint of the inputs and the losses on the way.
     settings: sizes, steps, seed.
@@ -217,6 +217,6 @@ def _fingerprint(
   """Tells inputs apart: all prompts and findings, 64 of the images, the settings."""
   digest = hashlib.sha256(repr(settings).encode())
   digest.update(json.dumps([len(images), *prompts]).encode())
-  digest.update(np.ascontiguousarray(findings, np.uint8).tobytes())
+  digest.update(np.nan_to_num(findings, nan=2).astype(np.uint8).tobytes())
   digest.update(_sample(images, 64).tobytes())
   return digest.hexdigest()[:16]

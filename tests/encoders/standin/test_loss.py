@@ -17,6 +17,12 @@ def test_equal_findings_are_the_same_content():
   np.testing.assert_allclose(targets[3], [0, 0, 0, 1])
 
 
+def test_unknown_findings_equal_each_other_and_no_known_one():
+  findings = np.array([[np.nan, 0], [0, 0], [np.nan, 0]], np.float32)
+  targets = np.asarray(standin_loss.same_content(findings))
+  np.testing.assert_allclose(targets, [[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]])
+
+
 def test_contrast_is_zero_when_right_and_log_when_blind():
   targets = standin_loss.same_content(FINDINGS)
   perfect = jnp.where(targets > 0, 50.0, -50.0)

@@ -58,6 +58,19 @@ def test_it_learns_and_tells_how(trained, inputs):
   assert abs(model.pixels.mean[0] - inputs[0].mean() / 255) < 1e-6
 
 
+def test_unknown_findings_teach_nothing_and_break_nothing(inputs, tmp_path):
+  images, prompts, findings = inputs
+  unknown = findings.copy()
+  unknown[:12, 0], unknown[:, 1] = np.nan, np.nan
+  hasty = dataclasses.replace(SETTINGS, max_seconds=1e-6)
+  folder = standin.train_standin(
+    images, prompts, unknown, tmp_path / "clip", settings=hasty
+  )
+  (losses,) = standin.read_marker(folder)["losses"]
+  assert np.isfinite(losses["findings"])
+  assert np.isfinite(losses["meaning"])
+
+
 def test_same_inputs_are_not_trained_again(trained, inputs):
   before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
   told = []
