@@ -107,7 +107,7 @@ def test_tokenizer_that_was_never_told_a_length_passes():
   untold = clip_model.library().CLIPTokenizerFast(
     vocab_file=str(FOLDER / "vocab.json"), merges_file=str(FOLDER / "merges.txt")
   )
-  assert untold.model_max_length > clip_tokens.UNTOLD
+  assert untold.model_max_length > clip_tokens.UNSET
   clip_tokens.check(untold, _config(), FOLDER)
 
 
