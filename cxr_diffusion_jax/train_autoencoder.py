@@ -99,7 +99,7 @@ def _encoder(name: str, setting: str) -> "image_features.ImageFeatures | None":
 
   if name == "none":
     return None
-  chosen = image_features.at_hand() if name == "auto" else name
+  chosen = image_features.available() if name == "auto" else name
   if chosen is None:
     logging.info(
       "%s=auto: none of %s is in the hub's cache, so there is no perceptual loss",

@@ -11,7 +11,7 @@ registry: `load("NAME")` imports `conditioning/NAME.py`.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +104,8 @@ class Conditioner(Protocol):
     streams: the specification of each token stream, in the order of the context.
   """
 
+  __dataclass_fields__: ClassVar[dict[str, Any]]
+
   @property
   def needs(self) -> Needs: ...
 
@@ -140,8 +142,6 @@ def with_shape(
   if getattr(conditioner, "shape", True):
     return conditioner
   (name,) = conditioner.needs.columns
-  assert dataclasses.is_dataclass(conditioner)
-  assert not isinstance(conditioner, type)
   return dataclasses.replace(conditioner, shape=tuple(shapes[name]))
 
 

@@ -6,7 +6,7 @@ Work on many images runs in threads: PIL decodes and resizes without Python's lo
 times as fast on two cores), and threads share no trouble with JAX's, as forks would.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent import futures
 import io
 import itertools
@@ -157,7 +157,7 @@ def resize_files(
 
 def in_threads(
   function: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
   """Maps in threads, one a core, in order, with few results waiting.
 
   Args:

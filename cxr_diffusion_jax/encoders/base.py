@@ -12,7 +12,7 @@ exports what `EncoderModule` lists. There is no registry.
 from collections.abc import Collection, Mapping, Sequence
 import importlib
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from cxr_diffusion_jax import errors, naming, types
 from cxr_diffusion_jax.conditioning import base as conditioning
@@ -144,7 +144,7 @@ def load(name: str) -> EncoderModule:
   module = naming.load("encoder", _PACKAGE, name, without=_SHARED)
   if hasattr(module, "__path__"):
     module = importlib.import_module(f"{module.__name__}.columns")
-  return module
+  return cast(EncoderModule, module)
 
 
 def needs(

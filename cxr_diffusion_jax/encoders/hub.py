@@ -24,8 +24,8 @@ def cached(name: str, files: Sequence[str]) -> pathlib.Path | None:
   import huggingface_hub
 
   paths = [huggingface_hub.try_to_load_from_cache(name, file) for file in files]
-  whole = all(isinstance(path, str) for path in paths)
-  return pathlib.Path(paths[0]).parent if whole else None
+  present = [path for path in paths if isinstance(path, str)]
+  return pathlib.Path(present[0]).parent if len(present) == len(files) else None
 
 
 def download(name: str, patterns: Sequence[str]) -> pathlib.Path:

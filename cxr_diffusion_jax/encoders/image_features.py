@@ -10,6 +10,8 @@ PyTorch or Flax. `encoders.clip.model` encodes prompts and bytes.
 
 from collections.abc import Callable
 import dataclasses
+import functools
+import operator
 import pathlib
 
 import jax
@@ -132,7 +134,7 @@ def distance(states: tuple[jax.Array, ...], others: tuple[jax.Array, ...]) -> ja
     jnp.square(unit(x) - unit(y)).sum(axis=-1).mean(axis=1)
     for x, y in zip(states, others, strict=True)
   ]
-  return sum(each) / len(each)
+  return functools.reduce(operator.add, each) / len(each)
 
 
 def _clip(folder: pathlib.Path):

@@ -63,6 +63,7 @@ def open_columns(
   columns = []
   for spec in needs.specs:
     column = columns_lib.open_column(encoding.folder(settings, spec), spec.name)
+    assert column is not None, f"`make` was not called for column {spec.name}"
     base.check_shape(spec, column.description.shape)
     columns.append(column)
   return tuple(columns)

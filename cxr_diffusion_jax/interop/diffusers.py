@@ -11,7 +11,6 @@ import os
 import pathlib
 from typing import Any
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,11 +172,7 @@ def _save(
 ) -> None:
   if dtype not in ("float32", "float16"):
     raise errors.InputError(f"weights saved as {dtype!r}", "'float32' or 'float16'")
-  shapes_by_name = {
-    names.torch_name(path): names.torch_shape(path, tuple(leaf.shape))
-    for path, leaf in traverse_util.flatten_dict(params).items()
-  }
-  names.check(shapes_by_name, shapes, "the parameters to be saved")
+  names.check(names.shapes_by_name(params), shapes, "the parameters to be saved")
   arrays = {
     name: array.astype(dtype) for name, array in names.from_tree(params).items()
   }

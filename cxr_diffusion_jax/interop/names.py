@@ -56,6 +56,15 @@ def torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...
   return (shape[-1], shape[-2], *shape[:-2])
 
 
+def shapes_by_name(tree: types.Params) -> dict[str, tuple[int, ...]]:
+  """Shapes of a tree of parameters by PyTorch's names, in its axes."""
+  flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(tree)
+  return {
+    torch_name(path): torch_shape(path, tuple(leaf.shape))
+    for path, leaf in flat.items()
+  }
+
+
 def modern(name: str) -> str:
   """A name as diffusers writes it now, given that or an older one."""
   parts = name.split(".")
@@ -78,10 +87,7 @@ def check(
     errors.InputError: names that are missing, unknown, or of a wrong shape; all kinds
       at once.
   """
-  needed = {
-    torch_name(path): torch_shape(path, tuple(leaf.shape))  # pyright: ignore[reportAttributeAccessIssue]
-    for path, leaf in traverse_util.flatten_dict(shapes).items()
-  }
+  needed = shapes_by_name(shapes)
   wrong = [
     f"{name} {list(stored[name])} for {list(needed[name])}"
     for name in sorted(needed.keys() & stored.keys())

@@ -55,13 +55,14 @@ def not_implemented(where: str, what: str) -> errors.InputError:
 
 
 def same_everywhere(value: Any) -> Any:
-  """The one value of a list, one a level, whose values are equal; else as it is."""
+  """The value of a list of equal values, one a level; anything else unchanged."""
   if not isinstance(value, list | tuple) or not value:
     return value
-  return value[0] if all(entry == value[0] for entry in value) else value
+  first, *others = value
+  return first if all(entry == first for entry in others) else value
 
 
 def each_level(value: Any) -> Any:
-  """A list as a tuple, and as a number where all its numbers are equal."""
+  """A list as a tuple, or as its one value where all are equal."""
   value = same_everywhere(value)
   return tuple(value) if isinstance(value, list) else value

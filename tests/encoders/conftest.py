@@ -15,6 +15,7 @@ import pytest
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import phantom
+from cxr_diffusion_jax.encoders import fitting
 from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import tree as standin_tree
@@ -57,14 +58,26 @@ def open_records() -> Callable[[DataSettings], records_lib.Records]:
   return lambda settings: records_lib.prepare_records(settings.record_settings())
 
 
+def _unchanged(key, params, opt_state, batch):
+  return params, opt_state, {"loss": 1.0}
+
+
+@pytest.fixture
+def quick_training(monkeypatch) -> None:
+  """Stand-ins keep the parameters that they start with: nothing is compiled."""
+  monkeypatch.setattr(fitting, "make_step_fn", lambda *_: _unchanged)
+
+
 @pytest.fixture(scope="session")
 def standin_clip(prepared, tmp_path_factory) -> pathlib.Path:
-  """The stand-in CLIP of `prepared`, as a few steps of training leave it."""
+  """The stand-in CLIP of `prepared`, with the parameters that training starts with."""
   trained = dataclasses.replace(
     prepared, records_dir=str(tmp_path_factory.mktemp("standin")), standin_steps=3
   )
   records = records_lib.prepare_records(trained.record_settings())
-  standin_tree.train_clip(trained, records)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(fitting, "make_step_fn", lambda *_: _unchanged)
+    standin_tree.train_clip(trained, records)
   return trained.standin_clip
 
 

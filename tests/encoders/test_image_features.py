@@ -80,15 +80,13 @@ def test_distances_are_of_directions():
     assert float(distance[0]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_is_not_at_hand_is_none_and_what_is_wrong_is_refused(
-  dino, tmp_path, monkeypatch
-):
+def test_load_refuses_a_missing_or_another_model(dino, tmp_path, monkeypatch):
   assert image_features.find(str(dino)) == dino
   monkeypatch.setattr(image_features, "KNOWN", ("nobody/nothing",))
-  assert image_features.at_hand() is None
+  assert image_features.available() is None
   monkeypatch.setattr(image_features, "KNOWN", ("nobody/nothing", str(dino)))
-  assert image_features.at_hand() == str(dino)
-  with pytest.raises(errors.InputError, match="absent or no JSON"):
+  assert image_features.available() == str(dino)
+  with pytest.raises(errors.InputError, match="no such file"):
     image_features.load(str(tmp_path))
   (tmp_path / "config.json").write_text('{"model_type": "bert"}')
   (tmp_path / "preprocessor_config.json").write_text("{}")

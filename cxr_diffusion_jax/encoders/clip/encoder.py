@@ -70,10 +70,14 @@ class ClipEncoder:
   chunks: int = 1
   batch_size: int = 64
 
-  # Cached: it hashes all weights.
-  @functools.cached_property
+  @property
   def description(self) -> str:
     """One line that names the model, its weights' fingerprint and the windows."""
+    return self._description
+
+  # It hashes all weights.
+  @functools.cached_property
+  def _description(self) -> str:
     chunks = f", {self.chunks} chunks" if self.chunks > 1 else ""
     return f"{clip_model.describe(self.model)}{chunks}"
 

@@ -120,7 +120,8 @@ def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
   """
   stored = _read_weights(folder)
   params = {}
-  for path, leaf in traverse_util.flatten_dict(shapes).items():
+  flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(shapes)
+  for path, leaf in flat.items():
     array = _take(stored, path)
     if array is None or array.shape != leaf.shape:
       problem = "no weight" if array is None else f"weight of shape {array.shape}"

@@ -107,8 +107,8 @@ def create(
   pixels = clip_pixels.PixelSettings(
     size=sizes.image_size,
     crop=sizes.image_size,
-    mean=(pixel_mean,) * 3,
-    std=(pixel_std,) * 3,
+    mean=(pixel_mean, pixel_mean, pixel_mean),
+    std=(pixel_std, pixel_std, pixel_std),
   )
   return clip_model.assemble(
     name="stand-in",

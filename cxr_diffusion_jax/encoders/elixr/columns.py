@@ -64,7 +64,7 @@ def make(
       standin=files.standin,
       fingerprint=fingerprint,
       batches=files.batches,
-      missing=settings.missing,
+      missing="drop" if settings.missing == "drop" else "error",
       progress=progress,
     )
 

@@ -7,7 +7,7 @@ The next call continues after the last hidden file. Images that
 are added to the tree later become further files.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 import contextlib
 import itertools
 import os
@@ -116,7 +116,8 @@ def _texts_of(
   """The texts of the tree's images; empty where no kind is made of texts."""
   if not any(map(_is_text, kinds)):
     return {}
-  texts = {stem: prompts[stem] for stem in paths if stem in (prompts or {})}
+  prompts = prompts or {}
+  texts = {stem: prompts[stem] for stem in paths if stem in prompts}
   if not texts:
     raise errors.InputError(
       f"no texts for {', '.join(filter(_is_text, kinds))}",
@@ -158,7 +159,7 @@ def _encode(
   paths: Mapping[str, str],
   texts: Mapping[str, str],
   batch_size: int,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
   """Yields the values of each kind, batch by batch; images are read ahead."""
   of_images = [kind for kind in kinds if not _is_text(kind)]
   of_texts = [kind for kind in kinds if _is_text(kind)]

@@ -70,8 +70,12 @@ class ElixrModel:
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
     return SHAPES
 
-  @functools.cached_property
+  @property
   def description(self) -> str:
+    return self._description
+
+  @functools.cached_property
+  def _description(self) -> str:
     models = [
       f"{model} {elixr_saved_model.fingerprint(self.folder / model)}"
       for model in (IMAGE_MODEL, TEXT_MODEL)

@@ -206,7 +206,7 @@ def _register_text_ops() -> bool:
   import tensorflow as tf
 
   try:
-    import tensorflow_text  # noqa: F401
+    import tensorflow_text  # noqa: F401  # pyright: ignore[reportMissingImports]
   except ModuleNotFoundError:
     return False
   except (ImportError, tf.errors.NotFoundError) as error:

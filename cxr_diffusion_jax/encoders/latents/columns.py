@@ -67,7 +67,7 @@ def make(
   fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
   column = columns_lib.open_column(target, NAME)
   wanted = columns_lib.ids_fingerprint(ids)
-  if not columns_lib.is_fresh(column, wanted, fingerprint):
+  if column is None or not columns_lib.is_fresh(column, wanted, fingerprint):
     stamps = [(0, time.monotonic())]
     size = autoencoder.batch_size(records.image_size)
 

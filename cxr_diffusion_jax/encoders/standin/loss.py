@@ -11,6 +11,9 @@ alike. The last two keep the patch states informative about what is where. All h
 thrown away after training.
 """
 
+import functools
+import operator
+
 import einops
 import jax
 import jax.numpy as jnp
@@ -59,19 +62,19 @@ def losses_of(
       _linear(heads["pixels"], states) - _patches(batch["image"], model)
     ).mean(),
   }
-  loss = sum(terms.values())
+  loss = functools.reduce(operator.add, terms.values())
   return loss, dict(terms, loss=loss)
 
 
-def _patches(images: jax.Array, model: clip_model.ClipModel) -> jax.Array:
+def _patches(images: types.Array, model: clip_model.ClipModel) -> jax.Array:
   """Cuts images [b s s 1] in [0, 255] into scaled patches [b g*g p*p]."""
-  scaled = (images / 255.0 - model.pixels.mean[0]) / model.pixels.std[0]
+  scaled = (jnp.asarray(images) / 255.0 - model.pixels.mean[0]) / model.pixels.std[0]
   return einops.rearrange(
     scaled, "b (h p) (w q) c -> b (h w) (p q c)", h=model.grid, w=model.grid
   )
 
 
-def _presence(logits: jax.Array, findings: jax.Array) -> jax.Array:
+def _presence(logits: jax.Array, findings: types.Array) -> jax.Array:
   """Cross-entropy of known findings [b f], summed over f and averaged over b."""
   known = jnp.isfinite(findings)
   each = optax.sigmoid_binary_cross_entropy(logits, jnp.where(known, findings, 0.0))
@@ -150,7 +153,7 @@ def make_heads(
   }
 
 
-def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+def augment(key: jax.Array, images: types.Array) -> jax.Array:
   """Shifts by up to a sixteenth, and changes brightness and contrast; never flips.
 
   Args:

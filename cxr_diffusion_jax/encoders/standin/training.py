@@ -153,7 +153,7 @@ def _train(
       "findings": np.asarray(findings[rows], np.float32),
     }
 
-  def loss_fn(key, params, batch):
+  def loss_fn(key, params, batch: types.Batch):
     batch = dict(batch, image=standin_loss.augment(key, batch["image"]))
     return standin_loss.losses_of(model, params, batch)
 

@@ -56,7 +56,7 @@ def write_elixr(
   filled = [split for split, n in records.num_rows.items() if n]
   standin_elixr.write_standin_elixr(
     settings.standin_clip,
-    ids=np.concatenate([records.ids(split) for split in filled]),
+    ids=np.concatenate([records.ids(split) for split in filled]).tolist(),
     images=image_set.Chain(
       [image_set.RecordImages(records, split) for split in filled]
     ),

@@ -12,7 +12,7 @@ from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import layout
-from cxr_diffusion_jax.encoders import base, fitting
+from cxr_diffusion_jax.encoders import base
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
@@ -48,16 +48,6 @@ def values(column: columns_lib.Column, split: str) -> np.ndarray:
 def times(folder: pathlib.Path) -> dict[pathlib.Path, int]:
   files = [path for path in folder.rglob("*") if path.is_file()]
   return {path: path.stat().st_mtime_ns for path in files}
-
-
-@pytest.fixture
-def quick_training(monkeypatch) -> None:
-  """Stand-ins are as they are drawn: compiling their update takes ten seconds."""
-
-  def unchanged(key, params, opt_state, batch):
-    return params, opt_state, {"loss": 1.0}
-
-  monkeypatch.setattr(fitting, "make_step_fn", lambda *_: unchanged)
 
 
 def test_a_tree_without_embeddings_is_told_the_commands(settings, run_main, repository):

@@ -8,10 +8,14 @@ import dataclasses
 import pathlib
 import re
 from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from cxr_diffusion_jax import errors
+
+if TYPE_CHECKING:
+  import h5py
 
 # What one image has, a kind.
 SHAPES = MappingProxyType(
@@ -60,6 +64,11 @@ class ElixrFile:
   def shape(self) -> tuple[int, ...]:
     """The shape of one row."""
     return SHAPES[self.kind]
+
+
+def dataset(file: "h5py.File", key: str) -> "h5py.Dataset":
+  """A dataset of an open file."""
+  return cast("h5py.Dataset", file[key])
 
 
 def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.elixr.files.file import (
   SHAPES,
   ElixrFile,
+  dataset,
   squeeze,
   stem_of,
 )
@@ -46,7 +47,7 @@ def inspect(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
     key = _value_key(path, file, kind, declared)
     if key is None:
       return None
-    num_rows = file[key].shape[0]
+    num_rows = dataset(file, key).shape[0]
     ids_key, ids_path, num_ids = _find_ids(path, file)
     if num_ids != num_rows:
       raise errors.InputError(
@@ -82,19 +83,19 @@ def batches(
   with _open(file.path) as opened:
     stems = _read_stems(file, opened)
     keep = np.ones(len(stems), bool) if wanted is None else np.isin(stems, wanted)
-    dataset = opened[file.key]
-    row_bytes = dataset.dtype.itemsize * int(np.prod(file.shape))
+    values_of = dataset(opened, file.key)
+    row_bytes = values_of.dtype.itemsize * int(np.prod(file.shape))
     step = max(1, _BLOCK_BYTES // row_bytes)
     block = step
-    if dataset.chunks:
-      chunk = dataset.chunks[0]
+    if values_of.chunks:
+      chunk = values_of.chunks[0]
       block = min(chunk * max(1, step // chunk), max(1, _MAX_BYTES // row_bytes))
     for start in range(0, len(stems), block):
       rows = np.flatnonzero(keep[start : start + block])
       if not rows.size:
         continue
       low, high = start + rows[0], start + rows[-1] + 1
-      values = dataset[low:high].reshape(-1, *file.shape)
+      values = np.asarray(values_of[low:high]).reshape(-1, *file.shape)
       for lower in range(low, high, step):
         part = slice(lower, min(lower + step, high))
         taken = keep[part]
@@ -123,7 +124,7 @@ def _value_key(
   path: pathlib.Path, file: h5py.File, kind: str, declared: bool
 ) -> str | None:
   """The dataset of `file` that holds `kind`, or None when it holds another kind."""
-  keys = sorted(key for key in file if isinstance(file[key], h5py.Dataset))
+  keys = sorted(str(key) for key in file if isinstance(file[key], h5py.Dataset))
   known = {*SHAPES, *_GENERIC_KEYS, "elixrc_embedding"}
   if not known.intersection(keys):
     raise errors.InputError(
@@ -136,16 +137,16 @@ def _value_key(
   key = named or next((key for key in _GENERIC_KEYS if key in keys), None)
   if key is None:
     return None
-  dataset = file[key]
-  shape = squeeze(dataset.shape[1:])
-  if shape == SHAPES[kind] and np.issubdtype(dataset.dtype, np.floating):
+  values = dataset(file, key)
+  shape = squeeze(values.shape[1:])
+  if shape == SHAPES[kind] and np.issubdtype(values.dtype, np.floating):
     # A vector of 128 under a general key is an image's, unless a name says text.
     text = "txt" in path.parent.name + path.name
     ours = shape != (128,) or text == (kind == "contrastive_txt_emb")
     return key if named or declared or ours else None
   if named or declared or shape not in SHAPES.values():
     raise errors.InputError(
-      f"{path}: {key!r} has rows of shape {list(dataset.shape[1:])} {dataset.dtype}",
+      f"{path}: {key!r} has rows of shape {list(values.shape[1:])} {values.dtype}",
       f"{list(SHAPES[kind])} in floating point for {kind}",
       "move the file to the folder of its kind, or out of the tree",
     )
@@ -158,7 +159,7 @@ def _find_ids(
   """Where the ids are, (key, parquet file if any), and how many there are."""
   for key in _ID_KEYS:
     if key in file:
-      return key, None, file[key].size
+      return key, None, len(dataset(file, key))
   parquets = sorted(
     parquet
     for parquet in path.parent.glob("*.parquet")
@@ -184,7 +185,7 @@ def _find_ids(
 def _read_stems(file: ElixrFile, opened: h5py.File) -> np.ndarray:
   """The stem of every row: '<U' [n]."""
   if file.ids_path is None:
-    ids = opened[file.ids_key][...].reshape(-1)
+    ids = np.asarray(dataset(opened, file.ids_key)[...]).reshape(-1)
   else:
     table = _open_parquet(file.ids_path).read(columns=[file.ids_key])
     ids = table.column(file.ids_key).to_pylist()

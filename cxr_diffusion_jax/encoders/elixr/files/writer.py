@@ -24,7 +24,12 @@ import h5py
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES, check_finite, stem_of
+from cxr_diffusion_jax.encoders.elixr.files.file import (
+  SHAPES,
+  check_finite,
+  dataset,
+  stem_of,
+)
 
 _NUM_SHARDS = 12
 _STAGING = ".elixr-form-a"
@@ -120,21 +125,23 @@ def write_rows(
   """
   rows = slice(start, start + len(stems))
   if texts is not None:
-    shape = file["Image Index"].shape
+    shape = dataset(file, "Image Index").shape
     kept = file.require_dataset("Text", shape, h5py.string_dtype())
     kept[rows] = np.array([text.encode() for text in texts], object)
-  file["Image Index"][rows] = np.array([f"{stem}.png".encode() for stem in stems])
+  dataset(file, "Image Index")[rows] = np.array(
+    [f"{stem}.png".encode() for stem in stems]
+  )
   for kind, array in values.items():
-    file[_key(kind)][rows] = array.reshape(-1, *_row_shape(kind))
+    dataset(file, _key(kind))[rows] = array.reshape(-1, *_row_shape(kind))
 
 
 def read_texts(path: pathlib.Path) -> dict[str, str | None]:
   """The stems of a file of form A, each with the text that was kept, if any was."""
   with h5py.File(path, "r") as file:
-    stems = [stem_of(name) for name in file["Image Index"][...]]
+    stems = [stem_of(name) for name in dataset(file, "Image Index")[...]]
     if "Text" not in file:
       return dict.fromkeys(stems)
-    return dict(zip(stems, file["Text"].asstr()[...].tolist(), strict=True))
+    return dict(zip(stems, list(dataset(file, "Text").asstr()[...]), strict=True))
 
 
 def read_origin(path: pathlib.Path) -> tuple[str, bool]:
@@ -196,7 +203,7 @@ class _Shards:
       here = slice(first - start, last - start)
       for folder, kinds in self._folders.items():
         part = {kind: values[kind][here] for kind in kinds}
-        write_rows(self._files[folder, shard], first - low, stems[here], part)
+        write_rows(self._files[folder, shard], first - low, stems[here].tolist(), part)
 
 
 def _key(kind: str) -> str:
