@@ -68,7 +68,7 @@ def find(name: str) -> pathlib.Path | None:
   return hub.cached(name, FILES) if hub.is_id(name) else None
 
 
-def at_hand() -> str | None:
+def available() -> str | None:
   """Returns the first of `KNOWN` that needs no download, None where there is none."""
   return next((name for name in KNOWN if find(name) is not None), None)
 
