@@ -41,8 +41,7 @@ MAINS = (
 )
 
 # Imports that still point upwards; each is to go, none may come.
-PENDING = {
-}
+PENDING = {}
 
 # Libraries that one room alone may know, and where a name ends in "/", a whole folder.
 ROOMS = {
