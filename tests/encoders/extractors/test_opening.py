@@ -80,7 +80,7 @@ def test_open_extractors_rejects_unavailable_names(probe, tmp_path):
     (["resnet"], {}, "features resnet; expected auto, or some of probe, rad_dino"),
     ([], {}, r"features \(none\)"),
     ("auto", {"resnet": "x"}, "features resnet"),
-    ("auto", {"rad_dino": str(tmp_path)}, "config.json is absent"),
+    ("auto", {"rad_dino": str(tmp_path)}, "no such file"),
     ("auto", {"clip": "/nowhere/at/all"}, "no CLIP in '/nowhere/at/all'"),
     ("auto", {"elixr_c": str(tmp_path)}, "saved_model.pb"),
   ):
