@@ -3,8 +3,9 @@
   python -m cxr_diffusion_jax.main --config configs/clip_text.py \
     --config.data.root=nih-cxr --workdir runs/clip_text
 
-`configs/clip_text.py:tiny`, `:small` (default) and `:base` choose the size;
-`:dit_s` and others, as listed in `configs/default.py`, the network too.
+`:small`, the default, is for one GPU: about 9e17 FLOPs, 2.5 h at 100 TFLOP/s (counted,
+not run yet). `:tiny` on phantoms takes 9 minutes on 2 CPU cores (measured). More sizes:
+`configs/default.py`; figures on phantoms: `docs/results/paths_on_phantoms.md`.
 """
 
 from configs import default

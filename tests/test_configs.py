@@ -75,7 +75,10 @@ def test_a_config_builds_and_has_the_size_it_says(name, size):
 def test_a_config_is_short_and_says_how_it_is_run(name, repository):
   text = (repository / "configs" / f"{name}.py").read_text()
   assert len(text.splitlines()) <= 25
-  assert f"--config configs/{name}.py" in _load(name).__doc__
+  doc = _load(name).__doc__
+  assert f"--config configs/{name}.py" in doc
+  for text in ("CPU cores", "minutes", "docs/results/"):
+    assert text in doc
 
 
 @pytest.mark.parametrize("name", CONFIGS)
