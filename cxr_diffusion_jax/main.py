@@ -38,7 +38,7 @@ def main() -> None:
   terminal.announce_compiling()
   distributed.initialize(_DISTRIBUTED.value)
   experiment = experiment_lib.build(_CONFIG.value)
-  workdir = command.writable_folder(_WORKDIR.value)
+  workdir = command.workdir(_WORKDIR.value)
   with lock.hold(workdir):
     resumed = start.check_resumable(workdir, experiment.config, experiment.autoencoder)
     # Refuses a network that cannot be built before the data are prepared.

@@ -18,6 +18,7 @@ import pathlib
 import typing
 
 from absl import flags
+from etils import epath
 
 from cxr_diffusion_jax.cli import command, flag_help, sample_flags, terminal
 
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> None:
   ends = sweeps.parse_ends(_WALK.value, arguments, others)
   other = [*(["grid"] if axes else []), *(["interpolate"] if ends else [])]
   edit = sample_flags.asked(_EDIT, other)
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = epath.Path(_WORKDIR.value)
   which = {"checkpoint_step": _STEP.value, "ema_length": _LENGTH.value}
   run = run_lib.open_run(workdir, **which, **sample_flags.values(_PLACES))
   desk = conditions_lib.Desk(run=run, elixr_models=_ELIXR.value)

@@ -16,8 +16,9 @@ import sys
 import warnings
 
 from absl import app, flags
+from etils import epath
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.cli import configs, flag_help, terminal
 
 progress = terminal.TERMINAL.progress
@@ -69,12 +70,42 @@ def numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
     raise errors.InputError(f"--{name}={','.join(texts)}", "numbers") from error
 
 
-def writable_folder(path: str) -> pathlib.Path:
-  """Makes a folder and returns it.
+def workdir(path: str) -> epath.Path:
+  """Makes the folder of a run, on this machine or in a bucket, and returns it.
 
   Raises:
     errors.InputError: it cannot be made or written to.
   """
+  if not artifacts.is_remote(path):
+    return epath.Path(writable_folder(path))
+  if not path.startswith("gs://"):
+    raise errors.InputError(
+      f"--workdir {path}",
+      "a folder of this machine, or gs://BUCKET/FOLDER: checkpoints are written to no"
+      " other store",
+    )
+  folder = epath.Path(path)
+  try:
+    probe = folder / f".writable-{os.getpid()}"
+    artifacts.write_text(probe, "")
+    probe.unlink()
+  except Exception as error:
+    # Each client of a store has exceptions of its own.
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    raise errors.InputError(
+      f"--workdir {path} ({reason[0][:200]})", "a bucket that can be written to"
+    ) from error
+  return folder
+
+
+def writable_folder(path: str) -> pathlib.Path:
+  """Makes a folder of this machine and returns it.
+
+  Raises:
+    errors.InputError: it cannot be made or written to, or is in a bucket.
+  """
+  if artifacts.is_remote(path):
+    raise errors.InputError(path, "a folder of this machine")
   folder = pathlib.Path(path)
   try:
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,13 @@ train --write_scalars, write_images--> events in WORKDIR;  step 50/100  loss 1.6
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
-import pathlib
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from absl import logging
+from etils import epath
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.cli import terminal
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
   from cxr_diffusion_jax import types
 
 
-def list_parameters(workdir: pathlib.Path, name: str, shapes: "types.Params") -> None:
+def list_parameters(workdir: epath.Path, name: str, shapes: "types.Params") -> None:
   """Writes WORKDIR/parameters.txt and logs their number.
 
   Args:
@@ -41,9 +42,7 @@ def list_parameters(workdir: pathlib.Path, name: str, shapes: "types.Params") ->
   )
 
 
-def write_scalars(
-  workdir: pathlib.Path, step: int, scalars: Mapping[str, float]
-) -> None:
+def write_scalars(workdir: epath.Path, step: int, scalars: Mapping[str, float]) -> None:
   """Adds scalars, by their tags, to the events of a finished run."""
   from clu import metric_writers
 
@@ -95,7 +94,7 @@ class TerminalWriter:
 
 @contextlib.contextmanager
 def opened(
-  workdir: pathlib.Path,
+  workdir: epath.Path,
   config: Mapping[str, Any],
   *,
   num_steps: int,
@@ -119,11 +118,23 @@ def opened(
   import jax
 
   writers: list[Any] = []
+  actions: list[Callable[[int], None]] = []
+  stack = contextlib.ExitStack()
   if jax.process_index() == 0:
-    events = metric_writers.SummaryWriter(str(workdir))
+    folder = str(workdir)
+    if artifacts.is_remote(workdir):
+      folder = stack.enter_context(tempfile.TemporaryDirectory())
+
+      def upload(*_: object) -> None:
+        artifacts.copy_files(folder, workdir)
+
+      stack.callback(upload)
+      actions.append(
+        periodic_actions.PeriodicCallback(every_secs=60, callback_fn=upload)
+      )
+    events = metric_writers.SummaryWriter(folder)
     writers = [TerminalWriter(num_steps), metric_writers.AsyncWriter(events)]
   writer = metric_writers.MultiWriter(writers)
-  actions: list[Callable[[int], None]] = []
   if profile_steps:
     profile = periodic_actions.Profile(
       logdir=str(workdir), num_profile_steps=profile_steps
@@ -134,7 +145,7 @@ def opened(
 
     actions.append(profile_step)
   try:
-    with contextlib.closing(writer):
+    with stack, contextlib.closing(writer):
       writer.write_hparams(dict(config))
       yield writer, actions
   except asynclib.AsyncError as error:

@@ -246,7 +246,7 @@ def _steps(manager: ocp.CheckpointManager) -> list[int]:
 def _absolute(workdir: artifacts.PathLike, name: str) -> epath.Path:
   """A folder of a run; Orbax takes absolute paths only."""
   folder = epath.Path(workdir) / name
-  return folder if artifacts.is_remote(folder) else folder.resolve()
+  return folder if artifacts.is_remote(workdir) else folder.resolve()
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:

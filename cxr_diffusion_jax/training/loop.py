@@ -8,15 +8,15 @@ run cleanly. A loss that is not finite ends it and keeps the earlier checkpoints
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import pathlib
 import signal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from absl import logging
+from etils import epath
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import pictures, types
+from cxr_diffusion_jax import artifacts, pictures, types
 from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.parallel import distributed
@@ -103,7 +103,7 @@ class Outcome:
 
 def train(
   trainable: Trainable,
-  workdir: pathlib.Path,
+  workdir: artifacts.PathLike,
   *,
   writer: Any,
   actions: Sequence[Callable[[int], None]] = (),
@@ -168,7 +168,7 @@ class _Updates:
   """The updates of one call of `train`, and what happens between them."""
 
   trainable: Trainable
-  workdir: pathlib.Path
+  workdir: artifacts.PathLike
   writer: Any
   history: History
   manager: Any
@@ -245,7 +245,7 @@ class _Updates:
     picture = self.trainable.show(state.ema_params, step)
     if picture is None:
       return
-    path = self.workdir / "samples" / f"step_{step:07d}.png"
+    path = epath.Path(self.workdir) / "samples" / f"step_{step:07d}.png"
     pictures.save(picture, path)
     logging.info("saved %s", path)
     self.writer.write_images(step, {"samples": np.asarray(picture)[None, :, :, None]})

@@ -227,6 +227,10 @@ def _check(experiment: AutoencoderExperiment) -> None:
       "1: an autoencoder needs its batch as a whole",
       "lower config.train.batch_size, or train on crops with config.loss.crop_size",
     )
+  if train.init_from:
+    raise errors.InputError(
+      f"config.train.init_from={train.init_from}", "'', except for denoisers"
+    )
   if train.power_ema:
     raise errors.InputError(
       f"config.train.power_ema={train.power_ema}", "(), except for denoisers"
