@@ -1,7 +1,7 @@
 """After training a condition decides what an image shows, and the noise does not.
 
 A tree of 32-pixel pictures: Effusion is a bright square on the left, Mass one on the
-right. A network of 40,000 parameters learns that in 150 steps; with prompts, of many
+right. A network of 40,000 parameters learns that in 130 steps; with prompts, of many
 phrasings and from a text encoder of 60 steps, it takes longer and is less sure.
 """
 
@@ -58,8 +58,8 @@ def _seen(images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
   ("path", "num_steps", "share"),
   [
-    ("clip_text", 180, 0.6),
-    ("findings", 150, 0.9),
+    ("clip_text", 120, 0.6),
+    ("findings", 130, 0.9),
   ],
 )
 def test_the_condition_decides_and_the_noise_does_not(
