@@ -79,11 +79,11 @@ def main(arguments: list[str]) -> None:
   others = [*(["grid"] if axes else []), *request.given]
   ends = sweeps.parse_ends(_WALK.value, arguments, others)
   other = [*(["grid"] if axes else []), *(["interpolate"] if ends else [])]
-  edit = sample_flags.asked(_EDIT, other)
+  edit = sample_flags.edit_request(_EDIT, other)
   workdir = epath.Path(_WORKDIR.value)
   which = {"checkpoint_step": _STEP.value, "ema_length": _LENGTH.value}
   run = run_lib.open_run(workdir, **which, **sample_flags.values(_PLACES))
-  desk = conditions_lib.Desk(run=run, elixr_models=_ELIXR.value)
+  builder = conditions_lib.ConditionBuilder(run=run, elixr_models=_ELIXR.value)
   topic = request_lib.topic(request, grid=axes, interpolate=ends, edit=edit)
   out = _OUT.value or sample_files.new_name(workdir, topic)
   changes = sample_flags.changes(_SETTINGS)
@@ -99,25 +99,25 @@ def main(arguments: list[str]) -> None:
   }
   with artifacts.new_folder(out) as folder:
     if ends:
-      between = desk.between(ends, request.negative_prompt)
+      between = builder.between(ends, request.negative_prompt)
       picture, images = sweeps.walk(run, between, num=_NUM.value or 8, **common)
       pictures.save(picture, folder / "walk.png")
       lines = [f"{len(images)} images from one condition to the other: {out}/walk.png"]
     elif axes:
-      made = desk.make(request, _NUM.value or 4)
-      pictures.save(sweeps.grid(run, made, axes, **common), folder / "sweep.png")
-      lines = [f"{len(made)} conditions along {len(axes)} axes: {out}/sweep.png"]
+      conditions = builder.build(request, _NUM.value or 4)
+      pictures.save(sweeps.grid(run, conditions, axes, **common), folder / "sweep.png")
+      lines = [f"{len(conditions)} conditions along {len(axes)} axes: {out}/sweep.png"]
     elif edit:
       common |= {"num": _NUM.value, "per_condition": _PER.value}
-      edited = editing.make(run, desk, edit, request, **common)
+      edited = editing.make(run, builder, edit, request, **common)
       editing.write(edited, folder)
       lines = [_summary(edited.samples, out), *edited.summary]
     else:
       count = -(-(_NUM.value or 16) // _PER.value)
-      made = desk.make(request, count)
-      num = _NUM.value or len(made) * _PER.value
+      conditions = builder.build(request, count)
+      num = _NUM.value or len(conditions) * _PER.value
       common |= {"num": num, "per_condition": _PER.value}
-      samples = sampling.sample(run, made, **common)
+      samples = sampling.sample(run, conditions, **common)
       sample_files.write(samples, folder)
       lines = [_summary(samples, out)]
   print(*lines, sep="\n")

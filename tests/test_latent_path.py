@@ -62,8 +62,8 @@ def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
   assert told["split"] == "test"
   assert not told["exact"]
   assert np.isfinite(told["psnr"])
-  desk = conditions.Desk(run=run)
-  asked = desk.make(request.Request(findings=("Effusion",)), 1)
+  builder = conditions.ConditionBuilder(run=run)
+  asked = builder.build(request.Request(findings=("Effusion",)), 1)
   images = sampling.sample(run, asked, num=2).images
   assert images.shape == (2, 32, 32, 1)
   assert images.std() > 0

@@ -26,6 +26,7 @@ LAYERS = (
   ("report",),
   ("extras",),
   ("cli",),
+  ("api",),
 )
 MAINS = (
   "__main__",

@@ -1,6 +1,6 @@
 """Flags of `sample` in groups: conditions, settings, and images to start from.
 
-flags --conditions, image_to_image--> holders --request, asked--> typed requests
+flags --conditions, image_to_image--> holders --request, edit_request--> typed requests
 
 Functions define them, so that each call of the main has its own.
 """
@@ -149,7 +149,7 @@ def elixr_models() -> flags.FlagHolder:
     )
 
 
-def asked(holders: Holders, others: list[str]) -> "inits_lib.Asked | None":
+def edit_request(holders: Holders, others: list[str]) -> "inits_lib.EditRequest | None":
   """Reads the flags of `image_to_image`; None where they are not given.
 
   Args:
@@ -171,7 +171,7 @@ def asked(holders: Holders, others: list[str]) -> "inits_lib.Asked | None":
     return None
   if others:
     raise errors.InputError(f"--init with --{others[0]}", "one of them")
-  return inits_lib.Asked(
+  return inits_lib.EditRequest(
     inits=tuple(given["init"]),
     masks=tuple(given["mask"]),
     strength=given["strength"],

@@ -123,7 +123,7 @@ def autoguidance(
 
   Args:
     denoise_fn: the good one.
-    weak_fn: the same made worse: trained for less long, or smaller.
+    weak_fn: a weaker one: trained for less long, or smaller.
     scale: as of `classifier_free`: 0 is the weak one alone, 1 the good one alone.
     interval: likewise; elsewhere the good one runs alone.
     rescale: likewise, to the good one's standard deviation.

@@ -1,7 +1,7 @@
 """Parts of the data that are known while the rest is drawn.
 
 after each step, at the time t just reached:
-  x = x where it is to be made, alpha(t) x0 + sigma(t) noise where x0 is known
+  x = x where it is generated, alpha(t) x0 + sigma(t) noise where x0 is known
 
 Lugmayr et al. 2022 (RePaint, 2201.09865), eq. 8, without its resampling. What is known
 is mixed with the noise that the sampler began with, so that it lies on one path as the
@@ -23,7 +23,7 @@ def keep_known(
   Args:
     process: the path.
     x0: [b ...] the data where it is known.
-    make: bool, broadcasts with x0: True where data are to be made.
+    make: bool, broadcasts with x0: True where data are generated.
     noise: [b ...] standard normal, the sampler's.
     fresh: draw other noise at each step, from the step's keys.
   """
@@ -45,7 +45,7 @@ def to_places(mask: Array, places: tuple[int, int]) -> Array:
   """Brings a mask of pixels to the places of a latent.
 
   Args:
-    mask: [b h w 1] bool, True where data are to be made.
+    mask: [b h w 1] bool, True where data are generated.
     places: (h', w') of the latent, that divide h and w.
 
   Returns:

@@ -5,7 +5,7 @@ z = x / (alpha + sigma), s = sigma / (alpha + sigma):  dz / ds = noise - x0
   inversion  z  = z' + (s - s') v(x, t)       the same equation, solved for x
 
 The denoiser's answer belongs to the noisier end of each step, which is what is sought:
-x is guessed from x' and made better by what the denoiser says of the guess. One guess
+x is estimated from x' and improved by the denoiser's estimate there. One estimate
 is DDIM inversion (Song et al. 2020, 2010.02502; Mokady et al. 2022, 2211.09794); more
 of them are the fixed-point iteration of Pan et al. 2023 (2309.04907), which converges
 to the exact inverse of the sampler's own steps.

@@ -15,7 +15,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.diffusion import prediction as predictions
 from cxr_diffusion_jax.diffusion.process import Process
 
@@ -166,18 +166,14 @@ def load(name: str) -> type[Weighting]:
   Raises:
     InputError: no weighting has this name.
   """
-  found = {
+  classes = {
     "edm": EDM,
     "linear_timestep": LinearTimestep,
     "min_snr": MinSNR,
     "sigmoid": Sigmoid,
     "uniform": Uniform,
   }
-  if name not in found:
-    raise errors.InputError(
-      f"unknown loss weighting {name!r}", f"one of {sorted(found)}"
-    )
-  return found[name]
+  return classes[naming.check("loss weighting", name, classes)]
 
 
 def _of_x0(process: Process, t: Array, weight_fn: Callable[[Array], Array]) -> Array:

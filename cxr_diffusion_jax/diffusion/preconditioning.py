@@ -16,7 +16,7 @@ from typing import Protocol
 from jax import Array
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.diffusion.process import Process
 from cxr_diffusion_jax.types import Context, DenoiseFn
 
@@ -142,9 +142,5 @@ def load(name: str) -> type[Preconditioning]:
   Raises:
     InputError: no preconditioning has this name.
   """
-  found = {"edm": EDM, "none": Identity}
-  if name not in found:
-    raise errors.InputError(
-      f"unknown preconditioning {name!r}", f"one of {sorted(found)}"
-    )
-  return found[name]
+  classes = {"edm": EDM, "none": Identity}
+  return classes[naming.check("preconditioning", name, classes)]

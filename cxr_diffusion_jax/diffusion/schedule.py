@@ -11,7 +11,7 @@ from typing import Protocol
 
 from jax import Array
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import naming
 from cxr_diffusion_jax.diffusion.schedule_continuous import (
   EDM,
   VP,
@@ -59,7 +59,7 @@ def load(name: str) -> Callable[..., Schedule]:
   Raises:
     InputError: no schedule has this name.
   """
-  found = {
+  classes = {
     "cosine": Cosine,
     "edm": EDM,
     "linear": linear,
@@ -68,6 +68,4 @@ def load(name: str) -> Callable[..., Schedule]:
     "squared_cosine": squared_cosine,
     "vp": VP,
   }
-  if name not in found:
-    raise errors.InputError(f"unknown schedule {name!r}", f"one of {sorted(found)}")
-  return found[name]
+  return classes[naming.check("schedule", name, classes)]

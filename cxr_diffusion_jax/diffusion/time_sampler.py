@@ -17,7 +17,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 
 
@@ -218,15 +218,13 @@ def load(name: str) -> type[TimeSampler]:
   Raises:
     InputError: no time sampler has this name.
   """
-  found = {
+  classes = {
     "importance": Importance,
     "log_normal": LogNormal,
     "logit_normal": LogitNormal,
     "uniform": Uniform,
   }
-  if name not in found:
-    raise errors.InputError(f"unknown time sampler {name!r}", f"one of {sorted(found)}")
-  return found[name]
+  return classes[naming.check("time sampler", name, classes)]
 
 
 def _uniform(key: Array, num: int, stratified: bool) -> Array:

@@ -1,10 +1,10 @@
-"""Conditions to sample from: of images of the records, or of what a user gives.
+"""Builds conditions from images of the records, or from what a user gives.
 
   split | image ids        --columns of the records--> fields [n ...]
   prompts, findings        --text encoder-----------> fields [n ...]
   reference images         --image encoder----------> fields [n ...]
 
-A field that a condition lacks is blank: zeros or unknown, which is no token.
+A missing field is blank: zeros or unknown, which is no token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,17 +25,17 @@ from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import request as request_lib
 from cxr_diffusion_jax.sampling.request import Conditions, Request
 
-# What the records themselves say; the path without an encoder reads these.
+# Fields of the records themselves, for the path without an encoder.
 LABELS = ("findings", "age", "sex", "view")
 VIEWS, SEXES = ("PA", "AP"), ("F", "M")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Desk:
-  """Makes conditions for one run.
+class ConditionBuilder:
+  """Builds conditions for one run; opens its records only for requests that name rows.
 
   Attributes:
-    run: what to sample from; its dataset is opened for conditions of images only.
+    run: what to sample from.
     elixr_models: folder or hub id of ELIXR's SavedModels.
   """
 
@@ -47,11 +47,11 @@ class Desk:
     """What the run's path reads."""
     return self.run.recipe.conditioner.needs
 
-  def make(self, request: Request, count: int) -> Conditions:
-    """Makes the conditions of a request.
+  def build(self, request: Request, count: int) -> Conditions:
+    """Builds the conditions of a request.
 
     Args:
-      request: what is asked for.
+      request: what to generate from.
       count: conditions to take from a split; other requests bring their own number.
 
     Raises:
@@ -68,18 +68,18 @@ class Desk:
       parts.append((self._of_words(request), needs.text_columns))
     if request.references:
       parts.append((self._of_references(request.references), needs.reference_columns))
-    made = request_lib.join(parts) if parts else self._of_split(request.split, count)
+    result = request_lib.join(parts) if parts else self._of_split(request.split, count)
     if request.negative_prompt:
-      told = {"negative_prompt": request.negative_prompt}
-      made = dataclasses.replace(
-        made,
-        entries=[{**entry, **told} for entry in made.entries],
+      known = {"negative_prompt": request.negative_prompt}
+      result = dataclasses.replace(
+        result,
+        entries=[{**entry, **known} for entry in result.entries],
         negative=self._text_fields([request.negative_prompt]),
       )
-    return made
+    return result
 
   def guess(self, text: str) -> Request:
-    """What a single text asks for: a file, an image's id, a prompt, or findings."""
+    """The request that a single text means: a file, an id, a prompt, or findings."""
     takes = self.needs.inputs
     if "reference" in takes and pathlib.Path(text).is_file():
       return Request(references=(text,))
@@ -95,9 +95,9 @@ class Desk:
   def between(self, texts: Sequence[str], negative_prompt: str = "") -> Conditions:
     """One condition for each text, understood as `guess` does."""
     asked = [self.guess(text) for text in texts]
-    told = {"negative_prompt": negative_prompt}
+    known = {"negative_prompt": negative_prompt}
     return request_lib.join_rows(
-      [self.make(dataclasses.replace(request, **told), 1) for request in asked]
+      [self.build(dataclasses.replace(request, **known), 1) for request in asked]
     )
 
   def _check(self, request: Request) -> None:
@@ -141,20 +141,20 @@ class Desk:
     return self._of_places([(source, int(place)) for place in usable[places]])
 
   def _of_ids(self, image_ids: Sequence[str]) -> Conditions:
-    found = self.run.dataset.find(image_ids)
-    for name, (source, place) in zip(image_ids, found, strict=True):
+    places = self.run.dataset.find(image_ids)
+    for name, (source, place) in zip(image_ids, places, strict=True):
       if source.reference_row[place] < 0:
         raise errors.InputError(
           f"image {name}, whose patient has no other image",
           "one for config.conditioning.reference=same_patient",
         )
-    return self._of_places(found)
+    return self._of_places(places)
 
-  def _of_places(self, found: Sequence[tuple[pipeline.JoinedSource, int]]):
-    rows = [source.batch([place]) for source, place in found]
+  def _of_places(self, places: Sequence[tuple[pipeline.JoinedSource, int]]):
+    rows = [source.batch([place]) for source, place in places]
     wanted = self.needs.columns or LABELS
     entries, names, vocabulary = [], [], self.run.card.vocabulary
-    for (source, place), row in zip(found, rows, strict=True):
+    for (source, place), row in zip(places, rows, strict=True):
       ids = self.run.dataset.records.ids(source.split)
       entry = {
         "image_id": str(ids[source.row[place]]),
@@ -168,7 +168,7 @@ class Desk:
       fields={name: np.concatenate([row[name] for row in rows]) for name in wanted},
       entries=entries,
       names=names,
-      references=np.stack([source.reference_image(place) for source, place in found]),
+      references=np.stack([source.reference_image(place) for source, place in places]),
     )
 
   def _of_words(self, request: Request) -> Conditions:
@@ -198,15 +198,15 @@ class Desk:
       "sex": _code("sex", request.sex, SEXES),
       "view": _code("view", request.view, VIEWS),
     }
-    told = {name: value for name, value in person.items() if _is_known(value)}
+    known = {name: value for name, value in person.items() if _is_known(value)}
     blank = self._blank(len(texts))
     entries, vocabulary = [], self.run.card.vocabulary
     for row, text in enumerate(texts):
-      entry = {name: getattr(request, name) for name in told}
+      entry = {name: getattr(request, name) for name in known}
       if text:
         blank["findings"][row] = labels.parse(text, vocabulary)
         entry["findings"] = labels.names_of(blank["findings"][row], vocabulary)
-      for name, value in told.items():
+      for name, value in known.items():
         blank[name][row] = value
       entries.append(entry)
     return self._rows(entries, blank)
@@ -223,8 +223,8 @@ class Desk:
       wanted = shown if encoder.whole_images else squares
       fields[name] = encoder.encode_images([name], wanted)[name]
     entries = [{"reference": str(path)} for path in paths]
-    made = self._rows(entries, fields)
-    return dataclasses.replace(made, references=np.stack(squares)[..., None])
+    result = self._rows(entries, fields)
+    return dataclasses.replace(result, references=np.stack(squares)[..., None])
 
   def _text_fields(self, texts: Sequence[str]) -> types.Batch:
     fields = self._blank(len(texts))

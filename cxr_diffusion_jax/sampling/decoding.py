@@ -78,12 +78,12 @@ def _over_rows(
     values = np.asarray(values, np.float32)
     n = len(values)
     b = parts * min(kl_codec.rows_at_once(side_of(values)), -(-n // parts))
-    made = []
+    results = []
     for start in range(0, n, b):
       # The last batch is filled up with its own last row, so that one shape compiles.
       rows = values[np.minimum(np.arange(start, start + b), n - 1)]
       placed = sharding.place_whole_batch({"rows": rows}, mesh)["rows"]
-      made.append(jax.device_get(program(placed, params))[: n - start])
-    return np.concatenate(made)
+      results.append(jax.device_get(program(placed, params))[: n - start])
+    return np.concatenate(results)
 
   return over_rows

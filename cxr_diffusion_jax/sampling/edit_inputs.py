@@ -1,4 +1,4 @@
-"""Images that others are made from, and masks of what to make anew, as a user gives.
+"""Images and masks to edit, as a user gives them.
 
 x.png or an image's id --read--> square [h w] uint8;  m.png --> [h w] bool, white True
 """
@@ -19,20 +19,20 @@ from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import image_to_image
 from cxr_diffusion_jax.sampling import request as request_lib
 
-# Of an image that is started from: as published for SDEdit, much of it stays.
+# As published for SDEdit: much of the image stays.
 STRENGTH = 0.6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-  """What a user asks to be made from images.
+class EditRequest:
+  """A request to make images from images.
 
   Attributes:
     inits: files of X-rays, or ids of the records' images.
-    masks: files, one or as many as images: white is made anew, black is kept.
+    masks: files, one or as many as images: white is generated, black is kept.
     strength: of `image_to_image.Plan`; None for 1 with a mask or an inversion, else
       `STRENGTH`.
-    invert: find each image's own noise first, and make it again from there.
+    invert: compute each image's own noise first, and denoise from there.
     repeats: evaluations for each step of the inversion.
 
   Raises:
@@ -53,7 +53,7 @@ class Asked:
         f"{len(self.masks)} masks of {len(self.inits)} images",
         "one for all, or as many",
       )
-    # What it refuses is told before a run is opened.
+    # Validates before a run is opened.
     _ = self.plan
 
   @property
@@ -70,12 +70,12 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Inits:
+class EditInputs:
   """k images to begin with; row i of everything belongs together.
 
   Attributes:
     images: uint8 [k h w 1], as the run's own.
-    masks: bool [k h w 1], True where to make anew; None for none.
+    masks: bool [k h w 1], True where to generate; None for none.
     entries: what each one is, for samples.json.
     names: of each, fit for file names.
     ids: of the records' image that each one is; "" for a file.
@@ -91,7 +91,7 @@ class Inits:
     return len(self.names)
 
 
-def read(run: Run, asked: Asked) -> Inits:
+def read(run: Run, request: EditRequest) -> EditInputs:
   """Reads images and masks, and makes squares of the run's size of them.
 
   Raises:
@@ -99,7 +99,7 @@ def read(run: Run, asked: Asked) -> Inits:
       size, or that leaves nothing to make.
   """
   shown, ids = [], []
-  for text in asked.inits:
+  for text in request.inits:
     image, image_id = _read_init(run, text)
     shown.append(image)
     ids.append(image_id)
@@ -107,24 +107,24 @@ def read(run: Run, asked: Asked) -> Inits:
     images_lib.resize(image, run.card.image_size, run.card.resize) for image in shown
   ]
   masks = None
-  if asked.masks:
-    paths = asked.masks * (len(shown) if len(asked.masks) == 1 else 1)
+  if request.masks:
+    paths = request.masks * (len(shown) if len(request.masks) == 1 else 1)
     masks = np.stack(
       [
         _read_mask(run.card, path, image.shape, text)
-        for path, image, text in zip(paths, shown, asked.inits, strict=True)
+        for path, image, text in zip(paths, shown, request.inits, strict=True)
       ]
     )[..., None]
   names = [
     image_id or request_lib.slug({"reference": text})
-    for image_id, text in zip(ids, asked.inits, strict=True)
+    for image_id, text in zip(ids, request.inits, strict=True)
   ]
-  entries = [{"init": text} for text in asked.inits]
-  if asked.masks:
+  entries = [{"init": text} for text in request.inits]
+  if request.masks:
     entries = [
       {**entry, "mask": str(path)} for entry, path in zip(entries, paths, strict=True)
     ]
-  return Inits(
+  return EditInputs(
     images=np.stack(squares)[..., None],
     masks=masks,
     entries=entries,
@@ -134,9 +134,9 @@ def read(run: Run, asked: Asked) -> Inits:
 
 
 def request_of(
-  request: request_lib.Request, inits: Inits, takes: tuple[str, ...]
+  request: request_lib.Request, inits: EditInputs, takes: tuple[str, ...]
 ) -> request_lib.Request:
-  """What to make of the images: what is asked for, or else what they are themselves.
+  """The request itself, or else one for the images' own conditions.
 
   Args:
     request: of the user.
@@ -144,7 +144,7 @@ def request_of(
     takes: what the run's path takes, of `Needs.inputs`.
 
   Raises:
-    errors.InputError: nothing is asked for, and of the images nothing is known.
+    errors.InputError: no condition is given, and none of the images is known.
   """
   if request.given:
     return request
@@ -183,12 +183,12 @@ def _read_mask(
       f"{wanted[1]}x{wanted[0]}, the size of --init {init}",
       "draw it on the image itself",
     )
-  make = images_lib.resize(mask, card.image_size, card.resize) > 127
-  if not make.any():
+  generated = images_lib.resize(mask, card.image_size, card.resize) > 127
+  if not generated.any():
     raise errors.InputError(
       f"--mask {path}, which leaves nothing to make: black in all that the run sees",
-      "white where the image is to be made anew",
+      "white where the image is to be generated",
     )
-  if make.all():
+  if generated.all():
     logging.warning("--mask %s is white everywhere: nothing of %s stays", path, init)
-  return make
+  return generated

@@ -1,8 +1,8 @@
-"""Images made from images by a trained run: variations, inpainting, counterfactuals.
+"""Edits images with a trained run: variations, inpainting, counterfactuals.
 
-Inits, Conditions --pair--> fields with latents and masks --sampling.sample--> Edited
-  masks: what is black is the image's own pixels, bit for bit
-  inversion: each image is made again with its own condition too: the round trip
+EditInputs, Conditions --pair--> fields with latents and masks --sample--> Edited
+  masks: where black, the image's own pixels stay, bit for bit
+  inversion: each image is also generated with its own condition: the round trip
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,10 @@ from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import decoding, image_to_image
 from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
 from cxr_diffusion_jax.sampling import files as sample_files
+from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import request as request_lib
 from cxr_diffusion_jax.sampling import sample as sampling
-from cxr_diffusion_jax.sampling.edit_inputs import Inits
+from cxr_diffusion_jax.sampling.edit_inputs import EditInputs
 from cxr_diffusion_jax.sampling.request import Conditions, Request
 
 # No guidance: what the inversion itself follows.
@@ -30,13 +31,13 @@ PLAIN = {"guidance": 1.0, "guidance_interval": (), "guidance_rescale": 0.0}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Edited:
-  """Images made from others; row i of everything belongs together.
+  """Edited images; row i of everything belongs together.
 
   Attributes:
     samples: as of `sampling.sample`.
-    inits: uint8 [n h w 1], what each one was made from.
-    masks: bool [n h w 1], True where it was made anew; None for none.
-    round_trips: uint8 [n h w 1], each init inverted and made again with its own
+    inits: uint8 [n h w 1], the input of each.
+    masks: bool [n h w 1], True where it was generated; None for none.
+    round_trips: uint8 [n h w 1], each init inverted and generated with its own
       condition; None without an inversion.
   """
 
@@ -48,20 +49,20 @@ class Edited:
   @property
   def summary(self) -> list[str]:
     """A line of what the round trip lost on average; none without one."""
-    told = self.samples.settings["image_to_image"].get("round_trip")
-    if not told:
+    values = self.samples.settings["image_to_image"].get("round_trip")
+    if not values:
       return []
-    psnr = "exact" if told["psnr_db"] is None else f"PSNR {told['psnr_db']:.1f} dB"
+    psnr = "exact" if values["psnr_db"] is None else f"PSNR {values['psnr_db']:.1f} dB"
     return [
       f"round trip without a change: {psnr},"
-      f" {told['mean_abs_grey_levels']:.2f} of 255 grey levels off on average"
+      f" {values['mean_abs_grey_levels']:.2f} of 255 grey levels off on average"
     ]
 
 
 def make(
   run: run_lib.Run,
-  desk: conditions_lib.Desk,
-  asked: inits_lib.Asked,
+  builder: conditions_lib.ConditionBuilder,
+  edit_request: inits_lib.EditRequest,
   request: Request,
   *,
   changes: Mapping[str, Any],
@@ -71,8 +72,8 @@ def make(
 
   Args:
     run: what to sample from.
-    desk: of the run.
-    asked: the images and what becomes of them.
+    builder: of the run.
+    edit_request: the images and what becomes of them.
     request: towards what; nothing given is what the images are themselves.
     changes: of the run's own sample settings.
     **options: as of `edit`.
@@ -80,19 +81,20 @@ def make(
   Raises:
     errors.InputError: something that cannot be read, or does not go together.
   """
-  inits = inits_lib.read(run, asked)
-  # Settings that the plan cannot have are told before any encoder runs.
-  settings = dataclasses.replace(run.recipe.sample, **changes)
-  image_to_image.settings_of(settings, asked.plan)
-  wanted = inits_lib.request_of(request, inits, desk.needs.inputs)
-  conditions = desk.make(wanted, len(inits))
-  return edit(run, desk, inits, conditions, asked.plan, changes=changes, **options)
+  inits = inits_lib.read(run, edit_request)
+  # Wrong settings are refused before any encoder runs.
+  generate_lib.make_generator(run.recipe, changes, plan=edit_request.plan)
+  wanted = inits_lib.request_of(request, inits, builder.needs.inputs)
+  conditions = builder.build(wanted, len(inits))
+  return edit(
+    run, builder, inits, conditions, edit_request.plan, changes=changes, **options
+  )
 
 
 def edit(
   run: run_lib.Run,
-  desk: conditions_lib.Desk,
-  inits: Inits,
+  builder: conditions_lib.ConditionBuilder,
+  inits: EditInputs,
   conditions: Conditions,
   plan: image_to_image.Plan,
   *,
@@ -107,15 +109,15 @@ def edit(
 
   Args:
     run: what to sample from.
-    desk: of the run, for what the images are themselves.
+    builder: of the run, for what the images are themselves.
     inits: the images.
     conditions: as many, or one for all; or several of one image.
-    plan: how they are made.
+    plan: how images become others.
     per_condition: images of each pair, with different noise; an inversion has none.
     num: images in all; all pairs once or `per_condition` times by default.
     changes: of the run's own sample settings.
     batch_size: images a call.
-    progress: told after each batch.
+    progress: called after each batch.
     **options: `seed` and `weak_step`, as of `sampling.sample`.
 
   Raises:
@@ -131,16 +133,16 @@ def edit(
   per_condition = 1 if plan.inverted else per_condition
   num = num or n * per_condition
   common = {"batch_size": batch_size, "progress": progress, "plan": plan}
-  fields = _fields(run, desk, inits, plan)
+  fields = _fields(run, builder, inits, plan)
   which = np.arange(n) % len(inits)
   paired = conditions.take(np.arange(n) % len(conditions))
-  told = [_entry(desk, inits, plan, i) for i in which]
+  values = [_entry(builder, inits, plan, i) for i in which]
   paired = dataclasses.replace(
     paired,
     fields=paired.fields | {name: value[which] for name, value in fields.items()},
-    entries=[{**entry, **of} for entry, of in zip(paired.entries, told, strict=True)],
+    entries=[{**entry, **of} for entry, of in zip(paired.entries, values, strict=True)],
   )
-  made = sampling.sample(
+  samples = sampling.sample(
     run, paired, num=num, per_condition=per_condition, changes=changes, **common,
     **options,
   )  # fmt: skip
@@ -148,10 +150,10 @@ def edit(
   back, lost = None, []
   if plan.inverted:
     back, lost = _round_trip(run, inits, fields, changes or {}, common)
-    for entry, i in zip(made.entries, of_image, strict=True):
+    for entry, i in zip(samples.entries, of_image, strict=True):
       entry["round_trip"] = lost[i]
   return Edited(
-    samples=_described(made, inits, plan, of_image, lost),
+    samples=_described(samples, inits, plan, of_image, lost),
     inits=inits.images[of_image],
     masks=None if inits.masks is None else inits.masks[of_image],
     round_trips=None if back is None else back[of_image],
@@ -159,7 +161,7 @@ def edit(
 
 
 def write(edited: Edited, out: pathlib.Path) -> None:
-  """Writes all that `sample_files.write` does, and what the images were made from."""
+  """Writes all that `sample_files.write` does, and the images that were edited."""
   samples, inits = edited.samples, edited.inits
   above, below = [("init", inits)], []
   (out / "inits").mkdir()
@@ -180,8 +182,8 @@ def write(edited: Edited, out: pathlib.Path) -> None:
 
 def _fields(
   run: run_lib.Run,
-  desk: conditions_lib.Desk,
-  inits: Inits,
+  builder: conditions_lib.ConditionBuilder,
+  inits: EditInputs,
   plan: image_to_image.Plan,
 ) -> types.Batch:
   """What a plan reads of the images, [k ...]: latents, masks, their own conditions."""
@@ -191,7 +193,7 @@ def _fields(
   if plan.masked:
     fields[image_to_image.MAKE] = inits.masks
   if plan.inverted:
-    own = request_lib.join_rows([_own(desk, image_id) for image_id in inits.ids])
+    own = request_lib.join_rows([_own(builder, image_id) for image_id in inits.ids])
     fields |= {
       f"{image_to_image.SOURCE}{name}": np.asarray(value)
       for name, value in own.fields.items()
@@ -199,38 +201,41 @@ def _fields(
   return fields
 
 
-def _has_own(desk: conditions_lib.Desk, image_id: str) -> bool:
+def _has_own(builder: conditions_lib.ConditionBuilder, image_id: str) -> bool:
   """Whether the records hold a condition that is of this very image."""
-  return bool(image_id) and desk.needs.reference == "self"
+  return bool(image_id) and builder.needs.reference == "self"
 
 
-def _own(desk: conditions_lib.Desk, image_id: str) -> Conditions:
+def _own(builder: conditions_lib.ConditionBuilder, image_id: str) -> Conditions:
   """The condition of an image itself, as far as it is known."""
   known = Request(image_ids=(image_id,)), Request(unconditional=True)
-  return desk.make(known[0] if _has_own(desk, image_id) else known[1], 1)
+  return builder.build(known[0] if _has_own(builder, image_id) else known[1], 1)
 
 
 def _entry(
-  desk: conditions_lib.Desk, inits: Inits, plan: image_to_image.Plan, i: int
+  builder: conditions_lib.ConditionBuilder,
+  inits: EditInputs,
+  plan: image_to_image.Plan,
+  i: int,
 ) -> dict[str, Any]:
-  """What samples.json tells of the image that one was made from."""
+  """What samples.json tells of the image that was edited."""
   entry = {**inits.entries[i], "init_file": f"inits/{inits.names[i]}.png"}
   if plan.masked:
     entry["mask_file"] = f"masks/{inits.names[i]}.png"
   if plan.inverted:
-    own = _has_own(desk, inits.ids[i])
+    own = _has_own(builder, inits.ids[i])
     entry["source"] = "its own condition" if own else "no condition"
   return entry
 
 
 def _round_trip(
   run: run_lib.Run,
-  inits: Inits,
+  inits: EditInputs,
   fields: types.Batch,
   changes: Mapping[str, Any],
   common: Mapping[str, Any],
 ) -> tuple[np.ndarray, list[dict[str, float | None]]]:
-  """Each image inverted and made again with nothing changed, and what that lost."""
+  """Inverts each image and generates it unchanged; returns the images and errors."""
   source = image_to_image.source_of(fields)
   same = Conditions(
     fields=source | fields,
@@ -239,29 +244,29 @@ def _round_trip(
     references=None,
   )
   changes = {**changes, **PLAIN}
-  made = sampling.sample(run, same, num=len(inits), changes=changes, **common)
-  back, cost = made.images, made.settings["evaluations_per_image"]
+  samples = sampling.sample(run, same, num=len(inits), changes=changes, **common)
+  back, cost = samples.images, samples.settings["evaluations_per_image"]
   error = back.astype(np.float64) - inits.images
-  told = []
+  values = []
   for one in error:
     mean_square = float(np.mean(one**2))
     # Of equal images it is infinite, which JSON has no number for.
     psnr = float(10 * np.log10(255**2 / mean_square)) if mean_square else None
     grey = float(np.abs(one).mean())
-    told.append({"psnr_db": psnr, "mean_abs_grey_levels": grey, "evaluations": cost})
-  return back, told
+    values.append({"psnr_db": psnr, "mean_abs_grey_levels": grey, "evaluations": cost})
+  return back, values
 
 
 def _described(
-  made: sampling.Samples,
-  inits: Inits,
+  samples: sampling.Samples,
+  inits: EditInputs,
   plan: image_to_image.Plan,
   of_image: np.ndarray,
   lost: list[dict[str, float | None]],
 ) -> sampling.Samples:
   """Samples with what is known of an edit: in entries, settings, title, and pixels."""
   edit: dict[str, Any] = {**dataclasses.asdict(plan)}
-  images, how = made.images, f"strength {plan.strength:g}"
+  images, how = samples.images, f"strength {plan.strength:g}"
   if plan.masked:
     images = np.where(inits.masks[of_image], images, inits.images[of_image])
     how = f"inpainted, {how}"
@@ -276,8 +281,8 @@ def _described(
       "evaluations_per_image": lost[0]["evaluations"],
     }
   return dataclasses.replace(
-    made,
+    samples,
     images=images,
-    settings={**made.settings, "image_to_image": edit},
-    title=f"{made.title}, {how}",
+    settings={**samples.settings, "image_to_image": edit},
+    title=f"{samples.title}, {how}",
   )

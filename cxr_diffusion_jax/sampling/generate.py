@@ -1,9 +1,11 @@
 """Images from a denoiser: noise and condition in, pixels out, in one compiled call.
 
-key a sample -> noise x_1 --Sampler(guidance(denoise_fn))--> x0 --decode--> image
+recipe, settings --make_generator--> Generator; conditions, seed --generate--> images
+key of a sample -> noise x_1 --Sampler(guidance(denoise_fn))--> x0 --decode--> image
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+import dataclasses
 import functools
 from typing import Any, Protocol
 
@@ -14,21 +16,17 @@ import numpy as np
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
+from cxr_diffusion_jax.run import recipe as recipe_lib
 from cxr_diffusion_jax.run import sample_section
-from cxr_diffusion_jax.sampling import decoding, guiding
+from cxr_diffusion_jax.sampling import decoding, guiding, image_to_image
 
 # What callers of this module need beside it.
 SampleSettings = sample_section.SampleSettings
 evaluations = sample_section.evaluations
 
-# (guided denoiser, unguided one, noise [b h w c], batch, keys [b]) -> data [b h w c]
-Draw = Callable[
-  [types.DenoiseFn, types.DenoiseFn, jax.Array, types.Batch, jax.Array], jax.Array
-]
-
 
 class GenerateFn(Protocol):
-  """A compiled generator; what is optional makes a program of its own, once."""
+  """A compiled generator; each combination of optional arguments compiles once."""
 
   def __call__(
     self,
@@ -68,7 +66,7 @@ def make_generate(
   settings: SampleSettings,
   latent_shape: tuple[int, int, int],
   mesh: jax.sharding.Mesh,
-  draw: Draw | None = None,
+  draw: image_to_image.Draw | None = None,
 ) -> GenerateFn:
   """Builds the jitted function from conditions and keys to images.
 
@@ -109,6 +107,96 @@ def make_generate(
   return lambda *inputs, **optional: decode(generate(*inputs, **optional))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Generator:
+  """A recipe and sample settings, ready to draw images.
+
+  Attributes:
+    recipe: of a run.
+    settings: sampler, steps and guidance.
+    plan: to start from images, which the conditions then hold; None for noise.
+  """
+
+  recipe: recipe_lib.Recipe
+  settings: SampleSettings
+  plan: image_to_image.Plan | None = None
+
+  @functools.cached_property
+  def compiled(self) -> GenerateFn:
+    """See `make_generate`."""
+    recipe, draw = self.recipe, None
+    if self.plan is not None:
+      draw = image_to_image.make_draw(recipe.denoiser, self.settings, self.plan)
+    return make_generate(
+      recipe.denoiser, self.settings, recipe.latent_shape, recipe.mesh, draw
+    )
+
+  def evaluations(self, *, weak: bool = False) -> int:
+    """Evaluations of the network for one image; see `sample_section.evaluations`."""
+    count = evaluations(self.settings, len(self.recipe.conditioner.streams), weak)
+    if self.plan is not None:
+      count += image_to_image.evaluations(self.settings, self.plan)
+    return count
+
+  def generate(
+    self,
+    params: types.Params,
+    fields: Mapping[str, np.ndarray],
+    *,
+    seed: int,
+    numbers: np.ndarray,
+    batch_size: int = 16,
+    **options: Any,
+  ) -> np.ndarray:
+    """Generates one image for each condition.
+
+    Args:
+      params: averaged parameters.
+      fields: [n ...] that the conditioner reads.
+      seed: of the noise.
+      numbers: [n] int; image i's noise depends on the seed and numbers[i] alone.
+      batch_size: images a call.
+      **options: as of `generate_rows`.
+
+    Returns:
+      uint8 [n h w 1].
+
+    Raises:
+      errors.InputError: guidance that these inputs cannot have.
+    """
+    return generate_rows(
+      self.compiled,
+      params,
+      fields,
+      sample_keys(seed, numbers),
+      self.recipe.mesh,
+      batch_size=batch_size,
+      **options,
+    )
+
+
+def make_generator(
+  recipe: recipe_lib.Recipe,
+  changes: Mapping[str, Any] | None = None,
+  *,
+  plan: image_to_image.Plan | None = None,
+) -> Generator:
+  """Builds a generator.
+
+  Args:
+    recipe: of a run.
+    changes: of the recipe's sample settings.
+    plan: to start from images.
+
+  Raises:
+    errors.InputError: a setting out of range, or one that the plan excludes.
+  """
+  settings = dataclasses.replace(recipe.sample, **(changes or {}))
+  if plan is not None:
+    settings = image_to_image.settings_of(settings, plan)
+  return Generator(recipe=recipe, settings=settings, plan=plan)
+
+
 def sample_keys(seed: int, numbers: np.ndarray) -> jax.Array:
   """Returns a key a sample: of the seed and the sample's number, never its batch."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
@@ -138,7 +226,7 @@ def generate_rows(
     keys: [n] typed keys.
     mesh: of the run; batches are split over it.
     batch_size: rows a call; rounded up to what the mesh divides.
-    progress: told after each batch.
+    progress: called after each batch.
     negative: fields [n ...], or [1 ...] for all, in place of the missing condition.
     weak_params: an earlier checkpoint's, for autoguidance.
     scale: in place of the settings' guidance: a number or a tuple of one for each
@@ -163,8 +251,8 @@ def generate_rows(
     rows = np.minimum(np.arange(start, start + b), n - 1)
     batch = _place_rows(dict(conditions), rows, mesh)
     placed = _place_rows(optional, rows, mesh)
-    made = jax.device_get(generate(params, batch, keys[rows], **placed, **whole))
-    images.append(to_uint8(made[: min(b, n - start)]))
+    result = jax.device_get(generate(params, batch, keys[rows], **placed, **whole))
+    images.append(to_uint8(result[: min(b, n - start)]))
     progress("images", min(start + b, n), n)
   return np.concatenate(images)
 

@@ -30,12 +30,12 @@ DESCRIPTION = "generation.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generator:
-  """A run, made ready to generate into a folder.
+class PartGenerator:
+  """Generates with one run into a folder.
 
   Attributes:
     run: to sample from.
-    settings: its sampler's, with what was asked to be different.
+    generator: of its recipe, with the changed settings.
     folder: of the parts, named by the fingerprint of all but the conditions.
     seed: of the noise.
     batch_size: images a call.
@@ -43,25 +43,21 @@ class Generator:
   """
 
   run: run_lib.Run
-  settings: generate_lib.SampleSettings
+  generator: generate_lib.Generator
   folder: pathlib.Path
   seed: int
   batch_size: int
   weights: str
 
   @property
-  def evaluations(self) -> int:
-    """Calls of the network an image."""
-    streams = self.run.recipe.conditioner.streams
-    return generate_lib.evaluations(self.settings, len(streams), False)
+  def settings(self) -> generate_lib.SampleSettings:
+    """Sampler, steps and guidance."""
+    return self.generator.settings
 
-  @functools.cached_property
-  def generate(self) -> generate_lib.GenerateFn:
-    """The compiled generator."""
-    recipe = self.run.recipe
-    return generate_lib.make_generate(
-      recipe.denoiser, self.settings, recipe.latent_shape, recipe.mesh
-    )
+  @property
+  def evaluations(self) -> int:
+    """Evaluations of the network for one image."""
+    return self.generator.evaluations()
 
 
 def weights_digest(run: run_lib.Run) -> str:
@@ -80,7 +76,7 @@ def prepare(
   changes: Mapping[str, Any] | None = None,
   batch_size: int = 32,
   weights: str = "",
-) -> Generator:
+) -> PartGenerator:
   """Makes a run ready to generate.
 
   Args:
@@ -91,7 +87,8 @@ def prepare(
     batch_size: images a call.
     weights: `weights_digest` of the run, where it is known.
   """
-  settings = dataclasses.replace(run.recipe.sample, **(changes or {}))
+  generator = generate_lib.make_generator(run.recipe, changes)
+  settings = generator.settings
   weights = weights or weights_digest(run)
   values = dataclasses.asdict(settings) | {"num_images": 0}
   if not settings.sampler_options:
@@ -109,9 +106,9 @@ def prepare(
   place.mkdir(parents=True, exist_ok=True)
   if jax.process_index() == 0:
     artifacts.write_text(place / DESCRIPTION, text + "\n")
-  return Generator(
+  return PartGenerator(
     run=run,
-    settings=settings,
+    generator=generator,
     folder=place,
     seed=seed,
     batch_size=batch_size,
@@ -120,7 +117,7 @@ def prepare(
 
 
 def generate(
-  generator: Generator,
+  generator: PartGenerator,
   image_ids: Sequence[str],
   *,
   name: str = "images",
@@ -134,14 +131,14 @@ def generate(
     image_ids: of any split; some may be there more than once.
     name: of what they are for; a folder.
     first: number of the first image, of which its noise is made.
-    progress: told after each batch.
+    progress: called after each batch.
 
   Returns:
     The images in their order, read when asked for.
   """
   folder = generator.folder / name
   folder.mkdir(parents=True, exist_ok=True)
-  desk = conditions_lib.Desk(run=generator.run)
+  builder = conditions_lib.ConditionBuilder(run=generator.run)
   label = f"{generator.run.folder.name}, seed {generator.seed}, {name}"
   paths = []
   for start in range(0, len(image_ids), PART_SIZE):
@@ -149,7 +146,7 @@ def generate(
     path = folder / f"part_{start // PART_SIZE:05d}.npz"
     paths.append(path)
     if not _holds(path, ids, first):
-      fields = desk.make(Request(image_ids=tuple(ids)), len(ids)).fields
+      fields = builder.build(Request(image_ids=tuple(ids)), len(ids)).fields
       _save(path, ids, first, _images_of(generator, fields, len(ids), first + start))
     progress(label, start + len(ids), len(image_ids))
   return Parts(paths, len(image_ids))
@@ -173,17 +170,16 @@ class Parts(Sequence):
 
 
 def _images_of(
-  generator: Generator, fields: types.Batch, count: int, first: int
+  generator: PartGenerator, fields: types.Batch, count: int, first: int
 ) -> np.ndarray:
   # A part with fewer images is filled up with its last: one shape compiles.
   b = min(generator.batch_size, PART_SIZE)
   rows = np.minimum(np.arange(-(-count // b) * b), count - 1)
-  images = generate_lib.generate_rows(
-    generator.generate,
+  images = generator.generator.generate(
     generator.run.ema_params,
     {key: value[rows] for key, value in fields.items()},
-    generate_lib.sample_keys(generator.seed, first + rows),
-    generator.run.recipe.mesh,
+    seed=generator.seed,
+    numbers=first + rows,
     batch_size=b,
   )
   return images[:count]

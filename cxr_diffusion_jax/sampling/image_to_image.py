@@ -9,6 +9,7 @@ All are ways to draw for `generate.make_generate`: what they start from travels 
 batch, in fields that no conditioner reads.
 """
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
@@ -18,10 +19,14 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.diffusion import inpainting, inversion
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import sample_section
-from cxr_diffusion_jax.sampling import generate as generate_lib
+
+# (guided denoiser, unguided one, noise [b h w c], batch, keys [b]) -> data [b h w c]
+Draw = Callable[
+  [types.DenoiseFn, types.DenoiseFn, jax.Array, types.Batch, jax.Array], jax.Array
+]
 
 # Fields of a batch: the latent [b h w c] that is started from, the mask of pixels
-# [b H W 1] bool that are to be made, and what the source's condition is made of.
+# [b H W 1] bool that are to be generated, and the fields of the source's condition.
 INIT, MAKE, SOURCE = "init_latent", "init_make", "source_"
 
 
@@ -33,7 +38,7 @@ class Plan:
     strength: the time to go back to, in (0, 1]: at 1 nothing is left of the image but
       what a schedule that ends before pure noise keeps, which is left out too; near 0
       it comes back as it is. Of the settings' steps, this share is done.
-    masked: only the pixels of a mask are made.
+    masked: only the pixels of a mask are generated.
     inverted: go there by the ODE and not by adding noise: what is drawn then is the
       same image but for its condition.
     repeats: evaluations for each step of the inversion.
@@ -62,7 +67,7 @@ def settings_of(
   """The settings with as many steps as are done from the plan's strength on.
 
   Raises:
-    errors.InputError: no step is left, or noise cannot be found again because the
+    errors.InputError: no step is left, or noise cannot be recovered because the
       sampler makes fresh noise.
   """
   # A hair more: 0.3 of 10 steps are 3.
@@ -95,7 +100,7 @@ def evaluations(settings: sample_section.SampleSettings, plan: Plan) -> int:
 
 def make_draw(
   denoiser: denoiser_lib.Denoiser, settings: sample_section.SampleSettings, plan: Plan
-) -> generate_lib.Draw:
+) -> Draw:
   """Builds the way to draw, for `generate.make_generate`.
 
   Args:

@@ -32,17 +32,14 @@ def make_show(
   count = min(recipe.sample.num_images, len(source))
   rows = np.linspace(0, len(source) - 1, count).astype(int).tolist()
   batch = source.batch(rows)
-  generate = generate_lib.make_generate(
-    recipe.denoiser, recipe.sample, recipe.latent_shape, recipe.mesh
-  )
-  keys = generate_lib.sample_keys(seed, np.arange(count))
+  generator = generate_lib.make_generator(recipe)
   real = [source.reference_image(row) for row in rows]
   vocabulary = dataset.records.vocabulary
   names = ["\n".join(labels.names_of(row, vocabulary)[:2]) for row in batch["findings"]]
 
   def show(ema_params: types.Params, step: int) -> Image.Image | None:
-    images = generate_lib.generate_rows(
-      generate, ema_params, batch, keys, recipe.mesh, batch_size=count
+    images = generator.generate(
+      ema_params, batch, seed=seed, numbers=np.arange(count), batch_size=count
     )
     if jax.process_index() > 0:
       return None

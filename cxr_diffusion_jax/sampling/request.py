@@ -1,6 +1,6 @@
 """What a user asks to sample from, and the conditions that it becomes.
 
-Request --Desk.make (`conditions`)--> Conditions: n rows of fields, entries and pictures
+Request --ConditionBuilder.build--> Conditions: n rows of fields, entries and pictures
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,10 +107,10 @@ def read_prompts(path: str) -> list[str]:
     raise errors.InputError(
       f"--prompt_file {path} ({error})", "a text file with one prompt a line"
     ) from error
-  found = [line.strip() for line in lines if line.strip()]
-  if not found:
+  prompts = [line.strip() for line in lines if line.strip()]
+  if not prompts:
     raise errors.InputError(f"--prompt_file {path} without a prompt", "one a line")
-  return found
+  return prompts
 
 
 def join_rows(parts: Sequence[Conditions]) -> Conditions:
@@ -159,8 +159,10 @@ def slug(entry: Mapping[str, Any]) -> str:
   if not words and "findings" in entry:
     words = "_".join(entry["findings"]) or labels.NO_FINDING
   if not words:
-    told = entry.items() - {("unconditional", True)}
-    words = "_".join(f"{key}-{value}" for key, value in sorted(told)) or "unconditional"
+    pairs = entry.items() - {("unconditional", True)}
+    words = (
+      "_".join(f"{key}-{value}" for key, value in sorted(pairs)) or "unconditional"
+    )
   # Of ASCII alone: any file system takes it, at any length that this gives.
   fit = "".join(c if c == "_" or (c.isascii() and c.isalnum()) else "-" for c in words)
   return fit[:40].strip("-") or "x"

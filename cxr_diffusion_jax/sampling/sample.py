@@ -66,36 +66,25 @@ def sample(
     weak_step: checkpoint that autoguidance leads away from, in place of the missing
       condition.
     plan: to begin at images, which the conditions' fields then hold too (`editing`).
-    progress: told after each batch.
+    progress: called after each batch.
 
   Raises:
     errors.InputError: settings out of range, or no such checkpoint.
   """
-  settings = dataclasses.replace(run.recipe.sample, **(changes or {}))
-  draw, more = None, 0
-  if plan is not None:
-    settings = image_to_image.settings_of(settings, plan)
-    draw = image_to_image.make_draw(run.recipe.denoiser, settings, plan)
-    more = image_to_image.evaluations(settings, plan)
-  generate = generate_lib.make_generate(
-    run.recipe.denoiser, settings, run.recipe.latent_shape, run.recipe.mesh, draw
-  )
+  generator = generate_lib.make_generator(run.recipe, changes, plan=plan)
   per_condition = min(per_condition, num)
   order = [number // per_condition % len(conditions) for number in range(num)]
   taken = conditions.take(order)
-  images = generate_lib.generate_rows(
-    generate,
+  images = generator.generate(
     run.ema_params,
     taken.fields,
-    generate_lib.sample_keys(seed, np.arange(num)),
-    run.recipe.mesh,
+    seed=seed,
+    numbers=np.arange(num),
     batch_size=batch_size,
     progress=progress,
     negative=conditions.negative,
     weak_params=weak_params(run, weak_step),
   )
-  streams = run.recipe.conditioner.streams
-  cost = generate_lib.evaluations(settings, len(streams), weak_step is not None)
   return Samples(
     images=images,
     references=taken.references,
@@ -104,14 +93,14 @@ def sample(
       for number, entry in enumerate(taken.entries)
     ],
     names=taken.names,
-    settings=dataclasses.asdict(settings)
+    settings=dataclasses.asdict(generator.settings)
     | {
       "checkpoint_step": run.checkpoint_step,
       "ema_length": run.ema_length,
       "autoguidance_step": weak_step,
-      "evaluations_per_image": cost + more,
+      "evaluations_per_image": generator.evaluations(weak=weak_step is not None),
     },
-    title=title(run, settings, weak_step),
+    title=title(run, generator.settings, weak_step),
     per_condition=per_condition,
   )
 
@@ -140,14 +129,14 @@ def title(
     varied: settings that vary within the picture, such as 'sampler' or 'guidance'.
   """
   auto = "" if weak_step is None else f" away from step {weak_step}"
-  told = {
+  texts = {
     "sampler": settings.sampler,
     "num_steps": f"{settings.num_steps} steps",
     "guidance": f"guidance {settings.guidance_text}{auto}",
   }
   average = "" if run.ema_length is None else f" with EMA length {run.ema_length:g}"
   parts = [f"{run.folder.name} at step {run.checkpoint_step}{average}"]
-  parts += [text for name, text in told.items() if name not in varied]
+  parts += [text for name, text in texts.items() if name not in varied]
   return ", ".join([*parts, run.card.kind])
 
 
@@ -161,7 +150,7 @@ def caption(entry: Mapping[str, Any]) -> str:
     return "\n".join(entry["findings"][:2]) or "No Finding"
   if "unconditional" in entry:
     return "no condition"
-  told = [str(entry[key]) for key in ("age", "sex", "view") if key in entry]
+  parts = [str(entry[key]) for key in ("age", "sex", "view") if key in entry]
   if "reference" in entry:
-    told = [pathlib.PurePath(entry["reference"]).name]
-  return "\n".join(told)
+    parts = [pathlib.PurePath(entry["reference"]).name]
+  return "\n".join(parts)

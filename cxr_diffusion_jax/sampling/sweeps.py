@@ -122,7 +122,7 @@ def grid(
     changes: of the run's own sample settings.
     weak_step: checkpoint that autoguidance leads away from, if any.
     batch_size: images a call.
-    progress: told after each combination.
+    progress: called after each combination.
 
   Raises:
     errors.InputError: a value out of range, or no such checkpoint.
@@ -139,15 +139,15 @@ def grid(
     batch_size=batch_size,
     generators={},
   )
-  made = {}
+  images = {}
   for done, (values, (settings, point_seed)) in enumerate(
     zip(combinations, points, strict=True), start=1
   ):
-    made[values] = draw(settings, point_seed)
+    images[values] = draw(settings, point_seed)
     progress("combinations", done, len(combinations))
   if len(axes) == 1:
     rows = [
-      [made[(value,)][i] for value in axes[0].values] for i in range(len(conditions))
+      [images[(value,)][i] for value in axes[0].values] for i in range(len(conditions))
     ]
     row_labels = [sampling.caption(entry) for entry in conditions.entries]
   else:
@@ -155,9 +155,9 @@ def grid(
     rows, row_labels = [], []
     for i, entry in enumerate(conditions.entries):
       for value, label in zip(down.values, down.labels, strict=True):
-        rows.append([made[value, other][i] for other in across.values])
-        told = sampling.caption(entry) if len(conditions) > 1 else ""
-        row_labels.append(f"{label}\n{told}".strip())
+        rows.append([images[value, other][i] for other in across.values])
+        text = sampling.caption(entry) if len(conditions) > 1 else ""
+        row_labels.append(f"{label}\n{text}".strip())
   return pictures.grid(
     rows,
     row_labels=row_labels,
@@ -190,7 +190,7 @@ def walk(
     changes: of the run's own sample settings.
     weak_step: checkpoint that autoguidance leads away from, if any.
     batch_size: images a call.
-    progress: told after each batch.
+    progress: called after each batch.
 
   Returns:
     The labelled picture, and the images uint8 [num h w 1].
@@ -204,21 +204,17 @@ def walk(
       f"a walk of {num} images between {len(conditions)} conditions",
       "2 or more images between two conditions",
     )
-  settings = dataclasses.replace(run.recipe.sample, **(changes or {}))
+  generator = generate_lib.make_generator(run.recipe, changes)
   weights = np.linspace(0.0, 1.0, num)
   fields = {
     name: np.stack([_mix(name, value[0], value[1], w) for w in weights])
     for name, value in conditions.fields.items()
   }
-  generate = generate_lib.make_generate(
-    run.recipe.denoiser, settings, run.recipe.latent_shape, run.recipe.mesh
-  )
-  images = generate_lib.generate_rows(
-    generate,
+  images = generator.generate(
     run.ema_params,
     fields,
-    generate_lib.sample_keys(seed, np.zeros(num, np.int32)),
-    run.recipe.mesh,
+    seed=seed,
+    numbers=np.zeros(num, np.int32),
     batch_size=batch_size,
     progress=progress,
     negative=conditions.negative,
@@ -228,7 +224,9 @@ def walk(
   names[0] = sampling.caption(conditions.entries[0])
   names[-1] = sampling.caption(conditions.entries[1])
   picture = pictures.grid(
-    [list(images)], column_labels=names, title=sampling.title(run, settings, weak_step)
+    [list(images)],
+    column_labels=names,
+    title=sampling.title(run, generator.settings, weak_step),
   )
   return picture, images
 
@@ -261,7 +259,7 @@ class _Draw:
   conditions: Conditions
   weak_params: types.Params | None
   batch_size: int
-  generators: dict[object, generate_lib.GenerateFn]
+  generators: dict[generate_lib.SampleSettings, generate_lib.Generator]
 
   def __call__(self, settings: generate_lib.SampleSettings, seed: int) -> np.ndarray:
     """Images [n h w 1]."""
@@ -270,15 +268,14 @@ class _Draw:
     plain = settings.guidance == 1.0 or isinstance(settings.guidance, tuple)
     shared = settings if plain else dataclasses.replace(settings, guidance=2.0)
     if shared not in self.generators:
-      self.generators[shared] = generate_lib.make_generate(
-        run.recipe.denoiser, shared, run.recipe.latent_shape, run.recipe.mesh
+      self.generators[shared] = generate_lib.Generator(
+        recipe=run.recipe, settings=shared
       )
-    return generate_lib.generate_rows(
-      self.generators[shared],
+    return self.generators[shared].generate(
       run.ema_params,
       conditions.fields,
-      generate_lib.sample_keys(seed, np.arange(len(conditions))),
-      run.recipe.mesh,
+      seed=seed,
+      numbers=np.arange(len(conditions)),
       batch_size=self.batch_size,
       negative=conditions.negative,
       weak_params=self.weak_params,

@@ -15,8 +15,8 @@ def test_a_sampler_is_one_class_in_one_file(install, run_of):
   install("diffusion/samplers/damped.py")
   changes = {"sampler": "damped", "sampler_options": "share=0.5"}
   run = run_of("findings", **{f"sample__{key}": text for key, text in changes.items()})
-  builder = conditions.Desk(run=run)
-  nothing = builder.make(Request(unconditional=True), 1)
+  builder = conditions.ConditionBuilder(run=run)
+  nothing = builder.build(Request(unconditional=True), 1)
   damped = sampling.sample(run, nothing, num=2)
   assert damped.settings["sampler"] == "damped"
   whole = sampling.sample(run, nothing, num=2, changes={"sampler_options": "share=1"})

@@ -181,7 +181,11 @@ def test_importance_and_its_lists_are_read():
       "fix: another name takes other keys; a recipe sets all that go together",
     ),
     ("flow", {"schedule": {"name": "edm", "rho": 0.0}}, "rho=0.0; expected above 0"),
-    ("flow", {"preconditioning": {"name": "vp"}}, "unknown preconditioning 'vp'"),
+    (
+      "flow",
+      {"preconditioning": {"name": "vp"}},
+      "preconditioning 'vp'; expected",
+    ),
     ("flow", {"recipe": "edm"}, "unknown key config.diffusion.recipe"),
   ],
 )

@@ -41,12 +41,12 @@ def place(small, tmp_path_factory) -> pathlib.Path:
 def test_open_run_needs_the_folder_alone(place):
   run = run_lib.open_run(place / "run")
   assert run.card.image_size == 32
-  desk = conditions.Desk(run=run)
-  fields = desk.make(Request(findings=("Effusion", "Mass")), 1).fields
+  builder = conditions.ConditionBuilder(run=run)
+  fields = builder.build(Request(findings=("Effusion", "Mass")), 1).fields
   assert fields["findings"].shape == (2, len(run.card.vocabulary))
-  assert np.isnan(desk.make(Request(unconditional=True), 1).fields["age"]).all()
+  assert np.isnan(builder.build(Request(unconditional=True), 1).fields["age"]).all()
   with pytest.raises(errors.InputError, match=r"--data_root or --records_dir"):
-    desk.make(Request(split="test"), 1)
+    builder.build(Request(split="test"), 1)
   # Nothing was made where the data were.
   assert not (place / "tree").exists()
   assert not (place / "records").exists()
@@ -65,7 +65,7 @@ def test_open_dataset_takes_the_same_content_elsewhere(place, tmp_path, moved):
   )
   assert len(run.dataset.ids("test")) == run.card.num_rows["test"]
   image_id = str(run.dataset.ids("test")[0])
-  made = conditions.Desk(run=run).make(Request(image_ids=(image_id,)), 1)
+  made = conditions.ConditionBuilder(run=run).build(Request(image_ids=(image_id,)), 1)
   assert made.entries[0]["image_id"] == image_id
 
 

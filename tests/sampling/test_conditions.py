@@ -12,27 +12,27 @@ from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling.request import Request
 
 
-def _masks(desk: conditions_lib.Desk, fields) -> list[np.ndarray]:
+def _masks(builder: conditions_lib.ConditionBuilder, fields) -> list[np.ndarray]:
   """Masks [n k] of the streams that the path makes of these fields."""
   name = {
     (): "findings",
     ("elixrc",): "elixr_c",
     ("contrastive_txt_emb",): "elixr_b",
     ("contrastive_txt_emb", "elixrc"): "elixr_bc",
-  }[desk.needs.columns]
+  }[builder.needs.columns]
   options = {"kind": "contrastive_txt_emb"} if "elixr_b" in name else {}
   return [np.asarray(s.mask) for s in conditioning.load(name)(**options)(fields)]
 
 
 @pytest.mark.parametrize("path", ["findings", "elixr_c", "elixr_b", "elixr_bc"])
-def test_conditions_are_spread_over_the_split(path, desk_of):
-  desk = desk_of(path)
-  ids = [str(name) for name in desk.run.dataset.ids("test")]
-  made = desk.make(Request(split="test"), 3)
+def test_conditions_are_spread_over_the_split(path, builder_of):
+  builder = builder_of(path)
+  ids = [str(name) for name in builder.run.dataset.ids("test")]
+  made = builder.build(Request(split="test"), 3)
   assert made.names == [ids[0], ids[4], ids[9]]
   assert [entry["image_id"] for entry in made.entries] == made.names
-  assert all(mask.any() for mask in _masks(desk, made.fields))
-  source = desk.run.dataset.source("test")
+  assert all(mask.any() for mask in _masks(builder, made.fields))
+  source = builder.run.dataset.source("test")
   for row, place in enumerate((0, 4, 9)):
     grey = np.round((source.batch([place])["image"][0] + 1) * 127.5)
     np.testing.assert_array_equal(made.references[row], grey)
@@ -40,33 +40,36 @@ def test_conditions_are_spread_over_the_split(path, desk_of):
       np.testing.assert_array_equal(value[row], source.batch([place])[name][0])
 
 
-def test_no_more_conditions_than_images(desk_of):
-  desk = desk_of("findings")
-  made = desk.make(Request(split="test"), 99)
-  assert made.names == [str(name) for name in desk.run.dataset.ids("test")]
+def test_no_more_conditions_than_images(builder_of):
+  builder = builder_of("findings")
+  made = builder.build(Request(split="test"), 99)
+  assert made.names == [str(name) for name in builder.run.dataset.ids("test")]
   with pytest.raises(errors.InputError, match="split 'tset'"):
-    desk.make(Request(split="tset"), 1)
+    builder.build(Request(split="tset"), 1)
 
 
 @pytest.mark.parametrize("path", ["findings", "elixr_c"])
-def test_named_images_are_found_in_any_split(path, desk_of):
-  desk = desk_of(path)
-  test_id, train_id = desk.run.dataset.ids("test")[3], desk.run.dataset.ids("train")[7]
-  made = desk.make(Request(image_ids=(str(test_id), f"{train_id}.png")), 1)
+def test_named_images_are_found_in_any_split(path, builder_of):
+  builder = builder_of(path)
+  test_id, train_id = (
+    builder.run.dataset.ids("test")[3],
+    builder.run.dataset.ids("train")[7],
+  )
+  made = builder.build(Request(image_ids=(str(test_id), f"{train_id}.png")), 1)
   assert made.names == [test_id, train_id]
-  row = desk.run.dataset.source("train").batch([7])
+  row = builder.run.dataset.source("train").batch([7])
   for name, value in made.fields.items():
     np.testing.assert_array_equal(value[1], row[name][0])
   with pytest.raises(errors.InputError, match="images nobody"):
-    desk.make(Request(image_ids=("nobody",)), 1)
+    builder.build(Request(image_ids=("nobody",)), 1)
 
 
-def test_findings_are_labels_for_the_path_that_reads_labels(desk_of):
-  desk = desk_of("findings")
+def test_findings_are_labels_for_the_path_that_reads_labels(builder_of):
+  builder = builder_of("findings")
   request = Request(
     findings=("effusion, Cardiomegaly", "No Finding"), age=63.0, sex="F", view="AP"
   )
-  made = desk.make(request, 1)
+  made = builder.build(request, 1)
   expected = np.zeros((2, 14))
   expected[0, [1, 4]] = 1
   np.testing.assert_array_equal(made.fields["findings"], expected)
@@ -75,54 +78,54 @@ def test_findings_are_labels_for_the_path_that_reads_labels(desk_of):
   np.testing.assert_array_equal(made.fields["view"], [1, 1])
   assert made.names == ["Cardiomegaly_Effusion", "No-Finding"]
   assert made.entries[1] == {"findings": (), "age": 63.0, "sex": "F", "view": "AP"}
-  assert _masks(desk, made.fields)[0].all()
+  assert _masks(builder, made.fields)[0].all()
 
 
-def test_what_is_not_told_is_not_known(desk_of):
-  desk = desk_of("findings")
-  (mask,) = _masks(desk, desk.make(Request(age=40.0), 1).fields)
+def test_what_is_not_told_is_not_known(builder_of):
+  builder = builder_of("findings")
+  (mask,) = _masks(builder, builder.build(Request(age=40.0), 1).fields)
   assert mask[0].tolist() == [False] * 16 + [True]
-  (mask,) = _masks(desk, desk.make(Request(findings=("Mass",)), 1).fields)
+  (mask,) = _masks(builder, builder.build(Request(findings=("Mass",)), 1).fields)
   assert mask[0].tolist() == [True] * 14 + [False] * 3
-  (mask,) = _masks(desk, desk.make(Request(view="PA"), 1).fields)
+  (mask,) = _masks(builder, builder.build(Request(view="PA"), 1).fields)
   assert mask[0].tolist() == [False] * 14 + [True, False, False]
 
 
 @pytest.mark.parametrize("path", ["findings", "elixr_c", "elixr_b", "elixr_bc"])
-def test_unconditional_is_without_a_token(path, desk_of):
-  desk = desk_of(path)
-  made = desk.make(Request(unconditional=True), 9)
+def test_unconditional_is_without_a_token(path, builder_of):
+  builder = builder_of(path)
+  made = builder.build(Request(unconditional=True), 9)
   assert len(made) == 1
   assert made.entries == [{"unconditional": True}]
   assert made.references is None
-  for mask in _masks(desk, made.fields):
+  for mask in _masks(builder, made.fields):
     assert mask.shape[0] == 1
     assert not mask.any()
   # As those of images, so that both can be walked between.
-  of_images = desk.make(Request(), 1).fields
+  of_images = builder.build(Request(), 1).fields
   shapes = {name: value.shape for name, value in made.fields.items()}
   assert shapes == {name: value.shape for name, value in of_images.items()}
 
 
 @pytest.mark.parametrize("path", ["elixr_b", "elixr_bc"])
-def test_prompts_are_encoded_and_the_image_stays_blank(path, desk_of, encoder):
-  desk = desk_of(path)
-  made = desk.make(Request(prompts=("a mass", "edema")), 9)
+def test_prompts_are_encoded_and_the_image_stays_blank(path, builder_of, encoder):
+  builder = builder_of(path)
+  made = builder.build(Request(prompts=("a mass", "edema")), 9)
   expected = np.stack([encoder.value("a mass"), encoder.value("edema")])
   np.testing.assert_array_equal(made.fields["contrastive_txt_emb"], expected)
   assert made.entries == [{"prompt": "a mass"}, {"prompt": "edema"}]
-  text, *image = _masks(desk, made.fields)
+  text, *image = _masks(builder, made.fields)
   assert text.all()
   assert not any(mask.any() for mask in image)
   assert made.negative is None
 
 
-def test_findings_are_a_sentence_for_an_encoder_of_texts(desk_of, encoder):
-  desk = desk_of("elixr_b")
+def test_findings_are_a_sentence_for_an_encoder_of_texts(builder_of, encoder):
+  builder = builder_of("elixr_b")
   request = Request(
     findings=("Mass,Effusion", "No Finding"), prompts=("a",), age=63.0, sex="F"
   )
-  made = desk.make(request, 1)
+  made = builder.build(request, 1)
   texts = [entry["prompt"] for entry in made.entries]
   assert texts[0] == "a"
   assert prompts.findings_of(texts[1]) == ("Effusion", "Mass")
@@ -137,46 +140,46 @@ def test_findings_are_a_sentence_for_an_encoder_of_texts(desk_of, encoder):
   np.testing.assert_array_equal(made.fields["contrastive_txt_emb"], values)
 
 
-def test_a_negative_prompt_is_one_row_for_all(desk_of, encoder):
-  desk = desk_of("elixr_bc")
-  made = desk.make(Request(prompts=("a", "b"), negative_prompt="pacemaker"), 1)
+def test_a_negative_prompt_is_one_row_for_all(builder_of, encoder):
+  builder = builder_of("elixr_bc")
+  made = builder.build(Request(prompts=("a", "b"), negative_prompt="pacemaker"), 1)
   np.testing.assert_array_equal(
     made.negative["contrastive_txt_emb"], encoder.value("pacemaker")[None]
   )
   assert not made.negative["elixrc"].any()
   assert [entry["negative_prompt"] for entry in made.entries] == ["pacemaker"] * 2
-  of_split = desk.make(Request(negative_prompt="pacemaker"), 3)
+  of_split = builder.build(Request(negative_prompt="pacemaker"), 3)
   assert of_split.negative["contrastive_txt_emb"].shape == (1, 128)
   assert len(of_split) == 3
 
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_references_are_of_the_size_that_the_encoder_wants(
-  whole, desk_of, encoder, xray, monkeypatch
+  whole, builder_of, encoder, xray, monkeypatch
 ):
   encoder = dataclasses.replace(encoder, whole_images=whole)
   monkeypatch.setattr(conditions_lib.encoders, "open_encoder", lambda *_, **__: encoder)
-  desk = desk_of("elixr_c")
-  made = desk.make(Request(references=(xray("a.png", 50), xray("b.png", 90))), 1)
+  builder = builder_of("elixr_c")
+  made = builder.build(Request(references=(xray("a.png", 50), xray("b.png", 90))), 1)
   assert encoder.seen == [(40, 60) if whole else (32, 32)] * 2
   assert made.references.shape == (2, 32, 32, 1)
   np.testing.assert_allclose(made.fields["elixrc"][:, 0, 0, 0], [50, 90], atol=1)
   assert made.names == ["a", "b"]
 
 
-def test_references_of_one_name_stay_apart(desk_of, encoder, xray):
+def test_references_of_one_name_stay_apart(builder_of, encoder, xray):
   paths = (xray("one/x.png", 50), xray("two/x.png", 90))
-  made = desk_of("elixr_c").make(Request(references=paths), 1)
+  made = builder_of("elixr_c").build(Request(references=paths), 1)
   assert made.names == ["x", "x-2"]
   assert [entry["reference"] for entry in made.entries] == list(paths)
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 3), (3, 1), (2, 2)])
-def test_texts_and_references_go_together(m, n, desk_of, encoder, xray):
-  desk = desk_of("elixr_bc")
+def test_texts_and_references_go_together(m, n, builder_of, encoder, xray):
+  builder = builder_of("elixr_bc")
   paths = tuple(xray(f"{i}.png", 50 + 10 * i) for i in range(n))
   texts = tuple(f"text {i}" for i in range(m))
-  made = desk.make(Request(prompts=texts, references=paths), 1)
+  made = builder.build(Request(prompts=texts, references=paths), 1)
   rows = range(max(m, n))
   assert len(made) == max(m, n)
   for row in rows:
@@ -190,14 +193,14 @@ def test_texts_and_references_go_together(m, n, desk_of, encoder, xray):
       "prompt": texts[row % m],
       "reference": paths[row % n],
     }
-  assert all(mask.all() for mask in _masks(desk, made.fields))
+  assert all(mask.all() for mask in _masks(builder, made.fields))
 
 
-def test_a_text_and_a_stored_image_go_together(desk_of, encoder):
-  desk = desk_of("elixr_bc")
-  image_id = str(desk.run.dataset.ids("test")[2])
-  made = desk.make(Request(image_ids=(image_id,), prompts=("a", "b")), 1)
-  stored = desk.run.dataset.source("test").batch([2])
+def test_a_text_and_a_stored_image_go_together(builder_of, encoder):
+  builder = builder_of("elixr_bc")
+  image_id = str(builder.run.dataset.ids("test")[2])
+  made = builder.build(Request(image_ids=(image_id,), prompts=("a", "b")), 1)
+  stored = builder.run.dataset.source("test").batch([2])
   np.testing.assert_array_equal(
     made.fields["elixrc"], np.repeat(stored["elixrc"], 2, axis=0)
   )
@@ -209,47 +212,47 @@ def test_a_text_and_a_stored_image_go_together(desk_of, encoder):
   assert made.references.shape == (2, 32, 32, 1)
 
 
-def test_references_of_the_same_patient(desk_of):
-  desk = desk_of("elixr_c", conditioning__reference="same_patient")
-  ids = [str(name) for name in desk.run.dataset.ids("test")]
+def test_references_of_the_same_patient(builder_of):
+  builder = builder_of("elixr_c", conditioning__reference="same_patient")
+  ids = [str(name) for name in builder.run.dataset.ids("test")]
   patients = [name.split("_")[0] for name in ids]
   paired = [name for name in ids if patients.count(name.split("_")[0]) > 1]
-  made = desk.make(Request(split="test"), 99)
+  made = builder.build(Request(split="test"), 99)
   assert made.names == paired
   assert 0 < len(paired) < len(ids)
   for entry in made.entries:
     assert entry["reference_id"] != entry["image_id"]
     assert entry["reference_id"].split("_")[0] == entry["image_id"].split("_")[0]
-  own = desk_of("elixr_c").make(
+  own = builder_of("elixr_c").build(
     Request(image_ids=tuple(entry["reference_id"] for entry in made.entries)), 1
   )
   np.testing.assert_array_equal(made.fields["elixrc"], own.fields["elixrc"])
   np.testing.assert_array_equal(made.references, own.references)
   alone = next(name for name in ids if name not in paired)
   with pytest.raises(errors.InputError, match=f"{alone}, whose patient has no other"):
-    desk.make(Request(image_ids=(paired[0], alone)), 1)
+    builder.build(Request(image_ids=(paired[0], alone)), 1)
   with pytest.raises(errors.InputError, match="where no patient has two images"):
-    desk.make(Request(split="validation"), 1)
+    builder.build(Request(split="validation"), 1)
 
 
-def test_a_single_text_is_understood_as_the_path_takes_it(desk_of, xray):
+def test_a_single_text_is_understood_as_the_path_takes_it(builder_of, xray):
   picture = xray("00000099_000.png", 50)
   for path in ("findings", "elixr_c", "elixr_b", "elixr_bc"):
-    desk = desk_of(path)
-    image_id = str(desk.run.dataset.ids("train")[5])
-    assert desk.guess(f"{image_id}.png") == Request(image_ids=(f"{image_id}.png",))
-  assert desk_of("elixr_c").guess(picture) == Request(references=(picture,))
-  assert desk_of("elixr_bc").guess(picture) == Request(references=(picture,))
-  assert desk_of("elixr_bc").guess("a mass") == Request(prompts=("a mass",))
-  assert desk_of("findings").guess("Mass") == Request(findings=("Mass",))
-  assert desk_of("elixr_c").guess("nobody") == Request(image_ids=("nobody",))
+    builder = builder_of(path)
+    image_id = str(builder.run.dataset.ids("train")[5])
+    assert builder.guess(f"{image_id}.png") == Request(image_ids=(f"{image_id}.png",))
+  assert builder_of("elixr_c").guess(picture) == Request(references=(picture,))
+  assert builder_of("elixr_bc").guess(picture) == Request(references=(picture,))
+  assert builder_of("elixr_bc").guess("a mass") == Request(prompts=("a mass",))
+  assert builder_of("findings").guess("Mass") == Request(findings=("Mass",))
+  assert builder_of("elixr_c").guess("nobody") == Request(image_ids=("nobody",))
 
 
-def test_two_texts_are_two_conditions(desk_of, encoder, xray):
-  desk = desk_of("elixr_bc")
+def test_two_texts_are_two_conditions(builder_of, encoder, xray):
+  builder = builder_of("elixr_bc")
   picture = xray("a.png", 50)
-  made = desk.between(["a mass", picture], "pacemaker")
-  text, image = _masks(desk, made.fields)
+  made = builder.between(["a mass", picture], "pacemaker")
+  text, image = _masks(builder, made.fields)
   assert text.any(axis=1).tolist() == [True, False]
   assert image.any(axis=1).tolist() == [False, True]
   assert [entry["negative_prompt"] for entry in made.entries] == ["pacemaker"] * 2

@@ -6,10 +6,10 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.sampling.request import Request
 
 
-def test_other_numbers_of_texts_and_references_are_refused(desk_of, encoder, xray):
+def test_other_numbers_of_texts_and_references_are_refused(builder_of, encoder, xray):
   paths = tuple(xray(f"{i}.png", 50) for i in range(3))
   with pytest.raises(errors.InputError, match="2, 3 conditions of different kinds"):
-    desk_of("elixr_bc").make(Request(prompts=("a", "b"), references=paths), 1)
+    builder_of("elixr_bc").build(Request(prompts=("a", "b"), references=paths), 1)
 
 
 TAKES = {
@@ -33,9 +33,9 @@ TAKES = {
     ("elixr_b", Request(references=("a.png",)), "--reference"),
   ],
 )
-def test_what_a_path_cannot_use_is_refused(path, request_, flag, desk_of):
+def test_what_a_path_cannot_use_is_refused(path, request_, flag, builder_of):
   with pytest.raises(errors.InputError) as refusal:
-    desk_of(path).make(request_, 1)
+    builder_of(path).build(request_, 1)
   assert f"{flag} for a run whose condition is not made from it" in str(refusal.value)
   assert f"expected {TAKES[path]};" in str(refusal.value)
 
@@ -76,6 +76,6 @@ def test_what_a_path_cannot_use_is_refused(path, request_, flag, desk_of):
     ),
   ],
 )
-def test_what_cannot_be_is_refused(path, request_, message, desk_of, encoder):
+def test_what_cannot_be_is_refused(path, request_, message, builder_of, encoder):
   with pytest.raises(errors.InputError, match=message):
-    desk_of(path).make(request_, 1)
+    builder_of(path).build(request_, 1)

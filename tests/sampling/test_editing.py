@@ -19,8 +19,8 @@ def run(run_of):
 
 
 @pytest.fixture(scope="module")
-def desk(desk_of):
-  return desk_of("elixr_c")
+def builder(builder_of):
+  return builder_of("elixr_c")
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def mask(tmp_path):
   return write
 
 
-def _read(run, **asked) -> edit_inputs.Inits:
-  return edit_inputs.read(run, edit_inputs.Asked(**asked))
+def _read(run, **asked) -> edit_inputs.EditInputs:
+  return edit_inputs.read(run, edit_inputs.EditRequest(**asked))
 
 
-def _make(run, desk, request=None, guidance=1.5, **asked) -> editing.Edited:
+def _make(run, builder, request=None, guidance=1.5, **asked) -> editing.Edited:
   changes = {"num_steps": 4, "guidance": guidance}
-  asked = edit_inputs.Asked(**asked)
-  return editing.make(run, desk, asked, request or Request(), changes=changes)
+  asked = edit_inputs.EditRequest(**asked)
+  return editing.make(run, builder, asked, request or Request(), changes=changes)
 
 
 def test_files_and_ids_become_squares_of_the_run(run, ids, xray, mask):
@@ -88,8 +88,8 @@ def test_what_cannot_be_read_is_refused(asked, message, run, ids, mask, tmp_path
   assert message in str(caught.value)
 
 
-def test_known_pixels_are_the_images_own_bit_for_bit(run, desk, ids, mask, tmp_path):
-  made = _make(run, desk, inits=(ids[0],), masks=(mask(),))
+def test_known_pixels_are_the_images_own_bit_for_bit(run, builder, ids, mask, tmp_path):
+  made = _make(run, builder, inits=(ids[0],), masks=(mask(),))
   images, known = made.samples.images, ~made.masks
   assert images.shape == (1, 32, 32, 1)
   np.testing.assert_array_equal(images[known], made.inits[known])
@@ -123,22 +123,22 @@ def test_the_command_does_all_of_it(run, ids, mask, run_main, monkeypatch, tmp_p
   assert (out / "pairs.png").is_file()
 
 
-def test_pairs_are_one_by_one_or_one_with_many(run, desk, ids):
+def test_pairs_are_one_by_one_or_one_with_many(run, builder, ids):
   several = Request(image_ids=tuple(ids))
-  one = _make(run, desk, several, inits=(ids[2],), strength=0.5)
+  one = _make(run, builder, several, inits=(ids[2],), strength=0.5)
   assert [entry["image_id"] for entry in one.samples.entries] == ids
   assert {entry["init"] for entry in one.samples.entries} == {ids[2]}
-  each = _make(run, desk, several, inits=tuple(ids), strength=0.5)
+  each = _make(run, builder, several, inits=tuple(ids), strength=0.5)
   assert [entry["init"] for entry in each.samples.entries] == ids
   np.testing.assert_array_equal(each.inits[2], one.inits[0])
   np.testing.assert_array_equal(each.samples.images[2], one.samples.images[2])
   with pytest.raises(errors.InputError, match="2 images with 3 conditions; expected"):
-    _make(run, desk, several, inits=tuple(ids[:2]))
+    _make(run, builder, several, inits=tuple(ids[:2]))
 
 
-def test_a_counterfactual_tells_its_round_trip(run, desk, ids, tmp_path):
+def test_a_counterfactual_tells_its_round_trip(run, builder, ids, tmp_path):
   request = Request(image_ids=(ids[1],))
-  made = _make(run, desk, request, 1.0, inits=(ids[0],), invert=True, repeats=2)
+  made = _make(run, builder, request, 1.0, inits=(ids[0],), invert=True, repeats=2)
   (entry,) = made.samples.entries
   assert entry["source"] == "its own condition"
   lost = entry["round_trip"]
@@ -159,10 +159,10 @@ def test_a_counterfactual_tells_its_round_trip(run, desk, ids, tmp_path):
 
 
 def test_a_file_is_its_own_condition_where_the_path_takes_references(
-  run, desk, encoder, xray, ids
+  run, builder, encoder, xray, ids
 ):
   path = xray("x.png", 90)
-  made = _make(run, desk, None, 1.0, inits=(path,), invert=True, repeats=2)
+  made = _make(run, builder, None, 1.0, inits=(path,), invert=True, repeats=2)
   (entry,) = made.samples.entries
   assert entry["reference"] == entry["init"] == path
   assert entry["source"] == "no condition"
@@ -191,11 +191,11 @@ def test_wrong_flags_are_told_before_a_run_is_opened(
   assert message in ended.complaint
 
 
-def test_settings_are_told_before_encoders_run(run, desk, ids, monkeypatch):
-  monkeypatch.setattr(type(desk), "make", lambda *_: pytest.fail("too late"))
-  asked = edit_inputs.Asked(inits=(ids[0],), strength=0.1)
+def test_settings_are_told_before_encoders_run(run, builder, ids, monkeypatch):
+  monkeypatch.setattr(type(builder), "build", lambda *_: pytest.fail("too late"))
+  asked = edit_inputs.EditRequest(inits=(ids[0],), strength=0.1)
   with pytest.raises(errors.InputError, match="of 4 steps, which is no step"):
-    editing.make(run, desk, asked, Request(), changes={"num_steps": 4})
+    editing.make(run, builder, asked, Request(), changes={"num_steps": 4})
   inverted = dataclasses.replace(asked, strength=None, invert=True)
   with pytest.raises(errors.InputError, match="'ddpm', which makes fresh noise"):
-    editing.make(run, desk, inverted, Request(), changes={"sampler": "ddpm"})
+    editing.make(run, builder, inverted, Request(), changes={"sampler": "ddpm"})

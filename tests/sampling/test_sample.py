@@ -20,8 +20,8 @@ PLAIN = {"guidance": 1.0}
 
 
 def _make(run: run_lib.Run, request: Request, count: int = 3):
-  desk = conditions.Desk(run=run)
-  return desk.make(request, count)
+  builder = conditions.ConditionBuilder(run=run)
+  return builder.build(request, count)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ def run(run_of) -> run_lib.Run:
 
 
 @pytest.fixture(scope="module")
-def desk(run) -> conditions.Desk:
-  return conditions.Desk(run=run)
+def builder(run) -> conditions.ConditionBuilder:
+  return conditions.ConditionBuilder(run=run)
 
 
 @pytest.fixture
@@ -126,8 +126,10 @@ def test_a_walk_has_two_ends_and_is_all_that_is_made(first, rest, others, messag
     sweeps.parse_ends(first, rest, others)
 
 
-def test_a_row_of_scales_is_what_sampling_makes_with_each(run, desk, drawn, programs):
-  asked = desk.make(Request(), 4)
+def test_a_row_of_scales_is_what_sampling_makes_with_each(
+  run, builder, drawn, programs
+):
+  asked = builder.build(Request(), 4)
   (axis,) = sweeps.parse_axes(["guidance=1,2,4"])
   picture = sweeps.grid(run, asked, [axis], seed=3)
   # Guidance 1 has one branch; all other scales share a program.
@@ -146,8 +148,8 @@ def test_a_row_of_scales_is_what_sampling_makes_with_each(run, desk, drawn, prog
   assert np.abs(call["rows"][0][0].astype(int) - call["rows"][0][2]).mean() > 0.1
 
 
-def test_two_axes_are_rows_and_columns(run, desk, drawn, told):
-  asked = desk.make(Request(), 2)
+def test_two_axes_are_rows_and_columns(run, builder, drawn, told):
+  asked = builder.build(Request(), 2)
   axes = sweeps.parse_axes(["num_steps=3,5", "guidance=1,2,4"])
   done = []
   picture = sweeps.grid(run, asked, axes, progress=lambda *now: done.append(now))
@@ -169,9 +171,9 @@ def test_two_axes_are_rows_and_columns(run, desk, drawn, told):
     np.testing.assert_array_equal(batch["findings"], told[0]["findings"])
 
 
-def test_one_condition_needs_no_name_on_two_axes(run, desk, drawn, told):
+def test_one_condition_needs_no_name_on_two_axes(run, builder, drawn, told):
   axes = sweeps.parse_axes(["sampler=euler,ddim", "seed=0,1,2"])
-  sweeps.grid(run, desk.make(Request(), 1), axes)
+  sweeps.grid(run, builder.build(Request(), 1), axes)
   (call,) = drawn
   assert call["row_labels"] == ["sampler euler", "sampler ddim"]
   assert [int(row[0][0, 0, 0]) for row in call["rows"]] == [17, 117]
@@ -181,8 +183,8 @@ def test_one_condition_needs_no_name_on_two_axes(run, desk, drawn, told):
   assert len(set(keys)) == 3
 
 
-def test_a_value_out_of_range_is_refused_before_anything_is_made(run, desk, told):
-  asked = desk.make(Request(), 1)
+def test_a_value_out_of_range_is_refused_before_anything_is_made(run, builder, told):
+  asked = builder.build(Request(), 1)
   for text, message in (
     ("num_steps=2,0", "num_steps=0"),
     ("sampler=euler,eular", "sampler 'eular'; expected one of ddim"),
@@ -193,8 +195,8 @@ def test_a_value_out_of_range_is_refused_before_anything_is_made(run, desk, told
   assert told == []
 
 
-def test_a_walk_ends_at_the_plain_images(run, desk, drawn):
-  ends = desk.make(Request(findings=("Effusion,Mass", "Cardiomegaly")), 1)
+def test_a_walk_ends_at_the_plain_images(run, builder, drawn):
+  ends = builder.build(Request(findings=("Effusion,Mass", "Cardiomegaly")), 1)
   picture, images = sweeps.walk(run, ends, num=4, seed=3)
   assert images.shape == (4, 32, 32, 1)
   for end, row in ((0, 0), (1, 3)):
@@ -207,10 +209,10 @@ def test_a_walk_ends_at_the_plain_images(run, desk, drawn):
   assert picture.size[0] > 4 * 128
 
 
-def test_a_walk_mixes_what_is_known_at_both_ends(run, desk, told):
+def test_a_walk_mixes_what_is_known_at_both_ends(run, builder, told):
   parts = [
-    desk.make(Request(findings=("Mass",), age=20.0, sex="M"), 1),
-    desk.make(Request(findings=("Edema",), age=60.0, view="AP"), 1),
+    builder.build(Request(findings=("Mass",), age=20.0, sex="M"), 1),
+    builder.build(Request(findings=("Edema",), age=60.0, view="AP"), 1),
   ]
   sweeps.walk(run, join_rows(parts), num=5)
   (batch,) = told
@@ -225,10 +227,10 @@ def test_a_walk_mixes_what_is_known_at_both_ends(run, desk, told):
   assert len(np.unique(batch["key"], axis=0)) == 1
 
 
-def test_a_walk_from_an_image_keeps_it_at_its_end(run, desk, told):
+def test_a_walk_from_an_image_keeps_it_at_its_end(run, builder, told):
   image_id = str(run.dataset.ids("test")[0])
-  image = desk.make(Request(image_ids=(image_id,)), 1)
-  sweeps.walk(run, desk.between([image_id, "Mass"]), num=3)
+  image = builder.build(Request(image_ids=(image_id,)), 1)
+  sweeps.walk(run, builder.between([image_id, "Mass"]), num=3)
   (batch,) = told
   for name, value in image.fields.items():
     np.testing.assert_array_equal(batch[name][0], value[0])
@@ -237,8 +239,10 @@ def test_a_walk_from_an_image_keeps_it_at_its_end(run, desk, told):
 
 def test_embeddings_fade_in(run_of, told):
   run = run_of("elixr_c")
-  desk = conditions.Desk(run=run)
-  ends = join_rows([desk.make(Request(unconditional=True), 1), desk.make(Request(), 1)])
+  builder = conditions.ConditionBuilder(run=run)
+  ends = join_rows(
+    [builder.build(Request(unconditional=True), 1), builder.build(Request(), 1)]
+  )
   sweeps.walk(run, ends, num=3)
   (batch,) = told
   full = np.asarray(ends.fields["elixrc"][1], np.float32)
@@ -247,9 +251,9 @@ def test_embeddings_fade_in(run_of, told):
   np.testing.assert_array_equal(batch["elixrc"][2], full)
 
 
-def test_what_leads_away_is_handed_on(run, desk, told, monkeypatch):
-  ends = desk.make(Request(findings=("Mass", "Edema")), 1)
-  blank = desk.make(Request(unconditional=True), 1).fields
+def test_what_leads_away_is_handed_on(run, builder, told, monkeypatch):
+  ends = builder.build(Request(findings=("Mass", "Edema")), 1)
+  blank = builder.build(Request(unconditional=True), 1).fields
   against = dataclasses.replace(ends, negative=blank)
   weak = {"w": np.zeros(1)}
   monkeypatch.setattr(run_lib, "read_params", lambda *_: (weak, 2))
@@ -266,7 +270,7 @@ def test_what_leads_away_is_handed_on(run, desk, told, monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "num"), [(1, 4), (3, 4), (2, 1)])
-def test_a_walk_needs_two_ends(count, num, run, desk):
-  asked = desk.make(Request(), count)
+def test_a_walk_needs_two_ends(count, num, run, builder):
+  asked = builder.build(Request(), count)
   with pytest.raises(errors.InputError, match="2 or more images between two"):
     sweeps.walk(run, asked, num=num)

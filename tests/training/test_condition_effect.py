@@ -89,24 +89,17 @@ def test_the_condition_decides_and_the_noise_does_not(
   dataset = dataset_lib.prepare(experiment.data, experiment.recipe.conditioner.needs)
   trainer = denoiser_trainer.make(experiment, dataset)
   outcome = loop.train(trainer, squares.parent / path, writer=_Silent())
-  recipe = experiment.recipe.with_statistics(dataset.card.statistics)
   # One test image of each label, of patients that training has never seen.
   ids = dataset.ids("test")
   chosen = [next(name for name in ids if int(name[:8]) % 4 == k) for k in range(4)]
-  desk = conditions_lib.Desk(run=make_run(experiment, dataset, squares.parent / path))
-  asked = desk.make(Request(image_ids=tuple(chosen)), 4)
+  run = make_run(experiment, dataset, squares.parent / path)
+  builder = conditions_lib.ConditionBuilder(run=run)
+  asked = builder.build(Request(image_ids=tuple(chosen)), 4)
   wanted = np.array([["Effusion" in label, "Mass" in label] for label in LABELS])
   # Every condition with every one of four noises.
   crossed = asked.take(np.repeat(np.arange(4), 4))
-  made = generate_lib.generate_rows(
-    generate_lib.make_generate(
-      recipe.denoiser, recipe.sample, recipe.latent_shape, recipe.mesh
-    ),
-    outcome.state.ema_params,
-    crossed.fields,
-    generate_lib.sample_keys(0, np.tile(np.arange(4), 4)),
-    experiment.mesh,
-    batch_size=16,
+  made = generate_lib.make_generator(run.recipe).generate(
+    outcome.state.ema_params, crossed.fields, seed=0, numbers=np.tile(np.arange(4), 4)
   )
   kept = (_seen(made) == np.repeat(wanted, 4, axis=0)).all(axis=1)
   assert kept.mean() >= share

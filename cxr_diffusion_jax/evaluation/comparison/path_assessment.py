@@ -97,7 +97,7 @@ class JudgedSet:
     assessment: their figures.
   """
 
-  generator: image_parts.Generator
+  generator: image_parts.PartGenerator
   generated: assessment.GeneratedSet
   assessment: assessment.Assessment
 
@@ -219,7 +219,7 @@ def training_images(
 
 def _generator(
   run: run_lib.Run, options: Options, seed: int, weights: str
-) -> image_parts.Generator:
+) -> image_parts.PartGenerator:
   return image_parts.prepare(
     run,
     folder_of(run) / "generated",
@@ -232,7 +232,7 @@ def _generator(
 
 def _assess(
   context: EvalContext,
-  generator: image_parts.Generator,
+  generator: image_parts.PartGenerator,
   options: Options,
   progress: types.Progress,
 ) -> JudgedSet:
