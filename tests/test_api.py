@@ -1,5 +1,6 @@
 """The Python interface: a run that travelled alone, sampled from Python."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -23,7 +24,8 @@ def trained(tmp_path_factory) -> pathlib.Path:
 def run(trained, small, run_main, tmp_path) -> api.Run:
   """A run of two steps, copied without its dataset."""
   if not trained.exists():
-    arguments = small.arguments(trained, train__num_steps=2, model__name="unet")
+    recipe = dataclasses.replace(small, path="findings")
+    arguments = recipe.arguments(trained, train__num_steps=2)
     ended = run_main("main", *arguments)
     assert ended.code == 0, ended.err
   folder = shutil.copytree(trained, tmp_path / "moved")

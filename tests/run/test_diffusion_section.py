@@ -78,7 +78,8 @@ def test_a_recipe_builds_and_has_finite_losses(recipe):
   t = objective.time_sampler(jax.random.key(1), 8, process.schedule)
   x_t, noise = process.corrupt(jax.random.key(2), x0, t)
   target = process.target(x0, noise, t)
-  losses = step_lib.losses(objective, _params(a=0.5), x_t, target, t, ())
+  prediction = objective.denoiser.denoise_fn(_params(a=0.5))(x_t, t, ())
+  losses = step_lib.losses(objective, prediction, target, t)
   assert np.all(np.isfinite(losses))
   assert np.all(losses > 0)
 
