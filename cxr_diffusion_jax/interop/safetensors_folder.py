@@ -203,12 +203,12 @@ def _unsafe(path: pathlib.Path) -> errors.InputError:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
     raise _damaged(path) from error
-  if not isinstance(found, dict):
+  if not isinstance(content, dict):
     raise _damaged(path)
-  return found
+  return content
 
 
 def _damaged(path: pathlib.Path) -> errors.InputError:
