@@ -33,10 +33,14 @@ def hold(folder: artifacts.PathLike) -> Iterator[None]:
   Raises:
     errors.InputError: a living process holds it.
   """
-  if artifacts.is_remote(folder):
+  import fcntl
+
+  import jax
+
+  # The first process of a run on several hosts holds it for all of them.
+  if artifacts.is_remote(folder) or jax.process_index() > 0:
     yield
     return
-  import fcntl
 
   path = pathlib.Path(folder) / NAME
   with path.open("a+") as file:

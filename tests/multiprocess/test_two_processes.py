@@ -105,7 +105,8 @@ def test_a_signal_to_one_ends_both_in_good_order(two, small, tmp_path):
   deadline = time.monotonic() + 120
   while not (workdir / "checkpoints" / "2").exists():
     assert time.monotonic() < deadline
-    assert all(process.poll() is None for process in processes)
+    for process in processes:
+      assert process.poll() is None, process.communicate()[1]
     time.sleep(0.1)
   processes[1].send_signal(signal.SIGTERM)
   for process in processes:
