@@ -136,12 +136,12 @@ def with_shape(
   """Fills in the field `shape` of a path that has one.
 
   Args:
-    conditioner: a path; one with a field `shape` reads one column.
-    shapes: of one row of each column, as its encoder makes it.
+    conditioner: a path; one with a field `shape` reads one column, or `findings`.
+    shapes: of one row of each column, as its encoder makes it, and of `findings`.
   """
   if getattr(conditioner, "shape", True):
     return conditioner
-  (name,) = conditioner.needs.columns
+  (name,) = conditioner.needs.columns or ("findings",)
   return dataclasses.replace(conditioner, shape=tuple(shapes[name]))
 
 

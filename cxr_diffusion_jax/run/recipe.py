@@ -15,6 +15,7 @@ import ml_collections
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data.sources import base as sources
 from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.models import codec as codec_lib
@@ -104,14 +105,14 @@ def build(
     statistics: of the records, for the codec; None where they are not known yet.
     autoencoder: folder of the codec's autoencoder, in place of the config's; a run
       keeps a copy.
-    shapes: of the rows of the path's columns, as a run's dataset card has them; None to
-      read the encoders' configurations.
+    shapes: of one row of the path's columns and of `findings`, as a run's dataset card
+      has them; None to read the encoders' configurations and the source's vocabulary.
 
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.
   """
   plain = read_config(config)
-  conditioner, _ = conditioner_section(plain["conditioning"], shapes)
+  conditioner, _ = conditioner_section(plain, shapes)
   own = {"folder": autoencoder} if autoencoder else {}
   codec = codec_section.build({**plain["codec"], **own})
   image_size = plain["data"]["image_size"]
@@ -157,20 +158,23 @@ def read_config(
 
 
 def conditioner_section(
-  section: Mapping[str, Any],
+  plain: Mapping[str, Any],
   shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[conditioning.Conditioner, tuple[float, ...]]:
   """Reads `config.conditioning`: the path, and each stream's drop rate in training.
 
   Args:
-    section: of the config.
-    shapes: of the rows of the path's columns; None to read the encoders' own.
+    plain: the config.
+    shapes: as of `build`.
   """
-  section = dict(section)
+  section = dict(plain["conditioning"])
   rates = section.pop("drop_rate", 0.1)
   make = conditioning.load(section.pop("name", ""))
   conditioner = sections.make(make, "conditioning", section, also=("name", "drop_rate"))
-  conditioner = conditioning.with_shape(conditioner, encoders.shapes(conditioner.needs))
+  if shapes is None:
+    vocabulary = sources.open_source(plain["data"].get("source", "nih")).VOCABULARY
+    shapes = encoders.shapes(conditioner.needs) | {"findings": (len(vocabulary),)}
+  conditioner = conditioning.with_shape(conditioner, shapes)
   streams = conditioner.streams
   rates = tuple(rates) if isinstance(rates, list | tuple) else (rates,) * len(streams)
   if len(rates) != len(streams) or not all(0 <= rate <= 1 for rate in rates):

@@ -154,6 +154,7 @@ def open_run(
   config, card = run_files.read(folder)
   # Older versions wrote no shapes.
   shapes = {name: column.shape for name, column in card.columns.items()}
+  shapes["findings"] = (len(card.vocabulary),)
   own = folder / autoencoders.OWN
   recipe = recipe_lib.build(
     config,

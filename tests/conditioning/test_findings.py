@@ -5,6 +5,8 @@ import pytest
 
 from cxr_diffusion_jax.conditioning import findings
 
+CONDITIONER = findings.Conditioner(shape=(14,))
+
 
 @pytest.fixture
 def batch():
@@ -17,17 +19,17 @@ def batch():
 
 
 def test_present_and_absent_findings_are_different_one_hots(batch):
-  (stream,) = findings.Conditioner()(batch)
+  (stream,) = CONDITIONER(batch)
   tokens = np.asarray(stream.tokens)
   for row, found in ((0, 2), (2, 5)):
     for finding in range(14):
-      wanted = np.zeros(findings.WIDTH)
+      wanted = np.zeros(2 * 14 + 15)
       wanted[2 * finding + (finding != found)] = 1
       np.testing.assert_array_equal(tokens[row, finding], wanted)
 
 
 def test_view_sex_and_age_have_their_own_places(batch):
-  (stream,) = findings.Conditioner()(batch)
+  (stream,) = CONDITIONER(batch)
   tokens, mask = np.asarray(stream.tokens), np.asarray(stream.mask)
   np.testing.assert_array_equal(mask[:, 14:], [[1, 1, 1], [0, 1, 1], [1, 0, 0]])
   assert tokens[0, 14].argmax() == 29
@@ -42,13 +44,13 @@ def test_view_sex_and_age_have_their_own_places(batch):
 
 def test_a_finding_between_is_a_mixture(batch):
   batch["findings"][0, 2] = 0.25
-  (stream,) = findings.Conditioner()(batch)
+  (stream,) = CONDITIONER(batch)
   np.testing.assert_allclose(stream.tokens[0, 2, 4:6], [0.25, 0.75])
 
 
 def test_unknown_findings_leave_the_others_alone(batch):
   batch["findings"][1] = np.nan
-  (stream,) = findings.Conditioner()(batch)
+  (stream,) = CONDITIONER(batch)
   assert not stream.mask[1, :14].any()
   assert stream.mask[1, 15:].all()
   assert stream.mask[0, :14].all()

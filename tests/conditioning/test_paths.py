@@ -29,7 +29,9 @@ FORMS = [
 def _make(name: str, options: dict) -> base.Conditioner:
   """A path with the shapes that its encoders make."""
   conditioner = base.load(name)(**options)
-  return base.with_shape(conditioner, encoders.shapes(conditioner.needs))
+  return base.with_shape(
+    conditioner, encoders.shapes(conditioner.needs) | {"findings": (14,)}
+  )
 
 
 def _batch(conditioner: base.Conditioner, b: int, seed: int = 0) -> types.Batch:

@@ -4,10 +4,11 @@ import numpy as np
 from PIL import Image
 
 from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders.clip import record_prompts
-from cxr_diffusion_jax.evaluation import image_set
 from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import recipe
 
 
 def test_a_dataset_is_one_file(install, tmp_path):
@@ -28,6 +29,13 @@ def test_a_dataset_is_one_file(install, tmp_path):
     validation_fraction=0.2,
   )
   dataset = dataset_lib.prepare(settings, base.Needs())
+  config = {
+    "data": {"source": "list_csv"},
+    "conditioning": {"name": "findings"},
+  }
+  conditioner, _ = recipe.conditioner_section(config)
+  (stream,) = conditioner.streams
+  assert (stream.num_tokens, stream.width) == (1 + 3, 2 + 15)
   assert dataset.records.vocabulary == ("Fracture",)
   num_rows = 0
   for split in dataset.splits:

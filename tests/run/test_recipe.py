@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import recipe
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
 
@@ -97,3 +98,13 @@ def test_a_missing_argument_is_named(small):
   del plain["optimizer"]["learning_rate"]
   with pytest.raises(errors.InputError, match=r"config.optimizer: .*learning_rate"):
     experiment_lib.build(plain)
+
+
+def test_known_shapes_need_no_encoder():
+  config = {"conditioning": {"name": "clip_text", "encoder": "no/such-model"}}
+  shapes = {"clip_text": (77, 8), "findings": (3,)}
+  conditioner, _ = recipe.conditioner_section(config, shapes)
+  assert conditioner.needs.specs[0].shape == (77, 8)
+  config["conditioning"] = {"name": "findings"}
+  conditioner, _ = recipe.conditioner_section(config, shapes)
+  assert conditioner.streams[0].num_tokens == 3 + 3

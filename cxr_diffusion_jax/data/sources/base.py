@@ -3,7 +3,7 @@
 root --Source.read_table--> Table (one row an image) --> records
 
 A source is a module of `data/sources/`, named by `config.data.source`. Adding a dataset
-is adding one such module with a function `read_table`.
+is adding one such module with `VOCABULARY` and `read_table`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,13 @@ class Table:
 
 
 class Source(Protocol):
-  """A module of `data/sources/`."""
+  """A module of `data/sources/`.
+
+  Attributes:
+    VOCABULARY: names of the findings, of every table that it reads.
+  """
+
+  VOCABULARY: tuple[str, ...]
 
   def read_table(self, root: epath.Path, *, image_size: int) -> Table:
     """Reads all that a dataset states; opens no image.

@@ -6,6 +6,7 @@ The generator is in `extras/phantom`, which is imported only to make a tree.
 import importlib
 import json
 import os
+from typing import Any
 
 from etils import epath
 from PIL import Image
@@ -20,6 +21,7 @@ SETTINGS_FILE = "phantom.json"
 # The key of a PNG's text that says what the image shows.
 TEXT_KEY = "phantom"
 
+VOCABULARY = nih.VOCABULARY
 read_table = nih.read_table
 
 
@@ -35,10 +37,10 @@ def image_size_of(root: str | os.PathLike) -> int:
   return int(json.loads((epath.Path(root) / SETTINGS_FILE).read_text())["size"])
 
 
-def read_facts(path: str | os.PathLike) -> dict:
-  """What a phantom's PNG says that it shows; only the file's head is read."""
+def read_facts(path: str | os.PathLike) -> dict[str, Any]:
+  """What a phantom's PNG states of its image; {} for other images."""
   with Image.open(path) as image:
-    return json.loads(image.info[TEXT_KEY])
+    return json.loads(image.info.get(TEXT_KEY, "{}"))
 
 
 def make_tree(

@@ -17,15 +17,14 @@ group of `GROUPS` hardly do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import json
 import os
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.data.sources.nih import layout
 from cxr_diffusion_jax.encoders.probes.anatomy_regressor import AnatomyRegressor
 from cxr_diffusion_jax.evaluation import statistics
@@ -77,9 +76,6 @@ METRICS = tuple(
 # Groups that show what a path knows beyond the findings.
 GROUPS = ("finding: Cardiomegaly", "finding: No Finding")
 
-# Names the text chunk of phantom PNGs; see `extras/phantom/worker.py`.
-TEXT_KEY = "phantom"
-
 NO_FACTS = "true measures are known of phantoms alone"
 
 
@@ -96,10 +92,10 @@ def facts_of(
     KeyError: an image that is not in it.
   """
   paths = layout.find_tree(root).originals
-  texts = [_png_text(paths[str(name)]) for name in ids]
-  if not all(texts):
+  facts = [phantom.read_facts(paths[str(name)]) for name in ids]
+  if not all(facts):
     return None
-  measures = [_quantities(json.loads(text)) for text in texts]
+  measures = [_quantities(one) for one in facts]
   stated = set(QUANTITIES).intersection(*measures)
   return {
     name: np.array([of_image[name] for of_image in measures], np.float64)
@@ -225,12 +221,6 @@ def _compare(
     },
     "error_conditions_of_others": estimate(chance),
   }
-
-
-def _png_text(path: str | os.PathLike) -> str:
-  """The JSON that phantom PNGs hold in their header; "" in other images."""
-  with Image.open(path) as image:
-    return image.info.get(TEXT_KEY, "")
 
 
 def _quantities(facts: Mapping[str, Any]) -> dict[str, float]:

@@ -10,6 +10,8 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.sources import base
 from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata, reports
 
+VOCABULARY = metadata.FINDINGS
+
 
 def read_table(root: epath.Path, *, image_size: int) -> base.Table:
   """Reads an NIH tree, see `base.Source`."""
@@ -26,7 +28,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
   paths = [images.get(image_id) for image_id in entries.id.tolist()]
   expert = google_labels.read_google_labels(tree.google_labels)
   return base.Table(
-    vocabulary=metadata.FINDINGS,
+    vocabulary=VOCABULARY,
     origin=os.fspath(tree.data_entry),
     id=entries.id,
     patient=entries.patient,
