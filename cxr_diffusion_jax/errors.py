@@ -24,6 +24,12 @@ class InputError(Exception):
     super().__init__(" ".join("; ".join(parts).split()))
 
 
+def require_positive(name: str, value: float) -> None:
+  """Raises InputError unless a value is above 0."""
+  if not value > 0:
+    raise InputError(f"{name}={value}", "above 0")
+
+
 class Interrupted(Exception):
   """Work that a signal stopped in good order.
 

@@ -1,15 +1,18 @@
 """Looking things up by name: an unknown name is refused, with the nearest names.
 
-choose("sampler", "hun", ("euler", "heun")) -> InputError ... did you mean heun?
+check("sampler", "hun", ("euler", "heun")) -> InputError ... did you mean heun?
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import difflib
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import TypeVar
 
 from cxr_diffusion_jax import errors
+
+T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
@@ -35,6 +38,11 @@ def check(what: str, name: str, known: Iterable[str]) -> str:
       f"{what} {name!r}", f"one of {', '.join(known)}", nearest(name, known)
     )
   return name
+
+
+def choose(what: str, name: str, table: Mapping[str, T]) -> T:
+  """Returns the entry of a name, which is checked as by `check`."""
+  return table[check(what, name, table)]
 
 
 def modules(package: str, *, without: Iterable[str] = ()) -> tuple[str, ...]:

@@ -147,10 +147,7 @@ def balance(findings: np.ndarray, *, limit: int, seed: int) -> np.ndarray:
 
 
 def save_labels(
-  path: str | os.PathLike,
-  ids: Sequence[str],
-  names: Sequence[str],
-  values: np.ndarray,
+  path: str | os.PathLike, ids: Sequence[str], names: Sequence[str], values: np.ndarray
 ) -> None:
   """Writes a label table as a CSV, whole or not at all.
 

@@ -33,8 +33,6 @@ class Uniform:
   """Weight 1 on the error of whatever the denoiser predicts."""
 
   def __call__(self, process: Process, t: Array) -> Array:
-    """-> ones [b]."""
-    del process
     return jnp.ones_like(t, jnp.float32)
 
 
@@ -60,8 +58,6 @@ class LinearTimestep:
       raise errors.InputError(f"slope={self.slope} of linear_timestep", "-1 to 1")
 
   def __call__(self, process: Process, t: Array) -> Array:
-    """-> [b] in [0, 2]."""
-    del process
     return 1 + self.slope * (2 * jnp.asarray(t, jnp.float32) - 1)
 
 
@@ -82,11 +78,9 @@ class MinSNR:
   gamma: float = 5.0
 
   def __post_init__(self):
-    if not self.gamma > 0:
-      raise errors.InputError(f"gamma={self.gamma} of min_snr", "above 0")
+    errors.require_positive("gamma", self.gamma)
 
   def __call__(self, process: Process, t: Array) -> Array:
-    """-> [b]."""
     return _of_x0(process, t, lambda snr: jnp.minimum(snr, self.gamma))
 
 
@@ -108,11 +102,9 @@ class EDM:
   sigma_data: float = 0.5
 
   def __post_init__(self):
-    if not self.sigma_data > 0:
-      raise errors.InputError(f"sigma_data={self.sigma_data}", "above 0")
+    errors.require_positive("sigma_data", self.sigma_data)
 
   def __call__(self, process: Process, t: Array) -> Array:
-    """-> [b]."""
     return _of_x0(process, t, lambda snr: snr + self.sigma_data**-2)
 
 
@@ -131,7 +123,6 @@ class Sigmoid:
   bias: float = 2.0
 
   def __call__(self, process: Process, t: Array) -> Array:
-    """-> [b]."""
     t = jnp.asarray(t, jnp.float32)
     logsnr, change = jax.jvp(process.schedule.logsnr, (t,), (jnp.ones_like(t),))
     # An error of epsilon is one of x0 times the root of the SNR; one sigmoid, since
@@ -166,14 +157,14 @@ def load(name: str) -> type[Weighting]:
   Raises:
     InputError: no weighting has this name.
   """
-  classes = {
+  weightings: dict[str, type[Weighting]] = {
     "edm": EDM,
     "linear_timestep": LinearTimestep,
     "min_snr": MinSNR,
     "sigmoid": Sigmoid,
     "uniform": Uniform,
   }
-  return classes[naming.check("loss weighting", name, classes)]
+  return naming.choose("loss weighting", name, weightings)
 
 
 def _of_x0(process: Process, t: Array, weight_fn: Callable[[Array], Array]) -> Array:

@@ -1,4 +1,4 @@
-"""What stands between a network and the path: its inputs and outputs near size 1.
+"""Scales a network's inputs and outputs to about size 1.
 
 network's input = c_in x_t,  its time = c_noise,
 prediction = c_skip x_t + c_out network(c_in x_t, c_noise)
@@ -47,17 +47,12 @@ class Identity:
   """The network predicts by itself; only the time changes its unit."""
 
   def check(self, process: Process) -> None:
-    """Goes with every process."""
-    del process
+    pass
 
   def inputs(self, process: Process, x_t: Array, t: Array) -> tuple[Array, Array]:
-    """-> x_t [b ...] as it is, 1000 t [b]."""
-    del process
     return x_t, TIME_SCALE * t
 
   def output(self, process: Process, x_t: Array, t: Array, answer: Array) -> Array:
-    """-> the answer [b ...] as it is."""
-    del process, x_t, t
     return answer
 
 
@@ -84,11 +79,9 @@ class EDM:
   sigma_data: float = 0.5
 
   def __post_init__(self):
-    if not self.sigma_data > 0:
-      raise errors.InputError(f"sigma_data={self.sigma_data}", "above 0")
+    errors.require_positive("sigma_data", self.sigma_data)
 
   def check(self, process: Process) -> None:
-    """Raises InputError unless x0 is predicted."""
     if process.prediction != "x0":
       raise errors.InputError(
         f"preconditioning 'edm' with prediction {process.prediction!r}",
@@ -97,17 +90,14 @@ class EDM:
       )
 
   def inputs(self, process: Process, x_t: Array, t: Array) -> tuple[Array, Array]:
-    """-> c_in x_t [b ...], c_noise [b] in [0, 1000]."""
     alpha, sigma = process.coefficients(t, x_t.ndim)
     ends = process.schedule.logsnr(jnp.array([0.0, 1.0]))
     clean, noisy = jnp.clip(ends, -20, 20)
     logsnr = jnp.clip(process.schedule.logsnr(t), noisy, clean)
-    return x_t / self._norm(alpha, sigma), TIME_SCALE * (clean - logsnr) / (
-      clean - noisy
-    )
+    time = TIME_SCALE * (clean - logsnr) / (clean - noisy)
+    return x_t / self._norm(alpha, sigma), time
 
   def output(self, process: Process, x_t: Array, t: Array, answer: Array) -> Array:
-    """-> x0 [b ...] float32."""
     alpha, sigma = process.coefficients(t, x_t.ndim)
     norm = self._norm(alpha, sigma)
     skip = alpha * (self.sigma_data / norm) ** 2
@@ -142,5 +132,5 @@ def load(name: str) -> type[Preconditioning]:
   Raises:
     InputError: no preconditioning has this name.
   """
-  classes = {"edm": EDM, "none": Identity}
-  return classes[naming.check("preconditioning", name, classes)]
+  choices: dict[str, type[Preconditioning]] = {"edm": EDM, "none": Identity}
+  return naming.choose("preconditioning", name, choices)

@@ -11,7 +11,7 @@ x_t / (alpha + sigma) by sigma / (alpha + sigma).
 from jax import Array
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import naming
 
 
 def names() -> tuple[str, ...]:
@@ -21,8 +21,7 @@ def names() -> tuple[str, ...]:
 
 def check(name: str) -> None:
   """Raises InputError unless `name` is one of `names()`."""
-  if name not in names():
-    raise errors.InputError(f"unknown prediction {name!r}", f"one of {list(names())}")
+  naming.check("prediction", name, names())
 
 
 def target(name: str, x0: Array, noise: Array, alpha: Array, sigma: Array) -> Array:
@@ -47,7 +46,7 @@ def target(name: str, x0: Array, noise: Array, alpha: Array, sigma: Array) -> Ar
       return alpha * noise - sigma * x0
     case "velocity":
       return noise - x0
-  raise errors.InputError(f"unknown prediction {name!r}", f"one of {list(names())}")
+  raise ValueError(f"unknown prediction {name!r}")
 
 
 def split(
@@ -81,7 +80,7 @@ def split(
     case "velocity":
       x0 = (x_t - sigma * prediction) / (alpha + sigma)
       return x0, (x_t + alpha * prediction) / (alpha + sigma)
-  raise errors.InputError(f"unknown prediction {name!r}", f"one of {list(names())}")
+  raise ValueError(f"unknown prediction {name!r}")
 
 
 def convert(
@@ -112,7 +111,7 @@ def gain(name: str, alpha: Array, sigma: Array) -> Array:
       return sigma / (alpha**2 + sigma**2)
     case "velocity":
       return sigma / (alpha + sigma)
-  raise errors.InputError(f"unknown prediction {name!r}", f"one of {list(names())}")
+  raise ValueError(f"unknown prediction {name!r}")
 
 
 def _over(numerator: Array, denominator: Array) -> Array:

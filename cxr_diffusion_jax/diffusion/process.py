@@ -1,8 +1,7 @@
-"""Data to noise, and a denoiser's answer back to data, at one time per sample.
+"""Data to noise, and what a denoiser should answer, at one time per sample.
 
 corrupt:  x_t = alpha(t) x0 + sigma(t) noise,  noise ~ N(0, 1)
 target:   what the denoiser should answer for (x0, noise, t)
-to_*:     what its answer means
 """
 
 import dataclasses
@@ -58,21 +57,3 @@ class Process:
     """[b ...], [b ...], [b] -> what the denoiser should answer, [b ...]."""
     alpha, sigma = self.coefficients(t, x0.ndim)
     return predictions.target(self.prediction, x0, noise, alpha, sigma)
-
-  def to_x0(self, prediction: Array, x_t: Array, t: Array) -> Array:
-    """The data [b ...] that a prediction [b ...] at x_t [b ...], t [b] means."""
-    return self._as("x0", prediction, x_t, t)
-
-  def to_noise(self, prediction: Array, x_t: Array, t: Array) -> Array:
-    """The noise [b ...] that a prediction [b ...] at x_t [b ...], t [b] means."""
-    return self._as("epsilon", prediction, x_t, t)
-
-  def to_velocity(self, prediction: Array, x_t: Array, t: Array) -> Array:
-    """noise - x0 [b ...] that a prediction [b ...] at x_t [b ...], t [b] means."""
-    return self._as("velocity", prediction, x_t, t)
-
-  def _as(self, wanted: str, prediction: Array, x_t: Array, t: Array) -> Array:
-    alpha, sigma = self.coefficients(t, x_t.ndim)
-    prediction = jnp.asarray(prediction, jnp.float32)
-    x_t = jnp.asarray(x_t, jnp.float32)
-    return predictions.convert(prediction, self.prediction, wanted, x_t, alpha, sigma)

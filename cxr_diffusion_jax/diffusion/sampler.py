@@ -10,7 +10,6 @@ a key per sample, so an image does not depend on its batch. Methods are the clas
 from collections.abc import Callable
 import dataclasses
 import importlib
-from typing import Any, ClassVar, Protocol
 
 import jax
 from jax import Array
@@ -19,65 +18,16 @@ import numpy as np
 
 from cxr_diffusion_jax import naming
 from cxr_diffusion_jax.diffusion import prediction as predictions
+from cxr_diffusion_jax.diffusion.method import Method
 from cxr_diffusion_jax.diffusion.process import Process
 from cxr_diffusion_jax.diffusion.samplers.one_step import Euler
-from cxr_diffusion_jax.diffusion.schedule import Schedule
-from cxr_diffusion_jax.diffusion.times import Grid, Times
+from cxr_diffusion_jax.diffusion.times import Times
 from cxr_diffusion_jax.types import Context, DenoiseFn
 
 _SAMPLERS = "cxr_diffusion_jax.diffusion.samplers"
 
 # (x [b ...], t [] just reached, keys [b] or None) -> x [b ...]
 ConstrainFn = Callable[[Array, Array, Array | None], Array]
-
-
-class Method(Protocol):
-  """The equation of a sampler; its fields are its options.
-
-  Attributes:
-    name: in a config and on the command line.
-    stages: evaluations of the denoiser a step; the last step has one.
-    stochastic: whether it makes fresh noise.
-  """
-
-  name: ClassVar[str]
-  stages: ClassVar[int]
-
-  @property
-  def stochastic(self) -> bool: ...
-
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
-    """What `update` is given at each evaluation, every entry [num_evaluations].
-
-    `t`, `alpha` and `sigma` are where the denoiser is evaluated, `next_t` is the time
-    of the x that the update returns.
-    """
-    ...
-
-  def memory(self, x: Array) -> Any:
-    """What is remembered before the first evaluation: arrays like x [b ...]."""
-    ...
-
-  def update(
-    self,
-    step: dict[str, Array],
-    x: Array,
-    x0: Array,
-    noise: Array,
-    fresh: Array | None,
-    memory: Any,
-  ) -> tuple[Array, Any]:
-    """The next x [b ...] and what to remember.
-
-    Args:
-      step: a row of the table.
-      x: [b ...] what the denoiser was given.
-      x0: [b ...] the data that it sees in x.
-      noise: [b ...] likewise.
-      fresh: [b ...] standard normal noise of this step, if stochastic.
-      memory: as the last update left it.
-    """
-    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,34 +86,17 @@ class Sampler:
     Raises:
       ValueError: a method that makes fresh noise, without keys.
     """
-    return self.trajectory(
+    return self.follow(
       process, denoise_fn, noise, context, keys, constrain_fn=constrain_fn
     )[0]
 
-  def trajectory(
+  def follow(
     self, process, denoise_fn, noise, context, keys=None, *, constrain_fn=None
-  ) -> tuple[Array, Array]:
-    """As `__call__`, and the estimates of the data, [num_steps b ...]."""
-    x, estimates, _ = self._follow(
-      process, denoise_fn, noise, context, keys, constrain_fn
-    )
-    return x, estimates[:: self.method.stages]
-
-  def states(
-    self, process, denoise_fn, noise, context, keys=None, *, constrain_fn=None
-  ) -> Array:
-    """As `__call__`, but x after each step, [num_steps b ...]; the last is the data."""
-    _, _, states = self._follow(process, denoise_fn, noise, context, keys, constrain_fn)
-    return states[self._ends()]
-
-  def _ends(self) -> np.ndarray:
-    """[num_evaluations] bool: after which of them a step is done."""
+  ) -> tuple[Array, Array, Array]:
+    """As `__call__`; also the estimate and x of each step, each [num_steps b ...]."""
+    method = self.method
     row = np.arange(1, self.num_evaluations + 1)
-    return (row % self.method.stages == 0) | (row == self.num_evaluations)
-
-  def _follow(self, process, denoise_fn, noise, context, keys, constrain_fn):
-    """Scans the method; returns x, and after each evaluation the estimate and x."""
-    method, ends = self.method, self._ends()
+    ends = (row % method.stages == 0) | (row == self.num_evaluations)
     if method.stochastic and keys is None:
       raise ValueError(f"{type(method).__name__} makes fresh noise: give keys [b]")
     grid = self.times.grid(process, self.num_steps)
@@ -189,7 +122,7 @@ class Sampler:
     if self.times.start == 1:
       x = grid.sigma[0] * x
     (x, _), (estimates, states) = jax.lax.scan(body, (x, method.memory(x)), table)
-    return x, estimates, states
+    return x, estimates[:: method.stages], states[ends]
 
   def _split(self, kind, prediction, x, step):
     """The data and the noise that a prediction means, the data within its bounds."""
@@ -238,8 +171,7 @@ def load(name: str) -> type[Method]:
   Raises:
     InputError: no sampler has this name.
   """
-  classes = methods()
-  return classes[naming.check("sampler", name, classes)]
+  return naming.choose("sampler", name, methods())
 
 
 def _fold(keys: Array, number: int | Array) -> Array:

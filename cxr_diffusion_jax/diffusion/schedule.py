@@ -6,7 +6,6 @@ logsnr(t) = 2 log(alpha(t) / sigma(t)), finite everywhere, decreasing
 load(name) -> constructor; the paths are in schedule_continuous and schedule_discrete
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 from jax import Array
@@ -19,9 +18,9 @@ from cxr_diffusion_jax.diffusion.schedule_continuous import (
   RectifiedFlow,
 )
 from cxr_diffusion_jax.diffusion.schedule_discrete import (
-  linear,
-  scaled_linear,
-  squared_cosine,
+  Linear,
+  ScaledLinear,
+  SquaredCosine,
 )
 
 
@@ -40,32 +39,26 @@ class Schedule(Protocol):
     """2 log(alpha / sigma) at time t, clipped so that it is finite."""
     ...
 
-  def time_of_alpha(self, alpha: Array) -> Array:
-    """The time at which the path has this alpha; ValueError where that is no time."""
-    ...
-
-  def time_of_sigma(self, sigma: Array) -> Array:
-    """The time at which the path has this sigma."""
-    ...
-
   def time_of_logsnr(self, logsnr: Array | float) -> Array:
     """The time at which the path has this logsnr: the inverse of `logsnr`."""
     ...
 
 
-def load(name: str) -> Callable[..., Schedule]:
+_SCHEDULES = {
+  "cosine": Cosine,
+  "edm": EDM,
+  "linear": Linear,
+  "rectified_flow": RectifiedFlow,
+  "scaled_linear": ScaledLinear,
+  "squared_cosine": SquaredCosine,
+  "vp": VP,
+}
+
+
+def load(name: str) -> type[Schedule]:
   """The constructor of the schedule of this name.
 
   Raises:
     InputError: no schedule has this name.
   """
-  classes = {
-    "cosine": Cosine,
-    "edm": EDM,
-    "linear": linear,
-    "rectified_flow": RectifiedFlow,
-    "scaled_linear": scaled_linear,
-    "squared_cosine": squared_cosine,
-    "vp": VP,
-  }
-  return classes[naming.check("schedule", name, classes)]
+  return naming.choose("schedule", name, _SCHEDULES)

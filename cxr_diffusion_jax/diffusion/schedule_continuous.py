@@ -5,8 +5,8 @@ cosine           sigma / alpha = shift tan(pi t / 2),          alpha^2 + sigma^2
 vp               alpha = exp(-B / 2),  sigma^2 = 1 - exp(-B),  B' = beta(t) linear
 edm              alpha = 1,  sigma^(1 / rho) linear in t
 
-Every method maps [...] to [...] elementwise, in float32; what an inverse is asked for
-beyond the path's ends gives the end. Nothing is computed as 1 minus something near 1.
+Methods are those of `schedule.Schedule`, in float32; the inverse of a logsnr beyond the
+path's ends is the end. Nothing is computed as 1 minus something near 1.
 """
 
 import dataclasses
@@ -34,34 +34,21 @@ class RectifiedFlow:
   shift: float = 1.0
 
   def __post_init__(self):
-    _check_shift(self.shift)
+    errors.require_positive("shift", self.shift)
 
   def alpha(self, t: Array | float) -> Array:
-    """[...] -> [...]; written so that it keeps its precision near t = 1."""
+    # Keeps its precision near t = 1.
     t = jnp.asarray(t, jnp.float32)
     return (1 - t) / (1 + (self.shift - 1) * t)
 
   def sigma(self, t: Array | float) -> Array:
-    """[...] -> [...]."""
     t = jnp.asarray(t, jnp.float32)
     return self.shift * t / (1 + (self.shift - 1) * t)
 
   def logsnr(self, t: Array | float) -> Array:
-    """[...] -> [...], within about [-28, 28]."""
     return logsnr_of(self.alpha(t), self.sigma(t))
 
-  def time_of_alpha(self, alpha: Array) -> Array:
-    """[...] -> [...] in [0, 1]."""
-    alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0, 1)
-    return (1 - alpha) / (1 + (self.shift - 1) * alpha)
-
-  def time_of_sigma(self, sigma: Array) -> Array:
-    """[...] -> [...] in [0, 1]."""
-    sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
-    return sigma / (self.shift - (self.shift - 1) * sigma)
-
   def time_of_logsnr(self, logsnr: Array | float) -> Array:
-    """[...] -> [...] in [0, 1]."""
     s = jax.nn.sigmoid(-0.5 * jnp.asarray(logsnr, jnp.float32))
     return s / (self.shift - (self.shift - 1) * s)
 
@@ -84,40 +71,27 @@ class Cosine:
   shift: float = 1.0
 
   def __post_init__(self):
-    _check_shift(self.shift)
+    errors.require_positive("shift", self.shift)
 
   def alpha(self, t: Array | float) -> Array:
-    """[...] -> [...]; as a sine, so that it is exactly 0 at t = 1."""
     alpha, _, norm = self._plain(t)
     return alpha / norm
 
   def sigma(self, t: Array | float) -> Array:
-    """[...] -> [...]."""
     _, sigma, norm = self._plain(t)
     return self.shift * sigma / norm
 
   def logsnr(self, t: Array | float) -> Array:
-    """[...] -> [...], within about [-28, 28]."""
     return logsnr_of(self.alpha(t), self.sigma(t))
 
-  def time_of_alpha(self, alpha: Array) -> Array:
-    """[...] -> [...] in [0, 1]."""
-    alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0, 1)
-    return (2 / jnp.pi) * jnp.arctan2(complement(alpha), self.shift * alpha)
-
-  def time_of_sigma(self, sigma: Array) -> Array:
-    """[...] -> [...] in [0, 1]."""
-    sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
-    return (2 / jnp.pi) * jnp.arctan2(sigma, self.shift * complement(sigma))
-
   def time_of_logsnr(self, logsnr: Array | float) -> Array:
-    """[...] -> [...] in [0, 1]."""
     ratio = jnp.exp(-0.5 * jnp.asarray(logsnr, jnp.float32)) / self.shift
     return (2 / jnp.pi) * jnp.arctan(ratio)
 
   def _plain(self, t: Array | float) -> tuple[Array, Array, Array | float]:
     """Alpha and sigma without the shift, and what the shifted ones are divided by."""
     t = jnp.asarray(t, jnp.float32)
+    # Both as sines, so that alpha is exactly 0 at t = 1.
     alpha, sigma = jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
     if self.shift == 1:
       return alpha, sigma, 1.0
@@ -151,28 +125,15 @@ class VP:
       )
 
   def alpha(self, t: Array | float) -> Array:
-    """[...] -> [...]."""
     return jnp.exp(-0.5 * self._integral(t))
 
   def sigma(self, t: Array | float) -> Array:
-    """[...] -> [...]."""
     return jnp.sqrt(-jnp.expm1(-self._integral(t)))
 
   def logsnr(self, t: Array | float) -> Array:
-    """[...] -> [...], at most about 28."""
     return logsnr_of(self.alpha(t), self.sigma(t))
 
-  def time_of_alpha(self, alpha: Array) -> Array:
-    """[...] -> [...] in [0, 1]."""
-    return self._time(-2 * jnp.log(jnp.asarray(alpha, jnp.float32)))
-
-  def time_of_sigma(self, sigma: Array) -> Array:
-    """[...] -> [...] in [0, 1]."""
-    sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
-    return self._time(-(jnp.log1p(-sigma) + jnp.log1p(sigma)))
-
   def time_of_logsnr(self, logsnr: Array | float) -> Array:
-    """[...] -> [...] in [0, 1]."""
     return self._time(jax.nn.softplus(-jnp.asarray(logsnr, jnp.float32)))
 
   def _integral(self, t: Array | float) -> Array:
@@ -215,37 +176,20 @@ class EDM:
         f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}",
         "0 < sigma_min < sigma_max",
       )
-    if not self.rho > 0:
-      raise errors.InputError(f"rho={self.rho}", "above 0")
+    errors.require_positive("rho", self.rho)
 
   def alpha(self, t: Array | float) -> Array:
-    """[...] -> ones [...]."""
     return jnp.ones_like(jnp.asarray(t, jnp.float32))
 
   def sigma(self, t: Array | float) -> Array:
-    """[...] -> [...] in [sigma_min, sigma_max]."""
     low, high = self._roots()
     t = jnp.asarray(t, jnp.float32)
     return (low * (1 - t) + high * t) ** self.rho
 
   def logsnr(self, t: Array | float) -> Array:
-    """[...] -> [...], within -+2 log of the sigmas."""
     return -2 * jnp.log(self.sigma(t))
 
-  def time_of_alpha(self, alpha: Array) -> Array:
-    """There is none: alpha is 1 at every time.
-
-    Raises:
-      ValueError: always.
-    """
-    raise ValueError("the EDM path has alpha = 1 at every time: ask by sigma or logsnr")
-
-  def time_of_sigma(self, sigma: Array) -> Array:
-    """[...] -> [...] in [0, 1]."""
-    return self._time(jnp.asarray(sigma, jnp.float32) ** (1 / self.rho))
-
   def time_of_logsnr(self, logsnr: Array | float) -> Array:
-    """[...] -> [...] in [0, 1]."""
     return self._time(jnp.exp(-0.5 / self.rho * jnp.asarray(logsnr, jnp.float32)))
 
   def _roots(self) -> tuple[float, float]:
@@ -260,13 +204,3 @@ def logsnr_of(alpha: Array, sigma: Array) -> Array:
   """Log-ratio of squares [...]; the floor keeps both ends of a path finite."""
   floor = 1e-6
   return 2 * (jnp.log(jnp.maximum(alpha, floor)) - jnp.log(jnp.maximum(sigma, floor)))
-
-
-def complement(value: Array) -> Array:
-  """sqrt(1 - value^2) [...] of values in [0, 1], without loss near 1."""
-  return jnp.sqrt((1 - value) * (1 + value))
-
-
-def _check_shift(shift: float) -> None:
-  if not shift > 0:
-    raise errors.InputError(f"shift={shift}", "above 0")

@@ -14,7 +14,6 @@ sqrt(1 - alpha^2) in float32 it would lose half its digits near t = 0.
 
 import dataclasses
 import functools
-from typing import Protocol
 
 import jax
 from jax import Array
@@ -22,50 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.diffusion.schedule_continuous import complement, logsnr_of
-
-
-class Betas(Protocol):
-  """How much variance each level adds."""
-
-  def __call__(self, num_levels: int) -> np.ndarray:
-    """[num_levels] float64 in (0, 1)."""
-    ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearBetas:
-  """Even from `start` to `end`: Ho et al. 2020 (2006.11239), section 4."""
-
-  start: float
-  end: float
-
-  def __call__(self, num_levels: int) -> np.ndarray:
-    """[num_levels] float64."""
-    return np.linspace(self.start, self.end, num_levels)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScaledLinearBetas:
-  """Roots even from that of `start` to that of `end`: 2112.10752, its code."""
-
-  start: float
-  end: float
-
-  def __call__(self, num_levels: int) -> np.ndarray:
-    """[num_levels] float64."""
-    return np.linspace(self.start**0.5, self.end**0.5, num_levels) ** 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SquaredCosineBetas:
-  """Nichol and Dhariwal 2021 (2102.09672), eq. 17: offset 0.008, at most 0.999."""
-
-  def __call__(self, num_levels: int) -> np.ndarray:
-    """[num_levels] float64."""
-    time = np.linspace(0, 1, num_levels + 1)
-    left = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - left[1:] / left[:-1], 0.999)
+from cxr_diffusion_jax.diffusion.schedule_continuous import logsnr_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +32,6 @@ class Discrete:
   beyond the last, extrapolated (with a terminal SNR of zero: the last level itself).
 
   Attributes:
-    betas: variance that each level adds.
     num_levels: count of discrete levels; at least 3.
     zero_terminal_snr: shift and scale alpha so that the last level is pure noise,
       Lin et al. 2023 (2305.08891), algorithm 1.
@@ -85,51 +40,40 @@ class Discrete:
     InputError: too few levels, or betas outside (0, 1).
   """
 
-  betas: Betas
   num_levels: int = 1000
   zero_terminal_snr: bool = False
 
   def __post_init__(self):
     if self.num_levels < 3:
       raise errors.InputError(f"num_levels={self.num_levels}", "at least 3")
-    betas = self.betas(self.num_levels)
+    betas = self.betas()
     if not np.all((betas > 0) & (betas < 1)):
       raise errors.InputError(
         f"betas from {betas.min():g} to {betas.max():g}", "between 0 and 1"
       )
 
+  def betas(self) -> np.ndarray:
+    """The variance that each level adds, [num_levels] float64 in (0, 1)."""
+    raise NotImplementedError
+
   def alphas_cumprod(self) -> np.ndarray:
     """Alpha squared [num_levels], float64, at t = i / num_levels."""
-    squares = np.cumprod(1 - self.betas(self.num_levels))
+    squares = np.cumprod(1 - self.betas())
     if not self.zero_terminal_snr:
       return squares
     alphas = np.sqrt(squares)
     return ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
 
   def alpha(self, t: Array | float) -> Array:
-    """[...] -> [...]."""
     return self._at(t)[0]
 
   def sigma(self, t: Array | float) -> Array:
-    """[...] -> [...]."""
     return self._at(t)[1]
 
   def logsnr(self, t: Array | float) -> Array:
-    """[...] -> [...], within about [-28, 28]."""
     return logsnr_of(*self._at(t))
 
-  def time_of_alpha(self, alpha: Array) -> Array:
-    """[...] -> [...] in [0, 1]."""
-    alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0, 1)
-    return self.time_of_logsnr(2 * jnp.log(alpha / complement(alpha)))
-
-  def time_of_sigma(self, sigma: Array) -> Array:
-    """[...] -> [...] in [0, 1]."""
-    sigma = jnp.clip(jnp.asarray(sigma, jnp.float32), 0, 1)
-    return self.time_of_logsnr(2 * jnp.log(complement(sigma) / sigma))
-
   def time_of_logsnr(self, logsnr: Array | float) -> Array:
-    """[...] -> [...] in [0, 1]; a logsnr beyond the path's ends gives the end."""
     logsnr = jnp.asarray(logsnr, jnp.float32)
     alphas, _, known = self._tables
     known = known[alphas > 0]
@@ -177,44 +121,48 @@ class Discrete:
     straight = alpha * (1 - part)
     return (
       jnp.where(last, straight, alpha / norm),
-      jnp.where(last, complement(straight), sigma / norm),
+      jnp.where(last, _complement(straight), sigma / norm),
     )
 
 
-def linear(
-  *,
-  beta_start: float = 0.0001,
-  beta_end: float = 0.02,
-  num_levels: int = 1000,
-  zero_terminal_snr: bool = False,
-) -> Discrete:
-  """DDPM's levels; see `Discrete`."""
-  betas = LinearBetas(start=beta_start, end=beta_end)
-  return Discrete(
-    betas=betas, num_levels=num_levels, zero_terminal_snr=zero_terminal_snr
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(Discrete):
+  """DDPM's levels: Ho et al. 2020 (2006.11239), section 4.
+
+  Attributes:
+    beta_start: variance that the first level adds.
+    beta_end: variance that the last level adds.
+  """
+
+  beta_start: float = 0.0001
+  beta_end: float = 0.02
+
+  def betas(self) -> np.ndarray:
+    return np.linspace(self.beta_start, self.beta_end, self.num_levels)
 
 
-def scaled_linear(
-  *,
-  beta_start: float = 0.00085,
-  beta_end: float = 0.012,
-  num_levels: int = 1000,
-  zero_terminal_snr: bool = False,
-) -> Discrete:
-  """Stable Diffusion's levels; see `Discrete`."""
-  betas = ScaledLinearBetas(start=beta_start, end=beta_end)
-  return Discrete(
-    betas=betas, num_levels=num_levels, zero_terminal_snr=zero_terminal_snr
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledLinear(Linear):
+  """Stable Diffusion's levels, whose roots are even: 2112.10752, its code."""
+
+  beta_start: float = 0.00085
+  beta_end: float = 0.012
+
+  def betas(self) -> np.ndarray:
+    roots = self.beta_start**0.5, self.beta_end**0.5
+    return np.linspace(*roots, self.num_levels) ** 2
 
 
-def squared_cosine(
-  *, num_levels: int = 1000, zero_terminal_snr: bool = False
-) -> Discrete:
-  """Improved DDPM's levels; see `Discrete`."""
-  return Discrete(
-    betas=SquaredCosineBetas(),
-    num_levels=num_levels,
-    zero_terminal_snr=zero_terminal_snr,
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SquaredCosine(Discrete):
+  """Nichol and Dhariwal 2021 (2102.09672), eq. 17: offset 0.008, at most 0.999."""
+
+  def betas(self) -> np.ndarray:
+    time = np.linspace(0, 1, self.num_levels + 1)
+    left = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - left[1:] / left[:-1], 0.999)
+
+
+def _complement(value: Array) -> Array:
+  """sqrt(1 - value^2) [...] of values in [0, 1], without loss near 1."""
+  return jnp.sqrt((1 - value) * (1 + value))

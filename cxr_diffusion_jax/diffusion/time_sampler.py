@@ -8,9 +8,7 @@ appendix I.1). Samplers that are not uniform look more often where it is worth m
 so weight the loss by their density; `Importance` alone divides by it again.
 """
 
-from collections.abc import Sequence
 import dataclasses
-from typing import Protocol
 
 import jax
 from jax import Array
@@ -21,41 +19,49 @@ from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 
 
-class TimeSampler(Protocol):
-  """Draws times for a batch."""
-
-  def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
-    """[num] float32 in (0, 1)."""
-    ...
-
-  def weight(self, t: Array, schedule: Schedule) -> Array:
-    """What the losses at t [...] are multiplied by, [...] float32."""
-    ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Uniform:
-  """Every time is as likely as any other.
+class TimeSampler:
+  """Draws times for a batch, by the inverse of their distribution function.
 
   Attributes:
-    stratified: spread the times of one batch evenly.
+    stratified: spread the quantiles of one batch evenly.
   """
 
   stratified: bool = True
 
   def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
     """[num] float32 in (0, 1)."""
-    del schedule
-    return _uniform(key, num, self.stratified)
+    if self.stratified:
+      quantile = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
+    else:
+      quantile = jax.random.uniform(key, (num,))
+    # Off 0 and 1, where the log-ratio and ndtri are infinite.
+    return self.times_at(_inside(quantile), schedule)
+
+  def times_at(self, quantile: Array, schedule: Schedule) -> Array:
+    """Quantiles [num] in (0, 1) -> times [num] in (0, 1)."""
+    raise NotImplementedError
 
   def weight(self, t: Array, schedule: Schedule) -> Array:
-    """Ones [...]."""
+    """Factors [...] float32 of the losses at t [...]; 1 by default."""
     del schedule
     return jnp.ones_like(t, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogitNormal:
+class Uniform(TimeSampler):
+  """Every time is as likely as any other.
+
+  Attributes:
+    stratified: spread the times of one batch evenly.
+  """
+
+  def times_at(self, quantile: Array, schedule: Schedule) -> Array:
+    return quantile
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogitNormal(TimeSampler):
   """t = sigmoid(mean + std z), z ~ N(0, 1): most often mid-path, where it is hardest.
 
   Esser et al. 2024 (2403.03206), section 3.1.
@@ -68,27 +74,18 @@ class LogitNormal:
 
   mean: float = 0.0
   std: float = 1.0
-  stratified: bool = True
 
-  def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
-    """[num] float32 in (0, 1)."""
-    del schedule
-    quantile = _uniform(key, num, self.stratified)
-    z = jax.scipy.special.ndtri(quantile)
-    return jax.nn.sigmoid(self.mean + self.std * z)
-
-  def weight(self, t: Array, schedule: Schedule) -> Array:
-    """Ones [...]."""
-    del schedule
-    return jnp.ones_like(t, jnp.float32)
+  def times_at(self, quantile: Array, schedule: Schedule) -> Array:
+    return jax.nn.sigmoid(self.mean + self.std * jax.scipy.special.ndtri(quantile))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogNormal:
+class LogNormal(TimeSampler):
   """log(sigma / alpha) = mean + std z, z ~ N(0, 1), wherever the path has that.
 
   Karras et al. 2022 (2206.00364), table 1, for data of standard deviation 0.5; for
-  another one, add the logarithm of how many times larger it is to the mean.
+  another one, add the logarithm of how many times larger it is to the mean. Noise
+  beyond the path's ends becomes that of the end.
 
   Attributes:
     mean: the paper's P_mean.
@@ -98,28 +95,21 @@ class LogNormal:
 
   mean: float = -1.2
   std: float = 1.2
-  stratified: bool = True
 
-  def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
-    """[num] float32 in (0, 1); noise beyond the path's ends becomes that of the end."""
-    z = jax.scipy.special.ndtri(_uniform(key, num, self.stratified))
+  def times_at(self, quantile: Array, schedule: Schedule) -> Array:
+    z = jax.scipy.special.ndtri(quantile)
     return _inside(schedule.time_of_logsnr(-2 * (self.mean + self.std * z)))
-
-  def weight(self, t: Array, schedule: Schedule) -> Array:
-    """Ones [...]."""
-    del schedule
-    return jnp.ones_like(t, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Importance:
+class Importance(TimeSampler):
   """Times in proportion to a profile of logsnr, and losses divided by that density.
 
   The mean loss is that of uniform times, and varies the less between batches the more
   the profile resembles the loss: Nichol and Dhariwal 2021 (2102.09672), section 3.3,
   with a fixed profile in place of a running one, so that a step stays a pure function
-  and a resumed run draws what an uninterrupted one draws. `measured_profile` makes the
-  profile of a trained model.
+  and a resumed run draws what an uninterrupted one draws. Losses vary least where the
+  profile is the root mean square of the losses at each logsnr.
 
   Attributes:
     logsnr: knots, increasing; a schedule's ends need not be reached.
@@ -138,7 +128,6 @@ class Importance:
   profile: tuple[float, ...] = (0.1, 0.6, 1.0, 0.6, 0.1)
   uniform: float = 0.1
   num_cells: int = 1000
-  stratified: bool = True
 
   def __post_init__(self):
     knots, profile = np.array(self.logsnr), np.array(self.profile)
@@ -159,9 +148,7 @@ class Importance:
         "uniform in (0, 1] and at least one cell",
       )
 
-  def __call__(self, key: Array, num: int, schedule: Schedule) -> Array:
-    """[num] float32 in (0, 1)."""
-    quantile = _uniform(key, num, self.stratified)
+  def times_at(self, quantile: Array, schedule: Schedule) -> Array:
     mass = jnp.cumsum(self._density(schedule))
     mass = jnp.concatenate([jnp.zeros(1), mass / mass[-1]])
     edges = jnp.linspace(0, 1, self.num_cells + 1)
@@ -184,56 +171,19 @@ class Importance:
     return mixed / mixed.mean()
 
 
-def measured_profile(
-  logsnr: Sequence[float], losses: Sequence[float], knots: Sequence[float]
-) -> tuple[float, ...]:
-  """The profile of `Importance` that makes losses vary least: their root mean square.
-
-  Args:
-    logsnr: [n] of examples.
-    losses: [n] of the same, weighted as in training.
-    knots: [k] increasing; each example counts for the nearest one.
-
-  Returns:
-    [k], largest 1; a knot without examples has what its neighbours have, linearly.
-
-  Raises:
-    ValueError: no example.
-  """
-  places, at = np.asarray(knots, np.float64), np.asarray(logsnr, np.float64)
-  squares = np.asarray(losses, np.float64) ** 2
-  nearest = np.abs(at[:, None] - places).argmin(axis=1)
-  count = np.bincount(nearest, minlength=places.size)
-  if not squares.size:
-    raise ValueError("no losses to measure a profile of")
-  total = np.bincount(nearest, squares, minlength=places.size)
-  seen = count > 0
-  root = np.interp(places, places[seen], np.sqrt(total[seen] / count[seen]))
-  return tuple((root / root.max()).tolist())
-
-
 def load(name: str) -> type[TimeSampler]:
   """The constructor of the time sampler of this name.
 
   Raises:
     InputError: no time sampler has this name.
   """
-  classes = {
+  samplers: dict[str, type[TimeSampler]] = {
     "importance": Importance,
     "log_normal": LogNormal,
     "logit_normal": LogitNormal,
     "uniform": Uniform,
   }
-  return classes[naming.check("time sampler", name, classes)]
-
-
-def _uniform(key: Array, num: int, stratified: bool) -> Array:
-  """[num] uniform, kept off 0 and 1 where the log-ratio and ndtri are infinite."""
-  if stratified:
-    t = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
-  else:
-    t = jax.random.uniform(key, (num,))
-  return _inside(t)
+  return naming.choose("time sampler", name, samplers)
 
 
 def _inside(t: Array) -> Array:

@@ -280,7 +280,7 @@ def run_ours(case: Case, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
 
   def run(x, keys):
     told = draw.times(path, draw.num_steps)[:-1]
-    return told, draw.states(path, denoise_fn, x, (), keys)
+    return told, draw.follow(path, denoise_fn, x, (), keys)[2]
 
   return jax.jit(run)(start(shape), keys_of(shape))
 

@@ -130,9 +130,9 @@ def test_constraints_see_every_step_and_hold_at_the_end():
     draw = sampler.Sampler(method=sampler.load(name)(), num_steps=4)
     denoise_fn = functools.partial(mixture_denoiser, path, (1,))
     follow = functools.partial(
-      draw.states, path, denoise_fn, context=(), constrain_fn=constrain_fn
+      draw.follow, path, denoise_fn, context=(), constrain_fn=constrain_fn
     )
-    states = jax.jit(lambda x, follow=follow: follow(noise=x, keys=keys))(noise)
+    states = jax.jit(lambda x, follow=follow: follow(noise=x, keys=keys)[2])(noise)
     jax.effects_barrier()
     np.testing.assert_allclose(states[:, 0, 0], [2.25, 2.5, 2.75, 3.0], atol=1e-6)
     assert {t for t, _ in seen} == {0.75, 0.5, 0.25, 0.0}

@@ -45,5 +45,5 @@ def test_ends_of_the_path_are_finite(name, alpha, sigma):
 def test_an_unknown_prediction_is_refused():
   with pytest.raises(errors.InputError, match="velocity"):
     prediction.check("score")
-  with pytest.raises(errors.InputError, match="velocity"):
+  with pytest.raises(ValueError, match="score"):
     prediction.target("score", jnp.zeros(1), jnp.zeros(1), 0.5, 0.5)

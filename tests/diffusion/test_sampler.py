@@ -154,7 +154,7 @@ def test_estimates_of_the_data_are_clipped_on_request(noise):
   denoise_fn = functools.partial(gaussian_denoiser, path)
   for method in (one_step.Euler(), second_order.Heun()):
     clipped = sampler.Sampler(method=method, num_steps=6, clip_x0=(1.2, 1.8))
-    x0, estimates = clipped.trajectory(path, denoise_fn, noise, ())
+    x0, estimates, _ = clipped.follow(path, denoise_fn, noise, ())
     assert estimates.shape == (6, *noise.shape)
     assert estimates.min() >= 1.2
     assert estimates.max() <= 1.8

@@ -57,25 +57,10 @@ def test_nothing_of_the_data_is_left_at_the_end(path):
 
 
 @pytest.mark.parametrize("path", ALL, ids=str)
-def test_each_inverse_leads_back(path):
+def test_the_inverse_leads_back(path):
   t = 0.01 + 0.98 * GRID
   np.testing.assert_allclose(path.time_of_logsnr(path.logsnr(t)), t, atol=2e-5)
-  # Asked where float32 tells one value from the next.
-  sigma = path.sigma(t)
-  told = (sigma < 0.999) | (sigma > 1)
-  np.testing.assert_allclose(path.time_of_sigma(sigma)[told], t[told], atol=2e-5)
   ends = path.time_of_logsnr(jnp.array([1e3, -1e3]))
-  np.testing.assert_allclose(ends, [0, 1], atol=2e-3)
-  ends = path.time_of_sigma(jnp.array([0.0, 1e3]))
-  np.testing.assert_allclose(ends, [0, 1], atol=2e-3)
-  if isinstance(path, schedule.EDM):
-    with pytest.raises(ValueError, match="alpha = 1 at every time"):
-      path.time_of_alpha(0.5)
-    return
-  alpha = path.alpha(t)
-  told = alpha < 0.999
-  np.testing.assert_allclose(path.time_of_alpha(alpha)[told], t[told], atol=2e-5)
-  ends = path.time_of_alpha(jnp.array([1.0, 0.0]))
   np.testing.assert_allclose(ends, [0, 1], atol=2e-3)
 
 
@@ -92,7 +77,7 @@ def test_each_inverse_leads_back(path):
       rho=st.floats(1, 10),
     ),
     st.builds(
-      schedule.scaled_linear,
+      schedule.ScaledLinear,
       beta_start=st.floats(1e-4, 1e-3),
       beta_end=st.floats(2e-3, 0.05),
       zero_terminal_snr=st.booleans(),
@@ -142,7 +127,7 @@ def test_small_noise_keeps_its_digits():
   t = np.float32(1e-6)
   np.testing.assert_allclose(schedule.VP().sigma(t), (1e-7) ** 0.5, rtol=1e-4)
   np.testing.assert_allclose(schedule.Cosine().sigma(t), np.pi / 2 * 1e-6, rtol=1e-6)
-  np.testing.assert_allclose(schedule.linear().sigma(0.0), 0.01, rtol=1e-6)
+  np.testing.assert_allclose(schedule.Linear().sigma(0.0), 0.01, rtol=1e-6)
 
 
 @pytest.mark.parametrize("path", DISCRETE, ids=str)
@@ -198,7 +183,7 @@ def test_a_zero_terminal_snr_keeps_the_first_level():
 
 def test_schedules_are_found_by_name():
   assert schedule.load("rectified_flow") is schedule.RectifiedFlow
-  with pytest.raises(errors.InputError, match=r"\['cosine', 'edm', 'linear'"):
+  with pytest.raises(errors.InputError, match="one of cosine, edm, linear"):
     schedule.load("karras")
 
 

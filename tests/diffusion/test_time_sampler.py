@@ -35,7 +35,7 @@ def test_mean_and_std_of_the_logit():
   np.testing.assert_allclose([logit.mean(), logit.std()], [0.5, 0.7], atol=0.01)
 
 
-@pytest.mark.parametrize("path", [*PATHS, schedule.scaled_linear()], ids=str)
+@pytest.mark.parametrize("path", [*PATHS, schedule.ScaledLinear()], ids=str)
 def test_log_normal_is_the_law_of_the_noise_on_every_path(path):
   # Away from the ends of the shorter paths.
   t = time_sampler.LogNormal(mean=-0.3, std=0.8)(jax.random.key(0), 20_000, path)
@@ -76,7 +76,7 @@ def test_a_good_profile_takes_the_variance_away():
     return np.asarray(0.05 + jax.nn.sigmoid(1.5 * FLOW.logsnr(t)), np.float64)
 
   plain = time_sampler.Uniform(stratified=False)(jax.random.key(0), 20_000, FLOW)
-  profile = time_sampler.measured_profile(FLOW.logsnr(plain), losses(plain), knots)
+  profile = tuple(0.05 + np.asarray(jax.nn.sigmoid(1.5 * knots)))
   sampler = time_sampler.Importance(
     logsnr=tuple(knots), profile=profile, uniform=0.02, stratified=False
   )
@@ -84,16 +84,6 @@ def test_a_good_profile_takes_the_variance_away():
   weighted = losses(t) * np.asarray(sampler.weight(t, FLOW))
   assert weighted.std() < 0.2 * losses(plain).std()
   np.testing.assert_allclose(weighted.mean(), losses(plain).mean(), rtol=0.02)
-
-
-def test_a_measured_profile_is_a_root_mean_square():
-  profile = time_sampler.measured_profile(
-    [-4.1, -3.9, 0.2, 4.0], [3.0, 4.0, 1.0, 0.0], [-4, -2, 0, 4]
-  )
-  root = 12.5**0.5
-  np.testing.assert_allclose(profile, [1, (1 + 1 / root) / 2, 1 / root, 0])
-  with pytest.raises(ValueError, match="no losses"):
-    time_sampler.measured_profile([], [], [0.0])
 
 
 def test_stratified_puts_one_time_in_each_stratum_of_every_batch():
@@ -111,7 +101,7 @@ def test_each_place_of_a_stratified_batch_is_uniform():
 
 def test_time_samplers_are_found_by_name():
   assert time_sampler.load("logit_normal") is time_sampler.LogitNormal
-  with pytest.raises(errors.InputError, match=r"\['importance', 'log_normal', 'logit"):
+  with pytest.raises(errors.InputError, match="one of importance, log_normal"):
     time_sampler.load("beta")
 
 

@@ -11,12 +11,12 @@ PATHS = [
   schedule.RectifiedFlow(shift=3.0),
   schedule.Cosine(),
   schedule.EDM(),
-  schedule.scaled_linear(),
+  schedule.ScaledLinear(),
 ]
 
 
 def _levels(num_steps, **settings):
-  path = process.Process(schedule=schedule.scaled_linear())
+  path = process.Process(schedule=schedule.ScaledLinear())
   where = times.Times(**settings)
   return np.asarray(jax.jit(lambda: where(path, num_steps))())[:-1] * 1000
 
@@ -104,6 +104,6 @@ def test_times_that_cannot_be_are_refused(settings, message):
 
 
 def test_more_steps_than_levels_are_refused():
-  path = process.Process(schedule=schedule.linear(num_levels=10))
+  path = process.Process(schedule=schedule.Linear(num_levels=10))
   with pytest.raises(errors.InputError, match=r"12 steps of .* among 10 levels"):
     times.Times(spacing="trailing")(path, 12)

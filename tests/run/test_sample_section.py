@@ -69,7 +69,7 @@ def test_settings_are_tuples_and_print():
     schedule.RectifiedFlow(),
     schedule.RectifiedFlow(shift=3.0),
     schedule.Cosine(),
-    schedule.scaled_linear(),
+    schedule.ScaledLinear(),
   ],
 )
 def test_an_interval_of_noise_levels_is_one_of_times(path):

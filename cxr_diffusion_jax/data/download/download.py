@@ -94,10 +94,7 @@ def download(
 
 
 def _labels(
-  root: pathlib.Path,
-  base_url: str,
-  progress: Progress,
-  sleep: Callable[[float], None],
+  root: pathlib.Path, base_url: str, progress: Progress, sleep: Callable[[float], None]
 ) -> None:
   """google-labels/, folders as Google has them."""
   for name in _LABEL_FILES:
@@ -117,10 +114,7 @@ def _labels(
 
 
 def _subset(
-  root: pathlib.Path,
-  base_url: str,
-  progress: Progress,
-  sleep: Callable[[float], None],
+  root: pathlib.Path, base_url: str, progress: Progress, sleep: Callable[[float], None]
 ) -> None:
   """Form F's files, and the tree that they make."""
   for name, folder in _SUBSET_FILES:
@@ -140,10 +134,7 @@ def _subset(
 
 
 def _elixr(
-  root: pathlib.Path,
-  repo_id: str,
-  patterns: tuple[str, ...],
-  progress: Progress,
+  root: pathlib.Path, repo_id: str, patterns: tuple[str, ...], progress: Progress
 ) -> None:
   """A snapshot of a dataset on the hub; the library resumes and checks sizes itself."""
   try:

@@ -179,10 +179,7 @@ def _check_own(root: pathlib.Path, texts: dict[str, str]) -> None:
 
 
 def _write_png(
-  path: pathlib.Path,
-  thumbnails: pathlib.Path,
-  entries: np.lib.npyio.NpzFile,
-  stem: str,
+  path: pathlib.Path, thumbnails: pathlib.Path, entries: np.lib.npyio.NpzFile, stem: str
 ) -> None:
   """Decodes one WebP to a grey PNG, unless it is there."""
   if path.is_file():

@@ -185,8 +185,7 @@ def _check_absent(
   what = _absent(settings, table, absent)
   if absent.size == len(table):
     raise errors.InputError(
-      f"{what}: no name joins",
-      "images with the names that the table gives",
+      f"{what}: no name joins", "images with the names that the table gives"
     )
   if settings.missing == "error":
     raise errors.InputError(

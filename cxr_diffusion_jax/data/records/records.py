@@ -187,9 +187,7 @@ def _kept(plan: plan_lib.Plan, files: files_lib.Files) -> dict[str, np.ndarray]:
 
 
 def _finish(
-  settings: RecordSettings,
-  plan: plan_lib.Plan,
-  parts: list[parts_lib.Part],
+  settings: RecordSettings, plan: plan_lib.Plan, parts: list[parts_lib.Part]
 ) -> Records:
   """Writes the index of rows, the statistics and the description, in this order."""
   folder = Path(settings.folder)

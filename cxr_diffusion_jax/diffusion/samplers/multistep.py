@@ -15,12 +15,13 @@ from typing import ClassVar
 from jax import Array
 import jax.numpy as jnp
 
+from cxr_diffusion_jax.diffusion.method import EtaMethod, Method
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 from cxr_diffusion_jax.diffusion.times import Grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DPMSolver2M:
+class DPMSolver2M(EtaMethod):
   """DPM-Solver++(2M), Lu et al. 2022 (2211.01095), algorithm 2, and its SDE form.
 
   With r = h_before / h:  D = x0 + (x0 - x0_before) / (2 r)
@@ -36,16 +37,8 @@ class DPMSolver2M:
   eta: float = 0.0
   lower_order_final: bool = True
   name: ClassVar[str] = "dpm_solver_2m"
-  stages: ClassVar[int] = 1
-
-  @property
-  def stochastic(self) -> bool:
-    """Whether it makes fresh noise."""
-    return self.eta > 0
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
-    """Both ends of each step, the weight of the line's slope, and the factors."""
-    del schedule
     step, (slope, _) = grid.steps(), _slopes(grid)
     if self.lower_order_final and slope.shape[0] < 15:
       slope = slope.at[-1].set(0)
@@ -62,8 +55,6 @@ class DPMSolver2M:
     return jnp.zeros_like(x)
 
   def update(self, step, x, x0, noise, fresh, memory):
-    """See `sampler.Method`."""
-    del noise
     line = x0 + step["slope"] * (x0 - memory)
     x = step["of_x"] * x + step["of_x0"] * line
     return (x if fresh is None else x + step["added"] * fresh), x0
@@ -78,7 +69,7 @@ class DPMSolver2MSDE(DPMSolver2M):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UniPC:
+class UniPC(Method):
   """UniPC of order 2, Zhao et al. 2023 (2302.04867), B(h) = e^h - 1 (bh2), on x0.
 
   The predictor is DPM-Solver++(2M)'s step. The corrector, which needs no evaluation of
@@ -93,12 +84,8 @@ class UniPC:
   """
 
   name: ClassVar[str] = "unipc"
-  stages: ClassVar[int] = 1
-  stochastic: ClassVar[bool] = False
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
-    """Both ends of each step, and the factors of predictor and corrector."""
-    del schedule
     step, (slope, h) = grid.steps(), _slopes(grid)
     slope = slope.at[-1].set(0)
     phi_1, phi_2, phi_3 = _phis(-jnp.where(jnp.isfinite(h), h, 1.0))
@@ -126,8 +113,6 @@ class UniPC:
     return jnp.zeros_like(x), jnp.zeros_like(x)
 
   def update(self, step, x, x0, noise, fresh, memory):
-    """See `sampler.Method`."""
-    del noise, fresh
     last, second = memory
     x = x + step["correct_before"] * (second - last) + step["correct_now"] * (x0 - last)
     line = x0 + step["slope"] * (x0 - last)

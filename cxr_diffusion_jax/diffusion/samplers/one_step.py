@@ -17,12 +17,13 @@ from typing import ClassVar
 from jax import Array
 import jax.numpy as jnp
 
+from cxr_diffusion_jax.diffusion.method import EtaMethod, Method
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 from cxr_diffusion_jax.diffusion.times import Grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Euler:
+class Euler(Method):
   """Euler's method on the probability-flow ODE where the path is a straight line.
 
   For the rectified flow: x += (noise - x0) dt. On other paths the same in scaled
@@ -31,26 +32,8 @@ class Euler:
   """
 
   name: ClassVar[str] = "euler"
-  stages: ClassVar[int] = 1
-
-  @property
-  def stochastic(self) -> bool:
-    """No noise is fresh."""
-    return False
-
-  def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
-    """Both ends of each step."""
-    del schedule
-    return grid.steps()
-
-  def memory(self, x: Array) -> tuple[()]:
-    """None."""
-    del x
-    return ()
 
   def update(self, step, x, x0, noise, fresh, memory):
-    """See `sampler.Method`."""
-    del fresh
     total = step["alpha"] + step["sigma"]
     next_total = step["next_alpha"] + step["next_sigma"]
     change = step["next_sigma"] / next_total - step["sigma"] / total
@@ -58,7 +41,7 @@ class Euler:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DDIM:
+class DDIM(EtaMethod):
   """Song et al. 2020 (2010.02502), eq. 12 and 16, for any alpha and sigma.
 
   w = eta sigma' sqrt(1 - SNR / SNR'): eta 0 is deterministic, 1 is ancestral sampling
@@ -70,36 +53,21 @@ class DDIM:
 
   eta: float = 0.0
   name: ClassVar[str] = "ddim"
-  stages: ClassVar[int] = 1
-
-  @property
-  def stochastic(self) -> bool:
-    """Whether it makes fresh noise."""
-    return self.eta > 0
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
-    """Both ends of each step, and the noise that is kept and added."""
-    del schedule
     step = grid.steps()
     added = step["next_sigma"] * jnp.sqrt(jnp.maximum(1 - step["shrink"] ** 2, 0))
     added *= self.eta
     kept = jnp.sqrt(jnp.maximum(step["next_sigma"] ** 2 - added**2, 0))
     return step | {"kept": kept, "added": added}
 
-  def memory(self, x: Array) -> tuple[()]:
-    """None."""
-    del x
-    return ()
-
   def update(self, step, x, x0, noise, fresh, memory):
-    """See `sampler.Method`."""
-    del x
     x = step["next_alpha"] * x0 + step["kept"] * noise
     return (x if fresh is None else x + step["added"] * fresh), memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EulerAncestral:
+class EulerAncestral(EtaMethod):
   """Euler's step to less noise than wanted, and fresh noise on top.
 
   In r = sigma / alpha: up = min(r', eta r' sqrt(1 - (r' / r)^2)), down^2 = r'^2 - up^2.
@@ -111,16 +79,8 @@ class EulerAncestral:
 
   eta: float = 1.0
   name: ClassVar[str] = "euler_ancestral"
-  stages: ClassVar[int] = 1
-
-  @property
-  def stochastic(self) -> bool:
-    """Whether it makes fresh noise."""
-    return self.eta > 0
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
-    """Both ends of each step, the ratios `down` and `up`."""
-    del schedule
     step = grid.steps()
     ratio = step["next_sigma"] / step["next_alpha"]
     up = jnp.sqrt(jnp.maximum(1 - step["shrink"] ** 2, 0))
@@ -128,21 +88,14 @@ class EulerAncestral:
     down = jnp.sqrt(jnp.maximum(ratio**2 - up**2, 0))
     return step | {"up": up, "down": down}
 
-  def memory(self, x: Array) -> tuple[()]:
-    """None."""
-    del x
-    return ()
-
   def update(self, step, x, x0, noise, fresh, memory):
-    """See `sampler.Method`."""
-    del x
     scaled = x0 + step["down"] * noise
     scaled = scaled if fresh is None else scaled + step["up"] * fresh
     return step["next_alpha"] * scaled, memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DDPM:
+class DDPM(Method):
   """Ancestral sampling, Ho et al. 2020 (2006.11239), eq. 6 and 7, over any steps.
 
   The posterior of the next point given x and x0. With q = (sigma' / alpha') / (sigma /
@@ -151,16 +104,12 @@ class DDPM:
   """
 
   name: ClassVar[str] = "ddpm"
-  stages: ClassVar[int] = 1
 
   @property
   def stochastic(self) -> bool:
-    """Each step has fresh noise."""
     return True
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
-    """Both ends of each step, and the factors of x0, x and the fresh noise."""
-    del schedule
     step = grid.steps()
     fresh = jnp.maximum(1 - step["shrink"] ** 2, 0)
     return step | {
@@ -169,12 +118,5 @@ class DDPM:
       "added": step["next_sigma"] * jnp.sqrt(fresh),
     }
 
-  def memory(self, x: Array) -> tuple[()]:
-    """None."""
-    del x
-    return ()
-
   def update(self, step, x, x0, noise, fresh, memory):
-    """See `sampler.Method`."""
-    del noise
     return step["of_x0"] * x0 + step["of_x"] * x + step["added"] * fresh, memory

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import naming
+from cxr_diffusion_jax.diffusion.method import Method
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 from cxr_diffusion_jax.diffusion.times import Grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Heun:
+class Heun(Method):
   """Karras et al. 2022 (2206.00364), algorithm 2; without churn, algorithm 1.
 
   Two evaluations a step, one in the last, which is Euler's. With churn, each point but
@@ -55,7 +56,6 @@ class Heun:
 
   @property
   def stochastic(self) -> bool:
-    """Whether it makes fresh noise."""
     return self.churn > 0
 
   def table(self, schedule: Schedule, grid: Grid) -> dict[str, Array]:
@@ -98,7 +98,6 @@ class Heun:
     return jnp.zeros_like(x), jnp.zeros_like(x)
 
   def update(self, step, x, x0, noise, fresh, memory):
-    """See `sampler.Method`."""
     begun, slope_there = memory
     slope = noise - step["bend"] * x0
     begun = jnp.where(step["corrects"], begun, x)

@@ -256,10 +256,7 @@ def _by_finding(
       value, reason = score_fn(wanted, seen[:, column]), ""
       values.append(value)
     else:
-      value, reason = (
-        None,
-        f"in {'all' if wanted.any() else 'none'} of the images",
-      )
+      value, reason = (None, f"in {'all' if wanted.any() else 'none'} of the images")
     yield Score(metric=metric, value=value, reason=reason, finding=finding, **where)
   macro = float(np.mean(values)) if values else None
   reason = "" if values else "no finding is in some images and not in others"

@@ -192,9 +192,7 @@ class _Table:
 def _header(cells: list[str]) -> dict[str, int]:
   # Tools that quote the header keep `OriginalImage[Width,Height]` in one cell.
   names = ",".join(cells).split(",")
-  aliases = {
-    "patient gender": "Patient Sex",
-  }
+  aliases = {"patient gender": "Patient Sex"}
   known = (
     "Image Index",
     "Finding Labels",
