@@ -6,7 +6,6 @@ The vocabulary, the names of the k columns, is the dataset's: `Records.vocabular
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-import csv
 import difflib
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data.sources import base
 
 NO_FINDING = "No Finding"
 
@@ -55,18 +55,7 @@ def parse(text: str, vocabulary: Sequence[str]) -> np.ndarray:
 
 
 def multi_hot(texts: Iterable[str], vocabulary: Sequence[str]) -> np.ndarray:
-  """Parses label texts such as `Edema|Effusion`.
-
-  Args:
-    texts: one text an image; names separated by `|`.
-    vocabulary: names of the k findings.
-
-  Returns:
-    [n k] uint8, 1 where the finding is named.
-
-  Raises:
-    InputError: an unknown name, or `No Finding` beside a finding.
-  """
+  """Parses n label texts such as `Edema|Effusion` to [n k] uint8; see `parse`."""
   # 112,120 rows hold only 836 distinct texts: each is parsed once.
   parsed: dict[str, np.ndarray] = {}
   rows = []
@@ -157,10 +146,9 @@ def save_labels(
     names: [k] class names.
     values: [n k] multi-hot.
   """
-  lines = [",".join(["Image Index", *names])]
-  for image_id, row in zip(ids, values, strict=True):
-    lines.append(",".join([image_id, *(str(int(value)) for value in row)]))
-  artifacts.write_text(Path(path), "\n".join([*lines, ""]))
+  rows = zip(ids, values.astype(int).tolist(), strict=True)
+  lines = [["Image Index", *names], *([image_id, *row] for image_id, row in rows)]
+  artifacts.write_text(Path(path), base.csv_text(lines))
 
 
 def load_labels(
@@ -168,17 +156,13 @@ def load_labels(
 ) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
   """Reads what `save_labels` wrote.
 
-  Args:
-    path: of the CSV.
-
   Returns:
     ids [n], class names (k) and values [n k] uint8.
 
   Raises:
     InputError: not such a table.
   """
-  with Path(path).open(newline="") as file:
-    rows = list(csv.reader(file))
+  rows = base.read_csv(path)
   if not rows or rows[0][:1] != ["Image Index"]:
     raise errors.InputError(f"{path} has no header", "Image Index and class names")
   names = tuple(rows[0][1:])

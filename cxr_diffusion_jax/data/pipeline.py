@@ -10,35 +10,15 @@ an iterator is ever saved. A chest is never flipped: that would move the heart.
 
 from collections.abc import Iterator, Sequence
 import operator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_diffusion_jax.data import same_patient
+from cxr_diffusion_jax.data.columns.file import Column
 from cxr_diffusion_jax.data.records import records as records_lib
 
 if TYPE_CHECKING:
   import grain
-
-
-class ColumnDescription(Protocol):
-  """What is needed of `columns.ColumnDescription`."""
-
-  name: str
-
-
-class Column(Protocol):
-  """What is needed of `columns.Column`."""
-
-  description: ColumnDescription
-
-  def source(self, split: str) -> Sequence[np.ndarray]:
-    """Random access to the values of a split's rows."""
-    ...
-
-  def present(self, split: str) -> np.ndarray:
-    """[n] bool, the rows that have a value."""
-    ...
 
 
 class JoinedSource:
@@ -51,8 +31,8 @@ class JoinedSource:
     records: the records.
     split: one of `splits.SPLITS`.
     columns: in the row order of `records`.
-    of_partner: names of the columns whose values come from another image of the row's
-      patient (`partners.other_image`); zeros where there is none.
+    of_partner: columns that describe another image of the row's patient
+      (`other_image`); zeros where there is none.
     targets: columns of the row's own image in any case, under `target_NAME`.
     images: False to leave out the images, where a column takes their place.
 
@@ -97,7 +77,7 @@ class JoinedSource:
     self._of_partner = frozenset(of_partner)
     if of_partner:
       # Among the rows that are there: a partner without a value is none.
-      partner = same_patient.other_image(records.fields(split)["patient"][self.row])
+      partner = other_image(records.fields(split)["patient"][self.row])
       self.reference_row = np.where(partner < 0, -1, self.row[partner])
 
   def __len__(self) -> int:
@@ -127,14 +107,7 @@ class JoinedSource:
     return column[row] if row >= 0 else np.zeros_like(column[int(self.row[0])])
 
   def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
-    """Rows as a batch that a device takes as it is.
-
-    Args:
-      indices: b of them.
-
-    Returns:
-      The fields with a leading axis b; `image` [b h w 1] float32 in [-1, 1].
-    """
+    """The fields of b rows with a leading axis; `image` is float32 in [-1, 1]."""
     rows = [self[index] for index in indices]
     batch = {
       name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "image"
@@ -206,19 +179,11 @@ def epoch_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Every row once, in order; the last batch is filled up with its last row.
 
-  Args:
-    source: of the rows.
-    batch_size: as of `train_batches`.
-    process_index: as of `train_batches`.
-    process_count: as of `train_batches`.
-    num_threads: as of `train_batches`.
+  Arguments and errors are those of `train_batches`.
 
   Returns:
     An iterator over local batches with a field `valid` [b] bool, False where a row only
     fills up. All processes get the same number of batches.
-
-  Raises:
-    ValueError: no rows, or a batch that does not divide by the processes.
   """
   import grain
 
@@ -233,6 +198,27 @@ def epoch_batches(
 
   batches = grain.MapDataset.range(num_batches).map(load)
   return iter(_read_ahead(batches, 0, num_threads))
+
+
+def other_image(patient: np.ndarray) -> np.ndarray:
+  """Finds for each row another row of its patient: the next one, else the one before.
+
+  A model whose condition comes from another image of the patient cannot just copy it.
+
+  Args:
+    patient: [n] int; rows of one patient are in the order of their images.
+
+  Returns:
+    [n] int32 rows, -1 where a patient has one image only.
+  """
+  order = np.argsort(patient, kind="stable")
+  sorted_patient = patient[order]
+  same = sorted_patient[1:] == sorted_patient[:-1]
+  partner = np.full(len(patient), -1, np.int32)
+  partner[order[1:][same]] = order[:-1][same]
+  # Last, so that the next image goes before the one before.
+  partner[order[:-1][same]] = order[1:][same]
+  return partner
 
 
 def _local_size(

@@ -145,27 +145,6 @@ def findings_of(text: str) -> tuple[str, ...]:
   return tuple(name for name in phrasings()["findings"] if _pattern(name).search(text))
 
 
-def places_of(text: str) -> dict[str, tuple[str, str]]:
-  """Where a text of `prompt` says that its findings are.
-
-  Args:
-    text: of `prompt`; the phrases of findings are what `,`, `.`, `:` and `and` part.
-
-  Returns:
-    For each finding with a known side or zone: side (`right`, `left`,
-    `both` or ``) and zone (`upper`, `mid`, `lower` or ``).
-  """
-  places = {}
-  for part in re.split(r"[,.:]| and ", text.casefold()):
-    side = re.search(r"\b(right|left|both|bilateral)\b", part)
-    zone = re.search(rf"\b({'|'.join(phrasings()['zones'])})\b", part)
-    if side or zone:
-      place = (side[1] if side else "", zone[1] if zone else "")
-      place = ("both", place[1]) if place[0] == "bilateral" else place
-      places |= dict.fromkeys(findings_of(part), place)
-  return places
-
-
 def place_of(box: np.ndarray) -> tuple[str, str]:
   """Side and zone of a finding's box on a frontal X-ray.
 

@@ -15,6 +15,7 @@ from cxr_diffusion_jax.data import labels, prompts
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.extras.phantom import anatomy as phantom_anatomy
 from cxr_diffusion_jax.extras.phantom import render as phantom_render
+from tests.fixtures import places
 
 FRACTION = st.floats(0, 1, width=32)
 BOX = st.one_of(st.none(), st.tuples(FRACTION, FRACTION, FRACTION, FRACTION))
@@ -56,13 +57,13 @@ def test_any_label_set_is_read_back(names, boxes, view, age, sex, seed):
 )
 def test_places_are_read_back(names, boxes, seed):
   table = np.array([box or [np.nan] * 4 for box in boxes], np.float32)
-  told = {}
+  expected = {}
   for name in names - {"Cardiomegaly", "Hernia"}:
     place = prompts.place_of(table[labels.finding_index(name, metadata.FINDINGS)])
     if any(place):
-      told[name] = place
+      expected[name] = place
   text = prompts.prompt(sorted(names), boxes=table, seed=seed)
-  assert prompts.places_of(text) == told, text
+  assert places.places_of(text) == expected, text
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_mirrored_box_is_on_the_other_side():
 
 def test_sides_are_the_patients_own():
   sides = {phantom_anatomy.LEFT: "left", phantom_anatomy.RIGHT: "right"}
-  told = set()
+  expected = set()
   for seed in range(8):
     rng = np.random.default_rng(seed)
     patient = phantom_anatomy.sample_patient(rng)
@@ -101,8 +102,8 @@ def test_sides_are_the_patients_own():
     (box,) = phantom_render.render(patient, study, size=32).boxes
     place = prompts.place_of((box.x, box.y, box.w, box.h))
     assert place == (sides[study.lesions[0].side], "lower")
-    told.add(place)
-  assert len(told) == 2
+    expected.add(place)
+  assert len(expected) == 2
 
 
 def test_place_is_told_in_words():

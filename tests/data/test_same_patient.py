@@ -2,22 +2,22 @@
 
 import numpy as np
 
-from cxr_diffusion_jax.data import same_patient
+from cxr_diffusion_jax.data import pipeline
 
 
 def test_next_then_before_then_none():
   patient = np.array([7, 7, 7, 3, 9, 9])
-  np.testing.assert_array_equal(same_patient.other_image(patient), [1, 2, 1, -1, 5, 4])
+  np.testing.assert_array_equal(pipeline.other_image(patient), [1, 2, 1, -1, 5, 4])
 
 
 def test_rows_of_a_patient_need_not_stand_together():
   patient = np.array([1, 2, 1, 2, 1, 4])
-  np.testing.assert_array_equal(same_patient.other_image(patient), [2, 3, 4, 1, 2, -1])
+  np.testing.assert_array_equal(pipeline.other_image(patient), [2, 3, 4, 1, 2, -1])
 
 
 def test_a_partner_is_another_row_of_the_same_patient():
   patient = np.random.default_rng(0).integers(0, 300, 1000)
-  partner = same_patient.other_image(patient)
+  partner = pipeline.other_image(patient)
   found = partner >= 0
   np.testing.assert_array_equal(patient[partner[found]], patient[found])
   assert (partner[found] != np.flatnonzero(found)).all()
@@ -26,4 +26,4 @@ def test_a_partner_is_another_row_of_the_same_patient():
 
 
 def test_nobody_has_none():
-  assert same_patient.other_image(np.array([], int)).shape == (0,)
+  assert pipeline.other_image(np.array([], int)).shape == (0,)

@@ -58,10 +58,9 @@ def write_column(
   progress: Progress = no_progress,
   flush_bytes: int = 128 << 20,
 ) -> Column:
-  """Writes a column beside the records in `folder`; an older one of the name goes.
+  """Writes a column beside the records in `folder`, in place of an older one.
 
-  The same call resumes after a kill. For a time it takes on disk twice
-  what the column has.
+  The same call resumes after a kill. Meanwhile it needs twice the column's disk space.
 
   Args:
     folder: the records' folder.
@@ -71,16 +70,12 @@ def write_column(
     encoder: what made the values, for people to read.
     standin: whether this project's stand-in encoder made them.
     fingerprint: of what the values are made from.
-    batches: (ids [k], values [k *shape]) in any order, or a function of the ids still
-      wanted that returns this. Of an id that comes twice the first value is taken;
-      ids that no split has are passed over.
+    batches: see `gather.Batches`. Of an id that comes twice the first value is taken;
+      ids that no split has are left out.
     missing: 'drop' leaves rows without a value empty, 'error' refuses them.
     dtype: numpy's name of a floating-point type.
     progress: called with the number of rows written.
     flush_bytes: how much of the work a kill may lose.
-
-  Returns:
-    The column, opened.
 
   Raises:
     InputError: no id joins; rows lack a value and `missing` is 'error'; values have
@@ -105,7 +100,7 @@ def write_column(
     artifacts.disk_errors(target),
     _open_scratch(target, description, flush_bytes) as scratch,
   ):
-    gathered = column_gather.gather(
+    num_duplicates, strangers = column_gather.gather(
       scratch,
       name=name,
       ids=all_ids,
@@ -114,10 +109,10 @@ def write_column(
       batches=batches,
       progress=progress,
     )
-    _check_missing(name, all_ids, scratch.done, gathered.strangers, missing)
+    _check_missing(name, all_ids, scratch.done, strangers, missing)
     description = dataclasses.replace(
       description,
-      num_duplicates=gathered.num_duplicates,
+      num_duplicates=num_duplicates,
       **_missing_of(description.num_rows, all_ids, scratch.done),
     )
     column = Column(folder=target, description=description)
@@ -133,7 +128,7 @@ def _row_bytes(shape: tuple[int, ...], dtype: str) -> int:
 def _open_scratch(
   target: pathlib.Path, description: ColumnDescription, flush_bytes: int
 ) -> column_scratch.Scratch:
-  """The scratch of this very column: another source or other ids start again."""
+  """Opens the scratch of this column; other ids or another source start again."""
   num_rows = sum(description.num_rows.values())
   row_bytes = _row_bytes(description.shape, description.dtype)
   plan = {
@@ -165,7 +160,7 @@ def _check_missing(
   name: str,
   ids: np.ndarray,
   done: np.ndarray,
-  strangers: tuple[str, ...],
+  strangers: list[str],
   missing: Literal["error", "drop"],
 ) -> None:
   """Raises InputError when no row has a value, or when one has none and may not."""
@@ -183,7 +178,7 @@ def _check_missing(
       f"column {name}: {lacking} of {len(ids)} rows have no embedding, for example"
       f" {', '.join(ids[~done][:3])}",
       "one each",
-      "add the files that lack, or set config.data.missing='drop'",
+      "add the missing files, or set config.data.missing='drop'",
     )
 
 

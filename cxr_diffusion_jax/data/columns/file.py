@@ -44,8 +44,8 @@ class ColumnDescription:
     rows_per_shard: rows of every file but the last of a split.
     missing: ids without a value, a split.
     missing_rows: their rows, a split.
-    num_duplicates: values left out because the id had come before (a run that goes
-      on after a kill counts its own only).
+    num_duplicates: values left out because the id had come before; a resumed run counts
+      its own only.
   """
 
   name: str
@@ -70,12 +70,7 @@ class ColumnDescription:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
-  """A whole column on disk.
-
-  Attributes:
-    folder: its folder.
-    description: what it holds.
-  """
+  """A whole column on disk."""
 
   folder: pathlib.Path
   description: ColumnDescription
@@ -182,11 +177,10 @@ def is_fresh(
 
 
 def open_column(folder: str | os.PathLike, name: str) -> Column | None:
-  """Opens a column of the records in `folder`.
+  """Opens a column of the records in `folder`; see `is_fresh` too.
 
   Returns:
-    None where there is none, where it was never finished or where files of it are
-    gone; whether it is fresh is another question (`is_fresh`).
+    None where there is none, or it is unfinished, or files of it are missing.
   """
   target = pathlib.Path(folder) / "columns" / name
   try:

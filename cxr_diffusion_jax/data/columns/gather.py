@@ -5,7 +5,6 @@ infinity; rows done by an earlier run are not written again.
 """
 
 from collections.abc import Callable, Iterable
-import dataclasses
 import itertools
 
 import numpy as np
@@ -15,25 +14,12 @@ from cxr_diffusion_jax.data.columns import scratch as column_scratch
 from cxr_diffusion_jax.progress import Progress
 
 # (ids [k], values [k *shape]) in any order; or, so that finished work need not be done
-# again, a function of the ids still wanted (None: all) that returns the same.
+# again, a function of the ids that are missing (None: all) that returns the same.
 Stream = Iterable[tuple[np.ndarray, np.ndarray]]
 Batches = Stream | Callable[[np.ndarray | None], Stream]
 
 
 _NUM_EXAMPLES = 3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gathered:
-  """What came in.
-
-  Attributes:
-    num_duplicates: values left out because their id had come before.
-    strangers: some ids that came and that no row has.
-  """
-
-  num_duplicates: int = 0
-  strangers: tuple[str, ...] = ()
 
 
 def gather(
@@ -45,7 +31,7 @@ def gather(
   dtype: str,
   batches: Batches,
   progress: Progress,
-) -> Gathered:
+) -> tuple[int, list[str]]:
   """Fills the scratch file.
 
   Args:
@@ -57,18 +43,24 @@ def gather(
     batches: see `Batches`.
     progress: called with the number of finished rows.
 
+  Returns:
+    How many values were left out since their id had come before, and some ids that came
+    and that no row has.
+
   Raises:
     InputError: a value has another shape, is not finite or too large for `dtype`.
   """
   row_of = {identifier: row for row, identifier in enumerate(ids.tolist())}
   if len(row_of) != len(ids):
     raise ValueError(f"column {name}: an id has two rows")
-  label, num_duplicates, strangers = f"column {name}", 0, []
+  label, num_duplicates = f"column {name}", 0
+  strangers: list[str] = []
   seen = np.zeros(len(ids), bool)
   progress(label, int(scratch.done.sum()), len(ids))
   if scratch.done.all():
-    return Gathered()
-  for batch_ids, values in _stream(batches, ids[~scratch.done]):
+    return num_duplicates, strangers
+  stream = batches(ids[~scratch.done]) if callable(batches) else batches
+  for batch_ids, values in stream:
     if values.shape[1:] != shape or len(values) != len(batch_ids):
       raise errors.InputError(
         f"column {name}: {len(batch_ids)} ids came with values of {list(values.shape)}",
@@ -91,16 +83,10 @@ def gather(
       progress(label, int(scratch.done.sum()), len(ids))
   scratch.flush()
   if callable(batches) and not scratch.done.any():
-    # Asked for what is wanted it brought nothing: look what it has.
+    # It has none of these ids: see which ones it has.
     streamed = (one for batch_ids, _ in batches(None) for one in batch_ids.tolist())
     strangers = list(itertools.islice(streamed, _NUM_EXAMPLES))
-  return Gathered(
-    num_duplicates=num_duplicates, strangers=tuple(strangers[:_NUM_EXAMPLES])
-  )
-
-
-def _stream(batches: Batches, wanted: np.ndarray) -> Stream:
-  return batches(wanted) if callable(batches) else batches
+  return num_duplicates, strangers[:_NUM_EXAMPLES]
 
 
 def _cast(name: str, ids: np.ndarray, values: np.ndarray, dtype: str) -> np.ndarray:

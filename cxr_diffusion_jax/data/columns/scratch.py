@@ -25,7 +25,7 @@ class Scratch:
 
   Attributes:
     folder: where the files are.
-    done: bool [n], rows that `flush` has marked or that wait for it.
+    done: bool [n], rows that are written.
   """
 
   def __init__(
@@ -37,10 +37,10 @@ class Scratch:
     row_bytes: int,
     flush_bytes: int,
   ):
-    """Opens, taking over the rows of an earlier run with the same plan.
+    """Opens the folder, or creates it; keeps the rows of a run with the same plan.
 
     Args:
-      folder: made where it is missing.
+      folder: of the files.
       plan: JSON values that say what the rows are.
       num_rows: n.
       row_bytes: bytes of a row.
@@ -95,7 +95,7 @@ class Scratch:
     return os.pread(self._rows, self._row_bytes, row * self._row_bytes)
 
   def remove(self) -> None:
-    """Deletes the folder; the object is of no use afterwards but to be closed."""
+    """Deletes the folder; afterwards, only `close` may be called."""
     shutil.rmtree(self.folder)
 
 

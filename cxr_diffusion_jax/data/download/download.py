@@ -44,6 +44,9 @@ _NIH_DATASET = "nih-chest-xrays/data"
 _ELIXR_REPOSITORY = "Yasintuncer/nih-cxr14-elixr"
 _ELIXR_PATTERNS = ("datasets.json", "elixrc/*", "elixrb/*")
 
+# Downloads a URL to a path.
+Get = Callable[[str, pathlib.Path], None]
+
 
 def download(
   what: str,
@@ -64,7 +67,7 @@ def download(
     base_url: folder to take the plain files from, instead of Google's.
     repo_id: dataset on the Hugging Face hub, or on Kaggle for nih, instead of the
       usual one.
-    patterns: which files of the hub's dataset; all kinds are more than 90 GB.
+    patterns: files of the hub's dataset; all kinds are more than 90 GB.
     sleep: pauses between tries.
 
   Raises:
@@ -72,13 +75,15 @@ def download(
       came is damaged.
   """
   root = pathlib.Path(root)
+
+  def get(url: str, path: pathlib.Path) -> None:
+    fetch.fetch(url, path, progress=progress, sleep=sleep)
+
   sources = {
     "nih": lambda: _nih(root, repo_id or _NIH_DATASET, progress),
     "elixr": lambda: _elixr(root, repo_id or _ELIXR_REPOSITORY, patterns, progress),
-    "google-labels": lambda: _labels(root, base_url or _LABELS_URL, progress, sleep),
-    "google-nih-subset": lambda: _subset(
-      root, base_url or _SUBSET_URL, progress, sleep
-    ),
+    "google-labels": lambda: _labels(root, base_url or _LABELS_URL, get),
+    "google-nih-subset": lambda: _subset(root, base_url or _SUBSET_URL, get, progress),
   }
   if what not in sources:
     raise errors.InputError(
@@ -93,18 +98,11 @@ def download(
   sources[what]()
 
 
-def _labels(
-  root: pathlib.Path, base_url: str, progress: Progress, sleep: Callable[[float], None]
-) -> None:
+def _labels(root: pathlib.Path, base_url: str, get: Get) -> None:
   """google-labels/, folders as Google has them."""
   for name in _LABEL_FILES:
     try:
-      fetch.fetch(
-        f"{base_url.rstrip('/')}/{name}",
-        root / "google-labels" / name,
-        progress=progress,
-        sleep=sleep,
-      )
+      get(f"{base_url.rstrip('/')}/{name}", root / "google-labels" / name)
     except errors.InputError as error:
       # The bucket has been seen to want its form filled in first.
       raise errors.InputError(
@@ -113,17 +111,10 @@ def _labels(
       ) from error
 
 
-def _subset(
-  root: pathlib.Path, base_url: str, progress: Progress, sleep: Callable[[float], None]
-) -> None:
+def _subset(root: pathlib.Path, base_url: str, get: Get, progress: Progress) -> None:
   """Form F's files, and the tree that they make."""
   for name, folder in _SUBSET_FILES:
-    fetch.fetch(
-      f"{base_url.rstrip('/')}/{name}",
-      root / folder / name,
-      progress=progress,
-      sleep=sleep,
-    )
+    get(f"{base_url.rstrip('/')}/{name}", root / folder / name)
   raw = root / "downloads/google-nih-subset"
   google_subset.unpack(
     raw / "thumbnails_id_to_webp.npz",

@@ -6,8 +6,10 @@ PATH appears whole or not at all. What the server said of the file is kept besid
 part, so that a part is never continued with the bytes of another version.
 """
 
+import base64
 from collections.abc import Callable, Iterator
 import dataclasses
+import hashlib
 import http.client
 import json
 import os
@@ -19,7 +21,6 @@ import urllib.error
 import urllib.request
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data.download import checksums
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 _CHUNK_BYTES = 1 << 20
@@ -57,13 +58,10 @@ def fetch(
 
   Args:
     url: http or https; certificates are verified.
-    path: where to; its folder is made.
+    path: of the file; its folder is created.
     progress: called with bytes and size (0 where the server does not say).
     sleep: pauses between tries.
     timeout: seconds without an answer.
-
-  Returns:
-    `path`.
 
   Raises:
     InputError: the server refuses, the network stays away, or the file that came has
@@ -120,12 +118,8 @@ def _receive(
       raise _PassingError(f"asked from byte {offset}, the server sent another part")
     remote = _remote_of(response, offset if continues else 0)
     if continues:
-      remote = _Remote(
-        size=remote.size or known.size,
-        etag=remote.etag or known.etag,
-        md5=remote.md5 or known.md5,
-        crc32c=remote.crc32c or known.crc32c,
-      )
+      answered = {name: value for name, value in vars(remote).items() if value}
+      remote = dataclasses.replace(known, **answered)
     _save(part, response, offset if continues else 0, remote, progress)
   size = _size(part)
   if remote.size is not None and size < remote.size:
@@ -228,16 +222,24 @@ def _remote_of(response: http.client.HTTPResponse, offset: int) -> _Remote:
   )
 
 
+def checksum(path: pathlib.Path, name: str) -> str:
+  """The MD5 or CRC32C of a file in base64, as the header `x-goog-hash` gives it."""
+  import google_crc32c
+
+  hasher = hashlib.md5() if name == "MD5" else google_crc32c.Checksum()
+  with open(path, "rb") as file:
+    while block := file.read(_CHUNK_BYTES):
+      hasher.update(block)
+  return base64.b64encode(hasher.digest()).decode()
+
+
 def _damage(part: pathlib.Path, remote: _Remote) -> str:
   """What is wrong with a whole `part`; empty when nothing is."""
   if remote.size is not None and _size(part) != remote.size:
     return f"{_size(part)} bytes, {remote.size} were announced"
-  for name, wanted, compute in (
-    ("MD5", remote.md5, checksums.md5_base64),
-    ("CRC32C", remote.crc32c, checksums.crc32c_base64),
-  ):
+  for name, wanted in (("MD5", remote.md5), ("CRC32C", remote.crc32c)):
     if wanted:
-      got = compute(part)
+      got = checksum(part, name)
       return "" if got == wanted else f"{name} {got}, {wanted} was announced"
   return ""
 

@@ -3,7 +3,7 @@
 thumbnails npz + labels CSV -> original/*.png, Data_Entry_2017.csv,
                                google-labels/cxr14_subset_validation_labels.csv
 
-The subset says less than NIH's CSV does, and this is what becomes of it:
+The subset states less than NIH's CSV:
 
 - Finding Labels: EFFUSION, ATELECTASIS, CARDIOMEGALY, CONSOLIDATION and PNEUMOTHORAX
   are NIH's findings of the same name, PULMONARY_EDEMA is `Edema`. An image with none
@@ -20,7 +20,6 @@ The subset says less than NIH's CSV does, and this is what becomes of it:
 Source of the labels: the CXR Foundation model card; readers of Majkowska et al. 2019.
 """
 
-from collections.abc import Iterator
 import csv
 import io
 import os
@@ -32,6 +31,7 @@ from PIL import Image
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import npz
+from cxr_diffusion_jax.data.sources import base
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 _FINDINGS = (
@@ -62,7 +62,7 @@ def unpack(
 
   Args:
     thumbnails: npz, image id -> the bytes of a WebP file.
-    labels_csv: one row an image, columns as in the module's text.
+    labels_csv: one row an image, columns as in the module's docstring.
     root: the tree.
     progress: called with the number of images.
 
@@ -133,37 +133,21 @@ def _flag(path: pathlib.Path, image_id: str, text: str | None) -> str:
 
 def _texts(rows: dict[str, dict[str, str]]) -> dict[str, str]:
   """The CSV files of the tree, by name."""
-  entry = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID"]
-  entry += ["Patient Age", "Patient Gender", "View Position"]
-  experts = [name for _, name in _EXPERT]
-  return {
-    "Data_Entry_2017.csv": _csv(entry, _entries(rows)),
-    "google-labels/cxr14_subset_validation_labels.csv": _csv(
-      ["Image Index", *experts, "Nodule or mass"], _expert_rows(rows)
-    ),
-  }
-
-
-def _entries(rows: dict[str, dict[str, str]]) -> Iterator[list[str]]:
-  for stem, row in sorted(rows.items()):
-    findings = "|".join(name for column, name in _FINDINGS if row[column] == "1")
-    patient, follow_up = map(int, stem.split("_"))
-    names = [f"{stem}.png", findings or "No Finding", str(follow_up), str(patient)]
-    yield [*names, "", "", ""]
-
-
-def _expert_rows(rows: dict[str, dict[str, str]]) -> Iterator[list[str]]:
+  entries = [["Image Index", "Finding Labels", "Follow-up #", "Patient ID"]]
+  entries[0] += ["Patient Age", "Patient Gender", "View Position"]
+  experts = [["Image Index", *(name for _, name in _EXPERT), "Nodule or mass"]]
   words = {"": "", "0": "NO", "1": "YES"}
   for stem, row in sorted(rows.items()):
-    yield [f"{stem}.png", *(words[row[column]] for column, _ in _EXPERT), ""]
-
-
-def _csv(header: list[str], rows: Iterator[list[str]]) -> str:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(header)
-  writer.writerows(rows)
-  return text.getvalue()
+    findings = "|".join(name for column, name in _FINDINGS if row[column] == "1")
+    patient, follow_up = (str(int(part)) for part in stem.split("_"))
+    names = [f"{stem}.png", findings or "No Finding", follow_up, patient]
+    entries.append([*names, "", "", ""])
+    answers = (words[row[column]] for column, _ in _EXPERT)
+    experts.append([f"{stem}.png", *answers, ""])
+  return {
+    "Data_Entry_2017.csv": base.csv_text(entries),
+    "google-labels/cxr14_subset_validation_labels.csv": base.csv_text(experts),
+  }
 
 
 def _check_own(root: pathlib.Path, texts: dict[str, str]) -> None:

@@ -35,9 +35,6 @@ class Files:
   time: np.ndarray
   pixels: np.ndarray
 
-  def take(self, rows: np.ndarray) -> "Files":
-    return Files(size=self.size[rows], time=self.time[rows], pixels=self.pixels[rows])
-
 
 def stat(paths: Sequence[str], pixels: np.ndarray) -> Files:
   """Sizes and times of files, beside known hashes of their pixels.

@@ -6,7 +6,7 @@ A source is a module of `data/sources/`, named by `config.data.source`. Adding a
 is adding one such module with `VOCABULARY` and `read_table`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -109,6 +109,13 @@ def open_source(name: str) -> Source:
   """
   module = naming.load("config.data.source", PACKAGE, name, without=("base",))
   return cast(Source, module)
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+  """Rows as CSV, one line each."""
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows(rows)
+  return text.getvalue()
 
 
 def read_csv(path: str | os.PathLike) -> list[list[str]]:

@@ -9,7 +9,6 @@ real, so that guesses are right half of the time; a few images are shown twice.
 
 import base64
 from collections.abc import Mapping, Sequence
-import csv
 import hashlib
 import io
 import os
@@ -21,6 +20,7 @@ from PIL import Image
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.data.sources.base import csv_text
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
 from cxr_diffusion_jax.report import templates
@@ -90,7 +90,7 @@ def write(
     rows.append([names[i], source, str(images.ids[row]), _findings(images, row), again])
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  text = _csv(reader_tables.KEY_COLUMNS, rows)
+  text = csv_text([reader_tables.KEY_COLUMNS, *rows])
   _set_aside(folder, text)
   artifacts.write_text(folder / "key.csv", text)
   return _write_sheet(folder / "sheet", names, [pngs[i] for i in order], _digest(text))
@@ -181,12 +181,6 @@ def _findings(images: ImageSet, row: int) -> str:
   return "|".join(names) or labels_lib.NO_FINDING
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  buffer = io.StringIO()
-  csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
-  return buffer.getvalue()
-
-
 def _set_aside(folder: pathlib.Path, text: str) -> None:
   """Renames a different, earlier study: a reader may be answering it."""
   key = folder / "key.csv"
@@ -211,7 +205,7 @@ def _write_sheet(
   # A reader may have filled it in already.
   if not answers.exists():
     rows = [["", name, "", "", ""] for name in names]
-    artifacts.write_text(answers, _csv(reader_tables.ANSWER_COLUMNS, rows))
+    artifacts.write_text(answers, csv_text([reader_tables.ANSWER_COLUMNS, *rows]))
   shown = [
     {"name": name, "png": base64.b64encode(png).decode()}
     for name, png in zip(names, pngs, strict=True)

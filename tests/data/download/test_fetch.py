@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data.download import checksums, fetch
+from cxr_diffusion_jax.data.download import fetch
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
 
@@ -187,7 +187,7 @@ def test_no_server_and_no_address(tmp_path):
 
 
 def test_checksums_are_compared(server, tmp_path):
-  right = checksums.crc32c_base64(write(tmp_path / "copy", CONTENT))
+  right = fetch.checksum(write(tmp_path / "copy", CONTENT), "CRC32C")
   server.headers = {"x-goog-hash": f"crc32c={right},md5={md5_of(CONTENT)}"}
   server.cut_after = [1000]
   assert get(server, tmp_path).read_bytes() == CONTENT
@@ -215,3 +215,17 @@ def test_a_file_without_a_size(server, tmp_path):
 def write(path: pathlib.Path, content: bytes) -> pathlib.Path:
   path.write_bytes(content)
   return path
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "expected"),
+  [
+    # RFC 3720, appendix B.4, and RFC 1321, appendix A.5.
+    ("CRC32C", bytes(32), "8a9136aa"),
+    ("CRC32C", b"", "00000000"),
+    ("MD5", b"message digest", "f96b697d7cb7938d525a2f31aaf161d0"),
+  ],
+)
+def test_checksum_of_known_bytes(tmp_path, name, content, expected):
+  path = write(tmp_path / "file", content)
+  assert base64.b64decode(fetch.checksum(path, name)).hex() == expected

@@ -10,6 +10,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels, prompts
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.encoders.clip import record_prompts
+from tests.fixtures import places
 
 
 def write_reports(root: str, told: dict[str, str]) -> None:
@@ -74,12 +75,12 @@ def test_boxes_tell_the_place_and_without_them_none_is_told(settings, open_recor
       has_side = prompts.phrasings()["findings"][finding]["region"] is not None
       if has_side and any(prompts.place_of(box)):
         wanted[finding] = prompts.place_of(box)
-    assert prompts.places_of(text) == wanted, text
+    assert places.places_of(text) == wanted, text
     sides |= {side for side, _ in wanted.values()}
   assert {"left", "right"} <= sides
   path.unlink()
   for text in all_texts(settings, open_records(settings)).values():
-    assert prompts.places_of(text) == {}
+    assert places.places_of(text) == {}
 
 
 def test_the_size_of_the_records_changes_no_text(settings, open_records):

@@ -88,7 +88,7 @@ def expert(records):
   for row, name in enumerate(records.ids("validation")[:3]):
     every[name] = np.full(15, row % 2, np.float32)
   return google_labels.GoogleLabels(
-    four_findings=four, all_findings=every, votes=(), test_ids=frozenset()
+    four_findings=four, all_findings=every, test_ids=frozenset()
   )
 
 

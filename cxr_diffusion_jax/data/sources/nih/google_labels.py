@@ -1,6 +1,6 @@
 """Reads the expert labels that Google published for parts of ChestX-ray14.
 
-google-labels/**/*.csv -> consensus of four findings, of all findings, readers' votes
+google-labels/**/*.csv -> consensus of four findings, and of all findings
 
 Source: Majkowska et al., Radiology 2019 (four findings, 2,414 validation and 1,962 test
 images); Nabulsi et al., Scientific Reports 2021 (all findings, 810 test images). A
@@ -22,34 +22,17 @@ FOUR_FINDINGS = base.EXPERT_FINDINGS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Vote:
-  """One reader's answers on one image: 1 yes, 0.5 hedged, 0 no, nan none.
-
-  Attributes:
-    id: the image's name without extension.
-    reader: the reader's identifier, as in the file.
-    values: finding -> vote.
-  """
-
-  id: str
-  reader: str
-  values: dict[str, float]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class GoogleLabels:
   """All expert labels of a tree.
 
   Attributes:
     four_findings: id -> [4] float32, columns as in `FOUR_FINDINGS`; nan unknown.
     all_findings: id -> [15] float32, `metadata.FINDINGS` and then `Abnormal`.
-    votes: of single readers.
     test_ids: images of any expert test set; never to be trained on by default.
   """
 
   four_findings: dict[str, np.ndarray]
   all_findings: dict[str, np.ndarray]
-  votes: tuple[Vote, ...]
   test_ids: frozenset[str]
 
 
@@ -68,30 +51,22 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
   """
   four: dict[str, np.ndarray] = {}
   every: dict[str, np.ndarray] = {}
-  votes: list[Vote] = []
-  test_ids: set[str] = set()
-  validation_ids: set[str] = set()
+  ids: dict[str, set[str]] = {"readers": set(), "test": set(), "validation": set()}
   for path in map(os.fspath, paths):
     for number, row in _rows(path):
       where = f"{path} line {number}"
       image_id = PurePath(row["image"]).stem
       is_four = "airspace opacity" in row
       names = FOUR_FINDINGS if is_four else (*metadata.FINDINGS, "Abnormal")
+      values = _values(where, row, names)
       if "reader id" in row:
-        values = dict(zip(names, _values(where, row, names).tolist(), strict=True))
-        votes.append(Vote(id=image_id, reader=row["reader id"], values=values))
+        ids["readers"].add(image_id)
         continue
-      (four if is_four else every)[image_id] = _values(where, row, names)
+      (four if is_four else every)[image_id] = values
       set_name = row.get("set id", "") or PurePath(path).name
-      is_validation = "val" in set_name.casefold()
-      (validation_ids if is_validation else test_ids).add(image_id)
-  test_ids |= {vote.id for vote in votes} - validation_ids
-  return GoogleLabels(
-    four_findings=four,
-    all_findings=every,
-    votes=tuple(votes),
-    test_ids=frozenset(test_ids),
-  )
+      ids["validation" if "val" in set_name.casefold() else "test"].add(image_id)
+  test_ids = frozenset(ids["test"] | (ids["readers"] - ids["validation"]))
+  return GoogleLabels(four_findings=four, all_findings=every, test_ids=test_ids)
 
 
 def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
@@ -119,18 +94,12 @@ def _plain(name: str) -> str:
   return " ".join(plain.split())
 
 
-def _number(text: str) -> float:
-  values = {"yes": 1.0, "1": 1.0, "no": 0.0, "0": 0.0, "hedge": 0.5, "": np.nan}
-  plain = text.strip().casefold()
-  if plain not in values:
-    raise ValueError(text)
-  return values[plain]
-
-
 def _values(where: str, row: dict[str, str], names: tuple[str, ...]) -> np.ndarray:
+  """The labels of a row: 1 yes, 0.5 hedged, 0 no, nan unknown."""
+  values = {"yes": 1.0, "1": 1.0, "no": 0.0, "0": 0.0, "hedge": 0.5, "": np.nan}
+  texts = [row.get(_plain(name), "").strip() for name in names]
   try:
-    return np.array([_number(row.get(_plain(name), "")) for name in names], np.float32)
-  except ValueError as error:
-    raise errors.InputError(
-      f"{where} says {error}", "YES, NO, HEDGE, 1 or 0"
-    ) from error
+    return np.array([values[text.casefold()] for text in texts], np.float32)
+  except KeyError:
+    wrong = next(text for text in texts if text.casefold() not in values)
+    raise errors.InputError(f"{where} says {wrong}", "YES, NO, HEDGE, 1 or 0") from None

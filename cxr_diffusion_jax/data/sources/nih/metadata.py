@@ -78,7 +78,7 @@ def read_entries(path: str | os.PathLike) -> Entries:
   table = _Table(path=os.fspath(path), header=_header(rows[0]), rows=rows[1:])
   names = table.column("Image Index")
   ids = np.array([PurePath(name.strip()).stem for name in names], np.str_)
-  _refuse_duplicates(table.path, ids)
+  refuse_duplicates(table.path, ids)
   return Entries(
     id=ids,
     patient=_patients(table, ids),
@@ -192,7 +192,6 @@ class _Table:
 def _header(cells: list[str]) -> dict[str, int]:
   # Tools that quote the header keep `OriginalImage[Width,Height]` in one cell.
   names = ",".join(cells).split(",")
-  aliases = {"patient gender": "Patient Sex"}
   known = (
     "Image Index",
     "Finding Labels",
@@ -201,7 +200,8 @@ def _header(cells: list[str]) -> dict[str, int]:
     "Patient Sex",
     "View Position",
   )
-  aliases |= {name.casefold(): name for name in known}
+  aliases = {name.casefold(): name for name in known}
+  aliases["patient gender"] = "Patient Sex"
   header: dict[str, int] = {}
   for position, name in enumerate(names):
     name = name.strip()
@@ -210,7 +210,8 @@ def _header(cells: list[str]) -> dict[str, int]:
   return header
 
 
-def _refuse_duplicates(path: str, ids: np.ndarray) -> None:
+def refuse_duplicates(path: str | os.PathLike, ids: np.ndarray | Sequence[str]) -> None:
+  """Raises InputError unless all ids of a table differ."""
   unique, counts = np.unique(ids, return_counts=True)
   if (counts > 1).any():
     raise errors.InputError(

@@ -1,4 +1,4 @@
-"""`data/google_labels.py`: consensus and readers' files are told by their columns."""
+"""Google's labels: a file's columns say whether it holds consensus or readers."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_four_findings_with_and_without_a_set_column(tmp_path):
   assert read.test_ids == {"00000008_001"}
 
 
-def test_readers_votes(tmp_path):
+def test_images_of_readers_alone_are_test_images(tmp_path):
   validation = tmp_path / "validation_labels.csv"
   validation.write_text(f"{FOUR}\n00000007_001.png,{ENTRY},YES,NO,NO,YES\n")
   readers = tmp_path / "individual_readers.csv"
@@ -39,16 +39,7 @@ def test_readers_votes(tmp_path):
     f"{READERS}\n4,00000007_001.png,YES,HEDGE,NO,NO\n5,00000009_000.png,NO,NO,NO,YES\n"
   )
   read = google_labels.read_google_labels([readers, validation])
-  assert [(vote.id, vote.reader) for vote in read.votes] == [
-    ("00000007_001", "4"),
-    ("00000009_000", "5"),
-  ]
-  assert read.votes[0].values == {
-    "Fracture": 1,
-    "Pneumothorax": 0.5,
-    "Airspace opacity": 0,
-    "Nodule or mass": 0,
-  }
+  assert read.four_findings["00000007_001"].tolist() == [1, 0, 0, 1]
   # What only readers saw could be of the test set: kept out of training.
   assert read.test_ids == {"00000009_000"}
 
@@ -65,7 +56,6 @@ def test_all_findings(tmp_path):
   values = read.all_findings["00000003_002"]
   assert labels.names_of(values[:14], metadata.FINDINGS) == ("Edema", "Mass")
   assert values[14] == 1
-  assert read.votes[0].values["Mass"] == 1
   assert read.test_ids == {"00000003_002", "00000004_002"}
   assert not read.four_findings
 

@@ -1,9 +1,9 @@
-"""`data/reports.py`: every form of the CSV reads alike; what lacks is named."""
+"""Reports: every form of the CSV reads alike; what is missing is named."""
 
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data.sources.nih import metadata, reports
+from cxr_diffusion_jax.data.sources.nih import metadata, source
 
 ENTRY = (
   "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,"
@@ -36,7 +36,7 @@ def write(tmp_path, text: str):
   ids=["data entry", "quoted header", "two columns", "byte-order mark"],
 )
 def test_all_forms_read_alike(tmp_path, text):
-  assert reports.read_reports(write(tmp_path, text)) == {
+  assert source.read_reports(write(tmp_path, text)) == {
     "00000001_000": "Edema, with a small effusion.",
     "00000002_003": "Clear lungs.",
   }
@@ -44,7 +44,7 @@ def test_all_forms_read_alike(tmp_path, text):
 
 def test_a_data_entry_with_reports_is_still_a_data_entry(tmp_path):
   path = write(tmp_path, ENTRY)
-  assert metadata.read_entries(path).id.tolist() == list(reports.read_reports(path))
+  assert metadata.read_entries(path).id.tolist() == list(source.read_reports(path))
 
 
 @pytest.mark.parametrize(
@@ -68,25 +68,25 @@ def test_a_data_entry_with_reports_is_still_a_data_entry(tmp_path):
 )
 def test_what_cannot_be_used_is_named(tmp_path, text, message):
   with pytest.raises(errors.InputError, match=message):
-    reports.read_reports(write(tmp_path, text))
+    source.read_reports(write(tmp_path, text))
 
 
 def test_images_without_a_report_are_left_out(tmp_path):
   path = write(tmp_path, "Image Index,report\na,\nb,ok\nc,  \n")
-  assert reports.read_reports(path) == {"b": "ok"}
+  assert source.read_reports(path) == {"b": "ok"}
 
 
 def test_blank_cells_after_the_last_column_are_nothing(tmp_path):
   path = write(tmp_path, "Image Index,report\na.png,Edema.,,\nb.png,Mass.\n")
-  assert reports.read_reports(path) == {"a": "Edema.", "b": "Mass."}
+  assert source.read_reports(path) == {"a": "Edema.", "b": "Mass."}
 
 
 def test_files_that_are_no_table(tmp_path):
   with pytest.raises(errors.InputError, match=r"absent\.csv"):
-    reports.read_reports(tmp_path / "absent.csv")
+    source.read_reports(tmp_path / "absent.csv")
   with pytest.raises(errors.InputError, match="cannot read "):
-    reports.read_reports(tmp_path)
+    source.read_reports(tmp_path)
   latin = tmp_path / "latin.csv"
   latin.write_bytes("Image Index,report\na.png,\xd6dem\n".encode("latin-1"))
   with pytest.raises(errors.InputError, match="UTF-8"):
-    reports.read_reports(latin)
+    source.read_reports(latin)
