@@ -100,10 +100,13 @@ def write_npy(path: PathLike, values: np.ndarray) -> None:
   write_bytes(path, buffer.getvalue())
 
 
-def write_npz(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-  """`write_bytes` of named arrays as an uncompressed .npz, without pickle."""
+def write_npz(
+  path: PathLike, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
+) -> None:
+  """`write_bytes` of named arrays as an .npz, without pickle."""
   buffer = io.BytesIO()
-  np.savez(buffer, **arrays, allow_pickle=False)
+  save = np.savez_compressed if compressed else np.savez
+  save(buffer, **arrays, allow_pickle=False)
   write_bytes(path, buffer.getvalue())
 
 

@@ -40,7 +40,13 @@ def main() -> None:
   experiment = experiment_lib.build(_CONFIG.value)
   workdir = command.workdir(_WORKDIR.value)
   with lock.hold(workdir):
-    resumed = start.check_resumable(workdir, experiment.config, experiment.autoencoder)
+    resumed = start.check_resumable(
+      workdir,
+      experiment.config,
+      experiment.autoencoder,
+      experiment.recipe.conditioner.needs,
+      experiment.targets,
+    )
     # Refuses a network that cannot be built before the data are prepared.
     shapes = jax.eval_shape(
       experiment.recipe.init_fn,

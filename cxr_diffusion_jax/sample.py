@@ -74,10 +74,10 @@ def main(arguments: list[str]) -> None:
   from cxr_diffusion_jax.sampling import sample as sampling
 
   terminal.announce_compiling()
-  axes = sweeps.parse_axes(_GRID.value)
+  axes = sample_flags.axes(_GRID.value)
   request = sample_flags.request(_CONDITIONS)
   others = [*(["grid"] if axes else []), *request.given]
-  ends = sweeps.parse_ends(_WALK.value, arguments, others)
+  ends = sample_flags.ends(_WALK.value, arguments, others)
   other = [*(["grid"] if axes else []), *(["interpolate"] if ends else [])]
   edit = sample_flags.edit_request(_EDIT, other)
   workdir = epath.Path(_WORKDIR.value)

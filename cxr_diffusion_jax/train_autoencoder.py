@@ -45,7 +45,7 @@ def main() -> None:
   from cxr_diffusion_jax.extras.autoencoder import settings
   from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
   from cxr_diffusion_jax.parallel import distributed
-  from cxr_diffusion_jax.run import compatibility
+  from cxr_diffusion_jax.run import compatibility, lock
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.training import loop, start
 
@@ -53,43 +53,44 @@ def main() -> None:
   distributed.initialize(_DISTRIBUTED.value)
   experiment = settings.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
-  start.check_resumable(workdir, experiment.config)
-  features = _encoder(experiment.loss.perceptual, "config.loss.perceptual")
-  programs = trainer_lib.make_programs(experiment, features)
-  dataset = dataset_lib.prepare(
-    experiment.data, conditioning.Needs(), progress=command.progress
-  )
-  logging.info("data: %s", dataset.summary())
-  size = experiment.data.image_size
-  logging.info("autoencoder: %s", trainer_lib.describe(experiment.network, size))
-  metrics_logger.list_parameters(workdir, "autoencoder", programs.like().ema_params)
-  with metrics_logger.opened(
-    workdir,
-    compatibility.flatten(experiment.config),
-    num_steps=experiment.train.num_steps,
-    profile_steps=experiment.train.profile_steps,
-  ) as (writer, actions):
-    trainer = trainer_lib.AutoencoderTrainer(
-      experiment=experiment, dataset=dataset, programs=programs, workdir=workdir
+  with lock.hold(workdir):
+    start.check_resumable(workdir, experiment.config)
+    features = _encoder(experiment.loss.perceptual, "config.loss.perceptual")
+    programs = trainer_lib.make_programs(experiment, features)
+    dataset = dataset_lib.prepare(
+      experiment.data, conditioning.Needs(), progress=command.progress
     )
-    outcome = loop.train(trainer, workdir, writer=writer, actions=actions)
-    step = int(outcome.state.step)
-    if outcome.reason == "interrupted":
-      raise errors.Interrupted(
-        outcome.signal_number,
-        f"interrupted: saved at step {step}; repeat the same command to continue",
+    logging.info("data: %s", dataset.summary())
+    size = experiment.data.image_size
+    logging.info("autoencoder: %s", trainer_lib.describe(experiment.network, size))
+    metrics_logger.list_parameters(workdir, "autoencoder", programs.like().ema_params)
+    with metrics_logger.opened(
+      workdir,
+      compatibility.flatten(experiment.config),
+      num_steps=experiment.train.num_steps,
+      profile_steps=experiment.train.profile_steps,
+    ) as (writer, actions):
+      trainer = trainer_lib.AutoencoderTrainer(
+        experiment=experiment, dataset=dataset, programs=programs, workdir=workdir
       )
-    if _FEATURES.value not in ("auto", "probe", "none"):
-      features = _encoder(_FEATURES.value, "--features")
-    report = autoencoder_report.write(
-      trainer,
-      params=outcome.state.ema_params,
-      step=step,
-      writer=writer,
-      features=None if _FEATURES.value == "none" else features,
-      train_probe=_FEATURES.value == "probe",
-      progress=command.progress,
-    )
+      outcome = loop.train(trainer, workdir, writer=writer, actions=actions)
+      step = int(outcome.state.step)
+      if outcome.reason == "interrupted":
+        raise errors.Interrupted(
+          outcome.signal_number,
+          f"interrupted: saved at step {step}; repeat the same command to continue",
+        )
+      if _FEATURES.value not in ("auto", "probe", "none"):
+        features = _encoder(_FEATURES.value, "--features")
+      report = autoencoder_report.write(
+        trainer,
+        params=outcome.state.ema_params,
+        step=step,
+        writer=writer,
+        features=None if _FEATURES.value == "none" else features,
+        train_probe=_FEATURES.value == "probe",
+        progress=command.progress,
+      )
   print(f"{outcome.reason} at step {step}; {report}; {workdir / trainer_lib.FOLDER}")
 
 

@@ -210,7 +210,7 @@ def test_settings_can_be_laid_out_in_a_grid(trained, run_main, tmp_path):
     (["--guidance=much"], "--guidance=much; expected numbers"),
     (["--guidance=1,2"], "2 scales; expected one number"),
     (["--guidance_interval=1"], "two noise levels"),
-    (["--prompt=effusion"], "expected --reference, --image_ids, --unconditional"),
+    (["--prompt=effusion"], "expected reference, image_ids, unconditional"),
     (["--grid=gudance=1"], "expected NAME=VALUE"),
     (["--interpolate=a"], "two conditions for --interpolate A B"),
     (["--interpolate", "a", "b", "c"], "arguments a b c; expected"),

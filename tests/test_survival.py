@@ -49,7 +49,7 @@ def test_signal_saves_and_exits_with_its_number(
   _wait_for(lambda: _whole(tmp_path), process)
   # A second run of this folder is refused, naming the first.
   complaint = run_main("main", *arguments).complaint
-  assert f"--workdir {tmp_path} is in use by process {process.pid} on" in complaint
+  assert f"{tmp_path} is in use by process {process.pid} on" in complaint
   process.send_signal(signal.SIGTERM)
   result = ended(process)
   assert result.code == 143, result.err

@@ -5,17 +5,20 @@ flags --conditions, image_to_image--> holders --request, edit_request--> typed r
 Functions define them, so that each call of the main has its own.
 """
 
+from collections.abc import Sequence
+import pathlib
 import typing
 
 from absl import flags
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.cli import command, flag_help
 from cxr_diffusion_jax.run import sample_section
 
 if typing.TYPE_CHECKING:
   from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
   from cxr_diffusion_jax.sampling import request as request_lib
+  from cxr_diffusion_jax.sampling import sweeps
 
 Holders = dict[str, flags.FlagHolder]
 
@@ -55,7 +58,7 @@ def request(holders: Holders) -> "request_lib.Request":
   given = {name: holder.value for name, holder in holders.items()}
   prompts = list(given["prompt"])
   if given["prompt_file"]:
-    prompts += request_lib.read_prompts(given["prompt_file"])
+    prompts += read_prompts(given["prompt_file"])
   return request_lib.Request(
     split=given["split"],
     image_ids=tuple(given["image_ids"]),
@@ -68,6 +71,24 @@ def request(holders: Holders) -> "request_lib.Request":
     negative_prompt=given["negative_prompt"],
     unconditional=given["unconditional"],
   )
+
+
+def read_prompts(path: str) -> list[str]:
+  """Reads a text file with one prompt a line; empty lines are passed over.
+
+  Raises:
+    errors.InputError: no such file, no text, or none in it.
+  """
+  try:
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.InputError(
+      f"--prompt_file {path} ({error})", "a text file with one prompt a line"
+    ) from error
+  prompts = [line.strip() for line in lines if line.strip()]
+  if not prompts:
+    raise errors.InputError(f"--prompt_file {path} without a prompt", "one a line")
+  return prompts
 
 
 def image_to_image() -> Holders:
@@ -178,3 +199,59 @@ def edit_request(holders: Holders, others: list[str]) -> "inits_lib.EditRequest 
     invert=given["invert"],
     repeats=given["invert_repeats"],
   )
+
+
+def axes(texts: Sequence[str]) -> "tuple[sweeps.Axis, ...]":
+  """Reads the axes of `--grid`, such as 'guidance=1,2,4'.
+
+  Raises:
+    errors.InputError: not of this form, an unknown name, or more than two.
+  """
+  from cxr_diffusion_jax.sampling import sweeps
+
+  # The seed, and settings of one value.
+  knobs = [knob for knob in sample_section.knobs() if knob.default != ()]
+  kinds = {"seed": int, **{knob.name: knob.kind for knob in knobs}}
+  result = []
+  for text in texts:
+    name, _, values = text.partition("=")
+    if name not in kinds or not values:
+      raise errors.InputError(
+        f"--grid {text!r}",
+        f"NAME=VALUE,VALUE,... of {', '.join(kinds)}",
+        "" if name in kinds else naming.nearest(name, kinds),
+      )
+    try:
+      read = tuple(kinds[name](value) for value in values.split(","))
+    except ValueError as error:
+      raise errors.InputError(
+        f"--grid {text!r}", f"values of type {kinds[name].__name__}"
+      ) from error
+    result.append(sweeps.Axis(name=name, values=read))
+  if len({axis.name for axis in result}) != len(result) or len(result) > 2:
+    raise errors.InputError(
+      " ".join(f"--grid {text}" for text in texts), "one or two different axes"
+    )
+  return tuple(result)
+
+
+def ends(first: str, rest: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+  """Reads the two ends of a walk, `--interpolate FIRST LAST`; () for no walk.
+
+  Args:
+    first: the flag's value, empty where it is not given.
+    rest: the arguments that are no flags.
+    others: given flags that exclude a walk.
+
+  Raises:
+    errors.InputError: not two, arguments without the flag, or another flag beside it.
+  """
+  both = (first, *rest) if first else ()
+  if len(both) not in (0, 2) or (rest and not first):
+    raise errors.InputError(
+      f"arguments {' '.join(both or rest)}",
+      "--name=value, and two conditions for --interpolate A B",
+    )
+  if both and others:
+    raise errors.InputError(f"--interpolate with --{others[0]}", "one of them")
+  return both

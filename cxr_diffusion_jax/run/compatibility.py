@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.run import card as card_lib
@@ -14,13 +15,17 @@ from cxr_diffusion_jax.run import card as card_lib
 # Config keys, or sections where they end in a dot, that a resumed run may change: how
 # long, where and how fast it trains and what it reports, not what it learns.
 MAY_CHANGE = (
-  # The content of these folders is compared, see `check_data` and `check_autoencoder`.
+  # What is in these places is compared, see `check_data` and `check_autoencoder`.
   "codec.folder",
+  "conditioning.encoder",
+  "repa.encoder",
   "data.records_dir",
   "data.root",
   "data.num_workers",
   "data.source",
   "data.standin",
+  # Read at step 0 only; it may move, and not be added or removed.
+  "model.pretrained",
   "parallel.",
   "sample.",
   "train.checkpoint_every",
@@ -82,6 +87,7 @@ def check_config(
     f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)"
     for key in differing
     if not may_change(key)
+    or (key == "model.pretrained" and not (old.get(key) and new.get(key)))
   ]
   if refused:
     raise errors.InputError(
@@ -169,9 +175,14 @@ def _refuse(key: str, there: str, here: str) -> NoReturn:
 def _identity(
   columns: Mapping[str, card_lib.ColumnCard], exact: bool
 ) -> dict[str, tuple[str, bool, str]]:
-  # Earlier versions had fingerprints of files' times.
+  # The place of an encoder does not count. Earlier versions had fingerprints of files'
+  # times.
   return {
-    name: (column.encoder, column.standin, column.fingerprint if exact else "")
+    name: (
+      encoders.identity(column.encoder),
+      column.standin,
+      column.fingerprint if exact else "",
+    )
     for name, column in columns.items()
   }
 

@@ -43,9 +43,9 @@ def read(
 def _read(path: epath.Path) -> dict[str, Any]:
   if not path.exists():
     raise errors.InputError(
-      f"--workdir {path.parent} has no {path.name}",
+      f"{path.parent} has no {path.name}",
       "the folder of a run",
-      "name the --workdir that main was called with",
+      "name the folder that main was called with",
     )
   values = artifacts.read_json(path)
   check_format(os.fspath(path), values)

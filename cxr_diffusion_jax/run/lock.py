@@ -1,7 +1,6 @@
-"""One process writes a run's folder at a time.
+"""One process writes a run's folder at a time: it holds WORKDIR/lock.json.
 
-WORKDIR/lock.json, locked by the operating system: it is free again when the process
-that holds it ends, however it ends.
+The operating system frees the lock when the process ends, however it ends.
 """
 
 from collections.abc import Iterator
@@ -23,15 +22,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 @contextlib.contextmanager
 def hold(folder: artifacts.PathLike) -> Iterator[None]:
-  """Keeps other processes from training into a folder.
+  """Keeps other processes from training into a run's folder, which exists.
 
   Buckets and file systems without locks are not protected.
 
-  Args:
-    folder: of the run; it exists.
-
   Raises:
-    errors.InputError: a living process holds it.
+    errors.InputError: another process holds it.
   """
   import fcntl
 
@@ -52,9 +48,9 @@ def hold(folder: artifacts.PathLike) -> Iterator[None]:
         yield
         return
       raise errors.InputError(
-        f"--workdir {folder} is in use by {_holder(file.name)}",
+        f"{folder} is in use by {_holder(file.name)}",
         "a folder that no other process trains into",
-        "wait for it, or name a new --workdir",
+        "wait for it, or name a new one",
       ) from error
     file.truncate(0)
     json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)

@@ -106,8 +106,8 @@ class Run:
       raise errors.InputError(
         f"neither the dataset {settings.root} nor records of it in"
         f" {settings.records_dir} exist, which this request reads",
-        fix="name where they are now, with --data_root or --records_dir; --prompt,"
-        " --findings, --reference and --unconditional do not read them",
+        fix="name where they are now, with data_root or records_dir; prompts, findings,"
+        " references and unconditional images do not read them",
       )
     dataset = dataset_lib.prepare(settings, self.recipe.conditioner.needs)
     compatibility.check_data(self.card, dataset.card, self.recipe.autoencoder)

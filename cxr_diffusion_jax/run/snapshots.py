@@ -75,8 +75,8 @@ def reconstruct(
   """
   if not lengths:
     raise errors.InputError(
-      f"--ema_length={length:g} of a run whose config.train.power_ema is empty",
-      fix="train with --config.train.power_ema=0.05,0.1, or leave the flag away for"
+      f"ema_length={length:g} of a run whose config.train.power_ema is empty",
+      fix="train with --config.train.power_ema=0.05,0.1, or leave it out for"
       " the average that the run has",
     )
   wanted = power_ema.Profile(length=length, step=1 if step is None else step)
@@ -84,7 +84,7 @@ def reconstruct(
   folder = epath.Path(workdir) / checkpoints.SNAPSHOTS
   if not folder.exists():
     raise errors.InputError(
-      f"--ema_length={length:g} without snapshots in {folder}",
+      f"ema_length={length:g} without snapshots in {folder}",
       fix="train on to a multiple of config.train.power_ema_every or to the last step",
     )
   with checkpoints.open_snapshots(workdir, read_only=True) as manager:
@@ -93,7 +93,7 @@ def reconstruct(
     tracked = ", ".join(f"{value:g}" for value in lengths)
     if step not in steps:
       raise errors.InputError(
-        f"--ema_length={length:g} at step {step}",
+        f"ema_length={length:g} at step {step}",
         f"one of the steps of the snapshots, {', '.join(map(str, steps)) or 'none yet'}"
         f" (tracked lengths: {tracked})",
       )
@@ -108,7 +108,7 @@ def reconstruct(
     told = f"{len(saved)} averages of lengths {tracked} up to step {step}"
     if error > LARGEST_ERROR:
       raise errors.InputError(
-        f"--ema_length={length:g}, which {told} give with an error of {error:.0%}",
+        f"ema_length={length:g}, which {told} give with an error of {error:.0%}",
         f"an error of at most {LARGEST_ERROR:.0%}: a length nearer to those",
       )
     logging.info("EMA length %g of %s: error %.2g", length, told, error)

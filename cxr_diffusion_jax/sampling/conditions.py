@@ -108,8 +108,8 @@ class ConditionBuilder:
       wrong.append("negative_prompt")
     if wrong:
       raise errors.InputError(
-        f"--{wrong[0]} for a run whose condition is not made from it",
-        ", ".join(f"--{name}" for name in takes),
+        f"{wrong[0]} for a run whose condition is not made from it",
+        ", ".join(takes),
         "sample a run of a path that takes it",
       )
     both = len(self.needs.inputs) > 2
@@ -117,15 +117,13 @@ class ConditionBuilder:
     if (alone & set(request.given) and len(request.given) > 1) or (
       request.image_ids and request.references
     ):
-      raise errors.InputError(
-        " with ".join(f"--{name}" for name in request.given), "one of them"
-      )
+      raise errors.InputError(" with ".join(request.given), "one of them")
     texts = (*request.prompts, *request.findings, request.negative_prompt or "none")
     if any(not text.strip() for text in texts):
       raise errors.InputError(
         "an empty prompt or finding",
         "words, or 'No Finding'",
-        "--unconditional generates without a condition",
+        "an unconditional image needs no condition",
       )
 
   def _of_split(self, split: str, count: int) -> Conditions:
@@ -135,7 +133,7 @@ class ConditionBuilder:
       raise errors.InputError(
         f"split {split!r}, where no patient has two images",
         "a reference for config.conditioning.reference=same_patient",
-        "name another split, or --reference images",
+        "name another split, or reference images",
       )
     places = np.linspace(0, len(usable) - 1, min(count, len(usable))).astype(int)
     return self._of_places([(source, int(place)) for place in usable[places]])
@@ -178,9 +176,9 @@ class ConditionBuilder:
     person = {"view": request.view or None, "age": request.age, "sex": request.sex}
     if not request.findings and "findings" in request.given:
       raise errors.InputError(
-        "--age, --sex or --view without --findings",
+        "age, sex or view without findings",
         "findings, from which a sentence is made",
-        "write them into --prompt, or add --findings 'No Finding'",
+        "write them into the prompt, or add the finding 'No Finding'",
       )
     vocabulary = self.run.card.vocabulary
     texts, entries = list(request.prompts), [{"prompt": t} for t in request.prompts]
@@ -267,7 +265,7 @@ class ConditionBuilder:
 
 def _code(name: str, text: str, known: Sequence[str]) -> float:
   if text and text not in known:
-    raise errors.InputError(f"--{name} {text!r}", " or ".join(known))
+    raise errors.InputError(f"{name} {text!r}", " or ".join(known))
   return float(known.index(text)) if text else -1.0
 
 

@@ -47,7 +47,7 @@ class EditRequest:
 
   def __post_init__(self):
     if not self.inits:
-      raise errors.InputError("no image", "--init x.png, or the id of an image")
+      raise errors.InputError("no image", "a file, or the id of an image")
     if self.masks and len(self.masks) not in (1, len(self.inits)):
       raise errors.InputError(
         f"{len(self.masks)} masks of {len(self.inits)} images",
@@ -154,8 +154,8 @@ def request_of(
     paths = tuple(entry["init"] for entry in inits.entries)
     return dataclasses.replace(request, references=paths)
   raise errors.InputError(
-    "--init without a condition",
-    ", ".join(f"--{name}" for name in (*takes, "image_ids", "unconditional")),
+    "init without a condition",
+    ", ".join((*takes, "image_ids", "unconditional")),
   )
 
 
@@ -165,7 +165,7 @@ def _read_init(run: Run, text: str) -> tuple[np.ndarray, str]:
     stem = pathlib.PurePath(text).stem
     if not run.has_image(stem):
       raise errors.InputError(
-        f"--init {text}", "a PNG, JPEG or DICOM file, or the id of an image of the run"
+        f"init {text}", "a PNG, JPEG or DICOM file, or the id of an image of the run"
       )
     ((source, place),) = run.dataset.find([text])
     return source[place]["image"][..., 0], stem
@@ -179,16 +179,16 @@ def _read_mask(
   mask = reference.read_picture(path)
   if mask.shape != wanted:
     raise errors.InputError(
-      f"--mask {path} of {mask.shape[1]}x{mask.shape[0]} pixels",
-      f"{wanted[1]}x{wanted[0]}, the size of --init {init}",
+      f"mask {path} of {mask.shape[1]}x{mask.shape[0]} pixels",
+      f"{wanted[1]}x{wanted[0]}, the size of init {init}",
       "draw it on the image itself",
     )
   generated = images_lib.resize(mask, card.image_size, card.resize) > 127
   if not generated.any():
     raise errors.InputError(
-      f"--mask {path}, which leaves nothing to make: black in all that the run sees",
+      f"mask {path}, which leaves nothing to make: black in all that the run sees",
       "white where the image is to be generated",
     )
   if generated.all():
-    logging.warning("--mask %s is white everywhere: nothing of %s stays", path, init)
+    logging.warning("mask %s is white everywhere: nothing of %s stays", path, init)
   return generated

@@ -195,14 +195,14 @@ def _holds(path: pathlib.Path, ids: Sequence[str], first: int) -> bool:
 def _save(
   path: pathlib.Path, ids: Sequence[str], first: int, images: np.ndarray
 ) -> None:
-  if jax.process_index():
-    return
-  partial = path.with_suffix(".partial")
-  with artifacts.disk_errors(path), partial.open("wb") as file:
-    np.savez_compressed(
-      file, ids=np.array(ids, dtype=np.str_), first=np.int64(first), images=images
-    )
-  partial.replace(path)
+  arrays = {
+    "ids": np.array(ids, dtype=np.str_),
+    "first": np.array(first, np.int64),
+    "images": images,
+  }
+  if jax.process_index() == 0:
+    with artifacts.disk_errors(path):
+      artifacts.write_npz(path, arrays, compressed=True)
 
 
 def _images(path: pathlib.Path) -> np.ndarray:

@@ -54,11 +54,11 @@ class Plan:
 
   def __post_init__(self):
     if not 0 < self.strength <= 1:
-      raise errors.InputError(f"--strength {self.strength:g}", "above 0, at most 1")
+      raise errors.InputError(f"strength {self.strength:g}", "above 0, at most 1")
     if self.repeats < 1:
-      raise errors.InputError(f"--invert_repeats {self.repeats}", "1 or more")
+      raise errors.InputError(f"invert_repeats {self.repeats}", "1 or more")
     if self.masked and self.inverted:
-      raise errors.InputError("--invert with --mask", "one of them")
+      raise errors.InputError("invert with mask", "one of them")
 
 
 def settings_of(
@@ -74,16 +74,16 @@ def settings_of(
   num_steps = int(settings.num_steps * plan.strength + 1e-6)
   if num_steps < 1:
     raise errors.InputError(
-      f"--strength {plan.strength:g} of {settings.num_steps} steps, which is no step",
+      f"strength {plan.strength:g} of {settings.num_steps} steps, which is no step",
       f"{1 / settings.num_steps:g} or more",
-      "raise --strength or --num_steps",
+      "raise strength or num_steps",
     )
   settings = dataclasses.replace(settings, num_steps=num_steps)
   if plan.inverted and sample_section.make_sampler(settings).method.stochastic:
     raise errors.InputError(
-      f"--invert with the sampler {settings.sampler!r}, which makes fresh noise",
+      f"invert with the sampler {settings.sampler!r}, which makes fresh noise",
       "one that does not, such as ddim or euler",
-      "name another --sampler",
+      "name another sampler",
     )
   return settings
 

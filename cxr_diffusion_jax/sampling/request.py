@@ -95,24 +95,6 @@ class Conditions:
     )
 
 
-def read_prompts(path: str) -> list[str]:
-  """Reads a text file with one prompt a line; empty lines are passed over.
-
-  Raises:
-    errors.InputError: no such file, no text, or none in it.
-  """
-  try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise errors.InputError(
-      f"--prompt_file {path} ({error})", "a text file with one prompt a line"
-    ) from error
-  prompts = [line.strip() for line in lines if line.strip()]
-  if not prompts:
-    raise errors.InputError(f"--prompt_file {path} without a prompt", "one a line")
-  return prompts
-
-
 def join_rows(parts: Sequence[Conditions]) -> Conditions:
   """Puts conditions of one run after one another."""
   first = parts[0]

@@ -11,9 +11,8 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from cxr_diffusion_jax import errors, naming, pictures, types
+from cxr_diffusion_jax import errors, pictures, types
 from cxr_diffusion_jax.run import run as run_lib
-from cxr_diffusion_jax.run import sample_section
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import sample as sampling
 from cxr_diffusion_jax.sampling.request import Conditions
@@ -27,7 +26,7 @@ class Axis:
   """One thing that varies.
 
   Attributes:
-    name: a key of `_kinds()`.
+    name: 'seed', or a sample setting of one value.
     values: in order.
   """
 
@@ -37,68 +36,6 @@ class Axis:
   @property
   def labels(self) -> list[str]:
     return [f"{self.name.removeprefix('num_')} {value}" for value in self.values]
-
-
-def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
-  """Reads axes such as 'guidance=1,2,4'.
-
-  Raises:
-    errors.InputError: not of this form, an unknown name, or more than two.
-  """
-  axes, kinds = [], _kinds()
-  for text in texts:
-    name, _, values = text.partition("=")
-    if name not in kinds or not values:
-      raise errors.InputError(
-        f"--grid {text!r}",
-        f"NAME=VALUE,VALUE,... of {', '.join(kinds)}",
-        "" if name in kinds else naming.nearest(name, kinds),
-      )
-    try:
-      read = tuple(kinds[name](value) for value in values.split(","))
-    except ValueError as error:
-      raise errors.InputError(
-        f"--grid {text!r}", f"values of type {kinds[name].__name__}"
-      ) from error
-    axes.append(Axis(name=name, values=read))
-  if len({axis.name for axis in axes}) != len(axes) or len(axes) > 2:
-    raise errors.InputError(
-      " ".join(f"--grid {text}" for text in texts), "one or two different axes"
-    )
-  return tuple(axes)
-
-
-def _kinds() -> dict[str, type]:
-  """What may vary: the seed, and settings of one value; and the types of values."""
-  knobs = [knob for knob in sample_section.knobs() if knob.default != ()]
-  return {"seed": int, **{knob.name: knob.kind for knob in knobs}}
-
-
-def parse_ends(
-  first: str, rest: Sequence[str], others: Sequence[str]
-) -> tuple[str, ...]:
-  """Reads the two ends of a walk, `--interpolate FIRST LAST`.
-
-  Args:
-    first: the flag's value, empty where it is not given.
-    rest: the arguments that are no flags.
-    others: flags that were given and say what else to make.
-
-  Returns:
-    Two texts, or none where no walk is asked for.
-
-  Raises:
-    errors.InputError: not two, arguments without the flag, or another flag beside it.
-  """
-  ends = (first, *rest) if first else ()
-  if len(ends) not in (0, 2) or (rest and not first):
-    raise errors.InputError(
-      f"arguments {' '.join(ends or rest)}",
-      "--name=value, and two conditions for --interpolate A B",
-    )
-  if ends and others:
-    raise errors.InputError(f"--interpolate with --{others[0]}", "one of them")
-  return ends
 
 
 def grid(

@@ -16,6 +16,7 @@ import jax
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data import settings as data_settings
+from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
@@ -42,6 +43,11 @@ class ExperimentLike(Protocol):
 
   @property
   def config(self) -> Mapping[str, Any]: ...
+
+  @property
+  def autoencoder(self) -> autoencoders.Autoencoder | None:
+    """Makes the latents that are denoised; a run keeps a copy of it."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints, compatibility
@@ -27,15 +29,24 @@ def check_resumable(
   workdir: artifacts.PathLike,
   config: Mapping[str, Any],
   autoencoder: autoencoders.Autoencoder | None = None,
+  needs: conditioning.Needs | None = None,
+  targets: conditioning.Needs | None = None,
 ) -> bool:
   """Refuses to resume another run, before any data are prepared.
+
+  Args:
+    workdir: the run's folder.
+    config: of the run, as plain values.
+    autoencoder: makes the latents that are denoised, if any.
+    needs: of the conditioning path.
+    targets: of the columns that training compares with, if any.
 
   Returns:
     Whether there is a checkpoint to resume from.
 
   Raises:
-    errors.InputError: the checkpoints in the folder are of another config, or of the
-      latents of another autoencoder.
+    errors.InputError: the checkpoints in the folder are of another config, of the
+      latents of another autoencoder, or of another encoder's columns.
   """
   if not (epath.Path(workdir) / "checkpoints").exists():
     return False
@@ -46,6 +57,17 @@ def check_resumable(
       compatibility.check_config(saved["config"], config, str(workdir))
       card = card_lib.from_json(saved["data"], saved["config"])
       compatibility.check_autoencoder(card, autoencoder)
+      standin = epath.Path(workdir) / encoders.STANDIN_CLIP
+      for section, columns, own in (
+        ("conditioning", card.columns, needs),
+        ("repa", card.targets, targets),
+      ):
+        old, new = (
+          values.get(section, {}).get("encoder") for values in (saved["config"], config)
+        )
+        for spec in own.specs if own and old != new else ():
+          if spec.name in columns:
+            encoders.open_encoder(spec, columns[spec.name], [standin])
   return step is not None
 
 

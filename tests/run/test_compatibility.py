@@ -14,6 +14,8 @@ CONFIG = {
   "optimizer": {"schedule": "cosine", "learning_rate": 0.1},
   "data": {"root": "tree", "num_workers": 0},
   "parallel": {"data": -1, "fsdp": 1},
+  "conditioning": {"encoder": "clip"},
+  "model": {"pretrained": "unet"},
 }
 
 
@@ -37,6 +39,8 @@ def _changed(**values):
     ("data__num_workers", 4, "config.data.num_workers: 0 -> 4"),
     ("data__root", "moved/tree", "config.data.root: tree -> moved/tree"),
     ("parallel__fsdp", 2, "config.parallel.fsdp: 1 -> 2"),
+    ("conditioning__encoder", "b", "config.conditioning.encoder: clip -> b"),
+    ("model__pretrained", "b", "config.model.pretrained: unet -> b"),
     ("train__num_steps", 20, "config.train.num_steps: 10 -> 20"),
   ],
 )
@@ -53,6 +57,13 @@ def test_check_config_says_where_a_longer_cosine_ends():
   constant = _changed(optimizer__schedule="constant")
   longer = _changed(optimizer__schedule="constant", train__num_steps=20)
   assert len(compatibility.check_config(constant, longer)) == 1
+
+
+def test_check_config_refuses_to_add_or_remove_published_weights():
+  without = _changed(model__pretrained="")
+  for saved, wanted in ((CONFIG, without), (without, CONFIG)):
+    with pytest.raises(errors.InputError, match=r"model\.pretrained"):
+      compatibility.check_config(saved, wanted)
 
 
 def test_check_config_accepts_an_older_config_and_tuples():

@@ -13,24 +13,24 @@ def test_other_numbers_of_texts_and_references_are_refused(builder_of, encoder, 
 
 
 TAKES = {
-  "findings": "--findings, --image_ids, --unconditional",
-  "elixr_c": "--reference, --image_ids, --unconditional",
-  "elixr_b": "--prompt, --findings, --image_ids, --unconditional",
-  "elixr_bc": "--prompt, --findings, --reference, --image_ids, --unconditional",
+  "findings": "findings, image_ids, unconditional",
+  "elixr_c": "reference, image_ids, unconditional",
+  "elixr_b": "prompt, findings, image_ids, unconditional",
+  "elixr_bc": "prompt, findings, reference, image_ids, unconditional",
 }
 
 
 @pytest.mark.parametrize(
   ("path", "request_", "flag"),
   [
-    ("findings", Request(prompts=("a",)), "--prompt"),
-    ("findings", Request(references=("a.png",)), "--reference"),
-    ("findings", Request(negative_prompt="a"), "--negative_prompt"),
-    ("elixr_c", Request(prompts=("a",)), "--prompt"),
-    ("elixr_c", Request(findings=("Mass",)), "--findings"),
-    ("elixr_c", Request(view="PA"), "--findings"),
-    ("elixr_c", Request(negative_prompt="a"), "--negative_prompt"),
-    ("elixr_b", Request(references=("a.png",)), "--reference"),
+    ("findings", Request(prompts=("a",)), "prompt"),
+    ("findings", Request(references=("a.png",)), "reference"),
+    ("findings", Request(negative_prompt="a"), "negative_prompt"),
+    ("elixr_c", Request(prompts=("a",)), "prompt"),
+    ("elixr_c", Request(findings=("Mass",)), "findings"),
+    ("elixr_c", Request(view="PA"), "findings"),
+    ("elixr_c", Request(negative_prompt="a"), "negative_prompt"),
+    ("elixr_b", Request(references=("a.png",)), "reference"),
   ],
 )
 def test_what_a_path_cannot_use_is_refused(path, request_, flag, builder_of):
@@ -49,30 +49,30 @@ def test_what_a_path_cannot_use_is_refused(path, request_, flag, builder_of):
     ("findings", Request(findings=("Efusion",)), "did you mean Effusion"),
     ("elixr_b", Request(findings=("Efusion",)), "did you mean Effusion"),
     ("findings", Request(findings=("No Finding,Mass",)), "No Finding"),
-    ("findings", Request(sex="X"), "--sex 'X'; expected F or M"),
-    ("elixr_b", Request(age=63.0), "without --findings"),
-    ("elixr_b", Request(prompts=("a",), view="PA"), "without --findings"),
+    ("findings", Request(sex="X"), "sex 'X'; expected F or M"),
+    ("elixr_b", Request(age=63.0), "without findings"),
+    ("elixr_b", Request(prompts=("a",), view="PA"), "without findings"),
     ("elixr_c", Request(references=("none.png",)), "cannot read the reference none"),
     (
       "elixr_c",
       Request(image_ids=("1",), references=("a",)),
-      "--reference with --image_ids; expected one of them",
+      "reference with image_ids; expected one of them",
     ),
     (
       "elixr_bc",
       Request(image_ids=("1",), references=("a",), prompts=("a",)),
-      "--prompt with --reference with --image_ids",
+      "prompt with reference with image_ids",
     ),
-    ("elixr_b", Request(image_ids=("1",), prompts=("a",)), "--prompt with --image_ids"),
+    ("elixr_b", Request(image_ids=("1",), prompts=("a",)), "prompt with image_ids"),
     (
       "elixr_bc",
       Request(unconditional=True, prompts=("a",)),
-      "--prompt with --unconditional",
+      "prompt with unconditional",
     ),
     (
       "findings",
       Request(unconditional=True, image_ids=("1",)),
-      "--image_ids with --unconditional",
+      "image_ids with unconditional",
     ),
   ],
 )

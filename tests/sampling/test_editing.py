@@ -67,10 +67,10 @@ def test_files_and_ids_become_squares_of_the_run(run, ids, xray, mask):
 @pytest.mark.parametrize(
   ("asked", "message"),
   [
-    ({"inits": ("none.png",)}, "--init none.png; expected a PNG, JPEG or DICOM file"),
+    ({"inits": ("none.png",)}, "init none.png; expected a PNG, JPEG or DICOM file"),
     ({"inits": ("{text}",)}, "cannot read the reference"),
     ({"inits": ("{id}",), "masks": ("{small}",)},
-     "of 40x32 pixels; expected 32x32, the size of --init"),
+     "of 40x32 pixels; expected 32x32, the size of init"),
     ({"inits": ("{id}",), "masks": ("{black}",)}, "which leaves nothing to make"),
     ({"inits": ("{id}",), "masks": ("none.png",)}, "cannot read the reference none"),
   ],
@@ -167,7 +167,7 @@ def test_a_file_is_its_own_condition_where_the_path_takes_references(
   assert entry["reference"] == entry["init"] == path
   assert entry["source"] == "no condition"
   found = _read(run, inits=(path, ids[0]))
-  with pytest.raises(errors.InputError, match="--init without a condition; expected"):
+  with pytest.raises(errors.InputError, match="init without a condition; expected"):
     edit_inputs.request_of(Request(), found, ("reference",))
   assert edit_inputs.request_of(Request(unconditional=True), found, ()).unconditional
 
@@ -177,9 +177,9 @@ def test_a_file_is_its_own_condition_where_the_path_takes_references(
   [
     (["--mask=m.png"], "--mask without --init"),
     (["--strength=0.5"], "--strength without --init"),
-    (["--init=x.png", "--strength=1.5"], "--strength 1.5; expected above 0, at most 1"),
-    (["--init=x.png", "--strength=0"], "--strength 0; expected above 0"),
-    (["--init=x.png", "--mask=m.png", "--invert"], "--invert with --mask"),
+    (["--init=x.png", "--strength=1.5"], "strength 1.5; expected above 0, at most 1"),
+    (["--init=x.png", "--strength=0"], "strength 0; expected above 0"),
+    (["--init=x.png", "--mask=m.png", "--invert"], "invert with mask"),
     (["--init=x.png", "--grid=num_steps=1,2"], "--init with --grid"),
     (["--init=x.png", "--mask=a.png", "--mask=b.png"], "2 masks of 1 images"),
   ],

@@ -127,11 +127,11 @@ def test_steps_are_the_share_that_is_done():
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"strength": 0.0}, "--strength 0; expected above 0, at most 1"),
-    ({"strength": 1.01}, "--strength 1.01; expected above 0"),
-    ({"strength": float("nan")}, "--strength nan; expected above 0"),
-    ({"repeats": 0}, "--invert_repeats 0; expected 1 or more"),
-    ({"masked": True, "inverted": True}, "--invert with --mask; expected one of them"),
+    ({"strength": 0.0}, "strength 0; expected above 0, at most 1"),
+    ({"strength": 1.01}, "strength 1.01; expected above 0"),
+    ({"strength": float("nan")}, "strength nan; expected above 0"),
+    ({"repeats": 0}, "invert_repeats 0; expected 1 or more"),
+    ({"masked": True, "inverted": True}, "invert with mask; expected one of them"),
   ],
 )
 def test_a_wrong_plan_is_refused(values, message):

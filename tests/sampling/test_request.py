@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.cli import sample_flags
 from cxr_diffusion_jax.sampling import request as request_lib
 from cxr_diffusion_jax.sampling.request import Conditions, Request
 
@@ -100,7 +101,7 @@ def test_names_that_are_the_same_are_told_apart():
 def test_prompts_are_read_from_a_file(tmp_path):
   path = tmp_path / "prompts.txt"
   path.write_text("an effusion\n\n  größe \n", encoding="utf-8")
-  assert request_lib.read_prompts(path) == ["an effusion", "größe"]
+  assert sample_flags.read_prompts(path) == ["an effusion", "größe"]
 
 
 @pytest.mark.parametrize(
@@ -116,4 +117,4 @@ def test_a_file_without_prompts_is_refused(content, message, tmp_path):
   if content is not None:
     path.write_bytes(content)
   with pytest.raises(errors.InputError, match=message):
-    request_lib.read_prompts(path)
+    sample_flags.read_prompts(path)

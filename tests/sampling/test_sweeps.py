@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.cli import sample_flags
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions, sweeps
 from cxr_diffusion_jax.sampling import generate as generate_lib
@@ -81,11 +82,11 @@ def told(monkeypatch) -> list[dict]:
 
 
 def test_axes_are_read():
-  guidance, steps = sweeps.parse_axes(["guidance=1,2.5", "num_steps=10,25"])
+  guidance, steps = sample_flags.axes(["guidance=1,2.5", "num_steps=10,25"])
   assert guidance == sweeps.Axis(name="guidance", values=(1.0, 2.5))
   assert steps.values == (10, 25)
   assert steps.labels == ["steps 10", "steps 25"]
-  assert sweeps.parse_axes([]) == ()
+  assert sample_flags.axes([]) == ()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_axes_are_read():
 )
 def test_axes_that_are_none_are_refused(texts, message):
   with pytest.raises(errors.InputError, match=message):
-    sweeps.parse_axes(texts)
+    sample_flags.axes(texts)
 
 
 @pytest.mark.parametrize(
@@ -120,17 +121,17 @@ def test_axes_that_are_none_are_refused(texts, message):
   ],
 )
 def test_a_walk_has_two_ends_and_is_all_that_is_made(first, rest, others, message):
-  assert sweeps.parse_ends("a", ["b"], []) == ("a", "b")
-  assert sweeps.parse_ends("", [], ["prompt"]) == ()
+  assert sample_flags.ends("a", ["b"], []) == ("a", "b")
+  assert sample_flags.ends("", [], ["prompt"]) == ()
   with pytest.raises(errors.InputError, match=message):
-    sweeps.parse_ends(first, rest, others)
+    sample_flags.ends(first, rest, others)
 
 
 def test_a_row_of_scales_is_what_sampling_makes_with_each(
   run, builder, drawn, programs
 ):
   asked = builder.build(Request(), 4)
-  (axis,) = sweeps.parse_axes(["guidance=1,2,4"])
+  (axis,) = sample_flags.axes(["guidance=1,2,4"])
   picture = sweeps.grid(run, asked, [axis], seed=3)
   # Guidance 1 has one branch; all other scales share a program.
   assert [settings.guidance for settings in programs] == [1.0, 2.0]
@@ -150,7 +151,7 @@ def test_a_row_of_scales_is_what_sampling_makes_with_each(
 
 def test_two_axes_are_rows_and_columns(run, builder, drawn, told):
   asked = builder.build(Request(), 2)
-  axes = sweeps.parse_axes(["num_steps=3,5", "guidance=1,2,4"])
+  axes = sample_flags.axes(["num_steps=3,5", "guidance=1,2,4"])
   done = []
   picture = sweeps.grid(run, asked, axes, progress=lambda *now: done.append(now))
   (call,) = drawn
@@ -172,7 +173,7 @@ def test_two_axes_are_rows_and_columns(run, builder, drawn, told):
 
 
 def test_one_condition_needs_no_name_on_two_axes(run, builder, drawn, told):
-  axes = sweeps.parse_axes(["sampler=euler,ddim", "seed=0,1,2"])
+  axes = sample_flags.axes(["sampler=euler,ddim", "seed=0,1,2"])
   sweeps.grid(run, builder.build(Request(), 1), axes)
   (call,) = drawn
   assert call["row_labels"] == ["sampler euler", "sampler ddim"]
@@ -191,7 +192,7 @@ def test_a_value_out_of_range_is_refused_before_anything_is_made(run, builder, t
     ("guidance_rescale=0,2", "guidance_rescale=2.0; expected 0 to 1"),
   ):
     with pytest.raises(errors.InputError, match=message):
-      sweeps.grid(run, asked, sweeps.parse_axes([text]))
+      sweeps.grid(run, asked, sample_flags.axes([text]))
   assert told == []
 
 
@@ -258,9 +259,9 @@ def test_what_leads_away_is_handed_on(run, builder, told, monkeypatch):
   weak = {"w": np.zeros(1)}
   monkeypatch.setattr(run_lib, "read_params", lambda *_: (weak, 2))
   sweeps.walk(run, against, num=2)
-  sweeps.grid(run, against, sweeps.parse_axes(["guidance=2"]))
+  sweeps.grid(run, against, sample_flags.axes(["guidance=2"]))
   sweeps.walk(run, ends, num=2, weak_step=2)
-  sweeps.grid(run, ends, sweeps.parse_axes(["guidance=2"]), weak_step=2)
+  sweeps.grid(run, ends, sample_flags.axes(["guidance=2"]), weak_step=2)
   assert [sorted({"negative", "weak_params"} & set(batch)) for batch in told] == [
     ["negative"],
     ["negative"],

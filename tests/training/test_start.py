@@ -1,12 +1,20 @@
 """Where a run starts: resumed with other settings, or at another run's weights."""
 
+import dataclasses
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders import base as encoders
+from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.clip import small as clip_small
+from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints
 from cxr_diffusion_jax.run import run as run_lib
+from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import denoiser_trainer, start
 
 QUICK = {
@@ -57,3 +65,48 @@ def test_check_initial_refuses_a_folder_without_a_run(build, tmp_path):
   experiment = build(train__init_from=str(tmp_path))
   with pytest.raises(errors.InputError, match=r"has no config\.json"):
     start.check_initial(experiment, {})
+
+
+def _save_clip(folder, seed: int) -> str:
+  sizes = clip_small.SmallClip(
+    image_size=16, patch_size=8, width=16, image_layers=1, text_layers=1, num_heads=2,
+    embedding=8, num_merges=20, max_tokens=16,
+  )  # fmt: skip
+  model = clip_small.create(
+    np.random.default_rng(seed),
+    sizes=sizes,
+    tokenizer=clip_small.train_tokenizer(["an effusion"], sizes),
+    pixel_mean=0.5,
+    pixel_std=0.25,
+  )
+  clip_small.save(model, folder)
+  return str(folder)
+
+
+def test_check_resumable_accepts_an_encoder_elsewhere_and_refuses_another(
+  build, dataset, tmp_path
+):
+  first, other = (_save_clip(tmp_path / f"clip_{i}", seed=i) for i in (1, 2))
+  moved = str(shutil.copytree(first, tmp_path / "moved"))
+  column = card_lib.ColumnCard(
+    encoder=clip_encoder.load(first).description, standin=False, fingerprint="f"
+  )
+  card = dataclasses.replace(dataset.card, columns={"clip_image": column})
+  config = build().config
+
+  def with_encoder(place: str) -> dict:
+    return {**config, "conditioning": {**config["conditioning"], "encoder": place}}
+
+  run = {"config": with_encoder(first), "data": card.to_json(), "history": {}}
+  state = state_lib.create({"a": jax.numpy.zeros(2)}, lambda learned: learned)
+  with checkpoints.open_manager(tmp_path / "run") as manager:
+    checkpoints.save(manager, state, run)
+
+  def check(place: str) -> bool:
+    needs = encoders.needs("clip_image", model=place)
+    return start.check_resumable(tmp_path / "run", with_encoder(place), needs=needs)
+
+  assert check(first)
+  assert check(moved)
+  with pytest.raises(errors.InputError, match="which made the column clip_image"):
+    check(other)

@@ -137,6 +137,7 @@ class AutoencoderExperiment:
     sample: the picture.
     mesh: the devices.
     config: the config as plain values, for checkpoints.
+    autoencoder: None: no latents are read.
   """
 
   seed: int
@@ -149,6 +150,7 @@ class AutoencoderExperiment:
   sample: PictureSettings
   mesh: jax.sharding.Mesh
   config: Mapping[str, Any]
+  autoencoder: None = None
 
 
 def build(

@@ -11,6 +11,7 @@ from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
 from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
 from cxr_diffusion_jax.interop import diffusers
 from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.run import lock
 from cxr_diffusion_jax.training import loop
 
 ADVERSARY = {"discriminator__weight": 0.5, "discriminator__start_step": 1}
@@ -116,6 +117,7 @@ def test_the_command_trains_and_reports(
   told = json.loads((tmp_path / autoencoder_report.FILE).read_text())
   assert (told["step"], told["factor"]) == (4, 2)
   assert 0 < told["psnr"] < 60
+  assert (tmp_path / lock.NAME).exists()
   assert "rfid" not in told
   wrong = run_main("train_autoencoder", *arguments, "--config.loss.kl_weight=1e-3")
   assert "loss.kl_weight (1e-06 there, 0.001 here)" in wrong.complaint
