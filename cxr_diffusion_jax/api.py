@@ -102,6 +102,7 @@ def load_run(
   ema_length: float | None = None,
   data_root: str = "",
   records_dir: str = "",
+  encoder: str = "",
 ) -> Run:
   """Opens a trained run.
 
@@ -112,6 +113,7 @@ def load_run(
     ema_length: of an average of the run's snapshots; the run's own by default.
     data_root: where the dataset is now, for `image_ids` and `split`.
     records_dir: where its records are now.
+    encoder: folder or hub id where the path's encoder is now.
 
   Raises:
     errors.InputError: there is no run.
@@ -125,6 +127,7 @@ def load_run(
     ema_length=ema_length,
     data_root=data_root,
     records_dir=records_dir,
+    encoder=encoder,
   )
   fields = dataclasses.fields(run_lib.Run)
   return Run(**{field.name: getattr(opened, field.name) for field in fields})

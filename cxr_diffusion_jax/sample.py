@@ -59,8 +59,9 @@ with flag_help.group("Sweeps"):
   _WALK = flags.DEFINE_string(
     "interpolate", "", "Two conditions A B to interpolate between."
   )
-_ELIXR = sample_flags.elixr_models()
 _PLACES = sample_flags.places()
+with flag_help.group("Encoder"):
+  _ELIXR = flags.DEFINE_alias("elixr_models", "encoder")
 
 
 def main(arguments: list[str]) -> None:
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> None:
   workdir = epath.Path(_WORKDIR.value)
   which = {"checkpoint_step": _STEP.value, "ema_length": _LENGTH.value}
   run = run_lib.open_run(workdir, **which, **sample_flags.values(_PLACES))
-  builder = conditions_lib.ConditionBuilder(run=run, elixr_models=_ELIXR.value)
+  builder = conditions_lib.ConditionBuilder(run=run)
   topic = request_lib.topic(request, grid=axes, interpolate=ends, edit=edit)
   out = _OUT.value or sample_files.new_name(workdir, topic)
   changes = sample_flags.changes(_SETTINGS)

@@ -97,11 +97,11 @@ def define() -> Holders:
 
 
 def which(holders: Holders) -> dict[str, typing.Any]:
-  """Reads which checkpoint of a run is meant, and where its dataset is."""
+  """Reads which checkpoint of a run is meant, and where its data are."""
   names = {"checkpoint": "checkpoint_step"}
   return {
     names.get(name, name): holders[name].value
-    for name in ("checkpoint", "ema_length", "data_root", "records_dir")
+    for name in ("checkpoint", "ema_length", "data_root", "records_dir", "encoder")
   }
 
 

@@ -146,28 +146,21 @@ def changes(holders: Holders) -> dict[str, object]:
 
 
 def places() -> Holders:
-  """Defines the flags of where a run's dataset is now."""
+  """Defines the flags of where a run's dataset and encoder are now."""
   text = flags.DEFINE_string
   with flag_help.group("Dataset (for --split and --image_ids)"):
-    return {
+    holders: Holders = {
       "data_root": text("data_root", "", "Folder of the dataset, if it was moved."),
       "records_dir": text("records_dir", "", "Folder of its records, if it was moved."),
     }
+  with flag_help.group("Encoder"):
+    meaning = "Folder or hub id of the run's CLIP or ELIXR models, if they were moved."
+    return holders | {"encoder": text("encoder", "", meaning)}
 
 
 def values(holders: Holders) -> dict[str, typing.Any]:
   """The values of flags by name."""
   return {name: holder.value for name, holder in holders.items()}
-
-
-def elixr_models() -> flags.FlagHolder:
-  """Defines the flag of ELIXR's SavedModels."""
-  with flag_help.group("Encoders"):
-    return flags.DEFINE_string(
-      "elixr_models",
-      "google/cxr-foundation",
-      "Folder or hub id of ELIXR's SavedModels, for prompts and references.",
-    )
 
 
 def edit_request(holders: Holders, others: list[str]) -> "inits_lib.EditRequest | None":

@@ -39,6 +39,7 @@ class ColumnSpec:
     model: folder or hub id of the encoder's weights, or "standin"; "" where the encoder
       needs none, or where embeddings are files of the dataset.
     chunks: windows of tokens that a prompt may fill.
+    location: folder or hub id where the weights are now; "" for `model`.
   """
 
   name: str
@@ -47,6 +48,7 @@ class ColumnSpec:
   shape: tuple[int, ...] = ()
   model: str = ""
   chunks: int = 1
+  location: str = ""
 
   def __post_init__(self):
     naming.check(f"source of column {self.name}", self.source, SOURCES)
@@ -72,6 +74,11 @@ class Needs:
       raise errors.InputError(
         f"config.conditioning.reference={self.reference!r}", " or ".join(REFERENCES)
       )
+
+  def at(self, location: str) -> "Needs":
+    """The same needs, with the weights of their encoders at a location."""
+    specs = [dataclasses.replace(spec, location=location) for spec in self.specs]
+    return dataclasses.replace(self, specs=tuple(specs))
 
   @property
   def columns(self) -> tuple[str, ...]:

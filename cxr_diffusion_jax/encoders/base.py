@@ -135,6 +135,26 @@ def identity(description: str) -> str:
   return description[match.start() :] if match else description
 
 
+def check_same(column: str, description: str, expected: str) -> None:
+  """Raises InputError unless an encoder is the one that made a column.
+
+  Embedding files that this project did not write do not name their model; nothing is
+  compared then.
+
+  Args:
+    column: its name.
+    description: of the encoder.
+    expected: description of the encoder that made the column.
+  """
+  same = identity(expected).startswith(identity(description))
+  if not same and NAMELESS not in expected:
+    raise errors.InputError(
+      f"the encoder is {description}",
+      f"{expected}, which made the column {column} that the run learned from",
+      "restore that encoder, or name its folder with --encoder, or train a new run",
+    )
+
+
 def load(name: str) -> EncoderModule:
   """Imports an encoder's module.
 

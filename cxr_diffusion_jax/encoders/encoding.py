@@ -69,6 +69,9 @@ def encode_columns(
     column = columns_lib.open_column(target, spec.name)
     if columns_lib.is_fresh(column, ids_fingerprint, fingerprint):
       continue
+    if column is not None and spec.location:
+      # A wrong location must not replace a good column.
+      base.check_same(spec.name, description, column.description.encoder)
     encoder = open_fn()
     shape = encoder.shapes[spec.name]
     columns_lib.write_column(

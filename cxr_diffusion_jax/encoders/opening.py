@@ -91,38 +91,27 @@ def open_encoder(
   spec: conditioning.ColumnSpec,
   made_by: MadeBy,
   folders: Sequence[artifacts.PathLike],
-  *,
-  location: str = "",
 ) -> base.Encoder:
   """Opens the encoder that made a column.
 
   Args:
-    spec: of the column.
+    spec: of the column; its `location`, if any, is the only place looked at.
     made_by: its description, or its entry in the run's dataset card.
     folders: where a stand-in encoder may be; the first that exists is taken.
-    location: folder or hub id of a published encoder, in place of the one that `spec`
-      names.
 
   Raises:
-    errors.InputError: the encoder is missing, or is another one. Embedding files that
-      this project did not write do not name their model; nothing is compared then.
+    errors.InputError: the encoder is missing, or is another one.
   """
-  module, place = base.load(spec.encoder), location or spec.model
+  module = base.load(spec.encoder)
   if made_by.standin and spec.model in ("", conditioning.STANDIN):
-    with _standin_folder(spec, made_by, folders) as standin_place:
+    places = [spec.location] if spec.location else folders
+    with _standin_folder(spec, made_by, places) as standin_place:
       encoder = module.open_encoder(spec, standin_place, True)
   else:
+    place = spec.location or spec.model
     encoder = module.open_encoder(spec, place, made_by.standin)
-  identity = base.identity(encoder.description)
-  if base.NAMELESS in made_by.encoder:
-    return encoder
-  if base.identity(made_by.encoder).startswith(identity):
-    return encoder
-  raise errors.InputError(
-    f"the encoder is {encoder.description}",
-    f"{made_by.encoder}, which made the column {spec.name} that the run learned from",
-    "restore that encoder, or train a new run",
-  )
+  base.check_same(spec.name, encoder.description, made_by.encoder)
+  return encoder
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from etils import epath
 import jax
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
@@ -41,6 +42,7 @@ class Run:
     ema_length: of an average made after training; None for the run's own.
     data_root: where the tree is now; "" for where it was in training.
     records_dir: where the records are now; "" for where they were in training.
+    encoder: folder or hub id where the path's encoder is now; "" likewise.
   """
 
   folder: epath.Path
@@ -52,6 +54,12 @@ class Run:
   ema_length: float | None = None
   data_root: str = ""
   records_dir: str = ""
+  encoder: str = ""
+
+  @property
+  def needs(self) -> conditioning.Needs:
+    """What its path reads, made by the encoder where it is now."""
+    return self.recipe.conditioner.needs.at(self.encoder)
 
   @property
   def seed(self) -> int:
@@ -109,7 +117,7 @@ class Run:
         fix="name where they are now, with data_root or records_dir; prompts, findings,"
         " references and unconditional images do not read them",
       )
-    dataset = dataset_lib.prepare(settings, self.recipe.conditioner.needs)
+    dataset = dataset_lib.prepare(settings, self.needs)
     compatibility.check_data(self.card, dataset.card, self.recipe.autoencoder)
     return dataset
 
@@ -137,6 +145,7 @@ def open_run(
   ema_length: float | None = None,
   data_root: str = "",
   records_dir: str = "",
+  encoder: str = "",
 ) -> Run:
   """Reads a run's config, card and averaged parameters, and nothing else.
 
@@ -146,6 +155,7 @@ def open_run(
     ema_length: of an average made of the run's snapshots; None for the run's own.
     data_root: where the tree is now, for requests that name rows.
     records_dir: where the records are now.
+    encoder: folder or hub id where the path's encoder is now.
 
   Raises:
     errors.InputError: no run or no checkpoint there.
@@ -176,6 +186,7 @@ def open_run(
     ema_length=ema_length,
     data_root=data_root,
     records_dir=records_dir,
+    encoder=encoder,
   )
 
 

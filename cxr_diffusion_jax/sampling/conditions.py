@@ -20,7 +20,6 @@ from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import labels, pipeline, prompts, reference
 from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders import opening as encoders
-from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import request as request_lib
 from cxr_diffusion_jax.sampling.request import Conditions, Request
@@ -36,16 +35,14 @@ class ConditionBuilder:
 
   Attributes:
     run: what to sample from.
-    elixr_models: folder or hub id of ELIXR's SavedModels.
   """
 
   run: Run
-  elixr_models: str = elixr_saved_model.HUB_ID
 
   @property
   def needs(self) -> conditioning.Needs:
     """What the run's path reads."""
-    return self.run.recipe.conditioner.needs
+    return self.run.needs
 
   def build(self, request: Request, count: int) -> Conditions:
     """Builds the conditions of a request.
@@ -236,7 +233,6 @@ class ConditionBuilder:
       spec,
       self.run.card.columns[name],
       [self.run.folder / encoders.STANDIN_CLIP, self.run.data.standin_clip],
-      location=self.elixr_models if spec.encoder == "elixr" else "",
     )
 
   def _blank(self, count: int) -> types.Batch:

@@ -1,8 +1,10 @@
 """The encoder opened for a user's input is the one that made the column, or none is."""
 
+import dataclasses
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,18 +17,25 @@ from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
 from cxr_diffusion_jax.run import dataset
+from cxr_diffusion_jax.run import run as run_lib
+from cxr_diffusion_jax.sampling import conditions
+from cxr_diffusion_jax.sampling.request import Request
+from cxr_diffusion_jax.training import experiment as experiment_lib
+from tests.fixtures.runs import make_run, save_run
 
 pytestmark = pytest.mark.usefixtures("one_by_one")
 
 KIND = "contrastive_img_emb"
 
 
-def open_encoder(settings, made: dataset.Dataset, name: str, **options) -> base.Encoder:
+def open_encoder(
+  settings, made: dataset.Dataset, name: str, location: str = ""
+) -> base.Encoder:
   """Opens the encoder of a column, stand-ins from the records."""
-  specs = {spec.name: spec for spec in made.needs.specs}
+  specs = {spec.name: spec for spec in made.needs.at(location).specs}
   columns = {column.description.name: column.description for column in made.columns}
   folders = [settings.standin_clip]
-  return encoders.open_encoder(specs[name], columns[name], folders, **options)
+  return encoders.open_encoder(specs[name], columns[name], folders)
 
 
 def assert_makes_the_columns(
@@ -149,3 +158,56 @@ def test_files_that_name_no_model_are_taken_at_their_word(
   made = dataset.prepare(settings, base.needs(KIND))
   opened = open_encoder(settings, made, KIND, location=str(elixr_models))
   assert not opened.standin
+
+
+@pytest.fixture
+def moved(small, settings, make_clip, tmp_path) -> dict[str, pathlib.Path]:
+  """A run of CLIP's text, the new place of its CLIP, and another CLIP."""
+  clip = make_clip("clip", ["pleural effusion of a patient"])
+  places = {"root": settings.root, "records_dir": settings.records_dir}
+  own = dataclasses.replace(small, **places, path="clip_text")
+  experiment = experiment_lib.build(own.config(conditioning__encoder=str(clip)))
+  prepared = dataset.prepare(experiment.data, experiment.recipe.conditioner.needs)
+  params = experiment.recipe.init_fn(jax.random.key(0))
+  run = make_run(experiment, prepared, tmp_path / "run", ema_params=params)
+  return {
+    "run": save_run(run, tmp_path / "run"),
+    "clip": clip.rename(tmp_path / "moved"),
+    "other": make_clip("other", ["effusion"], seed=1),
+  }
+
+
+def test_open_run_takes_the_encoder_elsewhere(moved):
+  gone = conditions.ConditionBuilder(run=run_lib.open_run(moved["run"]))
+  prompt = Request(prompts=("an effusion",))
+  with pytest.raises(errors.InputError, match="no CLIP in"):
+    gone.build(prompt, 1)
+  run = run_lib.open_run(moved["run"], encoder=str(moved["clip"]))
+  fields = conditions.ConditionBuilder(run=run).build(prompt, 1).fields
+  assert fields["clip_text"].any()
+  assert len(run.dataset.ids("test"))
+
+
+def test_open_run_refuses_another_encoder(moved, settings):
+  run = run_lib.open_run(moved["run"], encoder=str(moved["other"]))
+  with pytest.raises(errors.InputError, match="which made the column clip_text"):
+    conditions.ConditionBuilder(run=run).build(Request(prompts=("an effusion",)), 1)
+  (column,) = settings.records_folder.glob("clip-*/columns/clip_text")
+  before = sorted(path.stat().st_mtime_ns for path in column.iterdir())
+  with pytest.raises(errors.InputError, match="which made the column clip_text"):
+    run.open_dataset()
+  # The column of the right encoder is still there.
+  assert sorted(path.stat().st_mtime_ns for path in column.iterdir()) == before
+  right = run_lib.open_run(moved["run"], encoder=str(moved["clip"]))
+  assert len(right.dataset.ids("test"))
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "compare"])
+def test_commands_refuse_another_encoder(moved, command, run_main, tmp_path):
+  workdir = "workdirs" if command == "compare" else "workdir"
+  arguments = [f"--{workdir}={moved['run']}", f"--out={tmp_path / 'out'}"]
+  if command == "sample":
+    arguments.append("--prompt=an effusion")
+  ended = run_main(command, *arguments, f"--encoder={moved['other']}")
+  assert "which made the column clip_text" in ended.complaint
+  assert "--encoder" in ended.complaint

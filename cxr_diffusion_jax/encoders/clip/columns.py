@@ -56,8 +56,8 @@ def make(
   """
   for model, chunks in dict.fromkeys((spec.model, spec.chunks) for spec in specs):
     group = [spec for spec in specs if (spec.model, spec.chunks) == (model, chunks)]
-    place = model
-    if model == conditioning.STANDIN:
+    place = group[0].location or model
+    if place == conditioning.STANDIN:
       standin_tree.train_clip(settings, records, progress)
       place = str(settings.standin_clip)
     open_fn = functools.cache(functools.partial(open_encoder, group[0], place, False))

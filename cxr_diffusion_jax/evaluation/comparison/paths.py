@@ -53,6 +53,7 @@ def open_paths(
   ema_length: float | None = None,
   data_root: str = "",
   records_dir: str = "",
+  encoder: str = "",
 ) -> list[ConditioningPath]:
   """Opens runs, and groups those that differ in their seed alone.
 
@@ -62,6 +63,7 @@ def open_paths(
     ema_length: of averages made of snapshots; None for each run's own.
     data_root: where the dataset of all is now; "" for where each run knows it to be.
     records_dir: where its records are now; "" likewise.
+    encoder: folder or hub id where their paths' encoder is now; "" likewise.
 
   Returns:
     Paths in the order of their first run.
@@ -79,6 +81,7 @@ def open_paths(
       ema_length=ema_length,
       data_root=data_root,
       records_dir=records_dir,
+      encoder=encoder,
     )
     for workdir in workdirs
   ]
