@@ -5,13 +5,11 @@ Parts that touch are joined by a norm of their depths, (a^4 + b^4)^(1/4), in cm.
 
 import numpy as np
 
-from cxr_diffusion_jax.extras.phantom import anatomy
-from cxr_diffusion_jax.extras.phantom import grid as grids
+from cxr_diffusion_jax.extras.phantom.anatomy import Patient, Study
+from cxr_diffusion_jax.extras.phantom.grid import Grid, chord
 
 
-def make_body(
-  grid: grids.Grid, patient: anatomy.Patient, study: anatomy.Study
-) -> np.ndarray:
+def make_body(grid: Grid, patient: Patient, study: Study) -> np.ndarray:
   """cm of trunk, neck, shoulders, arms and breasts along each ray [h w]."""
   fat = patient.fat
   skin = patient.half_width + 0.082 + 0.1 * fat
@@ -42,9 +40,7 @@ def make_body(
   grow = grid.curve((0.0, 0.7), (0.2, 0.84), (0.4, 0.97), (0.55, 1.0), (1.0, 1.02))
   trunk = trunk * grid.along_y(grow)
   trunk = trunk * np.sqrt(np.clip(under / 0.14, 0, 1))
-  neck = np.float32(11.5 + 3 * fat) * grids.chord(
-    grid.x / np.float32(0.125 + 0.02 * fat)
-  )
+  neck = np.float32(11.5 + 3 * fat) * chord(grid.x / np.float32(0.125 + 0.02 * fat))
   neck = neck * np.clip((0.3 - grid.y) / 0.25, 0, 1)
   arms = _arms(grid, patient, study)
   body = np.square(np.square(trunk)) + np.square(np.square(neck))
@@ -59,7 +55,7 @@ def make_body(
 
 
 def arm_axis(
-  grid: grids.Grid, patient: anatomy.Patient, study: anatomy.Study
+  grid: Grid, patient: Patient, study: Study
 ) -> tuple[np.ndarray, np.ndarray]:
   """Distance from the upper arm's axis, and the way along it, both [h w]."""
   start_x, start_y = patient.half_width + 0.115, 0.2
@@ -72,15 +68,13 @@ def arm_axis(
   return np.sqrt(across**2 + before**2), along
 
 
-def _arms(
-  grid: grids.Grid, patient: anatomy.Patient, study: anatomy.Study
-) -> np.ndarray:
+def _arms(grid: Grid, patient: Patient, study: Study) -> np.ndarray:
   distance, _ = arm_axis(grid, patient, study)
   radius = np.float32(0.078 + 0.03 * patient.fat)
-  return np.float32(11 + 4 * patient.fat) * grids.chord(distance / radius)
+  return np.float32(11 + 4 * patient.fat) * chord(distance / radius)
 
 
-def _breasts(grid: grids.Grid, patient: anatomy.Patient) -> np.ndarray:
+def _breasts(grid: Grid, patient: Patient) -> np.ndarray:
   """Hemispheres whose lower edge is crisp and whose upper one fades."""
   radius = patient.breast
   sag = 0.63 + 0.001 * (patient.age - 40) + 0.3 * (radius - 0.1)

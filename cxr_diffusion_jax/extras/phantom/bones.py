@@ -7,19 +7,14 @@ k-th rib is where (y - y_0) / spacing - descent(theta) = k, behind for theta in
 
 import numpy as np
 
-from cxr_diffusion_jax.extras.phantom import anatomy
-from cxr_diffusion_jax.extras.phantom import body as bodies
-from cxr_diffusion_jax.extras.phantom import geometry as geometries
-from cxr_diffusion_jax.extras.phantom import grid as grids
-from cxr_diffusion_jax.extras.phantom import thorax as thoraxes
+from cxr_diffusion_jax.extras.phantom.anatomy import Patient, Study
+from cxr_diffusion_jax.extras.phantom.body import arm_axis
+from cxr_diffusion_jax.extras.phantom.grid import Grid, chord, ramp
+from cxr_diffusion_jax.extras.phantom.thorax import Geometry, Thorax
 
 
 def make_bones(
-  grid: grids.Grid,
-  patient: anatomy.Patient,
-  study: anatomy.Study,
-  geometry: geometries.Geometry,
-  thorax: thoraxes.Thorax,
+  grid: Grid, patient: Patient, study: Study, geometry: Geometry, thorax: Thorax
 ) -> np.ndarray:
   """cm of bone [h w]: ribs, spine, clavicles, scapulae, upper arms."""
   solid = np.float32(1.15 - 0.006 * max(patient.age - 50, 0))
@@ -34,15 +29,11 @@ def make_bones(
 
 def _tube(ratio: np.ndarray, marrow: float = 0.7) -> np.ndarray:
   """Ray length in a hollow tube at `ratio` of its radius."""
-  return grids.chord(ratio) - np.float32(marrow) * grids.chord(ratio * 1.35)
+  return chord(ratio) - np.float32(marrow) * chord(ratio * 1.35)
 
 
 def _ribs(
-  grid: grids.Grid,
-  patient: anatomy.Patient,
-  study: anatomy.Study,
-  geometry: geometries.Geometry,
-  thorax: thoraxes.Thorax,
+  grid: Grid, patient: Patient, study: Study, geometry: Geometry, thorax: Thorax
 ) -> np.ndarray:
   spacing = np.float32(geometry.rib_spacing)
   steep = np.float32(patient.rib_slope)
@@ -76,9 +67,7 @@ def _ribs(
   return (behind + 0.55 * front) * fade * (0.45 + 0.55 * thorax.above)
 
 
-def _spine(
-  grid: grids.Grid, patient: anatomy.Patient, thorax: thoraxes.Thorax
-) -> np.ndarray:
+def _spine(grid: Grid, patient: Patient, thorax: Thorax) -> np.ndarray:
   """Vertebral bodies with discs, pedicles and spinous processes."""
   # Only the columns near the spine are worth the work.
   near = np.flatnonzero(grid.side_x.min(axis=0) < 0.09)
@@ -90,22 +79,20 @@ def _spine(
   part = index - np.round(index)
   ratio = across / half
   waist = np.square(ratio * (1.1 - 0.8 * part * part))
-  body = grids.chord(waist)
+  body = chord(waist)
   disc = np.clip((np.abs(part) - 0.36) / 0.08, 0, 1)
   plate = np.maximum(1 - np.abs(np.abs(part) - 0.34) / 0.06, 0)
   bone = body * (1.05 - 0.4 * disc + 0.2 * plate)
   pedicle = np.square((np.abs(ratio) - 0.6) / 0.2) + np.square((part + 0.12) / 0.17)
   bone = bone + 0.3 * np.clip(1.5 - np.abs(pedicle - 0.8) * 2, 0, 1)
   process = np.square(ratio / 0.17) + np.square((part - 0.16) / 0.24)
-  bone = bone + 0.5 * grids.chord(process)
+  bone = bone + 0.5 * chord(process)
   whole = np.zeros_like(grid.x)
   whole[:, columns] = bone
   return whole
 
 
-def _clavicles(
-  grid: grids.Grid, patient: anatomy.Patient, study: anatomy.Study
-) -> np.ndarray:
+def _clavicles(grid: Grid, patient: Patient, study: Study) -> np.ndarray:
   lift = patient.apex + (0.005 if study.view == "PA" else -0.02)
   width = patient.half_width
   knots = (
@@ -127,9 +114,7 @@ def _clavicles(
   return 2.7 * _tube(distance / grid.along_x(radius), 0.6) * ends
 
 
-def _scapulae(
-  grid: grids.Grid, patient: anatomy.Patient, study: anatomy.Study
-) -> np.ndarray:
+def _scapulae(grid: Grid, patient: Patient, study: Study) -> np.ndarray:
   """A thin triangular blade with thick borders, and its spine."""
   x = grid.side_x - np.float32(patient.half_width - 0.02 - study.scapula)
   y = grid.y - np.float32(patient.apex + 0.07)
@@ -140,20 +125,18 @@ def _scapulae(
   sharp = np.float32(-70)
   depth = np.log(np.exp(sharp * inner) + np.exp(sharp * outer) + np.exp(sharp * upper))
   depth = depth / sharp
-  blade = grids.ramp(depth, 0.006) * np.float32(0.3)
+  blade = ramp(depth, 0.006) * np.float32(0.3)
   border = np.clip(1 - np.abs(depth - 0.006) / 0.011, 0, 1) * np.float32(0.45)
   ridge = np.clip(1 - np.abs(y - 0.02 + 0.42 * x) / 0.012, 0, 1)
   ridge = ridge * ((x > 0) & (x < 0.15)) * np.float32(0.8)
   return blade + border + ridge
 
 
-def _upper_arms(
-  grid: grids.Grid, patient: anatomy.Patient, study: anatomy.Study
-) -> np.ndarray:
-  distance, along = bodies.arm_axis(grid, patient, study)
+def _upper_arms(grid: Grid, patient: Patient, study: Study) -> np.ndarray:
+  distance, along = arm_axis(grid, patient, study)
   head = np.hypot(
     grid.side_x - np.float32(patient.half_width + 0.1), grid.y - np.float32(0.195)
   )
-  socket = np.float32(1.5) * grids.chord(head / np.float32(0.038))
+  socket = np.float32(1.5) * chord(head / np.float32(0.038))
   shaft = 2.2 * _tube(distance / np.float32(0.022), 0.55) * (along > 0.0)
   return np.maximum(socket, shaft)

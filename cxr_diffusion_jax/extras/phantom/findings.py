@@ -8,10 +8,10 @@ import dataclasses
 
 import numpy as np
 
-from cxr_diffusion_jax.extras.phantom import anatomy, texture
-from cxr_diffusion_jax.extras.phantom import geometry as geometries
-from cxr_diffusion_jax.extras.phantom import grid as grids
-from cxr_diffusion_jax.extras.phantom import thorax as thoraxes
+from cxr_diffusion_jax.extras.phantom import texture
+from cxr_diffusion_jax.extras.phantom.anatomy import Lesion
+from cxr_diffusion_jax.extras.phantom.grid import Grid, chord, ramp
+from cxr_diffusion_jax.extras.phantom.thorax import Geometry, Thorax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,7 @@ class Change:
 
 
 def change_of(
-  lesion: anatomy.Lesion,
-  grid: grids.Grid,
-  thorax: thoraxes.Thorax,
-  geometry: geometries.Geometry,
+  lesion: Lesion, grid: Grid, thorax: Thorax, geometry: Geometry
 ) -> Change | None:
   """The change that `lesion` makes; None for cardiomegaly, which is geometry alone."""
   rng = np.random.default_rng(lesion.seed)
@@ -90,7 +87,7 @@ def _noise(rng: np.random.Generator, size: int, *cells: int) -> np.ndarray:
   return sum(noises) / np.float32(len(noises) ** 0.5)
 
 
-def _spot(grid: grids.Grid, x: float, y: float, rx: float, ry: float) -> np.ndarray:
+def _spot(grid: Grid, x: float, y: float, rx: float, ry: float) -> np.ndarray:
   """Distance from (|x|, y) in radii."""
   across, down = (grid.side_x - np.float32(x)) / rx, (grid.y - np.float32(y)) / ry
   return np.sqrt(across * across + down * down)
@@ -128,7 +125,7 @@ def _pneumothorax(rng, lesion, side, grid, thorax, geometry) -> Change:
   flank, blend = edge - grid.side_x, np.float32(0.06)
   mix = np.clip(0.5 + 0.5 * (flank - crown) / blend, 0, 1)
   inside = flank + (crown - flank) * mix - blend * mix * (1 - mix)
-  empty = grids.ramp(-inside, max(1.5 * grid.pixel, 0.006)) * side
+  empty = ramp(-inside, max(1.5 * grid.pixel, 0.006)) * side
   width = max(0.0042, 0.9 * grid.pixel)
   line = np.clip(1.3 - np.abs(inside - 0.002) / width, 0, 1) * side
   seen = line * (thorax.lung > 0.8) * (thorax.above > 0.5)
@@ -153,7 +150,7 @@ def _ball(rng, lesion, side, grid) -> Change:
   gain = np.float32(2.4 - 0.3 * min(lesion.diameter, 4.5))
   halo = np.float32(0.25) * np.clip(1.6 - distance, 0, 1)
   return Change(
-    added=np.float32(lesion.diameter) * gain * grids.chord(distance),
+    added=np.float32(lesion.diameter) * gain * chord(distance),
     opacity=halo if lesion.name == "Mass" else 0.0,
     mask=distance < 1,
   )
@@ -167,7 +164,7 @@ def _consolidation(rng, lesion, side, grid, thorax) -> Change:
   solid = np.clip(1.5 * (1.2 - distance + 0.22 * rough), 0, 1)
   fissure = 0.46 + 0.25 * (grid.side_x - 0.15)
   below = lesion.y > 0.46
-  solid = solid * grids.ramp((grid.y - fissure) if below else (fissure - grid.y), 0.035)
+  solid = solid * ramp((grid.y - fissure) if below else (fissure - grid.y), 0.035)
   airway = texture.vessels(rng, grid, right=(-0.07, 0.41), left=(0.075, 0.39))
   bronchi = np.clip(0.8 * airway, 0, 0.3)
   opacity = np.where(side, solid * (0.82 + 0.06 * rough - bronchi), 0)
@@ -222,7 +219,7 @@ def _atelectasis(rng, lesion, side, grid, thorax) -> Change:
     opacity = np.maximum(opacity, 0.62 * plate)
     mask = mask | (plate > 0.4)
   wedge = 0.24 * (1 - (0.8 - grid.y) / 0.35)
-  collapsed = grids.ramp(wedge - grid.side_x, 0.03) * (grid.y > 0.45)
+  collapsed = ramp(wedge - grid.side_x, 0.03) * (grid.y > 0.45)
   opacity = np.maximum(opacity, collapsed * np.float32(0.5 * lesion.extent))
   opacity = np.where(side, opacity, 0)
   return Change(opacity=opacity, mask=mask & side & (thorax.lung > 0.5))

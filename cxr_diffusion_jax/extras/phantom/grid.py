@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from cxr_diffusion_jax.extras.phantom import anatomy
+from cxr_diffusion_jax.extras.phantom.anatomy import Study
 
 # Curves are tabulated over this range, so finely that a step is under half a pixel.
 _LOW, _HIGH = -0.15, 1.15
@@ -77,7 +77,7 @@ class Grid:
     return np.where(self.left, np.float32(left), np.float32(right))
 
 
-def make_grid(study: anatomy.Study, size: int) -> Grid:
+def make_grid(study: Study, size: int) -> Grid:
   """The grid of a square image of `size` pixels, tilted and placed by `study`."""
   cos, sin = np.cos(study.tilt) * study.zoom, np.sin(study.tilt) * study.zoom
   line = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5

@@ -8,12 +8,18 @@ import dataclasses
 
 import numpy as np
 
-from cxr_diffusion_jax.extras.phantom import anatomy, bones, texture
-from cxr_diffusion_jax.extras.phantom import body as bodies
-from cxr_diffusion_jax.extras.phantom import findings as findings_
-from cxr_diffusion_jax.extras.phantom import geometry as geometries
-from cxr_diffusion_jax.extras.phantom import grid as grids
-from cxr_diffusion_jax.extras.phantom import thorax as thoraxes
+from cxr_diffusion_jax.extras.phantom import anatomy, texture
+from cxr_diffusion_jax.extras.phantom.anatomy import Patient, Study
+from cxr_diffusion_jax.extras.phantom.body import make_body
+from cxr_diffusion_jax.extras.phantom.bones import make_bones
+from cxr_diffusion_jax.extras.phantom.findings import Box, box_of, change_of
+from cxr_diffusion_jax.extras.phantom.grid import Grid, chord, make_grid, ramp
+from cxr_diffusion_jax.extras.phantom.thorax import (
+  Geometry,
+  Thorax,
+  make_geometry,
+  make_thorax,
+)
 
 # Attenuation per cm near 60 keV effective: water, and what bone has above water.
 MU_WATER, MU_BONE = 0.2, 0.3
@@ -35,7 +41,7 @@ class Phantom:
 
   image: np.ndarray
   findings: tuple[str, ...]
-  boxes: tuple[findings_.Box, ...]
+  boxes: tuple[Box, ...]
   age: int
   sex: str
   view: str
@@ -73,17 +79,16 @@ def make_phantom(
   return render(person, study, size=size)
 
 
-def render(patient: anatomy.Patient, study: anatomy.Study, *, size: int) -> Phantom:
+def render(patient: Patient, study: Study, *, size: int) -> Phantom:
   """Renders `study` of `patient` as a square image of `size` pixels."""
-  grid = grids.make_grid(study, size)
-  geometry = geometries.make_geometry(patient, study)
-  thorax = thoraxes.make_thorax(grid, patient, geometry)
+  grid = make_grid(study, size)
+  geometry = make_geometry(patient, study)
+  thorax = make_thorax(grid, patient, geometry)
   changes = [
-    (lesion, findings_.change_of(lesion, grid, thorax, geometry))
-    for lesion in study.lesions
+    (lesion, change_of(lesion, grid, thorax, geometry)) for lesion in study.lesions
   ]
   water, aerated = _water(grid, patient, study, geometry, thorax, changes)
-  bone = bones.make_bones(grid, patient, study, geometry, thorax)
+  bone = make_bones(grid, patient, study, geometry, thorax)
   tau = MU_WATER * water + MU_BONE * bone
   # A generator each: how much noise is drawn depends on the size, the rest must not.
   lead, noise, marks, beam = (np.random.default_rng([study.seed, i]) for i in range(4))
@@ -109,23 +114,23 @@ def render(patient: anatomy.Patient, study: anatomy.Study, *, size: int) -> Phan
   )
 
 
-def _boxes(changes, thorax: thoraxes.Thorax) -> tuple[findings_.Box, ...]:
+def _boxes(changes, thorax: Thorax) -> tuple[Box, ...]:
   boxes = []
   for lesion, change in changes:
     if change is None:
       x, y, w, h = thorax.heart_box
-      boxes.append(findings_.Box(finding=lesion.name, x=x, y=y, w=w, h=h))
+      boxes.append(Box(finding=lesion.name, x=x, y=y, w=w, h=h))
     else:
-      boxes.append(findings_.box_of(lesion.name, change.mask))
+      boxes.append(box_of(lesion.name, change.mask))
   return tuple(box for box in boxes if box)
 
 
 def _water(
-  grid: grids.Grid,
-  patient: anatomy.Patient,
-  study: anatomy.Study,
-  geometry: geometries.Geometry,
-  thorax: thoraxes.Thorax,
+  grid: Grid,
+  patient: Patient,
+  study: Study,
+  geometry: Geometry,
+  thorax: Thorax,
   changes,
 ) -> tuple[np.ndarray, np.ndarray]:
   """cm of water-like tissue [h w], and where lung still holds air [h w] bool."""
@@ -153,7 +158,7 @@ def _water(
   tissue = np.minimum(
     thorax.lung * density + (marks * (1 - empty)) * (1 - opacity), thorax.lung
   )
-  body = bodies.make_body(grid, patient, study)
+  body = make_body(grid, patient, study)
   body = np.maximum(body, thorax.cage * 1.1)
   water = body - thorax.lung + tissue + added - _airways(grid, study, geometry)
   water = water - _bowel_gas(grid, patient, study, geometry)
@@ -161,7 +166,7 @@ def _water(
   return np.maximum(water, 0), fill
 
 
-def _hila(grid: grids.Grid, shift: float) -> np.ndarray:
+def _hila(grid: Grid, shift: float) -> np.ndarray:
   """cm of the pulmonary arteries' trunks beside the heart."""
   x = grid.x - np.float32(shift)
   right = ((x + 0.083) / 0.03) ** 2 + ((grid.y - 0.44) / 0.06) ** 2
@@ -169,23 +174,18 @@ def _hila(grid: grids.Grid, shift: float) -> np.ndarray:
   return 1.7 * (np.exp(-right) + np.exp(-left))
 
 
-def _airways(
-  grid: grids.Grid, study: anatomy.Study, geometry: geometries.Geometry
-) -> np.ndarray:
+def _airways(grid: Grid, study: Study, geometry: Geometry) -> np.ndarray:
   """cm of air in the trachea and the main bronchi."""
   x = grid.x - 0.4 * np.float32(geometry.shift) - np.float32(0.4 * study.turn) * grid.y
-  trachea = grids.chord(x / 0.024) * grids.ramp(0.355 - grid.y, 0.03)
+  trachea = chord(x / 0.024) * ramp(0.355 - grid.y, 0.03)
   down = grid.y - 0.35
   bronchi = np.abs(grid.side_x - grid.pick(0.8, 1.2) * down)
-  bronchi = grids.chord(bronchi / 0.019) * (down > 0) * grids.ramp(0.09 - down, 0.05)
+  bronchi = chord(bronchi / 0.019) * (down > 0) * ramp(0.09 - down, 0.05)
   return 2.7 * trachea + 1.5 * bronchi
 
 
 def _bowel_gas(
-  grid: grids.Grid,
-  patient: anatomy.Patient,
-  study: anatomy.Study,
-  geometry: geometries.Geometry,
+  grid: Grid, patient: Patient, study: Study, geometry: Geometry
 ) -> np.ndarray:
   """cm of air in the stomach's fundus under the left dome, and in the colon."""
   if not study.gas:
@@ -193,9 +193,9 @@ def _bowel_gas(
   wide, high = 0.045 + 0.05 * study.gas, 0.022 + 0.03 * study.gas
   top = geometry.dome_left + 0.022 + high
   across = (grid.x - np.float32(0.5 * patient.half_width)) / wide
-  bubble = grids.chord(np.hypot(across, (grid.y - top) / high))
+  bubble = chord(np.hypot(across, (grid.y - top) / high))
   if patient.seed % 2:
-    bubble = bubble * grids.ramp(top + 0.3 * high - grid.y, 0.008)
+    bubble = bubble * ramp(top + 0.3 * high - grid.y, 0.008)
   rng = np.random.default_rng([patient.seed, study.seed])
   loops = np.clip(0.5 * texture.smooth_noise(rng, len(grid.x), 14) - 0.55, 0, 0.6)
   loops = loops * np.clip((grid.y - top - 0.06) / 0.04, 0, 1) * (grid.side_x < 0.3)
@@ -203,10 +203,7 @@ def _bowel_gas(
 
 
 def _expose(
-  rng: np.random.Generator,
-  tau: np.ndarray,
-  study: anatomy.Study,
-  thorax: thoraxes.Thorax,
+  rng: np.random.Generator, tau: np.ndarray, study: Study, thorax: Thorax
 ) -> np.ndarray:
   """Optical depth [h w] to display values [h w] in [0, 1]."""
   size = len(tau)
@@ -230,7 +227,7 @@ def _expose(
 
 
 def _mark(
-  rng: np.random.Generator, image: np.ndarray, grid: grids.Grid, study: anatomy.Study
+  rng: np.random.Generator, image: np.ndarray, grid: Grid, study: Study
 ) -> np.ndarray:
   """Burns in the laterality marker, and at the bedside sometimes a caption."""
   right = study.marker == "L"
@@ -245,9 +242,7 @@ def _mark(
   return image + (0.97 - image) * np.minimum(lead, 1)
 
 
-def _collimate(
-  rng: np.random.Generator, image: np.ndarray, study: anatomy.Study
-) -> np.ndarray:
+def _collimate(rng: np.random.Generator, image: np.ndarray, study: Study) -> np.ndarray:
   """Closes the beam's diaphragm on some sides, leaving a black or white border."""
   inset = rng.uniform(-0.05, 0.045, 4)
   slope = rng.normal(0, 0.008, 4)
@@ -259,6 +254,6 @@ def _collimate(
   along = (down, down, across, across)
   open_ = np.ones_like(image)
   for edge, way, depth, lean in zip(near, along, inset, slope, strict=True):
-    open_ = open_ * grids.ramp(edge - depth - lean * way, 1.5 / len(image))
+    open_ = open_ * ramp(edge - depth - lean * way, 1.5 / len(image))
   border = 0.02 if study.border == 1 else 0.93
   return border + (image - border) * open_

@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from cxr_diffusion_jax.extras.phantom import grid as grids
+from cxr_diffusion_jax.extras.phantom.grid import Grid
 
 # Strokes of the letters that markers use, on a unit square with y down.
 _STROKES = {
@@ -79,7 +79,7 @@ def spread(field: np.ndarray, cells: int = 16) -> np.ndarray:
   return _product(_product(up, low), up.T)
 
 
-def splat(grid: grids.Grid, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def splat(grid: Grid, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
   """Adds `weights` [n] at canonical `points` [n 2] bilinearly into [h w]."""
   size = len(grid.x)
   across, down = (
@@ -104,9 +104,7 @@ def splat(grid: grids.Grid, points: np.ndarray, weights: np.ndarray) -> np.ndarr
   return field.reshape(size, size).astype(np.float32)
 
 
-def tube_weight(
-  grid: grids.Grid, radius_cm: np.ndarray, step: np.ndarray
-) -> np.ndarray:
+def tube_weight(grid: Grid, radius_cm: np.ndarray, step: np.ndarray) -> np.ndarray:
   """cm of path per pixel for a tube's point of canonical length `step`."""
   return (
     np.pi * radius_cm**2 * (step * grid.field_cm) / (grid.pixel * grid.field_cm) ** 2
@@ -114,7 +112,7 @@ def tube_weight(
 
 
 def vessels(
-  rng: np.random.Generator, grid: grids.Grid, *, right: tuple, left: tuple
+  rng: np.random.Generator, grid: Grid, *, right: tuple, left: tuple
 ) -> np.ndarray:
   """cm of vessel [h w] in two trees that grow from the hila at `right`, `left`."""
   total = np.zeros_like(grid.x)
@@ -153,7 +151,7 @@ def vessels(
 
 
 def lettering(
-  grid: grids.Grid, text: str, *, at: tuple[float, float], height: float, turn: float
+  grid: Grid, text: str, *, at: tuple[float, float], height: float, turn: float
 ) -> np.ndarray:
   """`text` [h w], about 1 inside the strokes, from `at` on in image fractions."""
   size = len(grid.x)
@@ -181,7 +179,7 @@ def lettering(
   return np.minimum(field * 1.3, 1)
 
 
-def wires(rng: np.random.Generator, grid: grids.Grid, count: int) -> np.ndarray:
+def wires(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray:
   """cm of metal in `count` leads that cross the chest, each with an electrode."""
   s = np.linspace(0, 1, 3 * len(grid.x))[:, None]
   total = np.zeros_like(grid.x)

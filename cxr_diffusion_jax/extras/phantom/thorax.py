@@ -1,4 +1,6 @@
-"""Rib cage, heart and lungs as smooth fields, and the cardiothoracic ratio.
+"""Rib cage, heart and lungs: their measures, deformed by lesions, and smooth fields.
+
+patient, study -> Geometry -> pushed (effusion), pulled (atelectasis) ... -> Thorax
 
 Borders are curves through anatomical knots; inside them the length of the ray follows
 from an ellipse, so length = depth * sqrt(1 - (distance / half width)^2), in cm.
@@ -8,9 +10,97 @@ import dataclasses
 
 import numpy as np
 
-from cxr_diffusion_jax.extras.phantom import anatomy
-from cxr_diffusion_jax.extras.phantom import geometry as geometries
-from cxr_diffusion_jax.extras.phantom import grid as grids
+from cxr_diffusion_jax.extras.phantom.anatomy import LEFT, RIGHT, Lesion, Patient, Study
+from cxr_diffusion_jax.extras.phantom.grid import Grid, chord, ramp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Geometry:
+  """Measures of the thorax after its lesions have deformed it.
+
+  Attributes:
+    half_width, apex: as in `Patient`. ctr: cardiothoracic ratio aimed at.
+    shift: of the mediastinum. dome_right, dome_left: y of the diaphragm's tops.
+    arch: height of the domes above the costophrenic angles. density: of the lung.
+    vessel_gain: 1 normal. rib_spacing: of the ribs.
+  """
+
+  half_width: float
+  apex: float
+  ctr: float
+  shift: float
+  dome_right: float
+  dome_left: float
+  arch: float
+  density: float
+  vessel_gain: float
+  rib_spacing: float
+
+
+def make_geometry(patient: Patient, study: Study) -> Geometry:
+  """The thorax of `patient` at the time of `study`."""
+  bedside = study.view == "AP"
+  dome = 0.735 - 0.07 * study.breath
+  geometry = Geometry(
+    half_width=patient.half_width,
+    apex=patient.apex,
+    # A heart far from the detector is magnified, and shallow breath widens it.
+    ctr=min(patient.ctr + 0.03 * bedside + 0.015 * study.breath, 0.515),
+    shift=0.6 * study.turn,
+    dome_right=dome,
+    dome_left=dome + 0.022,
+    arch=0.125,
+    density=patient.density * (1 + 0.15 * study.breath),
+    vessel_gain=1.0,
+    rib_spacing=patient.rib_spacing,
+  )
+  for lesion in study.lesions:
+    geometry = _deform(geometry, lesion)
+  return geometry
+
+
+def _deform(geometry: Geometry, lesion: Lesion) -> Geometry:
+  """`geometry` as changed by one lesion: pushed, pulled, stretched."""
+  replace = dataclasses.replace
+  extent, side = lesion.extent, lesion.side
+  match lesion.name:
+    case "Cardiomegaly":
+      return replace(geometry, ctr=0.585 + 0.11 * extent)
+    case "Edema":
+      return replace(
+        geometry, vessel_gain=1.25, ctr=max(geometry.ctr, geometry.ctr * 0.9 + 0.055)
+      )
+    case "Effusion":
+      return replace(
+        geometry, shift=geometry.shift - side * 0.05 * max(extent - 0.6, 0)
+      )
+    case "Pneumothorax":
+      return replace(
+        geometry, shift=geometry.shift - side * 0.12 * max(extent - 0.55, 0)
+      )
+    case "Atelectasis":
+      rise = 0.05 + 0.06 * extent
+      return replace(
+        geometry,
+        shift=geometry.shift + side * (0.018 + 0.03 * extent),
+        dome_right=geometry.dome_right - rise * (side == RIGHT),
+        dome_left=geometry.dome_left - rise * (side == LEFT),
+      )
+    case "Emphysema":
+      low = 0.79 + 0.03 * extent
+      return replace(
+        geometry,
+        ctr=0.33 + 0.06 * (1 - extent),
+        half_width=geometry.half_width * 1.04,
+        apex=geometry.apex - 0.015,
+        dome_right=low,
+        dome_left=low + 0.008,
+        arch=0.035 - 0.015 * extent,
+        density=geometry.density * (0.5 - 0.2 * extent),
+        vessel_gain=0.6,
+        rib_spacing=geometry.rib_spacing * 1.12,
+      )
+  return geometry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +128,7 @@ class Thorax:
   heart_box: tuple[float, float, float, float]
 
 
-def make_thorax(
-  grid: grids.Grid, patient: anatomy.Patient, geometry: geometries.Geometry
-) -> Thorax:
+def make_thorax(grid: Grid, patient: Patient, geometry: Geometry) -> Thorax:
   """Rib cage, heart and lungs on `grid`."""
   width, apex = geometry.half_width, geometry.apex
   outer_curve = grid.curve(
@@ -60,7 +148,7 @@ def make_thorax(
   reach = np.abs(grid.x - spine_x) / outer
   dome = _dome(grid, geometry)
   edge = max(1.2 * grid.pixel, 0.006)
-  above = grids.ramp(dome - grid.y, edge)
+  above = ramp(dome - grid.y, edge)
   top = apex + 4.2 * (grid.side_x - 0.3 * width) ** 2
   below_top = np.sqrt(np.clip((grid.y - top) / 0.16, 0, 1))
   depth = grid.along_y(grid.curve((0.05, 10), (0.25, 13), (0.45, 15.5), (0.75, 16)))
@@ -87,7 +175,7 @@ def make_thorax(
   )
 
 
-def _dome(grid: grids.Grid, geometry: geometries.Geometry) -> np.ndarray:
+def _dome(grid: Grid, geometry: Geometry) -> np.ndarray:
   """Height of the diaphragm over |x|, by side."""
   width, arch = geometry.half_width, geometry.arch
   centre = 0.5 * width
@@ -104,7 +192,7 @@ def _dome(grid: grids.Grid, geometry: geometries.Geometry) -> np.ndarray:
 
 
 def _heart_borders(
-  grid: grids.Grid, patient: anatomy.Patient, geometry: geometries.Geometry
+  grid: Grid, patient: Patient, geometry: Geometry
 ) -> tuple[np.ndarray, np.ndarray]:
   """Distances of the mediastinum's right and left border from the midline, over y."""
   full = geometry.ctr * 2.02 * geometry.half_width
@@ -150,22 +238,18 @@ def _heart_borders(
 
 
 def _heart(
-  grid: grids.Grid, patient: anatomy.Patient, right: np.ndarray, left: np.ndarray
+  grid: Grid, patient: Patient, right: np.ndarray, left: np.ndarray
 ) -> np.ndarray:
   """cm of heart and mediastinum [h w] between its borders."""
   thick = grid.curve((0.1, 10.0), (0.3, 10.0), (0.42, 10.5), (0.6, 12.5), (0.8, 13.5))
   centre = grid.along_y(0.5 * (left - right))
   half = grid.along_y(0.5 * (left + right))
   scale = np.float32(patient.depth / 21)
-  return grids.chord((grid.x - centre) / half) * grid.along_y(thick) * scale
+  return chord((grid.x - centre) / half) * grid.along_y(thick) * scale
 
 
 def _measure_heart(
-  grid: grids.Grid,
-  geometry: geometries.Geometry,
-  outer: np.ndarray,
-  right: np.ndarray,
-  left: np.ndarray,
+  grid: Grid, geometry: Geometry, outer: np.ndarray, right: np.ndarray, left: np.ndarray
 ) -> tuple[float, tuple[float, float, float, float]]:
   """Cardiothoracic ratio from the borders above the domes, and the heart's box."""
   floor = 0.5 * (geometry.dome_right + geometry.dome_left) + 0.03
