@@ -10,16 +10,16 @@ import numpy as np
 from cxr_diffusion_jax.extras.phantom.anatomy import Patient, Study
 from cxr_diffusion_jax.extras.phantom.body import arm_axis
 from cxr_diffusion_jax.extras.phantom.grid import Grid, chord, ramp
-from cxr_diffusion_jax.extras.phantom.thorax import Geometry, Thorax
+from cxr_diffusion_jax.extras.phantom.thorax import Thorax
 
 
 def make_bones(
-  grid: Grid, patient: Patient, study: Study, geometry: Geometry, thorax: Thorax
+  grid: Grid, patient: Patient, study: Study, thorax: Thorax
 ) -> np.ndarray:
   """cm of bone [h w]: ribs, spine, clavicles, scapulae, upper arms."""
   solid = np.float32(1.15 - 0.006 * max(patient.age - 50, 0))
   return solid * (
-    _ribs(grid, patient, study, geometry, thorax)
+    _ribs(grid, patient, study, thorax)
     + _spine(grid, patient, thorax)
     + _clavicles(grid, patient, study)
     + _scapulae(grid, patient, study)
@@ -32,9 +32,8 @@ def _tube(ratio: np.ndarray, marrow: float = 0.7) -> np.ndarray:
   return chord(ratio) - np.float32(marrow) * chord(ratio * 1.35)
 
 
-def _ribs(
-  grid: Grid, patient: Patient, study: Study, geometry: Geometry, thorax: Thorax
-) -> np.ndarray:
+def _ribs(grid: Grid, patient: Patient, study: Study, thorax: Thorax) -> np.ndarray:
+  geometry = thorax.geometry
   spacing = np.float32(geometry.rib_spacing)
   steep = np.float32(patient.rib_slope)
   outer = thorax.outer + 0.012

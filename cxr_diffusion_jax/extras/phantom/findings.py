@@ -5,17 +5,17 @@ emptiness (the share of its tissue that went), and cm of soft tissue added.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from cxr_diffusion_jax.extras.phantom import texture
 from cxr_diffusion_jax.extras.phantom.anatomy import Lesion
 from cxr_diffusion_jax.extras.phantom.grid import Grid, chord, ramp
-from cxr_diffusion_jax.extras.phantom.thorax import Geometry, Thorax
+from cxr_diffusion_jax.extras.phantom.thorax import Thorax
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Box:
+class Box(NamedTuple):
   """Where a finding is: `x`, `y` of the upper left corner, `w`, `h`, in [0, 1]."""
 
   finding: str
@@ -40,45 +40,15 @@ class Change:
   mask: np.ndarray
 
 
-def change_of(
-  lesion: Lesion, grid: Grid, thorax: Thorax, geometry: Geometry
-) -> Change | None:
-  """The change that `lesion` makes; None for cardiomegaly, which is geometry alone."""
-  rng = np.random.default_rng(lesion.seed)
-  side = np.ones_like(grid.left) if not lesion.side else grid.left == (lesion.side > 0)
-  match lesion.name:
-    case "Atelectasis":
-      return _atelectasis(rng, lesion, side, grid, thorax)
-    case "Consolidation":
-      return _consolidation(rng, lesion, side, grid, thorax)
-    case "Edema":
-      return _edema(rng, lesion, grid, thorax)
-    case "Effusion":
-      return _effusion(lesion, side, grid, thorax, geometry)
-    case "Emphysema":
-      return _emphysema(rng, lesion, grid, thorax)
-    case "Infiltration":
-      return _infiltration(rng, lesion, side, grid, thorax)
-    case "Mass" | "Nodule":
-      return _ball(rng, lesion, side, grid)
-    case "Pneumothorax":
-      return _pneumothorax(rng, lesion, side, grid, thorax, geometry)
-  return None
-
-
 def box_of(name: str, mask: np.ndarray) -> Box | None:
   """The tight box around `mask` [h w]; None when it is empty."""
   rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
   if not len(rows):
     return None
   height, width = mask.shape
-  return Box(
-    finding=name,
-    x=float(columns[0] / width),
-    y=float(rows[0] / height),
-    w=float((columns[-1] + 1 - columns[0]) / width),
-    h=float((rows[-1] + 1 - rows[0]) / height),
-  )
+  x, w = columns[0] / width, (columns[-1] + 1 - columns[0]) / width
+  y, h = rows[0] / height, (rows[-1] + 1 - rows[0]) / height
+  return Box(name, float(x), float(y), float(w), float(h))
 
 
 def _noise(rng: np.random.Generator, size: int, *cells: int) -> np.ndarray:
@@ -93,8 +63,9 @@ def _spot(grid: Grid, x: float, y: float, rx: float, ry: float) -> np.ndarray:
   return np.sqrt(across * across + down * down)
 
 
-def _effusion(lesion, side, grid, thorax, geometry) -> Change:
+def _effusion(rng, lesion, side, grid, thorax) -> Change:
   """Fluid with a meniscus: its surface climbs the chest wall."""
+  geometry = thorax.geometry
   right = geometry.dome_right if lesion.side < 0 else geometry.dome_left
   level = right + 0.035 - (0.1 + 0.21 * lesion.extent)
   wall = thorax.outer - grid.side_x
@@ -109,8 +80,9 @@ def _effusion(lesion, side, grid, thorax, geometry) -> Change:
   return Change(opacity=opacity, mask=(depth > 0.0) & inside & (thorax.lung > 0.5))
 
 
-def _pneumothorax(rng, lesion, side, grid, thorax, geometry) -> Change:
+def _pneumothorax(rng, lesion, side, grid, thorax) -> Change:
   """Air between the chest wall and the collapsed lung's visible pleura."""
+  geometry = thorax.geometry
   gap = 0.25 + 0.25 * lesion.extent
   profile = grid.curve((0.1, 1.0), (0.3, 0.9), (0.55, 0.72), (0.8, 0.55))
   wavy = 1 + 0.05 * np.sin(grid.y * 30 + rng.uniform(0, 6))
@@ -138,7 +110,7 @@ def _pneumothorax(rng, lesion, side, grid, thorax, geometry) -> Change:
   )
 
 
-def _ball(rng, lesion, side, grid) -> Change:
+def _ball(rng, lesion, side, grid, thorax) -> Change:
   """A nodule or mass; a mass is lobulated and sends out spicules."""
   radius = 0.5 * lesion.diameter / grid.field_cm
   distance = _spot(grid, lesion.x, lesion.y, radius, radius)
@@ -185,7 +157,7 @@ def _infiltration(rng, lesion, side, grid, thorax) -> Change:
   return Change(opacity=opacity, mask=side & (around > 0.35) & (thorax.lung > 0.5))
 
 
-def _edema(rng, lesion, grid, thorax) -> Change:
+def _edema(rng, lesion, side, grid, thorax) -> Change:
   """The bat's wings: hazy density around both hila, sparing the periphery."""
   rough = _noise(rng, len(grid.x), 14, 28)
   spot = _spot(grid, 0.12, 0.46, 0.1 + 0.03 * lesion.extent, 0.17)
@@ -225,9 +197,31 @@ def _atelectasis(rng, lesion, side, grid, thorax) -> Change:
   return Change(opacity=opacity, mask=mask & side & (thorax.lung > 0.5))
 
 
-def _emphysema(rng, lesion, grid, thorax) -> Change:
+def _emphysema(rng, lesion, side, grid, thorax) -> Change:
   """Destroyed lung: bullae and thinned markings in the periphery."""
   rough = _noise(rng, len(grid.x), 8, 14)
   hole = np.clip(0.25 + 0.3 * rough + 0.5 * (thorax.reach - 0.5), 0, 0.85)
   empty = hole * np.float32(0.5 + 0.4 * lesion.extent)
   return Change(empty=empty, mask=(thorax.lung > 1.0) & (thorax.above > 0.5))
+
+
+_CHANGES = {
+  "Atelectasis": _atelectasis,
+  "Consolidation": _consolidation,
+  "Edema": _edema,
+  "Effusion": _effusion,
+  "Emphysema": _emphysema,
+  "Infiltration": _infiltration,
+  "Mass": _ball,
+  "Nodule": _ball,
+  "Pneumothorax": _pneumothorax,
+}
+
+
+def change_of(lesion: Lesion, grid: Grid, thorax: Thorax) -> Change | None:
+  """The change that `lesion` makes; None for cardiomegaly, which is geometry alone."""
+  if lesion.name not in _CHANGES:
+    return None
+  rng = np.random.default_rng(lesion.seed)
+  side = np.ones_like(grid.left) if not lesion.side else grid.left == (lesion.side > 0)
+  return _CHANGES[lesion.name](rng, lesion, side, grid, thorax)

@@ -4,15 +4,16 @@ numbers -> geometry -> cm along each ray -> Beer-Lambert, I = exp(-sum mu * leng
 -> scatter, noise -> display of -log(I). Image i is a function of (seed, i) alone.
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
 
 from cxr_diffusion_jax.extras.phantom import anatomy, texture
-from cxr_diffusion_jax.extras.phantom.anatomy import Patient, Study
+from cxr_diffusion_jax.extras.phantom.anatomy import Lesion, Patient, Study
 from cxr_diffusion_jax.extras.phantom.body import make_body
 from cxr_diffusion_jax.extras.phantom.bones import make_bones
-from cxr_diffusion_jax.extras.phantom.findings import Box, box_of, change_of
+from cxr_diffusion_jax.extras.phantom.findings import Box, Change, box_of, change_of
 from cxr_diffusion_jax.extras.phantom.grid import Grid, chord, make_grid, ramp
 from cxr_diffusion_jax.extras.phantom.thorax import (
   Geometry,
@@ -20,6 +21,9 @@ from cxr_diffusion_jax.extras.phantom.thorax import (
   make_geometry,
   make_thorax,
 )
+
+# What each lesion does; None for those that are geometry alone.
+Changes = Sequence[tuple[Lesion, Change | None]]
 
 # Attenuation per cm near 60 keV effective: water, and what bone has above water.
 MU_WATER, MU_BONE = 0.2, 0.3
@@ -84,11 +88,9 @@ def render(patient: Patient, study: Study, *, size: int) -> Phantom:
   grid = make_grid(study, size)
   geometry = make_geometry(patient, study)
   thorax = make_thorax(grid, patient, geometry)
-  changes = [
-    (lesion, change_of(lesion, grid, thorax, geometry)) for lesion in study.lesions
-  ]
-  water, aerated = _water(grid, patient, study, geometry, thorax, changes)
-  bone = make_bones(grid, patient, study, geometry, thorax)
+  changes = [(lesion, change_of(lesion, grid, thorax)) for lesion in study.lesions]
+  water, aerated = _water(grid, patient, study, thorax, changes)
+  bone = make_bones(grid, patient, study, thorax)
   tau = MU_WATER * water + MU_BONE * bone
   # A generator each: how much noise is drawn depends on the size, the rest must not.
   lead, noise, marks, beam = (np.random.default_rng([study.seed, i]) for i in range(4))
@@ -114,28 +116,22 @@ def render(patient: Patient, study: Study, *, size: int) -> Phantom:
   )
 
 
-def _boxes(changes, thorax: Thorax) -> tuple[Box, ...]:
+def _boxes(changes: Changes, thorax: Thorax) -> tuple[Box, ...]:
   boxes = []
   for lesion, change in changes:
     if change is None:
-      x, y, w, h = thorax.heart_box
-      boxes.append(Box(finding=lesion.name, x=x, y=y, w=w, h=h))
+      boxes.append(Box(lesion.name, *thorax.heart_box))
     else:
       boxes.append(box_of(lesion.name, change.mask))
   return tuple(box for box in boxes if box)
 
 
 def _water(
-  grid: Grid,
-  patient: Patient,
-  study: Study,
-  geometry: Geometry,
-  thorax: Thorax,
-  changes,
+  grid: Grid, patient: Patient, study: Study, thorax: Thorax, changes: Changes
 ) -> tuple[np.ndarray, np.ndarray]:
   """cm of water-like tissue [h w], and where lung still holds air [h w] bool."""
   rng = np.random.default_rng(patient.seed)
-  size = len(grid.x)
+  size, geometry = len(grid.x), thorax.geometry
   grain = texture.smooth_noise(rng, size, 9) + texture.smooth_noise(rng, size, 40)
   density = np.float32(geometry.density) * (1 + 0.07 * grain)
   # Weight of the lung itself packs its lower part.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax.data.sources.base import EXPERT_FINDINGS
 from cxr_diffusion_jax.data.sources.nih import metadata
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ ENTRY_HEADER = (
   "View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 )
 BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
-EXPERT_COLUMNS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
-READER_COLUMNS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule/mass")
+READER_COLUMNS = (*EXPERT_FINDINGS[:3], "Nodule/mass")
 
 _OPACITIES = {"Atelectasis", "Consolidation", "Edema", "Infiltration"}
 
@@ -51,7 +51,7 @@ def write_tables(
   }
   for name, set_id in (("validation", "val"), ("test", "test")):
     files[experts / f"{name}_labels.csv"] = [
-      f"{ENTRY_HEADER},{','.join(EXPERT_COLUMNS)},Set Id",
+      f"{ENTRY_HEADER},{','.join(EXPERT_FINDINGS)},Set Id",
       *(
         f"{entries[i]},{','.join(_yes(v) for v in _four_findings(facts[i]))},{set_id}"
         for i in rows
@@ -65,20 +65,10 @@ def write_tables(
 def _entry(plan: "phantom_tree.Plan", facts: list[dict], row: int, size: int) -> str:
   fact = facts[row]
   spacing = round(10 * fact["pixel_cm"], 3)
-  cells = (
-    plan.name(row),
-    "|".join(fact["findings"]) or "No Finding",
-    plan.follow_up[row],
-    plan.patient[row],
-    fact["age"],
-    fact["sex"],
-    fact["view"],
-    size,
-    size,
-    spacing,
-    spacing,
-  )
-  return ",".join(str(cell) for cell in cells)
+  names = (plan.name(row), "|".join(fact["findings"]) or "No Finding")
+  person = (plan.follow_up[row], plan.patient[row], fact["age"], fact["sex"])
+  cells = (*names, *person, fact["view"], size, size, spacing, spacing)
+  return ",".join(map(str, cells))
 
 
 def _box_lines(plan: "phantom_tree.Plan", facts: list[dict]) -> list[str]:
@@ -92,14 +82,10 @@ def _box_lines(plan: "phantom_tree.Plan", facts: list[dict]) -> list[str]:
 
 
 def _four_findings(fact: dict) -> tuple[bool, bool, bool, bool]:
-  """Columns as in `EXPERT_COLUMNS`; phantoms have no fractures."""
+  """Columns as in `EXPERT_FINDINGS`; phantoms have no fractures."""
   present = set(fact["findings"])
-  return (
-    False,
-    "Pneumothorax" in present,
-    bool(present & _OPACITIES),
-    bool(present & {"Mass", "Nodule"}),
-  )
+  nodules = bool(present & {"Mass", "Nodule"})
+  return False, "Pneumothorax" in present, bool(present & _OPACITIES), nodules
 
 
 def _yes(value: bool) -> str:

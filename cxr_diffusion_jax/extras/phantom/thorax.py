@@ -108,6 +108,7 @@ class Thorax:
   """Fields [h w] of the chest, in canonical units or in cm along the ray.
 
   Attributes:
+    geometry: its measures.
     outer: half width of the rib cage at each pixel's height. spine_x: its x.
     reach: distance from the spine over `outer`, 1 at the chest wall.
     dome: height of the diaphragm. above: 1 above the diaphragm, 0 below.
@@ -116,6 +117,7 @@ class Thorax:
     heart_box: (x, y, w, h) of the heart in fractions of the image.
   """
 
+  geometry: Geometry
   outer: np.ndarray
   spine_x: np.ndarray
   reach: np.ndarray
@@ -162,6 +164,7 @@ def make_thorax(grid: Grid, patient: Patient, geometry: Geometry) -> Thorax:
   ctr, heart_box = _measure_heart(grid, geometry, outer_curve, right, left)
   cage = room * np.maximum(over, recess)
   return Thorax(
+    geometry=geometry,
     outer=outer,
     spine_x=spine_x,
     reach=np.minimum(reach, 1.2),

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -96,15 +96,12 @@ def write_tree(
   """Makes a tree of phantoms, resumes an unfinished one, or keeps a complete one.
 
   Args:
-    root: the tree's folder; made when it is not there.
+    root: the tree's folder.
     num_images: of all splits together, 2 or more.
     size: pixels of a side, 32 or more.
     seed: of the collection; equal settings give equal files.
     progress: called with the number of finished images.
     num_processes: that render; None takes one a core when the work is worth it.
-
-  Returns:
-    `root`.
 
   Raises:
     InputError: `root` holds something else or a tree of other settings, or a number
@@ -200,15 +197,15 @@ def _render(
     worth_it = len(missing) * size**2 > PIXELS_WORTH_PROCESSES
     num_processes = (os.cpu_count() or 1) if worth_it else 1
   jobs = [
-    phantom_worker.Job(
-      seed=seed,
-      size=size,
-      images=tuple((i, int(plan.patient[i]), str(paths[i].resolve())) for i in some),
-    )
+    {
+      "seed": seed,
+      "size": size,
+      "images": [(i, int(plan.patient[i]), str(paths[i].resolve())) for i in some],
+    }
     for some in (missing[k::num_processes] for k in range(num_processes))
     if some
   ]
-  rendered = phantom_worker.run(jobs[0]) if len(jobs) == 1 else _in_processes(jobs)
+  rendered = phantom_worker.run(**jobs[0]) if len(jobs) == 1 else _in_processes(jobs)
   present = len(paths) - len(missing)
   # Closed at once when `progress` raises, so that no process renders on.
   with contextlib.closing(rendered):
@@ -216,7 +213,7 @@ def _render(
       progress("phantoms", done, len(paths))
 
 
-def _in_processes(jobs: list[phantom_worker.Job]) -> Iterator[int]:
+def _in_processes(jobs: list[dict[str, Any]]) -> Iterator[int]:
   """Runs each job in a process; yields the indices as their images are written.
 
   Not multiprocessing: a fork copies the caller's threads' locks (jax has threads), and
@@ -233,7 +230,7 @@ def _in_processes(jobs: list[phantom_worker.Job]) -> Iterator[int]:
     workers = []
     for job, error_file in zip(jobs, error_files, strict=True):
       text = stack.enter_context(tempfile.TemporaryFile())
-      text.write(json.dumps(dataclasses.asdict(job)).encode())
+      text.write(json.dumps(job).encode())
       text.seek(0)
       worker = subprocess.Popen(
         command,

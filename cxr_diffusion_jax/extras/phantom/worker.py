@@ -5,8 +5,7 @@ stdin: one JSON job -> PNG files, each whole or absent -> stdout: one index a li
 A process started by name imports numpy and Pillow only, whatever the caller runs.
 """
 
-from collections.abc import Iterator
-import dataclasses
+from collections.abc import Iterator, Sequence
 import json
 import os
 import pathlib
@@ -18,24 +17,10 @@ from cxr_diffusion_jax.data.sources.phantom import TEXT_KEY
 from cxr_diffusion_jax.extras.phantom import render as phantom_lib
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-  """Images to render.
-
-  Attributes:
-    seed: of the collection. size: pixels of a side.
-    images: (index, patient, path of the PNG) of each.
-  """
-
-  seed: int
-  size: int
-  images: tuple[tuple[int, int, str], ...]
-
-
-def run(job: Job) -> Iterator[int]:
-  """Renders and writes the job's images; yields each index once its file is whole."""
-  for index, patient, path in job.images:
-    phantom = phantom_lib.make_phantom(job.seed, index, size=job.size, patient=patient)
+def run(seed: int, size: int, images: Sequence[tuple[int, int, str]]) -> Iterator[int]:
+  """Renders images (index, patient, path); yields each index once its file is whole."""
+  for index, patient, path in images:
+    phantom = phantom_lib.make_phantom(seed, index, size=size, patient=patient)
     text = PngImagePlugin.PngInfo()
     text.add_text(TEXT_KEY, json.dumps(facts_of(phantom)))
     part = pathlib.Path(path + ".part")
@@ -50,8 +35,7 @@ def facts_of(phantom: phantom_lib.Phantom) -> dict:
   return {
     "findings": list(phantom.findings),
     "boxes": [
-      [box.finding, *(round(value, 5) for value in (box.x, box.y, box.w, box.h))]
-      for box in phantom.boxes
+      [box.finding, *(round(value, 5) for value in box[1:])] for box in phantom.boxes
     ],
     "age": phantom.age,
     "sex": phantom.sex,
@@ -65,9 +49,7 @@ def facts_of(phantom: phantom_lib.Phantom) -> dict:
 
 def main() -> None:
   """Runs the job on stdin, writing each finished index to stdout."""
-  fields = json.load(sys.stdin)
-  fields["images"] = tuple(tuple(image) for image in fields["images"])
-  for index in run(Job(**fields)):
+  for index in run(**json.load(sys.stdin)):
     sys.stdout.write(f"{index}\n")
     sys.stdout.flush()
 
