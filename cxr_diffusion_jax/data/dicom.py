@@ -22,18 +22,10 @@ EXPECTED = "one grey radiograph in DICOM"
 
 
 def open_dicom(path: str | os.PathLike) -> "pydicom.Dataset":
-  """Reads a DICOM file and refuses what is no single grey picture.
-
-  Nothing is decoded yet: `Rows` and `Columns` can be looked at before.
-
-  Args:
-    path: of the file.
-
-  Returns:
-    The dataset, for `to_grey`.
+  """Reads a DICOM file for `to_grey`; decodes nothing yet.
 
   Raises:
-    InputError: pydicom is not installed, no DICOM file, a damaged one, one without
+    InputError: pydicom is not installed, or the file is not DICOM, damaged, without
       pixel data, in colour, or of several frames.
   """
   try:
@@ -48,7 +40,7 @@ def open_dicom(path: str | os.PathLike) -> "pydicom.Dataset":
       dataset = pydicom.dcmread(path)
     except pydicom.errors.InvalidDicomError as error:
       raise ValueError("it has no DICOM header") from error
-    # Values are parsed when they are looked at: a damaged one is found here.
+    # Values are parsed on access: damaged ones raise here.
     frames = int(dataset.get("NumberOfFrames") or 1)
     samples = int(dataset.get("SamplesPerPixel") or 1)
     interpretation = dataset.get("PhotometricInterpretation")
@@ -68,11 +60,7 @@ def to_grey(dataset: "pydicom.Dataset", path: str | os.PathLike) -> np.ndarray:
   """Decodes the picture of a dataset as a viewer shows it at first.
 
   The VOI LUT is taken, else the window (the first of several), else the full range of
-  values.
-
-  Args:
-    dataset: of `open_dicom`.
-    path: for messages.
+  values. `path` is for messages.
 
   Returns:
     [h w] uint8; all zeros where all values are equal.

@@ -52,7 +52,7 @@ def read_grey(source: str | os.PathLike | bytes) -> np.ndarray:
       is_bytes = True
     with Image.open(io.BytesIO(source) if is_bytes else source) as image:
       image.load()
-      return _grey(image)
+      return to_grey(image)
   # What PIL's decoders raise on damaged files.
   except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
     raise errors.InputError(
@@ -100,7 +100,7 @@ def resize(image: np.ndarray, size: int, mode: str = "crop") -> np.ndarray:
 def resize_boxes(
   boxes: np.ndarray, shape: tuple[int, ...], mode: str = "crop"
 ) -> np.ndarray:
-  """Moves boxes to where `resize` moves what they enclose.
+  """Moves boxes as `resize` moves what they enclose.
 
   Args:
     boxes: [k 4] (x, y, width, height) as fractions of the image; nan for none.
@@ -129,14 +129,7 @@ def resize_files(
   mode: str = "crop",
   progress: Progress,
 ) -> None:
-  """Writes squares of images as PNGs, each whole or not at all.
-
-  Args:
-    paths: stem -> where to read the image.
-    folder: of the PNGs; made where absent.
-    image_size: pixels of a side.
-    mode: as of `resize`.
-    progress: called with the number of finished images.
+  """Writes squares of images (stem -> path) as PNGs, each whole or not at all.
 
   Raises:
     InputError: an image that cannot be read, or the disk is full.
@@ -160,12 +153,8 @@ def in_threads(
 ) -> Generator[Result, None, None]:
   """Maps in threads, one a core, in order, with few results waiting.
 
-  Args:
-    function: of one item; should release Python's lock for most of its time.
-    items: to map over.
-
-  Yields:
-    Results in the order of `items`; an exception of `function` ends the map.
+  `function` should release Python's lock for most of its time; its exception ends the
+  map.
   """
   items = iter(items)
   num_threads = os.cpu_count() or 1
@@ -182,7 +171,8 @@ def in_threads(
       executor.shutdown(cancel_futures=True)
 
 
-def _grey(image: Image.Image) -> np.ndarray:
+def to_grey(image: Image.Image) -> np.ndarray:
+  """Decoded pixels as grey, [h w] uint8, see `read_grey`."""
   if image.mode.startswith("I"):
     values = np.asarray(image).astype(np.int64)
     return ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)

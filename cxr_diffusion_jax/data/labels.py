@@ -39,11 +39,7 @@ def finding_index(name: str, vocabulary: Sequence[str]) -> int:
 
 
 def parse(text: str, vocabulary: Sequence[str]) -> np.ndarray:
-  """Parses a list of findings as a user types it.
-
-  Args:
-    text: such as `Effusion, cardiomegaly` or `Effusion|Cardiomegaly` or `No Finding`.
-    vocabulary: names of the k findings.
+  """Parses `Effusion, cardiomegaly`, `Effusion|Cardiomegaly` or `No Finding`.
 
   Returns:
     [k] uint8, 1 where the finding is named.
@@ -88,7 +84,7 @@ def merge(
 
   Args:
     findings: [n k] multi-hot.
-    vocabulary: names of the k findings.
+    vocabulary: of the k columns.
     groups: class name -> names of its findings; `No Finding` is allowed as one.
 
   Returns:
@@ -115,13 +111,8 @@ def balance(findings: np.ndarray, *, limit: int, seed: int) -> np.ndarray:
   Each row counts once, for the rarest of its findings (or for `No Finding`), so that
   rare findings keep their rows when common ones are thinned.
 
-  Args:
-    findings: [n k] multi-hot.
-    limit: rows to keep of a class, at most.
-    seed: of the choice.
-
   Returns:
-    [m] indices of the kept rows, ascending.
+    [m] indices of the kept rows of `findings` [n k], ascending.
   """
   counts = findings.sum(axis=0, dtype=np.int64)
   by_rarity = np.argsort(counts, kind="stable")
@@ -138,14 +129,7 @@ def balance(findings: np.ndarray, *, limit: int, seed: int) -> np.ndarray:
 def save_labels(
   path: str | os.PathLike, ids: Sequence[str], names: Sequence[str], values: np.ndarray
 ) -> None:
-  """Writes a label table as a CSV, whole or not at all.
-
-  Args:
-    path: of the CSV.
-    ids: [n] image names.
-    names: [k] class names.
-    values: [n k] multi-hot.
-  """
+  """Writes a CSV: image ids [n], class names [k], multi-hot values [n k]."""
   rows = zip(ids, values.astype(int).tolist(), strict=True)
   lines = [["Image Index", *names], *([image_id, *row] for image_id, row in rows)]
   artifacts.write_text(Path(path), base.csv_text(lines))

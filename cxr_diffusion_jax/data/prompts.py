@@ -104,20 +104,10 @@ def texts(
   vocabulary: Sequence[str],
   seed: int | str = 0,
 ) -> list[str]:
-  """A prompt for each of n images, in the phrasing that its name chooses.
+  """A prompt for each of n images, in the phrasing that its id and `seed` choose.
 
-  Args:
-    ids: [n] names.
-    findings: [n k], above 0.5 where present.
-    views: [n], 0 PA, 1 AP, -1 unknown.
-    ages: [n] years, nan unknown.
-    sexes: [n], 0 F, 1 M, -1 unknown.
-    boxes: [n k 4] as of `prompt`, or None.
-    vocabulary: names of the k findings.
-    seed: another one chooses other phrasings.
-
-  Returns:
-    n texts, a function of the row alone.
+  Arrays are as in `Records.fields`; boxes [n k 4] as of `prompt`. A text depends on
+  its row alone.
   """
   return [
     prompt(
@@ -177,10 +167,10 @@ def place_of(box: np.ndarray) -> tuple[str, str]:
 
 @functools.cache
 def fingerprint() -> str:
-  """12 hex digits that change when any prompt may read otherwise than it did.
+  """12 hex digits that change when any prompt may change.
 
-  They are of the phrasings and of some hundred texts made from them, so that a change
-  of this module's grammar, or of numpy's choices, shows as well.
+  They hash the phrasings and some hundred prompts, so a change of this module's
+  grammar or of numpy's choices shows as well.
   """
   digest = hashlib.sha256(json.dumps(phrasings(), sort_keys=True).encode())
   rng, vocabulary = np.random.default_rng(0), tuple(phrasings()["findings"])

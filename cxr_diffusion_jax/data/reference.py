@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import dicom
+from cxr_diffusion_jax.data import dicom, images
 
 MIN_SIDE = 32
 # 67 million pixels at most: the largest detectors have a fifth of that.
@@ -38,8 +38,8 @@ def read_reference(path: str | os.PathLike) -> np.ndarray:
   (2**k - 1). DICOM is shown as `data/dicom.py` says.
 
   Args:
-    path: of the file. DICOM is known by its content or by .dcm or .dicom, PNG and JPEG
-      by their content.
+    path: of the file. DICOM is recognised by its content or by .dcm or .dicom, PNG and
+      JPEG by their content.
 
   Returns:
     [h w] uint8, sides of 32 to 8192.
@@ -58,11 +58,7 @@ def read_reference(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_picture(path: str | os.PathLike) -> np.ndarray:
-  """As `read_reference`, but takes what has one value only: masks may.
-
-  Raises:
-    InputError: as `read_reference`, otherwise.
-  """
+  """As `read_reference`, but accepts images of one value only, as masks may be."""
   path = pathlib.Path(path)
   try:
     with path.open("rb") as file:
@@ -114,12 +110,13 @@ def _grey(image: Image.Image, path: pathlib.Path) -> np.ndarray:
     values = np.asarray(image).astype(np.int64)
     bits = max(8, int(values.max()).bit_length())
     return np.round(values * (255 / (2**bits - 1))).astype(np.uint8)
-  if image.mode in ("1", "L"):
-    return np.asarray(image.convert("L"))
-  if image.mode == "LA":
-    return np.asarray(image.getchannel("L"))
+  if image.mode not in ("1", "L", "LA"):
+    _check_colour(image, path)
+  return images.to_grey(image)
+
+
+def _check_colour(image: Image.Image, path: pathlib.Path) -> None:
   if image.mode in ("P", "PA"):
-    # By way of RGBA, because a transparent palette entry keeps its colour there.
     image = image.convert("RGBA")
   red, green, blue = (np.asarray(band) for band in image.convert("RGB").split())
   # The largest is never below the smallest: unsigned differences hold.
@@ -132,7 +129,6 @@ def _grey(image: Image.Image, path: pathlib.Path) -> np.ndarray:
       "a grey X-ray",
       "convert it to grey if it is an X-ray",
     )
-  return np.asarray(image.convert("L"))
 
 
 def _check_size(path: pathlib.Path, width: int, height: int) -> None:

@@ -72,13 +72,11 @@ class DataSettings:
         "name a local folder; config.data.root and --workdir may be in a bucket",
       )
     naming.check("config.data.missing", self.missing, ("error", "drop"))
-    if self.image_size < 8:
-      raise errors.InputError(f"config.data.image_size={self.image_size}", "8 or more")
     naming.check("config.data.prompts", self.prompts, ("labels", "report"))
-    if self.standin_steps < 1:
-      raise errors.InputError(
-        f"config.data.standin_steps={self.standin_steps}", "1 or more"
-      )
+    for name, least in (("image_size", 8), ("standin_steps", 1)):
+      value = getattr(self, name)
+      if value < least:
+        raise errors.InputError(f"config.data.{name}={value}", f"{least} or more")
 
   @property
   def tree_folder(self) -> pathlib.Path:
@@ -103,17 +101,9 @@ class DataSettings:
     return self.tree_folder / str(self.image_size)
 
   def record_settings(self) -> records_lib.RecordSettings:
-    return records_lib.RecordSettings(
-      root=self.root,
-      source=self.source,
-      folder=self.records_folder,
-      image_size=self.image_size,
-      resize=self.resize,
-      split=self.split,
-      validation_fraction=self.validation_fraction,
-      train_on_expert=self.train_on_expert,
-      missing=self.missing,
-    )
+    names = {field.name for field in dataclasses.fields(records_lib.RecordSettings)}
+    shared = {name: getattr(self, name) for name in names - {"folder"}}
+    return records_lib.RecordSettings(folder=self.records_folder, **shared)
 
   @property
   def standin_clip(self) -> pathlib.Path:

@@ -30,7 +30,7 @@ def assign_splits(
   validation_fraction: float = 0.05,
   train_on_expert: bool = False,
 ) -> np.ndarray:
-  """Chooses the split of every row.
+  """Chooses the split of every row: [n] str of `SPLITS`.
 
   Args:
     ids: [n] str.
@@ -42,9 +42,6 @@ def assign_splits(
     validation_fraction: share of the remaining train_val patients in `validation`, in
       [0, 1); at least one patient where it is above 0.
     train_on_expert: leave the expert images' patients in train_val.
-
-  Returns:
-    [n] str of `SPLITS`.
 
   Raises:
     InputError: a row in neither official part, or a patient in both.

@@ -1,4 +1,4 @@
-"""Downloads what a dataset tree is made of, each through its own way, resumable.
+"""Downloads the parts of a dataset tree; interrupted downloads are resumed.
 
   nih                Kaggle's copy of ChestX-ray14, through kagglehub
   elixr              ELIXR embeddings from the Hugging Face hub, through huggingface_hub
@@ -16,7 +16,7 @@ import pathlib
 import shutil
 import time
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.data.download import fetch, google_subset
 from cxr_diffusion_jax.progress import Progress, no_progress
 
@@ -33,7 +33,7 @@ _LABEL_FILES = (
   "all_findings_expert_labels/test_individual_readers.csv",
   "all_findings_expert_labels/test_labels.csv",
 )
-# Of the subset: the file's name, and where in the tree it goes.
+# The subset's files, and their folders in the tree.
 _SUBSET_FILES = (
   ("cxr14_subset_labels.csv", "downloads/google-nih-subset"),
   ("precomputed_text_embeddings.npz", "elixrb"),
@@ -54,20 +54,15 @@ def download(
   *,
   progress: Progress = no_progress,
   base_url: str | None = None,
-  repo_id: str | None = None,
-  patterns: tuple[str, ...] = _ELIXR_PATTERNS,
   sleep: Callable[[float], None] = time.sleep,
 ) -> None:
   """Downloads one part of a dataset tree; what is there already is not fetched again.
 
   Args:
     what: nih, elixr, google-labels or google-nih-subset.
-    root: the tree; made where it is missing.
+    root: the tree; created if missing.
     progress: called during the work.
     base_url: folder to take the plain files from, instead of Google's.
-    repo_id: dataset on the Hugging Face hub, or on Kaggle for nih, instead of the
-      usual one.
-    patterns: files of the hub's dataset; all kinds are more than 90 GB.
     sleep: pauses between tries.
 
   Raises:
@@ -80,15 +75,12 @@ def download(
     fetch.fetch(url, path, progress=progress, sleep=sleep)
 
   sources = {
-    "nih": lambda: _nih(root, repo_id or _NIH_DATASET, progress),
-    "elixr": lambda: _elixr(root, repo_id or _ELIXR_REPOSITORY, patterns, progress),
+    "nih": lambda: _nih(root, progress),
+    "elixr": lambda: _elixr(root, progress),
     "google-labels": lambda: _labels(root, base_url or _LABELS_URL, get),
     "google-nih-subset": lambda: _subset(root, base_url or _SUBSET_URL, get, progress),
   }
-  if what not in sources:
-    raise errors.InputError(
-      f"unknown download {what!r}", f"one of {', '.join(sorted(sources))}"
-    )
+  naming.check("download", what, sources)
   try:
     root.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -124,9 +116,7 @@ def _subset(root: pathlib.Path, base_url: str, get: Get, progress: Progress) -> 
   )
 
 
-def _elixr(
-  root: pathlib.Path, repo_id: str, patterns: tuple[str, ...], progress: Progress
-) -> None:
+def _elixr(root: pathlib.Path, progress: Progress) -> None:
   """A snapshot of a dataset on the hub; the library resumes and checks sizes itself."""
   try:
     import huggingface_hub
@@ -135,21 +125,24 @@ def _elixr(
       "downloading elixr needs huggingface_hub, which is not installed",
       fix="pip install huggingface_hub",
     ) from error
-  progress(f"dataset {repo_id}", 0, 0)
+  progress(f"dataset {_ELIXR_REPOSITORY}", 0, 0)
   try:
     huggingface_hub.snapshot_download(
-      repo_id, repo_type="dataset", local_dir=root, allow_patterns=list(patterns)
+      _ELIXR_REPOSITORY,
+      repo_type="dataset",
+      local_dir=root,
+      allow_patterns=list(_ELIXR_PATTERNS),
     )
   # The hub's errors, HTTP ones included, derive from these two.
   except (OSError, ValueError) as error:
     raise errors.InputError(
-      f"{repo_id} could not be downloaded: {error}",
+      f"{_ELIXR_REPOSITORY} could not be downloaded: {error}",
       fix="check the network and the name; where it is gated, accept its terms on the"
       " hub and run `hf auth login`; then run the same command again",
     ) from error
 
 
-def _nih(root: pathlib.Path, dataset: str, progress: Progress) -> None:
+def _nih(root: pathlib.Path, progress: Progress) -> None:
   """Kaggle's copy, which stays in kagglehub's cache: 45 GB are not copied again."""
   try:
     import kagglehub
@@ -159,10 +152,10 @@ def _nih(root: pathlib.Path, dataset: str, progress: Progress) -> None:
       "downloading nih needs kagglehub, which is not installed",
       fix="pip install kagglehub",
     ) from error
-  progress(f"dataset {dataset}", 0, 0)
+  progress(f"dataset {_NIH_DATASET}", 0, 0)
   try:
-    # To its cache, as it cannot go on with an interrupted download elsewhere.
-    cache = pathlib.Path(kagglehub.dataset_download(dataset))
+    # To its cache, as it resumes an interrupted download nowhere else.
+    cache = pathlib.Path(kagglehub.dataset_download(_NIH_DATASET))
   except (
     OSError,
     ValueError,
@@ -173,7 +166,7 @@ def _nih(root: pathlib.Path, dataset: str, progress: Progress) -> None:
     exceptions.UnauthenticatedError,
   ) as error:
     raise errors.InputError(
-      f"{dataset} could not be downloaded: {error}",
+      f"{_NIH_DATASET} could not be downloaded: {error}",
       fix="check the network, log in as kagglehub's manual says"
       " (kagglehub.login() or ~/.kaggle/kaggle.json), then run the same command again",
     ) from error

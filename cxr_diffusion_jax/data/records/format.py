@@ -41,12 +41,7 @@ def example_class() -> type:
 def parse_example(
   message: type, example: bytes, image_size: int
 ) -> dict[str, np.ndarray]:
-  """Reads one record.
-
-  Args:
-    message: of `example_class`.
-    example: a serialized tf.train.Example.
-    image_size: pixels of a side.
+  """Parses a serialized tf.train.Example with `message`, of `example_class`.
 
   Returns:
     The fields of `records.RecordSource` but `row`; arrays are read-only views.

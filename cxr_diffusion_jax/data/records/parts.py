@@ -6,7 +6,6 @@ A part is whole once TFDS's folder has its name and `part.json` says what it was
 from. Only parts that are missing, or made from other content, are made.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import json
@@ -69,11 +68,6 @@ def make_parts(
 ) -> list[Part]:
   """Makes all parts that are not there yet, and deletes those that belong to no row.
 
-  Args:
-    plan: of the rows.
-    settings: of the records.
-    progress: called with the number of finished images, those of earlier runs included.
-
   Returns:
     The parts, in row order.
 
@@ -87,7 +81,7 @@ def make_parts(
   jobs = _jobs(plan, folder, settings)
   unused = set(folder.iterdir()) - {job.path for job in jobs}
   for path in (*unused, *folder.parent.glob("parts-*")):
-    # Others' files are none of ours; `parts-HASH` is what an earlier version wrote.
+    # Other files are not ours; an earlier version wrote `parts-HASH`.
     if re.fullmatch(r"[a-z]+-\d{5}|parts-[0-9a-f]{16}", path.name):
       shutil.rmtree(path)
   opened = [_open_part(job, plan, settings) for job in jobs]
@@ -97,7 +91,7 @@ def make_parts(
   done = 0
   for job, part in zip(jobs, opened, strict=True):
     if part is None:
-      part = _make_part(job, plan, settings, functools.partial(_report, progress, done))
+      part = _make_part(job, plan, settings, progress, done)
     damaged = part.files.pixels == files_lib.DAMAGED
     if damaged.any() and settings.missing == "error":
       # A part of an earlier run with missing=drop.
@@ -111,10 +105,6 @@ def make_parts(
     done += len(job.rows)
     progress("records", done, len(plan))
   return parts
-
-
-def _report(progress: Progress, before: int, count: int, total: int) -> None:
-  progress("records", before + count, total)
 
 
 def _jobs(
@@ -170,7 +160,8 @@ def _make_part(
   job: _Job,
   plan: plan_lib.Plan,
   settings: plan_lib.RecordSettings,
-  progress_fn: Callable[[int, int], None],
+  progress: Progress,
+  done: int,
 ) -> Part:
   shutil.rmtree(job.path, ignore_errors=True)
   job.path.mkdir()
@@ -188,7 +179,7 @@ def _make_part(
     else:
       logging.warning("left out: %s", example)
     if (position + 1) % 64 == 0:
-      progress_fn(position + 1, len(plan))
+      progress("records", done + position + 1, len(plan))
   note = {"key": job.key} | {
     field.name: getattr(files, field.name).tolist()
     for field in dataclasses.fields(files)

@@ -29,15 +29,7 @@ class RecordSettings:
   """What records to make of which dataset.
 
   Attributes:
-    root: the dataset's folder or bucket.
-    folder: where the records go; made when absent.
-    image_size: pixels of a side.
-    source: module of `data/sources/` that reads `root`.
-    resize: `crop` or `pad`, see `images.resize`.
-    split: `official`, `hash` by patient, or `auto`: official where there is one.
-    validation_fraction: see `splits.assign_splits`.
-    train_on_expert: see `splits.assign_splits`.
-    missing: `error` or `drop`: what to do with rows whose image is absent or damaged.
+    folder: where the records go. The others: see `settings.DataSettings`.
   """
 
   root: str | os.PathLike

@@ -50,8 +50,8 @@ def open_records(settings: RecordSettings) -> Records | None:
   Where the dataset is gone, records made with the same settings are opened as they are.
 
   Returns:
-    The records; None when they are missing, unfinished, of an earlier version, made
-    from other content, or lack rows that `settings.missing` does not allow to lack.
+    None when they are missing, unfinished, of an earlier version, made from other
+    content, or lack rows although `settings.missing` is `error`.
 
   Raises:
     InputError: the dataset is not usable.
@@ -64,13 +64,6 @@ def prepare_records(
   settings: RecordSettings, *, progress: Progress = no_progress
 ) -> Records:
   """Makes the records of a dataset, or opens them; resumes where a killed run stopped.
-
-  Args:
-    settings: what to make of which dataset.
-    progress: called with the number of finished images.
-
-  Returns:
-    The records.
 
   Raises:
     InputError: the dataset is not usable (see `plan.make_plan`), an image is damaged
@@ -159,10 +152,10 @@ def _read_files(settings: RecordSettings) -> files_lib.Files:
 def _note_files(
   settings: RecordSettings, description: dict[str, Any], files: files_lib.Files
 ) -> None:
-  """Notes where the dataset is now and its files' times: the next check is faster."""
+  """Saves where the dataset is now and its files' times, for a faster next check."""
   folder = Path(settings.folder)
   old = _read_files(settings)
-  # Without it all works, on a read-only disk too.
+  # Optional: the disk may be read-only.
   with contextlib.suppress(OSError):
     if (old.size != files.size).any() or (old.time != files.time).any():
       artifacts.write_npz(folder / "files.npz", vars(files))

@@ -14,21 +14,11 @@ from cxr_diffusion_jax.data import array_records, splits
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
 
-# Of a `RecordSource`'s rows.
-FIELDS = (
-  "image",
-  "findings",
-  "age",
-  "sex",
-  "view",
-  "patient",
-  "boxes",
-  "expert",
-  "row",
-)
-
-# Also kept beside the records, where a whole split is read at once.
+# Kept beside the records too, where a whole split is read at once.
 INDEXED_FIELDS = ("id", "patient", "findings", "age", "sex", "view")
+
+# Of the rows of a `RecordSource`.
+FIELDS = ("image", "boxes", "expert", "row", *INDEXED_FIELDS[1:])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,9 +57,6 @@ class Records:
 
   def fields(self, split: str) -> dict[str, np.ndarray]:
     """Everything but the images of a split, without reading the records.
-
-    Args:
-      split: one of `splits.SPLITS`.
 
     Returns:
       id [n] str, patient [n] i32, findings [n k], age [n] f32, sex and view [n] i8.

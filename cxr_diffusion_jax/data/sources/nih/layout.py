@@ -59,13 +59,7 @@ class Tree:
 
 
 def find_tree(root: str | os.PathLike) -> Tree:
-  """Scans a dataset tree once (names only, no image is opened).
-
-  Args:
-    root: the folder that holds `original/` or `{size}x{size}/` and the CSV.
-
-  Returns:
-    The tree.
+  """Scans a tree once (names only, no image is opened).
 
   Raises:
     InputError: no such folder, no images in it, or no Data_Entry CSV.
@@ -110,15 +104,6 @@ def resize_tree(
   root: str | os.PathLike, image_size: int, *, mode: str = "crop", progress: Progress
 ) -> pathlib.Path:
   """Makes the folder `{image_size}x{image_size}` of a tree; resumes where it stopped.
-
-  Args:
-    root: the tree, a folder of this machine.
-    image_size: pixels of a side.
-    mode: as of `images.resize`.
-    progress: called with the number of finished images.
-
-  Returns:
-    The folder.
 
   Raises:
     InputError: an image that cannot be read, none large enough, or a full disk.

@@ -48,10 +48,7 @@ class Entries:
 
   Attributes:
     id: [n] str, the image's name without extension.
-    patient: [n] int32.
-    age: [n] float32, years; nan where unknown or above 120.
-    sex: [n] int8; 0 female, 1 male, -1 unknown.
-    view: [n] int8; 0 PA, 1 AP, -1 another or unknown.
+    patient, age, sex, view: as in `base.Table`; ages above 120 are unknown.
     findings: [n 14] uint8, columns as in `FINDINGS`.
     has_reports: whether the CSV has a column `report`.
   """
@@ -131,11 +128,8 @@ def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def parse_age(text: str) -> float:
   """Reads an age: `58`, `058Y`, `011M` (months), `003W`, `009D`.
 
-  Args:
-    text: of the cell.
-
   Returns:
-    Years; nan where the cell is empty or the age impossible (above 120, such as 414).
+    Years; nan where the text is empty or the age impossible (above 120, such as 414).
 
   Raises:
     ValueError: not an age.
@@ -192,15 +186,8 @@ class _Table:
 def _header(cells: list[str]) -> dict[str, int]:
   # Tools that quote the header keep `OriginalImage[Width,Height]` in one cell.
   names = ",".join(cells).split(",")
-  known = (
-    "Image Index",
-    "Finding Labels",
-    "Patient ID",
-    "Patient Age",
-    "Patient Sex",
-    "View Position",
-  )
-  aliases = {name.casefold(): name for name in known}
+  known = "Image Index,Finding Labels,Patient ID,Patient Age,Patient Sex,View Position"
+  aliases = {name.casefold(): name for name in known.split(",")}
   aliases["patient gender"] = "Patient Sex"
   header: dict[str, int] = {}
   for position, name in enumerate(names):
