@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -37,9 +36,7 @@ class Assessment:
   """The figures of one set.
 
   Attributes:
-    measurements: all figures, floors and ceilings among them.
     nearest: rows of a generated and its nearest training image, and a caption.
-    copies: the same, of images that are copies.
   """
 
   measurements: Sequence[Measurement]
@@ -49,18 +46,11 @@ class Assessment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GeneratedSet:
-  """Generated images, ready to be judged.
+  """Generated images, ready to be judged."""
 
-  Attributes:
-    images: image i was generated for condition i of the context.
-    features: extractor -> [n d].
-    repeats: uint8 [c m h w 1], m images of each of c conditions; None for none.
-    repeat_features: extractor -> [c m d].
-  """
-
-  images: ImageSet
-  features: Mapping[str, np.ndarray]
-  repeats: np.ndarray | None = None
+  images: ImageSet  # image i was generated for condition i of the context
+  features: Mapping[str, np.ndarray]  # extractor -> [n d]
+  repeats: np.ndarray | None = None  # uint8 [c m h w 1], m images of c conditions
   repeat_features: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
@@ -70,19 +60,9 @@ def assess(
   metrics: Sequence[Metric],
   *,
   folder: pathlib.Path | None = None,
-  seed: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> Assessment:
-  """Measures a set of images, or reads its saved figures.
-
-  Args:
-    context: what they are compared with.
-    generated: the images.
-    metrics: of any subject; those of `MEASURES` are measured.
-    folder: of this set, which keeps the figures; None for none.
-    seed: of bootstraps.
-    progress: called during long work.
-  """
+  """Measures a set of images, or reads its saved figures."""
   path = None
   if folder is not None:
     path = folder / f"assessment-{_fingerprint(context, generated, metrics)}.json"
@@ -92,7 +72,7 @@ def assess(
   for subject, measure in MEASURES.items():
     records = [record for record in metrics if record.subject == subject]
     if records:
-      part = measure(context, generated, records, seed, progress)
+      part = measure(context, generated, records, progress)
       parts.append(
         dataclasses.replace(part, measurements=keep(part.measurements, records))
       )
@@ -102,7 +82,8 @@ def assess(
     copies=[pair for part in parts for pair in part.copies],
   )
   if path is not None:
-    artifacts.write_json(path, _to_json(whole))
+    values = {"schema": measurement.SCHEMA, **dataclasses.asdict(whole)}
+    artifacts.write_json(path, values)
   return whole
 
 
@@ -117,15 +98,13 @@ def keep(
 def floors(
   context: EvalContext,
   metrics: Sequence[Metric],
-  *,
-  seed: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
   """Fidelity of the conditions' own real images: the floor of as many real images."""
   of_conditions = image_set.groups(context.conditions)
   features = {name: sets["conditions"] for name, sets in context.features.items()}
   label = "fidelity of real images"
-  rows = _of_features(context, features, of_conditions, metrics, seed, progress, label)
+  rows = _of_features(context, features, of_conditions, metrics, progress, label)
   return [dataclasses.replace(one, of="real") for one in rows]
 
 
@@ -133,22 +112,20 @@ def _fidelity(
   context: EvalContext,
   generated: GeneratedSet,
   metrics: Sequence[Metric],
-  seed: int,
   progress: types.Progress,
 ) -> Assessment:
   rows = np.arange(len(generated.images))
   if len(rows) > len(context.conditions):
     # As many as the floor has, which these figures are compared with.
-    chosen = np.random.default_rng(seed).permutation(rows)
+    chosen = np.random.default_rng(0).permutation(rows)
     rows = np.sort(chosen[: len(context.conditions)])
   groups = {
     name: mask[rows] for name, mask in image_set.groups(generated.images).items()
   }
   features = {name: values[rows] for name, values in generated.features.items()}
   label = f"fidelity of {generated.images.name}"
-  return Assessment(
-    measurements=_of_features(context, features, groups, metrics, seed, progress, label)
-  )
+  figures = _of_features(context, features, groups, metrics, progress, label)
+  return Assessment(measurements=figures)
 
 
 def _of_features(
@@ -156,7 +133,6 @@ def _of_features(
   features: Mapping[str, np.ndarray],
   groups: Mapping[str, np.ndarray],
   metrics: Sequence[Metric],
-  seed: int,
   progress: types.Progress,
   label: str,
 ) -> list[Measurement]:
@@ -173,8 +149,7 @@ def _of_features(
       features[extractor.name],
       extractor=extractor,
       groups=shared,
-      metrics=fidelity.available(metrics),
-      seed=seed,
+      metrics=metrics,
     )
     progress(label, number + 1, len(context.extractors))
   return measurements
@@ -185,14 +160,7 @@ def _adherence(context: EvalContext, generated: GeneratedSet, *_: object) -> Ass
   return Assessment(measurements=figures)
 
 
-def _diversity(
-  context: EvalContext,
-  generated: GeneratedSet,
-  metrics: Sequence[Metric],
-  seed: int,
-  progress: types.Progress,
-) -> Assessment:
-  del metrics, progress
+def _diversity(context: EvalContext, generated: GeneratedSet, *_: object) -> Assessment:
   extractor = context.preferred
   images, features = generated.repeats, generated.repeat_features.get(extractor.name)
   if images is None or features is None:
@@ -208,7 +176,6 @@ def _diversity(
       real=context.reference,
       real_features=context.features[extractor.name]["reference"],
       extractor=extractor,
-      seed=seed,
     )
 
   figures = judges_lib.attempt("ms_ssim", measure, num=len(generated.images))
@@ -219,7 +186,6 @@ def _privacy(
   context: EvalContext,
   generated: GeneratedSet,
   metrics: Sequence[Metric],
-  seed: int,
   progress: types.Progress,
 ) -> Assessment:
   del metrics
@@ -235,7 +201,6 @@ def _privacy(
     generated.images,
     context.privacy_reference,
     conditioning=context.features[name]["conditions"] if context.aligned else None,
-    seed=seed,
     progress=progress,
   )
 
@@ -282,19 +247,10 @@ def _fingerprint(
   return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _to_json(whole: Assessment) -> dict[str, Any]:
-  return {
-    "schema": measurement.SCHEMA,
-    "measurements": [measurement.to_json(one) for one in whole.measurements],
-    "nearest": list(whole.nearest),
-    "copies": list(whole.copies),
-  }
-
-
 def _read(path: pathlib.Path) -> Assessment:
   values = artifacts.read_json(path)
   return Assessment(
-    measurements=[measurement.from_json(one) for one in values["measurements"]],
+    measurements=[Measurement(**one) for one in values["measurements"]],
     nearest=[tuple(pair) for pair in values["nearest"]],
     copies=[tuple(pair) for pair in values["copies"]],
   )

@@ -26,7 +26,7 @@ from cxr_diffusion_jax.encoders.probes import probe
 from cxr_diffusion_jax.evaluation import selection
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.metrics import privacy_reference
+from cxr_diffusion_jax.evaluation.metrics import privacy
 from cxr_diffusion_jax.run import run as run_lib
 
 # For figures that need only one extractor: the closest to chest X-rays first.
@@ -38,34 +38,23 @@ class EvalContext:
   """Everything that generated images are compared with.
 
   Attributes:
-    split: that conditions and reference are from.
-    conditions: real images that conditions come from; of other patients than the rest.
-    reference: real images that generated ones are compared with.
-    training: training images of the model; None if not known.
     judge: a classifier of findings, trained on other images than conditions and
       reference; None for none.
-    judges: of what was requested, `judge` among them.
-    extractors: of features.
-    skipped: unavailable extractors and judges: name -> reason.
     features: extractor -> "conditions", "reference", "training" -> [n d].
-    settings: of the data; None for folders of images.
-    records: all real images; None for folders.
-    phantom: whether the images are phantoms.
-    cache: folder that keeps features of real images; None for none.
     aligned: whether generated image i is of condition i.
   """
 
   split: str
-  conditions: ImageSet
-  reference: ImageSet
-  training: ImageSet | None
+  conditions: ImageSet  # real images that conditions come from
+  reference: ImageSet  # real images of other patients, that figures compare with
+  training: ImageSet | None  # of the model; None if unknown
   judge: probe.Probe | None
   judges: Sequence[judges_lib.JudgeFn]
   extractors: Sequence[Extractor]
   skipped: Mapping[str, str]
   features: Mapping[str, Mapping[str, np.ndarray]]
-  settings: DataSettings | None = None
-  records: records_lib.Records | None = None
+  settings: DataSettings | None = None  # None for folders of images
+  records: records_lib.Records | None = None  # likewise
   phantom: bool = False
   cache: pathlib.Path | None = None
   aligned: bool = True
@@ -76,12 +65,12 @@ class EvalContext:
     return judges_lib.measure_all(self.judges, self.conditions, "real")
 
   @functools.cached_property
-  def privacy_reference(self) -> privacy_reference.Reference:
+  def privacy_reference(self) -> privacy.Reference:
     """How near real images of the reference are to training images."""
     assert self.training is not None
     extractor = self.preferred
     features = self.features[extractor.name]
-    return privacy_reference.make_reference(
+    return privacy.make_reference(
       features["training"],
       features["reference"],
       training=self.training,
@@ -116,15 +105,6 @@ def of_runs(
 ) -> EvalContext:
   """Prepares the evaluation of runs on the same records.
 
-  Args:
-    runs: on the same records.
-    split: of the conditions.
-    num: conditions; None for half of the split.
-    features: names of extractors, or "auto".
-    weights: extractor -> path of its weights.
-    elixr_models: see `opening.open_judges`.
-    progress: called during long work.
-
   Raises:
     errors.InputError: no such split, too few images, or unavailable features.
   """
@@ -146,7 +126,7 @@ def of_runs(
       sets["training"],
       sets["conditions"],
       records.folder / "anatomy_regressor",
-      progress=progress,
+      progress,
     ),
     "boxes": judges_lib.of_boxes(records, sets["conditions"], judge, name),
   }

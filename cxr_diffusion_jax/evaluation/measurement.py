@@ -6,10 +6,9 @@ A figure depends on the number of images, on the network that scored them, and o
 real images they are compared with. An undefined figure has no value, and a reason.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import math
-from typing import Any, TypedDict
+from typing import TypedDict
 
 # Raised when a field changes its meaning; readers refuse others.
 SCHEMA = 1
@@ -47,22 +46,14 @@ class Measurement:
   """A figure.
 
   Attributes:
-    subject: one of `SUBJECTS`.
-    metric: name of a `Metric`, such as "frechet_distance".
-    value: None where it is undefined.
-    num: images that were judged.
     reason: why there is no value; "" where there is one.
-    low: of the 95 % interval; None for none.
-    high: as above.
     num_real: real images that they were compared with; 0 for none.
     judge: the network that scored them and its layer, such as "rad_dino, class token
       after the norm"; "" for pixels.
-    standin: whether this project trained the judge, in place of a published network.
     group: "all", or a part of the images: "finding: Effusion", "sex: F", "age: 40-59",
       "view: PA".
     of: "generated"; or "real", the same figure of as many real images, which is the
       floor of a distance and the ceiling of a share.
-    better: "lower", "higher", or "" where neither is.
   """
 
   subject: str
@@ -110,17 +101,3 @@ def number(value: float) -> str:
   if abs(value) < 1e-3 or abs(value) >= 1e5:
     return f"{value:.2e}"
   return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
-
-
-def to_json(measurement: Measurement) -> dict[str, Any]:
-  """Plain values of a measurement."""
-  return dataclasses.asdict(measurement)
-
-
-def from_json(values: Mapping[str, Any]) -> Measurement:
-  """Reads what `to_json` wrote.
-
-  Raises:
-    ValueError: values that are not of a measurement.
-  """
-  return Measurement(**values)

@@ -32,10 +32,6 @@ class Metric:
   """One figure.
 
   Attributes:
-    name: identifies it in metrics.json and in `--metrics`.
-    subject: one of `SUBJECTS`.
-    title: for people; from the name by default.
-    meaning: a sentence for people.
     direction: "lower" or "higher" is better, "" where neither is.
     bounds: smallest and largest possible value, which intervals do not leave.
     minimum_n: images of each set below which it is undefined.
@@ -84,11 +80,7 @@ def title_of(name: str) -> str:
 
 
 def find_all() -> dict[str, Metric]:
-  """Every metric, by name, in the order of the modules that declare them.
-
-  Raises:
-    ValueError: two records of one name.
-  """
+  """Every metric, by name, in the order of the modules that declare them."""
   records: dict[str, Metric] = {}
   for package in _PACKAGES:
     for name in naming.modules(package):
@@ -101,11 +93,7 @@ def find_all() -> dict[str, Metric]:
 
 
 def select(names: Iterable[str]) -> tuple[Metric, ...]:
-  """Metrics by their own names, by the names of subjects, or "all".
-
-  Raises:
-    errors.InputError: no name, or an unknown one.
-  """
+  """Metrics by their own names, by the names of subjects, or "all"."""
   names, records = tuple(names), find_all()
   known = {ALL, *SUBJECTS, *records}
   unknown = sorted({*names} - known)

@@ -26,8 +26,6 @@ def choose(
   """Divides the images of a split.
 
   Args:
-    ids: [n] str.
-    patients: [n] int.
     usable: [n] bool, images that every run has a condition for; None for all.
     num: conditions; None for half of the images.
 

@@ -40,19 +40,12 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Influences:
-  """A figure of two sets of images, and the influence of each image.
-
-  Attributes:
-    value: the figure.
-    of_generated: [n] influences, of mean 0.
-    of_real: [m], as above.
-    share: whether it is a share of images, in [0, 1].
-  """
+  """A figure of two sets of images, and the influence of each image."""
 
   value: float
-  of_generated: np.ndarray
-  of_real: np.ndarray
-  share: bool = False
+  of_generated: np.ndarray  # [n], of mean 0
+  of_real: np.ndarray  # [m], of mean 0
+  share: bool = False  # whether the figure is a share of images, in [0, 1]
 
 
 def influences(
@@ -80,8 +73,6 @@ def estimate(
     figure_fn: (weights [r n] of the first sample, ... of the second, ...) -> [r]; a
       weight is how often an image counts.
     groups: one [n] for each sample; images with the same name are drawn together.
-    num_replicates: of the bootstrap.
-    seed: of it.
   """
   generator = np.random.default_rng(seed)
   replicates = [
@@ -115,13 +106,7 @@ def mean_fn(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
-  """The smallest value that at least this share of the images do not exceed: [r].
-
-  Args:
-    values: [n].
-    weights: [r n].
-    share: in (0, 1).
-  """
+  """The smallest value that at least this share of the images do not exceed: [r]."""
   order = np.argsort(values)
   reached = np.cumsum(weights[:, order], axis=1)
   # Weights are whole numbers: rounding must not decide.

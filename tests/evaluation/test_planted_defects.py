@@ -19,7 +19,6 @@ from cxr_diffusion_jax.evaluation.metrics import (
   condition_diversity,
   fidelity,
   privacy,
-  privacy_reference,
 )
 from cxr_diffusion_jax.extras.phantom import render
 
@@ -135,7 +134,7 @@ def _spoilt(
 
 def _figures(
   judge: Judge,
-  reference: privacy_reference.Reference,
+  reference: privacy.Reference,
   images: np.ndarray,
   asked: np.ndarray,
 ) -> tuple[dict[str, float], privacy.PrivacyReport]:
@@ -192,7 +191,7 @@ def found() -> dict[str, tuple[dict[str, float], privacy.PrivacyReport]]:
   train, test, good = (_phantoms(seed) for seed in range(3))
   asked = np.stack([np.arange(NUM) % len(KINDS) == k for k in (1, 2, 3)], axis=1)
   judge = _judge(train, asked)
-  reference = privacy_reference.make_reference(
+  reference = privacy.make_reference(
     judge.features(train),
     judge.features(test),
     training=_set("train", train, 0),

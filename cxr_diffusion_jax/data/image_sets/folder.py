@@ -17,7 +17,7 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import dicom
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data.image_sets import labels as image_labels
-from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet, OnAccess
 
 # Levels of folders that are searched, such as Kaggle's images_001/images.
 DEPTH = 3
@@ -38,25 +38,6 @@ class _Header:
     return f"{self.width}x{self.height}"
 
 
-class FolderImages(Sequence):
-  """Files as images: [i] -> uint8 [h w 1], decoded on each access.
-
-  There is no cache: metrics read a set in order, which a small cache would not help.
-  """
-
-  def __init__(self, paths: Sequence[str], image_size: int | None):
-    self._paths, self._image_size = paths, image_size
-
-  def __len__(self) -> int:
-    return len(self._paths)
-
-  def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-    image = _decode(self._paths[index])
-    if self._image_size is not None:
-      image = images_lib.resize(image, self._image_size)
-    return image[..., np.newaxis]
-
-
 def read(
   folder: str | os.PathLike,
   labels_csv: str | os.PathLike | None = None,
@@ -73,12 +54,8 @@ def read(
   full range; DICOM as in `data/dicom.py`.
 
   Args:
-    folder: of images; an image's id is its name without extension.
-    labels_csv: labels of the images, see `image_labels.read_table`.
     image_size: pixels of a side that all are resized to: the centred square of the
       shorter side, with an antialiased Lanczos; None for no resizing.
-    name: of the set; the folder by default.
-    progress: called with the number of headers read.
 
   Raises:
     errors.InputError: no folder, no image in it, two of one name, one that cannot be
@@ -103,9 +80,6 @@ def read_pair(
   """Opens two folders to compare, with one table of labels for both.
 
   The table may have the images of one folder only: the other set then has no labels.
-
-  Raises:
-    errors.InputError: as `read` and `check_pair`; labels that match neither folder.
   """
   table = image_labels.read_table(labels_csv) if labels_csv is not None else None
   first, second = (_open(x, image_size, "", progress) for x in (real, synthetic))
@@ -115,7 +89,7 @@ def read_pair(
   image_labels.refuse_unmatched(table, [first, second])
   first, second = (
     image_labels.label(images, table)
-    if image_labels.any_match(images, table)
+    if any(name in table.rows for name in images.ids.tolist())
     else images
     for images in (first, second)
   )
@@ -138,10 +112,7 @@ def check_pair(real: ImageSet, synthetic: ImageSet) -> None:
 
 
 def _open(
-  folder: str | os.PathLike,
-  image_size: int | None,
-  name: str,
-  progress: types.Progress,
+  folder: str | os.PathLike, image_size: int | None, name: str, progress: types.Progress
 ) -> ImageSet:
   """`read` without labels."""
   if image_size is not None and image_size < 1:
@@ -166,7 +137,14 @@ def _open(
   deep = next((path for path, x in zip(paths, headers, strict=True) if x.deep), None)
   if deep is not None:
     _check_depth(deep)
-  images = FolderImages(paths, image_size)
+
+  def decode(row: int) -> np.ndarray:
+    image = _decode(paths[row])
+    if image_size is not None:
+      image = images_lib.resize(image, image_size)
+    return image[..., np.newaxis]
+
+  images = OnAccess(len(paths), decode)
   return ImageSet(name=name or str(folder), images=images, ids=np.array(ids, np.str_))
 
 

@@ -3,7 +3,7 @@
 records(split), a folder of pictures, generated parts -> ImageSet -> features, metrics
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 
 import numpy as np
@@ -24,13 +24,11 @@ class ImageSet:
   """n images; row i of everything belongs together.
 
   Attributes:
-    name: for tables and errors: "test", "elixr_c", a folder.
     images: [i] -> uint8 [h w 1], all of one size; an array, or read on access.
     ids: [n] str, each once.
     labels: any of: findings [n k] 0 or 1; patient [n]; age [n] in years, nan unknown;
       sex and view [n] int, indices of `SEXES` and `VIEWS`, -1 unknown. Of generated
       images: what was requested.
-    vocabulary: names of the k findings.
   """
 
   name: str
@@ -48,67 +46,57 @@ class ImageSet:
     images = self.images
     return ImageSet(
       name=name or self.name,
-      images=images[rows] if isinstance(images, np.ndarray) else Subset(images, rows),
+      images=images[rows] if isinstance(images, np.ndarray) else subset(images, rows),
       ids=self.ids[rows],
       labels={key: value[rows] for key, value in self.labels.items()},
       vocabulary=self.vocabulary,
     )
 
 
-class RecordImages(Sequence):
-  """The images of a split: [i] -> uint8 [h w 1]."""
+class OnAccess(Sequence):
+  """Images that are read on each access: [i] -> uint8 [h w 1], without a cache.
 
-  def __init__(self, records: records_lib.Records, split: str):
-    self._source = records_lib.RecordSource(records, split)
+  Metrics read a set in order, which a small cache would not help.
+  """
 
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, row: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-    return self._source[row]["image"]
-
-
-class Chain(Sequence):
-  """Several sequences, one after the other."""
-
-  def __init__(self, parts: Sequence[types.Arrays]):
-    self._parts = parts
-    self._starts = np.cumsum([0, *map(len, parts)])
+  def __init__(self, num: int, read_fn: Callable[[int], np.ndarray]):
+    self._num, self._read_fn = num, read_fn
 
   def __len__(self) -> int:
-    return int(self._starts[-1])
-
-  def __getitem__(self, row: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-    if not 0 <= row < len(self):
-      raise IndexError(f"row {row} of {len(self)}")
-    part = int(np.searchsorted(self._starts, row, side="right")) - 1
-    return self._parts[part][row - int(self._starts[part])]
-
-
-class Subset(Sequence):
-  """Some images of a sequence: [i] is images[rows[i]]."""
-
-  def __init__(self, images: types.Arrays, rows: np.ndarray):
-    self._images, self._rows = images, rows
-
-  def __len__(self) -> int:
-    return len(self._rows)
+    return self._num
 
   def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-    return self._images[int(self._rows[index])]
+    return self._read_fn(range(self._num)[index])
+
+
+def record_images(records: records_lib.Records, split: str) -> OnAccess:
+  """The images of a split."""
+  source = records_lib.RecordSource(records, split)
+  return OnAccess(len(source), lambda row: source[row]["image"])
+
+
+def subset(images: types.Arrays, rows: np.ndarray) -> OnAccess:
+  """Some images of a sequence: [i] is images[rows[i]]."""
+  return OnAccess(len(rows), lambda i: images[int(rows[i])])
+
+
+def chain(parts: Sequence[types.Arrays]) -> OnAccess:
+  """Several sequences, one after the other."""
+  starts = np.cumsum([0, *map(len, parts)])
+
+  def read(row: int) -> np.ndarray:
+    part = int(np.searchsorted(starts, row, side="right")) - 1
+    return parts[part][row - int(starts[part])]
+
+  return OnAccess(int(starts[-1]), read)
 
 
 def of_records(records: records_lib.Records, split: str) -> ImageSet:
-  """The images of a split and their labels.
-
-  Raises:
-    errors.InputError: no such split.
-  """
+  """The images of a split and their labels."""
   fields = dict(records.fields(split))
-  images = RecordImages(records, split)
   return ImageSet(
     name=split,
-    images=images,
+    images=record_images(records, split),
     ids=fields.pop("id"),
     labels=fields,
     vocabulary=records.vocabulary,

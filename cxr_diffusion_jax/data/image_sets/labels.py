@@ -44,8 +44,6 @@ class Table:
   """One row an image.
 
   Attributes:
-    path: of the CSV.
-    rows: file name without extension -> its row.
     labels: [m ...] each, as `image_set.ImageSet.labels`, and condition [m] str.
     whole: whether each row must have an image; not so for NIH's table.
   """
@@ -70,9 +68,6 @@ def read_table(path: str | os.PathLike) -> Table:
 
   Findings are separated by `|` or by commas (in quotes), or `No Finding`; age is in
   years; sex F or M; view PA or AP; other values are unknown.
-
-  Args:
-    path: of the CSV.
 
   Raises:
     errors.InputError: no such file, no rows, a column missing, an image named twice,
@@ -111,17 +106,8 @@ def read_table(path: str | os.PathLike) -> Table:
   )
 
 
-def any_match(images: image_set.ImageSet, table: Table) -> bool:
-  """Whether the table names any of these images."""
-  return any(name in table.rows for name in images.ids.tolist())
-
-
 def label(images: image_set.ImageSet, table: Table) -> image_set.ImageSet:
-  """The set with its labels from the table.
-
-  Raises:
-    errors.InputError: the table lacks images.
-  """
+  """The set with its labels from the table."""
   ids = images.ids.tolist()
   lacking = [name for name in ids if name not in table.rows]
   if lacking:

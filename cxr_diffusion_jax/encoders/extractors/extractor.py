@@ -1,20 +1,32 @@
-"""A frozen network as a function from grey bytes to one vector an image.
+"""A frozen network as a function from grey bytes to one vector an image, kept on disk.
 
 images uint8 [b h w 1] --resize, antialiased--> network's own size --> features [b d]
+extract: batches of one shape -> rows appended to NAME-FINGERPRINT-KEY.npy.partial
+         -> all there: renamed to NAME-FINGERPRINT-KEY.npy
+
+An interrupted call resumes with the first missing row. NAME-... .json identifies the
+images; features of other images are not used.
 """
 
 from collections.abc import Callable
 import dataclasses
 import hashlib
+import os
+import pathlib
+import re
+from typing import BinaryIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import artifacts, errors, types
 
 # Raised when the same network gives other features: saved ones are computed again.
 FORMAT = 1
+
+# Images whose bytes identify a set.
+_SAMPLED = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,12 +34,8 @@ class Extractor:
   """A network and one of its layers.
 
   Attributes:
-    name: identifies the network.
-    layer: whose output the features are.
     standin: whether this project trained it, in place of a published network.
     fingerprint: of the weights and their use.
-    width: d.
-    batch_size: images a call.
     apply_fn: (params, uint8 [b h w 1]) -> [b d] float32.
     params: None for a network that holds its own, and places itself on devices.
   """
@@ -55,13 +63,8 @@ def of_network(
   """Compiles a network that runs in JAX.
 
   Args:
-    name: see `Extractor`, as for `layer`, `standin` and `width`.
-    layer: of the features.
-    standin: whether this project trained it.
-    width: of the features.
     images_a_device: images of a call for each device of this process.
     features_fn: (params, images [b h w 1] float32 in [0, 255]) -> [b d].
-    params: of the network.
   """
 
   def apply_fn(params, images):
@@ -86,11 +89,6 @@ def resize(images: jax.Array, side: int, method: str = "cubic") -> jax.Array:
   is averaged and not aliased (Parmar et al. 2022, 2104.11222). Other shapes than
   squares are stretched.
 
-  Args:
-    images: [b h w 1] in [0, 255].
-    side: in pixels.
-    method: of `jax.image.resize`.
-
   Returns:
     [b side side 1] in [0, 255].
   """
@@ -106,4 +104,151 @@ def fingerprint(params: types.Params, *facts: str) -> str:
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
     digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()[:16]
+
+
+def extract(
+  extractor: Extractor,
+  images: types.Arrays,
+  *,
+  cache: pathlib.Path | None = None,
+  key: str = "images",
+  progress: types.Progress = types.no_progress,
+) -> np.ndarray:
+  """Features of all images.
+
+  A call is spread over the devices of this process where they divide its batch.
+
+  Args:
+    images: n of uint8 [h w 1], all of one size; each is read once.
+    key: names the images in it; letters, digits, '.', '_' and '-'.
+
+  Returns:
+    [n d] float32.
+
+  Raises:
+    errors.InputError: images of other types or sizes, or a disk that fails.
+  """
+  if not re.fullmatch(r"[\w.-]+", key):
+    raise ValueError(f"key {key!r}: letters, digits, '.', '_' and '-' alone")
+  label = f"{extractor.name} features of {key}"
+  if not len(images):
+    return np.zeros((0, extractor.width), np.float32)
+  if cache is None:
+    features = np.empty((len(images), extractor.width), np.float32)
+    done = 0
+    for rows in _batches(extractor, images, 0):
+      features[done : done + len(rows)] = rows
+      done += len(rows)
+      progress(label, done, len(images))
+    return features
+  with artifacts.disk_errors(cache):
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / f"{extractor.name}-{extractor.fingerprint}-{key}.npy"
+    _drop_stale(path, _origin(images))
+    if not path.is_file():
+      _write(path, extractor, images, lambda done: progress(label, done, len(images)))
+    return np.load(path)
+
+
+def _write(
+  path: pathlib.Path,
+  extractor: Extractor,
+  images: types.Arrays,
+  report: Callable[[int], None],
+) -> None:
+  """Writes the missing rows."""
+  part = path.with_name(f"{path.name}.partial")
+  with open(part, "r+b" if part.is_file() else "x+b") as file:
+    first = _begin(file, (len(images), extractor.width))
+    report(first)
+    for rows in _batches(extractor, images, first):
+      file.write(rows.astype("<f4", copy=False).tobytes())
+      file.flush()
+      # Rows count when the file is opened again: they must be on the disk.
+      os.fsync(file.fileno())
+      first += len(rows)
+      report(first)
+  os.replace(part, path)
+
+
+def _begin(file: BinaryIO, shape: tuple[int, int]) -> int:
+  """Seeks to the first missing row of a file, and returns that row."""
+  header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+  file.seek(0)
+  np.lib.format.write_array_header_1_0(file, header)
+  start, bytes_a_row = file.tell(), 4 * shape[1]
+  rows = max(0, file.seek(0, os.SEEK_END) - start) // bytes_a_row
+  file.seek(start + rows * bytes_a_row)
+  file.truncate()
+  return rows
+
+
+def _batches(extractor: Extractor, images: types.Arrays, first: int):
+  """Yields the features [k d] of images from `first` on, a call at a time."""
+  params, place = _placed(extractor)
+  shape = images[0].shape
+  for start in range(first, len(images), extractor.batch_size):
+    stop = min(start + extractor.batch_size, len(images))
+    batch = [np.asarray(images[row]) for row in range(start, stop)]
+    for row, image in enumerate(batch, start):
+      _check(image, shape, row)
+    # The last image fills up the batch: one shape, compiled once.
+    batch += [batch[-1]] * (extractor.batch_size - len(batch))
+    features = extractor.apply_fn(params, place(np.stack(batch)))
+    features = np.asarray(features, np.float32)[: stop - start]
+    if not np.isfinite(features).all():
+      raise FloatingPointError(
+        f"features of {extractor.name} are not finite for images {start} to {stop - 1}"
+      )
+    yield features
+
+
+def _placed(extractor: Extractor) -> tuple[types.Params, Callable]:
+  """Parameters on every device of this process, and a function to split a batch."""
+  devices = jax.local_devices()
+  if (
+    extractor.params is None
+    or len(devices) == 1
+    or extractor.batch_size % len(devices) != 0
+  ):
+    return extractor.params, lambda batch: batch
+  mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  params = jax.device_put(extractor.params, everywhere)
+  return params, lambda batch: jax.device_put(batch, split)
+
+
+def _check(image: np.ndarray, shape: tuple[int, ...], row: int) -> None:
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 1:
+    raise errors.InputError(
+      f"image {row} is {image.dtype} {image.shape}", "grey: uint8 [height width 1]"
+    )
+  if image.shape != shape:
+    raise errors.InputError(
+      f"image {row} of {image.shape[1]} x {image.shape[0]} pixels",
+      f"{shape[1]} x {shape[0]}, as image 0 has",
+      "bring all images to one size first",
+    )
+
+
+def _drop_stale(path: pathlib.Path, origin: str) -> None:
+  """Removes features of other images, and writes the origin of new ones."""
+  note = path.with_suffix(".json")
+  saved = artifacts.read_json(note) if note.exists() else {}
+  if saved.get("origin") == origin:
+    return
+  for old in (path, path.with_name(f"{path.name}.partial")):
+    old.unlink(missing_ok=True)
+  artifacts.write_json(note, {"origin": origin})
+
+
+def _origin(images: types.Arrays) -> str:
+  """Identifies a set: the number of images, and the bytes of some."""
+  digest = hashlib.sha256(str(len(images)).encode())
+  for row in np.unique(np.linspace(0, len(images) - 1, _SAMPLED).astype(int)):
+    image = np.ascontiguousarray(images[int(row)])
+    digest.update(f"{image.shape} {image.dtype}".encode())
+    digest.update(image.tobytes())
   return digest.hexdigest()[:16]

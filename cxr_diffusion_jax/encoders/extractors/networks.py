@@ -4,22 +4,59 @@ inception  pool3, 2048  the network of the usual "FID"
 densenet   relu of the last norm, global mean, 1024  trained on X-rays of many sites
 
 Both preprocess images as their own project does, so that figures are comparable.
+
+FILE.safetensors {torch's name: array} --names, axes, shapes checked--> parameters
+
+PyTorch's own files are pickles, which run code when they are read: the user converts
+them once, where PyTorch is installed and their source is trusted (`CONVERT`). A kernel
+goes from [out in h w] to [h w in out], and a norm's running_mean and running_var are
+the parameters `mean` and `var` of `models.frozen_norm`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import pathlib
+from types import MappingProxyType
+from typing import Any
 
 from flax import linen as nn
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
-from cxr_diffusion_jax.encoders.extractors import weights as weights_lib
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.models import densenet, inception
+
+# Conversion scripts by extractor. torchxrayvision publishes whole pickled models, which
+# only it can read.
+CONVERT = MappingProxyType(
+  {
+    "inception": """\
+import torch, safetensors.torch
+weights = torch.load("weights-inception-2015-12-05-6726825d.pth", weights_only=True)
+safetensors.torch.save_file(weights, "inception.safetensors")
+""",
+    "densenet": """\
+import torchxrayvision as xrv, safetensors.torch
+weights = xrv.models.DenseNet(weights="densenet121-res224-all").state_dict()
+safetensors.torch.save_file(weights, "densenet.safetensors")
+""",
+  }
+)
+
+# Other content of such files: counts of batches; Inception's classes of photographs;
+# thresholds that torchxrayvision scales its outputs with.
+_UNUSED = ("num_batches_tracked", "fc.weight", "fc.bias", "op_threshs")
+
+_LEAVES = MappingProxyType(
+  {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+)
+
+# Names that an error lists.
+_LISTED = 3
 
 _IMAGES_A_DEVICE = 16
 
@@ -29,10 +66,6 @@ class Network:
   """A network and its preprocessing.
 
   Attributes:
-    module: of `input_shape` and the parameters.
-    input_shape: [h w c] of one image.
-    layer: what the features are.
-    width: of the features.
     features_fn: (params, images [b h w 1] float32 in [0, 255]) -> [b width].
   """
 
@@ -88,11 +121,7 @@ def open_network(name: str, location: str) -> Extractor | str:
   """A network with its weights, or the reason why there is none.
 
   Args:
-    name: "inception" or "densenet".
-    location: the file of its weights, see `weights.CONVERT`; "" for none.
-
-  Raises:
-    errors.InputError: weights that are absent or do not fit.
+    location: the file of its weights, see `CONVERT`; "" for none.
   """
   if not location:
     return (
@@ -108,7 +137,7 @@ def open_network(name: str, location: str) -> Extractor | str:
     width=network.width,
     images_a_device=_IMAGES_A_DEVICE,
     features_fn=network.features_fn,
-    params=weights_lib.read(name, path, lambda: shapes(network)),
+    params=_read_weights(name, path, network),
   )
 
 
@@ -117,13 +146,6 @@ def resize_as_tensorflow_1(images: jax.Array, side: int) -> jax.Array:
 
   This moves images by less than a pixel and does not average where they shrink, but
   Frechet inception distances are comparable only with the same preprocessing.
-
-  Args:
-    images: [b h w c].
-    side: in pixels, of both sides.
-
-  Returns:
-    [b side side c].
   """
   for axis in (2, 1):
     size = images.shape[axis]
@@ -134,3 +156,61 @@ def resize_as_tensorflow_1(images: jax.Array, side: int) -> jax.Array:
     second = jnp.take(images, np.minimum(low + 1, size - 1), axis=axis)
     images = first + (second - first) * part
   return images
+
+
+def _read_weights(name: str, path: pathlib.Path, network: Network) -> types.Params:
+  """The tree of a network's float32 weights; refuses what is absent or does not fit."""
+  stored = _read_file(name, path)
+  params, wrong = {}, []
+  expected_shapes: Any = traverse_util.flatten_dict(shapes(network))
+  for place, leaf in expected_shapes.items():
+    key = torch_name(place)
+    array = stored.pop(key, None)
+    if array is None:
+      wrong.append(f"no {key}")
+      continue
+    # Which of PyTorch's axes each axis of the result is.
+    axes = (2, 3, 1, 0) if len(leaf.shape) == 4 else range(len(leaf.shape))[::-1]
+    expected = tuple(leaf.shape[list(axes).index(i)] for i in range(len(leaf.shape)))
+    if array.shape != expected:
+      wrong.append(f"{key} of {array.shape} in place of {expected}")
+      continue
+    params[place] = jnp.asarray(array.transpose(axes), jnp.float32)
+  left = sorted(key for key in stored if not key.endswith(_UNUSED))
+  wrong += [f"{key}, which has no place" for key in left]
+  if wrong:
+    raise errors.InputError(
+      f"{path} has {_some(wrong)}", f"the weights of {name}", _fix(name)
+    )
+  return traverse_util.unflatten_dict(params)
+
+
+def torch_name(place: Sequence[str]) -> str:
+  """PyTorch's name of the parameter at this place of the tree."""
+  *modules, leaf = place
+  return ".".join([*modules, _LEAVES.get(leaf, leaf)])
+
+
+def _read_file(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:
+  import safetensors
+  from safetensors import numpy as safetensors_numpy
+
+  if path.suffix != ".safetensors" or not path.is_file():
+    what = "is no safetensors" if path.is_file() else "is absent"
+    raise errors.InputError(f"{path} {what}", "a file in safetensors", _fix(name))
+  try:
+    return safetensors_numpy.load_file(path)
+  except (safetensors.SafetensorError, KeyError) as error:
+    raise errors.InputError(
+      f"{path} cannot be read ({error})", "float32 weights in safetensors", _fix(name)
+    ) from error
+
+
+def _some(wrong: Sequence[str]) -> str:
+  more = len(wrong) - _LISTED
+  return "; ".join(wrong[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _fix(name: str) -> str:
+  lines = " ; ".join(CONVERT[name].splitlines())
+  return f"convert it where PyTorch is and its source is trusted: {lines}"

@@ -13,8 +13,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
 from cxr_diffusion_jax.encoders.extractors import networks, published
-from cxr_diffusion_jax.encoders.extractors.extraction import extract
-from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor, extract
 from cxr_diffusion_jax.encoders.probes import probe as probe_lib
 
 __all__ = ("AUTO", "NAMES", "Extractor", "extract", "open_extractors")
@@ -33,9 +32,6 @@ def open_extractors(
   """Opens extractors.
 
   Args:
-    names: of `NAMES`; or "auto" for all that are available without a download.
-    settings: of the data, where stand-ins may be stored; None for none.
-    probe: of the data's training images; None for none.
     weights: name -> a folder or an id on the hub, or the file of "inception" and
       "densenet".
 

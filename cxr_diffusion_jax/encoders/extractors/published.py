@@ -10,14 +10,13 @@ A function here returns an extractor, or the reason why none is available locall
 from collections.abc import Sequence
 import hashlib
 import importlib.util
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders import image_features
@@ -43,11 +42,7 @@ def open_rad_dino(location: str, download: bool) -> Extractor | str:
   """RAD-DINO, or another DINOv2.
 
   Args:
-    location: a folder or an id; "" for the published one.
     download: whether an id that is not in the hub's cache may be fetched.
-
-  Raises:
-    errors.InputError: the location has no usable model.
   """
   name = location or RAD_DINO
   if not (location or download) and image_features.find(name) is None:
@@ -60,10 +55,6 @@ def open_clip(location: str, settings: DataSettings | None) -> Extractor | str:
 
   Args:
     location: a folder or an id, which may be downloaded; "" for local models.
-    settings: of the data, where stand-ins may be stored; None for none.
-
-  Raises:
-    errors.InputError: the location has no usable model.
   """
   name = location or next(
     (one for one in CLIPS if image_features.find(one) is not None), ""
@@ -86,10 +77,6 @@ def open_elixr_c(location: str, settings: DataSettings | None) -> Extractor | st
   Args:
     location: a folder of the SavedModels or of a stand-in CLIP, or an id on the hub
       that may be downloaded; "" for local models.
-    settings: of the data, where stand-ins may be stored; None for none.
-
-  Raises:
-    errors.InputError: the location has no usable model.
   """
   folder = pathlib.Path(location).expanduser() if location else _standin_clip(settings)
   if not location:
@@ -110,11 +97,6 @@ def open_elixr_c(location: str, settings: DataSettings | None) -> Extractor | st
   return _of_elixr(standin_elixr.StandinEncoder(model=model), 64)
 
 
-def pooled(maps: np.ndarray) -> np.ndarray:
-  """Means of ELIXR-C maps over their places: [n 8 8 1376] -> [n 1376] float32."""
-  return np.asarray(maps, np.float32).mean(axis=(1, 2))
-
-
 def _of_encoder(
   name: str, location: str, layer: str, images_a_device: int
 ) -> Extractor:
@@ -129,7 +111,8 @@ def _of_encoder(
   def features_fn(params, images):
     return loaded.apply_fn(params, images / 127.5 - 1)[1]
 
-  standin = _is_standin(location)
+  config = pathlib.Path(location).expanduser() / "config.json"
+  standin = config.is_file() and bool(artifacts.read_json(config).get("standin"))
   published = RAD_DINO if name == "rad_dino" else ""
   if standin:
     layer = f"{layer} of a stand-in"
@@ -153,7 +136,8 @@ def _of_elixr(encoder: encoder_lib.Encoder, batch_size: int) -> Extractor:
   def apply_fn(params, images):
     del params
     planes: Sequence[np.ndarray] = list(np.asarray(images)[..., 0])
-    return pooled(encoder.encode_images(["elixrc"], planes)["elixrc"])
+    maps = encoder.encode_images(["elixrc"], planes)["elixrc"]
+    return np.asarray(maps, np.float32).mean(axis=(1, 2))
 
   facts = (extractor_lib.FORMAT, encoder.description)
   return Extractor(
@@ -172,14 +156,6 @@ def _standin_clip(settings: DataSettings | None) -> pathlib.Path | None:
   if settings is None or not (settings.standin_clip / "config.json").is_file():
     return None
   return settings.standin_clip
-
-
-def _is_standin(location: str) -> bool:
-  """Says whether this project trained the CLIP in a folder."""
-  path = pathlib.Path(location).expanduser() / "config.json"
-  if not path.is_file():
-    return False
-  return bool(json.loads(path.read_text(encoding="utf-8")).get("standin", False))
 
 
 def _cached_elixr() -> pathlib.Path | None:

@@ -38,21 +38,11 @@ MIN_IMAGES = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class AnatomyRegressor:
-  """A trained network.
+  """A trained network."""
 
-  Attributes:
-    names: of the k quantities.
-    mean: [k] float64, over the training images.
-    scale: [k] float64, the standard deviation there.
-    num_training: images that it was trained on.
-    image_size: pixels of a side.
-    settings: of the network.
-    params: its parameters.
-  """
-
-  names: tuple[str, ...]
-  mean: np.ndarray
-  scale: np.ndarray
+  names: tuple[str, ...]  # of the k quantities
+  mean: np.ndarray  # [k] float64, over the training images
+  scale: np.ndarray  # [k] float64, the standard deviation there
   num_training: int
   image_size: int
   settings: ProbeSettings
@@ -101,16 +91,11 @@ def train(
   """Trains a regressor and saves it, or loads it where the folder holds the same one.
 
   Args:
-    images: n real training images, uint8 [s s 1], all of one size.
     facts: name -> [n], the quantities, nan where unknown.
-    folder: receives `FILE`.
-    settings: of the network and its training; None for `default_settings`.
-    progress: called after each step.
 
   Raises:
     errors.InputError: too few images, or of different sizes; a quantity that is the
       same in all of them.
-    FloatingPointError: the loss is not finite; nothing was saved.
   """
   if len(images) < MIN_IMAGES:
     raise errors.InputError(
@@ -172,11 +157,7 @@ def fingerprint(
   values: np.ndarray,
   images: types.Arrays,
 ) -> str:
-  """Identifies the inputs: settings, all facts, 64 images.
-
-  Raises:
-    errors.InputError: images of different sizes.
-  """
+  """Identifies the inputs: settings, all facts, 64 images."""
   digest = hashlib.sha256(f"{FORMAT} {settings!r} {names} {len(images)}".encode())
   digest.update(values.tobytes())
   sample = probe_fit.sample_images(images, len(images[0]))

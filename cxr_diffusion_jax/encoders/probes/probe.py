@@ -40,12 +40,8 @@ class Probe:
   """A trained classifier of k findings.
 
   Attributes:
-    image_size: pixels of a side of the images that it was trained on.
     thresholds: [k] float64, above which a score means that the finding is seen; NaN
       where the validation images have the finding always or never.
-    fingerprint: of everything that it was trained with.
-    batch_size: images a call.
-    params: of the classifier.
     score_fn: (params, uint8 [b s s 1]) -> [b k] in [0, 1], compiled.
     features_fn: (params, uint8 [b s s 1]) -> [b d] before the last layer, compiled.
     attribution_fn: (params, uint8 [b s s 1], column [b]) -> [b h w], where a score
@@ -66,9 +62,6 @@ class Probe:
 
     Returns:
       [n k] float32 in (0, 1), higher where the finding is seen.
-
-    Raises:
-      errors.InputError: images of another size than the probe was trained on.
     """
     if not len(images):
       return np.zeros((0, len(self.thresholds)), np.float32)
@@ -97,20 +90,16 @@ def train_probe(
 
   Args:
     images: n real training images, `images[i]` uint8 [s s 1], all of one size.
-    findings: [n k] 0 or 1.
-    folder: receives `weights.safetensors` and `probe.json`.
     validation: images and findings of other patients, for the thresholds.
-    settings: of the network and its training; None for those of the images' size.
-    progress: called after each step, with the loss in its label.
 
   Raises:
     errors.InputError: no images, numbers of rows that differ, sizes that differ, or a
       saved probe of the same inputs that is damaged.
-    FloatingPointError: the loss is not finite; nothing was saved.
   """
   if settings is None:
-    # Without an image any will do: that is refused next.
-    settings = probe_fit.default_settings(len(images[0]) if len(images) else 0)
+    # The first layer reduces larger images. Without an image, `_fingerprint` refuses.
+    size = len(images[0]) if len(images) else 0
+    settings = ProbeSettings(stem_stride=max(2, size // 32))
   mark = _fingerprint(settings, training=(images, findings), validation=validation)
   folder = epath.Path(folder)
   if read_description(folder).get("fingerprint") == mark:
@@ -180,10 +169,6 @@ def youden_thresholds(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
   Each lies halfway between two scores; of equally good ones it is the lowest, and where
   none is better than chance it is the highest score, which no image exceeds.
 
-  Args:
-    scores: [n k] finite.
-    positive: [n k], 1 where the finding is.
-
   Returns:
     [k] float64, NaN for findings without positives or without negatives.
   """
@@ -246,11 +231,7 @@ def _save(
 def _fingerprint(
   settings: ProbeSettings, **pairs: tuple[types.Arrays, np.ndarray]
 ) -> str:
-  """Checks the inputs and identifies them: settings, findings, 64 images of each.
-
-  Raises:
-    errors.InputError: no images, rows or sizes that differ, images that are not grey.
-  """
+  """Checks the inputs and identifies them: settings, findings, 64 images of each."""
   digest = hashlib.sha256(f"{FORMAT} {settings!r}".encode())
   size, columns = 0, 0
   for name, (images, findings) in pairs.items():

@@ -8,8 +8,7 @@ Attribution maps: activation A and gradient G = d logit / d A of a layer, both [
 
 LayerCAM (Jiang et al. 2021, "LayerCAM: exploring hierarchical class activation maps for
 localization", section III), at the end of the second stage: 16x16 places for images of
-64 pixels. The class activation map of the last stage (Zhou et al. 2016, 1512.04150) has
-4x4 places there, wider than most boxes, and each of them has seen the whole image.
+64 pixels. The last stage has 4x4 places, wider than most boxes.
 """
 
 from collections.abc import Callable
@@ -46,17 +45,12 @@ class ProbeSettings:
   """How a probe is built and trained; the defaults are for images of 64 pixels.
 
   Attributes:
-    widths: see `models.classifier.Classifier`.
-    blocks: as above.
-    stem_stride: as above; twice the size needs twice the stride for the same time.
-    norm_groups: as above.
-    num_steps: updates.
+    stem_stride: twice the size needs twice the stride for the same time.
     batch_size: images in an update, and in a call of `Probe.scores`.
     learning_rate: at its peak, after a tenth of the steps.
     weight_decay: of AdamW, for the kernels.
     max_positive_weight: limit of w above, which a finding of one in six images reaches
       at 5: rare findings count for more, but not all of the loss.
-    seed: of parameters, order and augmentation.
   """
 
   widths: tuple[int, ...] = (16, 32, 64, 128)
@@ -71,19 +65,12 @@ class ProbeSettings:
   seed: int = 0
 
 
-def default_settings(image_size: int) -> ProbeSettings:
-  """Larger images are reduced by the first layer: the same work at any size."""
-  return ProbeSettings(stem_stride=max(2, image_size // 32))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Program:
   """A compiled training step, for any seed and any images of one size.
 
   Attributes:
     init_fn: (key, [1 s s 1]) -> variables of the classifier.
-    tx: the optimizer, which knows the number of steps and the learning rate.
-    step_fn: of `fitting.make_step_fn`.
   """
 
   init_fn: Callable[[jax.Array, types.Array], types.Params]
@@ -140,19 +127,12 @@ def fit(
   Args:
     images: n of uint8 [s s 1]; each is read once an epoch.
     findings: [n k] 0 or 1; or other targets of the program's loss.
-    settings: of the network and its training.
-    name: of the network, for progress and errors.
     params: to begin with (fine-tuning), which remain unchanged; None for random ones.
     program: of `compile_step` with these settings and any seed, to compile once for
       several trainings.
-    weights: [k] float32 of the loss; None for those of rare findings.
-    progress: called after each step, with the loss in its label.
 
   Returns:
     Its parameters, and the loss of each step.
-
-  Raises:
-    FloatingPointError: the loss is not finite.
   """
   program = program or compile_step(settings, findings.shape[1])
   if weights is None:

@@ -29,7 +29,7 @@ def train_clip(
     progress: called during long work.
   """
   standin.train_standin(
-    image_set.RecordImages(records, "train"),
+    image_set.record_images(records, "train"),
     record_prompts.of_split(settings, records, "train"),
     records.fields("train")["findings"],
     settings.standin_clip,
@@ -57,8 +57,8 @@ def write_elixr(
   standin_elixr.write_standin_elixr(
     settings.standin_clip,
     ids=np.concatenate([records.ids(split) for split in filled]).tolist(),
-    images=image_set.Chain(
-      [image_set.RecordImages(records, split) for split in filled]
+    images=image_set.chain(
+      [image_set.record_images(records, split) for split in filled]
     ),
     prompts=[
       text

@@ -38,23 +38,14 @@ TRAINING_SHARE, VALIDATION_SHARE = 0.5, 0.1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folders:
-  """Where images are.
-
-  Attributes:
-    real: folder.
-    synthetic: folder.
-    training: folder of the model's training images; None if not known.
-    labels: CSV of findings of either; None for none.
-    probe: folder of a trained probe; None for none.
-    image_size: pixels of a side that all are resized to; None for no resizing.
-  """
+  """Where images are."""
 
   real: str
   synthetic: str
-  training: str | None = None
-  labels: str | None = None
+  training: str | None = None  # the model's training images
+  labels: str | None = None  # CSV of findings of either
   probe: str | None = None
-  image_size: int | None = None
+  image_size: int | None = None  # that all are resized to
 
 
 def compare(
@@ -65,12 +56,6 @@ def compare(
   progress: types.Progress = types.no_progress,
 ) -> Comparison:
   """Judges the synthetic folder.
-
-  Args:
-    folders: of the images.
-    out: receives metrics.json, and keeps the judge.
-    options: how; options of generation have no effect.
-    progress: called during long work.
 
   Raises:
     errors.InputError: folders that do not match, too few images, or no extractor.

@@ -43,19 +43,10 @@ class Options:
   """How paths are evaluated; the same for all of them.
 
   Attributes:
-    split: of the conditions.
     num: conditions; None for half of the split.
-    seeds: of the noise.
-    features: names of extractors, or "auto".
-    weights: extractor -> path of its weights.
-    metrics: names of metrics or of subjects, or "all".
     changes: to the sample settings of the runs.
-    batch_size: images a call.
     sweep: guidance scales; () for none.
-    sweep_num: conditions at each of them.
     utility_num: images to train a classifier on; 0 for as many as are real.
-    utility_steps: updates of each of these classifiers.
-    utility_fractions: of the real training images, for label efficiency.
     reader_num: images of each path, and real ones, in the reader sheet; 0 for none.
     elixr_models: folder or hub id of ELIXR's SavedModels, as a judge; "" for the
       stand-in if there is one.
@@ -89,13 +80,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class JudgedSet:
-  """The images of one run and one sampling seed.
-
-  Attributes:
-    generator: of the images.
-    generated: the images and their features.
-    assessment: their figures.
-  """
+  """The images of one run and one sampling seed."""
 
   generator: image_parts.PartGenerator
   generated: assessment.GeneratedSet
@@ -103,11 +88,7 @@ class JudgedSet:
 
 
 def folder_of(run: run_lib.Run) -> pathlib.Path:
-  """Where the evaluation of a checkpoint is kept: WORKDIR/evaluation/STEP.
-
-  Raises:
-    errors.InputError: the run is in a bucket.
-  """
+  """Where the evaluation of a checkpoint is kept: WORKDIR/evaluation/STEP."""
   if artifacts.is_remote(run.folder):
     raise errors.InputError(
       f"the run {run.folder} is in a bucket",
@@ -126,14 +107,7 @@ def assess_path(
   options: Options,
   progress: types.Progress = types.no_progress,
 ) -> list[list[JudgedSet]]:
-  """Generates and judges: [run][seed], all for the same conditions.
-
-  Args:
-    context: what they are compared with.
-    path: its runs.
-    options: how.
-    progress: called during long work.
-  """
+  """Generates and judges: [run][seed], all for the same conditions."""
   sets = []
   for run in path.runs:
     weights = image_parts.weights_digest(run)
@@ -157,11 +131,10 @@ def sweep(
   ids, judge = context.conditions.ids[: options.sweep_num], context.judge
   if judge is None:
     return []
-  asked = np.asarray(context.conditions.labels["findings"])[: len(ids)]
+  requested = np.asarray(context.conditions.labels["findings"])[: len(ids)]
   for guidance in options.sweep:
-    changed = dataclasses.replace(
-      options, changes={**options.changes, "guidance": guidance}
-    )
+    changes = {**options.changes, "guidance": guidance}
+    changed = dataclasses.replace(options, changes=changes)
     generator = _generator(run, changed, options.seeds[0], weights)
     images = image_parts.generate(generator, ids.tolist(), progress=progress)
     features = features_lib.extract(
@@ -174,7 +147,7 @@ def sweep(
         extractor=extractor,
         metrics=[records["frechet_distance"]],
       )
-      figures = adherence.measure(judge.scores(images), asked, judge.thresholds)
+      figures = adherence.measure(judge.scores(images), requested, judge.thresholds)
     except errors.InputError as error:
       raise errors.InputError(
         f"a sweep of {len(ids)} images: {error}", fix="a larger --sweep_num"
@@ -197,9 +170,7 @@ def training_images(
 ) -> image_set.ImageSet:
   """Images of the first run for conditions of training images."""
   run = path.runs[0]
-  generator = _generator(
-    run, options, options.seeds[0], image_parts.weights_digest(run)
-  )
+  generator = _generator(run, options, options.seeds[0])
   training = context.training
   assert training is not None
   count = min(options.utility_num or len(training), len(training))
@@ -218,7 +189,7 @@ def training_images(
 
 
 def _generator(
-  run: run_lib.Run, options: Options, seed: int, weights: str
+  run: run_lib.Run, options: Options, seed: int, weights: str = ""
 ) -> image_parts.PartGenerator:
   return image_parts.prepare(
     run,
@@ -237,19 +208,18 @@ def _assess(
   progress: types.Progress,
 ) -> JudgedSet:
   ids = context.conditions.ids.tolist()
+  name = f"{generator.run.folder.name}, seed {generator.seed}"
   generate = functools.partial(image_parts.generate, generator, progress=progress)
   images = generate(ids)
-  name = f"{generator.run.folder.name}, seed {generator.seed}"
   cache = generator.folder / "features"
   extract = functools.partial(features_lib.extract, cache=cache, progress=progress)
   features = {
     extractor.name: extract(extractor, images, key=f"images-{len(ids)}")
     for extractor in context.extractors
   }
-  repeated = np.repeat(ids[:NUM_REPEATED], REPEATS).tolist()
-  repeats = None
-  repeat_features = {}
+  repeats, repeat_features = None, {}
   if options.wants("diversity"):
+    repeated = np.repeat(ids[:NUM_REPEATED], REPEATS).tolist()
     flat = generate(repeated, name="repeats", first=FIRST_REPEAT)
     shape = (len(repeated) // REPEATS, REPEATS)
     repeats = np.stack(list(flat)).reshape(*shape, *flat[0].shape)
@@ -271,11 +241,6 @@ def _assess(
     # The same number has the same noise: the condition alone differs.
     swapped = generate([*ids[1:], ids[0]][:NUM_SWAPPED], name="swapped")
     changes = adherence.changes(images, swapped)
-    judged = dataclasses.replace(
-      judged,
-      measurements=[
-        *judged.measurements,
-        *(one for one in changes if one.metric in wanted),
-      ],
-    )
+    figures = [*judged.measurements, *(one for one in changes if one.metric in wanted)]
+    judged = dataclasses.replace(judged, measurements=figures)
   return JudgedSet(generator=generator, generated=generated, assessment=judged)

@@ -13,15 +13,14 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import compatibility
 from cxr_diffusion_jax.run import run as run_lib
 
-# Config keys that may differ between compared runs: the condition, and where and how
-# they ran. How they are sampled may not, although one run may change it at any time.
+# Config keys that may differ between runs of one path: where and how they ran. How they
+# are sampled may not, although one run may change it at any time.
 FREE = (
   *(
     key
     for key in compatibility.MAY_CHANGE
     if key not in ("codec.folder", "sample.", "train.num_steps")
   ),
-  "conditioning.",
   "sample.num_images",
 )
 
@@ -32,8 +31,6 @@ class ConditioningPath:
 
   Attributes:
     name: of the conditioning path; of the first run's folder where two have one path.
-    runs: one a training seed.
-    config: of the first.
   """
 
   name: str
@@ -56,14 +53,6 @@ def open_paths(
   encoder: str = "",
 ) -> list[ConditioningPath]:
   """Opens runs, and groups those that differ in their seed alone.
-
-  Args:
-    workdirs: folders of runs on the same records.
-    checkpoint_step: of all; None for the newest of each.
-    ema_length: of averages made of snapshots; None for each run's own.
-    data_root: where the dataset of all is now; "" for where each run knows it to be.
-    records_dir: where its records are now; "" likewise.
-    encoder: folder or hub id where their paths' encoder is now; "" likewise.
 
   Returns:
     Paths in the order of their first run.
@@ -91,42 +80,31 @@ def open_paths(
       f"runs on {len(prints)} different sets of records",
       "runs on the same images, splits and size",
     )
-  configs = [run.config for run in runs]
-  groups: dict[str, list[int]] = {}
-  for row, config in enumerate(configs):
-    groups.setdefault(_recipe(config), []).append(row)
-  named = [configs[rows[0]]["conditioning"]["name"] for rows in groups.values()]
-  paths = []
-  for name, rows in zip(named, groups.values(), strict=True):
-    first = runs[rows[0]].folder.name
-    paths.append(
-      ConditioningPath(
-        name=name if named.count(name) == 1 else first,
-        runs=tuple(runs[row] for row in rows),
-        config=configs[rows[0]],
-      )
+  groups: dict[str, list[run_lib.Run]] = {}
+  for run in runs:
+    groups.setdefault(_recipe(run.config), []).append(run)
+  named = [of_path[0].config["conditioning"]["name"] for of_path in groups.values()]
+  paths = [
+    ConditioningPath(
+      name=name if named.count(name) == 1 else of_path[0].folder.name,
+      runs=tuple(of_path),
+      config=of_path[0].config,
     )
+    for name, of_path in zip(named, groups.values(), strict=True)
+  ]
   if len({path.name for path in paths}) != len(paths):
     raise errors.InputError("two runs of one name", "folders of different names")
   return paths
 
 
 def differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-  """Config keys that differ between paths, those of the condition included.
-
-  Args:
-    configs: path -> its config.
-
-  Returns:
-    Key -> path -> value.
-  """
+  """Config keys that differ between paths, those of the condition included."""
   flats = {name: compatibility.flatten(config) for name, config in configs.items()}
   keys = sorted(set().union(*flats.values()))
-  free = tuple(key for key in FREE if key != "conditioning.")
   return {
     key: {name: repr(flat.get(key, "not set")) for name, flat in flats.items()}
     for key in keys
-    if not key.startswith(free)
+    if not key.startswith(FREE)
     and len({repr(flat.get(key, "not set")) for flat in flats.values()}) > 1
   }
 
@@ -176,11 +154,9 @@ def warnings(paths: Sequence[ConditioningPath]) -> list[str]:
 
 def _recipe(config: Mapping[str, Any]) -> str:
   """Everything in a config that distinguishes runs, except their seed."""
-  flat = compatibility.flatten(config)
-  free = tuple(key for key in FREE if key != "conditioning.")
   kept = {
     key: value
-    for key, value in flat.items()
-    if key != "seed" and not key.startswith(free)
+    for key, value in compatibility.flatten(config).items()
+    if key != "seed" and not key.startswith(FREE)
   }
   return json.dumps(kept, sort_keys=True, default=repr)

@@ -26,26 +26,15 @@ LEVEL = 0.95
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spread:
-  """A mean and its uncertainty.
-
-  Attributes:
-    value: mean of all sets.
-    variance: of the mean.
-    degrees: of freedom of the variance; infinite where images alone vary.
-  """
+  """A mean and its uncertainty."""
 
   value: float
   variance: float
-  degrees: float
+  degrees: float  # of freedom of the variance; infinite where images alone vary
 
 
 def spread(values: np.ndarray, image_variance: np.ndarray) -> Spread:
-  """Mean and variance of the sets of one path.
-
-  Args:
-    values: [r q], a figure for each of r runs and q sampling seeds.
-    image_variance: [r q], over images; 0 where not known.
-  """
+  """Mean and variance of the sets of one path."""
   runs, seeds = values.shape
   images = float(image_variance.mean())
   parts = [(images, np.inf)]
@@ -81,9 +70,6 @@ def pool(
   sets: Sequence[Sequence[Sequence[Measurement]]],
 ) -> tuple[list[Measurement], dict[Key, Spread]]:
   """Pools the figures of several sets of images.
-
-  Args:
-    sets: figures of each run and sampling seed.
 
   Returns:
     Figures with intervals over images and seeds, in the order of the first set; and
@@ -136,10 +122,6 @@ def verdicts(
 
   Each path is compared with the first in the ranking, at a level that keeps the chance
   of any false difference in one ranking at 5 % (Bonferroni).
-
-  Args:
-    spreads: path -> key -> spread.
-    better: key -> "lower" or "higher".
   """
   results = []
   for key, side in better.items():

@@ -21,16 +21,11 @@ from cxr_diffusion_jax.evaluation.comparison.data import (
   Comparison,
   PathResult,
   SweepPoint,
-  Verdict,
 )
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import JudgedSet, Options
 from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
-from cxr_diffusion_jax.evaluation.judges import (
-  embedding_classifier,
-  margins,
-  zero_shot,
-)
+from cxr_diffusion_jax.evaluation.judges import embedding_classifier, zero_shot
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Key, Measurement
 from cxr_diffusion_jax.evaluation.metrics import utility
@@ -43,7 +38,6 @@ EMBEDDINGS = ("img_emb", "elixrc")
 
 # Judged sets of each path: [run][sampling seed].
 _Sets = Mapping[str, Sequence[Sequence[JudgedSet]]]
-_Pooled = tuple[list[Measurement], dict[Key, pooling.Spread]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,13 +58,6 @@ def compare(
   progress: types.Progress = types.no_progress,
 ) -> Comparison:
   """Compares paths; images and figures of earlier calls are reused.
-
-  Args:
-    paths: of `paths.open_paths`, on the same records; one or more.
-    out: receives metrics.json.
-    options: how they are evaluated.
-    title: of the comparison.
-    progress: called during long work.
 
   Raises:
     errors.InputError: too few images, unavailable features, a run that cannot be
@@ -93,15 +80,13 @@ def compare(
     path.name: path_assessment.assess_path(context, path, options, progress)
     for path in paths
   }
-  pooled = {
-    name: pooling.pool(
-      [[one.assessment.measurements for one in run] for run in of_path]
-    )
-    for name, of_path in sets.items()
-  }
+  pooled, spreads = {}, {}
+  for name, of_path in sets.items():
+    figures = [[one.assessment.measurements for one in run] for run in of_path]
+    pooled[name], spreads[name] = pooling.pool(figures)
   extras = {path.name: _extras(context, path, options, progress) for path in paths}
   results = [
-    _result(context, path, sets[path.name], pooled[path.name][0], extras[path.name])
+    _result(context, path, sets[path.name], pooled[path.name], extras[path.name])
     for path in paths
   ]
   real = _real(context, sets, extras, options, progress)
@@ -109,6 +94,7 @@ def compare(
     real += assessment.keep(
       _embeddings(context, runs, options, progress), options.records
     )
+  better = {one.key: one.better for result in results for one in result.measurements}
   shown = comparison_facts.shown(context)
   name = pathlib.Path(context.settings.root).name if context.settings else context.split
   compared = Comparison(
@@ -118,7 +104,7 @@ def compare(
     differences=paths_lib.differing({path.name: path.config for path in paths}),
     paths=results,
     real=real,
-    verdicts=_verdicts(results, pooled),
+    verdicts=pooling.verdicts(spreads, better),
     shown=comparison_facts.stack(context.conditions.images, shown),
     captions=comparison_facts.captions(context),
     real_features={
@@ -200,7 +186,7 @@ def _embeddings(
       "auroc",
       lambda: zero_shot.measure_column(scorer, stored, context.split, findings),
       num=len(findings),
-      judge=f"{margins.JUDGE}, stored",
+      judge=f"{zero_shot.JUDGE}, stored",
       of="real",
     )
   return figures
@@ -231,19 +217,6 @@ def _result(
   )
 
 
-def _verdicts(
-  results: Sequence[PathResult], pooled: Mapping[str, _Pooled]
-) -> list[Verdict]:
-  better = {
-    one.key: one.better
-    for result in results
-    for one in result.measurements
-    if one.better
-  }
-  spreads = {name: by_key for name, (_, by_key) in pooled.items()}
-  return pooling.verdicts(spreads, better)
-
-
 def _real(
   context: EvalContext,
   sets: _Sets,
@@ -254,7 +227,7 @@ def _real(
   """Floors and ceilings, which are the same for all sets: each once."""
   tables: list[Sequence[Measurement]] = []
   if options.wants("fidelity"):
-    tables.append(assessment.floors(context, options.records, progress=progress))
+    tables.append(assessment.floors(context, options.records, progress))
   if options.wants("adherence"):
     tables.append(assessment.keep(context.ceilings, options.records))
   tables += [of_path[0][0].assessment.measurements for of_path in sets.values()]

@@ -61,6 +61,9 @@ FIGURES = tuple(
 )
 NAMES = tuple(record.name for record in FIGURES)
 
+# Images with a finding, for it to count in the means over findings.
+MIN_POSITIVES = 5
+
 CHANGES = tuple(
   Metric(
     name=f"change_by_condition{suffix}",
@@ -80,7 +83,6 @@ class Adherence:
   """Figures of one set of images; those of findings are NaN where undefined.
 
   Attributes:
-    num_images: n.
     num_positive: [k] int, images requested with the finding.
     auroc: [k], undefined without positives or without negatives.
     average_precision: [k], undefined without positives.
@@ -88,7 +90,6 @@ class Adherence:
     false_alarms: [k], undefined without negatives or threshold.
     counted: [k] bool, findings in the macro means: enough positives, a negative and a
       threshold, so that all four means are over the same findings.
-    macro: names as in `NAMES`.
     intervals: names as in `NAMES` -> [k 2], 95 %; NaN for findings that do not count.
   """
 
@@ -105,9 +106,9 @@ class Adherence:
 
 def measure(
   scores: np.ndarray,
-  asked: np.ndarray,
+  requested: np.ndarray,
   thresholds: np.ndarray,
-  min_positives: int = 5,
+  min_positives: int = MIN_POSITIVES,
   *,
   num_replicates: int = 1000,
   seed: int = 0,
@@ -116,24 +117,22 @@ def measure(
 
   Args:
     scores: [n k] finite, higher where the finding is seen.
-    asked: [n k], 1 where the finding was requested (or, of real images, is labelled).
+    requested: [n k], 1 where the finding was requested or, of real images, is labelled.
     thresholds: [k], a finding is seen where its score is above; NaN for none.
     min_positives: images with a finding, for it to count in the macro means.
     num_replicates: bootstrap samples of n images. Several images of one condition count
       as independent: their interval is that of these conditions.
-    seed: of the bootstrap.
 
   Returns:
     The figures. In replicates that lack a finding, the macro mean is over the others.
 
   Raises:
     errors.InputError: no finding can be counted.
-    ValueError: arrays of other shapes or values.
   """
-  scores, asked = np.asarray(scores), np.asarray(asked)
+  scores, requested = np.asarray(scores), np.asarray(requested)
   thresholds = np.asarray(thresholds, np.float64)
-  _check(scores, asked, thresholds)
-  n, positive = len(asked), asked > 0.5
+  _check(scores, requested, thresholds)
+  n, positive = len(requested), requested > 0.5
   num_positive = positive.sum(axis=0)
   enough = (num_positive >= max(1, min_positives)) & (num_positive < n)
   counted = enough & np.isfinite(thresholds)
@@ -178,13 +177,7 @@ def measure(
 def to_measurements(
   figures: Adherence, names: Sequence[str], **fields: Unpack[Fields]
 ) -> list[Measurement]:
-  """All figures: macro means in the group "all", others in "finding: NAME".
-
-  Args:
-    figures: of k findings.
-    names: of the k findings.
-    **fields: further fields of all measurements, such as the judge.
-  """
+  """All figures: macro means in the group "all", others in "finding: NAME"."""
   common = fields | Fields(num=figures.num_images)
   measurements = []
   for record in FIGURES:
@@ -210,16 +203,7 @@ def to_measurements(
 
 
 def changes(images: types.Arrays, swapped: types.Arrays) -> list[Measurement]:
-  """How much the condition alone, and condition and noise, change an image.
-
-  Args:
-    images: the first n are used.
-    swapped: n images with the same noise and other conditions.
-
-  Returns:
-    Mean absolute differences in grey levels of 255: of images with the same noise and
-    different conditions, and of images with different noise and conditions.
-  """
+  """How much the condition alone, and condition and noise, change an image."""
   n = len(swapped)
   own = np.stack([images[i] for i in range(n)]).astype(np.float32)
   other = np.stack([swapped[i] for i in range(n)]).astype(np.float32)
@@ -230,14 +214,14 @@ def changes(images: types.Arrays, swapped: types.Arrays) -> list[Measurement]:
   ]
 
 
-def _check(scores: np.ndarray, asked: np.ndarray, thresholds: np.ndarray) -> None:
-  shapes = scores.shape, asked.shape, (len(asked), *thresholds.shape)
+def _check(scores: np.ndarray, requested: np.ndarray, thresholds: np.ndarray) -> None:
+  shapes = scores.shape, requested.shape, (len(requested), *thresholds.shape)
   if scores.ndim != 2 or len(set(shapes)) > 1:
-    raise ValueError(f"scores, asked and thresholds of {shapes}, not of one [n k]")
+    raise ValueError(f"scores, requested and thresholds of {shapes}, not of one [n k]")
   if not np.isfinite(scores).all():
     raise ValueError("scores that are not finite")
-  if not np.isin(asked, (0, 1)).all():
-    raise ValueError("asked holds more than 0 and 1")
+  if not np.isin(requested, (0, 1)).all():
+    raise ValueError("requested holds more than 0 and 1")
 
 
 def _figures(

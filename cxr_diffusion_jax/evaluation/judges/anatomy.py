@@ -45,6 +45,7 @@ QUANTITIES = (
 MIN_IMAGES = 20
 
 # Figure -> better direction, meaning.
+_CHANCE = "error_conditions_of_others"
 _FIGURES = {
   "error": (
     "lower",
@@ -52,10 +53,7 @@ _FIGURES = {
   ),
   "correlation": ("higher", "Of the measured with the requested quantity."),
   "bias": ("", "Mean of the measured less the requested quantity."),
-  "error_conditions_of_others": (
-    "",
-    "The same error if conditions were exchanged: chance level.",
-  ),
+  _CHANCE: ("", "The same error if conditions were exchanged: chance level."),
 }
 
 METRICS = tuple(
@@ -86,10 +84,6 @@ def facts_of(
 
   Returns:
     Those of `QUANTITIES` that all images state -> [n] float64; None for real trees.
-
-  Raises:
-    errors.InputError: no tree there.
-    KeyError: an image that is not in it.
   """
   paths = layout.find_tree(root).originals
   facts = [phantom.read_facts(paths[str(name)]) for name in ids]
@@ -111,18 +105,12 @@ def measure(
   regressor: AnatomyRegressor | None,
   *,
   num_replicates: int = 1000,
-  seed: int = 0,
 ) -> list[Measurement]:
   """Compares what images measure with what was requested.
 
   Args:
-    generated: n images, image i for the condition of real image i.
     conditions: those n real images, with the labels `findings`, and `patient` where
       known: the bootstrap draws whole patients.
-    facts: of the real images, as of `facts_of`; None where nothing is known.
-    regressor: of these quantities; None without facts.
-    num_replicates: of the bootstrap.
-    seed: of it.
 
   Returns:
     `METRICS` of the known quantities, of both kinds of images, for all of them and for
@@ -146,7 +134,7 @@ def measure(
     for name in (one for one in QUANTITIES if one in measured and one in facts):
       for group, rows in groups.items():
         pair = measured[name][rows], np.asarray(facts[name])[rows]
-        estimates = _compare(*pair, clusters[rows], num_replicates, seed)
+        estimates = _compare(*pair, clusters[rows], num_replicates)
         measurements += [
           records[f"{name}_{figure}"].measurement(
             fields, values, group=group, num=int(rows.sum())
@@ -160,11 +148,6 @@ def figures(
   measured: np.ndarray, requested: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
   """Error, correlation and bias of images that count `weights` times.
-
-  Args:
-    measured: [n].
-    requested: [n].
-    weights: [r n], of each image in each of r replicates.
 
   Returns:
     Name -> [r]; the correlation is 0 where either does not vary.
@@ -197,11 +180,7 @@ def error_of_others(measured: np.ndarray, requested: np.ndarray) -> np.ndarray:
 
 
 def _compare(
-  measured: np.ndarray,
-  requested: np.ndarray,
-  clusters: np.ndarray,
-  num_replicates: int,
-  seed: int,
+  measured: np.ndarray, requested: np.ndarray, clusters: np.ndarray, num_replicates: int
 ) -> dict[str, Fields]:
   """The figures of one quantity and group."""
   if len(requested) < MIN_IMAGES:
@@ -210,7 +189,7 @@ def _compare(
 
   def estimate(figure_fn: Callable[[np.ndarray], np.ndarray]) -> Fields:
     return statistics.estimate(
-      figure_fn, [clusters], num_replicates=num_replicates, seed=seed
+      figure_fn, [clusters], num_replicates=num_replicates
     ).fields
 
   chance = statistics.mean_fn(error_of_others(measured, requested))
@@ -219,7 +198,7 @@ def _compare(
       one: estimate(lambda weights, one=one: figures(measured, requested, weights)[one])
       for one in ("error", "correlation", "bias")
     },
-    "error_conditions_of_others": estimate(chance),
+    _CHANCE: estimate(chance),
   }
 
 

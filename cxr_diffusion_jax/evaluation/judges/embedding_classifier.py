@@ -10,6 +10,7 @@ seen. NIH has no label of fractures to learn from.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import pathlib
 from types import MappingProxyType
 
@@ -20,10 +21,7 @@ from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import google_labels as google_labels_lib
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.evaluation.judges import (
-  adherence,
-  embedding_fit,
-)
+from cxr_diffusion_jax.evaluation.judges import adherence, embedding_fit
 from cxr_diffusion_jax.evaluation.judges.embedding_fit import ClassifierSettings
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
@@ -31,19 +29,12 @@ from cxr_diffusion_jax.evaluation.metric import Metric
 # Expert finding -> NIH findings, any of which counts as it in training: this project's
 # reading of Majkowska et al., Radiology 2019. Experts labelled images and NIH reports,
 # so the two definitions differ.
-UNIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-  {
-    "Airspace opacity": (
-      "Atelectasis",
-      "Consolidation",
-      "Edema",
-      "Infiltration",
-      "Pneumonia",
-    ),
-    "Nodule or mass": ("Mass", "Nodule"),
-    "Abnormal": metadata.FINDINGS,
-  }
-)
+_OPACITIES = ("Atelectasis", "Consolidation", "Edema", "Infiltration", "Pneumonia")
+UNIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({
+  "Airspace opacity": _OPACITIES,
+  "Nodule or mass": ("Mass", "Nodule"),
+  "Abnormal": metadata.FINDINGS,
+})  # fmt: skip
 
 TARGETS = (*metadata.FINDINGS, *UNIONS)
 
@@ -74,31 +65,11 @@ def measure(
   *,
   expert: google_labels_lib.GoogleLabels | None = None,
   settings: ClassifierSettings | None = None,
-  min_positives: int = 5,
   num_replicates: int = 1000,
-  seed: int = 0,
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
-  """Trains on the training split and judges the held-out splits.
-
-  Args:
-    records: names of images and NIH's labels.
-    column: their embeddings, such as `img_emb` or `elixrc`.
-    expert: Google's labels of the tree; None for none.
-    settings: of the classifier.
-    min_positives: images with a finding, for it to count in the means over findings.
-    num_replicates: bootstrap samples of images, for the intervals.
-    seed: of the bootstrap.
-    cache: keeps the classifier and the scores; None for none.
-    progress: called during long work.
-
-  Returns:
-    `METRICS`, per finding and over findings.
-
-  Raises:
-    errors.InputError: too few training images with embeddings.
-  """
+  """Trains on the training split and judges the held-out splits."""
   settings = settings or ClassifierSettings()
   rows = np.flatnonzero(column.present("train"))
   targets = targets_of(records.fields("train")["findings"][rows])
@@ -123,9 +94,7 @@ def measure(
       judge=judge,
       source=source,
       standin=about.standin,
-      min_positives=min_positives,
       num_replicates=num_replicates,
-      seed=seed,
     )
   return measurements
 
@@ -149,24 +118,14 @@ def figures(
   judge: str,
   source: str,
   standin: bool,
-  min_positives: int = 5,
   num_replicates: int = 1000,
-  seed: int = 0,
 ) -> list[Measurement]:
   """Compares scores with one source of labels.
 
   Args:
-    scores: [n k].
     labels: [n k] 0 or 1, nan unknown; images count where every finding that is labelled
       at all is known.
-    names: of k findings.
     untrained: names without a score -> the reason.
-    judge: for tables.
-    source: of the labels, one of `SOURCES`.
-    standin: whether the embeddings are of a stand-in encoder.
-    min_positives: see `measure`, as for the next two.
-    num_replicates: of the bootstrap.
-    seed: of the bootstrap.
   """
   given = np.atleast_1d(np.isfinite(labels).any(axis=0))
   reasons = {
@@ -176,37 +135,28 @@ def figures(
   }
   used = [k for k, name in enumerate(names) if name not in reasons]
   rows = np.isfinite(labels[:, used]).all(axis=1)
-  asked = labels[rows][:, used] > 0.5
-  positives = asked.sum(axis=0)
+  requested = labels[rows][:, used] > 0.5
+  positives = requested.sum(axis=0)
   fields = Fields(judge=judge, standin=standin, of="real")
   table: list[Measurement] = []
-  if ((positives >= max(1, min_positives)) & (positives < len(asked))).any():
+  least = adherence.MIN_POSITIVES
+  if ((positives >= least) & (positives < len(requested))).any():
     judged = adherence.measure(
       scores[rows][:, used],
-      asked,
+      requested,
       np.zeros(len(used)),
-      min_positives,
       num_replicates=num_replicates,
-      seed=seed,
     )
     table = adherence.to_measurements(judged, [names[k] for k in used], **fields)
   else:
     few = (
-      f"{len(asked)} images, at most {positives.max(initial=0)} with one finding;"
-      f" expected {max(1, min_positives)} with it and one without"
+      f"{len(requested)} images, at most {positives.max(initial=0)} with one finding;"
+      f" expected {least} with it and one without"
     )
     reasons = {"": few} | {names[k]: few for k in used} | reasons
   records = {record.name: record for record in METRICS}
   known = [
-    records[f"{one.metric} ({source})"].measurement(
-      fields,
-      value=one.value,
-      low=one.low,
-      high=one.high,
-      reason=one.reason,
-      group=one.group,
-      num=one.num,
-    )
+    dataclasses.replace(one, subject="embeddings", metric=f"{one.metric} ({source})")
     for one in table
     if one.metric in NAMES
   ]
@@ -216,7 +166,7 @@ def figures(
       group=f"finding: {name}" if name else "all",
       value=None,
       reason=reason,
-      num=len(asked),
+      num=len(requested),
     )
     for metric in NAMES
     for name, reason in reasons.items()

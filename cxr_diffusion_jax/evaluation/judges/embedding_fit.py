@@ -40,10 +40,8 @@ class ClassifierSettings:
   Attributes:
     pooling: "mean" over tokens or places, or "flat": all numbers of all of them.
     strength: C of scikit-learn, the inverse of the price of squared weights.
-    max_iterations: of the solver, L-BFGS.
     max_bytes: of the training features; where all rows would take more, as many are
       drawn as fit.
-    seed: of that draw.
   """
 
   pooling: str = "mean"
@@ -59,25 +57,14 @@ class ClassifierSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Classifier:
-  """A trained classifier of t targets.
-
-  Attributes:
-    pooling: see `ClassifierSettings`.
-    mean: [d] float32 of the training features.
-    scale: [d] float32, their standard deviation.
-    weights: [t d] float32, of standardised features.
-    bias: [t] float32.
-    known: [t] bool; of other targets the training images have one class alone.
-    num_images: that it was trained on.
-    fingerprint: of all that it depends on.
-  """
+  """A trained classifier of t targets."""
 
   pooling: str
-  mean: np.ndarray
-  scale: np.ndarray
-  weights: np.ndarray
-  bias: np.ndarray
-  known: np.ndarray
+  mean: np.ndarray  # [d], of the training features
+  scale: np.ndarray  # [d], their standard deviation
+  weights: np.ndarray  # [t d], of standardised features
+  bias: np.ndarray  # [t]
+  known: np.ndarray  # [t] bool; others have one class alone in the training images
   num_images: int
   fingerprint: str
 
@@ -101,15 +88,9 @@ def train(
   """Trains a classifier, or resumes the one in the cache.
 
   Args:
-    column: embeddings, [... d] a row.
     rows: [n] of its training split that have a value.
     targets: [n t] 0 or 1.
-    settings: of the classifier.
     cache: keeps the weights, after each target; None for none.
-    progress: called with the number of targets done.
-
-  Raises:
-    errors.InputError: fewer than `MIN_IMAGES` rows.
   """
   if len(rows) < MIN_IMAGES:
     raise errors.InputError(
@@ -138,7 +119,8 @@ def train(
       weights, bias = _fit(np.asarray(features), targets[:, k], settings)
       state["weights"][k], state["bias"][k] = weights, bias
       state["done"][k] = True
-      _save(path, state)
+      if path is not None:
+        artifacts.write_npz(path, state)
       progress("classifier of embeddings", int(k) + 1, len(known))
   return Classifier(
     mean=state["mean"],
@@ -215,13 +197,8 @@ def _fingerprint(
 
 
 def _read(path: pathlib.Path | None) -> dict[str, np.ndarray]:
-  """What `_save` wrote, {} where there is none."""
+  """The state of a training that was saved, {} where there is none."""
   if path is None or not path.is_file():
     return {}
   with np.load(path, allow_pickle=False) as file:
     return dict(file)
-
-
-def _save(path: pathlib.Path | None, state: dict[str, np.ndarray]) -> None:
-  if path is not None:
-    artifacts.write_npz(path, state)

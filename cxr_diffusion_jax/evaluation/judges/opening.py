@@ -22,7 +22,6 @@ from cxr_diffusion_jax.evaluation.judges import (
   adherence,
   anatomy,
   localisation,
-  margins,
   zero_shot,
 )
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
@@ -31,45 +30,34 @@ from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 JudgeFn = Callable[[ImageSet, str], list[Measurement]]
 
 
-def of_probe(judge: probe.Probe, name: str, *, seed: int = 0) -> JudgeFn:
+def of_probe(judge: probe.Probe, name: str) -> JudgeFn:
   """The classifier, trained on other images than those that are judged."""
 
   def measure(images: ImageSet, of: str) -> list[Measurement]:
-    def judged() -> list[Measurement]:
-      findings = np.asarray(images.labels["findings"])
-      figures = adherence.measure(
-        judge.scores(images.images), findings, judge.thresholds, seed=seed
-      )
-      return adherence.to_measurements(
-        figures, images.vocabulary, judge=name, standin=True, of=of
-      )
+    findings = np.asarray(images.labels["findings"])
+    scores = judge.scores(images.images)
+    figures = adherence.measure(scores, findings, judge.thresholds)
+    return adherence.to_measurements(
+      figures, images.vocabulary, judge=name, standin=True, of=of
+    )
 
-    return attempt("auroc", judged, num=len(images), judge=name, of=of)
-
-  return measure
+  return _attempting(measure, name)
 
 
 def of_zero_shot(
   scorer: zero_shot.Scorer,
   *,
   cache: pathlib.Path | None = None,
-  seed: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> JudgeFn:
   """ELIXR, by two sentences a finding; the cache keeps margins."""
 
-  def measure(images: ImageSet, of: str) -> list[Measurement]:
-    return attempt(
-      "auroc",
-      lambda: zero_shot.measure(
-        scorer, images, of=of, seed=seed, cache=cache, progress=progress
-      ),
-      num=len(images),
-      judge=margins.JUDGE,
-      of=of,
-    )
-
-  return measure
+  return _attempting(
+    lambda images, of: zero_shot.measure(
+      scorer, images, of=of, cache=cache, progress=progress
+    ),
+    zero_shot.JUDGE,
+  )
 
 
 def of_anatomy(
@@ -77,20 +65,9 @@ def of_anatomy(
   training: ImageSet,
   conditions: ImageSet,
   folder: pathlib.Path,
-  *,
-  seed: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> JudgeFn | str:
-  """Measured against requested anatomy; or why not.
-
-  Args:
-    root: the tree of the images.
-    training: images that the anatomy regressor is trained on.
-    conditions: real images that conditions come from.
-    folder: keeps the regressor.
-    seed: of the bootstrap.
-    progress: called during long work.
-  """
+  """Measured against requested anatomy; or why not."""
   known, facts = (
     anatomy.facts_of(root, [str(name) for name in images.ids])
     for images in (training, conditions)
@@ -98,18 +75,11 @@ def of_anatomy(
   if known is None or facts is None:
     return anatomy.NO_FACTS
   regressor = anatomy_regressor.train(training.images, known, folder, progress=progress)
-  return _aligned(
-    lambda images: anatomy.measure(images, conditions, facts, regressor, seed=seed)
-  )
+  return _aligned(lambda images: anatomy.measure(images, conditions, facts, regressor))
 
 
 def of_boxes(
-  records: records_lib.Records,
-  conditions: ImageSet,
-  judge: probe.Probe,
-  name: str,
-  *,
-  seed: int = 0,
+  records: records_lib.Records, conditions: ImageSet, judge: probe.Probe, name: str
 ) -> JudgeFn | str:
   """Where findings are seen against where they should be; or why not."""
   boxes = localisation.boxes_of(records, [str(one) for one in conditions.ids])
@@ -117,7 +87,7 @@ def of_boxes(
     return "no boxes of these images"
   return _aligned(
     lambda images: localisation.measure(
-      images, conditions, boxes, judge, judge_name=name, seed=seed
+      images, conditions, boxes, judge, judge_name=name
     )
   )
 
@@ -134,18 +104,10 @@ def open_judges(
   """Opens the judges that need no real image of a condition.
 
   Args:
-    judge: classifier of findings; None for none.
-    name: of the classifier, for tables.
-    settings: of the data, where stand-in encoders may be stored; None for none.
     elixr_models: folder or hub id of ELIXR's SavedModels; "" for the stand-in.
-    cache: folder that keeps margins.
-    progress: called during long work.
 
   Returns:
     The judges, and why others are unavailable.
-
-  Raises:
-    errors.InputError: the named models are absent.
   """
   judges: list[JudgeFn] = []
   skipped = {}
@@ -194,6 +156,13 @@ def attempt(
     return measure()
   except errors.InputError as error:
     return [undefined(name, str(error), num=num, judge=judge, of=of)]
+
+
+def _attempting(judge_fn: JudgeFn, name: str) -> JudgeFn:
+  """A judge with an undefined AUROC where it refuses its input."""
+  return lambda images, of: attempt(
+    "auroc", lambda: judge_fn(images, of), num=len(images), judge=name, of=of
+  )
 
 
 def _aligned(measure: Callable[[ImageSet], list[Measurement]]) -> JudgeFn:

@@ -4,17 +4,19 @@
                          - max over i of cos(image_i, "no pleural effusion")
   i: the 32 outputs of the Q-Former for the image, in the space shared with texts
 
-images --encoder--> [n 32 128] --PROMPTS--> margins [n 14] -> AUROC, mean margins
+images --encoder--> [n 32 128] --PROMPTS--> margins [n 14]
+  -> AUROC, average precision, found, false alarms at 0, mean margins with and without
 
 Zero-shot classification by two prompts: Xu et al., ELIXR, 2308.01317. Nothing is
 trained here: the judge has never seen the findings' labels. The stand-in's training
 prompts negate all findings at once only, so its second sentence is that of no finding.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import pathlib
+from types import MappingProxyType
 
 import numpy as np
 
@@ -27,10 +29,46 @@ from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
+from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.judges import adherence
-from cxr_diffusion_jax.evaluation.judges import margins as margins_lib
-from cxr_diffusion_jax.evaluation.judges.margins import JUDGE, PROMPTS
-from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
+from cxr_diffusion_jax.evaluation.metric import Metric
+
+JUDGE = "ELIXR zero-shot, best of 32 outputs"
+
+# Finding -> a sentence with it and a sentence without it, short as in a report: in the
+# manner of Xu et al., ELIXR, 2308.01317.
+PROMPTS: Mapping[str, tuple[str, str]] = MappingProxyType({
+  "Atelectasis": ("atelectasis", "no atelectasis"),
+  "Cardiomegaly": ("enlarged heart, cardiomegaly", "normal heart size"),
+  "Consolidation": ("consolidation", "no consolidation"),
+  "Edema": ("pulmonary edema", "no pulmonary edema"),
+  "Effusion": ("large pleural effusion", "no pleural effusion"),
+  "Emphysema": ("emphysema", "no emphysema"),
+  "Fibrosis": ("pulmonary fibrosis", "no pulmonary fibrosis"),
+  "Hernia": ("hiatal hernia", "no hiatal hernia"),
+  "Infiltration": ("lung infiltrate", "no lung infiltrate"),
+  "Mass": ("lung mass", "no lung mass"),
+  "Nodule": ("lung nodule", "no lung nodule"),
+  "Pleural_Thickening": ("pleural thickening", "no pleural thickening"),
+  "Pneumonia": ("pneumonia", "no pneumonia"),
+  "Pneumothorax": ("small pneumothorax", "no pneumothorax"),
+})  # fmt: skip
+
+_MEANING = "Similarity to the finding's text less similarity to that of its absence, in"
+METRICS = tuple(
+  Metric(
+    name=name,
+    subject="adherence",
+    meaning=f"{_MEANING} {images}.",
+    bounds=(-2.0, 2.0),
+    minimum_n=5,
+  )
+  for name, images in (
+    ("margin_with", "images that were to show it"),
+    ("margin_without", "images that were not"),
+  )
+)
 
 IMAGES, TEXT = "all_contrastive_img_emb", "contrastive_txt_emb"
 
@@ -40,23 +78,12 @@ BLOCK = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scorer:
-  """Gives images their margins.
-
-  Attributes:
-    encoder: of images and of the prompts.
-    names: k findings.
-    positive: [k 128] float32, of the sentences with the finding.
-    negative: [k 128] float32, of those without.
-  """
+  """Gives images their margins."""
 
   encoder: encoder_lib.Encoder
   names: tuple[str, ...]
-  positive: np.ndarray
-  negative: np.ndarray
-
-  @property
-  def standin(self) -> bool:
-    return self.encoder.standin
+  positive: np.ndarray  # [k d], of the sentences with the finding
+  negative: np.ndarray  # [k d], of those without
 
   def margins(
     self,
@@ -68,10 +95,8 @@ class Scorer:
     """Scores images.
 
     Args:
-      images: n of uint8 [h w 1].
       cache: keeps the margins of every block of images, named by its pixels, so that an
         interrupted call resumes; None for none.
-      progress: called with the number of images done.
 
     Returns:
       [n k] float32 in [-2, 2], higher where the finding is seen.
@@ -119,26 +144,17 @@ def margins(
   return best[0] - best[1]
 
 
-def open_scorer(
-  settings: DataSettings,
-  *,
-  elixr_models: str = "",
-  prompts: Mapping[str, tuple[str, str]] = PROMPTS,
-) -> Scorer | str:
+def open_scorer(settings: DataSettings, elixr_models: str = "") -> Scorer | str:
   """Opens the SavedModels, else the stand-in of these records.
 
   Args:
-    settings: of the data, where a stand-in may be stored.
     elixr_models: folder or hub id of ELIXR's two SavedModels; "" for the stand-in.
-    prompts: finding -> a sentence with it and a sentence without it.
 
   Returns:
     The scorer, or the reason why there is none.
-
-  Raises:
-    errors.InputError: the named models are absent or unusable.
   """
   encoder: encoder_lib.Encoder
+  prompts = PROMPTS
   if elixr_models:
     elixr = elixr_model.load(elixr_models)
     for model in (elixr_saved_model.IMAGE_MODEL, elixr_saved_model.TEXT_MODEL):
@@ -161,10 +177,7 @@ def make_scorer(
   texts = [text for pair in prompts.values() for text in pair]
   vectors = np.asarray(encoder.encode_text([TEXT], texts)[TEXT], np.float32)
   return Scorer(
-    encoder=encoder,
-    names=tuple(prompts),
-    positive=vectors[::2],
-    negative=vectors[1::2],
+    encoder=encoder, names=tuple(prompts), positive=vectors[::2], negative=vectors[1::2]
   )
 
 
@@ -173,23 +186,11 @@ def measure(
   images: ImageSet,
   *,
   of: str = "generated",
-  min_positives: int = 5,
   num_replicates: int = 1000,
-  seed: int = 0,
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
   """Encodes images and judges them.
-
-  Args:
-    scorer: the judge.
-    images: with the findings that were requested or, of real images, are labelled.
-    of: see `margins.measure`, as for the next three.
-    min_positives: of a finding.
-    num_replicates: of the bootstrap.
-    seed: of the bootstrap.
-    cache: see `Scorer.margins`.
-    progress: called with the number of images done.
 
   Raises:
     errors.InputError: images without findings, or no finding with enough images.
@@ -200,24 +201,18 @@ def measure(
       "findings that each was to show",
       "give the file of their labels",
     )
-  asked = np.asarray(images.labels["findings"]) > 0.5
+  requested = np.asarray(images.labels["findings"]) > 0.5
   # Encoding is slow: refuse what can be refused first.
   adherence.measure(
-    np.zeros(asked.shape),
-    asked,
-    np.zeros(asked.shape[1]),
-    min_positives,
-    num_replicates=1,
+    np.zeros(requested.shape), requested, np.zeros(requested.shape[1]), num_replicates=1
   )
-  return margins_lib.measure(
+  return _measure_margins(
     scorer.margins(images.images, cache=cache, progress=progress),
-    asked,
+    requested,
     scorer.names,
-    standin=scorer.standin,
+    standin=scorer.encoder.standin,
     of=of,
-    min_positives=min_positives,
     num_replicates=num_replicates,
-    seed=seed,
   )
 
 
@@ -227,28 +222,20 @@ def measure_column(
   split: str,
   findings: np.ndarray,
   *,
-  min_positives: int = 5,
   num_replicates: int = 1000,
-  seed: int = 0,
 ) -> list[Measurement]:
   """Judges the stored embeddings of real images, without encoding them again.
 
   They are of the original images, not of the records' squares.
 
   Args:
-    scorer: with the encoder that wrote the column.
-    column: of `IMAGES`.
-    split: of the column.
     findings: [n k], the split's labels; rows without a value are left out.
-    min_positives: see `margins.measure`, as for the next two.
-    num_replicates: of the bootstrap.
-    seed: of the bootstrap.
 
   Raises:
     errors.InputError: another encoder's column, or no finding with enough images.
   """
   encoder = column.description.encoder
-  nameless = encoder_lib.NAMELESS in encoder and not scorer.standin
+  nameless = encoder_lib.NAMELESS in encoder and not scorer.encoder.standin
   if not nameless and not encoder.startswith(scorer.encoder.description):
     raise errors.InputError(
       f"the column {column.description.name} of {encoder}",
@@ -259,17 +246,77 @@ def measure_column(
     margins(block, scorer.positive, scorer.negative)
     for block in _blocks(column.source(split), rows)
   ]
-  return margins_lib.measure(
+  return _measure_margins(
     np.concatenate([np.zeros((0, len(scorer.names)), np.float32), *scores]),
     np.asarray(findings)[rows] > 0.5,
     scorer.names,
     judge=f"{JUDGE}, stored",
-    standin=scorer.standin,
+    standin=scorer.encoder.standin,
     of="real",
-    min_positives=min_positives,
     num_replicates=num_replicates,
-    seed=seed,
   )
+
+
+def _measure_margins(
+  scores: np.ndarray,
+  requested: np.ndarray,
+  names: Sequence[str],
+  *,
+  judge: str = JUDGE,
+  standin: bool = False,
+  of: str = "generated",
+  num_replicates: int = 1000,
+) -> list[Measurement]:
+  """Figures of adherence and mean margins, per finding and over findings.
+
+  A finding counts as seen where its margin is above 0.
+
+  Args:
+    scores: [n k] margins.
+    requested: [n k] bool.
+  """
+  figures = adherence.measure(
+    scores, requested, np.zeros(len(names)), num_replicates=num_replicates
+  )
+  common = Fields(judge=judge, standin=standin, of=of)
+  table = adherence.to_measurements(figures, names, **common)
+  few = f"fewer than {adherence.MIN_POSITIVES} of {len(scores)} images have it, or all"
+  few += " have"
+  groups = ["all", *(f"finding: {name}" for name in names)]
+  counted = figures.counted
+  for record, chosen in zip(METRICS, (requested, ~requested), strict=True):
+    means = iter(_mean_margins(scores[:, counted], chosen[:, counted], num_replicates))
+    for group, known in zip(groups, [True, *counted], strict=True):
+      figure = next(means) if known else Fields(value=None, reason=few)
+      table.append(record.measurement(common, figure, group=group, num=len(scores)))
+  return table
+
+
+def _mean_margins(
+  scores: np.ndarray, chosen: np.ndarray, num_replicates: int
+) -> list[Fields]:
+  """The mean over findings, then every finding's own mean, with intervals."""
+  n, generator = len(scores), np.random.default_rng(0)
+  whole = _means(scores, chosen, np.ones((1, n)))[0]
+  replicates = np.concatenate([
+    _means(scores, chosen, statistics.weights(np.arange(n), count, generator))
+    for count in statistics.blocks(num_replicates)
+  ])  # fmt: skip
+  low, high = np.nanpercentile(replicates, (2.5, 97.5), axis=0)
+  return [
+    Fields(value=float(value), low=float(a), high=float(b))
+    for value, a, b in zip(whole, low, high, strict=True)
+  ]
+
+
+def _means(scores: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """The mean of columns' means and these means, [r 1+k]; NaN where none is chosen."""
+  total = weights @ chosen
+  sums = weights @ (scores * chosen)
+  means = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+  defined = np.isfinite(means)
+  overall = np.where(defined, means, 0).sum(axis=1) / np.maximum(defined.sum(axis=1), 1)
+  return np.concatenate([overall[:, None], means], axis=1)
 
 
 def _blocks(values: types.Arrays, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
@@ -28,32 +29,26 @@ _BATCH = 64
 
 _WITHIN = "_within_condition"
 
-METRICS = (
-  *(
-    Metric(
-      name=f"{name}{suffix}",
-      subject="diversity",
-      title=title + " within a condition" * bool(suffix),
-      meaning=meaning,
-      bounds=bounds,
-      minimum_n=2,
-    )
-    for suffix in ("", _WITHIN)
-    for name, title, meaning, bounds in (
-      (
-        "ms_ssim",
-        "MS-SSIM",
-        "Similarity of two images; high among images of one condition: no diversity.",
-        (0.0, 1.0),
-      ),
-      (
-        "feature_distance",
-        "Feature distance",
-        "Distance between the features of two images; small if similar.",
-        (0.0, math.inf),
-      ),
-    )
+_MEANINGS = {
+  "ms_ssim": (
+    "Similarity of two images; high among images of one condition: no diversity."
   ),
+  "feature_distance": "Distance between the features of two images; small if similar.",
+}
+METRICS = tuple(
+  Metric(
+    name=f"{name}{suffix}",
+    subject="diversity",
+    title=title + " within a condition" * bool(suffix),
+    meaning=_MEANINGS[name],
+    bounds=(0.0, largest),
+    minimum_n=2,
+  )
+  for suffix in ("", _WITHIN)
+  for name, title, largest in (
+    ("ms_ssim", "MS-SSIM", 1.0),
+    ("feature_distance", "Feature distance", math.inf),
+  )
 )
 _RECORDS = {record.name: record for record in METRICS}
 
@@ -64,35 +59,26 @@ def measure(
   *,
   real: ImageSet,
   real_features: np.ndarray,
-  extractor: fidelity.Network,
+  extractor: Extractor,
   num_pairs: int = 2000,
   num_replicates: int = 1000,
-  seed: int = 0,
 ) -> list[Measurement]:
   """Compares pairs of generated and of real images.
 
   Args:
     images: uint8 [c m h w 1]: c conditions, m images of each with different noise.
-    features: [c m d] of them.
     real: images; with labels "findings" and "patient" where known.
-    real_features: [r d] of them, by the same extractor.
-    extractor: of the features.
-    num_pairs: of each kind, at most.
-    num_replicates: of the bootstrap.
-    seed: of it and of the choice of pairs.
 
   Returns:
     Means over pairs: "ms_ssim" and "feature_distance" of pairs of different conditions
     (real: of different patients), and the two "_within_condition", whose references
     are real pairs of the groups "all", "pairs: same findings", "pairs: same patient".
-
-  Raises:
-    ValueError: features that are not of these images.
   """
   if features.shape[:2] != images.shape[:2] or len(real_features) != len(real):
     raise ValueError("features that are not of these images")
   generated, unseen = _sides(images, features, real, real_features)
-  generator = np.random.default_rng(seed)
+  generator = np.random.default_rng(0)
+  judged = fidelity.judged_by(extractor)
   everything = between(unseen.clusters, num_pairs, generator)
   kinds = [
     (generated, "", "all", between(generated.clusters, num_pairs, generator)),
@@ -107,9 +93,7 @@ def measure(
   return [
     measurement
     for side, suffix, group, pairs in kinds
-    for measurement in _measure(
-      side, suffix, group, pairs, extractor, num_replicates, seed
-    )
+    for measurement in _measure(side, suffix, group, pairs, judged, num_replicates)
   ]
 
 
@@ -143,18 +127,11 @@ def between(groups: np.ndarray, num: int, generator: np.random.Generator) -> np.
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Side:
-  """Images of one kind.
-
-  Attributes:
-    images: [i] -> uint8 [h w 1].
-    features: [n d].
-    clusters: [n] names; images of one are resampled together.
-    fields: of all measurements of them.
-  """
+  """Images of one kind."""
 
   images: types.Arrays
   features: np.ndarray
-  clusters: np.ndarray
+  clusters: np.ndarray  # [n] names; images of one are resampled together
   fields: Fields
 
 
@@ -183,9 +160,8 @@ def _measure(
   suffix: str,
   group: str,
   rows: np.ndarray,
-  extractor: fidelity.Network,
+  judged: Fields,
   num_replicates: int,
-  seed: int,
 ) -> list[Measurement]:
   """Mean similarity of pixels and mean distance of features, or why there is none."""
   measurements = []
@@ -195,21 +171,20 @@ def _measure(
   ):
     fields = side.fields | Fields(group=group)
     if metric == "feature_distance":
-      fields["judge"] = f"{extractor.name}, {extractor.layer}"
-      fields["standin"] = extractor.standin
+      fields |= judged
     figure = Fields(value=None)
     if not len(rows):
       figure["reason"] = "fewer than two such images" + " of a condition" * bool(suffix)
     elif metric == "ms_ssim" and min(side.images[0].shape[:2]) < diversity.WINDOW:
       figure["reason"] = f"images have sides below {diversity.WINDOW} pixels"
     else:
-      figure = _mean(side, rows, values_fn(side, rows), num_replicates, seed)
+      figure = _mean(side, rows, values_fn(side, rows), num_replicates)
     measurements.append(_RECORDS[metric + suffix].measurement(figure, fields))
   return measurements
 
 
 def _mean(
-  side: _Side, rows: np.ndarray, values: np.ndarray, num_replicates: int, seed: int
+  side: _Side, rows: np.ndarray, values: np.ndarray, num_replicates: int
 ) -> Fields:
   """Mean over [p] and its interval: pairs share images, so images are resampled."""
   first, second = rows.T
@@ -223,10 +198,9 @@ def _mean(
     drawn = of_pair @ values / np.maximum(total, 1)
     return np.where(total > 0, drawn, values.mean())
 
-  estimate = statistics.estimate(
-    mean, [side.clusters], num_replicates=num_replicates, seed=seed
-  )
-  return estimate.fields
+  return statistics.estimate(
+    mean, [side.clusters], num_replicates=num_replicates
+  ).fields
 
 
 def _similarities(side: _Side, rows: np.ndarray) -> np.ndarray:
@@ -250,14 +224,10 @@ def _distances(side: _Side, rows: np.ndarray) -> np.ndarray:
 
 def _known_groups(real: ImageSet) -> dict[str, np.ndarray]:
   """What real images may have in common: word -> names [n]."""
-  groups = {}
-  if "findings" in real.labels:
-    _, groups["findings"] = np.unique(
-      real.labels["findings"], axis=0, return_inverse=True
-    )
-  if "patient" in real.labels:
-    groups["patient"] = np.asarray(real.labels["patient"])
-  return groups
+  known = (key for key in ("findings", "patient") if key in real.labels)
+  return {
+    key: np.unique(real.labels[key], axis=0, return_inverse=True)[1] for key in known
+  }
 
 
 def _distinct(rows: np.ndarray, num: int) -> np.ndarray:

@@ -25,10 +25,6 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 def psnr(x: Array, y: Array) -> jax.Array:
   """Peak signal-to-noise ratio in dB of each pair: [b], infinite for equal images.
 
-  Args:
-    x: [b h w c] in [0, 1].
-    y: the same shape.
-
   Raises:
     errors.InputError: shapes that differ.
   """
@@ -43,15 +39,10 @@ def ssim(x: Array, y: Array) -> jax.Array:
   similarity", equation 13, with their 11x11 Gaussian window of sigma 1.5. Only windows
   entirely inside the image count.
 
-  Args:
-    x: [b h w c] in [0, 1], sides of 11 or more.
-    y: the same shape.
-
   Raises:
     errors.InputError: shapes that differ, or images smaller than the window.
   """
-  x, y = _pair(x, y)
-  _check_side(*x.shape[1:3])
+  x, y = _pair(x, y, smallest=WINDOW)
   similarity, _ = _maps(_planes(x), _planes(y))
   return _by_image(similarity, x.shape).mean(axis=-1)
 
@@ -66,16 +57,11 @@ def ms_ssim(x: Array, y: Array) -> jax.Array:
   weights of the same sum: compare such figures only for images of the same size. A
   negative contrast x structure counts as 0, since its power is undefined.
 
-  Args:
-    x: [b h w c] in [0, 1], sides of 11 or more.
-    y: the same shape.
-
   Raises:
     errors.InputError: shapes that differ, or images smaller than the window.
   """
-  x, y = _pair(x, y)
+  x, y = _pair(x, y, smallest=WINDOW)
   shape = x.shape
-  _check_side(*shape[1:3])
   weights = scale_weights(min(shape[1:3]))
   product = jnp.ones((shape[0], shape[3]))
   x, y = _planes(x), _planes(y)
@@ -147,17 +133,15 @@ def _planes(x: jax.Array) -> jax.Array:
   return rearrange(x, "b h w c -> (b c) h w")
 
 
-def _pair(x: Array, y: Array) -> tuple[jax.Array, jax.Array]:
+def _pair(x: Array, y: Array, smallest: int = 1) -> tuple[jax.Array, jax.Array]:
   x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
   if x.shape != y.shape or x.ndim != 4:
     raise errors.InputError(
       f"images {list(x.shape)} and {list(y.shape)}", "two of one shape [b h w c]"
     )
-  return x, y
-
-
-def _check_side(height: int, width: int) -> None:
-  if min(height, width) < WINDOW:
+  height, width = x.shape[1:3]
+  if min(height, width) < smallest:
     raise errors.InputError(
-      f"images of {height}x{width} pixels", f"sides of {WINDOW} or more"
+      f"images of {height}x{width} pixels", f"sides of {smallest} or more"
     )
+  return x, y

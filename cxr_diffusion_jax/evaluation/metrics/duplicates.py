@@ -54,15 +54,9 @@ def scan(
   key: str = "",
   progress: types.Progress = types.no_progress,
 ) -> Scan:
-  """Reads images once, one at a time.
-
-  Args:
-    images: [i] -> uint8 [h w 1].
-    cache: a folder that keeps the result; None for none.
-    key: names these images in the cache.
-    progress: called after every chunk.
-  """
-  digests, thumbnails = [np.zeros((0, 32), np.uint8)], [_no_thumbnails()]
+  """Reads images once, one at a time."""
+  digests = [np.zeros((0, 32), np.uint8)]
+  thumbnails = [np.zeros((0, THUMBNAIL**2), np.float32)]
   for first in range(0, len(images), _CHUNK):
     last = min(first + _CHUNK, len(images))
     path = _chunk_path(cache, key, images, first, last) if cache else None
@@ -102,10 +96,7 @@ def likeliest(
   """Of each image's candidates the one that it correlates with most.
 
   Args:
-    images: [i] -> uint8 [h w 1].
-    training_images: the same size.
     candidates: [n k] rows of training images.
-    progress: called after every batch.
 
   Returns:
     Rows of training images [n], and the correlations [n] in [-1, 1].
@@ -136,10 +127,6 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
   is removed, since all chests share it. The result is the greatest of Pearson's
   correlations at shifts of up to a thirty-second of the side; 0 for an image of one
   value.
-
-  Args:
-    x: uint8 [h w 1].
-    y: the same shape.
   """
   return _best_correlation(*_details([x, y]))
 
@@ -151,9 +138,6 @@ def threshold(correlations: np.ndarray) -> float:
   correlations are near normal; the deviation is the median's (x 1.4826), robust
   against copies in real collections. Within [0.8, 0.95], and 0.95 for fewer than 20
   images.
-
-  Args:
-    correlations: [t] of real images, none of them in training, by `likeliest`.
   """
   if len(correlations) < MIN_IMAGES:
     return HIGHEST
@@ -186,10 +170,6 @@ def _scanned(images: types.Arrays) -> tuple[np.ndarray, np.ndarray]:
   thumbnails = np.where(length > 1e-2, thumbnails / np.maximum(length, 1e-2), 0)
   rows = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
   return rows, thumbnails.astype(np.float32)
-
-
-def _no_thumbnails() -> np.ndarray:
-  return np.zeros((0, THUMBNAIL**2), np.float32)
 
 
 def _reduced(image: np.ndarray, side: int) -> np.ndarray:

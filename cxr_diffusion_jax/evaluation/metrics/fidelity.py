@@ -6,14 +6,14 @@ Every figure depends on the number of images and on the network, so a measuremen
 both. A figure is compared with its floor or ceiling: the same of as many real images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import math
-import typing
 
 import numpy as np
 
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
@@ -26,29 +26,12 @@ from cxr_diffusion_jax.evaluation.metrics import (
 from cxr_diffusion_jax.types import Array
 
 
-class Network(typing.Protocol):
-  """What is known of the network whose features are compared."""
-
-  @property
-  def name(self) -> str: ...
-  @property
-  def layer(self) -> str: ...
-  @property
-  def standin(self) -> bool: ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FeaturePair:
-  """Features of two sets of images, and what several figures share.
+  """Features of two sets of images, and what several figures share."""
 
-  Attributes:
-    real: [m d].
-    generated: [n d].
-    seed: of random subsets.
-  """
-
-  real: np.ndarray
-  generated: np.ndarray
+  real: np.ndarray  # [m d]
+  generated: np.ndarray  # [n d]
   seed: int = 0
 
   @property
@@ -124,6 +107,8 @@ METRICS = (
   ),
 )
 
+FigureFn = Callable[[FeaturePair], statistics.Influences | float]
+
 # Rows of real and of generated images, each bool.
 Masks = tuple[np.ndarray, np.ndarray]
 
@@ -132,7 +117,7 @@ def measure(
   real: Array,
   generated: Array,
   *,
-  extractor: Network,
+  extractor: Extractor,
   groups: Mapping[str, Masks] | None = None,
   metrics: Sequence[Metric] = METRICS,
   seed: int = 0,
@@ -146,10 +131,7 @@ def measure(
   Args:
     real: [m d] features.
     generated: [n d].
-    extractor: of the features.
     groups: name -> rows, with names of `image_set.groups`.
-    metrics: with functions of features.
-    seed: of random subsets.
 
   Returns:
     For "all" and for each group, a measurement of each metric; undefined for too few
@@ -159,36 +141,32 @@ def measure(
     errors.InputError: features that are not finite, or of different widths.
   """
   real, generated = neighbours.pair(real, generated)
+  judged = judged_by(extractor)
   everything = np.ones(len(real), bool), np.ones(len(generated), bool)
   measurements = []
   for group, (of_real, of_generated) in {"all": everything, **(groups or {})}.items():
     pair = FeaturePair(real=real[of_real], generated=generated[of_generated], seed=seed)
-    fields = Fields(
-      num=len(pair.generated),
-      num_real=len(pair.real),
-      judge=f"{extractor.name}, {extractor.layer}",
-      standin=extractor.standin,
-      group=group,
-    )
+    fields = Fields(num=len(pair.generated), num_real=len(pair.real), group=group)
     measurements += [
-      record.measurement(fields, _figure(record, pair)) for record in metrics
+      record.measurement(fields, judged, _figure(record.fn, record, pair))
+      for record in metrics
+      if record.fn
     ]
   return measurements
 
 
-def available(metrics: Sequence[Metric]) -> list[Metric]:
-  """Those that are functions of features."""
-  return [record for record in metrics if record.fn is not None]
+def judged_by(extractor: Extractor) -> Fields:
+  """The fields of a measurement that name the network of the features."""
+  return Fields(judge=f"{extractor.name}, {extractor.layer}", standin=extractor.standin)
 
 
-def _figure(record: Metric, pair: FeaturePair) -> Fields:
+def _figure(fn: FigureFn, record: Metric, pair: FeaturePair) -> Fields:
   """Value and interval, or the reason why there is none."""
   if pair.num < record.minimum_n:
     kind = "images" if len(pair.generated) <= len(pair.real) else "real images"
     reason = f"{pair.num} {kind}, expected at least {record.minimum_n}"
     return Fields(value=None, reason=reason)
-  assert record.fn is not None
-  figure = record.fn(pair)
+  figure = fn(pair)
   if not isinstance(figure, statistics.Influences):
     return Fields(value=float(figure))
   low, high = record.clip(*statistics.interval(figure))

@@ -30,14 +30,11 @@ def frechet_distance(a: Array, b: Array) -> float:
     a: [n d] features of one set.
     b: [m d] of the other.
 
-  Returns:
-    The distance, 0 or more; zero for equal mean and covariance.
-
   Raises:
     errors.InputError: fewer than 2 rows, widths that differ, or a number that is not
       finite.
   """
-  side_a, side_b = _sides(a, b)
+  side_a, side_b = map(_side, neighbours.pair(a, b))
   scales = np.linalg.svd(side_a.root @ side_b.root.T, compute_uv=False)
   return _value(side_a, side_b, scales)
 
@@ -48,7 +45,7 @@ def with_influences(real: Array, generated: Array) -> statistics.Influences:
   The derivative by C_x is half the matrix T that carries one normal distribution onto
   the other (Dowson and Landau 1982), and x' T x = sqrt((n-1)/(m-1)) |S^(1/2) U' p_x|^2.
   """
-  side_x, side_y = _sides(generated, real)
+  side_x, side_y = map(_side, neighbours.pair(generated, real))
   u, scales, vt = np.linalg.svd(side_x.root @ side_y.root.T, full_matrices=False)
   ratio = np.sqrt((side_x.count - 1) / (side_y.count - 1))
   return statistics.influences(
@@ -63,9 +60,6 @@ def moments(features: Array) -> tuple[np.ndarray, np.ndarray]:
 
   Blocks of rows are joined as by Chan, Golub and LeVeque 1979, "Updating formulae and a
   pairwise algorithm for computing sample variances", equations 2.1.
-
-  Raises:
-    errors.InputError: fewer than 2 rows, or a number that is not finite.
   """
   features = neighbours.rows(features)
   if len(features) < 2:
@@ -90,28 +84,16 @@ def moments(features: Array) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Side:
-  """One set of features.
+  """One set of features."""
 
-  Attributes:
-    features: [n d].
-    mean: [d].
-    root: R [k d], R'R = X'X of the centred features X.
-    inverse: [d k] with P = X inverse; None where R is X itself.
-  """
-
-  features: np.ndarray
-  mean: np.ndarray
-  root: np.ndarray
-  inverse: np.ndarray | None
+  features: np.ndarray  # [n d]
+  mean: np.ndarray  # [d]
+  root: np.ndarray  # R [k d], R'R = X'X of the centred features X
+  inverse: np.ndarray | None  # [d k] with P = X inverse; None where R is X itself
 
   @property
   def count(self) -> int:
     return len(self.features)
-
-
-def _sides(a: Array, b: Array) -> tuple[_Side, _Side]:
-  a, b = neighbours.pair(a, b)
-  return _side(a), _side(b)
 
 
 def _side(features: np.ndarray) -> _Side:

@@ -39,10 +39,8 @@ def kernel_distance(
   Args:
     a: [n d] features of one set.
     b: [m d] of the other.
-    num_subsets: drawn of each set.
     subset_size: images of a subset, drawn without replacement; half of the smaller set
       where a set has no more than these, since subsets as large as a set are all equal.
-    seed: of the draw.
 
   Returns:
     Mean and standard deviation over subsets.
@@ -50,7 +48,6 @@ def kernel_distance(
   Raises:
     errors.InputError: a set of fewer than 4 rows, widths that differ, or a number that
       is not finite.
-    ValueError: no subsets.
   """
   a, b = neighbours.pair(a, b)
   if num_subsets < 1:
@@ -84,21 +81,20 @@ def cmmd(a: Array, b: Array) -> float:
   length 1; so are any features here (a row of zeros remains zero). It grows by 5 to
   10 / n for sets of n images: compare values of equal numbers.
 
-  Args:
-    a: [n d] features of one set.
-    b: [m d] of the other.
-
   Raises:
     errors.InputError: widths that differ, or a number that is not finite.
   """
-  return _cmmd(a, b)[0]
+  return cmmd_with_influences(b, a).value
 
 
 def cmmd_with_influences(real: Array, generated: Array) -> statistics.Influences:
-  """`cmmd` with the influence of each image."""
-  value, sums_of_all = _cmmd(generated, real)
+  """`cmmd` with the influence of each image: Gretton et al. 2012, equation 5."""
+  a, b = neighbours.pair(generated, real)
+  of_all = _Sums(unit_rows(a), unit_rows(b), gaussian(CMMD_SIGMA))
+  own_a, own_b = (of_self.of_a.mean() for of_self in of_all.within)
+  value = own_a / len(a) + own_b / len(b) - 2 * of_all.across.of_a.mean() / len(b)
   return statistics.influences(
-    value, *(CMMD_SCALE * u for u in sums_of_all.influences())
+    CMMD_SCALE * max(value, 0.0), *(CMMD_SCALE * u for u in of_all.influences())
   )
 
 
@@ -132,17 +128,11 @@ def gaussian(sigma: float) -> Kernel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sums:
-  """Sums of kernel values over one of two sets.
+  """Sums of kernel values over one of two sets."""
 
-  Attributes:
-    of_a: [n], over all of b, for each of a.
-    of_b: [m], over all of a, for each of b.
-    forms: [r], of weights given: sum over pairs of weight x weight x value.
-  """
-
-  of_a: np.ndarray
-  of_b: np.ndarray
-  forms: np.ndarray
+  of_a: np.ndarray  # [n], over all of b
+  of_b: np.ndarray  # [m], over all of a
+  forms: np.ndarray  # [r], sums over pairs of weight x weight x value
 
 
 def sums(
@@ -152,15 +142,7 @@ def sums(
   weights_a: np.ndarray | None = None,
   weights_b: np.ndarray | None = None,
 ) -> Sums:
-  """Sums over all pairs of a [n d] and b [m d].
-
-  Args:
-    a: one set, float64.
-    b: the other.
-    kernel: one of this file.
-    weights_a: [r n], a row a sample of images; None for no forms.
-    weights_b: [r m].
-  """
+  """Sums over all pairs of a [n d] and b [m d]."""
   of_a, of_b = np.empty(len(a)), np.zeros(len(b))
   forms = np.zeros(0 if weights_a is None else len(weights_a))
   lengths_b = np.square(b).sum(axis=1)[None]
@@ -184,21 +166,17 @@ def diagonal(a: np.ndarray, kernel: Kernel) -> np.ndarray:
 
 def unbiased(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
   """MMD^2 without pairs of an image and itself: Gretton et al. 2012, equation 3."""
-  n, m = len(a), len(b)
-  within_a = sums(a, a, kernel).of_a.sum() - diagonal(a, kernel).sum()
-  within_b = sums(b, b, kernel).of_a.sum() - diagonal(b, kernel).sum()
-  across = sums(a, b, kernel).of_a.sum()
-  return float(
-    within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * across / (n * m)
+  of_all = _Sums(a, b, kernel)
+  within_a, within_b = (
+    (of_self.of_a.sum() - own.sum()) / (len(own) * (len(own) - 1))
+    for of_self, own in zip(of_all.within, of_all.diagonals, strict=True)
   )
+  across = of_all.across.of_a.sum() / (len(a) * len(b))
+  return float(within_a + within_b - 2 * across)
 
 
 def choose_subset_size(num_a: int, num_b: int, wanted: int) -> int:
-  """`wanted`, or half of the smaller set where a set has no more images than that.
-
-  Raises:
-    errors.InputError: a set with fewer than 4 images, or subsets of fewer than 2.
-  """
+  """`wanted`, or half of the smaller set where a set has no more images than that."""
   smaller = min(num_a, num_b)
   if smaller < 4 or wanted < 2:
     raise errors.InputError(
@@ -260,10 +238,7 @@ def _of_subsets(
   """
   subsets = random_subsets(len(a), len(b), num_subsets, size, seed)
   if len(a) * len(b) > num_subsets * size**2:
-    values = [
-      unbiased(a[i].astype(np.float64), b[j].astype(np.float64), polynomial)
-      for i, j in subsets
-    ]
+    values = [unbiased(a[i], b[j], polynomial) for i, j in subsets]
     return np.array(values), None
   drawn = np.zeros((num_subsets, len(a))), np.zeros((num_subsets, len(b)))
   for row, pair in enumerate(subsets):
@@ -277,12 +252,3 @@ def _of_subsets(
     )
   )
   return within / (size * (size - 1)) - 2 * of_all.across.forms / size**2, of_all
-
-
-def _cmmd(a: Array, b: Array) -> tuple[float, _Sums]:
-  """Gretton et al. 2012, equation 5."""
-  a, b = neighbours.pair(a, b)
-  of_all = _Sums(unit_rows(a), unit_rows(b), gaussian(CMMD_SIGMA))
-  own_a, own_b = (of_self.of_a.mean() for of_self in of_all.within)
-  value = own_a / len(a) + own_b / len(b) - 2 * of_all.across.of_a.mean() / len(b)
-  return CMMD_SCALE * float(max(value, 0.0)), of_all

@@ -24,15 +24,7 @@ def measure(
   training: tuple[np.ndarray, np.ndarray],
   test: tuple[np.ndarray, np.ndarray],
 ) -> Measurement:
-  """AUROC of training against unseen images, by distance to the nearest generated one.
-
-  Args:
-    real: provides the judge and the seed.
-    features: [n d] of generated images.
-    of_generated: [n] patients of their conditions; None if unknown.
-    training: features [m d] and patients [m].
-    test: features [t d] and patients [t].
-  """
+  """AUROC of training against unseen images: of each features [n d], patients [n]."""
   chosen, unseen = choose(training[1], test[1], seed=real.seed)
   sides = []
   for (values, patients), rows in ((training, chosen), (test, unseen)):

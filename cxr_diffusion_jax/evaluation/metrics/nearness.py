@@ -7,6 +7,7 @@ counts of copies        -> shares, with Wilson's interval
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -25,20 +26,9 @@ SHARES = (1, 5)
 MIN_IMAGES = 20
 
 
-def _share(
-  name: str, meaning: str, *, minimum_n: int = 1, paired: bool = False
-) -> Metric:
-  return Metric(
-    name=name,
-    subject="privacy",
-    title=name.replace("_", " ").capitalize().replace("auroc", "AUROC"),
-    meaning=meaning,
-    direction="lower",
-    bounds=(0.0, 1.0),
-    minimum_n=minimum_n,
-    paired=paired,
-  )
-
+_share = functools.partial(
+  Metric, subject="privacy", direction="lower", bounds=(0.0, 1.0)
+)
 
 METRICS = (
   *(
@@ -58,9 +48,9 @@ METRICS = (
   ),
   *(
     _share(
-      f"nearer_to_{to}_than_real_p{percent}",
-      f"Share of images that are nearer than {percent} % of real test images are to"
-      " training images.",
+      name=f"nearer_to_{to}_than_real_p{percent}",
+      meaning=f"Share of images that are nearer than {percent} % of real test images"
+      " are to training images.",
       minimum_n=-(-100 // percent),
       paired=to == "condition",
     )
@@ -68,18 +58,22 @@ METRICS = (
     for percent in SHARES
   ),
   _share(
-    "patient_identified",
-    "How often the nearest conditioning image is of the generated image's own patient.",
+    name="patient_identified",
+    meaning="How often the nearest conditioning image is of the generated image's own"
+    " patient.",
     paired=True,
   ),
-  _share("exact_copies", "Images with exactly the pixels of a training image."),
   _share(
-    "copies",
-    "Images more similar to a training image than real test images almost ever are.",
+    name="exact_copies", meaning="Images with exactly the pixels of a training image."
   ),
   _share(
-    "membership_auroc",
-    "AUROC of distinguishing training images from others; 0.5: nothing leaks.",
+    name="copies",
+    meaning="Images more similar to a training image than real test images almost ever"
+    " are.",
+  ),
+  _share(
+    name="membership_auroc",
+    meaning="AUROC of distinguishing training images from others; 0.5: nothing leaks.",
     minimum_n=MIN_IMAGES,
   ),
 )
@@ -88,23 +82,12 @@ _RECORDS = {record.name: record for record in METRICS}
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RealDistances:
-  """Distances of real test images, and how intervals are computed.
+  """Distances of real test images, and how intervals are computed."""
 
-  Attributes:
-    distances: [t] of test images to their nearest training images.
-    groups: [t] names; images of one are resampled together.
-    num_training: m.
-    judge: see `Measurement`.
-    standin: as above.
-    num_replicates: of the bootstrap.
-    seed: of it, and of the choice of images in the membership figure.
-  """
-
-  distances: np.ndarray
-  groups: np.ndarray
+  distances: np.ndarray  # [t] of test images to their nearest training images
+  groups: np.ndarray  # [t] names; images of one are resampled together
   num_training: int
-  judge: str
-  standin: bool
+  judged: Fields
   num_replicates: int = 1000
   seed: int = 0
 
@@ -118,8 +101,7 @@ class RealDistances:
 
   def figure(self, metric: str, fields: Fields) -> Measurement:
     """A measurement by this judge."""
-    judged = Fields(judge=self.judge, standin=self.standin)
-    return _RECORDS[metric].measurement(judged, fields)
+    return _RECORDS[metric].measurement(self.judged, fields)
 
 
 def measure(
@@ -130,15 +112,7 @@ def measure(
   to: str,
   num_real: int,
 ) -> list[Measurement]:
-  """Quantiles of distances, and shares that are nearer than real images are.
-
-  Args:
-    real: images to compare with.
-    distances: [n] of generated images.
-    groups: [n] names; images of one are resampled together.
-    to: "training" or "condition", where the distances lead.
-    num_real: images there.
-  """
+  """Quantiles of distances, and shares that are nearer than real images are."""
   sides = {
     "generated": (distances, groups, num_real),
     "real": (real.distances, real.groups, real.num_training),
@@ -175,15 +149,7 @@ def to_conditions(
   groups: np.ndarray,
   patients: np.ndarray | None,
 ) -> list[Measurement]:
-  """`measure` for the images that conditions came from, and `identified`.
-
-  Args:
-    real: images to compare with.
-    features: [n d] of generated images.
-    conditioning: [n d] of the images that their conditions came from.
-    groups: [n] names; images of one are resampled together.
-    patients: [n] of the conditioning images; None if unknown.
-  """
+  """`measure` for the images that conditions came from, and `identified`."""
   distances = np.linalg.norm(features.astype(np.float64) - conditioning, axis=1)
   num_real = len(np.unique(conditioning, axis=0))
   return [

@@ -31,7 +31,6 @@ def precision_recall(
   Args:
     real: [m d] features.
     synthetic: [n d].
-    k: neighbours.
 
   Returns:
     Share of synthetic images among real ones, and of real among synthetic ones.
@@ -57,7 +56,6 @@ def density_coverage(
   Args:
     real: [m d] features.
     synthetic: [n d].
-    k: neighbours.
 
   Returns:
     Neighbourhoods of real images that a synthetic one is in, mean over k, 0 or more;
@@ -89,16 +87,11 @@ class RealBalls:
   When a real image leaves, the balls that it was a neighbour of reach to the next one,
   which nearly makes up for its own. (Taken as fixed, they would halve the standard
   error of density.)
-
-  Attributes:
-    near: generated images in the balls.
-    wide: the same, of balls up to the next neighbour.
-    neighbour_of: [m k] rows of the k neighbours of each real image.
   """
 
   near: neighbours.Cover
-  wide: neighbours.Cover
-  neighbour_of: np.ndarray
+  wide: neighbours.Cover  # the same, of balls up to the next neighbour
+  neighbour_of: np.ndarray  # [m k] rows of the k neighbours of each real image
 
   @classmethod
   def of(cls, real: Array, generated: Array, k: int = DENSITY_K) -> "RealBalls":

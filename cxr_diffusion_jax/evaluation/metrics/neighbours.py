@@ -34,7 +34,6 @@ def nearest(
   Args:
     queries: [n d] finite.
     points: [m d] finite.
-    k: how many, 1 or more.
     exclude_self: query i is point i and not its own neighbour; its copies are.
 
   Returns:
@@ -79,14 +78,12 @@ class Cover:
   """Counts of points in balls.
 
   Attributes:
-    balls_of_point: [n] int, balls that the point lies in.
-    points_of_ball: [m] int, points that lie in the ball.
     only_ball: [n] int, the ball of a point that lies in one ball; -1 for others.
     only_point: [m] int, the point of a ball that holds one point; -1 for others.
   """
 
-  balls_of_point: np.ndarray
-  points_of_ball: np.ndarray
+  balls_of_point: np.ndarray  # [n]
+  points_of_ball: np.ndarray  # [m]
   only_ball: np.ndarray
   only_point: np.ndarray
 
@@ -95,13 +92,9 @@ def cover(points: Array, centres: Array, radii: np.ndarray, *, rim: bool) -> Cov
   """Counts points in balls.
 
   Args:
-    points: [n d].
     centres: [m d] of the balls.
     radii: [m], distances as `nearest` returned them.
     rim: whether a point on the rim lies in the ball.
-
-  Raises:
-    errors.InputError: widths that differ, or a number that is not finite.
   """
   points, centres = pair(points, centres)
   n, m = len(points), len(centres)
@@ -132,14 +125,7 @@ def cover(points: Array, centres: Array, radii: np.ndarray, *, rim: bool) -> Cov
 def squared_distances(
   x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray
 ) -> np.ndarray:
-  """Squared distances [p] float64 of pairs of rows, without cancellation.
-
-  Args:
-    x: [n d].
-    y: [m d].
-    of_x: [p] rows of x.
-    of_y: [p] rows of y.
-  """
+  """Squared distances [p] float64 of pairs of rows, without cancellation."""
   result = np.empty(len(of_x))
   step = max(1, BLOCK_NUMBERS // 4 // x.shape[1])
   for first in range(0, len(of_x), step):
@@ -150,11 +136,7 @@ def squared_distances(
 
 
 def rows(features: Array) -> np.ndarray:
-  """Features [n d] as numpy arrays, float32 or float64.
-
-  Raises:
-    errors.InputError: not [n d], or a number that is not finite.
-  """
+  """Features [n d] as numpy arrays, float32 or float64."""
   features = np.asarray(features)
   if features.ndim != 2 or not features.size:
     raise errors.InputError(f"features {list(features.shape)}", "[n d] of some images")
@@ -167,11 +149,7 @@ def rows(features: Array) -> np.ndarray:
 
 
 def pair(a: Array, b: Array) -> tuple[np.ndarray, np.ndarray]:
-  """`rows` of two sets of features.
-
-  Raises:
-    errors.InputError: widths that differ, or as of `rows`.
-  """
+  """`rows` of two sets of features."""
   a, b = rows(a), rows(b)
   if a.shape[1] != b.shape[1]:
     raise errors.InputError(

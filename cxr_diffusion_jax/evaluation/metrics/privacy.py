@@ -1,6 +1,6 @@
 """Whether generated images reveal the images that the model saw.
 
-training and test images -> `privacy_reference`: how near unseen images are to training
+training and test images -> `make_reference`: how near unseen images are to training
 generated images -> `measure`: how near these are -> figures, copies, nearest pairs
 
 Every distance is compared with the same distance of real test images of patients who
@@ -11,65 +11,114 @@ of its own.
 """
 
 import dataclasses
+import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.measurement import Measurement
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
+from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metrics import (
   duplicates,
+  fidelity,
   membership,
   nearness,
   neighbours,
-  privacy_reference,
 )
+
+# Training images that are proposed as an image's original, by each kind of distance.
+NUM_CANDIDATES = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+  """Training and test images, prepared once for all sets that are measured."""
+
+  training: ImageSet
+  training_features: np.ndarray  # [m d]
+  test: ImageSet  # of other patients
+  test_features: np.ndarray  # [t d]
+  distances: np.ndarray  # [t], of test images to their nearest training images
+  scan: duplicates.Scan
+  exact: np.ndarray  # [t] bool, test images with exactly the pixels of a training image
+  copied: np.ndarray  # [t] bool, test images that are copies of one, exact or near
+  threshold: float  # correlation above which an image is a copy
+  judged: Fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-  """A generated image and a training image.
-
-  Attributes:
-    generated: row of the generated image.
-    training: row of the training image.
-    generated_id: its id.
-    training_id: its id.
-    kind: "exact" copy, "near" copy, or "nearest" and no more.
-    distance: of their features.
-    real_share: share of real test images that are nearer to training than this.
-    correlation: see `duplicates.correlation`; None where it was not computed.
-  """
+  """A generated image and a training image."""
 
   generated: int
   training: int
   generated_id: str
   training_id: str
-  kind: str
+  kind: str  # "exact" copy, "near" copy, or "nearest" and no more
   distance: float
-  real_share: float
+  real_share: float  # share of real test images that are nearer to training than this
   correlation: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyReport:
-  """The result of `measure`.
-
-  Attributes:
-    measurements: all figures.
-    duplicates: exact copies, then near ones, the most similar first.
-    nearest: each generated image with its nearest training image, nearest pair first.
-  """
+  """The result of `measure`."""
 
   measurements: list[Measurement]
-  duplicates: list[Pair]
+  duplicates: list[Pair]  # exact copies, then near ones, the most similar first
   nearest: list[Pair]
+
+
+def make_reference(
+  training_features: np.ndarray,
+  test_features: np.ndarray,
+  *,
+  training: ImageSet,
+  test: ImageSet,
+  extractor: Extractor,
+  cache: pathlib.Path | None = None,
+  key: str = "",
+  progress: types.Progress = types.no_progress,
+) -> Reference:
+  """Measures how near unseen real images are to training images.
+
+  Raises:
+    errors.InputError: no images, or of two sizes.
+    ValueError: features that are not of these images.
+  """
+  check_features(training_features, training)
+  check_features(test_features, test)
+  check_sizes(training, test)
+  scan = duplicates.scan(training.images, cache=cache, key=key, progress=progress)
+  test_scan = duplicates.scan(test.images)
+  num = min(NUM_CANDIDATES, len(training))
+  distances, rows = neighbours.nearest(test_features, training_features, num)
+  _, similar = neighbours.nearest(test_scan.thumbnails, scan.thumbnails, num)
+  _, correlations = duplicates.likeliest(
+    test.images, training.images, np.hstack([rows, similar]), progress=progress
+  )
+  threshold = duplicates.threshold(correlations)
+  exact = np.zeros(len(test), bool)
+  exact[[row for row, _ in duplicates.exact(test_scan, scan)]] = True
+  return Reference(
+    training=training,
+    training_features=training_features,
+    test=test,
+    test_features=test_features,
+    distances=distances[:, 0],
+    scan=scan,
+    exact=exact,
+    copied=exact | (correlations > threshold),
+    threshold=threshold,
+    judged=fidelity.judged_by(extractor),
+  )
 
 
 def measure(
   features: np.ndarray,
   generated: ImageSet,
-  reference: privacy_reference.Reference,
+  reference: Reference,
   *,
   conditioning: np.ndarray | None = None,
   num_replicates: int = 1000,
@@ -82,32 +131,26 @@ def measure(
     features: [n d] of the generated images, by the extractor of the reference.
     generated: the n images; label "patient", where known, is the patient of the image
       that the condition came from.
-    reference: of `privacy_reference.make_reference`.
     conditioning: [n d], features of the images that the conditions came from; None
       where conditions came from no image.
-    num_replicates: of the bootstrap.
-    seed: of it and of the choice of training images in the membership figure.
-    progress: called during long work.
 
   Raises:
     errors.InputError: no images, or of another size than those trained on.
-    ValueError: features that are not of these images.
   """
-  privacy_reference.check_features(features, generated)
-  privacy_reference.check_sizes(reference.training, generated)
+  check_features(features, generated)
+  check_sizes(reference.training, generated)
   real = nearness.RealDistances(
     distances=reference.distances,
-    groups=privacy_reference.patients(reference.test),
+    groups=patients(reference.test),
     num_training=len(reference.training),
-    judge=reference.judge,
-    standin=reference.standin,
+    judged=reference.judged,
     num_replicates=num_replicates,
     seed=seed,
   )
   distances, rows = neighbours.nearest(
-    features, reference.training_features, reference.num_candidates
+    features, reference.training_features, min(NUM_CANDIDATES, len(reference.training))
   )
-  groups = privacy_reference.patients(generated)
+  groups = patients(generated)
   measurements = nearness.measure(
     real, distances[:, 0], groups, to="training", num_real=len(reference.training)
   )
@@ -121,11 +164,8 @@ def measure(
       real,
       features,
       None if known is None else groups,
-      training=(
-        reference.training_features,
-        privacy_reference.patients(reference.training),
-      ),
-      test=(reference.test_features, privacy_reference.patients(reference.test)),
+      training=(reference.training_features, patients(reference.training)),
+      test=(reference.test_features, patients(reference.test)),
     )
   )
   nearest = [
@@ -135,39 +175,67 @@ def measure(
   return PrivacyReport(measurements=measurements, duplicates=copies, nearest=nearest)
 
 
+def patients(images: ImageSet) -> np.ndarray:
+  """Names [n] of patients; each image is one where they are not known."""
+  if "patient" in images.labels:
+    return np.asarray(images.labels["patient"]).astype(str)
+  return np.array([f"{images.name}, image {row}" for row in range(len(images))])
+
+
+def check_features(features: np.ndarray, images: ImageSet) -> None:
+  """Raises unless features [n d] are of these n images, and there are some."""
+  if not len(images):
+    raise errors.InputError(f"no images in {images.name}")
+  if features.ndim != 2 or len(features) != len(images):
+    raise ValueError(f"features {features.shape} of {len(images)} images")
+
+
+def check_sizes(training: ImageSet, images: ImageSet) -> None:
+  """Raises `errors.InputError` for images of another size than in training."""
+  sizes = [x.images[0].shape[:2] for x in (images, training)]
+  if sizes[0] != sizes[1]:
+    raise errors.InputError(
+      f"{images.name}: images of {sizes[0][0]}x{sizes[0][1]} pixels",
+      f"{sizes[1][0]}x{sizes[1][1]}, as the training images have",
+    )
+
+
 def _shares_of_copies(
-  copies: list[Pair],
-  num: int,
-  reference: privacy_reference.Reference,
-  real: nearness.RealDistances,
+  copies: list[Pair], num: int, reference: Reference, real: nearness.RealDistances
 ) -> list[Measurement]:
   exact = {pair.generated for pair in copies if pair.kind == "exact"}
   either = {pair.generated for pair in copies}
-  num_real = len(reference.test)
-  real_exact, real_either = int(reference.exact.sum()), int(reference.copied.sum())
   return [
-    nearness.copies(real, "exact_copies", len(exact), num, "generated"),
-    nearness.copies(real, "exact_copies", real_exact, num_real, "real"),
-    nearness.copies(real, "copies", len(either), num, "generated"),
-    nearness.copies(real, "copies", real_either, num_real, "real"),
+    nearness.copies(real, name, count, total, of)
+    for name, own, unseen in (
+      ("exact_copies", exact, reference.exact),
+      ("copies", either, reference.copied),
+    )
+    for count, total, of in (
+      (len(own), num, "generated"),
+      (int(unseen.sum()), len(unseen), "real"),
+    )
   ]
 
 
 def _copies(
   features: np.ndarray,
   generated: ImageSet,
-  reference: privacy_reference.Reference,
+  reference: Reference,
   rows: np.ndarray,
   progress: types.Progress,
 ) -> list[Pair]:
   """Exact copies in order, then near ones, the most similar first."""
   scan = duplicates.scan(generated.images)
   exact = duplicates.exact(scan, reference.scan)
-  proposed = np.hstack(
-    [rows, privacy_reference.by_thumbnails(scan, reference.scan, rows.shape[1])]
+  _, similar = neighbours.nearest(
+    scan.thumbnails, reference.scan.thumbnails, rows.shape[1]
   )
   originals, correlations = duplicates.likeliest(
-    generated.images, reference.training.images, proposed, progress=progress
+    generated.images,
+    reference.training.images,
+    np.hstack([rows, similar]),
+    progress=progress,
   )
   known = {row for row, _ in exact}
   near = [
@@ -191,7 +259,7 @@ def _pair(
   other: int,
   distance: float | np.floating,
   generated: ImageSet,
-  reference: privacy_reference.Reference,
+  reference: Reference,
 ) -> Pair:
   return Pair(
     generated=int(row),

@@ -15,8 +15,6 @@ def auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.n
   """Area under the ROC curve by Mann and Whitney's count of pairs, ties one half.
 
   Args:
-    scores: [n].
-    positive: [n] bool.
     weights: [r n], how often each image counts, in each of r replicates.
 
   Returns:

@@ -34,19 +34,12 @@ _BLOCK = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-  """Similarity of images and their reconstructions.
-
-  Attributes:
-    num_images: n.
-    psnr: mean peak signal-to-noise ratio in dB; infinite for equal images.
-    ms_ssim: mean multi-scale structural similarity; nan for images too small for it.
-    worst: largest difference of any pixel, in grey levels of 255.
-  """
+  """Similarity of images and their reconstructions."""
 
   num_images: int
   psnr: float
   ms_ssim: float
-  worst: float
+  worst: float  # largest difference of any pixel, in grey levels of 255
 
   @property
   def exact(self) -> bool:
@@ -66,11 +59,6 @@ def measure(
   codec: codec_lib.Codec, mesh: jax.sharding.Mesh, images: np.ndarray
 ) -> Reconstruction:
   """Encodes and decodes images, and compares them.
-
-  Args:
-    codec: of a run.
-    mesh: of the run.
-    images: uint8 [n h w 1], at least one.
 
   Raises:
     errors.InputError: sides that the codec cannot divide.
@@ -109,13 +97,7 @@ def write(
   dataset: dataset_lib.Dataset,
   workdir: artifacts.PathLike,
 ) -> None:
-  """Writes the figures of a run's autoencoder, unless they are there already.
-
-  Args:
-    experiment: of the run; nothing is written without an autoencoder.
-    dataset: its test images are measured, or validation images where it has none.
-    workdir: of the run.
-  """
+  """Writes the figures of a run's autoencoder, unless they are there already."""
   if experiment.autoencoder is None:
     return
   encoders = {name: column.encoder for name, column in dataset.card.latents.items()}
@@ -137,12 +119,7 @@ def write(
 
 
 def read(workdir: artifacts.PathLike, config: Mapping[str, Any]) -> str:
-  """One line for a report: the loss of a run's codec.
-
-  Args:
-    workdir: of the run.
-    config: of the run, as plain values.
-  """
+  """One line for a report: the loss of a run's codec."""
   path = epath.Path(workdir) / FILE
   if not path.exists():
     exact = config.get("codec", {}).get("name") in ("haar", "pixel")

@@ -12,7 +12,7 @@ between its phases. "tstr": Esteban et al. 2017 (1706.02633), section 4.2. There
 choice of the best step or threshold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import NamedTuple
@@ -32,13 +32,7 @@ from cxr_diffusion_jax.evaluation.metrics.utility_fit import Source
 
 
 class CurvePoint(NamedTuple):
-  """Macro AUROC with a fraction of the real training images.
-
-  Attributes:
-    fraction: of them.
-    arm: one of `CURVE_ARMS`.
-    auroc: `num` is the number of training images; undefined for too few.
-  """
+  """Macro AUROC with a fraction of the real training images."""
 
   fraction: float
   arm: str
@@ -80,11 +74,8 @@ def measure(
     real_train: with findings, and patients where known.
     synthetic: with the requested findings; not of conditions of the test patients.
     real_test: as `real_train`, of other patients.
-    folder: receives the scores.
-    settings: of the experiment.
     shared_folder: receives those of real images alone, which do not depend on the
       synthetic ones; None for `folder`.
-    progress: called after each update.
 
   Returns:
     The figures. Macro means are over findings with enough test images.
@@ -92,7 +83,6 @@ def measure(
   Raises:
     errors.InputError: too few images or findings, images of several sizes, patients
       (where unknown: images) both in the test set and in another.
-    FloatingPointError: the loss of a classifier is not finite.
   """
   settings = settings or UtilitySettings()
   sets = (real_train, synthetic, real_test)
@@ -107,8 +97,8 @@ def measure(
     judge=settings.judge,
     num_replicates=settings.num_replicates,
   )
-  folders = {REAL: shared_folder or folder}
-  scores = _train(sources, settings, lambda arm: folders.get(arm, folder), progress)
+  folders = dict.fromkeys(utility_arms.ARMS, folder) | {REAL: shared_folder or folder}
+  scores = _train(sources, settings, folders, progress)
   numbers = len(real_train), len(synthetic)
   real, *others = (
     utility_figures.samples(test, scores[1.0, arm]) for arm in utility_arms.ARMS
@@ -118,15 +108,14 @@ def measure(
     num = utility_arms.num_trained(arm, 1.0, *numbers)
     measurements += utility_figures.of_arm(test, arm, samples, real, num, numbers[0])
   return UtilityReport(
-    measurements=measurements,
-    curve=_curve(test, scores, numbers, settings),
+    measurements=measurements, curve=_curve(test, scores, numbers, settings)
   )
 
 
 def _train(
   sources: Sequence[Source],
   settings: UtilitySettings,
-  folder_fn: Callable[[str], pathlib.Path],
+  folders: Mapping[str, pathlib.Path],
   progress: types.Progress,
 ) -> dict[tuple[float, str], np.ndarray]:
   """(fraction, arm) -> scores [s t k]; sources are real, synthetic and test images."""
@@ -137,13 +126,13 @@ def _train(
   for i, fit in enumerate(fits, start=1):
     fraction, arm, seed = fit
     phases = utility_arms.phases(fit, real, synthetic, settings)
-    path = trainer.path(folder_fn(arm), f"{arm}-{fraction:g}-{seed}", phases)
+    name = f"{arm}-{fraction:g}-{seed}"
     title = f"utility {i} of {len(fits)}: {arm}, {fraction:.0%} of real, seed {seed}"
 
     def report(label: str, done: int, total: int, title: str = title) -> None:
       progress(f"{title}, {label}", done, total)
 
-    of_fit = trainer.scores(path, phases, report)
+    of_fit = trainer.scores(folders[arm], name, phases, report)
     scores.setdefault((fraction, arm), []).append(of_fit)
   return {key: np.stack(of_seeds) for key, of_seeds in scores.items()}
 
@@ -155,7 +144,6 @@ def _curve(
   settings: UtilitySettings,
 ) -> list[CurvePoint]:
   points = []
-  records = {record.name: record for record in utility_figures.METRICS}
   for fraction in settings.fractions:
     for arm in settings.curve_arms:
       title = f"{arm}_macro_auroc"
@@ -165,7 +153,7 @@ def _curve(
         last = len(test.counted)
         auroc = utility_figures.measurement(test, title, drawn, last, num=num)
       else:
-        auroc = records[title].measurement(
+        auroc = utility_figures.RECORDS[title].measurement(
           value=None,
           reason=f"{round(fraction * numbers[0])} real training images, fewer than"
           f" {settings.min_images}",
@@ -180,11 +168,7 @@ def _curve(
 def _counted(
   sets: Sequence[ImageSet], sources: Sequence[Source], least: int
 ) -> np.ndarray:
-  """[k] bool, findings with enough test images.
-
-  Raises:
-    errors.InputError: none, or none that enough images of each other set have.
-  """
+  """[k] bool, findings with enough test images."""
   counted = np.ones(sources[0].findings.shape[1], bool)
   for images, source in zip(sets[::-1], sources[::-1], strict=True):
     number = source.findings.sum(axis=0, dtype=np.int64)

@@ -32,17 +32,10 @@ class UtilitySettings:
     network: of all classifiers; its `num_steps` is the number of updates of every arm,
       its seed is not used.
     seeds: one training of each arm each; also choose the real images of a fraction.
-    fractions: of the real training images, in (0, 1]; empty for no curve.
     curve_arms: of the curve, any of `CURVE_ARMS`.
     pretraining_share: of the updates of "synthetic_then_real", in (0, 1).
-    fine_tuning_scale: of the learning rate in its second phase.
-    min_images: smallest training set.
     min_positives: images with a finding in the test set, for it to count in the macro
       means; each training set needs as many of one of these findings.
-    num_replicates: of the bootstrap.
-
-  Raises:
-    errors.InputError: values outside of these ranges.
   """
 
   network: ProbeSettings = dataclasses.field(
@@ -128,9 +121,6 @@ def share_rows(patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
   For one seed, a smaller fraction lies within a larger one. Only some images of the
   last patient may be taken, so that a fraction has as many images with every seed.
-
-  Returns:
-    [round(fraction n)] int64, ascending.
   """
   names, places = np.unique(patients, return_inverse=True)
   order = np.random.default_rng([seed, 1]).permutation(len(names))

@@ -41,41 +41,27 @@ METRICS = tuple(
   for suffix in ("", "_difference")
   if arm != "real" or (macro and not suffix)
 )
-_RECORDS = {record.name: record for record in METRICS}
+RECORDS = {record.name: record for record in METRICS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TestSet:
-  """The labels that scores are compared with.
+  """The labels that scores are compared with."""
 
-  Attributes:
-    findings: [t k] 0 or 1.
-    patients: [t] names; images of one are drawn together.
-    vocabulary: names of the k findings.
-    counted: [k] bool, findings in the macro means.
-    judge: see `Measurement`.
-    num_replicates: of the bootstrap.
-  """
-
-  findings: np.ndarray
-  patients: np.ndarray
+  findings: np.ndarray  # [t k] 0 or 1
+  patients: np.ndarray  # [t] names; images of one are drawn together
   vocabulary: tuple[str, ...]
-  counted: np.ndarray
+  counted: np.ndarray  # [k] bool, findings in the macro means
   judge: str
   num_replicates: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-  """A metric of each of k findings, and in column k the mean of those that count.
+  """A metric of each of k findings, and in column k the mean of those that count."""
 
-  Attributes:
-    value: [k+1], means over seeds; NaN where undefined.
-    replicates: [r k+1]; NaN where a draw lacks the finding or its absence.
-  """
-
-  value: np.ndarray
-  replicates: np.ndarray
+  value: np.ndarray  # [k+1], means over seeds; NaN where undefined
+  replicates: np.ndarray  # [r k+1]; NaN where a draw lacks the finding or its absence
 
 
 def of_arm(
@@ -86,16 +72,7 @@ def of_arm(
   num: int,
   num_real: int,
 ) -> list[Measurement]:
-  """All figures of an arm: its own, those of real images alone, and the differences.
-
-  Args:
-    test: labels.
-    arm: begins the names of the metrics.
-    own: `samples` of the arm.
-    real: of real images alone, with the same seeds.
-    num: training images of the arm.
-    num_real: training images of real images alone.
-  """
+  """All figures of an arm: its own, those of real images alone, and the differences."""
   measurements = []
   for metric in ranking.CURVES:
     a, b = own[metric], real[metric]
@@ -119,16 +96,7 @@ def measurement(
   num: int,
   of: str = "generated",
 ) -> Measurement:
-  """One column of a sample.
-
-  Args:
-    test: labels.
-    metric: the name of the figure.
-    drawn: value and replicates.
-    column: a finding, or k for the macro mean.
-    num: training images.
-    of: see `Measurement`.
-  """
+  """One column of a sample."""
   group, reason = "all", ""
   if column < len(test.counted):
     group = f"finding: {test.vocabulary[column]}"
@@ -138,8 +106,8 @@ def measurement(
   finite = drawn.replicates[np.isfinite(drawn.replicates[:, column]), column]
   low = high = None
   if not reason and len(finite):
-    low, high = _RECORDS[metric].clip(*np.percentile(finite, (2.5, 97.5)).tolist())
-  return _RECORDS[metric].measurement(
+    low, high = RECORDS[metric].clip(*np.percentile(finite, (2.5, 97.5)).tolist())
+  return RECORDS[metric].measurement(
     value=None if reason else float(drawn.value[column]),
     reason=reason,
     low=low,
@@ -163,11 +131,6 @@ def sample(test: TestSet, metric: str, scores: np.ndarray) -> Sample:
   A bootstrap of s seeds has (s - 1) / s of the true variance: deviations of drawn seeds
   are multiplied by the root of s / (s - 1). A single seed has no deviation, and its
   interval is that of the images alone.
-
-  Args:
-    test: labels.
-    metric: one of `ranking.CURVES`.
-    scores: [s t k] of s seeds.
   """
   num_seeds, generator = len(scores), np.random.default_rng([0, 0])
   of_seeds = np.concatenate([

@@ -26,40 +26,24 @@ _REPORT_EVERY = 1000
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-  """An image set, ready for training or scoring.
+  """An image set, ready for training or scoring."""
 
-  Attributes:
-    images: n of uint8 [h w 1], in memory where they fit.
-    findings: [n k] uint8, 0 or 1.
-    patients: [n] names; where unknown, each image has its own.
-    digest: of all pixels.
-  """
-
-  images: types.Arrays
-  findings: np.ndarray
-  patients: np.ndarray
-  digest: str
+  images: types.Arrays  # n of uint8 [h w 1], in memory where they fit
+  findings: np.ndarray  # [n k] uint8, 0 or 1
+  patients: np.ndarray  # [n] names; where unknown, each image has its own
+  digest: str  # of all pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Phase:
-  """Training on images of one or more sources, as if they were one set.
-
-  Attributes:
-    parts: sources, and the rows of each.
-    settings: of the network and its training, with the seed.
-  """
+  """Training on images of one or more sources, as if they were one set."""
 
   parts: Sequence[tuple[Source, np.ndarray]]
   settings: probe_fit.ProbeSettings
 
 
 class Trainer:
-  """Trains classifiers and scores one test set; compiles each program once.
-
-  Args:
-    test: that all classifiers are tested on.
-  """
+  """Trains classifiers and scores one test set; compiles each program once."""
 
   def __init__(self, test: Source):
     self._test = test
@@ -70,27 +54,20 @@ class Trainer:
     # images begins with the same ones.
     self._first_phase: tuple[str, types.Params] = ("", None)
 
-  def path(
-    self, folder: pathlib.Path, name: str, phases: Sequence[Phase]
-  ) -> pathlib.Path:
-    """The file that holds or will hold the scores after these phases."""
-    return folder / f"{name}-{fingerprint(phases, self._test)[:16]}.npz"
-
   def scores(
-    self, path: pathlib.Path, phases: Sequence[Phase], progress: types.Progress
+    self,
+    folder: pathlib.Path,
+    name: str,
+    phases: Sequence[Phase],
+    progress: types.Progress,
   ) -> np.ndarray:
     """Scores [t k] of the test images after these phases, trained or read.
 
-    Args:
-      path: as `path` returned it.
-      phases: in order, each with the parameters of the one before.
-      progress: called after each update.
-
     Raises:
       errors.InputError: the file is damaged.
-      FloatingPointError: a loss is not finite; nothing was saved.
     """
     mark = fingerprint(phases, self._test)
+    path = folder / f"{name}-{mark[:16]}.npz"
     if path.is_file():
       return _load(path, mark)
     params = None
@@ -113,10 +90,10 @@ class Trainer:
     rows = np.concatenate(
       [start + part for start, (_, part) in zip(starts, phase.parts, strict=False)]
     )
-    images = image_set.Chain([source.images for source in sources])
+    images = image_set.chain([source.images for source in sources])
     findings = np.concatenate([source.findings for source in sources])[rows]
     fitted, _ = probe_fit.fit(
-      image_set.Subset(images, rows),
+      image_set.subset(images, rows),
       findings,
       phase.settings,
       params=params,
@@ -203,11 +180,7 @@ def fingerprint(phases: Sequence[Phase], test: Source) -> str:
 
 
 def _load(path: pathlib.Path, mark: str) -> np.ndarray:
-  """Reads scores back.
-
-  Raises:
-    errors.InputError: not the file that was saved there.
-  """
+  """Reads scores back."""
   try:
     # Given a path, numpy would leave a damaged file open.
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -164,7 +164,7 @@ def extractor(
   if train_probe:
     splits = {
       split: (
-        image_set.RecordImages(dataset.records, split),
+        image_set.record_images(dataset.records, split),
         dataset.records.fields(split)["findings"],
       )
       for split in ("train", "validation")

@@ -12,7 +12,6 @@ import safetensors.numpy
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.extractors import networks
 from cxr_diffusion_jax.encoders.extractors import opening as features
-from cxr_diffusion_jax.encoders.extractors import weights as weights_lib
 from cxr_diffusion_jax.models import densenet
 
 # Of the published files: parameters without the norms' statistics, arrays, some names
@@ -58,7 +57,7 @@ def test_networks_have_the_published_shapes(name):
   )
   assert jax.tree.leaves(made)[0].shape == (2, network.width)
   shapes = traverse_util.flatten_dict(variables["params"])
-  named = {weights_lib.torch_name(place): leaf.shape for place, leaf in shapes.items()}
+  named = {networks.torch_name(place): leaf.shape for place, leaf in shapes.items()}
   assert len(named) == num_arrays
   counted = [math.prod(shape) for key, shape in named.items() if ".running_" not in key]
   assert sum(counted) == num_parameters
@@ -105,7 +104,7 @@ def stored(small):
   for place, leaf in traverse_util.flatten_dict(networks.shapes(small)).items():
     value = rng.uniform(0.1, 1, leaf.shape).astype(np.float32)
     value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    arrays[weights_lib.torch_name(place)] = np.ascontiguousarray(value)
+    arrays[networks.torch_name(place)] = np.ascontiguousarray(value)
   arrays["features.norm0.num_batches_tracked"] = np.array(7)
   arrays["op_threshs"] = np.zeros(3, np.float32)
   return arrays

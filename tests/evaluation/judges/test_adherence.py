@@ -223,5 +223,5 @@ def test_arrays_that_do_not_belong_together_are_refused(planted):
     (np.where(scores > 4, np.nan, scores), asked, thresholds),
     (scores, asked * 2, thresholds),
   ):
-    with pytest.raises(ValueError, match=r"scores|asked"):
+    with pytest.raises(ValueError, match=r"scores|requested"):
       adherence.measure(*wrong)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.evaluation.judges import box_agreement
+from cxr_diffusion_jax.evaluation.judges import localisation
 
 WHOLE = [0, 0, 1, 1]
 
@@ -17,7 +17,7 @@ def _spot(y, x, side=8):
 def test_agreement_of_a_map_equal_to_its_box_is_complete():
   covered = np.zeros((1, 8, 8), np.float32)
   covered[0, 2:4, 1:3] = 3.0
-  own = box_agreement.agreement(covered, np.array([[1 / 8, 2 / 8, 2 / 8, 2 / 8]]))
+  own = localisation.agreement(covered, np.array([[1 / 8, 2 / 8, 2 / 8, 2 / 8]]))
   values = {name: float(figure[0]) for name, figure in own.items()}
   assert values == pytest.approx(
     {"pointing_game": 1, "energy": 1, "concentration": 16, "iou": 1, "side": 1}
@@ -26,7 +26,7 @@ def test_agreement_of_a_map_equal_to_its_box_is_complete():
 
 def test_energy_of_an_even_map_is_the_share_of_the_box():
   boxes = np.array([[0.2, 0.1, 0.3, 0.45], WHOLE])
-  made = box_agreement.compare(np.ones((1, 16, 16)), boxes)
+  made = localisation.compare(np.ones((1, 16, 16)), boxes)
   np.testing.assert_allclose(made["energy"], [[0.135, 1]])
   np.testing.assert_allclose(made["concentration"], [[1, 1]])
   np.testing.assert_allclose(made["iou"], [[0.135, 1]])
@@ -37,7 +37,7 @@ def test_boxes_cover_parts_of_places():
   # The box covers three quarters of place (0, 0) and a quarter of (0, 1), over y half.
   boxes = np.array([[0.125, 0.0, 0.5, 0.25]])
   maps = np.stack([_spot(0, 0, 2), _spot(0, 1, 2), _spot(1, 0, 2)])
-  made = box_agreement.compare(maps, boxes)
+  made = localisation.compare(maps, boxes)
   np.testing.assert_allclose(made["energy"][:, 0], [0.375, 0.125, 0])
   # shared / (1 + area in places - shared)
   np.testing.assert_allclose(made["iou"][0, 0], 0.375 / (1 + 0.5 - 0.375))
@@ -49,12 +49,12 @@ def test_boxes_cover_parts_of_places():
 def test_pointing_game_allows_half_a_place(y, x, hit):
   # Middles at (place + 0.5) / 8; the box begins at 2.75 places and ends at 5.25.
   box = np.array([[2.75, 2.75, 2.5, 2.5]]) / 8
-  made = box_agreement.compare(_spot(y, x)[None], box)
+  made = localisation.compare(_spot(y, x)[None], box)
   assert made["pointing_game"][0, 0] == hit
 
 
 def test_pointing_game_of_zeros_is_a_miss():
-  made = box_agreement.compare(np.zeros((1, 4, 4)), np.array([WHOLE]))
+  made = localisation.compare(np.zeros((1, 4, 4)), np.array([WHOLE]))
   assert made["pointing_game"] == made["energy"] == made["iou"] == 0
 
 
@@ -62,7 +62,7 @@ def test_side_is_the_half_with_more_of_the_map():
   left, right, across = [0.1, 0, 0.3, 1], [0.6, 0, 0.4, 1], [0.4, 0, 0.3, 1]
   maps = np.stack([_spot(4, 1) + _spot(5, 2), _spot(0, 7)])
   maps[0, 0, 7] = 3.0  # The highest place, but less than the left half's sum.
-  made = box_agreement.compare(maps, np.array([left, right, across]))
+  made = localisation.compare(maps, np.array([left, right, across]))
   np.testing.assert_array_equal(made["side"], [[1, 0, np.nan], [0, 1, np.nan]])
 
 
@@ -70,9 +70,9 @@ def test_own_boxes_are_the_diagonal_however_many(monkeypatch):
   rng = np.random.default_rng(0)
   maps, low = rng.random((7, 6, 6)), rng.random((7, 2)) / 2
   boxes = np.concatenate([low, 0.1 + rng.random((7, 2)) / 3], axis=1)
-  whole = box_agreement.agreement(maps, boxes)
-  monkeypatch.setattr(box_agreement, "MAX_OTHERS", 3)
-  for name, figure in box_agreement.agreement(maps, boxes).items():
+  whole = localisation.agreement(maps, boxes)
+  monkeypatch.setattr(localisation, "MAX_OTHERS", 3)
+  for name, figure in localisation.agreement(maps, boxes).items():
     np.testing.assert_allclose(figure, whole[name], rtol=1e-12)
 
 
@@ -81,12 +81,12 @@ def test_agreement_of_others_uses_other_images_with_the_finding():
   maps = np.stack([_spot(y, x) for y, x in spots])
   boxes = np.array([[x / 8, y / 8, 1 / 8, 1 / 8] for y, x in spots])
   findings, images = np.array([0, 0, 0, 5]), np.array([0, 1, 2, 0])
-  made = box_agreement.agreement_of_others(maps, boxes, images, findings)
+  made = localisation.agreement_of_others(maps, boxes, images, findings)
   # Of image 0 the others are 1 and 2, of which one has it at the same place.
   np.testing.assert_array_equal(made["energy"], [0.5, 0, 0.5, np.nan])
   # Boxes of the same image do not count, though they are of the same finding.
   images = np.array([0, 1, 0, 0])
-  made = box_agreement.agreement_of_others(maps, boxes, images, findings)
+  made = localisation.agreement_of_others(maps, boxes, images, findings)
   np.testing.assert_array_equal(made["energy"], [0, 0, 0, np.nan])
 
 
@@ -95,9 +95,9 @@ def test_random_maps_agree_no_better_with_their_own_boxes():
   low = rng.random((400, 2)) * 0.7
   boxes = np.concatenate([low, np.full((400, 2), 0.3)], axis=1)
   maps = rng.random((400, 8, 8))
-  own = box_agreement.agreement(maps, boxes)
+  own = localisation.agreement(maps, boxes)
   same = np.zeros(400, int)
-  others = box_agreement.agreement_of_others(maps, boxes, np.arange(400), same)
+  others = localisation.agreement_of_others(maps, boxes, np.arange(400), same)
   assert abs(own["energy"].mean() - others["energy"].mean()) < 0.005
   assert abs(own["pointing_game"].mean() - others["pointing_game"].mean()) < 0.06
   assert abs(np.nanmean(own["side"]) - 0.5) < 0.1

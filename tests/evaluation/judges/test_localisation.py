@@ -98,7 +98,7 @@ def test_localisation_is_undefined_for_too_few_boxes(judge):
 def test_figures_can_be_written(judge):
   real, boxes = _squares(12)
   for one in localisation.measure(real, real, boxes, judge, num_replicates=20):
-    assert measurement.from_json(measurement.to_json(one)) == one
+    assert measurement.Measurement(**dataclasses.asdict(one)) == one
 
 
 def test_boxes_of_findings_that_are_not_asked_for_do_not_count():

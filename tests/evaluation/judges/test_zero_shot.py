@@ -13,7 +13,7 @@ from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation.judges import zero_shot
-from cxr_diffusion_jax.evaluation.judges.margins import PROMPTS
+from cxr_diffusion_jax.evaluation.judges.zero_shot import PROMPTS
 
 EFFUSION, EDEMA = metadata.FINDINGS.index("Effusion"), metadata.FINDINGS.index("Edema")
 

@@ -8,7 +8,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
-from cxr_diffusion_jax.evaluation.metrics import nearness, privacy, privacy_reference
+from cxr_diffusion_jax.evaluation.metrics import nearness, privacy
 
 EXTRACTOR = types.SimpleNamespace(name="net", layer="last", standin=True)
 
@@ -25,10 +25,10 @@ def _line(*places: float) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def reference() -> privacy_reference.Reference:
+def reference() -> privacy.Reference:
   """Training images at 0, 1000, ..., test images 1, 2, ..., 100 away from these."""
   places = 1000.0 * np.arange(100)
-  return privacy_reference.make_reference(
+  return privacy.make_reference(
     _line(*places),
     _line(*(places + np.arange(1, 101))),
     training=_set("train", 100, seed=0, patient=np.arange(100)),
@@ -78,7 +78,7 @@ def test_nearest_pairs_are_listed_from_the_nearest_on(reference):
 def test_copies_are_listed_and_counted_once_an_image(reference):
   training = reference.training
   doubled = np.concatenate([training.images[:99], training.images[:1]])
-  twice = privacy_reference.make_reference(
+  twice = privacy.make_reference(
     reference.training_features,
     reference.test_features,
     training=dataclasses.replace(training, images=doubled),
@@ -131,7 +131,7 @@ def test_membership_detects_nearer_members(reference):
 
 
 def test_privacy_is_undefined_for_too_few_images():
-  reference = privacy_reference.make_reference(
+  reference = privacy.make_reference(
     _line(*range(30)),
     _line(*range(19)),
     training=_set("train", 30, seed=0),
@@ -173,8 +173,7 @@ def test_identified_counts_images_nearest_to_their_own_patient(reference):
     distances=reference.distances,
     groups=np.arange(100),
     num_training=100,
-    judge="net, last",
-    standin=True,
+    judged={"judge": "net, last", "standin": True},
     num_replicates=200,
   )
   features = _line(0, 0.1, 0.2, 9)
