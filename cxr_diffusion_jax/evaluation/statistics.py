@@ -105,6 +105,29 @@ def mean_fn(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
   return lambda weights: weights @ values / weights.sum(axis=1)
 
 
+def means_of_chosen(
+  values: np.ndarray, chosen: np.ndarray, num_replicates: int
+) -> list[Fields]:
+  """The mean of the columns' means, then these means, with intervals.
+
+  Args:
+    values: [n k].
+    chosen: [n k] bool, the images that the mean of a column is over, at least one.
+    num_replicates: of the bootstrap over images.
+  """
+  n, generator = len(values), np.random.default_rng(0)
+  whole = _means(values, chosen, np.ones((1, n)))[0]
+  replicates = np.concatenate([
+    _means(values, chosen, weights(np.arange(n), count, generator))
+    for count in blocks(num_replicates)
+  ])  # fmt: skip
+  low, high = np.nanpercentile(replicates, (2.5, 97.5), axis=0)
+  return [
+    Fields(value=float(value), low=float(a), high=float(b))
+    for value, a, b in zip(whole, low, high, strict=True)
+  ]
+
+
 def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
   """The smallest value that at least this share of the images do not exceed: [r]."""
   order = np.argsort(values)
@@ -130,6 +153,16 @@ def interval(figure: Influences) -> tuple[float, float]:
     return _wilson(figure.value, variance, t, num)
   half = t * np.sqrt(variance)
   return figure.value - half, figure.value + half
+
+
+def _means(values: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """The mean of columns' means and these means, [r 1+k]; NaN where none is chosen."""
+  total = weights @ chosen
+  sums = weights @ (values * chosen)
+  means = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+  defined = np.isfinite(means)
+  overall = np.where(defined, means, 0).sum(axis=1) / np.maximum(defined.sum(axis=1), 1)
+  return np.concatenate([overall[:, None], means], axis=1)
 
 
 def _wilson(share: float, variance: float, t: float, num: int) -> tuple[float, float]:

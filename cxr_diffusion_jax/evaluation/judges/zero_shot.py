@@ -12,7 +12,7 @@ trained here: the judge has never seen the findings' labels. The stand-in's trai
 prompts negate all findings at once only, so its second sentence is that of no finding.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import pathlib
@@ -242,10 +242,11 @@ def measure_column(
       f"one of {scorer.encoder.description}, which encodes the prompts",
     )
   rows = np.flatnonzero(column.present(split))
-  scores = [
-    margins(block, scorer.positive, scorer.negative)
-    for block in _blocks(column.source(split), rows)
-  ]
+  source = column.source(split)
+  scores = []
+  for first in range(0, len(rows), BLOCK):
+    block = np.stack([source[int(row)] for row in rows[first : first + BLOCK]])
+    scores.append(margins(block, scorer.positive, scorer.negative))
   return _measure_margins(
     np.concatenate([np.zeros((0, len(scorer.names)), np.float32), *scores]),
     np.asarray(findings)[rows] > 0.5,
@@ -285,43 +286,13 @@ def _measure_margins(
   groups = ["all", *(f"finding: {name}" for name in names)]
   counted = figures.counted
   for record, chosen in zip(METRICS, (requested, ~requested), strict=True):
-    means = iter(_mean_margins(scores[:, counted], chosen[:, counted], num_replicates))
+    means = iter(
+      statistics.means_of_chosen(scores[:, counted], chosen[:, counted], num_replicates)
+    )
     for group, known in zip(groups, [True, *counted], strict=True):
       figure = next(means) if known else Fields(value=None, reason=few)
       table.append(record.measurement(common, figure, group=group, num=len(scores)))
   return table
-
-
-def _mean_margins(
-  scores: np.ndarray, chosen: np.ndarray, num_replicates: int
-) -> list[Fields]:
-  """The mean over findings, then every finding's own mean, with intervals."""
-  n, generator = len(scores), np.random.default_rng(0)
-  whole = _means(scores, chosen, np.ones((1, n)))[0]
-  replicates = np.concatenate([
-    _means(scores, chosen, statistics.weights(np.arange(n), count, generator))
-    for count in statistics.blocks(num_replicates)
-  ])  # fmt: skip
-  low, high = np.nanpercentile(replicates, (2.5, 97.5), axis=0)
-  return [
-    Fields(value=float(value), low=float(a), high=float(b))
-    for value, a, b in zip(whole, low, high, strict=True)
-  ]
-
-
-def _means(scores: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """The mean of columns' means and these means, [r 1+k]; NaN where none is chosen."""
-  total = weights @ chosen
-  sums = weights @ (scores * chosen)
-  means = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
-  defined = np.isfinite(means)
-  overall = np.where(defined, means, 0).sum(axis=1) / np.maximum(defined.sum(axis=1), 1)
-  return np.concatenate([overall[:, None], means], axis=1)
-
-
-def _blocks(values: types.Arrays, rows: np.ndarray) -> Iterator[np.ndarray]:
-  for first in range(0, len(rows), BLOCK):
-    yield np.stack([values[int(row)] for row in rows[first : first + BLOCK]])
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
