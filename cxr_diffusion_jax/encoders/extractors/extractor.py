@@ -207,11 +207,8 @@ def _batches(extractor: Extractor, images: types.Arrays, first: int):
 def _placed(extractor: Extractor) -> tuple[types.Params, Callable]:
   """Parameters on every device of this process, and a function to split a batch."""
   devices = jax.local_devices()
-  if (
-    extractor.params is None
-    or len(devices) == 1
-    or extractor.batch_size % len(devices) != 0
-  ):
+  alone = extractor.params is None or len(devices) == 1
+  if alone or extractor.batch_size % len(devices):
     return extractor.params, lambda batch: batch
   mesh = jax.sharding.Mesh(np.array(devices), ("data",))
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

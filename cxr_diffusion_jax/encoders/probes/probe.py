@@ -10,7 +10,6 @@ Its scores rank images; rare findings weigh more in training, so scores are no
 probabilities.
 """
 
-from collections.abc import Callable
 import dataclasses
 import hashlib
 import time
@@ -55,7 +54,7 @@ class Probe:
   params: types.Params
   score_fn: probe_fit.ImagesFn
   features_fn: probe_fit.ImagesFn
-  attribution_fn: Callable[[types.Params, types.Array, types.Array], jax.Array]
+  attribution_fn: probe_fit.AttributionFn
 
   def scores(self, images: types.Arrays) -> np.ndarray:
     """Scores images: an array uint8 [n s s 1], or any sequence of uint8 [s s 1].

@@ -30,10 +30,8 @@ from cxr_diffusion_jax.models import classifier as classifier_lib
 # Images that take less than this are read once and kept.
 MAX_BYTES_IN_MEMORY = 2**30
 
-# (parameters, images uint8 [b s s 1]) -> [b k]
+# (parameters, images uint8 [b s s 1]) -> [b k]; with columns [b] -> [b h w]
 ImagesFn = Callable[[types.Params, types.Array], jax.Array]
-
-# (parameters, images uint8 [b s s 1], column [b]) -> [b h w]
 AttributionFn = Callable[[types.Params, types.Array, types.Array], jax.Array]
 
 # (logits [b k], targets [b k], weights [k]) -> scalar

@@ -54,8 +54,8 @@ def open_paths(
 ) -> list[ConditioningPath]:
   """Opens runs, and groups those that differ in their seed alone.
 
-  `data_root`, `records_dir` and `encoder` say where these are now, "" for where each run
-  knows them to be.
+  `data_root`, `records_dir` and `encoder` say where these are now; "" for where each
+  run knows them to be.
 
   Returns:
     Paths in the order of their first run.

@@ -137,10 +137,10 @@ def measure(
   enough = (num_positive >= max(1, min_positives)) & (num_positive < n)
   counted = enough & np.isfinite(thresholds)
   if not counted.any():
+    least = max(1, min_positives)
     raise errors.InputError(
       f"{n} images, at most {num_positive.max(initial=0)} with the same finding",
-      f"a finding with a threshold, {max(1, min_positives)} images with it and one"
-      " without",
+      f"a finding with a threshold, {least} images with it and one without",
       "evaluate more images",
     )
   single = _figures(scores, positive, thresholds, np.ones((1, n)))

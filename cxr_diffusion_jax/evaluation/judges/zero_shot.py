@@ -281,8 +281,8 @@ def _measure_margins(
   )
   common = Fields(judge=judge, standin=standin, of=of)
   table = adherence.to_measurements(figures, names, **common)
-  few = f"fewer than {adherence.MIN_POSITIVES} of {len(scores)} images have it, or all"
-  few += " have"
+  least = adherence.MIN_POSITIVES
+  few = f"fewer than {least} of {len(scores)} images have it, or all have"
   groups = ["all", *(f"finding: {name}" for name in names)]
   counted = figures.counted
   for record, chosen in zip(METRICS, (requested, ~requested), strict=True):
