@@ -109,7 +109,7 @@ class Sampler:
       prediction = denoise_fn(x, t, context).astype(jnp.float32)
       x0, noise = self._split(process.prediction, prediction, x, step)
       fresh = None
-      if method.stochastic:
+      if keys is not None and method.stochastic:
         fresh = fresh_noise(keys, step["index"], x.shape[1:])
       x, memory = method.update(step, x, x0, noise, fresh, memory)
       if constrain_fn is not None:

@@ -8,6 +8,7 @@ A new metric is one record in one module of `evaluation/metrics/`: nothing lists
 
 from collections.abc import Callable, Iterable
 import dataclasses
+import functools
 import importlib
 import math
 from typing import TYPE_CHECKING, Unpack
@@ -81,6 +82,14 @@ def title_of(name: str) -> str:
 
 def find_all() -> dict[str, Metric]:
   """Every metric, by name, in the order of the modules that declare them."""
+  places = tuple(tuple(importlib.import_module(name).__path__) for name in _PACKAGES)
+  return dict(_records(places))
+
+
+@functools.cache
+def _records(places: tuple[tuple[str, ...], ...]) -> dict[str, Metric]:
+  """The records in the folders of `_PACKAGES`, which are listed once."""
+  del places
   records: dict[str, Metric] = {}
   for package in _PACKAGES:
     for name in naming.modules(package):

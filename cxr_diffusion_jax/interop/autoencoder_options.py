@@ -35,6 +35,16 @@ _FIXED = {
   "use_post_quant_conv": (True,),
   "use_quant_conv": (True,),
 }
+# Field of ours -> option with the same value.
+_SAME = {
+  "in_channels": "in_channels",
+  "out_channels": "out_channels",
+  "latent_channels": "latent_channels",
+  "num_layers": "layers_per_block",
+  "norm_groups": "norm_num_groups",
+  "mid_attention": "mid_block_add_attention",
+  "scaling_factor": "scaling_factor",
+}
 _INERT = ("double_z", "force_upcast", "sample_size")
 
 
@@ -58,12 +68,8 @@ def read(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         where, f"{key}={values[key]!r} for {levels} levels of channels"
       )
   return {
-    "in_channels": values["in_channels"],
-    "out_channels": values["out_channels"],
-    "latent_channels": values["latent_channels"],
+    **{ours: values[theirs] for ours, theirs in _SAME.items()},
     "block_channels": tuple(values["block_out_channels"]),
-    "num_layers": values["layers_per_block"],
-    "norm_groups": values["norm_num_groups"],
     "mid_attention": bool(values["mid_block_add_attention"]),
     "scaling_factor": float(values["scaling_factor"]),
     "shift_factor": float(values["shift_factor"] or 0.0),
@@ -74,21 +80,12 @@ def write(autoencoder: autoencoder_lib.AutoencoderKL) -> dict[str, Any]:
   """Returns all of an autoencoder's config.json."""
   levels = len(autoencoder.block_channels)
   return {
-    "_class_name": CLASS_NAME,
-    # These are the options of this version.
-    "_diffusers_version": "0.35.2",
-    **{key: accepted[0] for key, accepted in _FIXED.items()},
+    **options.header(CLASS_NAME, _FIXED),
     "down_block_types": ["DownEncoderBlock2D"] * levels,
     "up_block_types": ["UpDecoderBlock2D"] * levels,
     "force_upcast": True,
-    "in_channels": autoencoder.in_channels,
-    "out_channels": autoencoder.out_channels,
-    "latent_channels": autoencoder.latent_channels,
+    **{theirs: getattr(autoencoder, ours) for ours, theirs in _SAME.items()},
     "block_out_channels": list(autoencoder.block_channels),
-    "layers_per_block": autoencoder.num_layers,
-    "norm_num_groups": autoencoder.norm_groups,
-    "mid_block_add_attention": autoencoder.mid_attention,
-    "scaling_factor": autoencoder.scaling_factor,
     "shift_factor": autoencoder.shift_factor or None,
     # The size of pictures that pipelines make by default.
     "sample_size": 512,

@@ -46,6 +46,13 @@ def resolve(
   return {key: config.get(key, default) for key, default in defaults.items()}
 
 
+def header(class_name: str, fixed: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+  """The entries of every config.json of a class: its name and its fixed options."""
+  values = {key: accepted[0] for key, accepted in fixed.items()}
+  # The version of diffusers that has these options.
+  return {"_class_name": class_name, "_diffusers_version": "0.35.2", **values}
+
+
 def not_implemented(where: str, what: str) -> errors.InputError:
   """The error of an option that cannot be followed."""
   return errors.InputError(

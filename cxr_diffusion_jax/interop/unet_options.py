@@ -185,10 +185,7 @@ def write(unet: unet_lib.UNet, in_channels: int) -> dict[str, Any]:
   down = ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in unet.attention]
   additive = unet.time_conditioning == "additive"
   return {
-    "_class_name": CLASS_NAME,
-    # These are the options of this version.
-    "_diffusers_version": "0.35.2",
-    **{key: accepted[0] for key, accepted in _FIXED.items()},
+    **options.header(CLASS_NAME, _FIXED),
     "sample_size": None,
     # PyTorch overflows in 16 bits at Stable Diffusion 2.1 without; it has linear ones.
     "upcast_attention": unet.linear_projection,

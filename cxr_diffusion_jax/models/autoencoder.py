@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL, attend
-from cxr_diffusion_jax.models.network import check_sides
+from cxr_diffusion_jax.models.network import check_sides, shared_fields
 from cxr_diffusion_jax.models.resblock import Downsample, ResnetBlock, Upsample
 
 # The range of published autoencoders; its exponentials are finite in float32.
@@ -212,12 +212,7 @@ class AutoencoderKL(nn.Module):
   tensor_parallel = TENSOR_PARALLEL
 
   def setup(self):
-    style = Style(
-      norm_groups=self.norm_groups,
-      mid_attention=self.mid_attention,
-      remat=self.remat,
-      dtype=self.dtype,
-    )
+    style = shared_fields(Style, self)
     shape = (self.block_channels, self.num_layers)
     self.encoder = Encoder(style, 2 * self.latent_channels, *shape)
     self.decoder = Decoder(style, self.out_channels, *shape)

@@ -7,13 +7,16 @@ of the config: `out_channels`, `context_streams` and `dtype`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+import inspect
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from flax import linen as nn
 from jax import Array
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.types import Context
+
+T = TypeVar("T")
 
 
 class Network(Protocol):
@@ -55,6 +58,28 @@ class FeatureNetwork(Protocol):
 
   @property
   def default_feature_layer(self) -> int: ...
+
+
+class LevelFeatures:
+  """The feature layers of a network of levels: each on the way down, and the middle."""
+
+  block_channels: tuple[int, ...]
+
+  @property
+  def num_feature_layers(self) -> int:
+    return len(self.block_channels) + 1
+
+  @property
+  def default_feature_layer(self) -> int:
+    """The middle."""
+    return len(self.block_channels)
+
+
+def shared_fields(kind: type[T], module: nn.Module) -> T:
+  """Makes a dataclass from the fields of a module that have the names of its own."""
+  return kind(
+    **{name: getattr(module, name) for name in inspect.signature(kind).parameters}
+  )
 
 
 def check_sides(sides: Sequence[int], divisor: int, what: str) -> None:

@@ -65,8 +65,8 @@ class ResnetBlock(nn.Module):
       dense = nn.Dense(width, dtype=self.dtype, name="time_emb_proj")
       time = jnp.asarray(dense(nn.silu(time)))[:, None, None]
 
-    h = _resampled(nn.silu(norm("norm1", x)), self.resample)
-    x = _resampled(x, self.resample)
+    h = resampled(nn.silu(norm("norm1", x)), self.resample)
+    x = resampled(x, self.resample)
     h = conv("conv1", h, (3, 3))
     if time is None:
       h = norm("norm2", h)
@@ -81,7 +81,8 @@ class ResnetBlock(nn.Module):
     return x + h if self.skip_scale == 1 else (x + h) * self.skip_scale
 
 
-def _resampled(x: Array, resample: str) -> Array:
+def resampled(x: Array, resample: str) -> Array:
+  """x [b h w c] at the resolution that 'keep', 'down' or 'up' says."""
   match resample:
     case "keep":
       return x
@@ -119,7 +120,5 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
-    x = x.reshape(b, 2 * h, 2 * w, c)
-    return nn.Conv(c, (3, 3), dtype=self.dtype, name="conv")(x)
+    conv = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name="conv")
+    return conv(resampled(x, "up"))

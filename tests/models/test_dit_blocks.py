@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.models import dit_blocks, positions
+from cxr_diffusion_jax.models import dit_blocks
 from cxr_diffusion_jax.types import TokenStream
 
 WIDTH, HEADS, GRID = 16, 2, (2, 3)
@@ -85,7 +85,7 @@ def test_a_block_is_its_equations(modern):
   tokens = rng.standard_normal((1, 4, WIDTH), np.float32)
   seen = np.array([[True, True, False, True]])
   mask = None if modern else np.arange(num_tokens)[None] != 2
-  angles = positions.grid_angles(GRID, WIDTH // HEADS) if modern else None
+  angles = dit_blocks.grid_angles(GRID, WIDTH // HEADS) if modern else None
   places = rng.standard_normal((num_tokens, WIDTH), np.float32) if modern else None
   given = dit_blocks.Condition(
     vector=vector,

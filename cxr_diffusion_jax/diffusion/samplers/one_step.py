@@ -119,4 +119,5 @@ class DDPM(Method):
     }
 
   def update(self, step, x, x0, noise, fresh, memory):
+    assert fresh is not None
     return step["of_x0"] * x0 + step["of_x"] * x + step["added"] * fresh, memory

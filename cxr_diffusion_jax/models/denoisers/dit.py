@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors, naming
-from cxr_diffusion_jax.models import embedding, network, positions
+from cxr_diffusion_jax.models import dit_blocks, embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.models.dit_blocks import Block, Condition, Style, modulate
 from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
@@ -170,7 +170,7 @@ class DiT(nn.Module):
     if self.positions != "rotary":
       return None
     head = self.width // self.num_heads
-    patches = positions.grid_angles(grid, head)
+    patches = dit_blocks.grid_angles(grid, head)
     if self.context_mode == "cross":
       return patches
 
@@ -181,7 +181,7 @@ class DiT(nn.Module):
     for spec in self.context_streams:
       before.append(nowhere(spec.num_leading if spec.grid else spec.num_tokens))
       if spec.grid is not None:
-        before.append(positions.grid_angles(spec.grid, head, spread=grid))
+        before.append(dit_blocks.grid_angles(spec.grid, head, spread=grid))
     return np.concatenate([*before, patches])
 
   def _project_out(self, x: Array, vector: Array, rows: int) -> Array:

@@ -16,7 +16,6 @@ import dataclasses
 import math
 from typing import Any
 
-from einops import reduce, repeat
 from flax import linen as nn
 from jax import Array
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models import edm2_layers as layers
 from cxr_diffusion_jax.models import embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
+from cxr_diffusion_jax.models.resblock import resampled
 from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 # Range of the Fourier features' argument over all times: a quarter of the logarithm of
@@ -75,10 +75,7 @@ class Block(nn.Module):
     def widened(x: Array) -> Array:
       return x if x.shape[-1] == self.channels else linear("conv_skip", x, (1, 1))
 
-    if self.resample == "down":
-      x = reduce(x, "b (h p) (w q) c -> b h w c", "mean", p=2, q=2)
-    if self.resample == "up":
-      x = repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
+    x = resampled(x, self.resample)
     if not self.decoder:
       x = layers.pixel_norm(widened(x))
     y = linear("conv_res0", layers.silu(x), (3, 3))
@@ -104,7 +101,7 @@ class Block(nn.Module):
     return attention("attn2")(x, context.tokens, context.mask, positions)
 
 
-class EDM2(nn.Module):
+class EDM2(network.LevelFeatures, nn.Module):
   """Predicts from (x_t, t, context). The defaults are the paper's size XS.
 
   The output starts at exactly zero, and so does every gradient except that of its
@@ -150,16 +147,6 @@ class EDM2(nn.Module):
 
   tensor_parallel = TENSOR_PARALLEL
 
-  @property
-  def num_feature_layers(self) -> int:
-    """One for each level, and the middle."""
-    return len(self.block_channels) + 1
-
-  @property
-  def default_feature_layer(self) -> int:
-    """The middle."""
-    return len(self.block_channels)
-
   @nn.compact
   def __call__(self, x_t: Array, t: Array, context: Context) -> Array:
     """Predicts.
@@ -177,13 +164,7 @@ class EDM2(nn.Module):
       errors.InputError: sizes that do not match, or another context than promised.
     """
     self._check(x_t)
-    style = Style(
-      residual_balance=self.residual_balance,
-      attention_balance=self.attention_balance,
-      query_positions=self.query_positions,
-      remat=self.remat,
-      dtype=self.dtype,
-    )
+    style = network.shared_fields(Style, self)
     vector, stream = self._condition(x_t.shape[0], t, context)
     levels = list(enumerate(self.block_channels))
 

@@ -30,7 +30,7 @@ CHOICES = {
 }
 
 
-class UNet(nn.Module):
+class UNet(network.LevelFeatures, nn.Module):
   """Predicts from (x_t, t, context). The defaults are Stable Diffusion 1.5.
 
   Stable Diffusion 2.x is `num_heads=(5, 10, 20, 20)`, `context_width=1024` and
@@ -93,16 +93,6 @@ class UNet(nn.Module):
 
   tensor_parallel = TENSOR_PARALLEL
 
-  @property
-  def num_feature_layers(self) -> int:
-    """One for each level, and the middle."""
-    return len(self.block_channels) + 1
-
-  @property
-  def default_feature_layer(self) -> int:
-    """The middle."""
-    return len(self.block_channels)
-
   @staticmethod
   def published_fields(streams: tuple[StreamSpec, ...]) -> dict[str, Any]:
     """Fields that follow from the streams where the weights are published ones.
@@ -133,17 +123,7 @@ class UNet(nn.Module):
     """
     self._check_sizes(x_t)
     self._check_conditions(context, class_labels)
-    style = Style(
-      norm_groups=self.norm_groups,
-      time_conditioning=self.time_conditioning,
-      linear_projection=self.linear_projection,
-      query_positions=self.query_positions,
-      zero_init=self.zero_init,
-      resample=self.resample,
-      skip_scale=self.skip_scale,
-      remat=self.remat,
-      dtype=self.dtype,
-    )
+    style = network.shared_fields(Style, self)
     time, stream = self._condition(x_t, t, context, class_labels)
     levels = list(enumerate(self.block_channels))
     heads, depths = self.heads(), self._each_level(self.transformer_blocks)

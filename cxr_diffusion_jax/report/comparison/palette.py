@@ -14,17 +14,8 @@ DARK = ("#5a8cf0", "#f5822a", "#1fb295", "#f3a3d3", "#efe08a", "#a6dcff", "#c962
 # Of figures: text, secondary text, guide lines, background.
 INK, MUTED, FAINT, PAPER = "#1c2027", "#5b636f", "#cdd2da", "#ffffff"
 
-_MARKERS = (
-  ("o", "●"),
-  ("s", "■"),
-  ("^", "▲"),
-  ("D", "◆"),
-  ("v", "▼"),
-  ("P", "✚"),
-  ("X", "✖"),
-  ("*", "★"),
-  ("h", "⬢"),
-)
+# Of matplotlib, and the same as letters.
+_MARKERS = tuple(zip("os^DvPX*h", "●■▲◆▼✚✖★⬢", strict=True))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

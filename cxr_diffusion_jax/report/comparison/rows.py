@@ -19,33 +19,19 @@ class Row:
   """One metric by one judge, of all images or of a part of them.
 
   Attributes:
-    key: `Measurement.key`.
+    subject: with `metric`, `judge` and `group` the `Measurement.key`.
     of_paths: path's name -> its measurement; paths without one are left out.
     real: the floor or ceiling; None for none.
     verdict: None where there is none.
   """
 
-  key: tuple[str, str, str, str]
+  subject: str
+  metric: str
+  judge: str
+  group: str
   of_paths: Mapping[str, Measurement]
   real: Measurement | None
   verdict: comparison_data.Verdict | None
-
-  @property
-  def subject(self) -> str:
-    """See `Measurement`; so are `metric`, `judge` and `group`."""
-    return self.key[0]
-
-  @property
-  def metric(self) -> str:
-    return self.key[1]
-
-  @property
-  def judge(self) -> str:
-    return self.key[2]
-
-  @property
-  def group(self) -> str:
-    return self.key[3]
 
   @property
   def kind(self) -> str:
@@ -113,7 +99,7 @@ def build(comparison: comparison_data.Comparison) -> list[Row]:
   keys.sort(key=lambda key: list(SUBJECTS).index(key[0]))
   return [
     Row(
-      key=key,
+      **dict(zip(("subject", "metric", "judge", "group"), key, strict=True)),
       of_paths={name: table[key] for name, table in tables.items() if key in table},
       real=real.get(key),
       verdict=verdicts.get(key),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.models import positions
+from cxr_diffusion_jax.models import dit_blocks
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def vector() -> np.ndarray:
 
 def _everywhere(vector, grid):
   """The vector at each cell of a grid, turned by its place: [n d]."""
-  angles = positions.grid_angles(grid, vector.size)
+  angles = dit_blocks.grid_angles(grid, vector.size)
   tokens = np.broadcast_to(vector, (1, len(angles), 1, vector.size))
-  return np.asarray(positions.rotate(tokens, angles))[0, :, 0]
+  return np.asarray(dit_blocks.rotate(tokens, angles))[0, :, 0]
 
 
 def test_products_depend_on_the_difference_of_places_alone(vector):
@@ -38,20 +38,20 @@ def test_turning_keeps_lengths_and_the_angle_zero_keeps_all(vector):
   lengths = np.linalg.norm(turned, axis=-1)
   np.testing.assert_allclose(lengths, np.linalg.norm(vector), rtol=1e-5)
   tokens = vector[None, None, None]
-  still = positions.rotate(tokens, np.zeros((1, vector.size // 2), np.float32))
+  still = dit_blocks.rotate(tokens, np.zeros((1, vector.size // 2), np.float32))
   np.testing.assert_array_equal(still, tokens)
 
 
 def test_a_coarse_map_lies_over_the_fine_one():
-  fine = positions.grid_angles((8, 12), 16).reshape(8, 12, 8)
-  coarse = positions.grid_angles((4, 3), 16, spread=(8, 12)).reshape(4, 3, 8)
+  fine = dit_blocks.grid_angles((8, 12), 16).reshape(8, 12, 8)
+  coarse = dit_blocks.grid_angles((4, 3), 16, spread=(8, 12)).reshape(4, 3, 8)
   # A cell's middle is the mean of the middles of the cells it covers.
   means = fine.reshape(4, 2, 3, 4, 8).mean(axis=(1, 3))
   np.testing.assert_allclose(coarse, means, rtol=1e-5)
 
 
 def test_the_fastest_pair_turns_a_radian_a_cell():
-  angles = positions.grid_angles((3, 2), 8).reshape(3, 2, 4)
+  angles = dit_blocks.grid_angles((3, 2), 8).reshape(3, 2, 4)
   np.testing.assert_allclose(np.diff(angles[:, 0, 0]), 1, rtol=1e-6)
   np.testing.assert_allclose(np.diff(angles[:, 0, 1]), 0.1, rtol=1e-5)
   np.testing.assert_array_equal(np.diff(angles[:, 0, 2:], axis=0), 0)
@@ -59,6 +59,6 @@ def test_the_fastest_pair_turns_a_radian_a_cell():
 
 def test_the_dtype_is_kept():
   tokens = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
-  angles = positions.grid_angles((2, 2), 8)
-  shape = jax.eval_shape(positions.rotate, tokens, angles)
+  angles = dit_blocks.grid_angles((2, 2), 8)
+  shape = jax.eval_shape(dit_blocks.rotate, tokens, angles)
   assert (shape.dtype, shape.shape) == (jnp.bfloat16, tokens.shape)
