@@ -45,9 +45,6 @@ def classifier_free(
     rescale: in [0, 1], how far the guided prediction's standard deviation is brought
       back to the conditional one's, for each sample over all its other axes, against
       the overexposure of large scales: Lin et al. 2023 (2305.08891), eq. 15 and 16.
-
-  Returns:
-    The guided denoiser, with the signature of `denoise_fn`.
   """
   if _is(scale, 1):
     return denoise_fn
@@ -71,8 +68,7 @@ def composed(
   sum, so scales of 1 are not the conditional denoiser, unless there is one stream.
 
   Args:
-    denoise_fn: as of `classifier_free`.
-    drop_fn: likewise.
+    denoise_fn: as of `classifier_free`, and so is `drop_fn`.
     keep_fns: one a stream: the context with every other stream dropped, same shapes.
     scales: one a stream, each a number or [b]. A stream whose scale is the number 0
       has no branch; where only one is left and is 1, its branch alone runs.
@@ -80,9 +76,6 @@ def composed(
       condition of the one branch.
     rescale: as of `classifier_free`; what the standard deviation is brought back to is
       that of the sum with 1 for every scale that is not 0.
-
-  Returns:
-    The guided denoiser, with the signature of `denoise_fn`.
   """
   branches = [
     (keep_fn, scale)
@@ -127,9 +120,6 @@ def autoguidance(
     scale: as of `classifier_free`: 0 is the weak one alone, 1 the good one alone.
     interval: likewise; elsewhere the good one runs alone.
     rescale: likewise, to the good one's standard deviation.
-
-  Returns:
-    The guided denoiser, with the signature of `denoise_fn`.
   """
   if _is(scale, 1):
     return denoise_fn

@@ -50,9 +50,6 @@ def to_places(mask: Array, places: tuple[int, int]) -> Array:
 
   Returns:
     [b h' w' 1] bool: True where any of the place's pixels is.
-
-  Raises:
-    ValueError: the places do not divide the pixels.
   """
   b, h, w, _ = mask.shape
   rows, columns = places

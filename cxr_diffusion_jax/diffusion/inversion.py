@@ -37,7 +37,7 @@ def invert(
     denoise_fn: (x_t [b ...], t [b] in [0, 1], context) -> prediction [b ...]; without
       guidance, whose extrapolation is not undone well.
     x0: [b ...] data.
-    context: handed to `denoise_fn` as it is.
+    context: passed to `denoise_fn`.
     grid: of the sampler that is to go the way back: falling times.
     repeats: evaluations of the denoiser for each step.
 

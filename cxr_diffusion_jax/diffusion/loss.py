@@ -5,6 +5,7 @@ loss_i = weight(t_i) mean (prediction_i - target_i)^2,  in float32
 Most weights are stated for the error of x0. Given x_t, an error of the prediction is
 an error of x0 times a factor of alpha and sigma alone, so each is handed on to what is
 predicted, and the loss is the same number:  weight = weight_of_x0 (dx0/dprediction)^2
+A value out of its range raises InputError.
 """
 
 from collections.abc import Callable
@@ -46,9 +47,6 @@ class LinearTimestep:
 
   Attributes:
     slope: in [-1, 1]; below 0 cleaner times count for more, 0 is uniform.
-
-  Raises:
-    InputError: a slope with which weights would be negative.
   """
 
   slope: float = 1.0
@@ -70,9 +68,6 @@ class MinSNR:
 
   Attributes:
     gamma: the weight's ceiling; the paper's choice is 5.
-
-  Raises:
-    InputError: gamma is not positive.
   """
 
   gamma: float = 5.0
@@ -94,9 +89,6 @@ class EDM:
 
   Attributes:
     sigma_data: standard deviation of the data; > 0.
-
-  Raises:
-    InputError: sigma_data is not positive.
   """
 
   sigma_data: float = 0.5
@@ -152,11 +144,7 @@ def squared_error(
 
 
 def load(name: str) -> type[Weighting]:
-  """The constructor of the weighting of this name.
-
-  Raises:
-    InputError: no weighting has this name.
-  """
+  """The constructor of the weighting of this name; InputError for an unknown one."""
   weightings: dict[str, type[Weighting]] = {
     "edm": EDM,
     "linear_timestep": LinearTimestep,

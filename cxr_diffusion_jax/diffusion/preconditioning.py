@@ -7,6 +7,7 @@ none  c_in = 1, c_skip = 0, c_out = 1, c_noise = 1000 t
 edm   Karras et al. 2022 (2206.00364), eq. 7 and table 1
 
 The network is outside: whatever takes (x, t in [0, 1000], context) can be wrapped.
+A value out of its range raises InputError.
 """
 
 from collections.abc import Callable
@@ -71,9 +72,6 @@ class EDM:
 
   Attributes:
     sigma_data: standard deviation of the data; > 0.
-
-  Raises:
-    InputError: sigma_data is not positive.
   """
 
   sigma_data: float = 0.5
@@ -127,10 +125,6 @@ def wrap(
 
 
 def load(name: str) -> type[Preconditioning]:
-  """The constructor of the preconditioning of this name.
-
-  Raises:
-    InputError: no preconditioning has this name.
-  """
+  """The constructor of the preconditioning of this name, or InputError."""
   choices: dict[str, type[Preconditioning]] = {"edm": EDM, "none": Identity}
   return naming.choose("preconditioning", name, choices)

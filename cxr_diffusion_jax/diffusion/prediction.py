@@ -25,17 +25,9 @@ def check(name: str) -> None:
 
 
 def target(name: str, x0: Array, noise: Array, alpha: Array, sigma: Array) -> Array:
-  """What a perfect denoiser of this kind would answer.
+  """What a perfect denoiser of a kind would answer for x0 [...] and noise [...].
 
-  Args:
-    name: one of `names()`.
-    x0: [...] data.
-    noise: [...] the standard normal noise that was mixed in.
-    alpha: broadcasts with x0.
-    sigma: broadcasts with x0.
-
-  Returns:
-    [...] as x0.
+  `alpha` and `sigma` broadcast with x0, here and below.
   """
   match name:
     case "x0":
@@ -52,21 +44,11 @@ def target(name: str, x0: Array, noise: Array, alpha: Array, sigma: Array) -> Ar
 def split(
   name: str, prediction: Array, x_t: Array, alpha: Array, sigma: Array
 ) -> tuple[Array, Array]:
-  """The (x0, noise) that a prediction means.
+  """The x0 and noise, [...] each, that a prediction [...] at x_t [...] means.
 
   `v` and `velocity` are exact on the whole path. `epsilon` says nothing of the data
   where alpha = 0, nor `x0` of the noise where sigma = 0: there the missing one is
   finite, and multiplied by 0 in every use.
-
-  Args:
-    name: one of `names()`.
-    prediction: [...] of the denoiser.
-    x_t: [...] what it was given.
-    alpha: broadcasts with x_t.
-    sigma: broadcasts with x_t.
-
-  Returns:
-    x0 [...] and noise [...].
   """
   match name:
     case "x0":
@@ -92,15 +74,9 @@ def convert(
 
 
 def gain(name: str, alpha: Array, sigma: Array) -> Array:
-  """How far x0 is off where a prediction is off by 1, given x_t; without the sign.
+  """The size [...] of x0's error where a prediction is off by 1, given x_t.
 
-  Args:
-    name: one of `names()`.
-    alpha: [...].
-    sigma: [...].
-
-  Returns:
-    [...]; finite, and 0 only where sigma = 0.
+  It is finite, and 0 only where sigma = 0.
   """
   match name:
     case "x0":

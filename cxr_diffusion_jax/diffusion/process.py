@@ -2,6 +2,7 @@
 
 corrupt:  x_t = alpha(t) x0 + sigma(t) noise,  noise ~ N(0, 1)
 target:   what the denoiser should answer for (x0, noise, t)
+A value out of its range raises InputError.
 """
 
 import dataclasses
@@ -21,9 +22,6 @@ class Process:
   Attributes:
     schedule: alpha and sigma over time.
     prediction: one of `prediction.names()`.
-
-  Raises:
-    InputError: unknown prediction.
   """
 
   schedule: Schedule = RectifiedFlow()  # noqa: RUF009 - frozen, so safe to share
@@ -39,16 +37,7 @@ class Process:
     return self.schedule.alpha(t), self.schedule.sigma(t)
 
   def corrupt(self, key: Array, x0: Array, t: Array) -> tuple[Array, Array]:
-    """Mixes fresh noise into data.
-
-    Args:
-      key: one typed key for the whole batch.
-      x0: [b ...] data.
-      t: [b] in [0, 1].
-
-    Returns:
-      x_t [b ...] and the noise [b ...] in it, float32.
-    """
+    """x0 [b ...], t [b] in [0, 1] -> x_t [b ...] and the fresh noise in it, float32."""
     noise = jax.random.normal(key, x0.shape, jnp.float32)
     alpha, sigma = self.coefficients(t, x0.ndim)
     return alpha * x0 + sigma * noise, noise

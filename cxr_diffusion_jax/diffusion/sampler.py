@@ -166,11 +166,7 @@ def methods() -> dict[str, type[Method]]:
 
 
 def load(name: str) -> type[Method]:
-  """The class of the method of this name.
-
-  Raises:
-    InputError: no sampler has this name.
-  """
+  """The class of the method of this name; InputError for an unknown one."""
   return naming.choose("sampler", name, methods())
 
 

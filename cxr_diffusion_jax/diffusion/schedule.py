@@ -56,9 +56,5 @@ _SCHEDULES = {
 
 
 def load(name: str) -> type[Schedule]:
-  """The constructor of the schedule of this name.
-
-  Raises:
-    InputError: no schedule has this name.
-  """
+  """The constructor of the schedule of this name; InputError for an unknown one."""
   return naming.choose("schedule", name, _SCHEDULES)

@@ -7,6 +7,7 @@ edm              alpha = 1,  sigma^(1 / rho) linear in t
 
 Methods are those of `schedule.Schedule`, in float32; the inverse of a logsnr beyond the
 path's ends is the end. Nothing is computed as 1 minus something near 1.
+A value out of its range raises InputError.
 """
 
 import dataclasses
@@ -26,9 +27,6 @@ class RectifiedFlow:
 
   Attributes:
     shift: above 1 gives more of [0, 1] to high noise, as larger images need; > 0.
-
-  Raises:
-    InputError: the shift is not positive.
   """
 
   shift: float = 1.0
@@ -63,9 +61,6 @@ class Cosine:
 
   Attributes:
     shift: above 1 gives more of [0, 1] to high noise, as larger images need; > 0.
-
-  Raises:
-    InputError: the shift is not positive.
   """
 
   shift: float = 1.0
@@ -109,9 +104,6 @@ class VP:
   Attributes:
     beta_min: rate of noise at t = 0; > 0.
     beta_max: rate of noise at t = 1, at least beta_min.
-
-  Raises:
-    InputError: the rates are not ordered, or not positive.
   """
 
   beta_min: float = 0.1
@@ -161,9 +153,6 @@ class EDM:
     sigma_min: noise at t = 0; > 0.
     sigma_max: noise at t = 1, > sigma_min; data has a standard deviation of about 0.5.
     rho: how much more of [0, 1] low noise gets; > 0.
-
-  Raises:
-    InputError: the sigmas are not ordered, or not positive; rho is not positive.
   """
 
   sigma_min: float = 0.002

@@ -10,6 +10,7 @@ Level i is t = i / num_levels, so that published weights see the times they were
 trained with. Between levels logsnr is linear in t, as samplers that choose their own
 noise levels have it. The tables are made in float64 and hold sigma beside alpha: as
 sqrt(1 - alpha^2) in float32 it would lose half its digits near t = 0.
+A value out of its range raises InputError.
 """
 
 import dataclasses
@@ -35,9 +36,6 @@ class Discrete:
     num_levels: count of discrete levels; at least 3.
     zero_terminal_snr: shift and scale alpha so that the last level is pure noise,
       Lin et al. 2023 (2305.08891), algorithm 1.
-
-  Raises:
-    InputError: too few levels, or betas outside (0, 1).
   """
 
   num_levels: int = 1000

@@ -6,6 +6,7 @@ Stratified: one shared offset u and t_i = (u + i / n) mod 1, so that every batch
 the whole path evenly; each t_i alone is still uniform (Kingma et al. 2021, 2107.00630,
 appendix I.1). Samplers that are not uniform look more often where it is worth more, and
 so weight the loss by their density; `Importance` alone divides by it again.
+A value out of its range raises InputError.
 """
 
 import dataclasses
@@ -119,9 +120,6 @@ class Importance(TimeSampler):
       multiplied by more than 1 / uniform.
     num_cells: of [0, 1], within which the density is constant.
     stratified: spread the quantiles of one batch evenly.
-
-  Raises:
-    InputError: knots and profile do not make a density.
   """
 
   logsnr: tuple[float, ...] = (-10.0, -5.0, 0.0, 5.0, 10.0)
@@ -172,11 +170,7 @@ class Importance(TimeSampler):
 
 
 def load(name: str) -> type[TimeSampler]:
-  """The constructor of the time sampler of this name.
-
-  Raises:
-    InputError: no time sampler has this name.
-  """
+  """The constructor of the time sampler of this name; InputError for an unknown one."""
   samplers: dict[str, type[TimeSampler]] = {
     "importance": Importance,
     "log_normal": LogNormal,

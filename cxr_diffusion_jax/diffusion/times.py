@@ -11,6 +11,7 @@ and then the data itself. Level i of a discrete path of N is t = i / N; a contin
 path is taken to have N = 1000 levels, level i at t = (i + 1) / N, so that its last is
 pure noise and its first not yet data: what flow matching in diffusers does. The three
 spacings of levels are table 2 of Lin et al. 2023 (2305.08891).
+A value out of its range raises InputError.
 """
 
 import dataclasses
@@ -75,9 +76,6 @@ class Times:
     rho: of karras, 2206.00364; > 0.
     end: 'data', or 'lowest': the path's own point at t = 0, which keeps the little
       noise that discrete levels and EDM have there (DDIM of Stable Diffusion).
-
-  Raises:
-    InputError: a value out of range.
   """
 
   spacing: str = "time"
@@ -107,11 +105,7 @@ class Times:
     return self.grid(process, num_steps).t
 
   def grid(self, process: Process, num_steps: int) -> Grid:
-    """The times, and alpha and sigma at each.
-
-    Raises:
-      InputError: as `__call__`.
-    """
+    """The times, and alpha and sigma at each; errors are those of `__call__`."""
     schedule = process.schedule
     start = jnp.float32(self.start)
     if process.prediction == "epsilon":

@@ -51,9 +51,7 @@ _INERT = ("double_z", "force_upcast", "sample_size")
 def read(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   """Returns the fields of our AutoencoderKL.
 
-  Args:
-    config: of diffusers' AutoencoderKL.
-    where: its file, for messages.
+  `where` is the file of the options, for messages.
 
   Raises:
     errors.InputError: options that are not implemented; they are named.

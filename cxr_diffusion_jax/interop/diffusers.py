@@ -45,13 +45,9 @@ def load_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, types.Params]:
 
 
 def read_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, int, pathlib.Path]:
-  """Reads a UNet without its weights; checks their names and shapes.
+  """Returns a UNet without its weights, its input's channels, and the model's folder.
 
-  Returns:
-    The network, the channels of its input, and the folder that the model is in.
-
-  Raises:
-    errors.InputError: as `load_unet`.
+  Checks the weights' names and shapes; errors are those of `load_unet`.
   """
   place = safetensors_folder.locate(folder, "unet")
   config = safetensors_folder.read_config(place, unet_options.CLASS_NAME)
@@ -65,24 +61,24 @@ def read_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, int, pathlib.Pa
 def load_autoencoder(
   folder: str | os.PathLike,
 ) -> tuple[autoencoder_lib.AutoencoderKL, types.Params]:
-  """Loads an AutoencoderKL, from files of any age.
+  """Loads an AutoencoderKL, from files of any age; returns and raises as `load_unet`.
 
-  Args:
-    folder: of the model, or of a pipeline with it in `vae`.
-
-  Returns:
-    The network and its parameters, as `load_unet` does.
-
-  Raises:
-    errors.InputError: as `load_unet`.
+  The model is in the folder, or in `vae` of a pipeline's folder.
   """
-  place = safetensors_folder.locate(folder, "vae")
-  config = safetensors_folder.read_config(place, autoencoder_options.CLASS_NAME)
-  where = str(place / safetensors_folder.CONFIG)
-  network = autoencoder_lib.AutoencoderKL(**autoencoder_options.read(config, where))
+  network, place = read_autoencoder(folder)
   shapes = _autoencoder_shapes(network)
   _check_files(place, shapes)
   return network, _read_params(place, shapes)
+
+
+def read_autoencoder(
+  folder: str | os.PathLike,
+) -> tuple[autoencoder_lib.AutoencoderKL, pathlib.Path]:
+  """Returns an autoencoder without its weights, and the model's folder."""
+  place = safetensors_folder.locate(folder, "vae")
+  config = safetensors_folder.read_config(place, autoencoder_options.CLASS_NAME)
+  where = str(place / safetensors_folder.CONFIG)
+  return autoencoder_lib.AutoencoderKL(**autoencoder_options.read(config, where)), place
 
 
 def save_unet(
@@ -120,7 +116,7 @@ def save_autoencoder(
 ) -> None:
   """Saves an autoencoder so that diffusers' `AutoencoderKL.from_pretrained` loads it.
 
-  Args and errors are those of `save_unet`.
+  Arguments and errors are those of `save_unet`.
   """
   config = autoencoder_options.write(autoencoder)
   _save(folder, config, _autoencoder_shapes(autoencoder), params, dtype)

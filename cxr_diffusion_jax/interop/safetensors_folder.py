@@ -91,11 +91,7 @@ def read_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads all arrays by name, as float32, on the host.
-
-  Raises:
-    errors.InputError: as `read_shapes`.
-  """
+  """Reads all arrays by name, as float32, on the host; raises as `read_shapes`."""
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
     return {
       name: np.asarray(file.get_tensor(name)).astype(np.float32, copy=False)

@@ -100,9 +100,7 @@ _OURS_ALONE = (
 def read(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], int]:
   """Returns the fields of our UNet and the channels of its input.
 
-  Args:
-    config: of a UNet2DConditionModel.
-    where: its file, for messages.
+  `where` is the file of the options, for messages.
 
   Raises:
     errors.InputError: options that are not implemented; they are named.

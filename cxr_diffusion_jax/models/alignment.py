@@ -19,7 +19,6 @@ class Projector(nn.Module):
   Attributes:
     width: width of both inner layers.
     out_width: width of the target.
-    dtype: of the computation; parameters are float32.
   """
 
   width: int
@@ -37,13 +36,14 @@ class Projector(nn.Module):
 def to_grid(features: Array, grid: tuple[int, int] | None) -> Array:
   """Resizes features to the places of a target.
 
+  Means of blocks if the sides divide, else linear interpolation with antialiasing.
+
   Args:
     features: [b h w c].
     grid: (rows, columns) of the target, or None for one vector.
 
   Returns:
-    [b rows*columns c], or [b 1 c], float32: means of blocks if the sides divide, else
-    linear interpolation with antialiasing.
+    [b rows*columns c], or [b 1 c], float32.
   """
   features = jnp.asarray(features, jnp.float32)
   b, h, w, c = features.shape
@@ -57,14 +57,9 @@ def to_grid(features: Array, grid: tuple[int, int] | None) -> Array:
 
 
 def negative_cosine(projected: Array, target: Array) -> Array:
-  """The loss of each example.
+  """The loss [b] in [-1, 1] of projected features [b n d] for a target [b n d].
 
-  Args:
-    projected: [b n d].
-    target: [b n d]; a place of zeros has no target and does not count.
-
-  Returns:
-    [b] float32 in [-1, 1]; 0 for an example without any target.
+  A place of zeros has no target and does not count; an example without any has loss 0.
   """
   projected, target = (jnp.asarray(x, jnp.float32) for x in (projected, target))
   real = jnp.any(target != 0, axis=-1)

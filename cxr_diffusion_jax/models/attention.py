@@ -206,7 +206,6 @@ class TransformerBlock(nn.Module):
 
   Attributes:
     num_heads: divides the width of x.
-    dtype: of the computation; norms are float32.
   """
 
   num_heads: int
@@ -245,7 +244,6 @@ class SpatialTransformer(nn.Module):
       find the same place in a grid stream.
     zero_init: start as the identity.
     skip_scale: factor on the output.
-    dtype: of the computation; norms are float32.
   """
 
   num_heads: int

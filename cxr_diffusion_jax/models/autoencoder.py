@@ -93,14 +93,7 @@ class PlacesAttention(nn.Module):
 
 
 class Block(nn.Module):
-  """Resnets of one resolution, then a change of size.
-
-  Attributes:
-    style: shared by all blocks.
-    channels: channels of the output.
-    num_layers: number of resnets.
-    resample: 'down' for half the size, 'up' for twice, 'keep' for the same.
-  """
+  """`num_layers` resnets of one resolution, then 'keep', 'down' or 'up' of the size."""
 
   style: Style
   channels: int
@@ -157,13 +150,8 @@ class Encoder(nn.Module):
     return nn.Conv(self.out_channels, (3, 3), name="conv_out")(x)
 
 
-class Decoder(nn.Module):
+class Decoder(Encoder):
   """[b h' w' z] -> [b h w out_channels]: an `Encoder` backwards, with deeper levels."""
-
-  style: Style
-  out_channels: int
-  block_channels: tuple[int, ...]
-  num_layers: int
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -194,7 +182,6 @@ class AutoencoderKL(nn.Module):
       `encode` and `decode` leave both to the codec.
     shift_factor: see scaling_factor.
     remat: recompute activations in the backward pass, to save memory.
-    dtype: of the computation; parameters, norms and moments are float32.
   """
 
   in_channels: int = 3

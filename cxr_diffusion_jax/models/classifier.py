@@ -22,7 +22,6 @@ class Classifier(nn.Module):
     blocks: residual blocks per stage.
     stem_stride: stride of the first convolution; its window is twice as wide.
     norm_groups: divides each width.
-    dtype: of the convolutions; norms and logits are float32.
   """
 
   num_classes: int = 14
@@ -66,7 +65,6 @@ class Block(nn.Module):
     channels: channels of the output.
     stride: stride of the first convolution; the shortcut averages as many pixels.
     norm_groups: divides the channels of the input and the output.
-    dtype: of the convolutions.
   """
 
   channels: int

@@ -102,15 +102,7 @@ def grid_angles(
 
 
 def rotate(x: Array, angles: Array) -> Array:
-  """Rotates the pairs (i, i + d/2) of each head's channels.
-
-  Args:
-    x: [b n h d] queries or keys.
-    angles: [n d/2] in radians.
-
-  Returns:
-    [b n h d] of x's dtype; lengths are unchanged.
-  """
+  """Rotates the pairs (i, i + d/2) of x [b n h d] by angles [n d/2] in radians."""
   cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   rotated = [first * cos - second * sin, second * cos + first * sin]

@@ -61,13 +61,7 @@ def fourier(x: Array, width: int) -> Array:
 
   Frequencies are quantiles of the normal distribution and phases are multiples of the
   golden ratio. The paper draws both; this has the same spread without a seed.
-
-  Args:
-    x: [b], with a range of a few units.
-    width: number of features.
-
-  Returns:
-    [b width] float32.
+  x [b] has a range of a few units. Returns [b width] float32.
   """
   normal = statistics.NormalDist()
   frequencies = np.array([normal.inv_cdf((i + 0.5) / width) for i in range(width)])
@@ -85,7 +79,6 @@ class Linear(nn.Module):
   Attributes:
     width: width of the output.
     window: (rows, columns), or ().
-    dtype: of the computation; the weights are normalised in float32.
   """
 
   width: int
@@ -115,7 +108,6 @@ class CosineAttention(nn.Module):
   Attributes:
     num_heads: divides the width of x.
     balance: share of the attention in the output.
-    dtype: of the computation; softmax is float32.
   """
 
   num_heads: int
@@ -130,16 +122,9 @@ class CosineAttention(nn.Module):
     mask: Array | None = None,
     positions: Array | None = None,
   ) -> Array:
-    """Mixes.
+    """x [b h w c] and a context [b k d] with its mask [b k], or x itself -> [b h w c].
 
-    Args:
-      x: [b h w c].
-      context: [b k d]; None for x itself.
-      mask: [b k], True for visible tokens of the context; None for all.
-      positions: [h*w c] of standard deviation 1, mixed into the input of the queries.
-
-    Returns:
-      [b h w c].
+    `positions` [h*w c] of standard deviation 1 are mixed into the queries' input.
     """
     width, rows = x.shape[-1], x.shape[1]
     tokens = rearrange(x, "b h w c -> b (h w) c")

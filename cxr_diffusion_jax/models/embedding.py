@@ -16,17 +16,10 @@ from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 
 def sinusoids(values: Array, width: int, longest: float = 1e4) -> Array:
-  """Cosines, then sines, at geometrically spaced frequencies from 1 to 1 / longest.
+  """[...] -> [... width]: cosines, then sines, at frequencies from 1 to 1 / longest.
 
-  Vaswani et al. 2017 (1706.03762), section 3.5, in Stable Diffusion's order.
-
-  Args:
-    values: [...] in [0, 1000) for a denoiser's time.
-    width: even.
-    longest: the slowest frequency's period, in periods of the fastest.
-
-  Returns:
-    [... width] float32.
+  Vaswani et al. 2017 (1706.03762), section 3.5, in Stable Diffusion's order; the width
+  is even.
   """
   half = width // 2
   frequencies = np.exp(-np.log(longest) * np.arange(half) / half).astype(np.float32)
@@ -76,7 +69,6 @@ class ContextEmbedder(nn.Module):
     streams: specifications in the order of the context; may be empty.
     width: width of the sequence.
     pooled_width: width of the pooled vector; 0 for none.
-    dtype: of the computation.
   """
 
   streams: tuple[StreamSpec, ...]
@@ -86,15 +78,7 @@ class ContextEmbedder(nn.Module):
 
   @nn.compact
   def __call__(self, context: Context, batch: int) -> tuple[TokenStream, Array | None]:
-    """Concatenates the streams.
-
-    Args:
-      context: one TokenStream (tokens [b n d], mask [b n]) for each of `streams`.
-      batch: b, which an empty context does not show.
-
-    Returns:
-      The sequence (tokens [b 1+N width], mask [b 1+N]), and the pooled vector
-      [b pooled_width] or None.
+    """Returns the sequence [b 1+N width], and the vector [b pooled_width] or None.
 
     Raises:
       errors.InputError: other streams or shapes than specified.

@@ -54,7 +54,7 @@ class BlockA(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w 224 + pooled]."""
-    five = _chain("branch5x5", x, (("_1", 48, (1, 1)), ("_2", 64, (5, 5))))
+    five = _chain("branch5x5", x, ((48, (1, 1)), (64, (5, 5))))
     three = _chain("branch3x3dbl", x, _TWICE_THREE)
     parts = [
       _conv("branch1x1", x, 64),
@@ -89,14 +89,8 @@ class BlockC(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w 768]."""
     wide, high, width = (1, 7), (7, 1), self.width
-    once = (("_1", width, (1, 1)), ("_2", width, wide), ("_3", 192, high))
-    twice = (
-      ("_1", width, (1, 1)),
-      ("_2", width, high),
-      ("_3", width, wide),
-      ("_4", width, high),
-      ("_5", 192, wide),
-    )
+    once = ((width, (1, 1)), (width, wide), (192, high))
+    twice = ((width, (1, 1)), (width, high), (width, wide), (width, high), (192, wide))
     parts = [
       _conv("branch1x1", x, 192),
       _chain("branch7x7", x, once),
@@ -112,7 +106,7 @@ class BlockD(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h' w' c + 512]."""
-    seven = (("_1", 192, (1, 1)), ("_2", 192, (1, 7)), ("_3", 192, (7, 1)))
+    seven = ((192, (1, 1)), (192, (1, 7)), (192, (7, 1)))
     three = _conv("branch3x3_1", x, 192)
     long = _chain("branch7x7x3", x, seven)
     parts = [
@@ -162,7 +156,7 @@ class ConvNorm(nn.Module):
     return nn.relu(frozen_norm.FrozenNorm(epsilon=1e-3, name="bn")(x))
 
 
-_TWICE_THREE = (("_1", 64, (1, 1)), ("_2", 96, (3, 3)), ("_3", 96, (3, 3)))
+_TWICE_THREE = ((64, (1, 1)), (96, (3, 3)), (96, (3, 3)))
 
 
 def _conv(
@@ -179,12 +173,10 @@ def _conv(
   return ConvNorm(channels, window, stride, padding, name=name)(x)
 
 
-def _chain(
-  name: str, x: Array, layers: Sequence[tuple[str, int, tuple[int, int]]]
-) -> Array:
-  """A sequence of `ConvNorm` from (end of the name, channels, window)."""
-  for end, channels, window in layers:
-    x = _conv(f"{name}{end}", x, channels, window)
+def _chain(name: str, x: Array, layers: Sequence[tuple[int, tuple[int, int]]]) -> Array:
+  """A sequence of `ConvNorm` NAME_1, NAME_2, ... from (channels, window)."""
+  for number, (channels, window) in enumerate(layers, 1):
+    x = _conv(f"{name}_{number}", x, channels, window)
   return x
 
 

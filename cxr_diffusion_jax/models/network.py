@@ -22,6 +22,11 @@ T = TypeVar("T")
 class Network(Protocol):
   """A Flax Linen module that predicts from (x_t, t, context).
 
+  x_t is [b h w c], t is [b] or a scalar, and the context has the streams of
+  `context_streams`. The prediction is float32. Sizes that do not fit and other contexts
+  raise errors.InputError. Where a network has a `dtype`, it is that of the computation;
+  parameters, norms and softmax are float32.
+
   Attributes:
     tensor_parallel: layer name -> axis of its [inputs outputs] kernel that is split
       over the mesh's axis `tensor`; see `parallel.sharding`.
@@ -83,12 +88,9 @@ def shared_fields(kind: type[T], module: nn.Module) -> T:
 
 
 def check_sides(sides: Sequence[int], divisor: int, what: str) -> None:
-  """Raises errors.InputError unless the divisor divides both sides of an input.
+  """Raises errors.InputError unless the divisor divides both sides (h, w) of an input.
 
-  Args:
-    sides: (h, w).
-    divisor: of both.
-    what: the reason, such as '3 levels', for the message.
+  `what` is the reason, such as '3 levels', for the message.
   """
   if any(side % divisor for side in sides):
     raise errors.InputError(

@@ -29,7 +29,6 @@ class ResnetBlock(nn.Module):
       pixels (Dhariwal and Nichol 2021, 2105.05233, section 3).
     skip_scale: factor on the output; 1 / sqrt(2) preserves its variance (Song et al.
       2020, 2011.13456).
-    dtype: of the computation; norms are float32.
   """
 
   channels: int
@@ -99,7 +98,6 @@ class Downsample(nn.Module):
   Attributes:
     padding: rows and columns of zeros. The default is PyTorch's padding=1; 'SAME' would
       pad the end only.
-    dtype: of the computation.
   """
 
   padding: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))

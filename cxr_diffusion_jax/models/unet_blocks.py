@@ -78,12 +78,9 @@ class DownBlock(nn.Module):
   """Resnets, each followed by a transformer if there are heads, then half the size.
 
   Attributes:
-    style: shared by all blocks.
-    channels: channels of the output.
     num_layers: number of resnets.
     num_heads: heads of the transformers; 0 for no transformers.
     num_blocks: blocks of each transformer.
-    downsample: whether to halve the resolution at the end.
   """
 
   style: Style

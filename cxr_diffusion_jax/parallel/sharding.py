@@ -30,8 +30,8 @@ def parameter_spec(
 
   Args:
     path: names from the root of the tree to the array.
-    shape: the array's shape.
-    mesh: a mesh with the axes of `parallel.mesh`.
+    shape: of the array.
+    mesh: with the axes of `parallel.mesh`.
     tensor_parallel: layer name -> axis of its matrix that is split over `tensor`.
   """
   axes: list[str | None] = [None] * len(shape)
@@ -76,13 +76,9 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> types.Batch:
-  """Makes global arrays of the rows that this process has read.
+  """Makes global arrays [b ...] of the rows [b_local ...] that this process has read.
 
-  Args:
-    batch: fields [b_local ...], the same number of rows in every process.
-
-  Returns:
-    Fields [b ...] over all devices of the mesh.
+  Every process has read the same number.
   """
   sharding = batch_sharding(mesh)
   return {
@@ -94,14 +90,7 @@ def place_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> types.
 def place_whole_batch(
   batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh
 ) -> types.Batch:
-  """Makes global arrays of rows that every process holds all of.
-
-  Args:
-    batch: fields [b ...], the same in every process.
-
-  Returns:
-    Fields [b ...] over all devices of the mesh.
-  """
+  """Makes global arrays [b ...] of rows [b ...] that every process holds all of."""
   sharding = batch_sharding(mesh)
   # Not `device_put`: it compares the processes' values, and nan is never equal.
   return {

@@ -6,6 +6,7 @@ correct   y' = y + (u' - u) (slope + slope') / 2
 
 x0 and n are the data and the noise that the denoiser sees in x. k = 0 is EDM's
 coordinate sigma / alpha; k = 1 is the straight path's, finite where there is no data.
+A value out of its range raises InputError.
 """
 
 import dataclasses
@@ -38,9 +39,6 @@ class Heun(Method):
     churn_high: greatest one, S_tmax.
     churn_noise: factor of the fresh noise, S_noise; a little above 1 where the denoiser
       removes too much noise.
-
-  Raises:
-    InputError: unknown coordinate.
   """
 
   coordinate: str = "auto"

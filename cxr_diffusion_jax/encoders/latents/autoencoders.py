@@ -19,8 +19,8 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import hub
-from cxr_diffusion_jax.interop import autoencoder_options, safetensors_folder
 from cxr_diffusion_jax.interop import diffusers as interop
+from cxr_diffusion_jax.interop import safetensors_folder
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.models import kl_codec
 from cxr_diffusion_jax.parallel import batches
@@ -141,11 +141,8 @@ def find(name: str) -> Autoencoder:
   """
   if name == DEFAULT:
     return Autoencoder(name=name, network=autoencoder_lib.AutoencoderKL())
-  place = safetensors_folder.locate(resolve(name), "vae")
-  config = safetensors_folder.read_config(place, autoencoder_options.CLASS_NAME)
-  where = str(place / safetensors_folder.CONFIG)
-  fields = autoencoder_options.read(config, where)
-  return Autoencoder(name=name, network=autoencoder_lib.AutoencoderKL(**fields))
+  network, _ = interop.read_autoencoder(resolve(name))
+  return Autoencoder(name=name, network=network)
 
 
 def export(autoencoder: Autoencoder, workdir: artifacts.PathLike) -> None:

@@ -3,11 +3,6 @@
 x_t -> patches -> linear (+ positions) -> blocks -> norm, linear -> patches -> out
 t (+ mean of the context) -> vector c -> scale, shift and gate of every block
 
-block:  x <- x + gate_1(c) attention(modulate_1(x, c))
-        x <- x + cross_attention(norm(x), context)            if context_mode='cross'
-        x <- x + gate_2(c) mlp(modulate_2(x, c))
-modulate(x, c) = norm(x) (1 + scale(c)) + shift(c)
-
 Peebles and Xie 2022 (2212.09748). Gates and the output start at zero (adaLN-zero).
 """
 
@@ -56,7 +51,6 @@ class DiT(nn.Module):
     context_streams: the context's streams; may be empty.
     remat: recompute activations in the backward pass, to save memory.
     feature_layer: the block, from 0, whose output is sown as features.
-    dtype: of the computation; parameters, norms and softmax are float32.
   """
 
   out_channels: int = 4
@@ -89,19 +83,7 @@ class DiT(nn.Module):
 
   @nn.compact
   def __call__(self, x_t: Array, t: Array, context: Context) -> Array:
-    """Predicts.
-
-    Args:
-      x_t: [b h w c]; h and w are multiples of `patch_size`.
-      t: [b] or a scalar in [0, 1000).
-      context: the streams of `context_streams`.
-
-    Returns:
-      The prediction [b h w out_channels], float32.
-
-    Raises:
-      errors.InputError: sizes that do not match, or another context than promised.
-    """
+    """See `network.Network`; h and w are multiples of `patch_size`."""
     self._check(x_t)
     size = self.patch_size
     batch, rows, columns = x_t.shape[0], x_t.shape[1] // size, x_t.shape[2] // size

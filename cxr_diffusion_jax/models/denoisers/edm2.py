@@ -52,8 +52,6 @@ class Block(nn.Module):
   """Two convolutions with the embedding, then attention, each mixed with its input.
 
   Attributes:
-    style: shared by all blocks.
-    channels: channels of the output.
     decoder: a block on the way up: not normalised, and widened last instead of first.
     resample: 'down' for half the size, 'up' for twice, 'keep' for the same.
     num_heads: heads of the attentions; 0 for none.
@@ -126,7 +124,6 @@ class EDM2(network.LevelFeatures, nn.Module):
     remat: recompute activations in the backward pass, to save memory.
     feature_layer: the level, from 0, whose output on the way down is sown as features;
       the number of levels for the middle.
-    dtype: of the computation; parameters, norms and softmax are float32.
   """
 
   out_channels: int = 4
@@ -149,19 +146,9 @@ class EDM2(network.LevelFeatures, nn.Module):
 
   @nn.compact
   def __call__(self, x_t: Array, t: Array, context: Context) -> Array:
-    """Predicts.
+    """See `network.Network`; h and w are multiples of 2^(levels - 1).
 
-    Args:
-      x_t: [b h w c] of standard deviation about 1 (EDM's preconditioning ensures it);
-        h and w are multiples of 2^(levels - 1).
-      t: [b] or a scalar in [0, 1000).
-      context: the streams of `context_streams`.
-
-    Returns:
-      The prediction [b h w out_channels], float32.
-
-    Raises:
-      errors.InputError: sizes that do not match, or another context than promised.
+    x_t has a standard deviation of about 1, which EDM's preconditioning ensures.
     """
     self._check(x_t)
     style = network.shared_fields(Style, self)

@@ -66,7 +66,6 @@ class UNet(network.LevelFeatures, nn.Module):
     remat: recompute activations in the backward pass, to save memory.
     feature_layer: the down block, from 0, whose output is sown as features; the number
       of levels for the middle block.
-    dtype: of the computation; parameters, norms and softmax are float32.
   """
 
   out_channels: int = 4
@@ -107,19 +106,10 @@ class UNet(network.LevelFeatures, nn.Module):
   def __call__(
     self, x_t: Array, t: Array, context: Context, class_labels: Array | None = None
   ) -> Array:
-    """Predicts.
+    """See `network.Network`; h and w are multiples of 2^(levels - 1).
 
-    Args:
-      x_t: [b h w c]; h and w are multiples of 2^(levels - 1).
-      t: [b] or a scalar in [0, 1000), Stable Diffusion's units.
-      context: the streams of `context_streams`, or one of width `context_width`.
-      class_labels: [b] int in [0, num_classes), if there are classes.
-
-    Returns:
-      The prediction [b h w out_channels], float32.
-
-    Raises:
-      errors.InputError: sizes that do not match, or another context than promised.
+    Without `context_streams`, the context is one stream of width `context_width`.
+    `class_labels` [b] in [0, num_classes) are given where there are classes.
     """
     self._check_sizes(x_t)
     self._check_conditions(context, class_labels)

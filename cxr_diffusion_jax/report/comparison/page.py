@@ -29,12 +29,8 @@ SHEET = "reader_study/sheet/sheet.html"
 def write(comparison: Comparison, out: artifacts.PathLike) -> epath.Path:
   """Writes the page, its figures and its tables.
 
-  Args:
-    comparison: what is shown.
-    out: folder; receives report.html, table.md, table.csv and figures/.
-
-  Returns:
-    The path of the page.
+  The folder `out` receives report.html, table.md, table.csv and figures/. Returns the
+  path of the page.
 
   Raises:
     ValueError: no paths, two of one name, measurements or images that do not fit.
