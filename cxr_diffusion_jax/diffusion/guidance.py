@@ -1,13 +1,12 @@
-"""Guidance: a denoiser that leaves one prediction behind in the direction of another.
+"""Guidance: a denoiser extrapolated from a weaker prediction to a better one.
 
 classifier-free   guided = unconditional + scale (conditional - unconditional)
 composed          guided = unconditional + sum_s scale_s (only stream s - unconditional)
 autoguidance      guided = weak + scale (good - weak)
 
-All four kinds of prediction are linear in each other given x_t, so guiding one guides
-all. Scales above 1 trade variety for adherence. Each kind can be limited to an interval
-of times and brought back to the contrast of what it guides. `num_evaluations` says what
-a step costs.
+Given x_t, all four kinds of prediction are linear in each other, so guiding one guides
+all. Scales above 1 trade variety for adherence. Guidance can be limited to an interval
+of times, and its result rescaled to the standard deviation of the conditional one.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,22 +28,22 @@ def classifier_free(
   interval: tuple[float, float] | None = None,
   rescale: float = 0.0,
 ) -> DenoiseFn:
-  """Guides a denoiser away from what it does without condition.
+  """Guides a denoiser away from its unconditional prediction.
 
   Ho and Salimans 2022 (2207.12598), eq. 6 with scale = 1 + w: 0 is unconditional, 1 is
   conditional. Both branches run as one batch of twice the size.
 
   Args:
     denoise_fn: (x_t [b ...], t [b], context) -> prediction [b ...].
-    drop_fn: makes a context into the one of the unconditional branch, same shapes.
-    scale: one number, or [b] with one for each sample. The numbers 1 and 0 need one
-      branch only, and run only that one; arrays of them run both.
-    interval: (low, high) times within which to guide; elsewhere the conditional
-      branch alone runs, which is faster and gives better images, Kynkäänniemi et al.
-      2024 (2404.07724). All samples of a batch are taken to be at one time.
-    rescale: in [0, 1], how far the guided prediction's standard deviation is brought
-      back to the conditional one's, for each sample over all its other axes, against
-      the overexposure of large scales: Lin et al. 2023 (2305.08891), eq. 15 and 16.
+    drop_fn: makes the context of the unconditional branch, of the same shapes.
+    scale: one number, or [b] with one for each sample. The numbers 1 and 0 run one
+      branch only; arrays run both.
+    interval: (low, high) times within which to guide; elsewhere only the conditional
+      branch runs, which is faster and gives better images, Kynkäänniemi et al. 2024
+      (2404.07724). All samples of a batch must be at one time.
+    rescale: in [0, 1], how far each sample's standard deviation is rescaled to the
+      conditional one, against the overexposure of large scales: Lin et al. 2023
+      (2305.08891), eq. 15 and 16.
   """
   if _is(scale, 1):
     return denoise_fn
@@ -64,18 +63,17 @@ def composed(
   """Guides by each stream of the condition with a scale of its own.
 
   Conjunction of Liu et al. 2022 (2206.01714), eq. 11. The unconditional branch and one
-  for each stream run as one batch. What the streams say only together is not in the
-  sum, so scales of 1 are not the conditional denoiser, unless there is one stream.
+  for each stream run as one batch. The sum lacks interactions of streams, so scales of
+  1 are not the conditional denoiser unless there is one stream.
 
   Args:
     denoise_fn: as of `classifier_free`, and so is `drop_fn`.
     keep_fns: one a stream: the context with every other stream dropped, same shapes.
     scales: one a stream, each a number or [b]. A stream whose scale is the number 0
       has no branch; where only one is left and is 1, its branch alone runs.
-    interval: as of `classifier_free`; elsewhere all streams together are the
-      condition of the one branch.
-    rescale: as of `classifier_free`; what the standard deviation is brought back to is
-      that of the sum with 1 for every scale that is not 0.
+    interval: as of `classifier_free`; elsewhere one branch sees all streams.
+    rescale: as of `classifier_free`, to the standard deviation of the sum with 1 for
+      every scale that is not 0.
   """
   branches = [
     (keep_fn, scale)
@@ -137,20 +135,15 @@ def autoguidance(
 def num_evaluations(scales: Sequence[float | Array]) -> int:
   """Evaluations of a network that one guided step costs each sample.
 
-  Args:
-    scales: one a stream of `composed`; the one of `classifier_free` (whose two
-      evaluations are one call) or `autoguidance` (two calls).
-
-  Returns:
-    1 + the scales that are not the number 0, or 1 where the only such is the number 1.
-    Outside an interval a step costs 1.
+  1 + the scales that are not the number 0, or 1 where the only such is the number 1.
+  Outside an interval a step costs 1.
   """
   kept = [scale for scale in scales if not _is(scale, 0)]
   return 1 if len(kept) == 1 and _is(kept[0], 1) else 1 + len(kept)
 
 
 def _is(scale: float | Array, number: int) -> bool:
-  """Whether a scale is known to be this number when the program is made."""
+  """Whether a scale is a Python number, known at compilation, of this value."""
   return isinstance(scale, int | float) and scale == number
 
 
@@ -166,7 +159,7 @@ def _extrapolated(
     factor = jnp.asarray(scale, jnp.float32)
     factor = factor.reshape(factor.shape + (1,) * (base.ndim - factor.ndim))
     guided = guided + factor * (other - base)
-    # Not by a scale of 0: it means that nothing of the other is wanted.
+    # A scale of 0 leaves the other out.
     plain = plain + jnp.where(factor == 0, 0.0, other - base)
   if _is(rescale, 0):
     return guided
@@ -198,8 +191,7 @@ def _within(
 def _beside(parts: Sequence[T]) -> T:
   """Joins k trees of arrays [b ...] to [b*k ...], the k of each sample in a row.
 
-  Not one part below the other: what belongs together then stays on one device of those
-  that a batch is split over.
+  The k of a sample then stay on one device where a batch is split over several.
   """
   return jax.tree.map(
     lambda *leaves: jnp.stack(leaves, axis=1).reshape(-1, *leaves[0].shape[1:]), *parts

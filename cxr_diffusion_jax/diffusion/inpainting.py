@@ -34,7 +34,7 @@ def keep_known(
       assert keys is not None, "the sampler passes keys to a fresh constraint"
       own = sampler_lib.draw_noise(keys, x.shape[1:])
     alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
-    # The way ends in the data, though some paths keep a little noise at t = 0.
+    # The last step gives the data, though some paths keep a little noise at t = 0.
     known = jnp.where(t > 0, alpha * x0 + sigma * own, x0)
     return jnp.where(make, x, known)
 

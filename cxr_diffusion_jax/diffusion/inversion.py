@@ -1,4 +1,4 @@
-"""From data back to the noise that a deterministic sampler would make it from.
+"""Inversion: from data to the noise from which a deterministic sampler makes it.
 
 z = x / (alpha + sigma), s = sigma / (alpha + sigma):  dz / ds = noise - x0
   sampling   z' = z + (s' - s) v(x, t)        primes at the cleaner point
@@ -34,11 +34,11 @@ def invert(
 
   Args:
     process: the path, and what the denoiser predicts.
-    denoise_fn: (x_t [b ...], t [b] in [0, 1], context) -> prediction [b ...]; without
-      guidance, whose extrapolation is not undone well.
+    denoise_fn: (x_t [b ...], t [b] in [0, 1], context) -> prediction [b ...], without
+      guidance, which cannot be inverted well.
     x0: [b ...] data.
     context: passed to `denoise_fn`.
-    grid: of the sampler that is to go the way back: falling times.
+    grid: falling times, those of the sampler that will make the data again.
     repeats: evaluations of the denoiser for each step.
 
   Returns:

@@ -3,8 +3,8 @@
 loss_i = weight(t_i) mean (prediction_i - target_i)^2,  in float32
 
 Most weights are stated for the error of x0. Given x_t, an error of the prediction is
-an error of x0 times a factor of alpha and sigma alone, so each is handed on to what is
-predicted, and the loss is the same number:  weight = weight_of_x0 (dx0/dprediction)^2
+one of x0 times a factor of alpha and sigma alone, so the loss is the same number with
+weight = weight_of_x0 (dx0/dprediction)^2
 A value out of its range raises InputError.
 """
 
@@ -41,9 +41,8 @@ class Uniform:
 class LinearTimestep:
   """1 + slope (2 t - 1) on the error of whatever is predicted; 1 on average over t.
 
-  The study before this one weighted linearly in the timestep, and published neither
-  ends nor direction. Assumed: the mean is 1, so that losses compare with unweighted
-  ones, and noisier times count for more, from 0 at t = 0 to 2 at t = 1.
+  The study before this one weighted linearly in the timestep, without publishing ends
+  or direction. Here losses compare with unweighted ones, and noisier times count more.
 
   Attributes:
     slope: in [-1, 1]; below 0 cleaner times count for more, 0 is uniform.

@@ -74,7 +74,7 @@ class Sampler:
       denoise_fn: (x_t [b ...], t [b] in [0, 1], context) -> prediction [b ...].
       noise: [b ...] standard normal (see `draw_noise`), which is scaled to the noise of
         the first time; or, where `times.start` < 1, x_t itself at the first time.
-      context: handed to `denoise_fn` as it is.
+      context: passed to `denoise_fn`.
       keys: [b] typed keys, for methods that make fresh noise and for `constrain_fn`.
       constrain_fn: applied to x after each step, as inpainting does. It is given x
         [b ...], the time [] just reached (0 in the end), and keys [b] of its own for

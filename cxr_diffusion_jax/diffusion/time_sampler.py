@@ -1,11 +1,11 @@
-"""Which times a training step looks at.
+"""The times of a training step.
 
 key, n, schedule -> t [n] in (0, 1);   the loss at t is multiplied by weight(t)
 
 Stratified: one shared offset u and t_i = (u + i / n) mod 1, so that every batch covers
 the whole path evenly; each t_i alone is still uniform (Kingma et al. 2021, 2107.00630,
-appendix I.1). Samplers that are not uniform look more often where it is worth more, and
-so weight the loss by their density; `Importance` alone divides by it again.
+appendix I.1). Samplers that are not uniform weight the loss by their density;
+`Importance` alone divides by it again.
 A value out of its range raises InputError.
 """
 

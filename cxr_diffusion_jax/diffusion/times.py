@@ -1,4 +1,4 @@
-"""Where on its path a sampler looks: times, and how much data and noise is there.
+"""The times at which a sampler evaluates its denoiser, with alpha and sigma at each.
 
 time       even in t:  1, 1 - 1/n, ..., 1/n
 logsnr     even in logsnr
@@ -109,8 +109,8 @@ class Times:
     schedule = process.schedule
     start = jnp.float32(self.start)
     if process.prediction == "epsilon":
-      # The noise says nothing of the data where there is only noise: begin a hair
-      # later, where pure noise is still as good as the exact x_t.
+      # The noise does not determine the data where alpha = 0: start slightly later,
+      # where pure noise is still as good as the exact x_t.
       start = jnp.minimum(start, schedule.time_of_logsnr(-10.0))
     ratio = None
     if self.spacing == "time":
@@ -183,7 +183,7 @@ class Times:
     if not discrete:
       level = level + 1
     elif self.whole or self.spacing == "trailing":
-      # Halves to even before 1 is taken away, as all others do.
+      # Halves round to even before 1 is subtracted, as elsewhere.
       level = np.round(level + 1) - 1 if self.spacing == "trailing" else np.round(level)
     times = self.start * self._warped(level / levels / self.start)
     return np.asarray(times, np.float32)

@@ -1,4 +1,4 @@
-"""A KL autoencoder whose parameter tree is that of diffusers' AutoencoderKL.
+"""A KL autoencoder with the parameter tree of diffusers' AutoencoderKL.
 
 image -> encoder -> quant_conv -> mean, logvar;  latent = mean + exp(logvar / 2) noise
 latent -> post_quant_conv -> decoder -> image

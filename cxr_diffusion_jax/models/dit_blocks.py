@@ -81,8 +81,8 @@ def grid_angles(
   Args:
     grid: (rows, columns).
     width: width of a head; a multiple of 4.
-    spread: (rows, columns) of a grid over the same area whose cells are the unit, so
-      that maps of different resolution agree on places. None for `grid` itself.
+    spread: (rows, columns) of a grid over the same area that has the unit as its
+      cell, so that maps of different resolution agree on places; None for `grid`.
 
   Returns:
     [rows*columns width/2] float32, in radians.

@@ -1,4 +1,4 @@
-"""Layers of published networks whose features must match other implementations.
+"""Layers of published networks, exact enough to match other implementations.
 
 y = (x - mean) / sqrt(variance + epsilon) * scale + bias     (Ioffe and Szegedy 2015)
 """

@@ -48,7 +48,7 @@ class DDIM(EtaMethod):
   (DDPM).
 
   Attributes:
-    eta: share of the noise that is drawn afresh at each step, in [0, 1].
+    eta: share of fresh noise in each step, in [0, 1].
   """
 
   eta: float = 0.0
@@ -74,7 +74,7 @@ class EulerAncestral(EtaMethod):
   The ancestral step of k-diffusion (Crowson 2022), after DDPM.
 
   Attributes:
-    eta: share of the noise that is drawn afresh at each step; >= 0.
+    eta: share of fresh noise in each step; >= 0.
   """
 
   eta: float = 1.0

@@ -1,4 +1,4 @@
-"""A UNet denoiser whose parameter tree is Stable Diffusion's.
+"""A UNet denoiser with the parameter tree of Stable Diffusion.
 
 x_t -> conv_in -> down_blocks -> mid_block -> up_blocks -> conv_norm_out -> conv_out
                        |______ skips ______________^
