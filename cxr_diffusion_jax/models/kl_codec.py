@@ -6,7 +6,8 @@ sample:  x0 / scaling + shift --decode--> image
 
 Latent diffusion: Rombach et al. 2022 (2112.10752), section 3. Images are grey: an
 autoencoder with three channels gets the image in each, and its output is averaged.
-Sides above 512 pixels are processed in overlapping tiles.
+Sides above 512 pixels are processed in overlapping tiles, and their outputs averaged
+with weights that fall linearly towards a tile's edges over the overlap.
 """
 
 from collections.abc import Callable
@@ -14,13 +15,13 @@ import dataclasses
 import fractions
 import functools
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
-from cxr_diffusion_jax.models import tiles
 
 # The name of the column and of the batch field.
 COLUMN = "latent"
@@ -126,7 +127,7 @@ def moments(
     mean, logvar = autoencoder.apply({"params": params}, part, method="encode")
     return jnp.concatenate([jnp.asarray(mean), jnp.asarray(logvar)], axis=-1)
 
-  return tiles.blend(
+  return blend(
     encode,
     jnp.asarray(image, jnp.float32),
     tile=TILE,
@@ -144,7 +145,7 @@ def image_of(
     image = jnp.asarray(autoencoder.apply({"params": params}, part, method="decode"))
     return image.mean(axis=-1, keepdims=True)
 
-  return tiles.blend(
+  return blend(
     decode,
     latent,
     tile=TILE // autoencoder.factor,
@@ -166,3 +167,72 @@ def check_side(autoencoder: autoencoder_lib.AutoencoderKL, side: int) -> None:
 def rows_at_once(image_size: int) -> int:
   """Number of images of this side that one device encodes or decodes at once."""
   return min(64, _AT_ONCE * TILE**2 // min(image_size, TILE) ** 2)
+
+
+def blend(
+  fn: Callable[[Array], Array],
+  x: Array,
+  *,
+  tile: int,
+  overlap: int,
+  scale: fractions.Fraction,
+) -> Array:
+  """Applies a function of images tile by tile, or once if one tile is enough.
+
+  Args:
+    fn: [b t u c] -> [b scale*t scale*u d], with t and u at most `tile`.
+    x: [b h w c].
+    tile: the side of a tile.
+    overlap: least number of pixels that neighbours share. Scaled, it, tile - overlap,
+      h and w must be whole numbers.
+    scale: factor of a side by `fn`.
+
+  Returns:
+    [b scale*h scale*w d].
+
+  Raises:
+    ValueError: an overlap of a tile or more.
+  """
+  if not 0 <= overlap < tile:
+    raise ValueError(f"an overlap of {overlap} of tiles of {tile}")
+  b, height, width, channels = x.shape
+  if max(height, width) <= tile:
+    return fn(x)
+  t, u = min(height, tile), min(width, tile)
+  places = [
+    (top, left)
+    for top in starts(height, tile, overlap)
+    for left in starts(width, tile, overlap)
+  ]
+
+  def one(place):
+    return fn(jax.lax.dynamic_slice(x, (0, *place, 0), (b, t, u, channels)))
+
+  # One after the other, in the memory of one tile and with one program.
+  blocks = jax.lax.map(
+    one, tuple(jnp.array(place) for place in zip(*places, strict=True))
+  )
+  sides = [int(side * scale) for side in (height, width, t, u, overlap)]
+  weight = np.outer(_ramp(sides[2], sides[4]), _ramp(sides[3], sides[4]))[..., None]
+  whole = jnp.zeros((b, *sides[:2], blocks.shape[-1]), blocks.dtype)
+  total = np.zeros((*sides[:2], 1), np.float32)
+  for values, (top, left) in zip(blocks, places, strict=True):
+    top, left = int(top * scale), int(left * scale)
+    part = (slice(top, top + sides[2]), slice(left, left + sides[3]))
+    whole = whole.at[:, *part].add(values * weight)
+    total[part] += weight
+  return whole / total
+
+
+def starts(side: int, tile: int, overlap: int) -> list[int]:
+  """First pixels of the tiles along a side; the last tile ends with the side."""
+  return [*range(0, max(side - tile, 0), tile - overlap), max(side - tile, 0)]
+
+
+def _ramp(side: int, overlap: int) -> np.ndarray:
+  """[side] weights in (0, 1] that rise over the overlap from both ends."""
+  if not overlap:
+    return np.ones(side, np.float32)
+  inside = np.arange(side) + 0.5
+  nearest = np.minimum(inside, inside[::-1])
+  return np.minimum(nearest / overlap, 1.0).astype(np.float32)

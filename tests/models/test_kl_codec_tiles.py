@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.models import tiles
+from cxr_diffusion_jax.models import kl_codec
 
 HALF = fractions.Fraction(1, 2)
 TWICE = fractions.Fraction(2)
@@ -35,7 +35,7 @@ def _double(x):
 def test_a_function_of_small_blocks_is_the_same_in_tiles(
   fn, scale, tile, overlap, image
 ):
-  made = tiles.blend(fn, image, tile=tile, overlap=overlap, scale=scale)
+  made = kl_codec.blend(fn, image, tile=tile, overlap=overlap, scale=scale)
   assert made.shape == fn(image).shape
   np.testing.assert_allclose(made, fn(image), rtol=1e-5, atol=1e-6)
 
@@ -47,7 +47,7 @@ def test_one_tile_is_the_function_itself(image):
     seen.append(x.shape)
     return x
 
-  made = tiles.blend(fn, image, tile=52, overlap=8, scale=fractions.Fraction(1))
+  made = kl_codec.blend(fn, image, tile=52, overlap=8, scale=fractions.Fraction(1))
   assert made is image
   assert seen == [image.shape]
 
@@ -65,7 +65,7 @@ def test_what_edges_spoil_is_blended_away():
   grey = jnp.ones((1, 40, 40, 1))
   errors = [
     np.abs(
-      tiles.blend(blur, grey, tile=16, overlap=overlap, scale=fractions.Fraction(1))
+      kl_codec.blend(blur, grey, tile=16, overlap=overlap, scale=fractions.Fraction(1))
       - blur(grey)
     ).max()
     for overlap in (0, 4, 12)
@@ -76,8 +76,8 @@ def test_what_edges_spoil_is_blended_away():
 
 
 def test_tiles_cover_a_side_and_end_with_it():
-  assert tiles.starts(1024, 512, 128) == [0, 384, 512]
-  assert tiles.starts(512, 512, 128) == [0]
-  assert tiles.starts(896, 512, 128) == [0, 384]
+  assert kl_codec.starts(1024, 512, 128) == [0, 384, 512]
+  assert kl_codec.starts(512, 512, 128) == [0]
+  assert kl_codec.starts(896, 512, 128) == [0, 384]
   with pytest.raises(ValueError, match="overlap of 8"):
-    tiles.blend(_double, jnp.ones((1, 9, 9, 1)), tile=8, overlap=8, scale=TWICE)
+    kl_codec.blend(_double, jnp.ones((1, 9, 9, 1)), tile=8, overlap=8, scale=TWICE)
