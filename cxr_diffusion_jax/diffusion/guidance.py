@@ -148,10 +148,7 @@ def _is(scale: float | Array, number: int) -> bool:
 
 
 def _extrapolated(
-  base: Array,
-  others: Sequence[Array],
-  scales: Sequence[float | Array],
-  rescale: float,
+  base: Array, others: Sequence[Array], scales: Sequence[float | Array], rescale: float
 ) -> Array:
   """Returns base + sum of scale (other - base), rescaled; all [b ...] float32."""
   guided = plain = base

@@ -29,12 +29,9 @@ from cxr_diffusion_jax.models.denoisers import unet as unet_lib
 def load_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, types.Params]:
   """Loads a UNet2DConditionModel.
 
-  Args:
-    folder: of the model, or of a pipeline with it in `unet`.
-
-  Returns:
-    The network, for float32 (`clone(dtype=...)` for another), and its parameters on
-    the host: float32, widened where the file has 16 bits.
+  The model is in the folder, or in `unet` of a pipeline's folder. Returns the network,
+  for float32 (`clone(dtype=...)` for another), and its parameters on the host: float32,
+  widened where the file has 16 bits.
 
   Raises:
     errors.InputError: no such model, damaged files, options that are not implemented,
@@ -90,11 +87,8 @@ def save_unet(
 ) -> None:
   """Saves a UNet so that diffusers' `UNet2DConditionModel.from_pretrained` loads it.
 
-  Args:
-    folder: of the model alone; created where it is missing.
-    unet: the network.
-    params: its parameters.
-    dtype: of the file, 'float32' or 'float16'.
+  The folder is the model's alone, and created where it is missing. The file's `dtype`
+  is 'float32' or 'float16'.
 
   Raises:
     errors.InputError: options that diffusers does not have, parameters that are not

@@ -104,10 +104,8 @@ def write(
 ) -> None:
   """Writes a model; what is read from the folder is the old one or the new one.
 
-  Args:
-    folder: created where it is missing; may hold a model saved before.
-    config: all of config.json.
-    arrays: by PyTorch's names, in PyTorch's axes.
+  The folder is created where it is missing, and may hold a model saved before. `config`
+  is all of config.json; arrays have PyTorch's names and axes.
 
   Raises:
     errors.InputError: the folder holds weights in another form, which readers would

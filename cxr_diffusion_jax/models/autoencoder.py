@@ -58,11 +58,7 @@ class Style:
     """A residual block without time."""
     kind = nn.remat(ResnetBlock) if self.remat else ResnetBlock
     return kind(
-      channels,
-      norm_groups=self.norm_groups,
-      epsilon=1e-6,
-      dtype=self.dtype,
-      name=name,
+      channels, norm_groups=self.norm_groups, epsilon=1e-6, dtype=self.dtype, name=name
     )
 
   def norm(self, name: str) -> nn.Module:

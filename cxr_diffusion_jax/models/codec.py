@@ -104,8 +104,6 @@ class Haar:
     return (x - mean) / std
 
   def encode_batch(self, key: Array | None, batch: types.Batch) -> Array:
-    """Encodes the batch's images."""
-    del key
     return self.encode(jnp.asarray(batch["image"]))
 
   def decode(self, latent: Array, params: None = None) -> Array:
@@ -119,7 +117,6 @@ class Haar:
     return x
 
   def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-    """(image_size / 2^L, image_size / 2^L, 4^L)."""
     if image_size % 2**self.levels:
       raise errors.InputError(
         f"image size {image_size} with {self.levels} Haar levels",

@@ -44,10 +44,7 @@ class Style:
   dtype: jnp.dtype
 
   def dense(
-    self,
-    width: int,
-    name: str,
-    init: nn.initializers.Initializer | None = None,
+    self, width: int, name: str, init: nn.initializers.Initializer | None = None
   ) -> nn.Dense:
     """A linear layer of this style; Glorot's uniform kernel by default."""
     init = nn.initializers.xavier_uniform() if init is None else init

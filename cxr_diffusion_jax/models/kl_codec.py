@@ -97,13 +97,11 @@ class Kl:
     return image_of(self.autoencoder, params, unscaled + self.shift_factor)
 
   def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-    """(image_size / f, image_size / f, z)."""
     check_side(self.autoencoder, image_size)
     side = image_size // self.autoencoder.factor
     return side, side, self.autoencoder.latent_channels
 
   def channel_weights(self) -> np.ndarray:
-    """[z] of 1."""
     return np.ones(self.autoencoder.latent_channels, np.float32)
 
   def _scaled(self, latent: Array) -> Array:

@@ -37,15 +37,10 @@ def in_batches(
   powers: bool = False,
   multiple: int = 1,
 ) -> Any:
-  """Applies a function to batches of rows.
+  """Returns a function's outputs for all rows, at least 1, as numpy arrays.
 
-  Args:
-    fn: rows [b] -> array [b ...], or a tuple, list or dict of such arrays.
-    num_rows: at least 1.
-    batch_size: as of `batch_rows`, and so are `powers` and `multiple`.
-
-  Returns:
-    What `fn` returns, for all rows, as numpy arrays.
+  `fn` maps rows [b] to an array [b ...], or to a tuple, list or dict of such arrays.
+  Other arguments are those of `batch_rows`.
   """
   import jax
 

@@ -1,4 +1,4 @@
-"""The report of one run: what it is, its losses, its samples and its images.
+"""The report of one run: its settings, losses, samples and generated images.
 
 WORKDIR/{config,dataset}.json, TensorBoard events, samples/, generated/
   -> report.html (one file, opens from disk) and report.png (the same pictures)
@@ -23,10 +23,7 @@ from cxr_diffusion_jax.sampling import files as sample_files
 
 
 def write(workdir: artifacts.PathLike) -> epath.Path:
-  """Writes report.html and report.png from what is in a run's folder.
-
-  Returns:
-    The path of the page.
+  """Writes report.html and report.png of a run's folder; returns the page's path.
 
   Raises:
     errors.InputError: the folder holds no run, or one without samples.
@@ -81,14 +78,10 @@ def loss_picture(curves: loss_curves.Curves) -> Image.Image:
 def recognition_rate(
   images: np.ndarray, references: np.ndarray, own: np.ndarray
 ) -> float:
-  """Returns the share of generated images most similar to their own reference.
+  """Returns the share of images [n h w] most similar to their own reference.
 
-  Similarity is the correlation of pixels. Chance is one over the number of references.
-
-  Args:
-    images: [n h w] generated, any range.
-    references: [m h w] images of the conditions.
-    own: [n] int, the index of each generated image's own reference.
+  Similarity is the correlation of pixels with the references [m h w] of the conditions,
+  of which `own` [n] is the index of the right one. Chance is 1 / m.
   """
 
   def normal(stack: np.ndarray) -> np.ndarray:

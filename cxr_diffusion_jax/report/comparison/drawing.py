@@ -58,17 +58,14 @@ def write(
   draw: Callable[[matplotlib.figure.Figure], None],
   label: str = "",
 ) -> Markup:
-  """Writes a figure's files.
+  """Writes FOLDER/NAME.svg and .png and returns the SVG for a page.
 
   Args:
     folder: created if missing.
-    name: of the files, and of the ids in the SVG, without an ending.
+    name: without an ending; also that of the ids in the SVG.
     size: width and height in inches.
     draw: draws on an empty figure.
     label: of the SVG in the page, for readers who cannot see it.
-
-  Returns:
-    The SVG for a page.
   """
   svg = ""
   with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):

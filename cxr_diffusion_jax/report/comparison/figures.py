@@ -77,10 +77,7 @@ def dots(figure: Figure, rows: Sequence[Row], looks: Looks) -> None:
 def bars(figure: Figure, rows: Sequence[Row], looks: Looks) -> None:
   """A group a row, a bar a path from chance level on; real images as a line above.
 
-  Args:
-    figure: empty.
-    rows: of one metric and judge, of groups "finding: NAME".
-    looks: of the paths.
+  The rows are of one metric and judge, of groups "finding: NAME".
   """
   axes = figure.add_subplot()
   chance = 0.5 if "auroc" in rows[0].metric else 0.0

@@ -62,7 +62,7 @@ def render(
   """Returns the page.
 
   Args:
-    comparison: what is shown.
+    comparison: the data.
     rows: `rows.build` of it.
     figures: section -> its plots, see `plots.draw`; a section without any is left out.
     sheet: address of the readers' sheet, relative to the page; "" for none.

@@ -96,11 +96,7 @@ def _cross(axes: Axes, point: SweepPoint, look: Look) -> None:
   interval(axes, x, point.adherence, look.color, 0.7)
   axes.plot(x, y, look.marker, color=look.color, markersize=5, zorder=4)
   axes.annotate(
-    f"{point.guidance:g}",
-    (x, y),
-    xytext=(4, 4),
-    textcoords="offset points",
-    fontsize=8,
+    f"{point.guidance:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8
   )
 
 

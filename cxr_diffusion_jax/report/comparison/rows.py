@@ -80,7 +80,7 @@ class Row:
 
 
 def build(comparison: comparison_data.Comparison) -> list[Row]:
-  """All figures, by subject and then in the order in which they were measured.
+  """All figures, by subject and then in the order of measurement.
 
   Raises:
     ValueError: two different measurements of one key, a verdict about unknown paths.
