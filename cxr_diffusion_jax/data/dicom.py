@@ -117,17 +117,17 @@ def _windowed(
   if function == "SIGMOID":
     # Beyond 50 it is 0 or 1, and the exponential would overflow.
     return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -50, 50)))
-  if function == "LINEAR_EXACT":
-    return np.clip((values - centre) / width + 0.5, 0, 1)
-  if function != "LINEAR":
+  if function == "LINEAR":
+    # It counts values as bins: its first and last are half a bin inside.
+    centre, width = centre - 0.5, width - 1
+  elif function != "LINEAR_EXACT":
     raise errors.InputError(
       f"cannot read {path}: its window is of the form {function!r}",
       "LINEAR, LINEAR_EXACT or SIGMOID",
     )
-  # LINEAR counts pixels' values as bins: its first and last are half a bin inside.
-  if width == 1:
-    return (values > centre - 0.5).astype(np.float64)
-  return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+  if not width:
+    return (values > centre).astype(np.float64)
+  return np.clip((values - centre) / width + 0.5, 0, 1)
 
 
 def _first(dataset: "pydicom.Dataset", keyword: str) -> object:

@@ -140,9 +140,9 @@ def train_batches(
     source: of the rows.
     batch_size: rows of a global batch, of all processes together.
     seed: of the order, 0 to 2^32 - 1.
-    start_step: the step that the first batch is for.
-    process_index: this process, 0 to `process_count` - 1.
-    process_count: processes that share the global batch, in order.
+    start_step: of the first batch.
+    process_index: of this process.
+    process_count: processes that share the global batch.
     num_workers: worker processes; 0 reads in threads of this process.
     num_threads: threads that read batches ahead, in this process or in each worker.
 

@@ -200,7 +200,7 @@ def open_column(folder: str | os.PathLike, name: str) -> Column | None:
 def write_description(folder: pathlib.Path, description: ColumnDescription) -> None:
   """Makes the shards in `folder` a column."""
   values = {"format": _FORMAT, **dataclasses.asdict(description)}
-  artifacts.write_text(folder / _DESCRIPTION, json.dumps(values, indent=1) + "\n")
+  artifacts.write_json(folder / _DESCRIPTION, values)
 
 
 def remove_column(folder: pathlib.Path) -> None:

@@ -117,7 +117,7 @@ def _receive(
       _discard(part)
       raise _PassingError(f"asked from byte {offset}, the server sent another part")
     remote = _remote_of(response, offset if continues else 0)
-    if continues:
+    if continues and known is not None:
       answered = {name: value for name, value in vars(remote).items() if value}
       remote = dataclasses.replace(known, **answered)
     _save(part, response, offset if continues else 0, remote, progress)

@@ -22,7 +22,6 @@ Source of the labels: the CXR Foundation model card; readers of Majkowska et al.
 
 import csv
 import io
-import os
 import pathlib
 import re
 
@@ -170,13 +169,13 @@ def _write_png(
     return
   # The bytes are an array of uint8 or one of numpy's byte strings.
   content = npz.read_entry(thumbnails, entries, stem).tobytes()
-  part = path.with_name(path.name + ".part")
+  png = io.BytesIO()
   try:
     with Image.open(io.BytesIO(content), formats=("WEBP", "PNG", "JPEG")) as image:
-      image.convert("L").save(part, format="PNG")
+      image.convert("L").save(png, format="PNG")
   except (OSError, SyntaxError) as error:
     raise errors.InputError(
       f"{thumbnails}: {stem} is no image: {error}",
       fix="remove the file and download it again",
     ) from error
-  os.replace(part, path)
+  artifacts.write_bytes(path, png.getvalue())

@@ -11,7 +11,6 @@ hash of their pixels where that changed.
 from collections.abc import Mapping
 import contextlib
 import functools
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,7 @@ def _note_files(
       artifacts.write_npz(folder / "files.npz", vars(files))
     if description["root"] != location(settings.root):
       description["root"] = location(settings.root)
-      _write_description(folder, description)
+      artifacts.write_json(folder / "records.json", description)
 
 
 def _all(rows: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -225,9 +224,5 @@ def _finish(
   description["statistics"] = statistics_lib.image_statistics(
     train[round(row)]["image"] for row in chosen
   )
-  _write_description(folder, description)
+  artifacts.write_json(folder / "records.json", description)
   return store.of_description(folder, description)
-
-
-def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
-  artifacts.write_text(folder / "records.json", json.dumps(description, indent=1))

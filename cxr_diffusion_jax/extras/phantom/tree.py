@@ -12,12 +12,11 @@ import dataclasses
 import json
 import os
 import pathlib
-import queue
+import selectors
 import subprocess
 import sys
 import tempfile
-import threading
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -127,7 +126,7 @@ def write_tree(
   _render(plan, paths, size, seed, progress, num_processes)
   facts = [read_facts(path) for path in paths]
   phantom_tables.write_tables(root, plan, facts, settings)
-  _save_settings(root, {**settings, "complete": True})
+  artifacts.write_json(root / SETTINGS_FILE, {**settings, "complete": True})
   return root
 
 
@@ -142,7 +141,7 @@ def _begin(root: pathlib.Path, settings: dict) -> bool:
         "another --config.data.root, or --config.data.phantom_images=0 for real images",
       )
     root.mkdir(parents=True, exist_ok=True)
-    _save_settings(root, settings)
+    artifacts.write_json(path, settings)
     return False
   try:
     saved = json.loads(path.read_text(encoding="utf-8"))
@@ -162,11 +161,6 @@ def _begin(root: pathlib.Path, settings: dict) -> bool:
       "another --config.data.root, or delete that folder",
     )
   return complete
-
-
-def _save_settings(root: pathlib.Path, settings: dict) -> None:
-  text = json.dumps(settings, indent=2) + "\n"
-  artifacts.write_text(root / SETTINGS_FILE, text)
 
 
 def _image_paths(root: pathlib.Path, plan: Plan) -> list[pathlib.Path]:
@@ -219,12 +213,11 @@ def _in_processes(jobs: list[dict[str, Any]]) -> Iterator[int]:
   Not multiprocessing: a fork copies the caller's threads' locks (jax has threads), and
   a spawn imports the caller's main module with all that it imports.
   """
-  indices: queue.SimpleQueue[int | None] = queue.SimpleQueue()
   package_root = pathlib.Path(__file__).resolve().parents[3]
   # Each process is one share of the cores; BLAS threads would only fight over them.
   environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
   command = [sys.executable, "-m", "cxr_diffusion_jax.extras.phantom.worker"]
-  with contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
     # Files, not pipes: neither a long job nor many error lines can block a process.
     error_files = [stack.enter_context(tempfile.TemporaryFile()) for _ in jobs]
     workers = []
@@ -237,33 +230,24 @@ def _in_processes(jobs: list[dict[str, Any]]) -> Iterator[int]:
         stdin=text,
         stdout=subprocess.PIPE,
         stderr=error_file,
+        # Unbuffered: a line that waits in a buffer would not wake the selector.
+        bufsize=0,
         cwd=package_root,
         env=environment,
       )
       workers.append(stack.enter_context(worker))
-      reader = threading.Thread(target=_listen, args=(worker, indices))
-      reader.start()
-      # Undone in reverse: the process ends, then its reader, then the pipe is closed.
-      stack.callback(reader.join)
+      # Undone in reverse: the process ends, then its pipe is closed.
       stack.callback(worker.kill)
-    running = len(workers)
-    while running:
-      index = indices.get()
-      if index is None:
-        running -= 1
-      else:
-        yield index
+      selector.register(cast(IO[bytes], worker.stdout), selectors.EVENT_READ)
+    while selector.get_map():
+      for key, _ in selector.select():
+        pipe = cast(IO[bytes], key.fileobj)
+        if line := pipe.readline():
+          yield int(line)
+        else:
+          selector.unregister(pipe)
     for worker, error_file in zip(workers, error_files, strict=True):
       _check(worker, error_file)
-
-
-def _listen(worker: subprocess.Popen, indices: queue.SimpleQueue) -> None:
-  """Passes on the indices that a worker writes; None when it has ended."""
-  try:
-    for line in worker.stdout:
-      indices.put(int(line))
-  finally:
-    indices.put(None)
 
 
 def _check(worker: subprocess.Popen, error_file: IO[bytes]) -> None:

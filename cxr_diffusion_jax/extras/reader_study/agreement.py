@@ -10,15 +10,7 @@ from sklearn import metrics
 
 
 def share(count: int, num: int) -> tuple[float, float, float]:
-  """A share and its exact 95 % interval (Clopper and Pearson).
-
-  Args:
-    count: hits.
-    num: trials, 1 or more.
-
-  Returns:
-    The share, and the ends of the interval, in [0, 1].
-  """
+  """The share of hits in `num` trials, and its exact 95 % interval, in [0, 1]."""
   interval = scipy.stats.binomtest(count, num).proportion_ci(0.95, method="exact")
   return count / num, float(interval.low), float(interval.high)
 
@@ -26,15 +18,10 @@ def share(count: int, num: int) -> tuple[float, float, float]:
 def cohen_kappa(
   a: np.ndarray, b: np.ndarray, weights: str | None = None
 ) -> float | None:
-  """Agreement of two readers beyond chance.
+  """Agreement beyond chance of two readers' classes [n], at most 1.
 
-  Args:
-    a: [n] classes.
-    b: [n] as above.
-    weights: None, or "quadratic" for grades.
-
-  Returns:
-    At most 1; None where both gave only one and the same class, as chance does.
+  `weights` is None, or "quadratic" for grades. None where both gave only one and the
+  same class.
   """
   if len(a) == 0 or len(set(a.tolist()) | set(b.tolist())) < 2:
     return None
@@ -42,20 +29,20 @@ def cohen_kappa(
 
 
 def fleiss_kappa(counts: np.ndarray) -> float | None:
-  """Agreement of a number of readers beyond chance.
+  """Agreement of several readers beyond chance.
 
   With n_ij readers of r who put image i in class j: P_i = (sum_j n_ij^2 - r) / (r (r -
   1)), p_j the share of class j in all answers; kappa = (mean P - sum p_j^2) / (1 - sum
   p_j^2). Fleiss, "Measuring nominal scale agreement among many raters", 1971.
 
   Args:
-    counts: [n k] readers that chose class j for image i; rows of one sum, 2 or more.
+    counts: [n k] readers that chose class j for image i; rows of equal sums >= 2.
 
   Returns:
     At most 1; None where all answers are of one class.
 
   Raises:
-    ValueError: rows of other sums, or fewer than two readers.
+    ValueError: rows of unequal sums, or fewer than two readers.
   """
   counts = np.asarray(counts, np.float64)
   r = counts.sum(axis=1)
