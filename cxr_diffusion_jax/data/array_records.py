@@ -4,12 +4,9 @@ from collections.abc import Iterable, Sequence
 import errno
 import os
 import pathlib
-from typing import TYPE_CHECKING
+from typing import cast
 
 from cxr_diffusion_jax import artifacts
-
-if TYPE_CHECKING:
-  from array_record.python import array_record_data_source
 
 
 def write(
@@ -25,7 +22,8 @@ def write(
   Raises:
     OSError: the disk is full, or the folder cannot be written to.
   """
-  from array_record.python import array_record_module
+  # A compiled module without stubs.
+  from array_record.python import array_record_module  # pyright: ignore
 
   partial = f"{os.fspath(path)}{artifacts.SUFFIX}"
   # Groups of one record, so that any record is read without its neighbours.
@@ -49,8 +47,8 @@ def write(
 
 def open_files(
   files: Sequence[tuple[str | os.PathLike, int]],
-) -> "array_record_data_source.ArrayRecordDataSource | None":
-  """Opens files as one sequence of bytes; None for no files.
+) -> Sequence[bytes]:
+  """Opens files as one sequence of bytes.
 
   Args:
     files: (path, number of rows), in order. Knowing the rows, no file is opened before
@@ -60,4 +58,7 @@ def open_files(
   from array_record.python import array_record_data_source
 
   paths = [f"{os.fspath(path)}[0:{num_rows}]" for path, num_rows in files]
-  return array_record_data_source.ArrayRecordDataSource(paths) if paths else None
+  if not paths:
+    return ()
+  # It has all of a sequence that is used here.
+  return cast(Sequence[bytes], array_record_data_source.ArrayRecordDataSource(paths))

@@ -9,7 +9,7 @@ The order and the equations are those of DICOM PS3.3, C.11.1 and C.11.2.
 from collections.abc import Iterator
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def open_dicom(path: str | os.PathLike) -> "pydicom.Dataset":
       pixel data, in colour, or of several frames.
   """
   try:
-    import pydicom
+    import pydicom.errors
   except ImportError as error:
     raise errors.InputError(
       f"cannot read {path}: pydicom is not installed",
@@ -69,22 +69,22 @@ def to_grey(dataset: "pydicom.Dataset", path: str | os.PathLike) -> np.ndarray:
     InputError: damaged, or compressed in a way that needs a plug-in of pydicom, with
       pydicom's reason.
   """
-  from pydicom import pixels
+  from pydicom.pixels import processing, utils
 
   with _named(path):
-    stored = pixels.pixel_array(dataset)
-    values = pixels.apply_modality_lut(stored, dataset)
+    stored = utils.pixel_array(dataset)
+    values = processing.apply_modality_lut(stored, dataset)
     lut = _first(dataset, "VOILUTSequence")
     centre, width = (_first(dataset, f"Window{name}") for name in ("Center", "Width"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if lut is not None:
       # Tables are looked up by integers, which a rescale has made floats.
       values = np.round(values).astype(np.int64)
-      values = pixels.apply_voi(values, dataset, index=0)
-      bits = int(lut.LUTDescriptor[2])
+      levels = 2 ** int(lut.LUTDescriptor[2]) - 1
+      values = processing.apply_voi(values, dataset, index=0) / levels
   values = values.astype(np.float64)
   if lut is not None:
-    shown = values / (2**bits - 1)
+    shown = values
   elif centre is None or width is None:
     spread = values.max() - values.min()
     # Where all values are equal, in either photometric interpretation.
@@ -130,7 +130,7 @@ def _windowed(
   return np.clip((values - centre) / width + 0.5, 0, 1)
 
 
-def _first(dataset: "pydicom.Dataset", keyword: str) -> object:
+def _first(dataset: "pydicom.Dataset", keyword: str) -> Any:
   """A value, or the first of several; None where there is none."""
   value = dataset.get(keyword)
   if value is None or isinstance(value, str | float | int):

@@ -44,13 +44,13 @@ def read_grey(source: str | os.PathLike | bytes) -> np.ndarray:
   Raises:
     InputError: no such file, no image, or a truncated one; with its name.
   """
-  is_bytes = isinstance(source, bytes)
-  name = f"{len(source)} bytes" if is_bytes else os.fspath(source)
+  name = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
   try:
     if not isinstance(source, bytes) and artifacts.is_remote(source):
       source = epath.Path(source).read_bytes()
-      is_bytes = True
-    with Image.open(io.BytesIO(source) if is_bytes else source) as image:
+    with Image.open(
+      io.BytesIO(source) if isinstance(source, bytes) else source
+    ) as image:
       image.load()
       return to_grey(image)
   # What PIL's decoders raise on damaged files.

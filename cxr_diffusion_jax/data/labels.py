@@ -74,7 +74,7 @@ def top_k(
 ) -> tuple[str, ...]:
   """The most frequent of findings [n k], most frequent first, ties in their order."""
   order = np.argsort(-findings.sum(axis=0, dtype=np.int64), kind="stable")
-  return tuple(vocabulary[index] for index in order[:count])
+  return tuple(vocabulary[int(index)] for index in order[:count])
 
 
 def merge(

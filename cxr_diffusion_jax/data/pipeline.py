@@ -115,11 +115,11 @@ class JoinedSource:
     if not self._images:
       return batch
     image = np.empty((len(rows), *rows[0]["image"].shape), np.float32)
-    for target, row in zip(image, rows, strict=True):
+    for number, row in enumerate(rows):
       # Image by image, so that each stays in the processor's cache.
-      target[...] = row["image"]
-      target *= np.float32(1 / 127.5)
-      target -= 1
+      image[number] = row["image"]
+      image[number] *= np.float32(1 / 127.5)
+      image[number] -= 1
     return batch | {"image": image}
 
 
@@ -194,7 +194,9 @@ def epoch_batches(
     first = step * batch_size + process_index * local_size
     indices = np.arange(first, first + local_size)
     valid = indices < len(source)
-    return source.batch(np.minimum(indices, len(source) - 1)) | {"valid": valid}
+    return source.batch(np.minimum(indices, len(source) - 1).tolist()) | {
+      "valid": valid
+    }
 
   batches = grain.MapDataset.range(num_batches).map(load)
   return iter(_read_ahead(batches, 0, num_threads))

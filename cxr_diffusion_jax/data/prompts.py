@@ -71,7 +71,7 @@ def prompt(
   rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
   def choose(options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
   words = phrasings()
   vocabulary = tuple(words["findings"]) if vocabulary is None else vocabulary
@@ -81,7 +81,7 @@ def prompt(
     raise ValueError(f"boxes {np.shape(boxes)}, expected ({len(vocabulary)}, 4)")
   indices = sorted({labels.finding_index(name, vocabulary) for name in findings})
   phrases = [
-    _phrase(vocabulary[index], boxes[index], choose)
+    _phrase(vocabulary[int(index)], boxes[int(index)], choose)
     for index in rng.permutation(indices).astype(int)
   ]
   text = choose(words["templates"]).format(

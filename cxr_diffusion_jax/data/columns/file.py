@@ -6,23 +6,19 @@ open_column(records, name) -> Column; column.source(split)[i] -> array
   <records>/columns/NAME/SPLIT-00000.array_record     record i is row i; empty: no value
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import pathlib
-from typing import TYPE_CHECKING
 
 from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.data import array_records
-
-if TYPE_CHECKING:
-  from array_record.python import array_record_data_source
 
 _FORMAT = 1
 _DESCRIPTION = "description.json"
@@ -136,7 +132,7 @@ class ColumnSource:
     return {"column": self.column, "split": self.split}
 
   @functools.cached_property
-  def _records(self) -> "array_record_data_source.ArrayRecordDataSource | None":
+  def _records(self) -> Sequence[bytes]:
     return array_records.open_files(self.column.shards(self.split))
 
 

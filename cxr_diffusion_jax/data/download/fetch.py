@@ -104,8 +104,9 @@ def _receive(
   url: str, part: pathlib.Path, progress: Progress, timeout: float
 ) -> _Remote:
   """One try: continues `part` to its end, or raises _PassingError."""
-  known = _load_remote(part)
-  offset = _size(part) if known is not None else 0
+  saved = _load_remote(part)
+  offset = 0 if saved is None else _size(part)
+  known = saved or _Remote()
   response = _open(url, part, offset, known, timeout)
   if response is None:
     return known
@@ -117,7 +118,7 @@ def _receive(
       _discard(part)
       raise _PassingError(f"asked from byte {offset}, the server sent another part")
     remote = _remote_of(response, offset if continues else 0)
-    if continues and known is not None:
+    if continues:
       answered = {name: value for name, value in vars(remote).items() if value}
       remote = dataclasses.replace(known, **answered)
     _save(part, response, offset if continues else 0, remote, progress)
@@ -128,7 +129,7 @@ def _receive(
 
 
 def _open(
-  url: str, part: pathlib.Path, offset: int, known: _Remote | None, timeout: float
+  url: str, part: pathlib.Path, offset: int, known: _Remote, timeout: float
 ) -> http.client.HTTPResponse | None:
   """Asks for the file from `offset` on; None when there is nothing beyond."""
   request = urllib.request.Request(url)
@@ -142,7 +143,7 @@ def _open(
   except urllib.error.HTTPError as error:
     error.close()
     if error.code == 416:
-      if known is not None and known.size == offset:
+      if known.size == offset:
         return None
       _discard(part)
       raise _PassingError("what was there is longer than the file") from error

@@ -49,7 +49,7 @@ def stat(paths: Sequence[str], pixels: np.ndarray) -> Files:
 
 def pixel_hash(square: np.ndarray) -> int:
   """Hash of a square [s s] uint8; never `DAMAGED`."""
-  code = hashlib.blake2b(np.ascontiguousarray(square), digest_size=8).digest()
+  code = hashlib.blake2b(square.tobytes(), digest_size=8).digest()
   return int.from_bytes(code, "little") or 1
 
 

@@ -12,8 +12,9 @@ import os
 from pathlib import Path
 import shutil
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts
@@ -35,23 +36,24 @@ def example_class() -> type:
   """
   from tensorflow_datasets.proto import tf_example_pb2
 
-  return tf_example_pb2.Example
+  # Its class is made when it is imported.
+  return tf_example_pb2.Example  # pyright: ignore
 
 
 def parse_example(
-  message: type, example: bytes, image_size: int
+  message: type, example: bytes, image_size: int, row: int
 ) -> dict[str, np.ndarray]:
   """Parses a serialized tf.train.Example with `message`, of `example_class`.
 
   Returns:
-    The fields of `records.RecordSource` but `row`; arrays are read-only views.
+    The fields of `records.RecordSource`; arrays are read-only views.
   """
   features = message.FromString(example).features.feature
 
   def array(name: str, dtype: str, *shape: int) -> np.ndarray:
     return np.frombuffer(features[name].bytes_list.value[0], dtype).reshape(shape)
 
-  return {
+  fields = {
     "image": array("image", "u1", image_size, image_size, 1),
     "findings": array("findings", "<f4", -1),
     "boxes": array("boxes", "<f4", -1, 4),
@@ -60,7 +62,10 @@ def parse_example(
     "sex": np.int32(features["sex"].int64_list.value[0]),
     "view": np.int32(features["view"].int64_list.value[0]),
     "patient": np.int32(features["patient"].int64_list.value[0]),
+    "row": np.int32(row),
   }
+  # numpy's scalars serve as arrays without axes.
+  return cast(dict[str, np.ndarray], fields)
 
 
 def write_dataset(
@@ -97,7 +102,10 @@ def write_dataset(
     compression="zstd:-5",
   )
   template = tfds.core.ShardedFileTemplate(
-    dataset_name=NAME, split=split, filetype_suffix="array_record", data_dir=partial
+    dataset_name=NAME,
+    split=split,
+    filetype_suffix="array_record",
+    data_dir=epath.Path(partial),
   )
   tfds.folder_dataset.write_metadata(
     data_dir=partial,

@@ -119,10 +119,9 @@ class RecordSource:
     if not -len(self) <= row < len(self):
       raise IndexError(f"row {row} of {len(self)} in {self.split}")
     row %= len(self)
-    example = record_format.parse_example(
-      self._message, self._reader[row], self.image_size
+    return record_format.parse_example(
+      self._message, self._reader[row], self.image_size, row
     )
-    return example | {"row": np.int32(row)}
 
 
 def _check_split(records: Records, split: str) -> None:

@@ -54,7 +54,7 @@ def box_of(name: str, mask: np.ndarray) -> Box | None:
 def _noise(rng: np.random.Generator, size: int, *cells: int) -> np.ndarray:
   """The mean of noises of several scales, of unit variance."""
   noises = [texture.smooth_noise(rng, size, count) for count in cells]
-  return sum(noises) / np.float32(len(noises) ** 0.5)
+  return np.asarray(sum(noises) / np.float32(len(noises) ** 0.5))
 
 
 def _spot(grid: Grid, x: float, y: float, rx: float, ry: float) -> np.ndarray:

@@ -96,7 +96,7 @@ def _reader_lines(plan: "phantom_tree.Plan", facts: list[dict], seed: int) -> li
   """Three readers an image, who err in 4 % and hedge in 4 % of their answers."""
   rng = np.random.default_rng([seed, 2**31 + 2])
   lines = [f"Reader ID,Image ID,Patient ID,{','.join(READER_COLUMNS)}"]
-  for row in np.flatnonzero(plan.expert != ""):
+  for row in np.flatnonzero(plan.expert != "").tolist():
     for reader in rng.choice(11, 3, replace=False):
       answers = []
       for column, value in enumerate(_four_findings(facts[row])):

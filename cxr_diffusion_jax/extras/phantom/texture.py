@@ -104,7 +104,9 @@ def splat(grid: Grid, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
   return field.reshape(size, size).astype(np.float32)
 
 
-def tube_weight(grid: Grid, radius_cm: np.ndarray, step: np.ndarray) -> np.ndarray:
+def tube_weight(
+  grid: Grid, radius_cm: np.ndarray | np.float32, step: np.ndarray
+) -> np.ndarray:
   """cm of path per pixel for a tube's point of canonical length `step`."""
   return (
     np.pi * radius_cm**2 * (step * grid.field_cm) / (grid.pixel * grid.field_cm) ** 2

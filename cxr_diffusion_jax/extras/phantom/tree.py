@@ -6,7 +6,7 @@ The settings are written first and marked complete last; in between, a repeated 
 keeps the images that are there and makes the others.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 import contextlib
 import dataclasses
 import json
@@ -207,7 +207,7 @@ def _render(
       progress("phantoms", done, len(paths))
 
 
-def _in_processes(jobs: list[dict[str, Any]]) -> Iterator[int]:
+def _in_processes(jobs: list[dict[str, Any]]) -> Generator[int, None, None]:
   """Runs each job in a process; yields the indices as their images are written.
 
   Not multiprocessing: a fork copies the caller's threads' locks (jax has threads), and

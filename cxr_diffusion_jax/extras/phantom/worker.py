@@ -5,7 +5,7 @@ stdin: one JSON job -> PNG files, each whole or absent -> stdout: one index a li
 A process started by name imports numpy and Pillow only, whatever the caller runs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 import json
 import os
 import pathlib
@@ -17,7 +17,9 @@ from cxr_diffusion_jax.data.sources.phantom import TEXT_KEY
 from cxr_diffusion_jax.extras.phantom import render as phantom_lib
 
 
-def run(seed: int, size: int, images: Sequence[tuple[int, int, str]]) -> Iterator[int]:
+def run(
+  seed: int, size: int, images: Sequence[tuple[int, int, str]]
+) -> Generator[int, None, None]:
   """Renders images (index, patient, path); yields each index once its file is whole."""
   for index, patient, path in images:
     phantom = phantom_lib.make_phantom(seed, index, size=size, patient=patient)

@@ -52,7 +52,7 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
   four: dict[str, np.ndarray] = {}
   every: dict[str, np.ndarray] = {}
   ids: dict[str, set[str]] = {"readers": set(), "test": set(), "validation": set()}
-  for path in map(os.fspath, paths):
+  for path in (os.fspath(path) for path in paths):
     for number, row in _rows(path):
       where = f"{path} line {number}"
       image_id = PurePath(row["image"]).stem

@@ -117,6 +117,6 @@ def _official(
     None if path is None else np.isin(ids, np.array(sorted(read_list(path)), np.str_))
     for path in (tree.train_val_list, tree.test_list)
   )
-  if train is None and test is None:
-    return None
-  return ~test if train is None else train, ~train if test is None else test
+  if train is None:
+    return None if test is None else (~test, test)
+  return train, ~train if test is None else test
