@@ -69,10 +69,13 @@ def to_grey(dataset: "pydicom.Dataset", path: str | os.PathLike) -> np.ndarray:
     InputError: damaged, or compressed in a way that needs a plug-in of pydicom, with
       pydicom's reason.
   """
-  from pydicom.pixels import processing, utils
+  from pydicom.pixels import (
+    pixel_array,  # pyright: ignore[reportPrivateImportUsage]
+    processing,
+  )
 
   with _named(path):
-    stored = utils.pixel_array(dataset)
+    stored = pixel_array(dataset)
     values = processing.apply_modality_lut(stored, dataset)
     lut = _first(dataset, "VOILUTSequence")
     centre, width = (_first(dataset, f"Window{name}") for name in ("Center", "Width"))
