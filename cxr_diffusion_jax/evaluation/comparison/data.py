@@ -38,7 +38,6 @@ class PathResult:
       images, nearest pair first; m may be 0.
     curve: label efficiency: (share of the real training images, arm, macro AUROC) of
       classifiers; may be empty.
-    generated: all images of its first run and sampling seed, for readers.
   """
 
   name: str

@@ -119,7 +119,6 @@ def measure(
     scores: [n k] finite, higher where the finding is seen.
     requested: [n k], 1 where the finding was requested or, of real images, is labelled.
     thresholds: [k], a finding is seen where its score is above; NaN for none.
-    min_positives: images with a finding, for it to count in the macro means.
     num_replicates: bootstrap samples of n images. Several images of one condition count
       as independent: their interval is that of these conditions.
 

@@ -125,7 +125,6 @@ def figures(
   Args:
     labels: [n k] 0 or 1, nan unknown; images count where every finding that is labelled
       at all is known.
-    untrained: names without a score -> the reason.
   """
   given = np.atleast_1d(np.isfinite(labels).any(axis=0))
   reasons = {

@@ -89,7 +89,6 @@ def train(
 
   Args:
     rows: [n] of its training split that have a value.
-    targets: [n t] 0 or 1.
     cache: keeps the weights, after each target; None for none.
   """
   if len(rows) < MIN_IMAGES:

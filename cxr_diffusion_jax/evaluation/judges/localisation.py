@@ -176,9 +176,6 @@ def agreement_of_others(
 ) -> dict[str, np.ndarray]:
   """Figures of each map, the mean over boxes of the same finding in other images.
 
-  Args:
-    images: [m], which of them are of the same image.
-
   Returns:
     `NAMES` -> [m], nan where no other image has the finding.
   """

@@ -93,10 +93,7 @@ def likeliest(
   *,
   progress: types.Progress = types.no_progress,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Of each image's candidates the one that it correlates with most.
-
-  Args:
-    candidates: [n k] rows of training images.
+  """Of each image's candidates [n k] the one that it correlates with most.
 
   Returns:
     Rows of training images [n], and the correlations [n] in [-1, 1].

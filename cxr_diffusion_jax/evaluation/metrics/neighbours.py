@@ -44,7 +44,6 @@ def nearest(
   Raises:
     errors.InputError: fewer than k points, widths that differ, or a number that is not
       finite.
-    ValueError: k below 1, or `exclude_self` with as many queries as points are not.
   """
   queries, points = pair(queries, points)
   if k < 1:

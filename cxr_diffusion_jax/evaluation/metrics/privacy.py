@@ -85,7 +85,6 @@ def make_reference(
 
   Raises:
     errors.InputError: no images, or of two sizes.
-    ValueError: features that are not of these images.
   """
   check_features(training_features, training)
   check_features(test_features, test)

@@ -48,7 +48,6 @@ class UtilityReport:
       same of the average precision; each also of real images alone (of="real"), and as
       `..._difference`, arm minus real, paired by seed and test image. `num` is the
       number of training images, `num_real` of test images.
-    curve: label efficiency, by fraction, then arm.
   """
 
   measurements: Sequence[Measurement]
