@@ -2,8 +2,7 @@
 
   Dataset --card--> WORKDIR/dataset.json --from_json--> DatasetCard
 
-It holds what a codec and a request need (statistics, label vocabulary, sizes, column
-shapes, encoders), and fingerprints that tell these data from any other.
+It holds what a codec and a request need, and fingerprints that identify the data.
 """
 
 from collections.abc import Mapping
@@ -20,9 +19,9 @@ class ColumnCard:
 
   Attributes:
     encoder: one line that names the encoder and its weights' fingerprint.
-    standin: whether this project trained it, in place of a published one.
+    standin: whether this project trained the encoder.
     fingerprint: of the column's content.
-    shape: of one row; () where an older version did not write it.
+    shape: of one row; () in cards of an older version.
   """
 
   encoder: str
@@ -40,17 +39,16 @@ class DatasetCard:
     fingerprints: of its parts, see `Records.fingerprints`; {} in cards of an earlier
       version, whose `fingerprint` was not of content alone.
     kind: for people: phantoms or real images, stand-ins or not.
-    phantom: whether the images are phantoms.
     vocabulary: names of the findings, in the order of the labels.
     image_size: side of the square images, in pixels.
     resize: 'crop' or 'pad', for an image that is not square.
     num_rows: split -> rows.
     statistics: of the training images and latents, for the codec.
-    columns: name -> column that the conditioning path reads.
-    targets: name -> column that training compares features with.
-    latents: name -> column that training denoises in place of images.
-    root: absolute path of the tree when the run was trained.
-    records_dir: absolute path of the records folder then.
+    columns: of the conditioning path, by name.
+    targets: columns that training compares features with.
+    latents: the column that is denoised in place of images.
+    root: absolute path of the tree in training.
+    records_dir: absolute path of the records folder in training.
   """
 
   fingerprint: str
@@ -85,7 +83,7 @@ def from_json(values: Mapping[str, Any], config: Mapping[str, Any]) -> DatasetCa
   """Reads a card back.
 
   Args:
-    values: of `to_json`, or of `dataset.json` as the first version wrote it.
+    values: of `to_json`, or of a first version's `dataset.json`.
     config: of the run, for what that version did not write.
 
   Raises:

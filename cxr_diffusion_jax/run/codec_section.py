@@ -1,4 +1,4 @@
-"""The section `codec` of a config: what makes the codec once the data are known.
+"""The section `codec` of a config.
 
 config.codec --build--> (statistics of the data) -> Codec, and its autoencoder
 
@@ -17,18 +17,18 @@ from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.models import kl_codec
 from cxr_diffusion_jax.run import sections
 
-# Values of `scaling_factor` that are no numbers: the autoencoder's own, and one over
-# the standard deviation of the training images' latents.
+# Values of `scaling_factor` other than numbers: the autoencoder's own, and one over the
+# standard deviation of the training images' latents.
 OWN, MEASURED = "own", "measured"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CodecSection:
-  """What a section says.
+  """A checked section.
 
   Attributes:
-    make: statistics of the data -> codec; without statistics, one of the right shapes.
-    autoencoder: whose latents the codec takes from a column; None for none.
+    make: statistics of the data -> codec; {} gives a codec of the right shapes.
+    autoencoder: makes the latents of the codec's column; None for none.
   """
 
   make: Callable[[Mapping[str, Any]], codec_lib.Codec]
@@ -39,8 +39,8 @@ def build(section: Mapping[str, Any]) -> CodecSection:
   """Reads the section.
 
   Raises:
-    errors.InputError: an unknown name or key, a value out of range, or an autoencoder
-      that is not there.
+    errors.InputError: an unknown name or key, a value out of range, or a missing
+      autoencoder.
   """
   section = dict(section)
   name = section.pop("name", "")
@@ -61,7 +61,7 @@ def _haar(
   levels = section.get("levels", 2)
 
   def make(statistics: Mapping[str, Any]) -> codec_lib.Codec:
-    # Before the records are read, only the shapes are of interest.
+    # Before the records are read, only shapes are needed.
     unit = {"mean": (0.0,) * 4**levels, "std": (1.0,) * 4**levels}
     known = statistics.get("haar", {str(levels): unit})
     if str(levels) not in known:
@@ -110,13 +110,13 @@ def _kl(section: Mapping[str, Any]) -> CodecSection:
       posterior=posterior,
     )
 
-  # A value that it refuses is told before any image is encoded.
+  # Refuses wrong values before any image is encoded.
   make({})
   return CodecSection(make=make, autoencoder=autoencoder)
 
 
 def _scaling(given: Any) -> float | str:
-  """Reads a number, or one of the words; a flag brings a number as text."""
+  """Reads a number, which a flag gives as text, or one of the words."""
   if given in (OWN, MEASURED):
     return given
   try:
@@ -128,7 +128,7 @@ def _scaling(given: Any) -> float | str:
 
 
 def _spread(statistics: Mapping[str, Any]) -> float:
-  """The standard deviation of the latents; 1 before they are made."""
+  """The standard deviation of the latents; 1 before they are encoded."""
   std = statistics.get(kl_codec.COLUMN, {"std": 1.0})["std"]
   if not std > 0:
     raise errors.InputError(

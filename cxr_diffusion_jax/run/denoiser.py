@@ -1,9 +1,9 @@
 """The trained part of a run: network, codec, condition and noising process together.
 
   x0 = codec.encode(image); context = conditioner(batch)
-  denoise_fn(params)(x_t, t, context) -> prediction, between a preconditioning's ends
+  denoise_fn(params)(x_t, t, context) -> prediction, preconditioned
 
-Training adds a loss to it (`training.step`), sampling a sampler (`sampling.generate`).
+Training adds a loss (`training.step`), sampling a sampler (`sampling.generate`).
 """
 
 from collections.abc import Callable

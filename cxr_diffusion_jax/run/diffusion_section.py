@@ -1,7 +1,4 @@
-"""The section `diffusion` of a config: the path, the times, the loss.
-
-config.diffusion --build--> process, times and weighting
-"""
+"""The section `diffusion` of a config: the noising process, the times, the loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,11 +16,11 @@ def build(section: Mapping[str, Any]) -> dict[str, Any]:
   """Reads the section.
 
   Args:
-    section: `prediction`, and a section with a `name` for each part. Without
-      `preconditioning`, as older configs are, there is none.
+    section: `prediction`, and a section with a `name` for each part; older configs
+      have no `preconditioning`.
 
   Returns:
-    `process`, `preconditioning`, `time_sampler` and `weighting` of an objective.
+    `process`, `preconditioning`, `time_sampler` and `weighting`.
 
   Raises:
     errors.InputError: an unknown key, a missing one, a value out of range, or parts

@@ -1,8 +1,4 @@
-"""The two small files of a run beside its checkpoints: its config and its data.
-
-WORKDIR/config.json    the config as it was built, and the format's version
-WORKDIR/dataset.json   the dataset card
-"""
+"""A run's config and dataset card: WORKDIR/config.json and WORKDIR/dataset.json."""
 
 from collections.abc import Mapping
 import os
@@ -13,7 +9,7 @@ from etils import epath
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.run import card as card_lib
 
-# Of a run's folder: raised when a reader of this version could not read a new one.
+# Version of a run's folder: increased when older readers could not read a new one.
 FORMAT = 2
 
 CONFIG, DATASET = "config.json", "dataset.json"
@@ -22,7 +18,7 @@ CONFIG, DATASET = "config.json", "dataset.json"
 def write(
   folder: str | os.PathLike, config: Mapping[str, Any], card: card_lib.DatasetCard
 ) -> None:
-  """Writes both; a reader never sees half of one."""
+  """Writes both files, each whole or not at all."""
   folder = epath.Path(folder)
   artifacts.write_json(folder / DATASET, {"format": FORMAT, **card.to_json()})
   artifacts.write_json(folder / CONFIG, {"format": FORMAT, **config})

@@ -20,6 +20,11 @@ def build(
   latent_shape: tuple[int, int, int],
   streams: tuple[types.StreamSpec, ...],
 ) -> tuple[Any, Callable[[jax.Array], types.Params]]:
+  """Reads the section: the network, and (key) -> its parameters.
+
+  Raises:
+    errors.InputError: an unknown network or key, or a value out of range.
+  """
   section = dict(section)
   name = section.pop("name", "")
   network = naming.load("config.model.name", NETWORKS, name).NETWORK

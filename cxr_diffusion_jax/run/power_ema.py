@@ -1,12 +1,12 @@
-"""Averages of any length, made after training from a few that were tracked on the way.
+"""Averages of any length, combined after training from a few tracked ones.
 
   p_{g,T}(t) = (g + 1) t^g / T^(g + 1) on [0, T]      the weight of the parameters of t
   average_T  = average_{T-1} + (1 - (1 - 1/T)^(g + 1)) (params_T - average_{T-1})
   p_{g,T}   ~= sum of x_i p_{g_i,T_i}, nearest by least squares; so are the averages
 
 Karras et al. 2024 (2312.02696), section 3.2 and appendix C. A profile is named by its
-relative length: its standard deviation over T, which falls as the power g grows. Step k
-weighs exactly the integral of the profile from k - 1 to k.
+relative length, its standard deviation over T, which decreases with the power g. The
+weight of step k is the integral of the profile from k - 1 to k.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 
-# The length of the power 0: the plain mean of all that has been.
+# The length of power 0: the plain mean of all steps.
 LONGEST = 12**-0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Profile:
-  """One average: which parameters weigh how much in it.
+  """The weights of parameters in an average.
 
   Attributes:
     length: standard deviation of the profile over `step`, in (0, LONGEST].
-    step: the last that it averages, 1 or more.
+    step: the last averaged step, 1 or more.
   """
 
   length: float
@@ -64,12 +64,12 @@ def update(
   """Returns the average after one more step.
 
   Args:
-    average: after `step - 1`; of no influence at step 1.
-    params: of `step`.
+    average: after `step - 1`; ignored at step 1.
+    params: after `step`.
     step: [] int, 1 or more.
     power: of the profile.
   """
-  # 1 - (1 - 1/step)^(power + 1), to all digits also where 1/step is small.
+  # 1 - (1 - 1/step)^(power + 1), exact even if 1/step is small.
   share = -jnp.expm1((power + 1) * jnp.log1p(-1.0 / step.astype(jnp.float32)))
   return jax.tree.map(lambda old, new: old + share * (new - old), average, params)
 
@@ -83,17 +83,17 @@ def inner_product(a: Profile, b: Profile) -> float:
 
 
 def combine(saved: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
-  """The weights of saved averages whose sum is nearest to a wanted one.
+  """Returns the weights of saved averages whose sum is nearest to a wanted one.
 
-  The weights sum to 1, so that parameters that stood still come out as they are.
+  The weights sum to 1, so that constant parameters stay as they are.
 
   Args:
     saved: different profiles, none of them later than the wanted one.
-    wanted: the average to make.
+    wanted: the average to approximate.
 
   Returns:
-    Weights [n] float64, and how far the profile made is from the wanted one: the norm
-    of their difference over the norm of the wanted one.
+    Weights [n] float64, and the error of the combined profile: the norm of its
+    difference from the wanted one, over the norm of the wanted one.
   """
   if any(profile.step > wanted.step for profile in saved):
     raise ValueError(f"a snapshot later than step {wanted.step}")

@@ -29,8 +29,8 @@ def make(
     constructor: what the section describes.
     section: its name, for messages.
     values: of the section.
-    given: arguments that no config sets, because they follow from other sections.
-    also: keys that the section has besides, read elsewhere.
+    given: arguments that follow from other sections.
+    also: further keys of the section, read elsewhere.
 
   Raises:
     errors.InputError: a key that is no argument, or an argument without a key.

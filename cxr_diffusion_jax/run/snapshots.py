@@ -1,10 +1,10 @@
-"""Averages of power profiles on disk, and the average of any length made of them.
+"""Snapshots of power-profile averages, and averages of any length made from them.
 
   WORKDIR/power_ema/<step>/length_<length>     every `power_ema_every` steps and last
   (length, step) --power_ema.combine--> weights --sum of weight times snapshot--> params
 
-They are never deleted. A run that goes on from a checkpoint comes by the steps of
-snapshots that it has already: they would be the same, and are left as they are.
+Snapshots are never deleted. A resumed run repeats some steps; it would save the same
+snapshots again, so existing ones are kept.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.run import checkpoints, power_ema
 from cxr_diffusion_jax.run import state as state_lib
 
-# A profile that is wrong by more, in parts of its norm, is not the one asked for.
+# Largest error of a combined profile, relative to the norm of the wanted one.
 LARGEST_ERROR = 0.25
 
 
@@ -27,12 +27,11 @@ LARGEST_ERROR = 0.25
 def keeper(
   workdir: artifacts.PathLike, lengths: Sequence[float]
 ) -> Iterator[Callable[[state_lib.TrainState], None]]:
-  """Yields a function that saves a state's averages; on leaving, all are on disk.
+  """Yields a function that saves a state's averages; all are on disk at the end.
 
   Args:
-    workdir: the run's folder.
-    lengths: of `TrainState.power_ema`, in its order; where there are none, nothing is
-      written or made.
+    workdir: the run's folder; nothing is created there without `lengths`.
+    lengths: of `TrainState.power_ema`, in its order.
 
   Raises:
     errors.InputError: there is no room, or a write failed.
@@ -43,8 +42,7 @@ def keeper(
   with checkpoints.open_snapshots(workdir) as manager:
 
     def keep(state: state_lib.TrainState) -> None:
-      named = zip(lengths, state.power_ema, strict=True)
-      averages = {_name(length): average for length, average in named}
+      averages = dict(zip(map(_name, lengths), state.power_ema, strict=True))
       checkpoints.save_snapshot(manager, int(state.step), averages)
 
     yield keep
@@ -57,21 +55,21 @@ def reconstruct(
   like: types.Params,
   step: int | None = None,
 ) -> tuple[types.Params, int]:
-  """Makes the average of a length that need not have been tracked.
+  """Combines snapshots to the average of any length.
 
   Args:
     workdir: the run's folder.
-    lengths: that the run tracked.
-    length: the one wanted, in (0, `power_ema.LONGEST`].
-    like: `jax.ShapeDtypeStruct`s with the shardings wanted.
-    step: at which it ends, one of the snapshots'; the newest if None.
+    lengths: relative lengths that the run tracked.
+    length: the wanted one, in (0, `power_ema.LONGEST`].
+    like: `jax.ShapeDtypeStruct`s with the wanted shardings.
+    step: last step of the average, which has a snapshot; the newest if None.
 
   Returns:
     The parameters, and the step.
 
   Raises:
-    errors.InputError: nothing was saved, not at this step, or the length is too far
-      from what was tracked.
+    errors.InputError: there is no snapshot, none of this step, or the tracked lengths
+      are too far from the wanted one.
   """
   if not lengths:
     raise errors.InputError(
@@ -79,8 +77,7 @@ def reconstruct(
       fix="train with --config.train.power_ema=0.05,0.1, or leave it out for"
       " the average that the run has",
     )
-  wanted = power_ema.Profile(length=length, step=1 if step is None else step)
-  power_ema.power(wanted.length)
+  power_ema.power(length)
   folder = epath.Path(workdir) / checkpoints.SNAPSHOTS
   if not folder.exists():
     raise errors.InputError(
@@ -105,13 +102,13 @@ def reconstruct(
     ]
     wanted = power_ema.Profile(length=length, step=step)
     weights, error = power_ema.combine(saved, wanted)
-    told = f"{len(saved)} averages of lengths {tracked} up to step {step}"
+    source = f"{len(saved)} averages of lengths {tracked} up to step {step}"
     if error > LARGEST_ERROR:
       raise errors.InputError(
-        f"ema_length={length:g}, which {told} give with an error of {error:.0%}",
+        f"ema_length={length:g}, which {source} give with an error of {error:.0%}",
         f"an error of at most {LARGEST_ERROR:.0%}: a length nearer to those",
       )
-    logging.info("EMA length %g of %s: error %.2g", length, told, error)
+    logging.info("EMA length %g of %s: error %.2g", length, source, error)
     total = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), like)
     for profile, weight in zip(saved, weights, strict=True):
       if abs(weight) > 1e-9:

@@ -1,6 +1,6 @@
 """What changes while training: step, parameters, their average, the optimiser.
 
-No random key and no iterator stands here: both are functions of the seed and the step.
+Random keys and batches are functions of the seed and the step, and need no state.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ class TrainState:
     params: the denoiser's parameters, float32.
     ema_params: their exponential moving average, float32; what is sampled from.
     opt_state: the optimiser's state.
-    power_ema: averages of power profiles, one for each length tracked; see `power_ema`.
-    projector: parameters that training alone needs (see `alignment`); {} for none.
+    power_ema: averages of power profiles, one for each tracked length; see `power_ema`.
+    projector: parameters used in training only (see `alignment`); {} for none.
   """
 
   step: jax.Array

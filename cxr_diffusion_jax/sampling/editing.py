@@ -1,7 +1,7 @@
 """Edits images with a trained run: variations, inpainting, counterfactuals.
 
 EditInputs, Conditions --pair--> fields with latents and masks --sample--> Edited
-  masks: where black, the image's own pixels stay, bit for bit
+  masks: where they are black, the image's own pixels are kept, bit for bit
   inversion: each image is also generated with its own condition: the round trip
 """
 
@@ -48,7 +48,7 @@ class Edited:
 
   @property
   def summary(self) -> list[str]:
-    """A line of what the round trip lost on average; none without one."""
+    """A line on the mean error of the round trip; none without one."""
     values = self.samples.settings["image_to_image"].get("round_trip")
     if not values:
       return []
@@ -66,64 +66,36 @@ def make(
   request: Request,
   *,
   changes: Mapping[str, Any],
-  **options: Any,
-) -> Edited:
-  """Makes what a user asks for: reads images and masks, finds conditions, edits.
-
-  Args:
-    run: what to sample from.
-    builder: of the run.
-    edit_request: the images and what becomes of them.
-    request: towards what; nothing given is what the images are themselves.
-    changes: of the run's own sample settings.
-    **options: as of `edit`.
-
-  Raises:
-    errors.InputError: something that cannot be read, or does not go together.
-  """
-  inits = inits_lib.read(run, edit_request)
-  # Wrong settings are refused before any encoder runs.
-  generate_lib.make_generator(run.recipe, changes, plan=edit_request.plan)
-  wanted = inits_lib.request_of(request, inits, builder.needs.inputs)
-  conditions = builder.build(wanted, len(inits))
-  return edit(
-    run, builder, inits, conditions, edit_request.plan, changes=changes, **options
-  )
-
-
-def edit(
-  run: run_lib.Run,
-  builder: conditions_lib.ConditionBuilder,
-  inits: EditInputs,
-  conditions: Conditions,
-  plan: image_to_image.Plan,
-  *,
   per_condition: int = 1,
   num: int | None = None,
-  changes: Mapping[str, Any] | None = None,
   batch_size: int = 16,
   progress: types.Progress = types.no_progress,
   **options: Any,
 ) -> Edited:
-  """Makes images from images.
+  """Reads images and masks, builds conditions, and edits.
 
   Args:
     run: what to sample from.
-    builder: of the run, for what the images are themselves.
-    inits: the images.
-    conditions: as many, or one for all; or several of one image.
-    plan: how images become others.
+    builder: of the run.
+    edit_request: the images, and how they are edited.
+    request: as many conditions as images, or one for all, or several of one image; the
+      images' own if it gives none.
+    changes: of the run's own sample settings.
     per_condition: images of each pair, with different noise; an inversion has none.
     num: images in all; all pairs once or `per_condition` times by default.
-    changes: of the run's own sample settings.
     batch_size: images a call.
     progress: called after each batch.
     **options: `seed` and `weak_step`, as of `sampling.sample`.
 
   Raises:
-    errors.InputError: numbers of images and conditions that do not go together,
-      settings out of range, or no such checkpoint.
+    errors.InputError: an unreadable file, numbers of images and conditions that do not
+      go together, settings out of range, or no such checkpoint.
   """
+  plan, inits = edit_request.plan, inits_lib.read(run, edit_request)
+  # Wrong settings are refused before any encoder runs.
+  generate_lib.make_generator(run.recipe, changes, plan=plan)
+  wanted = inits_lib.request_of(request, inits, builder.needs.inputs)
+  conditions = builder.build(wanted, len(inits))
   n = max(len(inits), len(conditions))
   if {len(inits), len(conditions)} - {1, n}:
     raise errors.InputError(
@@ -149,7 +121,7 @@ def edit(
   of_image = which[np.arange(num) // min(per_condition, num) % n]
   back, lost = None, []
   if plan.inverted:
-    back, lost = _round_trip(run, inits, fields, changes or {}, common)
+    back, lost = _round_trip(run, inits, fields, changes, common)
     for entry, i in zip(samples.entries, of_image, strict=True):
       entry["round_trip"] = lost[i]
   return Edited(
@@ -218,7 +190,7 @@ def _entry(
   plan: image_to_image.Plan,
   i: int,
 ) -> dict[str, Any]:
-  """What samples.json tells of the image that was edited."""
+  """The entry of samples.json about the image that was edited."""
   entry = {**inits.entries[i], "init_file": f"inits/{inits.names[i]}.png"}
   if plan.masked:
     entry["mask_file"] = f"masks/{inits.names[i]}.png"
@@ -264,7 +236,7 @@ def _described(
   of_image: np.ndarray,
   lost: list[dict[str, float | None]],
 ) -> sampling.Samples:
-  """Samples with what is known of an edit: in entries, settings, title, and pixels."""
+  """Samples with the edit in settings and title, and the known pixels put back."""
   edit: dict[str, Any] = {**dataclasses.asdict(plan)}
   images, how = samples.images, f"strength {plan.strength:g}"
   if plan.masked:

@@ -23,9 +23,9 @@ class Samples:
 
   Attributes:
     images: uint8 [n h w 1].
-    references: uint8 [n h w 1], the image that each condition is of; None for none.
+    references: uint8 [n h w 1], the image of each condition; None for none.
     entries: seed, number and condition of each.
-    names: of each one's condition, fit for a file name.
+    names: of the conditions, fit for file names.
     settings: sampler, steps, guidance, checkpoint.
     title: one line for pictures.
     per_condition: consecutive rows that share a condition.
@@ -57,15 +57,14 @@ def sample(
 
   Args:
     run: what to sample from.
-    conditions: taken in turn, again from the first after the last.
+    conditions: taken in turn, repeatedly.
     num: images in all.
     per_condition: images of one condition, with different noise.
     seed: of the noise; image i's noise depends on the seed and i alone.
     batch_size: images a call.
     changes: of the run's own sample settings.
-    weak_step: checkpoint that autoguidance leads away from, in place of the missing
-      condition.
-    plan: to begin at images, which the conditions' fields then hold too (`editing`).
+    weak_step: checkpoint that autoguidance leads away from.
+    plan: to start from images, which the conditions' fields then hold (`editing`).
     progress: called after each batch.
 
   Raises:
@@ -83,7 +82,7 @@ def sample(
     batch_size=batch_size,
     progress=progress,
     negative=conditions.negative,
-    weak_params=weak_params(run, weak_step),
+    weak_params=None if weak_step is None else run.params_at(weak_step),
   )
   return Samples(
     images=images,
@@ -105,15 +104,6 @@ def sample(
   )
 
 
-def weak_params(run: run_lib.Run, step: int | None) -> types.Params | None:
-  """The averaged parameters of an earlier checkpoint, for autoguidance; None for none.
-
-  Raises:
-    errors.InputError: there is no such checkpoint.
-  """
-  return None if step is None else run.params_at(step)
-
-
 def title(
   run: run_lib.Run,
   settings: generate_lib.SampleSettings,
@@ -125,7 +115,7 @@ def title(
   Args:
     run: of the images.
     settings: of the images.
-    weak_step: of the checkpoint that autoguidance led away from.
+    weak_step: checkpoint that autoguidance led away from.
     varied: settings that vary within the picture, such as 'sampler' or 'guidance'.
   """
   auto = "" if weak_step is None else f" away from step {weak_step}"

@@ -57,7 +57,7 @@ def grid(
     axes: one: its values are the columns; two: rows and columns.
     seed: of the noise.
     changes: of the run's own sample settings.
-    weak_step: checkpoint that autoguidance leads away from, if any.
+    weak_step: checkpoint that autoguidance leads away from.
     batch_size: images a call.
     progress: called after each combination.
 
@@ -72,7 +72,7 @@ def grid(
   draw = _Draw(
     run=run,
     conditions=conditions,
-    weak_params=sampling.weak_params(run, weak_step),
+    weak_params=None if weak_step is None else run.params_at(weak_step),
     batch_size=batch_size,
     generators={},
   )
@@ -116,8 +116,8 @@ def walk(
 ) -> tuple[Image.Image, np.ndarray]:
   """Walks from one condition to another in equal steps, with the same noise.
 
-  Embeddings and labels are mixed linearly; where only one of the two has a token, it
-  fades in. A label that only one of them tells is that of the nearer end.
+  Embeddings and labels are mixed linearly; a token of only one of the two fades in. A
+  label known for only one of them is that of the nearer end.
 
   Args:
     run: what to sample from.
@@ -125,7 +125,7 @@ def walk(
     num: images, both ends included; 2 or more.
     seed: of the noise.
     changes: of the run's own sample settings.
-    weak_step: checkpoint that autoguidance leads away from, if any.
+    weak_step: checkpoint that autoguidance leads away from.
     batch_size: images a call.
     progress: called after each batch.
 
@@ -155,7 +155,7 @@ def walk(
     batch_size=batch_size,
     progress=progress,
     negative=conditions.negative,
-    weak_params=sampling.weak_params(run, weak_step),
+    weak_params=None if weak_step is None else run.params_at(weak_step),
   )
   names = [f"{w:.0%}" for w in weights]
   names[0] = sampling.caption(conditions.entries[0])

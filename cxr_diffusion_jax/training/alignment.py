@@ -88,13 +88,7 @@ class Alignment:
   def losses(
     self, params: types.Params, features: jax.Array, target: jax.Array
   ) -> jax.Array:
-    """Loss of each example, [b] in [-1, 1].
-
-    Args:
-      params: of the projector.
-      features: [b h w c] of the denoiser.
-      target: [b n d], see `target`.
-    """
+    """Loss of each example, [b] in [-1, 1]."""
     places = alignment_lib.to_grid(features, self.grid)
     projected = self.projector.apply({"params": params}, places)
     return alignment_lib.negative_cosine(jnp.asarray(projected), target)
@@ -109,12 +103,7 @@ def predict_with_features(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns `denoiser.denoise_fn(params)(x_t, t, context)`, and features [b h w c].
 
-  Args:
-    denoiser: with a network that `attach` returned.
-    params: of the network.
-    x_t: [b h w c].
-    t: [b] in [0, 1].
-    context: the condition.
+  The denoiser's network is one that `attach` returned.
   """
   x, time = denoiser.preconditioning.inputs(denoiser.process, x_t, t)
   answer, sown = denoiser.apply_fn(
@@ -151,36 +140,18 @@ def attach(
   init = functools.partial(network.init, mutable=True)
   variables = jax.eval_shape(init, jax.random.key(0), *inputs)
   (features,) = variables["intermediates"]["features"]
-  return network, build(settings, needs, features.shape[-1])
-
-
-def build(
-  settings: RepaSettings,
-  needs: conditioning.Needs,
-  feature_width: int,
-) -> Alignment:
-  """Builds the alignment of a run.
-
-  Args:
-    settings: with a weight above 0.
-    needs: of the run's path.
-    feature_width: channels of the network's features.
-
-  Raises:
-    errors.InputError: no CLIP is named for a column that needs one.
-  """
   own = _target_needs(settings, needs)
   width, grid, num_leading = _layout(own.specs[0].shape)
   projector = alignment_lib.Projector(settings.projector_width, width)
 
   def init_fn(key: jax.Array) -> types.Params:
-    return projector.init(key, jnp.zeros((1, feature_width)))["params"]
+    return projector.init(key, jnp.zeros((1, features.shape[-1])))["params"]
 
   # A path that conditions on this column of the same image already reads it.
   models = {spec.name: spec.model for spec in needs.specs}
   shared = needs.reference == "self" and settings.column in models
   shared = shared and own.specs[0].model == models[settings.column]
-  return Alignment(
+  alignment = Alignment(
     weight=settings.weight,
     field=settings.column if shared else f"target_{settings.column}",
     grid=grid,
@@ -189,6 +160,7 @@ def build(
     needs=None if shared else own,
     init_fn=init_fn,
   )
+  return network, alignment
 
 
 def _layout(
