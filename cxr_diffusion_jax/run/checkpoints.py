@@ -39,9 +39,9 @@ def open_manager(
 
   Args:
     workdir: the run's folder.
-    keep: newest checkpoints kept; the best by validation loss is always kept too.
-    keep_every: keep also every checkpoint at a multiple of so many steps; 0 for none.
-    read_only: for readers beside a running run: nothing is tidied up.
+    keep: newest checkpoints kept, besides the best by validation loss.
+    keep_every: also keep checkpoints at multiples of this step; 0 for none.
+    read_only: for readers beside a running run: nothing is cleaned up.
 
   Raises:
     errors.InputError: on closing, where a pending write failed.
@@ -114,11 +114,7 @@ def save(
 def open_snapshots(
   workdir: artifacts.PathLike, *, read_only: bool = False
 ) -> contextlib.AbstractContextManager[ocp.CheckpointManager]:
-  """Opens WORKDIR/power_ema, where nothing is deleted, and closes it.
-
-  Raises:
-    errors.InputError: on closing, where what was still being written failed.
-  """
+  """Opens WORKDIR/power_ema, where nothing is deleted, and closes it."""
   place = _absolute(workdir, SNAPSHOTS)
   return _closing(ocp.CheckpointManager(place, options=_options(read_only)))
 
@@ -126,11 +122,7 @@ def open_snapshots(
 def save_snapshot(
   manager: ocp.CheckpointManager, step: int, averages: Mapping[str, types.Params]
 ) -> None:
-  """Starts to save averages by their names, unless this step has been saved.
-
-  Raises:
-    errors.InputError: as `save`.
-  """
+  """As `save`, of averages by their names, unless this step has been saved."""
   if step in manager.all_steps():
     return
   check_space(manager, averages)
@@ -173,7 +165,7 @@ def restore(
 
 
 def restore_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-  """Restores what was passed to `save` as `run`, and nothing else."""
+  """Restores what was passed to `save` as `run`."""
   return _restore(manager, step, run=ocp.args.JsonRestore())["run"]
 
 
@@ -183,7 +175,6 @@ def restore_ema(
   """Restores the averaged parameters only.
 
   Args:
-    manager: of the run.
     like: arrays or `jax.ShapeDtypeStruct`s with the shardings wanted.
     step: which checkpoint; the newest if None.
 

@@ -1,7 +1,4 @@
-"""What may change between the parts of one run, and what makes it another run.
-
-(config, card) of the checkpoint == (config, card) now, except for `MAY_CHANGE`
-"""
+"""What may change when a run is resumed: config and card are equal but `MAY_CHANGE`."""
 
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -71,7 +68,6 @@ def check_config(
   Args:
     saved: plain values, from the checkpoint.
     wanted: the same, now.
-    workdir: of the run, for the message.
 
   Returns:
     A line for each change that is allowed.
@@ -122,9 +118,9 @@ def check_data(
 
   Args:
     saved: the run's card.
-    wanted: of the data that are here. Targets and latents that it lacks are not
-      compared: sampling reads neither.
-    autoencoder: that decodes, where the latents themselves are not read.
+    wanted: of the present data. Targets and latents that it lacks are not compared:
+      sampling reads neither.
+    autoencoder: that decodes latents, if their column is not read.
 
   Raises:
     errors.InputError: the records, a column or the autoencoder are not the same.

@@ -27,8 +27,6 @@ class Denoiser:
 
   Attributes:
     apply_fn: ({'params': params}, x_t, t [b] in [0, 1000], context) -> prediction.
-    codec: pixels <-> what is denoised.
-    conditioner: batch -> context.
     process: how x0 is corrupted, and what is predicted.
     preconditioning: between network and process.
   """

@@ -65,9 +65,6 @@ def update(
 
   Args:
     average: after `step - 1`; ignored at step 1.
-    params: after `step`.
-    step: [] int, 1 or more.
-    power: of the profile.
   """
   # 1 - (1 - 1/step)^(power + 1), exact even if 1/step is small.
   share = -jnp.expm1((power + 1) * jnp.log1p(-1.0 / step.astype(jnp.float32)))

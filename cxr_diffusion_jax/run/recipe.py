@@ -56,10 +56,8 @@ class Recipe:
     network: the Flax module behind `denoiser.apply_fn`.
     init_fn: (key) -> parameters of the network.
     latent_shape: (h, w, c) of what is denoised.
-    sample: how images are drawn.
     autoencoder: encodes and decodes latents, which training reads from a column; None
       for a codec without one.
-    mesh: the devices.
   """
 
   denoiser: denoiser.Denoiser
@@ -161,12 +159,7 @@ def conditioner_section(
   plain: Mapping[str, Any],
   shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[conditioning.Conditioner, tuple[float, ...]]:
-  """Reads `config.conditioning`: the path, and each stream's drop rate in training.
-
-  Args:
-    plain: the config.
-    shapes: as of `build`.
-  """
+  """Reads `config.conditioning`: the path, and each stream's drop rate in training."""
   section = dict(plain["conditioning"])
   rates = section.pop("drop_rate", 0.1)
   make = conditioning.load(section.pop("name", ""))

@@ -33,9 +33,6 @@ class Run:
   """A trained run.
 
   Attributes:
-    folder: of the run.
-    config: as it was trained.
-    card: of its data.
     recipe: with the codec of the card's statistics, on the mesh of this machine.
     ema_params: what is sampled from.
     checkpoint_step: the step of `ema_params`.
@@ -98,10 +95,6 @@ class Run:
   ) -> dataset_lib.Dataset:
     """Opens the records and columns for requests that name rows.
 
-    Args:
-      data_root: where the tree is now; "" for where the run knows it to be.
-      records_dir: where the records are now; "" likewise.
-
     Raises:
       errors.InputError: they are missing, or their content has changed.
     """
@@ -154,7 +147,6 @@ def open_run(
     checkpoint_step: of the parameters; the newest if None.
     ema_length: of an average made of the run's snapshots; None for the run's own.
     data_root: where the tree is now, for requests that name rows.
-    records_dir: where the records are now.
     encoder: folder or hub id where the path's encoder is now.
 
   Raises:

@@ -1,9 +1,6 @@
-"""How images are drawn: sampler, steps and guidance, as a config gives them, checked.
+"""The section `sample` of a config: sampler, steps and guidance.
 
-config.sample --SampleSettings--> Sampler
-
-The fields of `SampleSettings` are config keys, flags of the commands and axes of a
-grid.
+Fields of `SampleSettings` are config keys, flags of the commands and axes of a grid.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -123,9 +120,7 @@ class Knob:
 
   Attributes:
     name: of the flag, and of the field of `SampleSettings`.
-    kind: str, int or float.
     many: whether it takes several numbers.
-    default: of a config.
   """
 
   name: str
@@ -153,7 +148,6 @@ def make_sampler(
   """Builds the sampler that is set.
 
   Args:
-    settings: sampler, steps and what changes them.
     start: the first time, in (0, 1]; see `diffusion.times.Times`.
 
   Raises:
@@ -209,8 +203,6 @@ def evaluations(settings: SampleSettings, num_streams: int, weak: bool) -> int:
   """Evaluations of a network that one image costs, an interval not counted.
 
   Args:
-    settings: sampler, steps and guidance.
-    num_streams: of the condition.
     weak: with autoguidance, half of them are of the weaker parameters.
 
   Raises:

@@ -26,9 +26,7 @@ def make(
   """Calls a constructor with a section's values, whose keys are its arguments.
 
   Args:
-    constructor: what the section describes.
     section: its name, for messages.
-    values: of the section.
     given: arguments that follow from other sections.
     also: further keys of the section, read elsewhere.
 

@@ -58,7 +58,6 @@ def reconstruct(
   """Combines snapshots to the average of any length.
 
   Args:
-    workdir: the run's folder.
     lengths: relative lengths that the run tracked.
     length: the wanted one, in (0, `power_ema.LONGEST`].
     like: `jax.ShapeDtypeStruct`s with the wanted shardings.

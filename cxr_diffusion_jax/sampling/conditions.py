@@ -33,8 +33,6 @@ VIEWS, SEXES = ("PA", "AP"), ("F", "M")
 class ConditionBuilder:
   """Builds conditions for one run; opens its records only for requests that name rows.
 
-  Attributes:
-    run: what to sample from.
   """
 
   run: Run
@@ -48,7 +46,6 @@ class ConditionBuilder:
     """Builds the conditions of a request.
 
     Args:
-      request: what to generate from.
       count: conditions to take from a split; other requests bring their own number.
 
     Raises:

@@ -1,9 +1,8 @@
-"""A codec's two ways, compiled, over any number of images.
+"""Compiled encoding and decoding of any number of images with a codec.
 
 images --encode--> latents        latents --decode--> images, clipped to [-1, 1]
 
-A network's parameters are arguments of the programs, placed on the mesh once. Rows go
-in batches that fit in memory, split over the mesh; every process gets all of them.
+Batches fit in memory and are split over the mesh; every process gets all rows.
 """
 
 from collections.abc import Callable
@@ -28,21 +27,12 @@ def make_encode(codec: codec_lib.Codec, mesh: jax.sharding.Mesh) -> RowsFn:
   """Builds images [n h w 1] in [-1, 1] -> latents [n h' w' c] float32.
 
   Of a codec with a posterior it is the mean.
-
-  Args:
-    codec: of the run.
-    mesh: that batches are split over.
   """
   return _over_rows(codec.encode, codec, mesh, lambda images: images.shape[1])
 
 
 def make_decode(codec: codec_lib.Codec, mesh: jax.sharding.Mesh) -> RowsFn:
-  """Builds latents [n h' w' c] -> images [n h w 1] in [-1, 1] float32.
-
-  Args:
-    codec: of the run.
-    mesh: that batches are split over.
-  """
+  """Builds latents [n h' w' c] -> images [n h w 1] in [-1, 1] float32."""
   # Any codec's factor is a power of two.
   factor = _LARGE // codec.latent_shape(_LARGE)[0]
 

@@ -1,4 +1,4 @@
-"""Images and masks to edit, as a user gives them.
+"""Images and masks to edit.
 
 x.png or an image's id --read--> square [h w] uint8;  m.png --> [h w] bool, white True
 """
@@ -76,9 +76,9 @@ class EditInputs:
   Attributes:
     images: uint8 [k h w 1], as the run's own.
     masks: bool [k h w 1], True where to generate; None for none.
-    entries: what each one is, for samples.json.
-    names: of each, fit for file names.
-    ids: of the records' image that each one is; "" for a file.
+    entries: descriptions for samples.json.
+    names: fit for file names.
+    ids: of images of the records; "" for files.
   """
 
   images: np.ndarray
@@ -92,11 +92,11 @@ class EditInputs:
 
 
 def read(run: Run, request: EditRequest) -> EditInputs:
-  """Reads images and masks, and makes squares of the run's size of them.
+  """Reads images and masks as squares of the run's size.
 
   Raises:
-    errors.InputError: what is no X-ray and no id; a mask that is not of its image's
-      size, or that leaves nothing to make.
+    errors.InputError: neither a file nor an id; a mask of another size than its image,
+      or one that is black everywhere.
   """
   shown, ids = [], []
   for text in request.inits:
@@ -136,11 +136,9 @@ def read(run: Run, request: EditRequest) -> EditInputs:
 def request_of(
   request: request_lib.Request, inits: EditInputs, takes: tuple[str, ...]
 ) -> request_lib.Request:
-  """The request itself, or else one for the images' own conditions.
+  """The request itself, or one for the images' own conditions if it gives none.
 
   Args:
-    request: of the user.
-    inits: the images.
     takes: what the run's path takes, of `Needs.inputs`.
 
   Raises:

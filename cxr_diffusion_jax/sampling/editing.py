@@ -34,7 +34,6 @@ class Edited:
   """Edited images; row i of everything belongs together.
 
   Attributes:
-    samples: as of `sampling.sample`.
     inits: uint8 [n h w 1], the input of each.
     masks: bool [n h w 1], True where it was generated; None for none.
     round_trips: uint8 [n h w 1], each init inverted and generated with its own
@@ -75,16 +74,11 @@ def make(
   """Reads images and masks, builds conditions, and edits.
 
   Args:
-    run: what to sample from.
-    builder: of the run.
     edit_request: the images, and how they are edited.
     request: as many conditions as images, or one for all, or several of one image; the
       images' own if it gives none.
-    changes: of the run's own sample settings.
     per_condition: images of each pair, with different noise; an inversion has none.
     num: images in all; all pairs once or `per_condition` times by default.
-    batch_size: images a call.
-    progress: called after each batch.
     **options: `seed` and `weak_step`, as of `sampling.sample`.
 
   Raises:

@@ -31,7 +31,6 @@ def write(
   """Writes images, both grids and the JSON to a folder.
 
   Args:
-    samples: what to write.
     out: an empty folder, see `artifacts.new_folder`.
     above: further rows of pairs.png, above what was generated.
     below: and below it, of the first image of each condition.

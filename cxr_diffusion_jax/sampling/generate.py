@@ -41,15 +41,12 @@ class GenerateFn(Protocol):
     """Generates one image a condition.
 
     Args:
-      params: of the denoiser.
       batch: fields [b ...] that the conditioner reads.
       keys: [b] typed keys.
-      scale: in place of the value of `settings.guidance`, so that one program serves
-        all scales: [] or [b] where that is a number, [s] or [b s] where it is one for
-        each of s streams. All branches run, whatever the scales are.
-      negative: a batch as `batch`, whose condition takes the place of the missing one
-        that guidance leads away from.
-      weak_params: of an earlier checkpoint: autoguidance takes the place of
+      scale: in place of `settings.guidance`, so that one program serves all scales: []
+        or [b] for a number, [s] or [b s] for one of each of s streams.
+      negative: a batch as `batch`: a condition to guide away from, in place of none.
+      weak_params: of an earlier checkpoint, for autoguidance in place of
         classifier-free guidance.
 
     Returns:
@@ -71,8 +68,6 @@ def make_generate(
   """Builds the jitted function from conditions and keys to images.
 
   Args:
-    denoiser: what was trained.
-    settings: sampler, steps and guidance.
     latent_shape: (h, w, c) of what is denoised.
     mesh: a batch is split over it; every process gets all images.
     draw: in place of the plain way from noise to data, as of `image_to_image`.
@@ -112,8 +107,6 @@ class Generator:
   """A recipe and sample settings, ready to draw images.
 
   Attributes:
-    recipe: of a run.
-    settings: sampler, steps and guidance.
     plan: to start from images, which the conditions then hold; None for noise.
   """
 
@@ -151,11 +144,8 @@ class Generator:
     """Generates one image for each condition.
 
     Args:
-      params: averaged parameters.
       fields: [n ...] that the conditioner reads.
-      seed: of the noise.
       numbers: [n] int; image i's noise depends on the seed and numbers[i] alone.
-      batch_size: images a call.
       **options: as of `generate_rows`.
 
     Returns:
@@ -182,11 +172,6 @@ def make_generator(
   plan: image_to_image.Plan | None = None,
 ) -> Generator:
   """Builds a generator.
-
-  Args:
-    recipe: of a run.
-    changes: of the recipe's sample settings.
-    plan: to start from images.
 
   Raises:
     errors.InputError: a setting out of range, or one that the plan excludes.
@@ -220,13 +205,8 @@ def generate_rows(
   """Generates one image a condition, in batches of one size.
 
   Args:
-    generate: of `make_generate`.
-    params: averaged parameters.
     conditions: fields [n ...] that the conditioner reads.
-    keys: [n] typed keys.
-    mesh: of the run; batches are split over it.
     batch_size: rows a call; rounded up to what the mesh divides.
-    progress: called after each batch.
     negative: fields [n ...], or [1 ...] for all, in place of the missing condition.
     weak_params: an earlier checkpoint's, for autoguidance.
     scale: in place of the settings' guidance: a number or a tuple of one for each

@@ -86,10 +86,6 @@ def interval_times(
 ) -> tuple[float, float] | None:
   """The times within which to guide: where sigma / alpha is in the interval.
 
-  Args:
-    settings: with the interval in noise levels.
-    schedule: logsnr = -2 log(level) decreases with t, so low levels are early times.
-
   Returns:
     (low, high) in [0, 1], or None for everywhere.
   """

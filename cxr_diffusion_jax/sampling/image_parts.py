@@ -1,11 +1,10 @@
-"""Images that a run generates to be judged: in parts on disk, none made twice.
+"""Images generated for evaluation, kept on disk in parts.
 
 conditions of image ids --sampler, sharded--> FOLDER/<fingerprint>/part_00000.npz ...
 
-A part is there whole or not at all: an interrupted call goes on with the next one.
-Image i depends on the run, its sampler, the seed, i and its own condition alone, so
-that more images leave the first ones as they are, and the noise is the same for every
-path.
+Parts are complete: a repeated call generates the missing ones. Image i depends on the
+run, its sampler, the seed, i and its condition alone, so asking for more images does
+not change the first ones, and the noise is the same for every path.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,11 +33,7 @@ class PartGenerator:
   """Generates with one run into a folder.
 
   Attributes:
-    run: to sample from.
-    generator: of its recipe, with the changed settings.
     folder: of the parts, named by the fingerprint of all but the conditions.
-    seed: of the noise.
-    batch_size: images a call.
     weights: digest of the parameters.
   """
 
@@ -61,7 +56,7 @@ class PartGenerator:
 
 
 def weights_digest(run: run_lib.Run) -> str:
-  """Tells the parameters of a run from those of any other training into its folder."""
+  """Identifies the parameters of a run."""
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(run.ema_params):
     digest.update(np.ascontiguousarray(jax.device_get(leaf)))
@@ -80,11 +75,7 @@ def prepare(
   """Makes a run ready to generate.
 
   Args:
-    run: to sample from.
     folder: receives a folder for each way to sample.
-    seed: of the noise.
-    changes: of the run's own sample settings.
-    batch_size: images a call.
     weights: `weights_digest` of the run, where it is known.
   """
   generator = generate_lib.make_generator(run.recipe, changes)
@@ -124,14 +115,12 @@ def generate(
   first: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> "Parts":
-  """Generates an image for the condition of each of these images of the records.
+  """Generates an image for the condition of each of these records.
 
   Args:
-    generator: of `prepare`.
     image_ids: of any split; some may be there more than once.
     name: of what they are for; a folder.
     first: number of the first image, of which its noise is made.
-    progress: called after each batch.
 
   Returns:
     The images in their order, read when asked for.

@@ -35,12 +35,11 @@ class Plan:
   """How an image becomes another one.
 
   Attributes:
-    strength: the time to go back to, in (0, 1]: at 1 nothing is left of the image but
-      what a schedule that ends before pure noise keeps, which is left out too; near 0
-      it comes back as it is. Of the settings' steps, this share is done.
+    strength: the time to start from, in (0, 1], and the share of the settings' steps
+      that is done. 1 starts from pure noise; near 0 the image hardly changes.
     masked: only the pixels of a mask are generated.
-    inverted: go there by the ODE and not by adding noise: what is drawn then is the
-      same image but for its condition.
+    inverted: start from the noise that the ODE assigns to the image, so that only what
+      the condition says changes.
     repeats: evaluations for each step of the inversion.
 
   Raises:
@@ -64,11 +63,10 @@ class Plan:
 def settings_of(
   settings: sample_section.SampleSettings, plan: Plan
 ) -> sample_section.SampleSettings:
-  """The settings with as many steps as are done from the plan's strength on.
+  """The settings with the steps from the plan's strength on.
 
   Raises:
-    errors.InputError: no step is left, or noise cannot be recovered because the
-      sampler makes fresh noise.
+    errors.InputError: no step is left, or the sampler of an inversion adds noise.
   """
   # A hair more: 0.3 of 10 steps are 3.
   num_steps = int(settings.num_steps * plan.strength + 1e-6)
@@ -89,12 +87,7 @@ def settings_of(
 
 
 def evaluations(settings: sample_section.SampleSettings, plan: Plan) -> int:
-  """Evaluations that the inversion of one image costs; 0 without one.
-
-  Args:
-    settings: of `settings_of`.
-    plan: how the image is made.
-  """
+  """Evaluations that the inversion of one image costs; 0 without one."""
   return settings.num_steps * plan.repeats if plan.inverted else 0
 
 
@@ -104,8 +97,6 @@ def make_draw(
   """Builds the way to draw, for `generate.make_generate`.
 
   Args:
-    denoiser: what was trained.
-    settings: of `settings_of`.
     plan: how images are made; batches carry `INIT`, with a mask `MAKE`, and with an
       inversion the conditioner's fields of the source, each behind `SOURCE`.
   """

@@ -1,7 +1,6 @@
 """The picture of samples during training: condition images above generated ones.
 
-The conditions are those of fixed validation images and the noise is fixed, so the
-pictures of one run differ only by training.
+Conditions and noise are fixed, so the pictures of a run differ only by training.
 """
 
 from collections.abc import Callable
@@ -20,13 +19,7 @@ from cxr_diffusion_jax.sampling import generate as generate_lib
 def make_show(
   recipe: recipe_lib.Recipe, dataset: dataset_lib.Dataset, seed: int
 ) -> Callable[[types.Params, int], Image.Image | None]:
-  """Builds (averaged parameters, step) -> picture; None except on the first host.
-
-  Args:
-    recipe: of the run, with the codec of any statistics.
-    dataset: its validation split gives the conditions.
-    seed: of the noise.
-  """
+  """Builds (averaged parameters, step) -> picture; None except on the first host."""
   recipe = recipe.with_statistics(dataset.card.statistics)
   source = dataset.source("validation")
   count = min(recipe.sample.num_images, len(source))

@@ -1,4 +1,4 @@
-"""What a user asks to sample from, and the conditions that it becomes.
+"""A user's request for samples, and the conditions built from it.
 
 Request --ConditionBuilder.build--> Conditions: n rows of fields, entries and pictures
 """
@@ -17,18 +17,17 @@ from cxr_diffusion_jax.data import labels
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """What a user asks for; empty means not given.
+  """What to generate from; empty means not given.
 
   Attributes:
-    split: take conditions from images spread evenly over it, where nothing is named.
-    image_ids: take those of these images, of any split.
-    prompts: texts.
+    split: gives the conditions, evenly spread over its images, if nothing is named.
+    image_ids: of any split; their conditions are taken.
     findings: texts such as 'Effusion,Cardiomegaly' or 'No Finding'.
     age: years.
     sex: 'F' or 'M'.
     view: 'PA' or 'AP'.
     references: paths of X-rays.
-    negative_prompt: what to steer away from.
+    negative_prompt: what to guide away from.
     unconditional: no condition at all.
   """
 
@@ -68,10 +67,10 @@ class Conditions:
 
   Attributes:
     fields: [n ...] what the conditioner reads from a batch.
-    entries: what each one is, for samples.json.
-    names: of each, fit for file names.
-    references: uint8 [n h w 1], the images that they are of; black where there is
-      none. None where none has one.
+    entries: descriptions for samples.json.
+    names: fit for file names.
+    references: uint8 [n h w 1], the images of the conditions, black for those without
+      one; None if none has one.
     negative: fields [1 ...] of the negative prompt, or None.
   """
 
@@ -96,7 +95,7 @@ class Conditions:
 
 
 def join_rows(parts: Sequence[Conditions]) -> Conditions:
-  """Puts conditions of one run after one another."""
+  """Concatenates conditions of one run."""
   first = parts[0]
   shown = [part.references for part in parts]
   return Conditions(
@@ -112,10 +111,10 @@ def join_rows(parts: Sequence[Conditions]) -> Conditions:
 
 
 def join(parts: Sequence[tuple[Conditions, Sequence[str]]]) -> Conditions:
-  """Puts side by side what was given: each part brings the fields that it owns.
+  """Combines kinds of conditions row by row: each part gives the fields that it owns.
 
   Raises:
-    errors.InputError: two numbers of conditions that are neither equal nor one.
+    errors.InputError: numbers of conditions that are neither equal nor one.
   """
   n = max(len(part) for part, _ in parts)
   if any(len(part) not in (1, n) for part, _ in parts):
@@ -136,7 +135,7 @@ def join(parts: Sequence[tuple[Conditions, Sequence[str]]]) -> Conditions:
 
 
 def slug(entry: Mapping[str, Any]) -> str:
-  """A name for files, of what a condition says."""
+  """A condition's name for files."""
   words = entry.get("prompt") or pathlib.PurePath(entry.get("reference", "")).stem
   if not words and "findings" in entry:
     words = "_".join(entry["findings"]) or labels.NO_FINDING
@@ -145,13 +144,13 @@ def slug(entry: Mapping[str, Any]) -> str:
     words = (
       "_".join(f"{key}-{value}" for key, value in sorted(pairs)) or "unconditional"
     )
-  # Of ASCII alone: any file system takes it, at any length that this gives.
+  # ASCII, which any file system accepts.
   fit = "".join(c if c == "_" or (c.isascii() and c.isalnum()) else "-" for c in words)
   return fit[:40].strip("-") or "x"
 
 
 def topic(request: Request, *, grid: object, interpolate: object, edit: object) -> str:
-  """A few words on what a call makes, for the name of its folder."""
+  """A few words on a request, for the name of its folder."""
   kinds = {"grid": grid, "interpolate": interpolate, "edit": edit}
   words = [name for name, value in kinds.items() if value]
   texts = (*request.prompts, *request.findings, *request.image_ids)
@@ -163,7 +162,7 @@ def topic(request: Request, *, grid: object, interpolate: object, edit: object) 
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-  """Tells names apart that are the same: x, x-2, x-3."""
+  """Numbers repeated names: x, x-2, x-3."""
   taken: dict[str, None] = {}
   for name in names:
     tries = (f"{name}-{number}" for number in itertools.count(2))

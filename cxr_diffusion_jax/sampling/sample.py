@@ -1,7 +1,4 @@
-"""Samples of a trained run.
-
-Run + Conditions --make_generate--> Samples --files.write--> PNG, JSON
-"""
+"""Samples of a trained run: Run + Conditions --> Samples --files.write--> PNG, JSON."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -56,16 +53,13 @@ def sample(
   """Generates images for conditions.
 
   Args:
-    run: what to sample from.
     conditions: taken in turn, repeatedly.
     num: images in all.
     per_condition: images of one condition, with different noise.
     seed: of the noise; image i's noise depends on the seed and i alone.
-    batch_size: images a call.
     changes: of the run's own sample settings.
     weak_step: checkpoint that autoguidance leads away from.
     plan: to start from images, which the conditions' fields then hold (`editing`).
-    progress: called after each batch.
 
   Raises:
     errors.InputError: settings out of range, or no such checkpoint.
@@ -113,8 +107,6 @@ def title(
   """One line that says what a picture is of.
 
   Args:
-    run: of the images.
-    settings: of the images.
     weak_step: checkpoint that autoguidance led away from.
     varied: settings that vary within the picture, such as 'sampler' or 'guidance'.
   """

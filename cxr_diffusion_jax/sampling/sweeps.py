@@ -27,7 +27,6 @@ class Axis:
 
   Attributes:
     name: 'seed', or a sample setting of one value.
-    values: in order.
   """
 
   name: str
@@ -52,36 +51,39 @@ def grid(
   """Draws every combination; condition and noise are the same along both axes.
 
   Args:
-    run: what to sample from.
     conditions: one row (with two axes: one block of rows) each.
     axes: one: its values are the columns; two: rows and columns.
-    seed: of the noise.
-    changes: of the run's own sample settings.
-    weak_step: checkpoint that autoguidance leads away from.
-    batch_size: images a call.
-    progress: called after each combination.
 
   Raises:
     errors.InputError: a value out of range, or no such checkpoint.
   """
-  # Refused before anything is compiled.
   combinations = list(itertools.product(*(axis.values for axis in axes)))
-  points = [
-    _point(run, axes, values, {**(changes or {})}, seed) for values in combinations
-  ]
-  draw = _Draw(
-    run=run,
-    conditions=conditions,
-    weak_params=None if weak_step is None else run.params_at(weak_step),
-    batch_size=batch_size,
-    generators={},
-  )
+  points = []
+  for values in combinations:
+    point = dict(zip((axis.name for axis in axes), values, strict=True))
+    point_seed = point.pop("seed", seed)
+    settings = dataclasses.replace(run.recipe.sample, **{**(changes or {}), **point})
+    points.append((settings, point_seed))
+  weak_params = None if weak_step is None else run.params_at(weak_step)
+  generators: dict[generate_lib.SampleSettings, generate_lib.Generator] = {}
   images = {}
-  for done, (values, (settings, point_seed)) in enumerate(
-    zip(combinations, points, strict=True), start=1
-  ):
-    images[values] = draw(settings, point_seed)
-    progress("combinations", done, len(combinations))
+  for values, (settings, point_seed) in zip(combinations, points, strict=True):
+    # All scales share one program, but 1 needs a single branch, and so its own.
+    plain = settings.guidance == 1.0 or isinstance(settings.guidance, tuple)
+    shared = settings if plain else dataclasses.replace(settings, guidance=2.0)
+    if shared not in generators:
+      generators[shared] = generate_lib.Generator(recipe=run.recipe, settings=shared)
+    images[values] = generators[shared].generate(
+      run.ema_params,
+      conditions.fields,
+      seed=point_seed,
+      numbers=np.arange(len(conditions)),
+      batch_size=batch_size,
+      negative=conditions.negative,
+      weak_params=weak_params,
+      scale=None if plain else settings.guidance,
+    )
+    progress("combinations", len(images), len(combinations))
   if len(axes) == 1:
     rows = [
       [images[(value,)][i] for value in axes[0].values] for i in range(len(conditions))
@@ -120,14 +122,8 @@ def walk(
   label known for only one of them is that of the nearer end.
 
   Args:
-    run: what to sample from.
     conditions: two.
     num: images, both ends included; 2 or more.
-    seed: of the noise.
-    changes: of the run's own sample settings.
-    weak_step: checkpoint that autoguidance leads away from.
-    batch_size: images a call.
-    progress: called after each batch.
 
   Returns:
     The labelled picture, and the images uint8 [num h w 1].
@@ -176,45 +172,3 @@ def _mix(name: str, first: np.ndarray, last: np.ndarray, weight: float) -> np.nd
   if name in CODES:
     unknown |= np.minimum(first, last) < 0
   return np.where(unknown, last if weight >= 0.5 else first, mixed)
-
-
-def _point(run, axes, values, changes, seed):
-  """The settings and the seed of one combination."""
-  for axis, value in zip(axes, values, strict=True):
-    if axis.name == "seed":
-      seed = value
-    else:
-      changes[axis.name] = value
-  return dataclasses.replace(run.recipe.sample, **changes), seed
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Draw:
-  """Draws the same conditions with other settings; scales share one program."""
-
-  run: run_lib.Run
-  conditions: Conditions
-  weak_params: types.Params | None
-  batch_size: int
-  generators: dict[generate_lib.SampleSettings, generate_lib.Generator]
-
-  def __call__(self, settings: generate_lib.SampleSettings, seed: int) -> np.ndarray:
-    """Images [n h w 1]."""
-    run, conditions = self.run, self.conditions
-    # A scale of 1 needs one branch, and so a program of its own.
-    plain = settings.guidance == 1.0 or isinstance(settings.guidance, tuple)
-    shared = settings if plain else dataclasses.replace(settings, guidance=2.0)
-    if shared not in self.generators:
-      self.generators[shared] = generate_lib.Generator(
-        recipe=run.recipe, settings=shared
-      )
-    return self.generators[shared].generate(
-      run.ema_params,
-      conditions.fields,
-      seed=seed,
-      numbers=np.arange(len(conditions)),
-      batch_size=self.batch_size,
-      negative=conditions.negative,
-      weak_params=self.weak_params,
-      scale=None if plain else settings.guidance,
-    )

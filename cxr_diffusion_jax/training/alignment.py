@@ -61,7 +61,6 @@ class Alignment:
   """The part of an objective that aligns features.
 
   Attributes:
-    weight: its weight in the loss.
     field: the target's field in a batch, [b *shape].
     grid: (rows, columns) of the field's places, None for one vector.
     num_leading: tokens before those of the grid.
@@ -123,9 +122,7 @@ def attach(
 
   Args:
     settings: with a weight of 0, nothing changes.
-    network: of the run.
     inputs: of one example, for their shapes.
-    needs: of the run's path.
 
   Returns:
     The network with the same parameters, and the alignment or None.

@@ -76,7 +76,6 @@ class Compiler:
   Args:
     create: (*arguments) -> the state of step 0.
     example: arguments of `create`, for the shapes of the state.
-    mesh: the devices.
     tensor_parallel: of the network, see `models.network.Network`.
   """
 
@@ -179,9 +178,6 @@ def summed(
 
   Args:
     function: (parameters, batch with `valid`) -> sums over the batch.
-    params: its parameters.
-    source: the split.
-    experiment: batch size and mesh.
     max_batches: number of batches to use; 0 for all.
   """
   sums: dict[str, float] = {}

@@ -32,9 +32,6 @@ class DenoiserTrainer:
   """A `loop.Trainable`.
 
   Attributes:
-    experiment: what to train.
-    dataset: the data.
-    programs: of both.
     show: (averaged parameters, step) -> a picture of samples, or None.
   """
 
@@ -83,12 +80,7 @@ def make(
 def make_programs(
   experiment: experiment_lib.Experiment, statistics: Mapping[str, Any]
 ) -> compiled.Programs:
-  """Builds the compiled functions of an experiment.
-
-  Args:
-    experiment: what to train.
-    statistics: statistics of the records, for the codec.
-  """
+  """Builds the compiled functions of an experiment."""
   objective = experiment.make_objective(statistics)
   optimizer = optimizer_lib.make_optimizer(
     experiment.optimizer, experiment.train.num_steps

@@ -28,14 +28,8 @@ class Experiment:
   """A recipe and how it is trained: typed, checked, without side effects.
 
   Attributes:
-    seed: of everything random.
-    data: which X-rays.
-    recipe: what is trained, and how it is sampled.
     objective: what is minimised, with a codec of no statistics; see `make_objective`.
     pretrained: where the first parameters come from; None for `recipe.init_fn` alone.
-    optimizer: how parameters are updated.
-    train: how long.
-    mesh: the devices.
     config: the config as plain values, for checkpoints.
   """
 

@@ -33,13 +33,7 @@ if TYPE_CHECKING:
 
 
 class Trainable(Protocol):
-  """A network with its data, as the loop trains it.
-
-  Attributes:
-    experiment: its settings.
-    dataset: its data.
-    programs: its compiled functions: initialise a state, update it.
-  """
+  """A network with its data, as the loop trains it."""
 
   @property
   def experiment(self) -> compiled.ExperimentLike: ...
@@ -68,8 +62,6 @@ class History:
   """The validations of a run so far; saved in each checkpoint.
 
   Attributes:
-    best_loss: smallest validation loss.
-    best_step: its step.
     since_best: number of validations since then.
   """
 
@@ -89,8 +81,6 @@ class Outcome:
   """How a call of `train` ended.
 
   Attributes:
-    state: after the last update.
-    history: of its validations.
     reason: 'finished', 'interrupted' or 'no improvement'.
     signal_number: the signal that interrupted it, or 0.
   """
@@ -111,7 +101,6 @@ def train(
   """Trains until the last step, a signal, or no improvement.
 
   Args:
-    trainable: what to train.
     workdir: the run's folder; an unfinished run there is resumed.
     writer: a CLU metric writer (`write_scalars`, `write_images`, `flush`).
     actions: called after each step with its number (CLU's periodic actions).

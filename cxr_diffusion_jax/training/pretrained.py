@@ -3,10 +3,9 @@
   FOLDER --check--> fits config.model, or an error before any data are prepared
   fresh parameters --merge(loaded)--> parameters of step 0
 
-A layer is loaded if all of its arrays fit, and a cross-attention only as a whole,
-because queries are useless without their keys. From three channels to one, the first
-layer's kernel is summed and the last one's averaged, which preserves the output for
-grey images. Resuming from a checkpoint does not need the folder.
+A layer is loaded if all of its arrays fit, a cross-attention only as a whole. From
+three channels to one, the first layer's kernel is summed and the last one's averaged,
+which preserves the output for grey images. Resuming does not need the folder.
 """
 
 from collections.abc import Mapping
@@ -42,7 +41,6 @@ class Pretrained:
 
   Attributes:
     folder: diffusers' UNet2DConditionModel, or a pipeline with one.
-    network: the network of the run.
   """
 
   folder: str
@@ -119,12 +117,7 @@ def read(section: Mapping[str, Any], network: Any) -> Pretrained | None:
 def fitting(
   loaded: Mapping[tuple[str, ...], Any], shapes: Mapping[tuple[str, ...], Any]
 ) -> dict[tuple[str, ...], Any]:
-  """Returns the arrays of the layers in which every array fits.
-
-  Args:
-    loaded: arrays by path.
-    shapes: anything with a shape, by path.
-  """
+  """Returns the arrays of the layers in which every array fits."""
   broken = {
     _layer(path)
     for path, leaf in shapes.items()

@@ -35,10 +35,7 @@ def check_resumable(
   """Refuses to resume another run, before any data are prepared.
 
   Args:
-    workdir: the run's folder.
-    config: of the run, as plain values.
     autoencoder: makes the latents that are denoised, if any.
-    needs: of the conditioning path.
     targets: of the columns that training compares with, if any.
 
   Returns:
@@ -77,13 +74,7 @@ def start(
   manager: Any,
   card: card_lib.DatasetCard,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  """Returns the first state, and the history of validations that it comes with.
-
-  Args:
-    config: of the run, as plain values.
-    programs: of the run.
-    manager: of its checkpoints.
-    card: of the data that are here.
+  """Returns the first state and its history of validations.
 
   Raises:
     errors.InputError: the checkpoints are of another config or of other data.
@@ -118,7 +109,6 @@ def check_initial(experiment: experiment_lib.Experiment, shapes: types.Params) -
 
   Args:
     experiment: of the run, whose `model.pretrained` or `train.init_from` may be set.
-    shapes: of this run's parameters.
 
   Raises:
     errors.InputError: no such folder, no checkpoint there, or other parameters; they

@@ -32,7 +32,6 @@ class Objective:
   """Everything the loss needs besides parameters, batch and key.
 
   Attributes:
-    denoiser: what is trained.
     time_sampler: (key, n, schedule) -> t [n] in [0, 1].
     weighting: weight of each example's loss, by its time.
     drop_rates: probability of dropping each stream.
@@ -49,14 +48,7 @@ class Objective:
 def losses(
   objective: Objective, prediction: jax.Array, target: jax.Array, t: jax.Array
 ) -> jax.Array:
-  """Returns the weighted loss of each example [b].
-
-  Args:
-    objective: what is minimised.
-    prediction: [b h w c].
-    target: [b h w c], its target.
-    t: [b] in [0, 1].
-  """
+  """Returns the weighted loss of each example [b]."""
   process = objective.denoiser.process
   weight = objective.weighting(process, t)
   weight = weight * objective.time_sampler.weight(t, process.schedule)
@@ -76,11 +68,8 @@ def total_loss(
   """Returns what is minimised, [], and scalars.
 
   Args:
-    objective: what is minimised.
     learned: parameters as `state.learned` returns them.
     x_t: [b h w c] noised latents.
-    target: [b h w c], the target of the prediction.
-    t: [b] in [0, 1].
     context: the (dropped) condition.
     features_target: [b n d], the target of the features if there is an alignment.
   """
@@ -111,13 +100,8 @@ def train_step(
   """Updates the state by one batch.
 
   Args:
-    objective: what is minimised.
-    optimizer: of `state.opt_state`.
-    state: before the update.
     batch: `image` [b h w 1] in [-1, 1], or the codec's columns instead, and the fields
       of the conditioner.
-    seed: the run's seed.
-    ema_decay: decay of the parameters' moving average.
     accumulation: number of equal parts of the batch that are processed in turn.
     powers: powers of the averages `state.power_ema`.
 
@@ -185,10 +169,7 @@ def validation_step(
   """Sums the loss of a batch, with fixed times and noise for each row.
 
   Args:
-    objective: what was minimised.
-    params: averaged parameters.
     batch: with `row` [b], and `valid` [b], False for the padding of a last batch.
-    seed: the run's seed.
 
   Returns:
     `total` and `count`, with and without (`_unconditional`) the condition.

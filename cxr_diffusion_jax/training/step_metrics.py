@@ -31,10 +31,7 @@ class StepMetrics:
   """Collects the scalars of steps on the device and writes their means.
 
   Args:
-    writer: a CLU metric writer.
     step: updates done before the first one collected.
-    batch_size: examples per update.
-    learning_rate: step -> learning rate.
   """
 
   def __init__(

@@ -32,10 +32,7 @@ class Objective:
   """Everything the losses need besides parameters, batch and key.
 
   Attributes:
-    network: the autoencoder.
     discriminator: None for none.
-    loss: weights of the losses.
-    adversarial: when and how much the discriminator counts.
     features_fn: (frozen parameters, image) -> (states, embedding); None for none.
   """
 
@@ -57,7 +54,6 @@ def dissimilarity(
   """How much each reconstruction differs from its image.
 
   Args:
-    objective: with the weights.
     frozen: parameters of the frozen encoder; unused without one.
     output: [b h w 1] reconstructions.
     image: [b h w 1] in [-1, 1].
@@ -103,8 +99,6 @@ def gradient_ratio(
   """lambda: the ratio of two losses' gradient norms at the decoder's last kernel.
 
   Args:
-    objective: with the network.
-    params: of the autoencoder.
     latent: [b h' w' z] that was decoded.
     by_output: [b h w 1] gradient of the first loss by the decoded images.
     adversarial_by_output: the gradient of the second.

@@ -43,13 +43,10 @@ def write(
   """Measures, writes WORKDIR/autoencoder.json and scalars, and returns one line.
 
   Args:
-    trainer: of the run.
     params: averaged parameters.
-    step: their step.
     writer: a CLU metric writer.
     features: for rFID; None for those of a probe, if there is one.
     train_probe: train a probe if there is none.
-    progress: reports the training of a probe.
   """
   dataset = trainer.dataset
   real = _images(dataset.source("validation"))
@@ -148,8 +145,6 @@ def extractor(
   Args:
     dataset: whose probe is used without an encoder; None is returned without a probe.
     features: a frozen encoder; None for the probe.
-    train_probe: train the probe if there is none.
-    progress: reports its training.
   """
   if features is not None:
     embed = jax.jit(lambda params, image: features.apply_fn(params, image)[1])

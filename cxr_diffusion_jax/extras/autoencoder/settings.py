@@ -127,16 +127,8 @@ class AutoencoderExperiment:
   """A run without its data: typed, checked, without side effects.
 
   Attributes:
-    seed: seed of everything random.
-    data: which X-rays.
     network: the autoencoder; its scaling factor is measured when it is exported.
-    loss: the losses of a reconstruction.
-    discriminator: the discriminator.
     optimizer: how the parameters of both networks are updated.
-    train: how long.
-    sample: the picture.
-    mesh: the devices.
-    config: the config as plain values, for checkpoints.
     autoencoder: None: no latents are read.
   """
 
@@ -176,21 +168,20 @@ def build(
   if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
     raise errors.InputError(f"config.seed={plain['seed']}", "0 to 4294967295")
 
+  makers = {
+    "data": data_settings.DataSettings,
+    "loss": LossSettings,
+    "discriminator": DiscriminatorSettings,
+    "optimizer": optimizer_lib.OptimizerSettings,
+    "train": train_settings.TrainSettings,
+    "sample": PictureSettings,
+  }
   experiment = AutoencoderExperiment(
     seed=plain["seed"],
-    data=sections.make(data_settings.DataSettings, "data", plain["data"]),
     network=_network(plain["model"]),
-    loss=sections.make(LossSettings, "loss", plain["loss"]),
-    discriminator=sections.make(
-      DiscriminatorSettings, "discriminator", plain["discriminator"]
-    ),
-    optimizer=sections.make(
-      optimizer_lib.OptimizerSettings, "optimizer", plain["optimizer"]
-    ),
-    train=sections.make(train_settings.TrainSettings, "train", plain["train"]),
-    sample=sections.make(PictureSettings, "sample", plain["sample"]),
     mesh=sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"]),
     config=plain,
+    **{name: sections.make(make, name, plain[name]) for name, make in makers.items()},
   )
   _check(experiment)
   return experiment

@@ -52,13 +52,8 @@ def train_step(
   """Updates the state by one batch.
 
   Args:
-    objective: what is minimised.
     optimizer: of each part of `state.opt_state`.
-    state: before the update.
     batch: `image` [b h w 1] in [-1, 1].
-    frozen: parameters of the frozen encoder.
-    seed: the run's seed.
-    ema_decay: decay of the parameters' moving average.
 
   Returns:
     The next state, and scalars: `loss` without the adversarial part, its terms,
@@ -116,10 +111,7 @@ def validation_step(
   """Sums the losses of a batch, reconstructed from the means of the posteriors.
 
   Args:
-    objective: what was minimised.
-    params: averaged parameters of the autoencoder.
     batch: with `valid` [b], False for the padding of a last batch.
-    frozen: parameters of the frozen encoder.
 
   Returns:
     Sums over the images: `total` (the loss without noise and discriminator), `psnr` in

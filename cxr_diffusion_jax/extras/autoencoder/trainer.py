@@ -69,9 +69,6 @@ class AutoencoderTrainer:
   """A `loop.Trainable`.
 
   Attributes:
-    experiment: what to train.
-    dataset: the images.
-    programs: of the experiment.
     workdir: the run's folder, where validations export the autoencoder.
   """
 
@@ -171,7 +168,6 @@ def make_objective(
   """Builds the objective of a run.
 
   Args:
-    experiment: what to train.
     features: the frozen encoder of the perceptual loss; None for no such loss.
   """
   settings = experiment.discriminator
