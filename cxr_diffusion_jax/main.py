@@ -31,7 +31,7 @@ def main() -> None:
   from cxr_diffusion_jax.run import compatibility, lock
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.run import denoiser as denoiser_lib
-  from cxr_diffusion_jax.sampling import preview
+  from cxr_diffusion_jax.sampling import sample as sampling
   from cxr_diffusion_jax.training import denoiser_trainer, loop, start
   from cxr_diffusion_jax.training import experiment as experiment_lib
 
@@ -70,7 +70,7 @@ def main() -> None:
       num_steps=experiment.train.num_steps,
       profile_steps=experiment.train.profile_steps,
     ) as (writer, actions):
-      show = preview.make_show(experiment.recipe, dataset, experiment.seed)
+      show = sampling.make_show(experiment.recipe, dataset, experiment.seed)
       trainer = denoiser_trainer.make(experiment, dataset, show)
       outcome = loop.train(trainer, workdir, writer=writer, actions=actions)
   step = int(outcome.state.step)

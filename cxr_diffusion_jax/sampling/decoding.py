@@ -15,6 +15,7 @@ import numpy as np
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.models import kl_codec
+from cxr_diffusion_jax.parallel import batches as batches_lib
 from cxr_diffusion_jax.parallel import sharding
 
 # A side that every codec divides.
@@ -68,12 +69,11 @@ def _over_rows(
     values = np.asarray(values, np.float32)
     n = len(values)
     b = parts * min(kl_codec.rows_at_once(side_of(values)), -(-n // parts))
-    results = []
-    for start in range(0, n, b):
-      # The last batch is filled up with its own last row, so that one shape compiles.
-      rows = values[np.minimum(np.arange(start, start + b), n - 1)]
-      placed = sharding.place_whole_batch({"rows": rows}, mesh)["rows"]
-      results.append(jax.device_get(program(placed, params))[: n - start])
-    return np.concatenate(results)
+
+    def run(rows: np.ndarray) -> jax.Array:
+      placed = sharding.place_whole_batch({"rows": values[rows]}, mesh)["rows"]
+      return program(placed, params)
+
+    return batches_lib.in_batches(run, n, b)
 
   return over_rows

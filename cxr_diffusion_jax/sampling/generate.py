@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.parallel import batches as batches_lib
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import recipe as recipe_lib
@@ -141,18 +142,12 @@ class Generator:
     batch_size: int = 16,
     **options: Any,
   ) -> np.ndarray:
-    """Generates one image for each condition.
+    """Generates one image for each condition; see `generate_rows`.
 
     Args:
       fields: [n ...] that the conditioner reads.
       numbers: [n] int; image i's noise depends on the seed and numbers[i] alone.
       **options: as of `generate_rows`.
-
-    Returns:
-      uint8 [n h w 1].
-
-    Raises:
-      errors.InputError: guidance that these inputs cannot have.
     """
     return generate_rows(
       self.compiled,
@@ -226,14 +221,12 @@ def generate_rows(
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   b = -(-min(batch_size, n) // parts) * parts
   images = []
-  for start in range(0, n, b):
-    # The last batch is filled up with its own last row, so that one shape compiles.
-    rows = np.minimum(np.arange(start, start + b), n - 1)
+  for rows, count in batches_lib.batch_rows(n, b):
     batch = _place_rows(dict(conditions), rows, mesh)
     placed = _place_rows(optional, rows, mesh)
     result = jax.device_get(generate(params, batch, keys[rows], **placed, **whole))
-    images.append(to_uint8(result[: min(b, n - start)]))
-    progress("images", min(start + b, n), n)
+    images.append(to_uint8(result[:count]))
+    progress("images", rows[-1] + 1, n)
   return np.concatenate(images)
 
 

@@ -1,13 +1,18 @@
 """Samples of a trained run: Run + Conditions --> Samples --files.write--> PNG, JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
+from PIL import Image
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import pictures, types
+from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import recipe as recipe_lib
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import image_to_image
@@ -136,3 +141,37 @@ def caption(entry: Mapping[str, Any]) -> str:
   if "reference" in entry:
     parts = [pathlib.PurePath(entry["reference"]).name]
   return "\n".join(parts)
+
+
+def make_show(
+  recipe: recipe_lib.Recipe, dataset: dataset_lib.Dataset, seed: int
+) -> Callable[[types.Params, int], Image.Image | None]:
+  """Builds (averaged parameters, step) -> a picture, None except on the first host.
+
+  Conditions are those of fixed validation images, and the noise is fixed, so the
+  pictures of a run differ only by training.
+  """
+  recipe = recipe.with_statistics(dataset.card.statistics)
+  source = dataset.source("validation")
+  count = min(recipe.sample.num_images, len(source))
+  rows = np.linspace(0, len(source) - 1, count).astype(int).tolist()
+  batch = source.batch(rows)
+  generator = generate_lib.make_generator(recipe)
+  real = [source.reference_image(row) for row in rows]
+  vocabulary = dataset.records.vocabulary
+  names = ["\n".join(labels.names_of(row, vocabulary)[:2]) for row in batch["findings"]]
+
+  def show(ema_params: types.Params, step: int) -> Image.Image | None:
+    images = generator.generate(
+      ema_params, batch, seed=seed, numbers=np.arange(count), batch_size=count
+    )
+    if jax.process_index() > 0:
+      return None
+    return pictures.grid(
+      [real, list(images)],
+      row_labels=("condition", "generated"),
+      column_labels=names,
+      title=f"step {step}, guidance {recipe.sample.guidance_text}, {dataset.kind}",
+    )
+
+  return show

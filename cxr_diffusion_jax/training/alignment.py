@@ -29,8 +29,8 @@ class RepaSettings:
 
   Attributes:
     weight: weight of the alignment in the loss; 0 for none, 0.5 in the paper.
-    column: column of the image's embedding. `elixrc` and `clip_patches` are maps, which
-      are aligned place by place; others are a vector, or the mean of their tokens.
+    column: embedding of the image: `elixrc` and `clip_patches` are aligned place by
+      place, others as one vector, the mean of their tokens.
     encoder: folder or hub id of the CLIP of a column `clip_*`, or "standin"; the
       path's own if empty.
     layer: the denoiser's layer, counted as its `feature_layer`; -1 for its default (the
@@ -165,8 +165,8 @@ def _layout(
 ) -> tuple[int, tuple[int, int] | None, int]:
   """Width of a column, its grid if it has one, and the tokens before that.
 
-  Rows are a map [h w d], tokens [n d] or a vector [d]. Tokens are the class token and
-  a square of patches where their number allows it.
+  Rows are a map [h w d], a vector [d], or tokens [n d]: a class token and a square of
+  patches if their number allows it.
   """
   *places, width = shape
   if len(places) == 2:

@@ -2,8 +2,8 @@
 
   create() -> state   update(state, batch) -> state, metrics   evaluate(params, batch)
 
-This is where `jax.jit` meets the mesh: parameters, averages and moments are sharded as
-in `parallel.sharding`, batches over `data` and `fsdp`. Updates donate the state.
+Parameters, averages and moments are sharded as in `parallel.sharding`, batches over
+`data` and `fsdp`. Updates donate the state.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Trains a denoiser: what `loop.train` calls, compiled for the run's mesh.
+"""Trains a denoiser with `loop.train`.
 
 experiment + statistics of the records --make_programs--> compiled functions
 programs + dataset --> DenoiserTrainer, a `loop.Trainable`

@@ -2,8 +2,8 @@
 
   restore or init -> [batch -> update -> log, validate, sample, save]* -> last save
 
-The same command started again resumes. A signal (SIGTERM, SIGINT) saves and ends the
-run cleanly. A loss that is not finite ends it and keeps the earlier checkpoints.
+A signal (SIGTERM, SIGINT) saves and ends the run; the same command resumes it. A loss
+that is not finite ends it and keeps the earlier checkpoints.
 """
 
 from collections.abc import Callable, Iterator, Sequence

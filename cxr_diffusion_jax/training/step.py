@@ -5,8 +5,8 @@
   loss = mean of weight(t) * mean (denoise(x_t, t, dropped context) - target)^2
   ema <- d ema + (1 - d) params,  d = min(decay, (1 + step) / (10 + step))
 
-Every function is callable unjitted. Keys are folded from the seed, a stream's number
-and the step, so that a resumed run draws what an uninterrupted one draws.
+Keys are folded from the seed, a stream's number and the step, so a resumed run draws
+the same noise as an uninterrupted one.
 """
 
 import dataclasses

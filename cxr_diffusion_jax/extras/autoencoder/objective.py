@@ -11,12 +11,12 @@ lambda           |d reconstruction / d k| / |d adversarial / d k|, k the last ke
 from collections.abc import Callable
 import dataclasses
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.encoders import image_features
-from cxr_diffusion_jax.extras.autoencoder import discriminator as discriminator_lib
 from cxr_diffusion_jax.extras.autoencoder import settings as settings_lib
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 
@@ -25,6 +25,44 @@ EPSILON = 1e-3
 
 # Largest lambda, for an adversarial gradient near zero.
 MAX_RATIO = 1e4
+
+
+class PatchDiscriminator(nn.Module):
+  """Gives one logit for each overlapping patch, of 70 pixels with three layers.
+
+  Isola et al. 2017 (1611.07004), section 3.2.2, with group instead of batch
+  normalisation (Wu and He 2018, 1803.08494): logits do not depend on the batch.
+
+  Attributes:
+    channels: channels of the first layer; they double per layer, up to eight times.
+    num_layers: number of layers that halve the side.
+    norm_groups: divides `channels`.
+    dtype: of the convolutions; norms and logits are float32.
+  """
+
+  channels: int = 64
+  num_layers: int = 3
+  norm_groups: int = 8
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: types.Array) -> jax.Array:
+    """Image [b h w c] in [-1, 1] -> logits [b h' w' 1] float32, high where real."""
+
+    def conv(name, x, channels, stride, dtype=self.dtype):
+      module = nn.Conv(channels, (4, 4), stride, padding=1, dtype=dtype, name=name)
+      return module(x.astype(dtype))
+
+    def active(x):
+      return nn.leaky_relu(x, 0.2)
+
+    x = active(conv("conv_in", image, self.channels, 2))
+    for i in range(1, self.num_layers + 1):
+      stride = 2 if i < self.num_layers else 1
+      x = conv(f"convs_{i}", x, self.channels * 2 ** min(i, 3), stride)
+      norm = nn.GroupNorm(self.norm_groups, dtype=jnp.float32, name=f"norms_{i}")
+      x = active(norm(x))
+    return conv("conv_out", x, 1, 1, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +75,7 @@ class Objective:
   """
 
   network: autoencoder_lib.AutoencoderKL
-  discriminator: discriminator_lib.PatchDiscriminator | None
+  discriminator: PatchDiscriminator | None
   loss: settings_lib.LossSettings
   adversarial: settings_lib.DiscriminatorSettings
   features_fn: Callable[..., tuple[tuple[jax.Array, ...], jax.Array]] | None

@@ -3,8 +3,7 @@
   image --crop--> encode, draw, decode --> losses --> gradients of both networks
   ema <- d ema + (1 - d) params of the autoencoder alone
 
-Every function is callable unjitted. Keys are folded from the seed, a stream's number
-and the step, as for the denoiser.
+Keys are folded from the seed, a stream's number and the step, as for the denoiser.
 """
 
 from collections.abc import Mapping
@@ -25,12 +24,7 @@ AUTOENCODER, DISCRIMINATOR = "autoencoder", "discriminator"
 def create(
   params: Mapping[str, types.Params], optimizer: optax.GradientTransformation
 ) -> state_lib.TrainState:
-  """The state before the first update.
-
-  Args:
-    params: of `AUTOENCODER`, and of `DISCRIMINATOR` if there is one.
-    optimizer: applied to each part separately.
-  """
+  """The state before the first update; each part of `params` has its own moments."""
   return state_lib.TrainState(
     step=jnp.zeros((), jnp.int32),
     params=dict(params),

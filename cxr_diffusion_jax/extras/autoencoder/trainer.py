@@ -1,7 +1,6 @@
-"""Trains an autoencoder: what `loop.train` calls, compiled for the run's mesh.
+"""Trains an autoencoder with `loop.train`.
 
-validation images --encode, decode--> loss, PSNR --> scalars
-  some of them --> original, reconstruction, difference --> a picture
+validation images --encode, decode--> loss, PSNR, a picture of some of them
 training images --encode--> mean and spread of the latents
   --> WORKDIR/autoencoder, in diffusers' format: a value of `config.codec.folder`
 """
@@ -18,7 +17,6 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, pictures, types
 from cxr_diffusion_jax.encoders import image_features
-from cxr_diffusion_jax.extras.autoencoder import discriminator as discriminator_lib
 from cxr_diffusion_jax.extras.autoencoder import objective as objective_lib
 from cxr_diffusion_jax.extras.autoencoder import settings as settings_lib
 from cxr_diffusion_jax.extras.autoencoder import step as autoencoder_step
@@ -44,8 +42,8 @@ MAX_STATISTIC_IMAGES = 512
 # Differences are scaled by this in the picture, around middle grey.
 DIFFERENCE_GAIN = 4
 
-# The initial posterior has a standard deviation of 0.05. Random weights would give 1,
-# and the noise of the latents would then swamp the first thousand updates.
+# The initial posterior has a standard deviation of 0.05. With that of random weights,
+# about 1, noise would dominate the first thousand updates.
 INITIAL_LOGVAR = -6.0
 
 
@@ -173,7 +171,7 @@ def make_objective(
   settings = experiment.discriminator
   discriminator = None
   if settings.weight > 0:
-    discriminator = discriminator_lib.PatchDiscriminator(
+    discriminator = objective_lib.PatchDiscriminator(
       channels=settings.channels,
       num_layers=settings.num_layers,
       norm_groups=settings.norm_groups,
