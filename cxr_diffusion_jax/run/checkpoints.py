@@ -55,14 +55,14 @@ def open_manager(
       n=1,
       keep_checkpoints_without_metrics=False,
     ),
+    *([policies.EveryNSteps(keep_every)] if keep_every else []),
   ]
-  if keep_every:
-    preservation.append(policies.EveryNSteps(keep_every))
-  items = ("state", "ema_params", "run")
   policy = policies.AnyPreservationPolicy(preservation)
-  options = _options(read_only, preservation_policy=policy)
-  place = _absolute(workdir, "checkpoints")
-  manager = ocp.CheckpointManager(place, item_names=items, options=options)
+  manager = ocp.CheckpointManager(
+    _absolute(workdir, "checkpoints"),
+    item_names=("state", "ema_params", "run"),
+    options=_options(read_only, preservation_policy=policy),
+  )
   with _closing(manager):
     yield manager
 

@@ -53,13 +53,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def may_change(key: str) -> bool:
-  """Whether a resumed run may have another value of this flat config key."""
-  return any(
-    key.startswith(free) if free.endswith(".") else key == free for free in MAY_CHANGE
-  )
-
-
 def check_config(
   saved: Mapping[str, Any], wanted: Mapping[str, Any], workdir: str = "RUN"
 ) -> list[str]:
@@ -82,7 +75,7 @@ def check_config(
   refused = [
     f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)"
     for key in differing
-    if not may_change(key)
+    if not {key, f"{key.split('.')[0]}."} & {*MAY_CHANGE}
     or (key == "model.pretrained" and not (old.get(key) and new.get(key)))
   ]
   if refused:
@@ -102,11 +95,11 @@ def check_config(
 
 def _differs(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
   # A saved config comes from JSON, which has no tuples.
-  values = [
+  before, after = (
     list(value) if isinstance(value, tuple) else value
     for value in (old.get(key), new.get(key))
-  ]
-  return values[0] != values[1]
+  )
+  return before != after
 
 
 def check_data(

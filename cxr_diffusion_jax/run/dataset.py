@@ -174,7 +174,7 @@ def prepare(
     needs: which columns a path reads, and made by what.
     targets: which columns training compares with, and made by what.
     autoencoder: makes the latents that training denoises; None for none.
-    progress: told during long work.
+    progress: called during long work.
 
   Raises:
     errors.InputError: the tree, an image, an encoder or an embedding file is not

@@ -48,7 +48,7 @@ SECTIONS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """All that sampling needs of a config: typed, checked, without side effects.
+  """All that sampling needs of a config.
 
   Attributes:
     denoiser: network, codec, conditioner and process.
@@ -56,8 +56,7 @@ class Recipe:
     network: the Flax module behind `denoiser.apply_fn`.
     init_fn: (key) -> parameters of the network.
     latent_shape: (h, w, c) of what is denoised.
-    autoencoder: encodes and decodes latents, which training reads from a column; None
-      for a codec without one.
+    autoencoder: of the codec; None for a codec without one.
   """
 
   denoiser: denoiser.Denoiser
@@ -100,9 +99,8 @@ def build(
   Args:
     config: as `configs/default.py` makes it, or as plain values.
     mesh: the devices; None for all of this machine as copies.
-    statistics: of the records, for the codec; None where they are not known yet.
-    autoencoder: folder of the codec's autoencoder, in place of the config's; a run
-      keeps a copy.
+    statistics: of the records, for the codec; None if not yet known.
+    autoencoder: folder of the codec's autoencoder, in place of the config's.
     shapes: of one row of the path's columns and of `findings`, as a run's dataset card
       has them; None to read the encoders' configurations and the source's vocabulary.
 

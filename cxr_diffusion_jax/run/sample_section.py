@@ -67,45 +67,45 @@ class SampleSettings:
   clip_x0: tuple[float, float] | tuple[()] = ()
 
   def __post_init__(self):
-    for name in ("num_steps", "num_images"):
-      self._check(name, "1 or more", getattr(self, name) >= 1)
-    text = "two noise levels sigma/alpha, 0 <= low < high"
-    interval = _pair(
-      "guidance_interval", self.guidance_interval, text, low=0, high=math.inf
-    )
     most = sys.float_info.max
-    bounds = _pair(
-      "clip_x0", self.clip_x0, "two numbers, low < high", low=-most, high=most
-    )
-    object.__setattr__(self, "guidance", _scales(self.guidance))
-    object.__setattr__(self, "guidance_interval", interval)
-    object.__setattr__(self, "clip_x0", bounds)
-    value = self.guidance_rescale
-    self._check("guidance_rescale", "0 to 1", _is_number(value) and 0 <= value <= 1)
-    value = self.dynamic_threshold
-    self._check(
-      "dynamic_threshold",
-      "0 for none, or a quantile below 1, such as 0.995",
-      _is_number(value) and 0 <= value < 1,
-    )
-    value = self.times_shift
-    self._check("times_shift", "above 0", _is_number(value) and 0 < value < math.inf)
-    if value != 1 and self.spacing in ("karras", "logsnr"):
+    text = "two noise levels sigma/alpha, 0 <= low < high"
+    checked = {
+      "guidance": _scales(self.guidance),
+      "guidance_interval": _pair(
+        "guidance_interval", self.guidance_interval, text, low=0, high=math.inf
+      ),
+      "clip_x0": _pair(
+        "clip_x0", self.clip_x0, "two numbers, low < high", low=-most, high=most
+      ),
+    }
+    if isinstance(self.sampler_options, Mapping):
+      options = sorted(self.sampler_options.items())
+      checked["sampler_options"] = ",".join(f"{key}={value}" for key, value in options)
+    for name, value in checked.items():
+      object.__setattr__(self, name, value)
+    for name, expected, right in (
+      ("num_steps", "1 or more", lambda value: value >= 1),
+      ("num_images", "1 or more", lambda value: value >= 1),
+      ("guidance_rescale", "0 to 1", lambda value: 0 <= value <= 1),
+      (
+        "dynamic_threshold",
+        "0 for none, or a quantile below 1, such as 0.995",
+        lambda value: 0 <= value < 1,
+      ),
+      ("times_shift", "above 0", lambda value: 0 < value < math.inf),
+    ):
+      value = getattr(self, name)
+      if not (_is_number(value) and right(value)):
+        raise errors.InputError(f"config.sample.{name}={value!r}", expected)
+    if self.times_shift != 1 and self.spacing in ("karras", "logsnr"):
       raise errors.InputError(
-        f"config.sample.times_shift={value:g} with the spacing {self.spacing!r}",
+        f"config.sample.times_shift={self.times_shift:g} with the spacing"
+        f" {self.spacing!r}",
         "1: this spacing sets each step itself",
         "leave times_shift out, or take the spacing 'time'",
       )
-    options = self.sampler_options
-    if isinstance(options, Mapping):
-      text = ",".join(f"{key}={value}" for key, value in sorted(options.items()))
-      object.__setattr__(self, "sampler_options", text)
     _check_eta(self.sampler, self.eta)
     make_sampler(self)
-
-  def _check(self, name: str, expected: str, right: bool) -> None:
-    if not right:
-      raise errors.InputError(f"config.sample.{name}={getattr(self, name)!r}", expected)
 
   @property
   def guidance_text(self) -> str:
@@ -114,8 +114,7 @@ class SampleSettings:
     return ",".join(f"{s:g}" for s in (self.guidance if composed else [self.guidance]))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Knob:
+class Knob(typing.NamedTuple):
   """A setting that a call may change: a flag, or an axis of a grid.
 
   Attributes:
@@ -132,14 +131,10 @@ class Knob:
 def knobs() -> Iterator[Knob]:
   """Yields every setting but those of training alone."""
   for field in dataclasses.fields(SampleSettings):
-    kinds = [kind for kind in (str, float, int) if kind.__name__ in str(field.type)]
     if field.name != "num_images":
-      yield Knob(
-        name=field.name,
-        kind=kinds[0],
-        many="tuple" in str(field.type),
-        default=field.default,
-      )
+      text = str(field.type)
+      kind = next(kind for kind in (str, float, int) if kind.__name__ in text)
+      yield Knob(field.name, kind, "tuple" in text, field.default)
 
 
 def make_sampler(

@@ -31,9 +31,7 @@ VIEWS, SEXES = ("PA", "AP"), ("F", "M")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConditionBuilder:
-  """Builds conditions for one run; opens its records only for requests that name rows.
-
-  """
+  """Builds conditions for a run; opens its records for requests that name rows."""
 
   run: Run
 

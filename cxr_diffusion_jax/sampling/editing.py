@@ -102,7 +102,7 @@ def make(
   fields = _fields(run, builder, inits, plan)
   which = np.arange(n) % len(inits)
   paired = conditions.take(np.arange(n) % len(conditions))
-  values = [_entry(builder, inits, plan, i) for i in which]
+  values = [_entry(builder, inits, plan, int(i)) for i in which]
   paired = dataclasses.replace(
     paired,
     fields=paired.fields | {name: value[which] for name, value in fields.items()},

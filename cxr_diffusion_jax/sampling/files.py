@@ -57,7 +57,7 @@ def write(
   pictures.save(_pairs(samples, above, below), out / PAIRS)
 
 
-def new_name(workdir: pathlib.Path, topic: str) -> pathlib.Path:
+def new_name(workdir: epath.Path, topic: str) -> epath.Path:
   """A folder that is not there yet: WORKDIR/generated/<date-time>_<topic>."""
   topic = request_lib.slug({"prompt": topic})
   name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}_{topic}"

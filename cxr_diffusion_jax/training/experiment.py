@@ -25,7 +25,7 @@ from cxr_diffusion_jax.training import train_settings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-  """A recipe and how it is trained: typed, checked, without side effects.
+  """A recipe and how it is trained.
 
   Attributes:
     objective: what is minimised, with a codec of no statistics; see `make_objective`.

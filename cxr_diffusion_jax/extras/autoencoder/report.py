@@ -69,6 +69,13 @@ def write(
     figures["features"] = name
     figures |= distances(features_fn, real, reconstructions, reference)
   if jax.process_index() == 0:
+    described = {
+      "step": step,
+      "split": "validation",
+      "data": dataset.kind,
+      "fingerprint": dataset.records.fingerprint,
+      "factor": trainer.experiment.network.factor,
+    }
     artifacts.write_json(trainer.workdir / FILE, {**described, **figures})
   scalars = {
     f"reconstruction/{name}": value
@@ -153,25 +160,20 @@ def extractor(
       lambda image: np.asarray(embed(features.params, image)),
     )
   folder = dataset.records.folder / "probe"
-  if not train_probe and not probe.read_description(folder):
-    logging.info("no rFID: no frozen encoder, and no probe (--features=probe for one)")
-    return None
   if train_probe:
-    splits = {
-      split: (
+    train, validation = (
+      (
         image_set.record_images(dataset.records, split),
         dataset.records.fields(split)["findings"],
       )
       for split in ("train", "validation")
-    }
-    judge = probe.train_probe(
-      *splits["train"],
-      folder,
-      validation=splits["validation"],
-      progress=progress,
     )
-  else:
+    judge = probe.train_probe(*train, folder, validation=validation, progress=progress)
+  elif probe.read_description(folder):
     judge = probe.load_probe(folder)
+  else:
+    logging.info("no rFID: no frozen encoder, and no probe (--features=probe for one)")
+    return None
   return (
     f"probe {judge.fingerprint}, pooled features before its last layer",
     lambda image: np.asarray(

@@ -86,13 +86,8 @@ class DiscriminatorSettings:
   norm_groups: int = 8
 
   def __post_init__(self):
-    for name, least in (
-      ("weight", 0),
-      ("start_step", 0),
-      ("channels", 1),
-      ("num_layers", 1),
-      ("norm_groups", 1),
-    ):
+    for name in ("weight", "start_step", "channels", "num_layers", "norm_groups"):
+      least = 0 if name in ("weight", "start_step") else 1
       if getattr(self, name) < least:
         raise errors.InputError(
           f"config.discriminator.{name}={getattr(self, name)}", f"{least} or more"
@@ -124,7 +119,7 @@ class PictureSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderExperiment:
-  """A run without its data: typed, checked, without side effects.
+  """A run without its data.
 
   Attributes:
     network: the autoencoder; its scaling factor is measured when it is exported.

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax.extras.autoencoder import discriminator
+from cxr_diffusion_jax.extras.autoencoder import objective
 
 
 def test_three_layers_judge_patches_of_70_pixels():
-  network = discriminator.PatchDiscriminator()
+  network = objective.PatchDiscriminator()
   shape = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
   logits = jax.eval_shape(network.apply, shape, jnp.zeros((2, 256, 128, 1)))
   assert logits.shape == (2, 30, 14, 1)
@@ -20,7 +20,7 @@ def test_three_layers_judge_patches_of_70_pixels():
 
 
 def test_an_images_logits_do_not_depend_on_its_neighbours():
-  network = discriminator.PatchDiscriminator(channels=2, num_layers=1, norm_groups=2)
+  network = objective.PatchDiscriminator(channels=2, num_layers=1, norm_groups=2)
   images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 1)))
   variables = jax.jit(network.init)(jax.random.key(0), images)
   apply = jax.jit(network.apply)
