@@ -10,6 +10,7 @@ WORKDIR/autoencoder has the format of diffusers.
 import typing
 
 from absl import flags, logging
+from etils import epath
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import (
@@ -63,9 +64,10 @@ def main() -> None:
     logging.info("data: %s", dataset.summary())
     size = experiment.data.image_size
     logging.info("autoencoder: %s", trainer_lib.describe(experiment.network, size))
-    metrics_logger.list_parameters(workdir, "autoencoder", programs.like().ema_params)
+    shapes = programs.like().ema_params
+    metrics_logger.list_parameters(epath.Path(workdir), "autoencoder", shapes)
     with metrics_logger.opened(
-      workdir,
+      epath.Path(workdir),
       compatibility.flatten(experiment.config),
       num_steps=experiment.train.num_steps,
       profile_steps=experiment.train.profile_steps,
