@@ -106,6 +106,7 @@ def run_toy(tmp_path):
     defaults = {"log_every": 1, "checkpoint_every": 2, "sample_every": 0}
     settings = {**defaults, "validate_every": 100, "batch_size": 1, **changes}
     experiment = types.SimpleNamespace(
+      autoencoder=None,
       train=train_settings.TrainSettings(num_steps=num_steps, **settings),
       optimizer=optimizer_lib.OptimizerSettings(learning_rate=0.1, schedule="constant"),
       config={
