@@ -4,9 +4,8 @@
   WORKDIR/power_ema/<step>/length_<length>      (see `snapshots`)
 
 `state` is parameters and optimiser, `ema_params` is all that sampling reads, `run` is
-the config, the dataset card and the history of the validation loss. A checkpoint is
-written under a temporary name and renamed when complete, so a killed run leaves no
-partial one.
+the config, the dataset card and the history of the validation loss. A complete
+checkpoint is renamed from a temporary name, so a killed run leaves no partial one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -172,11 +171,7 @@ def restore_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 def restore_ema(
   manager: ocp.CheckpointManager, like: types.Params, step: int | None = None
 ) -> types.Params:
-  """Restores the averaged parameters only.
-
-  Args:
-    like: arrays or `jax.ShapeDtypeStruct`s with the shardings wanted.
-    step: which checkpoint; the newest if None.
+  """Restores the averaged parameters of a step, the newest if None.
 
   Raises:
     errors.InputError: the run has no such checkpoint.

@@ -191,10 +191,7 @@ def read_params(
 ) -> tuple[types.Params, int]:
   """Reads averaged parameters, the newest by default, and their step.
 
-  They are a checkpoint's or, with `ema_length`, made of snapshots.
-
-  Raises:
-    errors.InputError: there is no such checkpoint, or there are no such snapshots.
+  With `ema_length`, they are combined from snapshots.
   """
   shapes = jax.eval_shape(recipe.init_fn, jax.random.key(0))
   like = jax.tree.map(

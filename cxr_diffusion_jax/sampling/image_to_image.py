@@ -87,7 +87,7 @@ def settings_of(
 
 
 def evaluations(settings: sample_section.SampleSettings, plan: Plan) -> int:
-  """Evaluations that the inversion of one image costs; 0 without one."""
+  """Evaluations of the network for the inversion of one image; 0 without one."""
   return settings.num_steps * plan.repeats if plan.inverted else 0
 
 

@@ -50,8 +50,7 @@ class Pretrained:
     """Reads the folder's configuration and the headers of its weights.
 
     Raises:
-      errors.InputError: the folder is absent or damaged, or has another network than
-        config.model.
+      errors.InputError: the folder is absent or damaged, or holds another network.
     """
     theirs, _, place = diffusers.read_unet(self.folder)
     differing = {
@@ -69,17 +68,7 @@ class Pretrained:
       )
 
   def load(self, shapes: types.Params) -> dict[tuple[str, ...], np.ndarray]:
-    """Reads the arrays that fit, and logs which ones do.
-
-    Args:
-      shapes: the tree of the run's parameters, with anything that has a shape.
-
-    Returns:
-      Float32 arrays by their paths in that tree.
-
-    Raises:
-      errors.InputError: as `check`.
-    """
+    """Reads the arrays that fit a tree of shapes: float32, by their paths in it."""
     self.check()
     _, params = diffusers.load_unet(self.folder)
     flat = _flat(shapes)

@@ -107,12 +107,8 @@ def start(
 def check_initial(experiment: experiment_lib.Experiment, shapes: types.Params) -> None:
   """Refuses first weights that do not fit, before any data are prepared.
 
-  Args:
-    experiment: of the run, whose `model.pretrained` or `train.init_from` may be set.
-
   Raises:
-    errors.InputError: no such folder, no checkpoint there, or other parameters; they
-      are named.
+    errors.InputError: no such folder, no checkpoint there, or other parameters.
   """
   if experiment.pretrained is not None:
     experiment.pretrained.check()

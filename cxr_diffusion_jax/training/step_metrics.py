@@ -1,7 +1,4 @@
-"""The scalars of training steps: collected on the device, checked, averaged, written.
-
-metrics of each step --add--> pending --write--> means, rates, learning rate
-"""
+"""Scalars of training steps: collected on the device, checked, averaged, written."""
 
 import time
 from typing import Any
@@ -57,11 +54,7 @@ class StepMetrics:
         check_finite(f"train/{name}", float(value), step)
 
   def write(self, step: int) -> None:
-    """Writes the means and the speed since the last call.
-
-    Raises:
-      errors.InputError: as `check_finite`.
-    """
+    """Checks the scalars, and writes their means and the speed since the last call."""
     self._pending = jax.device_get(self._pending)
     self.check_finite()
     now = time.monotonic()

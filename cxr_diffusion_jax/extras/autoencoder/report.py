@@ -2,7 +2,6 @@
 
 validation images --encode, decode--> PSNR, SSIM, MS-SSIM of pairs
 features of both sets --> rFID, and its floor: the distance to as many training images
-  -> WORKDIR/autoencoder.json, scalars, one line
 """
 
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from cxr_diffusion_jax.encoders.probes import probe
 from cxr_diffusion_jax.evaluation.metrics import diversity, frechet
 from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
 from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.sampling import generate
 
 FILE = "autoencoder.json"
 
@@ -118,9 +118,8 @@ def distances(
     reference: other real images, preferably as many.
 
   Returns:
-    `rfid` from real images to reconstructions, and `rfid_floor` from real images to the
-    reference: the distance of two samples of the data. Good reconstructions, of the
-    same images, stay below it.
+    `rfid` from real images to reconstructions, and `rfid_floor` to the reference:
+    the distance of two samples of the data. Good reconstructions stay below it.
   """
   sets = [
     np.concatenate(
@@ -176,9 +175,7 @@ def extractor(
     return None
   return (
     f"probe {judge.fingerprint}, pooled features before its last layer",
-    lambda image: np.asarray(
-      judge.features_fn(judge.params, trainer_lib.to_bytes(image))
-    ),
+    lambda image: np.asarray(judge.features_fn(judge.params, generate.to_uint8(image))),
   )
 
 

@@ -104,12 +104,9 @@ def validation_step(
 ) -> dict[str, jax.Array]:
   """Sums the losses of a batch, reconstructed from the means of the posteriors.
 
-  Args:
-    batch: with `valid` [b], False for the padding of a last batch.
-
   Returns:
-    Sums over the images: `total` (the loss without noise and discriminator), `psnr` in
-    dB, `kl`, the terms of `objective.dissimilarity`, and `count`.
+    Sums over the `valid` images of the batch: `total` (the loss without noise and
+    discriminator), `psnr` in dB, `kl`, the terms of `dissimilarity`, and `count`.
   """
   image = batch["image"]
   mean, logvar = _encode(objective, params, image)

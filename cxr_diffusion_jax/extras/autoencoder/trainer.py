@@ -27,6 +27,7 @@ from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import state as state_lib
+from cxr_diffusion_jax.sampling import generate
 from cxr_diffusion_jax.training import compiled
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 
@@ -107,7 +108,7 @@ class AutoencoderTrainer:
       return None
     difference = np.clip(DIFFERENCE_GAIN * (reconstructions - images), -1, 1)
     return pictures.grid(
-      [list(to_bytes(part)) for part in (images, reconstructions, difference)],
+      [list(generate.to_uint8(part)) for part in (images, reconstructions, difference)],
       row_labels=("original", "reconstruction", f"difference x{DIFFERENCE_GAIN}"),
       title=f"step {step}, f{self.experiment.network.factor}, {self.dataset.kind}",
     )
@@ -253,8 +254,3 @@ def describe(network: autoencoder_lib.AutoencoderKL, image_size: int) -> str:
   side = image_size // network.factor
   latent = f"{side}x{side}x{network.latent_channels}"
   return f"f{network.factor}, {image_size}x{image_size} -> {latent}"
-
-
-def to_bytes(images: np.ndarray) -> np.ndarray:
-  """[-1, 1] to uint8."""
-  return np.round((images + 1) * 127.5).astype(np.uint8)
