@@ -128,11 +128,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> type[Conditioner]:
-  """Returns the class `Conditioner` of `conditioning/NAME.py`.
-
-  Raises:
-    errors.InputError: there is no such path; all are listed.
-  """
+  """Returns the class `Conditioner` of `conditioning/NAME.py`, or lists all names."""
   module = naming.load("conditioning path", _PACKAGE, name, without=("base",))
   return module.Conditioner
 
@@ -153,14 +149,7 @@ def with_shape(
 
 
 def stream(values: types.Array) -> types.TokenStream:
-  """Makes a stream of stored values, whose tokens of zeros are no tokens.
-
-  Args:
-    values: [b n d] of any floating-point type.
-
-  Returns:
-    tokens [b n d] float32 and their mask [b n].
-  """
+  """Makes a stream of stored values [b n d], without their tokens of zeros."""
   tokens = jnp.asarray(values, jnp.float32)
   return types.TokenStream(tokens=tokens, mask=jnp.any(tokens != 0, axis=-1))
 
@@ -170,14 +159,7 @@ def drop_context(context: types.Context, drop: jax.Array) -> types.Context:
 
   What remains of an example without any stream is the null token that the denoiser
   adds, so training with dropped streams is what makes guidance possible (Ho and
-  Salimans, 2207.12598).
-
-  Args:
-    context: streams with masks [b n].
-    drop: [b s] bool, True drops stream s of that example.
-
-  Returns:
-    The same tokens with smaller masks.
+  Salimans, 2207.12598). `drop` [b s] bool drops stream s of an example where True.
   """
   return tuple(
     dataclasses.replace(stream, mask=stream.mask & ~drop[:, i, None])

@@ -10,9 +10,7 @@ import dataclasses
 import math
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.conditioning import base
-
-DEFAULT = "openai/clip-vit-large-patch14"
+from cxr_diffusion_jax.conditioning import base, clip_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +25,7 @@ class Conditioner:
     shape: of the column's rows, read from the encoder's configuration where it is ().
   """
 
-  encoder: str = DEFAULT
+  encoder: str = clip_text.DEFAULT
   pooled: bool = False
   reference: str = "self"
   shape: tuple[int, ...] = ()
@@ -49,7 +47,6 @@ class Conditioner:
     )
 
   def __call__(self, batch: types.Batch) -> types.Context:
-    """Returns one stream from the batch's patches or vectors."""
     return (base.stream(batch[self._column]),)
 
   @property

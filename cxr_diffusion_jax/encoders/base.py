@@ -50,8 +50,7 @@ class Encoder(Protocol):
     description: one line that names the encoder and its weights' fingerprint.
     standin: True when this project trained it, in place of a published one.
     shapes: of one row of every column that it can make.
-    whole_images: it takes images as they were taken, of any size; otherwise squares of
-      the records' size.
+    whole_images: it takes original images of any size; otherwise the records' squares.
   """
 
   @property
@@ -83,11 +82,7 @@ class Encoder(Protocol):
 
 
 class EncoderModule(Protocol):
-  """What an encoder's module exports.
-
-  Attributes:
-    COLUMNS: names of the columns that it makes.
-  """
+  """What an encoder's module exports; `COLUMNS` are the names of what it makes."""
 
   COLUMNS: Collection[str]
 
@@ -96,10 +91,7 @@ class EncoderModule(Protocol):
   ) -> conditioning.ColumnSpec:
     """Describes one of `COLUMNS`, its shape included, without reading weights.
 
-    Args:
-      column: its name.
-      model: folder or hub id of the weights; unused where the encoder has no choice.
-      chunks: windows of tokens that a prompt may fill; unused likewise.
+    `model` and `chunks` are as of `ColumnSpec`; encoders without a choice ignore them.
     """
     ...
 
@@ -118,10 +110,8 @@ class EncoderModule(Protocol):
   ) -> Encoder:
     """Opens the encoder that made a column.
 
-    Args:
-      spec: of the column.
-      place: folder or hub id of the weights; "" for the default.
-      standin: whether this project trained it.
+    `place` is the folder or hub id of the weights, "" for the default; `standin` says
+    whether this project trained it.
     """
     ...
 
@@ -139,12 +129,7 @@ def check_same(column: str, description: str, expected: str) -> None:
   """Raises InputError unless an encoder is the one that made a column.
 
   Embedding files that this project did not write do not name their model; nothing is
-  compared then.
-
-  Args:
-    column: its name.
-    description: of the encoder.
-    expected: description of the encoder that made the column.
+  compared then. `expected` describes the encoder that made the column.
   """
   same = identity(expected).startswith(identity(description))
   if not same and NAMELESS not in expected:
@@ -156,11 +141,7 @@ def check_same(column: str, description: str, expected: str) -> None:
 
 
 def load(name: str) -> EncoderModule:
-  """Imports an encoder's module.
-
-  Raises:
-    errors.InputError: no such encoder.
-  """
+  """Imports an encoder's module; raises InputError where there is none."""
   module = naming.load("encoder", _PACKAGE, name, without=_SHARED)
   if hasattr(module, "__path__"):
     module = importlib.import_module(f"{module.__name__}.columns")
@@ -174,7 +155,7 @@ def needs(
 
   Args:
     columns: names that encoders declare in `COLUMNS`.
-    model: see `EncoderModule.spec`, and so for `chunks`.
+    model: see `conditioning.ColumnSpec`, and so for `chunks`.
     chunks: windows of tokens.
     reference: see `conditioning.Needs`.
 

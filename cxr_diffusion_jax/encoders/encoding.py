@@ -24,8 +24,7 @@ from cxr_diffusion_jax.encoders.clip import record_prompts
 
 BATCH = 64
 
-# Rows that a kill may lose. Counted in bytes alone, it would be all of a column of
-# vectors.
+# Rows that a kill may lose.
 ROWS_AT_RISK = 512
 
 
@@ -55,6 +54,9 @@ def encode_columns(
     open_fn: opens the encoder; called once, and only if a column has to be made.
     progress: called with the rows done.
     description: of the encoder, where it is known without opening it.
+
+  Raises:
+    errors.InputError: a spec's `location` has another encoder than made the column.
   """
   open_fn = functools.cache(open_fn)
   description = description or open_fn().description
@@ -118,10 +120,7 @@ def image_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields ids [k] and images uint8 [k h w 1], which are read ahead.
 
-  Args:
-    records: of the dataset.
-    wanted: ids; None for all.
-    batch_size: k, smaller at the end.
+  `wanted` are ids, None for all; k is `batch_size`, smaller at the end.
   """
   splits = [split for split, count in records.num_rows.items() if count]
   sources = {split: records_lib.RecordSource(records, split) for split in splits}

@@ -41,13 +41,9 @@ def make_step_fn(
 ) -> StepFn:
   """Returns one update, compiled when it is first called.
 
-  Each step is a program of its own, without a loop inside: on a CPU, gradients of
-  convolutions are more than ten times slower within XLA's loops.
-
-  Args:
-    loss_fn: its scalar is minimised and reported as "loss".
-    tx: the optimizer.
-    constrain_fn: applied to the parameters after each update.
+  The scalar of `loss_fn` is minimised and reported as "loss"; `constrain_fn` is applied
+  to the parameters after each update. Each step is a program of its own: on a CPU,
+  gradients of convolutions are over ten times slower within XLA's loops.
   """
 
   def step(key, params, opt_state, batch):
@@ -76,7 +72,7 @@ def fit(
   max_seconds: float = 0.0,
   progress: types.Progress = types.no_progress,
 ) -> tuple[types.Params, list[dict[str, float]]]:
-  """Runs the steps.
+  """Runs the steps; returns the parameters, and the losses of each step.
 
   Args:
     step_fn: of `make_step_fn`; one serves any number of calls.
@@ -90,9 +86,6 @@ def fit(
     seed: of the order, and of the key of each step.
     max_seconds: stop once this much time has passed; 0 for never.
     progress: called after each step, with the loss in its label.
-
-  Returns:
-    The parameters, and the losses of each step.
 
   Raises:
     FloatingPointError: the loss is not finite.

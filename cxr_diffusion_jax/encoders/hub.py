@@ -16,11 +16,7 @@ def is_id(name: str) -> bool:
 
 
 def cached(name: str, files: Sequence[str]) -> pathlib.Path | None:
-  """The folder of the first file in the hub's cache, where it holds all of them.
-
-  Raises:
-    ValueError: no hub has such an id.
-  """
+  """The folder of the first file in the hub's cache, where it holds all of them."""
   import huggingface_hub
 
   paths = [huggingface_hub.try_to_load_from_cache(name, file) for file in files]
@@ -36,9 +32,8 @@ def download(name: str, patterns: Sequence[str]) -> pathlib.Path:
   """
   import huggingface_hub
 
-  return pathlib.Path(
-    huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))
-  )
+  folder = huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))
+  return pathlib.Path(folder)
 
 
 def download_file(name: str, file: str) -> pathlib.Path:
@@ -57,13 +52,7 @@ def files(name: str) -> set[str]:
 
 @contextlib.contextmanager
 def errors_of(what: str, expected: str, fix: str) -> Iterator[None]:
-  """Turns the errors of the functions above into an `InputError`.
-
-  Args:
-    what: the name, with the flag or key that it came from.
-    expected: as of `InputError`, and so is `fix`.
-    fix: what the user can do.
-  """
+  """Turns the errors of the functions above into an `InputError` about `what`."""
   try:
     yield
   except (OSError, ValueError) as error:

@@ -41,7 +41,7 @@ class ImageFeatures:
   """A frozen encoder.
 
   Attributes:
-    name: what figures made with it say.
+    name: as given to `load`.
     layer: which of its outputs `embedding` is.
     params: float32 tree; always an argument, never a constant.
     apply_fn: (params, image [b h w 1] in [-1, 1]) -> (states, a tuple of [b n d];
@@ -57,11 +57,7 @@ class ImageFeatures:
 
 
 def find(name: str) -> pathlib.Path | None:
-  """Returns the folder of an encoder; an id on the hub only as far as it is cached.
-
-  Args:
-    name: a folder, or an id.
-  """
+  """Returns the folder of an encoder; an id on the hub only as far as it is cached."""
   folder = pathlib.Path(name).expanduser()
   if folder.is_dir():
     return folder
@@ -119,11 +115,7 @@ def distance(states: tuple[jax.Array, ...], others: tuple[jax.Array, ...]) -> ja
 
   Squared difference of the tokens' unit vectors, averaged over places and layers: the
   perceptual distance of Zhang et al. 2018 (1801.03924), equation 1, without the weights
-  that they fit to people's answers about photographs.
-
-  Args:
-    states: of one image, each [b n d].
-    others: of the other.
+  that they fit to people's answers about photographs. Each state is [b n d].
   """
 
   def unit(x):

@@ -55,11 +55,7 @@ def make(
 def open_columns(
   settings: DataSettings, needs: conditioning.Needs
 ) -> tuple[columns_lib.Column, ...]:
-  """Opens a path's columns, which `make` has made.
-
-  Raises:
-    errors.InputError: a column has another shape than the path declares.
-  """
+  """Opens a path's columns after `make`; raises as `base.check_shape`."""
   columns = []
   for spec in needs.specs:
     column = columns_lib.open_column(encoding.folder(settings, spec), spec.name)
@@ -74,13 +70,7 @@ def export(
   columns: Sequence[columns_lib.Column],
   workdir: artifacts.PathLike,
 ) -> None:
-  """Copies the stand-in encoder of a run's columns into the run's folder.
-
-  Args:
-    settings: of the run's data.
-    columns: of the run; without a stand-in, nothing is copied.
-    workdir: the run's folder, which may be in a bucket.
-  """
+  """Copies the stand-in encoder of a run's columns, if any, into the run's folder."""
   standin = any(column.description.standin for column in columns)
   if standin and settings.standin_clip.is_dir():
     with artifacts.disk_errors(workdir):

@@ -31,13 +31,13 @@ from cxr_diffusion_jax.run import card as card_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-  """Records of a tree and the columns that a conditioning path wants.
+  """Records of a tree and the columns that a conditioning path reads.
 
   Attributes:
     settings: which X-rays.
     records: images and their labels.
     columns: embeddings in the records' row order.
-    needs: what the path reads, and of whose image.
+    needs: what the path reads, and of which image.
     phantom: whether the images are phantoms.
     targets: columns that training compares with, and no condition: of the image itself
       whatever the reference, in the field `target_NAME` of a batch.
@@ -98,11 +98,7 @@ class Dataset:
     return tuple(split for split, count in self.records.num_rows.items() if count)
 
   def source(self, split: str, *, images: bool = True) -> pipeline.JoinedSource:
-    """Rows of a split that have every column.
-
-    Args:
-      split: one of `splits`.
-      images: False where latents take their place.
+    """Rows of a split that have every column; `images` is False for latents alone.
 
     Raises:
       errors.InputError: no such split, or it has no row.
@@ -130,10 +126,7 @@ class Dataset:
     return self.records.ids(split)[self.source(split).row]
 
   def find(self, image_ids: Sequence[str]) -> list[tuple[pipeline.JoinedSource, int]]:
-    """Finds images by id in any split.
-
-    Args:
-      image_ids: names of images, with or without an ending.
+    """Finds images by name, with or without an ending, in any split.
 
     Returns:
       For each, the source of its split and its place there.

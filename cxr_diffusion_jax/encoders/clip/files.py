@@ -30,8 +30,6 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "flax_model.msgp
 def resolve(name: str) -> pathlib.Path:
   """Returns the folder that holds a CLIP; an id on the hub is downloaded once.
 
-  What the hub's cache holds whole is taken from there, without asking the network.
-
   Raises:
     errors.InputError: no such folder, and no such id that can be reached.
   """
@@ -50,11 +48,7 @@ def resolve(name: str) -> pathlib.Path:
 
 
 def find_config(name: str) -> pathlib.Path:
-  """Returns config.json alone of a CLIP, fetched and cached where it is on the hub.
-
-  Raises:
-    errors.InputError: no such folder, and no such id that can be reached.
-  """
+  """Returns config.json alone of a CLIP, from the hub if need be; see `resolve`."""
   folder = _local(name)
   if folder is not None:
     return folder / CONFIG
@@ -98,21 +92,14 @@ def check(folder: pathlib.Path) -> None:
       "the size, mean and standard deviation of its images",
       "copy the file of the CLIP that it was trained from into it",
     )
-  # Not all JSON: what else a folder holds is its owner's affair.
+  # Not all JSON: a folder may hold other files.
   for pattern in (PIXELS, "*token*.json", "vocab.json"):
     for file in sorted(folder.glob(pattern)):
       _read_json(file)
 
 
 def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
-  """Reads the weights of a folder.
-
-  Args:
-    folder: holds one of `WEIGHTS`.
-    shapes: tree of shapes that the result must have.
-
-  Returns:
-    Tree of float32 arrays.
+  """Reads the weights of a folder as a tree of float32 arrays of these shapes.
 
   Raises:
     errors.InputError: no weights in a readable form, or a weight that is absent, left
@@ -148,7 +135,7 @@ def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
 
 
 def _take(stored: dict[str, Any], path: tuple[str, ...]) -> Any:
-  """Removes and returns the array of a Flax path, its axes in Flax's order."""
+  """Removes and returns the array of a Flax path, with Flax's axes."""
   name = ".".join(path)
   if name in stored:
     return stored.pop(name)

@@ -51,7 +51,7 @@ def of_split(
 
 
 def fingerprint(settings: DataSettings, records: records_lib.Records) -> str:
-  """Tells apart what `of_split` would return, without returning it."""
+  """A hash of all that the result of `of_split` depends on."""
   # The records' own fingerprint covers labels, boxes and reports.
   facts = [records.fingerprint, settings.prompts, settings.prompt_seed]
   facts += [prompts.fingerprint()] if settings.prompts == "labels" else []

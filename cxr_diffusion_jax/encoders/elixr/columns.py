@@ -25,7 +25,7 @@ COLUMNS = tuple(elixr.SHAPES)
 
 
 def spec(column: str, *, model: str = "", chunks: int = 1) -> conditioning.ColumnSpec:
-  """Describes a kind of embedding; `model` and `chunks` are of no use."""
+  """Describes a kind of embedding; `model` and `chunks` are ignored."""
   del model, chunks
   is_text = column in elixr_file.TEXT_KINDS
   return conditioning.ColumnSpec(
@@ -86,18 +86,10 @@ def embed(
   encoder: base.Encoder,
   progress: types.Progress = types.no_progress,
 ) -> tuple[str, ...]:
-  """Makes embedding files in the tree, as far as they are not there.
+  """Makes missing embedding files in the tree; see `elixr_embed.embed`.
 
-  Args:
-    settings: of the data.
-    names: keys of `elixr.SHAPES`; 'elixr' means those that the path needs, or
-      all where it needs none.
-    needs: of the path.
-    encoder: makes them.
-    progress: called during long work.
-
-  Returns:
-    The kinds that have become complete now.
+  `names` are keys of `elixr.SHAPES`; 'elixr' means those that the path needs, or all
+  where it needs none.
 
   Raises:
     errors.InputError: an unknown name, or see `elixr_embed.embed`.
@@ -131,7 +123,7 @@ def embed(
   )
 
 
-def _is_of_others(
+def _is_stale(
   settings: DataSettings, records: records_lib.Records, files: elixr.ElixrFiles
 ) -> bool:
   """Whether stand-ins were made from other prompts than the settings ask for."""
@@ -150,7 +142,7 @@ def _find(
   if files is None or files.standin:
     # Those in a phantom tree may be of another size: this size's own go before them.
     own = elixr.find_elixr(settings.standin_root, kind)
-    if settings.standin and (own is None or _is_of_others(settings, records, own)):
+    if settings.standin and (own is None or _is_stale(settings, records, own)):
       standin_tree.write_elixr(settings, records, [kind], progress)
       own = elixr.find_elixr(settings.standin_root, kind)
     files = own or files

@@ -15,7 +15,6 @@ import pathlib
 import shutil
 
 from absl import logging
-import h5py
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
@@ -26,6 +25,7 @@ from cxr_diffusion_jax.encoders.elixr import kind as elixr_kind
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+from cxr_diffusion_jax.encoders.elixr.files.file import TEXT_KINDS
 from cxr_diffusion_jax.encoders.elixr.kind import KindFiles
 
 # What a kill can cost, in images.
@@ -41,21 +41,18 @@ def embed(
   batch_size: int = 16,
   progress: types.Progress = types.no_progress,
 ) -> tuple[str, ...]:
-  """Makes embeddings of a tree, in float32, as far as they are not there.
+  """Makes missing embeddings of a tree, in float32; returns the newly complete kinds.
 
-  The next call continues an interrupted one. Images are read in the largest
-  size that the tree has.
+  The next call continues an interrupted one. Images are read in the largest size that
+  the tree has.
 
   Args:
     settings_root: the tree.
     kinds: keys of `elixr.SHAPES`.
-    encoder: makes them; takes images of any size.
+    encoder: takes images of any size.
     prompts: stem -> text, for text kinds; images without a text are left out of these.
     batch_size: images in memory at a time.
     progress: called with the number of images done.
-
-  Returns:
-    The kinds that have become complete now.
 
   Raises:
     InputError: no tree; an image that cannot be read; no texts; embeddings of another
@@ -67,7 +64,7 @@ def embed(
   texts = _texts_of(paths, kinds, prompts)
   work = [
     elixr_kind.open_kind(
-      root, kind, encoder, texts if _is_text(kind) else dict.fromkeys(paths)
+      root, kind, encoder, texts if kind in TEXT_KINDS else dict.fromkeys(paths)
     )
     for kind in kinds
   ]
@@ -98,10 +95,6 @@ def _check_kinds(kinds: Sequence[str], encoder: encoder_lib.Encoder) -> tuple[st
   return tuple(kind for kind in elixr.SHAPES if kind in kinds)
 
 
-def _is_text(kind: str) -> bool:
-  return kind in elixr_file.TEXT_KINDS
-
-
 def _largest_files(tree: layout.Tree) -> dict[str, str]:
   """Stem -> the file of that image with the most pixels."""
   paths: dict[str, str] = {}
@@ -114,13 +107,13 @@ def _texts_of(
   paths: Mapping[str, str], kinds: Sequence[str], prompts: Mapping[str, str] | None
 ) -> dict[str, str]:
   """The texts of the tree's images; empty where no kind is made of texts."""
-  if not any(map(_is_text, kinds)):
+  if not set(kinds) & set(TEXT_KINDS):
     return {}
   prompts = prompts or {}
   texts = {stem: prompts[stem] for stem in paths if stem in prompts}
   if not texts:
     raise errors.InputError(
-      f"no texts for {', '.join(filter(_is_text, kinds))}",
+      f"no texts for {', '.join(kind for kind in kinds if kind in TEXT_KINDS)}",
       "a text for each image",
       "make them from findings, or give a CSV with a column `report`",
     )
@@ -161,8 +154,8 @@ def _encode(
   batch_size: int,
 ) -> Generator[dict[str, np.ndarray], None, None]:
   """Yields the values of each kind, batch by batch; images are read ahead."""
-  of_images = [kind for kind in kinds if not _is_text(kind)]
-  of_texts = [kind for kind in kinds if _is_text(kind)]
+  of_images = [kind for kind in kinds if kind not in TEXT_KINDS]
+  of_texts = [kind for kind in kinds if kind in TEXT_KINDS]
   wanted = [paths[stem] for stem in stems] if of_images else []
   with contextlib.closing(images.in_threads(images.read_grey, wanted)) as decoded:
     for start in range(0, len(stems), batch_size):
@@ -201,23 +194,12 @@ def _write_files(
       count = len(next(iter(values.values())))
       rows = stems[start : start + count]
       for kind, file in files.items():
-        _write_rows(file, kind, start, rows, values[kind.name], texts)
+        elixr_file.check_finite(kind.staging, np.array(rows), values[kind.name])
+        kept = [texts[stem] for stem in rows] if kind.name in TEXT_KINDS else None
+        elixr_writer.write_rows(file, start, rows, {kind.name: values[kind.name]}, kept)
       start += count
       yield count
   for part in parts.values():
     with open(part, "rb") as file:
       os.fsync(file.fileno())
     os.replace(part, part.with_suffix(""))
-
-
-def _write_rows(
-  file: h5py.File,
-  kind: KindFiles,
-  start: int,
-  stems: Sequence[str],
-  values: np.ndarray,
-  texts: Mapping[str, str],
-) -> None:
-  elixr_file.check_finite(kind.staging, np.array(stems), values)
-  kept = [texts[stem] for stem in stems] if _is_text(kind.name) else None
-  elixr_writer.write_rows(file, start, stems, {kind.name: values}, kept)

@@ -31,7 +31,7 @@ DEFAULT = "stabilityai/sd-vae-ft-mse"
 # Where `train_autoencoder` exports to, below its workdir.
 OWN = "autoencoder"
 
-# Beside the parameters.
+# Options of the network that moments depend on.
 _MOMENTS_DEPEND_ON = (
   "in_channels",
   "latent_channels",
@@ -44,12 +44,7 @@ _MOMENTS_DEPEND_ON = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Autoencoder:
-  """An autoencoder of a name; its weights are read when they are first needed.
-
-  Attributes:
-    name: as the config has it.
-    network: its module.
-  """
+  """An autoencoder of a config's `name`; weights are read when first needed."""
 
   name: str
   network: autoencoder_lib.AutoencoderKL
@@ -91,10 +86,7 @@ class Autoencoder:
     )
 
   def encode(self, images: np.ndarray) -> np.ndarray:
-    """Encodes grey images on this host's devices; any number in few programs.
-
-    Args:
-      images: uint8 [n h w 1].
+    """Encodes grey images uint8 [n h w 1] on this host's devices.
 
     Returns:
       [n h/f w/f 2z] float32, mean and logvar, unscaled.
@@ -133,8 +125,7 @@ class Autoencoder:
 def find(name: str) -> Autoencoder:
   """Finds an autoencoder and reads its shape, not its weights.
 
-  Args:
-    name: see the module; `DEFAULT` needs no file yet.
+  `DEFAULT` needs no file yet.
 
   Raises:
     errors.InputError: nothing of this name can be reached, or it is something else.

@@ -3,9 +3,8 @@
 images --encode, in tiles above 512 pixels--> mean, logvar --> latent [h w 2z] float16
                                      training rows --> statistics.json
 
-Each autoencoder has a folder of its own beside the records, named by its weights, so
-that one in another's place is noticed. An interrupted run continues with the rows that
-are missing.
+Each autoencoder has its own folder beside the records, named by its weights. An
+interrupted run continues with the rows that are missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,11 +46,7 @@ def make(
 ) -> None:
   """Makes the column and its statistics where they are missing or stale.
 
-  Args:
-    settings: of the data.
-    records: of the tree.
-    autoencoder: encodes the images.
-    progress: called with the images done, and at the end with the rate.
+  `progress` is called with the images done, and at the end with the rate.
 
   Raises:
     errors.InputError: an autoencoder that is not usable, or that makes moments that are
@@ -71,9 +66,7 @@ def make(
     stamps = [(0, time.monotonic())]
     size = autoencoder.batch_size(records.image_size)
 
-    def moments(
-      wanted: np.ndarray | None,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def moments(wanted: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
       for batch, images in encoding.image_batches(records, wanted, size):
         yield batch, autoencoder.encode(images)
         stamps.append((stamps[-1][0] + len(batch), time.monotonic()))
@@ -133,8 +126,7 @@ def _write_statistics(column: columns_lib.Column) -> None:
 def _rate(stamps: Sequence[tuple[int, float]]) -> str:
   """Images a second, without the first batch, which compiles, where there are more.
 
-  Args:
-    stamps: images done and the time, at the start and after each batch.
+  `stamps` are images done and the time, at the start and after each batch.
   """
   (done, start), (total, end) = stamps[1 if len(stamps) > 2 else 0], stamps[-1]
   return f"{(total - done) / max(end - start, 1e-9):,.1f} images/s"
