@@ -37,7 +37,7 @@ def spec(column: str, *, model: str = "", chunks: int = 1) -> conditioning.Colum
     name=column,
     encoder="clip",
     source="text" if is_text else "image",
-    shape=clip_encoder.sizes(model).shapes(chunks)[column],
+    shape=clip_encoder.shapes(model, chunks)[column],
     model=model,
     chunks=chunks,
   )

@@ -4,13 +4,14 @@
   clip_patches [1+g*g d]  penultimate hidden states, class token first
   clip_image   [1 p]      the image in the space shared with texts, not normalised
 
-Their shapes are known from config.json alone (`sizes`), before any weight is read.
+Their shapes are known from config.json alone (`shapes`), before any weight is read.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,46 +26,22 @@ from cxr_diffusion_jax.encoders.clip import small as clip_small
 TEXT = ("clip_text",)
 IMAGES = ("clip_image", "clip_patches")
 
+# What `clip_text.DEFAULT` says in config.json, as far as it is no default of CLIP's.
+_DEFAULT = MappingProxyType(
+  {
+    "text_config": {"hidden_size": 768},
+    "vision_config": {"hidden_size": 1024, "patch_size": 14},
+    "projection_dim": 768,
+  }
+)
+
 # Columns are kept in float16, which ends here.
 LARGEST = 65504.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipSizes:
-  """Sizes of what a CLIP makes.
-
-  Attributes:
-    max_tokens: of a prompt, start and end included.
-    text_width: of the text model's states.
-    num_patches: tokens of an image, the class token included: 1 + g * g.
-    image_width: of the vision model's states.
-    embedding: width of the space that images and texts share.
-  """
-
-  max_tokens: int
-  text_width: int
-  num_patches: int
-  image_width: int
-  embedding: int
-
-  def shapes(self, chunks: int) -> dict[str, tuple[int, ...]]:
-    """Shape of one row of each column, for prompts of this many windows."""
-    return {
-      "clip_text": (chunks * self.max_tokens, self.text_width),
-      "clip_patches": (self.num_patches, self.image_width),
-      "clip_image": (1, self.embedding),
-    }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipEncoder:
-  """Makes columns with a CLIP; implements `encoder.Encoder`.
-
-  Attributes:
-    model: from `clip_model.load`.
-    chunks: windows of a prompt; what exceeds them is cut, with a warning.
-    batch_size: prompts' windows or images in one call of the compiled function.
-  """
+  """A CLIP as `base.Encoder`, for prompts of `chunks` windows."""
 
   model: clip_model.ClipModel
   chunks: int = 1
@@ -72,7 +49,6 @@ class ClipEncoder:
 
   @property
   def description(self) -> str:
-    """One line that names the model, its weights' fingerprint and the windows."""
     return self._description
 
   # It hashes all weights.
@@ -83,7 +59,6 @@ class ClipEncoder:
 
   @property
   def standin(self) -> bool:
-    """True when this project trained the model."""
     return self.model.standin
 
   @property
@@ -93,20 +68,12 @@ class ClipEncoder:
 
   @property
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """Shape of one row of each column."""
-    return _sizes_of(self.model.config.to_dict()).shapes(self.chunks)
+    return _shapes(self.model.config.to_dict(), self.chunks)
 
   def encode_text(
     self, columns: Sequence[str], prompts: Sequence[str]
   ) -> dict[str, np.ndarray]:
-    """Encodes prompts.
-
-    Args:
-      columns: to make, of `TEXT`.
-      prompts: n texts.
-
-    Returns:
-      {"clip_text": [n 77*k d] float32}, zeros where there is no token.
+    """Encodes prompts; zeros where there is no token; see `base.Encoder`.
 
     Raises:
       errors.InputError: a state that is not finite or that float16 cannot hold.
@@ -123,18 +90,7 @@ class ClipEncoder:
   def encode_images(
     self, columns: Sequence[str], images: Sequence[np.ndarray]
   ) -> dict[str, np.ndarray]:
-    """Encodes grey images, all columns in one pass.
-
-    Args:
-      columns: to make, of `IMAGES`.
-      images: n images [h w] uint8, of any sizes.
-
-    Returns:
-      {column: [n *shape] float32}.
-
-    Raises:
-      errors.InputError: a state that is not finite or that float16 cannot hold.
-    """
+    """Encodes grey images of any sizes in one pass; raises as `encode_text`."""
     _check_columns(columns, IMAGES)
     if not columns:
       return {}
@@ -157,51 +113,36 @@ class ClipEncoder:
     return by_name
 
 
-def load(
-  name: str, *, chunks: int = 1, batch_size: int = 64, **options: Any
-) -> ClipEncoder:
-  """Loads a CLIP as an encoder; see `clip_model.load` for `name` and other options."""
-  model = clip_model.load(name, **options)
+def load(name: str, *, chunks: int = 1, batch_size: int = 64) -> ClipEncoder:
+  """Loads a CLIP as an encoder; see `clip_model.load`."""
+  model = clip_model.load(name)
   return ClipEncoder(model=model, chunks=chunks, batch_size=batch_size)
 
 
-def sizes(name: str) -> ClipSizes:
-  """Returns the sizes of what a CLIP makes, without reading its weights.
+def shapes(name: str, chunks: int = 1) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of one row of each column, without reading weights.
 
   Args:
     name: "standin" for the one that `prepare` trains, a folder, or an id on the hub, of
       which config.json alone is fetched. `clip_text.DEFAULT` needs no file.
+    chunks: windows of a prompt.
 
   Raises:
     errors.InputError: no such folder, an id out of reach, or no CLIP.
   """
   if name == base.STANDIN:
-    small = clip_small.SmallClip()
-    return ClipSizes(
-      max_tokens=small.max_tokens,
-      text_width=small.width,
-      num_patches=1 + (small.image_size // small.patch_size) ** 2,
-      image_width=small.width,
-      embedding=small.embedding,
-    )
-  if name == clip_text.DEFAULT:
-    return ClipSizes(
-      max_tokens=77, text_width=768, num_patches=257, image_width=1024, embedding=768
-    )
-  return _sizes_of(clip_files.read_config(clip_files.find_config(name)))
+    config = clip_small.configuration(clip_small.SmallClip())
+  elif name == clip_text.DEFAULT:
+    config = _DEFAULT
+  else:
+    config = clip_files.read_config(clip_files.find_config(name))
+  return _shapes(config, chunks)
 
 
 def mark(name: str) -> str:
   """Returns 16 hexadecimal digits that change when a CLIP's files on disk do.
 
-  Samples of the files are read, so that it costs little to learn that nothing has to be
-  encoded again.
-
-  Args:
-    name: a folder, or an id on the hub, which is downloaded where it is not cached.
-
-  Raises:
-    errors.InputError: no such folder, and no such id that can be reached.
+  Only samples of the files are read. Raises as `clip_files.resolve`.
   """
   folder = clip_files.resolve(name)
   digest = hashlib.sha256()
@@ -211,17 +152,16 @@ def mark(name: str) -> str:
   return digest.hexdigest()[:16]
 
 
-def _sizes_of(config: Mapping[str, Any]) -> ClipSizes:
-  """Reads sizes from config.json, with CLIPConfig's defaults for what it leaves out."""
+def _shapes(config: Mapping[str, Any], chunks: int) -> dict[str, tuple[int, ...]]:
+  """Reads shapes from config.json, with CLIPConfig's defaults for missing keys."""
   text, vision = (_part(config, name) for name in ("text_config", "vision_config"))
   grid = vision.get("image_size", 224) // vision.get("patch_size", 32)
-  return ClipSizes(
-    max_tokens=text.get("max_position_embeddings", 77),
-    text_width=text.get("hidden_size", 512),
-    num_patches=1 + grid**2,
-    image_width=vision.get("hidden_size", 768),
-    embedding=config.get("projection_dim", 512),
-  )
+  max_tokens = text.get("max_position_embeddings", 77)
+  return {
+    "clip_text": (chunks * max_tokens, text.get("hidden_size", 512)),
+    "clip_patches": (1 + grid**2, vision.get("hidden_size", 768)),
+    "clip_image": (1, config.get("projection_dim", 512)),
+  }
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -58,7 +58,7 @@ class ClipModel:
 
   @property
   def standin(self) -> bool:
-    """True when this project trained it, as a stand-in for a published encoder."""
+    """True when this project trained it."""
     return bool(getattr(self.config, "standin", False))
 
   @property
@@ -85,14 +85,13 @@ def library() -> python_types.ModuleType:
   return transformers
 
 
-def load(name: str | os.PathLike, *, dtype: Any = jnp.float32) -> ClipModel:
+def load(name: str | os.PathLike) -> ClipModel:
   """Loads a CLIP with its tokenizer and its image settings.
 
   Args:
     name: a folder written by `save_pretrained` (Flax msgpack, or safetensors of Flax or
       PyTorch, sharded or not), or an id on the hub such as
       "openai/clip-vit-large-patch14".
-    dtype: of the computation; parameters stay float32.
 
   Raises:
     errors.InputError: nothing there, another kind of model, no tokenizer, image
@@ -109,7 +108,6 @@ def load(name: str | os.PathLike, *, dtype: Any = jnp.float32) -> ClipModel:
     params=clip_files.read_params(folder, parameter_shapes(config)),
     tokenizer=clip_tokens.load(transformers.AutoTokenizer, folder, config.text_config),
     pixels=clip_pixels.read(processor, config),
-    dtype=dtype,
   )
 
 
@@ -120,10 +118,9 @@ def assemble(
   params: types.Params,
   tokenizer: Any,
   pixels: clip_pixels.PixelSettings,
-  dtype: Any = jnp.float32,
 ) -> ClipModel:
   """Compiles the functions of a CLIP around its configuration."""
-  module = library().FlaxCLIPModel.module_class(config=config, dtype=dtype)
+  module = library().FlaxCLIPModel.module_class(config=config)
   mean = np.asarray(pixels.mean, np.float32)
   std = np.asarray(pixels.std, np.float32)
 
@@ -193,7 +190,7 @@ def encode_text(
     prompts: n texts; of one that exceeds k windows the rest is cut, with a warning.
     chunks: k windows of l = `model.max_tokens` that a prompt may fill. Each is framed
       and encoded as a prompt of its own.
-    batch_size: windows in one call of the compiled function.
+    batch_size: windows in one call of the compiled function; images below.
 
   Returns:
     tokens [n k*l d] float32 (the last hidden state, after the final norm; zeros in
@@ -219,12 +216,7 @@ def encode_text(
 def encode_images(
   model: ClipModel, images: np.ndarray, *, batch_size: int = 64
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Encodes grey images.
-
-  Args:
-    model: from `load`.
-    images: [n h w 1] uint8, of any size.
-    batch_size: images in one call of the compiled function.
+  """Encodes grey images [n h w 1] uint8, of any size.
 
   Returns:
     tokens [n 1+g*g d] float32 (the last hidden state; class token first, then patches
@@ -284,6 +276,4 @@ def _run(
   tokens, embeddings = batches.in_batches(
     lambda rows: function(params, inputs[rows]), len(inputs), batch_size, powers=True
   )
-  return tokens.astype(np.float32, copy=False), embeddings.astype(
-    np.float32, copy=False
-  )
+  return tokens, embeddings

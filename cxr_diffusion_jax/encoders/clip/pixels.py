@@ -24,8 +24,7 @@ class PixelSettings:
   Attributes:
     size: the shorter side after resizing (bicubic, antialiased), in pixels.
     crop: side of the central square that the vision model sees, in pixels.
-    mean: of each channel, for values in [0, 1].
-    std: of each channel, for values in [0, 1].
+    mean: of each channel, for values in [0, 1]; so is `std`.
   """
 
   size: int
@@ -35,14 +34,10 @@ class PixelSettings:
 
 
 def read(processor: Any, config: Any) -> PixelSettings:
-  """Reads the settings of a processor.
-
-  Args:
-    processor: transformers' CLIPImageProcessor.
-    config: transformers' CLIPConfig of the same model.
+  """Reads the settings of transformers' CLIPImageProcessor.
 
   Raises:
-    errors.InputError: the processor makes images of another size than the model takes.
+    errors.InputError: it makes images of another size than the model of `config` takes.
   """
   crop = config.vision_config.image_size
   size = processor.size.get("shortest_edge", processor.size.get("height"))
@@ -62,15 +57,7 @@ def read(processor: Any, config: Any) -> PixelSettings:
 
 
 def fit_each(images: Sequence[np.ndarray], settings: PixelSettings) -> np.ndarray:
-  """Resizes and crops images of any sizes, one by one.
-
-  Args:
-    images: n images [h w] uint8.
-    settings: sizes to reach.
-
-  Returns:
-    [n crop crop 1] uint8.
-  """
+  """Does as `fit` with n images [h w] uint8 of any sizes."""
   return np.concatenate(
     [fit(np.asarray(image)[None, ..., None], settings) for image in images]
   )
@@ -79,12 +66,7 @@ def fit_each(images: Sequence[np.ndarray], settings: PixelSettings) -> np.ndarra
 def fit(images: np.ndarray, settings: PixelSettings) -> np.ndarray:
   """Resizes the shorter side and crops the centre, as CLIP's processor does.
 
-  Args:
-    images: [n h w 1] uint8.
-    settings: sizes to reach.
-
-  Returns:
-    [n crop crop 1] uint8.
+  [n h w 1] uint8 become [n crop crop 1] uint8.
   """
   if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 1:
     raise ValueError(f"got {images.dtype} {images.shape}; expected uint8 [n h w 1]")

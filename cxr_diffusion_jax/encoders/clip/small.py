@@ -1,10 +1,10 @@
-"""A small CLIP from nothing: its tokenizer, its random parameters, and its folder.
+"""A new small CLIP: its tokenizer, its random parameters, and its folder.
 
   prompts --byte-pair merges--> tokenizer of CLIP's form, for any text
   sizes, tokenizer, seed --> ClipModel with random parameters --save--> folder
 
-The folder has what `save_pretrained` writes for `openai/clip-vit-large-patch14`, and
-`conditioning/clip_model.py` reads both in the same way.
+The folder has what `save_pretrained` writes for `openai/clip-vit-large-patch14`, so
+that `clip.model.load` reads both.
 """
 
 import dataclasses
@@ -28,15 +28,9 @@ WORD_END = "</w>"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SmallClip:
-  """Sizes of a small CLIP.
+  """Sizes of a small CLIP, in pixels and features; both transformers have one width.
 
   Attributes:
-    image_size: side of the images, in pixels.
-    patch_size: side of a patch, in pixels.
-    width: of both transformers.
-    image_layers: of the vision transformer.
-    text_layers: of the text transformer.
-    num_heads: of both.
     embedding: width of the space that images and texts share.
     num_merges: of the tokenizer, at most, beyond the 512 byte tokens.
     max_tokens: of a prompt, start and end included, as CLIP has it.
@@ -59,12 +53,7 @@ def train_tokenizer(prompts: list[str], sizes: SmallClip) -> Any:
   Every byte is in the vocabulary, within a word and at its end, so that any text has
   ids and the end token is only at the end, where CLIP reads the text's embedding.
 
-  Args:
-    prompts: texts, in which repetition counts as frequency.
-    sizes: says how many merges and tokens there may be.
-
-  Returns:
-    A CLIPTokenizerFast; its end token has the largest id, as in CLIP.
+  Returns a CLIPTokenizerFast; its end token has the largest id, as in CLIP.
   """
   import tokenizers
 
@@ -96,14 +85,14 @@ def create(
 ) -> clip_model.ClipModel:
   """Makes a CLIP with random parameters, marked as a stand-in.
 
-  Args:
-    generator: draws the parameters; numpy's, as no compiling is worth it here.
-    sizes: of the model.
-    tokenizer: from `train_tokenizer`.
-    pixel_mean: of the images that it will see, in [0, 1].
-    pixel_std: of the same.
+  `pixel_mean` and `pixel_std` are of the images that it will see, in [0, 1].
   """
-  config = _configuration(sizes, tokenizer)
+  values = configuration(sizes)
+  values["text_config"] |= {"vocab_size": len(tokenizer)} | {
+    name: getattr(tokenizer, name)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+  }
+  config = clip_model.library().CLIPConfig(**values)
   pixels = clip_pixels.PixelSettings(
     size=sizes.image_size,
     crop=sizes.image_size,
@@ -119,24 +108,19 @@ def create(
   )
 
 
-def _configuration(sizes: SmallClip, tokenizer: Any) -> Any:
-  """Returns the CLIPConfig, with the mark `standin` that config.json keeps."""
-  transformers = clip_model.library()
+def configuration(sizes: SmallClip) -> dict[str, Any]:
+  """CLIPConfig's arguments, with the mark `standin` that config.json keeps."""
   layers = dict(
     hidden_size=sizes.width,
     intermediate_size=4 * sizes.width,
     num_attention_heads=sizes.num_heads,
     projection_dim=sizes.embedding,
   )
-  return transformers.CLIPConfig(
+  return dict(
     text_config=dict(
       layers,
       num_hidden_layers=sizes.text_layers,
-      vocab_size=len(tokenizer),
       max_position_embeddings=sizes.max_tokens,
-      bos_token_id=tokenizer.bos_token_id,
-      eos_token_id=tokenizer.eos_token_id,
-      pad_token_id=tokenizer.pad_token_id,
     ),
     vision_config=dict(
       layers,
@@ -152,7 +136,7 @@ def _configuration(sizes: SmallClip, tokenizer: Any) -> Any:
 def save(model: clip_model.ClipModel, folder: pathlib.Path) -> None:
   """Writes configuration, weights, tokenizer and image settings (save_pretrained)."""
   transformers = clip_model.library()
-  # The Flax class tells that transformers 5 has no Flax; requirements.txt knows.
+  # The Flax class warns that transformers 5 has no Flax; requirements.txt pins 4.
   before = transformers.logging.get_verbosity()
   transformers.logging.set_verbosity_error()
   try:

@@ -23,19 +23,14 @@ UNSET = 10**9
 
 
 def load(loader: Any, folder: pathlib.Path, text_config: Any) -> Any:
-  """Loads a folder's tokenizer and checks it.
-
-  Args:
-    loader: transformers' AutoTokenizer.
-    folder: holds the files of a tokenizer.
-    text_config: transformers' CLIPTextConfig of the same folder.
+  """Loads a folder's tokenizer with `loader`, transformers' AutoTokenizer; checks it.
 
   Raises:
     errors.InputError: files that cannot be read, or a tokenizer of another model.
   """
   try:
     tokenizer = loader.from_pretrained(folder)
-  # Of every kind: `tokenizers` tells of damaged files by plain Exception or TypeError.
+  # `tokenizers` raises plain Exception or TypeError for damaged files.
   except Exception as error:
     raise errors.InputError(
       f"the tokenizer in {folder} cannot be read: {error}",
@@ -48,48 +43,35 @@ def load(loader: Any, folder: pathlib.Path, text_config: Any) -> Any:
 
 def check(tokenizer: Any, text_config: Any, folder: pathlib.Path) -> None:
   """Raises InputError unless a tokenizer is of the text model's vocabulary."""
-  vocabulary = text_config.vocab_size
-  end = text_config.eos_token_id
+  vocabulary, end = text_config.vocab_size, text_config.eos_token_id
   if end == 2:
     # Configurations from before 2023 say 2, and transformers then pools at the largest
     # id of a prompt; it is the end token only where that comes last of the vocabulary.
     end = vocabulary - 1
   length = text_config.max_position_embeddings
   cuts_at = tokenizer.model_max_length
-  # (is wrong, got, expected)
-  findings = (
-    (
-      len(tokenizer) > vocabulary,
-      f"the tokenizer has {len(tokenizer)} ids",
-      f"at most {vocabulary}, as config.json has it",
-    ),
-    (
-      tokenizer.eos_token_id != end,
-      f"the tokenizer ends a text with id {tokenizer.eos_token_id}",
-      f"{end}, where the text model reads the embedding",
-    ),
-    (
-      tokenizer.bos_token_id is None,
-      "the tokenizer has no start token",
-      "one, as CLIP's has",
-    ),
-    (
-      cuts_at != length and cuts_at < UNSET,
-      f"the tokenizer cuts at {cuts_at} tokens",
-      f"{length}, as config.json has it",
-    ),
+  if len(tokenizer) > vocabulary:
+    got, expected = f"has {len(tokenizer)} ids", f"at most {vocabulary}, by config.json"
+  elif tokenizer.eos_token_id != end:
+    got = f"ends a text with id {tokenizer.eos_token_id}"
+    expected = f"{end}, where the text model reads the embedding"
+  elif tokenizer.bos_token_id is None:
+    got, expected = "has no start token", "one, as CLIP's has"
+  elif cuts_at != length and cuts_at < UNSET:
+    got, expected = f"cuts at {cuts_at} tokens", f"{length}, as config.json has it"
+  else:
+    return
+  raise errors.InputError(
+    f"the tokenizer {got} in {folder}",
+    expected,
+    "take model and tokenizer from one place",
   )
-  for is_wrong, got, expected in findings:
-    if is_wrong:
-      raise errors.InputError(
-        f"{got} in {folder}", expected, "take model and tokenizer from one place"
-      )
 
 
 def windows(
   tokenizer: Any, prompts: Sequence[str], *, max_tokens: int, chunks: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Parts prompts into windows that are framed as prompts of their own.
+  """Splits prompts into windows that are framed as prompts of their own.
 
   Args:
     tokenizer: a CLIP's.
@@ -106,11 +88,8 @@ def windows(
   room = max_tokens - 2
   texts = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
   _warn_of_cuts(tokenizer, texts, room, chunks)
-  start, end, padding = (
-    tokenizer.bos_token_id,
-    tokenizer.eos_token_id,
-    tokenizer.pad_token_id,
-  )
+  start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+  padding = tokenizer.pad_token_id
   shape = (len(prompts), chunks, max_tokens)
   ids = np.full(shape, end if padding is None else padding, np.int32)
   mask = np.zeros(shape, bool)

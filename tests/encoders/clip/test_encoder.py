@@ -118,10 +118,12 @@ def test_what_float16_cannot_hold_is_told(value, images):
 
 
 def test_sizes_of_a_folder_are_those_of_its_model(encoder):
-  sizes = clip_encoder.sizes(str(FOLDER))
-  assert sizes == clip_encoder.ClipSizes(
-    max_tokens=16, text_width=16, num_patches=17, image_width=16, embedding=8
-  )
+  chunks = encoder.chunks
+  assert clip_encoder.shapes(str(FOLDER), chunks) == {
+    "clip_text": (16 * chunks, 16),
+    "clip_patches": (17, 16),
+    "clip_image": (1, 8),
+  }
   assert encoder.shapes["clip_text"] == (encoder.chunks * 16, 16)
 
 
@@ -137,19 +139,16 @@ def test_sizes_of_the_standin_are_those_it_is_made_with():
   )
   encoder = clip_encoder.ClipEncoder(model=model)
   assert encoder.standin
-  sizes = clip_encoder.sizes("standin")
-  assert encoder.shapes == {
-    "clip_text": (sizes.max_tokens, sizes.text_width),
-    "clip_patches": (sizes.num_patches, sizes.image_width),
-    "clip_image": (1, sizes.embedding),
-  }
+  assert encoder.shapes == clip_encoder.shapes("standin")
 
 
 def test_sizes_of_the_published_clip_need_no_file(monkeypatch):
   monkeypatch.setattr(clip_files, "find_config", None)
-  sizes = clip_encoder.sizes("openai/clip-vit-large-patch14")
-  assert (sizes.max_tokens, sizes.text_width, sizes.embedding) == (77, 768, 768)
-  assert (sizes.num_patches, sizes.image_width) == (257, 1024)
+  assert clip_encoder.shapes("openai/clip-vit-large-patch14") == {
+    "clip_text": (77, 768),
+    "clip_patches": (257, 1024),
+    "clip_image": (1, 768),
+  }
 
 
 @pytest.mark.parametrize(
@@ -168,13 +167,12 @@ def test_what_a_configuration_leaves_out_is_as_transformers_has_it(nested, tmp_p
   path.write_text(json.dumps({"model_type": "clip", **nested}), encoding="utf-8")
   config = clip_model.library().CLIPConfig.from_pretrained(tmp_path)
   text, vision = config.text_config, config.vision_config
-  assert clip_encoder.sizes(str(tmp_path)) == clip_encoder.ClipSizes(
-    max_tokens=text.max_position_embeddings,
-    text_width=text.hidden_size,
-    num_patches=1 + (vision.image_size // vision.patch_size) ** 2,
-    image_width=vision.hidden_size,
-    embedding=config.projection_dim,
-  )
+  num_patches = 1 + (vision.image_size // vision.patch_size) ** 2
+  assert clip_encoder.shapes(str(tmp_path)) == {
+    "clip_text": (text.max_position_embeddings, text.hidden_size),
+    "clip_patches": (num_patches, vision.hidden_size),
+    "clip_image": (1, config.projection_dim),
+  }
 
 
 def test_sizes_of_a_hub_id_fetch_its_configuration_alone(monkeypatch):
@@ -186,11 +184,11 @@ def test_sizes_of_a_hub_id_fetch_its_configuration_alone(monkeypatch):
 
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-  assert clip_encoder.sizes("someone/clip") == clip_encoder.sizes(str(FOLDER))
+  assert clip_encoder.shapes("someone/clip") == clip_encoder.shapes(str(FOLDER))
   assert asked == [("someone/clip", "config.json")]
   cached = str(FOLDER / "config.json")
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: cached)
-  assert clip_encoder.sizes("someone/clip") == clip_encoder.sizes(str(FOLDER))
+  assert clip_encoder.shapes("someone/clip") == clip_encoder.shapes(str(FOLDER))
   assert len(asked) == 1
 
 
@@ -201,11 +199,11 @@ def test_sizes_out_of_reach_are_told(monkeypatch, tmp_path):
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
   with pytest.raises(errors.InputError, match="'someone/clip' is no folder and could"):
-    clip_encoder.sizes("someone/clip")
+    clip_encoder.shapes("someone/clip")
   with pytest.raises(errors.InputError, match="no CLIP in"):
-    clip_encoder.sizes(str(tmp_path))
+    clip_encoder.shapes(str(tmp_path))
   with pytest.raises(errors.InputError, match="'some one/clip' is no folder and could"):
-    clip_encoder.sizes("some one/clip")
+    clip_encoder.shapes("some one/clip")
 
 
 def test_mark_changes_with_the_files_and_only_then(folder):
