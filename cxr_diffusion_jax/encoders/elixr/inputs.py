@@ -27,42 +27,24 @@ _SIZE = 30522
 _SPECIAL = MappingProxyType({"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102})
 
 
-def to_png(image: np.ndarray, png_bits: int) -> bytes:
-  """Writes an X-ray as ELIXR-C reads it.
+def to_png(image: np.ndarray) -> bytes:
+  """Writes an X-ray [h w] uint8 or uint16 as a PNG of 16 bits, as ELIXR-C reads it.
 
-  16 bits is what CXR Foundation's serving code does: the darkest and the brightest
-  value move to the ends of the range that the image's own type has, and the file has
-  16 bits. The file of an 8-bit image thus still has values of 0 to 255. 8 bits is what
-  its notebooks do with 8-bit images: the darkest value moves to 0 and the file has 8
-  bits. A model sees the same in both if it scales each image by its own contrast.
-
-  Args:
-    image: [h w] uint8 or uint16.
-    png_bits: 16, or 8 for 8-bit images; 16-bit ones are always written the first way.
-
-  Returns:
-    The file's bytes.
+  The darkest and the brightest value move to the ends of the range that the image's own
+  type has, so the file of an 8-bit image still has values of 0 to 255.
   """
   if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
     raise ValueError(f"image {image.shape} {image.dtype}, not [h w] uint8 or uint16")
-  low, high = int(image.min()), int(image.max())
-  if png_bits == 8 and image.dtype == np.uint8:
-    pixels = image - np.uint8(low)
-  else:
-    top = np.iinfo(image.dtype).max
-    table = np.interp(np.arange(top + 1), (low, high), (0, top))
-    pixels = table.astype(np.uint16)[image]
+  top = np.iinfo(image.dtype).max
+  table = np.interp(np.arange(top + 1), (image.min(), image.max()), (0, top))
   file = io.BytesIO()
   # These files are not kept: little compression is faster.
-  Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+  Image.fromarray(table.astype(np.uint16)[image]).save(file, format="PNG", compress_level=1)
   return file.getvalue()
 
 
 def load_tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
-  """Loads the word pieces of BERT-uncased.
-
-  Args:
-    name: vocab.txt, or a folder that has it, or an id on the hub.
+  """Loads BERT-uncased's vocab.txt: of a file, a folder that has it, or a hub id.
 
   Raises:
     InputError: it is not there, or it is another vocabulary.
@@ -95,11 +77,7 @@ def load_tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
 def tokenize(
   tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-  """Makes what the Q-Former reads of texts.
-
-  Args:
-    tokenizer: of `load_tokenizer`.
-    texts: n texts.
+  """Makes what the Q-Former reads of n texts, with a tokenizer of `load_tokenizer`.
 
   Returns:
     ids [n 1 128] int32; paddings [n 1 128] float32, 1 at padding; and of every text

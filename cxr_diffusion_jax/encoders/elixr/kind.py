@@ -29,7 +29,7 @@ class KindFiles:
 
   Attributes:
     name: a key of `elixr.SHAPES`.
-    folder: where its files will be.
+    folder: where its files will be published.
     staging: where they are collected.
     outdated: stand-ins in `folder` that these files replace.
     missing: stems that are still to be encoded.
@@ -59,16 +59,16 @@ def open_kind(
   encoder: encoder_lib.Encoder,
   wanted: Mapping[str, str | None],
 ) -> KindFiles:
-  """Looks what there is of a kind, in the tree and unfinished.
+  """Finds what a tree has of a kind, published and unfinished.
 
   Args:
     root: the tree.
     name: of the kind.
-    encoder: that is to make it.
+    encoder: makes what is missing.
     wanted: stems, each with its text where the kind is made of texts.
 
   Raises:
-    InputError: there is something of another source.
+    InputError: embeddings of another source are there.
   """
   folder = root / (name if name == "elixrc" else f"elixrb/{name}")
   staging = root / _STAGING / name

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from absl import logging
 import numpy as np
 
-from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.elixr import inputs as elixr_inputs
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES, TEXT_KINDS
@@ -38,25 +37,11 @@ TOKENIZER = "google-bert/bert-base-uncased"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ElixrModel:
-  """ELIXR as an `Encoder`; opened by `load`.
-
-  Attributes:
-    folder: of the two SavedModels.
-    tokenizer: see `elixr_inputs.load_tokenizer`.
-    png_bits: 16 or 8, see `elixr_inputs.to_png`.
-    batch_size: images or texts in one call of a model.
-  """
+  """ELIXR as `base.Encoder`; opened by `load`, which explains the fields."""
 
   folder: pathlib.Path
   tokenizer: str = TOKENIZER
-  png_bits: int = 16
   batch_size: int = 4
-
-  def __post_init__(self):
-    if self.png_bits not in (8, 16):
-      raise errors.InputError(f"png_bits={self.png_bits}", "8 or 16")
-    if self.batch_size < 1:
-      raise errors.InputError(f"batch_size={self.batch_size}", "1 or more")
 
   @property
   def standin(self) -> bool:
@@ -81,16 +66,12 @@ class ElixrModel:
       for model in (IMAGE_MODEL, TEXT_MODEL)
       if elixr_saved_model.is_there(self.folder, model)
     ]
-    return f"{elixr_saved_model.HUB_ID} {', '.join(models)}, {self.png_bits}-bit PNG"
+    return f"{elixr_saved_model.HUB_ID} {', '.join(models)}, 16-bit PNG"
 
   def encode_text(
     self, columns: Sequence[str], prompts: Sequence[str]
   ) -> dict[str, np.ndarray]:
-    """Makes `txt_emb` and `contrastive_txt_emb`; see `Encoder`.
-
-    Raises:
-      InputError: the Q-Former or the vocabulary is missing, or is another one.
-    """
+    """Makes text kinds; needs the Q-Former and the vocabulary; see `Encoder`."""
     _check(columns, prompts, [kind for kind in SHAPES if kind in TEXT_KINDS])
     ids, paddings, cut = elixr_inputs.tokenize(self._tokenizer, prompts)
     if cut:
@@ -112,15 +93,11 @@ class ElixrModel:
   def encode_images(
     self, columns: Sequence[str], images: Sequence[np.ndarray]
   ) -> dict[str, np.ndarray]:
-    """Makes the image kinds; see `Encoder`.
-
-    Raises:
-      InputError: a model is missing, or is another one.
-    """
+    """Makes image kinds; needs both models, or ELIXR-C for `elixrc`; see `Encoder`."""
     _check(columns, images, [kind for kind in SHAPES if kind not in TEXT_KINDS])
 
     def encode(rows: np.ndarray) -> Mapping[str, np.ndarray]:
-      pngs = [elixr_inputs.to_png(images[row], self.png_bits) for row in rows]
+      pngs = [elixr_inputs.to_png(images[row]) for row in rows]
       examples = [elixr_saved_model.to_example(png) for png in pngs]
       maps = self._elixr_c_fn(input_example=np.array(examples, object))
       outputs = {"elixrc": maps["feature_maps_0"]}
@@ -159,7 +136,6 @@ def load(
   folder_or_hub_id: str | os.PathLike = elixr_saved_model.HUB_ID,
   tokenizer: str | os.PathLike = "",
   *,
-  png_bits: int = 16,
   batch_size: int = 4,
 ) -> ElixrModel:
   """Finds the models, downloading them where an id on the hub is given.
@@ -169,7 +145,6 @@ def load(
       both, or an id such as `google/cxr-foundation`.
     tokenizer: vocab.txt of BERT-uncased, or a folder that has it, or an id; by
       default the one beside the models, else `TOKENIZER`.
-    png_bits: 16 or 8, see `elixr_inputs.to_png`.
     batch_size: images or texts in one call of a model, which sets the memory.
 
   Raises:
@@ -180,7 +155,6 @@ def load(
   return ElixrModel(
     folder=folder,
     tokenizer=os.fspath(tokenizer or (beside if beside.is_file() else TOKENIZER)),
-    png_bits=png_bits,
     batch_size=batch_size,
   )
 

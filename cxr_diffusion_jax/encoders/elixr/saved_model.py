@@ -36,7 +36,7 @@ def resolve(name: str | os.PathLike) -> pathlib.Path:
   """Returns the folder of the models; of an id on the hub, they are downloaded once.
 
   Raises:
-    InputError: neither model is there, or the hub does not give them.
+    InputError: neither model is there, or the hub refuses them.
   """
   text = os.fspath(name)
   folder = pathlib.Path(text).expanduser()
@@ -54,16 +54,11 @@ def resolve(name: str | os.PathLike) -> pathlib.Path:
 
 
 def is_there(folder: pathlib.Path, model: str) -> bool:
-  """Says whether a folder has a model."""
   return (folder / model / "saved_model.pb").is_file()
 
 
 def find(folder: pathlib.Path, model: str) -> pathlib.Path:
-  """Returns a model's own folder.
-
-  Raises:
-    InputError: it is not there.
-  """
+  """Returns a model's own folder; raises InputError if it is missing."""
   if not is_there(folder, model):
     raise _no_model(folder, model)
   return folder / model
@@ -104,46 +99,36 @@ def load_model(
 
   signature = _read_signature(path)
   specs = signature.structured_input_signature[1]
-  for what, present, required in (
-    ("inputs", specs, inputs),
-    ("outputs", signature.structured_outputs, outputs),
-  ):
-    if set(required) - set(present) or (
-      what == "inputs" and len(present) > len(required)
-    ):
-      raise _not_elixr(
-        path, f"the {what} {', '.join(sorted(present))}", sorted(required)
-      )
+  if set(specs) != set(inputs):
+    raise _not_elixr(path, f"the inputs {', '.join(sorted(specs))}", sorted(inputs))
+  present = signature.structured_outputs
+  if set(outputs) - set(present):
+    got = f"the outputs {', '.join(sorted(present))}"
+    raise _not_elixr(path, got, sorted(outputs))
   shape = specs[inputs[0]].shape
   size = shape[0] if shape.rank else None
-
-  def run(**values: np.ndarray) -> dict[str, np.ndarray]:
-    given = {name: tf.constant(value) for name, value in values.items()}
-    results = {name: value.numpy() for name, value in signature(**given).items()}
-    for name, row in outputs.items():
-      if results[name].shape != (len(values[inputs[0]]), *row):
-        raise _not_elixr(path, f"{name} {list(results[name].shape)}", ["n", *row])
-    return {name: results[name] for name in outputs}
-
-  def run_by(size: int, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return batches.in_batches(
-      lambda rows: run(**{name: value[rows] for name, value in values.items()}),
-      len(values[inputs[0]]),
-      size,
-    )
 
   def call(**values: np.ndarray) -> dict[str, np.ndarray]:
     nonlocal size
     num_rows = len(values[inputs[0]])
+
+    def run(rows: np.ndarray) -> dict[str, np.ndarray]:
+      given = {name: tf.constant(value[rows]) for name, value in values.items()}
+      results = {name: value.numpy() for name, value in signature(**given).items()}
+      for name, row in outputs.items():
+        if results[name].shape != (len(rows), *row):
+          raise _not_elixr(path, f"{name} {list(results[name].shape)}", ["n", *row])
+      return {name: results[name] for name in outputs}
+
     try:
-      return run_by(size or num_rows, values)
+      return batches.in_batches(run, num_rows, size or num_rows)
     except tf.errors.InvalidArgumentError:
       # Programs exported for one row may not say so in their signature.
       if size or num_rows == 1:
         raise
       logging.warning("%s is given one row at a time: it refuses more", path.name)
       size = 1
-    return run_by(size, values)
+    return batches.in_batches(run, num_rows, size)
 
   return call
 
@@ -155,24 +140,17 @@ def to_example(png: bytes) -> bytes:
   def feature(value: bytes) -> tf.train.Feature:
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
-  features = {
-    "image/encoded": feature(png),
-    "image/format": feature(b"png"),
-  }
+  features = {"image/encoded": feature(png), "image/format": feature(b"png")}
   example = tf.train.Example(features=tf.train.Features(feature=features))
   return example.SerializeToString()
 
 
 def _no_model(folder: pathlib.Path, model: str) -> errors.InputError:
+  expected, fix = "ELIXR's SavedModels", _FIX
   if folder.name in (IMAGE_MODEL, TEXT_MODEL):
-    return errors.InputError(
-      f"no {model}/saved_model.pb in {folder}",
-      "the folder above, which has both models",
-      f"use {folder.parent}",
-    )
-  return errors.InputError(
-    f"no {model}/saved_model.pb in {folder}", "ELIXR's SavedModels", _FIX
-  )
+    expected = "the folder above, which has both models"
+    fix = f"use {folder.parent}"
+  return errors.InputError(f"no {model}/saved_model.pb in {folder}", expected, fix)
 
 
 def _read_signature(path: pathlib.Path) -> Any:
@@ -202,7 +180,7 @@ def _read_signature(path: pathlib.Path) -> Any:
 
 
 def _register_text_ops() -> bool:
-  """Imports tensorflow_text, which teaches TensorFlow operations, if it is there."""
+  """Imports tensorflow_text, which registers operations, if it is installed."""
   import tensorflow as tf
 
   try:

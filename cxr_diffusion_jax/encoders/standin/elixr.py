@@ -26,11 +26,11 @@ import numpy as np
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+from cxr_diffusion_jax.encoders.elixr.files.file import TEXT_KINDS
 from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
 from cxr_diffusion_jax.encoders.standin import regions
 
 CONTRASTIVE = ("all_contrastive_img_emb", "contrastive_img_emb", "contrastive_txt_emb")
-TEXT = ("txt_emb", "contrastive_txt_emb")
 
 
 def write_standin_elixr(
@@ -68,7 +68,11 @@ def write_standin_elixr(
     errors.InputError: CLIP or rows do not fit, or published embeddings are in the way.
   """
   kinds = _expand(kinds)
-  _check_rows(kinds, ids, images, prompts)
+  needs_text = bool(set(kinds) & set(TEXT_KINDS))
+  if len(ids) != len(images) or (needs_text and len(ids) != len(prompts)):
+    raise errors.InputError(
+      f"{len(ids)} ids, {len(images)} images, {len(prompts)} prompts", "as many of each"
+    )
   model = clip_model.load(clip_folder)
   check_fits(model)
   encoder = f"{clip_model.describe(model)}, {_origin(ids, images, prompts)}{mark}"
@@ -126,7 +130,7 @@ def lift_basis(depth: int, width: int) -> np.ndarray:
 
   They are the Q factor of standard normal draws [width depth] of numpy's
   default_rng(1376 + width), signed so that the triangular factor's diagonal is
-  positive: which sign comes out of LAPACK is otherwise its own affair.
+  positive, because LAPACK's signs vary.
   """
   draws = np.random.default_rng(1376 + width).standard_normal((width, depth))
   basis, triangle = np.linalg.qr(draws)
@@ -136,15 +140,12 @@ def lift_basis(depth: int, width: int) -> np.ndarray:
 def image_kinds(
   model: clip_model.ClipModel, images: np.ndarray, kinds: Sequence[str]
 ) -> dict[str, np.ndarray]:
-  """Makes the image kinds among `kinds`.
+  """Makes the image kinds among `kinds`, each [n *shape] float32.
 
   Args:
     model: fits, see `check_fits`.
     images: [n h w 1] uint8.
     kinds: keys of `elixr.SHAPES`; text kinds are left out.
-
-  Returns:
-    Each kind's values [n *shape] float32.
   """
   tokens, whole = clip_model.encode_images(model, images, batch_size=len(images))
   states = np.asarray(regions.patch_states(tokens))
@@ -165,7 +166,7 @@ def text_kinds(
   model: clip_model.ClipModel, prompts: Sequence[str], kinds: Sequence[str]
 ) -> dict[str, np.ndarray]:
   """Makes the text kinds among `kinds`, each [n *shape] float32."""
-  if not any(kind in TEXT for kind in kinds):
+  if not set(kinds) & set(TEXT_KINDS):
     return {}
   tokens, mask, embedding = clip_model.encode_text(
     model, prompts, batch_size=len(prompts)
@@ -180,13 +181,7 @@ def text_kinds(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StandinEncoder:
-  """An `Encoder` of all of ELIXR's kinds, for what a user types or shows.
-
-  It gives what `write_standin_elixr` wrote for the same inputs.
-
-  Attributes:
-    model: a CLIP of this project that fits, see `check_fits`.
-  """
+  """Encodes as `write_standin_elixr` did, with a CLIP that fits (`check_fits`)."""
 
   model: clip_model.ClipModel
 
@@ -209,15 +204,12 @@ class StandinEncoder:
   def encode_text(
     self, columns: Sequence[str], prompts: Sequence[str]
   ) -> dict[str, np.ndarray]:
-    """Returns [n *shape] float32 of each text kind asked for."""
     return text_kinds(self.model, prompts, columns)
 
   def encode_images(
     self, columns: Sequence[str], images: Sequence[np.ndarray]
   ) -> dict[str, np.ndarray]:
-    """Returns [n *shape] float32 of each image kind, of squares [s s] uint8."""
-    stack = np.stack(images)[..., None]
-    return image_kinds(self.model, stack, columns)
+    return image_kinds(self.model, np.stack(images)[..., None], columns)
 
 
 def _shared(vectors: np.ndarray) -> np.ndarray:
@@ -242,19 +234,6 @@ def _batches(
     # Narrowed here: HDF5's own conversion is ten times slower.
     halves = {kind: value.astype(np.float16) for kind, value in values.items()}
     yield np.asarray([ids[i] for i in rows], np.str_), halves
-
-
-def _check_rows(
-  kinds: Sequence[str],
-  ids: Sequence[str],
-  images: Sequence[np.ndarray],
-  prompts: Sequence[str],
-) -> None:
-  """Raises InputError unless there is one image, and one prompt if needed, an id."""
-  if len(ids) != len(images) or (set(kinds) & set(TEXT) and len(ids) != len(prompts)):
-    raise errors.InputError(
-      f"{len(ids)} ids, {len(images)} images, {len(prompts)} prompts", "as many of each"
-    )
 
 
 def _expand(kinds: Sequence[str]) -> tuple[str, ...]:

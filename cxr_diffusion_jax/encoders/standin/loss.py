@@ -105,12 +105,8 @@ def same_content(findings: types.Array) -> jax.Array:
 def contrast(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Symmetric cross-entropy of images over texts and texts over images.
 
-  Args:
-    logits: [b b] scaled similarities, images by texts.
-    targets: [b b] from `same_content`, which is symmetric in content.
-
-  Returns:
-    Scalar, in nats above the entropy of the targets: 0 is perfect.
+  `logits` are [b b] scaled similarities, images by texts, and `targets` of
+  `same_content`. The result is in nats above the entropy of the targets: 0 is perfect.
   """
   floor = -jax.scipy.special.xlogy(targets, targets).sum(axis=1).mean()
   rows = optax.softmax_cross_entropy(logits, targets).mean()
@@ -156,12 +152,7 @@ def make_heads(
 def augment(key: jax.Array, images: types.Array) -> jax.Array:
   """Shifts by up to a sixteenth, and changes brightness and contrast; never flips.
 
-  Args:
-    key: typed random key.
-    images: [b s s 1] in [0, 255].
-
-  Returns:
-    The same shape, float32.
+  [b s s 1] in [0, 255] stay so, as float32.
   """
   count, side = images.shape[:2]
   reach = side // 16

@@ -17,13 +17,8 @@ from cxr_diffusion_jax import types
 def patch_states(tokens: types.Array) -> jax.Array:
   """Normalises each patch's state to mean 0 and variance 1 over its features.
 
-  Without this a few features of a residual stream hold most of its variance.
-
-  Args:
-    tokens: [n 1+g*g d] last hidden state, class token first.
-
-  Returns:
-    [n g*g d] float32.
+  Without this a few features of a residual stream hold most of its variance. The class
+  token, the first of `tokens` [n 1+g*g d], is dropped: [n g*g d] float32.
   """
   patches = jnp.asarray(tokens[:, 1:], jnp.float32)
   mean = patches.mean(axis=-1, keepdims=True)
@@ -31,15 +26,10 @@ def patch_states(tokens: types.Array) -> jax.Array:
 
 
 def region_weights(grid: int) -> np.ndarray:
-  """Returns the 32 regions as averages over patches.
+  """Returns the 32 regions of `grid` x `grid` patches: [32 g*g] float32, rows sum to 1.
 
-  A patch that lies across a border counts in each region by the part within it.
-
-  Args:
-    grid: g, patches along a side.
-
-  Returns:
-    [32 g*g] float32, rows sum to 1; row 0 is the whole image.
+  A patch that lies across a border counts in each region by the part within it. Row 0
+  is the whole image.
   """
   pieces = [(1, 1), (1, 2), (2, 2), (3, 3), (4, 4)]
   regions = [

@@ -3,9 +3,9 @@
   prompts -> tokenizer; images, prompts, findings -> steps of Adam on `standin_loss`
   -> folder as `save_pretrained` writes it, with `standin.json`
 
-It is a stand-in: it makes every path of this project run where the published encoders
-are absent, and what is made with it says so. The number of steps is fixed, so that the
-same inputs give the same model on the same kind of machine.
+With it, every path runs where the published encoders are absent; what it made says so.
+The number of steps is fixed, so that the same inputs give the same model on the same
+kind of machine.
 """
 
 from collections.abc import Sequence
@@ -37,12 +37,11 @@ class TrainSettings:
 
   Attributes:
     sizes: of the model.
-    num_steps: updates; the result depends on nothing slower or faster.
+    num_steps: updates.
     batch_size: pairs in an update.
     learning_rate: at its peak, after a tenth of the steps.
     seed: of parameters, order and augmentation.
-    max_seconds: stop earlier when this much time has passed, 0 for never. Such a model
-      depends on the machine's speed, and its marker tells the steps it got.
+    max_seconds: stop earlier when this much time has passed, 0 for never.
   """
 
   sizes: clip_small.SmallClip = dataclasses.field(default_factory=clip_small.SmallClip)
@@ -69,12 +68,9 @@ def train_standin(
     prompts: n texts, one an image.
     findings: [n f] 0, 1 or nan for unknown; equal rows count as the same content.
     folder: receives what `save_pretrained` writes, and `standin.json` with the
-      settings, a fingerprint of the inputs and the losses on the way.
+      settings, a fingerprint of the inputs and the losses; it is returned.
     settings: sizes, steps, seed.
     progress: called after each step, with the loss in its label.
-
-  Returns:
-    The folder.
 
   Raises:
     errors.InputError: fewer than two images, or numbers of rows that differ.
@@ -108,7 +104,7 @@ def train_standin(
 def _save(
   model: clip_model.ClipModel, marker: dict[str, Any], folder: pathlib.Path
 ) -> None:
-  """Puts the folder in its place, whole, marker and all, or not at all."""
+  """Replaces the folder, marker included, as a whole or not at all."""
   part = folder.with_name(f"{folder.name}.part")
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
@@ -132,17 +128,21 @@ def _train(
   progress: types.Progress,
 ) -> tuple[clip_model.ClipModel, list[dict[str, float]]]:
   """Returns the trained model and the losses of each step."""
-  model, heads = _create(images, prompts, findings, settings)
+  generator, pixels = np.random.default_rng(settings.seed), _sample(images, 512) / 255.0
+  model = clip_small.create(
+    generator,
+    sizes=settings.sizes,
+    tokenizer=clip_small.train_tokenizer(prompts, settings.sizes),
+    pixel_mean=float(pixels.mean()),
+    pixel_std=float(pixels.std() + 1e-3),
+  )
+  heads = standin_loss.make_heads(generator, settings.sizes, findings)
   encoded = model.tokenizer(
     prompts, padding=True, truncation=True, max_length=model.max_tokens
   )
   ids = np.asarray(encoded["input_ids"], np.int32)
-  tx = optax.chain(
-    optax.clip_by_global_norm(1.0),
-    optax.adam(
-      fitting.learning_rate(settings.learning_rate, settings.num_steps), b2=0.98
-    ),
-  )
+  rate = fitting.learning_rate(settings.learning_rate, settings.num_steps)
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.98))
   # One flat vector of parameters compiles sooner.
   tx = optax.flatten(tx)
 
@@ -179,33 +179,10 @@ def _limit_scale(params: types.Params) -> types.Params:
   return {**params, "clip": {**params["clip"], "logit_scale": scale}}
 
 
-def _create(
-  images: Sequence[np.ndarray],
-  prompts: list[str],
-  findings: np.ndarray,
-  settings: TrainSettings,
-) -> tuple[clip_model.ClipModel, types.Params]:
-  """Returns a CLIP with random parameters and its own tokenizer, and the heads."""
-  generator = np.random.default_rng(settings.seed)
-  model = clip_small.create(
-    generator,
-    sizes=settings.sizes,
-    tokenizer=clip_small.train_tokenizer(prompts, settings.sizes),
-    **_pixel_statistics(images),
-  )
-  return model, standin_loss.make_heads(generator, settings.sizes, findings)
-
-
 def _sample(images: Sequence[np.ndarray], count: int) -> np.ndarray:
   """Stacks at most `count` evenly spaced images."""
   rows = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
   return np.stack([np.asarray(images[i]) for i in rows])
-
-
-def _pixel_statistics(images: Sequence[np.ndarray]) -> dict[str, float]:
-  """Mean and standard deviation of the pixels of at most 512 images, in [0, 1]."""
-  pixels = _sample(images, 512) / 255.0
-  return {"pixel_mean": float(pixels.mean()), "pixel_std": float(pixels.std() + 1e-3)}
 
 
 def _fingerprint(

@@ -21,13 +21,7 @@ def train_clip(
   records: records_lib.Records,
   progress: types.Progress = types.no_progress,
 ) -> None:
-  """Trains a CLIP on the training split, unless its folder has it already.
-
-  Args:
-    settings: of the data.
-    records: of the tree; the encoder sees their training split alone.
-    progress: called during long work.
-  """
+  """Trains a CLIP on the training split alone, unless its folder has it already."""
   standin.train_standin(
     image_set.record_images(records, "train"),
     record_prompts.of_split(settings, records, "train"),
@@ -44,14 +38,7 @@ def write_elixr(
   kinds: Sequence[str],
   progress: types.Progress = types.no_progress,
 ) -> None:
-  """Trains the CLIP if need be, and writes its embeddings below `standin_root`.
-
-  Args:
-    settings: of the data.
-    records: of the tree.
-    kinds: of embeddings, names of `elixr.SHAPES`.
-    progress: called during long work.
-  """
+  """Trains the CLIP if need be, and writes kinds of embedding below `standin_root`."""
   train_clip(settings, records, progress)
   filled = [split for split, n in records.num_rows.items() if n]
   standin_elixr.write_standin_elixr(

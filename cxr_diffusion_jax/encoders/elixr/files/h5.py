@@ -29,15 +29,9 @@ _MAX_BYTES = 256 << 20
 
 
 def inspect(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
-  """Tells where in an HDF5 file the rows of a kind are.
+  """Finds where in an HDF5 file the rows of a kind are; None for another kind.
 
-  Args:
-    path: the file.
-    kind: a key of `SHAPES`.
-    declared: whether the file lies in a folder that is named after `kind`.
-
-  Returns:
-    None when the file holds another kind.
+  `declared` says whether the file lies in a folder that is named after `kind`.
 
   Raises:
     InputError: the file is damaged, without a known key or without ids; its rows have
@@ -193,7 +187,7 @@ def _read_stems(file: ElixrFile, opened: h5py.File) -> np.ndarray:
 
 
 def _open_parquet(path: pathlib.Path):
-  """A `pyarrow.parquet.ParquetFile`; imported here, as only form C has need of it."""
+  """A `pyarrow.parquet.ParquetFile`; imported here, as only form C needs it."""
   try:
     import pyarrow as pa
     import pyarrow.parquet as pq

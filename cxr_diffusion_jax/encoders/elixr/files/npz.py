@@ -17,12 +17,7 @@ _BATCH_ROWS = 512
 
 
 def inspect(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
-  """Tells whether an npz file holds the rows of a kind.
-
-  Args:
-    path: the file.
-    kind: a key of `SHAPES`; form F exists for `all_contrastive_img_emb` only.
-    declared: whether the file lies in a folder that is named after `kind`.
+  """Inspects an npz file as `h5.inspect` does; form F is `all_contrastive_img_emb`.
 
   Returns:
     None when the file holds something else, such as the vectors of text queries.
@@ -54,26 +49,16 @@ def batches(
     names = np.array(entries.files, dtype=np.str_)
     stems = np.array([stem_of(name) for name in names], dtype=np.str_)
     keep = np.ones(len(names), bool) if wanted is None else np.isin(stems, wanted)
-    names, stems = names[keep], stems[keep]
+    names, stems, size = names[keep], stems[keep], int(np.prod(file.shape))
     for start in range(0, len(names), _BATCH_ROWS):
       part = slice(start, start + _BATCH_ROWS)
-      rows = [
-        _read_row(file.path, entries, str(name), file.shape) for name in names[part]
-      ]
+      rows = []
+      for name in names[part].tolist():
+        row = npz.read_entry(file.path, entries, name)
+        if row.size != size or not np.issubdtype(row.dtype, np.floating):
+          raise _wrong_shape(file.path, name, row, size)
+        rows.append(row.reshape(file.shape))
       yield stems[part], np.stack(rows)
-
-
-def _read_row(
-  path: pathlib.Path,
-  entries: np.lib.npyio.NpzFile,
-  name: str,
-  shape: tuple[int, ...],
-) -> np.ndarray:
-  row = npz.read_entry(path, entries, name)
-  size = int(np.prod(shape))
-  if row.size != size or not np.issubdtype(row.dtype, np.floating):
-    raise _wrong_shape(path, name, row, size)
-  return row.reshape(shape)
 
 
 def _wrong_shape(

@@ -14,6 +14,7 @@ Layout: the public dataset Yasintuncer/nih-cxr14-elixr.
 
 from collections.abc import Iterable, Mapping, Sequence
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -74,13 +75,25 @@ def write_form_a(
   staging = root / _STAGING
   shutil.rmtree(staging, ignore_errors=True)
   try:
-    written = 0
+    written, shards = 0, _shards_of(num_rows)
     with contextlib.ExitStack() as stack:
-      shards = _Shards(staging, folders, num_rows, encoder, standin, dtype, stack)
+      files: dict[tuple[str, int], h5py.File] = {}
+      for folder, held in folders.items():
+        (staging / folder).mkdir(parents=True)
+        for shard, (low, high) in enumerate(shards):
+          path = staging / folder / f"{pathlib.Path(folder).name}_{shard + 1}.h5"
+          file = create_file(path, held, high - low, encoder, standin, dtype)
+          files[folder, shard] = stack.enter_context(file)
       for stems, values in batches:
         for kind in kinds:
           check_finite(staging, stems, values[kind])
-        shards.write(written, stems, values)
+        for (folder, shard), file in files.items():
+          low, high = shards[shard]
+          first, last = max(written, low), min(written + len(stems), high)
+          if first < last:
+            rows = slice(first - written, last - written)
+            part = {kind: values[kind][rows] for kind in folders[folder]}
+            write_rows(file, first - low, stems[rows].tolist(), part)
         written += len(stems)
         progress("ELIXR files", written, num_rows)
     if written != num_rows:
@@ -116,12 +129,8 @@ def write_rows(
 ) -> None:
   """Writes rows of `create_file` from `start` on.
 
-  Args:
-    file: open for writing.
-    start: the first row.
-    stems: [k] names of images without ending.
-    values: for every kind of the file [k *shape].
-    texts: [k] what was encoded, kept beside the values of text kinds.
+  `stems` are k names of images without ending, `values` of every kind of the file
+  [k *shape], and `texts` what was encoded, kept beside the values of text kinds.
   """
   rows = slice(start, start + len(stems))
   if texts is not None:
@@ -162,48 +171,10 @@ def _folders_of(kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
   return folders
 
 
-class _Shards:
-  """The open .h5 files: row i of n goes to shard i * 12 // n of every folder."""
-
-  def __init__(
-    self,
-    staging: pathlib.Path,
-    folders: Mapping[str, tuple[str, ...]],
-    num_rows: int,
-    encoder: str,
-    standin: bool,
-    dtype: str,
-    stack: contextlib.ExitStack,
-  ):
-    self._folders = folders
-    self._bounds = [
-      -(-shard * num_rows // _NUM_SHARDS) for shard in range(_NUM_SHARDS + 1)
-    ]
-    self._files: dict[tuple[str, int], h5py.File] = {}
-    for folder, kinds in folders.items():
-      (staging / folder).mkdir(parents=True)
-      for shard in range(_NUM_SHARDS):
-        path = staging / folder / f"{pathlib.Path(folder).name}_{shard + 1}.h5"
-        size = self._bounds[shard + 1] - self._bounds[shard]
-        file = create_file(path, kinds, size, encoder, standin, dtype)
-        self._files[folder, shard] = stack.enter_context(file)
-
-  def write(
-    self, start: int, stems: np.ndarray, values: Mapping[str, np.ndarray]
-  ) -> None:
-    """Writes the rows from `start` on."""
-    if start + len(stems) > self._bounds[-1]:
-      raise ValueError(f"more than {self._bounds[-1]} rows")
-    for shard, (low, high) in enumerate(
-      zip(self._bounds[:-1], self._bounds[1:], strict=True)
-    ):
-      first, last = max(start, low), min(start + len(stems), high)
-      if first >= last:
-        continue
-      here = slice(first - start, last - start)
-      for folder, kinds in self._folders.items():
-        part = {kind: values[kind][here] for kind in kinds}
-        write_rows(self._files[folder, shard], first - low, stems[here].tolist(), part)
+def _shards_of(num_rows: int) -> list[tuple[int, int]]:
+  """First row and end of each shard: row i of n is in shard i * 12 // n."""
+  bounds = [-(-shard * num_rows // _NUM_SHARDS) for shard in range(_NUM_SHARDS + 1)]
+  return list(itertools.pairwise(bounds))
 
 
 def _key(kind: str) -> str:
@@ -265,7 +236,7 @@ def _publish(
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(staging / folder, target)
-  # A datasets.json that came with real embeddings tells of those: it stays.
+  # A datasets.json that came with real embeddings describes those: it stays.
   path = root / "datasets.json"
   if not path.is_file() or "standin" in json.loads(path.read_text(encoding="utf-8")):
     artifacts.write_text(path, json.dumps(about, indent=1) + "\n")
