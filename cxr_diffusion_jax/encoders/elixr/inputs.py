@@ -39,7 +39,9 @@ def to_png(image: np.ndarray) -> bytes:
   table = np.interp(np.arange(top + 1), (image.min(), image.max()), (0, top))
   file = io.BytesIO()
   # These files are not kept: little compression is faster.
-  Image.fromarray(table.astype(np.uint16)[image]).save(file, format="PNG", compress_level=1)
+  Image.fromarray(table.astype(np.uint16)[image]).save(
+    file, format="PNG", compress_level=1
+  )
   return file.getvalue()
 
 

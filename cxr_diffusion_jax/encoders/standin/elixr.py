@@ -26,8 +26,8 @@ import numpy as np
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
-from cxr_diffusion_jax.encoders.elixr.files.file import TEXT_KINDS
 from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+from cxr_diffusion_jax.encoders.elixr.files.file import TEXT_KINDS
 from cxr_diffusion_jax.encoders.standin import regions
 
 CONTRASTIVE = ("all_contrastive_img_emb", "contrastive_img_emb", "contrastive_txt_emb")

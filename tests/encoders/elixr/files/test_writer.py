@@ -73,7 +73,7 @@ def test_writer_leaves_nothing_behind_on_failure(tmp_path):
   stems, arrays = stems_of(5), {"img_emb": values_of("img_emb", 5)}
   with pytest.raises(ValueError, match="got 5 rows, expected 6"):
     write_standin(tmp_path, stems, arrays, num_rows=6)
-  with pytest.raises(ValueError, match="more than 4 rows"):
+  with pytest.raises(ValueError, match="got 5 rows, expected 4"):
     write_standin(tmp_path, stems, arrays, num_rows=4)
   arrays["img_emb"][3] = np.nan
   with pytest.raises(errors.InputError, match="00000003_003"):
