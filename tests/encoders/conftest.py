@@ -18,7 +18,7 @@ from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.encoders import fitting
 from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 from cxr_diffusion_jax.encoders.clip import small as clip_small
-from cxr_diffusion_jax.encoders.standin import tree as standin_tree
+from cxr_diffusion_jax.encoders.standin import training as standin
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
 
 # Few layers on four patches: a second to compile.
@@ -77,7 +77,7 @@ def standin_clip(prepared, tmp_path_factory) -> pathlib.Path:
   records = records_lib.prepare_records(trained.record_settings())
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(fitting, "make_step_fn", lambda *_: _unchanged)
-    standin_tree.train_clip(trained, records)
+    standin.train_clip(trained, records)
   return trained.standin_clip
 
 

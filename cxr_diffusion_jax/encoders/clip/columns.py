@@ -17,7 +17,7 @@ from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import encoding
 from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
-from cxr_diffusion_jax.encoders.standin import tree as standin_tree
+from cxr_diffusion_jax.encoders.standin import training as standin
 
 COLUMNS = (*clip_encoder.TEXT, *clip_encoder.IMAGES)
 
@@ -58,7 +58,7 @@ def make(
     group = [spec for spec in specs if (spec.model, spec.chunks) == (model, chunks)]
     place = group[0].location or model
     if place == conditioning.STANDIN:
-      standin_tree.train_clip(settings, records, progress)
+      standin.train_clip(settings, records, progress)
       place = str(settings.standin_clip)
     open_fn = functools.cache(functools.partial(open_encoder, group[0], place, False))
     encoding.encode_columns(

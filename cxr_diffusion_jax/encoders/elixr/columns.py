@@ -19,7 +19,6 @@ from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
-from cxr_diffusion_jax.encoders.standin import tree as standin_tree
 
 COLUMNS = tuple(elixr.SHAPES)
 
@@ -127,7 +126,7 @@ def _is_stale(
   settings: DataSettings, records: records_lib.Records, files: elixr.ElixrFiles
 ) -> bool:
   """Whether stand-ins were made from other prompts than the settings ask for."""
-  mark = standin_tree.prompts_mark(settings, records)
+  mark = standin_elixr.prompts_mark(settings, records)
   of_text = files.kind in elixr_file.TEXT_KINDS and ", prompts " in files.encoder
   return files.standin and of_text and mark not in files.encoder
 
@@ -143,7 +142,7 @@ def _find(
     # Those in a phantom tree may be of another size: this size's own go before them.
     own = elixr.find_elixr(settings.standin_root, kind)
     if settings.standin and (own is None or _is_stale(settings, records, own)):
-      standin_tree.write_elixr(settings, records, [kind], progress)
+      standin_elixr.write_elixr(settings, records, [kind], progress)
       own = elixr.find_elixr(settings.standin_root, kind)
     files = own or files
   if files is None:

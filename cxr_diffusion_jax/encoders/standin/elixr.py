@@ -24,13 +24,49 @@ import os
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data.image_sets import image_set
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
 from cxr_diffusion_jax.encoders.elixr.files.file import TEXT_KINDS
-from cxr_diffusion_jax.encoders.standin import regions
+from cxr_diffusion_jax.encoders.standin import loss, training
 
 CONTRASTIVE = ("all_contrastive_img_emb", "contrastive_img_emb", "contrastive_txt_emb")
+
+
+def write_elixr(
+  settings: DataSettings,
+  records: records_lib.Records,
+  kinds: Sequence[str],
+  progress: types.Progress = types.no_progress,
+) -> None:
+  """Trains the CLIP if need be, and writes kinds of embedding below `standin_root`."""
+  training.train_clip(settings, records, progress)
+  filled = [split for split, n in records.num_rows.items() if n]
+  write_standin_elixr(
+    settings.standin_clip,
+    ids=np.concatenate([records.ids(split) for split in filled]).tolist(),
+    images=image_set.chain(
+      [image_set.record_images(records, split) for split in filled]
+    ),
+    prompts=[
+      text
+      for split in filled
+      for text in record_prompts.of_split(settings, records, split)
+    ],
+    root=settings.standin_root,
+    kinds=kinds,
+    mark=prompts_mark(settings, records),
+    progress=progress,
+  )
+
+
+def prompts_mark(settings: DataSettings, records: records_lib.Records) -> str:
+  """What the stand-in files of these prompts have in their encoder's name."""
+  return f", prompts {record_prompts.fingerprint(settings, records)[:8]}"
 
 
 def write_standin_elixr(
@@ -47,8 +83,8 @@ def write_standin_elixr(
 ) -> tuple[str, ...]:
   """Encodes images and prompts and writes them under a tree in form A, in float16.
 
-  Kinds that are there from the same model and inputs are left alone; others appear
-  whole or not at all. The three contrastive kinds share files: one brings all.
+  Existing kinds of the same model and inputs are left alone; others appear whole or not
+  at all. The three contrastive kinds share files: one brings all.
 
   Args:
     clip_folder: a CLIP with a grid of 8x8 patches, such as `train_standin` makes.
@@ -57,12 +93,11 @@ def write_standin_elixr(
     prompts: n texts; may be empty when no kind needs text.
     root: the dataset tree.
     kinds: keys of `elixr.SHAPES`.
-    mark: added to the encoder's name in the files, for whoever looks for them.
+    mark: added to the encoder's name in the files.
     batch_size: images in memory at a time.
     progress: called with the number of images written.
 
-  Returns:
-    The kinds that were written now.
+  Returns the kinds that were written.
 
   Raises:
     errors.InputError: CLIP or rows do not fit, or published embeddings are in the way.
@@ -148,8 +183,8 @@ def image_kinds(
     kinds: keys of `elixr.SHAPES`; text kinds are left out.
   """
   tokens, whole = clip_model.encode_images(model, images, batch_size=len(images))
-  states = np.asarray(regions.patch_states(tokens))
-  pooled = np.einsum("rp,npd->nrd", regions.region_weights(model.grid), states)
+  states = np.asarray(loss.patch_states(tokens))
+  pooled = np.einsum("rp,npd->nrd", loss.region_weights(model.grid), states)
   grid = states.reshape(len(images), model.grid, model.grid, -1)
   make = {
     "elixrc": lambda: lift(grid, 1376),

@@ -9,6 +9,12 @@ image-text contrast (Li et al., 2301.12597, section 3.2). A contrast alone learn
 from some hundred images, so one linear head reads the findings from images and texts
 alike. The last two keep the patch states informative about what is where. All heads are
 thrown away after training.
+
+  tokens [n 1+g*g d] --drop the class token, normalise--> states [n g*g d]
+  states --regions [32 g*g]--> [n 32 d]
+
+The regions replace the 32 queries of ELIXR-B's Q-Former (2308.01317): the whole image,
+its two sides, and grids of 2x2, 3x3 and 4x4 (1 + 2 + 4 + 9 + 16 = 32).
 """
 
 import functools
@@ -23,7 +29,6 @@ import optax
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
-from cxr_diffusion_jax.encoders.standin import regions
 
 
 def losses_of(
@@ -44,8 +49,8 @@ def losses_of(
   tokens, whole = model.image_fn(clip, batch["image"])
   _, text = model.text_fn(clip, batch["ids"])
   whole, text = _unit(whole), _unit(text)
-  states = regions.patch_states(tokens)
-  pooled = jnp.einsum("rp,bpd->brd", regions.region_weights(model.grid), states)
+  states = patch_states(tokens)
+  pooled = jnp.einsum("rp,bpd->brd", region_weights(model.grid), states)
   parts = _unit(model.project_fn(clip, pooled))
   scale = jnp.exp(clip["logit_scale"])
   # A finding anywhere in the image is a finding: a soft maximum over the patches.
@@ -147,6 +152,43 @@ def make_heads(
       "bias": jnp.zeros(shape[1]),
     },
   }
+
+
+def patch_states(tokens: types.Array) -> jax.Array:
+  """Normalises each patch's state to mean 0 and variance 1 over its features.
+
+  Without this a few features of a residual stream hold most of its variance. The class
+  token, the first of `tokens` [n 1+g*g d], is dropped: [n g*g d] float32.
+  """
+  patches = jnp.asarray(tokens[:, 1:], jnp.float32)
+  mean = patches.mean(axis=-1, keepdims=True)
+  return (patches - mean) / jnp.sqrt(patches.var(axis=-1, keepdims=True) + 1e-5)
+
+
+def region_weights(grid: int) -> np.ndarray:
+  """Returns the 32 regions of `grid` x `grid` patches: [32 g*g] float32, rows sum to 1.
+
+  A patch that lies across a border counts in each region by the part within it. Row 0
+  is the whole image.
+  """
+  pieces = [(1, 1), (1, 2), (2, 2), (3, 3), (4, 4)]
+  regions = [
+    np.outer(row, column).ravel()
+    for rows, columns in pieces
+    for row in _intervals(rows, grid)
+    for column in _intervals(columns, grid)
+  ]
+  return np.asarray(regions, np.float32)
+
+
+def _intervals(count: int, grid: int) -> np.ndarray:
+  """Returns averages over `count` equal intervals of a line of patches, [count g]."""
+  edges = np.linspace(0, grid, count + 1)
+  patches = np.arange(grid)
+  ends = np.minimum(edges[1:, None], patches + 1)
+  starts = np.maximum(edges[:-1, None], patches)
+  overlap = np.maximum(ends - starts, 0)
+  return overlap / overlap.sum(axis=1, keepdims=True)
 
 
 def augment(key: jax.Array, images: types.Array) -> jax.Array:

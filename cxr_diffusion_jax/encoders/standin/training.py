@@ -22,9 +22,13 @@ import numpy as np
 import optax
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data.image_sets import image_set
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import fitting
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
+from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import loss as standin_loss
 
@@ -50,6 +54,22 @@ class TrainSettings:
   learning_rate: float = 1e-3
   seed: int = 0
   max_seconds: float = 0.0
+
+
+def train_clip(
+  settings: DataSettings,
+  records: records_lib.Records,
+  progress: types.Progress = types.no_progress,
+) -> None:
+  """Trains a CLIP on the training split alone, unless its folder has it already."""
+  train_standin(
+    image_set.record_images(records, "train"),
+    record_prompts.of_split(settings, records, "train"),
+    records.fields("train")["findings"],
+    settings.standin_clip,
+    settings=TrainSettings(num_steps=settings.standin_steps),
+    progress=progress,
+  )
 
 
 def train_standin(

@@ -11,7 +11,6 @@ from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
-from cxr_diffusion_jax.encoders.standin import tree as standin_tree
 
 TEXTS = ("contrastive_txt_emb", "txt_emb")
 IMAGES = tuple(kind for kind in elixr.SHAPES if kind not in TEXTS)
@@ -50,7 +49,7 @@ def test_only_what_is_asked_for_is_made(encoder):
 def test_it_gives_what_its_files_have(with_standin, open_records, encoder):
   kinds = ("elixrc", *TEXTS, "all_contrastive_img_emb", "img_emb")
   records = open_records(with_standin)
-  standin_tree.write_elixr(with_standin, records, kinds)
+  standin_elixr.write_elixr(with_standin, records, kinds)
   row = 2
   name = str(records.ids("test")[row])
   image = records_lib.RecordSource(records, "test")[row]["image"][..., 0]

@@ -30,7 +30,6 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders.base import NAMELESS
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import h5 as elixr_h5
-from cxr_diffusion_jax.encoders.elixr.files import npz as elixr_npz
 from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES
 
 
@@ -93,8 +92,8 @@ class ElixrFiles:
     """Streams the rows.
 
     Args:
-      wanted: stems [n]; rows of other images are left out, and blocks of a file
-        without any wanted row are never read. None means all rows.
+      wanted: stems [n]; blocks of a file without any of them are never read. None means
+        all rows.
 
     Yields:
       stems [k] '<U' and values [k *shape] as stored (float16, 32 or 64).
@@ -103,25 +102,18 @@ class ElixrFiles:
       InputError: a file is damaged, or a row has a value that is not finite.
     """
     for file in self.files:
-      read = elixr_npz.batches if file.form == "F" else elixr_h5.batches
+      read = elixr_file.npz_batches if file.form == "F" else elixr_h5.batches
       for stems, values in read(file, wanted):
         elixr_file.check_finite(file.path, stems, values)
         yield stems, values
 
 
 def find_elixr(root: str | os.PathLike, kind: str) -> ElixrFiles | None:
-  """Finds the embeddings of one kind under a dataset tree.
+  """Finds the embeddings of one kind, a key of `SHAPES`, under a dataset tree.
 
   Looked into are `elixrc/` or `elixrb/` with all their folders, and files in the root
   itself that have `elixr` or `embedding` in their name. Real embeddings are taken
   before stand-ins.
-
-  Args:
-    root: the tree.
-    kind: a key of `SHAPES`.
-
-  Returns:
-    The files, or None where there is none of this kind.
 
   Raises:
     InputError: a file is damaged, of the wrong shape or without a known key; ids and
@@ -132,7 +124,7 @@ def find_elixr(root: str | os.PathLike, kind: str) -> ElixrFiles | None:
   root = pathlib.Path(root)
   groups: dict[tuple[bool, str, str], list[elixr_file.ElixrFile]] = {}
   for path in _candidates(root, kind):
-    inspect = elixr_npz.inspect if path.suffix == ".npz" else elixr_h5.inspect
+    inspect = elixr_file.inspect_npz if path.suffix == ".npz" else elixr_h5.inspect
     file = inspect(path, kind, _declared_kind(path, root) == kind)
     if file is not None:
       # Exports of form E are named for what they hold: two of them are two sources.

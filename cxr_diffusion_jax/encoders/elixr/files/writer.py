@@ -49,14 +49,13 @@ def write_form_a(
 ) -> None:
   """Writes kinds of embedding under `root` as twelve .h5 files a folder.
 
-  The folders of these kinds appear whole or not at all. Stand-ins that are there
-  already are replaced; `contrastive` is one folder for three kinds, so write the three
-  that belong together in one call.
+  The folders of these kinds appear whole or not at all and replace stand-ins. One
+  folder, `contrastive`, is for three kinds: write these in one call.
 
   Args:
     root: the dataset tree.
     kinds: keys of `SHAPES`.
-    num_rows: how many images `batches` will bring in all.
+    num_rows: of all `batches`.
     batches: stems [k] and for every kind float values [k *shape].
     encoder: what made the values, for people to read.
     standin: whether this project's stand-in encoder made them.
