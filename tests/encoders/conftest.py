@@ -16,7 +16,7 @@ from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.encoders import fitting
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import training as standin
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
@@ -109,9 +109,9 @@ def make_clip(tmp_path) -> Callable[..., pathlib.Path]:
 @pytest.fixture
 def one_by_one(monkeypatch) -> None:
   """CLIP is compiled for one row, in place of a shape for each split's rows."""
-  load = clip_encoder.load
+  load = clip_columns.load
   monkeypatch.setattr(
-    clip_encoder,
+    clip_columns,
     "load",
     lambda *given, **options: load(*given, **{**options, "batch_size": 1}),
   )

@@ -8,7 +8,7 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.encoders import base
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.run import dataset
 
@@ -23,7 +23,7 @@ def needs(make_clip) -> conditioning.Needs:
 
 def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, needs):
   made = dataset.prepare(settings, needs)
-  encoder = clip_encoder.load(needs.specs[0].model, batch_size=1)
+  encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
   num_with = 0
   for split in made.splits:
     source = made.source(split)
@@ -53,7 +53,7 @@ def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, 
 
 def test_both_references_share_their_columns(settings, needs, monkeypatch):
   other = dataset.prepare(settings, needs)
-  monkeypatch.setattr(clip_encoder, "load", lambda *_, **__: pytest.fail("again"))
+  monkeypatch.setattr(clip_columns, "load", lambda *_, **__: pytest.fail("again"))
   own = dataset.prepare(settings, dataclasses.replace(needs, reference="self"))
   assert own.card == other.card
   source, swapped = own.source("train"), other.source("train")
@@ -90,7 +90,7 @@ def test_a_dataset_says_what_it_is(settings, needs):
   card = made.card
   assert card.num_rows == {"train": 15, "validation": 3, "test": 5, "expert": 1}
   column, about = card.columns["clip_image"], made.columns[1].description
-  assert column.encoder == clip_encoder.load(needs.specs[0].model).description
+  assert column.encoder == clip_columns.load(needs.specs[0].model).description
   assert column.standin
   assert column.fingerprint == about.fingerprint
   assert column.shape == about.shape

@@ -11,7 +11,7 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders import base
 from cxr_diffusion_jax.encoders import opening as encoders
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
@@ -79,7 +79,7 @@ def test_another_clip_is_refused_and_both_are_named(settings, make_clip):
   made = dataset.prepare(settings, base.needs("clip_image", model=clip))
   old = made.columns[0].description.encoder
   make_clip("clip", ["effusion"], seed=1)
-  new = clip_encoder.load(clip).description
+  new = clip_columns.load(clip).description
   assert new != old
   with pytest.raises(errors.InputError) as refused:
     open_encoder(settings, made, "clip_image")

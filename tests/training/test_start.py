@@ -9,7 +9,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders import base as encoders
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints
@@ -89,7 +89,7 @@ def test_check_resumable_accepts_an_encoder_elsewhere_and_refuses_another(
   first, other = (_save_clip(tmp_path / f"clip_{i}", seed=i) for i in (1, 2))
   moved = str(shutil.copytree(first, tmp_path / "moved"))
   column = card_lib.ColumnCard(
-    encoder=clip_encoder.load(first).description, standin=False, fingerprint="f"
+    encoder=clip_columns.load(first).description, standin=False, fingerprint="f"
   )
   card = dataclasses.replace(dataset.card, columns={"clip_image": column})
   config = build().config

@@ -1,28 +1,52 @@
-"""Columns of a CLIP: run once over the records' prompts and images.
+"""Columns of a CLIP: made of the records' prompts and images, and of a user's.
 
-  texts --text encoder--> clip_text
-  images --vision encoder--> clip_patches, clip_image
+  clip_text    [77*k d]   last hidden state of k windows, zeros where the mask is False
+  clip_patches [1+g*g d]  penultimate hidden states, class token first
+  clip_image   [1 p]      the image in the space shared with texts, not normalised
 
-Each CLIP has a folder of its own beside the records, so that runs with different ones
-do not undo each other's work.
+Their shapes are known from config.json alone (`shapes`), before any weight is read.
+Each CLIP has its own folder beside the records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 import functools
+import hashlib
 import pathlib
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.conditioning import base, clip_text
+from cxr_diffusion_jax.data.columns import file as column_file
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import encoding
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.clip import files as clip_files
+from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import training as standin
 
-COLUMNS = (*clip_encoder.TEXT, *clip_encoder.IMAGES)
+TEXT = ("clip_text",)
+IMAGES = ("clip_image", "clip_patches")
+COLUMNS = (*TEXT, *IMAGES)
+
+# What `clip_text.DEFAULT` says in config.json, as far as it is no default of CLIP's.
+_DEFAULT = MappingProxyType(
+  {
+    "text_config": {"hidden_size": 768},
+    "vision_config": {"hidden_size": 1024, "patch_size": 14},
+    "projection_dim": 768,
+  }
+)
+
+# Columns are kept in float16, which ends here.
+LARGEST = 65504.0
 
 
-def spec(column: str, *, model: str = "", chunks: int = 1) -> conditioning.ColumnSpec:
+def spec(column: str, *, model: str = "", chunks: int = 1) -> base.ColumnSpec:
   """Describes a column; see `EncoderModule.spec`.
 
   Raises:
@@ -32,12 +56,12 @@ def spec(column: str, *, model: str = "", chunks: int = 1) -> conditioning.Colum
     raise errors.InputError(
       f"column {column} without a CLIP", "a folder, an id on the hub, or standin"
     )
-  is_text = column in clip_encoder.TEXT
-  return conditioning.ColumnSpec(
+  is_text = column in TEXT
+  return base.ColumnSpec(
     name=column,
     encoder="clip",
     source="text" if is_text else "image",
-    shape=clip_encoder.shapes(model, chunks)[column],
+    shape=shapes(model, chunks)[column],
     model=model,
     chunks=chunks,
   )
@@ -46,7 +70,7 @@ def spec(column: str, *, model: str = "", chunks: int = 1) -> conditioning.Colum
 def make(
   settings: DataSettings,
   records: records_lib.Records,
-  specs: Sequence[conditioning.ColumnSpec],
+  specs: Sequence[base.ColumnSpec],
   progress: types.Progress = types.no_progress,
 ) -> None:
   """Makes columns of CLIPs where they are missing or stale.
@@ -57,7 +81,7 @@ def make(
   for model, chunks in dict.fromkeys((spec.model, spec.chunks) for spec in specs):
     group = [spec for spec in specs if (spec.model, spec.chunks) == (model, chunks)]
     place = group[0].location or model
-    if place == conditioning.STANDIN:
+    if place == base.STANDIN:
       standin.train_clip(settings, records, progress)
       place = str(settings.standin_clip)
     open_fn = functools.cache(functools.partial(open_encoder, group[0], place, False))
@@ -71,21 +95,156 @@ def make(
     )
 
 
-def open_encoder(
-  spec: conditioning.ColumnSpec, place: str, standin: bool
-) -> clip_encoder.ClipEncoder:
+def open_encoder(spec: base.ColumnSpec, place: str, standin: bool) -> "ClipEncoder":
   """Opens a CLIP, a stand-in or not; see `EncoderModule.open_encoder`."""
   del standin
-  return clip_encoder.load(place, chunks=spec.chunks)
+  return load(place, chunks=spec.chunks)
 
 
 def _description(target: pathlib.Path, place: str, open_fn) -> str:
   """The description of a CLIP, kept beside its columns so that none is loaded again."""
-  mark, path = clip_encoder.mark(place), target / "encoder.json"
+  new, path = mark(place), target / "encoder.json"
   if path.is_file():
     kept = artifacts.read_json(path)
-    if kept["mark"] == mark:
+    if kept["mark"] == new:
       return kept["description"]
   description = open_fn().description
-  artifacts.write_json(path, {"mark": mark, "description": description})
+  artifacts.write_json(path, {"mark": new, "description": description})
   return description
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipEncoder:
+  """A CLIP as `base.Encoder`, for prompts of `chunks` windows."""
+
+  model: clip_model.ClipModel
+  chunks: int = 1
+  batch_size: int = 64
+
+  @property
+  def description(self) -> str:
+    return self._description
+
+  # It hashes all weights.
+  @functools.cached_property
+  def _description(self) -> str:
+    chunks = f", {self.chunks} chunks" if self.chunks > 1 else ""
+    return f"{clip_model.describe(self.model)}{chunks}"
+
+  @property
+  def standin(self) -> bool:
+    return self.model.standin
+
+  @property
+  def whole_images(self) -> bool:
+    """False: it takes the records' squares, the same pixels as all other paths see."""
+    return False
+
+  @property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    return _shapes(self.model.config.to_dict(), self.chunks)
+
+  def encode_text(
+    self, columns: Sequence[str], prompts: Sequence[str]
+  ) -> dict[str, np.ndarray]:
+    """Encodes prompts; zeros where there is no token; see `base.Encoder`.
+
+    Raises:
+      errors.InputError: a state that is not finite or that float16 cannot hold.
+    """
+    _check_columns(columns, TEXT)
+    if not columns:
+      return {}
+    tokens, mask, _ = clip_model.encode_text(
+      self.model, prompts, chunks=self.chunks, batch_size=self.batch_size
+    )
+    by_name = {"clip_text": np.where(mask[..., None], tokens, np.float32(0))}
+    return self._checked(by_name)
+
+  def encode_images(
+    self, columns: Sequence[str], images: Sequence[np.ndarray]
+  ) -> dict[str, np.ndarray]:
+    """Encodes grey images of any sizes in one pass; raises as `encode_text`."""
+    _check_columns(columns, IMAGES)
+    if not columns:
+      return {}
+    patches, embedding = clip_model.encode_patches(
+      self.model, images, batch_size=self.batch_size
+    )
+    by_name = {"clip_image": embedding[:, None], "clip_patches": patches}
+    return self._checked({name: by_name[name] for name in columns})
+
+  def _checked(self, by_name: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns columns that float16 can hold."""
+    for name, values in by_name.items():
+      # Written so that NaN is refused too.
+      if not (largest := float(np.abs(values).max())) < LARGEST:
+        raise errors.InputError(
+          f"{name} of {self.model.name} reaches {largest}",
+          f"numbers below {LARGEST:.0f}, as float16 keeps them",
+          "the weights may be damaged: copy them again, or take another CLIP",
+        )
+    return by_name
+
+
+def load(name: str, *, chunks: int = 1, batch_size: int = 64) -> ClipEncoder:
+  """Loads a CLIP as an encoder; see `clip_model.load`."""
+  model = clip_model.load(name)
+  return ClipEncoder(model=model, chunks=chunks, batch_size=batch_size)
+
+
+def shapes(name: str, chunks: int = 1) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of one row of each column, without reading weights.
+
+  Args:
+    name: "standin" for the one that `prepare` trains, a folder, or an id on the hub, of
+      which config.json alone is fetched. `clip_text.DEFAULT` needs no file.
+    chunks: windows of a prompt.
+
+  Raises:
+    errors.InputError: no such folder, an id out of reach, or no CLIP.
+  """
+  if name == base.STANDIN:
+    config = clip_small.configuration(clip_small.SmallClip())
+  elif name == clip_text.DEFAULT:
+    config = _DEFAULT
+  else:
+    config = clip_files.read_config(clip_files.find_config(name))
+  return _shapes(config, chunks)
+
+
+def mark(name: str) -> str:
+  """Returns 16 hexadecimal digits that change when a CLIP's files on disk do.
+
+  Only samples of the files are read. Raises as `clip_files.resolve`.
+  """
+  folder = clip_files.resolve(name)
+  digest = hashlib.sha256()
+  for pattern in ("*.json", "*.txt", "*.safetensors", "*.msgpack"):
+    for file in sorted(folder.glob(pattern)):
+      digest.update(f"{file.name} {column_file.files_fingerprint([file])}\n".encode())
+  return digest.hexdigest()[:16]
+
+
+def _shapes(config: Mapping[str, Any], chunks: int) -> dict[str, tuple[int, ...]]:
+  """Reads shapes from config.json, with CLIPConfig's defaults for missing keys."""
+  text, vision = (_part(config, name) for name in ("text_config", "vision_config"))
+  grid = vision.get("image_size", 224) // vision.get("patch_size", 32)
+  max_tokens = text.get("max_position_embeddings", 77)
+  return {
+    "clip_text": (chunks * max_tokens, text.get("hidden_size", 512)),
+    "clip_patches": (1 + grid**2, vision.get("hidden_size", 768)),
+    "clip_image": (1, config.get("projection_dim", 512)),
+  }
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+  """Returns a nested configuration; files from before 2023 may name it `..._dict`."""
+  older = config.get(f"{name}_dict")
+  return (config.get(name) or {}) if older is None else older
+
+
+def _check_columns(columns: Sequence[str], known: Sequence[str]) -> None:
+  unknown = sorted(set(columns) - set(known))
+  if unknown:
+    raise ValueError(f"got columns {unknown}; expected of {sorted(known)}")

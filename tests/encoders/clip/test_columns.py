@@ -15,7 +15,6 @@ from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.encoders import base, encoding
 from cxr_diffusion_jax.encoders.clip import columns as clip_columns
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import record_prompts
 
@@ -56,8 +55,8 @@ def counted(monkeypatch) -> dict[str, int]:
 
   monkeypatch.setattr(clip_model, "load", counted_load)
   for method in ("encode_text", "encode_images"):
-    encode = getattr(clip_encoder.ClipEncoder, method)
-    monkeypatch.setattr(clip_encoder.ClipEncoder, method, count_rows(encode))
+    encode = getattr(clip_columns.ClipEncoder, method)
+    monkeypatch.setattr(clip_columns.ClipEncoder, method, count_rows(encode))
   return counts
 
 
@@ -90,7 +89,7 @@ def images(records: records_lib.Records, split: str) -> list[np.ndarray]:
 def test_columns_have_the_encoders_numbers_in_row_order(settings, records, save):
   needs = base.needs(*NAMES, model=save())
   make(settings, records, needs)
-  encoder = clip_encoder.load(needs.specs[0].model, batch_size=1)
+  encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
   made = opened(settings, needs)
   for split in records.num_rows:
     prompts = record_prompts.of_split(settings, records, split)
@@ -154,7 +153,7 @@ def test_an_interrupted_call_goes_on_with_what_lacks(
   # Whole batches of rows that a kill may cost.
   assert NUM_IMAGES <= counted["rows"] <= NUM_IMAGES + 4
   column = opened(settings, needs)[name]
-  encoder = clip_encoder.load(needs.specs[0].model, batch_size=1)
+  encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
   if name == "clip_text":
     wanted = encoder.encode_text(
       [name], record_prompts.of_split(settings, records, "train")
@@ -206,7 +205,7 @@ def test_changed_weights_are_noticed_and_touched_files_are_not(
   assert after.description.encoder != before.description.encoder
   assert after.description.fingerprint != before.description.fingerprint
   assert np.abs(values(after, "train") - old).max() > 0.1
-  encoder = clip_encoder.load(needs.specs[0].model, batch_size=1)
+  encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
   wanted = encoder.encode_images(["clip_image"], images(records, "train"))
   np.testing.assert_allclose(
     values(after, "train"), wanted["clip_image"], rtol=1e-3, atol=1e-3
@@ -221,7 +220,7 @@ def test_other_texts_remake_what_is_made_of_texts(settings, records, save, count
   make(other, records, needs)
   assert counted["rows"] == 3 * NUM_IMAGES
   prompts = record_prompts.of_split(other, records, "test")
-  wanted = clip_encoder.load(needs.specs[0].model, batch_size=1).encode_text(
+  wanted = clip_columns.load(needs.specs[0].model, batch_size=1).encode_text(
     ["clip_text"], prompts
   )
   column = opened(settings, needs)["clip_text"]

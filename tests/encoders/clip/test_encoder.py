@@ -13,7 +13,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base
-from cxr_diffusion_jax.encoders.clip import encoder as clip_encoder
+from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
@@ -23,8 +23,8 @@ PROMPTS = ["a", "", "rather a long prompt of many words", "left"]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids="{} windows".format)
-def encoder(request) -> clip_encoder.ClipEncoder:
-  return clip_encoder.load(str(FOLDER), chunks=request.param, batch_size=3)
+def encoder(request) -> clip_columns.ClipEncoder:
+  return clip_columns.load(str(FOLDER), chunks=request.param, batch_size=3)
 
 
 @pytest.fixture
@@ -112,14 +112,14 @@ def test_what_float16_cannot_hold_is_told(value, images):
   damaged = jax.tree.map(lambda leaf: leaf.copy(), model.params)
   norm = damaged["vision_model"]["pre_layrnorm"]
   norm["bias"] = norm["bias"] + value
-  encoder = clip_encoder.ClipEncoder(model=dataclasses.replace(model, params=damaged))
+  encoder = clip_columns.ClipEncoder(model=dataclasses.replace(model, params=damaged))
   with pytest.raises(errors.InputError, match=r"clip_patches of .* reaches"):
     encoder.encode_images(["clip_patches"], images)
 
 
 def test_sizes_of_a_folder_are_those_of_its_model(encoder):
   chunks = encoder.chunks
-  assert clip_encoder.shapes(str(FOLDER), chunks) == {
+  assert clip_columns.shapes(str(FOLDER), chunks) == {
     "clip_text": (16 * chunks, 16),
     "clip_patches": (17, 16),
     "clip_image": (1, 8),
@@ -137,14 +137,14 @@ def test_sizes_of_the_standin_are_those_it_is_made_with():
     pixel_mean=0.5,
     pixel_std=0.25,
   )
-  encoder = clip_encoder.ClipEncoder(model=model)
+  encoder = clip_columns.ClipEncoder(model=model)
   assert encoder.standin
-  assert encoder.shapes == clip_encoder.shapes("standin")
+  assert encoder.shapes == clip_columns.shapes("standin")
 
 
 def test_sizes_of_the_published_clip_need_no_file(monkeypatch):
   monkeypatch.setattr(clip_files, "find_config", None)
-  assert clip_encoder.shapes("openai/clip-vit-large-patch14") == {
+  assert clip_columns.shapes("openai/clip-vit-large-patch14") == {
     "clip_text": (77, 768),
     "clip_patches": (257, 1024),
     "clip_image": (1, 768),
@@ -168,7 +168,7 @@ def test_what_a_configuration_leaves_out_is_as_transformers_has_it(nested, tmp_p
   config = clip_model.library().CLIPConfig.from_pretrained(tmp_path)
   text, vision = config.text_config, config.vision_config
   num_patches = 1 + (vision.image_size // vision.patch_size) ** 2
-  assert clip_encoder.shapes(str(tmp_path)) == {
+  assert clip_columns.shapes(str(tmp_path)) == {
     "clip_text": (text.max_position_embeddings, text.hidden_size),
     "clip_patches": (num_patches, vision.hidden_size),
     "clip_image": (1, config.projection_dim),
@@ -184,11 +184,11 @@ def test_sizes_of_a_hub_id_fetch_its_configuration_alone(monkeypatch):
 
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-  assert clip_encoder.shapes("someone/clip") == clip_encoder.shapes(str(FOLDER))
+  assert clip_columns.shapes("someone/clip") == clip_columns.shapes(str(FOLDER))
   assert asked == [("someone/clip", "config.json")]
   cached = str(FOLDER / "config.json")
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: cached)
-  assert clip_encoder.shapes("someone/clip") == clip_encoder.shapes(str(FOLDER))
+  assert clip_columns.shapes("someone/clip") == clip_columns.shapes(str(FOLDER))
   assert len(asked) == 1
 
 
@@ -199,25 +199,25 @@ def test_sizes_out_of_reach_are_told(monkeypatch, tmp_path):
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
   with pytest.raises(errors.InputError, match="'someone/clip' is no folder and could"):
-    clip_encoder.shapes("someone/clip")
+    clip_columns.shapes("someone/clip")
   with pytest.raises(errors.InputError, match="no CLIP in"):
-    clip_encoder.shapes(str(tmp_path))
+    clip_columns.shapes(str(tmp_path))
   with pytest.raises(errors.InputError, match="'some one/clip' is no folder and could"):
-    clip_encoder.shapes("some one/clip")
+    clip_columns.shapes("some one/clip")
 
 
 def test_mark_changes_with_the_files_and_only_then(folder):
-  before = clip_encoder.mark(str(folder))
-  assert clip_encoder.mark(str(folder)) == before
+  before = clip_columns.mark(str(folder))
+  assert clip_columns.mark(str(folder)) == before
   (folder / "notes.md").write_text("mine", encoding="utf-8")
-  assert clip_encoder.mark(str(folder)) == before
+  assert clip_columns.mark(str(folder)) == before
   marks = {before}
   for file in ("model.safetensors", "config.json", "vocab.json", "merges.txt"):
     content = (folder / file).read_bytes()
     os.utime(folder / file)
-    assert clip_encoder.mark(str(folder)) in marks
+    assert clip_columns.mark(str(folder)) in marks
     (folder / file).write_bytes(content[:-1] + b"x")
-    marks.add(clip_encoder.mark(str(folder)))
+    marks.add(clip_columns.mark(str(folder)))
   (folder / "preprocessor_config.json").unlink()
-  marks.add(clip_encoder.mark(str(folder)))
+  marks.add(clip_columns.mark(str(folder)))
   assert len(marks) == 6
