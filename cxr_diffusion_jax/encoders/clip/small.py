@@ -183,9 +183,8 @@ def _tokenizer(
 def _random_params(generator: np.random.Generator, config: Any) -> types.Params:
   """Draws parameters: weights with variance 1 / fan-in, embeddings at 0.02.
 
-  The Flax class draws embeddings at 1, fifty times what PyTorch's CLIP is made with,
-  and then learns slowly; a random table of positions would also speak louder than the
-  words at places that no training prompt reached.
+  The Flax class draws embeddings at 1, fifty times PyTorch's, and then learns slowly;
+  random positions that no training prompt reached would also outweigh the words.
   """
 
   def draw(path, leaf):
