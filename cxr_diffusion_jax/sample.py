@@ -14,7 +14,6 @@ WORKDIR/generated/DATE-TIME_REQUEST by default; a given --out is replaced if an 
 call wrote it, and refused if it holds other files.
 """
 
-import pathlib
 import typing
 
 from absl import flags
@@ -124,7 +123,7 @@ def main(arguments: list[str]) -> None:
   print(*lines, sep="\n")
 
 
-def _summary(samples: "sampling.Samples", out: str | pathlib.Path) -> str:
+def _summary(samples: "sampling.Samples", out: str | epath.Path) -> str:
   cost = samples.settings["evaluations_per_image"]
   count = len(samples.images)
   return f"{count} images of {samples.title}, {cost} evaluations each: {out}"

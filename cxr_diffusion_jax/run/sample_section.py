@@ -125,7 +125,7 @@ class Knob(typing.NamedTuple):
   name: str
   kind: type
   many: bool
-  default: Option | tuple[()] | None
+  default: object
 
 
 def knobs() -> Iterator[Knob]:

@@ -135,7 +135,7 @@ class Generator:
   def generate(
     self,
     params: types.Params,
-    fields: types.Batch,
+    fields: Mapping[str, types.Array],
     *,
     seed: int,
     numbers: np.ndarray,
@@ -187,7 +187,7 @@ def sample_keys(seed: int, numbers: np.ndarray) -> jax.Array:
 def generate_rows(
   generate: GenerateFn,
   params: types.Params,
-  conditions: types.Batch,
+  conditions: Mapping[str, types.Array],
   keys: jax.Array,
   mesh: jax.sharding.Mesh,
   *,
@@ -222,7 +222,7 @@ def generate_rows(
   b = -(-min(batch_size, n) // parts) * parts
   images = []
   for rows, count in batches_lib.batch_rows(n, b):
-    batch = _place_rows(conditions, rows, mesh)
+    batch = _place_rows(dict(conditions), rows, mesh)
     placed = _place_rows(optional, rows, mesh)
     result = jax.device_get(generate(params, batch, keys[rows], **placed, **whole))
     images.append(to_uint8(result[:count]))

@@ -64,14 +64,16 @@ class OptimizerSettings:
 def learning_rate(settings: OptimizerSettings, num_steps: int) -> optax.Schedule:
   """Returns the learning rate as a function of the step."""
   warmup = min(settings.warmup_steps, num_steps)
+  after: optax.Schedule
   if settings.schedule == "constant":
     after = optax.constant_schedule(settings.learning_rate)
   elif settings.schedule == "inverse_sqrt":
 
-    def after(count: jax.typing.ArrayLike) -> jax.Array:
+    def inverse_sqrt(count: jax.typing.ArrayLike) -> jax.Array:
       late = jnp.maximum((jnp.asarray(count) + warmup) / settings.decay_after, 1.0)
       return settings.learning_rate * jax.lax.rsqrt(late)
 
+    after = inverse_sqrt
   else:
     after = optax.cosine_decay_schedule(
       settings.learning_rate, max(num_steps - warmup, 1), alpha=settings.final_rate
