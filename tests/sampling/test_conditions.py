@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import prompts
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling.request import Request
@@ -14,14 +13,8 @@ from cxr_diffusion_jax.sampling.request import Request
 
 def _masks(builder: conditions_lib.ConditionBuilder, fields) -> list[np.ndarray]:
   """Masks [n k] of the streams that the path makes of these fields."""
-  name = {
-    (): "findings",
-    ("elixrc",): "elixr_c",
-    ("contrastive_txt_emb",): "elixr_b",
-    ("contrastive_txt_emb", "elixrc"): "elixr_bc",
-  }[builder.needs.columns]
-  options = {"kind": "contrastive_txt_emb"} if "elixr_b" in name else {}
-  return [np.asarray(s.mask) for s in conditioning.load(name)(**options)(fields)]
+  streams = builder.run.recipe.conditioner(fields)
+  return [np.asarray(stream.mask) for stream in streams]
 
 
 @pytest.mark.parametrize("path", ["findings", "elixr_c", "elixr_b", "elixr_bc"])
