@@ -149,8 +149,6 @@ def test_compare_refuses_a_folder_without_a_run(run_main, tmp_path):
     (["--real=a", "--synthetic=b"], "no such folder: a"),
   ],
 )
-def test_evaluate_refuses_ambiguous_inputs(
-  arguments, words, run_main, tmp_path, monkeypatch
-):
-  monkeypatch.chdir(tmp_path)
-  assert words in run_main("evaluate", *arguments).complaint
+def test_evaluate_refuses_ambiguous_inputs(arguments, words, run_main, tmp_path):
+  out = f"--out={tmp_path / 'out'}"
+  assert words in run_main("evaluate", *arguments, out).complaint
