@@ -8,7 +8,7 @@ import pathlib
 import runpy
 import sys
 
-# Command -> its module, in the order of a project.
+# Command -> its module, in the order of use in a project.
 COMMANDS = {
   "prepare": "prepare",
   "train": "main",

@@ -44,26 +44,26 @@ class Run(run_lib.Run):
     """Generates images; without a condition, unconditional ones.
 
     Args:
-      prompt: one text, or several, each a condition.
+      prompt: one text or several; each is a condition.
       findings: names of one patient's findings.
       age: in years.
       sex: 'F' or 'M'.
       view: 'PA' or 'AP'.
-      reference: path of an X-ray, or several, each a condition.
-      image_ids: images of the run's dataset, each a condition.
-      split: of the run's dataset: conditions are taken evenly from it.
+      reference: path of one X-ray or several; each is a condition.
+      image_ids: images of the run's dataset; each is a condition.
+      split: split of the run's dataset from which conditions are taken evenly.
       negative_prompt: what to guide away from.
-      num: images, which take the conditions in turn; one for each by default.
-      seed: of the noise; image i depends on the seed, i and its condition alone.
+      num: number of images; conditions are used in turn, each once by default.
+      seed: seed of the noise; image i depends only on the seed, i and its condition.
       batch_size: images generated at a time.
-      **settings: of the sampler, such as guidance=3.0, num_steps=50, sampler="heun";
+      **settings: sampler settings, such as guidance=3.0, num_steps=50, sampler="heun";
         see `sample_section.SampleSettings`. The run's own by default.
 
     Returns:
       float32 [n h w] in [0, 1].
 
     Raises:
-      errors.InputError: something that the run cannot use.
+      errors.InputError: an argument that the run cannot use.
     """
     names = findings if isinstance(findings, str) else ",".join(findings)
     request = request_lib.Request(
@@ -109,8 +109,9 @@ def load_run(
   Args:
     path: a run's folder, local or in a bucket, or the id of a Hugging Face repository
       that holds one.
-    checkpoint_step: of the parameters; the newest by default.
-    ema_length: of an average of the run's snapshots; the run's own by default.
+    checkpoint_step: step of the parameters; the newest by default.
+    ema_length: length of an average made from the run's snapshots; by default the
+      run's own average is used.
     data_root: where the dataset is now, for `image_ids` and `split`.
     records_dir: where its records are now.
     encoder: folder or hub id where the path's encoder is now.
@@ -134,7 +135,7 @@ def load_run(
 
 
 def _download(repository: str) -> str:
-  """Fetches a repository of Hugging Face; the name itself if there is none."""
+  """Downloads a Hugging Face repository; returns the name itself if there is none."""
   import huggingface_hub
   from huggingface_hub import errors as hub_errors
 

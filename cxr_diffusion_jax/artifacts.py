@@ -1,4 +1,4 @@
-"""Files that are either there whole or not at all, on local disks and in buckets.
+"""Writes files completely or not at all, on local disks and in buckets.
 
 write NAME.partial -> flush to disk -> rename to NAME
 new_folder: write aside -> rename to FOLDER, with a manifest of what is in it
@@ -30,7 +30,7 @@ SUFFIX = ".partial"
 # Lists the files of a folder that a command wrote, with their sizes; written last.
 MANIFEST = "manifest.json"
 
-# Of a folder that `copy_files` copies.
+# The file that `copy_files` copies last.
 COPIED_LAST = "config.json"
 
 _NO_ROOM = (
@@ -49,7 +49,7 @@ def is_remote(path: PathLike) -> bool:
 
 
 def write_bytes(path: PathLike, content: bytes) -> None:
-  """Replaces a file; readers see the old content or the new, never a part.
+  """Replaces a file; readers see the old content or the new, never a mixture.
 
   Raises:
     OSError: the folder is read-only or full; the old file is untouched.
@@ -57,7 +57,7 @@ def write_bytes(path: PathLike, content: bytes) -> None:
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   if is_remote(path):
-    # Object stores replace an object at once.
+    # Object stores replace an object atomically.
     path.write_bytes(content)
     return
   partial = f"{os.fspath(path)}{SUFFIX}"
@@ -69,7 +69,7 @@ def write_bytes(path: PathLike, content: bytes) -> None:
 
 
 def write_text(path: PathLike, text: str) -> None:
-  """`write_bytes` in UTF-8, line ends as they are."""
+  """`write_bytes` in UTF-8, with line ends unchanged."""
   write_bytes(path, text.encode())
 
 
@@ -114,9 +114,9 @@ def load_or_make(path: PathLike | None, make: Callable[[], np.ndarray]) -> np.nd
   """Returns the array in a file, or makes it and writes the file.
 
   Args:
-    path: of an .npy file, named by everything that its values depend on; None to
+    path: an .npy file, named after everything that its values depend on; None to
       write nothing.
-    make: the long work.
+    make: computes the array.
   """
   if path is None:
     return make()
@@ -145,7 +145,7 @@ def disk_errors(place: PathLike) -> Iterator[None]:
   """Turns a full, read-only or forbidden disk into an `InputError`.
 
   Args:
-    place: named where the error names no file.
+    place: the path to report if the error names no file.
   """
   try:
     yield
@@ -163,7 +163,7 @@ def new_folder(folder: PathLike) -> Iterator[pathlib.Path]:
   """Yields an empty local folder whose files become those of `folder` at the end.
 
   A new folder appears whole. In an existing one, the files of an earlier call are
-  replaced: those that its manifest lists, and no others. After an error the folder is
+  replaced: only those that its manifest lists. After an error the folder is
   as it was.
 
   Args:
@@ -224,7 +224,7 @@ def claim_folder(
 def check_owned(folder: PathLike) -> None:
   """Raises errors.InputError if a folder holds files that its manifest does not list.
 
-  A file of another size than listed was changed since, and counts as such.
+  A file whose size differs from the listed one counts as not listed.
   """
   target = epath.Path(folder)
   if target.exists() and not target.is_dir():
@@ -260,7 +260,7 @@ def _manifest(folder: epath.Path) -> dict[str, int | None]:
 
 
 def _files(folder: PathLike) -> list[str]:
-  """Names of all files below a folder, but for what an interrupted call left there."""
+  """Names of all files below a folder, except what an interrupted call left there."""
   folder, names = epath.Path(folder), []
   if not folder.exists():
     return names

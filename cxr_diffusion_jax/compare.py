@@ -1,8 +1,8 @@
-"""Compares conditioning paths on the same records, and says which one is better.
+"""Compares conditioning paths on the same records, and reports which is best.
 
   python -m cxr_diffusion_jax.compare --workdirs runs/elixr_b,runs/elixr_c --out report
 
-Runs that differ in their seed alone are runs of one path. Generates with all of them
+Runs that differ only in their seed are runs of one path. Generates with all of them
 for the same test images with the same noise, judges, and writes OUT/report.html (one
 file, opens from disk), OUT/figures/*.svg and .png, OUT/table.md, OUT/table.csv,
 OUT/metrics.json and OUT/reader_study/. Repeated calls reuse earlier results.

@@ -2,7 +2,7 @@
 
 Library code raises `InputError` where the user's input is wrong: one line on stderr,
 exit code 2, no traceback. `Interrupted` ends work that a signal stopped after a clean
-save: exit code 128 + signal. Any other exception is a defect of this project.
+save: exit code 128 + signal. Any other exception is a bug.
 """
 
 
@@ -31,7 +31,7 @@ def require_positive(name: str, value: float) -> None:
 
 
 class Interrupted(Exception):
-  """Work that a signal stopped in good order.
+  """Work that a signal stopped after a clean save.
 
   Args:
     signal_number: SIGTERM or SIGINT.

@@ -47,7 +47,7 @@ def main() -> None:
       experiment.recipe.conditioner.needs,
       experiment.targets,
     )
-    # Refuses a network that cannot be built before the data are prepared.
+    # Fail on a network that cannot be built before preparing the data.
     shapes = jax.eval_shape(
       experiment.recipe.init_fn,
       denoiser_lib.stream_key(experiment.seed, denoiser_lib.INIT_STREAM),

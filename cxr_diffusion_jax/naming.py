@@ -25,7 +25,7 @@ def check(what: str, name: str, known: Iterable[str]) -> str:
   """Returns `name` if it is known.
 
   Args:
-    what: the flag, config key or kind of thing, as the user knows it.
+    what: the flag, config key or kind of object, as the user knows it.
     name: as given by the user.
     known: every accepted name.
 
@@ -41,7 +41,7 @@ def check(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def choose(what: str, name: str, table: Mapping[str, T]) -> T:
-  """Returns the entry of a name, which is checked as by `check`."""
+  """Returns the table's entry for a name; raises as `check`."""
   return table[check(what, name, table)]
 
 
@@ -50,7 +50,7 @@ def modules(package: str, *, without: Iterable[str] = ()) -> tuple[str, ...]:
 
   Args:
     package: full dotted name.
-    without: names that are shared code and no choices.
+    without: modules of shared code, which are not choices.
   """
   folder = importlib.import_module(package).__path__
   names = {module.name for module in pkgutil.iter_modules(folder)}

@@ -80,7 +80,7 @@ def main() -> None:
     progress=command.progress,
   )
   for split in ("train", "validation"):
-    # Refuses an empty split here, where the user can fix it.
+    # Fail on an empty split here, where the user can fix it.
     dataset.source(split)
   print(f"{dataset.summary()}; in {dataset.records.folder}")
 

@@ -9,7 +9,7 @@
 Writes OUT/images/*.png, OUT/grid.png, OUT/pairs.png (the condition's image beside the
 generated ones) and OUT/samples.json; with --grid or --interpolate OUT/sweep.png or
 OUT/walk.png instead. A and B are image ids, X-rays, prompts, or findings. --init edits
-images, towards the given condition or else their own. OUT is a new folder
+images towards the given condition, or their own if none is given. OUT is a new folder
 WORKDIR/generated/DATE-TIME_REQUEST by default; a given --out is replaced if an earlier
 call wrote it, and refused if it holds other files.
 """

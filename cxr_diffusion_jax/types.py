@@ -1,4 +1,4 @@
-"""The values that cross folders: batches, contexts, denoisers, progress.
+"""The types shared between packages: batches, contexts, denoisers, progress.
 
 batch --Conditioner--> context --Denoiser(x_t, t, context)--> prediction
 """
@@ -26,13 +26,13 @@ __all__ = (
   "no_progress",
 )
 
-# Of the device or of the host. Networks and samplers see `jax.Array` only.
+# On the device or the host. Networks and samplers see only `jax.Array`.
 Array = jax.Array | np.ndarray
 
 # Fields of a batch share the leading axis b. `image` [b h w 1] is float32 in [-1, 1].
 Batch = dict[str, Array]
 
-# A tree of parameters, as Flax Linen makes it.
+# A tree of parameters, as created by Flax Linen.
 Params = Any
 
 

@@ -1,4 +1,4 @@
-"""The dataset card: what a run keeps of its data, so that it opens without them.
+"""The dataset card: what a run stores about its data, so that it opens without them.
 
   Dataset --card--> WORKDIR/dataset.json --from_json--> DatasetCard
 
@@ -18,7 +18,7 @@ class ColumnCard:
   """A column of embeddings, without its rows.
 
   Attributes:
-    encoder: one line that names the encoder and its weights' fingerprint.
+    encoder: one line with the encoder's name and the fingerprint of its weights.
     standin: whether this project trained the encoder.
     fingerprint: of the column's content.
     shape: of one row; () in cards of an older version.
@@ -38,17 +38,17 @@ class DatasetCard:
     fingerprint: of the records' content.
     fingerprints: of its parts, see `Records.fingerprints`; {} in cards of an earlier
       version, whose `fingerprint` was not of content alone.
-    kind: for people: phantoms or real images, stand-ins or not.
+    kind: description for people: phantoms or real images, stand-ins or not.
     vocabulary: names of the findings, in the order of the labels.
     image_size: side of the square images, in pixels.
     resize: 'crop' or 'pad', for an image that is not square.
     num_rows: split -> rows.
     statistics: of the training images and latents, for the codec.
-    columns: of the conditioning path, by name.
+    columns: the conditioning path's columns, by name.
     targets: columns that training compares features with.
     latents: the column that is denoised in place of images.
-    root: absolute path of the tree in training.
-    records_dir: absolute path of the records folder in training.
+    root: absolute path of the dataset during training.
+    records_dir: absolute path of the records folder during training.
   """
 
   fingerprint: str
@@ -67,7 +67,7 @@ class DatasetCard:
   records_dir: str = ""
 
   def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> "DatasetCard":
-    """The same card with these shapes of its columns."""
+    """Returns the card with these column shapes."""
     columns = {
       name: dataclasses.replace(column, shape=tuple(shapes[name]))
       for name, column in self.columns.items()
@@ -83,8 +83,8 @@ def from_json(values: Mapping[str, Any], config: Mapping[str, Any]) -> DatasetCa
   """Reads a card back.
 
   Args:
-    values: of `to_json`, or of a first version's `dataset.json`.
-    config: of the run, for what that version did not write.
+    values: from `to_json`, or from the `dataset.json` of an early version.
+    config: the run's config, for values that the early version did not write.
 
   Raises:
     errors.InputError: something is missing or unknown.

@@ -40,10 +40,10 @@ def open_manager(
     workdir: the run's folder.
     keep: newest checkpoints kept, besides the best by validation loss.
     keep_every: also keep checkpoints at multiples of this step; 0 for none.
-    read_only: for readers beside a running run: nothing is cleaned up.
+    read_only: for readers while the run is training: nothing is cleaned up.
 
   Raises:
-    errors.InputError: on closing, where a pending write failed.
+    errors.InputError: on closing, if a pending write failed.
   """
   policies = ocp.checkpoint_managers
   preservation = [
@@ -121,7 +121,7 @@ def open_snapshots(
 def save_snapshot(
   manager: ocp.CheckpointManager, step: int, averages: Mapping[str, types.Params]
 ) -> None:
-  """As `save`, of averages by their names, unless this step has been saved."""
+  """Like `save`, for averages by name; does nothing if this step has been saved."""
   if step in manager.all_steps():
     return
   check_space(manager, averages)
@@ -138,7 +138,7 @@ def restore_snapshot(
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
-  """Waits until saves are on disk; raises `errors.InputError` where one failed."""
+  """Waits until saves are on disk; raises `errors.InputError` if one failed."""
   with _writing(manager):
     manager.wait_until_finished()
 
@@ -208,7 +208,7 @@ def named_shapes(tree: types.Params) -> dict[str, tuple[int, ...]]:
 
 
 def check_space(manager: ocp.CheckpointManager, saved: Any) -> None:
-  """Raises `errors.InputError` where the disk has no room for one more such tree."""
+  """Raises `errors.InputError` if the disk has no room for one more such tree."""
   needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved))
   remote = artifacts.is_remote(manager.directory)
   free = needed if remote else shutil.disk_usage(manager.directory).free
@@ -242,7 +242,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
 
 @contextlib.contextmanager
 def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
-  """Turns what a damaged checkpoint raises into one line."""
+  """Turns the errors of a damaged checkpoint into a one-line `InputError`."""
   try:
     yield
   except (OSError, ValueError, KeyError, TypeError) as error:
@@ -262,21 +262,21 @@ def _without_average(state: state_lib.TrainState) -> dict[str, Any]:
 
 
 def _last(manager: ocp.CheckpointManager) -> str:
-  # The manager's list holds a save that has only begun; the folder does not.
+  # The manager also lists a save that has only begun; the folder does not.
   names = (path.name for path in epath.Path(manager.directory).iterdir())
   steps = [int(name) for name in names if name.isdigit()]
   return f"the last whole one is of step {max(steps)}" if steps else "none is whole yet"
 
 
 def _reason(error: Exception) -> str:
-  """The end of TensorStore's long chains of names, which is what went wrong."""
+  """The end of TensorStore's long error message, which states the cause."""
   text = re.sub(r"\s*\[.*?\]", "", str(error)).strip()
   return text.split(": ")[-1][:200]
 
 
 @contextlib.contextmanager
 def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
-  """Turns a failed write into one line; earlier checkpoints stay complete."""
+  """Turns a failed write into a one-line `InputError`; old checkpoints stay intact."""
   try:
     yield
   except (OSError, ValueError) as error:

@@ -61,7 +61,7 @@ def _haar(
   levels = section.get("levels", 2)
 
   def make(statistics: Mapping[str, Any]) -> codec_lib.Codec:
-    # Before the records are read, only shapes are needed.
+    # Until the records are read, only shapes matter.
     unit = {"mean": (0.0,) * 4**levels, "std": (1.0,) * 4**levels}
     known = statistics.get("haar", {str(levels): unit})
     if str(levels) not in known:
@@ -110,13 +110,13 @@ def _kl(section: Mapping[str, Any]) -> CodecSection:
       posterior=posterior,
     )
 
-  # Refuses wrong values before any image is encoded.
+  # Fail on wrong values before any image is encoded.
   make({})
   return CodecSection(make=make, autoencoder=autoencoder)
 
 
 def _scaling(given: Any) -> float | str:
-  """Reads a number, which a flag gives as text, or one of the words."""
+  """Reads a number, which a flag passes as text, or one of the two names."""
   if given in (OWN, MEASURED):
     return given
   try:

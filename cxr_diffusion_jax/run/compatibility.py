@@ -1,4 +1,4 @@
-"""What may change when a run is resumed: config and card are equal but `MAY_CHANGE`."""
+"""Checks that a resumed run has the same config and data, except for `MAY_CHANGE`."""
 
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -9,10 +9,10 @@ from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.run import card as card_lib
 
-# Config keys, or sections where they end in a dot, that a resumed run may change: how
-# long, where and how fast it trains and what it reports, not what it learns.
+# Config keys, or sections if they end in a dot, that a resumed run may change: how
+# long, where and how fast it trains and what it reports, but not what it learns.
 MAY_CHANGE = (
-  # What is in these places is compared, see `check_data` and `check_autoencoder`.
+  # The contents of these are compared by `check_data` and `check_autoencoder`.
   "codec.folder",
   "conditioning.encoder",
   "repa.encoder",
@@ -21,7 +21,7 @@ MAY_CHANGE = (
   "data.num_workers",
   "data.source",
   "data.standin",
-  # Read at step 0 only; it may move, and not be added or removed.
+  # Read only at step 0; it may move, but not be added or removed.
   "model.pretrained",
   "parallel.",
   "sample.",
@@ -38,7 +38,7 @@ MAY_CHANGE = (
   "train.validation_batches",
 )
 
-# Keys that older versions did not have, with the value that they imply.
+# Keys that older versions lacked, with the value that their absence implies.
 _ADDED = {"train.init_from": ""}
 
 
@@ -59,11 +59,11 @@ def check_config(
   """Compares the config of a checkpoint with the one the run has now.
 
   Args:
-    saved: plain values, from the checkpoint.
-    wanted: the same, now.
+    saved: plain values from the checkpoint.
+    wanted: plain values of the present config.
 
   Returns:
-    A line for each change that is allowed.
+    One line for each allowed change.
 
   Raises:
     errors.InputError: they differ in what is learned; the keys are named.
@@ -107,19 +107,19 @@ def check_data(
   wanted: card_lib.DatasetCard,
   autoencoder: autoencoders.Autoencoder | None = None,
 ) -> None:
-  """Compares the data that a run was trained on with the data that are here.
+  """Compares the data that a run was trained on with the present data.
 
   Args:
     saved: the run's card.
-    wanted: of the present data. Targets and latents that it lacks are not compared:
-      sampling reads neither.
-    autoencoder: that decodes latents, if their column is not read.
+    wanted: the card of the present data. Targets and latents that it lacks are not
+      compared, because sampling reads neither.
+    autoencoder: the one that decodes latents, if their column is not read.
 
   Raises:
     errors.InputError: the records, a column or the autoencoder are not the same.
   """
   check_autoencoder(saved, autoencoder)
-  # A card of an earlier version is compared by what it states of the content.
+  # Cards of earlier versions are compared by what they state about the content.
   parts = ("fingerprints",) if saved.fingerprints else ("num_rows", "statistics")
   for part in parts:
     there, here = dict(getattr(saved, part)), dict(getattr(wanted, part))
@@ -141,7 +141,7 @@ def check_data(
 def check_autoencoder(
   card: card_lib.DatasetCard, autoencoder: autoencoders.Autoencoder | None
 ) -> None:
-  """Refuses another autoencoder than the one that made the run's latents."""
+  """Refuses an autoencoder other than the one that made the run's latents."""
   column = card.latents.get(latent_columns.NAME)
   if autoencoder is None or column is None:
     return
@@ -164,8 +164,8 @@ def _refuse(key: str, there: str, here: str) -> NoReturn:
 def _identity(
   columns: Mapping[str, card_lib.ColumnCard], exact: bool
 ) -> dict[str, tuple[str, bool, str]]:
-  # The place of an encoder does not count. Earlier versions had fingerprints of files'
-  # times.
+  # An encoder's location does not matter. Fingerprints of earlier versions depended on
+  # modification times.
   return {
     name: (
       encoders.identity(column.encoder),

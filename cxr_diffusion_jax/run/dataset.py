@@ -4,7 +4,7 @@
   encoders of the path --> columns -----------------+
   an autoencoder, run over records --> latents -----+
 
-Everything here can be interrupted and repeated; what is done is not done again.
+Everything here can be interrupted and repeated; finished work is not repeated.
 """
 
 from collections.abc import Sequence
@@ -34,13 +34,13 @@ class Dataset:
   """Records of a tree and the columns that a conditioning path reads.
 
   Attributes:
-    settings: which X-rays.
+    settings: which X-rays to read.
     records: images and their labels.
     columns: embeddings in the records' row order.
-    needs: what the path reads, and of which image.
+    needs: which columns the path reads, and of which image.
     phantom: whether the images are phantoms.
-    targets: columns that training compares with, and no condition: of the image itself
-      whatever the reference, in the field `target_NAME` of a batch.
+    targets: columns that training compares features with, not conditions. They are of
+      the image itself whatever the reference, in the batch field `target_NAME`.
     latents: the column that training denoises in place of images; () for none.
   """
 
@@ -54,19 +54,19 @@ class Dataset:
 
   @property
   def kind(self) -> str:
-    """What this is, for people: phantoms or real images, stand-ins or not."""
+    """A description for people: phantoms or real images, stand-ins or not."""
     parts = ["phantom images" if self.phantom else "real images"]
     parts += [
       f"stand-in {column.description.name}"
       for column in (*self.columns, *self.targets)
       if column.description.standin
     ]
-    # A condition and a target may be of one kind.
+    # A condition and a target may be the same column.
     return ", ".join(dict.fromkeys(parts))
 
   @functools.cached_property
   def card(self) -> card_lib.DatasetCard:
-    """What a run keeps of these data."""
+    """The dataset card that a run stores."""
     statistics = dict(self.records.statistics)
     for column in self.latents:
       statistics |= latent_columns.statistics(column)
@@ -94,14 +94,14 @@ class Dataset:
 
   @property
   def splits(self) -> tuple[str, ...]:
-    """Those with a row."""
+    """Splits with at least one row."""
     return tuple(split for split, count in self.records.num_rows.items() if count)
 
   def source(self, split: str, *, images: bool = True) -> pipeline.JoinedSource:
-    """Rows of a split that have every column; `images` is False for latents alone.
+    """Rows of a split that have every column; `images` is False to read latents only.
 
     Raises:
-      errors.InputError: no such split, or it has no row.
+      errors.InputError: no such split, or a split without rows.
     """
     source = self._join(split, images)
     if not len(source):
@@ -126,13 +126,13 @@ class Dataset:
     return self.records.ids(split)[self.source(split).row]
 
   def find(self, image_ids: Sequence[str]) -> list[tuple[pipeline.JoinedSource, int]]:
-    """Finds images by name, with or without an ending, in any split.
+    """Finds images by name, with or without an extension, in any split.
 
     Returns:
-      For each, the source of its split and its place there.
+      For each image, the source of its split and its row there.
 
     Raises:
-      errors.InputError: an image that no split has.
+      errors.InputError: an image that is in no split.
     """
     places = {}
     for split, count in self.records.num_rows.items():
@@ -160,12 +160,12 @@ def prepare(
 ) -> Dataset:
   """Makes records and columns where they are missing or stale, and opens them.
 
-  On several hosts the first one works and the others wait.
+  On several hosts, the first one does the work and the others wait.
 
   Args:
-    settings: of the data.
-    needs: which columns a path reads, and made by what.
-    targets: which columns training compares with, and made by what.
+    settings: settings of the data.
+    needs: the columns that a path reads, and the encoder of each.
+    targets: the columns that training compares with, and the encoder of each.
     autoencoder: makes the latents that training denoises; None for none.
     progress: called during long work.
 

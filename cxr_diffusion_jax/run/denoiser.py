@@ -1,4 +1,4 @@
-"""The trained part of a run: network, codec, condition and noising process together.
+"""The trained part of a run: network, codec, conditioner and noise process together.
 
   x0 = codec.encode(image); context = conditioner(batch)
   denoise_fn(params)(x_t, t, context) -> prediction, preconditioned
@@ -17,7 +17,7 @@ from cxr_diffusion_jax.diffusion import preconditioning as preconditioning_lib
 from cxr_diffusion_jax.diffusion import process as process_lib
 from cxr_diffusion_jax.models import codec as codec_lib
 
-# Numbers of the independent streams of random keys.
+# Indices of the independent streams of random keys.
 INIT_STREAM, TRAIN_STREAM, VALIDATION_STREAM, SAMPLE_STREAM = range(4)
 
 
@@ -28,7 +28,7 @@ class Denoiser:
   Attributes:
     apply_fn: ({'params': params}, x_t, t [b] in [0, 1000], context) -> prediction.
     process: how x0 is corrupted, and what is predicted.
-    preconditioning: between network and process.
+    preconditioning: scales the network's inputs and output.
   """
 
   apply_fn: Callable[..., jax.Array]
@@ -49,5 +49,5 @@ class Denoiser:
 
 
 def stream_key(seed: int, stream: int) -> jax.Array:
-  """Returns the key of one of the streams above."""
+  """Returns the random key of one of the streams above."""
   return jax.random.fold_in(jax.random.key(seed), stream)

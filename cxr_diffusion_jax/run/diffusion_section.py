@@ -1,4 +1,4 @@
-"""The section `diffusion` of a config: the noising process, the times, the loss."""
+"""The section `diffusion` of a config: the noise process, the times, the loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +23,8 @@ def build(section: Mapping[str, Any]) -> dict[str, Any]:
     `process`, `preconditioning`, `time_sampler` and `weighting`.
 
   Raises:
-    errors.InputError: an unknown key, a missing one, a value out of range, or parts
-      that do not go together.
+    errors.InputError: an unknown key, a missing one, a value out of range, or
+      parts that are incompatible.
   """
   modules = {
     "preconditioning": preconditioning_lib,

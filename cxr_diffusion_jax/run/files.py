@@ -9,7 +9,7 @@ from etils import epath
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.run import card as card_lib
 
-# Version of a run's folder: increased when older readers could not read a new one.
+# Version of the run folder's format; raised when older readers cannot read new runs.
 FORMAT = 2
 
 CONFIG, DATASET = "config.json", "dataset.json"
@@ -18,7 +18,7 @@ CONFIG, DATASET = "config.json", "dataset.json"
 def write(
   folder: str | os.PathLike, config: Mapping[str, Any], card: card_lib.DatasetCard
 ) -> None:
-  """Writes both files, each whole or not at all."""
+  """Writes both files, each completely or not at all."""
   folder = epath.Path(folder)
   artifacts.write_json(folder / DATASET, {"format": FORMAT, **card.to_json()})
   artifacts.write_json(folder / CONFIG, {"format": FORMAT, **config})
@@ -27,7 +27,7 @@ def write(
 def read(
   folder: str | os.PathLike,
 ) -> tuple[dict[str, Any], card_lib.DatasetCard]:
-  """Reads both: (config, card).
+  """Reads both files: (config, card).
 
   Raises:
     errors.InputError: the folder holds no run, or one of a newer format.

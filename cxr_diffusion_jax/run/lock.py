@@ -1,4 +1,4 @@
-"""One process writes a run's folder at a time: it holds WORKDIR/lock.json.
+"""Lets one process at a time train into a run's folder, by locking WORKDIR/lock.json.
 
 The operating system frees the lock when the process ends, however it ends.
 """
@@ -22,7 +22,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 @contextlib.contextmanager
 def hold(folder: artifacts.PathLike) -> Iterator[None]:
-  """Keeps other processes from training into a run's folder, which exists.
+  """Keeps other processes from training into a run's existing folder.
 
   Buckets and file systems without locks are not protected.
 

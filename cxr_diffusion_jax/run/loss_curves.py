@@ -7,13 +7,13 @@ import os
 
 TAGS = ("train/loss", "validation/loss", "validation/loss_unconditional")
 
-# Tag -> steps, ascending, and their values.
+# Tag -> ascending steps and their values.
 Curves = dict[str, tuple[list[int], list[float]]]
 
 
 def read(workdir: str | os.PathLike) -> Curves:
   """Reads the loss curves of a run: those of `TAGS` that it has logged."""
-  # Heavy to import.
+  # Slow to import.
   from tensorboard.backend.event_processing import event_accumulator
   from tensorboard.util import tensor_util
 
@@ -25,7 +25,7 @@ def read(workdir: str | os.PathLike) -> Curves:
   for tag in TAGS:
     if tag not in events.Tags()["tensors"]:
       continue
-    # A run that was killed and resumed logs some steps twice; the last value counts.
+    # A run that was killed and resumed logs some steps twice; keep the last value.
     values = {
       event.step: float(tensor_util.make_ndarray(event.tensor_proto))
       for event in events.Tensors(tag)

@@ -1,8 +1,8 @@
-"""Averages of any length, combined after training from a few tracked ones.
+"""Averages of any length, reconstructed after training from a few tracked ones.
 
-  p_{g,T}(t) = (g + 1) t^g / T^(g + 1) on [0, T]      the weight of the parameters of t
+  p_{g,T}(t) = (g + 1) t^g / T^(g + 1) on [0, T]      the weight of step t's parameters
   average_T  = average_{T-1} + (1 - (1 - 1/T)^(g + 1)) (params_T - average_{T-1})
-  p_{g,T}   ~= sum of x_i p_{g_i,T_i}, nearest by least squares; so are the averages
+  p_{g,T}   ~= sum of x_i p_{g_i,T_i}, x_i by least squares, and likewise the averages
 
 Karras et al. 2024 (2312.02696), section 3.2 and appendix C. A profile is named by its
 relative length, its standard deviation over T, which decreases with the power g. The
@@ -25,7 +25,7 @@ LONGEST = 12**-0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Profile:
-  """The weights of parameters in an average.
+  """The weight of each step's parameters in an average.
 
   Attributes:
     length: standard deviation of the profile over `step`, in (0, LONGEST].
@@ -80,9 +80,9 @@ def inner_product(a: Profile, b: Profile) -> float:
 
 
 def combine(saved: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
-  """Returns the weights of saved averages whose sum is nearest to a wanted one.
+  """Returns the weights of saved averages that best approximate a wanted average.
 
-  The weights sum to 1, so that constant parameters stay as they are.
+  The weights sum to 1, so that constant parameters are unchanged.
 
   Args:
     saved: different profiles, none of them later than the wanted one.
@@ -97,7 +97,7 @@ def combine(saved: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, floa
   norms = np.array([math.sqrt(inner_product(a, a)) for a in saved])
   gram = np.array([[inner_product(a, b) for b in saved] for a in saved])
   target = np.array([inner_product(a, wanted) for a in saved])
-  # Profiles of norm 1 make the smallest entries count as much as the largest.
+  # Normalised, so that the smallest entries count as much as the largest.
   gram, target = gram / np.outer(norms, norms), target / norms
   border = 1 / norms / np.linalg.norm(1 / norms)
   system = np.block([[gram, border[:, None]], [border[None], np.zeros((1, 1))]])

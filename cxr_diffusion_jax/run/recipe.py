@@ -2,7 +2,7 @@
 
   {conditioning, codec, model, diffusion, sample} --build--> Recipe(denoiser, ...)
 
-`training.experiment` reads the other half. Below these two files there are only typed
+`training.experiment` reads the other half. Code below these two files takes only typed
 arguments. An unknown key is an error that names the nearest keys.
 """
 
@@ -48,7 +48,7 @@ SECTIONS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """All that sampling needs of a config.
+  """Everything in a config that sampling needs.
 
   Attributes:
     denoiser: network, codec, conditioner and process.
@@ -56,7 +56,7 @@ class Recipe:
     network: the Flax module behind `denoiser.apply_fn`.
     init_fn: (key) -> parameters of the network.
     latent_shape: (h, w, c) of what is denoised.
-    autoencoder: of the codec; None for a codec without one.
+    autoencoder: the codec's autoencoder, or None.
   """
 
   denoiser: denoiser.Denoiser
@@ -79,7 +79,7 @@ class Recipe:
     return self.denoiser.codec
 
   def with_statistics(self, statistics: Mapping[str, Any]) -> "Recipe":
-    """The same recipe with the codec of measured statistics."""
+    """Returns the recipe with a codec built from measured statistics."""
     codec = self.make_codec(statistics)
     return dataclasses.replace(
       self, denoiser=dataclasses.replace(self.denoiser, codec=codec)
@@ -97,12 +97,13 @@ def build(
   """Reads the sampling half of a config.
 
   Args:
-    config: as `configs/default.py` makes it, or as plain values.
-    mesh: the devices; None for all of this machine as copies.
-    statistics: of the records, for the codec; None if not yet known.
-    autoencoder: folder of the codec's autoencoder, in place of the config's.
-    shapes: of one row of the path's columns and of `findings`, as a run's dataset card
-      has them; None to read the encoders' configurations and the source's vocabulary.
+    config: a ConfigDict as in `configs/default.py`, or plain values.
+    mesh: the devices; None for pure data parallelism over all devices.
+    statistics: statistics of the records for the codec; None if not yet known.
+    autoencoder: folder of the codec's autoencoder, replacing the config's.
+    shapes: shape of one row of each of the path's columns and of `findings`, from a
+      run's dataset card; None to read them from the encoders' configurations and the
+      source's vocabulary.
 
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.

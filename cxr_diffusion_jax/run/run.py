@@ -33,13 +33,13 @@ class Run:
   """A trained run.
 
   Attributes:
-    recipe: with the codec of the card's statistics, on the mesh of this machine.
-    ema_params: what is sampled from.
+    recipe: with a codec built from the card's statistics, on this machine's mesh.
+    ema_params: the averaged parameters, used for sampling.
     checkpoint_step: the step of `ema_params`.
-    ema_length: of an average made after training; None for the run's own.
-    data_root: where the tree is now; "" for where it was in training.
-    records_dir: where the records are now; "" for where they were in training.
-    encoder: folder or hub id where the path's encoder is now; "" likewise.
+    ema_length: length of an average made after training; None for the run's own.
+    data_root: where the dataset is now; "" if it has not moved since training.
+    records_dir: where the records are now; "" if they have not moved.
+    encoder: folder or hub id of the path's encoder now; "" if it has not moved.
   """
 
   folder: epath.Path
@@ -55,12 +55,12 @@ class Run:
 
   @property
   def needs(self) -> conditioning.Needs:
-    """What its path reads, made by the encoder where it is now."""
+    """The columns that its path reads, with the encoder's present location."""
     return self.recipe.conditioner.needs.at(self.encoder)
 
   @property
   def seed(self) -> int:
-    """The seed of its training."""
+    """The training seed."""
     return self.config["seed"]
 
   @property
@@ -75,13 +75,13 @@ class Run:
     records_dir = self.records_dir
     if not records_dir:
       before = self.card.records_dir
-      # Another machine may have no such place.
+      # The path may not exist on another machine.
       records_dir = before if os.path.isdir(before) else settings.records_dir
     return dataclasses.replace(
       settings,
       root=self.data_root or self.card.root or settings.root,
       records_dir=records_dir,
-      # Phantoms are made for training only.
+      # Phantoms are only made for training.
       phantom_images=0,
     )
 
@@ -140,21 +140,22 @@ def open_run(
   records_dir: str = "",
   encoder: str = "",
 ) -> Run:
-  """Reads a run's config, card and averaged parameters, and nothing else.
+  """Opens a run; reads only its config, card and averaged parameters.
 
   Args:
-    folder: of the run, local or on a bucket.
-    checkpoint_step: of the parameters; the newest if None.
-    ema_length: of an average made of the run's snapshots; None for the run's own.
-    data_root: where the tree is now, for requests that name rows.
+    folder: the run's folder, local or in a bucket.
+    checkpoint_step: step of the parameters; the newest if None.
+    ema_length: length of an average made from the run's snapshots; None for the run's
+      own average.
+    data_root: where the dataset is now, for requests that name rows.
     encoder: folder or hub id where the path's encoder is now.
 
   Raises:
-    errors.InputError: no run or no checkpoint there.
+    errors.InputError: the folder has no run or no checkpoint.
   """
   folder = epath.Path(folder)
   config, card = run_files.read(folder)
-  # Older versions wrote no shapes.
+  # Older versions stored no shapes.
   shapes = {name: column.shape for name, column in card.columns.items()}
   shapes["findings"] = (len(card.vocabulary),)
   own = folder / autoencoders.OWN

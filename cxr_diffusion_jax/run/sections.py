@@ -1,4 +1,4 @@
-"""Sections of a config: plain values whose keys are a constructor's arguments.
+"""Builds objects from config sections: the keys are a constructor's arguments.
 
 config.SECTION --check_keys--> make(constructor, values); a wrong key names its nearest
 """
@@ -23,7 +23,7 @@ def make(
   given: Mapping[str, Any] | None = None,
   also: tuple[str, ...] = (),
 ) -> T:
-  """Calls a constructor with a section's values, whose keys are its arguments.
+  """Calls a constructor with a section's keys and values as arguments.
 
   Args:
     section: its name, for messages.
