@@ -28,13 +28,13 @@ def run(main: Callable[..., None]) -> None:
   """Runs a main under absl; wrong input ends in one line and exit code 2.
 
   Args:
-    main: reads its flags itself. One with a parameter gets the list of arguments that
-      are not flags; any other main refuses such arguments.
+    main: the command's function, which reads its own flags. If it has a parameter, it
+      receives the arguments that are not flags; otherwise such arguments are refused.
   """
   # Tensorflow writes many lines to stderr when it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-  # Buckets are opened by fsspec; tensorflow's client takes seconds to import.
+  # Open buckets with fsspec: tensorflow's client takes seconds to import.
   os.environ.setdefault("EPATH_USE_TF", "false")
 
   def guarded(argv: list[str]) -> None:
@@ -43,9 +43,9 @@ def run(main: Callable[..., None]) -> None:
       _fail(f"unknown argument {argv[1]!r}; fix: write flags as --name=value")
     arguments = [argv[1:]] if takes_arguments else []
     terminal.show_logs()
-    # The transformers library warns at each use that its Flax classes will go.
+    # transformers warns at each use that its Flax classes will be removed.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    # A failed save leaves writes that nobody waits for.
+    # A failed save leaves coroutines that are never awaited.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
     refusal = _refusal(functools.partial(main, *arguments))
     if refusal:
@@ -57,7 +57,7 @@ def run(main: Callable[..., None]) -> None:
 
 
 def numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
-  """Reads the numbers of a list flag; None where it was not given.
+  """Reads the numbers of a list flag; None if it was not given.
 
   Raises:
     errors.InputError: a text that is not a number.
@@ -71,7 +71,7 @@ def numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
 
 
 def workdir(path: str) -> epath.Path:
-  """Makes the folder of a run, on this machine or in a bucket, and returns it.
+  """Creates the folder of a run, local or in a bucket, and returns it.
 
   Raises:
     errors.InputError: it cannot be made or written to.
@@ -90,7 +90,7 @@ def workdir(path: str) -> epath.Path:
     artifacts.write_text(probe, "")
     probe.unlink()
   except Exception as error:
-    # Each client of a store has exceptions of its own.
+    # Each object-store client has its own exceptions.
     reason = str(error).strip().splitlines() or [type(error).__name__]
     raise errors.InputError(
       f"--workdir {path} ({reason[0][:200]})", "a bucket that can be written to"
@@ -99,7 +99,7 @@ def workdir(path: str) -> epath.Path:
 
 
 def writable_folder(path: str) -> pathlib.Path:
-  """Makes a folder of this machine and returns it.
+  """Creates a local folder and returns it.
 
   Raises:
     errors.InputError: it cannot be made or written to, or is in a bucket.
@@ -120,7 +120,7 @@ def writable_folder(path: str) -> pathlib.Path:
 
 
 def _refusal(main: Callable[[], None]) -> str:
-  """Runs a main; returns an error for the user, or ''."""
+  """Runs a main; returns an error message for the user, or ''."""
   try:
     main()
   except errors.InputError as error:

@@ -1,4 +1,4 @@
-"""The keys of a config with their values and meaning.
+"""Lists the keys of a config with their values and meaning.
 
 config --> the class that each section builds --> its docstring --> meaning of a key
 """
@@ -33,7 +33,7 @@ _COMMON = {
 
 
 def text(config: ml_collections.ConfigDict) -> str:
-  """Returns one entry a key, by sections."""
+  """Returns one entry per key, by section."""
   lines = ["Keys of this config; --config.KEY=VALUE changes one."]
   section = None
   for prefix, key, value, meaning in _keys(config):
@@ -82,7 +82,7 @@ def _meanings(prefix: str, section: Mapping[str, Any]) -> dict[str, str]:
     "repa": alignment.RepaSettings,
     "sample": sample_section.SampleSettings,
     "train": train_settings.TrainSettings,
-    # Of an autoencoder.
+    # Sections of an autoencoder's config.
     "discriminator": autoencoder_settings.DiscriminatorSettings,
     "loss": autoencoder_settings.LossSettings,
   }

@@ -10,10 +10,10 @@ from ml_collections import config_flags
 
 from cxr_diffusion_jax import errors, naming
 
-# Beside the package, in a checkout as in an installed copy.
+# Next to the package, both in a checkout and when installed.
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 
-# What other configs are made of; they are not run themselves.
+# Shared by other configs; not configs themselves.
 _SHARED = ("default", "networks")
 
 
@@ -36,7 +36,7 @@ def names() -> list[str]:
 
 
 def resolve_flag(argv: list[str]) -> list[str]:
-  """Returns the arguments with the value of --config as a file that exists.
+  """Returns the arguments with the value of --config replaced by an existing file.
 
   Raises:
     errors.InputError: there is no such config.

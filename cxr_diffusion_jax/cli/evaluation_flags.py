@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
 
 Holders = dict[str, flags.FlagHolder]
 
-# They train classifiers or need embeddings, which takes minutes.
+# These train classifiers or need embeddings, which takes minutes.
 SLOW = ("utility", "embeddings")
 
 # What `evaluate` and `compare` write to a folder.
@@ -34,7 +34,7 @@ _OUTPUTS = (
   "table.md",
 )
 
-# They count as flags of the main that defines them.
+# Attribute these flags to the main that defines them.
 flags.disclaim_key_flags()
 
 

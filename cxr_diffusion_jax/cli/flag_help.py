@@ -32,7 +32,7 @@ _PLACEHOLDERS = {
 
 @contextlib.contextmanager
 def group(title: str) -> Iterator[None]:
-  """Puts the flags that are defined inside into a group of the help."""
+  """Assigns the flags defined inside the context to a group of the help."""
   before = set(flags.FLAGS)
   yield
   for name in set(flags.FLAGS) - before:
@@ -49,8 +49,8 @@ def text(description: str, argv: list[str]) -> str:
   """Returns the help.
 
   Args:
-    description: docstring of the command.
-    argv: its arguments; with --config, the config's keys are listed.
+    description: the command's docstring.
+    argv: the command's arguments; with --config, the config's keys are listed too.
   """
   config = _config(argv)
   if config is not None:
@@ -108,16 +108,16 @@ def _meaning(flag: flags.Flag) -> str:
     default = flag.default
     shown = ",".join(default) if isinstance(default, list) else default
     notes.append(f"Default: {shown}.")
-  # Absl adds the choices before, and a remark on repetition behind.
+  # Absl prepends the choices and appends a remark on repetition.
   own = flag.help.split(";\n    repeat this option")[0].split(">: ")[-1]
   return " ".join([own[:1].upper() + own[1:], *notes])
 
 
 def _config(argv: list[str]) -> "ml_collections.ConfigDict | None":
-  """Parses the arguments for their config alone; None where there is none."""
+  """Parses the arguments for their config alone; None if there is none."""
   if "config" not in flags.FLAGS:
     return None
-  # Other required flags may be missing: they are checked after parsing.
+  # Other required flags may be missing; they are checked after parsing.
   with contextlib.suppress(flags.IllegalFlagValueError):
     flags.FLAGS([item for item in argv if item not in _HELP])
   return flags.FLAGS["config"].value

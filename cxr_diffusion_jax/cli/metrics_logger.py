@@ -1,4 +1,4 @@
-"""Where the scalars and pictures of a run go: TensorBoard's events and the terminal.
+"""Writes the scalars and pictures of a run to TensorBoard events and the terminal.
 
 train --write_scalars, write_images--> events in WORKDIR;  step 50/100  loss 1.63 ...
 """
@@ -24,11 +24,11 @@ def list_parameters(workdir: epath.Path, name: str, shapes: "types.Params") -> N
   """Writes WORKDIR/parameters.txt and logs their number.
 
   Args:
-    workdir: of the run.
-    name: of the network, for the log.
-    shapes: of its parameters.
+    workdir: the run's folder.
+    name: the network's name, for the log.
+    shapes: shapes of its parameters.
   """
-  # It imports tensorflow, which takes seconds.
+  # Imports tensorflow, which takes seconds.
   from clu import parameter_overview
   import jax
 
@@ -52,10 +52,10 @@ def write_scalars(workdir: epath.Path, step: int, scalars: Mapping[str, float]) 
 
 
 class TerminalWriter:
-  """Shows scalars as one line a report; has the part of a CLU writer that runs use.
+  """Shows scalars as one line per report; implements the CLU writer methods in use.
 
   Args:
-    num_steps: of the run.
+    num_steps: number of steps of the run.
   """
 
   def __init__(self, num_steps: int):
@@ -80,10 +80,10 @@ class TerminalWriter:
       )
 
   def write_images(self, *_: object) -> None:
-    """Shows nothing: the code that saves a picture logs its place."""
+    """Shows nothing: the code that saves a picture logs its path."""
 
   def write_hparams(self, *_: object) -> None:
-    """Shows nothing: config.json has them."""
+    """Shows nothing: config.json has the values."""
 
   def flush(self) -> None:
     """Has nothing to flush."""
@@ -100,12 +100,12 @@ def opened(
   num_steps: int,
   profile_steps: int,
 ) -> "Iterator[tuple[metric_writers.MetricWriter, list[Callable[[int], None]]]]":
-  """Opens the writer of a run, and closes it whatever happens.
+  """Opens the writer of a run, and always closes it.
 
   Args:
-    workdir: of the run.
-    config: flat, written as hyperparameters.
-    num_steps: of the run, for the remaining time.
+    workdir: the run's folder.
+    config: flat config, written as hyperparameters.
+    num_steps: number of steps of the run, for the remaining time.
     profile_steps: see `TrainSettings`.
 
   Yields:
@@ -150,7 +150,7 @@ def opened(
       yield writer, actions
   except asynclib.AsyncError as error:
     if isinstance(error.__context__, errors.InputError):
-      # Closing failed too; the first error explains it.
+      # Closing failed too; report the first error, which is the cause.
       raise error.__context__ from error
     raise errors.InputError(
       f"TensorBoard's events could not be written to {workdir}"

@@ -2,7 +2,7 @@
 
 flags --conditions, image_to_image--> holders --request, edit_request--> typed requests
 
-Functions define them, so that each call of the main has its own.
+Functions define the flags, so that each call of the main has its own.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
 
 Holders = dict[str, flags.FlagHolder]
 
-# They count as flags of the main that defines them.
+# Attribute these flags to the main that defines them.
 flags.disclaim_key_flags()
 
 
@@ -51,7 +51,7 @@ def request(holders: Holders) -> "request_lib.Request":
   """Reads the flags of `conditions`.
 
   Raises:
-    errors.InputError: a file of prompts that cannot be read.
+    errors.InputError: the prompt file cannot be read.
   """
   from cxr_diffusion_jax.sampling import request as request_lib
 
@@ -74,10 +74,10 @@ def request(holders: Holders) -> "request_lib.Request":
 
 
 def read_prompts(path: str) -> list[str]:
-  """Reads a text file with one prompt a line; empty lines are passed over.
+  """Reads a text file with one prompt a line; empty lines are skipped.
 
   Raises:
-    errors.InputError: no such file, no text, or none in it.
+    errors.InputError: no such file, not a text file, or no prompt in it.
   """
   try:
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
@@ -127,12 +127,12 @@ def settings() -> Holders:
       )
       for knob in sample_section.knobs()
     }
-  # The former name, which scripts use.
+  # The former name, kept for existing scripts.
   return holders | {"steps": flags.DEFINE_alias("steps", "num_steps")}
 
 
 def changes(holders: Holders) -> dict[str, object]:
-  """Reads the flags of `settings`: those that are given.
+  """Returns the values of those flags of `settings` that were given.
 
   Raises:
     errors.InputError: a text where numbers are expected.
@@ -146,7 +146,7 @@ def changes(holders: Holders) -> dict[str, object]:
 
 
 def places() -> Holders:
-  """Defines the flags of where a run's dataset and encoder are now."""
+  """Defines the flags for the present locations of a run's dataset and encoder."""
   text = flags.DEFINE_string
   with flag_help.group("Dataset (for --split and --image_ids)"):
     holders: Holders = {
@@ -159,19 +159,19 @@ def places() -> Holders:
 
 
 def values(holders: Holders) -> dict[str, typing.Any]:
-  """The values of flags by name."""
+  """Returns the values of flags by name."""
   return {name: holder.value for name, holder in holders.items()}
 
 
 def edit_request(holders: Holders, others: list[str]) -> "inits_lib.EditRequest | None":
-  """Reads the flags of `image_to_image`; None where they are not given.
+  """Reads the flags of `image_to_image`; None if they are not given.
 
   Args:
-    holders: of the flags.
-    others: given flags that exclude these.
+    holders: the flags.
+    others: names of given flags that are incompatible with these.
 
   Raises:
-    errors.InputError: they do not go together, or are out of range.
+    errors.InputError: incompatible flags, or a value out of range.
   """
   from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
 
@@ -202,7 +202,7 @@ def axes(texts: Sequence[str]) -> "tuple[sweeps.Axis, ...]":
   """
   from cxr_diffusion_jax.sampling import sweeps
 
-  # The seed, and settings of one value.
+  # The seed, and settings that take a single value.
   knobs = [knob for knob in sample_section.knobs() if knob.default != ()]
   kinds = {"seed": int, **{knob.name: knob.kind for knob in knobs}}
   result = []
@@ -232,12 +232,12 @@ def ends(first: str, rest: Sequence[str], others: Sequence[str]) -> tuple[str, .
   """Reads the two ends of a walk, `--interpolate FIRST LAST`; () for no walk.
 
   Args:
-    first: the flag's value, empty where it is not given.
-    rest: the arguments that are no flags.
-    others: given flags that exclude a walk.
+    first: the flag's value; empty if it is not given.
+    rest: the arguments that are not flags.
+    others: names of given flags that are incompatible with a walk.
 
   Raises:
-    errors.InputError: not two, arguments without the flag, or another flag beside it.
+    errors.InputError: not two ends, arguments without the flag, or an extra flag.
   """
   both = (first, *rest) if first else ()
   if len(both) not in (0, 2) or (rest and not first):

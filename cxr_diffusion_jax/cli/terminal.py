@@ -1,8 +1,8 @@
-"""The terminal: lines that stay, and one line that is kept up to date.
+"""Terminal output: permanent lines, and one live line that is updated.
 
 log records, warnings, progress --> stderr: one line each, without prefixes
 
-Where stderr is not a terminal, the live line becomes a line every ten seconds.
+If stderr is not a terminal, the live line becomes a line every ten seconds.
 """
 
 import functools
@@ -21,7 +21,7 @@ _SILENCED = ("/orbax/", "/asyncio/", "asynclib.py")
 
 
 class Terminal:
-  """Writes to stderr; a call with an older live line on screen replaces that line."""
+  """Writes to stderr; each call replaces the live line, if there is one."""
 
   def __init__(self):
     self._live_width = 0
@@ -30,7 +30,7 @@ class Terminal:
     self._tasks: dict[str, list[float]] = {}
 
   def write(self, text: str) -> None:
-    """Writes a line that stays."""
+    """Writes a permanent line."""
     self._put(text, "\n")
 
   def update(self, text: str, *, last: bool = False) -> None:
@@ -38,7 +38,7 @@ class Terminal:
 
     Args:
       text: the line.
-      last: whether the line stays, because its work is done.
+      last: whether to keep the line, because the task is done.
     """
     now = time.monotonic()
     live = sys.stderr.isatty()
@@ -49,7 +49,7 @@ class Terminal:
   def progress(self, label: str, done: int, total: int) -> None:
     """A `types.Progress`: count, rate and remaining time of a long task."""
     now = time.monotonic()
-    # What follows a comma, such as a loss, changes during the task.
+    # Text after a comma, such as a loss, changes during the task.
     task = label.split(",")[0]
     times = self._tasks.setdefault(task, [now, done, float("-inf")])
     start, done_before, last = times
@@ -57,7 +57,7 @@ class Terminal:
     if not finished and now - last < (0.2 if sys.stderr.isatty() else 10.0):
       return
     times[2] = now
-    # A resumed task did its earlier part in another process.
+    # A resumed task did part of its work in an earlier process.
     elapsed, now_done = now - start, done - done_before
     text = f"{label}: {done:,}" + (f" of {total:,}" if total else "")
     if elapsed > 0.5 and now_done > 0:
@@ -91,7 +91,7 @@ def duration(seconds: float) -> str:
 def show_logs() -> None:
   """Shows log records of this package, and each warning once, as plain lines.
 
-  It lasts until the process ends: threads of a failed save log late.
+  In effect until the process ends, because threads of a failed save log late.
   """
   root, handler = logging.getLogger(), _Handler()
   absl_logging.set_verbosity(absl_logging.INFO)
@@ -105,7 +105,7 @@ def show_logs() -> None:
 
 @functools.cache
 def announce_compiling() -> None:
-  """Says so before XLA compiles a program that takes seconds."""
+  """Writes a line before XLA compiles a program that takes seconds."""
   import jax
 
   def listen(event: str, duration_secs: float, **_: str | int) -> None:

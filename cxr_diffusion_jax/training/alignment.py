@@ -25,12 +25,12 @@ from cxr_diffusion_jax.run import denoiser as denoiser_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RepaSettings:
-  """Which column a denoiser's features are aligned with.
+  """The column that a denoiser's features are aligned with.
 
   Attributes:
     weight: weight of the alignment in the loss; 0 for none, 0.5 in the paper.
-    column: embedding of the image: `elixrc` and `clip_patches` are aligned place by
-      place, others as one vector, the mean of their tokens.
+    column: embedding of the image: `elixrc` and `clip_patches` are aligned
+      position by position, others as one vector, the mean of their tokens.
     encoder: folder or hub id of the CLIP of a column `clip_*`, or "standin"; the
       path's own if empty.
     layer: the denoiser's layer, counted as its `feature_layer`; -1 for its default (the
@@ -58,11 +58,11 @@ class RepaSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alignment:
-  """The part of an objective that aligns features.
+  """The alignment term of an objective.
 
   Attributes:
     field: the target's field in a batch, [b *shape].
-    grid: (rows, columns) of the field's places, None for one vector.
+    grid: (rows, columns) of the field's positions; None for one vector.
     num_leading: tokens before those of the grid.
     projector: from features to the field's width.
     needs: columns to read besides the path's own, or None.
@@ -102,7 +102,7 @@ def predict_with_features(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns `denoiser.denoise_fn(params)(x_t, t, context)`, and features [b h w c].
 
-  The denoiser's network is one that `attach` returned.
+  The denoiser's network must be one that `attach` returned.
   """
   x, time = denoiser.preconditioning.inputs(denoiser.process, x_t, t)
   answer, sown = denoiser.apply_fn(
@@ -121,8 +121,8 @@ def attach(
   """Selects a network's feature layer, and builds the alignment of its features.
 
   Args:
-    settings: with a weight of 0, nothing changes.
-    inputs: of one example, for their shapes.
+    settings: with a weight of 0, the network is returned unchanged.
+    inputs: inputs of one example, for their shapes.
 
   Returns:
     The network with the same parameters, and the alignment or None.
@@ -163,7 +163,7 @@ def attach(
 def _layout(
   shape: tuple[int, ...],
 ) -> tuple[int, tuple[int, int] | None, int]:
-  """Width of a column, its grid if it has one, and the tokens before that.
+  """Returns a column's width, its grid if any, and the number of tokens before it.
 
   Rows are a map [h w d], a vector [d], or tokens [n d]: a class token and a square of
   patches if their number allows it.
@@ -180,7 +180,7 @@ def _layout(
 def _target_needs(
   settings: RepaSettings, needs: conditioning.Needs
 ) -> conditioning.Needs:
-  """Needs of the target alone, from the path's encoder unless one is named."""
+  """Returns the target's needs, with the path's encoder unless one is named."""
   own = [spec for spec in needs.specs if spec.model]
   model, chunks = settings.encoder, 1
   if own and model in ("", own[0].model):
@@ -195,7 +195,7 @@ def _target_needs(
 
 
 def _layer(settings: RepaSettings, network: network_lib.Network) -> int:
-  """The layer whose features are used."""
+  """Returns the index of the layer that supplies the features."""
   if not isinstance(network, network_lib.FeatureNetwork):
     raise errors.InputError(
       f"config.repa.weight={settings.weight} for a {type(network).__name__}",

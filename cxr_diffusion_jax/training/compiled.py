@@ -24,7 +24,7 @@ from cxr_diffusion_jax.training import train_settings
 
 
 class ExperimentLike(Protocol):
-  """What training reads of an experiment, whatever the network."""
+  """What training reads from an experiment, for any network."""
 
   @property
   def seed(self) -> int: ...
@@ -46,7 +46,7 @@ class ExperimentLike(Protocol):
 
   @property
   def autoencoder(self) -> autoencoders.Autoencoder | None:
-    """Makes the latents that are denoised; a run keeps a copy of it."""
+    """Encodes the latents that are denoised; copied into the run's folder."""
     ...
 
 
@@ -55,8 +55,8 @@ class Programs:
   """The functions of a network's training, compiled on first use.
 
   Attributes:
-    init: () -> the state of step 0, from the seed and pretrained weights alone.
-    like: () -> shapes, types and shardings of a state, for restoring.
+    init: () -> the state of step 0; depends only on the seed and pretrained weights.
+    like: () -> shapes, dtypes and shardings of a state, for restoring.
     train_step: (state, batch) -> (state, metrics); donates the state.
     validation_step: (averaged parameters, batch) -> sums.
   """
@@ -75,8 +75,8 @@ class Compiler:
 
   Args:
     create: (*arguments) -> the state of step 0.
-    example: arguments of `create`, for the shapes of the state.
-    tensor_parallel: of the network, see `models.network.Network`.
+    example: arguments of `create`, to derive the state's shapes.
+    tensor_parallel: the network's layers to split, see `models.network.Network`.
   """
 
   def __init__(
@@ -99,7 +99,7 @@ class Compiler:
     )
 
   def like(self) -> state_lib.TrainState:
-    """Shapes, types and shardings of a state, for restoring."""
+    """Returns shapes, dtypes and shardings of a state, for restoring."""
     return jax.tree.map(
       lambda shape, place: jax.ShapeDtypeStruct(
         shape.shape, shape.dtype, sharding=place
@@ -138,7 +138,7 @@ class Compiler:
     return copy(params)
 
   def _with_constants(self, function, constants, *, in_shardings, **options):
-    # Arguments, because large constants would be compiled into the program.
+    # Pass them as arguments: large constants would be compiled into the program.
     placed = jax.device_put(constants, self._whole)
     in_shardings = (*in_shardings, *(self._whole for _ in constants))
     compiled = jax.jit(function, in_shardings=in_shardings, **options)
@@ -152,7 +152,7 @@ def _call(compiled: Callable[..., Any], constants: tuple[Any, ...], *given: Any)
 def train_batches(
   source: pipeline.JoinedSource, experiment: ExperimentLike, start_step: int
 ) -> Iterator[types.Batch]:
-  """Yields batches of the training split from a step on, without end, placed."""
+  """Yields training batches from a step on, endlessly, placed on the devices."""
   batches = pipeline.train_batches(
     source,
     batch_size=experiment.train.batch_size,

@@ -46,8 +46,8 @@ class DenoiserTrainer:
   def validate(self, params: types.Params) -> dict[str, float]:
     """The validation loss with and without the condition.
 
-    Times and noise belong to the rows, so losses of different steps, and of different
-    runs on the same records, are comparable example by example.
+    Times and noise are fixed for each row, so losses of different steps, and of
+    different runs on the same records, are comparable example by example.
     """
     sums = compiled.summed(
       self.programs.validation_step,
@@ -70,7 +70,7 @@ def make(
   dataset: dataset_lib.Dataset,
   show: Callable[[types.Params, int], "Image.Image | None"] = lambda params, step: None,
 ) -> DenoiserTrainer:
-  """Builds the trainer of an experiment; arguments as of `DenoiserTrainer`."""
+  """Builds the trainer of an experiment; see `DenoiserTrainer` for the arguments."""
   programs = make_programs(experiment, dataset.card.statistics)
   return DenoiserTrainer(
     experiment=experiment, dataset=dataset, programs=programs, show=show
@@ -104,7 +104,7 @@ def make_programs(
 
   def init() -> state_lib.TrainState:
     places = (compiler.shapes.params, compiler.shardings.params)
-    # Arguments: as constants, gigabytes would be compiled into the program.
+    # Passed as arguments: as constants, gigabytes would be compiled into the program.
     return compiler.create(pretrained_lib.place(experiment.pretrained, *places))
 
   train_step = functools.partial(

@@ -1,4 +1,4 @@
-"""The other half of a config: `build(config)` -> Experiment, a recipe and its training.
+"""The training half of a config: `build(config)` -> Experiment, with its recipe.
 
 {data, optimizer, train, repa, parallel, seed} + Recipe --build--> Experiment
 """
@@ -28,8 +28,9 @@ class Experiment:
   """A recipe and how it is trained.
 
   Attributes:
-    objective: what is minimised, with a codec of no statistics; see `make_objective`.
-    pretrained: where the first parameters come from; None for `recipe.init_fn` alone.
+    objective: what is minimised, with a codec without statistics; see
+      `make_objective`.
+    pretrained: the source of the initial parameters; None for `recipe.init_fn` only.
     config: the config as plain values, for checkpoints.
   """
 
@@ -45,21 +46,21 @@ class Experiment:
 
   @property
   def alignment(self) -> alignment_lib.Alignment | None:
-    """What features are pulled to in training, if anything."""
+    """The alignment of the network's features, if any."""
     return self.objective.alignment
 
   @property
   def autoencoder(self) -> autoencoders.Autoencoder | None:
-    """Makes the latents that are denoised; None for a codec without one."""
+    """Encodes the latents that are denoised; None for a codec without one."""
     return self.recipe.autoencoder
 
   @property
   def targets(self) -> conditioning.Needs | None:
-    """What training reads beside the path's own columns; sampling does not."""
+    """Columns that only training reads, besides the path's own."""
     return None if self.alignment is None else self.alignment.needs
 
   def make_objective(self, statistics: Mapping[str, Any]) -> step_lib.Objective:
-    """The objective with the codec of the records' statistics."""
+    """Returns the objective with a codec built from the records' statistics."""
     denoiser = dataclasses.replace(
       self.objective.denoiser, codec=self.recipe.make_codec(statistics)
     )
@@ -70,7 +71,7 @@ def build(config: recipe_lib.Config) -> Experiment:
   """Reads a config.
 
   Args:
-    config: as `configs/default.py` makes it, or as plain values.
+    config: a ConfigDict as in `configs/default.py`, or plain values.
 
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.

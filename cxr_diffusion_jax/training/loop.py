@@ -45,15 +45,15 @@ class Trainable(Protocol):
   def programs(self) -> compiled.Programs: ...
 
   def batches(self, start_step: int) -> Iterator[types.Batch]:
-    """Batches from a step on, without end, placed on the devices."""
+    """Yields batches from a step on, endlessly, placed on the devices."""
     ...
 
   def validate(self, params: types.Params) -> dict[str, float]:
-    """Scalars of averaged parameters; `loss` decides which checkpoint is the best."""
+    """Returns scalars for averaged parameters; the lowest `loss` is the best."""
     ...
 
   def show(self, params: types.Params, step: int, /) -> "Image.Image | None":
-    """A picture of what averaged parameters do; None where another host draws it."""
+    """Returns a picture for averaged parameters; None if another host draws it."""
     ...
 
 
@@ -62,7 +62,7 @@ class History:
   """The validations of a run so far; saved in each checkpoint.
 
   Attributes:
-    since_best: number of validations since then.
+    since_best: number of validations since the best one.
   """
 
   best_loss: float = float("inf")
@@ -103,7 +103,7 @@ def train(
   Args:
     workdir: the run's folder; an unfinished run there is resumed.
     writer: a CLU metric writer (`write_scalars`, `write_images`, `flush`).
-    actions: called after each step with its number (CLU's periodic actions).
+    actions: functions called after each step with its number (CLU's periodic actions).
 
   Raises:
     errors.InputError: the checkpoints are of another config or other data, the loss
@@ -141,13 +141,13 @@ def train(
       updates.show(state, 0)
     reason = "finished"
     if 0 < settings.patience <= history.since_best:
-      # The command was repeated after it had ended like this.
+      # The run had already ended this way before the command was repeated.
       reason = "no improvement"
     elif int(state.step) < settings.num_steps:
       state, reason = updates.run(state)
     checkpoints.wait(manager)
   writer.flush()
-  # On several hosts, JAX's preemption service received it.
+  # On several hosts, JAX's preemption service receives the signal.
   number = [*received, signal.SIGTERM][0] if reason == "interrupted" else 0
   return Outcome(state=state, history=history, reason=reason, signal_number=number)
 
@@ -166,7 +166,7 @@ class _Updates:
   stop: Callable[[int], bool]
 
   def run(self, state: state_lib.TrainState) -> tuple[state_lib.TrainState, str]:
-    """Updates until the run ends; returns the last state and why it ended."""
+    """Trains until the run ends; returns the last state and why it ended."""
     settings, start = self.trainable.experiment.train, int(state.step)
     metrics = step_metrics.StepMetrics(
       self.writer,
@@ -187,7 +187,7 @@ class _Updates:
       if stop or last or step % settings.log_every == 0:
         metrics.write(step)
       if stop:
-        # A machine about to be taken away leaves no time to validate or to draw.
+        # A preempted machine leaves no time to validate or to draw samples.
         self.save(state, None)
         return state, "finished" if last else "interrupted"
       due = last or step % settings.checkpoint_every == 0
@@ -210,7 +210,7 @@ class _Updates:
     return state, "finished"
 
   def validate(self, state: state_lib.TrainState, step: int) -> float:
-    """Measures, checks, writes and remembers the validation loss."""
+    """Computes, checks, writes and records the validation loss."""
     scalars = self.trainable.validate(state.ema_params)
     step_metrics.check_finite("validation/loss", scalars["loss"], step)
     named = {f"validation/{name}": value for name, value in scalars.items()}

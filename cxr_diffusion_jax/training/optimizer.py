@@ -21,7 +21,7 @@ class OptimizerSettings:
 
   Attributes:
     learning_rate: peak learning rate.
-    schedule: 'cosine' down to `final_rate` of the peak, 'constant', or 'inverse_sqrt':
+    schedule: 'cosine' decay to `final_rate` of the peak, 'constant', or 'inverse_sqrt':
       the peak over sqrt(step / decay_after), which needs no last step (Karras et al.
       2024, 2312.02696, section 3.1).
     warmup_steps: updates of linear warm-up.
@@ -33,7 +33,7 @@ class OptimizerSettings:
     accumulation: number of equal parts of a batch that are processed in turn.
     decay_after: step until which 'inverse_sqrt' stays at the peak.
     unit_weights: rescale EDM2's weights to unit magnitude after each update. Otherwise
-      they grow, which slows their rotation.
+      they grow, which lowers the effective learning rate.
   """
 
   learning_rate: float
@@ -78,7 +78,7 @@ def learning_rate(settings: OptimizerSettings, num_steps: int) -> optax.Schedule
     after = optax.cosine_decay_schedule(
       settings.learning_rate, max(num_steps - warmup, 1), alpha=settings.final_rate
     )
-  # Not from zero, which would waste the first update.
+  # Not from zero: the first update would do nothing.
   ramp = optax.linear_schedule(
     settings.learning_rate / (warmup + 1), settings.learning_rate, max(warmup, 1)
   )

@@ -1,11 +1,11 @@
 """Runs that start from a published UNet.
 
-  FOLDER --check--> fits config.model, or an error before any data are prepared
+  FOLDER --check--> fits config.model, or an error before data is prepared
   fresh parameters --merge(loaded)--> parameters of step 0
 
-A layer is loaded if all of its arrays fit, a cross-attention only as a whole. From
-three channels to one, the first layer's kernel is summed and the last one's averaged,
-which preserves the output for grey images. Resuming does not need the folder.
+A layer is loaded if all of its arrays fit; a cross-attention block counts as one layer.
+From three channels to one, the first layer's kernel is summed and the last one's
+averaged, which preserves the output for grey images. Resuming does not need the folder.
 """
 
 from collections.abc import Mapping
@@ -37,10 +37,10 @@ _FIELDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
-  """The folder of a run's first weights; `check` and `load` read it.
+  """The folder of a run's initial weights; `check` and `load` read it.
 
   Attributes:
-    folder: diffusers' UNet2DConditionModel, or a pipeline with one.
+    folder: a UNet2DConditionModel of diffusers, or a pipeline that contains one.
   """
 
   folder: str
@@ -68,7 +68,7 @@ class Pretrained:
       )
 
   def load(self, shapes: types.Params) -> dict[tuple[str, ...], np.ndarray]:
-    """Reads the arrays that fit a tree of shapes: float32, by their paths in it."""
+    """Reads the arrays that fit a tree of shapes: float32, keyed by path."""
     self.check()
     _, params = diffusers.load_unet(self.folder)
     flat = _flat(shapes)
@@ -90,7 +90,7 @@ def read(section: Mapping[str, Any], network: Any) -> Pretrained | None:
   """Reads config.model.pretrained; None if it is not set.
 
   Raises:
-    errors.InputError: the network is no UNet.
+    errors.InputError: the network is not a UNet.
   """
   folder = section.get("pretrained", "")
   if not folder:
@@ -106,7 +106,7 @@ def read(section: Mapping[str, Any], network: Any) -> Pretrained | None:
 def fitting(
   loaded: Mapping[tuple[str, ...], Any], shapes: Mapping[tuple[str, ...], Any]
 ) -> dict[tuple[str, ...], Any]:
-  """Returns the arrays of the layers in which every array fits."""
+  """Returns the arrays of layers in which every array fits."""
   broken = {
     _layer(path)
     for path, leaf in shapes.items()
@@ -116,7 +116,7 @@ def fitting(
 
 
 def merge(fresh: types.Params, loaded: Mapping[str, jax.Array]) -> types.Params:
-  """Replaces arrays of a tree by those loaded, by '/'-joined path."""
+  """Replaces arrays of a tree with the loaded ones, keyed by '/'-joined path."""
   if not loaded:
     return fresh
   flat = traverse_util.flatten_dict(fresh, sep="/")

@@ -32,18 +32,18 @@ def check_resumable(
   needs: conditioning.Needs | None = None,
   targets: conditioning.Needs | None = None,
 ) -> bool:
-  """Refuses to resume another run, before any data are prepared.
+  """Refuses to resume a different run, before any data is prepared.
 
   Args:
-    autoencoder: makes the latents that are denoised, if any.
-    targets: of the columns that training compares with, if any.
+    autoencoder: encodes the latents that are denoised, if any.
+    targets: needs of the columns that training compares with, if any.
 
   Returns:
     Whether there is a checkpoint to resume from.
 
   Raises:
-    errors.InputError: the checkpoints in the folder are of another config, of the
-      latents of another autoencoder, or of another encoder's columns.
+    errors.InputError: the checkpoints in the folder belong to another config, another
+      autoencoder's latents, or another encoder's columns.
   """
   if not (epath.Path(workdir) / "checkpoints").exists():
     return False
@@ -77,7 +77,7 @@ def start(
   """Returns the first state and its history of validations.
 
   Raises:
-    errors.InputError: the checkpoints are of another config or of other data.
+    errors.InputError: the checkpoints belong to another config or other data.
   """
   step = manager.latest_step()
   if step is not None:
@@ -97,7 +97,7 @@ def start(
     state = dataclasses.replace(
       state,
       params=params,
-      # Copies: the state is donated, and one buffer cannot be donated twice.
+      # Copy, because the state is donated and a buffer cannot be donated twice.
       ema_params=jax.tree.map(jnp.copy, params),
       power_ema=tuple(jax.tree.map(jnp.copy, params) for _ in state.power_ema),
     )
@@ -105,10 +105,10 @@ def start(
 
 
 def check_initial(experiment: experiment_lib.Experiment, shapes: types.Params) -> None:
-  """Refuses first weights that do not fit, before any data are prepared.
+  """Refuses initial weights that do not fit, before any data is prepared.
 
   Raises:
-    errors.InputError: no such folder, no checkpoint there, or other parameters.
+    errors.InputError: no such folder, no checkpoint in it, or different parameters.
   """
   if experiment.pretrained is not None:
     experiment.pretrained.check()

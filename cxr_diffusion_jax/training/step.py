@@ -1,11 +1,11 @@
-"""One update and one validation, from data, condition, process and network.
+"""The training step and the validation step.
 
   x0 = encode(image); x_t = alpha_t x0 + sigma_t noise
   denoise = network between a preconditioning's inputs and output
   loss = mean of weight(t) * mean (denoise(x_t, t, dropped context) - target)^2
   ema <- d ema + (1 - d) params,  d = min(decay, (1 + step) / (10 + step))
 
-Keys are folded from the seed, a stream's number and the step, so a resumed run draws
+Keys are folded from the seed, a stream index and the step, so a resumed run draws
 the same noise as an uninterrupted one.
 """
 
@@ -33,7 +33,7 @@ class Objective:
 
   Attributes:
     time_sampler: (key, n, schedule) -> t [n] in [0, 1].
-    weighting: weight of each example's loss, by its time.
+    weighting: weight of each example's loss as a function of its time.
     drop_rates: probability of dropping each stream.
     alignment: of the network's features, or None.
   """
@@ -65,13 +65,13 @@ def total_loss(
   context: types.Context,
   features_target: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns what is minimised, [], and scalars.
+  """Returns the scalar to minimise, and metrics.
 
   Args:
     learned: parameters as `state.learned` returns them.
     x_t: [b h w c] noised latents.
     context: the (dropped) condition.
-    features_target: [b n d], the target of the features if there is an alignment.
+    features_target: [b n d], target of the features if there is an alignment.
   """
   denoiser, alignment = objective.denoiser, objective.alignment
   if alignment is None or features_target is None:
@@ -115,7 +115,7 @@ def train_step(
   denoiser = objective.denoiser
   process = denoiser.process
   time_key, noise_key, drop_key = jax.random.split(key, 3)
-  # A fourth key; those of `split` are the first three.
+  # A fourth key, independent of the three from `split`.
   x0 = denoiser.codec.encode_batch(jax.random.fold_in(key, 3), batch)
   b = x0.shape[0]
   t = objective.time_sampler(time_key, b, process.schedule)
@@ -133,7 +133,7 @@ def train_step(
     functools.partial(total_loss, objective), has_aux=True
   )
   if accumulation > 1:
-    # Only for several parts: within loops, XLA on CPUs computes gradients of
+    # Only for several parts, because within loops XLA on CPUs computes gradients of
     # convolutions on a slow path (a step of the tiny UNet took 24 times as long).
     loss_and_grad = optax.microbatching.microbatch(
       loss_and_grad,

@@ -1,4 +1,4 @@
-"""Scalars of training steps: collected on the device, checked, averaged, written."""
+"""Collects scalars of training steps on the device; checks, averages, writes them."""
 
 import time
 from typing import Any
@@ -28,7 +28,7 @@ class StepMetrics:
   """Collects the scalars of steps on the device and writes their means.
 
   Args:
-    step: updates done before the first one collected.
+    step: number of updates before the first collected one.
   """
 
   def __init__(
@@ -41,7 +41,7 @@ class StepMetrics:
     self._start = (step, time.monotonic())
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Keeps the scalars of a step; waits for the device only if it is far behind."""
+    """Stores the scalars of a step; waits only if the device is far behind."""
     self._pending.append((step, metrics))
     if len(self._pending) > _IN_FLIGHT:
       # Each step in flight holds its batch on the device.
