@@ -1,10 +1,10 @@
-"""Builds conditions from images of the records, or from what a user gives.
+"""Builds conditions from images of the records, or from user input.
 
   split | image ids        --columns of the records--> fields [n ...]
   prompts, findings        --text encoder-----------> fields [n ...]
   reference images         --image encoder----------> fields [n ...]
 
-A missing field is blank: zeros or unknown, which is no token.
+A missing field is blank (zeros or unknown), which gives no token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import request as request_lib
 from cxr_diffusion_jax.sampling.request import Conditions, Request
 
-# Fields of the records themselves, for the path without an encoder.
+# Fields of the records, for the path without an encoder.
 LABELS = ("findings", "age", "sex", "view")
 VIEWS, SEXES = ("PA", "AP"), ("F", "M")
 
@@ -44,10 +44,10 @@ class ConditionBuilder:
     """Builds the conditions of a request.
 
     Args:
-      count: conditions to take from a split; other requests bring their own number.
+      count: number of conditions to take from a split; ignored for other requests.
 
     Raises:
-      errors.InputError: something that the path cannot use, or that cannot be read.
+      errors.InputError: input that the path cannot use, or that cannot be read.
     """
     self._check(request)
     needs = self.needs
@@ -71,7 +71,7 @@ class ConditionBuilder:
     return result
 
   def guess(self, text: str) -> Request:
-    """The request that a single text means: a file, an id, a prompt, or findings."""
+    """Interprets a text as a file, an image id, a prompt, or findings."""
     takes = self.needs.inputs
     if "reference" in takes and pathlib.Path(text).is_file():
       return Request(references=(text,))
@@ -85,7 +85,7 @@ class ConditionBuilder:
     return Request(image_ids=(text,))
 
   def between(self, texts: Sequence[str], negative_prompt: str = "") -> Conditions:
-    """One condition for each text, understood as `guess` does."""
+    """Builds one condition for each text, interpreted by `guess`."""
     asked = [self.guess(text) for text in texts]
     known = {"negative_prompt": negative_prompt}
     return request_lib.join_rows(
@@ -93,7 +93,7 @@ class ConditionBuilder:
     )
 
   def _check(self, request: Request) -> None:
-    """Raises InputError for what the path cannot use."""
+    """Raises InputError for input that the path cannot use."""
     takes = (*self.needs.inputs, "image_ids", "unconditional")
     wrong = [name for name in request.given if name not in takes]
     if request.negative_prompt and "prompt" not in takes:
@@ -162,7 +162,7 @@ class ConditionBuilder:
     )
 
   def _of_words(self, request: Request) -> Conditions:
-    """Of prompts and of findings: as labels, or as sentences for a text encoder."""
+    """Conditions of prompts or findings, as labels or as sentences for an encoder."""
     if "prompt" not in self.needs.inputs:
       return self._of_labels(request)
     person = {"view": request.view or None, "age": request.age, "sex": request.sex}
@@ -231,7 +231,7 @@ class ConditionBuilder:
     )
 
   def _blank(self, count: int) -> types.Batch:
-    """[count ...] of every field, without a token."""
+    """Returns [count ...] of every field, blank."""
     card = self.run.card
     if not card.columns:
       return {

@@ -18,7 +18,7 @@ from cxr_diffusion_jax.models import kl_codec
 from cxr_diffusion_jax.parallel import batches as batches_lib
 from cxr_diffusion_jax.parallel import sharding
 
-# A side that every codec divides.
+# A side length that every codec's factor divides.
 _LARGE = 2**16
 
 RowsFn = Callable[[types.Array], np.ndarray]
@@ -27,7 +27,7 @@ RowsFn = Callable[[types.Array], np.ndarray]
 def make_encode(codec: codec_lib.Codec, mesh: jax.sharding.Mesh) -> RowsFn:
   """Builds images [n h w 1] in [-1, 1] -> latents [n h' w' c] float32.
 
-  Of a codec with a posterior it is the mean.
+  If the codec has a posterior, its mean is used.
   """
   return _over_rows(codec.encode, codec, mesh, lambda images: images.shape[1])
 
@@ -57,7 +57,7 @@ def _over_rows(
   def program(rows, params):
     return fn(rows, params)
 
-  # Not `device_put`, which compares what the processes hold.
+  # Not `device_put`, which compares the values of all processes.
   params = jax.tree.map(
     lambda value: jax.make_array_from_callback(
       value.shape, whole, np.asarray(value).__getitem__

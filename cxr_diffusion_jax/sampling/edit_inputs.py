@@ -19,24 +19,24 @@ from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import image_to_image
 from cxr_diffusion_jax.sampling import request as request_lib
 
-# As published for SDEdit: much of the image stays.
+# The value published for SDEdit, which preserves much of the image.
 STRENGTH = 0.6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EditRequest:
-  """A request to make images from images.
+  """A request to edit images.
 
   Attributes:
-    inits: files of X-rays, or ids of the records' images.
-    masks: files, one or as many as images: white is generated, black is kept.
-    strength: of `image_to_image.Plan`; None for 1 with a mask or an inversion, else
+    inits: X-ray files, or ids of the dataset's images.
+    masks: files, one for all images or one each: white is generated, black is kept.
+    strength: see `image_to_image.Plan`; None for 1 with a mask or an inversion, else
       `STRENGTH`.
     invert: compute each image's own noise first, and denoise from there.
     repeats: evaluations for each step of the inversion.
 
   Raises:
-    errors.InputError: masks of another number, or see `image_to_image.Plan`.
+    errors.InputError: a wrong number of masks, or see `image_to_image.Plan`.
   """
 
   inits: tuple[str, ...]
@@ -58,7 +58,7 @@ class EditRequest:
 
   @property
   def plan(self) -> image_to_image.Plan:
-    """How the images are made."""
+    """How the images are edited."""
     whole = bool(self.masks) or self.invert
     strength = (1.0 if whole else STRENGTH) if self.strength is None else self.strength
     return image_to_image.Plan(
@@ -71,14 +71,14 @@ class EditRequest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EditInputs:
-  """k images to begin with; row i of everything belongs together.
+  """The k input images; row i of every field belongs to image i.
 
   Attributes:
-    images: uint8 [k h w 1], as the run's own.
-    masks: bool [k h w 1], True where to generate; None for none.
+    images: uint8 [k h w 1], of the run's size.
+    masks: bool [k h w 1], True where pixels are generated; None for none.
     entries: descriptions for samples.json.
-    names: fit for file names.
-    ids: of images of the records; "" for files.
+    names: safe for use in file names.
+    ids: ids of the dataset's images; "" for files.
   """
 
   images: np.ndarray
@@ -95,8 +95,8 @@ def read(run: Run, request: EditRequest) -> EditInputs:
   """Reads images and masks as squares of the run's size.
 
   Raises:
-    errors.InputError: neither a file nor an id; a mask of another size than its image,
-      or one that is black everywhere.
+    errors.InputError: neither a file nor an id; a mask that differs in size from its
+      image or is black everywhere.
   """
   shown, ids = [], []
   for text in request.inits:
@@ -136,13 +136,13 @@ def read(run: Run, request: EditRequest) -> EditInputs:
 def request_of(
   request: request_lib.Request, inits: EditInputs, takes: tuple[str, ...]
 ) -> request_lib.Request:
-  """The request itself, or one for the images' own conditions if it gives none.
+  """Returns the request, or one for the images' own conditions if it has none.
 
   Args:
-    takes: what the run's path takes, of `Needs.inputs`.
+    takes: the inputs that the run's path accepts, from `Needs.inputs`.
 
   Raises:
-    errors.InputError: no condition is given, and none of the images is known.
+    errors.InputError: no condition is given, and no image is in the dataset.
   """
   if request.given:
     return request
@@ -158,7 +158,7 @@ def request_of(
 
 
 def _read_init(run: Run, text: str) -> tuple[np.ndarray, str]:
-  """An image [h w] uint8, and its id if it is one of the records."""
+  """Returns an image [h w] uint8, and its id if it is in the records."""
   if not pathlib.Path(text).exists():
     stem = pathlib.PurePath(text).stem
     if not run.has_image(stem):
@@ -173,7 +173,7 @@ def _read_init(run: Run, text: str) -> tuple[np.ndarray, str]:
 def _read_mask(
   card: DatasetCard, path: str, wanted: tuple[int, int], init: str
 ) -> np.ndarray:
-  """A mask [h w] bool of the run's size, of an image of the size `wanted`."""
+  """Reads a mask of an image of size `wanted`, as [h w] bool of the run's size."""
   mask = reference.read_picture(path)
   if mask.shape != wanted:
     raise errors.InputError(

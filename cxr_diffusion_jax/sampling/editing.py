@@ -1,8 +1,8 @@
 """Edits images with a trained run: variations, inpainting, counterfactuals.
 
 EditInputs, Conditions --pair--> fields with latents and masks --sample--> Edited
-  masks: where they are black, the image's own pixels are kept, bit for bit
-  inversion: each image is also generated with its own condition: the round trip
+  masks: where they are black, the image's own pixels are kept bit for bit
+  inversion: each image is also regenerated with its own condition (the round trip)
 """
 
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ from cxr_diffusion_jax.sampling import sample as sampling
 from cxr_diffusion_jax.sampling.edit_inputs import EditInputs
 from cxr_diffusion_jax.sampling.request import Conditions, Request
 
-# No guidance: what the inversion itself follows.
+# No guidance, as in the inversion itself.
 PLAIN = {"guidance": 1.0, "guidance_interval": (), "guidance_rescale": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Edited:
-  """Edited images; row i of everything belongs together.
+  """Edited images; row i of every field belongs to image i.
 
   Attributes:
-    inits: uint8 [n h w 1], the input of each.
-    masks: bool [n h w 1], True where it was generated; None for none.
-    round_trips: uint8 [n h w 1], each init inverted and generated with its own
+    inits: uint8 [n h w 1], the input of each image.
+    masks: bool [n h w 1], True where pixels were generated; None for none.
+    round_trips: uint8 [n h w 1], each input inverted and regenerated with its own
       condition; None without an inversion.
   """
 
@@ -47,7 +47,7 @@ class Edited:
 
   @property
   def summary(self) -> list[str]:
-    """A line on the mean error of the round trip; none without one."""
+    """Returns a line with the mean error of the round trip, if there is one."""
     values = self.samples.settings["image_to_image"].get("round_trip")
     if not values:
       return []
@@ -75,18 +75,18 @@ def make(
 
   Args:
     edit_request: the images, and how they are edited.
-    request: as many conditions as images, or one for all, or several of one image; the
-      images' own if it gives none.
-    per_condition: images of each pair, with different noise; an inversion has none.
-    num: images in all; all pairs once or `per_condition` times by default.
-    **options: `seed` and `weak_step`, as of `sampling.sample`.
+    request: as many conditions as images, one for all images, or several for one image;
+      if it has none, the images' own conditions are used.
+    per_condition: images of each pair, with different noise; an inversion has no noise.
+    num: total number of images; by default each pair once or `per_condition` times.
+    **options: `seed` and `weak_step`, see `sampling.sample`.
 
   Raises:
-    errors.InputError: an unreadable file, numbers of images and conditions that do not
-      go together, settings out of range, or no such checkpoint.
+    errors.InputError: an unreadable file, incompatible numbers of images and
+      conditions, settings out of range, or no such checkpoint.
   """
   plan, inits = edit_request.plan, inits_lib.read(run, edit_request)
-  # Wrong settings are refused before any encoder runs.
+  # Fail on wrong settings before any encoder runs.
   generate_lib.make_generator(run.recipe, changes, plan=plan)
   wanted = inits_lib.request_of(request, inits, builder.needs.inputs)
   conditions = builder.build(wanted, len(inits))
@@ -127,7 +127,7 @@ def make(
 
 
 def write(edited: Edited, out: pathlib.Path) -> None:
-  """Writes all that `sample_files.write` does, and the images that were edited."""
+  """Writes the files of `sample_files.write`, and the input images."""
   samples, inits = edited.samples, edited.inits
   above, below = [("init", inits)], []
   (out / "inits").mkdir()
@@ -135,7 +135,7 @@ def write(edited: Edited, out: pathlib.Path) -> None:
     (out / "masks").mkdir()
     above.append(("mask", edited.masks.astype(np.uint8) * 255))
   if edited.round_trips is not None:
-    # Grey is no difference, white is brighter than before.
+    # Mid-grey means no difference; white means brighter than before.
     change = (samples.images.astype(np.int16) - inits) // 2 + 128
     below.append(("difference", change.clip(0, 255).astype(np.uint8)))
     below.append(("round trip", edited.round_trips))
@@ -152,7 +152,7 @@ def _fields(
   inits: EditInputs,
   plan: image_to_image.Plan,
 ) -> types.Batch:
-  """What a plan reads of the images, [k ...]: latents, masks, their own conditions."""
+  """Returns the fields [k ...] that a plan reads: latents, masks, own conditions."""
   encode = decoding.make_encode(run.recipe.denoiser.codec, run.recipe.mesh)
   pixels = inits.images.astype(np.float32) / np.float32(127.5) - 1
   fields = {image_to_image.INIT: encode(pixels)}
@@ -168,12 +168,12 @@ def _fields(
 
 
 def _has_own(builder: conditions_lib.ConditionBuilder, image_id: str) -> bool:
-  """Whether the records hold a condition that is of this very image."""
+  """Whether the records hold a condition of this very image."""
   return bool(image_id) and builder.needs.reference == "self"
 
 
 def _own(builder: conditions_lib.ConditionBuilder, image_id: str) -> Conditions:
-  """The condition of an image itself, as far as it is known."""
+  """Returns the condition of an image itself, as far as it is known."""
   known = Request(image_ids=(image_id,)), Request(unconditional=True)
   return builder.build(known[0] if _has_own(builder, image_id) else known[1], 1)
 
@@ -216,7 +216,7 @@ def _round_trip(
   values = []
   for one in error:
     mean_square = float(np.mean(one**2))
-    # Of equal images it is infinite, which JSON has no number for.
+    # It is infinite for equal images, which JSON cannot represent.
     psnr = float(10 * np.log10(255**2 / mean_square)) if mean_square else None
     grey = float(np.abs(one).mean())
     values.append({"psnr_db": psnr, "mean_abs_grey_levels": grey, "evaluations": cost})
@@ -230,7 +230,7 @@ def _described(
   of_image: np.ndarray,
   lost: list[dict[str, float | None]],
 ) -> sampling.Samples:
-  """Samples with the edit in settings and title, and the known pixels put back."""
+  """Adds the edit to settings and title, and restores the pixels that are kept."""
   edit: dict[str, Any] = {**dataclasses.asdict(plan)}
   images, how = samples.images, f"strength {plan.strength:g}"
   if plan.masked:

@@ -1,4 +1,4 @@
-"""Samples on disk: a PNG each, two pictures of all, and a JSON of where they come from.
+"""Samples on disk: one PNG each, two pictures of all, and a JSON of their origin.
 
 Samples --write--> OUT/{images/, references/, grid.png, pairs.png, samples.json}
 """
@@ -32,8 +32,8 @@ def write(
 
   Args:
     out: an empty folder, see `artifacts.new_folder`.
-    above: further rows of pairs.png, above what was generated.
-    below: and below it, of the first image of each condition.
+    above: additional rows of pairs.png, above the generated images.
+    below: additional rows below them, for the first image of each condition.
   """
   (out / "images").mkdir()
   if samples.references is not None:
@@ -58,7 +58,7 @@ def write(
 
 
 def new_name(workdir: epath.Path, topic: str) -> epath.Path:
-  """A folder that is not there yet: WORKDIR/generated/<date-time>_<topic>."""
+  """Returns a folder that does not exist yet: WORKDIR/generated/<date-time>_<topic>."""
   topic = request_lib.slug({"prompt": topic})
   name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}_{topic}"
   folder = workdir / GENERATED
@@ -67,9 +67,9 @@ def new_name(workdir: epath.Path, topic: str) -> epath.Path:
 
 
 def newest(workdir: epath.Path) -> epath.Path | None:
-  """The newest folder of `new_name` with pictures of pairs; None where there is none.
+  """The newest folder of `new_name` with pictures of pairs; None if there is none.
 
-  Runs of former versions hold one such folder, WORKDIR/generated itself.
+  In runs of earlier versions, WORKDIR/generated is itself such a folder.
   """
   folder = epath.Path(workdir) / GENERATED
   dated = sorted(folder.glob(f"*/{PAIRS}")) or [folder / PAIRS]

@@ -21,7 +21,7 @@ from cxr_diffusion_jax.run import recipe as recipe_lib
 from cxr_diffusion_jax.run import sample_section
 from cxr_diffusion_jax.sampling import decoding, guiding, image_to_image
 
-# What callers of this module need beside it.
+# Re-exported for callers of this module.
 SampleSettings = sample_section.SampleSettings
 evaluations = sample_section.evaluations
 
@@ -39,22 +39,23 @@ class GenerateFn(Protocol):
     negative: types.Batch | None = None,
     weak_params: types.Params | None = None,
   ) -> jax.Array:
-    """Generates one image a condition.
+    """Generates one image per condition.
 
     Args:
       batch: fields [b ...] that the conditioner reads.
       keys: [b] typed keys.
-      scale: in place of `settings.guidance`, so that one program serves all scales: []
-        or [b] for a number, [s] or [b s] for one of each of s streams.
-      negative: a batch as `batch`: a condition to guide away from, in place of none.
-      weak_params: of an earlier checkpoint, for autoguidance in place of
+      scale: replaces `settings.guidance`, so that one program serves all scales: [] or
+        [b] for one scale, [s] or [b s] for one scale for each of s streams.
+      negative: a batch like `batch`: a condition to guide away from, instead of the
+        dropped one.
+      weak_params: parameters of an earlier checkpoint, for autoguidance instead of
         classifier-free guidance.
 
     Returns:
       [b h w 1] in [-1, 1].
 
     Raises:
-      errors.InputError: guidance that these inputs cannot have.
+      errors.InputError: guidance that these inputs do not support.
     """
     ...
 
@@ -71,18 +72,18 @@ def make_generate(
   Args:
     latent_shape: (h, w, c) of what is denoised.
     mesh: a batch is split over it; every process gets all images.
-    draw: in place of the plain way from noise to data, as of `image_to_image`.
+    draw: replaces plain sampling from noise, see `image_to_image`.
 
   Raises:
-    errors.InputError: as many scales as the condition does not have streams, or bounds
-      of pixels for a latent.
+    errors.InputError: a number of scales other than the number of streams, or pixel
+      bounds for a latent.
   """
   guiding.check_streams(settings, denoiser.conditioner.streams)
   guiding.check_codec(settings, denoiser.codec)
   sampler = sample_section.make_sampler(settings)
   guide = guiding.make_guide(denoiser, settings)
-  # A network that decodes is a program of its own: many images at once may be too many
-  # for it, and its parameters are arguments.
+  # A codec with a network decodes in a separate program: it may need smaller batches,
+  # and its parameters are arguments.
   apart = bool(denoiser.codec.columns)
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
@@ -108,7 +109,7 @@ class Generator:
   """A recipe and sample settings, ready to draw images.
 
   Attributes:
-    plan: to start from images, which the conditions then hold; None for noise.
+    plan: how to start from images, which the conditions then hold; None for noise.
   """
 
   recipe: recipe_lib.Recipe
@@ -146,8 +147,8 @@ class Generator:
 
     Args:
       fields: [n ...] that the conditioner reads.
-      numbers: [n] int; image i's noise depends on the seed and numbers[i] alone.
-      **options: as of `generate_rows`.
+      numbers: [n] int; image i's noise depends only on the seed and numbers[i].
+      **options: see `generate_rows`.
     """
     return generate_rows(
       self.compiled,
@@ -178,7 +179,7 @@ def make_generator(
 
 
 def sample_keys(seed: int, numbers: np.ndarray) -> jax.Array:
-  """Returns a key a sample: of the seed and the sample's number, never its batch."""
+  """Returns one key per sample, from the seed and the sample's number alone."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
     denoiser_lib.stream_key(seed, denoiser_lib.SAMPLE_STREAM), jnp.asarray(numbers)
   )
@@ -197,26 +198,26 @@ def generate_rows(
   weak_params: types.Params | None = None,
   scale: float | tuple[float, ...] | np.ndarray | None = None,
 ) -> np.ndarray:
-  """Generates one image a condition, in batches of one size.
+  """Generates one image per condition, in batches of one size.
 
   Args:
     conditions: fields [n ...] that the conditioner reads.
-    batch_size: rows a call; rounded up to what the mesh divides.
-    negative: fields [n ...], or [1 ...] for all, in place of the missing condition.
-    weak_params: an earlier checkpoint's, for autoguidance.
-    scale: in place of the settings' guidance: a number or a tuple of one for each
-      stream; or an array of them, [n] or [n s], one for each image.
+    batch_size: rows per call; rounded up to a multiple that the mesh divides.
+    negative: fields [n ...], or [1 ...] for all, instead of the dropped condition.
+    weak_params: parameters of an earlier checkpoint, for autoguidance.
+    scale: replaces the settings' guidance: a number, or a tuple with one for each
+      stream; or an array with one for each image, [n] or [n s].
 
   Returns:
     uint8 [n h w 1].
 
   Raises:
-    ValueError: an array of scales for another number of images.
-    errors.InputError: guidance that these inputs cannot have.
+    ValueError: an array of scales for a different number of images.
+    errors.InputError: guidance that these inputs do not support.
   """
   n = len(keys)
   optional = _optional_rows(n, negative, scale)
-  # These have no rows.
+  # Parameters have no rows.
   whole = {} if weak_params is None else {"weak_params": weak_params}
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   b = -(-min(batch_size, n) // parts) * parts
@@ -257,7 +258,7 @@ def _optional_rows(
 
 
 def _place_rows(inputs: Any, rows: np.ndarray, mesh: jax.sharding.Mesh) -> Any:
-  """Places some rows of a tree of arrays [n ...] on the devices of the mesh."""
+  """Places rows of a tree of arrays [n ...] on the devices of the mesh."""
   # Every process holds all conditions, unlike the batches of training.
   return jax.tree.map(
     lambda value: sharding.place_whole_batch({"rows": value[rows]}, mesh)["rows"],

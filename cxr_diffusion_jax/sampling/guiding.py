@@ -1,4 +1,4 @@
-"""Guidance of a run: by its condition, its streams, or an earlier checkpoint.
+"""Builds the guidance of a run: by condition, by stream, or by an earlier checkpoint.
 
 settings, params, scale --make_guide--> guided denoise_fn; noise level --> time
 """
@@ -22,7 +22,7 @@ from cxr_diffusion_jax.run import sample_section
 def make_guide(
   denoiser: denoiser_lib.Denoiser, settings: sample_section.SampleSettings
 ) -> Callable[..., types.DenoiseFn]:
-  """Builds (params, scale, negative, weak_params), of GenerateFn -> guided denoiser."""
+  """Builds (params, scale, negative, weak_params) -> denoiser; see GenerateFn."""
   interval = interval_times(settings, denoiser.process.schedule)
   limits = {"interval": interval, "rescale": settings.guidance_rescale}
   num_streams = len(denoiser.conditioner.streams)
@@ -56,7 +56,7 @@ def make_guide(
 def check_codec(
   settings: sample_section.SampleSettings, codec: codec_lib.Codec
 ) -> None:
-  """Raises errors.InputError where bounds of pixels are asked for in a latent."""
+  """Raises errors.InputError if pixel bounds are set for a latent."""
   if isinstance(codec, codec_lib.Pixel):
     return
   for name in ("clip_x0", "dynamic_threshold"):
@@ -84,7 +84,7 @@ def check_streams(
 def interval_times(
   settings: sample_section.SampleSettings, schedule: schedule_lib.Schedule
 ) -> tuple[float, float] | None:
-  """The times within which to guide: where sigma / alpha is in the interval.
+  """Returns the times at which sigma / alpha is in the guidance interval.
 
   Returns:
     (low, high) in [0, 1], or None for everywhere.
@@ -107,7 +107,7 @@ def _check_extra(
   negative: types.Batch | None,
   weak_params: types.Params | None,
 ) -> None:
-  """Refuses what does not go together; says what has no effect."""
+  """Refuses incompatible settings; warns about those without effect."""
   shown = f"config.sample.guidance={settings.guidance_text}"
   if weak_params is not None and isinstance(settings.guidance, tuple):
     raise errors.InputError(

@@ -1,10 +1,11 @@
-"""Images generated for evaluation, kept on disk in parts.
+"""Generates images for evaluation, and keeps them on disk in parts.
 
 conditions of image ids --sampler, sharded--> FOLDER/<fingerprint>/part_00000.npz ...
 
-Parts are complete: a repeated call generates the missing ones. Image i depends on the
-run, its sampler, the seed, i and its condition alone, so asking for more images does
-not change the first ones, and the noise is the same for every path.
+Parts are written completely or not at all; a repeated call generates missing ones.
+Image i depends only on the run, its sampler, the seed, i and its condition, so
+requesting more images does not change the first ones, and the noise is the same for
+every path.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,10 @@ DESCRIPTION = "generation.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartGenerator:
-  """Generates with one run into a folder.
+  """Generates images of one run into a folder.
 
   Attributes:
-    folder: of the parts, named by the fingerprint of all but the conditions.
+    folder: folder of the parts, named after the fingerprint of all but the conditions.
     weights: digest of the parameters.
   """
 
@@ -72,18 +73,18 @@ def prepare(
   batch_size: int = 32,
   weights: str = "",
 ) -> PartGenerator:
-  """Makes a run ready to generate.
+  """Prepares a run for generating.
 
   Args:
-    folder: receives a folder for each way to sample.
-    weights: `weights_digest` of the run, where it is known.
+    folder: receives one folder for each set of sampling settings.
+    weights: `weights_digest` of the run, if it is known.
   """
   generator = generate_lib.make_generator(run.recipe, changes)
   settings = generator.settings
   weights = weights or weights_digest(run)
   values = dataclasses.asdict(settings) | {"num_images": 0}
   if not settings.sampler_options:
-    # Former versions, whose images are still good, had none.
+    # Earlier versions, whose images are still valid, had no such setting.
     del values["sampler_options"]
   facts = {
     "data": run.card.fingerprint,
@@ -115,15 +116,15 @@ def generate(
   first: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> "Parts":
-  """Generates an image for the condition of each of these records.
+  """Generates one image for the condition of each record.
 
   Args:
-    image_ids: of any split; some may be there more than once.
-    name: of what they are for; a folder.
-    first: number of the first image, of which its noise is made.
+    image_ids: ids of any split; may repeat.
+    name: names the purpose, and the folder.
+    first: number of the first image, which determines its noise.
 
   Returns:
-    The images in their order, read when asked for.
+    The images in order, read on access.
   """
   folder = generator.folder / name
   folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +162,7 @@ class Parts(Sequence):
 def _images_of(
   generator: PartGenerator, fields: types.Batch, count: int, first: int
 ) -> np.ndarray:
-  # A part with fewer images is filled up with its last: one shape compiles.
+  # A smaller part is padded with its last image, so that only one shape is compiled.
   b = min(generator.batch_size, PART_SIZE)
   rows = np.minimum(np.arange(-(-count // b) * b), count - 1)
   images = generator.generator.generate(

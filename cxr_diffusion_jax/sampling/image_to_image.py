@@ -1,12 +1,12 @@
-"""Images from images: started from a corrupted one, kept in part, or inverted first.
+"""Images from images: start from a corrupted one, keep a part of it, or invert it.
 
   SDEdit      alpha x0 + sigma noise at t = strength --Sampler--> x0
-  inpainting  the same, what is known put back after each step
+  inpainting  the same, with known pixels restored after each step
   inversion   x0 --Euler backwards, source's condition--> x_t --Sampler, new one--> x0
 
 Meng et al. 2021 (SDEdit, 2108.01073); see `diffusion.inpainting` and `.inversion`.
-All are ways to draw for `generate.make_generate`: what they start from travels in the
-batch, in fields that no conditioner reads.
+Each is a `draw` function for `generate.make_generate`; its inputs are fields of the
+batch that no conditioner reads.
 """
 
 from collections.abc import Callable
@@ -25,25 +25,25 @@ Draw = Callable[
   [types.DenoiseFn, types.DenoiseFn, jax.Array, types.Batch, jax.Array], jax.Array
 ]
 
-# Fields of a batch: the latent [b h w c] that is started from, the mask of pixels
-# [b H W 1] bool that are to be generated, and the fields of the source's condition.
+# Fields of a batch: the initial latent [b h w c], the mask [b H W 1] bool of pixels to
+# generate, and the prefix of the fields of the source's condition.
 INIT, MAKE, SOURCE = "init_latent", "init_make", "source_"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """How an image becomes another one.
+  """How an image is edited.
 
   Attributes:
-    strength: the time to start from, in (0, 1], and the share of the settings' steps
-      that is done. 1 starts from pure noise; near 0 the image hardly changes.
-    masked: only the pixels of a mask are generated.
+    strength: the time to start from, in (0, 1], and the fraction of the settings' steps
+      to run. 1 starts from pure noise; near 0 the image hardly changes.
+    masked: generate only the pixels of a mask.
     inverted: start from the noise that the ODE assigns to the image, so that only what
-      the condition says changes.
+      the condition describes changes.
     repeats: evaluations for each step of the inversion.
 
   Raises:
-    errors.InputError: a value out of range, or values that do not go together.
+    errors.InputError: a value out of range, or incompatible values.
   """
 
   strength: float = 1.0
@@ -63,12 +63,12 @@ class Plan:
 def settings_of(
   settings: sample_section.SampleSettings, plan: Plan
 ) -> sample_section.SampleSettings:
-  """The settings with the steps from the plan's strength on.
+  """Returns the settings with only the steps from the plan's strength on.
 
   Raises:
     errors.InputError: no step is left, or the sampler of an inversion adds noise.
   """
-  # A hair more: 0.3 of 10 steps are 3.
+  # The margin absorbs rounding: 0.3 of 10 steps is 3.
   num_steps = int(settings.num_steps * plan.strength + 1e-6)
   if num_steps < 1:
     raise errors.InputError(
@@ -87,18 +87,18 @@ def settings_of(
 
 
 def evaluations(settings: sample_section.SampleSettings, plan: Plan) -> int:
-  """Evaluations of the network for the inversion of one image; 0 without one."""
+  """Network evaluations for the inversion of one image; 0 without an inversion."""
   return settings.num_steps * plan.repeats if plan.inverted else 0
 
 
 def make_draw(
   denoiser: denoiser_lib.Denoiser, settings: sample_section.SampleSettings, plan: Plan
 ) -> Draw:
-  """Builds the way to draw, for `generate.make_generate`.
+  """Builds the `draw` function for `generate.make_generate`.
 
   Args:
-    plan: how images are made; batches carry `INIT`, with a mask `MAKE`, and with an
-      inversion the conditioner's fields of the source, each behind `SOURCE`.
+    plan: how images are edited. Batches hold `INIT`, with a mask `MAKE`, and with an
+      inversion the source's conditioner fields, prefixed with `SOURCE`.
   """
   sampler = sample_section.make_sampler(settings, start=plan.strength)
   process = denoiser.process
@@ -112,7 +112,7 @@ def make_draw(
   ) -> jax.Array:
     grid = sampler.times.grid(process, sampler.num_steps)
     x0, constrain_fn = jnp.asarray(batch[INIT], jnp.float32), None
-    # A sampler that begins at the end of the path takes noise alone, and scales it.
+    # A sampler that begins at time 1 takes plain noise, and scales it itself.
     scale = grid.sigma[0] if plan.strength == 1 else 1.0
     start = noise
     if plan.inverted:
@@ -138,7 +138,7 @@ def make_draw(
 
 
 def source_of(batch: types.Batch) -> types.Batch:
-  """The fields of the source's condition, under the names that a conditioner reads."""
+  """Returns the source's condition fields under the conditioner's names."""
   return {
     name.removeprefix(SOURCE): value
     for name, value in batch.items()

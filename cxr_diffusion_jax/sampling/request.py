@@ -17,18 +17,18 @@ from cxr_diffusion_jax.data import labels
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """What to generate from; empty means not given.
+  """What to generate from; empty fields are not given.
 
   Attributes:
-    split: gives the conditions, evenly spread over its images, if nothing is named.
-    image_ids: of any split; their conditions are taken.
-    findings: texts such as 'Effusion,Cardiomegaly' or 'No Finding'.
+    split: if nothing else is given, conditions are taken evenly from its images.
+    image_ids: images of any split; their conditions are used.
+    findings: such as 'Effusion,Cardiomegaly' or 'No Finding'.
     age: years.
     sex: 'F' or 'M'.
     view: 'PA' or 'AP'.
     references: paths of X-rays.
     negative_prompt: what to guide away from.
-    unconditional: no condition at all.
+    unconditional: use no condition.
   """
 
   split: str = "test"
@@ -44,7 +44,7 @@ class Request:
 
   @property
   def given(self) -> tuple[str, ...]:
-    """Flags that name conditions."""
+    """Names of the given kinds of condition."""
     person = self.age is not None or self.sex or self.view
     values = {
       "prompt": self.prompts,
@@ -57,18 +57,18 @@ class Request:
 
   @property
   def plain(self) -> bool:
-    """Whether there is nothing to guide to or away from."""
+    """Whether there is neither a condition nor a negative prompt."""
     return self.given == ("unconditional",) and not self.negative_prompt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conditions:
-  """n conditions; row i of everything belongs together.
+  """n conditions; row i of every field belongs to condition i.
 
   Attributes:
     fields: [n ...] what the conditioner reads from a batch.
     entries: descriptions for samples.json.
-    names: fit for file names.
+    names: safe for use in file names.
     references: uint8 [n h w 1], the images of the conditions, black for those without
       one; None if none has one.
     negative: fields [1 ...] of the negative prompt, or None.
@@ -111,10 +111,10 @@ def join_rows(parts: Sequence[Conditions]) -> Conditions:
 
 
 def join(parts: Sequence[tuple[Conditions, Sequence[str]]]) -> Conditions:
-  """Combines kinds of conditions row by row: each part gives the fields that it owns.
+  """Combines kinds of conditions row by row; each part contributes its own fields.
 
   Raises:
-    errors.InputError: numbers of conditions that are neither equal nor one.
+    errors.InputError: parts with different numbers of conditions, other than one.
   """
   n = max(len(part) for part, _ in parts)
   if any(len(part) not in (1, n) for part, _ in parts):
@@ -135,7 +135,7 @@ def join(parts: Sequence[tuple[Conditions, Sequence[str]]]) -> Conditions:
 
 
 def slug(entry: Mapping[str, Any]) -> str:
-  """A condition's name for files."""
+  """Returns a file name for a condition."""
   words = entry.get("prompt") or pathlib.PurePath(entry.get("reference", "")).stem
   if not words and "findings" in entry:
     words = "_".join(entry["findings"]) or labels.NO_FINDING
@@ -144,13 +144,13 @@ def slug(entry: Mapping[str, Any]) -> str:
     words = (
       "_".join(f"{key}-{value}" for key, value in sorted(pairs)) or "unconditional"
     )
-  # ASCII, which any file system accepts.
+  # ASCII, which every file system accepts.
   fit = "".join(c if c == "_" or (c.isascii() and c.isalnum()) else "-" for c in words)
   return fit[:40].strip("-") or "x"
 
 
 def topic(request: Request, *, grid: object, interpolate: object, edit: object) -> str:
-  """A few words on a request, for the name of its folder."""
+  """Summarises a request in a few words, for its folder's name."""
   kinds = {"grid": grid, "interpolate": interpolate, "edit": edit}
   words = [name for name, value in kinds.items() if value]
   texts = (*request.prompts, *request.findings, *request.image_ids)

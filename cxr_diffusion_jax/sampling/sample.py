@@ -21,13 +21,13 @@ from cxr_diffusion_jax.sampling.request import Conditions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:
-  """Images and where they come from; row i of everything belongs together.
+  """Images and their origin; row i of every field belongs to image i.
 
   Attributes:
     images: uint8 [n h w 1].
     references: uint8 [n h w 1], the image of each condition; None for none.
     entries: seed, number and condition of each.
-    names: of the conditions, fit for file names.
+    names: names of the conditions, safe for use in file names.
     settings: sampler, steps, guidance, checkpoint.
     title: one line for pictures.
     per_condition: consecutive rows that share a condition.
@@ -58,13 +58,13 @@ def sample(
   """Generates images for conditions.
 
   Args:
-    conditions: taken in turn, repeatedly.
-    num: images in all.
-    per_condition: images of one condition, with different noise.
-    seed: of the noise; image i's noise depends on the seed and i alone.
-    changes: of the run's own sample settings.
-    weak_step: checkpoint that autoguidance leads away from.
-    plan: to start from images, which the conditions' fields then hold (`editing`).
+    conditions: used in turn, repeatedly.
+    num: total number of images.
+    per_condition: images of each condition, with different noise.
+    seed: seed of the noise; image i's noise depends only on the seed and i.
+    changes: changes to the run's sample settings.
+    weak_step: step of the checkpoint that autoguidance guides away from.
+    plan: how to start from images, which the conditions' fields then hold (`editing`).
 
   Raises:
     errors.InputError: settings out of range, or no such checkpoint.
@@ -109,10 +109,10 @@ def title(
   weak_step: int | None = None,
   varied: Sequence[str] = (),
 ) -> str:
-  """One line that says what a picture is of.
+  """Returns a one-line description of a picture.
 
   Args:
-    weak_step: checkpoint that autoguidance led away from.
+    weak_step: step of the checkpoint that autoguidance guided away from.
     varied: settings that vary within the picture, such as 'sampler' or 'guidance'.
   """
   auto = "" if weak_step is None else f" away from step {weak_step}"
@@ -128,7 +128,7 @@ def title(
 
 
 def caption(entry: Mapping[str, Any]) -> str:
-  """Two short lines that say what a condition is."""
+  """Returns at most two short lines that describe a condition."""
   if "prompt" in entry:
     words = entry["prompt"].split()
     half = (len(words[:8]) + 1) // 2
@@ -148,8 +148,8 @@ def make_show(
 ) -> Callable[[types.Params, int], Image.Image | None]:
   """Builds (averaged parameters, step) -> a picture, None except on the first host.
 
-  Conditions are those of fixed validation images, and the noise is fixed, so the
-  pictures of a run differ only by training.
+  Conditions come from fixed validation images and the noise is fixed, so the pictures
+  of a run differ only by training.
   """
   recipe = recipe.with_statistics(dataset.card.statistics)
   source = dataset.source("validation")

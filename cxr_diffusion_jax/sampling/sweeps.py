@@ -17,7 +17,7 @@ from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import sample as sampling
 from cxr_diffusion_jax.sampling.request import Conditions
 
-# Fields of codes from 0, of which -1 means unknown.
+# Fields with codes from 0; -1 means unknown.
 CODES = ("sex", "view")
 
 
@@ -26,7 +26,7 @@ class Axis:
   """One thing that varies.
 
   Attributes:
-    name: 'seed', or a sample setting of one value.
+    name: 'seed', or a sample setting with a single value.
   """
 
   name: str
@@ -51,8 +51,8 @@ def grid(
   """Draws every combination; condition and noise are the same along both axes.
 
   Args:
-    conditions: one row (with two axes: one block of rows) each.
-    axes: one: its values are the columns; two: rows and columns.
+    conditions: one row each (with two axes, one block of rows each).
+    axes: one axis gives the columns; two give rows and columns.
 
   Raises:
     errors.InputError: a value out of range, or no such checkpoint.
@@ -68,7 +68,7 @@ def grid(
   generators: dict[generate_lib.SampleSettings, generate_lib.Generator] = {}
   images = {}
   for values, (settings, point_seed) in zip(combinations, points, strict=True):
-    # All scales share one program, but 1 needs a single branch, and so its own.
+    # All scales share one program, except 1, which needs only one branch.
     plain = settings.guidance == 1.0 or isinstance(settings.guidance, tuple)
     shared = settings if plain else dataclasses.replace(settings, guidance=2.0)
     if shared not in generators:
@@ -118,12 +118,12 @@ def walk(
 ) -> tuple[Image.Image, np.ndarray]:
   """Walks from one condition to another in equal steps, with the same noise.
 
-  Embeddings and labels are mixed linearly; a token of only one of the two fades in. A
-  label known for only one of them is that of the nearer end.
+  Embeddings and labels are interpolated linearly; a token that only one end has fades
+  in or out. A label known at only one end is taken from the nearer end.
 
   Args:
-    conditions: two.
-    num: images, both ends included; 2 or more.
+    conditions: the two ends.
+    num: number of images, both ends included; 2 or more.
 
   Returns:
     The labelled picture, and the images uint8 [num h w 1].
@@ -165,7 +165,7 @@ def walk(
 
 
 def _mix(name: str, first: np.ndarray, last: np.ndarray, weight: float) -> np.ndarray:
-  """Mixes two values of a field; what is unknown in one is that of the nearer end."""
+  """Interpolates a field; if unknown at one end, takes the nearer end's value."""
   first, last = np.asarray(first, np.float32), np.asarray(last, np.float32)
   mixed = np.asarray((1 - weight) * first + weight * last, np.float32)
   unknown = np.isnan(mixed)
