@@ -1,4 +1,4 @@
-"""ArrayRecord files: written whole or not at all, read at random."""
+"""ArrayRecord files: written completely or not at all, with random read access."""
 
 from collections.abc import Iterable, Sequence
 import errno
@@ -15,8 +15,8 @@ def write(
   """Writes one file under a temporary name, then renames it.
 
   Args:
-    path: of the file.
-    records: its rows.
+    path: path of the file.
+    records: the serialized rows.
     compression: `uncompressed`, or `zstd:LEVEL`.
 
   Raises:
@@ -35,7 +35,7 @@ def write(
     finally:
       writer.close()
   except RuntimeError as error:
-    # array_record gives the reason in its text only.
+    # array_record states the reason only in its message.
     if "No space left" not in str(error):
       raise
     pathlib.Path(partial).unlink(missing_ok=True)
@@ -60,5 +60,5 @@ def open_files(
   paths = [f"{os.fspath(path)}[0:{num_rows}]" for path, num_rows in files]
   if not paths:
     return ()
-  # It has all of a sequence that is used here.
+  # It implements the part of Sequence that is used here.
   return cast(Sequence[bytes], array_record_data_source.ArrayRecordDataSource(paths))

@@ -5,7 +5,7 @@ rows -> shuffle -> repeat -> batches of B = G / n rows -> [step n + p :: n] -> l
 Batch k holds the rows k B to (k + 1) B of one endless shuffled stream, and process p of
 n takes the batches step n + p: put together in the order of processes, the global batch
 of a step is the same for any n, row for row, and any step can be the first. No state of
-an iterator is ever saved. A chest is never flipped: that would move the heart.
+an iterator is ever saved. Images are never flipped: that would move the heart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,10 +31,10 @@ class JoinedSource:
     records: the records.
     split: one of `splits.SPLITS`.
     columns: in the row order of `records`.
-    of_partner: columns that describe another image of the row's patient
-      (`other_image`); zeros where there is none.
-    targets: columns of the row's own image in any case, under `target_NAME`.
-    images: False to leave out the images, where a column takes their place.
+    of_partner: columns of another image of the row's patient (`other_image`); zeros if
+      there is none.
+    targets: columns of the row's own image, always, under `target_NAME`.
+    images: False to omit the images, when a column replaces them.
 
   Raises:
     ValueError: a column of another length, or named as a field of the records.
@@ -134,7 +134,7 @@ def train_batches(
   num_workers: int = 0,
   num_threads: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches without end, every row once an epoch, each epoch in another order.
+  """Yields batches endlessly: every row once per epoch, in a new order each epoch.
 
   Args:
     source: of the rows.
@@ -161,7 +161,7 @@ def train_batches(
     .seed(seed)
     .shuffle()
     .repeat()
-    # Without a remainder: Grain cannot count the batches of an endless stream then.
+    # Drop the remainder: otherwise Grain cannot index an endless stream.
     .batch(local_size, drop_remainder=True)
     .slice(slice(start_step * process_count + process_index, None, process_count))
     .map(source.batch)
@@ -177,7 +177,7 @@ def epoch_batches(
   process_count: int = 1,
   num_threads: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Every row once, in order; the last batch is filled up with its last row.
+  """Yields every row once, in order; the last batch is padded with its last row.
 
   Arguments and errors are those of `train_batches`.
 

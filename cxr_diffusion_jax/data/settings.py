@@ -30,21 +30,21 @@ class DataSettings:
     image_size: side of the square images, in pixels.
     records_dir: folder of this machine for the records, columns and stand-ins of all
       datasets.
-    resize: 'crop' (centre) or 'pad', when an image is not square.
+    resize: 'crop' (centre) or 'pad', if an image is not square.
     split: 'auto' (the tree's lists, else by patient hash), 'official' or 'hash'.
     validation_fraction: part of the training patients kept for validation.
     train_on_expert: train on patients of Google's expert test sets too.
     missing: 'error' or 'drop': what to do with rows without image or embedding.
-    phantom_images: make a tree of so many phantoms at `root` if there is none; 0 to
-      make none.
-    phantom_seed: their seed.
-    standin: where the tree has no ELIXR embeddings, train stand-in encoders on its
-      images and make them from those.
-    standin_steps: updates of that training.
+    phantom_images: number of phantoms to generate at `root` if it has no dataset; 0 for
+      none.
+    phantom_seed: seed of the phantoms.
+    standin: if the tree has no ELIXR embeddings, train stand-in encoders on its images
+      and compute embeddings with them.
+    standin_steps: updates of the stand-in training.
     prompts: 'labels' to write a prompt for each image from its labels and boxes,
       'report' to take the column `report` of the tree's Data_Entry CSV.
     prompt_seed: chooses the phrasings.
-    num_workers: processes that read; 0 reads in threads of this one.
+    num_workers: number of reader processes; 0 reads in threads of this process.
   """
 
   root: str

@@ -1,9 +1,9 @@
-"""What a frozen encoder is, and how one is found by name.
+"""The interface of frozen encoders, and how one is found by name.
 
   prompts --encode_text--> {column: [n *shape]}     images --encode_images--> the same
 
-`prepare` runs an encoder once over a dataset, and `sample` runs the same one on what a
-user types or shows, so that both give the same numbers.
+`prepare` runs an encoder once over a dataset, and `sample` runs the same one on a
+user's prompts and images, so that both give the same numbers.
 
 An encoder is a module of this folder, or a package with a module `columns`, that
 exports what `EncoderModule` lists. There is no registry.
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
   from cxr_diffusion_jax.data.records import records as records_lib
   from cxr_diffusion_jax.data.settings import DataSettings
 
-# In the description of an encoder by files that do not say which model made them.
+# Part of an encoder's description when its files do not say which model made them.
 NAMELESS = "as found in form"
 
 _PACKAGE = "cxr_diffusion_jax.encoders"
-# Modules of this folder that make no columns for conditions.
+# Modules of this folder that make no columns.
 _SHARED = (
   "base",
   "encoding",
@@ -47,10 +47,10 @@ class Encoder(Protocol):
   """Makes columns from texts and images; frozen dataclasses implement it.
 
   Attributes:
-    description: one line that names the encoder and its weights' fingerprint.
-    standin: True when this project trained it, in place of a published one.
-    shapes: of one row of every column that it can make.
-    whole_images: it takes original images of any size; otherwise the records' squares.
+    description: one line with the encoder's name and the fingerprint of its weights.
+    standin: True if this project trained it instead of a published one.
+    shapes: shape of one row of every column that it can make.
+    whole_images: whether it takes original images of any size, or the records' squares.
   """
 
   @property
@@ -76,13 +76,13 @@ class Encoder(Protocol):
   ) -> dict[str, "np.ndarray"]:
     """Returns [n *shape] float32 of each image column, for n >= 1 images [h w] uint8.
 
-    Images may differ in size; where `whole_images`, they may be uint16 too.
+    Images may differ in size; if `whole_images`, they may also be uint16.
     """
     ...
 
 
 class EncoderModule(Protocol):
-  """What an encoder's module exports; `COLUMNS` are the names of what it makes."""
+  """What an encoder's module exports; `COLUMNS` names the columns that it makes."""
 
   COLUMNS: Collection[str]
 
@@ -91,7 +91,8 @@ class EncoderModule(Protocol):
   ) -> conditioning.ColumnSpec:
     """Describes one of `COLUMNS`, its shape included, without reading weights.
 
-    `model` and `chunks` are as of `ColumnSpec`; encoders without a choice ignore them.
+    `model` and `chunks` are those of `ColumnSpec`; encoders that need neither ignore
+    them.
     """
     ...
 
@@ -102,7 +103,7 @@ class EncoderModule(Protocol):
     specs: Sequence[conditioning.ColumnSpec],
     progress: types.Progress,
   ) -> None:
-    """Makes columns where they are missing or stale; see `encoding.encode_columns`."""
+    """Makes columns that are missing or stale; see `encoding.encode_columns`."""
     ...
 
   def open_encoder(
@@ -117,9 +118,9 @@ class EncoderModule(Protocol):
 
 
 def identity(description: str) -> str:
-  """Returns what tells encoders apart in a description: size and hash of the weights.
+  """Returns the part of a description that identifies weights: their size and hash.
 
-  A folder's name, or an id on the hub, says nothing about a copy elsewhere.
+  The name of a folder or hub id does not identify a copy elsewhere.
   """
   match = re.search(r"[\d.]+M [0-9a-f]{12}", description)
   return description[match.start() :] if match else description
@@ -128,8 +129,8 @@ def identity(description: str) -> str:
 def check_same(column: str, description: str, expected: str) -> None:
   """Raises InputError unless an encoder is the one that made a column.
 
-  Embedding files that this project did not write do not name their model; nothing is
-  compared then. `expected` describes the encoder that made the column.
+  Embedding files that this project did not write do not name their model; in that
+  case nothing is compared. `expected` describes the encoder that made the column.
   """
   same = identity(expected).startswith(identity(description))
   if not same and NAMELESS not in expected:
@@ -141,7 +142,7 @@ def check_same(column: str, description: str, expected: str) -> None:
 
 
 def load(name: str) -> EncoderModule:
-  """Imports an encoder's module; raises InputError where there is none."""
+  """Imports an encoder's module; raises InputError if there is none."""
   module = naming.load("encoder", _PACKAGE, name, without=_SHARED)
   if hasattr(module, "__path__"):
     module = importlib.import_module(f"{module.__name__}.columns")
@@ -151,12 +152,12 @@ def load(name: str) -> EncoderModule:
 def needs(
   *columns: str, model: str = "", chunks: int = 1, reference: str = "self"
 ) -> conditioning.Needs:
-  """Returns the needs of columns that are known by name alone.
+  """Returns the needs of columns that are given by name.
 
   Args:
     columns: names that encoders declare in `COLUMNS`.
-    model: see `conditioning.ColumnSpec`, and so for `chunks`.
-    chunks: windows of tokens.
+    model: see `conditioning.ColumnSpec`.
+    chunks: number of token windows; see `conditioning.ColumnSpec`.
     reference: see `conditioning.Needs`.
 
   Raises:
@@ -175,7 +176,7 @@ def needs(
 
 
 def shapes(needs: conditioning.Needs) -> dict[str, tuple[int, ...]]:
-  """Returns the shape of one row of each column, as its encoder makes it.
+  """Returns the shape of one row of each column, as made by its encoder.
 
   Raises:
     errors.InputError: a model cannot be reached, or a path declares another shape.

@@ -1,8 +1,8 @@
-"""Runs an encoder over all records: one array a row, kept as a column.
+"""Runs an encoder over all records: one array per row, stored as a column.
 
   texts of the records --encode_text--> column      images --encode_images--> column
 
-An interrupted run continues with the rows that are missing.
+An interrupted run continues with the missing rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,18 +45,19 @@ def encode_columns(
   *,
   description: str = "",
 ) -> None:
-  """Makes columns with one encoder where they are missing or stale.
+  """Makes those columns of one encoder that are missing or stale.
 
   Args:
-    settings: of the data.
-    records: of the dataset.
+    settings: settings of the data.
+    records: records of the dataset.
     specs: columns that the encoder makes.
     open_fn: opens the encoder; called once, and only if a column has to be made.
-    progress: called with the rows done.
-    description: of the encoder, where it is known without opening it.
+    progress: called with the number of finished rows.
+    description: the encoder's description, if known without opening it.
 
   Raises:
-    errors.InputError: a spec's `location` has another encoder than made the column.
+    errors.InputError: a spec's `location` has a different encoder from the one that
+      made the column.
   """
   open_fn = functools.cache(open_fn)
   description = description or open_fn().description

@@ -1,4 +1,4 @@
-"""Trains small networks on one device: stand-in encoders, probes, regressors.
+"""Trains small networks on one device: stand-in encoders, probes and regressors.
 
   rows of whole shuffled passes -> batch -> step_fn -> parameters, losses of each step
 
@@ -42,8 +42,8 @@ def make_step_fn(
   """Returns one update, compiled when it is first called.
 
   The scalar of `loss_fn` is minimised and reported as "loss"; `constrain_fn` is applied
-  to the parameters after each update. Each step is a program of its own: on a CPU,
-  gradients of convolutions are over ten times slower within XLA's loops.
+  to the parameters after each update. Each step is a separate call: on a CPU,
+  gradients of convolutions are over ten times slower inside XLA's loops.
   """
 
   def step(key, params, opt_state, batch):
@@ -77,14 +77,14 @@ def fit(
   Args:
     step_fn: of `make_step_fn`; one serves any number of calls.
     tx: the optimizer that `step_fn` was made with.
-    params: to start from; consumed by the first step.
+    params: initial parameters; consumed by the first step.
     read_batch: rows [b] -> batch.
     num_rows: training examples.
-    name: of the network, for progress and errors.
-    num_steps: updates.
+    name: the network's name, for progress and errors.
+    num_steps: number of updates.
     batch_size: b.
-    seed: of the order, and of the key of each step.
-    max_seconds: stop once this much time has passed; 0 for never.
+    seed: seed of the order and of each step's key.
+    max_seconds: stop after this time; 0 for no limit.
     progress: called after each step, with the loss in its label.
 
   Raises:

@@ -1,6 +1,6 @@
-"""Models by name: a folder of this machine, or an id on the Hugging Face hub.
+"""Locates models by name: a local folder, or an id on the Hugging Face hub.
 
-An id is downloaded once; what the hub's cache holds is used without the network.
+An id is downloaded once; files in the hub's cache are used without the network.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ def is_id(name: str) -> bool:
 
 
 def cached(name: str, files: Sequence[str]) -> pathlib.Path | None:
-  """The folder of the first file in the hub's cache, where it holds all of them."""
+  """Returns the folder in the hub's cache, if it holds all of the files."""
   import huggingface_hub
 
   paths = [huggingface_hub.try_to_load_from_cache(name, file) for file in files]

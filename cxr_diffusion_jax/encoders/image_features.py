@@ -1,4 +1,4 @@
-"""Frozen image encoders as functions of pixels that gradients go through.
+"""Frozen image encoders as differentiable functions of pixels.
 
 image [b h w 1] in [-1, 1] --resize--> [b s s 3] --(x - mean) / std--> vision model
   -> hidden states of four layers [b n d], and one embedding [b p]
@@ -42,7 +42,7 @@ class ImageFeatures:
 
   Attributes:
     name: as given to `load`.
-    layer: which of its outputs `embedding` is.
+    layer: the name of the output that `embedding` is.
     params: float32 tree; always an argument, never a constant.
     apply_fn: (params, image [b h w 1] in [-1, 1]) -> (states, a tuple of [b n d];
       embedding [b p]).
@@ -57,7 +57,7 @@ class ImageFeatures:
 
 
 def find(name: str) -> pathlib.Path | None:
-  """Returns the folder of an encoder; an id on the hub only as far as it is cached."""
+  """Returns the folder of an encoder; an id on the hub must be in its cache."""
   folder = pathlib.Path(name).expanduser()
   if folder.is_dir():
     return folder

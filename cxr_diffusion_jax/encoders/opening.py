@@ -1,11 +1,11 @@
-"""A path's columns, and the encoders that made them, by the names in its needs.
+"""Makes and opens a path's columns and the encoders that made them.
 
   Needs --make--> columns beside the records --open_column--> Column
   column's description, run folder --open_encoder--> the same encoder
 
-A run keeps its stand-in encoder in WORKDIR/encoders/, so that it encodes what a user
-gives without the dataset that it was trained on. An encoder other than the one that the
-run was trained with is refused: its embeddings would mean something else.
+A run keeps its stand-in encoder in WORKDIR/encoders/, so that it can encode a
+user's input without the dataset that it was trained on. An encoder other than the one
+that the run was trained with is refused: its embeddings would mean something else.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ STANDIN_CLIP = "encoders/standin_clip"
 
 
 class MadeBy(Protocol):
-  """What a column's description and a run's dataset card both have."""
+  """The fields shared by a column's description and a run's dataset card."""
 
   @property
   def encoder(self) -> str: ...
@@ -42,7 +42,7 @@ def make(
   needs: conditioning.Needs,
   progress: types.Progress = types.no_progress,
 ) -> None:
-  """Makes a path's columns where they are missing or stale.
+  """Makes those of a path's columns that are missing or stale.
 
   Raises:
     errors.InputError: an encoder or an embedding file is not usable, or is missing.
@@ -55,7 +55,7 @@ def make(
 def open_columns(
   settings: DataSettings, needs: conditioning.Needs
 ) -> tuple[columns_lib.Column, ...]:
-  """Opens a path's columns after `make`; raises as `base.check_shape`."""
+  """Opens a path's columns after `make`; raises like `base.check_shape`."""
   columns = []
   for spec in needs.specs:
     column = columns_lib.open_column(encoding.folder(settings, spec), spec.name)
@@ -85,12 +85,12 @@ def open_encoder(
   """Opens the encoder that made a column.
 
   Args:
-    spec: of the column; its `location`, if any, is the only place looked at.
-    made_by: its description, or its entry in the run's dataset card.
-    folders: where a stand-in encoder may be; the first that exists is taken.
+    spec: the column's spec; if it has a `location`, no other place is searched.
+    made_by: the column's description, or its entry in the run's dataset card.
+    folders: where a stand-in encoder may be; the first existing one is used.
 
   Raises:
-    errors.InputError: the encoder is missing, or is another one.
+    errors.InputError: the encoder is missing or is a different one.
   """
   module = base.load(spec.encoder)
   if made_by.standin and spec.model in ("", conditioning.STANDIN):
@@ -110,7 +110,7 @@ def _standin_folder(
   made_by: MadeBy,
   folders: Sequence[artifacts.PathLike],
 ) -> Iterator[str]:
-  """A folder of this machine with the stand-in, for as long as it is loaded."""
+  """Yields a local folder with the stand-in while it is being loaded."""
   for folder in map(epath.Path, folders):
     if not (folder / artifacts.COPIED_LAST).exists():
       continue

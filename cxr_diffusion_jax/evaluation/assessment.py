@@ -1,4 +1,4 @@
-"""Judges one set of generated images: the figures of every subject, kept on disk.
+"""Judges one set of generated images: figures of every subject, cached on disk.
 
 generated images --extractors, judges--> features, scores
   --fidelity, adherence, diversity, privacy--> [Measurement, ...] -> assessment-*.json
@@ -24,7 +24,7 @@ from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
 from cxr_diffusion_jax.evaluation.metrics import condition_diversity, fidelity, privacy
 
-# Raised when the same images give other figures: saved ones are measured again.
+# Increased when the same images give different figures: saved ones are remeasured.
 FORMAT = 2
 
 # Pairs of generated and training images that are kept for pictures.
@@ -116,7 +116,7 @@ def _fidelity(
 ) -> Assessment:
   rows = np.arange(len(generated.images))
   if len(rows) > len(context.conditions):
-    # As many as the floor has, which these figures are compared with.
+    # As many images as the floor has, so that both are comparable.
     chosen = np.random.default_rng(0).permutation(rows)
     rows = np.sort(chosen[: len(context.conditions)])
   groups = {

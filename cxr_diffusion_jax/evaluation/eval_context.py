@@ -1,11 +1,11 @@
-"""Real images and networks that all generated images of a dataset are judged by.
+"""The real images and networks used to judge all generated images of a dataset.
 
 records(split) --selection--> conditions, reference
 records(train) --probe_fit--> judge
 available networks --------> extractors --features--> of conditions, reference, training
 
-All of it is the same for all runs that are compared, and features of real images are
-kept next to their records.
+Everything here is shared by all compared runs; features of real images are cached next
+to their records.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import privacy
 from cxr_diffusion_jax.run import run as run_lib
 
-# For figures that need only one extractor: the closest to chest X-rays first.
+# Preferred extractors for figures that need only one; closest to chest X-rays first.
 PREFERRED = ("rad_dino", "elixr_c", "densenet", "clip", "inception", "probe")
 
 
@@ -54,7 +54,7 @@ class EvalContext:
   skipped: Mapping[str, str]
   features: Mapping[str, Mapping[str, np.ndarray]]
   settings: DataSettings | None = None  # None for folders of images
-  records: records_lib.Records | None = None  # likewise
+  records: records_lib.Records | None = None  # None for folders of images
   phantom: bool = False
   cache: pathlib.Path | None = None
   aligned: bool = True

@@ -33,9 +33,9 @@ class Metric:
   """One figure.
 
   Attributes:
-    direction: "lower" or "higher" is better, "" where neither is.
-    bounds: smallest and largest possible value, which intervals do not leave.
-    minimum_n: images of each set below which it is undefined.
+    direction: "lower" or "higher" is better; "" if neither.
+    bounds: smallest and largest possible value; intervals are clipped to them.
+    minimum_n: minimum number of images of each set; with fewer it is undefined.
     paired: whether generated image i is compared with the real image of condition i.
     fn: of fidelity: features of both sets -> the figure, with the influence of each
       image where an interval is wanted. None for figures that a judge measures

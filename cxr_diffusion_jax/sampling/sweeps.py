@@ -165,7 +165,7 @@ def walk(
 
 
 def _mix(name: str, first: np.ndarray, last: np.ndarray, weight: float) -> np.ndarray:
-  """Interpolates a field; if unknown at one end, takes the nearer end's value."""
+  """Interpolates a field; if an end is unknown, takes the nearer end's value."""
   first, last = np.asarray(first, np.float32), np.asarray(last, np.float32)
   mixed = np.asarray((1 - weight) * first + weight * last, np.float32)
   unknown = np.isnan(mixed)

@@ -1,9 +1,10 @@
 """Columns: one array a row, in the row order of the records, in ArrayRecord files.
 
-batches in any order --> scratch (any kill) --> shards --> description.json: a `Column`
+batches in any order --> scratch --> shards --> description.json: a `Column`
 
-The scratch file takes each row at its place, so memory stays at one batch; a second
-pass turns it into shards; the description, written last, makes them a column.
+The scratch file takes each row at its position, so only one batch is in memory, and it
+survives a kill. A second pass turns it into shards; the description is written last and
+completes the column.
 """
 
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ def write_column(
 ) -> Column:
   """Writes a column beside the records in `folder`, in place of an older one.
 
-  The same call resumes after a kill. Meanwhile it needs twice the column's disk space.
+  The same call resumes after a kill. It temporarily needs twice the disk space.
 
   Args:
     folder: the records' folder.

@@ -1,9 +1,9 @@
-"""A finished column: one array a row, in the row order of the records, on disk.
+"""A finished column on disk: one array per row, in the row order of the records.
 
 open_column(records, name) -> Column; column.source(split)[i] -> array
 
-  <records>/columns/NAME/description.json             written last: then it is whole
-  <records>/columns/NAME/SPLIT-00000.array_record     record i is row i; empty: no value
+  <records>/columns/NAME/description.json             written last, when complete
+  <records>/columns/NAME/SPLIT-00000.array_record     record i is row i, or empty
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,13 +26,13 @@ _DESCRIPTION = "description.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColumnDescription:
-  """What description.json says.
+  """The contents of description.json.
 
   Attributes:
     name: of the column.
     shape: of one row.
     dtype: numpy's name of the type on disk.
-    encoder: what made the values, for people to read.
+    encoder: human-readable name of what made the values.
     standin: True when this project's stand-in encoder made them.
     source_fingerprint: of what the values were made from.
     ids_fingerprint: of the rows they were made for (see `ids_fingerprint`).

@@ -1,9 +1,9 @@
-"""Plain HTTP(S) downloads that go on where they were cut off.
+"""Plain HTTP(S) downloads that resume after an interruption.
 
 GET (Range from PATH.part's end) -> PATH.part -> size and checksum -> PATH
 
-PATH appears whole or not at all. What the server said of the file is kept beside the
-part, so that a part is never continued with the bytes of another version.
+PATH appears completely or not at all. The server's metadata is kept beside the part, so
+that a part is never continued with bytes of another version.
 """
 
 import base64
@@ -40,7 +40,7 @@ class _Remote:
 
 
 class _PassingError(Exception):
-  """A failure that may be gone on the next try."""
+  """A temporary failure, worth retrying."""
 
 
 def fetch(

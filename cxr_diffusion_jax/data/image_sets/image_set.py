@@ -1,4 +1,4 @@
-"""A set of images to judge, with what is known of each.
+"""A set of images to judge, with their known labels.
 
 records(split), a folder of pictures, generated parts -> ImageSet -> features, metrics
 """

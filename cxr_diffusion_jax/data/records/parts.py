@@ -1,4 +1,4 @@
-"""Makes the records in parts, so that a killed run loses little work.
+"""Writes the records in parts, so that a killed run loses little work.
 
 rows of a split -> parts of 128 MiB -> threads decode and resize -> a TFDS dataset each
 

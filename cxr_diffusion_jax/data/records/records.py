@@ -1,10 +1,10 @@
-"""Base records of a dataset: images and their labels, made once, then read at random.
+"""Records of a dataset: images and labels, made once, with random read access.
 
 plan -> parts (decode + resize in threads -> ArrayRecord) -> rows.npz, files.npz
      -> statistics -> records.json, written last: without it there are no records
 
-Records belong to a dataset as long as its ids, labels and images are those that they
-were made from. Ids and labels are compared in full; images by their size, and by the
+Records match a dataset as long as its ids, labels and images are those that they were
+made from. Ids and labels are compared in full; images by their size, and by the
 hash of their pixels where that changed.
 """
 

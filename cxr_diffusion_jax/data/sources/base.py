@@ -1,9 +1,9 @@
-"""What a dataset on disk gives: one table, whatever its files look like.
+"""The interface of data sources: each reads a dataset's files into one table.
 
 root --Source.read_table--> Table (one row an image) --> records
 
-A source is a module of `data/sources/`, named by `config.data.source`. Adding a dataset
-is adding one such module with `VOCABULARY` and `read_table`.
+A source is a module of `data/sources/`, named by `config.data.source`. To add a
+dataset, add one such module with `VOCABULARY` and `read_table`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ EXPERT_FINDINGS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or ma
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-  """The images of a dataset and what is known of them; n rows, k findings.
+  """The images of a dataset and their metadata; n rows, k findings.
 
   Attributes:
     vocabulary: names of the k findings.
@@ -44,7 +44,7 @@ class Table:
     expert_test_ids: images of expert test sets, kept out of training by default.
     official: ([n] bool for training, [n] bool for testing), the published split; None
       where there is none.
-    num_unlisted: images of the dataset that no row names.
+    num_unlisted: number of images in the dataset without a row.
     report: id -> radiologist's report; None where the dataset has no reports.
   """
 
@@ -88,7 +88,7 @@ class Source(Protocol):
   VOCABULARY: tuple[str, ...]
 
   def read_table(self, root: epath.Path, *, image_size: int) -> Table:
-    """Reads all that a dataset states; opens no image.
+    """Reads all metadata of a dataset; opens no image.
 
     Args:
       root: the dataset's folder.

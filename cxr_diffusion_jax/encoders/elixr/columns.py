@@ -41,7 +41,7 @@ def make(
   specs: Sequence[conditioning.ColumnSpec],
   progress: types.Progress = types.no_progress,
 ) -> None:
-  """Makes columns of the dataset's ELIXR files where they are missing or stale.
+  """Makes columns from the dataset's ELIXR files if they are missing or stale.
 
   Raises:
     errors.InputError: an embedding file is not usable, or the tree has none.
@@ -125,7 +125,7 @@ def embed(
 def _is_stale(
   settings: DataSettings, records: records_lib.Records, files: elixr.ElixrFiles
 ) -> bool:
-  """Whether stand-ins were made from other prompts than the settings ask for."""
+  """Whether stand-ins were made from prompts other than the present settings'."""
   mark = standin_elixr.prompts_mark(settings, records)
   of_text = files.kind in elixr_file.TEXT_KINDS and ", prompts " in files.encoder
   return files.standin and of_text and mark not in files.encoder
@@ -139,7 +139,7 @@ def _find(
 ) -> elixr.ElixrFiles:
   files = elixr.find_elixr(settings.root, kind)
   if files is None or files.standin:
-    # Those in a phantom tree may be of another size: this size's own go before them.
+    # A phantom tree may hold stand-ins of another size: prefer those of this size.
     own = elixr.find_elixr(settings.standin_root, kind)
     if settings.standin and (own is None or _is_stale(settings, records, own)):
       standin_elixr.write_elixr(settings, records, [kind], progress)

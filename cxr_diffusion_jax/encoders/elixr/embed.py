@@ -3,8 +3,8 @@
   tree --threads--> images --encoder--> files of some hundred rows, hidden in the tree
     --when a kind has all its rows--> ROOT/elixrc/, ROOT/elixrb/KIND/
 
-The next call continues after the last hidden file. Images that
-are added to the tree later become further files.
+The next call continues after the last hidden file. Images added
+to the tree later go into additional files.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
 from cxr_diffusion_jax.encoders.elixr.files.file import TEXT_KINDS
 from cxr_diffusion_jax.encoders.elixr.kind import KindFiles
 
-# What a kill can cost, in images.
+# Number of images that a killed run may lose.
 _ROWS_PER_FILE = 512
 
 
@@ -43,8 +43,8 @@ def embed(
 ) -> tuple[str, ...]:
   """Makes missing embeddings of a tree, in float32; returns the newly complete kinds.
 
-  The next call continues an interrupted one. Images are read in the largest size that
-  the tree has.
+  The next call continues an interrupted one. The largest copy of each image in the
+  tree is read.
 
   Args:
     settings_root: the tree.
@@ -73,7 +73,7 @@ def embed(
     _check_disk(root, work)
     for names, stems in _by_kinds(work).items():
       group = [kind for kind in work if kind.name in names]
-      # Whole batches, so that files and batches end together.
+      # A multiple of the batch size, so that files end with a batch.
       rows_per_file = batch_size * max(1, _ROWS_PER_FILE // batch_size)
       batches = _encode(encoder, names, stems, paths, texts, batch_size)
       with contextlib.closing(batches):

@@ -1,4 +1,4 @@
-"""A frozen network as a function from grey bytes to one vector an image, kept on disk.
+"""A frozen network as a function from grey bytes to one vector per image, cached.
 
 images uint8 [b h w 1] --resize, antialiased--> network's own size --> features [b d]
 extract: batches of one shape -> rows appended to NAME-FINGERPRINT-KEY.npy.partial
@@ -22,7 +22,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 
-# Raised when the same network gives other features: saved ones are computed again.
+# Increased when the same network gives different features: saved ones are recomputed.
 FORMAT = 1
 
 # Images whose bytes identify a set.
@@ -34,10 +34,10 @@ class Extractor:
   """A network and one of its layers.
 
   Attributes:
-    standin: whether this project trained it, in place of a published network.
-    fingerprint: of the weights and their use.
+    standin: whether this project trained it instead of a published network.
+    fingerprint: hash of the weights and their use.
     apply_fn: (params, uint8 [b h w 1]) -> [b d] float32.
-    params: None for a network that holds its own, and places itself on devices.
+    params: None for a network that holds its own and places them on devices.
   """
 
   name: str
@@ -63,7 +63,7 @@ def of_network(
   """Compiles a network that runs in JAX.
 
   Args:
-    images_a_device: images of a call for each device of this process.
+    images_a_device: images per call and device of this process.
     features_fn: (params, images [b h w 1] float32 in [0, 255]) -> [b d].
   """
 
@@ -115,13 +115,13 @@ def extract(
   key: str = "images",
   progress: types.Progress = types.no_progress,
 ) -> np.ndarray:
-  """Features of all images.
+  """Computes the features of all images.
 
   A call is spread over the devices of this process where they divide its batch.
 
   Args:
     images: n of uint8 [h w 1], all of one size; each is read once.
-    key: names the images in it; letters, digits, '.', '_' and '-'.
+    key: names the images in the cache; letters, digits, '.', '_' and '-'.
 
   Returns:
     [n d] float32.
@@ -165,7 +165,7 @@ def _write(
     for rows in _batches(extractor, images, first):
       file.write(rows.astype("<f4", copy=False).tobytes())
       file.flush()
-      # Rows count when the file is opened again: they must be on the disk.
+      # Rows count when the file is reopened, so they must be on disk.
       os.fsync(file.fileno())
       first += len(rows)
       report(first)
@@ -193,7 +193,7 @@ def _batches(extractor: Extractor, images: types.Arrays, first: int):
     batch = [np.asarray(images[row]) for row in range(start, stop)]
     for row, image in enumerate(batch, start):
       _check(image, shape, row)
-    # The last image fills up the batch: one shape, compiled once.
+    # Pad with the last image, so that only one shape is compiled.
     batch += [batch[-1]] * (extractor.batch_size - len(batch))
     features = extractor.apply_fn(params, place(np.stack(batch)))
     features = np.asarray(features, np.float32)[: stop - start]

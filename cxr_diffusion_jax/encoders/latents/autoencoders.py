@@ -1,9 +1,9 @@
-"""The autoencoder that a config names: located, loaded once, run over many images.
+"""The autoencoder named by a config: located, loaded once, run over many images.
 
 name --resolve--> folder --interop--> network, parameters --encode--> [n h w 2z]
 
-A name is a folder of diffusers' AutoencoderKL, of a pipeline with one in `vae`, of a
-run of `train_autoencoder`, or an id on the hub of the first two kinds.
+A name is a folder with an AutoencoderKL of diffusers, a pipeline with one in `vae`, a
+run of `train_autoencoder`, or a hub id of one of the first two kinds.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.models import kl_codec
 from cxr_diffusion_jax.parallel import batches
 
-# Of Stable Diffusion's shape: to build a config with it takes no file.
+# Has Stable Diffusion's shape, so a config that names it is built without any file.
 DEFAULT = "stabilityai/sd-vae-ft-mse"
 
 # Where `train_autoencoder` exports to, below its workdir.
@@ -44,7 +44,7 @@ _MOMENTS_DEPEND_ON = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Autoencoder:
-  """An autoencoder of a config's `name`; weights are read when first needed."""
+  """The autoencoder named by a config; weights are read when first needed."""
 
   name: str
   network: autoencoder_lib.AutoencoderKL
@@ -66,8 +66,8 @@ class Autoencoder:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """12 hexadecimal digits of all that moments depend on, wherever the files are."""
-    # Not how latents are scaled: the column's are not.
+    """12 hexadecimal digits that identify everything that moments depend on."""
+    # Not the scaling: the column holds unscaled latents.
     shape = [getattr(self.network, name) for name in _MOMENTS_DEPEND_ON]
     digest = hashlib.sha256(repr(shape).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
@@ -77,7 +77,7 @@ class Autoencoder:
 
   @functools.cached_property
   def description(self) -> str:
-    """A line for descriptions of what was made with it; of any copy the same."""
+    """A line that identifies the autoencoder; the same for every copy."""
     millions = sum(leaf.size for leaf in jax.tree.leaves(self.params)) / 1e6
     network = self.network
     return (
@@ -101,7 +101,7 @@ class Autoencoder:
     )
 
   def batch_size(self, image_size: int) -> int:
-    """Images of this side that this host's devices encode at once."""
+    """Number of images of this side that this host's devices encode at once."""
     return kl_codec.rows_at_once(image_size) * jax.local_device_count()
 
   @functools.cached_property
@@ -125,10 +125,10 @@ class Autoencoder:
 def find(name: str) -> Autoencoder:
   """Finds an autoencoder and reads its shape, not its weights.
 
-  `DEFAULT` needs no file yet.
+  `DEFAULT` needs no file at this point.
 
   Raises:
-    errors.InputError: nothing of this name can be reached, or it is something else.
+    errors.InputError: the name cannot be resolved, or is not an autoencoder.
   """
   if name == DEFAULT:
     return Autoencoder(name=name, network=autoencoder_lib.AutoencoderKL())
@@ -137,7 +137,7 @@ def find(name: str) -> Autoencoder:
 
 
 def export(autoencoder: Autoencoder, workdir: artifacts.PathLike) -> None:
-  """Copies an autoencoder of this machine into a run's folder, so that it travels."""
+  """Copies a local autoencoder into a run's folder, so that it moves with the run."""
   if pathlib.Path(autoencoder.name).expanduser().is_dir():
     place = safetensors_folder.locate(resolve(autoencoder.name), "vae")
     with artifacts.disk_errors(workdir):
@@ -178,7 +178,7 @@ def _of_hub(name: str) -> pathlib.Path:
       return folder
   present = hub.files(name)
   part = "vae/" if f"vae/{config}" in present else ""
-  # Other forms, and all else that a pipeline holds, are gigabytes.
+  # Other formats and the rest of a pipeline take gigabytes.
   if part + weights not in present:
     weights = f"{safetensors_folder.STEM}*.safetensors*"
   return hub.download(name, [part + config, part + weights]) / part

@@ -3,8 +3,8 @@
 images --encode, in tiles above 512 pixels--> mean, logvar --> latent [h w 2z] float16
                                      training rows --> statistics.json
 
-Each autoencoder has its own folder beside the records, named by its weights. An
-interrupted run continues with the rows that are missing.
+Each autoencoder has its own folder beside the records, named after its weights. An
+interrupted run continues with the missing rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ from cxr_diffusion_jax.models import kl_codec
 
 NAME = kl_codec.COLUMN
 
-# What a kill can cost.
+# Rows that a killed run may lose.
 _ROWS_AT_RISK = 256
 
-# Training rows, spread evenly, that the statistics are of.
+# Number of evenly spaced training rows used for the statistics.
 _MEASURED = 512
 
 
@@ -44,7 +44,7 @@ def make(
   autoencoder: Autoencoder,
   progress: types.Progress = types.no_progress,
 ) -> None:
-  """Makes the column and its statistics where they are missing or stale.
+  """Makes the column and its statistics if they are missing or stale.
 
   `progress` is called with the images done, and at the end with the rate.
 
@@ -114,7 +114,7 @@ def _write_statistics(column: columns_lib.Column) -> None:
   sums = np.zeros(3)
   for row in np.linspace(0, len(source) - 1, count).astype(int):
     mean, logvar = np.split(source[int(row)].astype(np.float64), 2, axis=-1)
-    # The second moment of a draw is that of its mean and its variance.
+    # The second moment of a sample is the squared mean plus the variance.
     second = np.square(mean) + np.exp(logvar)
     sums += [mean.sum(), second.sum(), mean.size]
   mean = sums[0] / max(sums[2], 1)

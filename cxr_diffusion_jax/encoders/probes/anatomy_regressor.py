@@ -1,4 +1,4 @@
-"""A network that measures anatomy, trained on phantoms whose measures are known.
+"""A network that measures anatomy, trained on phantoms with known measures.
 
 training images, facts --`fit.fit`, squared error--> anatomy_regressor.safetensors
 image -> features before the last layer -> linear -> quantities in their own units
@@ -30,7 +30,7 @@ from cxr_diffusion_jax.parallel import batches
 
 FILE = "anatomy_regressor.safetensors"
 
-# Raised when the same settings give another network: saved ones are trained again.
+# Increased when the same settings give a different network: old ones are retrained.
 FORMAT = 2
 
 MIN_IMAGES = 32
@@ -88,7 +88,7 @@ def train(
   settings: ProbeSettings | None = None,
   progress: types.Progress = types.no_progress,
 ) -> AnatomyRegressor:
-  """Trains a regressor and saves it, or loads it where the folder holds the same one.
+  """Trains and saves a regressor, or loads it if the folder already holds it.
 
   Args:
     facts: name -> [n], the quantities, nan where unknown.

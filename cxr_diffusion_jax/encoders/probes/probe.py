@@ -6,7 +6,7 @@ validation images, findings -> thresholds (Youden 1950, "Index for rating diagno
   -> weights.safetensors, then probe.json: without it there is no probe
 
 The same inputs give the same probe on the same kind of machine, and are trained once.
-Its scores rank images; rare findings weigh more in training, so scores are no
+Its scores rank images; rare findings weigh more in training, so scores are not
 probabilities.
 """
 
@@ -30,7 +30,7 @@ from cxr_diffusion_jax.parallel import batches
 DESCRIPTION = "probe.json"
 WEIGHTS = "weights.safetensors"
 
-# Raised when the same settings give another probe: saved ones are trained again.
+# Increased when the same settings give a different probe: saved ones are retrained.
 FORMAT = 1
 
 
@@ -85,7 +85,7 @@ def train_probe(
   settings: ProbeSettings | None = None,
   progress: types.Progress = types.no_progress,
 ) -> Probe:
-  """Trains a probe and saves it, or loads it where the folder holds the same one.
+  """Trains and saves a probe, or loads it if the folder already holds it.
 
   Args:
     images: n real training images, `images[i]` uint8 [s s 1], all of one size.

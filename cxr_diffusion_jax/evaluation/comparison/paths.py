@@ -1,4 +1,4 @@
-"""Groups runs by conditioning path, and says what makes paths unequal.
+"""Groups runs by conditioning path, and reports what makes paths unequal.
 
 workdirs --open_run--> runs --config without seed--> ConditioningPath(name, runs)
 """
@@ -27,7 +27,7 @@ FREE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConditioningPath:
-  """Runs that differ in their seed alone.
+  """Runs that differ only in their seed.
 
   Attributes:
     name: of the conditioning path; of the first run's folder where two have one path.
@@ -54,8 +54,8 @@ def open_paths(
 ) -> list[ConditioningPath]:
   """Opens runs, and groups those that differ in their seed alone.
 
-  `data_root`, `records_dir` and `encoder` say where these are now; "" for where each
-  run knows them to be.
+  `data_root`, `records_dir` and `encoder` give their present locations; "" for those
+  stored in each run.
 
   Returns:
     Paths in the order of their first run.

@@ -1,4 +1,4 @@
-"""How well a classifier sees, in generated images, the findings that were requested.
+"""How well a classifier recognises the requested findings in generated images.
 
 scores [n k], requested [n k] -> per finding and macro -> [Measurement, ...]
   AUROC              P(score with the finding > score without it), ties one half

@@ -1,4 +1,4 @@
-"""Opens all judges of whether images show what was requested.
+"""Opens all judges that assess whether images show what was requested.
 
 real images, records, encoders --open_judges--> [judge, ...]
 judge(images, of) -> [Measurement, ...]: of generated images, or of real ones, which are

@@ -1,4 +1,4 @@
-"""Whether generated images reveal the images that the model saw.
+"""Whether generated images reveal images that the model was trained on.
 
 training and test images -> `make_reference`: how near unseen images are to training
 generated images -> `measure`: how near these are -> figures, copies, nearest pairs
