@@ -42,7 +42,9 @@ def list_parameters(workdir: epath.Path, name: str, shapes: "types.Params") -> N
   )
 
 
-def write_scalars(workdir: epath.Path, step: int, scalars: Mapping[str, float]) -> None:
+def write_scalars(
+  workdir: artifacts.PathLike, step: int, scalars: Mapping[str, float]
+) -> None:
   """Adds scalars, by their tags, to the events of a finished run."""
   from clu import metric_writers
 
@@ -99,7 +101,7 @@ def opened(
   *,
   num_steps: int,
   profile_steps: int,
-) -> "Iterator[tuple[metric_writers.MetricWriter, list[Callable[[int], None]]]]":
+) -> "Iterator[tuple[metric_writers.MetricWriter, list[Callable[[int], object]]]]":
   """Opens the writer of a run, and always closes it.
 
   Args:
@@ -118,7 +120,7 @@ def opened(
   import jax
 
   writers: list[Any] = []
-  actions: list[Callable[[int], None]] = []
+  actions: list[Callable[[int], object]] = []
   stack = contextlib.ExitStack()
   if jax.process_index() == 0:
     folder = str(workdir)

@@ -96,7 +96,7 @@ def train(
   workdir: artifacts.PathLike,
   *,
   writer: Any,
-  actions: Sequence[Callable[[int], None]] = (),
+  actions: Sequence[Callable[[int], object]] = (),
 ) -> Outcome:
   """Trains until the last step, a signal, or no improvement.
 
@@ -162,7 +162,7 @@ class _Updates:
   history: History
   manager: Any
   keep_averages: Callable[[state_lib.TrainState], None]
-  actions: Sequence[Callable[[int], None]]
+  actions: Sequence[Callable[[int], object]]
   stop: Callable[[int], bool]
 
   def run(self, state: state_lib.TrainState) -> tuple[state_lib.TrainState, str]:
