@@ -1,4 +1,4 @@
-"""Columns of a CLIP: made of the records' prompts and images, and of a user's.
+"""Columns of a CLIP, computed from prompts and images of the records or a user.
 
   clip_text    [77*k d]   last hidden state of k windows, zeros where the mask is False
   clip_patches [1+g*g d]  penultimate hidden states, class token first
@@ -42,7 +42,7 @@ _DEFAULT = MappingProxyType(
   }
 )
 
-# Columns are kept in float16, which ends here.
+# Columns are stored in float16; this is its largest value.
 LARGEST = 65504.0
 
 
@@ -125,7 +125,7 @@ class ClipEncoder:
   def description(self) -> str:
     return self._description
 
-  # It hashes all weights.
+  # Cached, because it hashes all weights.
   @functools.cached_property
   def _description(self) -> str:
     chunks = f", {self.chunks} chunks" if self.chunks > 1 else ""

@@ -1,11 +1,11 @@
-"""One kind of embedding in a tree: what is there, what is unfinished, what is missing.
+"""The state of one kind of embedding in a tree: present, unfinished, missing.
 
   ROOT/.elixr-embed/KIND/KIND_<i>.h5 (unfinished) --publish--> ROOT/elixrc/
                                                             or ROOT/elixrb/KIND/
 
-Every file says what made it. Embeddings of another source are never touched; stand-ins
-make room. Every kind has a folder of its own, where the published form A has one for
-three: so each can be made by itself.
+Every file records what made it. Embeddings from another source are never changed;
+stand-ins are replaced. Each kind has its own folder, so that it can be made by itself;
+in the published form A, three kinds share one.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _STAGING = ".elixr-embed"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KindFiles:
-  """One kind of embedding in the tree, and how far it is.
+  """One kind of embedding in the tree, and its progress.
 
   Attributes:
     name: a key of `elixr.SHAPES`.
@@ -59,16 +59,16 @@ def open_kind(
   encoder: encoder_lib.Encoder,
   wanted: Mapping[str, str | None],
 ) -> KindFiles:
-  """Finds what a tree has of a kind, published and unfinished.
+  """Finds the published and unfinished embeddings of a kind in a tree.
 
   Args:
     root: the tree.
-    name: of the kind.
-    encoder: makes what is missing.
-    wanted: stems, each with its text where the kind is made of texts.
+    name: name of the kind.
+    encoder: makes the missing embeddings.
+    wanted: stems, each with its text if the kind is made from texts.
 
   Raises:
-    InputError: embeddings of another source are there.
+    InputError: the tree has embeddings from another source.
   """
   folder = root / (name if name == "elixrc" else f"elixrb/{name}")
   staging = root / _STAGING / name
@@ -86,7 +86,7 @@ def open_kind(
   done: dict[str, str | None] = {}
   for path in (*published, *_h5_files(staging)):
     done |= elixr_writer.read_texts(path)
-  # Files that keep no text are taken at their word: they name the same encoder.
+  # Files without stored texts are trusted: they name the same encoder.
   other = [stem for stem in wanted if done.get(stem) not in (None, wanted[stem])]
   if other:
     raise errors.InputError(
@@ -105,7 +105,7 @@ def open_kind(
 
 
 def publish(kind: KindFiles) -> bool:
-  """Moves a complete kind to its place; False where nothing is new."""
+  """Publishes a complete kind; returns False if nothing is new."""
   files = _h5_files(kind.staging)
   if not files:
     return False
@@ -130,7 +130,7 @@ def _published(
   """The files of a kind in the tree: those of this encoder, and stand-ins to replace.
 
   Raises:
-    InputError: there are others.
+    InputError: there are files of another encoder.
   """
   present = elixr.find_elixr(root, name)
   if present is None:

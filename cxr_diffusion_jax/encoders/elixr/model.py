@@ -5,12 +5,12 @@
   ids and paddings of a text, image_feature = 0 -> pax-elixr-b-text -> *txt_emb
 
 Both are TensorFlow SavedModels of https://huggingface.co/google/cxr-foundation; what
-goes into them is made as that project's serving code makes it. Xu et al., ELIXR,
+goes into them is prepared as in that project's serving code. Xu et al., ELIXR,
 2308.01317. TensorFlow, the models and the tokenizer are loaded when first needed:
-images ask for no tokenizer and texts for no ELIXR-C.
+images need no tokenizer, and texts need no ELIXR-C.
 
-Outputs are returned unchanged. `txt_emb` has numbers at padding too: the published
-files do, and a column must not depend on who made it.
+Outputs are returned unchanged. `txt_emb` also has values at padding, as in the
+published files, so that a column does not depend on who made it.
 """
 
 from collections.abc import Mapping, Sequence

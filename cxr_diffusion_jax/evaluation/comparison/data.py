@@ -59,7 +59,7 @@ class Verdict:
   """Which paths are best by one figure.
 
   Attributes:
-    best: those that no other is significantly better than; one name is a winner.
+    best: paths that no other is significantly better than; a single name is a winner.
     differences: (path, low, high): the 95 % interval of its figure minus that of the
       first in the ranking, over the same conditions and seeds; one each but the first.
   """

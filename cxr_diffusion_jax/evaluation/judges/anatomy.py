@@ -1,4 +1,4 @@
-"""Anatomy that was requested against anatomy that was generated, where it is known.
+"""Compares requested with generated anatomy, if the requested one is known.
 
 phantom tree -> true measures of the images that conditions came from: requested [n]
 generated images -> anatomy regressor -> measured [n]
@@ -41,7 +41,7 @@ QUANTITIES = (
   "diaphragm_left",
 )
 
-# Fewer images have no meaningful correlation.
+# With fewer images, a correlation is not meaningful.
 MIN_IMAGES = 20
 
 # Figure -> better direction, meaning.

@@ -1,4 +1,4 @@
-"""Whether a finding appears where the image that the condition came from has it.
+"""Whether a finding appears where it is in the image that the condition came from.
 
 records -> boxes of the conditions' images; judge -> maps of where it sees a finding
   --> each map with its box, and with boxes of the same finding elsewhere
@@ -36,7 +36,7 @@ from cxr_diffusion_jax.parallel import batches
 
 OTHER_BOXES = "_boxes_of_others"
 
-# Fewer boxes say nothing about a finding, or about all of them.
+# Minimum number of boxes for a figure.
 MIN_BOXES = 10
 
 # Places above this share of a map's maximum are compared with the box.

@@ -1,4 +1,4 @@
-"""How near generated images are to real ones, by the features of a frozen network.
+"""How close generated images are to real ones, by features of a frozen network.
 
 features of both sets --METRICS--> value, influences -> interval -> [Measurement, ...]
 

@@ -1,4 +1,4 @@
-"""The loss of a run's codec alone: the floor of everything generated with it.
+"""The reconstruction error of a run's codec: a limit for everything generated with it.
 
 test images --encode--> latents (of a posterior: the mean) --decode--> images
   -> PSNR, MS-SSIM of each pair, their means

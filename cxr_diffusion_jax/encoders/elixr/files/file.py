@@ -20,7 +20,7 @@ from cxr_diffusion_jax.data import npz
 if TYPE_CHECKING:
   import h5py
 
-# What one image has, a kind.
+# Shape of one row of each kind.
 SHAPES = MappingProxyType(
   {
     "elixrc": (8, 8, 1376),
@@ -41,7 +41,7 @@ _BATCH_ROWS = 512
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ElixrFile:
-  """One file and where in it the rows and their ids are.
+  """One file, and the location of its rows and ids.
 
   Attributes:
     path: the .h5 or .npz file.
@@ -51,9 +51,9 @@ class ElixrFile:
     ids_key: dataset or parquet column that holds the ids; empty in form F.
     ids_path: the parquet file of form C.
     num_rows: how many images it holds.
-    standin: made by this project's stand-in encoder, so says the file itself; None
-      when it does not say.
-    encoder: what made it, so says the file itself; empty when it does not.
+    standin: whether the file states that this project's stand-in encoder made it; None
+      if it does not say.
+    encoder: the encoder that the file names; empty if it names none.
   """
 
   path: pathlib.Path

@@ -29,9 +29,9 @@ _MAX_BYTES = 256 << 20
 
 
 def inspect(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
-  """Finds where in an HDF5 file the rows of a kind are; None for another kind.
+  """Locates the rows of a kind in an HDF5 file; None if it holds another kind.
 
-  `declared` says whether the file lies in a folder that is named after `kind`.
+  `declared`: whether the file is in a folder named after `kind`.
 
   Raises:
     InputError: the file is damaged, without a known key or without ids; its rows have
@@ -93,7 +93,7 @@ def batches(
       for lower in range(low, high, step):
         part = slice(lower, min(lower + step, high))
         taken = keep[part]
-        # The index copies, so that no consumer keeps the whole block alive.
+        # Indexing copies, so that no consumer keeps the whole block alive.
         if taken.any():
           yield stems[part][taken], values[part.start - low : part.stop - low][taken]
       # Before the next block is read: two of them would double the peak.

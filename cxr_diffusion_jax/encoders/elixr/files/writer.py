@@ -1,4 +1,4 @@
-"""Writes ELIXR embeddings in form A, streaming: what stand-ins and phantoms have.
+"""Writes ELIXR embeddings in form A, streaming; used for stand-ins and phantoms.
 
 batches --> ROOT/.elixr-form-a/... (hidden, removed on failure) --rename--> ROOT/elixr*/
 
@@ -7,8 +7,8 @@ batches --> ROOT/.elixr-form-a/... (hidden, removed on failure) --rename--> ROOT
   ROOT/elixrb/contrastive/contrastive_<i>.h5  Image Index, and the contrastive kinds
   ROOT/datasets.json                          what there is, encoder, standin
 
-Every .h5 file carries the attributes `standin` and `encoder` as well, so that a
-stand-in says so wherever it is copied to. Real embeddings are never overwritten.
+Every .h5 file also has the attributes `standin` and `encoder`, so that a copied
+stand-in is still marked as one. Real embeddings are never overwritten.
 Layout: the public dataset Yasintuncer/nih-cxr14-elixr.
 """
 
@@ -57,7 +57,7 @@ def write_form_a(
     kinds: keys of `SHAPES`.
     num_rows: of all `batches`.
     batches: stems [k] and for every kind float values [k *shape].
-    encoder: what made the values, for people to read.
+    encoder: human-readable name of what made the values.
     standin: whether this project's stand-in encoder made them.
     dtype: on disk; the published files have float32.
     progress: called with the number of images written.
