@@ -161,7 +161,7 @@ def train_batches(
     .seed(seed)
     .shuffle()
     .repeat()
-    # Drop the remainder: otherwise Grain cannot index an endless stream.
+    # Drop the remainder: Grain could not count the batches of an endless stream.
     .batch(local_size, drop_remainder=True)
     .slice(slice(start_step * process_count + process_index, None, process_count))
     .map(source.batch)
