@@ -26,9 +26,11 @@ def read(workdir: str | os.PathLike) -> Curves:
     if tag not in events.Tags()["tensors"]:
       continue
     # A run that was killed and resumed logs some steps twice; keep the last value.
+    # Files of one second are read in the order of their names, not of their events.
+    ordered = sorted(events.Tensors(tag), key=lambda event: event.wall_time)
     values = {
       event.step: float(tensor_util.make_ndarray(event.tensor_proto))
-      for event in events.Tensors(tag)
+      for event in ordered
     }
     curves[tag] = (sorted(values), [values[step] for step in sorted(values)])
   return curves
