@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from etils import epath
 import pytest
 
 from cxr_diffusion_jax import errors
@@ -41,6 +42,6 @@ def test_hold_names_the_process_that_holds_a_folder_until_it_ends(repository, tm
     assert f'"pid": {os.getpid()}' in (tmp_path / lock.NAME).read_text()
 
 
-def test_hold_does_not_lock_buckets():
-  with lock.hold("gs://bucket/run"):
-    pass
+def test_hold_does_not_lock_buckets(bucket):
+  with lock.hold(f"{bucket}/run"):
+    assert not epath.Path(f"{bucket}/run/{lock.NAME}").exists()
