@@ -24,6 +24,10 @@ from cxr_diffusion_jax import errors
 
 PathLike = str | os.PathLike
 
+# A JSON object or a section of a config: names to plain values, lists and sections.
+Json = dict[str, Any]
+JsonMapping = Mapping[str, Any]
+
 # What an interrupted write leaves behind; never read.
 SUFFIX = ".partial"
 

@@ -3,12 +3,11 @@
 config --> the class that each section builds --> its docstring --> meaning of a key
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import ml_collections
 
-from cxr_diffusion_jax import naming
+from cxr_diffusion_jax import artifacts, naming
 from cxr_diffusion_jax.cli import flag_help
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import settings as data_settings
@@ -65,7 +64,7 @@ def _keys(
     yield from _keys(section, name)
 
 
-def _meanings(prefix: str, section: Mapping[str, Any]) -> dict[str, str]:
+def _meanings(prefix: str, section: artifacts.JsonMapping) -> dict[str, str]:
   named: dict[str, Callable[[str], Callable[..., object]]] = {
     "conditioning": conditioning.load,
     "diffusion.preconditioning": preconditioning.load,

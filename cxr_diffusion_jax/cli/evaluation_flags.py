@@ -96,7 +96,7 @@ def define() -> Holders:
   return holders
 
 
-def which(holders: Holders) -> dict[str, typing.Any]:
+def which(holders: Holders) -> artifacts.Json:
   """Reads which checkpoint of a run is meant, and where its data are."""
   names = {"checkpoint": "checkpoint_step"}
   return {

@@ -97,7 +97,7 @@ class TerminalWriter:
 @contextlib.contextmanager
 def opened(
   workdir: epath.Path,
-  config: Mapping[str, Any],
+  config: artifacts.JsonMapping,
   *,
   num_steps: int,
   profile_steps: int,

@@ -11,7 +11,7 @@ import typing
 
 from absl import flags
 
-from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax import artifacts, errors, naming
 from cxr_diffusion_jax.cli import command, flag_help
 from cxr_diffusion_jax.run import sample_section
 
@@ -158,7 +158,7 @@ def places() -> Holders:
     return holders | {"encoder": text("encoder", "", meaning)}
 
 
-def values(holders: Holders) -> dict[str, typing.Any]:
+def values(holders: Holders) -> artifacts.Json:
   """Returns the values of flags by name."""
   return {name: holder.value for name, holder in holders.items()}
 

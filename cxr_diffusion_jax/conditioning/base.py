@@ -11,12 +11,12 @@ registry: `load("NAME")` imports `conditioning/NAME.py`.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors, naming, types
+from cxr_diffusion_jax import artifacts, errors, naming, types
 
 REFERENCES = ("self", "same_patient")
 SOURCES = ("image", "text")
@@ -111,7 +111,7 @@ class Conditioner(Protocol):
     streams: the specification of each token stream, in the order of the context.
   """
 
-  __dataclass_fields__: ClassVar[dict[str, Any]]
+  __dataclass_fields__: ClassVar[artifacts.Json]
 
   @property
   def needs(self) -> Needs: ...

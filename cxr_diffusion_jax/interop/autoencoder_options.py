@@ -5,9 +5,7 @@
 The tables are those of `unet_options`.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
+from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.interop import options
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 
@@ -48,7 +46,7 @@ _SAME = {
 _INERT = ("double_z", "force_upcast", "sample_size")
 
 
-def read(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read(config: artifacts.JsonMapping, where: str) -> artifacts.Json:
   """Returns the fields of our AutoencoderKL.
 
   `where` is the file of the options, for messages.
@@ -74,7 +72,7 @@ def read(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   }
 
 
-def write(autoencoder: autoencoder_lib.AutoencoderKL) -> dict[str, Any]:
+def write(autoencoder: autoencoder_lib.AutoencoderKL) -> artifacts.Json:
   """Returns all of an autoencoder's config.json."""
   levels = len(autoencoder.block_channels)
   return {

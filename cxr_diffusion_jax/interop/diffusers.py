@@ -9,13 +9,12 @@ Neither PyTorch nor diffusers is needed, and no pickle is read.
 
 import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.interop import (
   autoencoder_options,
   names,
@@ -155,7 +154,7 @@ def _read_params(place: pathlib.Path, shapes: types.Params) -> types.Params:
 
 def _save(
   folder: str | os.PathLike,
-  config: dict[str, Any],
+  config: artifacts.Json,
   shapes: types.Params,
   params: types.Params,
   dtype: str,

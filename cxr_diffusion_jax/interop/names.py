@@ -14,7 +14,7 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 
 # An attention's layers in autoencoders that diffusers saved before 0.18.
 _OLD_ATTENTION = {
@@ -120,7 +120,7 @@ def to_tree(arrays: Mapping[str, np.ndarray], shapes: types.Params) -> types.Par
   )
 
 
-def from_tree(params: types.Params) -> dict[str, Any]:
+def from_tree(params: types.Params) -> artifacts.Json:
   """A tree of parameters as arrays by PyTorch's names."""
   return {
     torch_name(path): to_torch(path, np.asarray(array))

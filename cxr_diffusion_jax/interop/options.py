@@ -9,17 +9,17 @@ must have the one value that this project implements.
 from collections.abc import Mapping
 from typing import Any
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 
 
 def resolve(
-  config: Mapping[str, Any],
+  config: artifacts.JsonMapping,
   *,
-  defaults: Mapping[str, Any],
+  defaults: artifacts.JsonMapping,
   fixed: Mapping[str, tuple[Any, ...]],
   inert: tuple[str, ...],
   where: str,
-) -> dict[str, Any]:
+) -> artifacts.Json:
   """Returns the options that are read, checked for those that are not.
 
   Args:
@@ -46,7 +46,7 @@ def resolve(
   return {key: config.get(key, default) for key, default in defaults.items()}
 
 
-def header(class_name: str, fixed: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+def header(class_name: str, fixed: Mapping[str, tuple[Any, ...]]) -> artifacts.Json:
   """The entries of every config.json of a class: its name and its fixed options."""
   values = {key: accepted[0] for key, accepted in fixed.items()}
   # The version of diffusers that has these options.

@@ -62,7 +62,7 @@ def locate(folder: str | os.PathLike, part: str) -> pathlib.Path:
   )
 
 
-def read_config(folder: pathlib.Path, class_name: str) -> dict[str, Any]:
+def read_config(folder: pathlib.Path, class_name: str) -> artifacts.Json:
   """Reads the options in config.json, without those that only describe the file.
 
   Raises:
@@ -100,7 +100,7 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write(
-  folder: pathlib.Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+  folder: pathlib.Path, config: artifacts.JsonMapping, arrays: Mapping[str, np.ndarray]
 ) -> None:
   """Writes a model; what is read from the folder is the old one or the new one.
 
@@ -195,7 +195,7 @@ def _unsafe(path: pathlib.Path) -> errors.InputError:
   )
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: pathlib.Path) -> artifacts.Json:
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:

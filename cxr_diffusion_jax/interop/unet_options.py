@@ -6,11 +6,10 @@ Tables below: `_DEFAULTS` are read, `_FIXED` must have the value that is impleme
 `_INERT` change nothing here.
 """
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.interop import options
 from cxr_diffusion_jax.models.denoisers import unet as unet_lib
 
@@ -97,7 +96,7 @@ _OURS_ALONE = (
 )
 
 
-def read(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], int]:
+def read(config: artifacts.JsonMapping, where: str) -> tuple[artifacts.Json, int]:
   """Returns the fields of our UNet and the channels of its input.
 
   `where` is the file of the options, for messages.
@@ -147,7 +146,7 @@ def _whole_numbers(value: Any) -> bool:
   )
 
 
-def _attention(values: Mapping[str, Any], where: str) -> tuple[bool, ...]:
+def _attention(values: artifacts.JsonMapping, where: str) -> tuple[bool, ...]:
   """Whether each level has transformers, by the names of its blocks."""
   down, up = list(values["down_block_types"]), list(values["up_block_types"])
   kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
@@ -162,7 +161,7 @@ def _attention(values: Mapping[str, Any], where: str) -> tuple[bool, ...]:
   return tuple(kinds[name] for name in down)
 
 
-def write(unet: unet_lib.UNet, in_channels: int) -> dict[str, Any]:
+def write(unet: unet_lib.UNet, in_channels: int) -> artifacts.Json:
   """Returns the config.json of a UNet, whole.
 
   Raises:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 from flax import linen as nn
 from jax import Array
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.types import Context
 
 T = TypeVar("T")
@@ -36,10 +36,10 @@ class Network(Protocol):
 
   def init(
     self, rngs: Array, x_t: Array, t: Array, context: Context, **options: Any
-  ) -> Mapping[str, Any]: ...
+  ) -> artifacts.JsonMapping: ...
 
   def apply(
-    self, variables: Mapping[str, Any], x_t: Array, t: Array, context: Context
+    self, variables: artifacts.JsonMapping, x_t: Array, t: Array, context: Context
   ) -> Array: ...
 
   def clone(self, **changes: Any) -> Self: ...

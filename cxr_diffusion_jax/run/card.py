@@ -7,9 +7,8 @@ It holds what a codec and a request need, and fingerprints that identify the dat
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.sources.nih import metadata
 
 
@@ -58,7 +57,7 @@ class DatasetCard:
   image_size: int
   resize: str
   num_rows: Mapping[str, int]
-  statistics: Mapping[str, Any]
+  statistics: artifacts.JsonMapping
   columns: Mapping[str, ColumnCard]
   targets: Mapping[str, ColumnCard] = dataclasses.field(default_factory=dict)
   latents: Mapping[str, ColumnCard] = dataclasses.field(default_factory=dict)
@@ -74,12 +73,14 @@ class DatasetCard:
     }
     return dataclasses.replace(self, columns=columns)
 
-  def to_json(self) -> dict[str, Any]:
+  def to_json(self) -> artifacts.Json:
     """Plain values for `dataset.json`."""
     return dataclasses.asdict(self)
 
 
-def from_json(values: Mapping[str, Any], config: Mapping[str, Any]) -> DatasetCard:
+def from_json(
+  values: artifacts.JsonMapping, config: artifacts.JsonMapping
+) -> DatasetCard:
   """Reads a card back.
 
   Args:

@@ -87,7 +87,7 @@ def _closing(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
 def save(
   manager: ocp.CheckpointManager,
   state: state_lib.TrainState,
-  run: Mapping[str, Any],
+  run: artifacts.JsonMapping,
   validation_loss: float | None = None,
 ) -> None:
   """Starts to save a state; the write continues while training does.
@@ -145,7 +145,7 @@ def wait(manager: ocp.CheckpointManager) -> None:
 
 def restore(
   manager: ocp.CheckpointManager, like: state_lib.TrainState
-) -> tuple[state_lib.TrainState, dict[str, Any]]:
+) -> tuple[state_lib.TrainState, artifacts.Json]:
   """Restores the newest checkpoint with the shardings of `like`, on any mesh.
 
   Returns:
@@ -163,7 +163,7 @@ def restore(
   return state, restored["run"]
 
 
-def restore_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+def restore_run(manager: ocp.CheckpointManager, step: int) -> artifacts.Json:
   """Restores what was passed to `save` as `run`."""
   return _restore(manager, step, run=ocp.args.JsonRestore())["run"]
 
@@ -255,7 +255,7 @@ def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
     ) from error
 
 
-def _without_average(state: state_lib.TrainState) -> dict[str, Any]:
+def _without_average(state: state_lib.TrainState) -> artifacts.Json:
   items = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
   some = {"power_ema": state.power_ema, "projector": state.projector}
   return items | {name: tree for name, tree in some.items() if tree}

@@ -7,11 +7,11 @@ config.codec --build--> (statistics of the data) -> Codec, and its autoencoder
   name='kl'     folder, posterior, scaling_factor
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.models import kl_codec
@@ -31,11 +31,11 @@ class CodecSection:
     autoencoder: makes the latents of the codec's column; None for none.
   """
 
-  make: Callable[[Mapping[str, Any]], codec_lib.Codec]
+  make: Callable[[artifacts.JsonMapping], codec_lib.Codec]
   autoencoder: autoencoders.Autoencoder | None = None
 
 
-def build(section: Mapping[str, Any]) -> CodecSection:
+def build(section: artifacts.JsonMapping) -> CodecSection:
   """Reads the section.
 
   Raises:
@@ -55,12 +55,12 @@ def build(section: Mapping[str, Any]) -> CodecSection:
 
 
 def _haar(
-  section: Mapping[str, Any],
-) -> Callable[[Mapping[str, Any]], codec_lib.Codec]:
+  section: artifacts.JsonMapping,
+) -> Callable[[artifacts.JsonMapping], codec_lib.Codec]:
   sections.check_keys("config.codec", section, ("levels", "loss_power"))
   levels = section.get("levels", 2)
 
-  def make(statistics: Mapping[str, Any]) -> codec_lib.Codec:
+  def make(statistics: artifacts.JsonMapping) -> codec_lib.Codec:
     # Until the records are read, only shapes matter.
     unit = {"mean": (0.0,) * 4**levels, "std": (1.0,) * 4**levels}
     known = statistics.get("haar", {str(levels): unit})
@@ -78,7 +78,7 @@ def _haar(
   return make
 
 
-def _kl(section: Mapping[str, Any]) -> CodecSection:
+def _kl(section: artifacts.JsonMapping) -> CodecSection:
   if "levels" in section:
     raise errors.InputError(
       "config.codec.name=kl in a config of wavelets",
@@ -96,7 +96,7 @@ def _kl(section: Mapping[str, Any]) -> CodecSection:
   posterior = section.get("posterior", "sample")
   autoencoder = autoencoders.find(section["folder"])
 
-  def make(statistics: Mapping[str, Any]) -> codec_lib.Codec:
+  def make(statistics: artifacts.JsonMapping) -> codec_lib.Codec:
     factor = scaling
     if scaling == OWN:
       factor = autoencoder.network.scaling_factor
@@ -127,7 +127,7 @@ def _scaling(given: Any) -> float | str:
     ) from error
 
 
-def _spread(statistics: Mapping[str, Any]) -> float:
+def _spread(statistics: artifacts.JsonMapping) -> float:
   """The standard deviation of the latents; 1 before they are encoded."""
   std = statistics.get(kl_codec.COLUMN, {"std": 1.0})["std"]
   if not std > 0:

@@ -1,9 +1,9 @@
 """Checks that a resumed run has the same config and data, except for `MAY_CHANGE`."""
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
@@ -42,9 +42,9 @@ MAY_CHANGE = (
 _ADDED = {"train.init_from": ""}
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: artifacts.JsonMapping, prefix: str = "") -> artifacts.Json:
   """Returns {'a.b.c': value} of nested mappings."""
-  flat: dict[str, Any] = {}
+  flat: artifacts.Json = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
       flat.update(flatten(value, f"{prefix}{key}."))
@@ -54,7 +54,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_config(
-  saved: Mapping[str, Any], wanted: Mapping[str, Any], workdir: str = "RUN"
+  saved: artifacts.JsonMapping, wanted: artifacts.JsonMapping, workdir: str = "RUN"
 ) -> list[str]:
   """Compares the config of a checkpoint with the one the run has now.
 
@@ -93,7 +93,7 @@ def check_config(
   return lines
 
 
-def _differs(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
+def _differs(old: artifacts.JsonMapping, new: artifacts.JsonMapping, key: str) -> bool:
   # A saved config comes from JSON, which has no tuples.
   before, after = (
     list(value) if isinstance(value, tuple) else value

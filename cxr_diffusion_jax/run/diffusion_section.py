@@ -1,9 +1,8 @@
 """The section `diffusion` of a config: the noise process, the times, the loss."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.diffusion import loss as loss_lib
 from cxr_diffusion_jax.diffusion import preconditioning as preconditioning_lib
 from cxr_diffusion_jax.diffusion import process as process_lib
@@ -12,7 +11,7 @@ from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
 from cxr_diffusion_jax.run import sections
 
 
-def build(section: Mapping[str, Any]) -> dict[str, Any]:
+def build(section: artifacts.JsonMapping) -> artifacts.Json:
   """Reads the section.
 
   Args:
@@ -46,7 +45,7 @@ def build(section: Mapping[str, Any]) -> dict[str, Any]:
   return {"process": process, **parts}
 
 
-def _part(name: str, module: Any, section: Mapping[str, Any]) -> Any:
+def _part(name: str, module: Any, section: artifacts.JsonMapping) -> Any:
   values = {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in section[name].items()

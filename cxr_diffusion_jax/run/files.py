@@ -1,8 +1,6 @@
 """A run's config and dataset card: WORKDIR/config.json and WORKDIR/dataset.json."""
 
-from collections.abc import Mapping
 import os
-from typing import Any
 
 from etils import epath
 
@@ -16,7 +14,7 @@ CONFIG, DATASET = "config.json", "dataset.json"
 
 
 def write(
-  folder: str | os.PathLike, config: Mapping[str, Any], card: card_lib.DatasetCard
+  folder: str | os.PathLike, config: artifacts.JsonMapping, card: card_lib.DatasetCard
 ) -> None:
   """Writes both files, each completely or not at all."""
   folder = epath.Path(folder)
@@ -26,7 +24,7 @@ def write(
 
 def read(
   folder: str | os.PathLike,
-) -> tuple[dict[str, Any], card_lib.DatasetCard]:
+) -> tuple[artifacts.Json, card_lib.DatasetCard]:
   """Reads both files: (config, card).
 
   Raises:
@@ -36,7 +34,7 @@ def read(
   return config, card_lib.from_json(values, config)
 
 
-def _read(path: epath.Path) -> dict[str, Any]:
+def _read(path: epath.Path) -> artifacts.Json:
   if not path.exists():
     raise errors.InputError(
       f"{path.parent} has no {path.name}",
@@ -49,7 +47,7 @@ def _read(path: epath.Path) -> dict[str, Any]:
   return values
 
 
-def check_format(place: str, values: Mapping[str, Any]) -> None:
+def check_format(place: str, values: artifacts.JsonMapping) -> None:
   """Raises errors.InputError for a file of a newer version."""
   version = values.get("format", 1)
   if version > FORMAT:

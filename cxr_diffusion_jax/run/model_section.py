@@ -3,20 +3,20 @@
 config.model --build--> (network, key -> parameters)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors, naming, types
+from cxr_diffusion_jax import artifacts, errors, naming, types
 from cxr_diffusion_jax.run import sections
 
 NETWORKS = "cxr_diffusion_jax.models.denoisers"
 
 
 def build(
-  section: Mapping[str, Any],
+  section: artifacts.JsonMapping,
   latent_shape: tuple[int, int, int],
   streams: tuple[types.StreamSpec, ...],
 ) -> tuple[Any, Callable[[jax.Array], types.Params]]:
@@ -51,7 +51,7 @@ def build(
   return model, init_fn
 
 
-def fields(section: Mapping[str, Any]) -> tuple[dict[str, Any], jnp.dtype]:
+def fields(section: artifacts.JsonMapping) -> tuple[artifacts.Json, jnp.dtype]:
   """Returns the fields of a network except its dtype, and the dtype.
 
   Raises:

@@ -8,12 +8,11 @@ arguments. An unknown key is an error that names the nearest keys.
 
 from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any
 
 import jax
 import ml_collections
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.sources import base as sources
 from cxr_diffusion_jax.encoders import base as encoders
@@ -30,7 +29,7 @@ from cxr_diffusion_jax.run import (
   sections,
 )
 
-Config = ml_collections.ConfigDict | Mapping[str, Any]
+Config = ml_collections.ConfigDict | artifacts.JsonMapping
 
 SECTIONS = (
   "codec",
@@ -60,7 +59,7 @@ class Recipe:
   """
 
   denoiser: denoiser.Denoiser
-  make_codec: Callable[[Mapping[str, Any]], codec_lib.Codec]
+  make_codec: Callable[[artifacts.JsonMapping], codec_lib.Codec]
   network: network_lib.Network
   init_fn: Callable[[jax.Array], types.Params]
   latent_shape: tuple[int, int, int]
@@ -78,7 +77,7 @@ class Recipe:
     """Pixels <-> what is denoised."""
     return self.denoiser.codec
 
-  def with_statistics(self, statistics: Mapping[str, Any]) -> "Recipe":
+  def with_statistics(self, statistics: artifacts.JsonMapping) -> "Recipe":
     """Returns the recipe with a codec built from measured statistics."""
     codec = self.make_codec(statistics)
     return dataclasses.replace(
@@ -90,7 +89,7 @@ def build(
   config: Config,
   *,
   mesh: jax.sharding.Mesh | None = None,
-  statistics: Mapping[str, Any] | None = None,
+  statistics: artifacts.JsonMapping | None = None,
   shapes: Mapping[str, tuple[int, ...]] | None = None,
   autoencoder: str = "",
 ) -> Recipe:
@@ -138,7 +137,7 @@ def build(
 
 def read_config(
   config: Config,
-) -> dict[str, Any]:
+) -> artifacts.Json:
   """Returns a config as plain values.
 
   Raises:
@@ -155,7 +154,7 @@ def read_config(
 
 
 def conditioner_section(
-  plain: Mapping[str, Any],
+  plain: artifacts.JsonMapping,
   shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[conditioning.Conditioner, tuple[float, ...]]:
   """Reads `config.conditioning`: the path, and each stream's drop rate in training."""

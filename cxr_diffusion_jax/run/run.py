@@ -6,16 +6,14 @@ Opening a run never touches its dataset; `Run.dataset` opens it for requests tha
 rows.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import functools
 import os
-from typing import Any
 
 from etils import epath
 import jax
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.encoders import base as encoders
@@ -43,7 +41,7 @@ class Run:
   """
 
   folder: epath.Path
-  config: Mapping[str, Any]
+  config: artifacts.JsonMapping
   card: card_lib.DatasetCard
   recipe: recipe_lib.Recipe
   ema_params: types.Params
@@ -186,7 +184,7 @@ def open_run(
 def read_params(
   folder: epath.Path,
   recipe: recipe_lib.Recipe,
-  config: Mapping[str, Any],
+  config: artifacts.JsonMapping,
   checkpoint_step: int | None = None,
   ema_length: float | None = None,
 ) -> tuple[types.Params, int]:

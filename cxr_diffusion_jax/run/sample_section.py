@@ -10,7 +10,7 @@ import sys
 import typing
 from typing import Any
 
-from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax import artifacts, errors, naming
 
 if typing.TYPE_CHECKING:
   from cxr_diffusion_jax.diffusion import sampler as sampler_lib
@@ -171,7 +171,9 @@ def make_sampler(
   )
 
 
-def _fields(kind: type, but: Sequence[str] | Mapping[str, Any]) -> dict[str, Option]:
+def _fields(
+  kind: type, but: Sequence[str] | artifacts.JsonMapping
+) -> dict[str, Option]:
   """Field -> default of a dataclass."""
   fields = dataclasses.fields(kind)
   return {field.name: field.default for field in fields if field.name not in but}

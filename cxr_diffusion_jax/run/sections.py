@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import ml_collections
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 
 T = TypeVar("T")
 
@@ -18,9 +18,9 @@ T = TypeVar("T")
 def make(
   constructor: Callable[..., T],
   section: str,
-  values: Mapping[str, Any],
+  values: artifacts.JsonMapping,
   *,
-  given: Mapping[str, Any] | None = None,
+  given: artifacts.JsonMapping | None = None,
   also: tuple[str, ...] = (),
 ) -> T:
   """Calls a constructor with a section's keys and values as arguments.
@@ -50,7 +50,7 @@ def make(
 
 def check_keys(
   prefix: str,
-  values: Mapping[str, Any],
+  values: artifacts.JsonMapping,
   known: tuple[str, ...],
   also: tuple[str, ...] = (),
 ) -> None:

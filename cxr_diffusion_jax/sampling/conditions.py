@@ -7,14 +7,13 @@
 A missing field is blank (zeros or unknown), which gives no token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import labels, pipeline, prompts, reference
@@ -245,7 +244,7 @@ class ConditionBuilder:
       for name, column in card.columns.items()
     }
 
-  def _rows(self, entries: Sequence[Mapping[str, Any]], fields: types.Batch):
+  def _rows(self, entries: Sequence[artifacts.JsonMapping], fields: types.Batch):
     return Conditions(
       fields=fields,
       entries=entries,

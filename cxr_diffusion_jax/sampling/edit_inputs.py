@@ -3,15 +3,14 @@
 x.png or an image's id --read--> square [h w] uint8;  m.png --> [h w] bool, white True
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import pathlib
-from typing import Any
 
 from absl import logging
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import reference
 from cxr_diffusion_jax.run.card import DatasetCard
@@ -83,7 +82,7 @@ class EditInputs:
 
   images: np.ndarray
   masks: np.ndarray | None
-  entries: Sequence[Mapping[str, Any]]
+  entries: Sequence[artifacts.JsonMapping]
   names: Sequence[str]
   ids: Sequence[str]
 

@@ -5,7 +5,6 @@ EditInputs, Conditions --pair--> fields with latents and masks --sample--> Edite
   inversion: each image is also regenerated with its own condition (the round trip)
 """
 
-from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import decoding, image_to_image
@@ -64,7 +63,7 @@ def make(
   edit_request: inits_lib.EditRequest,
   request: Request,
   *,
-  changes: Mapping[str, Any],
+  changes: artifacts.JsonMapping,
   per_condition: int = 1,
   num: int | None = None,
   batch_size: int = 16,
@@ -183,7 +182,7 @@ def _entry(
   inits: EditInputs,
   plan: image_to_image.Plan,
   i: int,
-) -> dict[str, Any]:
+) -> artifacts.Json:
   """The entry of samples.json about the image that was edited."""
   entry = {**inits.entries[i], "init_file": f"inits/{inits.names[i]}.png"}
   if plan.masked:
@@ -198,8 +197,8 @@ def _round_trip(
   run: run_lib.Run,
   inits: EditInputs,
   fields: types.Batch,
-  changes: Mapping[str, Any],
-  common: Mapping[str, Any],
+  changes: artifacts.JsonMapping,
+  common: artifacts.JsonMapping,
 ) -> tuple[np.ndarray, list[dict[str, float | None]]]:
   """Inverts each image and generates it unchanged; returns the images and errors."""
   source = image_to_image.source_of(fields)
@@ -231,7 +230,7 @@ def _described(
   lost: list[dict[str, float | None]],
 ) -> sampling.Samples:
   """Adds the edit to settings and title, and restores the pixels that are kept."""
-  edit: dict[str, Any] = {**dataclasses.asdict(plan)}
+  edit: artifacts.Json = {**dataclasses.asdict(plan)}
   images, how = samples.images, f"strength {plan.strength:g}"
   if plan.masked:
     images = np.where(inits.masks[of_image], images, inits.images[of_image])

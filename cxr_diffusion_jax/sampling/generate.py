@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.parallel import batches as batches_lib
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
@@ -163,7 +163,7 @@ class Generator:
 
 def make_generator(
   recipe: recipe_lib.Recipe,
-  changes: Mapping[str, Any] | None = None,
+  changes: artifacts.JsonMapping | None = None,
   *,
   plan: image_to_image.Plan | None = None,
 ) -> Generator:
@@ -240,7 +240,7 @@ def _optional_rows(
   n: int,
   negative: Mapping[str, np.ndarray] | None,
   scale: float | tuple[float, ...] | np.ndarray | None,
-) -> dict[str, Any]:
+) -> artifacts.Json:
   """Returns those of `negative` and `scale` that are given, with n rows each."""
   rows = {}
   if negative is not None:

@@ -8,13 +8,12 @@ requesting more images does not change the first ones, and the noise is the same
 every path.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -69,7 +68,7 @@ def prepare(
   folder: pathlib.Path,
   *,
   seed: int = 0,
-  changes: Mapping[str, Any] | None = None,
+  changes: artifacts.JsonMapping | None = None,
   batch_size: int = 32,
   weights: str = "",
 ) -> PartGenerator:

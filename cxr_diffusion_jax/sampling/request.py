@@ -3,15 +3,14 @@
 Request --ConditionBuilder.build--> Conditions: n rows of fields, entries and pictures
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import itertools
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data import labels
 
 
@@ -75,7 +74,7 @@ class Conditions:
   """
 
   fields: types.Batch
-  entries: Sequence[Mapping[str, Any]]
+  entries: Sequence[artifacts.JsonMapping]
   names: Sequence[str]
   references: np.ndarray | None
   negative: types.Batch | None = None
@@ -134,7 +133,7 @@ def join(parts: Sequence[tuple[Conditions, Sequence[str]]]) -> Conditions:
   return joined
 
 
-def slug(entry: Mapping[str, Any]) -> str:
+def slug(entry: artifacts.JsonMapping) -> str:
   """Returns a file name for a condition."""
   words = entry.get("prompt") or pathlib.PurePath(entry.get("reference", "")).stem
   if not words and "findings" in entry:

@@ -1,15 +1,14 @@
 """Samples of a trained run: Run + Conditions --> Samples --files.write--> PNG, JSON."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
-from cxr_diffusion_jax import pictures, types
+from cxr_diffusion_jax import artifacts, pictures, types
 from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import recipe as recipe_lib
@@ -35,9 +34,9 @@ class Samples:
 
   images: np.ndarray
   references: np.ndarray | None
-  entries: Sequence[Mapping[str, Any]]
+  entries: Sequence[artifacts.JsonMapping]
   names: Sequence[str]
-  settings: Mapping[str, Any]
+  settings: artifacts.JsonMapping
   title: str
   per_condition: int
 
@@ -50,7 +49,7 @@ def sample(
   per_condition: int = 1,
   seed: int = 0,
   batch_size: int = 16,
-  changes: Mapping[str, Any] | None = None,
+  changes: artifacts.JsonMapping | None = None,
   weak_step: int | None = None,
   plan: image_to_image.Plan | None = None,
   progress: types.Progress = types.no_progress,
@@ -127,7 +126,7 @@ def title(
   return ", ".join([*parts, run.card.kind])
 
 
-def caption(entry: Mapping[str, Any]) -> str:
+def caption(entry: artifacts.JsonMapping) -> str:
   """Returns at most two short lines that describe a condition."""
   if "prompt" in entry:
     words = entry["prompt"].split()

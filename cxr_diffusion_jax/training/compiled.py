@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import jax
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.encoders.latents import autoencoders
@@ -42,7 +42,7 @@ class ExperimentLike(Protocol):
   def mesh(self) -> jax.sharding.Mesh: ...
 
   @property
-  def config(self) -> Mapping[str, Any]: ...
+  def config(self) -> artifacts.JsonMapping: ...
 
   @property
   def autoencoder(self) -> autoencoders.Autoencoder | None:

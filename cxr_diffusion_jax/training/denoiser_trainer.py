@@ -7,11 +7,11 @@ programs + dataset --> DenoiserTrainer, a `loop.Trainable`
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
@@ -78,7 +78,7 @@ def make(
 
 
 def make_programs(
-  experiment: experiment_lib.Experiment, statistics: Mapping[str, Any]
+  experiment: experiment_lib.Experiment, statistics: artifacts.JsonMapping
 ) -> compiled.Programs:
   """Builds the compiled functions of an experiment."""
   objective = experiment.make_objective(statistics)

@@ -3,13 +3,11 @@
 {data, optimizer, train, repa, parallel, seed} + Recipe --build--> Experiment
 """
 
-from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 import jax
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.encoders.latents import autoencoders
@@ -42,7 +40,7 @@ class Experiment:
   optimizer: optimizer_lib.OptimizerSettings
   train: train_settings.TrainSettings
   mesh: jax.sharding.Mesh
-  config: Mapping[str, Any]
+  config: artifacts.JsonMapping
 
   @property
   def alignment(self) -> alignment_lib.Alignment | None:
@@ -59,7 +57,7 @@ class Experiment:
     """Columns that only training reads, besides the path's own."""
     return None if self.alignment is None else self.alignment.needs
 
-  def make_objective(self, statistics: Mapping[str, Any]) -> step_lib.Objective:
+  def make_objective(self, statistics: artifacts.JsonMapping) -> step_lib.Objective:
     """Returns the objective with a codec built from the records' statistics."""
     denoiser = dataclasses.replace(
       self.objective.denoiser, codec=self.recipe.make_codec(statistics)

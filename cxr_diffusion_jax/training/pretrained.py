@@ -17,7 +17,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.interop import diffusers
 from cxr_diffusion_jax.models.denoisers import unet as unet_lib
 
@@ -86,7 +86,7 @@ class Pretrained:
     return loaded
 
 
-def read(section: Mapping[str, Any], network: Any) -> Pretrained | None:
+def read(section: artifacts.JsonMapping, network: Any) -> Pretrained | None:
   """Reads config.model.pretrained; None if it is not set.
 
   Raises:

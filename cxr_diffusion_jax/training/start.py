@@ -4,7 +4,6 @@ WORKDIR/checkpoints --check_resumable, start--> (state, history)
 config.train.init_from --check_initial, start--> the other run's averaged parameters
 """
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -27,7 +26,7 @@ from cxr_diffusion_jax.training import experiment as experiment_lib
 
 def check_resumable(
   workdir: artifacts.PathLike,
-  config: Mapping[str, Any],
+  config: artifacts.JsonMapping,
   autoencoder: autoencoders.Autoencoder | None = None,
   needs: conditioning.Needs | None = None,
   targets: conditioning.Needs | None = None,
@@ -69,11 +68,11 @@ def check_resumable(
 
 
 def start(
-  config: Mapping[str, Any],
+  config: artifacts.JsonMapping,
   programs: programs_lib.Programs,
   manager: Any,
   card: card_lib.DatasetCard,
-) -> tuple[state_lib.TrainState, dict[str, Any]]:
+) -> tuple[state_lib.TrainState, artifacts.Json]:
   """Returns the first state and its history of validations.
 
   Raises:
@@ -133,7 +132,7 @@ def check_initial(experiment: experiment_lib.Experiment, shapes: types.Params) -
     )
 
 
-def _saved(manager: Any, step: int) -> dict[str, Any]:
+def _saved(manager: Any, step: int) -> artifacts.Json:
   """Config, card and history of a checkpoint."""
   saved = checkpoints.restore_run(manager, step)
   run_files.check_format(f"checkpoint {step} in {manager.directory}", saved)

@@ -11,13 +11,12 @@ the same noise as an uninterrupted one.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.diffusion import loss as loss_lib
 from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
@@ -191,7 +190,7 @@ def validation_step(
   context = objective.denoiser.conditioner(batch)
   valid = batch["valid"]
   denoise_fn = objective.denoiser.denoise_fn(params)
-  sums: dict[str, Any] = {"count": valid.sum()}
+  sums: artifacts.Json = {"count": valid.sum()}
   for name, kept in (
     ("total", context),
     ("total_unconditional", conditioning.drop_all(context)),

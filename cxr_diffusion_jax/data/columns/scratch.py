@@ -8,12 +8,10 @@ marks them done. Opened again with the same plan, what was marked is still done.
   done.bin    one byte a row, 1 when the row is on the disk
 """
 
-from collections.abc import Mapping
 import json
 import os
 import pathlib
 import shutil
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +30,7 @@ class Scratch:
     self,
     folder: pathlib.Path,
     *,
-    plan: Mapping[str, Any],
+    plan: artifacts.JsonMapping,
     num_rows: int,
     row_bytes: int,
     flush_bytes: int,

@@ -71,7 +71,7 @@ def parse_example(
 def write_dataset(
   folder: Path,
   split: str,
-  examples: Sequence[dict[str, Any]],
+  examples: Sequence[artifacts.Json],
   *,
   image_size: int,
   vocabulary: Sequence[str],

@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 import re
 import shutil
-from typing import Any
 
 from absl import logging
 import numpy as np
@@ -200,7 +199,7 @@ def _make_part(
 
 def _try_example(
   plan: plan_lib.Plan, row: int, settings: plan_lib.RecordSettings
-) -> dict[str, Any] | errors.InputError:
+) -> artifacts.Json | errors.InputError:
   table = plan.table
   try:
     image = images.read_grey(table.image[row] or "")

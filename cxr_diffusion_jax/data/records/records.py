@@ -13,7 +13,6 @@ import contextlib
 import functools
 import os
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 from etils import epath
@@ -101,7 +100,7 @@ def location(root: str | os.PathLike) -> str:
   return os.fspath(Path(root).resolve())
 
 
-def _read_description(settings: RecordSettings) -> dict[str, Any] | None:
+def _read_description(settings: RecordSettings) -> artifacts.Json | None:
   """What records.json says; None where there are no whole records of this version."""
   folder = Path(settings.folder)
   path = folder / "records.json"
@@ -117,7 +116,7 @@ def _read_description(settings: RecordSettings) -> dict[str, Any] | None:
 
 
 def _check(
-  settings: RecordSettings, description: Mapping[str, Any]
+  settings: RecordSettings, description: artifacts.JsonMapping
 ) -> tuple[Records | None, plan_lib.Plan | None, files_lib.Files | None]:
   """The records if they belong to the dataset; its plan and image files as read."""
   records = store.of_description(Path(settings.folder), description)
@@ -149,7 +148,7 @@ def _read_files(settings: RecordSettings) -> files_lib.Files:
 
 
 def _note_files(
-  settings: RecordSettings, description: dict[str, Any], files: files_lib.Files
+  settings: RecordSettings, description: artifacts.Json, files: files_lib.Files
 ) -> None:
   """Saves where the dataset is now and its files' times, for a faster next check."""
   folder = Path(settings.folder)

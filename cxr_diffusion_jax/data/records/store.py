@@ -5,11 +5,10 @@ import dataclasses
 import json
 import operator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import array_records, splits
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
@@ -42,7 +41,7 @@ class Records:
   vocabulary: tuple[str, ...]
   num_rows: dict[str, int]
   fingerprints: dict[str, str]
-  statistics: dict[str, Any]
+  statistics: artifacts.Json
   dropped: tuple[str, ...]
   shards: dict[str, tuple[tuple[str, int], ...]]
 
@@ -105,10 +104,10 @@ class RecordSource:
     )
     self._message = record_format.example_class()
 
-  def __getstate__(self) -> dict[str, Any]:
+  def __getstate__(self) -> artifacts.Json:
     return {name: value for name, value in vars(self).items() if name != "_message"}
 
-  def __setstate__(self, state: dict[str, Any]) -> None:
+  def __setstate__(self, state: artifacts.Json) -> None:
     vars(self).update(state, _message=record_format.example_class())
 
   def __len__(self) -> int:
@@ -129,7 +128,7 @@ def _check_split(records: Records, split: str) -> None:
     raise errors.InputError(f"split {split!r}", f"one of {', '.join(splits.SPLITS)}")
 
 
-def of_description(folder: Path, description: Mapping[str, Any]) -> Records:
+def of_description(folder: Path, description: artifacts.JsonMapping) -> Records:
   return Records(
     folder=folder,
     image_size=description["image_size"],

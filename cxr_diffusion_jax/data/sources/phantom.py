@@ -6,12 +6,11 @@ The generator is in `extras/phantom`, which is imported only to make a tree.
 import importlib
 import json
 import os
-from typing import Any
 
 from etils import epath
 from PIL import Image
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.artifacts import is_remote
 from cxr_diffusion_jax.data.sources import nih
 from cxr_diffusion_jax.progress import Progress, no_progress
@@ -37,7 +36,7 @@ def image_size_of(root: str | os.PathLike) -> int:
   return int(json.loads((epath.Path(root) / SETTINGS_FILE).read_text())["size"])
 
 
-def read_facts(path: str | os.PathLike) -> dict[str, Any]:
+def read_facts(path: str | os.PathLike) -> artifacts.Json:
   """What a phantom's PNG states of its image; {} for other images."""
   with Image.open(path) as image:
     return json.loads(image.info.get(TEXT_KEY, "{}"))

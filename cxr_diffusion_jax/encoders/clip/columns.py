@@ -14,7 +14,6 @@ import functools
 import hashlib
 import pathlib
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -226,7 +225,7 @@ def mark(name: str) -> str:
   return digest.hexdigest()[:16]
 
 
-def _shapes(config: Mapping[str, Any], chunks: int) -> dict[str, tuple[int, ...]]:
+def _shapes(config: artifacts.JsonMapping, chunks: int) -> dict[str, tuple[int, ...]]:
   """Reads shapes from config.json, with CLIPConfig's defaults for missing keys."""
   text, vision = (_part(config, name) for name in ("text_config", "vision_config"))
   grid = vision.get("image_size", 224) // vision.get("patch_size", 32)
@@ -238,7 +237,7 @@ def _shapes(config: Mapping[str, Any], chunks: int) -> dict[str, tuple[int, ...]
   }
 
 
-def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _part(config: artifacts.JsonMapping, name: str) -> artifacts.JsonMapping:
   """Returns a nested configuration; files from before 2023 may name it `..._dict`."""
   older = config.get(f"{name}_dict")
   return (config.get(name) or {}) if older is None else older

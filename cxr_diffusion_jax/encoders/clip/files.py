@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import hub
 
 CONFIG = "config.json"
@@ -57,7 +57,7 @@ def find_config(name: str) -> pathlib.Path:
     return cached / CONFIG if cached else hub.download_file(name, CONFIG)
 
 
-def read_config(path: pathlib.Path) -> dict[str, Any]:
+def read_config(path: pathlib.Path) -> artifacts.Json:
   """Reads config.json.
 
   Raises:
@@ -134,7 +134,7 @@ def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
   return traverse_util.unflatten_dict(params)
 
 
-def _take(stored: dict[str, Any], path: tuple[str, ...]) -> Any:
+def _take(stored: artifacts.Json, path: tuple[str, ...]) -> Any:
   """Removes and returns the array of a Flax path, with Flax's axes."""
   name = ".".join(path)
   if name in stored:
@@ -147,14 +147,14 @@ def _take(stored: dict[str, Any], path: tuple[str, ...]) -> Any:
   return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def _read_weights(folder: pathlib.Path) -> dict[str, Any]:
+def _read_weights(folder: pathlib.Path) -> artifacts.Json:
   """Reads all arrays of the first form of weights that is there, by dotted name."""
   whole, index, msgpack = (folder / name for name in WEIGHTS)
   if whole.is_file():
     return _read_safetensors(whole)
   if index.is_file():
     shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    arrays: dict[str, Any] = {}
+    arrays: artifacts.Json = {}
     for shard in sorted(set(shards)):
       arrays |= _read_safetensors(folder / shard)
     return arrays
@@ -171,7 +171,7 @@ def _read_weights(folder: pathlib.Path) -> dict[str, Any]:
   )
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
+def _read_safetensors(path: pathlib.Path) -> artifacts.Json:
   """Reads one safetensors file, bfloat16 included."""
   import safetensors
   from safetensors import flax as safetensors_flax
@@ -193,7 +193,7 @@ def _damaged(path: pathlib.Path) -> errors.InputError:
   )
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: pathlib.Path) -> artifacts.Json:
   """Reads a JSON file that holds an object."""
   try:
     content = json.loads(path.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
 
@@ -108,7 +108,7 @@ def create(
   )
 
 
-def configuration(sizes: SmallClip) -> dict[str, Any]:
+def configuration(sizes: SmallClip) -> artifacts.Json:
   """CLIPConfig's arguments, with the mark `standin` that config.json keeps."""
   layers = dict(
     hidden_size=sizes.width,

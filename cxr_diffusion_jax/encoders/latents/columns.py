@@ -12,7 +12,6 @@ import hashlib
 import math
 import pathlib
 import time
-from typing import Any
 
 import numpy as np
 
@@ -95,7 +94,7 @@ def open_column(
   return columns_lib.open_column(folder(settings, autoencoder), NAME)
 
 
-def statistics(column: columns_lib.Column) -> dict[str, Any]:
+def statistics(column: columns_lib.Column) -> artifacts.Json:
   """What `make` measured: `{"latent": {"mean", "std", "num_images"}}`.
 
   The standard deviation is of all numbers of unscaled latents, drawn from their

@@ -13,7 +13,6 @@ probabilities.
 import dataclasses
 import hashlib
 import time
-from typing import Any
 
 from etils import epath
 import flax.traverse_util
@@ -156,7 +155,7 @@ def load_probe(folder: epath.PathLike) -> Probe:
   return dataclasses.replace(probe, fingerprint=description["fingerprint"])
 
 
-def read_description(folder: epath.PathLike) -> dict[str, Any]:
+def read_description(folder: epath.PathLike) -> artifacts.Json:
   """Returns the content of `probe.json` in a folder, {} where there is none."""
   path = epath.Path(folder) / DESCRIPTION
   return artifacts.read_json(path) if path.exists() else {}
@@ -206,7 +205,7 @@ def _build(
 
 
 def _save(
-  probe: Probe, settings: ProbeSettings, training: dict[str, Any], folder: epath.Path
+  probe: Probe, settings: ProbeSettings, training: artifacts.Json, folder: epath.Path
 ) -> None:
   """Writes the weights, then the description that makes them a probe."""
   # An interruption from here on leaves a folder without a probe.

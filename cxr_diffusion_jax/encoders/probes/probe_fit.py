@@ -13,7 +13,6 @@ localization", section III), at the end of the second stage: 16x16 places for im
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
 
 from flax import linen as nn
 import flax.traverse_util
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import fitting
 from cxr_diffusion_jax.encoders.standin import loss as standin_loss
 from cxr_diffusion_jax.models import classifier as classifier_lib
@@ -265,7 +264,7 @@ def sample_images(images: types.Arrays, size: int) -> np.ndarray:
 
 def flat(params: types.Params) -> dict[str, np.ndarray]:
   """Parameters by path, as safetensors stores them."""
-  leaves: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
+  leaves: artifacts.Json = flax.traverse_util.flatten_dict(params, sep="/")
   return {key: np.asarray(leaves[key]) for key in sorted(leaves)}
 
 

@@ -15,13 +15,12 @@ import json
 import pathlib
 import shutil
 import time
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -122,7 +121,7 @@ def train_standin(
 
 
 def _save(
-  model: clip_model.ClipModel, marker: dict[str, Any], folder: pathlib.Path
+  model: clip_model.ClipModel, marker: artifacts.Json, folder: pathlib.Path
 ) -> None:
   """Replaces the folder, marker included, as a whole or not at all."""
   part = folder.with_name(f"{folder.name}.part")
@@ -134,7 +133,7 @@ def _save(
   part.rename(folder)
 
 
-def read_marker(folder: pathlib.Path) -> dict[str, Any]:
+def read_marker(folder: pathlib.Path) -> artifacts.Json:
   """Returns what `standin.json` of a folder says, {} where there is none."""
   path = folder / MARKER
   return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

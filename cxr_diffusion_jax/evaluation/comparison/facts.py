@@ -6,11 +6,10 @@ context, paths, options -> facts, limitations; conditions, pairs of neighbours
 from collections.abc import Mapping, Sequence
 import shlex
 import sys
-from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import JudgedSet, Options
@@ -39,7 +38,7 @@ ON_PHANTOMS = (
 
 def neighbours(
   context: EvalContext, images: types.Arrays, judged: assessment.Assessment
-) -> dict[str, Any]:
+) -> artifacts.Json:
   """Generated images beside training images: copies first, then the nearest."""
   training, pairs = context.training, [*judged.copies, *judged.nearest]
   pairs = [] if training is None else pairs[:NUM_NEIGHBOURS]

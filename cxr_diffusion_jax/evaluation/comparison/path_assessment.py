@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -58,7 +57,7 @@ class Options:
   features: Sequence[str] = ("auto",)
   weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
   metrics: Sequence[str] = tuple(assessment.MEASURES)
-  changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  changes: artifacts.JsonMapping = dataclasses.field(default_factory=dict)
   batch_size: int = 32
   sweep: Sequence[float] = ()
   sweep_num: int = 128

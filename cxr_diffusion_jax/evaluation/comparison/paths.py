@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib
-from typing import Any
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.run import compatibility
 from cxr_diffusion_jax.run import run as run_lib
 
@@ -35,7 +34,7 @@ class ConditioningPath:
 
   name: str
   runs: Sequence[run_lib.Run]
-  config: Mapping[str, Any]
+  config: artifacts.JsonMapping
 
   @property
   def steps(self) -> list[int]:
@@ -100,7 +99,9 @@ def open_paths(
   return paths
 
 
-def differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+def differing(
+  configs: Mapping[str, artifacts.JsonMapping],
+) -> dict[str, dict[str, str]]:
   """Config keys that differ between paths, those of the condition included."""
   flats = {name: compatibility.flatten(config) for name, config in configs.items()}
   keys = sorted(set().union(*flats.values()))
@@ -155,7 +156,7 @@ def warnings(paths: Sequence[ConditioningPath]) -> list[str]:
   return sentences
 
 
-def _recipe(config: Mapping[str, Any]) -> str:
+def _recipe(config: artifacts.JsonMapping) -> str:
   """Everything in a config that distinguishes runs, except their seed."""
   kept = {
     key: value

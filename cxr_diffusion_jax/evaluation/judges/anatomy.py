@@ -18,10 +18,10 @@ group of `GROUPS` hardly do.
 
 from collections.abc import Callable, Mapping, Sequence
 import os
-from typing import Any
 
 import numpy as np
 
+from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.sources import phantom
@@ -202,7 +202,7 @@ def _compare(
   }
 
 
-def _quantities(facts: Mapping[str, Any]) -> dict[str, float]:
+def _quantities(facts: artifacts.JsonMapping) -> dict[str, float]:
   """The quantities that one image states."""
   quantities = {"cardiothoracic_ratio": facts["cardiothoracic_ratio"]}
   for name in ("lung_area", "diaphragm"):

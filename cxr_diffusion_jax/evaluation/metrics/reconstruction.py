@@ -7,10 +7,8 @@ An invertible codec loses nothing; figures of an autoencoder are written to
 WORKDIR/reconstruction.json when training begins.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import math
-from typing import Any
 
 from etils import epath
 import jax
@@ -83,7 +81,7 @@ def measure(
   )
 
 
-def describe(reconstruction: Reconstruction) -> dict[str, Any]:
+def describe(reconstruction: Reconstruction) -> artifacts.Json:
   """Returns the figures for JSON, None where infinite or undefined."""
   figures = dataclasses.asdict(reconstruction)
   figures = {
@@ -118,14 +116,14 @@ def write(
     artifacts.write_json(path, {**facts, "split": split, **figures})
 
 
-def read(workdir: artifacts.PathLike, config: Mapping[str, Any]) -> str:
+def read(workdir: artifacts.PathLike, config: artifacts.JsonMapping) -> str:
   """One line for a report: the loss of a run's codec."""
   path = epath.Path(workdir) / FILE
   if not path.exists():
     exact = config.get("codec", {}).get("name") in ("haar", "pixel")
     return "exact: the codec is invertible" if exact else "not measured"
   saved = artifacts.read_json(path)
-  values: dict[str, Any] = {
+  values: artifacts.Json = {
     field.name: math.nan if saved[field.name] is None else saved[field.name]
     for field in dataclasses.fields(Reconstruction)
   }

@@ -51,7 +51,7 @@ def write(
   dataset = trainer.dataset
   real = _images(dataset.source("validation"))
   reconstructions = trainer.reconstruct(params, real)
-  figures: dict[str, Any] = {
+  figures: artifacts.Json = {
     "num_images": len(real),
     **similarities(real, reconstructions),
   }
@@ -179,7 +179,7 @@ def extractor(
   )
 
 
-def _line(figures: dict[str, Any], kind: str) -> str:
+def _line(figures: artifacts.Json, kind: str) -> str:
   text = f"PSNR {figures['psnr']:.2f} dB"
   if "ms_ssim" in figures:
     text += f", MS-SSIM {figures['ms_ssim']:.4f}"

@@ -3,14 +3,12 @@
 ConfigDict --build--> AutoencoderExperiment(data, network, loss, discriminator, ...)
 """
 
-from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 import jax
 import ml_collections
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
@@ -136,12 +134,12 @@ class AutoencoderExperiment:
   train: train_settings.TrainSettings
   sample: PictureSettings
   mesh: jax.sharding.Mesh
-  config: Mapping[str, Any]
+  config: artifacts.JsonMapping
   autoencoder: None = None
 
 
 def build(
-  config: ml_collections.ConfigDict | Mapping[str, Any],
+  config: ml_collections.ConfigDict | artifacts.JsonMapping,
 ) -> AutoencoderExperiment:
   """Reads a config.
 
@@ -182,7 +180,7 @@ def build(
   return experiment
 
 
-def _network(section: Mapping[str, Any]) -> autoencoder_lib.AutoencoderKL:
+def _network(section: artifacts.JsonMapping) -> autoencoder_lib.AutoencoderKL:
   values, dtype = model_section.fields(section)
   given = {
     "in_channels": 1,

@@ -16,7 +16,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import numpy as np
 
@@ -207,7 +207,7 @@ def _render(
       progress("phantoms", done, len(paths))
 
 
-def _in_processes(jobs: list[dict[str, Any]]) -> Generator[int, None, None]:
+def _in_processes(jobs: list[artifacts.Json]) -> Generator[int, None, None]:
   """Runs each job in a process; yields the indices as their images are written.
 
   Not multiprocessing: a fork copies the caller's threads' locks (jax has threads), and

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import itertools
 import os
-from typing import Any
 
 import numpy as np
 import scipy.stats
 from sklearn import metrics
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.extras.reader_study import agreement
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
 from cxr_diffusion_jax.extras.reader_study.tables import Answers, StudyKey
@@ -131,7 +130,7 @@ def score(key: str | os.PathLike, answers: Sequence[str | os.PathLike]) -> Reade
   )
 
 
-def to_json(scores: ReaderScores) -> dict[str, Any]:
+def to_json(scores: ReaderScores) -> artifacts.Json:
   """Plain values: what scores.json holds."""
   return {"schema": SCHEMA, **dataclasses.asdict(scores)}
 

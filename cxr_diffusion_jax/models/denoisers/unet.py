@@ -12,13 +12,12 @@ index: down_blocks.0.resnets.1.conv1.weight -> down_blocks_0/resnets_1/conv1/ker
 """
 
 import dataclasses
-from typing import Any
 
 from flax import linen as nn
 from jax import Array
 import jax.numpy as jnp
 
-from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax import artifacts, errors, naming
 from cxr_diffusion_jax.models import embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.models.unet_blocks import DownBlock, MidBlock, Style, UpBlock
@@ -93,7 +92,7 @@ class UNet(network.LevelFeatures, nn.Module):
   tensor_parallel = TENSOR_PARALLEL
 
   @staticmethod
-  def published_fields(streams: tuple[StreamSpec, ...]) -> dict[str, Any]:
+  def published_fields(streams: tuple[StreamSpec, ...]) -> artifacts.Json:
     """Fields that follow from the streams where the weights are published ones.
 
     Published cross-attention reads a single stream directly.

@@ -19,7 +19,6 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any
 
 import h5py
 import numpy as np
@@ -202,9 +201,9 @@ def _check_replaceable(folder: pathlib.Path) -> None:
 
 def _about(
   folders: Mapping[str, tuple[str, ...]], encoder: str, standin: bool, dtype: str
-) -> dict[str, Any]:
+) -> artifacts.Json:
   """The content of datasets.json: the published one's outline, and what we add."""
-  datasets: dict[str, Any] = {}
+  datasets: artifacts.Json = {}
   for folder, kinds in folders.items():
     features = {"Image Index": {"dtype": "string", "shape": []}}
     for kind in kinds:
@@ -227,7 +226,7 @@ def _publish(
   root: pathlib.Path,
   staging: pathlib.Path,
   folders: Mapping[str, tuple[str, ...]],
-  about: dict[str, Any],
+  about: artifacts.Json,
 ) -> None:
   """Moves the folders to their places; each is there whole or not at all."""
   for folder in folders:
