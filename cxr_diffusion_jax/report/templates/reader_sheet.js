@@ -58,6 +58,10 @@ function show(index) {
       : answer[input.name] === input.value;
   }
   count();
+}
+
+function go(index) {
+  show(index);
   save();
 }
 
@@ -83,7 +87,7 @@ function exclude(changed) {
 }
 
 function next() {
-  if (state.current + 1 < study.images.length) return show(state.current + 1);
+  if (state.current + 1 < study.images.length) return go(state.current + 1);
   const open = study.images.length - count();
   at("note").textContent = open
     ? `This is the last image; ${open} are not answered yet.`
@@ -130,8 +134,8 @@ for (const value of [...study.findings, study.none]) {
 }
 form.addEventListener("change", (event) => { exclude(event.target); record(); });
 form.addEventListener("submit", (event) => { event.preventDefault(); next(); });
-at("previous").addEventListener("click", () => show(state.current - 1));
-at("unanswered").addEventListener("click", () => show(firstOpen()));
+at("previous").addEventListener("click", () => go(state.current - 1));
+at("unanswered").addEventListener("click", () => go(firstOpen()));
 at("download").addEventListener("click", download);
 at("reader").addEventListener("input", (event) => {
   state.reader = event.target.value.trim();
@@ -141,7 +145,7 @@ at("clear").addEventListener("click", () => {
   if (!confirm("Clear all answers in this browser?")) return;
   state = { reader: "", answers: {}, current: 0 };
   at("reader").value = "";
-  show(0);
+  go(0);
 });
 document.addEventListener("keydown", (event) => {
   if (event.target === at("reader") || event.ctrlKey || event.altKey || event.metaKey) {
@@ -152,10 +156,20 @@ document.addEventListener("keydown", (event) => {
     0: `[name=findings][value="${study.none}"]` }[key] ||
     ("12345".includes(key) && key ? `[name=realism][value="${key}"]` : "");
   if (chosen) form.querySelector(chosen).click();
-  else if (key === "p") show(state.current - 1);
-  else if (key === "u") show(firstOpen());
+  else if (key === "p") go(state.current - 1);
+  else if (key === "u") go(firstOpen());
   else if (key === "enter" && !event.target.closest("button, input")) next();
 });
-load();
-at("reader").value = state.reader;
-show(state.current);
+function restore() {
+  load();
+  at("reader").value = state.reader;
+  show(state.current);
+}
+
+// A page that is loaded may see its answers late: the browser writes them in the
+// background. So loading saves nothing, and answers are shown when they arrive, as are
+// those given in another tab.
+window.addEventListener("storage", (event) => {
+  if (event.key === place && event.newValue) restore();
+});
+restore();

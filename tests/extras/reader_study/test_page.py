@@ -1,4 +1,4 @@
-"""`evaluation/reader_page.html` in a real browser: answered by keyboard, exported."""
+"""The reader study's page in a real browser: answered by keyboard, exported."""
 
 import pathlib
 import shutil
@@ -9,6 +9,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
 
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.extras.reader_study import scores as reader_scores
@@ -36,8 +37,30 @@ def browser(tmp_path):
   opened.quit()
 
 
-def _wait(path: pathlib.Path) -> str:
-  """The text of a download, as soon as it is whole."""
+@pytest.fixture
+def study_page(tmp_path) -> tuple[pathlib.Path, reader_tables.StudyKey]:
+  """The page of a study of 5 images of 32 pixels, and its key."""
+  x, y = np.meshgrid(np.arange(32), np.arange(32))
+  images = np.stack([(x * y + 40 * i) % 256 for i in range(4)]).astype(np.uint8)
+  images = images[..., np.newaxis]
+  ids = np.array(list("abcd"))
+  real = ImageSet(name="real", images=images, ids=ids)
+  generated = ImageSet(name="path_a", images=255 - images, ids=ids)
+  page = reader_study.write(
+    real, {"path_a": generated}, tmp_path, num_per_set=2, num_repeats=1
+  )
+  return page, reader_tables.read_key(tmp_path / "key.csv")
+
+
+def _wait_for_status(browser: webdriver.Chrome, text: str) -> None:
+  """Waits until the page shows a status: stored answers may arrive after loading."""
+  WebDriverWait(browser, 20, poll_frequency=0.02).until(
+    lambda _: browser.find_element(By.ID, "status").text == text
+  )
+
+
+def _wait_for_file(path: pathlib.Path) -> str:
+  """The text of a download, once it exists; Chromium renames it when it is complete."""
   end = time.monotonic() + 20
   while not path.exists():
     assert time.monotonic() < end, f"nothing was downloaded to {path}"
@@ -45,17 +68,8 @@ def _wait(path: pathlib.Path) -> str:
   return path.read_text()
 
 
-def test_a_reader_answers_by_keyboard_and_the_export_is_scored(browser, tmp_path):
-  x, y = np.meshgrid(np.arange(32), np.arange(32))
-  images = np.stack([(x * y + 40 * i) % 256 for i in range(4)]).astype(np.uint8)
-  images = images[..., np.newaxis]
-  ids = np.array(list("abcd"))
-  real = ImageSet(name="real", images=images, ids=ids)
-  made = ImageSet(name="made", images=255 - images, ids=ids)
-  page = reader_study.write(
-    real, {"made": made}, tmp_path, num_per_set=2, num_repeats=1
-  )
-  key = reader_tables.read_key(tmp_path / "key.csv")
+def test_page_takes_answers_by_keyboard_and_exports_them(browser, study_page, tmp_path):
+  page, key = study_page
   browser.get(page.as_uri())
   body = browser.find_element(By.TAG_NAME, "body")
   status = browser.find_element(By.ID, "status")
@@ -63,14 +77,14 @@ def test_a_reader_answers_by_keyboard_and_the_export_is_scored(browser, tmp_path
   assert browser.execute_script("return document.images[0].naturalWidth") == 32
   browser.find_element(By.ID, "reader").send_keys('Dr. "A", rs5')
   body.click()
-  for name, of in zip(key.images, key.sets, strict=True):
-    body.send_keys("s" if of == "made" else "r", "4", "0")
+  for name, source in zip(key.images, key.sets, strict=True):
+    body.send_keys("s" if source == "path_a" else "r", "4", "0")
     if name == key.images[1]:
-      # What is left at half, a reload brings back.
+      # A reload in the middle of the study restores its answers.
       browser.refresh()
+      _wait_for_status(browser, "Image 2 of 5, 2 answered")
       body = browser.find_element(By.TAG_NAME, "body")
       status = browser.find_element(By.ID, "status")
-      assert status.text == "Image 2 of 5, 2 answered"
       boxes = browser.find_elements(By.NAME, "findings")
       boxes[4].send_keys(Keys.SPACE)
       assert [box.is_selected() for box in boxes] == [i == 4 for i in range(15)]
@@ -78,13 +92,29 @@ def test_a_reader_answers_by_keyboard_and_the_export_is_scored(browser, tmp_path
   assert status.text == "Image 5 of 5, 5 answered"
   browser.find_element(By.ID, "download").send_keys(Keys.ENTER)
   answers = tmp_path / "answers_Dr_A_rs5.csv"
-  assert _wait(answers).splitlines()[0] == "reader,image,verdict,realism,findings"
+  assert (
+    _wait_for_file(answers).splitlines()[0] == "reader,image,verdict,realism,findings"
+  )
   assert "all images are answered" in browser.find_element(By.ID, "note").text
-  found = reader_scores.score(tmp_path / "key.csv", [answers])
-  assert found.readers == ('Dr. "A", rs5',)
-  assert found.find("accuracy").value == 1
-  assert found.find("realism", path="made").value == 4
-  read = reader_tables.read_answers(answers, key)
-  assert read.findings[:, 4].tolist() == [0, 1, 0, 0, 0]
-  assert read.findings.sum() == 1
+  scores = reader_scores.score(tmp_path / "key.csv", [answers])
+  assert scores.readers == ('Dr. "A", rs5',)
+  assert scores.find("accuracy").value == 1
+  assert scores.find("realism", path="path_a").value == 4
+  findings = reader_tables.read_answers(answers, key).findings
+  assert findings[:, 4].tolist() == [0, 1, 0, 0, 0]
+  assert findings.sum() == 1
   assert browser.get_log("browser") == []
+
+
+def test_page_shows_answers_given_in_another_tab(browser, study_page):
+  page, _ = study_page
+  browser.get(page.as_uri())
+  _wait_for_status(browser, "Image 1 of 5, 0 answered")
+  first = browser.current_window_handle
+  browser.switch_to.new_window("tab")
+  browser.get(page.as_uri())
+  body = browser.find_element(By.TAG_NAME, "body")
+  body.send_keys("r", "4", "0", Keys.ENTER)
+  _wait_for_status(browser, "Image 2 of 5, 1 answered")
+  browser.switch_to.window(first)
+  _wait_for_status(browser, "Image 2 of 5, 1 answered")
