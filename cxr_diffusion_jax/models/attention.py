@@ -33,6 +33,7 @@ def attend(
   value: Array,
   mask: Array | None = None,
   implementation: str = "auto",
+  block_size: int | None = None,
 ) -> Array:
   """Attention of every query to all unmasked keys.
 
@@ -45,6 +46,7 @@ def attend(
     mask: [b k] bool, True for visible keys; None for all.
     implementation: 'plain', 'blocked', 'cudnn', or 'auto' for the fastest one for these
       shapes on the default backend.
+    block_size: queries per block of 'blocked'; by default `block_size_for(q, k)`.
 
   Returns:
     [b q h d] of query's dtype.
@@ -55,7 +57,8 @@ def attend(
     case "plain":
       return _plain(query, key, value, mask)
     case "blocked":
-      return _blocked(query, key, value, mask)
+      size = block_size or block_size_for(query.shape[1], key.shape[1])
+      return _blocked(query, key, value, mask, size)
     case "cudnn":
       return _cudnn(query, key, value, mask)
   raise ValueError(f"unknown implementation {implementation!r}")
@@ -89,14 +92,15 @@ def _hide(scores: Array, mask: Array) -> Array:
   return jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
 
 
-def _blocked(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def _blocked(
+  query: Array, key: Array, value: Array, mask: Array | None, size: int
+) -> Array:
   """`_plain` for one sample, head and block of queries at a time.
 
   Keys and values are transposed to [d k]. Their gradients are then products with a
   long last axis, which XLA computes seven times faster than the other order.
   """
   batch, num_queries, num_heads, width = query.shape
-  size = _block_size(num_queries, key.shape[1])
   padding = -num_queries % size
   query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
   query = query * (1 / math.sqrt(width))
@@ -122,7 +126,7 @@ def _blocked(query: Array, key: Array, value: Array, mask: Array | None) -> Arra
   return out[:, :num_queries]
 
 
-def _block_size(num_queries: int, num_keys: int) -> int:
+def block_size_for(num_queries: int, num_keys: int) -> int:
   """Queries per block, such that its float32 scores fit 4 MB of a core's cache."""
   size = 2**20 // num_keys
   size = max(32, min(512, 2 ** int(math.log2(max(size, 1)))))

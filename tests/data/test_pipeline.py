@@ -5,6 +5,7 @@ import itertools
 from types import SimpleNamespace
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from cxr_diffusion_jax.data import pipeline
@@ -78,9 +79,15 @@ def test_batches_are_ready_for_a_device(source):
   assert sorted(batch) == sorted(records.FIELDS)
 
 
-def test_black_and_white_are_minus_one_and_one(source, monkeypatch):
-  black, white = np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 1), 255, np.uint8)
-  monkeypatch.setattr(source, "_records", [{"image": black}, {"image": white}])
+def test_batch_maps_black_to_minus_one_and_white_to_one(make_tree, tmp_path):
+  small = make_tree()
+  for path in sorted(small.root.glob("original/*/images/*.png")):
+    grey = 255 * (int(path.stem[-1]) % 2)
+    Image.fromarray(np.full((24, 24), grey, np.uint8)).save(path)
+  settings = records.RecordSettings(
+    root=small.root, folder=tmp_path / "records", image_size=8
+  )
+  source = pipeline.JoinedSource(records.prepare_records(settings), "train")
   image = source.batch([0, 1])["image"]
   assert (image[0] == -1).all()
   assert (image[1] == 1).all()

@@ -273,7 +273,7 @@ def test_fingerprint_follows_phrasings_and_grammar(monkeypatch):
     patch.setattr(prompts, "phrasings", lambda: changed)
     assert fingerprint() != before
   with monkeypatch.context() as patch:
-    patch.setattr(prompts, "_enumerate", ", ".join)
+    patch.setattr(prompts, "place_of", lambda box: ("", ""))
     assert fingerprint() != before
   assert fingerprint() == before
 

@@ -20,7 +20,7 @@ def documented(repository: pathlib.Path) -> dict[str, str]:
 
 @pytest.fixture
 def install(
-  documented, tmp_path: pathlib.Path, monkeypatch
+  documented, tmp_path: pathlib.Path
 ) -> Iterator[Callable[[str], pathlib.Path]]:
   """Writes a documented file to a folder that its package then searches too.
 
@@ -36,12 +36,12 @@ def install(
     parts = file.relative_to(tmp_path).with_suffix("").parts
     if parts[0] != "configs":
       package = importlib.import_module(".".join(("cxr_diffusion_jax", *parts[:-1])))
-      places = [*package.__path__, str(file.parent)]
-      monkeypatch.setattr(package, "__path__", places)
-      added.append(f"{package.__name__}.{parts[-1]}")
+      package.__path__.append(str(file.parent))
+      added.append((package, file))
     importlib.invalidate_caches()
     return file
 
   yield install
-  for name in added:
-    sys.modules.pop(name, None)
+  for package, file in added:
+    package.__path__.remove(str(file.parent))
+    sys.modules.pop(f"{package.__name__}.{file.stem}", None)

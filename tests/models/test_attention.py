@@ -33,23 +33,23 @@ def operands():
 
 
 @pytest.mark.parametrize("implementation", ["plain", "blocked", "auto"])
-def test_is_the_formula(operands, implementation, monkeypatch):
+def test_is_the_formula(operands, implementation):
   # 70 queries in blocks of 32: the last block is padded.
-  monkeypatch.setattr(attention, "_block_size", lambda *_: 32)
   query, key, value, mask = operands
-  got = attention.attend(query, key, value, mask, implementation)
+  got = attention.attend(query, key, value, mask, implementation, block_size=32)
   np.testing.assert_allclose(got, _formula(query, key, value, mask), atol=2e-6)
   everything = np.ones(mask.shape, bool)
-  got = attention.attend(query, key, value, None, implementation)
+  got = attention.attend(query, key, value, None, implementation, block_size=32)
   np.testing.assert_allclose(got, _formula(query, key, value, everything), atol=2e-6)
 
 
-def test_blocked_has_the_gradient_of_plain(operands, monkeypatch):
-  monkeypatch.setattr(attention, "_block_size", lambda *_: 32)
+def test_blocked_has_the_gradient_of_plain(operands):
   query, key, value, mask = operands
 
   def loss(operands, implementation):
-    return jnp.sum(attention.attend(*operands, mask, implementation) ** 2)
+    return jnp.sum(
+      attention.attend(*operands, mask, implementation, block_size=32) ** 2
+    )
 
   gradient = jax.jit(jax.grad(loss), static_argnums=1)
   expected = gradient((query, key, value), "plain")
@@ -124,6 +124,6 @@ def test_an_unknown_implementation_is_refused(operands):
 
 def test_blocks_bound_the_scores_in_memory():
   for num_keys in (64, 1024, 4096, 16384):
-    size = attention._block_size(4096, num_keys)
+    size = attention.block_size_for(4096, num_keys)
     assert 32 <= size <= 512
     assert size == 32 or size * num_keys <= 2**20

@@ -41,8 +41,6 @@ __all__ = (
   "write_column",
 )
 
-_SHARD_BYTES = 512 << 20
-
 
 def write_column(
   folder: str | os.PathLike,
@@ -58,6 +56,7 @@ def write_column(
   dtype: str = "float16",
   progress: Progress = no_progress,
   flush_bytes: int = 128 << 20,
+  shard_bytes: int = 512 << 20,
 ) -> Column:
   """Writes a column beside the records in `folder`, in place of an older one.
 
@@ -77,6 +76,7 @@ def write_column(
     dtype: numpy's name of a floating-point type.
     progress: called with the number of rows written.
     flush_bytes: how much of the work a kill may lose.
+    shard_bytes: of values in one file, at most.
 
   Raises:
     InputError: no id joins; rows lack a value and `missing` is 'error'; values have
@@ -91,7 +91,7 @@ def write_column(
     source_fingerprint=fingerprint,
     ids_fingerprint=ids_fingerprint(ids),
     num_rows={split: len(ids[split]) for split in sorted(ids)},
-    rows_per_shard=max(1, _SHARD_BYTES // _row_bytes(shape, dtype)),
+    rows_per_shard=max(1, shard_bytes // _row_bytes(shape, dtype)),
     missing={},
     missing_rows={},
   )

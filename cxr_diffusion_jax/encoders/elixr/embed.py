@@ -28,9 +28,6 @@ from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
 from cxr_diffusion_jax.encoders.elixr.files.file import TEXT_KINDS
 from cxr_diffusion_jax.encoders.elixr.kind import KindFiles
 
-# Number of images that a killed run may lose.
-_ROWS_PER_FILE = 512
-
 
 def embed(
   settings_root: str | os.PathLike,
@@ -39,6 +36,7 @@ def embed(
   *,
   prompts: Mapping[str, str] | None = None,
   batch_size: int = 16,
+  rows_per_file: int = 512,
   progress: types.Progress = types.no_progress,
 ) -> tuple[str, ...]:
   """Makes missing embeddings of a tree, in float32; returns the newly complete kinds.
@@ -52,6 +50,8 @@ def embed(
     encoder: takes images of any size.
     prompts: stem -> text, for text kinds; images without a text are left out of these.
     batch_size: images in memory at a time.
+    rows_per_file: images per file, rounded down to whole batches; a killed run loses
+      the work on one file at most.
     progress: called with the number of images done.
 
   Raises:
@@ -62,6 +62,8 @@ def embed(
   kinds = _check_kinds(kinds, encoder)
   paths = _largest_files(layout.find_tree(root))
   texts = _texts_of(paths, kinds, prompts)
+  # A multiple of the batch size, so that files end with a batch.
+  rows_per_file = batch_size * max(1, rows_per_file // batch_size)
   work = [
     elixr_kind.open_kind(
       root, kind, encoder, texts if kind in TEXT_KINDS else dict.fromkeys(paths)
@@ -73,8 +75,6 @@ def embed(
     _check_disk(root, work)
     for names, stems in _by_kinds(work).items():
       group = [kind for kind in work if kind.name in names]
-      # A multiple of the batch size, so that files end with a batch.
-      rows_per_file = batch_size * max(1, _ROWS_PER_FILE // batch_size)
       batches = _encode(encoder, names, stems, paths, texts, batch_size)
       with contextlib.closing(batches):
         for start in range(0, len(stems), rows_per_file):

@@ -42,10 +42,12 @@ def make(
   records: records_lib.Records,
   autoencoder: Autoencoder,
   progress: types.Progress = types.no_progress,
+  rows_at_risk: int = 256,
 ) -> None:
   """Makes the column and its statistics if they are missing or stale.
 
-  `progress` is called with the images done, and at the end with the rate.
+  `progress` is called with the images done, and at the end with the rate. A kill loses
+  the work on at most `rows_at_risk` images.
 
   Raises:
     errors.InputError: an autoencoder that is not usable, or that makes moments that are
@@ -80,7 +82,7 @@ def make(
       fingerprint=fingerprint,
       batches=moments,
       progress=progress,
-      flush_bytes=_ROWS_AT_RISK * 2 * math.prod(shape),
+      flush_bytes=rows_at_risk * 2 * math.prod(shape),
     )
     num_images = stamps[-1][0]
     progress(f"latents, {_rate(stamps)}", num_images, num_images)

@@ -188,9 +188,8 @@ def test_sources_can_be_pickled_and_open_late(tmp_path):
   assert len(column.source("train")) == 20
 
 
-def test_more_than_one_shard(tmp_path, monkeypatch):
-  monkeypatch.setattr(columns, "_SHARD_BYTES", 8 * 48)
-  column = write(tmp_path)
+def test_write_column_splits_values_into_shards(tmp_path):
+  column = write(tmp_path, shard_bytes=8 * 48)
   assert sorted(path.name for path in column.folder.glob("*.array_record")) == [
     "test-00000.array_record",
     "train-00000.array_record",

@@ -146,13 +146,13 @@ def test_images_that_are_added_are_made_alone(root):
 
 
 @pytest.mark.parametrize("stop_after", [0, 3, 4, 9])
-def test_an_interrupted_call_is_gone_on_with(root, prompts, monkeypatch, stop_after):
-  monkeypatch.setattr(elixr_embed, "_ROWS_PER_FILE", 4)
+def test_an_interrupted_call_is_gone_on_with(root, prompts, stop_after):
+  files = {"batch_size": 2, "rows_per_file": 4}
   with pytest.raises(Stop):
-    elixr_embed.embed(root, SMALL[:1], Sums(stop_after=stop_after), batch_size=2)
+    elixr_embed.embed(root, SMALL[:1], Sums(stop_after=stop_after), **files)
   assert elixr.find_elixr(root, SMALL[0]) is None
   encoder = Sums()
-  made = elixr_embed.embed(root, SMALL, encoder, prompts=prompts, batch_size=2)
+  made = elixr_embed.embed(root, SMALL, encoder, prompts=prompts, **files)
   assert made == SMALL
   images = [value for names, value in encoder.seen if names == SMALL[:1]]
   assert images == [10.0 * i for i in range(stop_after // 4 * 4, NUM)]
@@ -178,8 +178,7 @@ class Dying:
     means = [image.mean() for image in images]
     return {"elixrc": np.stack([np.full((8, 8, 1376), x, np.float32) for x in means])}
 
-elixr_embed._ROWS_PER_FILE = 4
-elixr_embed.embed(sys.argv[1], ["elixrc"], Dying(), batch_size=2)
+elixr_embed.embed(sys.argv[1], ["elixrc"], Dying(), batch_size=2, rows_per_file=4)
 """
   command = [sys.executable, "-c", script, str(root)]
   ended = subprocess.run(command, cwd=repository, check=False)
@@ -223,10 +222,11 @@ def test_stand_ins_make_room_and_do_not_mix(root):
   )  # fmt: skip
 
 
-def test_unfinished_work_of_another_encoder_is_told(root, monkeypatch):
-  monkeypatch.setattr(elixr_embed, "_ROWS_PER_FILE", 4)
+def test_unfinished_work_of_another_encoder_is_told(root):
   with pytest.raises(Stop):
-    elixr_embed.embed(root, SMALL[:1], Sums(stop_after=5), batch_size=4)
+    elixr_embed.embed(
+      root, SMALL[:1], Sums(stop_after=5), batch_size=4, rows_per_file=4
+    )
   with pytest.raises(errors.InputError, match="unfinished embeddings of sums 01"):
     elixr_embed.embed(root, SMALL[:1], Sums(description="another"))
 

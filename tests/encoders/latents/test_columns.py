@@ -75,17 +75,15 @@ def test_it_has_the_networks_numbers_in_row_order(settings, records, autoencoder
 
 
 def test_a_second_call_encodes_nothing_and_an_interrupted_one_goes_on(
-  settings, records, autoencoder, encoded, monkeypatch
+  settings, records, autoencoder, encoded
 ):
-  monkeypatch.setattr(latent_columns, "_ROWS_AT_RISK", 8)
-
   def stop(label, done, total):
     assert (label, total) == ("column latent", NUM_IMAGES), label
     if done >= 16:
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    latent_columns.make(settings, records, autoencoder, stop)
+    latent_columns.make(settings, records, autoencoder, stop, rows_at_risk=8)
   assert latent_columns.open_column(settings, autoencoder) is None
   latent_columns.make(settings, records, autoencoder)
   assert encoded == [8, 8, 8]

@@ -23,9 +23,6 @@ from cxr_diffusion_jax.encoders.elixr.files.file import (
 
 _GENERIC_KEYS = ("Embeddings", "Embedding", "embeddings")
 _ID_KEYS = ("Image Index", "image_ids")
-# What is handed on at a time; and what is read at a time, where chunks are that large.
-_BLOCK_BYTES = 32 << 20
-_MAX_BYTES = 256 << 20
 
 
 def inspect(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
@@ -71,19 +68,27 @@ def inspect(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
 
 
 def batches(
-  file: ElixrFile, wanted: np.ndarray | None
+  file: ElixrFile,
+  wanted: np.ndarray | None,
+  *,
+  block_bytes: int = 32 << 20,
+  max_bytes: int = 256 << 20,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields (stems [k], values [k *shape]) of the wanted rows, in the file's order."""
+  """Yields (stems [k], values [k *shape]) of the wanted rows, in the file's order.
+
+  Values are yielded in blocks of `block_bytes`. They are read in whole chunks of the
+  file, so more than one block may be read at once, but at most `max_bytes`.
+  """
   with _open(file.path) as opened:
     stems = _read_stems(file, opened)
     keep = np.ones(len(stems), bool) if wanted is None else np.isin(stems, wanted)
     values_of = dataset(opened, file.key)
     row_bytes = values_of.dtype.itemsize * int(np.prod(file.shape))
-    step = max(1, _BLOCK_BYTES // row_bytes)
+    step = max(1, block_bytes // row_bytes)
     block = step
     if values_of.chunks:
       chunk = values_of.chunks[0]
-      block = min(chunk * max(1, step // chunk), max(1, _MAX_BYTES // row_bytes))
+      block = min(chunk * max(1, step // chunk), max(1, max_bytes // row_bytes))
     for start in range(0, len(stems), block):
       rows = np.flatnonzero(keep[start : start + block])
       if not rows.size:

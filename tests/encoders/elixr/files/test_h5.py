@@ -9,7 +9,6 @@ from cxr_diffusion_jax.encoders.elixr.files import h5 as elixr_h5
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from tests.encoders.elixr.files.made_files import (
   read_all,
-  same,
   stems_of,
   values_of,
   write_h5,
@@ -23,9 +22,7 @@ def test_blocks_without_wanted_rows_are_not_read(tmp_path, monkeypatch):
     Image__Index=stems.astype("S"),
     contrastive_img_emb=values,
   )
-  files = elixr.find_elixr(tmp_path, "contrastive_img_emb")
-  monkeypatch.setattr(elixr_h5, "_BLOCK_BYTES", 2 * 512)
-  monkeypatch.setattr(elixr_h5, "_MAX_BYTES", 2 * 512)
+  (file,) = elixr.find_elixr(tmp_path, "contrastive_img_emb").files
   read = []
   getitem = h5py.Dataset.__getitem__
 
@@ -36,9 +33,15 @@ def test_blocks_without_wanted_rows_are_not_read(tmp_path, monkeypatch):
 
   monkeypatch.setattr(h5py.Dataset, "__getitem__", counted)
   wanted = stems[[1, 6, 7]]
-  assert same(read_all(files, wanted), wanted, values[[1, 6, 7]])
+  size = {"block_bytes": 2 * 512, "max_bytes": 2 * 512}
+  blocks = list(elixr_h5.batches(file, wanted, **size))
   assert read == [(1, 2), (6, 8)]
-  assert same(read_all(files), stems, values)
+  assert np.array_equal(np.concatenate([stems for stems, _ in blocks]), wanted)
+  np.testing.assert_array_equal(
+    np.concatenate([rows for _, rows in blocks]), values[[1, 6, 7]]
+  )
+  rows = np.concatenate([rows for _, rows in elixr_h5.batches(file, None, **size)])
+  np.testing.assert_array_equal(rows, values)
 
 
 def test_wrong_shape_names_file_key_got_and_expected(tmp_path):
