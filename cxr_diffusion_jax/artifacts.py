@@ -34,17 +34,10 @@ SUFFIX = ".partial"
 # Lists the files of a folder that a command wrote, with their sizes; written last.
 MANIFEST = "manifest.json"
 
-# The file that `copy_files` copies last.
-COPIED_LAST = "config.json"
-
-_NO_ROOM = (
-  errno.ENOSPC,
-  errno.EDQUOT,
-  errno.EACCES,
-  errno.EROFS,
-  errno.EFBIG,
-  errno.ENOTDIR,
-)
+_NO_ROOM = {
+  *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+  *(errno.EACCES, errno.ENOTDIR),
+}
 
 
 def is_remote(path: PathLike) -> bool:
@@ -97,13 +90,6 @@ def read_json(path: PathLike) -> Any:
     raise errors.InputError(f"{name} is not readable JSON: {error}") from error
 
 
-def write_npy(path: PathLike, values: np.ndarray) -> None:
-  """`write_bytes` of an array as .npy, without pickle."""
-  buffer = io.BytesIO()
-  np.save(buffer, values, allow_pickle=False)
-  write_bytes(path, buffer.getvalue())
-
-
 def write_npz(
   path: PathLike, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
 ) -> None:
@@ -118,17 +104,16 @@ def load_or_make(path: PathLike | None, make: Callable[[], np.ndarray]) -> np.nd
   """Returns the array in a file, or makes it and writes the file.
 
   Args:
-    path: an .npy file, named after everything that its values depend on; None to
-      write nothing.
-    make: computes the array.
+    path: an .npy file, named after all that its values depend on; None for no file.
   """
   if path is None:
     return make()
   if epath.Path(path).exists():
     with epath.Path(path).open("rb") as file:
       return np.load(io.BytesIO(file.read()), allow_pickle=False)
-  values = make()
-  write_npy(path, values)
+  values, buffer = make(), io.BytesIO()
+  np.save(buffer, values, allow_pickle=False)
+  write_bytes(path, buffer.getvalue())
   return values
 
 
@@ -138,7 +123,7 @@ def copy_files(source: PathLike, target: PathLike) -> None:
   `config.json` is copied last, so that a folder with it is complete.
   """
   files = (path for path in epath.Path(source).iterdir() if not path.is_dir())
-  for file in sorted(files, key=lambda path: (path.name == COPIED_LAST, path.name)):
+  for file in sorted(files, key=lambda path: (path.name == "config.json", path.name)):
     content, copy = file.read_bytes(), epath.Path(target) / file.name
     if not copy.exists() or copy.read_bytes() != content:
       write_bytes(copy, content)
@@ -160,6 +145,19 @@ def disk_errors(place: PathLike) -> Iterator[None]:
       f"{error.filename or os.fspath(place)}: {error.strerror or error}",
       fix="free disk space or change its rights, then repeat the command",
     ) from error
+
+
+def check_room(folder: PathLike, num_bytes: int, what: str, fix: str) -> None:
+  """Raises `errors.InputError` unless a local disk has this much room for `what`."""
+  if is_remote(folder):
+    return
+  free = shutil.disk_usage(folder).free
+  if free < num_bytes:
+    raise errors.InputError(
+      f"{free / 1e6:,.1f} MB free for {what} in {os.fspath(folder)}",
+      f"{num_bytes / 1e6:,.1f} MB",
+      fix,
+    )
 
 
 @contextlib.contextmanager

@@ -14,8 +14,6 @@ MARGIN = 4
 BACKGROUND = 16
 INK = 235
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
 
 def grid(
   rows: Sequence[Sequence[np.ndarray]],

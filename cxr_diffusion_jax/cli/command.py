@@ -5,7 +5,6 @@ argv --parse--> main() --> exit code: 0 done, 2 wrong input, 128 + signal interr
 
 from collections.abc import Callable, Iterable
 import contextlib
-import errno
 import functools
 import gc
 import inspect
@@ -122,14 +121,10 @@ def writable_folder(path: str) -> pathlib.Path:
 def _refusal(main: Callable[[], None]) -> str:
   """Runs a main; returns an error message for the user, or ''."""
   try:
-    main()
+    with artifacts.disk_errors(os.getcwd()):
+      main()
   except errors.InputError as error:
     return str(error)
-  except OSError as error:
-    if error.errno not in _NO_ROOM:
-      raise
-    place = error.filename or os.getcwd()
-    return f"{place}: {error.strerror}; fix: make room, then repeat the command"
   except errors.Interrupted as error:
     print(error)
     sys.exit(128 + error.signal_number)
@@ -137,10 +132,6 @@ def _refusal(main: Callable[[], None]) -> str:
     terminal.TERMINAL.write("interrupted; repeat the same command to continue")
     sys.exit(128 + signal.SIGINT)
   return ""
-
-
-# A full disk, a quota, a limit on files, a disk that became read-only.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _parse(main: Callable[..., None], argv: Iterable[str]) -> list[str]:

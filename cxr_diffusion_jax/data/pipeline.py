@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_diffusion_jax.data.columns.file import Column
+from cxr_diffusion_jax.data.columns.column import Column
 from cxr_diffusion_jax.data.records import records as records_lib
 
 if TYPE_CHECKING:

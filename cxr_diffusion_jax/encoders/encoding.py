@@ -17,6 +17,7 @@ from cxr_diffusion_jax import types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base
@@ -77,7 +78,7 @@ def encode_columns(
       base.check_same(spec.name, description, column.description.encoder)
     encoder = open_fn()
     shape = encoder.shapes[spec.name]
-    columns_lib.write_column(
+    column_writer.write_column(
       target,
       ids=ids,
       name=spec.name,

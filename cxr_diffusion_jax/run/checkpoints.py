@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import functools
 import re
-import shutil
 from typing import Any
 
 from etils import epath
@@ -209,15 +208,12 @@ def named_shapes(tree: types.Params) -> dict[str, tuple[int, ...]]:
 
 def check_space(manager: ocp.CheckpointManager, saved: Any) -> None:
   """Raises `errors.InputError` if the disk has no room for one more such tree."""
-  needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved))
-  remote = artifacts.is_remote(manager.directory)
-  free = needed if remote else shutil.disk_usage(manager.directory).free
-  if free < needed:
-    raise errors.InputError(
-      f"{free / 1e6:.1f} MB free for the checkpoints in {manager.directory}",
-      f"{needed / 1e6:.1f} MB, the size of one",
-      f"make room, then repeat the command: {_last(manager)}",
-    )
+  artifacts.check_room(
+    manager.directory,
+    sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)),
+    "the checkpoints",
+    f"make room, then repeat the command: {_last(manager)}",
+  )
 
 
 def _steps(manager: ocp.CheckpointManager) -> list[int]:

@@ -50,7 +50,7 @@ def stream(folder: pathlib.Path, num_rows: int) -> None:
   """Writes the column with the rows in another order; prints peak and rates."""
   import numpy as np
 
-  from cxr_diffusion_jax.data.columns import column as columns
+  from cxr_diffusion_jax.data.columns import writer as column_writer
   from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 
   before = peak_mb()
@@ -58,7 +58,7 @@ def stream(folder: pathlib.Path, num_rows: int) -> None:
   ids = np.array([f"{row:08d}_000" for row in range(num_rows)])
   order = np.random.default_rng(1).permutation(num_rows)
   start = time.perf_counter()
-  column = columns.write_column(
+  column = column_writer.write_column(
     folder / "records",
     ids={"train": ids[order]},
     name="elixrc",

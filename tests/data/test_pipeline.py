@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax.data import pipeline
-from cxr_diffusion_jax.data.columns import column as columns
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records
 
 STEPS = 7
@@ -239,7 +239,7 @@ def test_no_rows(prepared):
 def test_worker_processes_give_the_same_batches(prepared):
   ids = {split: prepared.ids(split) for split in prepared.num_rows}
   every = np.concatenate(list(ids.values()))
-  column = columns.write_column(
+  column = column_writer.write_column(
     prepared.folder,
     ids=ids,
     name="elixrc",

@@ -7,6 +7,7 @@ import pytest
 
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data.columns import column as columns
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records
 
 
@@ -33,7 +34,7 @@ def column(
     rows = np.setdiff1d(np.arange(n), [*absent] * (split == "train")).astype(int)
     values = np.ones((len(rows), 2, 3)) * (rows + 1)[:, None, None]
     batches.append((ids[split][rows], values))
-  return columns.write_column(
+  return column_writer.write_column(
     of.folder, ids=ids, name=name, shape=(2, 3), encoder="none", standin=True,
     fingerprint="f", batches=batches, missing="drop",
   )  # fmt: skip

@@ -226,9 +226,8 @@ def test_age_takes_the_right_article():
 
 def test_texts_are_prompts_of_their_rows():
   ids = np.array(["00000001_000", "00000002_000", "00000003_000"])
-  findings = labels.multi_hot(
-    ["Mass|Edema", "No Finding", "Effusion"], metadata.FINDINGS
-  )
+  texts = ("Mass|Edema", "No Finding", "Effusion")
+  findings = np.stack([labels.parse(text, metadata.FINDINGS) for text in texts])
   boxes = np.full((3, 14, 4), np.nan, np.float32)
   boxes[2] = boxes_of(Effusion=(0.6, 0.6, 0.2, 0.2))
   columns = {

@@ -1,6 +1,7 @@
 """What is saved comes back, on any mesh; what is half is never taken for whole."""
 
 import os
+import shutil
 import types as python_types
 
 import jax
@@ -96,7 +97,7 @@ def test_a_full_disk_is_told_before_anything_is_written(manager, mesh, monkeypat
   checkpoints.save(manager, _state(1, mesh), RUN)
   checkpoints.wait(manager)
   monkeypatch.setattr(
-    checkpoints.shutil,
+    shutil,
     "disk_usage",
     lambda path: python_types.SimpleNamespace(free=1000),
   )

@@ -1,232 +1,206 @@
-"""Columns: one array a row, in the row order of the records, in ArrayRecord files.
+"""A finished column on disk: one array per row, in the row order of the records.
 
-batches in any order --> scratch --> shards --> description.json: a `Column`
+open_column(records, name) -> Column; column.source(split)[i] -> array
 
-The scratch file takes each row at its position, so only one batch is in memory, and it
-survives a kill. A second pass turns it into shards; the description is written last and
-completes the column.
+  <records>/columns/NAME/description.json             written last, when complete
+  <records>/columns/NAME/SPLIT-00000.array_record     record i is row i, or empty
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import functools
+import hashlib
+import json
 import os
 import pathlib
-import shutil
-from typing import Literal
 
+from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.data import array_records
-from cxr_diffusion_jax.data.columns import file as column_file
-from cxr_diffusion_jax.data.columns import gather as column_gather
-from cxr_diffusion_jax.data.columns import scratch as column_scratch
-from cxr_diffusion_jax.data.columns.file import (
-  Column,
-  ColumnDescription,
-  ColumnSource,
-  ids_fingerprint,
-  is_fresh,
-  open_column,
-)
-from cxr_diffusion_jax.progress import Progress, no_progress
 
-__all__ = (
-  "Column",
-  "ColumnDescription",
-  "ColumnSource",
-  "ids_fingerprint",
-  "is_fresh",
-  "open_column",
-  "write_column",
-)
+_FORMAT = 1
+_DESCRIPTION = "description.json"
 
 
-def write_column(
-  folder: str | os.PathLike,
-  *,
-  ids: Mapping[str, np.ndarray],
-  name: str,
-  shape: tuple[int, ...],
-  encoder: str,
-  standin: bool,
-  fingerprint: str,
-  batches: column_gather.Batches,
-  missing: Literal["error", "drop"] = "error",
-  dtype: str = "float16",
-  progress: Progress = no_progress,
-  flush_bytes: int = 128 << 20,
-  shard_bytes: int = 512 << 20,
-) -> Column:
-  """Writes a column beside the records in `folder`, in place of an older one.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnDescription:
+  """The contents of description.json.
 
-  The same call resumes after a kill. It temporarily needs twice the disk space.
-
-  Args:
-    folder: the records' folder.
-    ids: the records' ids '<U' [n], each split in row order.
-    name: of the column, and of its folder.
+  Attributes:
+    name: of the column.
     shape: of one row.
-    encoder: what made the values, for people to read.
-    standin: whether this project's stand-in encoder made them.
-    fingerprint: of what the values are made from.
-    batches: see `gather.Batches`. Of an id that comes twice the first value is taken;
-      ids that no split has are left out.
-    missing: 'drop' leaves rows without a value empty, 'error' refuses them.
-    dtype: numpy's name of a floating-point type.
-    progress: called with the number of rows written.
-    flush_bytes: how much of the work a kill may lose.
-    shard_bytes: of values in one file, at most.
-
-  Raises:
-    InputError: no id joins; rows lack a value and `missing` is 'error'; values have
-      another shape, are not finite or too large for `dtype`; the disk is too small.
+    dtype: numpy's name of the type on disk.
+    encoder: human-readable name of what made the values.
+    standin: True when this project's stand-in encoder made them.
+    source_fingerprint: of what the values were made from.
+    ids_fingerprint: of the rows they were made for (see `ids_fingerprint`).
+    num_rows: rows of each split, those without a value included.
+    rows_per_shard: rows of every file but the last of a split.
+    missing: ids without a value, a split.
+    missing_rows: their rows, a split.
+    num_duplicates: values left out because the id had come before; a resumed run counts
+      its own only.
   """
-  description = ColumnDescription(
-    name=name,
-    shape=tuple(shape),
-    dtype=dtype,
-    encoder=encoder,
-    standin=standin,
-    source_fingerprint=fingerprint,
-    ids_fingerprint=ids_fingerprint(ids),
-    num_rows={split: len(ids[split]) for split in sorted(ids)},
-    rows_per_shard=max(1, shard_bytes // _row_bytes(shape, dtype)),
-    missing={},
-    missing_rows={},
+
+  name: str
+  shape: tuple[int, ...]
+  dtype: str
+  encoder: str
+  standin: bool
+  source_fingerprint: str
+  ids_fingerprint: str
+  num_rows: dict[str, int]
+  rows_per_shard: int
+  missing: dict[str, tuple[str, ...]]
+  missing_rows: dict[str, tuple[int, ...]]
+  num_duplicates: int = 0
+
+  @property
+  def fingerprint(self) -> str:
+    """Of the source and of the ids together."""
+    both = self.source_fingerprint + self.ids_fingerprint
+    return hashlib.sha256(both.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+  """A whole column on disk."""
+
+  folder: pathlib.Path
+  description: ColumnDescription
+
+  @property
+  def num_rows(self) -> dict[str, int]:
+    """Rows of each split, those without a value included."""
+    return self.description.num_rows
+
+  def source(self, split: str) -> "ColumnSource":
+    """Random access to the rows of a split; opens no file yet."""
+    self._check_split(split)
+    return ColumnSource(self, split)
+
+  def present(self, split: str) -> np.ndarray:
+    """Which rows of a split have a value: bool [n]."""
+    self._check_split(split)
+    mask = np.ones(self.num_rows[split], bool)
+    mask[list(self.description.missing_rows[split])] = False
+    return mask
+
+  def shards(self, split: str) -> list[tuple[pathlib.Path, int]]:
+    """The files of a split in order, each with its number of rows."""
+    step, total = self.description.rows_per_shard, self.num_rows[split]
+    return [
+      (self.folder / f"{split}-{i:05d}.array_record", min(step, total - start))
+      for i, start in enumerate(range(0, total, step))
+    ]
+
+  def _check_split(self, split: str) -> None:
+    if split not in self.num_rows:
+      raise KeyError(
+        f"no split {split!r}; there are {', '.join(sorted(self.num_rows))}"
+      )
+
+
+class ColumnSource:
+  """Rows of one split: `source[i]` is an array of the description's shape and dtype.
+
+  Picklable. Files are opened when first read, and again in every process. The arrays
+  are read-only views of the record's bytes.
+  """
+
+  def __init__(self, column: Column, split: str):
+    self.column = column
+    self.split = split
+
+  def __len__(self) -> int:
+    return self.column.num_rows[self.split]
+
+  def __getitem__(self, row: int) -> np.ndarray:
+    if not 0 <= row < len(self):
+      raise IndexError(f"row {row} of {len(self)} rows of {self.split}")
+    record = self._records[row]
+    about = self.column.description
+    if not record:
+      raise KeyError(
+        f"column {about.name}: row {row} of {self.split} has no value; see `present`"
+      )
+    return np.frombuffer(record, about.dtype).reshape(about.shape)
+
+  def __getstate__(self) -> dict:
+    return {"column": self.column, "split": self.split}
+
+  @functools.cached_property
+  def _records(self) -> Sequence[bytes]:
+    return array_records.open_files(self.column.shards(self.split))
+
+
+def ids_fingerprint(ids: Mapping[str, np.ndarray]) -> str:
+  """A hash of the ids of every split, in their order."""
+  digest = hashlib.sha256()
+  for split in sorted(ids):
+    text = "\n".join(ids[split])
+    digest.update(f"{split} {len(ids[split])} {len(text)}\n{text}\n".encode())
+  return digest.hexdigest()
+
+
+def files_fingerprint(paths: Iterable[str | os.PathLike]) -> str:
+  """32 hexadecimal digits of the content of files, whatever their names and times.
+
+  Of each file its size counts, and up to 64 blocks of 4 KiB spread over it: cheap for
+  files of any size, and not fooled by copies.
+  """
+  hasher = hashlib.blake2b(digest_size=16)
+  for path in paths:
+    size = epath.Path(path).stat().length
+    hasher.update(size.to_bytes(8, "little"))
+    with epath.Path(path).open("rb") as file:
+      for start in np.unique(np.linspace(0, max(0, size - 4096), 64).astype(int)):
+        file.seek(int(start))
+        hasher.update(file.read(4096))
+  return hasher.hexdigest()
+
+
+def is_fresh(
+  column: Column | None, ids_fingerprint: str, source_fingerprint: str
+) -> bool:
+  """Whether a column is there and was made for these ids from this source."""
+  return column is not None and (
+    column.description.ids_fingerprint == ids_fingerprint
+    and column.description.source_fingerprint == source_fingerprint
   )
+
+
+def open_column(folder: str | os.PathLike, name: str) -> Column | None:
+  """Opens a column of the records in `folder`; see `is_fresh` too.
+
+  Returns:
+    None where there is none, or it is unfinished, or files of it are missing.
+  """
   target = pathlib.Path(folder) / "columns" / name
-  all_ids = np.concatenate([ids[split] for split in description.num_rows])
-  with (
-    artifacts.disk_errors(target),
-    _open_scratch(target, description, flush_bytes) as scratch,
-  ):
-    num_duplicates, strangers = column_gather.gather(
-      scratch,
-      name=name,
-      ids=all_ids,
-      shape=description.shape,
-      dtype=dtype,
-      batches=batches,
-      progress=progress,
-    )
-    _check_missing(name, all_ids, scratch.done, strangers, missing)
-    description = dataclasses.replace(
-      description,
-      num_duplicates=num_duplicates,
-      **_missing_of(description.num_rows, all_ids, scratch.done),
-    )
-    column = Column(folder=target, description=description)
-    _publish(column, scratch, progress)
-    scratch.remove()
-  return column
+  try:
+    values = json.loads((target / _DESCRIPTION).read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return None
+  if values.pop("format") != _FORMAT:
+    return None
+  values["shape"] = tuple(values["shape"])
+  for key in ("missing", "missing_rows"):
+    values[key] = {split: tuple(rows) for split, rows in values[key].items()}
+  column = Column(folder=target, description=ColumnDescription(**values))
+  shards = [path for split in column.num_rows for path, _ in column.shards(split)]
+  return column if all(path.is_file() for path in shards) else None
 
 
-def _row_bytes(shape: tuple[int, ...], dtype: str) -> int:
-  return int(np.prod(shape)) * np.dtype(dtype).itemsize
+def write_description(folder: pathlib.Path, description: ColumnDescription) -> None:
+  """Makes the shards in `folder` a column."""
+  values = {"format": _FORMAT, **dataclasses.asdict(description)}
+  artifacts.write_json(folder / _DESCRIPTION, values)
 
 
-def _open_scratch(
-  target: pathlib.Path, description: ColumnDescription, flush_bytes: int
-) -> column_scratch.Scratch:
-  """Opens the scratch of this column; other ids or another source start again."""
-  num_rows = sum(description.num_rows.values())
-  row_bytes = _row_bytes(description.shape, description.dtype)
-  plan = {
-    key: getattr(description, key)
-    for key in ("source_fingerprint", "ids_fingerprint", "dtype", "shape")
-  }
-  target.mkdir(parents=True, exist_ok=True)
-  scratch = column_scratch.Scratch(
-    target / "scratch",
-    plan=plan,
-    num_rows=num_rows,
-    row_bytes=row_bytes,
-    flush_bytes=flush_bytes,
-  )
-  # The rows once in the scratch and once in the shards, less what is there already.
-  needed = (2 * num_rows - int(scratch.done.sum())) * row_bytes
-  free = shutil.disk_usage(target).free
-  if free < needed:
-    scratch.close()
-    raise errors.InputError(
-      f"{target} has {free / 1e9:.1f} GB of free disk",
-      f"{needed / 1e9:.1f} GB to make column {description.name}",
-      "free disk, or put the records on another one",
-    )
-  return scratch
-
-
-def _check_missing(
-  name: str,
-  ids: np.ndarray,
-  done: np.ndarray,
-  strangers: list[str],
-  missing: Literal["error", "drop"],
-) -> None:
-  """Raises InputError when no row has a value, or when one has none and may not."""
-  lacking = int((~done).sum())
-  if len(ids) and not done.any():
-    raise errors.InputError(
-      f"column {name}: no id of the embeddings"
-      f" ({', '.join(strangers) or 'none came'}) is an id of the records"
-      f" ({', '.join(ids[:3])})",
-      "file names with the same stem",
-      "check that the embeddings are of these images",
-    )
-  if lacking and missing == "error":
-    raise errors.InputError(
-      f"column {name}: {lacking} of {len(ids)} rows have no embedding, for example"
-      f" {', '.join(ids[~done][:3])}",
-      "one each",
-      "add the missing files, or set config.data.missing='drop'",
-    )
-
-
-def _missing_of(
-  num_rows: dict[str, int], ids: np.ndarray, done: np.ndarray
-) -> dict[str, dict[str, tuple]]:
-  """The `missing` and `missing_rows` of a description."""
-  ends = np.cumsum(list(num_rows.values()))[:-1]
-  splits = zip(num_rows, np.split(ids, ends), np.split(done, ends), strict=True)
-  missing, missing_rows = {}, {}
-  for split, of_split, present in splits:
-    missing[split] = tuple(of_split[~present].tolist())
-    missing_rows[split] = tuple(np.flatnonzero(~present).tolist())
-  return {"missing": missing, "missing_rows": missing_rows}
-
-
-def _publish(
-  column: Column, scratch: column_scratch.Scratch, progress: Progress
-) -> None:
-  """Turns the scratch into shards, then these into the column.
-
-  The shards wait in the scratch folder until all are there, so that an older column
-  stays usable till then; one that a kill left half moved is made again.
-  """
-  waiting = scratch.folder / "shards"
-  waiting.mkdir(exist_ok=True)
-  shards = [one for split in column.num_rows for one in column.shards(split)]
-  label, row = f"shards of column {column.description.name}", 0
-  total = sum(column.num_rows.values())
-  for path, num_rows in shards:
-    if not (waiting / path.name).is_file():
-      _write_shard(waiting / path.name, scratch, range(row, row + num_rows))
-    row += num_rows
-    progress(label, row, total)
-  column_file.remove_column(column.folder)
-  for path, _ in shards:
-    os.replace(waiting / path.name, path)
-  column_file.write_description(column.folder, column.description)
-
-
-def _write_shard(
-  path: pathlib.Path, scratch: column_scratch.Scratch, rows: range
-) -> None:
-  """Writes one shard, whole or not at all; rows without a value become empty."""
-  array_records.write(
-    path,
-    (scratch.read(row) if scratch.done[row] else b"" for row in rows),
-    # Embeddings hardly compress (measured: 8 % smaller, a third of the read rate).
-    compression="uncompressed",
-  )
+def remove_column(folder: pathlib.Path) -> None:
+  """Deletes a column's files, description first, so that it is never half there."""
+  (folder / _DESCRIPTION).unlink(missing_ok=True)
+  for path in folder.glob("*.array_record"):
+    path.unlink()

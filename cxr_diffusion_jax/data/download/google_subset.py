@@ -29,8 +29,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import npz
-from cxr_diffusion_jax.data.sources import base
+from cxr_diffusion_jax.data import csv_table, npz
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 _FINDINGS = (
@@ -144,8 +143,8 @@ def _texts(rows: dict[str, dict[str, str]]) -> dict[str, str]:
     answers = (words[row[column]] for column, _ in _EXPERT)
     experts.append([f"{stem}.png", *answers, ""])
   return {
-    "Data_Entry_2017.csv": base.csv_text(entries),
-    "google-labels/cxr14_subset_validation_labels.csv": base.csv_text(experts),
+    "Data_Entry_2017.csv": csv_table.csv_text(entries),
+    "google-labels/cxr14_subset_validation_labels.csv": csv_table.csv_text(experts),
   }
 
 

@@ -7,9 +7,7 @@ Labels, labels), and optionally age, sex, view, patient (as in NIH's table: Pati
 ...) and condition, the real image that a generated one was conditioned on.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-import csv
+from collections.abc import Callable, Sequence
 import dataclasses
 import os
 import pathlib
@@ -18,6 +16,7 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.sources.nih import metadata
@@ -73,16 +72,9 @@ def read_table(path: str | os.PathLike) -> Table:
     errors.InputError: no such file, no rows, a column missing, an image named twice,
       an unknown finding, or a value that cannot be read; with counts and a line.
   """
-  path = pathlib.Path(path)
-  header, rows = _cells(path)
-  places = _places(path, header)
-  columns = {key: [row[i].strip() for row in rows] for key, i in places.items()}
-  stems = [stem(name) for name in columns.pop("file")]
-  twice = [name for name, count in Counter(stems).items() if count > 1]
-  if twice:
-    raise errors.InputError(
-      f"{path} names {len(twice)} images twice{_such_as(twice)}", "one row an image"
-    )
+  required = {key: ALIASES[key] for key in ("file", "findings")}
+  cells = csv_table.read_table(path, required, ALIASES)
+  ids = cells.ids("file", stem).tolist()
   parse_fns: dict[str, Callable[[str], object]] = {
     "findings": lambda text: labels_lib.parse(text, metadata.FINDINGS),
     "age": metadata.parse_age,
@@ -92,17 +84,19 @@ def read_table(path: str | os.PathLike) -> Table:
     "condition": stem,
   }
   known = {
-    key: np.array(_parsed(path, header[places[key]], texts, parse_fns[key]))
-    for key, texts in columns.items()
+    key: np.array(cells.parse(key, parse_fn))
+    for key, parse_fn in parse_fns.items()
+    if key in cells.places
   }
   for key in ("sex", "view"):
-    if key in known and (known[key] < 0).all() and any(columns[key]):
-      logging.warning("%s: no %s can be read, such as %r", path, key, columns[key][0])
+    if key in known and (known[key] < 0).all() and any(cells.column(key)):
+      first = cells.column(key)[0]
+      logging.warning("%s: no %s can be read, such as %r", path, key, first)
   return Table(
-    path=path,
-    rows={name: row for row, name in enumerate(stems)},
+    path=pathlib.Path(path),
+    rows={name: row for row, name in enumerate(ids)},
     labels=known,
-    whole=header[places["file"]].casefold() != NIH_FILE,
+    whole=cells.header[cells.places["file"]].casefold() != NIH_FILE,
   )
 
 
@@ -139,78 +133,6 @@ def refuse_unmatched(table: Table, sets: Sequence[image_set.ImageSet]) -> None:
     )
   if spare:
     logging.info("%s: %d rows are of other images", table.path, len(spare))
-
-
-def _cells(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
-  """The header and the rows, each at least as long."""
-  try:
-    # utf-8-sig: Excel writes a byte-order mark first.
-    with path.open(newline="", encoding="utf-8-sig") as file:
-      header, *rows = [row for row in csv.reader(file) if row] or [[]]
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise errors.InputError(
-      f"cannot read the labels {path}: {error}", "a CSV file in UTF-8"
-    ) from error
-  if not rows:
-    raise errors.InputError(f"{path} has no rows", "a header and a row for each image")
-  if len(header) < len(rows[0]):
-    # NIH's `OriginalImage[Width,Height]` in quotes is one cell over two columns.
-    header = ",".join(header).split(",")
-  header = [name.strip() for name in header]
-  ragged = [i for i, row in enumerate(rows) if len(row) != len(header)]
-  # NIH's rows may end in a comma.
-  ragged = [
-    i for i in ragged if len(rows[i]) < len(header) or any(rows[i][len(header) :])
-  ]
-  if ragged:
-    raise errors.InputError(
-      f"{path}: {len(ragged)} of {len(rows)} rows, first {','.join(rows[ragged[0]])!r},"
-      f" have other than {len(header)} cells",
-      "as many as the first line",
-      "separate findings by |, or put cells with commas in quotes",
-    )
-  return header, rows
-
-
-def _places(path: pathlib.Path, header: Sequence[str]) -> dict[str, int]:
-  """Key of `ALIASES` -> its column."""
-  known = [name.casefold() for name in header]
-  places = {}
-  for key, names in ALIASES.items():
-    columns = [known.index(name) for name in names if name in known]
-    if columns:
-      places[key] = columns[0]
-    elif key in ("file", "findings"):
-      raise errors.InputError(
-        f"{path} lacks the column {key!r}; it has {', '.join(header)}",
-        f"a column named {', '.join(names)}",
-      )
-  return places
-
-
-def _parsed(
-  path: pathlib.Path,
-  column: str,
-  texts: Iterable[str],
-  parse_fn: Callable[[str], object],
-) -> list[object]:
-  """Parses a column, each distinct text once."""
-  parsed: dict[str, object] = {}
-  refused: dict[str, str] = {}
-  texts = list(texts)
-  for text in dict.fromkeys(texts):
-    try:
-      parsed[text] = parse_fn(text)
-    except (ValueError, errors.InputError) as error:
-      refused[text] = str(error)
-  if refused:
-    count = sum(text in refused for text in texts)
-    first = next(i for i, text in enumerate(texts) if text in refused)
-    raise errors.InputError(
-      f"{path}: {count} of {len(texts)} rows have a {column!r} that cannot be read,"
-      f" first line {first + 2}: {texts[first]!r}: {refused[texts[first]]}"
-    )
-  return [parsed[text] for text in texts]
 
 
 def _code(text: str, names: Sequence[str]) -> int:

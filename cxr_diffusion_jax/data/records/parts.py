@@ -85,7 +85,13 @@ def make_parts(
       shutil.rmtree(path)
   opened = [_open_part(job, plan, settings) for job in jobs]
   to_make = sum(len(j.rows) for j, p in zip(jobs, opened, strict=True) if p is None)
-  _check_room(folder, to_make, settings.image_size)
+  artifacts.check_room(
+    folder,
+    # Records are compressed by a quarter, so this is enough.
+    to_make * settings.image_size**2,
+    f"records of {to_make} images of {settings.image_size} pixels",
+    "another --config.data.records_dir or a smaller --config.data.image_size",
+  )
   parts = []
   done = 0
   for job, part in zip(jobs, opened, strict=True):
@@ -220,15 +226,3 @@ def _try_example(
     "view": int(table.view[row]),
     "patient": int(table.patient[row]),
   }
-
-
-def _check_room(folder: Path, num_rows: int, image_size: int) -> None:
-  # Records are compressed by a quarter, so this is enough.
-  needed = num_rows * image_size**2
-  free = shutil.disk_usage(folder).free
-  if needed > free:
-    raise errors.InputError(
-      f"{free / 2**30:.1f} GiB are free for records in {folder}",
-      f"{needed / 2**30:.1f} GiB for {num_rows} images of {image_size} pixels",
-      "another --config.data.records_dir or a smaller --config.data.image_size",
-    )

@@ -6,17 +6,14 @@ A source is a module of `data/sources/`, named by `config.data.source`. To add a
 dataset, add one such module with `VOCABULARY` and `read_table`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-import csv
+from collections.abc import Mapping, Sequence
 import dataclasses
-import io
-import os
 from typing import Protocol, cast
 
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax import naming
 
 PACKAGE = "cxr_diffusion_jax.data.sources"
 
@@ -109,26 +106,3 @@ def open_source(name: str) -> Source:
   """
   module = naming.load("config.data.source", PACKAGE, name, without=("base",))
   return cast(Source, module)
-
-
-def csv_text(rows: Iterable[Iterable[object]]) -> str:
-  """Rows as CSV, one line each."""
-  text = io.StringIO()
-  csv.writer(text, lineterminator="\n").writerows(rows)
-  return text.getvalue()
-
-
-def read_csv(path: str | os.PathLike) -> list[list[str]]:
-  """All lines of a CSV file in UTF-8, with or without a byte-order mark.
-
-  Raises:
-    errors.InputError: the file is absent, not UTF-8 or not a CSV.
-  """
-  try:
-    # Excel puts a byte-order mark before the first column's name.
-    text = epath.Path(path).read_bytes().decode("utf-8-sig")
-    return list(csv.reader(io.StringIO(text, newline="")))
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise errors.InputError(
-      f"cannot read {os.fspath(path)}: {error}", "a CSV file in UTF-8"
-    ) from error

@@ -19,7 +19,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base, clip_text
-from cxr_diffusion_jax.data.columns import file as column_file
+from cxr_diffusion_jax.data.columns import column as column_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import encoding
@@ -221,7 +221,7 @@ def mark(name: str) -> str:
   digest = hashlib.sha256()
   for pattern in ("*.json", "*.txt", "*.safetensors", "*.msgpack"):
     for file in sorted(folder.glob(pattern)):
-      digest.update(f"{file.name} {column_file.files_fingerprint([file])}\n".encode())
+      digest.update(f"{file.name} {column_lib.files_fingerprint([file])}\n".encode())
   return digest.hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base
@@ -54,7 +55,7 @@ def make(
     fingerprint = files.fingerprint(records.folder / "elixr_files.json")
     if columns_lib.is_fresh(column, ids_fingerprint, fingerprint):
       continue
-    columns_lib.write_column(
+    column_writer.write_column(
       records.folder,
       ids=ids,
       name=spec.name,

@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import os
 import pathlib
-import shutil
 
 from absl import logging
 import numpy as np
@@ -126,14 +125,12 @@ def _texts_of(
 
 
 def _check_disk(root: pathlib.Path, work: Sequence[KindFiles]) -> None:
-  needed = sum(len(kind.missing) * kind.row_bytes for kind in work)
-  free = shutil.disk_usage(root).free
-  if free < needed:
-    raise errors.InputError(
-      f"{root} has {free / 1e9:.1f} GB of free disk",
-      f"{needed / 1e9:.1f} GB for {', '.join(kind.name for kind in work)}",
-      "free disk, or ask for fewer kinds",
-    )
+  artifacts.check_room(
+    root,
+    sum(len(kind.missing) * kind.row_bytes for kind in work),
+    ", ".join(kind.name for kind in work),
+    "free disk, or ask for fewer kinds",
+  )
 
 
 def _by_kinds(work: Sequence[KindFiles]) -> dict[tuple[str, ...], list[str]]:

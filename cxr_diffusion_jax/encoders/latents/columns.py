@@ -17,6 +17,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import encoding
@@ -72,7 +73,7 @@ def make(
         yield batch, autoencoder.encode(images)
         stamps.append((stamps[-1][0] + len(batch), time.monotonic()))
 
-    column = columns_lib.write_column(
+    column = column_writer.write_column(
       target,
       ids=ids,
       name=NAME,

@@ -13,7 +13,6 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.columns import column as columns
-from cxr_diffusion_jax.data.columns import file as column_file
 from tests.data.columns.toy_column import (
   IDS,
   SHAPE,
@@ -169,7 +168,7 @@ def test_values_of_another_shape(tmp_path):
 def test_disk_too_small_is_told_before_the_work(tmp_path, monkeypatch):
   usage = collections.namedtuple("usage", "total used free")
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 100))
-  with pytest.raises(errors.InputError, match=r"0\.0 GB of free disk; expected"):
+  with pytest.raises(errors.InputError, match=r"0\.0 MB free for column toy"):
     write(tmp_path)
 
 
@@ -216,10 +215,10 @@ def test_files_fingerprint_is_of_content_alone(tmp_path):
   a.write_bytes(content)
   b.write_bytes(content)
   os.utime(b, ns=(0, 0))
-  assert column_file.files_fingerprint([a]) == column_file.files_fingerprint([b])
+  assert columns.files_fingerprint([a]) == columns.files_fingerprint([b])
   others = [content + b"x", b"x" + content[1:], content[:-1] + b"x", b""]
-  prints = {column_file.files_fingerprint([a])}
+  prints = {columns.files_fingerprint([a])}
   for other in others:
     b.write_bytes(other)
-    prints.add(column_file.files_fingerprint([b]))
+    prints.add(columns.files_fingerprint([b]))
   assert len(prints) == 5

@@ -12,6 +12,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import array_records
 from cxr_diffusion_jax.data.columns import column as columns
 from cxr_diffusion_jax.data.columns import scratch as column_scratch
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from tests.data.columns.toy_column import VALUES, batches_of, check_rows, content, write
 
 
@@ -38,7 +39,7 @@ class Crash(Exception):
 def test_crash_between_shards_goes_on_without_the_values(tmp_path, monkeypatch, fatal):
   whole = content(write(tmp_path / "whole", batches=batches_of(list(VALUES))))
   older = write(tmp_path / "b", fingerprint="older")
-  replace, calls = columns.os.replace, itertools.count(1)
+  replace, calls = column_writer.os.replace, itertools.count(1)
 
   def crashing(source, target):
     # The renames: one shard a split into waiting, then both to their place.
@@ -46,7 +47,7 @@ def test_crash_between_shards_goes_on_without_the_values(tmp_path, monkeypatch, 
       raise Crash
     replace(source, target)
 
-  for module in (columns, array_records):
+  for module in (column_writer, array_records):
     monkeypatch.setattr(module, "os", _Os(crashing))
   with pytest.raises(Crash):
     write(tmp_path / "b")
@@ -73,6 +74,7 @@ CHILD = """
 import os, signal, sys
 import numpy as np
 from cxr_diffusion_jax.data.columns import column as columns
+from cxr_diffusion_jax.data.columns import writer as column_writer
 
 folder, kill_at = sys.argv[1], int(sys.argv[2])
 ids = {"train": np.array([f"{i:03d}" for i in range(40)])}
@@ -85,7 +87,7 @@ def stream(wanted):
     part = wanted[start : start + 4]
     yield part, np.stack([np.full((3,), float(one), np.float32) for one in part])
 
-columns.write_column(
+column_writer.write_column(
   folder, ids=ids, name="toy", shape=(3,), encoder="e", standin=False,
   fingerprint="f", batches=stream, flush_bytes=24,
 )

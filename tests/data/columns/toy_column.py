@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from cxr_diffusion_jax.data.columns import column as columns
+from cxr_diffusion_jax.data.columns import writer as column_writer
 
 SHAPE = (4, 6)
 
@@ -40,7 +40,7 @@ def write(folder, **changes):
     "fingerprint": "f0",
     "batches": batches_of(list(VALUES)),
   }
-  return columns.write_column(folder, **{**arguments, **changes})
+  return column_writer.write_column(folder, **{**arguments, **changes})
 
 
 def check_rows(column, ids=IDS, values=None, dtype=np.float16):

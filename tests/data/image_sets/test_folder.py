@@ -201,14 +201,14 @@ def test_read_uses_matching_rows_of_nihs_table(folder, table):
     (["file,findings"], ["has no rows"]),
     (["name,findings", "a,Mass"], ["lacks the column 'file'", "name, findings"]),
     (["file,finding", "a,Mass"], ["lacks the column 'findings'"]),
-    (["file,findings", "a,Mass", "a.png,Mass"], ["names 1 images twice", "such as a"]),
+    (["file,findings", "a,Mass", "a.png,Mass"], ["names 1 images twice", "first a"]),
     (
       ["file,findings", "a,Mass", "b,Oedema", "c,Oedema"],
-      ["2 of 3 rows", "line 3", "'Oedema'", "did you mean Edema"],
+      ["line 3", "'Oedema'", "2 of 3 rows", "did you mean Edema"],
     ),
     (["file,findings", "a,"], ["1 of 1 rows", "No Finding"]),
     (["file,findings,age", "a,Mass,old"], ["'age'", "'old'", "years"]),
-    (["file,findings", "a,Mass,Edema"], ["other than 2 cells", r"separate .* by \|"]),
+    (["file,findings", "a,Mass,Edema"], ["line 2 has 3 cells", r"separate .* by \|"]),
   ],
 )
 def test_tables_that_do_not_fit(lines, words, folder, table):
@@ -217,5 +217,5 @@ def test_tables_that_do_not_fit(lines, words, folder, table):
 
 
 def test_read_rejects_a_missing_table(folder, tmp_path):
-  with refused("cannot read the labels", "none.csv"):
+  with refused("cannot read", "none.csv"):
     image_folder.read(folder, tmp_path / "none.csv")

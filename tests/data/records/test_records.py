@@ -487,9 +487,9 @@ def test_folders_that_take_no_records(settings, tmp_path, monkeypatch):
   bad = dataclasses.replace(settings, folder=tmp_path / "file" / "records")
   with pytest.raises(errors.InputError, match=r"cannot write records to .*file"):
     records.prepare_records(bad)
-  usage = parts.shutil.disk_usage(tmp_path)._replace(free=1000)
-  monkeypatch.setattr(parts.shutil, "disk_usage", lambda path: usage)
-  with pytest.raises(errors.InputError, match=r"0\.0 GiB are free for records"):
+  usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+  with pytest.raises(errors.InputError, match=r"0\.0 MB free for records"):
     records.prepare_records(settings)
 
 

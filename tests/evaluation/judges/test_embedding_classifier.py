@@ -7,7 +7,7 @@ import pytest
 from sklearn import linear_model, preprocessing
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.sources.nih import google_labels, metadata
 from cxr_diffusion_jax.evaluation.judges import embedding_classifier, embedding_fit
 
@@ -52,7 +52,7 @@ def column(records, tmp_path_factory):
     for axis, name in enumerate(SEEN):
       present = fields["findings"][:, metadata.FINDINGS.index(name)]
       values[split][:, axis % 4, axis] += 2 * present
-  return columns_lib.write_column(
+  return column_writer.write_column(
     tmp_path_factory.mktemp("records"),
     ids=ids,
     name="img_emb",

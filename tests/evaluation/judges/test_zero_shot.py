@@ -8,7 +8,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import prompts
-from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources.nih import metadata
@@ -175,7 +175,7 @@ def test_stored_embeddings_give_what_their_images_give(scorer, tmp_path):
   outputs = scorer.encoder.encode_images(
     [zero_shot.IMAGES], [image[..., 0] for image in images.images]
   )[zero_shot.IMAGES]
-  column = columns_lib.write_column(
+  column = column_writer.write_column(
     tmp_path,
     ids={"test": images.ids},
     name=zero_shot.IMAGES,

@@ -15,6 +15,7 @@ from pathlib import PurePath
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.data.sources import base
 from cxr_diffusion_jax.data.sources.nih import metadata
 
@@ -71,7 +72,7 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
 
 def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
   """Line numbers and rows, column names in one spelling."""
-  rows = base.read_csv(path)
+  rows = csv_table.read_csv(path)
   header = [_plain(name) for name in ",".join(rows[0] if rows else []).split(",")]
   image = {"image index", "image id"} & set(header)
   if not image or not {"airspace opacity", "abnormal"} & set(header):

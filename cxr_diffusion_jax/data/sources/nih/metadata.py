@@ -8,17 +8,14 @@ protect: split at every comma, each bracket's halves become the names of two col
 and that is how the rows are laid out.
 """
 
-from collections.abc import Callable, Sequence
 import dataclasses
 import os
-from pathlib import PurePath
 import re
 
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import labels
-from cxr_diffusion_jax.data.sources import base
+from cxr_diffusion_jax.data import csv_table, labels
 
 # Wang et al., "ChestX-ray8", CVPR 2017, in alphabetical order.
 FINDINGS = (
@@ -37,6 +34,14 @@ FINDINGS = (
   "Pneumonia",
   "Pneumothorax",
 )
+
+_COLUMNS = {
+  "Image Index": ("image index",),
+  "Finding Labels": ("finding labels",),
+  "Patient Age": ("patient age",),
+  "Patient Sex": ("patient sex", "patient gender"),
+  "View Position": ("view position",),
+}
 
 # Boxes are in pixels of the 1024x1024 images that NIH publishes.
 NIH_SIZE = 1024
@@ -66,24 +71,25 @@ def read_entries(path: str | os.PathLike) -> Entries:
   """Reads a Data_Entry CSV.
 
   Raises:
-    InputError: no rows, a column or a cell missing, an image named twice, or a value
-      that cannot be read; with the line's number.
+    InputError: see `csv_table.read_table`; or an image named twice, or a value that
+      cannot be read; with the line's number.
   """
-  rows = base.read_csv(path)
-  if len(rows) < 2:
-    raise errors.InputError(f"{path} has no rows", "a header and a row for each image")
-  table = _Table(path=os.fspath(path), header=_header(rows[0]), rows=rows[1:])
-  names = table.column("Image Index")
-  ids = np.array([PurePath(name.strip()).stem for name in names], np.str_)
-  refuse_duplicates(table.path, ids)
+  optional = {"Patient ID": ("patient id",), "report": ("report",)}
+  table = csv_table.read_table(path, _COLUMNS, optional)
+  ids = table.ids("Image Index", csv_table.stem)
+  if "Patient ID" in table.places:
+    patients = table.parse("Patient ID", _integer)
+  else:
+    patients = table.parse("Image Index", _patient)
+  findings = table.parse("Finding Labels", lambda text: labels.parse(text, FINDINGS))
   return Entries(
     id=ids,
-    patient=_patients(table, ids),
+    patient=np.array(patients, np.int32),
     age=np.array(table.parse("Patient Age", parse_age), np.float32),
     sex=np.array(table.parse("Patient Sex", _sex), np.int8),
     view=np.array(table.parse("View Position", _view), np.int8),
-    findings=np.concatenate(table.parse("Finding Labels", _findings)),
-    has_reports="report" in map(str.casefold, table.header),
+    findings=np.stack(findings),
+    has_reports="report" in table.places,
   )
 
 
@@ -100,7 +106,7 @@ def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
     InputError: a line that cannot be read.
   """
   boxes: dict[str, np.ndarray] = {}
-  for number, row in enumerate(base.read_csv(path)[1:], start=2):
+  for number, row in enumerate(csv_table.read_csv(path)[1:], start=2):
     if not row:
       continue
     try:
@@ -111,7 +117,7 @@ def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
         f"{path} line {number} is {','.join(row)!r}",
         "an image, a finding, and x, y, width, height",
       ) from error
-    image_id = PurePath(row[0].strip()).stem
+    image_id = csv_table.stem(row[0])
     of_image = boxes.setdefault(
       image_id, np.full((len(FINDINGS), 4), np.nan, np.float32)
     )
@@ -145,92 +151,20 @@ def parse_age(text: str) -> float:
   return years if years <= 120.0 else float("nan")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Table:
-  path: str
-  header: dict[str, int]
-  rows: list[list[str]]
-
-  def column(self, name: str) -> list[str]:
-    if name not in self.header:
-      raise errors.InputError(
-        f"{self.path} lacks the column {name!r}",
-        f"NIH's Data_Entry columns; it has {', '.join(sorted(self.header))}",
-        "take the CSV as NIH publishes it",
-      )
-    position = self.header[name]
-    for number, row in enumerate(self.rows, start=2):
-      if len(row) <= position:
-        raise errors.InputError(
-          f"{self.path} line {number} has {len(row)} cells",
-          f"at least {position + 1}, up to {name!r}",
-        )
-    return [row[position] for row in self.rows]
-
-  def parse(self, name: str, parse_fn: Callable[[str], object]) -> Sequence:
-    values = []
-    # Columns repeat few texts: each is parsed once.
-    parsed: dict[str, object] = {}
-    for number, text in enumerate(self.column(name), start=2):
-      if text not in parsed:
-        try:
-          parsed[text] = parse_fn(text)
-        except (ValueError, errors.InputError) as error:
-          raise errors.InputError(
-            f"{self.path} line {number}: {name!r} is {text!r}", str(error)
-          ) from error
-      values.append(parsed[text])
-    return values
-
-
-def _header(cells: list[str]) -> dict[str, int]:
-  # Tools that quote the header keep `OriginalImage[Width,Height]` in one cell.
-  names = ",".join(cells).split(",")
-  known = "Image Index,Finding Labels,Patient ID,Patient Age,Patient Sex,View Position"
-  aliases = {name.casefold(): name for name in known.split(",")}
-  aliases["patient gender"] = "Patient Sex"
-  header: dict[str, int] = {}
-  for position, name in enumerate(names):
-    name = name.strip()
-    if name:
-      header.setdefault(aliases.get(name.casefold(), name), position)
-  return header
-
-
-def refuse_duplicates(path: str | os.PathLike, ids: np.ndarray | Sequence[str]) -> None:
-  """Raises InputError unless all ids of a table differ."""
-  unique, counts = np.unique(ids, return_counts=True)
-  if (counts > 1).any():
-    raise errors.InputError(
-      f"{path} names {(counts > 1).sum()} images twice, first {unique[counts > 1][0]}",
-      "one row an image",
+def _patient(name: str) -> int:
+  if not re.match(r"\d{8}", name):
+    raise ValueError(
+      "names that begin with the patient's 8 digits, or a column 'Patient ID'"
     )
-
-
-def _patients(table: _Table, ids: np.ndarray) -> np.ndarray:
-  if "Patient ID" in table.header:
-    return np.array(table.parse("Patient ID", _integer), np.int32)
-  patients = []
-  for number, image_id in enumerate(ids.tolist(), start=2):
-    if not re.match(r"\d{8}", image_id):
-      raise errors.InputError(
-        f"{table.path} line {number}: image {image_id!r} names no patient",
-        "a column 'Patient ID', or names that begin with the patient's 8 digits",
-      )
-    patients.append(int(image_id[:8]))
-  return np.array(patients, np.int32)
-
-
-def _findings(text: str) -> np.ndarray:
-  return labels.multi_hot([text], FINDINGS)
+  return int(name[:8])
 
 
 def _sex(text: str) -> int:
-  return {"F": 0, "M": 1}.get(text.strip().upper()[:1], -1)
+  return {"F": 0, "M": 1}.get(text.upper()[:1], -1)
 
 
 def _view(text: str) -> int:
-  return {"PA": 0, "AP": 1}.get(text.strip().upper(), -1)
+  return {"PA": 0, "AP": 1}.get(text.upper(), -1)
 
 
 def _integer(text: str) -> int:

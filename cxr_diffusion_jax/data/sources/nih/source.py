@@ -1,18 +1,16 @@
 """NIH ChestX-ray14 as a table: images, labels, boxes, lists, Google's expert labels."""
 
 import os
-import pathlib
 
 from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.data.sources import base
 from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata
 
 VOCABULARY = metadata.FINDINGS
-
-REPORT_COLUMNS = ("Image Index", "report")
 
 
 def read_table(root: epath.Path, *, image_size: int) -> base.Table:
@@ -55,7 +53,7 @@ def read_list(path: str | os.PathLike) -> frozenset[str]:
     InputError: the list is empty.
   """
   lines = epath.Path(path).read_bytes().decode("utf-8-sig").splitlines()
-  names = frozenset(pathlib.PurePath(line.strip()).stem for line in lines) - {""}
+  names = frozenset(map(csv_table.stem, lines)) - {""}
   if not names:
     raise errors.InputError(f"{path} is empty", "one image name a line")
   return names
@@ -65,47 +63,19 @@ def read_reports(path: str | os.PathLike) -> dict[str, str]:
   """Reads the reports of a CSV.
 
   Args:
-    path: of the CSV, with the columns `Image Index` and `report` in upper or lower case
-      and any others; a report of several lines is quoted.
+    path: of a CSV with the columns `Image Index` and `report`, in any case.
 
   Returns:
     Image name without extension -> report, in the file's order; line ends and runs of
     blanks are one blank each. Images without a report are left out.
 
   Raises:
-    InputError: no such file, no table in UTF-8, a column missing, a row too short, or
-      an image named twice.
+    InputError: see `csv_table.read_table`; or an image named twice.
   """
-  lines = base.read_csv(path)
-  rows = [(number, row) for number, row in enumerate(lines[1:], start=2) if row]
-  header = lines[0] if lines else []
-  if rows and len(header) != len(rows[0][1]):
-    # NIH's `OriginalImage[Width,Height]` in quotes is one cell over two columns.
-    header = ",".join(header).split(",")
-  names = [name.strip() for name in header]
-  known = [name.casefold() for name in names]
-  missing = [name for name in REPORT_COLUMNS if name.casefold() not in known]
-  if missing:
-    present = ", ".join(sorted(filter(None, names)))
-    raise errors.InputError(
-      f"{path} lacks the column {' and '.join(map(repr, missing))}",
-      f"{' and '.join(REPORT_COLUMNS)}; it has {present}",
-      "name the columns so in the CSV's first line",
-    )
-  if not rows:
-    raise errors.InputError(f"{path} has no rows", "a header and a row for each image")
-  image, report = (known.index(name.casefold()) for name in REPORT_COLUMNS)
-  for number, row in rows:
-    # A report with commas and no quotes would lose all but its beginning.
-    if len(row) <= max(image, report) or any(map(str.strip, row[len(names) :])):
-      raise errors.InputError(
-        f"{path} line {number} has {len(row)} cells",
-        f"{len(names)}, as the first line",
-        "quote reports that contain commas or line ends",
-      )
-  ids = [pathlib.PurePath(row[image].strip()).stem for _, row in rows]
-  metadata.refuse_duplicates(path, ids)
-  reports = [" ".join(row[report].split()) for _, row in rows]
+  columns = {"Image Index": ("image index",), "report": ("report",)}
+  table = csv_table.read_table(path, columns, {})
+  ids = table.ids("Image Index", csv_table.stem).tolist()
+  reports = [" ".join(text.split()) for text in table.column("report")]
   return {name: text for name, text in zip(ids, reports, strict=True) if text}
 
 
