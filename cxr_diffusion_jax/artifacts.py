@@ -34,6 +34,9 @@ SUFFIX = ".partial"
 # Lists the files of a folder that a command wrote, with their sizes; written last.
 MANIFEST = "manifest.json"
 
+# The file that `copy_files` copies last.
+COPIED_LAST = "config.json"
+
 _NO_ROOM = {
   *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
   *(errno.EACCES, errno.ENOTDIR),
@@ -123,7 +126,7 @@ def copy_files(source: PathLike, target: PathLike) -> None:
   `config.json` is copied last, so that a folder with it is complete.
   """
   files = (path for path in epath.Path(source).iterdir() if not path.is_dir())
-  for file in sorted(files, key=lambda path: (path.name == "config.json", path.name)):
+  for file in sorted(files, key=lambda path: (path.name == COPIED_LAST, path.name)):
     content, copy = file.read_bytes(), epath.Path(target) / file.name
     if not copy.exists() or copy.read_bytes() != content:
       write_bytes(copy, content)

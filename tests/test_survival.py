@@ -131,7 +131,7 @@ def test_a_picture_that_does_not_fit_on_the_disk(
   complaint = run_main("main", *arguments).complaint
   assert complaint == (
     "error: step_0000000.png: No space left on device;"
-    " fix: make room, then repeat the command"
+    " fix: free disk space or change its rights, then repeat the command"
   )
 
 
