@@ -98,7 +98,7 @@ class Run(run_lib.Run):
 def load_run(
   path: artifacts.PathLike,
   *,
-  checkpoint_step: int | None = None,
+  checkpoint: int | str = "best",
   ema_length: float | None = None,
   data_root: str = "",
   records_dir: str = "",
@@ -109,7 +109,7 @@ def load_run(
   Args:
     path: a run's folder, local or in a bucket, or the id of a Hugging Face repository
       that holds one.
-    checkpoint_step: step of the parameters; the newest by default.
+    checkpoint: a step, `best` (of the lowest validation loss) or `newest`.
     ema_length: length of an average made from the run's snapshots; by default the
       run's own average is used.
     data_root: where the dataset is now, for `image_ids` and `split`.
@@ -124,7 +124,7 @@ def load_run(
     place = _download(place)
   opened = run_lib.open_run(
     place,
-    checkpoint_step=checkpoint_step,
+    checkpoint=checkpoint,
     ema_length=ema_length,
     data_root=data_root,
     records_dir=records_dir,

@@ -29,9 +29,7 @@ with flag_help.group("Run"):
   _OUT = flags.DEFINE_string(
     "out", "", "Folder to write; a new one in WORKDIR if empty."
   )
-  _STEP = flags.DEFINE_integer(
-    "checkpoint", None, "Step of the checkpoint; the newest by default."
-  )
+  _CHECKPOINT = sample_flags.checkpoint()
   _LENGTH = flags.DEFINE_float(
     "ema_length",
     None,
@@ -81,7 +79,7 @@ def main(arguments: list[str]) -> None:
   other = [*(["grid"] if axes else []), *(["interpolate"] if ends else [])]
   edit = sample_flags.edit_request(_EDIT, other)
   workdir = epath.Path(_WORKDIR.value)
-  which = {"checkpoint_step": _STEP.value, "ema_length": _LENGTH.value}
+  which = {"checkpoint": _CHECKPOINT.value, "ema_length": _LENGTH.value}
   run = run_lib.open_run(workdir, **which, **sample_flags.values(_PLACES))
   builder = conditions_lib.ConditionBuilder(run=run)
   topic = request_lib.topic(request, grid=axes, interpolate=ends, edit=edit)

@@ -203,8 +203,14 @@ def test_settings_can_be_laid_out_in_a_grid(trained, run_main, tmp_path):
   ("flags", "message"),
   [
     (["--split=tset"], "split 'tset'"),
-    (["--checkpoint=11"], "step 11; expected one of the checkpoints 10, 20"),
-    (["--autoguidance=11"], "step 11; expected one of the checkpoints 10, 20"),
+    (
+      ["--checkpoint=11"],
+      "checkpoint 11; expected one of the steps 10, 20, best or newest",
+    ),
+    (
+      ["--autoguidance=11"],
+      "checkpoint 11; expected one of the steps 10, 20, best or newest",
+    ),
     (["--sampler=eular"], "sampler 'eular'; expected one of ddim"),
     (["--num_steps=0"], "num_steps=0; expected 1 or more"),
     (["--guidance=much"], "--guidance=much; expected numbers"),

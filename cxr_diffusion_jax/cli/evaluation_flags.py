@@ -48,7 +48,7 @@ def define() -> Holders:
       "num": number("num", None, "Number of conditions; half the split by default.", 1),
       "seeds": texts("seeds", ["0"], "Seeds of the noise."),
       "batch_size": number("batch_size", 32, "Images generated at a time.", 1),
-      "checkpoint": number("checkpoint", None, "Step; the newest by default."),
+      "checkpoint": sample_flags.checkpoint(),
       "ema_length": flags.DEFINE_float(
         "ema_length", None, "Length of the parameters' average, made of snapshots."
       ),
@@ -98,9 +98,8 @@ def define() -> Holders:
 
 def which(holders: Holders) -> artifacts.Json:
   """Reads which checkpoint of a run is meant, and where its data are."""
-  names = {"checkpoint": "checkpoint_step"}
   return {
-    names.get(name, name): holders[name].value
+    name: holders[name].value
     for name in ("checkpoint", "ema_length", "data_root", "records_dir", "encoder")
   }
 

@@ -47,6 +47,12 @@ def conditions() -> Holders:
     }
 
 
+def checkpoint() -> flags.FlagHolder[str]:
+  """Defines the flag of the checkpoint that is read."""
+  meaning = "A step, best (of the lowest validation loss) or newest."
+  return flags.DEFINE_string("checkpoint", "best", meaning)
+
+
 def request(holders: Holders) -> "request_lib.Request":
   """Reads the flags of `conditions`.
 

@@ -11,6 +11,7 @@ checkpoint is renamed from a temporary name, so a killed run leaves no partial o
 from collections.abc import Iterator, Mapping
 import contextlib
 import functools
+import math
 import re
 from typing import Any
 
@@ -23,6 +24,9 @@ from cxr_diffusion_jax.run import state as state_lib
 
 # Folder of a run's averages of power profiles.
 SNAPSHOTS = "power_ema"
+
+# Names of checkpoints beside their steps: of the lowest validation loss, of the last.
+BEST, NEWEST = "best", "newest"
 
 
 @contextlib.contextmanager
@@ -45,24 +49,23 @@ def open_manager(
     errors.InputError: on closing, if a pending write failed.
   """
   policies = ocp.checkpoint_managers
-  preservation = [
-    policies.LatestN(keep),
-    policies.BestN(
-      get_metric_fn=lambda metrics: metrics["validation_loss"],
-      reverse=True,
-      n=1,
-      keep_checkpoints_without_metrics=False,
-    ),
-    *([policies.EveryNSteps(keep_every)] if keep_every else []),
-  ]
-  policy = policies.AnyPreservationPolicy(preservation)
+  best = policies.BestN(
+    get_metric_fn=_loss_of, reverse=True, n=1, keep_checkpoints_without_metrics=False
+  )
+  often = [policies.EveryNSteps(keep_every)] if keep_every else []
+  policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best, *often])
   manager = ocp.CheckpointManager(
     _absolute(workdir, "checkpoints"),
     item_names=("state", "ema_params", "run"),
-    options=_options(read_only, preservation_policy=policy),
+    # Without `best_fn`, losses are not written, and a resumed run forgets the best.
+    options=_options(read_only, preservation_policy=policy, best_fn=_loss_of),
   )
   with _closing(manager):
     yield manager
+
+
+def _loss_of(metrics: Mapping[str, float]) -> float:
+  return metrics.get("validation_loss", math.inf)
 
 
 def _options(read_only: bool, **options: Any) -> ocp.CheckpointManagerOptions:
@@ -167,20 +170,34 @@ def restore_run(manager: ocp.CheckpointManager, step: int) -> artifacts.Json:
   return _restore(manager, step, run=ocp.args.JsonRestore())["run"]
 
 
-def restore_ema(
-  manager: ocp.CheckpointManager, like: types.Params, step: int | None = None
-) -> types.Params:
-  """Restores the averaged parameters of a step, the newest if None.
+def find_step(manager: ocp.CheckpointManager, checkpoint: int | str) -> int:
+  """Returns the step of a checkpoint: a step, `BEST` or `NEWEST`.
+
+  The best is the newest where no checkpoint has a validation loss.
 
   Raises:
     errors.InputError: the run has no such checkpoint.
   """
   steps = _steps(manager)
-  step = steps[-1] if step is None else step
-  if step not in steps:
-    raise errors.InputError(
-      f"step {step}", f"one of the checkpoints {', '.join(map(str, steps))}"
-    )
+  if checkpoint == NEWEST:
+    return steps[-1]
+  if checkpoint == BEST:
+    with _reading(manager, steps[-1]):
+      losses = {step: _loss_of(manager.metrics(step) or {}) for step in steps}
+    return min(reversed(steps), key=lambda step: losses[step])
+  for step in steps:
+    if str(step) == str(checkpoint):
+      return step
+  known = ", ".join(map(str, steps))
+  raise errors.InputError(
+    f"checkpoint {checkpoint}", f"one of the steps {known}, {BEST} or {NEWEST}"
+  )
+
+
+def restore_ema(
+  manager: ocp.CheckpointManager, like: types.Params, step: int
+) -> types.Params:
+  """Restores the averaged parameters of a step that `find_step` returned."""
   items = _restore(manager, step, ema_params=ocp.args.StandardRestore(like))
   return items["ema_params"]
 

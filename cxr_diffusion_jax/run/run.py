@@ -34,6 +34,7 @@ class Run:
     recipe: with a codec built from the card's statistics, on this machine's mesh.
     ema_params: the averaged parameters, used for sampling.
     checkpoint_step: the step of `ema_params`.
+    choice: how that step was chosen: `best` or `newest`; "" for a given one.
     ema_length: length of an average made after training; None for the run's own.
     data_root: where the dataset is now; "" if it has not moved since training.
     records_dir: where the records are now; "" if they have not moved.
@@ -46,6 +47,7 @@ class Run:
   recipe: recipe_lib.Recipe
   ema_params: types.Params
   checkpoint_step: int
+  choice: str = ""
   ema_length: float | None = None
   data_root: str = ""
   records_dir: str = ""
@@ -65,6 +67,11 @@ class Run:
   def name(self) -> str:
     """The folder's name, for titles."""
     return self.folder.name
+
+  @property
+  def checkpoint_text(self) -> str:
+    """The step and how it was chosen, for titles and reports."""
+    return f"step {self.checkpoint_step}" + (f" ({self.choice})" if self.choice else "")
 
   @functools.cached_property
   def data(self) -> data_settings.DataSettings:
@@ -126,13 +133,13 @@ class Run:
     Raises:
       errors.InputError: there is no such checkpoint.
     """
-    return read_params(self.folder, self.recipe, self.config, step)[0]
+    return read_params(self.folder, self.recipe, self.config, step, None)[0]
 
 
 def open_run(
   folder: str | os.PathLike,
   *,
-  checkpoint_step: int | None = None,
+  checkpoint: int | str = checkpoints.BEST,
   ema_length: float | None = None,
   data_root: str = "",
   records_dir: str = "",
@@ -142,7 +149,7 @@ def open_run(
 
   Args:
     folder: the run's folder, local or in a bucket.
-    checkpoint_step: step of the parameters; the newest if None.
+    checkpoint: a step, `best` (of the lowest validation loss) or `newest`.
     ema_length: length of an average made from the run's snapshots; None for the run's
       own average.
     data_root: where the dataset is now, for requests that name rows.
@@ -166,7 +173,7 @@ def open_run(
   if not all(shapes.values()):
     card = card.with_shapes(encoders.shapes(recipe.conditioner.needs))
   compatibility.check_autoencoder(card, recipe.autoencoder)
-  params, step = read_params(folder, recipe, config, checkpoint_step, ema_length)
+  params, step = read_params(folder, recipe, config, checkpoint, ema_length)
   return Run(
     folder=folder,
     config=config,
@@ -174,6 +181,7 @@ def open_run(
     recipe=recipe,
     ema_params=params,
     checkpoint_step=step,
+    choice=_choice(checkpoint, ema_length),
     ema_length=ema_length,
     data_root=data_root,
     records_dir=records_dir,
@@ -181,14 +189,21 @@ def open_run(
   )
 
 
+def _choice(checkpoint: int | str, ema_length: float | None) -> str:
+  if checkpoint == checkpoints.BEST and ema_length is not None:
+    # Of averages made from snapshots, no validation loss is known.
+    return checkpoints.NEWEST
+  return "" if str(checkpoint).isdigit() else str(checkpoint)
+
+
 def read_params(
   folder: epath.Path,
   recipe: recipe_lib.Recipe,
   config: artifacts.JsonMapping,
-  checkpoint_step: int | None = None,
-  ema_length: float | None = None,
+  checkpoint: int | str,
+  ema_length: float | None,
 ) -> tuple[types.Params, int]:
-  """Reads averaged parameters, the newest by default, and their step.
+  """Reads the averaged parameters of a checkpoint, and their step.
 
   With `ema_length`, they are combined from snapshots.
   """
@@ -200,8 +215,7 @@ def read_params(
   )
   if ema_length is not None:
     lengths = config["train"].get("power_ema", ())
-    return snapshots.reconstruct(folder, lengths, ema_length, like, checkpoint_step)
+    return snapshots.reconstruct(folder, lengths, ema_length, like, checkpoint)
   with checkpoints.open_manager(folder, read_only=True) as manager:
-    params = checkpoints.restore_ema(manager, like, checkpoint_step)
-    step = manager.latest_step() if checkpoint_step is None else checkpoint_step
-  return params, step
+    step = checkpoints.find_step(manager, checkpoint)
+    return checkpoints.restore_ema(manager, like, step), step

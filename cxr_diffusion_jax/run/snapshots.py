@@ -53,7 +53,7 @@ def reconstruct(
   lengths: Sequence[float],
   length: float,
   like: types.Params,
-  step: int | None = None,
+  checkpoint: int | str = checkpoints.NEWEST,
 ) -> tuple[types.Params, int]:
   """Combines snapshots to the average of any length.
 
@@ -61,7 +61,8 @@ def reconstruct(
     lengths: relative lengths that the run tracked.
     length: the wanted one, in (0, `power_ema.LONGEST`].
     like: `jax.ShapeDtypeStruct`s with the wanted shardings.
-    step: last step of the average, which has a snapshot; the newest if None.
+    checkpoint: last step of the average, which has a snapshot. The losses of snapshots
+      are not known, so `best` means the newest one too.
 
   Returns:
     The parameters, and the step.
@@ -85,11 +86,14 @@ def reconstruct(
     )
   with checkpoints.open_snapshots(workdir, read_only=True) as manager:
     steps = sorted(manager.all_steps())
-    step = steps[-1] if step is None and steps else step
+    names = {str(step): step for step in steps}
+    if steps:
+      names |= dict.fromkeys((checkpoints.BEST, checkpoints.NEWEST), steps[-1])
+    step = names.get(str(checkpoint))
     tracked = ", ".join(f"{value:g}" for value in lengths)
-    if step not in steps:
+    if step is None:
       raise errors.InputError(
-        f"ema_length={length:g} at step {step}",
+        f"ema_length={length:g} at step {checkpoint}",
         f"one of the steps of the snapshots, {', '.join(map(str, steps)) or 'none yet'}"
         f" (tracked lengths: {tracked})",
       )

@@ -121,7 +121,7 @@ def title(
     "guidance": f"guidance {settings.guidance_text}{auto}",
   }
   average = "" if run.ema_length is None else f" with EMA length {run.ema_length:g}"
-  parts = [f"{run.folder.name} at step {run.checkpoint_step}{average}"]
+  parts = [f"{run.folder.name} at {run.checkpoint_text}{average}"]
   parts += [text for name, text in texts.items() if name not in varied]
   return ", ".join([*parts, run.card.kind])
 

@@ -91,8 +91,9 @@ def start(
   folder = config["train"].get("init_from")
   if folder:
     with checkpoints.open_manager(folder, read_only=True) as other:
-      params = checkpoints.restore_ema(other, programs.like().ema_params)
-      logging.info("starting from the weights of %s at %s", folder, other.latest_step())
+      step = checkpoints.find_step(other, checkpoints.NEWEST)
+      params = checkpoints.restore_ema(other, programs.like().ema_params, step)
+      logging.info("starting from the weights of %s at %d", folder, step)
     state = dataclasses.replace(
       state,
       params=params,

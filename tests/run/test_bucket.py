@@ -80,7 +80,7 @@ def test_a_run_in_a_bucket_is_trained_resumed_and_sampled(
   out = run(
     "sample", f"--workdir={RUN}", "--unconditional", "--num=1", f"--out={images}"
   )
-  assert "a at step 2" in out
+  assert "a at step 2 (best)" in out
   assert (images / "grid.png").is_file()
   # Nothing was written to a folder of this machine by the bucket's name.
   assert not (repository / "gs:").exists()

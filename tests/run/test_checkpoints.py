@@ -61,10 +61,35 @@ def test_a_state_comes_back_bit_for_bit_on_another_mesh(manager, mesh):
 def test_the_average_is_restored_alone(manager, mesh):
   checkpoints.save(manager, _state(3, mesh), RUN)
   checkpoints.wait(manager)
-  ema = checkpoints.restore_ema(manager, _like(mesh).ema_params)
+  ema = checkpoints.restore_ema(manager, _like(mesh).ema_params, step=3)
   assert float(ema["to_q"]["kernel"][0, 0]) == 3.0
-  with pytest.raises(errors.InputError, match=r"step 4; expected one of .* 3"):
-    checkpoints.restore_ema(manager, _like(mesh).ema_params, step=4)
+
+
+def test_find_step_knows_steps_best_and_newest(tmp_path, mesh):
+  with checkpoints.open_manager(tmp_path, keep=3) as manager:
+    for step, loss in ((1, 0.5), (2, 0.1), (3, 0.4)):
+      checkpoints.save(manager, _state(step, mesh), RUN, loss)
+    checkpoints.wait(manager)
+    names = ("best", "newest", 3, "2")
+    steps = [checkpoints.find_step(manager, name) for name in names]
+    assert steps == [2, 3, 3, 2]
+    with pytest.raises(errors.InputError, match=r"checkpoint 4; expected .* 3, best"):
+      checkpoints.find_step(manager, 4)
+
+
+def test_the_best_checkpoint_outlives_a_restart(tmp_path, mesh):
+  for step, loss in enumerate([0.5, 0.1, 0.4, 0.3, 0.2], start=1):
+    with checkpoints.open_manager(tmp_path, keep=1) as manager:
+      checkpoints.save(manager, _state(step, mesh), RUN, loss)
+  with checkpoints.open_manager(tmp_path, read_only=True) as manager:
+    assert sorted(manager.all_steps()) == [2, 5]
+
+
+def test_find_step_without_losses_takes_the_newest_for_the_best(manager, mesh):
+  for step in (1, 2):
+    checkpoints.save(manager, _state(step, mesh), RUN)
+  checkpoints.wait(manager)
+  assert checkpoints.find_step(manager, "best") == 2
 
 
 def test_the_best_checkpoint_outlives_newer_ones(manager, mesh):
@@ -117,7 +142,7 @@ def test_a_damaged_checkpoint_is_refused_naming_the_one_before(tmp_path, mesh):
     checkpoints.open_manager(tmp_path, read_only=True) as manager,
     pytest.raises(errors.InputError) as caught,
   ):
-    checkpoints.restore_ema(manager, _like(mesh).ema_params)
+    checkpoints.restore_ema(manager, _like(mesh).ema_params, step=2)
   message = str(caught.value)
   assert f"checkpoint {tmp_path}/checkpoints/2 is damaged" in message
   assert "delete it to continue from step 1" in message

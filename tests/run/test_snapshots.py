@@ -32,7 +32,7 @@ def _keep(folder, steps, value=lambda step, place: step + place):
       keep(State(step, averages))
 
 
-def _made(folder, length, step=None, lengths=LENGTHS):
+def _made(folder, length, step="newest", lengths=LENGTHS):
   params, step = snapshots.reconstruct(folder, lengths, length, LIKE, step)
   return np.asarray(params["a"]), step
 

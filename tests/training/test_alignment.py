@@ -117,7 +117,7 @@ def test_it_learns_and_goes_on_from_a_checkpoint_bit_for_bit(toy, tmp_path):
     assert told[-1] < told[0] - 0.02
     other, _ = checkpoints.restore(manager, state)
     # What is sampled from is what it would be without.
-    ema_params = checkpoints.restore_ema(manager, params)
+    ema_params = checkpoints.restore_ema(manager, params, manager.latest_step())
   assert ema_params.keys() == params.keys()
   assert int(other.step) == 3
   for _ in range(3):

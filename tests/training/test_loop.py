@@ -173,7 +173,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(train, build, tmp_pa
   experiment = build(**COSINE)
   for length, average in zip(LENGTHS, whole.state.power_ema, strict=True):
     params, step = run_lib.read_params(
-      tmp_path / "cut", experiment.recipe, experiment.config, None, length
+      tmp_path / "cut", experiment.recipe, experiment.config, "newest", length
     )
     assert step == 6
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(average), strict=True):

@@ -97,7 +97,10 @@ def of_paths(
       f"{path.name}: {', '.join(run.folder.name for run in path.runs)}"
       for path in paths
     ),
-    "steps": ", ".join(map(str, sorted({x for path in paths for x in path.steps}))),
+    "checkpoints": "; ".join(
+      f"{path.name}: {', '.join(run.checkpoint_text for run in path.runs)}"
+      for path in paths
+    ),
     "sampling seeds": ", ".join(map(str, options.seeds)),
     "sampler": f"{settings.sampler}, {settings.num_steps} steps, guidance"
     f" {settings.guidance_text}; {', '.join(map(str, costs))} evaluations an image",

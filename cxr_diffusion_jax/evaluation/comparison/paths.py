@@ -45,7 +45,7 @@ class ConditioningPath:
 def open_paths(
   workdirs: Sequence[pathlib.Path],
   *,
-  checkpoint_step: int | None = None,
+  checkpoint: int | str = "best",
   ema_length: float | None = None,
   data_root: str = "",
   records_dir: str = "",
@@ -68,7 +68,7 @@ def open_paths(
   runs = [
     run_lib.open_run(
       workdir,
-      checkpoint_step=checkpoint_step,
+      checkpoint=checkpoint,
       ema_length=ema_length,
       data_root=data_root,
       records_dir=records_dir,
@@ -124,7 +124,9 @@ def warnings(paths: Sequence[ConditioningPath]) -> list[str]:
   if unequal:
     sentences.append(f"Not an equal comparison: these differ: {', '.join(unequal)}.")
   steps = {path.name: path.steps for path in paths}
-  if len({step for of_path in steps.values() for step in of_path}) > 1:
+  chosen = {run.choice for path in paths for run in path.runs}
+  distinct = {step for of_path in steps.values() for step in of_path}
+  if chosen != {"best"} and len(distinct) > 1:
     shown = ", ".join(
       f"{name} {' and '.join(map(str, of_path))}" for name, of_path in steps.items()
     )

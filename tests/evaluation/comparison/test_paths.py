@@ -41,6 +41,7 @@ def opened(monkeypatch, tmp_path):
       return python_types.SimpleNamespace(
         folder=workdir,
         checkpoint_step=(steps or {}).get(workdir.name, 9),
+        choice="newest",
         ema_length=None,
         config=configs[workdir.name],
         seed=configs[workdir.name]["seed"],
