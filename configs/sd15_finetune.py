@@ -17,7 +17,7 @@ def get_config(choice: str = "base"):
   recipe = importlib.import_module(f"configs.{path or 'clip_text'}")
   config = recipe.get_config(f"kl_{size},ddpm_epsilon")
   config.model.update(pretrained="stable-diffusion-v1-5", pooled=False)
-  config.model.update(query_positions=False, time_conditioning="additive")
+  config.model.update(query_positions=False, time_conditioning="additive", dropout=0.0)
   config.optimizer.update(learning_rate=5e-5, schedule="constant")
   config.train.num_steps = min(config.train.num_steps, 60_000)
   return config

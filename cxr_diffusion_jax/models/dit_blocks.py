@@ -20,6 +20,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
+from cxr_diffusion_jax.models import network
 from cxr_diffusion_jax.models.attention import attend
 from cxr_diffusion_jax.types import TokenStream
 
@@ -41,6 +42,7 @@ class Style:
   cross: bool
   swiglu: bool
   qk_norm: bool
+  dropout: float
   dtype: jnp.dtype
 
   def dense(
@@ -164,7 +166,7 @@ class MLP(nn.Module):
       h = nn.silu(style.dense(hidden, "net_gate")(x)) * style.dense(hidden, "net_0")(x)
     else:
       h = nn.gelu(style.dense(style.hidden, "net_0")(x))
-    return style.dense(width, "net_2")(h)
+    return style.dense(width, "net_2")(network.dropped(self, style.dropout, h))
 
 
 class Block(nn.Module):

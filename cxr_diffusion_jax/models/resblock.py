@@ -12,6 +12,8 @@ from flax import linen as nn
 from jax import Array
 import jax.numpy as jnp
 
+from cxr_diffusion_jax.models import network
+
 
 class ResnetBlock(nn.Module):
   """A residual block (He et al. 2015) that mixes in the time embedding.
@@ -29,6 +31,7 @@ class ResnetBlock(nn.Module):
       pixels (Dhariwal and Nichol 2021, 2105.05233, section 3).
     skip_scale: factor on the output; 1 / sqrt(2) preserves its variance (Song et al.
       2020, 2011.13456).
+    dropout: rate before the last convolution; see `network.dropped`.
   """
 
   channels: int
@@ -38,6 +41,7 @@ class ResnetBlock(nn.Module):
   epsilon: float = 1e-5
   resample: str = "keep"
   skip_scale: float = 1.0
+  dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -74,7 +78,8 @@ class ResnetBlock(nn.Module):
       h = norm("norm2", h) * (1 + scale) + shift
     else:
       h = norm("norm2", h + time)
-    h = conv("conv2", nn.silu(h), (3, 3), last_init)
+    h = network.dropped(self, self.dropout, nn.silu(h))
+    h = conv("conv2", h, (3, 3), last_init)
     if x.shape[-1] != self.channels:
       x = conv("conv_shortcut", x, (1, 1))
     return x + h if self.skip_scale == 1 else (x + h) * self.skip_scale

@@ -29,6 +29,7 @@ class Style:
   zero_init: bool
   resample: str
   skip_scale: float
+  dropout: float
   remat: bool
   dtype: jnp.dtype
 
@@ -42,6 +43,7 @@ class Style:
       zero_init=self.zero_init,
       resample=resample,
       skip_scale=self.skip_scale,
+      dropout=self.dropout,
       dtype=self.dtype,
       name=name,
     )

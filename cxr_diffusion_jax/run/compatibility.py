@@ -39,7 +39,7 @@ MAY_CHANGE = (
 )
 
 # Keys that older versions lacked, with the value that their absence implies.
-_ADDED = {"train.init_from": ""}
+_ADDED = {"train.init_from": "", "model.dropout": 0.0}
 
 
 def flatten(tree: artifacts.JsonMapping, prefix: str = "") -> artifacts.Json:

@@ -39,12 +39,20 @@ class Denoiser:
     default_factory=preconditioning_lib.Identity
   )
 
-  def denoise_fn(self, params: types.Params) -> types.DenoiseFn:
-    """Binds parameters: (x_t, t in [0, 1], context) -> prediction."""
+  def denoise_fn(
+    self, params: types.Params, dropout_key: jax.Array | None = None
+  ) -> types.DenoiseFn:
+    """Binds parameters: (x_t, t in [0, 1], context) -> prediction.
+
+    With a key, the network drops activations at its rate, as training does.
+    """
+    options = {} if dropout_key is None else {"rngs": {"dropout": dropout_key}}
     return preconditioning_lib.wrap(
       self.preconditioning,
       self.process,
-      lambda x, time, context: self.apply_fn({"params": params}, x, time, context),
+      lambda x, time, context: self.apply_fn(
+        {"params": params}, x, time, context, **options
+      ),
     )
 
 

@@ -99,14 +99,20 @@ def predict_with_features(
   x_t: jax.Array,
   t: jax.Array,
   context: types.Context,
+  dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns `denoiser.denoise_fn(params)(x_t, t, context)`, and features [b h w c].
+  """Returns what `denoiser.denoise_fn` predicts, and features [b h w c].
 
   The denoiser's network must be one that `attach` returned.
   """
   x, time = denoiser.preconditioning.inputs(denoiser.process, x_t, t)
   answer, sown = denoiser.apply_fn(
-    {"params": params}, x, time, context, mutable=["intermediates"]
+    {"params": params},
+    x,
+    time,
+    context,
+    rngs={} if dropout_key is None else {"dropout": dropout_key},
+    mutable=["intermediates"],
   )
   (features,) = sown["intermediates"]["features"]
   return denoiser.preconditioning.output(denoiser.process, x_t, t, answer), features

@@ -63,6 +63,7 @@ def total_loss(
   t: jax.Array,
   context: types.Context,
   features_target: jax.Array | None = None,
+  dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the scalar to minimise, and metrics.
 
@@ -71,14 +72,15 @@ def total_loss(
     x_t: [b h w c] noised latents.
     context: the (dropped) condition.
     features_target: [b n d], target of the features if there is an alignment.
+    dropout_key: of the network's dropout; None for none.
   """
   denoiser, alignment = objective.denoiser, objective.alignment
   if alignment is None or features_target is None:
-    prediction = denoiser.denoise_fn(learned)(x_t, t, context)
+    prediction = denoiser.denoise_fn(learned, dropout_key)(x_t, t, context)
     loss = losses(objective, prediction, target, t).mean()
     return loss, {"loss": loss}
   prediction, features = alignment_lib.predict_with_features(
-    denoiser, learned["denoiser"], x_t, t, context
+    denoiser, learned["denoiser"], x_t, t, context, dropout_key
   )
   loss = losses(objective, prediction, target, t).mean()
   apart = alignment.losses(learned["projector"], features, features_target).mean()
@@ -114,7 +116,7 @@ def train_step(
   denoiser = objective.denoiser
   process = denoiser.process
   time_key, noise_key, drop_key = jax.random.split(key, 3)
-  # A fourth key, independent of the three from `split`.
+  # More keys, independent of the three from `split`.
   x0 = denoiser.codec.encode_batch(jax.random.fold_in(key, 3), batch)
   b = x0.shape[0]
   t = objective.time_sampler(time_key, b, process.schedule)
@@ -129,7 +131,8 @@ def train_step(
   alignment = objective.alignment
   features_target = None if alignment is None else alignment.target(batch)
   loss_and_grad = jax.value_and_grad(
-    functools.partial(total_loss, objective), has_aux=True
+    functools.partial(total_loss, objective, dropout_key=jax.random.fold_in(key, 4)),
+    has_aux=True,
   )
   if accumulation > 1:
     # Only for several parts, because within loops XLA on CPUs computes gradients of

@@ -77,6 +77,7 @@ def test_a_block_is_its_equations(modern):
     cross=modern,
     swiglu=modern,
     qk_norm=modern,
+    dropout=0.0,
     dtype=jnp.float32,
   )
   num_tokens = GRID[0] * GRID[1]
@@ -117,7 +118,13 @@ def test_a_block_is_its_equations(modern):
 
 def test_an_untrained_block_is_the_identity():
   style = dit_blocks.Style(
-    num_heads=2, hidden=32, cross=True, swiglu=False, qk_norm=False, dtype=jnp.float32
+    num_heads=2,
+    hidden=32,
+    cross=True,
+    swiglu=False,
+    qk_norm=False,
+    dropout=0.0,
+    dtype=jnp.float32,
   )
   x = np.random.default_rng(0).standard_normal((2, 5, 8), np.float32)
   stream = TokenStream(tokens=x[:, :3], mask=np.ones((2, 3), bool))
@@ -137,6 +144,7 @@ def test_gated_units_keep_the_number_of_parameters():
       cross=False,
       swiglu=swiglu,
       qk_norm=False,
+      dropout=0.0,
       dtype=jnp.float32,
     )
     shapes = jax.eval_shape(

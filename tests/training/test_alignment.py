@@ -31,9 +31,9 @@ def _toy() -> alignment.Alignment:
   )
 
 
-def _apply(variables, x_t, t, context, mutable=()):
+def _apply(variables, x_t, t, context, mutable=(), rngs=None):
   """A denoiser a x_t, whose features are tanh(a x_t)."""
-  del t, context
+  del t, context, rngs
   made = variables["params"]["a"] * x_t
   sown = {"intermediates": {"features": (jnp.tanh(made),)}}
   return (made, sown) if mutable else made

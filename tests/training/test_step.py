@@ -32,8 +32,9 @@ class Conditioner:
     return (types.TokenStream(tokens=tokens, mask=jnp.ones(tokens.shape[:2], bool)),)
 
 
-def _apply(variables, x_t, t, context):
+def _apply(variables, x_t, t, context, rngs=None):
   """A denoiser of three parameters: a x_t + b t / 1000 + c (kept token's sum)."""
+  del rngs
   p = variables["params"]
   (stream,) = context
   token = jnp.where(stream.mask[..., None], stream.tokens, 0).sum((1, 2))
@@ -117,6 +118,21 @@ def test_the_gradient_norm_is_that_of_the_update(objective, batch):
   old, new, metrics = _update(objective, batch)
   change = [(old.params[name] - new.params[name]) / 0.1 for name in old.params]
   np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(change), rtol=1e-4)
+
+
+def test_train_step_alone_drops_activations(objective, batch):
+  keys = []
+
+  def apply_fn(*inputs, rngs=None):
+    keys.append(rngs)
+    return _apply(*inputs)
+
+  denoiser = dataclasses.replace(objective.denoiser, apply_fn=apply_fn)
+  objective = dataclasses.replace(objective, denoiser=denoiser)
+  old, _, _ = _update(objective, batch)
+  assert [set(rngs) for rngs in keys] == [{"dropout"}]
+  step_lib.validation_step(objective, old.params, batch, seed=0)
+  assert keys[1:] == [None, None]
 
 
 def test_a_stream_that_is_always_dropped_teaches_nothing(objective, batch):

@@ -47,6 +47,7 @@ class DiT(nn.Module):
     swiglu: gate the MLP's hidden units (Shazeer 2020, 2002.05202) instead of GELU.
     qk_norm: normalise queries and keys per head (Henry et al. 2020, 2010.04245). This
       bounds attention logits in 16 bits and at high learning rates.
+    dropout: rate of the MLPs' hidden units while training.
     pooled: add a projection of the context's mean to the time's vector.
     context_streams: the context's streams; may be empty.
     remat: recompute activations in the backward pass, to save memory.
@@ -63,6 +64,7 @@ class DiT(nn.Module):
   positions: str = "rotary"
   swiglu: bool = False
   qk_norm: bool = False
+  dropout: float = 0.0
   pooled: bool = True
   context_streams: tuple[StreamSpec, ...] = ()
   remat: bool = False
@@ -141,6 +143,7 @@ class DiT(nn.Module):
       cross=self.context_mode == "cross",
       swiglu=self.swiglu,
       qk_norm=self.qk_norm,
+      dropout=self.dropout,
       dtype=self.dtype,
     )
 

@@ -39,6 +39,7 @@ class Style:
   residual_balance: float
   attention_balance: float
   query_positions: bool
+  dropout: float
   remat: bool
   dtype: jnp.dtype
 
@@ -79,7 +80,9 @@ class Block(nn.Module):
     y = linear("conv_res0", layers.silu(x), (3, 3))
     gain = self.param("emb_gain", nn.initializers.zeros, ())
     scale = 1 + gain.astype(y.dtype) * linear("emb_linear", vector, ())
-    y = linear("conv_res1", layers.silu(y * scale[:, None, None]), (3, 3))
+    y = layers.silu(y * scale[:, None, None])
+    y = network.dropped(self, self.style.dropout, y)
+    y = linear("conv_res1", y, (3, 3))
     x = layers.mix(widened(x), y, self.style.residual_balance)
     if self.num_heads:
       x = self._attended(x, context)
@@ -121,6 +124,7 @@ class EDM2(network.LevelFeatures, nn.Module):
     residual_balance: share of a block's convolutions in its output.
     attention_balance: share of an attention in its output.
     skip_balance: share of a skip in the joined output.
+    dropout: rate between the convolutions of a block while training.
     remat: recompute activations in the backward pass, to save memory.
     feature_layer: the level, from 0, whose output on the way down is sown as features;
       the number of levels for the middle.
@@ -138,6 +142,7 @@ class EDM2(network.LevelFeatures, nn.Module):
   residual_balance: float = 0.3
   attention_balance: float = 0.3
   skip_balance: float = 0.5
+  dropout: float = 0.0
   remat: bool = False
   feature_layer: int | None = None
   dtype: jnp.dtype = jnp.float32

@@ -62,6 +62,7 @@ class UNet(network.LevelFeatures, nn.Module):
     skip_scale: factor on the output of every residual block and transformer.
     norm_groups: groups of every normalisation; divides every level's channels.
     zero_init: start each residual branch and the output at zero.
+    dropout: rate in the resnets while training.
     remat: recompute activations in the backward pass, to save memory.
     feature_layer: the down block, from 0, whose output is sown as features; the number
       of levels for the middle block.
@@ -85,6 +86,7 @@ class UNet(network.LevelFeatures, nn.Module):
   skip_scale: float = 1.0
   norm_groups: int = 32
   zero_init: bool = True
+  dropout: float = 0.0
   remat: bool = False
   feature_layer: int | None = None
   dtype: jnp.dtype = jnp.float32
