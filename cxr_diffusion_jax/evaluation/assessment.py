@@ -25,7 +25,7 @@ from cxr_diffusion_jax.evaluation.metric import Metric
 from cxr_diffusion_jax.evaluation.metrics import condition_diversity, fidelity, privacy
 
 # Increased when the same images give different figures: saved ones are remeasured.
-FORMAT = 2
+FORMAT = 3
 
 # Pairs of generated and training images that are kept for pictures.
 NUM_PAIRS = 16
@@ -104,7 +104,10 @@ def floors(
   of_conditions = image_set.groups(context.conditions)
   features = {name: sets["conditions"] for name, sets in context.features.items()}
   label = "fidelity of real images"
-  rows = _of_features(context, features, of_conditions, metrics, progress, label)
+  patients = _known_patients(context.conditions)
+  rows = _of_features(
+    context, features, of_conditions, patients, metrics, progress, label
+  )
   return [dataclasses.replace(one, of="real") for one in rows]
 
 
@@ -124,14 +127,28 @@ def _fidelity(
   }
   features = {name: values[rows] for name, values in generated.features.items()}
   label = f"fidelity of {generated.images.name}"
-  figures = _of_features(context, features, groups, metrics, progress, label)
+  patients = _known_patients(generated.images)
+  figures = _of_features(
+    context,
+    features,
+    groups,
+    None if patients is None else patients[rows],
+    metrics,
+    progress,
+    label,
+  )
   return Assessment(measurements=figures)
+
+
+def _known_patients(images: ImageSet) -> np.ndarray | None:
+  return images.patients if "patient" in images.labels else None
 
 
 def _of_features(
   context: EvalContext,
   features: Mapping[str, np.ndarray],
   groups: Mapping[str, np.ndarray],
+  patients: np.ndarray | None,
   metrics: Sequence[Metric],
   progress: types.Progress,
   label: str,
@@ -150,6 +167,8 @@ def _of_features(
       extractor=extractor,
       groups=shared,
       metrics=metrics,
+      real_patients=_known_patients(context.reference),
+      patients=patients,
     )
     progress(label, number + 1, len(context.extractors))
   return measurements
@@ -176,6 +195,7 @@ def _diversity(context: EvalContext, generated: GeneratedSet, *_: object) -> Ass
       real=context.reference,
       real_features=context.features[extractor.name]["reference"],
       extractor=extractor,
+      patients=generated.images.patients[: len(images)],
     )
 
   figures = judges_lib.attempt("ms_ssim", measure, num=len(generated.images))
@@ -250,7 +270,10 @@ def _fingerprint(
 def _read(path: pathlib.Path) -> Assessment:
   values = artifacts.read_json(path)
   return Assessment(
-    measurements=[Measurement(**one) for one in values["measurements"]],
+    measurements=[
+      Measurement(**one | {"deviations": tuple(one["deviations"])})
+      for one in values["measurements"]
+    ],
     nearest=[tuple(pair) for pair in values["nearest"]],
     copies=[tuple(pair) for pair in values["copies"]],
   )

@@ -10,6 +10,8 @@ import dataclasses
 import math
 from typing import TypedDict
 
+from cxr_diffusion_jax import artifacts
+
 # Raised when a field changes its meaning; readers refuse others.
 SCHEMA = 1
 
@@ -35,10 +37,14 @@ class Fields(TypedDict, total=False):
   low: float | None
   high: float | None
   num_real: int
+  patients: int
+  real_patients: int
   judge: str
   standin: bool
   group: str
   of: str
+  deviations: tuple[float, ...]
+  degrees: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,11 @@ class Measurement:
   Attributes:
     reason: why there is no value; "" where there is one.
     num_real: real images that they were compared with; 0 for none.
+    patients: of the images, and of those that they were compared with; 0 where they
+      are not known, and each image counts as a patient.
+    deviations: of the figure of each half of the patients, see `statistics`; empty for
+      no interval.
+    degrees: of freedom of the standard error; 0 without one.
     judge: the network that scored them and its layer, such as "rad_dino, class token
       after the norm"; "" for pixels.
     group: "all", or a part of the images: "finding: Effusion", "sex: F", "age: 40-59",
@@ -64,11 +75,17 @@ class Measurement:
   low: float | None = None
   high: float | None = None
   num_real: int = 0
+  patients: int = 0
+  real_patients: int = 0
   judge: str = ""
   standin: bool = False
   group: str = "all"
   of: str = "generated"
   better: str = ""
+  deviations: tuple[float, ...] = dataclasses.field(
+    default=(), compare=False, repr=False
+  )
+  degrees: int = 0
 
   def __post_init__(self):
     if self.subject not in SUBJECTS:
@@ -83,6 +100,13 @@ class Measurement:
   def key(self) -> Key:
     """Identifies the same figure of other images."""
     return self.subject, self.metric, self.judge, self.group
+
+  @property
+  def facts(self) -> artifacts.Json:
+    """All fields but the deviations, for files that people read."""
+    facts = dataclasses.asdict(self)
+    del facts["deviations"]
+    return facts
 
   @property
   def text(self) -> str:

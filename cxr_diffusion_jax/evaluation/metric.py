@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Unpack
 
 from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.evaluation.measurement import SUBJECTS, Fields, Measurement
+from cxr_diffusion_jax.evaluation.statistics import Estimate, Influences
 
 if TYPE_CHECKING:
   from cxr_diffusion_jax.evaluation.metrics.fidelity import FeaturePair
-  from cxr_diffusion_jax.evaluation.statistics import Influences
 
 ALL = "all"
 
@@ -38,8 +38,8 @@ class Metric:
     minimum_n: minimum number of images of each set; with fewer it is undefined.
     paired: whether generated image i is compared with the real image of condition i.
     fn: of fidelity: features of both sets -> the figure, with the influence of each
-      image where an interval is wanted. None for figures that a judge measures
-      together with others.
+      image or deviations over patients where an interval is wanted. None for figures
+      that a judge measures together with others.
   """
 
   name: str
@@ -50,24 +50,22 @@ class Metric:
   bounds: tuple[float, float] = (-math.inf, math.inf)
   minimum_n: int = 1
   paired: bool = False
-  fn: "Callable[[FeaturePair], Influences | float] | None" = None
+  fn: "Callable[[FeaturePair], Influences | Estimate | float] | None" = None
 
   def __post_init__(self):
     if not self.title:
       object.__setattr__(self, "title", title_of(self.name))
 
-  def measurement(self, *parts: Fields, **fields: Unpack[Fields]) -> Measurement:
+  def measurement(
+    self, *parts: Fields | Estimate, **fields: Unpack[Fields]
+  ) -> Measurement:
     """A measurement of this figure; later fields replace earlier ones."""
     merged = Fields()
     for part in (*parts, fields):
-      merged |= part
+      merged |= part.fields(self.bounds) if isinstance(part, Estimate) else part
     return Measurement(
       subject=self.subject, metric=self.name, better=self.direction, **merged
     )
-
-  def clip(self, low: float, high: float) -> tuple[float, float]:
-    """The part of an interval that is within the bounds."""
-    return max(low, self.bounds[0]), min(high, self.bounds[1])
 
 
 def title_of(name: str) -> str:

@@ -1,41 +1,40 @@
-"""Intervals: the bootstrap over groups of images, and influences of single images.
+"""Estimates and their intervals over patients: random halves and their complements.
 
-groups [n] -> drawn whole, with replacement -> weights [r n] -> [r] -> 2.5, 97.5 %
-influences u [n], v [m] -> variance = sum u_i^2 / n^2 + sum v_j^2 / m^2
-  -> value +- t x standard error
+signs s [256 g]: whether half h holds patient g: 128 bits of SHA-256 of g's name; then
+the complements, -s
+  replicate  r(s) = figure(images of half s, counted twice)
+  deviation  d_h = (r(s_h) - r(-s_h)) / 2, of 128 pairs
+  variance   g / (g - 1) mean d^2, t of g - 1 degrees of freedom
 
-Bootstrap: Davison and Hinkley 1997, section 3.8. Images of one patient resemble each
-other, so single images would give too narrow an interval. The influence of an image is
-how fast a figure rises with the image's weight (Hampel 1974; Efron and Tibshirani 1993,
-chapter 21): what a bootstrap converges to, without replicates, in which copies shrink
-covariances and distances between neighbours. t is of Student's distribution with the
-degrees of freedom of Satterthwaite 1946. `pooling` adds the variance of seeds.
+Images of one patient resemble each other, so patients are drawn, not images. Of a mean,
+d = sum_g s_g U_g / n with U_g the sum over the images of g, and the variance is that of
+sums over clusters, g / (g - 1) sum U_g^2 / n^2 (Liang and Zeger 1986). Half samples
+(McCarthy 1969, "Pseudo-replication: half samples"; the estimator by differences) hold
+for quantiles and nearest neighbours too (Shao and Wu 1989), where a jackknife does not.
+Halves depend on names alone, so that the difference of two figures of the same patients
+has the difference of their deviations, whatever the figures are.
+
+The influence of an image is how fast a figure rises with the image's weight (Hampel
+1974). Shares, as Wilson 1927, for as many images as would have this variance.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import functools
+import hashlib
 
 import numpy as np
 from scipy import special
 
 from cxr_diffusion_jax.evaluation.measurement import Fields
 
-# Replicates that are computed at once: n weights are in memory for each.
+# Pairs of a half and its complement.
+NUM_PAIRS = 128
+
+# Halves that are computed at once: n weights are in memory for each.
 _BLOCK = 64
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-  """A figure and its 95 % interval."""
-
-  value: float
-  low: float
-  high: float
-
-  @property
-  def fields(self) -> Fields:
-    """As fields of a measurement."""
-    return Fields(value=self.value, low=self.low, high=self.high)
+LEVEL = 0.95
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,61 +42,118 @@ class Influences:
   """A figure of two sets of images, and the influence of each image."""
 
   value: float
-  of_generated: np.ndarray  # [n], of mean 0
-  of_real: np.ndarray  # [m], of mean 0
-  share: bool = False  # whether the figure is a share of images, in [0, 1]
+  of_generated: np.ndarray  # [n]
+  of_real: np.ndarray  # [m]
 
 
-def influences(
-  value: float, of_generated: np.ndarray, of_real: np.ndarray, *, share: bool = False
-) -> Influences:
-  """`Influences` with the means taken out."""
-  return Influences(
-    value=float(value),
-    of_generated=of_generated - of_generated.mean(),
-    of_real=of_real - of_real.mean(),
-    share=share,
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Estimate:
+  """A figure and its deviations.
+
+  Attributes:
+    deviations: [128] of the figure of halves of the patients; empty for unknown.
+    patients: number of patients of the smallest sample.
+  """
+
+  value: float
+  deviations: np.ndarray
+  patients: int
+
+  def fields(self, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Fields:
+    """As fields of a measurement of a figure with these bounds."""
+    fields = Fields(value=self.value)
+    known = len(self.deviations) > 0 and np.isfinite(self.deviations).all()
+    if known and self.patients > 1:
+      degrees, error = self.patients - 1, standard_error(self.deviations)
+      low, high = interval(self.value, error, degrees, bounds)
+      kept = tuple(float(f"{one:.5g}") for one in self.deviations)
+      fields |= Fields(low=low, high=high, deviations=kept, degrees=degrees)
+    return fields
+
+
+def signs(patients: np.ndarray) -> np.ndarray:
+  """[256 n] int8: 1 where the half holds the image's patient, else -1."""
+  names, places = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+  halves = _signs(tuple(names.tolist()))[:, places]
+  return np.concatenate([halves, -halves])
+
+
+def standard_error(deviations: np.ndarray) -> float:
+  """The standard error of the figure with these deviations, over patients."""
+  return float(np.sqrt(np.mean(np.square(deviations))))
+
+
+def linear(value: float, *parts: tuple[np.ndarray, np.ndarray]) -> Estimate:
+  """A figure from influences [n] of images and their patients [n], of each sample."""
+  total, variance, fewest = np.zeros(NUM_PAIRS), 0.0, np.inf
+  for influences, patients in parts:
+    names, places = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    sums = np.bincount(places, weights=influences - influences.mean())
+    scale = _correction(len(names)) / len(influences)
+    total += scale * (_signs(tuple(names.tolist())) @ sums)
+    variance += scale**2 * (sums @ sums)
+    fewest = min(fewest, len(names))
+  # Few halves: their mean square is the variance but for the rounding of chance.
+  spread = standard_error(total)
+  if spread:
+    total *= np.sqrt(variance) / spread
+  return Estimate(value=float(value), deviations=total, patients=int(fewest))
 
 
 def estimate(
-  figure_fn: Callable[..., np.ndarray],
-  groups: Sequence[np.ndarray],
-  *,
-  num_replicates: int = 1000,
-  seed: int = 0,
+  figure_fn: Callable[..., np.ndarray], *patients: np.ndarray, fewest: int | None = None
 ) -> Estimate:
-  """A figure of samples of images, with its bootstrap interval.
+  """A figure of samples of images, such as a quantile or an AUROC.
 
   Args:
     figure_fn: (weights [r n] of the first sample, ... of the second, ...) -> [r]; a
-      weight is how often an image counts.
-    groups: one [n] for each sample; images with the same name are drawn together.
+      weight is how often an image counts. NaN where it is undefined.
+    patients: [n] names, one array for each sample.
+    fewest: patients that the figure depends on; those of the smallest sample if None.
   """
-  generator = np.random.default_rng(seed)
-  replicates = [
-    figure_fn(*(weights(names, count, generator) for names in groups))
-    for count in blocks(num_replicates)
-  ]
-  low, high = np.percentile(np.concatenate(replicates), (2.5, 97.5))
-  value = figure_fn(*(np.ones((1, len(names))) for names in groups))[0]
-  return Estimate(value=float(value), low=float(low), high=float(high))
+  value, deviations = estimates(figure_fn, *patients)
+  fewest = fewest or min(len(np.unique(names)) for names in patients)
+  return Estimate(value=float(value), deviations=deviations, patients=fewest)
 
 
-def blocks(num_replicates: int) -> Iterator[int]:
-  """Yields how many replicates to compute at once."""
-  for first in range(0, num_replicates, _BLOCK):
-    yield min(_BLOCK, num_replicates - first)
+def estimates(
+  figure_fn: Callable[..., np.ndarray], *patients: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Figures [...] and deviations [128 ...] of a `figure_fn` that returns [r ...].
+
+  A column has NaN deviations where it is undefined in more than half of the halves.
+  """
+  of_samples = [signs(names) for names in patients]
+  fewest = min(len(np.unique(names)) for names in patients)
+  # A half of few patients may be empty, where figures divide by nothing.
+  with np.errstate(divide="ignore", invalid="ignore"):
+    replicates = np.concatenate([
+      figure_fn(*(1.0 + part[first : first + _BLOCK] for part in of_samples))
+      for first in range(0, 2 * NUM_PAIRS, _BLOCK)
+    ])  # fmt: skip
+  empty = np.any([(part < 0).all(axis=1) for part in of_samples], axis=0)
+  replicates[empty] = np.nan
+  value = figure_fn(*(np.ones((1, len(names))) for names in patients))[0]
+  return value, _correction(fewest) * deviations_of(replicates, *patients)
 
 
-def weights(
-  groups: np.ndarray, count: int, generator: np.random.Generator
-) -> np.ndarray:
-  """How often each of n images counts in each of `count` samples of groups: [r n]."""
-  names, places = np.unique(groups, return_inverse=True)
-  share = np.full(len(names), 1 / len(names))
-  drawn = generator.multinomial(len(names), share, size=count)
-  return drawn[:, places].astype(np.float64)
+def deviations_of(replicates: np.ndarray, *patients: np.ndarray) -> np.ndarray:
+  """[128 ...] of replicates [256 ...] of halves and of their complements.
+
+  Halves of few patients differ in size, and figures of neighbours depend on it: what a
+  line through the sizes explains is removed. Undefined replicates deviate as others do;
+  NaN where more than half of them are undefined.
+  """
+  first, second = np.split(replicates, 2)
+  odd = (first - second) / 2
+  known = np.isfinite(odd)
+  share = known.mean(axis=0)
+  odd = np.where(known, odd, 0)
+  names = [np.unique(np.asarray(of_sample).astype(str)) for of_sample in patients]
+  sizes = np.stack([_signs(tuple(x.tolist())).sum(axis=1) for x in names], axis=1)
+  flat = odd.reshape(len(odd), -1)
+  odd = (flat - sizes @ (np.linalg.pinv(sizes) @ flat)).reshape(odd.shape)
+  return odd / np.sqrt(np.where(2 * share >= 1, share, np.nan))
 
 
 def mean_fn(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -106,25 +162,21 @@ def mean_fn(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def means_of_chosen(
-  values: np.ndarray, chosen: np.ndarray, num_replicates: int
-) -> list[Fields]:
-  """The mean of the columns' means, then these means, with intervals.
+  values: np.ndarray, chosen: np.ndarray, patients: np.ndarray
+) -> list[Estimate]:
+  """The mean of the columns' means, then these means.
 
   Args:
     values: [n k].
     chosen: [n k] bool, the images that the mean of a column is over, at least one.
-    num_replicates: of the bootstrap over images.
   """
-  n, generator = len(values), np.random.default_rng(0)
-  whole = _means(values, chosen, np.ones((1, n)))[0]
-  replicates = np.concatenate([
-    _means(values, chosen, weights(np.arange(n), count, generator))
-    for count in blocks(num_replicates)
-  ])  # fmt: skip
-  low, high = np.nanpercentile(replicates, (2.5, 97.5), axis=0)
+  whole, deviations = estimates(
+    lambda weights: _means(values, chosen, weights), patients
+  )
+  fewest = len(np.unique(patients))
   return [
-    Fields(value=float(value), low=float(a), high=float(b))
-    for value, a, b in zip(whole, low, high, strict=True)
+    Estimate(value=float(value), deviations=of_column, patients=fewest)
+    for value, of_column in zip(whole, deviations.T, strict=True)
   ]
 
 
@@ -137,22 +189,51 @@ def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarra
   return values[order][missing.sum(axis=1)]
 
 
-def interval(figure: Influences) -> tuple[float, float]:
-  """The 95 % interval of a figure of independent images; of a share, within [0, 1]."""
-  parts = [
-    (float(u @ u) / (len(u) * max(len(u) - 1, 1)), max(len(u) - 1, 1))
-    for u in (figure.of_generated, figure.of_real)
-  ]
-  variance = sum(part for part, _ in parts)
-  t = 0.0
-  if variance:
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    t = float(special.stdtrit(freedom, 0.975))
-  if figure.share:
-    num = min(len(figure.of_generated), len(figure.of_real))
-    return _wilson(figure.value, variance, t, num)
-  half = t * np.sqrt(variance)
-  return figure.value - half, figure.value + half
+def interval(
+  value: float,
+  error: float,
+  degrees: float,
+  bounds: tuple[float, float] = (-np.inf, np.inf),
+  level: float = LEVEL,
+) -> tuple[float, float]:
+  """The interval of a figure with this standard error and degrees of freedom.
+
+  Of a figure in [0, 1], Wilson's, which has a width where the standard error is 0: all
+  of 50 images do not prove it for all images.
+  """
+  t = quantile_of_t(degrees, level)
+  if bounds == (0.0, 1.0):
+    return _wilson(value, error**2, t, int(min(degrees + 1, 1e9)))
+  return max(bounds[0], value - t * error), min(bounds[1], value + t * error)
+
+
+def satterthwaite(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+  """Sum of variances, and its degrees of freedom, of (variance, degrees) of each part.
+
+  Satterthwaite 1946; infinite where there is no variance.
+  """
+  variance = float(sum(part for part, _ in parts))
+  shares = sum(part**2 / degrees for part, degrees in parts if np.isfinite(degrees))
+  return variance, float(variance**2 / shares) if shares > 0 else np.inf
+
+
+def quantile_of_t(degrees: float, level: float = LEVEL) -> float:
+  """The half-width, in standard errors, of an interval of this level."""
+  if np.isinf(degrees):
+    return float(special.ndtri(0.5 + level / 2))
+  return float(special.stdtrit(degrees, 0.5 + level / 2))
+
+
+def _correction(num_patients: int) -> float:
+  return np.sqrt(num_patients / (num_patients - 1)) if num_patients > 1 else 1.0
+
+
+@functools.lru_cache(maxsize=8)
+def _signs(names: tuple[str, ...]) -> np.ndarray:
+  """[128 g], of the first halves of the pairs."""
+  digests = b"".join(hashlib.sha256(name.encode()).digest() for name in names)
+  bits = np.unpackbits(np.frombuffer(digests, np.uint8).reshape(len(names), -1), axis=1)
+  return 2 * bits.T[:NUM_PAIRS].astype(np.int8) - 1
 
 
 def _means(values: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -166,15 +247,11 @@ def _means(values: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def _wilson(share: float, variance: float, t: float, num: int) -> tuple[float, float]:
-  """Wilson 1927's interval, for as many images as would have this variance.
-
-  It has a width where the standard error is 0: all of 50 images do not prove it for all
-  images.
-  """
-  t = t or float(special.ndtri(0.975))
+  """Wilson 1927's interval; of `num` images where the variance is 0."""
   spread = share * (1 - share)
-  count = min(spread / variance, num) if variance and spread else num
+  count = spread / variance if variance and spread > 0 else num
   middle = (share + t**2 / (2 * count)) / (1 + t**2 / count)
-  reach = t * np.sqrt(spread / count + t**2 / (4 * count**2)) / (1 + t**2 / count)
+  reach = t * np.sqrt(max(spread, 0) / count + t**2 / (4 * count**2))
+  reach /= 1 + t**2 / count
   # Rounding may leave an end inside the share.
   return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))

@@ -144,7 +144,6 @@ def _figures(
     _set("generated", images, NUM),
     reference,
     conditioning=real,
-    num_replicates=10,
   )
   # Image i is of condition i modulo the number of conditions.
   by_condition = np.arange(NUM).reshape(-1, NUM_CONDITIONS).T
@@ -155,13 +154,12 @@ def _figures(
     real_features=real,
     extractor=judge,
     num_pairs=64,
-    num_replicates=10,
   )
   found = {(x.metric, x.of, x.group): x.value for x in (*report.measurements, *within)}
   table = fidelity.measure(real, features, extractor=judge)
   printed = {row.metric: row.value for row in table}
   scores = judge.scores(images)
-  judged = adherence.measure(scores, asked, np.zeros(3), num_replicates=10)
+  judged = adherence.measure(scores, asked, np.zeros(3))
   figures = (
     *(
       printed[name]

@@ -1,4 +1,4 @@
-"""Bootstraps and intervals against closed forms, Student's and Wilson's intervals."""
+"""Halves and intervals against closed forms, Student's and Wilson's intervals."""
 
 import numpy as np
 import pytest
@@ -11,26 +11,52 @@ def _mean(values: np.ndarray):
   return lambda weights: weights @ values / weights.sum(axis=1)
 
 
-def test_weights_draw_groups_together():
-  groups = np.array(["b", "a", "b", "c"])
-  drawn = statistics.weights(groups, 500, np.random.default_rng(0))
-  np.testing.assert_array_equal(drawn[:, 0], drawn[:, 2])
-  np.testing.assert_array_equal(drawn[:, [0, 1, 3]].sum(axis=1), 3)
-  np.testing.assert_allclose(drawn.mean(axis=0), 1, atol=0.15)
+def _ends(estimate, bounds=(-np.inf, np.inf)):
+  fields = estimate.fields(bounds)
+  return fields["low"], fields["high"]
 
 
-def test_estimate_interval_depends_on_the_number_of_groups():
+def test_halves_hold_whole_patients_and_depend_on_names_alone():
+  signs = statistics.signs(np.array(["b", "a", "b", "c"]))
+  assert signs.shape == (2 * statistics.NUM_PAIRS, 4)
+  np.testing.assert_array_equal(signs[:, 0], signs[:, 2])
+  np.testing.assert_array_equal(signs[: statistics.NUM_PAIRS], -signs[128:])
+  np.testing.assert_array_equal(signs[:, [1]], statistics.signs(np.array(["a"])))
+  many = statistics.signs(np.arange(2000))
+  assert abs(many.mean(axis=1)).max() < 0.1
+  assert abs(np.corrcoef(many[:128, :100].T) - np.eye(100)).max() < 0.5
+
+
+def test_interval_depends_on_the_number_of_patients():
   rng = np.random.default_rng(0)
   values = np.repeat(rng.standard_normal(100), 4)
-  alone = statistics.estimate(_mean(values), [np.arange(400)])
-  together = statistics.estimate(_mean(values), [np.repeat(np.arange(100), 4)])
-  assert alone.value == together.value == pytest.approx(values.mean())
-  # Standard errors of 400 and of 100 normal values, twice 1.96 of them.
-  assert alone.high - alone.low == pytest.approx(3.92 * values.std() / 20, rel=0.1)
-  wide = together.high - together.low
-  assert wide == pytest.approx(3.92 * values.std() / 10, rel=0.1)
-  again = statistics.estimate(_mean(values), [np.repeat(np.arange(100), 4)])
-  assert again == together
+  for patients, count in ((np.arange(400), 400), (np.repeat(np.arange(100), 4), 100)):
+    exact = statistics.linear(values.mean(), (values, patients))
+    error = statistics.standard_error(exact.deviations)
+    assert error == pytest.approx(values.std() / np.sqrt(count - 1), rel=1e-9)
+    by_halves = statistics.estimate(_mean(values), patients)
+    assert by_halves.value == pytest.approx(exact.value)
+    error_by_halves = statistics.standard_error(by_halves.deviations)
+    assert error_by_halves == pytest.approx(error, rel=0.15)
+    # The same halves: the two agree draw by draw, not in their size alone.
+    corr = np.corrcoef(exact.deviations, by_halves.deviations)[0, 1]
+    assert corr > 0.98
+
+
+def test_replicates_without_a_value_do_not_narrow_the_interval():
+  rng = np.random.default_rng(0)
+  replicates = rng.standard_normal(256)
+  missing = np.where(np.arange(256) % 128 < 40, np.nan, replicates)
+  names = np.arange(50)
+  full, part = (statistics.deviations_of(x, names) for x in (replicates, missing))
+  assert statistics.standard_error(part) == pytest.approx(
+    statistics.standard_error(full), rel=0.3
+  )
+  few = np.where(np.arange(256) % 128 < 90, np.nan, replicates)
+  undefined = statistics.Estimate(
+    value=1.0, deviations=statistics.deviations_of(few, names), patients=50
+  )
+  assert "low" not in undefined.fields()
 
 
 def test_quantile_counts_weights():
@@ -43,38 +69,42 @@ def test_quantile_counts_weights():
   assert statistics.quantile(many, np.ones((1, 100)), 0.01).tolist() == [1]
 
 
-def _influences(values: np.ndarray, *, share: bool = False) -> statistics.Influences:
-  """A mean of generated images, whose influences are their deviations."""
-  return statistics.Influences(
-    value=float(values.mean()),
-    of_generated=values - values.mean(),
-    of_real=np.zeros(len(values)),
-    share=share,
-  )
-
-
 def test_interval_of_a_mean_is_students():
   values = np.random.default_rng(0).standard_normal(8)
   expected = stats.t.interval(0.95, 7, values.mean(), stats.sem(values))
-  np.testing.assert_allclose(
-    statistics.interval(_influences(values)), expected, rtol=1e-9
-  )
+  made = statistics.linear(values.mean(), (values, np.arange(8)))
+  np.testing.assert_allclose(_ends(made), expected, rtol=1e-9)
 
 
-def test_interval_of_two_sets_has_satterthwaites_freedom():
+def test_interval_of_two_sets_adds_their_variances():
   rng = np.random.default_rng(1)
   x, y = rng.standard_normal(6), 3 * rng.standard_normal(9)
-  estimate = statistics.Influences(
-    value=x.mean() - y.mean(), of_generated=x - x.mean(), of_real=y - y.mean()
-  )
+  value = x.mean() - y.mean()
+  made = statistics.linear(value, (x, np.arange(6)), (y, np.arange(6, 15)))
+  error = np.hypot(stats.sem(x), stats.sem(y))
+  # Fewer degrees than Satterthwaite's: those of the smaller set.
+  reach = stats.t.ppf(0.975, 5) * error
+  np.testing.assert_allclose(_ends(made), (value - reach, value + reach), rtol=1e-9)
+
+
+def test_satterthwaites_degrees_are_those_of_welch():
+  rng = np.random.default_rng(1)
+  x, y = rng.standard_normal(6), 3 * rng.standard_normal(9)
+  parts = [(stats.sem(x) ** 2, 5), (stats.sem(y) ** 2, 8)]
+  variance, degrees = statistics.satterthwaite(parts)
+  ends = statistics.interval(x.mean() - y.mean(), variance**0.5, degrees)
   expected = stats.ttest_ind(x, y, equal_var=False).confidence_interval(0.95)
-  np.testing.assert_allclose(statistics.interval(estimate), expected, rtol=1e-9)
+  np.testing.assert_allclose(ends, expected, rtol=1e-9)
 
 
 def test_interval_of_a_share_is_wilsons():
-  low, high = statistics.interval(_influences(np.ones(50), share=True))
+  low, high = statistics.interval(1.0, 0.0, np.inf, (0.0, 1.0))
+  assert low > 0.99
+  low, high = statistics.interval(1.0, 0.0, 49, (0.0, 1.0))
   expected = stats.binomtest(50, 50).proportion_ci(method="wilson")
-  assert (low, high) == pytest.approx((expected.low, 1), rel=1e-9)
-  low, high = statistics.interval(_influences(np.arange(200) < 40, share=True))
-  expected = stats.binomtest(40, 200).proportion_ci(method="wilson")
-  assert (low, high) == pytest.approx((expected.low, expected.high), abs=2e-3)
+  assert (low, high) == pytest.approx((expected.low, 1), abs=5e-3)
+  share = np.arange(2000) < 400
+  made = statistics.linear(share.mean(), (share, np.arange(2000)))
+  low, high = _ends(made, (0.0, 1.0))
+  expected = stats.binomtest(400, 2000).proportion_ci(method="wilson")
+  assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-3)

@@ -40,6 +40,18 @@ class ImageSet:
   def __len__(self) -> int:
     return len(self.ids)
 
+  @property
+  def patients(self) -> np.ndarray:
+    """Names [n] of patients; each image is one where they are not known."""
+    if "patient" in self.labels:
+      return np.asarray(self.labels["patient"]).astype(str)
+    return np.array([f"{self.name}, image {name}" for name in self.ids])
+
+  @property
+  def num_patients(self) -> int:
+    """How many patients; 0 where they are not known."""
+    return len(np.unique(self.patients)) if "patient" in self.labels else 0
+
   def take(self, rows: Sequence[int] | np.ndarray, name: str = "") -> "ImageSet":
     """The images at these rows."""
     rows = np.asarray(rows, np.int64)

@@ -60,14 +60,19 @@ class Verdict:
 
   Attributes:
     best: paths that no other is significantly better than; a single name is a winner.
-    differences: (path, low, high): the 95 % interval of its figure minus that of the
-      first in the ranking, over the same conditions and seeds; one each but the first.
+    differences: (path, low, high): the interval of its figure minus that of the first
+      in the ranking, over the same conditions and seeds; one each but the first. All
+      differences of all pairs hold together in 95 % of comparisons.
+    unranked: path -> why the figure does not rank it, such as its own encoder's judge.
+    primary: whether it was named before the run; all others are exploratory.
   """
 
   key: Key
   ranking: Sequence[str]
   best: Sequence[str]
   differences: Sequence[tuple[str, float, float]]
+  unranked: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  primary: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,16 +112,23 @@ def write_metrics(compared: Comparison, folder: pathlib.Path) -> None:
           run: {tag: values[-1] for tag, (_, values) in of_run.items()}
           for run, of_run in result.losses.items()
         },
-        "measurements": [dataclasses.asdict(one) for one in result.measurements],
-        "sweep": [dataclasses.asdict(point) for point in result.sweep],
+        "measurements": [one.facts for one in result.measurements],
+        "sweep": [
+          {
+            "guidance": point.guidance,
+            "fidelity": point.fidelity.facts,
+            "adherence": point.adherence.facts,
+          }
+          for point in result.sweep
+        ],
         "label_efficiency": [
-          {"fraction": fraction, "arm": arm, "auroc": dataclasses.asdict(auroc)}
+          {"fraction": fraction, "arm": arm, "auroc": auroc.facts}
           for fraction, arm, auroc in result.curve
         ],
       }
       for result in compared.paths
     },
-    "real": [dataclasses.asdict(one) for one in compared.real],
+    "real": [one.facts for one in compared.real],
     "verdicts": [dataclasses.asdict(one) for one in compared.verdicts],
   }
   artifacts.write_json(folder / "metrics.json", values)

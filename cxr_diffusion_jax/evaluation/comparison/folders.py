@@ -111,7 +111,7 @@ def _context(
 ) -> EvalContext:
   """Half of the real images, or as many as are synthetic, make the floor."""
   num = min(num_synthetic, len(rest) // 2)
-  held_out, reference = selection.choose(rest.ids, _patients(rest), num=num)
+  held_out, reference = selection.choose(rest.ids, rest.patients, num=num)
   sets = {
     "conditions": rest.take(held_out, "real, held out"),
     "reference": rest.take(reference, "real, other patients"),
@@ -203,7 +203,7 @@ def _judge(
   rest = real
   for name, share in (("train", TRAINING_SHARE), ("validation", VALIDATION_SHARE)):
     num = round(share * len(real))
-    chosen, others = selection.choose(rest.ids, _patients(rest), num=num)
+    chosen, others = selection.choose(rest.ids, rest.patients, num=num)
     parts[name], rest = rest.take(chosen), rest.take(others)
   training, validation = (
     (part.images, np.asarray(part.labels["findings"])) for part in parts.values()
@@ -212,8 +212,3 @@ def _judge(
     *training, out / "probe", validation=validation, progress=progress
   )
   return judge, rest
-
-
-def _patients(images: ImageSet) -> np.ndarray:
-  """[n]; each image is its own patient where patients are unknown."""
-  return np.asarray(images.labels.get("patient", images.ids))

@@ -145,15 +145,23 @@ def sweep(
         features,
         extractor=extractor,
         metrics=[records["frechet_distance"]],
+        real_patients=context.reference.patients,
+        patients=context.conditions.patients[: len(ids)],
       )
-      figures = adherence.measure(judge.scores(images), requested, judge.thresholds)
+      figures = adherence.measure(
+        judge.scores(images),
+        requested,
+        judge.thresholds,
+        patients=context.conditions.patients[: len(ids)],
+      )
     except errors.InputError as error:
       raise errors.InputError(
         f"a sweep of {len(ids)} images: {error}", fix="a larger --sweep_num"
       ) from error
     auroc = records["auroc"].measurement(
-      figures.macro["auroc"].fields,
+      figures.macro["auroc"],
       num=len(ids),
+      patients=distance.patients,
       judge=context.judge_name,
       standin=True,
     )

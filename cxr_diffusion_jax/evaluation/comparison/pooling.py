@@ -1,69 +1,98 @@
 """One figure of several sets of images, and which path is better than another.
 
-sets [run][seed] of a path, each with a value v and the variance w of its images:
+sets [run][seed] of a path, each with a value v and deviations d over patients:
   value     mean v
-  variance  B / R + S / (R Q) + mean w
-            B: between the R runs (training seeds), S: between the Q sampling seeds
+  variance  mean square of the mean d (the patients), and that of the means of R runs
+            (training seeds) over R, or of one run's Q sampling seeds over Q
   interval  value +- t(df) sqrt(variance), df by Satterthwaite 1946
 
-All sets are of the same conditions, so that the variance w of images does not shrink
-with the number of sets. A difference of two paths has the sum of their variances: too
-wide rather than too narrow, since their conditions are the same too.
+All sets are of the same conditions and noise. The difference of two paths has the
+difference of their deviations, so that what they share cancels. Verdicts compare all
+pairs of paths; Bonferroni's level keeps the chance of any false difference between
+equal paths below 5 % for each figure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 
 import numpy as np
-import scipy.stats
 
 from cxr_diffusion_jax.evaluation import metric as metric_lib
+from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.comparison.data import Verdict
 from cxr_diffusion_jax.evaluation.measurement import Key, Measurement
 
-LEVEL = 0.95
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Spread:
-  """A mean and its uncertainty."""
+  """A mean over sets and its uncertainty.
+
+  Attributes:
+    deviations: [128] over patients; empty where unknown.
+    degrees: of freedom of their mean square.
+    between: variance of the mean over runs or seeds, and its degrees of freedom; () of
+      a single set.
+  """
 
   value: float
-  variance: float
-  degrees: float  # of freedom of the variance; infinite where images alone vary
+  deviations: np.ndarray
+  degrees: float
+  between: tuple[tuple[float, float], ...] = ()
+
+  @property
+  def known(self) -> bool:
+    """Whether there is any interval."""
+    return len(self.deviations) > 0 or bool(self.between)
 
 
-def spread(values: np.ndarray, image_variance: np.ndarray) -> Spread:
-  """Mean and variance of the sets of one path."""
+def spread(
+  values: np.ndarray, deviations: Sequence[Sequence[float]], degrees: float
+) -> Spread:
+  """Mean and uncertainty of sets with values [runs seeds] and deviations of each."""
   runs, seeds = values.shape
-  images = float(image_variance.mean())
-  parts = [(images, np.inf)]
+  between = ()
   if runs > 1:
     # The variance between means of q seeds includes that of the seeds.
-    parts.append((values.mean(axis=1).var(ddof=1) / runs, runs - 1))
+    between = ((float(values.mean(axis=1).var(ddof=1)) / runs, runs - 1),)
   elif seeds > 1:
-    parts.append((values[0].var(ddof=1) / seeds, seeds - 1))
-  variance = float(sum(part for part, _ in parts))
-  shares = sum(part**2 / degrees for part, degrees in parts)
-  degrees = variance**2 / shares if shares > 0 else np.inf
-  return Spread(value=float(values.mean()), variance=variance, degrees=float(degrees))
-
-
-def interval(of: Spread, level: float = LEVEL) -> tuple[float, float]:
-  """The confidence interval of a figure."""
-  half = _quantile(of.degrees, level) * of.variance**0.5
-  return of.value - half, of.value + half
-
-
-def difference(a: Spread, b: Spread, level: float = LEVEL) -> tuple[float, float]:
-  """The interval of a - b."""
-  variance = a.variance + b.variance
-  shares = sum(
-    one.variance**2 / one.degrees for one in (a, b) if np.isfinite(one.degrees)
+    between = ((float(values[0].var(ddof=1)) / seeds, seeds - 1),)
+  known = all(len(one) for one in deviations)
+  return Spread(
+    value=float(values.mean()),
+    deviations=np.mean(deviations, axis=0) if known else np.zeros(0),
+    degrees=degrees,
+    between=between,
   )
-  degrees = variance**2 / shares if shares > 0 else np.inf
-  apart = Spread(value=a.value - b.value, variance=variance, degrees=degrees)
-  return interval(apart, level)
+
+
+def interval(
+  of: Spread,
+  bounds: tuple[float, float] = (-np.inf, np.inf),
+  level: float = statistics.LEVEL,
+) -> tuple[float, float]:
+  """The confidence interval of a figure."""
+  parts = list(of.between)
+  if len(of.deviations):
+    parts.append((statistics.standard_error(of.deviations) ** 2, of.degrees))
+  variance, degrees = statistics.satterthwaite(parts)
+  return statistics.interval(of.value, variance**0.5, degrees, bounds, level)
+
+
+def difference(
+  a: Spread, b: Spread, level: float = statistics.LEVEL
+) -> tuple[float, float]:
+  """The interval of a - b, of the same conditions and noise."""
+  deviations = np.zeros(0)
+  if len(a.deviations) and len(b.deviations):
+    deviations = a.deviations - b.deviations
+  apart = Spread(
+    value=a.value - b.value,
+    deviations=deviations,
+    # A mean square of 128 deviations has no more degrees than that.
+    degrees=min(a.degrees, b.degrees, statistics.NUM_PAIRS),
+    between=(*a.between, *b.between),
+  )
+  return interval(apart, level=level)
 
 
 def pool(
@@ -72,7 +101,7 @@ def pool(
   """Pools the figures of several sets of images.
 
   Returns:
-    Figures with intervals over images and seeds, in the order of the first set; and
+    Figures with intervals over patients and seeds, in the order of the first set; and
     their spreads by `Measurement.key`. A figure that is undefined in any set is
     undefined, for the same reason.
   """
@@ -86,56 +115,78 @@ def pool(
     missing = [one for one in flat if one is None or one.value is None]
     if missing:
       reason = "not measured in every set" if missing[0] is None else missing[0].reason
-      pooled.append(
-        dataclasses.replace(first, value=None, low=None, high=None, reason=reason)
-      )
+      undefined = {"value": None, "low": None, "high": None, "reason": reason}
+      pooled.append(dataclasses.replace(first, **undefined, deviations=(), degrees=0))
       continue
-    if len(flat) == 1:
-      # Its own interval may be asymmetric, and is better than one of its width.
-      pooled.append(first)
-      spreads[first.key] = spread(np.array([[first.value]]), _variance(first)[None])
-      continue
-    shape = len(figures), len(figures[0])
     defined = [one for one in flat if one is not None]
-    values = np.array([one.value for one in defined]).reshape(shape)
-    variance = np.array([_variance(one)[0] for one in defined]).reshape(shape)
-    spreads[first.key] = of = spread(values, variance)
-    low, high = interval(of)
-    bounded = of.variance > 0
-    if first.metric in records:
-      low, high = records[first.metric].clip(low, high)
+    values = np.array([one.value for one in defined])
+    spreads[first.key] = of = spread(
+      values.reshape(len(figures), -1),
+      [one.deviations for one in defined],
+      min(one.degrees for one in defined),
+    )
+    if len(flat) == 1:
+      pooled.append(first)
+      continue
+    record = records.get(first.metric)
+    low, high = interval(of, record.bounds if record else (-np.inf, np.inf))
     pooled.append(
       dataclasses.replace(
         first,
         value=of.value,
-        low=low if bounded else None,
-        high=high if bounded else None,
+        low=low if of.known else None,
+        high=high if of.known else None,
+        deviations=tuple(of.deviations.tolist()),
       )
     )
   return pooled, spreads
 
 
 def verdicts(
-  spreads: Mapping[str, Mapping[Key, Spread]], better: Mapping[Key, str]
+  spreads: Mapping[str, Mapping[Key, Spread]],
+  better: Mapping[Key, str],
+  *,
+  unranked_fn: Callable[[Key], Mapping[str, str]] = lambda key: {},
+  primary: Key | None = None,
 ) -> list[Verdict]:
   """Ranks paths by each figure; the best are those with no significantly better one.
 
-  Each path is compared with the first in the ranking, at a level that keeps the chance
-  of any false difference in one ranking at 5 % (Bonferroni).
+  Args:
+    better: key -> "lower" or "higher"; figures without a direction have no verdict.
+    unranked_fn: key -> path -> why the figure does not rank it.
+    primary: the figure that was named before the run.
   """
   results = []
   for key, side in better.items():
-    of = {path: by_key[key] for path, by_key in spreads.items() if key in by_key}
+    unranked = unranked_fn(key)
+    of = {
+      path: by_key[key]
+      for path, by_key in spreads.items()
+      if key in by_key and by_key[key].known and path not in unranked
+    }
     if len(of) < 2 or side not in ("lower", "higher"):
       continue
     sign = 1 if side == "lower" else -1
     ranking = sorted(of, key=lambda path: sign * of[path].value)
-    level = 1 - (1 - LEVEL) / (len(ranking) - 1)
-    apart = [(p, *difference(of[p], of[ranking[0]], level)) for p in ranking[1:]]
-    best = [ranking[0]] + [path for path, low, high in apart if low <= 0 <= high]
+    num_pairs = len(ranking) * (len(ranking) - 1) // 2
+    level = 1 - (1 - statistics.LEVEL) / num_pairs
+    # Of every path, the differences to those before it.
+    apart = {
+      path: [difference(of[path], of[other], level) for other in ranking[:place]]
+      for place, path in enumerate(ranking)
+    }
     results.append(
       Verdict(
-        key=key, ranking=tuple(ranking), best=tuple(best), differences=tuple(apart)
+        key=key,
+        ranking=tuple(ranking),
+        best=tuple(
+          path
+          for path, ends in apart.items()
+          if all(low <= 0 <= high for low, high in ends)
+        ),
+        differences=tuple((path, *apart[path][0]) for path in ranking[1:]),
+        unranked=dict(unranked),
+        primary=key == primary,
       )
     )
   return results
@@ -143,17 +194,3 @@ def verdicts(
 
 def _generated(one_set: Sequence[Measurement]) -> dict[Key, Measurement]:
   return {one.key: one for one in one_set if one.of == "generated"}
-
-
-def _variance(one: Measurement) -> np.ndarray:
-  """[1], over images, from the width of the interval."""
-  if one.low is None or one.high is None:
-    return np.zeros(1)
-  half = (one.high - one.low) / 2
-  return np.array([(half / scipy.stats.norm.ppf(0.5 + LEVEL / 2)) ** 2])
-
-
-def _quantile(degrees: float, level: float) -> float:
-  if np.isinf(degrees):
-    return float(scipy.stats.norm.ppf(0.5 + level / 2))
-  return float(scipy.stats.t.ppf(0.5 + level / 2, degrees))

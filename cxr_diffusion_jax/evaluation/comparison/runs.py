@@ -181,10 +181,13 @@ def _embeddings(
   if stored is not None:
     scorer = zero_shot.open_scorer(settings, elixr_models=options.elixr_models)
   if stored is not None and isinstance(scorer, zero_shot.Scorer):
-    findings = records.fields(context.split)["findings"]
+    fields = records.fields(context.split)
+    findings, patients = fields["findings"], fields["patient"]
     figures += judges_lib.attempt(
       "auroc",
-      lambda: zero_shot.measure_column(scorer, stored, context.split, findings),
+      lambda: zero_shot.measure_column(
+        scorer, stored, context.split, findings, patients
+      ),
       num=len(findings),
       judge=f"{zero_shot.JUDGE}, stored",
       of="real",

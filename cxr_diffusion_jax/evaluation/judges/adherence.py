@@ -6,8 +6,7 @@ scores [n k], requested [n k] -> per finding and macro -> [Measurement, ...]
   found              share above the threshold of images with it: sensitivity
   false alarms       share above the threshold of the others: 1 - specificity
 
-Intervals: percentiles of the bootstrap, Efron and Tibshirani 1993. All figures depend
-on the classifier; those of real images are their ceiling.
+All figures depend on the classifier; those of real images are their ceiling.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,28 +79,25 @@ METRICS = (*FIGURES, *CHANGES)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Adherence:
-  """Figures of one set of images; those of findings are NaN where undefined.
+  """Figures of one set of images.
 
   Attributes:
     num_positive: [k] int, images requested with the finding.
-    auroc: [k], undefined without positives or without negatives.
-    average_precision: [k], undefined without positives.
-    found: [k], undefined without positives or threshold.
-    false_alarms: [k], undefined without negatives or threshold.
     counted: [k] bool, findings in the macro means: enough positives, a negative and a
       threshold, so that all four means are over the same findings.
-    intervals: names as in `NAMES` -> [k 2], 95 %; NaN for findings that do not count.
+    values: names as in `NAMES` -> [k], NaN where undefined: AUROC without positives or
+      without negatives, average precision without positives, found without positives
+      or threshold, false alarms without negatives or threshold.
+    macro: names -> the mean over findings that count.
+    findings: names -> column of each finding that counts -> its figure.
   """
 
   num_images: int
   num_positive: np.ndarray
-  auroc: np.ndarray
-  average_precision: np.ndarray
-  found: np.ndarray
-  false_alarms: np.ndarray
   counted: np.ndarray
+  values: Mapping[str, np.ndarray]
   macro: Mapping[str, Estimate]
-  intervals: Mapping[str, np.ndarray]
+  findings: Mapping[str, Mapping[int, Estimate]]
 
 
 def measure(
@@ -110,8 +106,7 @@ def measure(
   thresholds: np.ndarray,
   min_positives: int = MIN_POSITIVES,
   *,
-  num_replicates: int = 1000,
-  seed: int = 0,
+  patients: np.ndarray | None = None,
 ) -> Adherence:
   """Compares a classifier's scores with the findings that were requested.
 
@@ -119,57 +114,60 @@ def measure(
     scores: [n k] finite, higher where the finding is seen.
     requested: [n k], 1 where the finding was requested or, of real images, is labelled.
     thresholds: [k], a finding is seen where its score is above; NaN for none.
-    num_replicates: bootstrap samples of n images. Several images of one condition count
-      as independent: their interval is that of these conditions.
+    patients: [n] names; None if unknown: each image counts as a patient.
 
   Returns:
-    The figures. In replicates that lack a finding, the macro mean is over the others.
+    The figures. In halves that lack a finding, the macro mean is over the others.
 
   Raises:
     errors.InputError: no finding can be counted.
   """
   scores, requested = np.asarray(scores), np.asarray(requested)
   thresholds = np.asarray(thresholds, np.float64)
-  _check(scores, requested, thresholds)
+  check(scores, requested, thresholds, min_positives)
   n, positive = len(requested), requested > 0.5
+  names = np.arange(n) if patients is None else patients
   num_positive = positive.sum(axis=0)
   enough = (num_positive >= max(1, min_positives)) & (num_positive < n)
   counted = enough & np.isfinite(thresholds)
-  if not counted.any():
-    least = max(1, min_positives)
-    raise errors.InputError(
-      f"{n} images, at most {num_positive.max(initial=0)} with the same finding",
-      f"a finding with a threshold, {least} images with it and one without",
-      "evaluate more images",
-    )
   single = _figures(scores, positive, thresholds, np.ones((1, n)))
-  values = {name: figures[0] for name, figures in single.items()}
   columns = np.flatnonzero(counted)
-  generator = np.random.default_rng(seed)
-  replicates = [
-    _figures(
-      scores[:, columns],
-      positive[:, columns],
-      thresholds[columns],
-      statistics.weights(np.arange(n), count, generator),
-    )
-    for count in statistics.blocks(num_replicates)
+
+  def figures_fn(weights: np.ndarray) -> np.ndarray:
+    chosen = scores[:, columns], positive[:, columns], thresholds[columns]
+    figures = _figures(*chosen, weights)
+    table = np.stack([figures[name] for name in NAMES], axis=1)
+    return np.concatenate([_macro(table)[..., None], table], axis=-1)
+
+  whole, deviations = statistics.estimates(figures_fn, names)
+  # A figure depends on no more patients than have the finding, or lack it.
+  fewest = [
+    min(len(np.unique(names[rows])) for rows in (positive[:, k], ~positive[:, k]))
+    for k in columns
   ]
-  macro, intervals = {}, {}
-  for name in NAMES:
-    drawn = np.concatenate([block[name] for block in replicates])
-    low, high = np.nanpercentile(_macro(drawn), (2.5, 97.5))
-    value = values[name][columns].mean()
-    macro[name] = Estimate(value=float(value), low=float(low), high=float(high))
-    intervals[name] = np.full((scores.shape[1], 2), np.nan)
-    intervals[name][columns] = np.nanpercentile(drawn, (2.5, 97.5), axis=0).T
+  estimates = {
+    name: [
+      Estimate(value=float(value), deviations=of_figure, patients=least)
+      for value, of_figure, least in zip(
+        whole[row], deviations[:, row].T, [sum(fewest), *fewest], strict=True
+      )
+    ]
+    for row, name in enumerate(NAMES)
+  }
+  num_patients = len(np.unique(names))
   return Adherence(
     num_images=n,
     num_positive=num_positive,
     counted=counted,
-    macro=macro,
-    intervals=intervals,
-    **values,
+    values={name: figures[0] for name, figures in single.items()},
+    macro={
+      name: dataclasses.replace(one[0], patients=min(one[0].patients, num_patients))
+      for name, one in estimates.items()
+    },
+    findings={
+      name: dict(zip(columns.tolist(), one[1:], strict=True))
+      for name, one in estimates.items()
+    },
   )
 
 
@@ -180,24 +178,17 @@ def to_measurements(
   common = fields | Fields(num=figures.num_images)
   measurements = []
   for record in FIGURES:
-    macro = figures.macro[record.name].fields
-    measurements.append(record.measurement(common, macro))
-    values = getattr(figures, record.name)
-    for k, name in zip(range(len(values)), names, strict=True):
-      value = float(values[k])
-      low, high = (float(bound) for bound in figures.intervals[record.name][k])
-      known = np.isfinite(value)
-      bounded = known and np.isfinite(low) and np.isfinite(high)
-      measurements.append(
-        record.measurement(
-          common,
-          group=f"finding: {name}",
+    measurements.append(record.measurement(common, figures.macro[record.name]))
+    for k, name in enumerate(names):
+      value = float(figures.values[record.name][k])
+      figure = figures.findings[record.name].get(k)
+      if figure is None:
+        known = np.isfinite(value)
+        figure = Fields(
           value=value if known else None,
           reason="" if known else _why_undefined(figures, k),
-          low=low if bounded else None,
-          high=high if bounded else None,
         )
-      )
+      measurements.append(record.measurement(common, figure, group=f"finding: {name}"))
   return measurements
 
 
@@ -213,7 +204,13 @@ def changes(images: types.Arrays, swapped: types.Arrays) -> list[Measurement]:
   ]
 
 
-def _check(scores: np.ndarray, requested: np.ndarray, thresholds: np.ndarray) -> None:
+def check(
+  scores: np.ndarray,
+  requested: np.ndarray,
+  thresholds: np.ndarray,
+  min_positives: int = MIN_POSITIVES,
+) -> None:
+  """Refuses what `measure` refuses."""
   shapes = scores.shape, requested.shape, (len(requested), *thresholds.shape)
   if scores.ndim != 2 or len(set(shapes)) > 1:
     raise ValueError(f"scores, requested and thresholds of {shapes}, not of one [n k]")
@@ -221,6 +218,15 @@ def _check(scores: np.ndarray, requested: np.ndarray, thresholds: np.ndarray) ->
     raise ValueError("scores that are not finite")
   if not np.isin(requested, (0, 1)).all():
     raise ValueError("requested holds more than 0 and 1")
+  n, num_positive = len(requested), (requested > 0.5).sum(axis=0)
+  least = max(1, min_positives)
+  enough = (num_positive >= least) & (num_positive < n) & np.isfinite(thresholds)
+  if not enough.any():
+    raise errors.InputError(
+      f"{n} images, at most {num_positive.max(initial=0)} with the same finding",
+      f"a finding with a threshold, {least} images with it and one without",
+      "evaluate more images",
+    )
 
 
 def _figures(
@@ -241,9 +247,9 @@ def _figures(
 
 
 def _macro(figures: np.ndarray) -> np.ndarray:
-  """[r k] -> [r], means over the findings that are defined."""
+  """[r f k] -> [r f], means over the findings that are defined."""
   defined = np.isfinite(figures)
-  return ranking.ratio(np.where(defined, figures, 0).sum(axis=1), defined.sum(axis=1))
+  return ranking.ratio(np.where(defined, figures, 0).sum(axis=-1), defined.sum(axis=-1))
 
 
 def _why_undefined(figures: Adherence, k: int) -> str:

@@ -103,14 +103,12 @@ def measure(
   conditions: ImageSet,
   facts: Mapping[str, np.ndarray] | None,
   regressor: AnatomyRegressor | None,
-  *,
-  num_replicates: int = 1000,
 ) -> list[Measurement]:
   """Compares what images measure with what was requested.
 
   Args:
     conditions: those n real images, with the labels `findings`, and `patient` where
-      known: the bootstrap draws whole patients.
+      known.
 
   Returns:
     `METRICS` of the known quantities, of both kinds of images, for all of them and for
@@ -118,7 +116,7 @@ def measure(
   """
   if facts is None or regressor is None:
     return [METRICS[0].measurement(value=None, reason=NO_FACTS, num=len(generated))]
-  clusters = np.asarray(conditions.labels.get("patient", conditions.ids))
+  patients = conditions.patients
   parts = image_set.groups(conditions)
   groups = {"all": np.ones(len(conditions), bool)}
   groups |= {name: parts[name] for name in GROUPS if name in parts}
@@ -134,10 +132,14 @@ def measure(
     for name in (one for one in QUANTITIES if one in measured and one in facts):
       for group, rows in groups.items():
         pair = measured[name][rows], np.asarray(facts[name])[rows]
-        estimates = _compare(*pair, clusters[rows], num_replicates)
+        estimates = _compare(*pair, patients[rows])
         measurements += [
           records[f"{name}_{figure}"].measurement(
-            fields, values, group=group, num=int(rows.sum())
+            fields,
+            values,
+            group=group,
+            num=int(rows.sum()),
+            patients=conditions.num_patients and len(np.unique(patients[rows])),
           )
           for figure, values in estimates.items()
         ]
@@ -180,25 +182,20 @@ def error_of_others(measured: np.ndarray, requested: np.ndarray) -> np.ndarray:
 
 
 def _compare(
-  measured: np.ndarray, requested: np.ndarray, clusters: np.ndarray, num_replicates: int
-) -> dict[str, Fields]:
+  measured: np.ndarray, requested: np.ndarray, patients: np.ndarray
+) -> dict[str, Fields | statistics.Estimate]:
   """The figures of one quantity and group."""
   if len(requested) < MIN_IMAGES:
     reason = f"{len(requested)} images, expected at least {MIN_IMAGES}"
     return {one: Fields(value=None, reason=reason) for one in _FIGURES}
-
-  def estimate(figure_fn: Callable[[np.ndarray], np.ndarray]) -> Fields:
-    return statistics.estimate(
-      figure_fn, [clusters], num_replicates=num_replicates
-    ).fields
-
   chance = statistics.mean_fn(error_of_others(measured, requested))
+  figure_fns: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    one: lambda weights, one=one: figures(measured, requested, weights)[one]
+    for one in ("error", "correlation", "bias")
+  }
   return {
-    **{
-      one: estimate(lambda weights, one=one: figures(measured, requested, weights)[one])
-      for one in ("error", "correlation", "bias")
-    },
-    _CHANCE: estimate(chance),
+    name: statistics.estimate(figure_fn, patients)
+    for name, figure_fn in (figure_fns | {_CHANCE: chance}).items()
   }
 
 

@@ -55,6 +55,8 @@ METRICS = tuple(
   for name, title in zip(NAMES, ("AUROC", "Average precision"), strict=True)
 )
 
+_Judged = tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray]
+
 # Of `splits.SPLITS`, those that nothing is trained on.
 HELD_OUT = ("validation", "test", "expert")
 
@@ -65,7 +67,6 @@ def measure(
   *,
   expert: google_labels_lib.GoogleLabels | None = None,
   settings: ClassifierSettings | None = None,
-  num_replicates: int = 1000,
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
@@ -83,18 +84,18 @@ def measure(
     f"{of_images if classifier.num_images < len(rows) else ''}"
   )
   measurements = []
-  for source, (scores, labels, names) in _judged_on(
+  for source, (scores, labels, names, patients) in _judged_on(
     records, column, classifier, expert, cache
   ).items():
     measurements += figures(
       scores,
       labels,
       names,
+      patients,
       untrained=_untrained(classifier, names),
       judge=judge,
       source=source,
       standin=about.standin,
-      num_replicates=num_replicates,
     )
   return measurements
 
@@ -113,18 +114,19 @@ def figures(
   scores: np.ndarray,
   labels: np.ndarray,
   names: Sequence[str],
+  patients: np.ndarray,
   *,
   untrained: Mapping[str, str],
   judge: str,
   source: str,
   standin: bool,
-  num_replicates: int = 1000,
 ) -> list[Measurement]:
   """Compares scores with one source of labels.
 
   Args:
     labels: [n k] 0 or 1, nan unknown; images count where every finding that is labelled
       at all is known.
+    patients: [n].
   """
   given = np.atleast_1d(np.isfinite(labels).any(axis=0))
   reasons = {
@@ -136,7 +138,12 @@ def figures(
   rows = np.isfinite(labels[:, used]).all(axis=1)
   requested = labels[rows][:, used] > 0.5
   positives = requested.sum(axis=0)
-  fields = Fields(judge=judge, standin=standin, of="real")
+  fields = Fields(
+    judge=judge,
+    standin=standin,
+    of="real",
+    patients=len(np.unique(patients[rows])),
+  )
   table: list[Measurement] = []
   least = adherence.MIN_POSITIVES
   if ((positives >= least) & (positives < len(requested))).any():
@@ -144,7 +151,7 @@ def figures(
       scores[rows][:, used],
       requested,
       np.zeros(len(used)),
-      num_replicates=num_replicates,
+      patients=patients[rows],
     )
     table = adherence.to_measurements(judged, [names[k] for k in used], **fields)
   else:
@@ -193,9 +200,9 @@ def _judged_on(
   classifier: embedding_fit.Classifier,
   expert: google_labels_lib.GoogleLabels | None,
   cache: pathlib.Path | None,
-) -> dict[str, tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
-  """Source of labels -> scores [n k], labels [n k] and names of k findings."""
-  ids, scores, findings = [], [], []
+) -> dict[str, _Judged]:
+  """Source of labels -> scores [n k], labels [n k], k findings, patients [n]."""
+  ids, scores, findings, patients = [], [], [], []
   for split in HELD_OUT:
     rows = np.flatnonzero(column.present(split))
     path = cache and cache / f"embedding_scores-{classifier.fingerprint}-{split}.npy"
@@ -207,10 +214,14 @@ def _judged_on(
     )
     ids.append(records.ids(split)[rows])
     findings.append(records.fields(split)["findings"][rows])
+    patients.append(records.fields(split)["patient"][rows])
   test = HELD_OUT.index("test")
   nih = metadata.FINDINGS
-  judged: dict[str, tuple[np.ndarray, np.ndarray, tuple[str, ...]]] = {
-    SOURCES[0]: (_scores_of(scores[test], nih), 1.0 * findings[test], nih)
+  judged: dict[str, _Judged] = {
+    SOURCES[0]: (
+      *(_scores_of(scores[test], nih), 1.0 * findings[test]),
+      *(nih, patients[test]),
+    )
   }
   if expert is None:
     return judged
@@ -223,7 +234,8 @@ def _judged_on(
     if of_id:
       given = [of_id[stems[row]] for row in rows]
       given = np.array(given, np.float64).reshape(len(rows), len(names))
-      judged[source] = _scores_of(every[rows], names), given, names
+      of_rows = np.concatenate(patients)[rows]
+      judged[source] = _scores_of(every[rows], names), given, names, of_rows
   return judged
 
 

@@ -95,18 +95,17 @@ def measure(
   judge: Probe,
   *,
   judge_name: str = "probe",
-  num_replicates: int = 1000,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
   """Compares where findings are seen with where they should be.
 
   Args:
     conditions: those n real images, with the labels `findings`, and `patient` where
-      known: the bootstrap draws whole patients.
+      known.
     boxes: [n k 4] of the real images, as of `boxes_of`.
   """
   images, findings = requested_boxes(conditions.labels["findings"], boxes)
-  clusters = np.asarray(conditions.labels.get("patient", conditions.ids))[images]
+  patients = conditions.patients[images]
   chosen = boxes[images, findings]
   measurements: list[Measurement] = []
   for of, image_set in (("generated", generated), ("real", conditions)):
@@ -126,7 +125,9 @@ def measure(
       for record in METRICS:
         values = figures.get(record.name, np.full(len(rows), np.nan))
         known = rows & np.isfinite(values) if figures else rows
-        estimate = _estimate(values[known], clusters[known], num_replicates)
+        fields["num"] = int(known.sum())
+        fields["patients"] = conditions.num_patients and len(np.unique(patients[known]))
+        estimate = _estimate(values[known], patients[known])
         measurements.append(record.measurement(fields, estimate))
   return measurements
 
@@ -234,16 +235,13 @@ def _groups(findings: np.ndarray, vocabulary: Sequence[str]) -> dict[str, np.nda
   return groups
 
 
-def _estimate(values: np.ndarray, clusters: np.ndarray, num_replicates: int) -> Fields:
+def _estimate(values: np.ndarray, patients: np.ndarray) -> Fields | statistics.Estimate:
   """The mean over boxes and its interval, or the reason why there is none."""
   num = len(values)
   if num < MIN_BOXES:
     reason = f"{num} boxes with a value, expected at least {MIN_BOXES}"
-    return Fields(value=None, reason=reason, num=num)
-  mean = statistics.estimate(
-    statistics.mean_fn(values), [clusters], num_replicates=num_replicates
-  )
-  return mean.fields | Fields(num=num)
+    return Fields(value=None, reason=reason)
+  return statistics.linear(values.mean(), (values, patients))
 
 
 def _covered(start: np.ndarray, length: np.ndarray, count: int) -> np.ndarray:

@@ -36,9 +36,16 @@ def of_probe(judge: probe.Probe, name: str) -> JudgeFn:
   def measure(images: ImageSet, of: str) -> list[Measurement]:
     findings = np.asarray(images.labels["findings"])
     scores = judge.scores(images.images)
-    figures = adherence.measure(scores, findings, judge.thresholds)
+    figures = adherence.measure(
+      scores, findings, judge.thresholds, patients=images.patients
+    )
     return adherence.to_measurements(
-      figures, images.vocabulary, judge=name, standin=True, of=of
+      figures,
+      images.vocabulary,
+      judge=name,
+      standin=True,
+      of=of,
+      patients=images.num_patients,
     )
 
   return _attempting(measure, name)

@@ -186,7 +186,6 @@ def measure(
   images: ImageSet,
   *,
   of: str = "generated",
-  num_replicates: int = 1000,
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
@@ -203,16 +202,15 @@ def measure(
     )
   requested = np.asarray(images.labels["findings"]) > 0.5
   # Encoding is slow: refuse what can be refused first.
-  adherence.measure(
-    np.zeros(requested.shape), requested, np.zeros(requested.shape[1]), num_replicates=1
-  )
+  adherence.check(np.zeros(requested.shape), requested, np.zeros(requested.shape[1]))
   return _measure_margins(
     scorer.margins(images.images, cache=cache, progress=progress),
     requested,
     scorer.names,
+    images.patients,
     standin=scorer.encoder.standin,
     of=of,
-    num_replicates=num_replicates,
+    num_patients=images.num_patients,
   )
 
 
@@ -221,8 +219,7 @@ def measure_column(
   column: columns_lib.Column,
   split: str,
   findings: np.ndarray,
-  *,
-  num_replicates: int = 1000,
+  patients: np.ndarray,
 ) -> list[Measurement]:
   """Judges the stored embeddings of real images, without encoding them again.
 
@@ -230,6 +227,7 @@ def measure_column(
 
   Args:
     findings: [n k], the split's labels; rows without a value are left out.
+    patients: [n] of the split.
 
   Raises:
     errors.InputError: another encoder's column, or no finding with enough images.
@@ -251,10 +249,11 @@ def measure_column(
     np.concatenate([np.zeros((0, len(scorer.names)), np.float32), *scores]),
     np.asarray(findings)[rows] > 0.5,
     scorer.names,
+    np.asarray(patients)[rows],
     judge=f"{JUDGE}, stored",
     standin=scorer.encoder.standin,
     of="real",
-    num_replicates=num_replicates,
+    num_patients=len(np.unique(patients[rows])),
   )
 
 
@@ -262,11 +261,12 @@ def _measure_margins(
   scores: np.ndarray,
   requested: np.ndarray,
   names: Sequence[str],
+  patients: np.ndarray,
   *,
   judge: str = JUDGE,
   standin: bool = False,
   of: str = "generated",
-  num_replicates: int = 1000,
+  num_patients: int = 0,
 ) -> list[Measurement]:
   """Figures of adherence and mean margins, per finding and over findings.
 
@@ -277,9 +277,9 @@ def _measure_margins(
     requested: [n k] bool.
   """
   figures = adherence.measure(
-    scores, requested, np.zeros(len(names)), num_replicates=num_replicates
+    scores, requested, np.zeros(len(names)), patients=patients
   )
-  common = Fields(judge=judge, standin=standin, of=of)
+  common = Fields(judge=judge, standin=standin, of=of, patients=num_patients)
   table = adherence.to_measurements(figures, names, **common)
   least = adherence.MIN_POSITIVES
   few = f"fewer than {least} of {len(scores)} images have it, or all have"
@@ -287,7 +287,7 @@ def _measure_margins(
   counted = figures.counted
   for record, chosen in zip(METRICS, (requested, ~requested), strict=True):
     means = iter(
-      statistics.means_of_chosen(scores[:, counted], chosen[:, counted], num_replicates)
+      statistics.means_of_chosen(scores[:, counted], chosen[:, counted], patients)
     )
     for group, known in zip(groups, [True, *counted], strict=True):
       figure = next(means) if known else Fields(value=None, reason=few)

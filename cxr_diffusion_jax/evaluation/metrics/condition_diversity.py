@@ -60,14 +60,15 @@ def measure(
   real: ImageSet,
   real_features: np.ndarray,
   extractor: Extractor,
+  patients: np.ndarray | None = None,
   num_pairs: int = 2000,
-  num_replicates: int = 1000,
 ) -> list[Measurement]:
   """Compares pairs of generated and of real images.
 
   Args:
     images: uint8 [c m h w 1]: c conditions, m images of each with different noise.
     real: images; with labels "findings" and "patient" where known.
+    patients: names [c] of the conditions' patients; None if each has its own.
 
   Returns:
     Means over pairs: "ms_ssim" and "feature_distance" of pairs of different conditions
@@ -76,7 +77,8 @@ def measure(
   """
   if features.shape[:2] != images.shape[:2] or len(real_features) != len(real):
     raise ValueError("features that are not of these images")
-  generated, unseen = _sides(images, features, real, real_features)
+  patients = np.arange(len(images)) if patients is None else patients
+  generated, unseen = _sides(images, features, patients, real, real_features)
   generator = np.random.default_rng(0)
   judged = fidelity.judged_by(extractor)
   everything = between(unseen.clusters, num_pairs, generator)
@@ -93,7 +95,7 @@ def measure(
   return [
     measurement
     for side, suffix, group, pairs in kinds
-    for measurement in _measure(side, suffix, group, pairs, judged, num_replicates)
+    for measurement in _measure(side, suffix, group, pairs, judged)
   ]
 
 
@@ -131,12 +133,17 @@ class _Side:
 
   images: types.Arrays
   features: np.ndarray
-  clusters: np.ndarray  # [n] names; images of one are resampled together
+  clusters: np.ndarray  # [n] the condition, of real images the patient
+  patients: np.ndarray  # [n] names
   fields: Fields
 
 
 def _sides(
-  images: np.ndarray, features: np.ndarray, real: ImageSet, real_features: np.ndarray
+  images: np.ndarray,
+  features: np.ndarray,
+  patients: np.ndarray,
+  real: ImageSet,
+  real_features: np.ndarray,
 ) -> tuple[_Side, _Side]:
   """Generated images, of a condition each, and real ones, of a patient each."""
   conditions = np.repeat(np.arange(images.shape[0]), images.shape[1])
@@ -144,13 +151,23 @@ def _sides(
     images=rearrange(images, "c m h w k -> (c m) h w k"),
     features=rearrange(features, "c m d -> (c m) d"),
     clusters=conditions,
-    fields=Fields(of="generated", num=len(conditions), num_real=len(real)),
+    patients=np.repeat(patients, images.shape[1]),
+    fields=Fields(
+      of="generated",
+      num=len(conditions),
+      num_real=len(real),
+      patients=len(np.unique(patients)),
+      real_patients=real.num_patients,
+    ),
   )
   unseen = _Side(
     images=real.images,
     features=real_features,
-    clusters=np.asarray(real.labels.get("patient", np.arange(len(real)))),
-    fields=Fields(of="real", num=len(real), num_real=len(real)),
+    clusters=real.patients,
+    patients=real.patients,
+    fields=Fields(
+      of="real", num=len(real), num_real=len(real), patients=real.num_patients
+    ),
   )
   return generated, unseen
 
@@ -161,7 +178,6 @@ def _measure(
   group: str,
   rows: np.ndarray,
   judged: Fields,
-  num_replicates: int,
 ) -> list[Measurement]:
   """Mean similarity of pixels and mean distance of features, or why there is none."""
   measurements = []
@@ -172,35 +188,31 @@ def _measure(
     fields = side.fields | Fields(group=group)
     if metric == "feature_distance":
       fields |= judged
-    figure = Fields(value=None)
     if not len(rows):
-      figure["reason"] = "fewer than two such images" + " of a condition" * bool(suffix)
+      reason = "fewer than two such images" + " of a condition" * bool(suffix)
+      figure = Fields(value=None, reason=reason)
     elif metric == "ms_ssim" and min(side.images[0].shape[:2]) < diversity.WINDOW:
-      figure["reason"] = f"images have sides below {diversity.WINDOW} pixels"
+      reason = f"images have sides below {diversity.WINDOW} pixels"
+      figure = Fields(value=None, reason=reason)
     else:
-      figure = _mean(side, rows, values_fn(side, rows), num_replicates)
+      figure = _mean(side, rows, values_fn(side, rows))
     measurements.append(_RECORDS[metric + suffix].measurement(figure, fields))
   return measurements
 
 
-def _mean(
-  side: _Side, rows: np.ndarray, values: np.ndarray, num_replicates: int
-) -> Fields:
-  """Mean over [p] and its interval: pairs share images, so images are resampled."""
+def _mean(side: _Side, rows: np.ndarray, values: np.ndarray) -> statistics.Estimate:
+  """Mean over [p]: pairs share images, so halves hold images, not pairs."""
   first, second = rows.T
-  apart = side.clusters[first] != side.clusters[second]
+  apart = side.patients[first] != side.patients[second]
 
   def mean(weights: np.ndarray) -> np.ndarray:
-    # A pair of two clusters is drawn as often as both are.
+    # A pair of two patients counts as often as both do.
     of_pair = weights[:, first] * np.where(apart, weights[:, second], 1)
     total = of_pair.sum(axis=1)
-    # Of very few images none of the pairs may be drawn.
-    drawn = of_pair @ values / np.maximum(total, 1)
-    return np.where(total > 0, drawn, values.mean())
+    # A half of very few images may hold none of the pairs.
+    return np.where(total > 0, of_pair @ values / np.maximum(total, 1), np.nan)
 
-  return statistics.estimate(
-    mean, [side.clusters], num_replicates=num_replicates
-  ).fields
+  return statistics.estimate(mean, side.patients)
 
 
 def _similarities(side: _Side, rows: np.ndarray) -> np.ndarray:

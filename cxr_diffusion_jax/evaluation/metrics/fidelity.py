@@ -1,12 +1,12 @@
 """How close generated images are to real ones, by features of a frozen network.
 
-features of both sets --METRICS--> value, influences -> interval -> [Measurement, ...]
+features of both sets --METRICS--> value, deviations -> interval -> [Measurement, ...]
 
 Every figure depends on the number of images and on the network, so a measurement states
 both. A figure is compared with its floor or ceiling: the same of as many real images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -32,6 +32,7 @@ class FeaturePair:
 
   real: np.ndarray  # [m d]
   generated: np.ndarray  # [n d]
+  patients: tuple[np.ndarray, np.ndarray]  # names [m] of the real images, and [n]
   seed: int = 0
 
   @property
@@ -40,9 +41,18 @@ class FeaturePair:
     return min(len(self.real), len(self.generated))
 
   @functools.cached_property
-  def real_balls(self) -> neighbourhoods.RealBalls:
-    """Neighbourhoods of the real images."""
-    return neighbourhoods.RealBalls.of(self.real, self.generated)
+  def real_balls(self) -> neighbourhoods.Balls:
+    """Neighbourhoods of the real images, with the generated ones as points."""
+    return neighbourhoods.Balls.of(self.real, self.generated)
+
+  def near_real(self, figure: str, k: int) -> statistics.Estimate:
+    """A figure of the real images' neighbourhoods."""
+    return self.real_balls.estimate(figure, k, *self.patients)
+
+  def recall(self) -> statistics.Estimate:
+    """Recall: precision with the sets exchanged."""
+    balls = neighbourhoods.Balls.of(self.generated, self.real)
+    return balls.estimate("precision", neighbourhoods.PRECISION_K, *self.patients[::-1])
 
 
 _distance = functools.partial(Metric, subject="fidelity", direction="lower")
@@ -85,29 +95,27 @@ METRICS = (
     name="precision",
     meaning="Share of generated images that lie within the neighbourhood of a real"
     " image.",
-    fn=lambda pair: neighbourhoods.precision(pair.real, pair.generated),
+    fn=lambda pair: pair.near_real("precision", neighbourhoods.PRECISION_K),
   ),
   _share(
     name="recall",
     meaning="Share of real images that lie within the neighbourhood of a generated"
     " image.",
-    fn=lambda pair: neighbourhoods.recall(pair.real, pair.generated),
+    fn=FeaturePair.recall,
   ),
   _share(
     name="density",
     meaning="How many real neighbourhoods a generated image lies in, divided by how"
     " many it should; may exceed 1.",
     bounds=(0.0, math.inf),
-    fn=lambda pair: pair.real_balls.density(),
+    fn=lambda pair: pair.near_real("density", neighbourhoods.DENSITY_K),
   ),
   _share(
     name="coverage",
     meaning="Share of real images whose neighbourhood holds a generated image.",
-    fn=lambda pair: pair.real_balls.coverage(),
+    fn=lambda pair: pair.near_real("coverage", neighbourhoods.DENSITY_K),
   ),
 )
-
-FigureFn = Callable[[FeaturePair], statistics.Influences | float]
 
 # Rows of real and of generated images, each bool.
 Masks = tuple[np.ndarray, np.ndarray]
@@ -120,6 +128,8 @@ def measure(
   extractor: Extractor,
   groups: Mapping[str, Masks] | None = None,
   metrics: Sequence[Metric] = METRICS,
+  real_patients: np.ndarray | None = None,
+  patients: np.ndarray | None = None,
   seed: int = 0,
 ) -> list[Measurement]:
   """All figures of all images and of each group.
@@ -132,6 +142,8 @@ def measure(
     real: [m d] features.
     generated: [n d].
     groups: name -> rows, with names of `image_set.groups`.
+    real_patients: names [m]; None if unknown: each image counts as a patient.
+    patients: names [n] of the generated images' conditions, in the same way.
 
   Returns:
     For "all" and for each group, a measurement of each metric; undefined for too few
@@ -145,14 +157,36 @@ def measure(
   everything = np.ones(len(real), bool), np.ones(len(generated), bool)
   measurements = []
   for group, (of_real, of_generated) in {"all": everything, **(groups or {})}.items():
-    pair = FeaturePair(real=real[of_real], generated=generated[of_generated], seed=seed)
-    fields = Fields(num=len(pair.generated), num_real=len(pair.real), group=group)
+    real_names, real_count = _patients(real_patients, of_real, "real image")
+    names, count = _patients(patients, of_generated, "image")
+    pair = FeaturePair(
+      real=real[of_real],
+      generated=generated[of_generated],
+      patients=(real_names, names),
+      seed=seed,
+    )
+    fields = Fields(
+      num=len(pair.generated),
+      num_real=len(pair.real),
+      patients=count,
+      real_patients=real_count,
+      group=group,
+    )
     measurements += [
-      record.measurement(fields, judged, _figure(record.fn, record, pair))
+      record.measurement(fields, judged, _figure(record, pair))
       for record in metrics
       if record.fn
     ]
   return measurements
+
+
+def _patients(
+  names: np.ndarray | None, rows: np.ndarray, word: str
+) -> tuple[np.ndarray, int]:
+  """Names of the patients of some rows, and how many are known."""
+  if names is None:
+    return np.array([f"{word} {row}" for row in np.flatnonzero(rows)]), 0
+  return names[rows], len(np.unique(names[rows]))
 
 
 def judged_by(extractor: Extractor) -> Fields:
@@ -160,14 +194,16 @@ def judged_by(extractor: Extractor) -> Fields:
   return Fields(judge=f"{extractor.name}, {extractor.layer}", standin=extractor.standin)
 
 
-def _figure(fn: FigureFn, record: Metric, pair: FeaturePair) -> Fields:
+def _figure(record: Metric, pair: FeaturePair) -> Fields | statistics.Estimate:
   """Value and interval, or the reason why there is none."""
   if pair.num < record.minimum_n:
     kind = "images" if len(pair.generated) <= len(pair.real) else "real images"
     reason = f"{pair.num} {kind}, expected at least {record.minimum_n}"
     return Fields(value=None, reason=reason)
-  figure = fn(pair)
-  if not isinstance(figure, statistics.Influences):
-    return Fields(value=float(figure))
-  low, high = record.clip(*statistics.interval(figure))
-  return Fields(value=figure.value, low=float(low), high=float(high))
+  figure = record.fn(pair) if record.fn else math.nan
+  if isinstance(figure, statistics.Influences):
+    sides = zip((figure.of_real, figure.of_generated), pair.patients, strict=True)
+    return statistics.linear(figure.value, *sides)
+  if isinstance(figure, statistics.Estimate):
+    return figure
+  return Fields(value=float(figure))

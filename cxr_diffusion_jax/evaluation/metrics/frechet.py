@@ -48,10 +48,10 @@ def with_influences(real: Array, generated: Array) -> statistics.Influences:
   side_x, side_y = map(_side, neighbours.pair(generated, real))
   u, scales, vt = np.linalg.svd(side_x.root @ side_y.root.T, full_matrices=False)
   ratio = np.sqrt((side_x.count - 1) / (side_y.count - 1))
-  return statistics.influences(
-    _value(side_x, side_y, scales),
-    _influences(side_x, side_y.mean, u, ratio * scales),
-    _influences(side_y, side_x.mean, vt.T, scales / ratio),
+  return statistics.Influences(
+    value=_value(side_x, side_y, scales),
+    of_generated=_influences(side_x, side_y.mean, u, ratio * scales),
+    of_real=_influences(side_y, side_x.mean, vt.T, scales / ratio),
   )
 
 

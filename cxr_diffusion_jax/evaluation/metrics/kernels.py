@@ -70,7 +70,10 @@ def kernel_distance_with_influences(
   size = choose_subset_size(len(x), len(y), 1000)
   values, sums_of_all = _of_subsets(x, y, num_subsets, size, seed)
   sums_of_all = sums_of_all or _Sums(x, y, polynomial)
-  return statistics.influences(float(np.mean(values)), *sums_of_all.influences())
+  of_generated, of_real = sums_of_all.influences()
+  return statistics.Influences(
+    value=float(np.mean(values)), of_generated=of_generated, of_real=of_real
+  )
 
 
 def cmmd(a: Array, b: Array) -> float:
@@ -93,8 +96,11 @@ def cmmd_with_influences(real: Array, generated: Array) -> statistics.Influences
   of_all = _Sums(unit_rows(a), unit_rows(b), gaussian(CMMD_SIGMA))
   own_a, own_b = (of_self.of_a.mean() for of_self in of_all.within)
   value = own_a / len(a) + own_b / len(b) - 2 * of_all.across.of_a.mean() / len(b)
-  return statistics.influences(
-    CMMD_SCALE * max(value, 0.0), *(CMMD_SCALE * u for u in of_all.influences())
+  of_generated, of_real = (CMMD_SCALE * u for u in of_all.influences())
+  return statistics.Influences(
+    value=float(CMMD_SCALE * max(value, 0.0)),
+    of_generated=of_generated,
+    of_real=of_real,
   )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metrics import nearness, neighbours, ranking
 
@@ -40,9 +41,9 @@ def measure(
       f"{fewest} images trained on, or of unseen patients; expected"
       f" {nearness.MIN_IMAGES} of each"
     )
-    return real.figure("membership_auroc", fields | Fields(value=None, reason=reason))
-  figure = real.estimate(auroc_fn(members, others), [of_members, of_others])
-  return real.figure("membership_auroc", fields | figure)
+    return real.figure("membership_auroc", fields, Fields(value=None, reason=reason))
+  figure = statistics.estimate(auroc_fn(members, others), of_members, of_others)
+  return real.figure("membership_auroc", fields, figure)
 
 
 def choose(

@@ -2,7 +2,7 @@
 
 distances [n], real [t] -> their 1, 5 and 50 % quantiles
                         -> share nearer than the 1 and 5 % quantile of the real ones
-counts of copies        -> shares, with Wilson's interval
+copies                  -> shares
 """
 
 from collections.abc import Callable
@@ -11,7 +11,6 @@ import functools
 import math
 
 import numpy as np
-import scipy.stats
 
 from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
@@ -82,26 +81,19 @@ _RECORDS = {record.name: record for record in METRICS}
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RealDistances:
-  """Distances of real test images, and how intervals are computed."""
+  """Distances of real test images, and the network of the features."""
 
   distances: np.ndarray  # [t] of test images to their nearest training images
-  groups: np.ndarray  # [t] names; images of one are resampled together
+  groups: np.ndarray  # [t] names of patients
   num_training: int
   judged: Fields
-  num_replicates: int = 1000
   seed: int = 0
 
-  def estimate(
-    self, figure_fn: Callable[..., np.ndarray], groups: list[np.ndarray]
-  ) -> Fields:
-    """Value and interval; see `statistics.estimate`."""
-    return statistics.estimate(
-      figure_fn, groups, num_replicates=self.num_replicates, seed=self.seed
-    ).fields
-
-  def figure(self, metric: str, fields: Fields) -> Measurement:
+  def figure(
+    self, metric: str, fields: Fields, figure: Fields | statistics.Estimate
+  ) -> Measurement:
     """A measurement by this judge."""
-    return _RECORDS[metric].measurement(self.judged, fields)
+    return _RECORDS[metric].measurement(self.judged, figure, fields)
 
 
 def measure(
@@ -119,7 +111,9 @@ def measure(
   }
   measurements = []
   for of, (values, names, count) in sides.items():
-    fields = Fields(num=len(values), num_real=count, of=of)
+    fields = Fields(
+      num=len(values), num_real=count, of=of, patients=len(np.unique(names))
+    )
     figures = [
       (f"distance_to_{to}_p{p}", len(values), _quantile_fn(values, p), [names])
       for p in QUANTILES
@@ -137,8 +131,8 @@ def measure(
       if num < least:
         figure = Fields(value=None, reason=f"{num} images, expected at least {least}")
       else:
-        figure = real.estimate(figure_fn, samples)
-      measurements.append(real.figure(metric, fields | figure))
+        figure = statistics.estimate(figure_fn, *samples)
+      measurements.append(real.figure(metric, fields, figure))
   return measurements
 
 
@@ -174,27 +168,24 @@ def identified(
   _, rows = neighbours.nearest(features, conditioning, 1)
   hits = patients[rows[:, 0]] == patients
   fields = Fields(num=len(features), num_real=len(np.unique(conditioning, axis=0)))
-  estimate = real.estimate(statistics.mean_fn(hits), [patients])
-  return real.figure("patient_identified", fields | estimate)
+  figure = statistics.linear(hits.mean(), (hits, patients))
+  return real.figure("patient_identified", fields, figure)
 
 
 def copies(
-  real: RealDistances, metric: str, num_copies: int, num: int, of: str
+  real: RealDistances, metric: str, copied: np.ndarray, groups: np.ndarray, of: str
 ) -> Measurement:
-  """Share of images that are copies of training images, with Wilson 1927's interval."""
-  ends = scipy.stats.binomtest(num_copies, num).proportion_ci(method="wilson")
+  """Share of images [n] that are copies of training images."""
   fields = Fields(
-    value=num_copies / num,
-    low=float(ends.low),
-    high=float(ends.high),
-    num=num,
+    num=len(copied),
     num_real=real.num_training,
     of=of,
+    patients=len(np.unique(groups)),
   )
   if metric == "exact_copies":
     # Equal pixels are equal for any judge.
     fields |= Fields(judge="", standin=False)
-  return real.figure(metric, fields)
+  return real.figure(metric, fields, statistics.linear(copied.mean(), (copied, groups)))
 
 
 def _quantile_fn(values: np.ndarray, percent: int) -> Callable[..., np.ndarray]:

@@ -9,7 +9,6 @@ a point on the rim of a ball is in it. No n x m matrix is allocated.
 """
 
 from collections.abc import Iterator
-import dataclasses
 
 import numpy as np
 
@@ -72,53 +71,28 @@ def nearest(
   return distances, indices
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Cover:
-  """Counts of points in balls.
-
-  Attributes:
-    only_ball: [n] int, the ball of a point that lies in one ball; -1 for others.
-    only_point: [m] int, the point of a ball that holds one point; -1 for others.
-  """
-
-  balls_of_point: np.ndarray  # [n]
-  points_of_ball: np.ndarray  # [m]
-  only_ball: np.ndarray
-  only_point: np.ndarray
-
-
-def cover(points: Array, centres: Array, radii: np.ndarray, *, rim: bool) -> Cover:
-  """Counts points in balls.
+def within(
+  points: Array, centres: Array, radii: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Pairs of points and the balls that hold them, those on the rim included.
 
   Args:
     centres: [m d] of the balls.
     radii: [m], distances as `nearest` returned them.
-    rim: whether a point on the rim lies in the ball.
+
+  Returns:
+    Points [p] in order, their balls [p], and their distances [p] float64.
   """
   points, centres = pair(points, centres)
-  n, m = len(points), len(centres)
-  of_point, of_ball = np.zeros(n, np.int64), np.zeros(m, np.int64)
-  # Where there is one index, the sum of indices is the index.
-  ball_sum, point_sum = np.zeros(n, np.int64), np.zeros(m, np.int64)
+  parts = []
   for place, squares, error in _blocks(points, centres):
-    gap = squares - np.square(radii).astype(np.float32)
-    inside = gap < 0
-    near, ball = np.nonzero(np.abs(gap) <= error)
-    exact = np.sqrt(squared_distances(points, centres, near + place.start, ball))
-    inside[near, ball] = exact <= radii[ball] if rim else exact < radii[ball]
-    row, ball = np.nonzero(inside)
+    row, ball = np.nonzero(squares - np.square(radii).astype(np.float32) <= error)
     row += place.start
-    of_point += np.bincount(row, minlength=n)
-    of_ball += np.bincount(ball, minlength=m)
-    # Exact: sums of indices of far fewer than 2^53.
-    ball_sum += np.bincount(row, weights=ball, minlength=n).astype(np.int64)
-    point_sum += np.bincount(ball, weights=row, minlength=m).astype(np.int64)
-  return Cover(
-    balls_of_point=of_point,
-    points_of_ball=of_ball,
-    only_ball=np.where(of_point == 1, ball_sum, -1),
-    only_point=np.where(of_ball == 1, point_sum, -1),
-  )
+    exact = np.sqrt(squared_distances(points, centres, row, ball))
+    inside = exact <= radii[ball]
+    parts.append((row[inside], ball[inside], exact[inside]))
+  rows, balls, distances = map(np.concatenate, zip(*parts, strict=True))
+  return rows, balls, distances
 
 
 def squared_distances(

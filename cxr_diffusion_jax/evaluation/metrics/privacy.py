@@ -5,7 +5,7 @@ generated images -> `measure`: how near these are -> figures, copies, nearest pa
 
 Every distance is compared with the same distance of real test images of patients who
 are not in training: nearness that these have too reveals nothing. The split must be by
-patient, and intervals resample patients. Image embeddings (ELIXR's above all) carry a
+patient. Image embeddings (ELIXR's above all) carry a
 patient's identity, so the distance to the image that a condition came from is a figure
 of its own.
 """
@@ -120,7 +120,6 @@ def measure(
   reference: Reference,
   *,
   conditioning: np.ndarray | None = None,
-  num_replicates: int = 1000,
   seed: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> PrivacyReport:
@@ -140,16 +139,15 @@ def measure(
   check_sizes(reference.training, generated)
   real = nearness.RealDistances(
     distances=reference.distances,
-    groups=patients(reference.test),
+    groups=reference.test.patients,
     num_training=len(reference.training),
     judged=reference.judged,
-    num_replicates=num_replicates,
     seed=seed,
   )
   distances, rows = neighbours.nearest(
     features, reference.training_features, min(NUM_CANDIDATES, len(reference.training))
   )
-  groups = patients(generated)
+  groups = generated.patients
   measurements = nearness.measure(
     real, distances[:, 0], groups, to="training", num_real=len(reference.training)
   )
@@ -157,14 +155,14 @@ def measure(
   if conditioning is not None:
     measurements += nearness.to_conditions(real, features, conditioning, groups, known)
   copies = _copies(features, generated, reference, rows, progress)
-  measurements += _shares_of_copies(copies, len(generated), reference, real)
+  measurements += _shares_of_copies(copies, groups, reference, real)
   measurements.append(
     membership.measure(
       real,
       features,
       None if known is None else groups,
-      training=(reference.training_features, patients(reference.training)),
-      test=(reference.test_features, patients(reference.test)),
+      training=(reference.training_features, reference.training.patients),
+      test=(reference.test_features, reference.test.patients),
     )
   )
   nearest = [
@@ -172,13 +170,6 @@ def measure(
     for row in np.argsort(distances[:, 0], kind="stable")
   ]
   return PrivacyReport(measurements=measurements, duplicates=copies, nearest=nearest)
-
-
-def patients(images: ImageSet) -> np.ndarray:
-  """Names [n] of patients; each image is one where they are not known."""
-  if "patient" in images.labels:
-    return np.asarray(images.labels["patient"]).astype(str)
-  return np.array([f"{images.name}, image {row}" for row in range(len(images))])
 
 
 def check_features(features: np.ndarray, images: ImageSet) -> None:
@@ -200,19 +191,23 @@ def check_sizes(training: ImageSet, images: ImageSet) -> None:
 
 
 def _shares_of_copies(
-  copies: list[Pair], num: int, reference: Reference, real: nearness.RealDistances
+  copies: list[Pair],
+  groups: np.ndarray,
+  reference: Reference,
+  real: nearness.RealDistances,
 ) -> list[Measurement]:
-  exact = {pair.generated for pair in copies if pair.kind == "exact"}
-  either = {pair.generated for pair in copies}
+  exact, either = np.zeros((2, len(groups)), bool)
+  exact[[pair.generated for pair in copies if pair.kind == "exact"]] = True
+  either[[pair.generated for pair in copies]] = True
   return [
-    nearness.copies(real, name, count, total, of)
+    nearness.copies(real, name, copied, names, of)
     for name, own, unseen in (
       ("exact_copies", exact, reference.exact),
       ("copies", either, reference.copied),
     )
-    for count, total, of in (
-      (len(own), num, "generated"),
-      (int(unseen.sum()), len(unseen), "real"),
+    for copied, names, of in (
+      (own, groups, "generated"),
+      (unseen, real.groups, "real"),
     )
   ]
 

@@ -94,7 +94,6 @@ def measure(
     vocabulary=real_test.vocabulary,
     counted=_counted(sets, sources, settings.min_positives),
     judge=settings.judge,
-    num_replicates=settings.num_replicates,
   )
   folders = dict.fromkeys(utility_arms.ARMS, folder) | {REAL: shared_folder or folder}
   scores = _train(sources, settings, folders, progress)

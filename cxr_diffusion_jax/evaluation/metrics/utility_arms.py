@@ -48,7 +48,6 @@ class UtilitySettings:
   fine_tuning_scale: float = 1.0
   min_images: int = 20
   min_positives: int = 5
-  num_replicates: int = 1000
 
   def __post_init__(self):
     distinct = 0 < len(self.seeds) == len({*self.seeds}) and min(self.seeds) >= 0

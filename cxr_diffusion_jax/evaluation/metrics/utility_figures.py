@@ -1,10 +1,10 @@
 """Figures of several trainings' scores of one test set, and differences of two.
 
-scores [s t k] + findings [t k] --seeds x patients drawn--> [r k+1] -> value, interval
+scores [s t k] + findings [t k] --halves of patients--> deviations [128 k+1], by seed
+  variance = that of the seeds' mean over patients + variance between seeds / s
 
-A replicate draws seeds and, independently, whole patients of the test set (crossed,
-since each classifier scores the same images): Davison and Hinkley 1997, sections 3.8
-and 2.4. All sets of scores get the same draws, so that differences are paired.
+Seeds and patients are crossed, since each classifier scores the same images. All sets
+of scores have the same halves, so that differences are paired.
 """
 
 from collections.abc import Mapping
@@ -49,19 +49,18 @@ class TestSet:
   """The labels that scores are compared with."""
 
   findings: np.ndarray  # [t k] 0 or 1
-  patients: np.ndarray  # [t] names; images of one are drawn together
+  patients: np.ndarray  # [t] names
   vocabulary: tuple[str, ...]
   counted: np.ndarray  # [k] bool, findings in the macro means
   judge: str
-  num_replicates: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
   """A metric of each of k findings, and in column k the mean of those that count."""
 
-  value: np.ndarray  # [k+1], means over seeds; NaN where undefined
-  replicates: np.ndarray  # [r k+1]; NaN where a draw lacks the finding or its absence
+  values: np.ndarray  # [s k+1] of each seed; NaN where undefined
+  deviations: np.ndarray  # [128 k+1] of the mean over seeds; NaN where undefined
 
 
 def of_arm(
@@ -76,7 +75,9 @@ def of_arm(
   measurements = []
   for metric in ranking.CURVES:
     a, b = own[metric], real[metric]
-    difference = Sample(value=a.value - b.value, replicates=a.replicates - b.replicates)
+    difference = Sample(
+      values=a.values - b.values, deviations=a.deviations - b.deviations
+    )
     for k in (len(test.counted), *range(len(test.counted))):
       title = f"{arm}_{metric}" if k < len(test.counted) else f"{arm}_macro_{metric}"
       measurements += [
@@ -103,17 +104,27 @@ def measurement(
     count = int(test.findings[:, column].sum())
     if count in (0, len(test.findings)):
       reason = f"{count} of {len(test.findings)} test images have it"
-  finite = drawn.replicates[np.isfinite(drawn.replicates[:, column]), column]
   low = high = None
-  if not reason and len(finite):
-    low, high = RECORDS[metric].clip(*np.percentile(finite, (2.5, 97.5)).tolist())
+  values, num_seeds = drawn.values[:, column], len(drawn.values)
+  error = statistics.standard_error(drawn.deviations[:, column])
+  patients = len(np.unique(test.patients))
+  if not reason and np.isfinite(error):
+    # A single seed has no variance, and its interval is that of the patients alone.
+    between = values.var(ddof=1) / num_seeds if num_seeds > 1 else 0.0
+    low, high = statistics.interval(
+      float(values.mean()),
+      float(np.sqrt(error**2 + between)),
+      patients - 1,
+      RECORDS[metric].bounds,
+    )
   return RECORDS[metric].measurement(
-    value=None if reason else float(drawn.value[column]),
+    value=None if reason else float(values.mean()),
     reason=reason,
     low=low,
     high=high,
     num=num,
     num_real=len(test.findings),
+    real_patients=patients,
     judge=test.judge,
     group=group,
     of=of,
@@ -126,28 +137,11 @@ def samples(test: TestSet, scores: np.ndarray) -> dict[str, Sample]:
 
 
 def sample(test: TestSet, metric: str, scores: np.ndarray) -> Sample:
-  """Computes a metric and its replicates.
-
-  A bootstrap of s seeds has (s - 1) / s of the true variance: deviations of drawn seeds
-  are multiplied by the root of s / (s - 1). A single seed has no deviation, and its
-  interval is that of the images alone.
-  """
-  num_seeds, generator = len(scores), np.random.default_rng([0, 0])
-  of_seeds = np.concatenate([
-    _values(
-      test, metric, scores, statistics.weights(test.patients, count, generator)
-    )
-    for count in statistics.blocks(test.num_replicates)
-  ])  # fmt: skip
-  share = np.full(num_seeds, 1 / num_seeds)
-  drawn = np.random.default_rng([0, 1]).multinomial(
-    num_seeds, share, size=test.num_replicates
+  """Computes a metric of each seed, and the deviations of its mean over seeds."""
+  values, deviations = statistics.estimates(
+    lambda weights: _values(test, metric, scores, weights), test.patients
   )
-  centre = of_seeds.mean(axis=1)
-  moved = np.einsum("rs,rsk->rk", drawn / num_seeds, of_seeds) - centre
-  widening = np.sqrt(num_seeds / max(1, num_seeds - 1))
-  whole = _values(test, metric, scores, np.ones((1, len(test.findings))))
-  return Sample(value=whole[0].mean(axis=0), replicates=centre + widening * moved)
+  return Sample(values=values, deviations=deviations.mean(axis=1))
 
 
 def _values(

@@ -162,7 +162,7 @@ def read(images: image_set.ImageSet, progress: types.Progress) -> Source:
   return Source(
     images=images.images if in_memory is None else in_memory,
     findings=findings.astype(np.uint8),
-    patients=np.asarray(images.labels.get("patient", images.ids)),
+    patients=images.patients,
     digest=digest.hexdigest(),
   )
 

@@ -6,12 +6,31 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.comparison import pooling
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 ONE = Measurement(
   subject="adherence", metric="auroc", value=0.8, num=9, better="higher", judge="probe"
 )
+
+
+DEVIATIONS = np.resize([1.0, -1.0], statistics.NUM_PAIRS)
+
+
+def _interval(value: float, error: float) -> dict:
+  """Fields of a figure with this standard error."""
+  one = statistics.Estimate(value=value, deviations=error * DEVIATIONS, patients=400)
+  fields = dict(one.fields((0.0, 1.0)))
+  del fields["value"]
+  return fields
+
+
+def _spread(value: float, error: float, seed: int = 0) -> pooling.Spread:
+  """A figure with a standard error, independent of that of another seed."""
+  deviations = np.random.default_rng(seed).standard_normal(statistics.NUM_PAIRS)
+  deviations *= error / statistics.standard_error(deviations)
+  return pooling.Spread(value=value, deviations=deviations, degrees=400)
 
 
 def _sets(values, half: float = 0.0, **changes):
@@ -21,8 +40,7 @@ def _sets(values, half: float = 0.0, **changes):
         dataclasses.replace(
           ONE,
           value=value,
-          low=value - half if half else None,
-          high=value + half if half else None,
+          **(_interval(value, half) if half else {}),
           **changes,
         )
       ]
@@ -34,21 +52,23 @@ def _sets(values, half: float = 0.0, **changes):
 
 def test_spread_treats_runs_as_the_sample():
   values = np.array([[1.0, 1.2, 1.1], [2.0, 2.2, 2.1], [1.5, 1.5, 1.8]])
-  made = pooling.spread(values, np.zeros((3, 3)))
+  made = pooling.spread(values, [()] * 9, 0)
   means = values.mean(axis=1)
-  assert made.degrees == pytest.approx(2)
   peer = scipy.stats.t.interval(0.95, 2, means.mean(), scipy.stats.sem(means))
   assert pooling.interval(made) == pytest.approx(peer)
 
 
 def test_pool_of_one_set_keeps_its_interval():
-  (made,), _ = pooling.pool(_sets([[0.8]], half=0.05))
-  assert (made.low, made.high) == pytest.approx((0.75, 0.85))
+  (made,), _ = pooling.pool(_sets([[0.8]], half=0.03))
+  expected = _interval(0.8, 0.03)
+  assert (made.low, made.high) == (expected["low"], expected["high"])
 
 
-def test_pool_keeps_the_variance_of_images():
-  (made,), _ = pooling.pool(_sets([[0.8] * 3] * 2, half=0.05))
-  assert (made.low, made.high) == pytest.approx((0.75, 0.85))
+def test_pool_keeps_the_variance_of_patients():
+  # The same patients in all sets: more sets tell no more about them.
+  (made,), _ = pooling.pool(_sets([[0.8] * 3] * 2, half=0.03))
+  expected = _interval(0.8, 0.03)
+  assert (made.low, made.high) == pytest.approx((expected["low"], expected["high"]))
 
 
 def test_interval_has_its_coverage():
@@ -58,7 +78,8 @@ def test_interval_has_its_coverage():
     image = 0.3 * rng.standard_normal()
     runs = 0.2 * rng.standard_normal((3, 1))
     values = image + runs + 0.1 * rng.standard_normal((3, 2))
-    low, high = pooling.interval(pooling.spread(values, np.full((3, 2), 0.09)))
+    of = pooling.spread(values, [0.3 * DEVIATIONS] * 6, 400)
+    low, high = pooling.interval(of)
     held += low <= 0 <= high
   assert 0.94 < held / n < 0.99
 
@@ -83,24 +104,52 @@ def test_verdict_best_are_indistinguishable(side):
   sign = 1 if side == "lower" else -1
   values = {"a": 0.1, "b": 0.12, "c": 0.5}
   spreads = {
-    name: {ONE.key: pooling.Spread(value=sign * v, variance=1e-3, degrees=np.inf)}
-    for name, v in values.items()
+    name: {ONE.key: _spread(sign * value, 0.03, seed)}
+    for seed, (name, value) in enumerate(values.items())
   }
-  (verdict,) = pooling.verdicts(spreads, {ONE.key: side})
+  (verdict,) = pooling.verdicts(spreads, {ONE.key: side}, primary=ONE.key)
   assert verdict.ranking == ("a", "b", "c")
   assert verdict.best == ("a", "b")
   assert [name for name, _, _ in verdict.differences] == ["b", "c"]
+  assert verdict.primary
 
 
-def test_verdicts_correct_for_multiple_paths():
-  wide = pooling.Spread(value=0.0, variance=1.0, degrees=np.inf)
-  far = pooling.Spread(value=2.9, variance=1.0, degrees=np.inf)
-  two = {"a": {ONE.key: wide}, "b": {ONE.key: far}}
+def test_difference_of_the_same_patients_is_paired():
+  shared = _spread(0.0, 0.5, 1)
+  a, b = (
+    dataclasses.replace(
+      _spread(value, 0.01, seed),
+      deviations=shared.deviations + _spread(value, 0.01, seed).deviations,
+    )
+    for value, seed in ((0.5, 2), (0.6, 3))
+  )
+  low, high = pooling.difference(b, a)
+  assert 0.05 < low < 0.1 < high < 0.15
+  # The same images twice do not differ at all.
+  assert pooling.difference(a, a) == (0, 0)
+
+
+def test_verdicts_correct_for_all_pairs():
+  two = {"a": {ONE.key: _spread(0, 1.0, 0)}, "b": {ONE.key: _spread(3.3, 1.0, 1)}}
   (verdict,) = pooling.verdicts(two, {ONE.key: "lower"})
   assert verdict.best == ("a",)
-  six = two | {name: {ONE.key: far} for name in "cdef"}
+  six = two | {
+    name: {ONE.key: _spread(3.3, 1.0, seed)} for seed, name in enumerate("cdef", 2)
+  }
   (verdict,) = pooling.verdicts(six, {ONE.key: "lower"})
   assert len(verdict.best) == 6
+
+
+def test_verdict_leaves_out_unranked_paths_and_figures_without_an_interval():
+  three = {name: {ONE.key: _spread(0.1, 0.01, k)} for k, name in enumerate("abc")}
+  (verdict,) = pooling.verdicts(
+    three, {ONE.key: "lower"}, unranked_fn=lambda key: {"a": "its own encoder"}
+  )
+  assert set(verdict.ranking) == {"b", "c"}
+  assert verdict.unranked == {"a": "its own encoder"}
+  bare = pooling.Spread(value=0.1, deviations=np.zeros(0), degrees=0)
+  none = {name: {ONE.key: bare} for name in "ab"}
+  assert pooling.verdicts(none, {ONE.key: "lower"}) == []
 
 
 def test_verdicts_need_two_paths():

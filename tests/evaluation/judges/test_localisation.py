@@ -66,7 +66,7 @@ def _table(measured):
 def test_copies_agree_wholly_and_shifted_ones_as_chance(judge):
   real, boxes = _squares(36)
   copies = dataclasses.replace(real, name="copies")
-  table = _table(localisation.measure(copies, real, boxes, judge, num_replicates=50))
+  table = _table(localisation.measure(copies, real, boxes, judge))
   for of in ("generated", "real"):
     for metric in ("pointing_game", "energy", "iou", "side"):
       assert table[metric, "all", of].value == pytest.approx(1)
@@ -75,7 +75,7 @@ def test_copies_agree_wholly_and_shifted_ones_as_chance(judge):
     assert other.value < 0.4
     assert not other.better
   shifted = dataclasses.replace(real, images=np.roll(real.images, 4, axis=0))
-  table = _table(localisation.measure(shifted, real, boxes, judge, num_replicates=50))
+  table = _table(localisation.measure(shifted, real, boxes, judge))
   own = table["energy", "finding: Mass", "generated"]
   other = table["energy_boxes_of_others", "finding: Mass", "generated"]
   assert own.low <= other.value <= own.high
@@ -84,12 +84,10 @@ def test_copies_agree_wholly_and_shifted_ones_as_chance(judge):
 
 def test_localisation_is_undefined_for_too_few_boxes(judge):
   real, boxes = _squares(36)
-  measured = localisation.measure(real, real, boxes, judge, num_replicates=20)
+  measured = localisation.measure(real, real, boxes, judge)
   (few,) = {m.text for m in measured if m.group == "finding: Effusion"}
   assert few == "undefined: 9 boxes with a value, expected at least 10"
-  none = localisation.measure(
-    real, real, np.full_like(boxes, np.nan), judge, num_replicates=20
-  )
+  none = localisation.measure(real, real, np.full_like(boxes, np.nan), judge)
   (text,) = {m.text for m in none}
   assert text == "undefined: 0 boxes with a value, expected at least 10"
   assert {m.group for m in none} == {"all"}
@@ -97,7 +95,7 @@ def test_localisation_is_undefined_for_too_few_boxes(judge):
 
 def test_figures_can_be_written(judge):
   real, boxes = _squares(12)
-  for one in localisation.measure(real, real, boxes, judge, num_replicates=20):
+  for one in localisation.measure(real, real, boxes, judge):
     assert measurement.Measurement(**dataclasses.asdict(one)) == one
 
 

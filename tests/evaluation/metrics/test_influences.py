@@ -1,8 +1,9 @@
-"""Influences of images on figures: derivatives, and what leaving one out does."""
+"""Influences of images on figures are derivatives; halves, figures of their images."""
 
 import numpy as np
 import pytest
 
+from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.metrics import (
   frechet,
   kernels,
@@ -23,6 +24,10 @@ def _derivatives(figure, num: int) -> np.ndarray:
   moved = np.eye(num) * step
   slopes = [(figure(1 + row) - figure(1 - row)) / (2 * step) * num for row in moved]
   return np.array(slopes) - np.mean(slopes)
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+  return values - values.mean()
 
 
 def _weighted_moments(x: np.ndarray, weights: np.ndarray):
@@ -49,9 +54,9 @@ def test_frechet_influences_are_derivatives(n, m, width):
     return np.square(mean - other_mean).sum() + traces - 2 * cross
 
   slopes = _derivatives(lambda w: distance(_weighted_moments(generated, w), theirs), n)
-  np.testing.assert_allclose(estimate.of_generated, slopes, atol=1e-3)
+  np.testing.assert_allclose(_centred(estimate.of_generated), slopes, atol=1e-3)
   slopes = _derivatives(lambda w: distance(ours, _weighted_moments(real, w)), m)
-  np.testing.assert_allclose(estimate.of_real, slopes, atol=1e-3)
+  np.testing.assert_allclose(_centred(estimate.of_real), slopes, atol=1e-3)
 
 
 @pytest.mark.parametrize("width", [4, 200])
@@ -87,7 +92,7 @@ def test_kernel_influences_are_derivatives():
       return scale * (within - 2 * across / (weights.sum() * len(y)))
 
     slopes = _derivatives(mmd, len(x))
-    np.testing.assert_allclose(estimate.of_generated, slopes, atol=1e-5)
+    np.testing.assert_allclose(_centred(estimate.of_generated), slopes, atol=1e-5)
 
 
 def test_influences_have_the_values_of_the_pure_functions():
@@ -98,7 +103,9 @@ def test_influences_have_the_values_of_the_pure_functions():
   expected = kernels.cmmd(generated, real)
   found = kernels.cmmd_with_influences(real, generated)
   assert found.value == pytest.approx(expected, rel=1e-9)
-  pair = FeaturePair(real=real, generated=generated)
+  pair = FeaturePair(
+    real=real, generated=generated, patients=(np.arange(40), np.arange(50))
+  )
   records = {record.name: record for record in METRICS}
   for names, function in (
     (("precision", "recall"), neighbourhoods.precision_recall),
@@ -120,35 +127,23 @@ def test_kernel_distance_of_subsets_does_not_depend_on_the_summation(subset_size
   assert (mean, std) == pytest.approx((np.mean(expected), np.std(expected)), rel=1e-9)
 
 
-def _left_out(figures, x: np.ndarray) -> np.ndarray:
-  """[n 2] pseudo-values, n (all) - (n - 1) (without one), of two figures, centred."""
-  count = len(x)
-  without = np.array([figures(np.delete(x, i, axis=0)) for i in range(count)])
-  values = count * np.array(figures(x)) - (count - 1) * without
-  return values - values.mean(axis=0)
-
-
-def test_density_and_coverage_move_as_when_an_image_is_left_out():
-  generated, real = _features(20, 3, 1) + 0.9, _features(25, 3, 2)
-  balls = neighbourhoods.RealBalls.of(real, generated)
-  density, coverage = balls.density(), balls.coverage()
-  values = _left_out(lambda x: neighbourhoods.density_coverage(real, x), generated)
-  np.testing.assert_allclose(density.of_generated, values[:, 0], atol=1e-9)
-  # The pseudo-value counts n - 1 of n.
-  np.testing.assert_allclose(coverage.of_generated * 19 / 20, values[:, 1], atol=1e-9)
-  values = _left_out(lambda x: neighbourhoods.density_coverage(x, generated), real)
-  np.testing.assert_allclose(density.of_real * 24 / 25, values[:, 0], atol=1e-9)
-  np.testing.assert_allclose(coverage.of_real, values[:, 1], atol=1e-9)
-  assert np.ptp(coverage.of_real) > 0
-
-
-def test_precision_and_recall_move_with_the_images_they_are_shares_of():
-  generated, real = _features(20, 3, 1) + 0.2, _features(25, 3, 2)
-  precision = neighbourhoods.precision(real, generated)
-  recall = neighbourhoods.recall(real, generated)
-  values = _left_out(lambda x: neighbourhoods.precision_recall(real, x), generated)
-  np.testing.assert_allclose(precision.of_generated, values[:, 0], atol=1e-9)
-  values = _left_out(lambda x: neighbourhoods.precision_recall(x, generated), real)
-  np.testing.assert_allclose(recall.of_real, values[:, 1], atol=1e-9)
-  assert np.ptp(precision.of_real) > 0
-  assert np.ptp(recall.of_generated) > 0
+def test_neighbourhoods_of_a_half_are_those_of_its_images_alone():
+  generated, real = _features(60, 3, 1) + 0.4, _features(80, 3, 2)
+  names = np.arange(80) // 2, 100 + np.arange(60) // 2
+  halves = [statistics.signs(one) > 0 for one in names]
+  balls = neighbourhoods.Balls.of(real, generated, 59)
+  for figure, place, function in (
+    ("precision", 0, neighbourhoods.precision_recall),
+    ("density", 0, neighbourhoods.density_coverage),
+    ("coverage", 1, neighbourhoods.density_coverage),
+  ):
+    k = 3 if figure == "precision" else 5
+    estimate = balls.estimate(figure, k, *names)
+    replicates = np.array([
+      function(real[held], generated[of_generated])[place]
+      for held, of_generated in zip(*halves, strict=True)
+    ])  # fmt: skip
+    expected = statistics.deviations_of(replicates, *names)
+    np.testing.assert_allclose(estimate.deviations, expected, atol=1e-9)
+    assert estimate.patients == 30
+    assert estimate.value == function(real, generated)[place]

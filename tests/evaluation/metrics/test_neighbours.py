@@ -43,29 +43,24 @@ def test_nearest_copy_has_distance_zero_far_from_the_origin():
 
 
 @pytest.mark.parametrize("block", [50, 2**24])
-def test_points_in_balls_are_counted(block, monkeypatch):
+def test_points_in_balls_are_listed(block, monkeypatch):
   monkeypatch.setattr(neighbours, "BLOCK_NUMBERS", block)
   points, centres = _points(25, seed=1), _points(35, seed=2)
   radii = np.random.default_rng(0).uniform(0.5, 2.5, 35)
   inside = metrics.pairwise_distances(points, centres) < radii
-  found = neighbours.cover(points, centres, radii, rim=True)
-  np.testing.assert_array_equal(found.balls_of_point, inside.sum(axis=1))
-  np.testing.assert_array_equal(found.points_of_ball, inside.sum(axis=0))
-  only = np.where(inside.sum(axis=1) == 1, inside.argmax(axis=1), -1)
-  np.testing.assert_array_equal(found.only_ball, only)
-  only = np.where(inside.sum(axis=0) == 1, inside.argmax(axis=0), -1)
-  np.testing.assert_array_equal(found.only_point, only)
-  assert (found.only_ball >= 0).any()
-  assert (found.only_point >= 0).any()
+  found = neighbours.within(points, centres, radii)
+  np.testing.assert_array_equal(found[:2], np.nonzero(inside))
+  distances = metrics.pairwise_distances(points, centres)[inside]
+  np.testing.assert_allclose(found[2], distances, rtol=1e-5)
 
 
-def test_cover_treats_the_rim_exactly():
+def test_balls_treat_the_rim_exactly():
   # Each ball reaches as far as a point of the set itself, to the last digit.
   points = _points(60, width=40) * 17 + 5
   radii, indices = neighbours.nearest(points, points, 3, exclude_self=True)
-  for rim, expected in ((True, 4), (False, 3)):
-    found = neighbours.cover(points, points, radii[:, -1], rim=rim)
-    np.testing.assert_array_equal(found.points_of_ball, expected)
+  _, ball, gap = neighbours.within(points, points, radii[:, -1])
+  np.testing.assert_array_equal(np.bincount(ball), 4)
+  np.testing.assert_array_equal(np.bincount(ball[gap < radii[ball, -1]]), 3)
   assert indices.shape == (60, 3)
 
 

@@ -45,7 +45,7 @@ def test_distances_are_held_against_those_of_real_images(reference):
   # 40 images nearer than the nearest real one, 60 as far as real ones are.
   places = 1000.0 * np.arange(100) + np.repeat([0.5, 50.0], [40, 60])
   generated = _set("made", 100, seed=2)
-  report = privacy.measure(_line(*places), generated, reference, num_replicates=50)
+  report = privacy.measure(_line(*places), generated, reference)
   told = _told(report)
   for percent, made, real in ((1, 0.5, 1), (5, 0.5, 5), (50, 50, 50)):
     name = f"distance_to_training_p{percent}"
@@ -64,9 +64,7 @@ def test_distances_are_held_against_those_of_real_images(reference):
 
 def test_nearest_pairs_are_listed_from_the_nearest_on(reference):
   generated = _set("made", 3, seed=2)
-  report = privacy.measure(
-    _line(2005, 30.5, 999), generated, reference, num_replicates=5
-  )
+  report = privacy.measure(_line(2005, 30.5, 999), generated, reference)
   rows = [(x.generated, x.training, x.distance) for x in report.nearest]
   assert rows == [(2, 1, 1), (0, 2, 5), (1, 0, 30.5)]
   assert [x.real_share for x in report.nearest] == [0, 0.04, 0.3]
@@ -88,7 +86,7 @@ def test_copies_are_listed_and_counted_once_an_image(reference):
   generated = _set("made", 4, seed=2)
   generated.images[1] = doubled[0]
   generated.images[2] = np.clip(doubled[7].astype(int) * 0.7 + 20, 0, 255)
-  report = privacy.measure(_line(7, 500, 7, 7), generated, twice, num_replicates=5)
+  report = privacy.measure(_line(7, 500, 7, 7), generated, twice)
   listed = [(x.kind, x.generated, x.training) for x in report.duplicates]
   assert listed == [("exact", 1, 0), ("exact", 1, 99), ("near", 2, 7)]
   assert [x.distance for x in report.duplicates] == [500, 98500, 6993]
@@ -103,9 +101,7 @@ def test_distance_to_condition_is_measured_separately(reference):
   conditioning = reference.test_features
   generated = _set("made", 100, seed=2, patient=np.arange(100, 200))
   features = conditioning + 0.25
-  report = privacy.measure(
-    features, generated, reference, conditioning=conditioning, num_replicates=20
-  )
+  report = privacy.measure(features, generated, reference, conditioning=conditioning)
   told = _told(report)
   assert told["distance_to_condition_p50", "generated"].value == 0.25
   assert told["distance_to_condition_p50", "real"].value == 50
@@ -116,18 +112,17 @@ def test_distance_to_condition_is_measured_separately(reference):
     dataclasses.replace(generated, labels={}),
     reference,
     conditioning=conditioning,
-    num_replicates=20,
   )
   assert _told(report)["patient_identified", "generated"].value == 0
 
 
 def test_membership_detects_nearer_members(reference):
   generated = _set("made", 100, seed=2)
-  report = privacy.measure(
-    reference.training_features, generated, reference, num_replicates=20
-  )
+  report = privacy.measure(reference.training_features, generated, reference)
   found = _told(report)["membership_auroc", "generated"]
-  assert (found.value, found.low, found.high) == (1, 1, 1)
+  assert (found.value, found.high) == (1, 1)
+  # 100 patients of each side do not prove it for all.
+  assert 0.95 < found.low < 1
 
 
 def test_privacy_is_undefined_for_too_few_images():
@@ -139,9 +134,7 @@ def test_privacy_is_undefined_for_too_few_images():
     extractor=EXTRACTOR,
   )
   generated = _set("made", 30, seed=2)
-  told = _told(
-    privacy.measure(_line(*range(30)), generated, reference, num_replicates=5)
-  )
+  told = _told(privacy.measure(_line(*range(30)), generated, reference))
   reasons = {key: x.reason for key, x in told.items() if x.value is None}
   assert set(reasons) == {
     ("distance_to_training_p1", "generated"),
@@ -174,7 +167,6 @@ def test_identified_counts_images_nearest_to_their_own_patient(reference):
     groups=np.arange(100),
     num_training=100,
     judged={"judge": "net, last", "standin": True},
-    num_replicates=200,
   )
   features = _line(0, 0.1, 0.2, 9)
   conditioning = _line(0, 0.1, 5, 9)

@@ -1,0 +1,50 @@
+"""Intervals hold over patients, and equal paths are seldom called different.
+
+Fewer repeats and designs than `tests/benchmarks/interval_coverage.py`, whose tables are
+in docs/evaluation.md.
+"""
+
+import numpy as np
+import pytest
+
+from tests.fixtures import simulations
+
+FEW = ((90, 5), (22, 9))
+
+
+@pytest.mark.parametrize(("patients", "each"), simulations.DESIGNS)
+def test_intervals_of_shares_and_frechet_distance_hold(patients, each):
+  names = ("frechet_distance", "share")
+  for name, values in simulations.intervals(names, patients, each, 400).items():
+    assert 0.92 <= simulations.coverage(values) <= 0.98, name
+
+
+@pytest.mark.parametrize(("patients", "each"), FEW)
+def test_intervals_of_auroc_hold(patients, each):
+  values = simulations.intervals(("auroc",), patients, each, 300)["auroc"]
+  assert 0.92 <= simulations.coverage(values) <= 0.98
+
+
+@pytest.mark.parametrize(("patients", "each"), FEW)
+def test_intervals_of_kernel_and_neighbour_figures_hold(patients, each):
+  repeats = {"kernel_distance": 100, "cmmd": 100, "precision": 60, "recall": 60}
+  for name, number in repeats.items():
+    values = simulations.intervals((name,), patients, each, number)[name]
+    # A standard error of .03: the benchmark has the narrower limits.
+    assert 0.9 <= simulations.coverage(values) <= 0.99, name
+
+
+def test_intervals_over_images_would_not_hold():
+  values = simulations.intervals(("frechet_distance",), 22, 9, 400)["frechet_distance"]
+  of_patients = np.diff(values[:, 1:], axis=1).mean()
+  # As wide as the spread of the figures; over images it would be half of that.
+  assert of_patients > 3.5 * values[:, 0].std()
+
+
+@pytest.mark.parametrize("num_paths", [2, 3, 6, 10])
+def test_equal_paths_are_seldom_called_different(num_paths):
+  assert simulations.false_verdicts("mean", num_paths, 50, 9, 400) <= 0.06
+
+
+def test_equal_paths_are_seldom_called_different_by_auroc():
+  assert simulations.false_verdicts("auroc", 6, 22, 9, 100) <= 0.06
