@@ -42,7 +42,7 @@ def main() -> None:
   """Downloads, resizes, and makes records and columns."""
   from cxr_diffusion_jax.data.download import download
   from cxr_diffusion_jax.data.sources.nih import layout
-  from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
+  from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
   from cxr_diffusion_jax.encoders.elixr import model as elixr_model
   from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
   from cxr_diffusion_jax.run import dataset as dataset_lib
@@ -65,7 +65,7 @@ def main() -> None:
       progress=command.progress,
     )
   if _EMBED.value:
-    elixr_columns.embed(
+    elixr_embed.embed_named(
       settings,
       _EMBED.value,
       experiment.recipe.conditioner.needs,

@@ -194,8 +194,8 @@ def nih_cxr_mini() -> pathlib.Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
   """The small dataset; its ELIXR-C maps are random projections of 4x4 patches."""
   from cxr_diffusion_jax.data import images
-  from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
   from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
+  from tests.fixtures import elixr_files
 
   folder = tmp_path_factory.mktemp("small")
   root = phantom_tree.write_tree(folder / "tree", num_images=64, size=32)
@@ -203,13 +203,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
   project = np.random.default_rng(0).standard_normal((16, 1376), np.float32) / 4
   pixels = np.stack([images.read_grey(path) for path in paths]) / np.float32(127.5) - 1
   patches = pixels.reshape(-1, 8, 4, 8, 4).swapaxes(2, 3).reshape(-1, 8, 8, 16)
-  elixr_writer.write_form_a(
+  elixr_files.write_elixr(
     root,
-    kinds=["elixrc"],
-    num_rows=len(paths),
-    batches=[
-      (np.array([path.stem for path in paths]), {"elixrc": patches @ project}),
-    ],
+    "elixrc",
+    [path.stem for path in paths],
+    patches @ project,
     encoder="stand-in: a random projection",
     standin=True,
   )

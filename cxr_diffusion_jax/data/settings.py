@@ -3,7 +3,7 @@
 RECORDS_DIR/NAME-HASH/SIZE/                     records, see `data.records`
 RECORDS_DIR/NAME-HASH/SIZE/columns/NAME/        ELIXR columns joined to them
 RECORDS_DIR/NAME-HASH/SIZE/clip-HASH/columns/   the columns of one CLIP
-RECORDS_DIR/NAME-HASH/SIZE/standin_clip/, standin/    stand-in encoders and their files
+RECORDS_DIR/NAME-HASH/SIZE/standin_clip/         the stand-in encoder
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ from etils import epath
 
 from cxr_diffusion_jax import artifacts, errors, naming
 from cxr_diffusion_jax.data.records import records as records_lib
-from cxr_diffusion_jax.data.sources import phantom
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,14 +108,6 @@ class DataSettings:
   def standin_clip(self) -> pathlib.Path:
     """The folder of the stand-in CLIP, which sees images of one size."""
     return self.records_folder / "standin_clip"
-
-  @property
-  def standin_root(self) -> pathlib.Path:
-    """Where stand-in embeddings are: in a phantom tree of this size, else beside the
-    records."""
-    if phantom.image_size_of(self.root) == self.image_size:
-      return pathlib.Path(self.root)
-    return self.records_folder / "standin"
 
 
 def _root_of(folder: pathlib.Path) -> str:

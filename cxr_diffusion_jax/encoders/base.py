@@ -5,12 +5,11 @@
 `prepare` runs an encoder once over a dataset, and `sample` runs the same one on a
 user's prompts and images, so that both give the same numbers.
 
-An encoder is a module of this folder, or a package with a module `columns`, that
-exports what `EncoderModule` lists. There is no registry.
+An encoder is a module of the folder `columns` that exports what `EncoderModule` lists.
+There is no registry.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-import importlib
 import re
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -26,21 +25,7 @@ if TYPE_CHECKING:
 # Part of an encoder's description when its files do not say which model made them.
 NAMELESS = "as found in form"
 
-_PACKAGE = "cxr_diffusion_jax.encoders"
-# Modules of this folder that make no columns.
-_SHARED = (
-  "base",
-  "encoding",
-  "extractors",
-  "fitting",
-  "hub",
-  "image_features",
-  "latents",
-  "opening",
-  "probes",
-  "record_prompts",
-  "standin",
-)
+_PACKAGE = "cxr_diffusion_jax.encoders.columns"
 
 
 class Encoder(Protocol):
@@ -143,10 +128,7 @@ def check_same(column: str, description: str, expected: str) -> None:
 
 def load(name: str) -> EncoderModule:
   """Imports an encoder's module; raises InputError if there is none."""
-  module = naming.load("encoder", _PACKAGE, name, without=_SHARED)
-  if hasattr(module, "__path__"):
-    module = importlib.import_module(f"{module.__name__}.columns")
-  return cast(EncoderModule, module)
+  return cast(EncoderModule, naming.load("encoder", _PACKAGE, name))
 
 
 def needs(
@@ -206,4 +188,4 @@ def columns() -> tuple[str, ...]:
 
 
 def _modules() -> list[EncoderModule]:
-  return [load(name) for name in naming.modules(_PACKAGE, without=_SHARED)]
+  return [load(name) for name in naming.modules(_PACKAGE)]

@@ -1,6 +1,7 @@
 """Runs an encoder over all records: one array per row, stored as a column.
 
   texts of the records --encode_text--> column      images --encode_images--> column
+  labels, boxes, view, age, sex --seed and id--> text     or a report as it is
 
 An interrupted run continues with the missing rows.
 """
@@ -10,18 +11,19 @@ import functools
 import hashlib
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images as images_lib
+from cxr_diffusion_jax.data import prompts
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base
-from cxr_diffusion_jax.encoders.clip import record_prompts
 
 BATCH = 64
 
@@ -49,8 +51,8 @@ def encode_columns(
   """Makes those columns of one encoder that are missing or stale.
 
   Args:
-    settings: settings of the data.
-    records: records of the dataset.
+    settings: of the data.
+    records: of the dataset.
     specs: columns that the encoder makes.
     open_fn: opens the encoder; called once, and only if a column has to be made.
     progress: called with the number of finished rows.
@@ -62,34 +64,69 @@ def encode_columns(
   """
   open_fn = functools.cache(open_fn)
   description = description or open_fn().description
-  ids = {split: records.ids(split) for split in records.num_rows}
-  ids_fingerprint = columns_lib.ids_fingerprint(ids)
+
+  def arguments(
+    spec: conditioning.ColumnSpec, stale: columns_lib.Column | None
+  ) -> dict[str, Any]:
+    if stale is not None and spec.location:
+      # A wrong location must not replace a good column.
+      base.check_same(spec.name, description, stale.description.encoder)
+    encoder = open_fn()
+    shape = encoder.shapes[spec.name]
+    return {
+      "shape": shape,
+      "encoder": description,
+      "standin": encoder.standin,
+      "batches": functools.partial(_rows, settings, records, encoder, spec),
+      "flush_bytes": ROWS_AT_RISK * 2 * math.prod(shape),
+    }
+
   for spec in specs:
     facts = [base.identity(description), records.fingerprint]
     if spec.source == "text":
-      facts.append(record_prompts.fingerprint(settings, records))
-    fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
-    target = folder(settings, spec)
-    column = columns_lib.open_column(target, spec.name)
-    if columns_lib.is_fresh(column, ids_fingerprint, fingerprint):
-      continue
-    if column is not None and spec.location:
-      # A wrong location must not replace a good column.
-      base.check_same(spec.name, description, column.description.encoder)
-    encoder = open_fn()
-    shape = encoder.shapes[spec.name]
-    column_writer.write_column(
-      target,
-      ids=ids,
-      name=spec.name,
-      shape=shape,
-      encoder=description,
-      standin=encoder.standin,
-      fingerprint=fingerprint,
-      batches=functools.partial(_rows, settings, records, encoder, spec),
-      progress=progress,
-      flush_bytes=ROWS_AT_RISK * 2 * math.prod(shape),
+      facts.append(prompts_fingerprint(settings, records))
+    refresh_column(
+      folder(settings, spec),
+      records,
+      spec.name,
+      hashlib.sha256(repr(facts).encode()).hexdigest(),
+      functools.partial(arguments, spec),
+      progress,
     )
+
+
+def refresh_column(
+  target: pathlib.Path,
+  records: records_lib.Records,
+  name: str,
+  fingerprint: str,
+  arguments: Callable[[columns_lib.Column | None], dict[str, Any]],
+  progress: types.Progress = types.no_progress,
+) -> columns_lib.Column:
+  """Returns a column of the records, which is made if it is missing or stale.
+
+  Args:
+    target: the folder with `columns/NAME`.
+    records: of the dataset.
+    name: of the column.
+    fingerprint: of what the values are made from.
+    arguments: stale column or None -> the other arguments of `write_column`; called
+      only if the column has to be made.
+    progress: called with the number of finished rows.
+  """
+  ids = {split: records.ids(split) for split in records.num_rows}
+  column = columns_lib.open_column(target, name)
+  wanted = columns_lib.ids_fingerprint(ids)
+  if column is not None and columns_lib.is_fresh(column, wanted, fingerprint):
+    return column
+  return column_writer.write_column(
+    target,
+    ids=ids,
+    name=name,
+    fingerprint=fingerprint,
+    progress=progress,
+    **arguments(column),
+  )
 
 
 def _rows(
@@ -110,7 +147,7 @@ def _rows(
     rows = (
       np.arange(len(ids)) if wanted is None else np.flatnonzero(np.isin(ids, wanted))
     )
-    texts = record_prompts.of_split(settings, records, split) if len(rows) else []
+    texts = record_prompts(settings, records, split) if len(rows) else []
     for start in range(0, len(rows), BATCH):
       batch = rows[start : start + BATCH]
       values = encoder.encode_text([spec.name], [texts[row] for row in batch])
@@ -139,3 +176,44 @@ def image_batches(
   starts = range(0, len(places), batch_size)
   for start, images in zip(starts, images_lib.in_threads(read, starts), strict=True):
     yield ids[start : start + batch_size], images
+
+
+def record_prompts(
+  settings: DataSettings, records: records_lib.Records, split: str
+) -> list[str]:
+  """Returns one text a row of a split: written from its labels, or its report.
+
+  Raises:
+    errors.InputError: reports are asked for, and the tree has none or not for all.
+  """
+  fields = records.fields(split)
+  ids = fields["id"].tolist()
+  if settings.prompts == "report":
+    reports = records.reports(split) or [""] * len(ids)
+    missing = [name for name, text in zip(ids, reports, strict=True) if not text]
+    if missing:
+      raise errors.InputError(
+        f"{len(missing)} images of {settings.root} have no report, as {missing[0]}",
+        "one each, in a column `report` of Data_Entry_2017.csv",
+        "add them, or set config.data.prompts=labels",
+      )
+    return reports
+  return prompts.texts(
+    ids,
+    fields["findings"],
+    fields["view"],
+    fields["age"],
+    fields["sex"],
+    # Sides and zones are those of the whole image, whatever a crop leaves of it.
+    records.boxes(split),
+    vocabulary=records.vocabulary,
+    seed=settings.prompt_seed,
+  )
+
+
+def prompts_fingerprint(settings: DataSettings, records: records_lib.Records) -> str:
+  """A hash of all that `record_prompts` depends on."""
+  # The records' own fingerprint covers labels, boxes and reports.
+  facts = [records.fingerprint, settings.prompts, settings.prompt_seed]
+  facts += [prompts.fingerprint()] if settings.prompts == "labels" else []
+  return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -16,8 +16,8 @@ from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.encoders import fitting
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import small as clip_small
+from cxr_diffusion_jax.encoders.columns import clip as clip_columns
 from cxr_diffusion_jax.encoders.standin import training as standin
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
 

@@ -7,9 +7,8 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.encoders import base
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
-from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.encoders import base, encoding
+from cxr_diffusion_jax.encoders.columns import clip as clip_columns
 from cxr_diffusion_jax.run import dataset
 
 pytestmark = pytest.mark.usefixtures("one_by_one")
@@ -28,7 +27,7 @@ def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, 
   for split in made.splits:
     source = made.source(split)
     fields = made.records.fields(split)
-    prompts = record_prompts.of_split(settings, made.records, split)
+    prompts = encoding.record_prompts(settings, made.records, split)
     wanted = encoder.encode_text(["clip_text"], prompts)["clip_text"]
     for index in range(len(source)):
       row, other = int(source.row[index]), int(source.reference_row[index])

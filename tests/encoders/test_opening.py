@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.encoders import base
+from cxr_diffusion_jax.encoders import base, encoding
 from cxr_diffusion_jax.encoders import opening as encoders
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
-from cxr_diffusion_jax.encoders.clip import record_prompts
-from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
+from cxr_diffusion_jax.encoders.columns import clip as clip_columns
+from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
-from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
 from cxr_diffusion_jax.run import dataset
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions
 from cxr_diffusion_jax.sampling.request import Request
 from cxr_diffusion_jax.training import experiment as experiment_lib
+from tests.fixtures.elixr_files import write_elixr
 from tests.fixtures.runs import make_run, save_run
 
 pytestmark = pytest.mark.usefixtures("one_by_one")
@@ -43,7 +42,7 @@ def assert_makes_the_columns(
 ) -> None:
   """Each column's encoder gives what the column has, of one image and its prompt."""
   source, row = made.source("test"), 2
-  prompt = record_prompts.of_split(settings, made.records, "test")[source.row[row]]
+  prompt = encoding.record_prompts(settings, made.records, "test")[source.row[row]]
   stored = source[row]
   for name, encoder in opened.items():
     if name in made.needs.text_columns:
@@ -133,7 +132,7 @@ def test_a_clip_that_is_gone_is_refused(settings, make_clip):
 def test_elixr_models_are_held_to_the_column(settings, elixr_models, tmp_path):
   needs = base.needs(KIND)
   models = elixr_model.load(elixr_models)
-  elixr_columns.embed(settings, [KIND], needs, models)
+  elixr_embed.embed_named(settings, [KIND], needs, models)
   made = dataset.prepare(settings, needs)
   opened = open_encoder(settings, made, KIND, location=str(elixr_models))
   assert opened.whole_images
@@ -150,11 +149,9 @@ def test_files_that_name_no_model_are_taken_at_their_word(
 ):
   records = open_records(settings)
   ids = np.concatenate([records.ids(split) for split in records.num_rows])
-  elixr_writer.write_form_a(
-    settings.root, kinds=[KIND], num_rows=len(ids), standin=False,
-    batches=[(ids, {KIND: np.ones((len(ids), 128), np.float32)})],
-    encoder=f"{base.NAMELESS} A",
-  )  # fmt: skip
+  values = np.ones((len(ids), 128), np.float32)
+  encoder = f"{base.NAMELESS} A"
+  write_elixr(settings.root, KIND, ids, values, encoder=encoder, standin=False)
   made = dataset.prepare(settings, base.needs(KIND))
   opened = open_encoder(settings, made, KIND, location=str(elixr_models))
   assert not opened.standin

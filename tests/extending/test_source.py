@@ -6,7 +6,7 @@ from PIL import Image
 from cxr_diffusion_jax.conditioning import base
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.encoders import encoding
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import recipe
 
@@ -40,7 +40,7 @@ def test_a_dataset_is_one_file(install, tmp_path):
   num_rows = 0
   for split in dataset.splits:
     source = dataset.source(split)
-    prompts = record_prompts.of_split(settings, dataset.records, split)
+    prompts = encoding.record_prompts(settings, dataset.records, split)
     groups = image_set.groups(image_set.of_records(dataset.records, split))
     for row, image_id in enumerate(dataset.ids(split)):
       i = int(image_id.removeprefix("x"))

@@ -9,8 +9,8 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders import base as encoders
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import small as clip_small
+from cxr_diffusion_jax.encoders.columns import clip as clip_columns
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints
 from cxr_diffusion_jax.run import run as run_lib

@@ -29,13 +29,6 @@ def is_phantom_tree(root: str | os.PathLike) -> bool:
   return (epath.Path(root) / SETTINGS_FILE).exists()
 
 
-def image_size_of(root: str | os.PathLike) -> int:
-  """Side of the images of a phantom tree in pixels; 0 for any other tree."""
-  if not is_phantom_tree(root):
-    return 0
-  return int(json.loads((epath.Path(root) / SETTINGS_FILE).read_text())["size"])
-
-
 def read_facts(path: str | os.PathLike) -> artifacts.Json:
   """What a phantom's PNG states of its image; {} for other images."""
   with Image.open(path) as image:

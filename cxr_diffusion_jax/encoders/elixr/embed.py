@@ -17,15 +17,61 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources.nih import layout
 from cxr_diffusion_jax.encoders import base as encoder_lib
+from cxr_diffusion_jax.encoders import encoding
 from cxr_diffusion_jax.encoders.elixr import kind as elixr_kind
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
-from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
-from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
-from cxr_diffusion_jax.encoders.elixr.files.file import TEXT_KINDS
+from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES, TEXT_KINDS
 from cxr_diffusion_jax.encoders.elixr.kind import KindFiles
+
+
+def embed_named(
+  settings: DataSettings,
+  names: Sequence[str],
+  needs: conditioning.Needs,
+  encoder: encoder_lib.Encoder,
+  progress: types.Progress = types.no_progress,
+) -> tuple[str, ...]:
+  """Makes missing embeddings of a dataset's folder, given by name; see `embed`.
+
+  `names` are keys of `SHAPES`; 'elixr' means those that the path needs, or all where it
+  needs none.
+
+  Raises:
+    errors.InputError: an unknown name, or see `embed`.
+  """
+  unknown = sorted(set(names) - {"elixr", *SHAPES})
+  if unknown:
+    raise errors.InputError(
+      f"--embed {unknown[0]}", f"elixr, or some of {', '.join(sorted(SHAPES))}"
+    )
+  kinds = [name for name in names if name != "elixr"]
+  if "elixr" in names:
+    kinds += [name for name in needs.columns if name in SHAPES] or SHAPES
+  prompts = None
+  if set(kinds) & set(TEXT_KINDS):
+    records = records_lib.prepare_records(settings.record_settings(), progress=progress)
+    prompts = {
+      str(name): text
+      for split in records.num_rows
+      for name, text in zip(
+        records.ids(split),
+        encoding.record_prompts(settings, records, split),
+        strict=True,
+      )
+    }
+  return embed(
+    settings.root,
+    list(dict.fromkeys(kinds)),
+    encoder,
+    prompts=prompts,
+    progress=progress,
+  )
 
 
 def embed(
@@ -45,7 +91,7 @@ def embed(
 
   Args:
     settings_root: the tree.
-    kinds: keys of `elixr.SHAPES`.
+    kinds: keys of `SHAPES`.
     encoder: takes images of any size.
     prompts: stem -> text, for text kinds; images without a text are left out of these.
     batch_size: images in memory at a time.
@@ -89,9 +135,9 @@ def _check_kinds(kinds: Sequence[str], encoder: encoder_lib.Encoder) -> tuple[st
   if not kinds or not encoder.whole_images:
     raise ValueError(f"kinds {kinds}; the encoder must take images of any size")
   for kind in kinds:
-    if encoder.shapes.get(kind) != elixr.SHAPES.get(kind, ()):
+    if encoder.shapes.get(kind) != SHAPES.get(kind, ()):
       raise ValueError(f"{encoder.description} does not make {kind!r}")
-  return tuple(kind for kind in elixr.SHAPES if kind in kinds)
+  return tuple(kind for kind in SHAPES if kind in kinds)
 
 
 def _largest_files(tree: layout.Tree) -> dict[str, str]:
@@ -182,8 +228,8 @@ def _write_files(
     files = {}
     for kind, part in parts.items():
       part.parent.mkdir(parents=True, exist_ok=True)
-      origin = (encoder.description, encoder.standin, "float32")
-      file = elixr_writer.create_file(part, [kind.name], len(stems), *origin)
+      origin = (encoder.description, encoder.standin)
+      file = elixr_kind.create_file(part, kind.name, len(stems), *origin)
       files[kind] = stack.enter_context(file)
     start = 0
     while start < len(stems):
@@ -193,7 +239,7 @@ def _write_files(
       for kind, file in files.items():
         elixr_file.check_finite(kind.staging, np.array(rows), values[kind.name])
         kept = [texts[stem] for stem in rows] if kind.name in TEXT_KINDS else None
-        elixr_writer.write_rows(file, start, rows, {kind.name: values[kind.name]}, kept)
+        elixr_kind.write_rows(file, kind.name, start, rows, values[kind.name], kept)
       start += count
       yield count
   for part in parts.values():

@@ -1,24 +1,26 @@
-"""The state of one kind of embedding in a tree: present, unfinished, missing.
+"""One kind of embedding in a tree: present, unfinished, missing; its files of form A.
 
   ROOT/.elixr-embed/KIND/KIND_<i>.h5 (unfinished) --publish--> ROOT/elixrc/
                                                             or ROOT/elixrb/KIND/
 
-Every file records what made it. Embeddings from another source are never changed;
-stand-ins are replaced. Each kind has its own folder, so that it can be made by itself;
-in the published form A, three kinds share one.
+Every file records what made it, so that a copied stand-in is still marked as one.
+Embeddings from another source are never changed; stand-ins are replaced. Each kind has
+its own folder, so that it can be made by itself; in the published form A (the dataset
+Yasintuncer/nih-cxr14-elixr), three kinds share one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import pathlib
 
+import h5py
 import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
-from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES, dataset, stem_of
 
 _STAGING = ".elixr-embed"
 
@@ -28,7 +30,7 @@ class KindFiles:
   """One kind of embedding in the tree, and its progress.
 
   Attributes:
-    name: a key of `elixr.SHAPES`.
+    name: a key of `SHAPES`.
     folder: where its files will be published.
     staging: where they are collected.
     outdated: stand-ins in `folder` that these files replace.
@@ -43,7 +45,7 @@ class KindFiles:
 
   @property
   def row_bytes(self) -> int:
-    return 4 * int(np.prod(elixr.SHAPES[self.name]))
+    return 4 * int(np.prod(SHAPES[self.name]))
 
   def next_file(self) -> pathlib.Path:
     """A path in `staging` with a number that neither folder has."""
@@ -76,16 +78,16 @@ def open_kind(
     part.unlink()
   origin = (encoder.description, encoder.standin)
   for path in _h5_files(staging):
-    if elixr_writer.read_origin(path) != origin:
+    if read_origin(path) != origin:
       raise errors.InputError(
-        f"{staging} has unfinished embeddings of {elixr_writer.read_origin(path)[0]}",
+        f"{staging} has unfinished embeddings of {read_origin(path)[0]}",
         f"those of {encoder.description}",
         f"finish with that encoder, or remove {staging}",
       )
   published, outdated = _published(root, folder, name, encoder)
   done: dict[str, str | None] = {}
   for path in (*published, *_h5_files(staging)):
-    done |= elixr_writer.read_texts(path)
+    done |= read_texts(path)
   # Files without stored texts are trusted: they name the same encoder.
   other = [stem for stem in wanted if done.get(stem) not in (None, wanted[stem])]
   if other:
@@ -154,3 +156,61 @@ def _published(
 
 def _h5_files(folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(folder.glob("*.h5"))
+
+
+def create_file(
+  path: pathlib.Path,
+  kind: str,
+  num_rows: int,
+  encoder: str,
+  standin: bool,
+) -> h5py.File:
+  """Opens a new file of form A for `num_rows` rows, to be filled by `write_rows`."""
+  file = h5py.File(path, "w")
+  file.attrs["encoder"], file.attrs["standin"] = encoder, standin
+  file.create_dataset("Image Index", (num_rows,), h5py.string_dtype())
+  # As published: ELIXR-C's maps kept the batch axis of 1.
+  shape = (1, *SHAPES[kind]) if kind == "elixrc" else SHAPES[kind]
+  file.create_dataset(_key(kind), (num_rows, *shape), "float32")
+  return file
+
+
+def write_rows(
+  file: h5py.File,
+  kind: str,
+  start: int,
+  stems: Sequence[str],
+  values: np.ndarray,
+  texts: Sequence[str] | None = None,
+) -> None:
+  """Writes k rows of `create_file` from `start` on.
+
+  `stems` are names of images without ending, `values` [k *shape], and `texts` what was
+  encoded, kept beside the values of text kinds.
+  """
+  rows = slice(start, start + len(stems))
+  index, target = dataset(file, "Image Index"), dataset(file, _key(kind))
+  if texts is not None:
+    kept = file.require_dataset("Text", index.shape, h5py.string_dtype())
+    kept[rows] = np.array([text.encode() for text in texts], object)
+  index[rows] = np.array([f"{stem}.png".encode() for stem in stems])
+  target[rows] = values.reshape(-1, *target.shape[1:])
+
+
+def read_texts(path: pathlib.Path) -> dict[str, str | None]:
+  """The stems of a file of form A, each with the text that was kept, if any was."""
+  with h5py.File(path, "r") as file:
+    stems = [stem_of(name) for name in dataset(file, "Image Index")[...]]
+    if "Text" not in file:
+      return dict.fromkeys(stems)
+    return dict(zip(stems, list(dataset(file, "Text").asstr()[...]), strict=True))
+
+
+def read_origin(path: pathlib.Path) -> tuple[str, bool]:
+  """What made a file of `create_file`, and whether that is a stand-in."""
+  with h5py.File(path, "r") as file:
+    return str(file.attrs["encoder"]), bool(file.attrs["standin"])
+
+
+def _key(kind: str) -> str:
+  return "Embeddings" if kind == "elixrc" else kind

@@ -20,7 +20,6 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders import image_features
-from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
@@ -92,9 +91,7 @@ def open_elixr_c(location: str, settings: DataSettings | None) -> Extractor | st
   elif not (pathlib.Path(location).expanduser() / "config.json").is_file():
     return _of_elixr(elixr_model.load(location), 4)
   assert folder is not None
-  model = clip_model.load(folder)
-  standin_elixr.check_fits(model)
-  return _of_elixr(standin_elixr.StandinEncoder(model=model), 64)
+  return _of_elixr(standin_elixr.load(folder), 64)
 
 
 def _of_encoder(

@@ -17,7 +17,6 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
-from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import encoding
@@ -58,34 +57,32 @@ def make(
   kl_codec.check_side(network, settings.image_size)
   side = settings.image_size // network.factor
   shape = (side, side, 2 * network.latent_channels)
-  ids = {split: records.ids(split) for split in records.num_rows}
   facts = [autoencoder.description, records.fingerprint, kl_codec.TILE]
   facts.append(kl_codec.OVERLAP)
-  fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
-  column = columns_lib.open_column(target, NAME)
-  wanted = columns_lib.ids_fingerprint(ids)
-  if column is None or not columns_lib.is_fresh(column, wanted, fingerprint):
-    stamps = [(0, time.monotonic())]
-    size = autoencoder.batch_size(records.image_size)
+  stamps = [(0, time.monotonic())]
+  size = autoencoder.batch_size(records.image_size)
 
-    def moments(wanted: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-      for batch, images in encoding.image_batches(records, wanted, size):
-        yield batch, autoencoder.encode(images)
-        stamps.append((stamps[-1][0] + len(batch), time.monotonic()))
+  def moments(wanted: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for batch, images in encoding.image_batches(records, wanted, size):
+      yield batch, autoencoder.encode(images)
+      stamps.append((stamps[-1][0] + len(batch), time.monotonic()))
 
-    column = column_writer.write_column(
-      target,
-      ids=ids,
-      name=NAME,
-      shape=shape,
-      encoder=autoencoder.description,
-      standin=False,
-      fingerprint=fingerprint,
-      batches=moments,
-      progress=progress,
-      flush_bytes=rows_at_risk * 2 * math.prod(shape),
-    )
-    num_images = stamps[-1][0]
+  column = encoding.refresh_column(
+    target,
+    records,
+    NAME,
+    hashlib.sha256(repr(facts).encode()).hexdigest(),
+    lambda _: {
+      "shape": shape,
+      "encoder": autoencoder.description,
+      "standin": False,
+      "batches": moments,
+      "flush_bytes": rows_at_risk * 2 * math.prod(shape),
+    },
+    progress,
+  )
+  num_images = stamps[-1][0]
+  if num_images:
     progress(f"latents, {_rate(stamps)}", num_images, num_images)
   _write_statistics(column)
 

@@ -24,10 +24,9 @@ from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders import fitting
+from cxr_diffusion_jax.encoders import encoding, fitting
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
-from cxr_diffusion_jax.encoders.clip import record_prompts
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import loss as standin_loss
 
@@ -63,7 +62,7 @@ def train_clip(
   """Trains a CLIP on the training split alone, unless its folder has it already."""
   train_standin(
     image_set.record_images(records, "train"),
-    record_prompts.of_split(settings, records, "train"),
+    encoding.record_prompts(settings, records, "train"),
     records.fields("train")["findings"],
     settings.standin_clip,
     settings=TrainSettings(num_steps=settings.standin_steps),

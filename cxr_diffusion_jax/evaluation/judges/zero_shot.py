@@ -25,7 +25,6 @@ from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base as encoder_lib
-from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
@@ -161,9 +160,7 @@ def open_scorer(settings: DataSettings, elixr_models: str = "") -> Scorer | str:
       elixr_saved_model.find(elixr.folder, model)
     encoder = elixr
   elif settings.standin_clip.is_dir():
-    model = clip_model.load(settings.standin_clip)
-    standin_elixr.check_fits(model)
-    encoder = standin_elixr.StandinEncoder(model=model)
+    encoder = standin_elixr.load(settings.standin_clip)
     prompts = {name: (with_it, "no finding") for name, (with_it, _) in prompts.items()}
   else:
     return f"ELIXR's SavedModels were not named, no stand-in in {settings.standin_clip}"

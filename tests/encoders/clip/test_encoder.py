@@ -13,10 +13,10 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
+from cxr_diffusion_jax.encoders.columns import clip as clip_columns
 
 FOLDER = pathlib.Path(__file__).parent / "torch_clip"
 PROMPTS = ["a", "", "rather a long prompt of many words", "left"]

@@ -16,7 +16,7 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
-from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
+from tests.fixtures.elixr_files import write_elixr
 
 SMALL = ("contrastive_img_emb", "contrastive_txt_emb")
 NUM = 11
@@ -191,18 +191,17 @@ elixr_embed.embed(sys.argv[1], ["elixrc"], Dying(), batch_size=2, rows_per_file=
 
 
 def test_embeddings_of_another_source_are_never_touched(root):
-  def write(**changes) -> None:
-    values = {"contrastive_img_emb": np.ones((2, 128), np.float32)}
-    elixr_writer.write_form_a(
-      root, kinds=SMALL[:1], num_rows=2, dtype="float32",
-      batches=[(np.array(["00000000_000", "x"]), values)], **changes,
-    )  # fmt: skip
+  def write(*, standin: bool, folder: str = "elixrb/contrastive") -> None:
+    stems, values = ["00000000_000", "x"], np.ones((2, 128), np.float32)
+    write_elixr(
+      root, SMALL[0], stems, values, encoder="another", folder=folder, standin=standin
+    )
 
-  write(encoder="another", standin=True)
+  write(standin=True, folder="")
   elixr_embed.embed(root, SMALL[:1], Sums())
   assert read(root, SMALL[0]) == greys(range(NUM))
   shutil.rmtree(root / "elixrb")
-  write(encoder="another", standin=False)
+  write(standin=False)
   before = elixr.find_elixr(root, SMALL[0]).fingerprint()
   for encoder in (Sums(), Sums(standin=True), Sums(description="another 1")):
     with pytest.raises(errors.InputError, match=r"another in .*contrastive; expected"):

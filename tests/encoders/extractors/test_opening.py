@@ -136,9 +136,7 @@ def test_elixr_c_is_the_mean_of_its_map(monkeypatch, tmp_path):
     description="stand-in", standin=True, encode_images=encode_images
   )
   (tmp_path / "config.json").write_text("{}")
-  monkeypatch.setattr(published.clip_model, "load", lambda folder: None)
-  monkeypatch.setattr(published.standin_elixr, "check_fits", lambda model: None)
-  monkeypatch.setattr(published.standin_elixr, "StandinEncoder", lambda model: encoder)
+  monkeypatch.setattr(published.standin_elixr, "load", lambda folder: encoder)
   settings = types.SimpleNamespace(standin_clip=tmp_path)
   (extractor,), _ = features.open_extractors(["elixr_c"], settings=settings)
   assert extractor.standin

@@ -213,16 +213,14 @@ def test_standin_scorer_negates_with_no_finding(tmp_path, monkeypatch):
   settings.standin_clip.mkdir(parents=True)
   texts = []
 
-  def open_encoder(model):
+  def open_encoder(folder):
     def encode_text(columns, given):
       texts.extend(given)
       return Encoder().encode_text(columns, given)
 
     return python_types.SimpleNamespace(encode_text=encode_text)
 
-  monkeypatch.setattr(zero_shot.clip_model, "load", lambda folder: folder)
-  monkeypatch.setattr(zero_shot.standin_elixr, "check_fits", lambda model: None)
-  monkeypatch.setattr(zero_shot.standin_elixr, "StandinEncoder", open_encoder)
+  monkeypatch.setattr(zero_shot.standin_elixr, "load", open_encoder)
   zero_shot.open_scorer(settings)
   assert texts[::2] == [with_it for with_it, _ in PROMPTS.values()]
   assert set(texts[1::2]) == {"no finding"}

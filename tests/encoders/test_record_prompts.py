@@ -9,7 +9,7 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels, prompts
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.encoders import encoding
 from tests.fixtures import places
 
 
@@ -31,7 +31,7 @@ def all_texts(settings, records) -> dict[str, str]:
     for split in records.num_rows
     for name, text in zip(
       records.ids(split).tolist(),
-      record_prompts.of_split(settings, records, split),
+      encoding.record_prompts(settings, records, split),
       strict=True,
     )
   }
@@ -40,7 +40,7 @@ def all_texts(settings, records) -> dict[str, str]:
 def test_prompts_say_what_the_labels_say(prepared, open_records):
   records = open_records(prepared)
   for split, count in records.num_rows.items():
-    made = record_prompts.of_split(prepared, records, split)
+    made = encoding.record_prompts(prepared, records, split)
     fields = records.fields(split)
     assert len(made) == count
     for text, findings, age in zip(
@@ -102,35 +102,35 @@ def test_reports_are_taken_as_they_are(settings, open_records):
 def test_missing_reports_are_refused(settings, open_records):
   asked = dataclasses.replace(settings, prompts="report")
   records = open_records(asked)
-  with pytest.raises(errors.InputError, match="has no reports; expected a column `rep"):
-    record_prompts.of_split(asked, records, "train")
+  with pytest.raises(errors.InputError, match=r"images of .* a column `report`"):
+    encoding.record_prompts(asked, records, "train")
   ids = records.ids("train").tolist()
   write_reports(settings.root, dict.fromkeys(ids[1:], "clear"))
   with pytest.raises(errors.InputError, match=rf"images of .* no report, as {ids[0]}"):
-    record_prompts.of_split(asked, open_records(asked), "train")
+    encoding.record_prompts(asked, open_records(asked), "train")
 
 
 def test_the_fingerprint_follows_what_texts_depend_on(
   settings, open_records, monkeypatch
 ):
   records = open_records(settings)
-  before = record_prompts.fingerprint(settings, records)
+  before = encoding.prompts_fingerprint(settings, records)
   for change in ({"prompt_seed": 1}, {"prompts": "report"}):
     changed = dataclasses.replace(settings, **change)
-    assert record_prompts.fingerprint(changed, records) != before, change
+    assert encoding.prompts_fingerprint(changed, records) != before, change
   for change in (
     {"records_dir": "elsewhere"},
     {"standin": True, "standin_steps": 7},
     {"num_workers": 2, "missing": "drop"},
   ):
     changed = dataclasses.replace(settings, **change)
-    assert record_prompts.fingerprint(changed, records) == before, change
+    assert encoding.prompts_fingerprint(changed, records) == before, change
   reports = dataclasses.replace(settings, prompts="report")
-  of_reports = record_prompts.fingerprint(reports, records)
+  of_reports = encoding.prompts_fingerprint(reports, records)
   with monkeypatch.context() as patch:
     # As after an edit of the phrasings, which reports have no part in.
     patch.setattr(prompts, "fingerprint", lambda: "other")
-    assert record_prompts.fingerprint(settings, records) != before
-    assert record_prompts.fingerprint(reports, records) == of_reports
+    assert encoding.prompts_fingerprint(settings, records) != before
+    assert encoding.prompts_fingerprint(reports, records) == of_reports
   (pathlib.Path(settings.root) / "BBox_List_2017.csv").unlink()
-  assert record_prompts.fingerprint(settings, open_records(settings)) != before
+  assert encoding.prompts_fingerprint(settings, open_records(settings)) != before

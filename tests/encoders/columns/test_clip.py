@@ -14,9 +14,8 @@ from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.encoders import base, encoding
-from cxr_diffusion_jax.encoders.clip import columns as clip_columns
 from cxr_diffusion_jax.encoders.clip import model as clip_model
-from cxr_diffusion_jax.encoders.clip import record_prompts
+from cxr_diffusion_jax.encoders.columns import clip as clip_columns
 
 pytestmark = pytest.mark.usefixtures("one_by_one")
 
@@ -32,7 +31,7 @@ def records(settings, open_records) -> records_lib.Records:
 @pytest.fixture
 def save(settings, records, make_clip) -> Callable[..., str]:
   """Saves a CLIP whose tokenizer knows the tree's words: `save("clip", seed=1)`."""
-  words = record_prompts.of_split(settings, records, "train")
+  words = encoding.record_prompts(settings, records, "train")
   return lambda name="clip", **options: str(make_clip(name, words, **options))
 
 
@@ -92,7 +91,7 @@ def test_columns_have_the_encoders_numbers_in_row_order(settings, records, save)
   encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
   made = opened(settings, needs)
   for split in records.num_rows:
-    prompts = record_prompts.of_split(settings, records, split)
+    prompts = encoding.record_prompts(settings, records, split)
     wanted = encoder.encode_text(NAMES[:1], prompts)
     wanted |= encoder.encode_images(NAMES[1:], images(records, split))
     for name, column in made.items():
@@ -110,7 +109,7 @@ def test_text_is_zero_at_padding_and_nowhere_else(settings, records, save):
   needs = base.needs("clip_text", model=save())
   make(settings, records, needs)
   (column,) = opened(settings, needs).values()
-  prompts = record_prompts.of_split(settings, records, "train")
+  prompts = encoding.record_prompts(settings, records, "train")
   model = clip_model.load(needs.specs[0].model)
   _, mask, _ = clip_model.encode_text(model, prompts, batch_size=1)
   assert not mask.all()
@@ -156,7 +155,7 @@ def test_an_interrupted_call_goes_on_with_what_lacks(
   encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
   if name == "clip_text":
     wanted = encoder.encode_text(
-      [name], record_prompts.of_split(settings, records, "train")
+      [name], encoding.record_prompts(settings, records, "train")
     )
   else:
     wanted = encoder.encode_images([name], images(records, "train"))
@@ -219,7 +218,7 @@ def test_other_texts_remake_what_is_made_of_texts(settings, records, save, count
   other = dataclasses.replace(settings, prompt_seed=1)
   make(other, records, needs)
   assert counted["rows"] == 3 * NUM_IMAGES
-  prompts = record_prompts.of_split(other, records, "test")
+  prompts = encoding.record_prompts(other, records, "test")
   wanted = clip_columns.load(needs.specs[0].model, batch_size=1).encode_text(
     ["clip_text"], prompts
   )

@@ -1,7 +1,6 @@
 """Columns of ELIXR: real embeddings go first, stand-ins come only where asked for."""
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -12,17 +11,15 @@ from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import layout
-from cxr_diffusion_jax.encoders import base
+from cxr_diffusion_jax.encoders import base, encoding
 from cxr_diffusion_jax.encoders.clip import model as clip_model
-from cxr_diffusion_jax.encoders.clip import record_prompts
-from cxr_diffusion_jax.encoders.elixr import columns as elixr_columns
 from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
-from cxr_diffusion_jax.encoders.elixr.files import writer as elixr_writer
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
 from cxr_diffusion_jax.encoders.standin import training as standin
 from cxr_diffusion_jax.run import dataset
+from tests.fixtures.elixr_files import write_elixr
 
 KIND = "contrastive_img_emb"
 NEEDS = base.needs(KIND)
@@ -31,10 +28,7 @@ NEEDS = base.needs(KIND)
 def write_real(root: str, ids: list[str], value: float = 1.0) -> None:
   """Writes embeddings of form A that no stand-in made, all of one number."""
   made = np.full((len(ids), 128), value, np.float32)
-  elixr_writer.write_form_a(
-    root, kinds=[KIND], num_rows=len(ids), batches=[(np.array(ids), {KIND: made})],
-    encoder="the real one", standin=False,
-  )  # fmt: skip
+  write_elixr(root, KIND, ids, made, encoder="the real one", standin=False)
 
 
 def all_ids(records: records_lib.Records) -> list[str]:
@@ -80,7 +74,7 @@ def test_stand_ins_are_made_and_joined_where_asked(with_standin, monkeypatch):
     row["image"][..., 0] for row in records_lib.RecordSource(made.records, "test")
   ]
   wanted = encoder.encode_images(("elixrc", KIND), squares)
-  prompts = record_prompts.of_split(with_standin, made.records, "test")
+  prompts = encoding.record_prompts(with_standin, made.records, "test")
   wanted |= encoder.encode_text(("txt_emb",), prompts)
   for column in made.columns:
     name = column.description.name
@@ -125,7 +119,6 @@ def test_other_prompts_make_other_stand_ins_of_texts_alone(with_standin):
   second = dataset.prepare(asked, base.needs("txt_emb"))
   assert second.card.columns != first.card.columns
   assert second.card.fingerprint == first.card.fingerprint
-  # The settings of before find their own again.
   third = dataset.prepare(with_standin, base.needs("txt_emb"))
   for split in ("train", "test"):
     np.testing.assert_array_equal(
@@ -134,13 +127,8 @@ def test_other_prompts_make_other_stand_ins_of_texts_alone(with_standin):
 
 
 @pytest.mark.usefixtures("quick_training")
-@pytest.mark.parametrize(
-  ("sizes", "phantom"), [((32, 16), False), ((32, 16), True), ((16, 32), True)]
-)
-def test_each_size_keeps_its_own_stand_ins(with_standin, sizes, phantom):
-  if phantom:
-    told = json.dumps({"phantom": True, "size": 32})
-    (pathlib.Path(with_standin.root) / "phantom.json").write_text(told)
+@pytest.mark.parametrize("sizes", [(32, 16), (16, 32)])
+def test_each_size_keeps_its_own_stand_ins(with_standin, sizes):
   one, two = (dataclasses.replace(with_standin, image_size=size) for size in sizes)
   first = dataset.prepare(one, NEEDS)
   kept = times(one.records_folder)
@@ -156,8 +144,13 @@ def test_each_size_keeps_its_own_stand_ins(with_standin, sizes, phantom):
   assert dataset.prepare(one, NEEDS).card == first.card
   assert dataset.prepare(two, NEEDS).card == second.card
   assert times(one.records_folder) == kept
-  in_tree = elixr.find_elixr(with_standin.root, KIND)
-  assert (in_tree is not None) == phantom
+  assert elixr.find_elixr(with_standin.root, KIND) is None
+
+
+def test_stand_ins_stay_where_the_setting_is_dropped(with_standin):
+  first = dataset.prepare(with_standin, NEEDS)
+  second = dataset.prepare(dataclasses.replace(with_standin, standin=False), NEEDS)
+  assert second.card == first.card
 
 
 def test_rows_that_lack_are_refused_or_dropped(settings, open_records):
@@ -231,14 +224,14 @@ def test_elixr_stands_for_what_the_path_needs_or_for_all(
     (["elixr"], base.needs()),
     ([KIND], base.needs()),
   ):
-    elixr_columns.embed(settings, names, needs, None)
+    elixr_embed.embed_named(settings, names, needs, None)
   records = open_records(settings)
   told = {
     name: text
     for split in records.num_rows
     for name, text in zip(
       records.ids(split).tolist(),
-      record_prompts.of_split(settings, records, split),
+      encoding.record_prompts(settings, records, split),
       strict=True,
     )
   }
@@ -253,4 +246,4 @@ def test_elixr_stands_for_what_the_path_needs_or_for_all(
 @pytest.mark.parametrize("name", ["elixr_d", "clip_text", ""])
 def test_what_elixr_does_not_make_is_refused(settings, name):
   with pytest.raises(errors.InputError, match=f"--embed {name}; expected elixr, or"):
-    elixr_columns.embed(settings, ["elixrc", name], base.needs(), None)
+    elixr_embed.embed_named(settings, ["elixrc", name], base.needs(), None)

@@ -1,0 +1,1 @@
+"""The encoders that make columns: each module is one, found by its name."""
