@@ -7,7 +7,6 @@ same kind of machine.
 """
 
 from collections.abc import Callable, Iterator
-import time
 
 import jax
 import numpy as np
@@ -69,7 +68,6 @@ def fit(
   num_steps: int,
   batch_size: int,
   seed: int,
-  max_seconds: float = 0.0,
   progress: types.Progress = types.no_progress,
 ) -> tuple[types.Params, list[dict[str, float]]]:
   """Runs the steps; returns the parameters, and the losses of each step.
@@ -84,14 +82,13 @@ def fit(
     num_steps: number of updates.
     batch_size: b.
     seed: seed of the order and of each step's key.
-    max_seconds: stop after this time; 0 for no limit.
     progress: called after each step, with the loss in its label.
 
   Raises:
     FloatingPointError: the loss is not finite.
   """
   key, opt_state = jax.random.key(seed), tx.init(params)
-  start, losses = time.monotonic(), []
+  losses = []
   order = shuffled_rows(num_rows, num_steps, batch_size, seed)
   for step, rows in enumerate(order):
     params, opt_state, metrics = step_fn(
@@ -102,8 +99,6 @@ def fit(
     if not np.isfinite(loss):
       raise FloatingPointError(f"loss of the {name} at step {step}: {losses[-1]}")
     progress(f"{name}, loss {loss:.3f}", step + 1, num_steps)
-    if 0 < max_seconds < time.monotonic() - start:
-      break
   return params, losses
 
 

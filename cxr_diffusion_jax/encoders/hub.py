@@ -3,8 +3,7 @@
 An id is downloaded once; files in the hub's cache are used without the network.
 """
 
-from collections.abc import Iterator, Sequence
-import contextlib
+from collections.abc import Callable, Sequence
 import pathlib
 
 from cxr_diffusion_jax import errors
@@ -50,13 +49,40 @@ def files(name: str) -> set[str]:
   return set(huggingface_hub.list_repo_files(name))
 
 
-@contextlib.contextmanager
-def errors_of(what: str, expected: str, fix: str) -> Iterator[None]:
-  """Turns the errors of the functions above into an `InputError` about `what`."""
+def resolve(
+  name: str,
+  what: str,
+  expected: str,
+  fix: str,
+  *,
+  local: Callable[[pathlib.Path], pathlib.Path | None],
+  fetch: Callable[[], pathlib.Path],
+) -> pathlib.Path:
+  """Returns the path of a model that is given by a folder or by an id on the hub.
+
+  Args:
+    name: as the user gave it.
+    what: the kind of model, or the config key, for messages.
+    expected: the content that a folder or an id should have, for messages.
+    fix: what the user can do.
+    local: folder -> the model's path, None where the folder is none.
+    fetch: returns a local copy of the id `name`.
+
+  Raises:
+    errors.InputError: no such folder, and no such id that can be reached.
+  """
+  folder = pathlib.Path(name).expanduser()
+  path = local(folder)
+  if path is not None:
+    return path
+  if folder.is_dir() or not is_id(name):
+    raise errors.InputError(f"no {what} in {name!r}", expected, fix)
   try:
-    yield
+    return fetch()
   except (OSError, ValueError) as error:
     reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     raise errors.InputError(
-      f"{what} is no folder and could not be downloaded ({reason})", expected, fix
+      f"{what}: {name!r} is no folder and could not be downloaded ({reason})",
+      expected,
+      f"check network and id; {fix}",
     ) from error

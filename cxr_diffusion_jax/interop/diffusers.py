@@ -15,12 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.interop import (
-  autoencoder_options,
-  names,
-  safetensors_folder,
-  unet_options,
-)
+from cxr_diffusion_jax.interop import names, options, safetensors_folder
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.models.denoisers import unet as unet_lib
 
@@ -46,9 +41,9 @@ def read_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, int, pathlib.Pa
   Checks the weights' names and shapes; errors are those of `load_unet`.
   """
   place = safetensors_folder.locate(folder, "unet")
-  config = safetensors_folder.read_config(place, unet_options.CLASS_NAME)
+  config = safetensors_folder.read_config(place, options.UNET.class_name)
   where = str(place / safetensors_folder.CONFIG)
-  fields, in_channels = unet_options.read(config, where)
+  fields, in_channels = options.read_unet(config, where)
   network = unet_lib.UNet(**fields)
   _check_files(place, unet_shapes(network, in_channels))
   return network, in_channels, place
@@ -72,9 +67,9 @@ def read_autoencoder(
 ) -> tuple[autoencoder_lib.AutoencoderKL, pathlib.Path]:
   """Returns an autoencoder without its weights, and the model's folder."""
   place = safetensors_folder.locate(folder, "vae")
-  config = safetensors_folder.read_config(place, autoencoder_options.CLASS_NAME)
+  config = safetensors_folder.read_config(place, options.AUTOENCODER.class_name)
   where = str(place / safetensors_folder.CONFIG)
-  return autoencoder_lib.AutoencoderKL(**autoencoder_options.read(config, where)), place
+  return autoencoder_lib.AutoencoderKL(**options.read_autoencoder(config, where)), place
 
 
 def save_unet(
@@ -96,7 +91,7 @@ def save_unet(
   # The input's channels are the one thing that only the parameters know.
   kernel = params.get("conv_in", {}).get("kernel", np.zeros((3, 3, 4, 1)))
   in_channels = kernel.shape[2]
-  config = unet_options.write(unet, in_channels)
+  config = options.write_unet(unet, in_channels)
   _save(folder, config, unet_shapes(unet, in_channels), params, dtype)
 
 
@@ -111,7 +106,7 @@ def save_autoencoder(
 
   Arguments and errors are those of `save_unet`.
   """
-  config = autoencoder_options.write(autoencoder)
+  config = options.write_autoencoder(autoencoder)
   _save(folder, config, _autoencoder_shapes(autoencoder), params, dtype)
 
 
@@ -121,14 +116,12 @@ def unet_shapes(unet: unet_lib.UNet, in_channels: int) -> types.Params:
   context = types.TokenStream(
     tokens=jnp.zeros((1, 1, unet.context_width)), mask=jnp.ones((1, 1), bool)
   )
-  labels = None if unet.num_classes is None else jnp.zeros((1,), jnp.int32)
   variables = jax.eval_shape(
     unet.init,
     jax.random.key(0),
     jnp.zeros((1, side, side, in_channels)),
     jnp.zeros((1,)),
     (context,),
-    labels,
   )
   return variables["params"]
 

@@ -5,13 +5,15 @@ down_blocks_0/resnets_1/conv1/kernel  <->  down_blocks.0.resnets.1.conv1.weight
 kernel of a convolution  [h w in out]  <->  weight [out in h w]
 kernel of a dense layer  [in out]      <->  weight [out in]
 scale, embedding         as they are   <->  weight
+mean, var                as they are   <->  running_mean, running_var
 """
 
 from collections.abc import Mapping
 import re
-from typing import Any
 
 from flax import traverse_util
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
@@ -23,6 +25,14 @@ _OLD_ATTENTION = {
   "value": "to_v",
   "proj_attn": "to_out.0",
 }
+_LEAVES = {
+  **dict.fromkeys(("kernel", "scale", "embedding"), "weight"),
+  "mean": "running_mean",
+  "var": "running_var",
+}
+# Modules that are lists in PyTorch; linear_1 and branch7x7_1 are names.
+_LISTS = re.compile(r"(blocks|resnets|attentions|samplers|to_out|net)_(\d+)$")
+
 # Names listed for each kind of mistake; a wrong model would list hundreds.
 _LISTED = 10
 
@@ -30,9 +40,8 @@ _LISTED = 10
 def torch_name(path: tuple[str, ...]) -> str:
   """PyTorch's name of the parameter at a path."""
   *modules, leaf = path
-  # linear_1 and linear_2 are names, not places in a list.
-  parts = [re.sub(r"(?<!linear)_(\d+)$", r".\1", part) for part in modules]
-  return ".".join([*parts, "bias" if leaf == "bias" else "weight"])
+  parts = [_LISTS.sub(r"\1.\2", part) for part in modules]
+  return ".".join([*parts, _LEAVES.get(leaf, leaf)])
 
 
 def to_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
@@ -49,18 +58,14 @@ def from_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
   return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-  """A shape in PyTorch's axes."""
-  if path[-1] != "kernel" or len(shape) < 2:
-    return shape
-  return (shape[-1], shape[-2], *shape[:-2])
-
-
 def shapes_by_name(tree: types.Params) -> dict[str, tuple[int, ...]]:
   """Shapes of a tree of parameters by PyTorch's names, in its axes."""
-  flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(tree)
+  flat: artifacts.Json = traverse_util.flatten_dict(tree)
+  # A view of one number has any shape without memory.
   return {
-    torch_name(path): torch_shape(path, tuple(leaf.shape))
+    torch_name(tuple(path)): to_torch(
+      tuple(path), np.broadcast_to(np.float32(), leaf.shape)
+    ).shape
     for path, leaf in flat.items()
   }
 
@@ -74,7 +79,10 @@ def modern(name: str) -> str:
 
 
 def check(
-  stored: Mapping[str, tuple[int, ...]], shapes: types.Params, where: str
+  stored: Mapping[str, tuple[int, ...]],
+  shapes: types.Params,
+  where: str,
+  fix: str = "take weights and config.json from the same model",
 ) -> None:
   """Compares what a file holds with what a tree needs.
 
@@ -82,6 +90,7 @@ def check(
     stored: shapes by PyTorch's names, as `modern` writes them.
     shapes: our tree, of anything with a shape.
     where: the file or folder, for messages.
+    fix: what the user can do.
 
   Raises:
     errors.InputError: names that are missing, unknown, or of a wrong shape; all kinds
@@ -105,8 +114,7 @@ def check(
   ]
   if mistakes:
     raise errors.InputError(
-      f"weights in {where} that do not fit its configuration: {' | '.join(mistakes)}",
-      fix="take weights and config.json from the same model",
+      f"weights in {where} that do not fit its network: {' | '.join(mistakes)}", fix=fix
     )
 
 
@@ -114,9 +122,19 @@ def to_tree(arrays: Mapping[str, np.ndarray], shapes: types.Params) -> types.Par
   """Arrays by PyTorch's names as a tree of parameters; `check` them first."""
   return traverse_util.unflatten_dict(
     {
-      path: np.ascontiguousarray(from_torch(path, arrays[torch_name(path)]))
+      path: np.asarray(from_torch(path, arrays[torch_name(path)]), order="C")
       for path in traverse_util.flatten_dict(shapes)
     }
+  )
+
+
+def fit(
+  arrays: Mapping[str, np.ndarray], shapes: types.Params, where: str, fix: str
+) -> types.Params:
+  """A tree of the float32 parameters that a file holds; raises as `check`."""
+  check({name: array.shape for name, array in arrays.items()}, shapes, where, fix)
+  return jax.tree.map(
+    lambda leaf: jnp.asarray(leaf, jnp.float32), to_tree(arrays, shapes)
   )
 
 

@@ -7,7 +7,7 @@
 Only headers are read for shapes, so that a wrong folder is refused early.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
 import os
 import pathlib
@@ -68,7 +68,7 @@ def read_config(folder: pathlib.Path, class_name: str) -> artifacts.Json:
   Raises:
     errors.InputError: no JSON object, or of another class of models.
   """
-  config = _read_json(folder / CONFIG)
+  config = read_json(folder / CONFIG)
   stored = config.get("_class_name")
   if stored != class_name:
     raise errors.InputError(
@@ -86,16 +86,22 @@ def read_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
     errors.InputError: no weights in safetensors, or a file that is cut short.
   """
   return {
-    name: tuple(file.get_slice(name).get_shape()) for file, name in _arrays(folder)
+    name: tuple(file.get_slice(name).get_shape())
+    for file, name in _arrays(weight_files(folder))
   }
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads all arrays by name, as float32, on the host; raises as `read_shapes`."""
+  return read_arrays(weight_files(folder))
+
+
+def read_arrays(paths: Iterable[pathlib.Path]) -> dict[str, np.ndarray]:
+  """Reads all arrays of safetensors files; see `read`."""
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
     return {
       name: np.asarray(file.get_tensor(name)).astype(np.float32, copy=False)
-      for file, name in _arrays(folder)
+      for file, name in _arrays(paths)
     }
 
 
@@ -144,28 +150,35 @@ def write(
 _PART = f"{WHOLE}.part"
 
 
-def _arrays(folder: pathlib.Path) -> Iterator[tuple[Any, str]]:
+def _arrays(paths: Iterable[pathlib.Path]) -> Iterator[tuple[Any, str]]:
   """Yields each array as an open file and a name."""
   import safetensors
 
-  for path in _weight_files(folder):
+  for path in paths:
     try:
       with safetensors.safe_open(path, framework="flax") as file:
         for name in file.keys():  # noqa: SIM118 - no mapping
           yield file, name
     except (safetensors.SafetensorError, FileNotFoundError) as error:
-      raise _damaged(path) from error
+      raise damaged(path) from error
 
 
-def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  for form in FORMS:
+def weight_files(
+  folder: pathlib.Path, forms: Sequence[str] = FORMS
+) -> list[pathlib.Path]:
+  """The files of the first form that is there: one, or the shards of an index.
+
+  Raises:
+    errors.InputError: no weights in safetensors, or a damaged index.
+  """
+  for form in forms:
     path = folder / form
     if path.is_file() and path.suffix == ".safetensors":
       return [path]
     if path.is_file():
-      shards = _read_json(path).get("weight_map")
+      shards = read_json(path).get("weight_map")
       if not isinstance(shards, dict) or not shards:
-        raise _damaged(path)
+        raise damaged(path)
       # A name alone: an index must not point outside of its folder.
       return sorted({folder / pathlib.Path(str(name)).name for name in shards.values()})
   present = sorted(path for path in folder.iterdir() if path.is_file())
@@ -174,7 +187,7 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
       raise _unsafe(path)
   raise errors.InputError(
     f"no weights in {folder}",
-    f"{WHOLE}, shards of it with their index, or its fp16 or bf16 variant",
+    f"{forms[0]}, shards of it with their index, or a 16-bit variant",
     "download or copy the folder again, weights and config.json together",
   )
 
@@ -195,19 +208,21 @@ def _unsafe(path: pathlib.Path) -> errors.InputError:
   )
 
 
-def _read_json(path: pathlib.Path) -> artifacts.Json:
+def read_json(path: pathlib.Path) -> artifacts.Json:
+  """Reads a JSON file that holds an object; raises InputError if it does not."""
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
-    raise _damaged(path) from error
+    raise damaged(path) from error
   if not isinstance(content, dict):
-    raise _damaged(path)
+    raise damaged(path)
   return content
 
 
-def _damaged(path: pathlib.Path) -> errors.InputError:
+def damaged(path: pathlib.Path) -> errors.InputError:
+  """The error of a file that is absent or incomplete."""
   return errors.InputError(
-    f"{path} is absent, or cannot be read to its end",
+    f"{path} is absent or cannot be read to its end",
     "a whole file",
     "download or copy it again",
   )

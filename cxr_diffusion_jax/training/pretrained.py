@@ -27,7 +27,6 @@ _FIELDS = (
   "block_channels",
   "linear_projection",
   "norm_groups",
-  "num_classes",
   "num_heads",
   "num_layers",
   "time_conditioning",

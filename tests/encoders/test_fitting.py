@@ -46,11 +46,7 @@ def test_fit_finds_the_minimum_and_repeats_itself(program):
   assert losses == same
 
 
-def test_fit_stops_on_time_and_on_a_loss_that_is_not_finite(program):
-  _, losses = fitting.fit(
-    *program, start(), read_batch, 20, **OPTIONS, max_seconds=1e-9
-  )
-  assert len(losses) == 1
+def test_fit_stops_on_a_loss_that_is_not_finite(program):
   with pytest.raises(FloatingPointError, match="line at step 0"):
     fitting.fit(*program, {"w": jnp.full(3, jnp.nan)}, read_batch, 20, **OPTIONS)
 

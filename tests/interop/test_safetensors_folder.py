@@ -58,7 +58,7 @@ def test_shards_are_joined_by_their_index(written):
   with pytest.raises(errors.InputError, match=r"00002-of-00002.* is absent"):
     safetensors_folder.read_shapes(written)
   (written / f"{WEIGHTS}.index.json").write_text("{}")
-  with pytest.raises(errors.InputError, match=r"index.json is absent, or cannot"):
+  with pytest.raises(errors.InputError, match=r"index.json is absent or cannot"):
     safetensors_folder.read_shapes(written)
 
 
@@ -83,14 +83,14 @@ def test_other_weights_under_a_variant_s_name_are_not_taken(written):
 def test_a_file_that_is_cut_short_is_told(kept, written):
   data = (written / WEIGHTS).read_bytes()
   (written / WEIGHTS).write_bytes(data[:kept])
-  with pytest.raises(errors.InputError, match=f"{WEIGHTS} is absent, or cannot be"):
+  with pytest.raises(errors.InputError, match=f"{WEIGHTS} is absent or cannot be"):
     safetensors_folder.read_shapes(written)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])
 def test_a_configuration_that_is_none_is_told(text, written):
   (written / "config.json").write_text(text)
-  with pytest.raises(errors.InputError, match=r"config.json is absent, or cannot"):
+  with pytest.raises(errors.InputError, match=r"config.json is absent or cannot"):
     safetensors_folder.read_config(written, "Toy")
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax.models import densenet, frozen_norm, inception
+from cxr_diffusion_jax.models import frozen_networks
 
 
 def test_a_norm_uses_the_statistics_that_it_has():
@@ -12,7 +12,7 @@ def test_a_norm_uses_the_statistics_that_it_has():
   x = rng.standard_normal((5, 3), np.float32)
   scale, bias, mean, variance = rng.uniform(0.5, 2, (4, 3)).astype(np.float32)
   params = {"scale": scale, "bias": bias, "mean": mean, "var": variance}
-  norm = frozen_norm.FrozenNorm(epsilon=0.1)
+  norm = frozen_networks.FrozenNorm(epsilon=0.1)
   apply_fn = jax.jit(norm.apply)
   made = apply_fn({"params": params}, x)
   expected = (x - mean) / np.sqrt(variance + 0.1) * scale + bias
@@ -26,7 +26,7 @@ def test_a_norm_uses_the_statistics_that_it_has():
 def test_means_at_the_border_leave_the_padding_out():
   corner = np.zeros((1, 4, 4, 1), np.float32)
   corner[0, 0, 0] = 36
-  made = np.asarray(inception.mean_pool(corner))[0, ..., 0]
+  made = np.asarray(frozen_networks.mean_pool(corner))[0, ..., 0]
   # Of the corner's neighbours there are 4; beside it 6, further in 9.
   expected = np.zeros((4, 4))
   expected[:2, :2] = [[9, 6], [6, 4]]
@@ -36,14 +36,14 @@ def test_means_at_the_border_leave_the_padding_out():
 def test_the_last_block_alone_takes_the_largest_neighbour():
   image = jnp.zeros((1, 3, 3, 4))
   for largest in (False, True):
-    block = inception.BlockE(largest=largest)
+    block = frozen_networks.BlockE(largest=largest)
     program = str(jax.make_jaxpr(block.init_with_output)(jax.random.key(0), image))
     assert ("reduce_window_max" in program) == largest
     assert ("reduce_window_sum" in program) != largest
 
 
 def test_a_dense_block_keeps_all_that_came_before():
-  block = densenet.DenseBlock(3, 2)
+  block = frozen_networks.DenseBlock(3, 2)
   image = np.random.default_rng(0).standard_normal((1, 4, 4, 3), np.float32)
   shapes = jax.eval_shape(block.init, jax.random.key(0), image)
   made = jax.jit(block.apply)(

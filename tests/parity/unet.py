@@ -35,8 +35,7 @@ CASES = (
   ("SD 1.x", _SMALL, (16, 16), 0),
   ("SD 1.x, 16x24, masked", _SMALL, (16, 24), 3),
   ("SD 2.x, 24x16, masked", _SD2, (24, 16), 2),
-  ("1 channel, 9 classes", {**_SMALL, "in_channels": 1, "out_channels": 1,
-                            "num_class_embeds": 9}, (16, 16), 0),
+  ("1 channel", {**_SMALL, "in_channels": 1, "out_channels": 1}, (16, 16), 0),
   ("blocks (1, 2, 1, 2), scale_shift", {
     **_SMALL, "transformer_layers_per_block": (1, 2, 1, 2),
     "resnet_time_scale_shift": "scale_shift"}, (8, 16), 0),
@@ -104,15 +103,14 @@ def _case(
   tokens = np.float32(rng.normal(size=(2, 7, peer.config.cross_attention_dim)))
   mask = np.ones((2, 7), bool)
   mask[1, 7 - num_masked :] = num_masked == 0
-  labels = np.array([4, 8]) if peer.config.num_class_embeds else None
   context = (TokenStream(tokens=tokens, mask=mask),)
 
   def loss_fn(params):
-    answer = unet.apply({"params": params}, x_t, t, context, labels)
+    answer = unet.apply({"params": params}, x_t, t, context)
     return jnp.mean((answer - noise) ** 2), answer
 
   (loss, answer), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
-  theirs, peer_loss = _ask(peer, x_t, noise, t, tokens, mask, labels)
+  theirs, peer_loss = _ask(peer, x_t, noise, t, tokens, mask)
   difference = np.abs(answer - theirs).max()
   yield f"{what}: output (max abs)", rms(answer), rms(theirs), difference, 2e-5
   ours = names.from_tree(grads)
@@ -122,19 +120,18 @@ def _case(
 
   interop.save_unet(folder / "ours", unet, params)
   again = diffusers.UNet2DConditionModel.from_pretrained(folder / "ours").eval()
-  answer, _ = _ask(again, x_t, noise, t, tokens, mask, labels)
+  answer, _ = _ask(again, x_t, noise, t, tokens, mask)
   difference = np.abs(answer - theirs).max()
   yield f"{what}: saved, in diffusers", rms(answer), rms(theirs), difference, 0.0
 
 
-def _ask(peer, x_t, noise, t, tokens, mask, labels) -> tuple[np.ndarray, float]:
+def _ask(peer, x_t, noise, t, tokens, mask) -> tuple[np.ndarray, float]:
   """The peer's answer [b h w c] and loss; its gradients are left in it."""
   x_t, noise = (torch.from_numpy(x.transpose(0, 3, 1, 2)) for x in (x_t, noise))
   answer = peer(
     x_t,
     torch.from_numpy(t),
     torch.from_numpy(tokens),
-    class_labels=None if labels is None else torch.from_numpy(labels),
     encoder_attention_mask=torch.from_numpy(mask),
   ).sample
   loss = torch.nn.functional.mse_loss(answer, noise)

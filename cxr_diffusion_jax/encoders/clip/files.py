@@ -1,30 +1,34 @@
 """The files of a CLIP: located in a folder or on the hub, read into parameters.
 
-  name --> folder with config.json, tokenizer, preprocessor_config.json and weights
-  model.safetensors (PyTorch or Flax) | shards with an index | flax_model.msgpack
-     --names and axes--> the tree of FlaxCLIPModel, float32, complete and fitting
-
-PyTorch's names are Flax's with `weight` for kernel, scale and embedding; a linear
-kernel is transposed, a convolution's goes from [out in h w] to [h w in out].
+name --> folder with config.json, tokenizer, preprocessor_config.json and weights
+model.safetensors (PyTorch or Flax) | shards with an index | flax_model.msgpack
+   --names and axes--> the tree of FlaxCLIPModel, float32, complete and fitting
 """
 
-import contextlib
-import json
+from collections.abc import Callable
 import pathlib
-from typing import Any
 
 from flax import serialization, traverse_util
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import hub
+from cxr_diffusion_jax.interop import names
+from cxr_diffusion_jax.interop.safetensors_folder import (
+  CONFIG,
+  damaged,
+  read_arrays,
+  read_json,
+  weight_files,
+)
 
-CONFIG = "config.json"
 PIXELS = "preprocessor_config.json"
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "flax_model.msgpack")
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+MSGPACK = "flax_model.msgpack"
+
+_MODELS = ("text_model.", "vision_model.")
+# Old PyTorch files carry the constant table 0, 1, 2, ... as a buffer.
+_BUFFER = ".position_ids"
 
 
 def resolve(name: str) -> pathlib.Path:
@@ -33,28 +37,39 @@ def resolve(name: str) -> pathlib.Path:
   Raises:
     errors.InputError: no such folder, and no such id that can be reached.
   """
-  folder = _local(name)
-  if folder is not None:
-    return folder
-  with _hub_errors(name):
+
+  def fetch() -> pathlib.Path:
     cached = hub.cached(name, (CONFIG,))
     if cached is not None and _is_whole(cached):
       return cached
     present = hub.files(name)
-    weights = [file for file in WEIGHTS if file in present][:1]
-    if weights == [WEIGHTS[1]]:
+    weights = [file for file in (*SAFETENSORS, MSGPACK) if file in present][:1]
+    if weights == [SAFETENSORS[1]]:
       weights.append("model-*.safetensors")
     return hub.download(name, ["*.json", "merges.txt", *weights])
+
+  return _resolve(name, fetch)
 
 
 def find_config(name: str) -> pathlib.Path:
   """Returns config.json alone of a CLIP, from the hub if need be; see `resolve`."""
-  folder = _local(name)
-  if folder is not None:
-    return folder / CONFIG
-  with _hub_errors(name):
-    cached = hub.cached(name, (CONFIG,))
-    return cached / CONFIG if cached else hub.download_file(name, CONFIG)
+
+  def fetch() -> pathlib.Path:
+    return hub.cached(name, (CONFIG,)) or hub.download_file(name, CONFIG).parent
+
+  return _resolve(name, fetch) / CONFIG
+
+
+def _resolve(name: str, fetch: Callable[[], pathlib.Path]) -> pathlib.Path:
+  return hub.resolve(
+    name,
+    "CLIP",
+    "a folder with config.json, or an id such as 'openai/clip-vit-large-patch14'",
+    "name another folder, or use the stand-in:"
+    " --config.conditioning.encoder=standin of `prepare --standin`",
+    local=lambda folder: folder if (folder / CONFIG).is_file() else None,
+    fetch=fetch,
+  )
 
 
 def read_config(path: pathlib.Path) -> artifacts.Json:
@@ -63,7 +78,7 @@ def read_config(path: pathlib.Path) -> artifacts.Json:
   Raises:
     errors.InputError: not JSON, or of another kind of model.
   """
-  config = _read_json(path)
+  config = read_json(path)
   kind = config.get("model_type")
   if kind != "clip":
     raise errors.InputError(
@@ -95,127 +110,46 @@ def check(folder: pathlib.Path) -> None:
   # Not all JSON: a folder may hold other files.
   for pattern in (PIXELS, "*token*.json", "vocab.json"):
     for file in sorted(folder.glob(pattern)):
-      _read_json(file)
+      read_json(file)
 
 
 def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
   """Reads the weights of a folder as a tree of float32 arrays of these shapes.
 
   Raises:
-    errors.InputError: no weights in a readable form, or a weight that is absent, left
-      over or of the wrong shape.
+    errors.InputError: no weights in a readable form, or a weight that is missing,
+      unknown or of the wrong shape.
   """
   stored = _read_weights(folder)
-  params = {}
-  flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(shapes)
-  for path, leaf in flat.items():
-    array = _take(stored, path)
-    if array is None or array.shape != leaf.shape:
-      problem = "no weight" if array is None else f"weight of shape {array.shape}"
-      raise errors.InputError(
-        f"{problem} for {'.'.join(path)} in {folder}",
-        f"one of shape {leaf.shape}, as config.json asks for",
-        "download or copy the folder again, weights and config.json together",
-      )
-    params[path] = jnp.asarray(array, jnp.float32)
-  # Old PyTorch files carry the constant table 0, 1, 2, ... as a buffer.
-  left = sorted(
-    name
-    for name in stored
-    if name.startswith(("text_model.", "vision_model."))
-    and not name.endswith(".position_ids")
-  )
-  if left:
-    raise errors.InputError(
-      f"{len(left)} weights in {folder} have no place, {left[0]} first",
-      "only those of the model that config.json describes",
-      "download or copy the folder again, weights and config.json together",
-    )
-  return traverse_util.unflatten_dict(params)
-
-
-def _take(stored: artifacts.Json, path: tuple[str, ...]) -> Any:
-  """Removes and returns the array of a Flax path, with Flax's axes."""
-  name = ".".join(path)
-  if name in stored:
-    return stored.pop(name)
-  if path[-1] not in ("kernel", "scale", "embedding"):
-    return None
-  array = stored.pop(".".join((*path[:-1], "weight")), None)
-  if array is None or path[-1] != "kernel":
-    return array
-  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+  if any(name.endswith(".kernel") for name in stored):
+    # Flax's own names and axes.
+    stored = names.from_tree(traverse_util.unflatten_dict(stored, sep="."))
+  needed = names.shapes_by_name(shapes)
+  stored = {
+    name: array
+    for name, array in stored.items()
+    if name in needed or (name.startswith(_MODELS) and not name.endswith(_BUFFER))
+  }
+  fix = "download or copy the folder again, weights and config.json together"
+  return names.fit(stored, shapes, str(folder), fix)
 
 
 def _read_weights(folder: pathlib.Path) -> artifacts.Json:
   """Reads all arrays of the first form of weights that is there, by dotted name."""
-  whole, index, msgpack = (folder / name for name in WEIGHTS)
-  if whole.is_file():
-    return _read_safetensors(whole)
-  if index.is_file():
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    arrays: artifacts.Json = {}
-    for shard in sorted(set(shards)):
-      arrays |= _read_safetensors(folder / shard)
-    return arrays
-  if msgpack.is_file():
-    try:
-      tree = serialization.msgpack_restore(msgpack.read_bytes())
-    except ValueError as error:
-      raise _damaged(msgpack) from error
-    return traverse_util.flatten_dict(tree, sep=".")
-  raise errors.InputError(
-    f"no weights in {folder}",
-    f"one of {', '.join(WEIGHTS)}",
-    "save pytorch_model.bin again with save_pretrained(safe_serialization=True)",
-  )
-
-
-def _read_safetensors(path: pathlib.Path) -> artifacts.Json:
-  """Reads one safetensors file, bfloat16 included."""
-  import safetensors
-  from safetensors import flax as safetensors_flax
-
-  try:
-    # On the host: a float16 file is widened before anything goes to a device.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-      arrays = safetensors_flax.load_file(path)
-  except (safetensors.SafetensorError, FileNotFoundError) as error:
-    raise _damaged(path) from error
-  return {name: np.asarray(array) for name, array in arrays.items()}
-
-
-def _damaged(path: pathlib.Path) -> errors.InputError:
-  return errors.InputError(
-    f"{path} is absent or cannot be read to its end",
-    "a whole file of weights",
-    "download or copy it again",
-  )
-
-
-def _read_json(path: pathlib.Path) -> artifacts.Json:
-  """Reads a JSON file that holds an object."""
-  try:
-    content = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise _damaged(path) from error
-  if not isinstance(content, dict):
-    raise _damaged(path)
-  return content
-
-
-def _local(name: str) -> pathlib.Path | None:
-  """Returns the folder of this name, None for what may be an id on the hub."""
-  folder = pathlib.Path(name).expanduser()
-  if (folder / CONFIG).is_file():
-    return folder
-  if folder.is_dir() or not hub.is_id(name):
+  if any((folder / form).is_file() for form in SAFETENSORS):
+    return read_arrays(weight_files(folder, SAFETENSORS))
+  path = folder / MSGPACK
+  if not path.is_file():
     raise errors.InputError(
-      f"no CLIP in {name!r}",
-      "a folder with config.json, or an id such as 'openai/clip-vit-large-patch14'",
-      "train a stand-in with `prepare --standin`, or name another folder",
+      f"no weights in {folder}",
+      f"one of {', '.join((*SAFETENSORS, MSGPACK))}",
+      "save pytorch_model.bin again with save_pretrained(safe_serialization=True)",
     )
-  return None
+  try:
+    tree = serialization.msgpack_restore(path.read_bytes())
+  except ValueError as error:
+    raise damaged(path) from error
+  return traverse_util.flatten_dict(tree, sep=".")
 
 
 def _has_tokenizer(folder: pathlib.Path) -> bool:
@@ -224,17 +158,9 @@ def _has_tokenizer(folder: pathlib.Path) -> bool:
 
 def _is_whole(folder: pathlib.Path) -> bool:
   """Says whether a copy that the hub's client made has all that `load` reads."""
-  whole, index, msgpack = (folder / name for name in WEIGHTS)
-  present = whole.is_file() or msgpack.is_file()
-  if index.is_file():
-    shards = set(_read_json(index)["weight_map"].values())
-    present = present or all((folder / shard).is_file() for shard in shards)
-  return present and (folder / PIXELS).is_file() and _has_tokenizer(folder)
-
-
-def _hub_errors(name: str) -> contextlib.AbstractContextManager[None]:
-  return hub.errors_of(
-    repr(name),
-    "a folder with config.json, or an id that the hub serves",
-    "check network and id, name a folder, or set config.conditioning.encoder=standin",
+  present = (folder / MSGPACK).is_file() or any(
+    (folder / form).is_file()
+    and all(path.is_file() for path in weight_files(folder, (form,)))
+    for form in SAFETENSORS
   )
+  return present and (folder / PIXELS).is_file() and _has_tokenizer(folder)

@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import os
 import types as python_types
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,11 @@ import numpy as np
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.encoders.clip import files as clip_files
-from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
-from cxr_diffusion_jax.encoders.clip import tokens as clip_tokens
+from cxr_diffusion_jax.encoders.clip import inputs as clip_inputs
 from cxr_diffusion_jax.parallel import batches
+
+if TYPE_CHECKING:
+  import transformers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,10 +49,10 @@ class ClipModel:
   """
 
   name: str
-  config: Any
+  config: "transformers.CLIPConfig"
   params: types.Params
-  tokenizer: Any
-  pixels: clip_pixels.PixelSettings
+  tokenizer: clip_inputs.Tokenizer
+  pixels: clip_inputs.PixelSettings
   text_fn: Callable[[types.Params, types.Array], tuple[jax.Array, jax.Array]]
   image_fn: Callable[[types.Params, types.Array], tuple[jax.Array, jax.Array]]
   patches_fn: Callable[[types.Params, types.Array], tuple[jax.Array, jax.Array]]
@@ -106,18 +108,20 @@ def load(name: str | os.PathLike) -> ClipModel:
     name=os.fspath(name),
     config=config,
     params=clip_files.read_params(folder, parameter_shapes(config)),
-    tokenizer=clip_tokens.load(transformers.AutoTokenizer, folder, config.text_config),
-    pixels=clip_pixels.read(processor, config),
+    tokenizer=clip_inputs.load_tokenizer(
+      transformers.AutoTokenizer, folder, config.text_config
+    ),
+    pixels=clip_inputs.read_pixels(processor, config),
   )
 
 
 def assemble(
   *,
   name: str,
-  config: Any,
+  config: "transformers.CLIPConfig",
   params: types.Params,
-  tokenizer: Any,
-  pixels: clip_pixels.PixelSettings,
+  tokenizer: clip_inputs.Tokenizer,
+  pixels: clip_inputs.PixelSettings,
 ) -> ClipModel:
   """Compiles the functions of a CLIP around its configuration."""
   module = library().FlaxCLIPModel.module_class(config=config)
@@ -167,7 +171,7 @@ def assemble(
   )
 
 
-def parameter_shapes(config: Any) -> types.Params:
+def parameter_shapes(config: "transformers.CLIPConfig") -> types.Params:
   """Returns the tree of jax.ShapeDtypeStruct that a CLIPConfig asks for."""
   module = library().FlaxCLIPModel.module_class(config=config)
   side = config.vision_config.image_size
@@ -200,7 +204,7 @@ def encode_text(
   """
   if not len(prompts):
     raise ValueError("nothing to encode: got no prompts, expected at least one")
-  ids, mask = clip_tokens.windows(
+  ids, mask = clip_inputs.windows(
     model.tokenizer, prompts, max_tokens=model.max_tokens, chunks=chunks
   )
   used = mask.any(axis=-1)
@@ -214,42 +218,29 @@ def encode_text(
 
 
 def encode_images(
-  model: ClipModel, images: np.ndarray, *, batch_size: int = 64
+  model: ClipModel,
+  images: types.Arrays,
+  *,
+  penultimate: bool = False,
+  batch_size: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Encodes grey images [n h w 1] uint8, of any size.
-
-  Returns:
-    tokens [n 1+g*g d] float32 (the last hidden state; class token first, then patches
-    in row-major order) and embedding [n p] float32 in the space shared with the text
-    (not normalised).
-  """
-  if not len(images):
-    raise ValueError("nothing to encode: got no images, expected at least one")
-  pixels = clip_pixels.fit(images, model.pixels)
-  return _run(model.image_fn, model.params, pixels, batch_size)
-
-
-def encode_patches(
-  model: ClipModel, images: Sequence[np.ndarray], *, batch_size: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
-  """Encodes grey images by the penultimate hidden states.
-
-  The last layer serves the class token alone; models that look at patches take the
-  states before it (LLaVA, 2304.08485; IP-Adapter's fine-grained form, 2308.06721).
+  """Encodes grey images, uint8 [h w] or [h w 1] of any sizes.
 
   Args:
-    model: from `load`.
-    images: n images [h w] uint8, of any sizes.
+    penultimate: return the states before the last layer, which serves the class token
+      alone. Models that look at patches take these (LLaVA, 2304.08485; IP-Adapter's
+      fine-grained form, 2308.06721).
     batch_size: images in one call of the compiled function.
 
   Returns:
-    patches [n 1+g*g d] float32 (hidden_states[-2]; class token first, then patches in
-    row-major order) and embedding [n p] as of `encode_images`.
+    tokens [n 1+g*g d] float32 (class token first, then patches in row-major order) and
+    embedding [n p] float32 in the space shared with the text (not normalised).
   """
   if not len(images):
     raise ValueError("nothing to encode: got no images, expected at least one")
-  pixels = clip_pixels.fit_each(images, model.pixels)
-  return _run(model.patches_fn, model.params, pixels, batch_size)
+  pixels = clip_inputs.fit(images, model.pixels)
+  function = model.patches_fn if penultimate else model.image_fn
+  return _run(function, model.params, pixels, batch_size)
 
 
 def fingerprint(model: ClipModel) -> str:

@@ -11,15 +11,18 @@ import dataclasses
 import json
 import pathlib
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax.encoders.clip import inputs as clip_inputs
 from cxr_diffusion_jax.encoders.clip import model as clip_model
-from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
+
+if TYPE_CHECKING:
+  import transformers
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -47,7 +50,7 @@ class SmallClip:
   max_tokens: int = 77
 
 
-def train_tokenizer(prompts: list[str], sizes: SmallClip) -> Any:
+def train_tokenizer(prompts: list[str], sizes: SmallClip) -> clip_inputs.Tokenizer:
   """Learns byte-pair merges (Sennrich et al., 1508.07909) from prompts.
 
   Every byte is in the vocabulary, within a word and at its end, so that any text has
@@ -79,7 +82,7 @@ def create(
   generator: np.random.Generator,
   *,
   sizes: SmallClip,
-  tokenizer: Any,
+  tokenizer: clip_inputs.Tokenizer,
   pixel_mean: float,
   pixel_std: float,
 ) -> clip_model.ClipModel:
@@ -93,7 +96,7 @@ def create(
     for name in ("bos_token_id", "eos_token_id", "pad_token_id")
   }
   config = clip_model.library().CLIPConfig(**values)
-  pixels = clip_pixels.PixelSettings(
+  pixels = clip_inputs.PixelSettings(
     size=sizes.image_size,
     crop=sizes.image_size,
     mean=(pixel_mean, pixel_mean, pixel_mean),
@@ -156,7 +159,7 @@ def save(model: clip_model.ClipModel, folder: pathlib.Path) -> None:
 
 def _tokenizer(
   alphabet: list[str], merges: list[tuple[str, str]], max_tokens: int
-) -> Any:
+) -> clip_inputs.Tokenizer:
   """Builds a CLIPTokenizerFast from CLIP's own two files, written to a scratch folder.
 
   Going through vocab.json and merges.txt leaves the normalizer, the suffixes and the
@@ -180,7 +183,9 @@ def _tokenizer(
     )
 
 
-def _random_params(generator: np.random.Generator, config: Any) -> types.Params:
+def _random_params(
+  generator: np.random.Generator, config: "transformers.CLIPConfig"
+) -> types.Params:
   """Draws parameters: weights with variance 1 / fan-in, embeddings at 0.02.
 
   The Flax class draws embeddings at 1, fifty times PyTorch's, and then learns slowly;

@@ -167,8 +167,8 @@ class ClipEncoder:
     _check_columns(columns, IMAGES)
     if not columns:
       return {}
-    patches, embedding = clip_model.encode_patches(
-      self.model, images, batch_size=self.batch_size
+    patches, embedding = clip_model.encode_images(
+      self.model, images, penultimate=True, batch_size=self.batch_size
     )
     by_name = {"clip_image": embedding[:, None], "clip_patches": patches}
     return self._checked({name: by_name[name] for name in columns})

@@ -102,19 +102,15 @@ def tokenize(
 
 def _find_vocabulary(name: str) -> pathlib.Path:
   """The vocab.txt that is meant, downloaded where `name` is an id on the hub."""
-  path = pathlib.Path(name).expanduser()
-  for candidate in (path, path / "vocab.txt"):
-    if candidate.is_file():
-      return candidate
-  if path.is_dir() or not hub.is_id(name):
-    raise errors.InputError(
-      f"no vocabulary in {name!r}",
-      "vocab.txt, a folder with vocab.txt, or an id such as"
-      " 'google-bert/bert-base-uncased'",
-    )
-  with hub.errors_of(
-    f"vocab.txt of {name!r}",
-    "an id that the hub serves",
-    "check the network and the id, or name a folder with vocab.txt",
-  ):
-    return hub.download_file(name, "vocab.txt")
+
+  def local(path: pathlib.Path) -> pathlib.Path | None:
+    return next((one for one in (path, path / "vocab.txt") if one.is_file()), None)
+
+  return hub.resolve(
+    name,
+    "vocabulary",
+    "vocab.txt, its folder, or an id such as 'google-bert/bert-base-uncased'",
+    "name a folder with vocab.txt",
+    local=local,
+    fetch=lambda: hub.download_file(name, "vocab.txt"),
+  )

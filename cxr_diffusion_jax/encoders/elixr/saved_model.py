@@ -39,15 +39,14 @@ def resolve(name: str | os.PathLike) -> pathlib.Path:
     InputError: neither model is there, or the hub refuses them.
   """
   text = os.fspath(name)
-  folder = pathlib.Path(text).expanduser()
-  if not folder.is_dir():
-    if not hub.is_id(text):
-      raise errors.InputError(f"no folder {text!r}", "one with ELIXR's models", _FIX)
-    patterns = [f"{model}/*" for model in (IMAGE_MODEL, TEXT_MODEL)]
-    with hub.errors_of(
-      repr(text), "a folder with ELIXR's models, or an id that the hub gives you", _FIX
-    ):
-      folder = hub.download(text, patterns)
+  folder = hub.resolve(
+    text,
+    "ELIXR",
+    "a folder with ELIXR's models, or an id that the hub gives you",
+    _FIX,
+    local=lambda folder: folder if folder.is_dir() else None,
+    fetch=lambda: hub.download(text, [f"{IMAGE_MODEL}/*", f"{TEXT_MODEL}/*"]),
+  )
   if not any(is_there(folder, model) for model in (IMAGE_MODEL, TEXT_MODEL)):
     raise _no_model(folder, f"{IMAGE_MODEL} or {TEXT_MODEL}")
   return folder

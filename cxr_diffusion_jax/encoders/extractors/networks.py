@@ -8,19 +8,15 @@ Both preprocess images as their own project does, so that figures are comparable
 FILE.safetensors {torch's name: array} --names, axes, shapes checked--> parameters
 
 PyTorch's own files are pickles, which run code when they are read: the user converts
-them once, where PyTorch is installed and their source is trusted (`CONVERT`). A kernel
-goes from [out in h w] to [h w in out], and a norm's running_mean and running_var are
-the parameters `mean` and `var` of `models.frozen_norm`.
+them once, where PyTorch is installed and their source is trusted (`CONVERT`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import dataclasses
 import pathlib
 from types import MappingProxyType
-from typing import Any
 
 from flax import linen as nn
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +24,8 @@ import numpy as np
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
-from cxr_diffusion_jax.models import densenet, inception
+from cxr_diffusion_jax.interop import names, safetensors_folder
+from cxr_diffusion_jax.models import frozen_networks
 
 # Conversion scripts by extractor. torchxrayvision publishes whole pickled models, which
 # only it can read.
@@ -51,13 +48,6 @@ safetensors.torch.save_file(weights, "densenet.safetensors")
 # thresholds that torchxrayvision scales its outputs with.
 _UNUSED = ("num_batches_tracked", "fc.weight", "fc.bias", "op_threshs")
 
-_LEAVES = MappingProxyType(
-  {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-)
-
-# Names that an error lists.
-_LISTED = 3
-
 _IMAGES_A_DEVICE = 16
 
 
@@ -78,35 +68,35 @@ class Network:
 
 def inception_v3() -> Network:
   """Inception-v3 of the Frechet inception distance, as torch-fidelity runs it."""
-  module = inception.InceptionV3()
+  module = frozen_networks.InceptionV3()
 
   def features_fn(params, images):
     # As in the published graph, and so not antialiased where images shrink.
-    x = (resize_as_tensorflow_1(images, inception.SIDE) - 128) / 128
+    x = (resize_as_tensorflow_1(images, frozen_networks.INCEPTION_SIDE) - 128) / 128
     return jnp.asarray(module.apply({"params": params}, jnp.repeat(x, 3, axis=-1)))
 
   return Network(
     module=module,
-    input_shape=(inception.SIDE, inception.SIDE, 3),
+    input_shape=(frozen_networks.INCEPTION_SIDE, frozen_networks.INCEPTION_SIDE, 3),
     layer="pool3, 2048",
-    width=inception.NUM_FEATURES,
+    width=frozen_networks.INCEPTION_FEATURES,
     features_fn=features_fn,
   )
 
 
 def densenet_121() -> Network:
   """DenseNet-121 of X-rays, as torchxrayvision runs it."""
-  module = densenet.DenseNet()
+  module = frozen_networks.DenseNet()
 
   def features_fn(params, images):
-    x = extractor_lib.resize(images, densenet.SIDE, "linear")
+    x = extractor_lib.resize(images, frozen_networks.DENSENET_SIDE, "linear")
     return module.apply({"params": params}, (2 * x / 255 - 1) * 1024)[0]
 
   return Network(
     module=module,
-    input_shape=(densenet.SIDE, densenet.SIDE, 1),
+    input_shape=(frozen_networks.DENSENET_SIDE, frozen_networks.DENSENET_SIDE, 1),
     layer="last norm, relu, global mean pool",
-    width=densenet.NUM_FEATURES,
+    width=frozen_networks.DENSENET_FEATURES,
     features_fn=features_fn,
   )
 
@@ -160,57 +150,14 @@ def resize_as_tensorflow_1(images: jax.Array, side: int) -> jax.Array:
 
 def _read_weights(name: str, path: pathlib.Path, network: Network) -> types.Params:
   """The tree of a network's float32 weights; refuses what is absent or does not fit."""
-  stored = _read_file(name, path)
-  params, wrong = {}, []
-  expected_shapes: Any = traverse_util.flatten_dict(shapes(network))
-  for place, leaf in expected_shapes.items():
-    key = torch_name(place)
-    array = stored.pop(key, None)
-    if array is None:
-      wrong.append(f"no {key}")
-      continue
-    # Which of PyTorch's axes each axis of the result is.
-    axes = (2, 3, 1, 0) if len(leaf.shape) == 4 else range(len(leaf.shape))[::-1]
-    expected = tuple(leaf.shape[list(axes).index(i)] for i in range(len(leaf.shape)))
-    if array.shape != expected:
-      wrong.append(f"{key} of {array.shape} in place of {expected}")
-      continue
-    params[place] = jnp.asarray(array.transpose(axes), jnp.float32)
-  left = sorted(key for key in stored if not key.endswith(_UNUSED))
-  wrong += [f"{key}, which has no place" for key in left]
-  if wrong:
-    raise errors.InputError(
-      f"{path} has {_some(wrong)}", f"the weights of {name}", _fix(name)
-    )
-  return traverse_util.unflatten_dict(params)
-
-
-def torch_name(place: Sequence[str]) -> str:
-  """PyTorch's name of the parameter at this place of the tree."""
-  *modules, leaf = place
-  return ".".join([*modules, _LEAVES.get(leaf, leaf)])
-
-
-def _read_file(name: str, path: pathlib.Path) -> dict[str, np.ndarray]:
-  import safetensors
-  from safetensors import numpy as safetensors_numpy
-
+  lines = " ; ".join(CONVERT[name].splitlines())
+  fix = f"convert it where PyTorch is and its source is trusted: {lines}"
   if path.suffix != ".safetensors" or not path.is_file():
     what = "is no safetensors" if path.is_file() else "is absent"
-    raise errors.InputError(f"{path} {what}", "a file in safetensors", _fix(name))
-  try:
-    return safetensors_numpy.load_file(path)
-  except (safetensors.SafetensorError, KeyError) as error:
-    raise errors.InputError(
-      f"{path} cannot be read ({error})", "float32 weights in safetensors", _fix(name)
-    ) from error
-
-
-def _some(wrong: Sequence[str]) -> str:
-  more = len(wrong) - _LISTED
-  return "; ".join(wrong[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _fix(name: str) -> str:
-  lines = " ; ".join(CONVERT[name].splitlines())
-  return f"convert it where PyTorch is and its source is trusted: {lines}"
+    raise errors.InputError(f"{path} {what}", "a file in safetensors", fix)
+  stored = {
+    key: array
+    for key, array in safetensors_folder.read_arrays([path]).items()
+    if not key.endswith(_UNUSED)
+  }
+  return names.fit(stored, shapes(network), str(path), fix)

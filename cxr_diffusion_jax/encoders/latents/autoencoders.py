@@ -150,23 +150,20 @@ def resolve(name: str) -> pathlib.Path:
   Raises:
     errors.InputError: no folder, and no id that can be reached.
   """
-  folder = pathlib.Path(name).expanduser()
-  if (folder / OWN / safetensors_folder.CONFIG).is_file():
-    return folder / OWN
-  if name and folder.is_dir():
-    return folder
-  if not hub.is_id(name):
-    raise errors.InputError(
-      f"config.codec.folder={name!r}: no such folder",
-      f"a folder with config.json and safetensors, or an id such as {DEFAULT!r}",
-      "name one, or train one with `python -m cxr_diffusion_jax.train_autoencoder`",
-    )
-  with hub.errors_of(
-    f"config.codec.folder={name!r}",
-    "a folder with config.json and safetensors, or an id that the hub serves",
-    "check network and id, or name a folder",
-  ):
-    return _of_hub(name)
+
+  def local(folder: pathlib.Path) -> pathlib.Path | None:
+    if (folder / OWN / safetensors_folder.CONFIG).is_file():
+      return folder / OWN
+    return folder if name and folder.is_dir() else None
+
+  return hub.resolve(
+    name,
+    "autoencoder (config.codec.folder)",
+    f"a folder with config.json and safetensors, or an id such as {DEFAULT!r}",
+    "name one, or train one with `python -m cxr_diffusion_jax.train_autoencoder`",
+    local=local,
+    fetch=lambda: _of_hub(name),
+  )
 
 
 def _of_hub(name: str) -> pathlib.Path:

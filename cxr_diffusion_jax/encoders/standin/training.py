@@ -25,8 +25,8 @@ from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import encoding, fitting
+from cxr_diffusion_jax.encoders.clip import inputs as clip_inputs
 from cxr_diffusion_jax.encoders.clip import model as clip_model
-from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import loss as standin_loss
 
@@ -43,7 +43,6 @@ class TrainSettings:
     batch_size: pairs in an update.
     learning_rate: at its peak, after a tenth of the steps.
     seed: of parameters, order and augmentation.
-    max_seconds: stop earlier when this much time has passed, 0 for never.
   """
 
   sizes: clip_small.SmallClip = dataclasses.field(default_factory=clip_small.SmallClip)
@@ -51,7 +50,6 @@ class TrainSettings:
   batch_size: int = 32
   learning_rate: float = 1e-3
   seed: int = 0
-  max_seconds: float = 0.0
 
 
 def train_clip(
@@ -166,7 +164,7 @@ def _train(
 
   def read_batch(rows: np.ndarray) -> types.Batch:
     return {
-      "image": clip_pixels.fit(np.stack([images[i] for i in rows]), model.pixels),
+      "image": clip_inputs.fit([images[i] for i in rows], model.pixels),
       "ids": ids[rows],
       "findings": np.asarray(findings[rows], np.float32),
     }
@@ -185,7 +183,6 @@ def _train(
     num_steps=settings.num_steps,
     batch_size=settings.batch_size,
     seed=settings.seed,
-    max_seconds=settings.max_seconds,
     progress=progress,
   )
   return dataclasses.replace(model, params=params["clip"]), losses

@@ -2,7 +2,7 @@
 
 x_t -> conv_in -> down_blocks -> mid_block -> up_blocks -> conv_norm_out -> conv_out
                        |______ skips ______________^
-t -> time_embedding (+ class_embedding) -> every resnet
+t -> time_embedding -> every resnet
 context -> every cross-attention
 
 A published PyTorch name becomes a path here by writing '_' for the '.' before a list
@@ -49,7 +49,6 @@ class UNet(network.LevelFeatures, nn.Module):
     transformer_blocks: blocks of every transformer, or of each level's.
     linear_projection: project tokens into and out of transformers with a matrix, not
       a 1x1 convolution. Only the kernel's shape differs.
-    num_classes: number of values of `class_labels`; None for no class condition.
     context_width: width of the tokens that cross-attention sees.
     context_streams: the context's streams, embedded by `context_embedder`. None passes
       one stream through unchanged, as Stable Diffusion does.
@@ -76,7 +75,6 @@ class UNet(network.LevelFeatures, nn.Module):
   head_width: int | None = None
   transformer_blocks: int | tuple[int, ...] = 1
   linear_projection: bool = False
-  num_classes: int | None = None
   context_width: int = 768
   context_streams: tuple[StreamSpec, ...] | None = None
   pooled: bool = True
@@ -104,18 +102,14 @@ class UNet(network.LevelFeatures, nn.Module):
     return {"context_streams": None, "context_width": streams[0].width}
 
   @nn.compact
-  def __call__(
-    self, x_t: Array, t: Array, context: Context, class_labels: Array | None = None
-  ) -> Array:
+  def __call__(self, x_t: Array, t: Array, context: Context) -> Array:
     """See `network.Network`; h and w are multiples of 2^(levels - 1).
 
     Without `context_streams`, the context is one stream of width `context_width`.
-    `class_labels` [b] in [0, num_classes) are given where there are classes.
     """
-    self._check_sizes(x_t)
-    self._check_conditions(context, class_labels)
+    self._check(x_t, context)
     style = network.shared_fields(Style, self)
-    time, stream = self._condition(x_t, t, context, class_labels)
+    time, stream = self._condition(x_t, t, context)
     levels = list(enumerate(self.block_channels))
     heads, depths = self.heads(), self._each_level(self.transformer_blocks)
     last = len(levels) - 1
@@ -171,18 +165,13 @@ class UNet(network.LevelFeatures, nn.Module):
     return conv(nn.silu(x))
 
   def _condition(
-    self, x_t: Array, t: Array, context: Context, class_labels: Array | None
+    self, x_t: Array, t: Array, context: Context
   ) -> tuple[Array, TokenStream]:
-    """The embedding [b 4c] of time and class, and the tokens for cross-attention."""
+    """The embedding [b 4c] of the time, and the tokens for cross-attention."""
     batch, first = x_t.shape[0], self.block_channels[0]
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
     embed = embedding.TimestepEmbedding(4 * first, self.dtype, name="time_embedding")
     time = embed(embedding.sinusoids(t, first))
-    if self.num_classes is not None:
-      labels = nn.Embed(
-        self.num_classes, 4 * first, dtype=self.dtype, name="class_embedding"
-      )
-      time = time + labels(class_labels)
     if self.context_streams is None:
       stream = context[0]
       # Zero masked tokens, so that a row without any real token stays clean.
@@ -197,7 +186,7 @@ class UNet(network.LevelFeatures, nn.Module):
     )(context, batch)
     return (time if pooled is None else time + pooled), stream
 
-  def _check_sizes(self, x_t: Array) -> None:
+  def _check(self, x_t: Array, context: Context) -> None:
     levels = len(self.block_channels)
     for name in ("attention", "num_heads", "transformer_blocks"):
       value = getattr(self, name)
@@ -215,14 +204,6 @@ class UNet(network.LevelFeatures, nn.Module):
           "groups and heads that divide the channels",
         )
     network.check_sides(x_t.shape[1:3], 2 ** (levels - 1), f"{levels} levels")
-
-  def _check_conditions(self, context: Context, class_labels: Array | None) -> None:
-    if (self.num_classes is None) != (class_labels is None):
-      raise errors.InputError(
-        f"{'no' if class_labels is None else 'some'} class_labels for a denoiser of"
-        f" {self.num_classes or 'no'} classes",
-        "class_labels exactly where there are classes",
-      )
     if self.context_streams is None and len(context) != 1:
       raise errors.InputError(
         f"a context of {len(context)} streams for a denoiser without context_streams",

@@ -72,7 +72,7 @@ def test_every_token_of_an_image_is_one(encoder, images):
 
 def test_columns_are_the_models_own(encoder, images):
   made = encoder.encode_images(["clip_patches", "clip_image"], images)
-  patches, embedding = clip_model.encode_patches(encoder.model, images)
+  patches, embedding = clip_model.encode_images(encoder.model, images, penultimate=True)
   np.testing.assert_allclose(made["clip_patches"], patches, atol=1e-5)
   np.testing.assert_allclose(made["clip_image"][:, 0], embedding, atol=1e-5)
 

@@ -50,7 +50,7 @@ def test_images_equal_pytorch_with_its_own_resize_and_crop(model, expected):
 
 def test_penultimate_states_equal_pytorch(model, expected):
   images = list(expected["images"][..., 0])
-  patches, embedding = clip_model.encode_patches(model, images)
+  patches, embedding = clip_model.encode_images(model, images, penultimate=True)
   np.testing.assert_allclose(patches, expected["image_patches"], atol=1e-4)
   np.testing.assert_allclose(embedding, expected["image_embedding"], atol=1e-4)
   assert np.abs(patches - expected["image_tokens"]).max() > 0.1
@@ -132,8 +132,6 @@ def test_nothing_to_encode_is_refused(model):
     clip_model.encode_text(model, [])
   with pytest.raises(ValueError, match="nothing to encode"):
     clip_model.encode_images(model, np.zeros((0, 32, 32, 1), np.uint8))
-  with pytest.raises(ValueError, match="nothing to encode"):
-    clip_model.encode_patches(model, [])
 
 
 def test_tokenizer_of_another_vocabulary_is_told(folder):

@@ -48,7 +48,9 @@ def test_every_output_equals_pytorch(folder):
   made["image_tokens"], made["image_embedding"] = clip_model.encode_images(
     model, images
   )
-  made["image_patches"], _ = clip_model.encode_patches(model, list(images[..., 0]))
+  made["image_patches"], _ = clip_model.encode_images(
+    model, list(images[..., 0]), penultimate=True
+  )
   assert mask.sum(axis=1).tolist() == [11, 77]
   for name, values in made.items():
     error = np.abs(values - expected[name]).max()

@@ -268,7 +268,7 @@ def test_the_hub_is_asked_for_the_two_models_only(folder, monkeypatch):
 
 
 def test_folders_without_the_models_are_refused(folder, tmp_path):
-  with pytest.raises(errors.InputError, match=r"no folder '\./none'"):
+  with pytest.raises(errors.InputError, match=r"no ELIXR in '\./none'"):
     elixr_model.load("./none")
   with pytest.raises(errors.InputError, match="no elixr-c-v2-pooled or pax-elixr"):
     elixr_model.load(tmp_path)

@@ -12,7 +12,8 @@ import safetensors.numpy
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.extractors import networks
 from cxr_diffusion_jax.encoders.extractors import opening as features
-from cxr_diffusion_jax.models import densenet
+from cxr_diffusion_jax.interop import names
+from cxr_diffusion_jax.models import frozen_networks
 
 # Of the published files: parameters without the norms' statistics, arrays, some names
 # and PyTorch's shapes of them.
@@ -57,7 +58,7 @@ def test_networks_have_the_published_shapes(name):
   )
   assert jax.tree.leaves(made)[0].shape == (2, network.width)
   shapes = traverse_util.flatten_dict(variables["params"])
-  named = {networks.torch_name(place): leaf.shape for place, leaf in shapes.items()}
+  named = {names.torch_name(place): leaf.shape for place, leaf in shapes.items()}
   assert len(named) == num_arrays
   counted = [math.prod(shape) for key, shape in named.items() if ".running_" not in key]
   assert sum(counted) == num_parameters
@@ -84,7 +85,9 @@ def test_resize_as_tensorflow_1_interpolates_pixels():
 @pytest.fixture
 def small(monkeypatch):
   """A network small enough to run, in place of DenseNet-121."""
-  module = densenet.DenseNet(layers=(2,), growth=2, stem_channels=4, num_outputs=3)
+  module = frozen_networks.DenseNet(
+    layers=(2,), growth=2, stem_channels=4, num_outputs=3
+  )
   network = networks.Network(
     module=module,
     input_shape=(16, 16, 1),
@@ -104,7 +107,7 @@ def stored(small):
   for place, leaf in traverse_util.flatten_dict(networks.shapes(small)).items():
     value = rng.uniform(0.1, 1, leaf.shape).astype(np.float32)
     value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    arrays[networks.torch_name(place)] = np.ascontiguousarray(value)
+    arrays[names.torch_name(place)] = np.ascontiguousarray(value)
   arrays["features.norm0.num_batches_tracked"] = np.array(7)
   arrays["op_threshs"] = np.zeros(3, np.float32)
   return arrays
@@ -147,10 +150,10 @@ def test_weights_that_do_not_fit_are_told_at_once(stored, tmp_path):
   with pytest.raises(errors.InputError) as told:
     _open(stored, path)
   for part in (
-    "no features.norm5.bias",
-    "features.conv0.weight of (4, 3, 7, 7) in place of (4, 1, 7, 7)",
-    "features.layer9.weight, which has no place",
-    "expected the weights of densenet",
+    "1 missing: features.norm5.bias",
+    "features.conv0.weight [4, 3, 7, 7] for [4, 1, 7, 7]",
+    "1 unknown: features.layer9.weight",
+    str(path),
     "safetensors.torch.save_file",
   ):
     assert part in str(told.value)

@@ -10,7 +10,6 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.extractors import opening as features
-from cxr_diffusion_jax.encoders.extractors import published
 from cxr_diffusion_jax.encoders.probes import probe as probe_lib
 from cxr_diffusion_jax.encoders.probes import probe_fit
 
@@ -100,7 +99,7 @@ def loaded(monkeypatch):
     )
 
   loaded = types.SimpleNamespace(layer="class token after the norm")
-  monkeypatch.setattr(published.image_features, "load", load)
+  monkeypatch.setattr(features.image_features, "load", load)
   return loaded
 
 
@@ -136,7 +135,7 @@ def test_elixr_c_is_the_mean_of_its_map(monkeypatch, tmp_path):
     description="stand-in", standin=True, encode_images=encode_images
   )
   (tmp_path / "config.json").write_text("{}")
-  monkeypatch.setattr(published.standin_elixr, "load", lambda folder: encoder)
+  monkeypatch.setattr(features.standin_elixr, "load", lambda folder: encoder)
   settings = types.SimpleNamespace(standin_clip=tmp_path)
   (extractor,), _ = features.open_extractors(["elixr_c"], settings=settings)
   assert extractor.standin

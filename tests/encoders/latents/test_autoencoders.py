@@ -81,7 +81,7 @@ def test_a_hub_out_of_reach_is_told(monkeypatch):
 @pytest.mark.parametrize("name", ["", "none", "/none/at/all", "./none/here", "a/b/c"])
 def test_what_is_no_folder_and_no_id_is_told(name):
   with pytest.raises(
-    errors.InputError, match=r"config\.codec\.folder=.*no such folder"
+    errors.InputError, match=r"no autoencoder \(config\.codec\.folder\) in"
   ):
     autoencoders.find(name)
 

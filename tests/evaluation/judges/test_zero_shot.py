@@ -208,7 +208,7 @@ def test_standin_scorer_negates_with_no_finding(tmp_path, monkeypatch):
   reason = zero_shot.open_scorer(settings)
   assert isinstance(reason, str)
   assert "standin_clip" in reason
-  with pytest.raises(errors.InputError, match="no folder"):
+  with pytest.raises(errors.InputError, match="no ELIXR in"):
     zero_shot.open_scorer(settings, elixr_models=str(tmp_path / "none"))
   settings.standin_clip.mkdir(parents=True)
   texts = []

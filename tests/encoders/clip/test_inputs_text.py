@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.clip import inputs as clip_inputs
 from cxr_diffusion_jax.encoders.clip import model as clip_model
-from cxr_diffusion_jax.encoders.clip import tokens as clip_tokens
 
 FOLDER = pathlib.Path(__file__).parent / "torch_clip"
 LENGTH = 16
@@ -38,7 +38,7 @@ def warnings(monkeypatch) -> list[str]:
 
 def test_one_window_is_what_the_tokenizer_itself_makes(tokenizer):
   prompts = ["", "a", "no finding", "PA chest, small left pneumothorax", "é Ω\n\t!?"]
-  ids, mask = clip_tokens.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=1)
+  ids, mask = clip_inputs.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=1)
   own = tokenizer(prompts, padding="max_length", truncation=True, max_length=LENGTH)
   np.testing.assert_array_equal(ids[:, 0], own["input_ids"])
   np.testing.assert_array_equal(mask[:, 0], own["attention_mask"])
@@ -50,7 +50,7 @@ def test_windows_together_hold_every_word_in_order(tokenizer, prompts):
   options = {"add_special_tokens": False, "verbose": False}
   texts = tokenizer(prompts, **options)["input_ids"]
   chunks = max(1, *(math.ceil(len(text) / (LENGTH - 2)) for text in texts))
-  ids, mask = clip_tokens.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=chunks)
+  ids, mask = clip_inputs.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=chunks)
   assert ids.shape == mask.shape == (len(prompts), chunks, LENGTH)
   assert mask[:, 0].any(axis=-1).all()
   for text, rows, real in zip(texts, ids, mask, strict=True):
@@ -68,26 +68,26 @@ def test_windows_together_hold_every_word_in_order(tokenizer, prompts):
 def test_what_is_cut_is_named_once_a_call(warnings):
   tokenizer = clip_model.library().CLIPTokenizerFast.from_pretrained(FOLDER)
   prompts = ["ab", "abcdefghijklmn tail of it", "abcdefghijklmno", "abcdefghijklmn"]
-  clip_tokens.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=1)
+  clip_inputs.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=1)
   assert warnings == [
     "2 of 4 prompts were cut at 14 tokens; the first is prompt 1, which lost 8: "
     "'tail of it'; 2 chunks would keep all"
   ]
-  clip_tokens.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=2)
+  clip_inputs.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=2)
   assert len(warnings) == 1
   # transformers' own warning says less; it remembers here that it warned.
   assert not tokenizer.deprecation_warnings
 
 
 def test_a_long_tail_is_shortened(tokenizer, warnings):
-  clip_tokens.windows(tokenizer, ["word " * 500], max_tokens=LENGTH, chunks=3)
+  clip_inputs.windows(tokenizer, ["word " * 500], max_tokens=LENGTH, chunks=3)
   assert len(warnings[0]) < 300
   assert "143 chunks would keep all" in warnings[0]
 
 
 def test_no_window_is_refused(tokenizer):
   with pytest.raises(ValueError, match="got 0 chunks"):
-    clip_tokens.windows(tokenizer, ["a"], max_tokens=LENGTH, chunks=0)
+    clip_inputs.windows(tokenizer, ["a"], max_tokens=LENGTH, chunks=0)
 
 
 def _config(**changes) -> types.SimpleNamespace:
@@ -100,15 +100,15 @@ def _config(**changes) -> types.SimpleNamespace:
   "changes", [{}, {"eos_token_id": 2}, {"vocab_size": 600}], ids=str
 )
 def test_tokenizer_of_the_model_passes(changes, tokenizer):
-  assert clip_tokens.check(tokenizer, _config(**changes), FOLDER) is None
+  assert clip_inputs.check_tokenizer(tokenizer, _config(**changes), FOLDER) is None
 
 
 def test_tokenizer_that_was_never_told_a_length_passes():
   untold = clip_model.library().CLIPTokenizerFast(
     vocab_file=str(FOLDER / "vocab.json"), merges_file=str(FOLDER / "merges.txt")
   )
-  assert untold.model_max_length > clip_tokens.UNSET
-  clip_tokens.check(untold, _config(), FOLDER)
+  assert untold.model_max_length > clip_inputs.UNSET
+  clip_inputs.check_tokenizer(untold, _config(), FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_tokenizer_that_was_never_told_a_length_passes():
 )
 def test_tokenizer_of_another_model_is_told(changes, told, tokenizer):
   with pytest.raises(errors.InputError, match=told):
-    clip_tokens.check(tokenizer, _config(**changes), FOLDER)
+    clip_inputs.check_tokenizer(tokenizer, _config(**changes), FOLDER)
 
 
 def test_tokenizer_without_a_start_is_told(tokenizer):
   startless = copy.deepcopy(tokenizer)
   startless.bos_token = None
   with pytest.raises(errors.InputError, match="no start token"):
-    clip_tokens.check(startless, _config(), FOLDER)
+    clip_inputs.check_tokenizer(startless, _config(), FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -149,4 +149,4 @@ def test_files_that_transformers_cannot_read_are_told(file, text, tmp_path):
   (folder / file).write_text(text, encoding="utf-8")
   loader = clip_model.library().AutoTokenizer
   with pytest.raises(errors.InputError, match=r"the tokenizer in .* cannot be read"):
-    clip_tokens.load(loader, folder, _config())
+    clip_inputs.load_tokenizer(loader, folder, _config())

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.clip import inputs as clip_inputs
 from cxr_diffusion_jax.encoders.clip import model as clip_model
-from cxr_diffusion_jax.encoders.clip import pixels as clip_pixels
 
 TORCH_CLIP = pathlib.Path(__file__).parent / "torch_clip"
-SETTINGS = clip_pixels.PixelSettings(
+SETTINGS = clip_inputs.PixelSettings(
   size=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
 )
 
@@ -29,18 +29,18 @@ def test_processor_of_another_model_is_told(tmp_path):
 
 def test_fit_takes_grey_bytes_only_and_leaves_the_right_size_alone():
   images = np.random.default_rng(2).integers(0, 256, (2, 36, 36, 1), np.uint8)
-  fitted = clip_pixels.fit(images, SETTINGS)
+  fitted = clip_inputs.fit(images, SETTINGS)
   np.testing.assert_array_equal(fitted, images[:, 2:34, 2:34])
   with pytest.raises(ValueError, match="expected uint8"):
-    clip_pixels.fit(images / 255.0, SETTINGS)
+    clip_inputs.fit(images / 255.0, SETTINGS)
 
 
 def test_images_of_several_sizes_are_fitted_one_by_one():
   generator = np.random.default_rng(3)
   shapes = [(36, 36), (20, 20), (500, 40), (36, 90), (36, 36)]
   images = [generator.integers(0, 256, shape, np.uint8) for shape in shapes]
-  fitted = clip_pixels.fit_each(images, SETTINGS)
+  fitted = clip_inputs.fit(images, SETTINGS)
   assert fitted.shape == (5, 32, 32, 1)
   for image, one in zip(images, fitted, strict=True):
-    alone = clip_pixels.fit(image[None, ..., None], SETTINGS)
+    alone = clip_inputs.fit(image[None, ..., None], SETTINGS)
     np.testing.assert_array_equal(one, alone[0])
