@@ -5,8 +5,8 @@
 A token of zeros is no token: padding, a modality that is absent and the condition of an
 unconditional sample are all stored as zeros and masked here (`stream`).
 
-A path is one module of this folder that exports a class `Conditioner`. There is no
-registry: `load("NAME")` imports `conditioning/NAME.py`.
+A path is one module of this folder that exports a class `Conditioner`; there is no
+registry.
 """
 
 from collections.abc import Mapping
@@ -138,9 +138,7 @@ def with_shape(
 ) -> Conditioner:
   """Fills in the field `shape` of a path that has one.
 
-  Args:
-    conditioner: a path; one with a field `shape` reads one column, or `findings`.
-    shapes: of one row of each column, as its encoder makes it, and of `findings`.
+  Such a path reads one column, or `findings`; `shapes` are of one row of each.
   """
   if getattr(conditioner, "shape", True):
     return conditioner
@@ -155,11 +153,11 @@ def stream(values: types.Array) -> types.TokenStream:
 
 
 def drop_context(context: types.Context, drop: jax.Array) -> types.Context:
-  """Drops whole streams of single examples by masking their tokens.
+  """Masks whole streams of single examples; `drop` [b s] bool is True to drop stream s.
 
   What remains of an example without any stream is the null token that the denoiser
-  adds, so training with dropped streams is what makes guidance possible (Ho and
-  Salimans, 2207.12598). `drop` [b s] bool drops stream s of an example where True.
+  adds: training with dropped streams makes guidance possible (Ho and Salimans,
+  2207.12598).
   """
   return tuple(
     dataclasses.replace(stream, mask=stream.mask & ~drop[:, i, None])

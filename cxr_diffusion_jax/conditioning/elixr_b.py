@@ -21,11 +21,11 @@ from cxr_diffusion_jax.conditioning import base
 # What each kind is made from, and the shape of its rows.
 KINDS = MappingProxyType(
   {
+    "img_emb": ("image", (32, 768)),
+    "txt_emb": ("text", (128, 768)),
     "all_contrastive_img_emb": ("image", (32, 128)),
     "contrastive_img_emb": ("image", (128,)),
     "contrastive_txt_emb": ("text", (128,)),
-    "img_emb": ("image", (32, 768)),
-    "txt_emb": ("text", (128, 768)),
   }
 )
 

@@ -14,13 +14,7 @@ from cxr_diffusion_jax.conditioning import base, elixr_b, elixr_c
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conditioner:
-  """Conditions on both.
-
-  Attributes:
-    kind: of ELIXR-B's embeddings, a key of `elixr_b.KINDS`.
-    pooled: of ELIXR-C's map, see `elixr_c.Conditioner`.
-    reference: which image's map: 'self' or 'same_patient', see `base.Needs`.
-  """
+  """Conditions on both; fields as of `elixr_b` and `elixr_c`."""
 
   kind: str = "txt_emb"
   pooled: bool = False

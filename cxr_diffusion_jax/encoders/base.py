@@ -74,11 +74,7 @@ class EncoderModule(Protocol):
   def spec(
     self, column: str, *, model: str = "", chunks: int = 1
   ) -> conditioning.ColumnSpec:
-    """Describes one of `COLUMNS`, its shape included, without reading weights.
-
-    `model` and `chunks` are those of `ColumnSpec`; encoders that need neither ignore
-    them.
-    """
+    """Describes one of `COLUMNS` without reading weights; see `ColumnSpec`."""
     ...
 
   def make(
@@ -114,8 +110,8 @@ def identity(description: str) -> str:
 def check_same(column: str, description: str, expected: str) -> None:
   """Raises InputError unless an encoder is the one that made a column.
 
-  Embedding files that this project did not write do not name their model; in that
-  case nothing is compared. `expected` describes the encoder that made the column.
+  `expected` describes that one. Embedding files of other projects do not name their
+  model; nothing is compared then.
   """
   same = identity(expected).startswith(identity(description))
   if not same and NAMELESS not in expected:
@@ -136,11 +132,7 @@ def needs(
 ) -> conditioning.Needs:
   """Returns the needs of columns that are given by name.
 
-  Args:
-    columns: names that encoders declare in `COLUMNS`.
-    model: see `conditioning.ColumnSpec`.
-    chunks: number of token windows; see `conditioning.ColumnSpec`.
-    reference: see `conditioning.Needs`.
+  Arguments are those of `conditioning.ColumnSpec` and `conditioning.Needs`.
 
   Raises:
     errors.InputError: no encoder makes a column, or its model cannot be reached.

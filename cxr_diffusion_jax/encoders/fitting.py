@@ -73,15 +73,15 @@ def fit(
   """Runs the steps; returns the parameters, and the losses of each step.
 
   Args:
-    step_fn: of `make_step_fn`; one serves any number of calls.
-    tx: the optimizer that `step_fn` was made with.
+    step_fn: of `make_step_fn` with `tx`; one serves any number of calls.
+    tx: the optimizer.
     params: initial parameters; consumed by the first step.
     read_batch: rows [b] -> batch.
     num_rows: training examples.
     name: the network's name, for progress and errors.
     num_steps: number of updates.
     batch_size: b.
-    seed: seed of the order and of each step's key.
+    seed: of the order and of each step's key.
     progress: called after each step, with the loss in its label.
 
   Raises:

@@ -114,8 +114,8 @@ def distance(states: tuple[jax.Array, ...], others: tuple[jax.Array, ...]) -> ja
   """How differently an encoder sees two images: [b] in [0, 4].
 
   Squared difference of the tokens' unit vectors, averaged over places and layers: the
-  perceptual distance of Zhang et al. 2018 (1801.03924), equation 1, without the weights
-  that they fit to people's answers about photographs. Each state is [b n d].
+  perceptual distance of Zhang et al. 2018 (1801.03924), equation 1, without their
+  fitted weights. Each state is [b n d].
   """
 
   def unit(x):

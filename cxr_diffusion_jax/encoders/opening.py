@@ -1,11 +1,11 @@
 """Makes and opens a path's columns and the encoders that made them.
 
-  Needs --make--> columns beside the records --open_column--> Column
+  Needs --make--> columns beside the records --open_columns--> Column
   column's description, run folder --open_encoder--> the same encoder
 
-A run keeps its stand-in encoder in WORKDIR/encoders/, so that it can encode a
-user's input without the dataset that it was trained on. An encoder other than the one
-that the run was trained with is refused: its embeddings would mean something else.
+A run keeps its stand-in encoder in WORKDIR/encoders/, to encode a user's input without
+the dataset. Another encoder than the one that the run was trained with is refused: its
+embeddings would mean something else.
 """
 
 from collections.abc import Iterator, Sequence

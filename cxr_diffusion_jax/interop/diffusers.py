@@ -52,10 +52,7 @@ def read_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, int, pathlib.Pa
 def load_autoencoder(
   folder: str | os.PathLike,
 ) -> tuple[autoencoder_lib.AutoencoderKL, types.Params]:
-  """Loads an AutoencoderKL, from files of any age; returns and raises as `load_unet`.
-
-  The model is in the folder, or in `vae` of a pipeline's folder.
-  """
+  """Loads an AutoencoderKL of the folder or of its `vae`; see `load_unet`."""
   network, place = read_autoencoder(folder)
   shapes = _autoencoder_shapes(network)
   _check_files(place, shapes)
@@ -81,8 +78,7 @@ def save_unet(
 ) -> None:
   """Saves a UNet so that diffusers' `UNet2DConditionModel.from_pretrained` loads it.
 
-  The folder is the model's alone, and created where it is missing. The file's `dtype`
-  is 'float32' or 'float16'.
+  The folder is the model's alone. The file's `dtype` is 'float32' or 'float16'.
 
   Raises:
     errors.InputError: options that diffusers does not have, parameters that are not
@@ -102,10 +98,7 @@ def save_autoencoder(
   *,
   dtype: str = "float32",
 ) -> None:
-  """Saves an autoencoder so that diffusers' `AutoencoderKL.from_pretrained` loads it.
-
-  Arguments and errors are those of `save_unet`.
-  """
+  """Saves an autoencoder for diffusers' `AutoencoderKL`; see `save_unet`."""
   config = options.write_autoencoder(autoencoder)
   _save(folder, config, _autoencoder_shapes(autoencoder), params, dtype)
 

@@ -89,12 +89,10 @@ def check(
   Args:
     stored: shapes by PyTorch's names, as `modern` writes them.
     shapes: our tree, of anything with a shape.
-    where: the file or folder, for messages.
-    fix: what the user can do.
+    where: the file or folder, for messages; `fix` is what the user can do.
 
   Raises:
-    errors.InputError: names that are missing, unknown, or of a wrong shape; all kinds
-      at once.
+    errors.InputError: missing names, unknown names and wrong shapes, all at once.
   """
   needed = shapes_by_name(shapes)
   wrong = [

@@ -78,6 +78,7 @@ _WRITTEN = (
 )
 # No effect on a trained network's float32 numbers.
 _OURS_ALONE = (
+  "dropout",
   "dtype",
   "feature_layer",
   "name",

@@ -39,9 +39,7 @@ UNSAFE = (".bin", ".ckpt", ".pt", ".pth")
 def locate(folder: str | os.PathLike, part: str) -> pathlib.Path:
   """Returns the folder that holds config.json: this one, or a pipeline's part of it.
 
-  Args:
-    folder: of a model, or of a pipeline.
-    part: name of the model in a pipeline: 'unet' or 'vae'.
+  `part` is the name of the model in a pipeline: 'unet' or 'vae'.
 
   Raises:
     errors.InputError: neither is there.

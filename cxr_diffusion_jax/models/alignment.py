@@ -14,12 +14,7 @@ import jax.numpy as jnp
 
 
 class Projector(nn.Module):
-  """Linear, SiLU, linear, SiLU, linear: the same at every place.
-
-  Attributes:
-    width: width of both inner layers.
-    out_width: width of the target.
-  """
+  """Linear, SiLU, linear, SiLU, linear: the same at every place."""
 
   width: int
   out_width: int
@@ -34,16 +29,10 @@ class Projector(nn.Module):
 
 
 def to_grid(features: Array, grid: tuple[int, int] | None) -> Array:
-  """Resizes features to the places of a target.
+  """Resizes features [b h w c] to a target's places: [b rows*columns c] float32.
 
   Means of blocks if the sides divide, else linear interpolation with antialiasing.
-
-  Args:
-    features: [b h w c].
-    grid: (rows, columns) of the target, or None for one vector.
-
-  Returns:
-    [b rows*columns c], or [b 1 c], float32.
+  `grid` is (rows, columns), or None for one vector, [b 1 c].
   """
   features = jnp.asarray(features, jnp.float32)
   b, h, w, c = features.shape

@@ -35,21 +35,15 @@ def attend(
   implementation: str = "auto",
   block_size: int | None = None,
 ) -> Array:
-  """Attention of every query to all unmasked keys.
+  """Attention of every query [b q h d] to all unmasked keys [b k h d]: [b q h d].
 
   A row with all keys masked gets the plain mean of the values, never NaN.
 
   Args:
-    query: [b q h d].
-    key: [b k h d].
-    value: [b k h d].
     mask: [b k] bool, True for visible keys; None for all.
     implementation: 'plain', 'blocked', 'cudnn', or 'auto' for the fastest one for these
       shapes on the default backend.
     block_size: queries per block of 'blocked'; by default `block_size_for(q, k)`.
-
-  Returns:
-    [b q h d] of query's dtype.
   """
   if implementation == "auto":
     implementation = _fastest(query)
@@ -178,10 +172,7 @@ class Attention(nn.Module):
 
 
 class GatedGELU(nn.Module):
-  """[... c] -> [... width]: a projection times the GELU of another.
-
-  Shazeer 2020 (2002.05202).
-  """
+  """[... c] -> [... width]: a projection times the GELU of another (2002.05202)."""
 
   width: int
   dtype: jnp.dtype = jnp.float32
@@ -206,11 +197,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-  """x + self-attention, + cross-attention, + feed-forward, each normalised first.
-
-  Attributes:
-    num_heads: divides the width of x.
-  """
+  """x + self-attention, + cross-attention, + feed-forward, each normalised first."""
 
   num_heads: int
   dtype: jnp.dtype = jnp.float32
@@ -239,11 +226,9 @@ class SpatialTransformer(nn.Module):
   Rombach et al. 2022 (2112.10752), appendix E.2.1.
 
   Attributes:
-    num_heads: divides the channels.
-    num_blocks: number of blocks.
+    num_heads: divides the channels, as `norm_groups` does.
     linear_projection: project into and out of the blocks with matrices, not with 1x1
       convolutions. Only the kernels' shapes differ.
-    norm_groups: divides the channels.
     query_positions: add positions to the queries of cross-attention, so that they can
       find the same place in a grid stream.
     zero_init: start as the identity.

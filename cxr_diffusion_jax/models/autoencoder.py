@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL, attend
 from cxr_diffusion_jax.models.network import check_sides, shared_fields
-from cxr_diffusion_jax.models.resblock import Downsample, ResnetBlock, Upsample
+from cxr_diffusion_jax.models.unet_blocks import Downsample, ResnetBlock, Upsample
 
 # The range of published autoencoders; its exponentials are finite in float32.
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -38,8 +38,8 @@ def sample_posterior(key: Array, mean: Array, logvar: Array) -> Array:
 def kl_divergence(mean: Array, logvar: Array) -> Array:
   """Divergence of each posterior [b h w z] from the standard normal, in nats: [b].
 
-  Kingma and Welling 2013 (1312.6114), appendix B:
-  sum over the latent's numbers of (mean^2 + var - 1 - logvar) / 2.
+  Sum of (mean^2 + var - 1 - logvar) / 2 (Kingma and Welling 2013, 1312.6114, appendix
+  B).
   """
   each = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar)
   return each.sum(axis=(1, 2, 3))
@@ -166,8 +166,6 @@ class AutoencoderKL(nn.Module):
   """Images to normal distributions of latents, and back. Defaults: Stable Diffusion.
 
   Attributes:
-    in_channels: channels of the image.
-    out_channels: channels of the decoded image.
     latent_channels: z of the latent.
     block_channels: channels of each level, highest resolution first;
       f = 2^(levels - 1).
@@ -176,7 +174,6 @@ class AutoencoderKL(nn.Module):
     mid_attention: whether the lowest resolution has attention.
     scaling_factor: latents are denoised as (latent - shift_factor) * scaling_factor.
       `encode` and `decode` leave both to the codec.
-    shift_factor: see scaling_factor.
     remat: recompute activations in the backward pass, to save memory.
   """
 

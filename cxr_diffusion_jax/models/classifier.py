@@ -29,25 +29,21 @@ class Classifier(nn.Module):
   blocks: int = 1
   stem_stride: int = 2
   norm_groups: int = 8
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, image: Array) -> Array:
     """Image [b h w 1] in [-1, 1] -> logits [b num_classes] float32."""
     side, stride = 2 * self.stem_stride, self.stem_stride
-    x = nn.Conv(
-      self.widths[0], (side, side), strides=stride, dtype=self.dtype, name="stem"
-    )(image)
+    x = nn.Conv(self.widths[0], (side, side), strides=stride, name="stem")(image)
     for stage, width in enumerate(self.widths):
       for i in range(self.blocks):
         x = Block(
           width,
           stride=2 if stage and not i else 1,
           norm_groups=self.norm_groups,
-          dtype=self.dtype,
           name=f"stages_{stage}_{i}",
         )(x)
-    x = nn.GroupNorm(self.norm_groups, dtype=jnp.float32, name="norm")(x)
+    x = nn.GroupNorm(self.norm_groups, name="norm")(x)
     x = nn.relu(x)
     # Not `x.max`: its gradient divides by the number of places that equal the maximum,
     # which is 0 where XLA computes x twice with different rounding.
@@ -55,35 +51,29 @@ class Classifier(nn.Module):
     x = jnp.concatenate([x.mean(axis=(1, 2)), largest], axis=-1)
     # The input of the last layer, for callers that need features.
     self.sow("intermediates", "features", x)
-    return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
+    return nn.Dense(self.num_classes, name="head")(x)
 
 
 class Block(nn.Module):
   """shortcut(x) + conv(relu(norm(conv(relu(norm(x)))))).
 
-  Attributes:
-    channels: channels of the output.
-    stride: stride of the first convolution; the shortcut averages as many pixels.
-    norm_groups: divides the channels of the input and the output.
+  The shortcut averages as many pixels as the first convolution's stride.
   """
 
   channels: int
   stride: int = 1
   norm_groups: int = 8
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h/stride w/stride channels], sizes rounded up."""
 
     def conv(name, x, size, stride=1):
-      module = nn.Conv(
-        self.channels, size, strides=stride, use_bias=False, dtype=self.dtype, name=name
-      )
-      return module(x.astype(self.dtype))
+      module = nn.Conv(self.channels, size, strides=stride, use_bias=False, name=name)
+      return module(x)
 
     def active(name, x):
-      norm = nn.GroupNorm(self.norm_groups, dtype=jnp.float32, name=name)
+      norm = nn.GroupNorm(self.norm_groups, name=name)
       return nn.relu(norm(x))
 
     h = conv("conv1", active("norm1", x), (3, 3), self.stride)

@@ -24,11 +24,9 @@ class Codec(Protocol):
   """An invertible or nearly invertible map between images and latents.
 
   Attributes:
-    columns: batch fields that `encode_batch` reads instead of `image`; () where it
-      encodes the image itself.
-    params: parameters of the codec's network, None without one. Compiled programs pass
-      them to `encode` or `decode`, so that they are arguments and not constants. They
-      are the default there.
+    columns: batch fields that `encode_batch` reads instead of `image`; () for none.
+    params: parameters of the codec's network, None without one: the default of `encode`
+      and `decode`. Compiled programs pass them, so that they are no constants.
   """
 
   @property
@@ -68,9 +66,6 @@ class Haar:
     std: [4^L] standard deviations of the bands, > 0.
     loss_power: p of the loss weight std_b^p of band b. 0 weighs all bands equally,
       although the lowest of 16 holds most of an image; 2 weighs errors as pixels do.
-
-  Raises:
-    errors.InputError: statistics of another number of bands.
   """
 
   columns = ()

@@ -75,16 +75,12 @@ class Condition:
 def grid_angles(
   grid: tuple[int, int], width: int, spread: tuple[float, float] | None = None
 ) -> np.ndarray:
-  """Angles of the cells of a grid, in row-major order.
+  """Angles [rows*columns width/2] float32 of a grid's cells in row-major order, in
+  radians.
 
-  Args:
-    grid: (rows, columns).
-    width: width of a head; a multiple of 4.
-    spread: (rows, columns) of a grid over the same area that has the unit as its
-      cell, so that maps of different resolution agree on places; None for `grid`.
-
-  Returns:
-    [rows*columns width/2] float32, in radians.
+  `width` of a head is a multiple of 4. `spread` is (rows, columns) of a grid over the
+  same area that has the unit as its cell, so that maps of different resolution agree on
+  places; None for `grid`.
   """
   pairs = width // 4
   frequencies = _LONGEST ** (-np.arange(pairs) / pairs)

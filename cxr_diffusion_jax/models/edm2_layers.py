@@ -72,13 +72,9 @@ def fourier(x: Array, width: int) -> Array:
 
 
 class Linear(nn.Module):
-  """A convolution with normalised weights, or a matrix if `window` is ().
+  """A convolution of a window (rows, columns), or a matrix if it is (), without bias.
 
-  The parameter is `weight` [*window inputs width].
-
-  Attributes:
-    width: width of the output.
-    window: (rows, columns), or ().
+  The parameter is `weight` [*window inputs width]; it is normalised.
   """
 
   width: int
@@ -102,12 +98,8 @@ class Linear(nn.Module):
 class CosineAttention(nn.Module):
   """x mixed with its attention to itself or to a context, by cosines.
 
-  Queries, keys and values are normalised per head, so the square root of a head's
-  width bounds the logits.
-
-  Attributes:
-    num_heads: divides the width of x.
-    balance: share of the attention in the output.
+  Queries, keys and values are normalised per head, so the square root of a head's width
+  bounds the logits. `balance` is the share of the attention in the output.
   """
 
   num_heads: int

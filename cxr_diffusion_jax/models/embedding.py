@@ -30,9 +30,8 @@ def sinusoids(values: Array, width: int, longest: float = 1e4) -> Array:
 def grid_positions(rows: int, columns: int, width: int) -> Array:
   """Fixed 2-D positions [rows*columns width] f32, one half for each axis.
 
-  Positions are fractions of the side, so maps of different resolution agree on where
-  a place is. Frequencies range from four periods per side to a quarter, which separates
-  the cells of an 8x8 map without aliasing.
+  Positions are fractions of the side, so maps of different resolution agree on places.
+  Frequencies from four periods a side to a quarter separate the cells of an 8x8 map.
   """
   if width % 4:
     raise errors.InputError(f"positions of width {width}", "a multiple of 4")
@@ -61,14 +60,13 @@ class TimestepEmbedding(nn.Module):
 class ContextEmbedder(nn.Module):
   """All streams of a context as one sequence, and as one vector.
 
-  Raw embeddings have any scale, so each token is first normalised (without
-  parameters). The content of a masked token cannot reach the output: it is replaced by
-  zeros and stays masked. The null token comes first, so no mask is ever empty.
+  Raw embeddings have any scale, so each token is first normalised (without parameters).
+  A masked token is replaced by zeros and stays masked. The null token comes first, so
+  no mask is ever empty.
 
   Attributes:
-    streams: specifications in the order of the context; may be empty.
-    width: width of the sequence.
-    pooled_width: width of the pooled vector; 0 for none.
+    width: of the sequence.
+    pooled_width: of the pooled vector; 0 for none.
   """
 
   streams: tuple[StreamSpec, ...]

@@ -41,15 +41,10 @@ class Kl:
   """Latents of an AutoencoderKL, scaled to about unit variance.
 
   Attributes:
-    autoencoder: the network.
-    load_params: () -> its parameters; called on first use.
-    scaling_factor: factor on latents, > 0.
-    shift_factor: subtracted before.
+    load_params: () -> the network's parameters; called on first use.
+    scaling_factor: factor on latents, > 0; `shift_factor` is subtracted before.
     posterior: train on latents drawn from each image's posterior ('sample') or on its
       'mean'.
-
-  Raises:
-    errors.InputError: a value out of range.
   """
 
   autoencoder: autoencoder_lib.AutoencoderKL
@@ -185,11 +180,7 @@ def blend(
       h and w must be whole numbers.
     scale: factor of a side by `fn`.
 
-  Returns:
-    [b scale*h scale*w d].
-
-  Raises:
-    ValueError: an overlap of a tile or more.
+  Returns [b scale*h scale*w d].
   """
   if not 0 <= overlap < tile:
     raise ValueError(f"an overlap of {overlap} of tiles of {tile}")

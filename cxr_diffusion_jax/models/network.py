@@ -96,7 +96,7 @@ def shared_fields(kind: type[T], module: nn.Module) -> T:
 def check_sides(sides: Sequence[int], divisor: int, what: str) -> None:
   """Raises errors.InputError unless the divisor divides both sides (h, w) of an input.
 
-  `what` is the reason, such as '3 levels', for the message.
+  `what` is the reason, such as '3 levels'.
   """
   if any(side % divisor for side in sides):
     raise errors.InputError(

@@ -10,7 +10,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
-from cxr_diffusion_jax.models import resblock
+from cxr_diffusion_jax.models import unet_blocks
 
 
 def _network(**fields) -> autoencoder_lib.AutoencoderKL:
@@ -76,7 +76,7 @@ def test_divergence_and_draws_have_their_closed_forms():
 
 
 def test_its_halving_has_zeros_on_the_right_and_below_only():
-  layer = resblock.Downsample(autoencoder_lib.DOWNSAMPLE_PADDING)
+  layer = unet_blocks.Downsample(autoencoder_lib.DOWNSAMPLE_PADDING)
   ones = {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}
   made = layer.apply({"params": ones}, jnp.ones((1, 4, 4, 1)))[0, ..., 0]
   np.testing.assert_array_equal(made, [[9, 6], [6, 4]])

@@ -18,7 +18,7 @@ from unet import Row, channels_last, randomise, relative, rms
 
 from cxr_diffusion_jax.interop import names
 from cxr_diffusion_jax.models.denoisers.unet import UNet
-from cxr_diffusion_jax.models.resblock import ResnetBlock
+from cxr_diffusion_jax.models.unet_blocks import ResnetBlock
 
 CHANNELS, TIME = 16, 24
 

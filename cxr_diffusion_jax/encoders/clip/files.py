@@ -90,10 +90,7 @@ def read_config(path: pathlib.Path) -> artifacts.Json:
 
 
 def check(folder: pathlib.Path) -> None:
-  """Raises InputError unless a folder has a CLIP's configuration and both its readers.
-
-  Weights are looked for when they are read.
-  """
+  """Raises InputError unless a folder has a CLIP's configuration and its readers."""
   read_config(folder / CONFIG)
   if not _has_tokenizer(folder):
     raise errors.InputError(

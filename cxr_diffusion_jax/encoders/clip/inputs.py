@@ -192,7 +192,7 @@ def _warn_of_cuts(
   room: int,
   chunks: int,
 ) -> None:
-  """Names how many texts were cut, and of the first of them what was lost."""
+  """Warns how many texts were cut, and what the first of them lost."""
   kept = chunks * room
   cut = [row for row, text in enumerate(texts) if len(text) > kept]
   if not cut:

@@ -75,10 +75,9 @@ class ClipModel:
 
 
 def library() -> python_types.ModuleType:
-  """Imports transformers, without the frameworks that it would import on the way.
+  """Imports transformers without TensorFlow and PyTorch.
 
-  It looks for TensorFlow and PyTorch when it is first imported and then loads them,
-  which takes seconds and gigabytes of address space, and neither is used here.
+  It would load both, which takes seconds and gigabytes, and neither is used here.
   """
   os.environ.setdefault("USE_TF", "0")
   os.environ.setdefault("USE_TORCH", "0")
@@ -92,12 +91,11 @@ def load(name: str | os.PathLike) -> ClipModel:
 
   Args:
     name: a folder written by `save_pretrained` (Flax msgpack, or safetensors of Flax or
-      PyTorch, sharded or not), or an id on the hub such as
-      "openai/clip-vit-large-patch14".
+      PyTorch, sharded or not), or an id on the hub.
 
   Raises:
-    errors.InputError: nothing there, another kind of model, no tokenizer, image
-      settings or weights in a readable form, or any that does not fit config.json.
+    errors.InputError: nothing there, another kind of model, or a tokenizer, image
+      settings or weights that are missing or do not fit config.json.
   """
   folder = clip_files.resolve(os.fspath(name))
   clip_files.check(folder)
@@ -187,14 +185,12 @@ def parameter_shapes(config: "transformers.CLIPConfig") -> types.Params:
 def encode_text(
   model: ClipModel, prompts: Sequence[str], *, chunks: int = 1, batch_size: int = 64
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Encodes prompts.
+  """Encodes n prompts.
 
   Args:
-    model: from `load`.
-    prompts: n texts; of one that exceeds k windows the rest is cut, with a warning.
-    chunks: k windows of l = `model.max_tokens` that a prompt may fill. Each is framed
-      and encoded as a prompt of its own.
-    batch_size: windows in one call of the compiled function; images below.
+    chunks: k windows of l = `model.max_tokens` that a prompt may fill, each framed and
+      encoded as a prompt of its own; the rest is cut, with a warning.
+    batch_size: windows in one call of the compiled function.
 
   Returns:
     tokens [n k*l d] float32 (the last hidden state, after the final norm; zeros in

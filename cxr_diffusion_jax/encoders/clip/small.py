@@ -3,8 +3,7 @@
   prompts --byte-pair merges--> tokenizer of CLIP's form, for any text
   sizes, tokenizer, seed --> ClipModel with random parameters --save--> folder
 
-The folder has what `save_pretrained` writes for `openai/clip-vit-large-patch14`, so
-that `clip.model.load` reads both.
+`clip.model.load` reads the folder as it does `openai/clip-vit-large-patch14`.
 """
 
 import dataclasses
@@ -53,10 +52,8 @@ class SmallClip:
 def train_tokenizer(prompts: list[str], sizes: SmallClip) -> clip_inputs.Tokenizer:
   """Learns byte-pair merges (Sennrich et al., 1508.07909) from prompts.
 
-  Every byte is in the vocabulary, within a word and at its end, so that any text has
-  ids and the end token is only at the end, where CLIP reads the text's embedding.
-
-  Returns a CLIPTokenizerFast; its end token has the largest id, as in CLIP.
+  Every byte is in the vocabulary, within a word and at its end, so any text has ids.
+  The end token is the last, as in CLIP, which reads the text's embedding there.
   """
   import tokenizers
 
@@ -162,8 +159,7 @@ def _tokenizer(
 ) -> clip_inputs.Tokenizer:
   """Builds a CLIPTokenizerFast from CLIP's own two files, written to a scratch folder.
 
-  Going through vocab.json and merges.txt leaves the normalizer, the suffixes and the
-  frame of special tokens to transformers, so that they cannot drift from CLIP's.
+  So normalizer, suffixes and special tokens are transformers' own.
   """
   # CLIP's order: bytes, bytes that end a word, merges, the two special tokens.
   words = [*alphabet, *(byte + WORD_END for byte in alphabet)]
@@ -188,8 +184,7 @@ def _random_params(
 ) -> types.Params:
   """Draws parameters: weights with variance 1 / fan-in, embeddings at 0.02.
 
-  The Flax class draws embeddings at 1, fifty times PyTorch's, and then learns slowly;
-  random positions that no training prompt reached would also outweigh the words.
+  The Flax class draws embeddings at 1, fifty times PyTorch's, and then learns slowly.
   """
 
   def draw(path, leaf):

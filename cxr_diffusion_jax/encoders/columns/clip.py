@@ -4,7 +4,6 @@
   clip_patches [1+g*g d]  penultimate hidden states, class token first
   clip_image   [1 p]      the image in the space shared with texts, not normalised
 
-Their shapes are known from config.json alone (`shapes`), before any weight is read.
 Each CLIP has its own folder beside the records.
 """
 
@@ -120,6 +119,9 @@ class ClipEncoder:
   chunks: int = 1
   batch_size: int = 64
 
+  # It takes the records' squares, the same pixels as all other paths see.
+  whole_images = False
+
   @property
   def description(self) -> str:
     return self._description
@@ -135,11 +137,6 @@ class ClipEncoder:
     return self.model.standin
 
   @property
-  def whole_images(self) -> bool:
-    """False: it takes the records' squares, the same pixels as all other paths see."""
-    return False
-
-  @property
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
     return _shapes(self.model.config.to_dict(), self.chunks)
 
@@ -151,7 +148,6 @@ class ClipEncoder:
     Raises:
       errors.InputError: a state that is not finite or that float16 cannot hold.
     """
-    _check_columns(columns, TEXT)
     if not columns:
       return {}
     tokens, mask, _ = clip_model.encode_text(
@@ -164,7 +160,6 @@ class ClipEncoder:
     self, columns: Sequence[str], images: Sequence[np.ndarray]
   ) -> dict[str, np.ndarray]:
     """Encodes grey images of any sizes in one pass; raises as `encode_text`."""
-    _check_columns(columns, IMAGES)
     if not columns:
       return {}
     patches, embedding = clip_model.encode_images(
@@ -196,8 +191,8 @@ def shapes(name: str, chunks: int = 1) -> dict[str, tuple[int, ...]]:
   """Returns the shape of one row of each column, without reading weights.
 
   Args:
-    name: "standin" for the one that `prepare` trains, a folder, or an id on the hub, of
-      which config.json alone is fetched. `clip_text.DEFAULT` needs no file.
+    name: "standin", a folder, or an id on the hub, of which config.json alone is
+      fetched; `clip_text.DEFAULT` needs no file.
     chunks: windows of a prompt.
 
   Raises:
@@ -241,9 +236,3 @@ def _part(config: artifacts.JsonMapping, name: str) -> artifacts.JsonMapping:
   """Returns a nested configuration; files from before 2023 may name it `..._dict`."""
   older = config.get(f"{name}_dict")
   return (config.get(name) or {}) if older is None else older
-
-
-def _check_columns(columns: Sequence[str], known: Sequence[str]) -> None:
-  unknown = sorted(set(columns) - set(known))
-  if unknown:
-    raise ValueError(f"got columns {unknown}; expected of {sorted(known)}")

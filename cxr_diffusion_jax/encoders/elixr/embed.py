@@ -3,8 +3,7 @@
   tree --threads--> images --encoder--> files of some hundred rows, hidden in the tree
     --when a kind has all its rows--> ROOT/elixrc/, ROOT/elixrb/KIND/
 
-The next call continues after the last hidden file. Images added
-to the tree later go into additional files.
+The next call continues after the last hidden file. Later images go into more files.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -86,8 +85,7 @@ def embed(
 ) -> tuple[str, ...]:
   """Makes missing embeddings of a tree, in float32; returns the newly complete kinds.
 
-  The next call continues an interrupted one. The largest copy of each image in the
-  tree is read.
+  The largest copy of each image in the tree is read.
 
   Args:
     settings_root: the tree.
@@ -219,7 +217,7 @@ def _write_files(
   encoder: encoder_lib.Encoder,
   texts: Mapping[str, str],
 ) -> Iterator[int]:
-  """Writes one file of `stems` for every kind, and yields how many rows as it goes.
+  """Writes one file of `stems` for every kind; yields the numbers of rows as it goes.
 
   The files appear in the hidden folder when they are whole and on the disk.
   """

@@ -30,8 +30,8 @@ _SPECIAL = MappingProxyType({"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 10
 def to_png(image: np.ndarray) -> bytes:
   """Writes an X-ray [h w] uint8 or uint16 as a PNG of 16 bits, as ELIXR-C reads it.
 
-  The darkest and the brightest value move to the ends of the range that the image's own
-  type has, so the file of an 8-bit image still has values of 0 to 255.
+  The darkest and the brightest value move to the ends of the image's own type: the file
+  of an 8-bit image has values of 0 to 255.
   """
   if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
     raise ValueError(f"image {image.shape} {image.dtype}, not [h w] uint8 or uint16")

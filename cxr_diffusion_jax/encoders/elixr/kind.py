@@ -63,11 +63,7 @@ def open_kind(
 ) -> KindFiles:
   """Finds the published and unfinished embeddings of a kind in a tree.
 
-  Args:
-    root: the tree.
-    name: name of the kind.
-    encoder: makes the missing embeddings.
-    wanted: stems, each with its text if the kind is made from texts.
+  `wanted` are stems, each with its text if the kind is made from texts.
 
   Raises:
     InputError: the tree has embeddings from another source.
@@ -129,11 +125,7 @@ def publish(kind: KindFiles) -> bool:
 def _published(
   root: pathlib.Path, folder: pathlib.Path, name: str, encoder: encoder_lib.Encoder
 ) -> tuple[tuple[pathlib.Path, ...], tuple[pathlib.Path, ...]]:
-  """The files of a kind in the tree: those of this encoder, and stand-ins to replace.
-
-  Raises:
-    InputError: there are files of another encoder.
-  """
+  """The files of a kind: those of this encoder, and stand-ins to replace."""
   present = elixr.find_elixr(root, name)
   if present is None:
     return (), ()

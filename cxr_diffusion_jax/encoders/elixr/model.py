@@ -4,13 +4,10 @@
   elixrc, ids = paddings = 0         -> pax-elixr-b-text  -> img_emb, *contrastive_img*
   ids and paddings of a text, image_feature = 0 -> pax-elixr-b-text -> *txt_emb
 
-Both are TensorFlow SavedModels of https://huggingface.co/google/cxr-foundation; what
-goes into them is prepared as in that project's serving code. Xu et al., ELIXR,
-2308.01317. TensorFlow, the models and the tokenizer are loaded when first needed:
-images need no tokenizer, and texts need no ELIXR-C.
-
-Outputs are returned unchanged. `txt_emb` also has values at padding, as in the
-published files, so that a column does not depend on who made it.
+Both are TensorFlow SavedModels of https://huggingface.co/google/cxr-foundation; inputs
+are prepared as in that project's serving code (Xu et al., ELIXR, 2308.01317). All is
+loaded when first needed: images need no tokenizer, and texts need no ELIXR-C. Outputs
+are returned unchanged: `txt_emb` has values at padding too, as in the published files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,17 +40,9 @@ class ElixrModel:
   tokenizer: str = TOKENIZER
   batch_size: int = 4
 
-  @property
-  def standin(self) -> bool:
-    return False
-
-  @property
-  def whole_images(self) -> bool:
-    return True
-
-  @property
-  def shapes(self) -> Mapping[str, tuple[int, ...]]:
-    return SHAPES
+  standin = False
+  whole_images = True
+  shapes = SHAPES
 
   @property
   def description(self) -> str:

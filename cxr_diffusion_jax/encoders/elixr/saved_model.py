@@ -33,11 +33,7 @@ _FIX = (
 
 
 def resolve(name: str | os.PathLike) -> pathlib.Path:
-  """Returns the folder of the models; of an id on the hub, they are downloaded once.
-
-  Raises:
-    InputError: neither model is there, or the hub refuses them.
-  """
+  """Returns the folder of the models; raises InputError if neither is there."""
   text = os.fspath(name)
   folder = hub.resolve(
     text,
@@ -64,10 +60,10 @@ def find(folder: pathlib.Path, model: str) -> pathlib.Path:
 
 
 def fingerprint(path: pathlib.Path) -> str:
-  """Identifies a SavedModel: 12 hexadecimal digits that a copy keeps.
+  """12 hexadecimal digits of a SavedModel that a copy keeps.
 
-  They cover the program's content, and names and sizes of the weights' files:
-  gigabytes are not read.
+  They cover the program's content, and names and sizes of the weights' files: gigabytes
+  are not read.
   """
   with open(path / "saved_model.pb", "rb") as file:
     digest = hashlib.file_digest(file, "sha256")

@@ -60,11 +60,10 @@ def of_network(
   features_fn: Callable[[types.Params, jax.Array], jax.Array],
   params: types.Params,
 ) -> Extractor:
-  """Compiles a network that runs in JAX.
+  """Compiles a network that runs in JAX, for `images_a_device` images per call and
+  device.
 
-  Args:
-    images_a_device: images per call and device of this process.
-    features_fn: (params, images [b h w 1] float32 in [0, 255]) -> [b d].
+  `features_fn` is (params, images [b h w 1] float32 in [0, 255]) -> [b d].
   """
 
   def apply_fn(params, images):
@@ -83,14 +82,10 @@ def of_network(
 
 
 def resize(images: jax.Array, side: int, method: str = "cubic") -> jax.Array:
-  """Resizes images to the size that a network was trained on.
+  """Resizes images to squares of a network's size: [b side side 1] in [0, 255].
 
-  Antialiased: where images shrink, the kernel widens with the step, so that fine detail
-  is averaged and not aliased (Parmar et al. 2022, 2104.11222). Other shapes than
-  squares are stretched.
-
-  Returns:
-    [b side side 1] in [0, 255].
+  Antialiased: where images shrink, fine detail is averaged and not aliased (Parmar et
+  al. 2022, 2104.11222). Other shapes than squares are stretched.
   """
   shape = (images.shape[0], side, side, 1)
   if images.shape == shape:
@@ -115,16 +110,10 @@ def extract(
   key: str = "images",
   progress: types.Progress = types.no_progress,
 ) -> np.ndarray:
-  """Computes the features of all images.
+  """Computes the features of n images, uint8 [h w 1] of one size: [n d] float32.
 
-  A call is spread over the devices of this process where they divide its batch.
-
-  Args:
-    images: n of uint8 [h w 1], all of one size; each is read once.
-    key: names the images in the cache; letters, digits, '.', '_' and '-'.
-
-  Returns:
-    [n d] float32.
+  Each image is read once. A call is spread over the devices of this process where they
+  divide its batch. `key` names the images in the cache.
 
   Raises:
     errors.InputError: images of other types or sizes, or a disk that fails.

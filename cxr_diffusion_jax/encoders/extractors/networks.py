@@ -4,9 +4,6 @@ inception  pool3, 2048  the network of the usual "FID"
 densenet   relu of the last norm, global mean, 1024  trained on X-rays of many sites
 
 Both preprocess images as their own project does, so that figures are comparable.
-
-FILE.safetensors {torch's name: array} --names, axes, shapes checked--> parameters
-
 PyTorch's own files are pickles, which run code when they are read: the user converts
 them once, where PyTorch is installed and their source is trusted (`CONVERT`).
 """
@@ -110,8 +107,7 @@ def shapes(network: Network) -> types.Params:
 def open_network(name: str, location: str) -> Extractor | str:
   """A network with its weights, or the reason why there is none.
 
-  Args:
-    location: the file of its weights, see `CONVERT`; "" for none.
+  `location` is the file of its weights, see `CONVERT`; "" for none.
   """
   if not location:
     return (
@@ -134,8 +130,8 @@ def open_network(name: str, location: str) -> Extractor | str:
 def resize_as_tensorflow_1(images: jax.Array, side: int) -> jax.Array:
   """Bilinear between the pixels at i * size / side and its next, as TensorFlow 1 did.
 
-  This moves images by less than a pixel and does not average where they shrink, but
-  Frechet inception distances are comparable only with the same preprocessing.
+  It does not average where images shrink, but Frechet inception distances are
+  comparable only with the same preprocessing.
   """
   for axis in (2, 1):
     size = images.shape[axis]

@@ -64,8 +64,7 @@ def open_extractors(
       "densenet".
 
   Returns:
-    The extractors in the order of `NAMES`, and for "auto" the reasons why others are
-    unavailable.
+    The extractors in the order of `NAMES`, and for "auto" why others are unavailable.
 
   Raises:
     errors.InputError: an unknown name, a named extractor that is unavailable, or

@@ -53,8 +53,7 @@ class Autoencoder:
   def params(self) -> types.Params:
     """Float32, on the host.
 
-    Raises:
-      errors.InputError: it is not there, is damaged, or not what its name says.
+    Raises InputError if it is missing or damaged, or not what its name says.
     """
     folder = resolve(self.name)
     network, params = interop.load_autoencoder(folder)
@@ -88,8 +87,7 @@ class Autoencoder:
   def encode(self, images: np.ndarray) -> np.ndarray:
     """Encodes grey images uint8 [n h w 1] on this host's devices.
 
-    Returns:
-      [n h/f w/f 2z] float32, mean and logvar, unscaled.
+    Returns [n h/f w/f 2z] float32, mean and logvar, unscaled.
     """
     function, num_devices = self._compiled
     return batches.in_batches(
@@ -123,9 +121,7 @@ class Autoencoder:
 
 
 def find(name: str) -> Autoencoder:
-  """Finds an autoencoder and reads its shape, not its weights.
-
-  `DEFAULT` needs no file at this point.
+  """Finds an autoencoder and reads its shape, not its weights; `DEFAULT` needs no file.
 
   Raises:
     errors.InputError: the name cannot be resolved, or is not an autoencoder.
@@ -145,11 +141,7 @@ def export(autoencoder: Autoencoder, workdir: artifacts.PathLike) -> None:
 
 
 def resolve(name: str) -> pathlib.Path:
-  """Returns the folder of a name; an id on the hub is downloaded once.
-
-  Raises:
-    errors.InputError: no folder, and no id that can be reached.
-  """
+  """Returns the folder of a name; raises as `hub.resolve`."""
 
   def local(folder: pathlib.Path) -> pathlib.Path | None:
     if (folder / OWN / safetensors_folder.CONFIG).is_file():

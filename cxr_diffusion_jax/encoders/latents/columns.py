@@ -50,8 +50,8 @@ def make(
   the work on at most `rows_at_risk` images.
 
   Raises:
-    errors.InputError: an autoencoder that is not usable, or that makes moments that are
-      not finite; an image size that its factor does not divide; too small a disk.
+    errors.InputError: an unusable autoencoder or moments that are not finite; an image
+      size that its factor does not divide; too small a disk.
   """
   network, target = autoencoder.network, folder(settings, autoencoder)
   kl_codec.check_side(network, settings.image_size)

@@ -51,8 +51,7 @@ class AnatomyRegressor:
   def quantities(self, images: types.Arrays) -> dict[str, np.ndarray]:
     """Measures n images, uint8 [s s 1] each: name -> [n] float64.
 
-    Raises:
-      errors.InputError: images of another size than it was trained on.
+    Raises InputError for images of another size than it was trained on.
     """
     head = self.params["head"]
 
@@ -90,8 +89,7 @@ def train(
 ) -> AnatomyRegressor:
   """Trains and saves a regressor, or loads it if the folder already holds it.
 
-  Args:
-    facts: name -> [n], the quantities, nan where unknown.
+  `facts` are the quantities, name -> [n], nan where unknown.
 
   Raises:
     errors.InputError: too few images, or of different sizes; a quantity that is the

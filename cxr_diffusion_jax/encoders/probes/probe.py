@@ -6,8 +6,7 @@ validation images, findings -> thresholds (Youden 1950, "Index for rating diagno
   -> weights.safetensors, then probe.json: without it there is no probe
 
 The same inputs give the same probe on the same kind of machine, and are trained once.
-Its scores rank images; rare findings weigh more in training, so scores are not
-probabilities.
+Scores rank images; rare findings weigh more in training, so they are no probabilities.
 """
 
 import dataclasses
@@ -56,11 +55,7 @@ class Probe:
   attribution_fn: probe_fit.AttributionFn
 
   def scores(self, images: types.Arrays) -> np.ndarray:
-    """Scores images: an array uint8 [n s s 1], or any sequence of uint8 [s s 1].
-
-    Returns:
-      [n k] float32 in (0, 1), higher where the finding is seen.
-    """
+    """Scores n images, uint8 [s s 1]: [n k] float32 in (0, 1), higher where seen."""
     if not len(images):
       return np.zeros((0, len(self.thresholds)), np.float32)
 
@@ -91,8 +86,8 @@ def train_probe(
     validation: images and findings of other patients, for the thresholds.
 
   Raises:
-    errors.InputError: no images, numbers of rows that differ, sizes that differ, or a
-      saved probe of the same inputs that is damaged.
+    errors.InputError: no images, numbers of rows or sizes that differ, or a damaged
+      saved probe of the same inputs.
   """
   if settings is None:
     # The first layer reduces larger images. Without an image, `_fingerprint` refuses.
@@ -120,11 +115,7 @@ def train_probe(
 
 
 def load_probe(folder: epath.PathLike) -> Probe:
-  """Reads a saved probe.
-
-  Raises:
-    errors.InputError: the folder holds no probe, or a damaged one.
-  """
+  """Reads a saved probe; raises InputError if the folder has none or a damaged one."""
   folder = epath.Path(folder)
   description = read_description(folder)
   if not description:
@@ -162,13 +153,11 @@ def read_description(folder: epath.PathLike) -> artifacts.Json:
 
 
 def youden_thresholds(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-  """Chooses thresholds that maximise sensitivity + specificity - 1.
+  """Thresholds [k] float64 that maximise sensitivity + specificity - 1.
 
   Each lies halfway between two scores; of equally good ones it is the lowest, and where
-  none is better than chance it is the highest score, which no image exceeds.
-
-  Returns:
-    [k] float64, NaN for findings without positives or without negatives.
+  none is better than chance it is the highest score. NaN for findings without positives
+  or without negatives.
   """
   scores, positive = np.asarray(scores, np.float64), np.asarray(positive) > 0.5
   thresholds = np.full(scores.shape[1], np.nan)

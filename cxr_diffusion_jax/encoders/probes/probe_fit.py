@@ -44,8 +44,6 @@ class ProbeSettings:
   Attributes:
     stem_stride: twice the size needs twice the stride for the same time.
     batch_size: images in an update, and in a call of `Probe.scores`.
-    learning_rate: at its peak, after a tenth of the steps.
-    weight_decay: of AdamW, for the kernels.
     max_positive_weight: limit of w above, which a finding of one in six images reaches
       at 5: rare findings count for more, but not all of the loss.
   """
@@ -119,7 +117,7 @@ def fit(
   weights: np.ndarray | None = None,
   progress: types.Progress = types.no_progress,
 ) -> tuple[types.Params, list[float]]:
-  """Trains a classifier.
+  """Trains a classifier; returns its parameters, and the loss of each step.
 
   Args:
     images: n of uint8 [s s 1]; each is read once an epoch.
@@ -127,9 +125,6 @@ def fit(
     params: to begin with (fine-tuning), which remain unchanged; None for random ones.
     program: of `compile_step` with these settings and any seed, to compile once for
       several trainings.
-
-  Returns:
-    Its parameters, and the loss of each step.
   """
   program = program or compile_step(settings, findings.shape[1])
   if weights is None:

@@ -14,7 +14,7 @@ ELIXR's are (Xu et al., 2308.01317). `max over 32 of cos(all_contrastive, text)`
 an image against a text, as there, because the stand-in was trained on that score.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import os
@@ -53,17 +53,10 @@ def check_fits(model: clip_model.ClipModel) -> None:
 
 
 def lift(states: np.ndarray, width: int) -> np.ndarray:
-  """Embeds states isometrically, up to one scale, in a wider space.
+  """Embeds states [... d] isometrically, up to one scale, in [... width] float32.
 
   lifted = states @ Q * sqrt(width / d), with Q from `lift_basis`. Numbers of mean
   square 1 stay so, and lifted @ Q.T * sqrt(d / width) gives the states back.
-
-  Args:
-    states: [... d].
-    width: at least d.
-
-  Returns:
-    [... width] float32.
   """
   depth = states.shape[-1]
   rows = np.asarray(states, np.float32).reshape(-1, depth)
@@ -76,8 +69,8 @@ def lift_basis(depth: int, width: int) -> np.ndarray:
   """Returns the fixed orthonormal rows Q [depth width] that `lift` uses, float32.
 
   They are the Q factor of standard normal draws [width depth] of numpy's
-  default_rng(1376 + width), signed so that the triangular factor's diagonal is
-  positive, because LAPACK's signs vary.
+  default_rng(1376 + width), with signs of a positive diagonal of the triangular factor,
+  because LAPACK's vary.
   """
   draws = np.random.default_rng(1376 + width).standard_normal((width, depth))
   basis, triangle = np.linalg.qr(draws)
@@ -89,10 +82,7 @@ def image_kinds(
 ) -> dict[str, np.ndarray]:
   """Makes the image kinds among `kinds`, each [n *shape] float32.
 
-  Args:
-    model: fits, see `check_fits`.
-    images: [n h w 1] uint8.
-    kinds: keys of `SHAPES`; text kinds are left out.
+  `images` are [n h w 1] uint8, and the model fits, see `check_fits`.
   """
   tokens, whole = clip_model.encode_images(model, images, batch_size=len(images))
   states = np.asarray(loss.patch_states(tokens))
@@ -132,21 +122,13 @@ class StandinEncoder:
 
   model: clip_model.ClipModel
 
+  standin = True
+  whole_images = False
+  shapes = SHAPES
+
   @property
   def description(self) -> str:
     return clip_model.describe(self.model)
-
-  @property
-  def standin(self) -> bool:
-    return True
-
-  @property
-  def shapes(self) -> Mapping[str, tuple[int, ...]]:
-    return SHAPES
-
-  @property
-  def whole_images(self) -> bool:
-    return False
 
   def encode_text(
     self, columns: Sequence[str], prompts: Sequence[str]

@@ -91,16 +91,11 @@ def _linear(head: types.Params, states: jax.Array) -> jax.Array:
 
 
 def same_content(findings: types.Array) -> jax.Array:
-  """Says which texts describe which images, by equal sets of findings.
+  """Target distribution [b b] float32 of texts for images: equal sets of findings.
 
-  Half of all X-rays have no finding, and their prompts say the same: to push such
-  pairs apart would be to learn the noise.
-
-  Args:
-    findings: [b f] 0, 1, or nan for unknown, which equals unknown.
-
-  Returns:
-    [b b] float32 target distribution; rows sum to 1.
+  Half of all X-rays have no finding, and their prompts say the same: to push such pairs
+  apart would be to learn the noise. `findings` are [b f] 0, 1, or nan for unknown,
+  which equals unknown.
   """
   findings = jnp.nan_to_num(findings, nan=-1.0)
   same = (findings[:, None] == findings[None]).all(axis=-1).astype(jnp.float32)
@@ -155,10 +150,10 @@ def make_heads(
 
 
 def patch_states(tokens: types.Array) -> jax.Array:
-  """Normalises each patch's state to mean 0 and variance 1 over its features.
+  """Normalises each patch's state to mean 0 and variance 1: [n g*g d] float32.
 
   Without this a few features of a residual stream hold most of its variance. The class
-  token, the first of `tokens` [n 1+g*g d], is dropped: [n g*g d] float32.
+  token, the first of `tokens` [n 1+g*g d], is dropped.
   """
   patches = jnp.asarray(tokens[:, 1:], jnp.float32)
   mean = patches.mean(axis=-1, keepdims=True)

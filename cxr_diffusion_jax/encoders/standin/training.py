@@ -1,11 +1,9 @@
 """Trains the stand-in CLIP on a tree's own training images and prompts.
 
-  prompts -> tokenizer; images, prompts, findings -> steps of Adam on `standin_loss`
+  prompts -> tokenizer; images, prompts, findings -> steps of Adam on `standin.loss`
   -> folder as `save_pretrained` writes it, with `standin.json`
 
 With it, every path runs where the published encoders are absent; what it made says so.
-The number of steps is fixed, so that the same inputs give the same model on the same
-kind of machine.
 """
 
 from collections.abc import Sequence
@@ -85,8 +83,6 @@ def train_standin(
     findings: [n f] 0, 1 or nan for unknown; equal rows count as the same content.
     folder: receives what `save_pretrained` writes, and `standin.json` with the
       settings, a fingerprint of the inputs and the losses; it is returned.
-    settings: sizes, steps, seed.
-    progress: called after each step, with the loss in its label.
 
   Raises:
     errors.InputError: fewer than two images, or numbers of rows that differ.

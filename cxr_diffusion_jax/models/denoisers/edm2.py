@@ -24,7 +24,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.models import edm2_layers as layers
 from cxr_diffusion_jax.models import embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
-from cxr_diffusion_jax.models.resblock import resampled
+from cxr_diffusion_jax.models.unet_blocks import resampled
 from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 # Range of the Fourier features' argument over all times: a quarter of the logarithm of

@@ -92,10 +92,6 @@ def test_only_what_is_asked_for_is_made(encoder, images):
   assert set(encoder.encode_images(["clip_image"], images)) == {"clip_image"}
   assert encoder.encode_images([], images) == {}
   assert encoder.encode_text([], PROMPTS) == {}
-  with pytest.raises(ValueError, match=r"got columns \['clip_text'\]"):
-    encoder.encode_images(["clip_text"], images)
-  with pytest.raises(ValueError, match=r"got columns \['txt_emb'\]"):
-    encoder.encode_text(["txt_emb"], PROMPTS)
 
 
 def test_description_tells_the_weights_and_the_windows(encoder):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.conditioning import elixr_b, elixr_c
 from cxr_diffusion_jax.data import npz
 
 if TYPE_CHECKING:
@@ -22,18 +23,14 @@ if TYPE_CHECKING:
 
 # Shape of one row of each kind.
 SHAPES = MappingProxyType(
-  {
-    "elixrc": (8, 8, 1376),
-    "img_emb": (32, 768),
-    "txt_emb": (128, 768),
-    "all_contrastive_img_emb": (32, 128),
-    "contrastive_img_emb": (128,),
-    "contrastive_txt_emb": (128,),
-  }
+  {"elixrc": (*elixr_c.GRID, elixr_c.WIDTH)}
+  | {kind: shape for kind, (_, shape) in elixr_b.KINDS.items()}
 )
 
 # Kinds made from texts; the others are made from images.
-TEXT_KINDS = ("contrastive_txt_emb", "txt_emb")
+TEXT_KINDS = tuple(
+  kind for kind, (source, _) in elixr_b.KINDS.items() if source == "text"
+)
 
 # Rows of an npz that are read at a time.
 _BATCH_ROWS = 512
@@ -87,8 +84,8 @@ def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
 def stem_of(identifier: bytes | str) -> str:
   """The stem of an image's file name, from any form of id.
 
-  Takes bytes or text, with or without folders and `.png`, and the text of a bytes
-  repr: `b'00000001_000.png'` -> `00000001_000`.
+  Takes bytes, text or the text of a bytes repr, with or without folders and `.png`:
+  `b'00000001_000.png'` -> `00000001_000`.
   """
   if isinstance(identifier, bytes):
     identifier = identifier.decode("utf-8", errors="replace")
@@ -115,8 +112,7 @@ def check_finite(path: pathlib.Path, stems: np.ndarray, values: np.ndarray) -> N
 def inspect_npz(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
   """Inspects an npz as `h5.inspect` does; form F is `all_contrastive_img_emb`.
 
-  Returns:
-    None when the file holds something else, such as the vectors of text queries.
+  Returns None when the file holds something else, such as vectors of text queries.
 
   Raises:
     InputError: the file is damaged, or its rows have the wrong shape.

@@ -64,9 +64,8 @@ class ElixrFiles:
   def fingerprint(self, cache: pathlib.Path | None = None) -> str:
     """A hash of the kind and of the content of all files, wherever they are.
 
-    Args:
-      cache: JSON file that keeps each file's hash with its size and time of change, so
-        that gigabytes are read again only where these differ. None for none.
+    `cache` is a JSON file that keeps each file's hash with its size and time of change,
+    so that gigabytes are read again only where these differ.
     """
     paths = [file.path for file in self.files]
     paths.extend(sorted({file.ids_path for file in self.files if file.ids_path}))
@@ -89,14 +88,10 @@ class ElixrFiles:
   def batches(
     self, wanted: np.ndarray | None = None
   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Streams the rows.
+    """Yields stems [k] '<U' and values [k *shape] as stored (float16, 32 or 64).
 
-    Args:
-      wanted: stems [n]; blocks of a file without any of them are never read. None means
-        all rows.
-
-    Yields:
-      stems [k] '<U' and values [k *shape] as stored (float16, 32 or 64).
+    `wanted` are stems [n], None for all rows; blocks of a file without any of them are
+    never read.
 
     Raises:
       InputError: a file is damaged, or a row has a value that is not finite.
@@ -111,7 +106,7 @@ class ElixrFiles:
 def find_elixr(root: str | os.PathLike, kind: str) -> ElixrFiles | None:
   """Finds the embeddings of one kind, a key of `SHAPES`, under a dataset tree.
 
-  Looked into are `elixrc/` or `elixrb/` with all their folders, and files in the root
+  It looks into `elixrc/` or `elixrb/` with all their folders, and at files in the root
   itself that have `elixr` or `embedding` in their name. Real embeddings are taken
   before stand-ins.
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.models import resblock
+from cxr_diffusion_jax.models import unet_blocks
 
 
 @pytest.mark.parametrize("time_conditioning", ["additive", "scale_shift"])
 def test_starts_as_the_identity_but_sees_time_later(time_conditioning):
-  block = resblock.ResnetBlock(
+  block = unet_blocks.ResnetBlock(
     8, norm_groups=4, time_conditioning=time_conditioning, zero_init=True
   )
   x = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
@@ -24,7 +24,7 @@ def test_starts_as_the_identity_but_sees_time_later(time_conditioning):
 
 
 def test_downsample_pads_both_sides():
-  module = resblock.Downsample()
+  module = unet_blocks.Downsample()
   x = jnp.arange(16.0).reshape(1, 4, 4, 1)
   params = module.init(jax.random.key(0), x)["params"]
   kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1)
@@ -35,7 +35,7 @@ def test_downsample_pads_both_sides():
 
 
 def test_upsample_repeats_pixels():
-  module = resblock.Upsample()
+  module = unet_blocks.Upsample()
   x = jnp.arange(4.0).reshape(1, 2, 2, 1)
   params = module.init(jax.random.key(0), x)["params"]
   params["conv"]["kernel"] = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1)
@@ -47,7 +47,7 @@ def test_upsample_repeats_pixels():
 @pytest.mark.parametrize("resample", ["down", "up"])
 def test_a_block_that_resamples_does_both_its_ways_alike(resample):
   """As it begins, it is the resampled input: means of pixels, or pixels repeated."""
-  block = resblock.ResnetBlock(
+  block = unet_blocks.ResnetBlock(
     8, norm_groups=4, zero_init=True, resample=resample, skip_scale=0.5
   )
   rng = np.random.default_rng(0)
