@@ -33,15 +33,6 @@ def test_it_is_small_and_gives_one_logit_a_finding():
   assert 3e5 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 1e6
 
 
-def test_half_precision_keeps_parameters_and_logits_float32():
-  half = SMALL.clone(dtype=jnp.bfloat16)
-  logits, params = jax.eval_shape(
-    half.init_with_output, jax.random.key(0), jnp.zeros((2, 16, 16, 1))
-  )
-  assert logits.dtype == jnp.float32
-  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-
-
 def test_blocks_halve_the_size_once_a_stage():
   deep = SMALL.clone(widths=(4, 8, 8), blocks=2)
   _, made = jax.eval_shape(
