@@ -39,12 +39,9 @@ class Conditioner:
 
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]:
-    if self.pooled:
-      return (types.StreamSpec(name="elixr_c", num_tokens=1, width=WIDTH),)
+    num_tokens, grid = (1, None) if self.pooled else (math.prod(GRID), GRID)
     return (
-      types.StreamSpec(
-        name="elixr_c", num_tokens=math.prod(GRID), width=WIDTH, grid=GRID
-      ),
+      types.StreamSpec(name="elixr_c", num_tokens=num_tokens, width=WIDTH, grid=grid),
     )
 
   def __call__(self, batch: types.Batch) -> types.Context:

@@ -3,8 +3,8 @@
   config.json --read_unet, read_autoencoder--> fields --write_...--> config.json
 
 Tables below: `defaults` are diffusers' own of the options that are read, `fixed` must
-have a value that is implemented, the first listed by default, and `inert` change no
-number in float32. All other options must be off, as they are by default.
+have one that is implemented, by default the first, and `inert` change no number in
+float32. All other options must be off, as they are by default.
 """
 
 from collections.abc import Mapping
@@ -62,29 +62,27 @@ UNET = Options(
   inert=("addition_embed_type_num_heads", "sample_size", "upcast_attention"),
 )
 
-# Fields of ours that diffusers has options for; the others must have their defaults.
+# Fields of ours that diffusers has options for, or that change no float32 number of a
+# trained network. The others must have their defaults.
 _WRITTEN = (
   "attention",
   "block_channels",
   "context_width",
+  "dropout",
+  "dtype",
+  "feature_layer",
   "head_width",
   "linear_projection",
+  "name",
   "norm_groups",
   "num_heads",
   "num_layers",
   "out_channels",
-  "time_conditioning",
-  "transformer_blocks",
-)
-# No effect on a trained network's float32 numbers.
-_OURS_ALONE = (
-  "dropout",
-  "dtype",
-  "feature_layer",
-  "name",
   "parent",
   "pooled",
   "remat",
+  "time_conditioning",
+  "transformer_blocks",
   "zero_init",
 )
 
@@ -192,8 +190,7 @@ def write_unet(unet: unet_lib.UNet, in_channels: int) -> artifacts.Json:
   wrong = [
     f"{field.name}={getattr(unet, field.name)!r}"
     for field in dataclasses.fields(unet)
-    if field.name not in (*_WRITTEN, *_OURS_ALONE)
-    and getattr(unet, field.name) != field.default
+    if field.name not in _WRITTEN and getattr(unet, field.name) != field.default
   ]
   if wrong:
     raise errors.InputError(
@@ -274,7 +271,6 @@ def _attention(values: artifacts.JsonMapping, where: str) -> tuple[bool, ...]:
 
 
 def _header(options: Options) -> artifacts.Json:
-  """The name of the class, the version of diffusers with these options, the fixed."""
   fixed = {key: accepted[0] for key, accepted in options.fixed.items()}
   return {"_class_name": options.class_name, "_diffusers_version": "0.35.2", **fixed}
 
@@ -301,5 +297,6 @@ def _each_level(value: object) -> object:
 
 
 def _whole_numbers(value: object) -> bool:
-  entries = value if isinstance(value, tuple) else (value,)
-  return all(isinstance(entry, int) for entry in entries)
+  return all(
+    isinstance(x, int) for x in (value if isinstance(value, tuple) else [value])
+  )

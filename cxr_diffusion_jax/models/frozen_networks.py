@@ -15,7 +15,6 @@ TorchXRayVision trains it on X-rays (Cohen et al. 2022, 2111.00595).
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from flax import linen as nn
 import jax
@@ -48,14 +47,20 @@ class FrozenNorm(nn.Module):
     return x * factor + (bias - mean * factor)
 
 
-def _plain_conv(
-  name: str, channels: int, window: tuple[int, int], **options: Any
-) -> nn.Conv:
-  """A convolution without bias, in the highest precision."""
+def _conv(
+  name: str,
+  x: Array,
+  channels: int,
+  window: tuple[int, int],
+  stride: int = 1,
+  padding: str | int = "SAME",
+) -> Array:
+  """A convolution without bias, in the highest precision, of the running module."""
   precision = jax.lax.Precision.HIGHEST
-  return nn.Conv(
-    channels, window, use_bias=False, precision=precision, name=name, **options
+  conv = nn.Conv(
+    channels, window, stride, padding, use_bias=False, precision=precision, name=name
   )
+  return conv(x)
 
 
 class InceptionV3(nn.Module):
@@ -182,8 +187,7 @@ class ConvNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    options = {"strides": self.stride, "padding": self.padding}
-    x = _plain_conv("conv", self.channels, self.window, **options)(x)
+    x = _conv("conv", x, self.channels, self.window, self.stride, self.padding)
     return nn.relu(FrozenNorm(epsilon=1e-3, name="bn")(x))
 
 
@@ -252,7 +256,7 @@ class _Trunk(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[b h w 1] -> [b h/32 w/32 d]."""
-    x = _conv("conv0", x, self.stem_channels, 7, stride=2)
+    x = _conv("conv0", x, self.stem_channels, (7, 7), 2, padding=3)
     x = nn.relu(FrozenNorm(name="norm0")(x))
     # Flax annotates only the names of paddings.
     x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
@@ -287,9 +291,9 @@ class DenseLayer(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[b h w c] -> [b h w growth]."""
     x = nn.relu(FrozenNorm(name="norm1")(x))
-    x = _conv("conv1", x, 4 * self.growth, 1)
+    x = _conv("conv1", x, 4 * self.growth, (1, 1))
     x = nn.relu(FrozenNorm(name="norm2")(x))
-    return _conv("conv2", x, self.growth, 3)
+    return _conv("conv2", x, self.growth, (3, 3))
 
 
 class Transition(nn.Module):
@@ -298,11 +302,5 @@ class Transition(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     x = nn.relu(FrozenNorm(name="norm")(x))
-    x = _conv("conv", x, x.shape[-1] // 2, 1)
+    x = _conv("conv", x, x.shape[-1] // 2, (1, 1))
     return nn.avg_pool(x, (2, 2), (2, 2))
-
-
-def _conv(name: str, x: Array, channels: int, size: int, stride: int = 1) -> Array:
-  """A convolution of the running module, padded equally on all sides."""
-  window, padding = (size, size), size // 2
-  return _plain_conv(name, channels, window, strides=stride, padding=padding)(x)

@@ -73,17 +73,19 @@ def open_kind(
   for part in staging.glob("*.part"):
     part.unlink()
   origin = (encoder.description, encoder.standin)
+  done: dict[str, str | None] = {}
   for path in _h5_files(staging):
-    if read_origin(path) != origin:
+    (made_by, standin), texts = _read(path)
+    if (made_by, standin) != origin:
       raise errors.InputError(
-        f"{staging} has unfinished embeddings of {read_origin(path)[0]}",
+        f"{staging} has unfinished embeddings of {made_by}",
         f"those of {encoder.description}",
         f"finish with that encoder, or remove {staging}",
       )
+    done |= texts
   published, outdated = _published(root, folder, name, encoder)
-  done: dict[str, str | None] = {}
-  for path in (*published, *_h5_files(staging)):
-    done |= read_texts(path)
+  for path in published:
+    done |= _read(path)[1]
   # Files without stored texts are trusted: they name the same encoder.
   other = [stem for stem in wanted if done.get(stem) not in (None, wanted[stem])]
   if other:
@@ -151,11 +153,7 @@ def _h5_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def create_file(
-  path: pathlib.Path,
-  kind: str,
-  num_rows: int,
-  encoder: str,
-  standin: bool,
+  path: pathlib.Path, kind: str, num_rows: int, encoder: str, standin: bool
 ) -> h5py.File:
   """Opens a new file of form A for `num_rows` rows, to be filled by `write_rows`."""
   file = h5py.File(path, "w")
@@ -189,19 +187,15 @@ def write_rows(
   target[rows] = values.reshape(-1, *target.shape[1:])
 
 
-def read_texts(path: pathlib.Path) -> dict[str, str | None]:
-  """The stems of a file of form A, each with the text that was kept, if any was."""
+def _read(path: pathlib.Path) -> tuple[tuple[str, bool], dict[str, str | None]]:
+  """A file's encoder, whether it is a stand-in, and its stems with their texts."""
   with h5py.File(path, "r") as file:
     stems = [stem_of(name) for name in dataset(file, "Image Index")[...]]
+    origin = str(file.attrs.get("encoder", "")), bool(file.attrs.get("standin", False))
     if "Text" not in file:
-      return dict.fromkeys(stems)
-    return dict(zip(stems, list(dataset(file, "Text").asstr()[...]), strict=True))
-
-
-def read_origin(path: pathlib.Path) -> tuple[str, bool]:
-  """What made a file of `create_file`, and whether that is a stand-in."""
-  with h5py.File(path, "r") as file:
-    return str(file.attrs["encoder"]), bool(file.attrs["standin"])
+      return origin, dict.fromkeys(stems)
+    texts = list(dataset(file, "Text").asstr()[...])
+    return origin, dict(zip(stems, texts, strict=True))
 
 
 def _key(kind: str) -> str:

@@ -40,8 +40,7 @@ __all__ = ("AUTO", "NAMES", "Extractor", "extract", "open_extractors")
 NAMES = ("probe", "rad_dino", "clip", "elixr_c", "inception", "densenet")
 AUTO = "auto"
 
-RAD_DINO = "microsoft/rad-dino"
-CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32")
+RAD_DINO, *CLIPS = image_features.KNOWN
 
 # `image_features.load` loads both kinds and names the layer of what it loaded.
 _DINO_LAYER, _CLIP_LAYER = "class token after the norm", "image embedding"

@@ -17,11 +17,10 @@ import hashlib
 import json
 
 from etils import epath
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
+import safetensors
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders.probes import probe_fit
@@ -172,8 +171,8 @@ def _save(regressor: AnatomyRegressor, path: epath.Path, mark: str) -> None:
     "num_training": regressor.num_training,
     "image_size": regressor.image_size,
   }
-  data = safetensors.numpy.save(
-    probe_fit.flat(regressor.params), metadata={"regressor": json.dumps(description)}
+  data = probe_fit.to_bytes(
+    regressor.params, metadata={"regressor": json.dumps(description)}
   )
   with artifacts.disk_errors(path):
     artifacts.write_bytes(path, data)
@@ -187,7 +186,7 @@ def _load(
     return None
   data = path.read_bytes()
   try:
-    flat = safetensors.numpy.load(data)
+    params = probe_fit.from_bytes(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
   except (safetensors.SafetensorError, ValueError) as error:
     raise errors.InputError(
@@ -201,8 +200,6 @@ def _load(
     mean=np.array(description.pop("mean")),
     scale=np.array(description.pop("scale")),
     settings=settings,
-    params=flax.traverse_util.unflatten_dict(
-      {key: jnp.asarray(value) for key, value in flat.items()}, sep="/"
-    ),
+    params=params,
     **description,
   )

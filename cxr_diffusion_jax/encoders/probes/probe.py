@@ -14,11 +14,8 @@ import hashlib
 import time
 
 from etils import epath
-import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders.probes import probe_fit
@@ -134,12 +131,9 @@ def load_probe(folder: epath.PathLike) -> Probe:
     )
   values = description["settings"]
   settings = ProbeSettings(**{**values, "widths": tuple(values["widths"])})
-  flat = {
-    key: jnp.asarray(value) for key, value in safetensors.numpy.load(data).items()
-  }
   probe = _build(
     settings,
-    flax.traverse_util.unflatten_dict(flat, sep="/"),
+    probe_fit.from_bytes(data),
     np.array(description["thresholds"], np.float64),  # None becomes NaN.
     description["image_size"],
   )
@@ -199,7 +193,7 @@ def _save(
   """Writes the weights, then the description that makes them a probe."""
   # An interruption from here on leaves a folder without a probe.
   (folder / DESCRIPTION).unlink(missing_ok=True)
-  data = safetensors.numpy.save(probe_fit.flat(probe.params))
+  data = probe_fit.to_bytes(probe.params)
   artifacts.write_bytes(folder / WEIGHTS, data)
   description = {
     "format": FORMAT,

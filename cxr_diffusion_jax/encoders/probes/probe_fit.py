@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import safetensors.numpy
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import fitting
@@ -257,10 +258,18 @@ def sample_images(images: types.Arrays, size: int) -> np.ndarray:
   return np.stack(sample)
 
 
-def flat(params: types.Params) -> dict[str, np.ndarray]:
-  """Parameters by path, as safetensors stores them."""
+def to_bytes(params: types.Params, metadata: dict[str, str] | None = None) -> bytes:
+  """Parameters by path, and further texts, as the content of a safetensors file."""
   leaves: artifacts.Json = flax.traverse_util.flatten_dict(params, sep="/")
-  return {key: np.asarray(leaves[key]) for key in sorted(leaves)}
+  arrays = {key: np.asarray(leaves[key]) for key in sorted(leaves)}
+  return safetensors.numpy.save(arrays, metadata=metadata)
+
+
+def from_bytes(data: bytes) -> types.Params:
+  """The parameters of `to_bytes`; raises SafetensorError for other content."""
+  leaves = safetensors.numpy.load(data).items()
+  flat = {key: jnp.asarray(value) for key, value in leaves}
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _log_odds(findings: np.ndarray, weights: np.ndarray) -> np.ndarray:

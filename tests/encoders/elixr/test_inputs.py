@@ -11,7 +11,7 @@ import tokenizers
 import transformers
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.encoders.elixr import inputs as elixr_inputs
+from cxr_diffusion_jax.encoders.elixr import model as elixr_model
 
 WORDS = (
   "large", "left", "pleural", "effusion", "no", "##thorax", "pneumo", "e", "##mph",
@@ -39,7 +39,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(folder) -> tokenizers.Tokenizer:
-  return elixr_inputs.load_tokenizer(folder)
+  return elixr_model.load_tokenizer(folder)
 
 
 def decoded(png: bytes) -> tuple[np.ndarray, int]:
@@ -50,7 +50,7 @@ def decoded(png: bytes) -> tuple[np.ndarray, int]:
 
 def test_to_png_stretches_eight_bits_to_their_range():
   image = np.array([[10, 60], [110, 210]], np.uint8)
-  pixels, bits = decoded(elixr_inputs.to_png(image))
+  pixels, bits = decoded(elixr_model.to_png(image))
   assert bits == 16
   # 50 / 200 * 255 = 63.75: cut off, as the serving code does.
   np.testing.assert_array_equal(pixels, [[0, 63], [127, 255]])
@@ -58,14 +58,14 @@ def test_to_png_stretches_eight_bits_to_their_range():
 
 def test_to_png_stretches_sixteen_bits_to_their_range():
   image = np.array([[1000, 2000, 5000]], np.uint16)
-  pixels, bits = decoded(elixr_inputs.to_png(image))
+  pixels, bits = decoded(elixr_model.to_png(image))
   assert bits == 16
   np.testing.assert_array_equal(pixels, [[0, 16383, 65535]])
 
 
 def test_an_image_of_the_whole_range_stays_as_it_is():
   image = np.arange(256, dtype=np.uint8).reshape(8, 32)
-  np.testing.assert_array_equal(decoded(elixr_inputs.to_png(image))[0], image)
+  np.testing.assert_array_equal(decoded(elixr_model.to_png(image))[0], image)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_an_image_of_the_whole_range_stays_as_it_is():
 )
 def test_other_arrays_are_refused(image):
   with pytest.raises(ValueError, match=r"not \[h w\] uint8 or uint16"):
-    elixr_inputs.to_png(image)
+    elixr_model.to_png(image)
 
 
 def test_the_end_of_the_text_is_padding_and_its_start_is_not(tokenizer):
-  ids, paddings, cut = elixr_inputs.tokenize(tokenizer, ["Large Effusion.", "no"])
+  ids, paddings, cut = elixr_model.tokenize(tokenizer, ["Large Effusion.", "no"])
   assert (ids.shape, ids.dtype) == ((2, 1, 128), np.int32)
   assert (paddings.shape, paddings.dtype) == ((2, 1, 128), np.float32)
   assert ids[0, 0, :5].tolist() == [101, 1000, 1003, 1012, 0]
@@ -97,7 +97,7 @@ def test_words_are_parted_as_bert_parts_them(folder, tokenizer):
     "  no \u00a0 no\u0000no ",
   ]
   reference = transformers.BertTokenizer(str(folder / "vocab.txt"))
-  ids, paddings, _ = elixr_inputs.tokenize(tokenizer, texts)
+  ids, paddings, _ = elixr_model.tokenize(tokenizer, texts)
   for row, text in enumerate(texts):
     wanted = reference(text.lower(), padding="max_length", max_length=128)
     expected = np.array(wanted["input_ids"])
@@ -109,7 +109,7 @@ def test_words_are_parted_as_bert_parts_them(folder, tokenizer):
 
 def test_what_does_not_fit_is_told(tokenizer):
   texts = [" ".join(["no"] * 125 + ["left", "effusion", "large"]), "no " * 126]
-  ids, paddings, cut = elixr_inputs.tokenize(tokenizer, texts)
+  ids, paddings, cut = elixr_model.tokenize(tokenizer, texts)
   assert cut == ("effusion large",)
   # [CLS] and 126 words; the last place was the end's.
   assert ids[:, 0, 126].tolist() == [1001, 1004]
@@ -126,7 +126,7 @@ def test_a_file_and_the_hub_serve_as_well(folder, tokenizer, monkeypatch):
 
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
   for name in (folder / "vocab.txt", "google-bert/bert-base-uncased"):
-    again = elixr_inputs.load_tokenizer(name)
+    again = elixr_model.load_tokenizer(name)
     assert again.encode("left").ids == tokenizer.encode("left").ids
   assert asked == [("google-bert/bert-base-uncased", "vocab.txt")]
 
@@ -141,16 +141,16 @@ def test_a_file_and_the_hub_serve_as_well(folder, tokenizer, monkeypatch):
 )
 def test_another_vocabulary_is_refused(tmp_path, changes, told):
   with pytest.raises(errors.InputError, match=told):
-    elixr_inputs.load_tokenizer(vocabulary(tmp_path, **changes))
+    elixr_model.load_tokenizer(vocabulary(tmp_path, **changes))
 
 
 def test_a_vocabulary_that_is_not_there_is_told(tmp_path, monkeypatch):
   with pytest.raises(errors.InputError, match="no vocabulary in"):
-    elixr_inputs.load_tokenizer(tmp_path)
+    elixr_model.load_tokenizer(tmp_path)
 
   def download(*arguments):
     raise OSError("no network")
 
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
   with pytest.raises(errors.InputError, match="no network"):
-    elixr_inputs.load_tokenizer("some/bert")
+    elixr_model.load_tokenizer("some/bert")
