@@ -126,10 +126,8 @@ _SAME = {
 def read_unet(config: artifacts.JsonMapping, where: str) -> tuple[artifacts.Json, int]:
   """Returns the fields of our UNet and the channels of its input.
 
-  `where` is the file of the options, for messages.
-
-  Raises:
-    errors.InputError: options that are not implemented; they are named.
+  Raises errors.InputError that names the options of the file `where` that are not
+  implemented.
   """
   values = _resolve(config, UNET, where)
   channels = tuple(values["block_out_channels"])

@@ -38,11 +38,10 @@ class FrozenNorm(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[... c] -> [... c]."""
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
-    shape = x.shape[-1:]
-    scale = self.param("scale", ones, shape)
-    bias = self.param("bias", zeros, shape)
-    mean = self.param("mean", zeros, shape)
-    variance = self.param("var", ones, shape)
+    inits = {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
+    scale, bias, mean, variance = (
+      self.param(name, init, x.shape[-1:]) for name, init in inits.items()
+    )
     factor = scale * jax.lax.rsqrt(variance + self.epsilon)
     return x * factor + (bias - mean * factor)
 
@@ -88,13 +87,12 @@ class InceptionV3(nn.Module):
 
 
 class BlockA(nn.Module):
-  """One, five and twice three pixels wide, at 35 x 35; `pooled` channels of means."""
+  """[b h w c] -> [b h w 224 + pooled]: one, five and twice three pixels wide."""
 
   pooled: int
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[b h w c] -> [b h w 224 + pooled]."""
     parts = [
       _conv_norm("branch1x1", x, 64),
       _chain("branch5x5", x, ((48, (1, 1)), (64, (5, 5)))),
@@ -119,13 +117,12 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-  """Seven pixels wide and high in turn, at 17 x 17, with `width` channels between."""
+  """[b h w c] -> [b h w 768]: seven pixels wide and high in turn."""
 
   width: int
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[b h w c] -> [b h w 768]."""
     wide, high, width = (1, 7), (7, 1), self.width
     once = ((width, (1, 1)), (width, wide), (192, high))
     twice = ((width, (1, 1)), (width, high), (width, wide), (width, high), (192, wide))
@@ -155,17 +152,15 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-  """Three pixels wide beside three high, at 8 x 8; pools by maximum if `largest`."""
+  """[b h w c] -> [b h w 2048]: three pixels wide beside three high."""
 
   largest: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[b h w c] -> [b h w 2048]."""
     pooled = max_pool(x, padding="SAME") if self.largest else mean_pool(x)
     three = _conv_norm("branch3x3_1", x, 384)
-    double = _conv_norm("branch3x3dbl_1", x, 448)
-    double = _conv_norm("branch3x3dbl_2", double, 384, (3, 3))
+    double = _chain("branch3x3dbl", x, ((448, (1, 1)), (384, (3, 3))))
     parts = [
       _conv_norm("branch1x1", x, 320),
       _conv_norm("branch3x3_2a", three, 384, (1, 3)),
@@ -247,7 +242,7 @@ class DenseNet(nn.Module):
 
 
 class _Trunk(nn.Module):
-  """All but the last layer; fields as of `DenseNet`."""
+  """All but the last layer of `DenseNet`: [b h w 1] -> [b h/32 w/32 d]."""
 
   layers: tuple[int, ...]
   growth: int
@@ -255,7 +250,6 @@ class _Trunk(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[b h w 1] -> [b h/32 w/32 d]."""
     x = _conv("conv0", x, self.stem_channels, (7, 7), 2, padding=3)
     x = nn.relu(FrozenNorm(name="norm0")(x))
     # Flax annotates only the names of paddings.
