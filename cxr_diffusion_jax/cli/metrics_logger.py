@@ -77,9 +77,10 @@ class TerminalWriter:
       last = step >= self._num_steps
       terminal.TERMINAL.update("  ".join(parts), last=last)
     elif "validation/loss" in scalars:
-      terminal.TERMINAL.write(
-        f"{head}  validation loss {scalars['validation/loss']:.4g}"
-      )
+      parts = [head, f"validation loss {scalars['validation/loss']:.4g}"]
+      if "validation/gap" in scalars:
+        parts.append(f"above training patients' by {scalars['validation/gap']:.2g}")
+      terminal.TERMINAL.write("  ".join(parts))
 
   def write_images(self, *_: object) -> None:
     """Shows nothing: the code that saves a picture logs its path."""

@@ -9,6 +9,7 @@ an iterator is ever saved. Images are never flipped: that would move the heart.
 """
 
 from collections.abc import Iterator, Sequence
+import copy
 import operator
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ class JoinedSource:
     self.split = split
     self._images = images
     self._records = records_lib.RecordSource(records, split)
+    self._patient = records.fields(split)["patient"]
     self._columns = {}
     present = np.ones(len(self._records), bool)
     named = [(column.description.name, column) for column in columns]
@@ -77,7 +79,7 @@ class JoinedSource:
     self._of_partner = frozenset(of_partner)
     if of_partner:
       # Among the rows that are there: a partner without a value is none.
-      partner = other_image(records.fields(split)["patient"][self.row])
+      partner = other_image(self._patient[self.row])
       self.reference_row = np.where(partner < 0, -1, self.row[partner])
 
   def __len__(self) -> int:
@@ -96,6 +98,13 @@ class JoinedSource:
     if not self._images:
       del record["image"]
     return record | values
+
+  def one_per_patient(self) -> "JoinedSource":
+    """The first row of each patient, in the same order."""
+    kept = np.sort(np.unique(self._patient[self.row], return_index=True)[1])
+    source = copy.copy(self)
+    source.row, source.reference_row = self.row[kept], self.reference_row[kept]
+    return source
 
   def reference_image(self, index: int) -> np.ndarray:
     """The image uint8 [h w 1] that a row's reference is of; black for none."""

@@ -44,22 +44,32 @@ class DenoiserTrainer:
     return compiled.train_batches(self._source("train"), self.experiment, start_step)
 
   def validate(self, params: types.Params) -> dict[str, float]:
-    """The validation loss with and without the condition.
+    """The validation loss with and without the condition, and the gap to training.
 
     Times and noise are fixed for each row, so losses of different steps, and of
-    different runs on the same records, are comparable example by example.
+    different runs on the same records, are comparable example by example. `gap` is
+    the loss of validation patients less that of training patients, one image of each:
+    a gap that grows shows memorising.
     """
-    sums = compiled.summed(
-      self.programs.validation_step,
-      params,
-      self._source("validation"),
-      self.experiment,
-      max_batches=self.experiment.train.validation_batches,
+
+    def mean(source: pipeline.JoinedSource) -> dict[str, float]:
+      sums = compiled.summed(
+        self.programs.validation_step,
+        params,
+        source,
+        self.experiment,
+        max_batches=self.experiment.train.validation_batches,
+      )
+      count = sums.pop("count")
+      return {name: total / count for name, total in sums.items()}
+
+    validation = self._source("validation")
+    losses = mean(validation)
+    seen, unseen = (
+      mean(source.one_per_patient())["loss"]
+      for source in (self._source("train"), validation)
     )
-    return {
-      "loss": sums["total"] / sums["count"],
-      "loss_unconditional": sums["total_unconditional"] / sums["count"],
-    }
+    return losses | {"gap": unseen - seen}
 
   def _source(self, split: str) -> pipeline.JoinedSource:
     return self.dataset.source(split, images=self.experiment.autoencoder is None)

@@ -174,7 +174,7 @@ def validation_step(
     batch: with `row` [b], and `valid` [b], False for the padding of a last batch.
 
   Returns:
-    `total` and `count`, with and without (`_unconditional`) the condition.
+    `count`, and the sums `loss` and `loss_unconditional`: with the condition, without.
   """
   keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
     denoiser_lib.stream_key(seed, denoiser_lib.VALIDATION_STREAM), batch["row"]
@@ -195,8 +195,8 @@ def validation_step(
   denoise_fn = objective.denoiser.denoise_fn(params)
   sums: artifacts.Json = {"count": valid.sum()}
   for name, kept in (
-    ("total", context),
-    ("total_unconditional", conditioning.drop_all(context)),
+    ("loss", context),
+    ("loss_unconditional", conditioning.drop_all(context)),
   ):
     each = losses(objective, denoise_fn(x_t, t, kept), target, t)
     sums[name] = jnp.where(valid, each, 0.0).sum()

@@ -63,6 +63,14 @@ def assert_equal_batches(some, other):
     np.testing.assert_array_equal(some[name], other[name], err_msg=name)
 
 
+def test_one_per_patient_keeps_the_first_row_of_each(prepared, source):
+  patients = prepared.fields("train")["patient"]
+  rows = source.one_per_patient().row
+  assert len(rows) == len(set(patients)) < len(source)
+  assert [patients[row] for row in rows] == list(dict.fromkeys(patients))
+  assert all(row == np.flatnonzero(patients == patients[row])[0] for row in rows)
+
+
 def test_batches_are_ready_for_a_device(source):
   (batch,) = take(pipeline.train_batches(source, batch_size=4, seed=0), 1)
   assert batch["image"].shape == (4, 8, 8, 1)

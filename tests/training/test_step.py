@@ -188,7 +188,7 @@ def test_validation_does_not_depend_on_the_batch(objective, batch):
 
 def test_validation_tells_what_the_condition_is_worth(objective, batch):
   sums = _validate(objective, batch)
-  assert sums["total"] != sums["total_unconditional"]
+  assert sums["loss"] != sums["loss_unconditional"]
   blind = {**batch, "hint": np.zeros_like(batch["hint"])}
   without = _validate(objective, blind)
-  assert without["total"] == pytest.approx(sums["total_unconditional"], rel=1e-6)
+  assert without["loss"] == pytest.approx(sums["loss_unconditional"], rel=1e-6)
