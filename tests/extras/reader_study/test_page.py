@@ -80,7 +80,9 @@ def test_page_takes_answers_by_keyboard_and_exports_them(browser, study_page, tm
   for name, source in zip(key.images, key.sets, strict=True):
     body.send_keys("s" if source == "path_a" else "r", "4", "0")
     if name == key.images[1]:
-      # A reload in the middle of the study restores its answers.
+      # A reload in the middle of the study restores its answers, even from a browser
+      # that loses what it wrote to local storage last.
+      browser.execute_script("localStorage.clear()")
       browser.refresh()
       _wait_for_status(browser, "Image 2 of 5, 2 answered")
       body = browser.find_element(By.TAG_NAME, "body")
