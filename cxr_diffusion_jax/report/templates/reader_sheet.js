@@ -2,7 +2,7 @@
 //
 // Local storage keeps them after the page is closed. A busy browser may lose its last
 // writes when the page is reloaded (Chromium does, about once in 50 reloads under load),
-// so that session storage has a copy; the one that was saved last is shown.
+// so the tab's history has a copy; the one that was saved last is shown.
 "use strict";
 const study = JSON.parse(document.getElementById("study").textContent);
 const at = (id) => document.getElementById(id);
@@ -17,10 +17,10 @@ function warn(error) {
 
 function load() {
   try {
-    const [local, session] = [localStorage, sessionStorage].map(
-      (storage) => JSON.parse(storage.getItem(place) || "{}"));
-    const lost = (session.saves || 0) > (local.saves || 0);
-    state = { ...state, ...(lost ? session : local) };
+    const local = JSON.parse(localStorage.getItem(place) || "{}");
+    const copy = (history.state || {})[place] || {};
+    const lost = (copy.saves || 0) > (local.saves || 0);
+    state = { ...state, ...(lost ? copy : local) };
     if (lost) write();
   } catch (error) {
     warn(error);
@@ -28,9 +28,8 @@ function load() {
 }
 
 function write() {
-  for (const storage of [localStorage, sessionStorage]) {
-    storage.setItem(place, JSON.stringify(state));
-  }
+  history.replaceState({ [place]: state }, "");
+  localStorage.setItem(place, JSON.stringify(state));
 }
 
 function save() {
