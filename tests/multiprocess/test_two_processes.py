@@ -24,7 +24,9 @@ def _environment(process: int, port: int) -> dict[str, str]:
   """Of one of two processes with a device each; gloo carries what they exchange."""
   return {
     **os.environ,
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": " ".join(
+      flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag
+    ),
     "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
     "JAX_NUM_PROCESSES": "2",
     "JAX_PROCESS_ID": str(process),
