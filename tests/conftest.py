@@ -31,8 +31,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["EPATH_USE_TF"] = "false"  # as `cli.command` does: fsspec opens buckets
 
-# Commands under test are processes of their own: they share what has been compiled.
-# TEST_COMPILATION_CACHE=FOLDER keeps it from one test run to the next.
+# All test processes share one compilation cache. TEST_COMPILATION_CACHE=FOLDER keeps it
+# from one test run to the next.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
   "TEST_COMPILATION_CACHE"
 ) or tempfile.mkdtemp(prefix="cxr-compiled-")
@@ -46,13 +46,12 @@ import pytest
 # Grain's worker processes read absl flags, which pytest never parses.
 flags.FLAGS.mark_as_parsed()
 
-# A shell that starts tests in the background has SIGINT ignored, and so would all that
-# they start.
+# A shell that starts tests in the background ignores SIGINT; their processes would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
-  """Removes what was compiled."""
+  """Removes the compilation cache."""
   if not os.environ.get("TEST_COMPILATION_CACHE"):
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
@@ -104,7 +103,7 @@ SMALL = {
 }
 
 
-# What a path needs besides, to run with stand-ins and few tokens.
+# Additional settings of each path, to use stand-ins and few tokens.
 SMALL_PATH = {
   "clip_text": {"conditioning.encoder": "standin"},
   "clip_vision": {"conditioning.encoder": "standin"},
@@ -121,8 +120,8 @@ class Small:
 
   Attributes:
     root: the tree.
-    records_dir: where its records are kept, shared by all tests.
-    path: of the conditioning.
+    records_dir: the folder of its records, shared by all tests.
+    path: the conditioning path.
   """
 
   root: pathlib.Path
@@ -130,10 +129,10 @@ class Small:
   path: str = "elixr_c"
 
   def changes(self, **changes) -> dict:
-    """The recipe over `PATH.py:tiny`; `train__num_steps=3` is train.num_steps."""
-    where = {"data.root": str(self.root), "data.records_dir": str(self.records_dir)}
-    given = {name.replace("__", "."): value for name, value in changes.items()}
-    return {**SMALL, **SMALL_PATH[self.path], **where, **given}
+    """Changes to `PATH.py:tiny`; `train__num_steps=3` sets train.num_steps."""
+    folders = {"data.root": str(self.root), "data.records_dir": str(self.records_dir)}
+    more = {name.replace("__", "."): value for name, value in changes.items()}
+    return {**SMALL, **SMALL_PATH[self.path], **folders, **more}
 
   def config(self, **changes):
     """A ConfigDict with the recipe."""
@@ -145,11 +144,11 @@ class Small:
   def arguments(self, workdir: pathlib.Path | None = None, **changes) -> list[str]:
     """The recipe as flags of `main` (with a workdir) or `prepare`."""
     config = REPOSITORY / "configs" / f"{self.path}.py"
-    given = [f"--config={config}:tiny"]
-    given += [
+    result = [f"--config={config}:tiny"]
+    result += [
       f"--config.{name}={value}" for name, value in self.changes(**changes).items()
     ]
-    return [*given, f"--workdir={workdir}"] if workdir else given
+    return [*result, f"--workdir={workdir}"] if workdir else result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,8 +157,8 @@ class Ended:
 
   Attributes:
     code: its exit code.
-    out: what it wrote to stdout.
-    err: what it wrote to stderr.
+    out: its stdout.
+    err: its stderr.
   """
 
   code: int
@@ -168,14 +167,14 @@ class Ended:
 
   @property
   def complaint(self) -> str:
-    """The one line of a refusal: exit code 2, no traceback, nothing after it."""
+    """The error line of rejected input: exit code 2, no traceback, the last line."""
     lines = self.err.strip().splitlines()
-    told = [line for line in lines if line.startswith("error: ")]
+    error_lines = [line for line in lines if line.startswith("error: ")]
     assert self.code == 2, f"exit code {self.code}: {self.err}"
     assert "Traceback" not in self.err
-    assert len(told) == 1, self.err
-    assert lines[-1] == told[0], self.err
-    return told[0]
+    assert len(error_lines) == 1, self.err
+    assert lines[-1] == error_lines[0], self.err
+    return error_lines[0]
 
 
 def _is_flag(value: object) -> bool:
@@ -308,7 +307,7 @@ def ended() -> Callable[[subprocess.Popen], Ended]:
 
 @pytest.fixture
 def logs_restored(monkeypatch) -> None:
-  """Undoes what `terminal.show_logs` changes."""
+  """Restores the logging that `terminal.show_logs` changes."""
   root = logging.getLogger()
   monkeypatch.setattr(root, "handlers", [*root.handlers])
   monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
@@ -319,8 +318,8 @@ def logs_restored(monkeypatch) -> None:
 def run_main(monkeypatch, capfd, logs_restored) -> Callable[..., Ended]:
   """Runs a main in this process, as a shell would: `run_main("prepare", "--...")`.
 
-  It saves the seconds that a process needs to import everything. What a process is
-  needed for (signals, kills, limits) takes `command`.
+  It saves the seconds that a process needs for its imports. Tests that need a process
+  (signals, kills, limits) use `command`.
   """
   from cxr_diffusion_jax.cli import command as command_lib
 
@@ -330,13 +329,13 @@ def run_main(monkeypatch, capfd, logs_restored) -> Callable[..., Ended]:
     capfd.readouterr()
     code, module = 0, {}
     try:
-      # A module anew each time: its flags are read from `sys.argv` where they stand.
+      # A new module each time, because it defines flags when it is executed.
       module = runpy.run_module(f"cxr_diffusion_jax.{name}", run_name="under_test")
       command_lib.run(module["main"])
     except SystemExit as stop:
       code = stop.code or 0
     finally:
-      # Of the main alone: a library that it imported keeps its own.
+      # Remove the flags of the main alone: imported libraries keep theirs.
       groups = [value for value in module.values() if isinstance(value, dict)]
       holders = [
         *module.values(),
