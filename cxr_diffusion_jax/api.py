@@ -4,6 +4,7 @@ folder | bucket | Hugging Face repository --load_run--> Run --sample--> images [
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import os
 import re
@@ -22,7 +23,24 @@ Texts = str | Sequence[str]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Run(run_lib.Run):
-  """A trained run that generates images."""
+  """A trained run that generates images.
+
+  `load_run` also takes the id of a Hugging Face repository that holds a run's folder.
+  """
+
+  @staticmethod
+  def _find(folder: artifacts.PathLike) -> epath.Path:
+    place = epath.Path(folder)
+    if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(folder)):
+      import huggingface_hub
+      from huggingface_hub import errors as hub_errors
+
+      # If there is no such repository, the folder is reported as missing.
+      with contextlib.suppress(
+        hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError
+      ):
+        place = epath.Path(huggingface_hub.snapshot_download(os.fspath(folder)))
+    return place
 
   def sample(
     self,
@@ -65,7 +83,7 @@ class Run(run_lib.Run):
     Raises:
       errors.InputError: an argument that the run cannot use.
     """
-    names = findings if isinstance(findings, str) else ",".join(findings)
+    names = ",".join(_texts(findings))
     request = request_lib.Request(
       prompts=_texts(prompt),
       findings=(names,) if names else (),
@@ -95,54 +113,7 @@ class Run(run_lib.Run):
     return samples.images[..., 0].astype(np.float32) / np.float32(255)
 
 
-def load_run(
-  path: artifacts.PathLike,
-  *,
-  checkpoint: int | str = "best",
-  ema_length: float | None = None,
-  data_root: str = "",
-  records_dir: str = "",
-  encoder: str = "",
-) -> Run:
-  """Opens a trained run.
-
-  Args:
-    path: a run's folder, local or in a bucket, or the id of a Hugging Face repository
-      that holds one.
-    checkpoint: a step, `best` (of the lowest validation loss) or `newest`.
-    ema_length: length of an average made from the run's snapshots; by default the
-      run's own average is used.
-    data_root: where the dataset is now, for `image_ids` and `split`.
-    records_dir: where its records are now.
-    encoder: folder or hub id where the path's encoder is now.
-
-  Raises:
-    errors.InputError: there is no run.
-  """
-  place = os.fspath(path)
-  if not epath.Path(place).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", place):
-    place = _download(place)
-  opened = run_lib.open_run(
-    place,
-    checkpoint=checkpoint,
-    ema_length=ema_length,
-    data_root=data_root,
-    records_dir=records_dir,
-    encoder=encoder,
-  )
-  fields = dataclasses.fields(run_lib.Run)
-  return Run(**{field.name: getattr(opened, field.name) for field in fields})
-
-
-def _download(repository: str) -> str:
-  """Downloads a Hugging Face repository; returns the name itself if there is none."""
-  import huggingface_hub
-  from huggingface_hub import errors as hub_errors
-
-  try:
-    return huggingface_hub.snapshot_download(repository)
-  except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError):
-    return repository
+load_run = Run.open
 
 
 def _texts(given: Texts) -> tuple[str, ...]:

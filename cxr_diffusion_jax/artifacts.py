@@ -73,7 +73,7 @@ def write_text(path: PathLike, text: str) -> None:
   write_bytes(path, text.encode())
 
 
-def write_json(path: PathLike, value: Any) -> None:
+def write_json(path: PathLike, value: object) -> None:
   """`write_text` of JSON, indented, keys in their own order."""
   write_text(path, json.dumps(value, indent=2) + "\n")
 
@@ -151,9 +151,7 @@ def disk_errors(place: PathLike) -> Iterator[None]:
 
 
 def check_room(folder: PathLike, num_bytes: int, what: str, fix: str) -> None:
-  """Raises `errors.InputError` unless a local disk has this much room for `what`."""
-  if is_remote(folder):
-    return
+  """Raises `errors.InputError` unless a local disk has room for `what`."""
   free = shutil.disk_usage(folder).free
   if free < num_bytes:
     raise errors.InputError(

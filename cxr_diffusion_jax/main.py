@@ -5,7 +5,6 @@ python -m cxr_diffusion_jax.main --config configs/elixr_c.py --workdir runs/elix
 
 from absl import flags, logging
 
-from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import (
   command,
   configs,
@@ -73,14 +72,9 @@ def main() -> None:
       show = sampling.make_show(experiment.recipe, dataset, experiment.seed)
       trainer = denoiser_trainer.make(experiment, dataset, show)
       outcome = loop.train(trainer, workdir, writer=writer, actions=actions)
-  step = int(outcome.state.step)
-  if outcome.reason == "interrupted":
-    raise errors.Interrupted(
-      outcome.signal_number,
-      f"interrupted: saved at step {step}; repeat the same command to continue",
-    )
+  outcome.check_complete()
   best = f"{outcome.history.best_loss:.4f} at step {outcome.history.best_step}"
-  print(f"{outcome.reason} at step {step}; best validation loss {best}")
+  print(f"{outcome.reason} at step {outcome.step}; best validation loss {best}")
 
 
 if __name__ == "__main__":

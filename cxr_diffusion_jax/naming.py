@@ -15,9 +15,9 @@ from cxr_diffusion_jax import errors
 T = TypeVar("T")
 
 
-def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
   """Returns 'did you mean X or Y?' for an unknown name; '' when nothing is close."""
-  close = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
+  close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
   return f"did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -26,8 +26,6 @@ def check(what: str, name: str, known: Iterable[str]) -> str:
 
   Args:
     what: the flag, config key or kind of object, as the user knows it.
-    name: as given by the user.
-    known: every accepted name.
 
   Raises:
     errors.InputError: the name is unknown; lists all names and the nearest ones.
@@ -49,7 +47,6 @@ def modules(package: str, *, without: Iterable[str] = ()) -> tuple[str, ...]:
   """Names of the modules and packages directly in a package, sorted.
 
   Args:
-    package: full dotted name.
     without: modules of shared code, which are not choices.
   """
   folder = importlib.import_module(package).__path__

@@ -12,7 +12,6 @@ import typing
 from absl import flags, logging
 from etils import epath
 
-from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import (
   command,
   configs,
@@ -76,12 +75,8 @@ def main() -> None:
         experiment=experiment, dataset=dataset, programs=programs, workdir=workdir
       )
       outcome = loop.train(trainer, workdir, writer=writer, actions=actions)
-      step = int(outcome.state.step)
-      if outcome.reason == "interrupted":
-        raise errors.Interrupted(
-          outcome.signal_number,
-          f"interrupted: saved at step {step}; repeat the same command to continue",
-        )
+      outcome.check_complete()
+      step = outcome.step
       if _FEATURES.value not in ("auto", "probe", "none"):
         features = _encoder(_FEATURES.value, "--features")
       report = autoencoder_report.write(

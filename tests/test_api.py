@@ -76,7 +76,7 @@ def test_sample_opens_no_records_for_given_conditions(
   made = run_of(path)
   run = api.Run(**{name: getattr(made, name) for name in made.__dataclass_fields__})
   monkeypatch.setattr(
-    api.Run, "open_dataset", lambda *_, **__: pytest.fail("opened the dataset")
+    api.Run, "dataset", property(lambda _: pytest.fail("opened the dataset"))
   )
   if "reference" in condition:
     condition = {"reference": xray("x.png", 100)}

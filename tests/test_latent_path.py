@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions, request
 from cxr_diffusion_jax.sampling import sample as sampling
@@ -54,7 +54,7 @@ def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
   trained = run_main("main", *flags(workdir))
   assert trained.code == 0, trained.err
   assert "latents" not in trained.err
-  _, card = run_files.read(workdir)
+  _, card = card_lib.read(workdir)
   std = card.statistics["latent"]["std"]
   run = run_lib.open_run(workdir)
   assert run.recipe.denoiser.codec.scaling_factor == 1 / std

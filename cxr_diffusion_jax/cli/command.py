@@ -75,9 +75,7 @@ def workdir(path: str) -> epath.Path:
   Raises:
     errors.InputError: it cannot be made or written to.
   """
-  if not artifacts.is_remote(path):
-    return epath.Path(writable_folder(path))
-  if not path.startswith("gs://"):
+  if artifacts.is_remote(path) and not path.startswith("gs://"):
     raise errors.InputError(
       f"--workdir {path}",
       "a folder of this machine, or gs://BUCKET/FOLDER: checkpoints are written to no"
@@ -90,32 +88,19 @@ def workdir(path: str) -> epath.Path:
     probe.unlink()
   except Exception as error:
     # Each object-store client has its own exceptions.
-    reason = str(error).strip().splitlines() or [type(error).__name__]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = getattr(error, "strerror", "") or lines[0][:200]
     raise errors.InputError(
-      f"--workdir {path} ({reason[0][:200]})", "a bucket that can be written to"
+      f"--workdir {path} ({reason})", "a folder that can be written to"
     ) from error
   return folder
 
 
 def writable_folder(path: str) -> pathlib.Path:
-  """Creates a local folder and returns it.
-
-  Raises:
-    errors.InputError: it cannot be made or written to, or is in a bucket.
-  """
+  """The same of a folder that may not be in a bucket."""
   if artifacts.is_remote(path):
     raise errors.InputError(path, "a folder of this machine")
-  folder = pathlib.Path(path)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".writable-{os.getpid()}"
-    probe.touch()
-    probe.unlink()
-  except OSError as error:
-    raise errors.InputError(
-      f"--workdir {path} ({error.strerror})", "a folder that can be written to"
-    ) from error
-  return folder
+  return pathlib.Path(workdir(path))
 
 
 def _refusal(main: Callable[[], None]) -> str:

@@ -124,7 +124,7 @@ def options(holders: Holders) -> "path_assessment.Options":
   from cxr_diffusion_jax.encoders.extractors import opening as features
   from cxr_diffusion_jax.evaluation.comparison import path_assessment
 
-  given = {name: holder.value for name, holder in holders.items()}
+  given = sample_flags.values(holders)
   known = (features.AUTO, *features.NAMES)
   unknown = [name for name in given["features"] if name not in known]
   if unknown or not given["features"]:

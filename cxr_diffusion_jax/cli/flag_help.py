@@ -49,7 +49,6 @@ def text(description: str, argv: list[str]) -> str:
   """Returns the help.
 
   Args:
-    description: the command's docstring.
     argv: the command's arguments; with --config, the config's keys are listed too.
   """
   config = _config(argv)
@@ -68,8 +67,9 @@ def text(description: str, argv: list[str]) -> str:
   return "\n\n".join(blocks)
 
 
-def entry(name: str, meaning: str, *, column: int = 28) -> str:
+def entry(name: str, meaning: str) -> str:
   """Returns a name and its meaning in two columns, wrapped to the terminal."""
+  column = 28
   width = min(max(shutil.get_terminal_size().columns, 60), 100)
   lines = textwrap.wrap(meaning, width - column) or [""]
   head = f"  {name}"

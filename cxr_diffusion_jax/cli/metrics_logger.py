@@ -5,6 +5,7 @@ train --write_scalars, write_images--> events in WORKDIR;  step 50/100  loss 1.6
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import functools
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,7 @@ if TYPE_CHECKING:
 
 
 def list_parameters(workdir: epath.Path, name: str, shapes: "types.Params") -> None:
-  """Writes WORKDIR/parameters.txt and logs their number.
-
-  Args:
-    workdir: the run's folder.
-    name: the network's name, for the log.
-    shapes: shapes of its parameters.
-  """
+  """Writes WORKDIR/parameters.txt and logs their number."""
   # Imports tensorflow, which takes seconds.
   from clu import parameter_overview
   import jax
@@ -54,11 +49,7 @@ def write_scalars(
 
 
 class TerminalWriter:
-  """Shows scalars as one line per report; implements the CLU writer methods in use.
-
-  Args:
-    num_steps: number of steps of the run.
-  """
+  """Shows scalars as one line per report; implements the CLU writer methods in use."""
 
   def __init__(self, num_steps: int):
     self._num_steps = num_steps
@@ -106,10 +97,8 @@ def opened(
   """Opens the writer of a run, and always closes it.
 
   Args:
-    workdir: the run's folder.
     config: flat config, written as hyperparameters.
     num_steps: number of steps of the run, for the remaining time.
-    profile_steps: see `TrainSettings`.
 
   Yields:
     The writer, and functions to call after each step with its number.
@@ -127,26 +116,20 @@ def opened(
     folder = str(workdir)
     if artifacts.is_remote(workdir):
       folder = stack.enter_context(tempfile.TemporaryDirectory())
-
-      def upload(*_: object) -> None:
-        artifacts.copy_files(folder, workdir)
-
+      upload = functools.partial(artifacts.copy_files, folder, workdir)
       stack.callback(upload)
       actions.append(
-        periodic_actions.PeriodicCallback(every_secs=60, callback_fn=upload)
+        periodic_actions.PeriodicCallback(
+          every_secs=60, callback_fn=upload, pass_step_and_time=False
+        )
       )
     events = metric_writers.SummaryWriter(folder)
     writers = [TerminalWriter(num_steps), metric_writers.AsyncWriter(events)]
   writer = metric_writers.MultiWriter(writers)
   if profile_steps:
-    profile = periodic_actions.Profile(
-      logdir=str(workdir), num_profile_steps=profile_steps
+    actions.append(
+      periodic_actions.Profile(logdir=str(workdir), num_profile_steps=profile_steps)
     )
-
-    def profile_step(step: int) -> None:
-      profile(step)
-
-    actions.append(profile_step)
   try:
     with stack, contextlib.closing(writer):
       writer.write_hparams(dict(config))

@@ -61,22 +61,13 @@ def request(holders: Holders) -> "request_lib.Request":
   """
   from cxr_diffusion_jax.sampling import request as request_lib
 
-  given = {name: holder.value for name, holder in holders.items()}
-  prompts = list(given["prompt"])
-  if given["prompt_file"]:
-    prompts += read_prompts(given["prompt_file"])
-  return request_lib.Request(
-    split=given["split"],
-    image_ids=tuple(given["image_ids"]),
-    prompts=tuple(prompts),
-    findings=tuple(given["findings"]),
-    age=given["age"],
-    sex=given["sex"],
-    view=given["view"],
-    references=tuple(given["reference"]),
-    negative_prompt=given["negative_prompt"],
-    unconditional=given["unconditional"],
-  )
+  given = values(holders)
+  file = given.pop("prompt_file")
+  prompts = [*given.pop("prompt"), *(read_prompts(file) if file else ())]
+  many: artifacts.Json = {"prompts": prompts, "references": given.pop("reference")}
+  many |= {name: given.pop(name) for name in ("findings", "image_ids")}
+  given |= {name: tuple(texts) for name, texts in many.items()}
+  return request_lib.Request(**given)
 
 
 def read_prompts(path: str) -> list[str]:
@@ -173,7 +164,6 @@ def edit_request(holders: Holders, others: list[str]) -> "inits_lib.EditRequest 
   """Reads the flags of `image_to_image`; None if they are not given.
 
   Args:
-    holders: the flags.
     others: names of given flags that are incompatible with these.
 
   Raises:
@@ -181,7 +171,7 @@ def edit_request(holders: Holders, others: list[str]) -> "inits_lib.EditRequest 
   """
   from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
 
-  given = {name: holder.value for name, holder in holders.items()}
+  given = values(holders)
   if not given["init"]:
     alone = [name for name, holder in holders.items() if holder.value != holder.default]
     if alone:
@@ -238,8 +228,6 @@ def ends(first: str, rest: Sequence[str], others: Sequence[str]) -> tuple[str, .
   """Reads the two ends of a walk, `--interpolate FIRST LAST`; () for no walk.
 
   Args:
-    first: the flag's value; empty if it is not given.
-    rest: the arguments that are not flags.
     others: names of given flags that are incompatible with a walk.
 
   Raises:

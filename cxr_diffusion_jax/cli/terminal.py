@@ -37,7 +37,6 @@ class Terminal:
     """Updates the live line.
 
     Args:
-      text: the line.
       last: whether to keep the line, because the task is done.
     """
     now = time.monotonic()

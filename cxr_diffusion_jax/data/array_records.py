@@ -15,8 +15,6 @@ def write(
   """Writes one file under a temporary name, then renames it.
 
   Args:
-    path: path of the file.
-    records: the serialized rows.
     compression: `uncompressed`, or `zstd:LEVEL`.
 
   Raises:

@@ -69,6 +69,7 @@ def to_grey(dataset: "pydicom.Dataset", path: str | os.PathLike) -> np.ndarray:
     InputError: damaged, or compressed in a way that needs a plug-in of pydicom, with
       pydicom's reason.
   """
+  from pydicom import Dataset
   from pydicom.pixels import (
     pixel_array,  # pyright: ignore[reportPrivateImportUsage]
     processing,
@@ -79,58 +80,32 @@ def to_grey(dataset: "pydicom.Dataset", path: str | os.PathLike) -> np.ndarray:
     values = processing.apply_modality_lut(stored, dataset)
     lut = _first(dataset, "VOILUTSequence")
     centre, width = (_first(dataset, f"Window{name}") for name in ("Center", "Width"))
-    function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if lut is not None:
       # Tables are looked up by integers, which a rescale has made floats.
       values = np.round(values).astype(np.int64)
       levels = 2 ** int(lut.LUTDescriptor[2]) - 1
-      values = processing.apply_voi(values, dataset, index=0) / levels
-  values = values.astype(np.float64)
-  if lut is not None:
-    shown = values
-  elif centre is None or width is None:
-    spread = values.max() - values.min()
-    # Where all values are equal, in either photometric interpretation.
-    if spread == 0:
-      return np.zeros(values.shape, np.uint8)
-    shown = (values - values.min()) / spread
-  else:
-    shown = _windowed(values, float(centre), float(width), function, path)
+      shown = processing.apply_voi(values, dataset, index=0) / levels
+    elif centre is not None and width is not None:
+      # Of one bit, so that the window's ends become 0 and 1.
+      window = Dataset()
+      window.BitsStored, window.PixelRepresentation = 1, 0
+      window.PhotometricInterpretation = "MONOCHROME2"
+      window.WindowCenter, window.WindowWidth = centre, width
+      window.VOILUTFunction = str(dataset.get("VOILUTFunction") or "LINEAR")
+      with np.errstate(over="ignore"):
+        shown = processing.apply_windowing(values, window)
+    else:
+      values = values.astype(np.float64)
+      spread = values.max() - values.min()
+      # Where all values are equal, in either photometric interpretation.
+      if spread == 0:
+        return np.zeros(values.shape, np.uint8)
+      shown = (values - values.min()) / spread
   if not np.isfinite(shown).all():
     raise errors.InputError(f"cannot read {path}: its rescale or window is not finite")
   if dataset.PhotometricInterpretation == "MONOCHROME1":
     shown = 1 - shown
   return np.round(np.clip(shown, 0, 1) * 255).astype(np.uint8)
-
-
-def _windowed(
-  values: np.ndarray,
-  centre: float,
-  width: float,
-  function: str,
-  path: str | os.PathLike,
-) -> np.ndarray:
-  """Values [h w] -> [h w] in [0, 1], by PS3.3 C.11.2.1.2 and C.11.2.1.3."""
-  if width <= 0 or (function == "LINEAR" and width < 1):
-    raise errors.InputError(
-      f"cannot read {path}: its window is {width:g} wide",
-      "1 or more",
-      "export it as PNG with the window that you want",
-    )
-  if function == "SIGMOID":
-    # Beyond 50 it is 0 or 1, and the exponential would overflow.
-    return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -50, 50)))
-  if function == "LINEAR":
-    # It counts values as bins: its first and last are half a bin inside.
-    centre, width = centre - 0.5, width - 1
-  elif function != "LINEAR_EXACT":
-    raise errors.InputError(
-      f"cannot read {path}: its window is of the form {function!r}",
-      "LINEAR, LINEAR_EXACT or SIGMOID",
-    )
-  if not width:
-    return (values > centre).astype(np.float64)
-  return np.clip((values - centre) / width + 0.5, 0, 1)
 
 
 def _first(dataset: "pydicom.Dataset", keyword: str) -> Any:

@@ -6,7 +6,7 @@ Work on many images runs in threads: PIL decodes and resizes without Python's lo
 times as fast on two cores), and threads share no trouble with JAX's, as forks would.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent import futures
 import io
 import itertools
@@ -24,6 +24,9 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.progress import Progress
 
 MODES = ("crop", "pad")
+
+# The first bytes of every PNG file.
+PNG = b"\x89PNG\r\n\x1a\n"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,7 +70,6 @@ def resize(image: np.ndarray, size: int, mode: str = "crop") -> np.ndarray:
 
   Args:
     image: [h w] uint8.
-    size: pixels of a side.
     mode: `crop` takes the centred square of the shorter side; `pad` scales the longer
       side and puts black beside.
 
@@ -105,7 +107,6 @@ def resize_boxes(
   Args:
     boxes: [k 4] (x, y, width, height) as fractions of the image; nan for none.
     shape: (height, width) of the image that is resized.
-    mode: `crop` or `pad`.
 
   Returns:
     [k 4] float32, fractions of the square within [0, 1]; nan where there is no box or
@@ -148,6 +149,27 @@ def resize_files(
       progress(f"resize to {image_size}", count, len(paths))
 
 
+def find_files(
+  folder: str | os.PathLike, suffixes: tuple[str, ...], depth: int = 3
+) -> Iterator[str]:
+  """Yields the paths of files in a folder and `depth - 1` levels below.
+
+  Args:
+    suffixes: in lower case, with the dot.
+  """
+  # Faster than pathlib: it knows what is a folder without another call.
+  remote = artifacts.is_remote(folder)
+  entries = epath.Path(folder).iterdir() if remote else os.scandir(folder)
+  for entry in entries:
+    # macOS archives leave files such as `._00000001_000.png` behind.
+    if entry.name.startswith("."):
+      continue
+    if entry.name.lower().endswith(suffixes):
+      yield os.fspath(entry)
+    elif depth > 1 and entry.is_dir():
+      yield from find_files(entry, suffixes, depth - 1)
+
+
 def in_threads(
   function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Generator[Result, None, None]:
@@ -169,6 +191,21 @@ def in_threads(
         waiting += [executor.submit(function, x) for x in itertools.islice(items, 1)]
     finally:
       executor.shutdown(cancel_futures=True)
+
+
+def refuse_deep_colour(name: str | os.PathLike, start: bytes) -> None:
+  """Refuses PNGs of 16 bits with several channels: PIL keeps the upper byte only.
+
+  Args:
+    name: of the image, for the message.
+    start: the first 26 bytes of the file.
+  """
+  if start[:8] == PNG and start[24:25] == b"\x10" and start[25:26] != b"\0":
+    raise errors.InputError(
+      f"{name} has 16 bits and several channels",
+      "one channel of 16 bits, or 8 bits",
+      "save it as 16-bit grey without transparency",
+    )
 
 
 def to_grey(image: Image.Image) -> np.ndarray:

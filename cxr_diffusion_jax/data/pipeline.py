@@ -29,8 +29,6 @@ class JoinedSource:
   records. Rows that a column lacks are left out. May be pickled; read by many threads.
 
   Args:
-    records: the records.
-    split: one of `splits.SPLITS`.
     columns: in the row order of `records`.
     of_partner: columns of another image of the row's patient (`other_image`); zeros if
       there is none.
@@ -41,7 +39,6 @@ class JoinedSource:
     ValueError: a column of another length, or named as a field of the records.
 
   Attributes:
-    split: of the rows.
     row: [len] int32, index in the split's records of every row.
     reference_row: [len] int32, the same of the image that `of_partner` columns are of,
       -1 for none; without such columns it is `row`.
@@ -146,12 +143,7 @@ def train_batches(
   """Yields batches endlessly: every row once per epoch, in a new order each epoch.
 
   Args:
-    source: of the rows.
-    batch_size: rows of a global batch, of all processes together.
     seed: of the order, 0 to 2^32 - 1.
-    start_step: of the first batch.
-    process_index: of this process.
-    process_count: processes that share the global batch.
     num_workers: worker processes; 0 reads in threads of this process.
     num_threads: threads that read batches ahead, in this process or in each worker.
 

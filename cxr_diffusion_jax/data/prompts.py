@@ -54,7 +54,6 @@ def prompt(
     findings: names of the vocabulary in any spelling; empty for none.
     vocabulary: names of the k findings; None for those that have phrasings.
     view: 'PA', 'AP' or None for unknown.
-    age: years, 0 to 120; None or nan for unknown.
     sex: 'M', 'F' or None for unknown.
     boxes: [k 4] (x, y, width, height) as fractions of the image, nan where there is
       none; they give the side and the zone of findings. Boxes of other findings are

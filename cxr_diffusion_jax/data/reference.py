@@ -77,14 +77,7 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
 
 def _decode(path: pathlib.Path, start: bytes) -> np.ndarray:
   """Reads a PNG or JPEG of which the first bytes are given."""
-  # A bit depth of 16 in colour or with alpha, of which PIL keeps the upper byte alone.
-  is_png = start[:8] == b"\x89PNG\r\n\x1a\n"
-  if is_png and start[24:25] == b"\x10" and start[25:26] != b"\0":
-    raise errors.InputError(
-      f"the reference {path} has 16 bits and several channels",
-      "one channel of 16 bits, or 8 bits",
-      "save it as 16-bit grey without transparency",
-    )
+  images.refuse_deep_colour(f"the reference {path}", start)
   try:
     with warnings.catch_warnings():
       # What PIL warns of from 89 million pixels on is refused below.

@@ -10,12 +10,13 @@ import dataclasses
 import glob
 import hashlib
 import json
+import os
 import pathlib
 
 from etils import epath
 
 from cxr_diffusion_jax import artifacts, errors, naming
-from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data import images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,12 +71,25 @@ class DataSettings:
         "a folder of this machine, as records are read in place",
         "name a local folder; config.data.root and --workdir may be in a bucket",
       )
-    naming.check("config.data.missing", self.missing, ("error", "drop"))
-    naming.check("config.data.prompts", self.prompts, ("labels", "report"))
+    choices = {
+      "resize": images.MODES,
+      "split": ("auto", "official", "hash"),
+      "missing": ("error", "drop"),
+      "prompts": ("labels", "report"),
+    }
+    for name, allowed in choices.items():
+      naming.check(f"config.data.{name}", getattr(self, name), allowed)
     for name, least in (("image_size", 8), ("standin_steps", 1)):
       value = getattr(self, name)
       if value < least:
         raise errors.InputError(f"config.data.{name}={value}", f"{least} or more")
+
+  @property
+  def location(self) -> str:
+    """The dataset's folder as an absolute path, or its URL."""
+    if artifacts.is_remote(self.root):
+      return self.root.rstrip("/")
+    return os.fspath(pathlib.Path(self.root).resolve())
 
   @property
   def tree_folder(self) -> pathlib.Path:
@@ -83,7 +97,7 @@ class DataSettings:
 
     A dataset that was moved keeps its folder, as long as its own name is the same.
     """
-    root = records_lib.location(self.root)
+    root = self.location
     name = root.rpartition("/")[2]
     mark = hashlib.sha256(root.encode()).hexdigest()[:8]
     records_dir = pathlib.Path(self.records_dir)
@@ -98,11 +112,6 @@ class DataSettings:
   def records_folder(self) -> pathlib.Path:
     """The folder of the records of this tree at this size."""
     return self.tree_folder / str(self.image_size)
-
-  def record_settings(self) -> records_lib.RecordSettings:
-    names = {field.name for field in dataclasses.fields(records_lib.RecordSettings)}
-    shared = {name: getattr(self, name) for name in names - {"folder"}}
-    return records_lib.RecordSettings(folder=self.records_folder, **shared)
 
   @property
   def standin_clip(self) -> pathlib.Path:

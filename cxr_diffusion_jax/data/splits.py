@@ -33,8 +33,6 @@ def assign_splits(
   """Chooses the split of every row: [n] str of `SPLITS`.
 
   Args:
-    ids: [n] str.
-    patients: [n] int.
     official: ([n] bool for training, [n] bool for testing); None to split by a hash of
       the patient.
     expert_ids: images of expert test sets; their patients, where not in test, go to

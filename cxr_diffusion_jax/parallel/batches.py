@@ -5,9 +5,12 @@ fn(rows) --in_batches--> outputs of all rows, without those that filled up
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+  from cxr_diffusion_jax import types
 
 
 def batch_rows(
@@ -16,7 +19,6 @@ def batch_rows(
   """Yields the rows of each batch and how many of them count.
 
   Args:
-    num_rows: rows in all.
     batch_size: rows of a batch, a multiple of `multiple`.
     powers: a short batch has the next power of two times `multiple`, where it would
       otherwise have `batch_size`: less work for few rows, more programs to compile.
@@ -30,13 +32,13 @@ def batch_rows(
 
 
 def in_batches(
-  fn: Callable[[np.ndarray], Any],
+  fn: "Callable[[np.ndarray], types.Params]",
   num_rows: int,
   batch_size: int,
   *,
   powers: bool = False,
   multiple: int = 1,
-) -> Any:
+) -> "types.Params":
   """Returns a function's outputs for all rows, at least 1, as numpy arrays.
 
   `fn` maps rows [b] to an array [b ...], or to a tuple, list or dict of such arrays.

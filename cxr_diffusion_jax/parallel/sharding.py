@@ -29,9 +29,6 @@ def parameter_spec(
   """Returns how one parameter is split.
 
   Args:
-    path: names from the root of the tree to the array.
-    shape: of the array.
-    mesh: with the axes of `parallel.mesh`.
     tensor_parallel: layer name -> axis of its matrix that is split over `tensor`.
   """
   axes: list[str | None] = [None] * len(shape)

@@ -17,8 +17,8 @@ from PIL import Image
 from cxr_diffusion_jax import artifacts, errors, pictures
 from cxr_diffusion_jax.evaluation.metrics import reconstruction
 from cxr_diffusion_jax.report import templates
+from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import compatibility, loss_curves
-from cxr_diffusion_jax.run import files as run_files
 from cxr_diffusion_jax.sampling import files as sample_files
 
 
@@ -29,7 +29,7 @@ def write(workdir: artifacts.PathLike) -> epath.Path:
     errors.InputError: the folder holds no run, or one without samples.
   """
   workdir = epath.Path(workdir)
-  config, card = run_files.read(workdir)
+  config, card = card_lib.read(workdir)
   steps = sorted((workdir / "samples").glob("step_*.png"))
   if not steps:
     raise errors.InputError(f"no pictures in {workdir}/samples", fix="train the run")

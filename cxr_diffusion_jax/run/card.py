@@ -1,15 +1,24 @@
-"""The dataset card: what a run stores about its data, so that it opens without them.
+"""What a run's folder states of the run: its config, and the card of its dataset.
 
-  Dataset --card--> WORKDIR/dataset.json --from_json--> DatasetCard
+  config, Dataset.card --write--> WORKDIR/{config, dataset}.json --read--> config, card
 
-It holds what a codec and a request need, and fingerprints that identify the data.
+The card holds what a codec and a request need, so that a run opens without its data,
+and fingerprints that identify the data.
 """
 
 from collections.abc import Mapping
 import dataclasses
+import os
+
+from etils import epath
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.sources.nih import metadata
+
+# Version of the run folder's format; raised when older readers cannot read new runs.
+FORMAT = 2
+
+CONFIG, DATASET = "config.json", "dataset.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,16 +47,9 @@ class DatasetCard:
     fingerprints: of its parts, see `Records.fingerprints`; {} in cards of an earlier
       version, whose `fingerprint` was not of content alone.
     kind: description for people: phantoms or real images, stand-ins or not.
-    vocabulary: names of the findings, in the order of the labels.
-    image_size: side of the square images, in pixels.
-    resize: 'crop' or 'pad', for an image that is not square.
-    num_rows: split -> rows.
     statistics: of the training images and latents, for the codec.
-    columns: the conditioning path's columns, by name.
     targets: columns that training compares features with.
     latents: the column that is denoised in place of images.
-    root: absolute path of the dataset during training.
-    records_dir: absolute path of the records folder during training.
   """
 
   fingerprint: str
@@ -111,3 +113,48 @@ def from_json(
       "the file that training wrote",
       "copy the run's folder again",
     ) from error
+
+
+def write(
+  folder: artifacts.PathLike, config: artifacts.JsonMapping, card: DatasetCard
+) -> None:
+  """Writes both files, each completely or not at all."""
+  folder = epath.Path(folder)
+  artifacts.write_json(folder / DATASET, {"format": FORMAT, **card.to_json()})
+  artifacts.write_json(folder / CONFIG, {"format": FORMAT, **config})
+
+
+def read(
+  folder: artifacts.PathLike,
+) -> tuple[artifacts.Json, DatasetCard]:
+  """Reads both files: (config, card).
+
+  Raises:
+    errors.InputError: the folder holds no run, or one of a newer format.
+  """
+  config, values = (_read(epath.Path(folder) / name) for name in (CONFIG, DATASET))
+  return config, from_json(values, config)
+
+
+def _read(path: epath.Path) -> artifacts.Json:
+  if not path.exists():
+    raise errors.InputError(
+      f"{path.parent} has no {path.name}",
+      "the folder of a run",
+      "name the folder that main was called with",
+    )
+  values = artifacts.read_json(path)
+  check_format(os.fspath(path), values)
+  values.pop("format", None)
+  return values
+
+
+def check_format(place: str, values: artifacts.JsonMapping) -> None:
+  """Raises errors.InputError for a file of a newer version."""
+  version = values.get("format", 1)
+  if version > FORMAT:
+    raise errors.InputError(
+      f"{place} has format {version}",
+      f"format {FORMAT} or older",
+      "update cxr_diffusion_jax to the version that trained this run",
+    )

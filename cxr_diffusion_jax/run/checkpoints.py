@@ -10,10 +10,10 @@ checkpoint is renamed from a temporary name, so a killed run leaves no partial o
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import dataclasses
 import functools
 import math
 import re
-from typing import Any
 
 from etils import epath
 import jax
@@ -21,6 +21,8 @@ import orbax.checkpoint as ocp
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.run import state as state_lib
+
+Manager = ocp.CheckpointManager
 
 # Folder of a run's averages of power profiles.
 SNAPSHOTS = "power_ema"
@@ -36,7 +38,7 @@ def open_manager(
   keep: int = 2,
   keep_every: int = 0,
   read_only: bool = False,
-) -> Iterator[ocp.CheckpointManager]:
+) -> Iterator[Manager]:
   """Opens WORKDIR/checkpoints, and closes it.
 
   Args:
@@ -58,7 +60,9 @@ def open_manager(
     _absolute(workdir, "checkpoints"),
     item_names=("state", "ema_params", "run"),
     # Without `best_fn`, losses are not written, and a resumed run forgets the best.
-    options=_options(read_only, preservation_policy=policy, best_fn=_loss_of),
+    options=dataclasses.replace(
+      _options(read_only), preservation_policy=policy, best_fn=_loss_of
+    ),
   )
   with _closing(manager):
     yield manager
@@ -68,17 +72,14 @@ def _loss_of(metrics: Mapping[str, float]) -> float:
   return metrics.get("validation_loss", math.inf)
 
 
-def _options(read_only: bool, **options: Any) -> ocp.CheckpointManagerOptions:
+def _options(read_only: bool) -> ocp.CheckpointManagerOptions:
   return ocp.CheckpointManagerOptions(
-    cleanup_tmp_directories=not read_only,
-    create=not read_only,
-    read_only=read_only,
-    **options,
+    cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
   )
 
 
 @contextlib.contextmanager
-def _closing(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
+def _closing(manager: Manager) -> Iterator[Manager]:
   try:
     yield manager
   finally:
@@ -87,7 +88,7 @@ def _closing(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
 
 
 def save(
-  manager: ocp.CheckpointManager,
+  manager: Manager,
   state: state_lib.TrainState,
   run: artifacts.JsonMapping,
   validation_loss: float | None = None,
@@ -114,14 +115,14 @@ def save(
 
 def open_snapshots(
   workdir: artifacts.PathLike, *, read_only: bool = False
-) -> contextlib.AbstractContextManager[ocp.CheckpointManager]:
+) -> contextlib.AbstractContextManager[Manager]:
   """Opens WORKDIR/power_ema, where nothing is deleted, and closes it."""
   place = _absolute(workdir, SNAPSHOTS)
   return _closing(ocp.CheckpointManager(place, options=_options(read_only)))
 
 
 def save_snapshot(
-  manager: ocp.CheckpointManager, step: int, averages: Mapping[str, types.Params]
+  manager: Manager, step: int, averages: Mapping[str, types.Params]
 ) -> None:
   """Like `save`, for averages by name; does nothing if this step has been saved."""
   if step in manager.all_steps():
@@ -133,20 +134,20 @@ def save_snapshot(
 
 
 def restore_snapshot(
-  manager: ocp.CheckpointManager, step: int, name: str, like: types.Params
+  manager: Manager, step: int, name: str, like: types.Params
 ) -> types.Params:
   """Restores one average of a step, with the shardings of `like`."""
   return _restore(manager, step, **{name: ocp.args.StandardRestore(like)})[name]
 
 
-def wait(manager: ocp.CheckpointManager) -> None:
+def wait(manager: Manager) -> None:
   """Waits until saves are on disk; raises `errors.InputError` if one failed."""
   with _writing(manager):
     manager.wait_until_finished()
 
 
 def restore(
-  manager: ocp.CheckpointManager, like: state_lib.TrainState
+  manager: Manager, like: state_lib.TrainState
 ) -> tuple[state_lib.TrainState, artifacts.Json]:
   """Restores the newest checkpoint with the shardings of `like`, on any mesh.
 
@@ -155,7 +156,7 @@ def restore(
   """
   restored = _restore(
     manager,
-    manager.latest_step(),
+    find_step(manager, NEWEST),
     state=ocp.args.StandardRestore(_without_average(like)),
     ema_params=ocp.args.StandardRestore(like.ema_params),
     run=ocp.args.JsonRestore(),
@@ -165,12 +166,12 @@ def restore(
   return state, restored["run"]
 
 
-def restore_run(manager: ocp.CheckpointManager, step: int) -> artifacts.Json:
+def restore_run(manager: Manager, step: int) -> artifacts.Json:
   """Restores what was passed to `save` as `run`."""
   return _restore(manager, step, run=ocp.args.JsonRestore())["run"]
 
 
-def find_step(manager: ocp.CheckpointManager, checkpoint: int | str) -> int:
+def find_step(manager: Manager, checkpoint: int | str) -> int:
   """Returns the step of a checkpoint: a step, `BEST` or `NEWEST`.
 
   The best is the newest where no checkpoint has a validation loss.
@@ -178,7 +179,11 @@ def find_step(manager: ocp.CheckpointManager, checkpoint: int | str) -> int:
   Raises:
     errors.InputError: the run has no such checkpoint.
   """
-  steps = _steps(manager)
+  steps = sorted(manager.all_steps())
+  if not steps:
+    raise errors.InputError(
+      f"no checkpoint in {manager.directory}", fix="train the run first"
+    )
   if checkpoint == NEWEST:
     return steps[-1]
   if checkpoint == BEST:
@@ -194,24 +199,18 @@ def find_step(manager: ocp.CheckpointManager, checkpoint: int | str) -> int:
   )
 
 
-def restore_ema(
-  manager: ocp.CheckpointManager, like: types.Params, step: int
-) -> types.Params:
+def restore_ema(manager: Manager, like: types.Params, step: int) -> types.Params:
   """Restores the averaged parameters of a step that `find_step` returned."""
   items = _restore(manager, step, ema_params=ocp.args.StandardRestore(like))
   return items["ema_params"]
 
 
-def ema_shapes(manager: ocp.CheckpointManager) -> dict[str, tuple[int, ...]]:
-  """Shapes of the newest averaged parameters, by '/'-joined path.
-
-  Raises:
-    errors.InputError: the run has no checkpoint, or a damaged one.
-  """
-  step = _steps(manager)[-1]
+def ema_shapes(manager: Manager) -> dict[str, tuple[int, ...]]:
+  """Shapes of the newest averaged parameters, by '/'-joined path."""
+  step = find_step(manager, NEWEST)
   folder = epath.Path(manager.directory) / str(step) / "ema_params"
   with _reading(manager, step):
-    tree = ocp.StandardCheckpointer().metadata(folder)
+    tree: types.Params = ocp.StandardCheckpointer().metadata(folder)
     tree = dict(getattr(tree, "item_metadata", tree))
   return named_shapes(tree)
 
@@ -223,8 +222,10 @@ def named_shapes(tree: types.Params) -> dict[str, tuple[int, ...]]:
   return {name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def check_space(manager: ocp.CheckpointManager, saved: Any) -> None:
+def check_space(manager: Manager, saved: types.Params) -> None:
   """Raises `errors.InputError` if the disk has no room for one more such tree."""
+  if artifacts.is_remote(manager.directory):
+    return
   artifacts.check_room(
     manager.directory,
     sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)),
@@ -233,28 +234,21 @@ def check_space(manager: ocp.CheckpointManager, saved: Any) -> None:
   )
 
 
-def _steps(manager: ocp.CheckpointManager) -> list[int]:
-  steps = sorted(manager.all_steps())
-  if not steps:
-    raise errors.InputError(
-      f"no checkpoint in {manager.directory}", fix="train the run first"
-    )
-  return steps
-
-
 def _absolute(workdir: artifacts.PathLike, name: str) -> epath.Path:
   """A folder of a run; Orbax takes absolute paths only."""
   folder = epath.Path(workdir) / name
   return folder if artifacts.is_remote(workdir) else folder.resolve()
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
+def _restore(
+  manager: Manager, step: int, **items: ocp.args.CheckpointArgs
+) -> types.Params:
   with _reading(manager, step):
     return manager.restore(step, args=ocp.args.Composite(**items))
 
 
 @contextlib.contextmanager
-def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
+def _reading(manager: Manager, step: int) -> Iterator[None]:
   """Turns the errors of a damaged checkpoint into a one-line `InputError`."""
   try:
     yield
@@ -274,7 +268,7 @@ def _without_average(state: state_lib.TrainState) -> artifacts.Json:
   return items | {name: tree for name, tree in some.items() if tree}
 
 
-def _last(manager: ocp.CheckpointManager) -> str:
+def _last(manager: Manager) -> str:
   # The manager also lists a save that has only begun; the folder does not.
   names = (path.name for path in epath.Path(manager.directory).iterdir())
   steps = [int(name) for name in names if name.isdigit()]
@@ -288,7 +282,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
+def _writing(manager: Manager) -> Iterator[None]:
   """Turns a failed write into a one-line `InputError`; old checkpoints stay intact."""
   try:
     yield

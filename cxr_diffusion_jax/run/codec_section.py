@@ -9,7 +9,6 @@ config.codec --build--> (statistics of the data) -> Codec, and its autoencoder
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders.latents import autoencoders
@@ -97,10 +96,11 @@ def _kl(section: artifacts.JsonMapping) -> CodecSection:
   autoencoder = autoencoders.find(section["folder"])
 
   def make(statistics: artifacts.JsonMapping) -> codec_lib.Codec:
-    factor = scaling
-    if scaling == OWN:
+    if isinstance(scaling, float):
+      factor = scaling
+    elif scaling == OWN:
       factor = autoencoder.network.scaling_factor
-    elif scaling == MEASURED:
+    else:
       factor = 1.0 / _spread(statistics)
     return kl_codec.Kl(
       autoencoder=autoencoder.network,
@@ -115,10 +115,10 @@ def _kl(section: artifacts.JsonMapping) -> CodecSection:
   return CodecSection(make=make, autoencoder=autoencoder)
 
 
-def _scaling(given: Any) -> float | str:
+def _scaling(given: float | str) -> float | str:
   """Reads a number, which a flag passes as text, or one of the two names."""
   if given in (OWN, MEASURED):
-    return given
+    return str(given)
   try:
     return float(given)
   except (TypeError, ValueError) as error:

@@ -8,6 +8,7 @@ from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.run import card as card_lib
+from cxr_diffusion_jax.run import sections
 
 # Config keys, or sections if they end in a dot, that a resumed run may change: how
 # long, where and how fast it trains and what it reports, but not what it learns.
@@ -58,19 +59,18 @@ def check_config(
 ) -> list[str]:
   """Compares the config of a checkpoint with the one the run has now.
 
-  Args:
-    saved: plain values from the checkpoint.
-    wanted: plain values of the present config.
-
   Returns:
     One line for each allowed change.
 
   Raises:
     errors.InputError: they differ in what is learned; the keys are named.
   """
-  old, new = ({**_ADDED, **flatten(config)} for config in (saved, wanted))
+  # Plain: a saved config comes from JSON, which has no tuples.
+  old, new = (
+    {**_ADDED, **flatten(sections.plain(config))} for config in (saved, wanted)
+  )
   differing = [
-    key for key in sorted(old.keys() | new.keys()) if _differs(old, new, key)
+    key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
   ]
   refused = [
     f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)"
@@ -93,15 +93,6 @@ def check_config(
   return lines
 
 
-def _differs(old: artifacts.JsonMapping, new: artifacts.JsonMapping, key: str) -> bool:
-  # A saved config comes from JSON, which has no tuples.
-  before, after = (
-    list(value) if isinstance(value, tuple) else value
-    for value in (old.get(key), new.get(key))
-  )
-  return before != after
-
-
 def check_data(
   saved: card_lib.DatasetCard,
   wanted: card_lib.DatasetCard,
@@ -110,7 +101,6 @@ def check_data(
   """Compares the data that a run was trained on with the present data.
 
   Args:
-    saved: the run's card.
     wanted: the card of the present data. Targets and latents that it lacks are not
       compared, because sampling reads neither.
     autoencoder: the one that decodes latents, if their column is not read.

@@ -34,11 +34,7 @@ class Dataset:
   """Records of a tree and the columns that a conditioning path reads.
 
   Attributes:
-    settings: which X-rays to read.
-    records: images and their labels.
     columns: embeddings in the records' row order.
-    needs: which columns the path reads, and of which image.
-    phantom: whether the images are phantoms.
     targets: columns that training compares features with, not conditions. They are of
       the image itself whatever the reference, in the batch field `target_NAME`.
     latents: the column that training denoises in place of images; () for none.
@@ -163,28 +159,31 @@ def prepare(
   On several hosts, the first one does the work and the others wait.
 
   Args:
-    settings: settings of the data.
     needs: the columns that a path reads, and the encoder of each.
     targets: the columns that training compares with, and the encoder of each.
     autoencoder: makes the latents that training denoises; None for none.
-    progress: called during long work.
 
   Raises:
     errors.InputError: the tree, an image, an encoder or an embedding file is not
       usable, or the tree has no embeddings of a kind.
   """
   if jax.process_index() == 0:
-    _make(settings, needs, progress)
-    if targets is not None:
-      _make(settings, targets, progress)
+    records = _make_records(settings, progress)
+    for columns in (needs, targets):
+      if columns is not None:
+        encoders.make(settings, records, columns, progress)
     if autoencoder is not None:
-      records = records_lib.open_records(settings.record_settings())
       latent_columns.make(settings, records, autoencoder, progress)
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices("prepared")
-  records = records_lib.open_records(settings.record_settings())
+  latents = ()
+  if autoencoder is not None:
+    latents = (latent_columns.open_column(settings, autoencoder),)
+  records = records_lib.open_records(settings)
+  if records is None or None in latents:
+    raise RuntimeError(f"{settings.records_folder} changed while it was prepared")
   return Dataset(
     settings=settings,
     records=records,
@@ -192,15 +191,13 @@ def prepare(
     needs=needs,
     phantom=phantom.is_phantom_tree(settings.root),
     targets=encoders.open_columns(settings, targets) if targets else (),
-    latents=()
-    if autoencoder is None
-    else (latent_columns.open_column(settings, autoencoder),),
+    latents=tuple(column for column in latents if column is not None),
   )
 
 
-def _make(
-  settings: DataSettings, needs: conditioning.Needs, progress: types.Progress
-) -> None:
+def _make_records(
+  settings: DataSettings, progress: types.Progress
+) -> records_lib.Records:
   if settings.phantom_images:
     phantom.make_tree(
       settings.root,
@@ -209,14 +206,12 @@ def _make(
       seed=settings.phantom_seed,
       progress=progress,
     )
-  records = records_lib.prepare_records(settings.record_settings(), progress=progress)
-  encoders.make(settings, records, needs, progress)
+  return records_lib.prepare_records(settings, progress=progress)
 
 
 def _described(
   columns: Sequence[columns_lib.Column],
 ) -> dict[str, card_lib.ColumnCard]:
-  abouts = [column.description for column in columns]
   return {
     about.name: card_lib.ColumnCard(
       encoder=about.encoder,
@@ -224,5 +219,5 @@ def _described(
       fingerprint=about.fingerprint,
       shape=tuple(about.shape),
     )
-    for about in abouts
+    for about in (column.description for column in columns)
   }

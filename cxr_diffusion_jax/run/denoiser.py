@@ -27,7 +27,6 @@ class Denoiser:
 
   Attributes:
     apply_fn: ({'params': params}, x_t, t [b] in [0, 1000], context) -> prediction.
-    process: how x0 is corrupted, and what is predicted.
     preconditioning: scales the network's inputs and output.
   """
 

@@ -4,12 +4,12 @@ config.model --build--> (network, key -> parameters)
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import artifacts, errors, naming, types
+from cxr_diffusion_jax.models import network as network_lib
 from cxr_diffusion_jax.run import sections
 
 NETWORKS = "cxr_diffusion_jax.models.denoisers"
@@ -19,7 +19,7 @@ def build(
   section: artifacts.JsonMapping,
   latent_shape: tuple[int, int, int],
   streams: tuple[types.StreamSpec, ...],
-) -> tuple[Any, Callable[[jax.Array], types.Params]]:
+) -> tuple[network_lib.Network, Callable[[jax.Array], types.Params]]:
   """Reads the section: the network, and (key) -> its parameters.
 
   Raises:

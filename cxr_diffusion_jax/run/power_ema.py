@@ -86,7 +86,6 @@ def combine(saved: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, floa
 
   Args:
     saved: different profiles, none of them later than the wanted one.
-    wanted: the average to approximate.
 
   Returns:
     Weights [n] float64, and the error of the combined profile: the norm of its

@@ -50,12 +50,9 @@ class Recipe:
   """Everything in a config that sampling needs.
 
   Attributes:
-    denoiser: network, codec, conditioner and process.
     make_codec: statistics of the records -> codec.
-    network: the Flax module behind `denoiser.apply_fn`.
     init_fn: (key) -> parameters of the network.
     latent_shape: (h, w, c) of what is denoised.
-    autoencoder: the codec's autoencoder, or None.
   """
 
   denoiser: denoiser.Denoiser
@@ -98,7 +95,6 @@ def build(
   Args:
     config: a ConfigDict as in `configs/default.py`, or plain values.
     mesh: the devices; None for pure data parallelism over all devices.
-    statistics: statistics of the records for the codec; None if not yet known.
     autoencoder: folder of the codec's autoencoder, replacing the config's.
     shapes: shape of one row of each of the path's columns and of `findings`, from a
       run's dataset card; None to read them from the encoders' configurations and the

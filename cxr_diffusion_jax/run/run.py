@@ -9,6 +9,7 @@ rows.
 import dataclasses
 import functools
 import os
+from typing import Self
 
 from etils import epath
 import jax
@@ -22,7 +23,6 @@ from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints, compatibility, sections, snapshots
 from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import files as run_files
 from cxr_diffusion_jax.run import recipe as recipe_lib
 
 
@@ -32,13 +32,8 @@ class Run:
 
   Attributes:
     recipe: with a codec built from the card's statistics, on this machine's mesh.
-    ema_params: the averaged parameters, used for sampling.
-    checkpoint_step: the step of `ema_params`.
+    checkpoint_step: the step of `ema_params`. For the fields below, see `open`.
     choice: how that step was chosen: `best` or `newest`; "" for a given one.
-    ema_length: length of an average made after training; None for the run's own.
-    data_root: where the dataset is now; "" if it has not moved since training.
-    records_dir: where the records are now; "" if they have not moved.
-    encoder: folder or hub id of the path's encoder now; "" if it has not moved.
   """
 
   folder: epath.Path
@@ -52,6 +47,65 @@ class Run:
   data_root: str = ""
   records_dir: str = ""
   encoder: str = ""
+
+  @classmethod
+  def open(
+    cls,
+    folder: artifacts.PathLike,
+    *,
+    checkpoint: int | str = checkpoints.BEST,
+    ema_length: float | None = None,
+    data_root: str = "",
+    records_dir: str = "",
+    encoder: str = "",
+  ) -> Self:
+    """Opens a run; reads only its config, card and averaged parameters.
+
+    Args:
+      folder: the run's folder, local or in a bucket.
+      checkpoint: a step, `best` (of the lowest validation loss) or `newest`.
+      ema_length: length of an average made from the run's snapshots; None for the
+        run's own average.
+      data_root: where the dataset is now, for requests that name rows.
+      records_dir: where its records are now.
+      encoder: folder or hub id where the path's encoder is now.
+
+    Raises:
+      errors.InputError: the folder has no run or no checkpoint.
+    """
+    folder = cls._find(folder)
+    config, card = card_lib.read(folder)
+    # Older versions stored no shapes.
+    shapes = {name: column.shape for name, column in card.columns.items()}
+    shapes["findings"] = (len(card.vocabulary),)
+    own = folder / autoencoders.OWN
+    recipe = recipe_lib.build(
+      config,
+      statistics=card.statistics,
+      shapes=shapes if all(shapes.values()) else None,
+      autoencoder=os.fspath(own) if (own / "config.json").exists() else "",
+    )
+    if not all(shapes.values()):
+      card = card.with_shapes(encoders.shapes(recipe.conditioner.needs))
+    compatibility.check_autoencoder(card, recipe.autoencoder)
+    params, step = read_params(folder, recipe, config, checkpoint, ema_length)
+    return cls(
+      folder=folder,
+      config=config,
+      card=card,
+      recipe=recipe,
+      ema_params=params,
+      checkpoint_step=step,
+      choice=_choice(checkpoint, ema_length),
+      ema_length=ema_length,
+      data_root=data_root,
+      records_dir=records_dir,
+      encoder=encoder,
+    )
+
+  @staticmethod
+  def _find(folder: artifacts.PathLike) -> epath.Path:
+    return epath.Path(folder)
 
   @property
   def needs(self) -> conditioning.Needs:
@@ -92,30 +146,20 @@ class Run:
 
   @functools.cached_property
   def dataset(self) -> dataset_lib.Dataset:
-    """Its records and columns, opened on first use; see `open_dataset`."""
-    return self.open_dataset()
-
-  def open_dataset(
-    self, data_root: str = "", records_dir: str = ""
-  ) -> dataset_lib.Dataset:
-    """Opens the records and columns for requests that name rows.
+    """Its records and columns, opened on first use, for requests that name rows.
 
     Raises:
       errors.InputError: they are missing, or their content has changed.
     """
-    places = {"root": data_root, "records_dir": records_dir}
-    settings = dataclasses.replace(
-      self.data, **{name: place for name, place in places.items() if place}
-    )
-    records = settings.records_folder / "records.json"
-    if not (epath.Path(settings.root).exists() or records.is_file()):
+    records = self.data.records_folder / "records.json"
+    if not (epath.Path(self.data.root).exists() or records.is_file()):
       raise errors.InputError(
-        f"neither the dataset {settings.root} nor records of it in"
-        f" {settings.records_dir} exist, which this request reads",
+        f"neither the dataset {self.data.root} nor records of it in"
+        f" {self.data.records_dir} exist, which this request reads",
         fix="name where they are now, with data_root or records_dir; prompts, findings,"
         " references and unconditional images do not read them",
       )
-    dataset = dataset_lib.prepare(settings, self.needs)
+    dataset = dataset_lib.prepare(self.data, self.needs)
     compatibility.check_data(self.card, dataset.card, self.recipe.autoencoder)
     return dataset
 
@@ -136,57 +180,7 @@ class Run:
     return read_params(self.folder, self.recipe, self.config, step, None)[0]
 
 
-def open_run(
-  folder: str | os.PathLike,
-  *,
-  checkpoint: int | str = checkpoints.BEST,
-  ema_length: float | None = None,
-  data_root: str = "",
-  records_dir: str = "",
-  encoder: str = "",
-) -> Run:
-  """Opens a run; reads only its config, card and averaged parameters.
-
-  Args:
-    folder: the run's folder, local or in a bucket.
-    checkpoint: a step, `best` (of the lowest validation loss) or `newest`.
-    ema_length: length of an average made from the run's snapshots; None for the run's
-      own average.
-    data_root: where the dataset is now, for requests that name rows.
-    encoder: folder or hub id where the path's encoder is now.
-
-  Raises:
-    errors.InputError: the folder has no run or no checkpoint.
-  """
-  folder = epath.Path(folder)
-  config, card = run_files.read(folder)
-  # Older versions stored no shapes.
-  shapes = {name: column.shape for name, column in card.columns.items()}
-  shapes["findings"] = (len(card.vocabulary),)
-  own = folder / autoencoders.OWN
-  recipe = recipe_lib.build(
-    config,
-    statistics=card.statistics,
-    shapes=shapes if all(shapes.values()) else None,
-    autoencoder=os.fspath(own) if (own / "config.json").exists() else "",
-  )
-  if not all(shapes.values()):
-    card = card.with_shapes(encoders.shapes(recipe.conditioner.needs))
-  compatibility.check_autoencoder(card, recipe.autoencoder)
-  params, step = read_params(folder, recipe, config, checkpoint, ema_length)
-  return Run(
-    folder=folder,
-    config=config,
-    card=card,
-    recipe=recipe,
-    ema_params=params,
-    checkpoint_step=step,
-    choice=_choice(checkpoint, ema_length),
-    ema_length=ema_length,
-    data_root=data_root,
-    records_dir=records_dir,
-    encoder=encoder,
-  )
+open_run = Run.open
 
 
 def _choice(checkpoint: int | str, ema_length: float | None) -> str:

@@ -4,13 +4,12 @@ config.SECTION --check_keys--> make(constructor, values); a wrong key names its 
 """
 
 from collections.abc import Callable, Mapping
-import difflib
 import inspect
 from typing import Any, TypeVar
 
 import ml_collections
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, errors, naming
 
 T = TypeVar("T")
 
@@ -26,7 +25,6 @@ def make(
   """Calls a constructor with a section's keys and values as arguments.
 
   Args:
-    section: its name, for messages.
     given: arguments that follow from other sections.
     also: further keys of the section, read elsewhere.
 
@@ -58,15 +56,14 @@ def check_keys(
   known = (*known, *also)
   for key in values:
     if key not in known:
-      near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
       raise errors.InputError(
         f"unknown key {prefix}.{key}",
         f"one of {', '.join(sorted(known)) or 'none'}",
-        f"did you mean {', '.join(near)}?" if near else "",
+        naming.nearest(key, known),
       )
 
 
-def plain(config: Any) -> Any:
+def plain(config: object) -> Any:
   """Returns a config as dicts, lists and scalars."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()

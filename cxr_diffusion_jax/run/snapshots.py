@@ -14,6 +14,7 @@ from absl import logging
 from etils import epath
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.run import checkpoints, power_ema
@@ -30,7 +31,6 @@ def keeper(
   """Yields a function that saves a state's averages; all are on disk at the end.
 
   Args:
-    workdir: the run's folder; nothing is created there without `lengths`.
     lengths: of `TrainState.power_ema`, in its order.
 
   Raises:
@@ -64,9 +64,6 @@ def reconstruct(
     checkpoint: last step of the average, which has a snapshot. The losses of snapshots
       are not known, so `best` means the newest one too.
 
-  Returns:
-    The parameters, and the step.
-
   Raises:
     errors.InputError: there is no snapshot, none of this step, or the tracked lengths
       are too far from the wanted one.
@@ -89,9 +86,9 @@ def reconstruct(
     names = {str(step): step for step in steps}
     if steps:
       names |= dict.fromkeys((checkpoints.BEST, checkpoints.NEWEST), steps[-1])
-    step = names.get(str(checkpoint))
+    last = names.get(str(checkpoint))
     tracked = ", ".join(f"{value:g}" for value in lengths)
-    if step is None:
+    if last is None:
       raise errors.InputError(
         f"ema_length={length:g} at step {checkpoint}",
         f"one of the steps of the snapshots, {', '.join(map(str, steps)) or 'none yet'}"
@@ -100,26 +97,34 @@ def reconstruct(
     saved = [
       power_ema.Profile(length=value, step=number)
       for number in steps
-      if number <= step
+      if number <= last
       for value in lengths
     ]
-    wanted = power_ema.Profile(length=length, step=step)
+    wanted = power_ema.Profile(length=length, step=last)
     weights, error = power_ema.combine(saved, wanted)
-    source = f"{len(saved)} averages of lengths {tracked} up to step {step}"
+    source = f"{len(saved)} averages of lengths {tracked} up to step {last}"
     if error > LARGEST_ERROR:
       raise errors.InputError(
         f"ema_length={length:g}, which {source} give with an error of {error:.0%}",
         f"an error of at most {LARGEST_ERROR:.0%}: a length nearer to those",
       )
     logging.info("EMA length %g of %s: error %.2g", length, source, error)
-    total = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), like)
-    for profile, weight in zip(saved, weights, strict=True):
-      if abs(weight) > 1e-9:
-        average = checkpoints.restore_snapshot(
-          manager, profile.step, _name(profile.length), like
-        )
-        total = jax.tree.map(lambda t, a, w=float(weight): t + w * a, total, average)
-  return total, step
+    return _weighted_sum(manager, saved, weights, like), last
+
+
+def _weighted_sum(
+  manager: checkpoints.Manager,
+  saved: Sequence[power_ema.Profile],
+  weights: np.ndarray,
+  like: types.Params,
+) -> types.Params:
+  total = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), like)
+  for profile, weight in zip(saved, weights.tolist(), strict=True):
+    if abs(weight) > 1e-9:
+      name = _name(profile.length)
+      average = checkpoints.restore_snapshot(manager, profile.step, name, like)
+      total = jax.tree.map(lambda t, a, w=weight: t + w * a, total, average)
+  return total
 
 
 def _name(length: float) -> str:

@@ -17,10 +17,7 @@ class TrainState:
   """The state of a run after `step` updates.
 
   Attributes:
-    step: [] int32, updates done.
-    params: the denoiser's parameters, float32.
     ema_params: their exponential moving average, float32; what is sampled from.
-    opt_state: the optimiser's state.
     power_ema: averages of power profiles, one for each tracked length; see `power_ema`.
     projector: parameters used in training only (see `alignment`); {} for none.
   """

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,9 +63,7 @@ class Alignment:
     field: the target's field in a batch, [b *shape].
     grid: (rows, columns) of the field's positions; None for one vector.
     num_leading: tokens before those of the grid.
-    projector: from features to the field's width.
     needs: columns to read besides the path's own, or None.
-    init_fn: (key) -> parameters of the projector.
   """
 
   weight: float
@@ -121,7 +118,7 @@ def predict_with_features(
 def attach(
   settings: RepaSettings,
   network: network_lib.Network,
-  inputs: tuple[Any, ...],
+  inputs: tuple[jax.Array, jax.Array, types.Context],
   needs: conditioning.Needs,
 ) -> tuple[network_lib.Network, Alignment | None]:
   """Selects a network's feature layer, and builds the alignment of its features.

@@ -8,8 +8,7 @@ Parameters, averages and moments are sharded as in `parallel.sharding`, batches 
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
-import functools
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 
@@ -74,7 +73,6 @@ class Compiler:
   """`jax.jit` with the shardings of one kind of training state.
 
   Args:
-    create: (*arguments) -> the state of step 0.
     example: arguments of `create`, to derive the state's shapes.
     tensor_parallel: the network's layers to split, see `models.network.Network`.
   """
@@ -82,7 +80,7 @@ class Compiler:
   def __init__(
     self,
     create: Callable[..., state_lib.TrainState],
-    *example: Any,
+    *example: types.Params,
     mesh: jax.sharding.Mesh,
     tensor_parallel: Mapping[str, int],
   ):
@@ -109,8 +107,10 @@ class Compiler:
     )
 
   def update(
-    self, function: Callable[..., tuple[Any, Any]], *constants: Any
-  ) -> Callable[[Any, types.Batch], tuple[Any, Any]]:
+    self,
+    function: Callable[..., tuple[types.Params, types.Params]],
+    *constants: types.Params,
+  ) -> Callable[[types.Params, types.Batch], tuple[types.Params, types.Params]]:
     """Compiles (state, batch, *constants) -> (state, metrics)."""
     return self._with_constants(
       function,
@@ -121,8 +121,8 @@ class Compiler:
     )
 
   def evaluate(
-    self, function: Callable[..., Any], *constants: Any
-  ) -> Callable[[types.Params, Any], Any]:
+    self, function: Callable[..., types.Params], *constants: types.Params
+  ) -> Callable[[types.Params, types.Params], types.Params]:
     """Compiles (averaged parameters, batch, *constants) -> arrays on every device."""
     return self._with_constants(
       function,
@@ -142,11 +142,7 @@ class Compiler:
     placed = jax.device_put(constants, self._whole)
     in_shardings = (*in_shardings, *(self._whole for _ in constants))
     compiled = jax.jit(function, in_shardings=in_shardings, **options)
-    return functools.partial(_call, compiled, placed) if constants else compiled
-
-
-def _call(compiled: Callable[..., Any], constants: tuple[Any, ...], *given: Any) -> Any:
-  return compiled(*given, *constants)
+    return (lambda *given: compiled(*given, *placed)) if constants else compiled
 
 
 def train_batches(

@@ -68,9 +68,6 @@ class Experiment:
 def build(config: recipe_lib.Config) -> Experiment:
   """Reads a config.
 
-  Args:
-    config: a ConfigDict as in `configs/default.py`, or plain values.
-
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.
   """

@@ -9,20 +9,20 @@ that is not finite ends it and keeps the earlier checkpoints.
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import signal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from absl import logging
 from etils import epath
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, pictures, types
+from cxr_diffusion_jax import artifacts, errors, pictures, types
 from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.parallel import distributed
+from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints, snapshots
 from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import files as run_files
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import compiled, step_metrics
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
@@ -90,19 +90,30 @@ class Outcome:
   reason: str
   signal_number: int = 0
 
+  @property
+  def step(self) -> int:
+    return int(self.state.step)
+
+  def check_complete(self) -> None:
+    """Raises `errors.Interrupted` if a signal ended the run."""
+    if self.reason == "interrupted":
+      raise errors.Interrupted(
+        self.signal_number,
+        f"interrupted: saved at step {self.step}; repeat the same command to continue",
+      )
+
 
 def train(
   trainable: Trainable,
   workdir: artifacts.PathLike,
   *,
-  writer: Any,
+  writer: step_metrics.Writer,
   actions: Sequence[Callable[[int], object]] = (),
 ) -> Outcome:
   """Trains until the last step, a signal, or no improvement.
 
   Args:
     workdir: the run's folder; an unfinished run there is resumed.
-    writer: a CLU metric writer (`write_scalars`, `write_images`, `flush`).
     actions: functions called after each step with its number (CLU's periodic actions).
 
   Raises:
@@ -123,7 +134,7 @@ def train(
     history = History(**saved)
     checkpoints.check_space(manager, state)
     if jax.process_index() == 0:
-      run_files.write(workdir, trainable.experiment.config, dataset.card)
+      card_lib.write(workdir, trainable.experiment.config, dataset.card)
       encoders.export(dataset.settings, dataset.columns, workdir)
       if trainable.experiment.autoencoder is not None:
         autoencoders.export(trainable.experiment.autoencoder, workdir)
@@ -158,9 +169,9 @@ class _Updates:
 
   trainable: Trainable
   workdir: artifacts.PathLike
-  writer: Any
+  writer: step_metrics.Writer
   history: History
-  manager: Any
+  manager: checkpoints.Manager
   keep_averages: Callable[[state_lib.TrainState], None]
   actions: Sequence[Callable[[int], object]]
   stop: Callable[[int], bool]
@@ -221,7 +232,7 @@ class _Updates:
   def save(self, state: state_lib.TrainState, loss: float | None) -> None:
     """Starts to save a checkpoint."""
     entry = {
-      "format": run_files.FORMAT,
+      "format": card_lib.FORMAT,
       "config": self.trainable.experiment.config,
       "data": self.trainable.dataset.card.to_json(),
       "history": dataclasses.asdict(self.history),

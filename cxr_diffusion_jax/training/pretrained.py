@@ -10,7 +10,6 @@ averaged, which preserves the output for grey images. Resuming does not need the
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 from absl import logging
 from flax import traverse_util
@@ -19,6 +18,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.interop import diffusers
+from cxr_diffusion_jax.models import network as network_lib
 from cxr_diffusion_jax.models.denoisers import unet as unet_lib
 
 # Fields that must match; the widths of context, input and output may differ.
@@ -36,11 +36,7 @@ _FIELDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
-  """The folder of a run's initial weights; `check` and `load` read it.
-
-  Attributes:
-    folder: a UNet2DConditionModel of diffusers, or a pipeline that contains one.
-  """
+  """The folder of a run's initial weights; `check` and `load` read it."""
 
   folder: str
   network: unet_lib.UNet
@@ -85,7 +81,9 @@ class Pretrained:
     return loaded
 
 
-def read(section: artifacts.JsonMapping, network: Any) -> Pretrained | None:
+def read(
+  section: artifacts.JsonMapping, network: network_lib.Network
+) -> Pretrained | None:
   """Reads config.model.pretrained; None if it is not set.
 
   Raises:
@@ -103,8 +101,9 @@ def read(section: artifacts.JsonMapping, network: Any) -> Pretrained | None:
 
 
 def fitting(
-  loaded: Mapping[tuple[str, ...], Any], shapes: Mapping[tuple[str, ...], Any]
-) -> dict[tuple[str, ...], Any]:
+  loaded: Mapping[tuple[str, ...], types.Params],
+  shapes: Mapping[tuple[str, ...], types.Params],
+) -> dict[tuple[str, ...], types.Params]:
   """Returns the arrays of layers in which every array fits."""
   broken = {
     _layer(path)
@@ -137,7 +136,7 @@ def place(
   }
 
 
-def _flat(tree: types.Params) -> dict[tuple[str, ...], Any]:
+def _flat(tree: types.Params) -> dict[tuple[str, ...], types.Params]:
   """Arrays by their paths."""
   return dict(traverse_util.flatten_dict(tree))
 
@@ -150,7 +149,7 @@ def _layer(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _adapted(
-  params: types.Params, shapes: Mapping[tuple[str, ...], Any]
+  params: types.Params, shapes: Mapping[tuple[str, ...], types.Params]
 ) -> dict[tuple[str, ...], np.ndarray]:
   """Loaded arrays by path, with three channels reduced to one where shapes say so."""
   loaded = _flat(params)
@@ -164,7 +163,7 @@ def _adapted(
   return loaded
 
 
-def _each_level(network: unet_lib.UNet, name: str) -> Any:
+def _each_level(network: unet_lib.UNet, name: str) -> object:
   """A field's value for each level, if it has such values."""
   if name == "num_heads":
     return network.heads()

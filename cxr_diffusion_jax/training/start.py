@@ -5,7 +5,6 @@ config.train.init_from --check_initial, start--> the other run's averaged parame
 """
 
 import dataclasses
-from typing import Any
 
 from absl import logging
 from etils import epath
@@ -18,7 +17,6 @@ from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints, compatibility
-from cxr_diffusion_jax.run import files as run_files
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import compiled as programs_lib
 from cxr_diffusion_jax.training import experiment as experiment_lib
@@ -34,7 +32,6 @@ def check_resumable(
   """Refuses to resume a different run, before any data is prepared.
 
   Args:
-    autoencoder: encodes the latents that are denoised, if any.
     targets: needs of the columns that training compares with, if any.
 
   Returns:
@@ -70,7 +67,7 @@ def check_resumable(
 def start(
   config: artifacts.JsonMapping,
   programs: programs_lib.Programs,
-  manager: Any,
+  manager: checkpoints.Manager,
   card: card_lib.DatasetCard,
 ) -> tuple[state_lib.TrainState, artifacts.Json]:
   """Returns the first state and its history of validations.
@@ -115,7 +112,7 @@ def check_initial(experiment: experiment_lib.Experiment, shapes: types.Params) -
   folder = experiment.train.init_from
   if not folder:
     return
-  run_files.read(folder)
+  card_lib.read(folder)
   with checkpoints.open_manager(folder, read_only=True) as manager:
     there = checkpoints.ema_shapes(manager)
   here = checkpoints.named_shapes(shapes)
@@ -133,8 +130,8 @@ def check_initial(experiment: experiment_lib.Experiment, shapes: types.Params) -
     )
 
 
-def _saved(manager: Any, step: int) -> artifacts.Json:
+def _saved(manager: checkpoints.Manager, step: int) -> artifacts.Json:
   """Config, card and history of a checkpoint."""
   saved = checkpoints.restore_run(manager, step)
-  run_files.check_format(f"checkpoint {step} in {manager.directory}", saved)
+  card_lib.check_format(f"checkpoint {step} in {manager.directory}", saved)
   return saved

@@ -33,8 +33,6 @@ class Objective:
   Attributes:
     time_sampler: (key, n, schedule) -> t [n] in [0, 1].
     weighting: weight of each example's loss as a function of its time.
-    drop_rates: probability of dropping each stream.
-    alignment: of the network's features, or None.
   """
 
   denoiser: denoiser_lib.Denoiser
@@ -70,7 +68,6 @@ def total_loss(
   Args:
     learned: parameters as `state.learned` returns them.
     x_t: [b h w c] noised latents.
-    context: the (dropped) condition.
     features_target: [b n d], target of the features if there is an alignment.
     dropout_key: of the network's dropout; None for none.
   """

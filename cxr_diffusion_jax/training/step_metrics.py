@@ -1,13 +1,23 @@
 """Collects scalars of training steps on the device; checks, averages, writes them."""
 
+from collections.abc import Mapping
 import time
-from typing import Any
+from typing import Protocol
 
 import jax
 import numpy as np
 import optax
 
 from cxr_diffusion_jax import errors
+
+
+class Writer(Protocol):
+  """The methods of `clu.metric_writers.MetricWriter` that training calls."""
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None: ...
+  def flush(self) -> None: ...
+
 
 # Steps that may be dispatched ahead of the device.
 _IN_FLIGHT = 4
@@ -32,7 +42,7 @@ class StepMetrics:
   """
 
   def __init__(
-    self, writer: Any, step: int, *, batch_size: int, learning_rate: optax.Schedule
+    self, writer: Writer, step: int, *, batch_size: int, learning_rate: optax.Schedule
   ):
     self._writer = writer
     self._batch_size = batch_size

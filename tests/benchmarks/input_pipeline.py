@@ -27,6 +27,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data.records import records
 from cxr_diffusion_jax.data.sources.nih import layout
+from tests.data.record_settings import RecordSettings
 
 
 class PngDataset:
@@ -90,7 +91,7 @@ def main() -> None:
   parser.add_argument("--grain_threads", type=int, default=4)
   arguments = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
-    settings = records.RecordSettings(
+    settings = RecordSettings(
       root=arguments.root,
       folder=folder,
       image_size=arguments.image_size,

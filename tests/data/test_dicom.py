@@ -134,7 +134,7 @@ def test_narrow_windows(write):
   # The exponential of a narrow sigmoid would overflow.
   shown = read(write(WindowCenter=2000, WindowWidth=1, VOILUTFunction="SIGMOID"))
   assert set(np.unique(shown[abs(VALUES - 2000.0) > 5])) == {0, 255}
-  with pytest.raises(errors.InputError, match="its window is 0 wide"):
+  with pytest.raises(errors.InputError, match="Window Width must be greater"):
     read(write(WindowCenter=2000, WindowWidth=0))
 
 

@@ -11,6 +11,7 @@ import pytest
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records
+from tests.data.record_settings import RecordSettings
 
 STEPS = 7
 
@@ -19,7 +20,7 @@ STEPS = 7
 def prepared(make_tree, tmp_path) -> records.Records:
   small = make_tree()
   return records.prepare_records(
-    records.RecordSettings(root=small.root, folder=tmp_path / "records", image_size=8)
+    RecordSettings(root=small.root, folder=tmp_path / "records", image_size=8)
   )
 
 
@@ -92,9 +93,7 @@ def test_batch_maps_black_to_minus_one_and_white_to_one(make_tree, tmp_path):
   for path in sorted(small.root.glob("original/*/images/*.png")):
     grey = 255 * (int(path.stem[-1]) % 2)
     Image.fromarray(np.full((24, 24), grey, np.uint8)).save(path)
-  settings = records.RecordSettings(
-    root=small.root, folder=tmp_path / "records", image_size=8
-  )
+  settings = RecordSettings(root=small.root, folder=tmp_path / "records", image_size=8)
   source = pipeline.JoinedSource(records.prepare_records(settings), "train")
   image = source.batch([0, 1])["image"]
   assert (image[0] == -1).all()

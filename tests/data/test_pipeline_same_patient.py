@@ -9,6 +9,7 @@ from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data.columns import column as columns
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records
+from tests.data.record_settings import RecordSettings
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def prepare(make_tree, tmp_path) -> Callable[..., records.Records]:
   def make(**options) -> records.Records:
     root = make_tree(**options).root
     return records.prepare_records(
-      records.RecordSettings(root=root, folder=tmp_path / "records", image_size=8)
+      RecordSettings(root=root, folder=tmp_path / "records", image_size=8)
     )
 
   return make

@@ -26,7 +26,7 @@ def test_a_relative_root_has_the_folder_of_its_absolute_path(settings, monkeypat
 
 
 def test_a_moved_tree_keeps_its_records(settings, tmp_path):
-  prepared = records.prepare_records(settings.record_settings())
+  prepared = records.prepare_records(settings)
   moved = dataclasses.replace(settings, root=str(tmp_path / "disk" / "tree"))
   (tmp_path / "disk").mkdir()
   # While the old tree is there, one of its name elsewhere has a folder of its own.
@@ -34,7 +34,7 @@ def test_a_moved_tree_keeps_its_records(settings, tmp_path):
   pathlib.Path(settings.root).rename(moved.root)
   for _ in range(2):
     assert moved.tree_folder == settings.tree_folder
-    assert records.prepare_records(moved.record_settings()) == prepared
+    assert records.prepare_records(moved) == prepared
 
 
 def test_records_in_a_bucket_are_refused_at_once(settings):
@@ -47,4 +47,4 @@ def test_records_in_a_bucket_are_refused_at_once(settings):
 def test_a_root_in_a_bucket_is_named_by_its_url(settings):
   remote = dataclasses.replace(settings, root="gs://bucket/nih/")
   assert remote.tree_folder.name.startswith("nih-")
-  assert remote.record_settings().root == "gs://bucket/nih/"
+  assert remote.root == "gs://bucket/nih/"

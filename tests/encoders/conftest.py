@@ -37,7 +37,7 @@ def prepared(tmp_path_factory) -> DataSettings:
   settings = DataSettings(
     root=str(root), image_size=32, records_dir=str(folder / "records")
   )
-  records_lib.prepare_records(settings.record_settings())
+  records_lib.prepare_records(settings)
   return settings
 
 
@@ -55,7 +55,7 @@ def settings(prepared, tmp_path) -> DataSettings:
 @pytest.fixture
 def open_records() -> Callable[[DataSettings], records_lib.Records]:
   """Opens the records of settings, or makes them."""
-  return lambda settings: records_lib.prepare_records(settings.record_settings())
+  return lambda settings: records_lib.prepare_records(settings)
 
 
 def _unchanged(key, params, opt_state, batch):
@@ -74,7 +74,7 @@ def standin_clip(prepared, tmp_path_factory) -> pathlib.Path:
   trained = dataclasses.replace(
     prepared, records_dir=str(tmp_path_factory.mktemp("standin")), standin_steps=3
   )
-  records = records_lib.prepare_records(trained.record_settings())
+  records = records_lib.prepare_records(trained)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(fitting, "make_step_fn", lambda *_: _unchanged)
     standin.train_clip(trained, records)

@@ -192,7 +192,7 @@ def test_open_run_refuses_another_encoder(moved, settings):
   (column,) = settings.records_folder.glob("clip-*/columns/clip_text")
   before = sorted(path.stat().st_mtime_ns for path in column.iterdir())
   with pytest.raises(errors.InputError, match="which made the column clip_text"):
-    run.open_dataset()
+    _ = run.dataset
   # The column of the right encoder is still there.
   assert sorted(path.stat().st_mtime_ns for path in column.iterdir()) == before
   right = run_lib.open_run(moved["run"], encoder=str(moved["clip"]))

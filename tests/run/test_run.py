@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import files as run_files
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions
 from cxr_diffusion_jax.sampling.request import Request
@@ -53,7 +53,7 @@ def test_open_run_needs_the_folder_alone(place):
 
 
 @pytest.mark.parametrize("moved", [("data_root",), ("records_dir",)])
-def test_open_dataset_takes_the_same_content_elsewhere(place, tmp_path, moved):
+def test_dataset_takes_the_same_content_elsewhere(place, tmp_path, moved):
   places = {
     "data_root": str(place / "elsewhere" / "tree"),
     "records_dir": str(place / "elsewhere" / "records"),
@@ -69,29 +69,30 @@ def test_open_dataset_takes_the_same_content_elsewhere(place, tmp_path, moved):
   assert made.entries[0]["image_id"] == image_id
 
 
-def test_open_dataset_names_what_differs(place, tmp_path):
+def test_dataset_names_what_differs(place, tmp_path):
   root = shutil.copytree(place / "elsewhere" / "tree", tmp_path / "tree")
   (table,) = root.glob("Data_Entry*.csv")
   lines = table.read_text().splitlines()
   name, _, rest = lines[1].split(",", 2)
   lines[1] = f"{name},Hernia,{rest}"
   table.write_text("\n".join(lines) + "\n")
-  run = run_lib.open_run(place / "run")
+  where = {"data_root": str(root), "records_dir": str(tmp_path / "records")}
+  run = run_lib.open_run(place / "run", **where)
   with pytest.raises(errors.InputError, match=r"other data: labels \w+ there"):
-    run.open_dataset(str(root), str(tmp_path / "records"))
+    _ = run.dataset
 
 
 def test_open_run_works_from_any_directory_with_relative_roots(
   place, tmp_path, monkeypatch
 ):
   folder = shutil.copytree(place / "run", tmp_path / "run")
-  config, card = run_files.read(folder)
+  config, card = card_lib.read(folder)
   config["data"] |= {"root": "tree", "records_dir": "records"}
   where = place / "elsewhere"
   card = dataclasses.replace(
     card, root=str(where / "tree"), records_dir=str(where / "records")
   )
-  run_files.write(folder, config, card)
+  card_lib.write(folder, config, card)
   monkeypatch.chdir(tmp_path)
   assert len(run_lib.open_run("run").dataset.ids("test"))
 
@@ -123,16 +124,16 @@ def test_open_run_refuses_a_folder_without_its_config(place, tmp_path):
 def test_open_run_refuses_newer_formats(place, tmp_path):
   folder = shutil.copytree(place / "run", tmp_path / "run")
   config = json.loads((folder / "config.json").read_text())
-  config["format"] = run_files.FORMAT + 1
+  config["format"] = card_lib.FORMAT + 1
   (folder / "config.json").write_text(json.dumps(config))
   with pytest.raises(errors.InputError, match=r"has format 3; expected format 2"):
     run_lib.open_run(folder)
 
 
 def test_files_of_a_run_are_written_to_and_read_from_a_bucket(place, bucket):
-  config, card = run_files.read(place / "run")
-  run_files.write(f"{bucket}/runs/a", config, card)
-  assert run_files.read(f"{bucket}/runs/a") == (config, card)
+  config, card = card_lib.read(place / "run")
+  card_lib.write(f"{bucket}/runs/a", config, card)
+  assert card_lib.read(f"{bucket}/runs/a") == (config, card)
 
 
 def test_open_run_refuses_a_folder_without_a_checkpoint(place, tmp_path):

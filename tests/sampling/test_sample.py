@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.run import files as run_files
+from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions
 from cxr_diffusion_jax.sampling import files as sample_files
@@ -221,6 +221,6 @@ def test_captions_are_short(entry, text):
 
 
 def test_a_folder_without_a_checkpoint_is_refused(run, tmp_path):
-  run_files.write(tmp_path, run.config, run.card)
+  card_lib.write(tmp_path, run.config, run.card)
   with pytest.raises(errors.InputError, match="no checkpoint in"):
     run_lib.open_run(tmp_path)

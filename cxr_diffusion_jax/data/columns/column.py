@@ -29,17 +29,12 @@ class ColumnDescription:
   """The contents of description.json.
 
   Attributes:
-    name: of the column.
     shape: of one row.
     dtype: numpy's name of the type on disk.
-    encoder: human-readable name of what made the values.
-    standin: True when this project's stand-in encoder made them.
     source_fingerprint: of what the values were made from.
     ids_fingerprint: of the rows they were made for (see `ids_fingerprint`).
-    num_rows: rows of each split, those without a value included.
     rows_per_shard: rows of every file but the last of a split.
     missing: ids without a value, a split.
-    missing_rows: their rows, a split.
     num_duplicates: values left out because the id had come before; a resumed run counts
       its own only.
   """

@@ -22,7 +22,6 @@ class Scratch:
   """See the module.
 
   Attributes:
-    folder: where the files are.
     done: bool [n], rows that are written.
   """
 
@@ -38,10 +37,7 @@ class Scratch:
     """Opens the folder, or creates it; keeps the rows of a run with the same plan.
 
     Args:
-      folder: of the files.
       plan: JSON values that say what the rows are.
-      num_rows: n.
-      row_bytes: bytes of a row.
       flush_bytes: `write` flushes after so many bytes: what a kill can lose.
     """
     self.folder = folder

@@ -53,7 +53,6 @@ def write_column(
 
   Args:
     ids: the records' ids '<U' [n], each split in row order.
-    shape: of one row.
     encoder: what made the values, for people to read.
     standin: whether this project's stand-in encoder made them.
     fingerprint: of what the values are made from.
@@ -61,7 +60,6 @@ def write_column(
       are left out.
     missing: 'drop' leaves rows without a value empty, 'error' refuses them.
     dtype: numpy's name of a floating-point type.
-    progress: called with the number of rows written.
     flush_bytes: how much of the work a kill may lose.
     shard_bytes: of values in one file, at most.
 

@@ -11,10 +11,12 @@ environment variables).
 """
 
 from collections.abc import Callable
+import importlib
 import os
 import pathlib
 import shutil
 import time
+from types import ModuleType
 
 from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.data.download import fetch, google_subset
@@ -60,10 +62,7 @@ def download(
 
   Args:
     what: nih, elixr, google-labels or google-nih-subset.
-    root: the tree; created if missing.
-    progress: called during the work.
     base_url: folder to take the plain files from, instead of Google's.
-    sleep: pauses between tries.
 
   Raises:
     InputError: `what` is unknown, a library is missing, the server refuses, or what
@@ -116,15 +115,19 @@ def _subset(root: pathlib.Path, base_url: str, get: Get, progress: Progress) -> 
   )
 
 
-def _elixr(root: pathlib.Path, progress: Progress) -> None:
-  """A snapshot of a dataset on the hub; the library resumes and checks sizes itself."""
+def _library(name: str, what: str) -> ModuleType:
   try:
-    import huggingface_hub
+    return importlib.import_module(name)
   except ImportError as error:
     raise errors.InputError(
-      "downloading elixr needs huggingface_hub, which is not installed",
-      fix="pip install huggingface_hub",
+      f"downloading {what} needs {name}, which is not installed",
+      fix=f"pip install {name}",
     ) from error
+
+
+def _elixr(root: pathlib.Path, progress: Progress) -> None:
+  """A snapshot of a dataset on the hub; the library resumes and checks sizes itself."""
+  huggingface_hub = _library("huggingface_hub", "elixr")
   progress(f"dataset {_ELIXR_REPOSITORY}", 0, 0)
   try:
     huggingface_hub.snapshot_download(
@@ -144,14 +147,8 @@ def _elixr(root: pathlib.Path, progress: Progress) -> None:
 
 def _nih(root: pathlib.Path, progress: Progress) -> None:
   """Kaggle's copy, which stays in kagglehub's cache: 45 GB are not copied again."""
-  try:
-    import kagglehub
-    from kagglehub import exceptions
-  except ImportError as error:
-    raise errors.InputError(
-      "downloading nih needs kagglehub, which is not installed",
-      fix="pip install kagglehub",
-    ) from error
+  kagglehub = _library("kagglehub", "nih")
+  exceptions = _library("kagglehub.exceptions", "nih")
   progress(f"dataset {_NIH_DATASET}", 0, 0)
   try:
     # To its cache, as it resumes an interrupted download nowhere else.

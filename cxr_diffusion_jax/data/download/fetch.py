@@ -58,10 +58,7 @@ def fetch(
 
   Args:
     url: http or https; certificates are verified.
-    path: of the file; its folder is created.
     progress: called with bytes and size (0 where the server does not say).
-    sleep: pauses between tries.
-    timeout: seconds without an answer.
 
   Raises:
     InputError: the server refuses, the network stays away, or the file that came has

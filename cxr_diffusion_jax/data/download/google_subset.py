@@ -20,7 +20,6 @@ The subset states less than NIH's CSV:
 Source of the labels: the CXR Foundation model card; readers of Majkowska et al. 2019.
 """
 
-import csv
 import io
 import pathlib
 import re
@@ -61,8 +60,6 @@ def unpack(
   Args:
     thumbnails: npz, image id -> the bytes of a WebP file.
     labels_csv: one row an image, columns as in the module's docstring.
-    root: the tree.
-    progress: called with the number of images.
 
   Raises:
     InputError: a file is damaged or lacks a column; an image id is no plain file name;
@@ -102,31 +99,22 @@ def _plain(path: pathlib.Path, stem: str) -> str:
 
 def _read_labels(path: pathlib.Path) -> dict[str, dict[str, str]]:
   """Rows of the subset's CSV, by image id; values are '', '0' or '1'."""
-  with open(path, newline="", encoding="utf-8-sig") as file:
-    reader = csv.DictReader(file)
-    names = [name for name, _ in (*_FINDINGS, *_EXPERT)]
-    missing = sorted({"image_id", *names} - set(reader.fieldnames or ()))
-    if missing:
-      raise errors.InputError(
-        f"{path} lacks the columns {', '.join(missing)}",
-        fix="remove the file and download it again",
-      )
-    return {
-      _plain(path, row["image_id"].strip().removesuffix(".png")): {
-        name: _flag(path, row["image_id"], row[name]) for name in names
-      }
-      for row in reader
-    }
+  names = [name for name, _ in (*_FINDINGS, *_EXPERT)]
+  columns = {name: (name.casefold(),) for name in ("image_id", *names)}
+  table = csv_table.read_table(path, columns, {})
+  ids = [_plain(path, name.removesuffix(".png")) for name in table.column("image_id")]
+  flags = {name: table.parse(name, _flag) for name in names}
+  return {
+    image_id: {name: flags[name][row] for name in names}
+    for row, image_id in enumerate(ids)
+  }
 
 
-def _flag(path: pathlib.Path, image_id: str, text: str | None) -> str:
+def _flag(text: str) -> str:
   flags = {"": "", "nan": "", "0": "0", "0.0": "0", "1": "1", "1.0": "1"}
-  key = (text or "").strip().lower()
-  if key not in flags:
-    raise errors.InputError(
-      f"{path}: {image_id} has the label {text!r}", "0, 1 or blank"
-    )
-  return flags[key]
+  if text.lower() not in flags:
+    raise ValueError("0, 1 or blank")
+  return flags[text.lower()]
 
 
 def _texts(rows: dict[str, dict[str, str]]) -> dict[str, str]:

@@ -4,7 +4,7 @@ folder -> names -> headers: one size? known modes? whole? -> ImageSet, decoded o
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
@@ -16,7 +16,7 @@ from PIL import Image
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import dicom
 from cxr_diffusion_jax.data import images as images_lib
-from cxr_diffusion_jax.data.image_sets import labels as image_labels
+from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet, OnAccess
 
 # Levels of folders that are searched, such as Kaggle's images_001/images.
@@ -61,12 +61,8 @@ def read(
     errors.InputError: no folder, no image in it, two of one name, one that cannot be
       read or has another size or an unknown mode; labels that do not match.
   """
-  table = image_labels.read_table(labels_csv) if labels_csv is not None else None
-  images = _open(folder, image_size, name, progress)
-  if table is None:
-    return images
-  image_labels.refuse_unmatched(table, [images])
-  return image_labels.label(images, table)
+  table = image_set.read_labels(labels_csv) if labels_csv is not None else None
+  return _labelled([_open(folder, image_size, name, progress)], table)[0]
 
 
 def read_pair(
@@ -81,19 +77,26 @@ def read_pair(
 
   The table may have the images of one folder only: the other set then has no labels.
   """
-  table = image_labels.read_table(labels_csv) if labels_csv is not None else None
+  table = image_set.read_labels(labels_csv) if labels_csv is not None else None
   first, second = (_open(x, image_size, "", progress) for x in (real, synthetic))
   check_pair(first, second)
+  first, second = _labelled([first, second], table)
+  return first, second
+
+
+def _labelled(
+  sets: Sequence[ImageSet], table: image_set.LabelTable | None
+) -> Sequence[ImageSet]:
+  """The sets with the labels of a table; a set without any row there has none."""
   if table is None:
-    return first, second
-  image_labels.refuse_unmatched(table, [first, second])
-  first, second = (
-    image_labels.label(images, table)
+    return sets
+  image_set.refuse_unmatched(table, sets)
+  return [
+    image_set.label(images, table)
     if any(name in table.rows for name in images.ids.tolist())
     else images
-    for images in (first, second)
-  )
-  return first, second
+    for images in sets
+  ]
 
 
 def check_pair(real: ImageSet, synthetic: ImageSet) -> None:
@@ -121,11 +124,12 @@ def _open(
   if not folder.is_dir():
     kind = "not a folder" if folder.exists() else "no such folder"
     raise errors.InputError(f"{kind}: {folder}", "a folder of images")
-  files = sorted((image_labels.stem(path), path) for path in _scan(folder, DEPTH))
+  paths = images_lib.find_files(folder, image_set.SUFFIXES, DEPTH)
+  files = sorted((image_set.stem(path), path) for path in paths)
   if not files:
     raise errors.InputError(
       f"no image in {folder} or {DEPTH - 1} levels below",
-      f"files named {', '.join('*' + x for x in image_labels.SUFFIXES)}",
+      f"files named {', '.join('*' + x for x in image_set.SUFFIXES)}",
     )
   ids, paths = map(list, zip(*files, strict=True))
   _refuse_duplicates(folder, ids, paths)
@@ -148,18 +152,6 @@ def _open(
   return ImageSet(name=name or str(folder), images=images, ids=np.array(ids, np.str_))
 
 
-def _scan(folder: str | os.PathLike, depth: int) -> Iterator[str]:
-  with os.scandir(folder) as entries:
-    for entry in entries:
-      # macOS archives contain files such as `._00000001_000.png`.
-      if entry.name.startswith("."):
-        continue
-      if entry.name.lower().endswith(image_labels.SUFFIXES):
-        yield entry.path
-      elif depth > 1 and entry.is_dir():
-        yield from _scan(entry.path, depth - 1)
-
-
 def _refuse_duplicates(
   folder: pathlib.Path, ids: Sequence[str], paths: Sequence[str]
 ) -> None:
@@ -177,7 +169,7 @@ def _refuse_duplicates(
 
 def _header(path: str) -> _Header:
   """Reads the size and the mode of a file, and checks that it is complete."""
-  if path.lower().endswith(image_labels.DICOM_SUFFIXES):
+  if path.lower().endswith(image_set.DICOM_SUFFIXES):
     dataset = dicom.open_dicom(path)
     return _Header(width=int(dataset.Columns), height=int(dataset.Rows), deep=False)
   try:
@@ -190,23 +182,16 @@ def _header(path: str) -> _Header:
         (width, height), mode = image.size, image.mode
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise _unreadable(path, str(error)) from error
-  is_png = start[:8] == b"\x89PNG\r\n\x1a\n"
   if mode not in MODES and not mode.startswith("I"):
     raise errors.InputError(
       f"{path} of {width}x{height} has the mode {mode}",
       "grey, RGB, RGBA or a palette of 8 bits, or grey of 16 bits",
       "save it as 8-bit grey PNG",
     )
-  # 16 bits in colour or with alpha, of which PIL keeps the upper byte only.
-  if is_png and start[24] == 16 and start[25] != 0:
-    raise errors.InputError(
-      f"{path} of {width}x{height} has 16 bits and several channels",
-      "one channel of 16 bits, or 8 bits",
-      "save it as 16-bit grey without transparency",
-    )
+  images_lib.refuse_deep_colour(path, start)
   # A truncated file is refused now, not after hours. Some tools write after the end, so
   # a file without one is decoded first.
-  if (b"IEND" if is_png else b"\xff\xd9") not in end:
+  if (b"IEND" if start[:8] == images_lib.PNG else b"\xff\xd9") not in end:
     _decode(path)
   return _Header(width=width, height=height, deep=mode.startswith("I"))
 
@@ -253,7 +238,7 @@ def _check_depth(path: str) -> None:
 
 def _decode(path: str) -> np.ndarray:
   """-> uint8 [h w]."""
-  if path.lower().endswith(image_labels.DICOM_SUFFIXES):
+  if path.lower().endswith(image_set.DICOM_SUFFIXES):
     return dicom.to_grey(dicom.open_dicom(path), path)
   try:
     return images_lib.read_grey(path)

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 import shutil
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from etils import epath
 import numpy as np
@@ -79,11 +79,7 @@ def write_dataset(
   """Writes examples as a TFDS dataset of one split, whole or not at all.
 
   Args:
-    folder: of the dataset.
-    split: its only split.
     examples: at least one; keys as in `parse_example`, and `id`.
-    image_size: pixels of a side.
-    vocabulary: names of the findings.
 
   Raises:
     OSError: the disk is full.
@@ -143,7 +139,7 @@ def shards(folder: Path, split: str) -> tuple[tuple[Path, int], ...]:
 def _features(
   tfds: ModuleType, image_size: int, num_findings: int
 ) -> "tfds.features.FeaturesDict":
-  def stored(*shape: int, dtype: type = np.float32) -> Any:
+  def stored(*shape: int, dtype: type = np.float32) -> "tfds.features.Tensor":
     encoding = tfds.features.Encoding.BYTES
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=encoding)
 

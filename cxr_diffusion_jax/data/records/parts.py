@@ -6,9 +6,12 @@ A part is whole once TFDS's folder has its name and `part.json` says what it was
 from. Only parts that are missing, or made from other content, are made.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import hashlib
 import json
+import os
 from pathlib import Path
 import re
 import shutil
@@ -18,9 +21,9 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import images
-from cxr_diffusion_jax.data.records import files as files_lib
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
+from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.progress import Progress
 
 # What a kill may lose and memory must hold, against the number of files: a reader keeps
@@ -31,20 +34,84 @@ MAX_PART_ROWS = 4096
 
 FOLDER = "parts"
 
+# The pixel hash of a file that cannot be read.
+DAMAGED = 0
+
+# Files of a new time but the old size that are read again. A copied tree has new times
+# everywhere; a tree of other images shows among this many.
+MAX_SAMPLED = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Files:
+  """n image files.
+
+  Attributes:
+    size: [n] int64, bytes; 0 for files in a bucket, which are not compared.
+    time: [n] int64, nanoseconds of the last change; a hint that no hash depends on.
+    pixels: [n] uint64, hash of the square that the image becomes; `DAMAGED` for none.
+  """
+
+  size: np.ndarray
+  time: np.ndarray
+  pixels: np.ndarray
+
+
+def stat(paths: Sequence[str], pixels: np.ndarray) -> Files:
+  """Sizes and times of files, beside known hashes of their pixels.
+
+  Raises:
+    OSError: a file is gone.
+  """
+  sizes = np.zeros((len(paths), 2), np.int64)
+  for row, path in enumerate(paths):
+    if not artifacts.is_remote(path):
+      status = os.stat(path)
+      sizes[row] = status.st_size, status.st_mtime_ns
+  size, time = sizes.T
+  return Files(size=size, time=time, pixels=pixels)
+
+
+def pixel_hash(square: np.ndarray) -> int:
+  """Hash of a square [s s] uint8; never `DAMAGED`."""
+  code = hashlib.blake2b(square.tobytes(), digest_size=8).digest()
+  return int.from_bytes(code, "little") or 1
+
+
+def refresh(
+  old: Files, paths: Sequence[str], read_square: Callable[[str], np.ndarray]
+) -> Files | None:
+  """Sizes and times of files that are now at `paths`; None if the pixels of one differ.
+
+  Files of another size are decoded, and a sample of those of another time.
+  """
+  new = stat(paths, old.pixels)
+  suspects = np.flatnonzero(new.size != old.size)
+  touched = np.flatnonzero((new.size == old.size) & (new.time != old.time))
+  sample = np.linspace(0, len(touched) - 1, min(len(touched), MAX_SAMPLED))
+  suspects = np.concatenate([suspects, touched[np.unique(sample.round().astype(int))]])
+
+  def is_same(row: int) -> bool:
+    try:
+      return pixel_hash(read_square(paths[row])) == old.pixels[row]
+    except errors.InputError:
+      return old.pixels[row] == DAMAGED
+
+  return new if all(images.in_threads(is_same, suspects.tolist())) else None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
   """A whole part.
 
   Attributes:
-    split: that all its rows belong to.
     shards: (file, its rows), in row order.
     files: the images that it was made from, damaged ones included.
   """
 
   split: str
   shards: tuple[tuple[Path, int], ...]
-  files: files_lib.Files
+  files: Files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,13 +124,13 @@ class _Job:
   key: str
 
 
-def read_square(path: str, settings: plan_lib.RecordSettings) -> np.ndarray:
+def read_square(path: str, settings: DataSettings) -> np.ndarray:
   """The image of a file as records hold it: [s s] uint8."""
   return images.resize(images.read_grey(path), settings.image_size, settings.resize)
 
 
 def make_parts(
-  plan: plan_lib.Plan, settings: plan_lib.RecordSettings, *, progress: Progress
+  plan: plan_lib.Plan, settings: DataSettings, *, progress: Progress
 ) -> list[Part]:
   """Makes all parts that are not there yet, and deletes those that belong to no row.
 
@@ -75,7 +142,7 @@ def make_parts(
       too little room on the disk.
     OSError: the folder cannot be written to.
   """
-  folder = Path(settings.folder) / FOLDER
+  folder = settings.records_folder / FOLDER
   folder.mkdir(parents=True, exist_ok=True)
   jobs = _jobs(plan, folder, settings)
   unused = set(folder.iterdir()) - {job.path for job in jobs}
@@ -97,7 +164,7 @@ def make_parts(
   for job, part in zip(jobs, opened, strict=True):
     if part is None:
       part = _make_part(job, plan, settings, progress, done)
-    damaged = part.files.pixels == files_lib.DAMAGED
+    damaged = part.files.pixels == DAMAGED
     if damaged.any() and settings.missing == "error":
       # A part of an earlier run with missing=drop.
       first = plan.table.id[job.rows[damaged]][0]
@@ -112,9 +179,7 @@ def make_parts(
   return parts
 
 
-def _jobs(
-  plan: plan_lib.Plan, folder: Path, settings: plan_lib.RecordSettings
-) -> list[_Job]:
+def _jobs(plan: plan_lib.Plan, folder: Path, settings: DataSettings) -> list[_Job]:
   size = min(MAX_PART_ROWS, max(MIN_PART_ROWS, PART_BYTES // settings.image_size**2))
   jobs = []
   for split, rows in plan.rows.items():
@@ -122,7 +187,7 @@ def _jobs(
       some = rows[start : start + size]
       content = (
         str(plan_lib.FORMAT),
-        settings.fingerprint,
+        plan_lib.settings_hash(settings),
         plan_lib.ids_hash(plan.table, {split: some}),
         plan_lib.labels_hash(plan.table, some),
       )
@@ -137,9 +202,7 @@ def _jobs(
   return jobs
 
 
-def _open_part(
-  job: _Job, plan: plan_lib.Plan, settings: plan_lib.RecordSettings
-) -> Part | None:
+def _open_part(job: _Job, plan: plan_lib.Plan, settings: DataSettings) -> Part | None:
   """The part if it is whole and its labels and images are those of the plan."""
   note = job.path / "part.json"
   if not note.is_file():
@@ -147,16 +210,16 @@ def _open_part(
   saved = artifacts.read_json(note)
   if saved["key"] != job.key:
     return None
-  old = files_lib.Files(
+  old = Files(
     size=np.array(saved["size"], np.int64),
     time=np.array(saved["time"], np.int64),
     pixels=np.array(saved["pixels"], np.uint64),
   )
   read = functools.partial(read_square, settings=settings)
-  files = files_lib.refresh(old, plan.paths(job.rows), read)
+  files = refresh(old, plan.paths(job.rows), read)
   shards = record_format.shards(job.path, job.split)
   num_rows = sum(count for _, count in shards)
-  if files is None or num_rows != np.count_nonzero(files.pixels != files_lib.DAMAGED):
+  if files is None or num_rows != np.count_nonzero(files.pixels != DAMAGED):
     return None
   return Part(split=job.split, shards=shards, files=files)
 
@@ -164,7 +227,7 @@ def _open_part(
 def _make_part(
   job: _Job,
   plan: plan_lib.Plan,
-  settings: plan_lib.RecordSettings,
+  settings: DataSettings,
   progress: Progress,
   done: int,
 ) -> Part:
@@ -172,12 +235,12 @@ def _make_part(
   job.path.mkdir()
   paths = plan.paths(job.rows)
   # Before the images are read: one that changes meanwhile shows as changed.
-  files = files_lib.stat(paths, np.full(len(paths), files_lib.DAMAGED, np.uint64))
+  files = stat(paths, np.full(len(paths), DAMAGED, np.uint64))
   rows = images.in_threads(lambda row: _try_example(plan, row, settings), job.rows)
   examples = []
   for position, example in enumerate(rows):
     if isinstance(example, dict):
-      files.pixels[position] = files_lib.pixel_hash(example["image"])
+      files.pixels[position] = pixel_hash(example["image"])
       examples.append(example)
     elif settings.missing == "error":
       raise example
@@ -204,7 +267,7 @@ def _make_part(
 
 
 def _try_example(
-  plan: plan_lib.Plan, row: int, settings: plan_lib.RecordSettings
+  plan: plan_lib.Plan, row: int, settings: DataSettings
 ) -> artifacts.Json | errors.InputError:
   table = plan.table
   try:

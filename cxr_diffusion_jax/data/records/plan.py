@@ -7,56 +7,18 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
-import os
 
 from absl import logging
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import errors, naming
-from cxr_diffusion_jax.data import images, splits
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import splits
+from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import base
 
 # Raise it whenever records of an older program can no longer be read or trusted.
 FORMAT = 2
-
-SPLIT_CHOICES = ("auto", "official", "hash")
-MISSING_CHOICES = ("error", "drop")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RecordSettings:
-  """What records to make of which dataset.
-
-  Attributes:
-    folder: where the records go. The others: see `settings.DataSettings`.
-  """
-
-  root: str | os.PathLike
-  folder: str | os.PathLike
-  image_size: int
-  source: str = "nih"
-  resize: str = "crop"
-  split: str = "auto"
-  validation_fraction: float = 0.05
-  train_on_expert: bool = False
-  missing: str = "error"
-
-  def __post_init__(self):
-    choices = {
-      "resize": images.MODES,
-      "split": SPLIT_CHOICES,
-      "missing": MISSING_CHOICES,
-    }
-    for name, allowed in choices.items():
-      naming.check(f"config.data.{name}", getattr(self, name), allowed)
-    if self.image_size < 1:
-      raise errors.InputError(f"config.data.image_size={self.image_size}", "1 or more")
-
-  @property
-  def fingerprint(self) -> str:
-    """Of how images become squares."""
-    return digest(json.dumps([self.image_size, self.resize]).encode())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +26,6 @@ class Plan:
   """The rows that records are to hold.
 
   Attributes:
-    table: all rows of the source.
     rows: split -> [n] indices into `table` of rows with an image, ascending.
     absent: ids of rows left out because they have no image.
   """
@@ -81,7 +42,7 @@ class Plan:
     return [self.table.image[row] or "" for row in rows.tolist()]
 
 
-def make_plan(settings: RecordSettings) -> Plan:
+def make_plan(settings: DataSettings) -> Plan:
   """Reads the source's table and assigns its rows to splits.
 
   Raises:
@@ -113,7 +74,7 @@ def make_plan(settings: RecordSettings) -> Plan:
   return Plan(table=table, rows=rows, absent=tuple(absent.tolist()))
 
 
-def log_plan(settings: RecordSettings, plan: Plan) -> None:
+def log_plan(settings: DataSettings, plan: Plan) -> None:
   """Logs which rows are left out and how the others are split."""
   if plan.absent:
     logging.warning("%s: left out", _absent(settings, plan.table, plan.absent))
@@ -123,6 +84,11 @@ def log_plan(settings: RecordSettings, plan: Plan) -> None:
     )
   official = _official(settings, plan.table) is not None
   logging.info("split %s", "by the official lists" if official else "by patient hash")
+
+
+def settings_hash(settings: DataSettings) -> str:
+  """Hash of how images become squares."""
+  return digest(json.dumps([settings.image_size, settings.resize]).encode())
 
 
 def ids_hash(table: base.Table, rows: dict[str, np.ndarray]) -> str:
@@ -162,7 +128,7 @@ def digest(*parts: bytes) -> str:
 
 
 def _absent(
-  settings: RecordSettings, table: base.Table, absent: np.ndarray | Sequence[str]
+  settings: DataSettings, table: base.Table, absent: np.ndarray | Sequence[str]
 ) -> str:
   return (
     f"{len(absent)} of the {len(table)} images named in {table.origin} are absent from"
@@ -172,7 +138,7 @@ def _absent(
 
 
 def _check_absent(
-  settings: RecordSettings, table: base.Table, absent: np.ndarray
+  settings: DataSettings, table: base.Table, absent: np.ndarray
 ) -> None:
   what = _absent(settings, table, absent)
   if absent.size == len(table):
@@ -188,7 +154,7 @@ def _check_absent(
 
 
 def _official(
-  settings: RecordSettings, table: base.Table
+  settings: DataSettings, table: base.Table
 ) -> tuple[np.ndarray, np.ndarray] | None:
   if settings.split == "hash":
     return None

@@ -8,11 +8,10 @@ made from. Ids and labels are compared in full; images by their size, and by the
 hash of their pixels where that changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import contextlib
 import functools
 import os
-from pathlib import Path
 
 from absl import logging
 from etils import epath
@@ -20,29 +19,26 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import splits
-from cxr_diffusion_jax.data.records import files as files_lib
 from cxr_diffusion_jax.data.records import parts as parts_lib
 from cxr_diffusion_jax.data.records import plan as plan_lib
-from cxr_diffusion_jax.data.records import statistics as statistics_lib
 from cxr_diffusion_jax.data.records import store
-from cxr_diffusion_jax.data.records.plan import RecordSettings
 from cxr_diffusion_jax.data.records.store import FIELDS, Records, RecordSource
+from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 __all__ = (
   "FIELDS",
-  "RecordSettings",
   "RecordSource",
   "Records",
-  "location",
   "open_records",
   "prepare_records",
 )
 
 MAX_STATISTICS_IMAGES = 512
+MAX_LEVELS = 3
 
 
-def open_records(settings: RecordSettings) -> Records | None:
+def open_records(settings: DataSettings) -> Records | None:
   """Opens records if they are there and belong to the dataset as it is now.
 
   Where the dataset is gone, records made with the same settings are opened as they are.
@@ -59,7 +55,7 @@ def open_records(settings: RecordSettings) -> Records | None:
 
 
 def prepare_records(
-  settings: RecordSettings, *, progress: Progress = no_progress
+  settings: DataSettings, *, progress: Progress = no_progress
 ) -> Records:
   """Makes the records of a dataset, or opens them; resumes where a killed run stopped.
 
@@ -77,7 +73,7 @@ def prepare_records(
       return records
   plan = plan or plan_lib.make_plan(settings)
   plan_lib.log_plan(settings, plan)
-  folder = Path(settings.folder)
+  folder = settings.records_folder
   try:
     folder.mkdir(parents=True, exist_ok=True)
     # First, so that no description points to records that are being replaced.
@@ -93,16 +89,66 @@ def prepare_records(
     ) from error
 
 
-def location(root: str | os.PathLike) -> str:
-  """A dataset's folder as an absolute path, or its URL."""
-  if artifacts.is_remote(root):
-    return os.fspath(root).rstrip("/")
-  return os.fspath(Path(root).resolve())
+def image_statistics(images: Iterable[np.ndarray]) -> dict:
+  """Means and deviations of images in [-1, 1], of their pixels and Haar bands.
+
+  Args:
+    images: [h w 1] uint8 each, all of one size; at least one.
+
+  Returns:
+    `{"mean": float, "std": float, "num_images": int, "haar": {"1": {"mean": [4],
+    "std": [4]}, "2": ...}}`, plain lists; levels 1 to 3 as far as the size divides.
+  """
+  moments: dict[int, np.ndarray] = {}
+  count = 0
+  for image in images:
+    count += 1
+    x = image.astype(np.float64) / 127.5 - 1
+    for level in range(MAX_LEVELS + 1):
+      if level:
+        if x.shape[0] % 2 or x.shape[1] % 2:
+          break
+        x = haar(x)
+      sums = np.stack([x.mean(axis=(0, 1)), np.square(x).mean(axis=(0, 1))])
+      moments[level] = moments.get(level, 0) + sums
+  if not count:
+    raise ValueError("statistics of no images")
+  described = {level: _mean_and_std(sums / count) for level, sums in moments.items()}
+  return {
+    "mean": described[0]["mean"][0],
+    "std": described[0]["std"][0],
+    "num_images": count,
+    "haar": {str(level): value for level, value in described.items() if level},
+  }
 
 
-def _read_description(settings: RecordSettings) -> artifacts.Json | None:
+def haar(x: np.ndarray) -> np.ndarray:
+  """One level of the orthonormal 2-D Haar transform.
+
+  A block [a b; c d] becomes (a+b+c+d)/2, (a-b+c-d)/2, (a+b-c-d)/2, (a-b-c+d)/2, in
+  that order of bands; channel c of C becomes channel band * C + c.
+
+  Args:
+    x: [h w c], h and w even.
+
+  Returns:
+    [h/2 w/2 4c].
+  """
+  a, b = x[0::2, 0::2], x[0::2, 1::2]
+  c, d = x[1::2, 0::2], x[1::2, 1::2]
+  bands = [a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d]
+  return np.concatenate(bands, axis=-1) / 2
+
+
+def _mean_and_std(moments: np.ndarray) -> dict[str, list[float]]:
+  mean, square = moments
+  variance = np.maximum(square - mean**2, 0)
+  return {"mean": mean.tolist(), "std": np.sqrt(variance).tolist()}
+
+
+def _read_description(settings: DataSettings) -> artifacts.Json | None:
   """What records.json says; None where there are no whole records of this version."""
-  folder = Path(settings.folder)
+  folder = settings.records_folder
   path = folder / "records.json"
   if not path.is_file():
     return None
@@ -116,11 +162,11 @@ def _read_description(settings: RecordSettings) -> artifacts.Json | None:
 
 
 def _check(
-  settings: RecordSettings, description: artifacts.JsonMapping
-) -> tuple[Records | None, plan_lib.Plan | None, files_lib.Files | None]:
+  settings: DataSettings, description: artifacts.JsonMapping
+) -> tuple[Records | None, plan_lib.Plan | None, parts_lib.Files | None]:
   """The records if they belong to the dataset; its plan and image files as read."""
-  records = store.of_description(Path(settings.folder), description)
-  if description["fingerprints"]["settings"] != settings.fingerprint:
+  records = store.of_description(settings.records_folder, description)
+  if description["fingerprints"]["settings"] != plan_lib.settings_hash(settings):
     return None, None, None
   if records.dropped and settings.missing == "error":
     return None, None, None
@@ -138,27 +184,27 @@ def _check(
   if saved["labels"] != plan_lib.labels_hash(plan.table, _all(rows)):
     return None, plan, None
   read = functools.partial(parts_lib.read_square, settings=settings)
-  files = files_lib.refresh(old, plan.paths(_all(plan.rows)), read)
+  files = parts_lib.refresh(old, plan.paths(_all(plan.rows)), read)
   return None if files is None else records, plan, files
 
 
-def _read_files(settings: RecordSettings) -> files_lib.Files:
-  with np.load(Path(settings.folder) / "files.npz") as arrays:
-    return files_lib.Files(**arrays)
+def _read_files(settings: DataSettings) -> parts_lib.Files:
+  with np.load(settings.records_folder / "files.npz") as arrays:
+    return parts_lib.Files(**arrays)
 
 
 def _note_files(
-  settings: RecordSettings, description: artifacts.Json, files: files_lib.Files
+  settings: DataSettings, description: artifacts.Json, files: parts_lib.Files
 ) -> None:
   """Saves where the dataset is now and its files' times, for a faster next check."""
-  folder = Path(settings.folder)
+  folder = settings.records_folder
   old = _read_files(settings)
   # Optional: the disk may be read-only.
   with contextlib.suppress(OSError):
     if (old.size != files.size).any() or (old.time != files.time).any():
       artifacts.write_npz(folder / "files.npz", vars(files))
-    if description["root"] != location(settings.root):
-      description["root"] = location(settings.root)
+    if description["root"] != settings.location:
+      description["root"] = settings.location
       artifacts.write_json(folder / "records.json", description)
 
 
@@ -166,38 +212,38 @@ def _all(rows: Mapping[str, np.ndarray]) -> np.ndarray:
   return np.concatenate([rows[split] for split in splits.SPLITS])
 
 
-def _kept(plan: plan_lib.Plan, files: files_lib.Files) -> dict[str, np.ndarray]:
+def _kept(plan: plan_lib.Plan, files: parts_lib.Files) -> dict[str, np.ndarray]:
   """Rows of every split whose image could be read."""
   kept, start = {}, 0
   for split in splits.SPLITS:
     rows = plan.rows[split]
     pixels = files.pixels[start : start + len(rows)]
-    kept[split] = rows[pixels != files_lib.DAMAGED]
+    kept[split] = rows[pixels != parts_lib.DAMAGED]
     start += len(rows)
   return kept
 
 
 def _finish(
-  settings: RecordSettings, plan: plan_lib.Plan, parts: list[parts_lib.Part]
+  settings: DataSettings, plan: plan_lib.Plan, parts: list[parts_lib.Part]
 ) -> Records:
   """Writes the index of rows, the statistics and the description, in this order."""
-  folder = Path(settings.folder)
-  files = files_lib.Files(
+  folder = settings.records_folder
+  files = parts_lib.Files(
     **{
       name: np.concatenate([getattr(part.files, name) for part in parts])
-      for name in ("size", "time", "pixels")
+      for name in vars(parts[0].files)
     }
   )
   rows = _kept(plan, files)
   damaged = np.setdiff1d(_all(plan.rows), _all(rows))
   artifacts.write_npz(folder / "rows.npz", store.index_of(plan, rows))
   artifacts.write_npz(folder / "files.npz", vars(files))
-  pixels = files.pixels[files.pixels != files_lib.DAMAGED]
+  pixels = files.pixels[files.pixels != parts_lib.DAMAGED]
   description = {
     "format": plan_lib.FORMAT,
-    "root": location(settings.root),
+    "root": settings.location,
     "fingerprints": {
-      "settings": settings.fingerprint,
+      "settings": plan_lib.settings_hash(settings),
       "ids": plan_lib.ids_hash(plan.table, rows),
       "labels": plan_lib.labels_hash(plan.table, _all(rows)),
       "images": plan_lib.digest(pixels.astype("<u8").tobytes()),
@@ -220,7 +266,7 @@ def _finish(
   }
   train = RecordSource(store.of_description(folder, description), "train")
   chosen = np.linspace(0, len(train) - 1, min(len(train), MAX_STATISTICS_IMAGES))
-  description["statistics"] = statistics_lib.image_statistics(
+  description["statistics"] = image_statistics(
     train[round(row)]["image"] for row in chosen
   )
   artifacts.write_json(folder / "records.json", description)

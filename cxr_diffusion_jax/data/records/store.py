@@ -25,13 +25,9 @@ class Records:
   """Records on disk.
 
   Attributes:
-    folder: where they are.
-    image_size: pixels of a side.
-    vocabulary: names of the k findings.
     num_rows: split -> rows, for all of `splits.SPLITS`.
     fingerprints: hashes of `settings` (size and resizing), `ids` (of every split, in
       order), `labels` and `images` (the pixels of the squares); of content alone.
-    statistics: of the training images, see `statistics.image_statistics`.
     dropped: ids of rows left out, because their image is absent or damaged.
     shards: split -> (file below `folder`, its rows), in row order.
   """

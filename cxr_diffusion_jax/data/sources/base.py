@@ -88,7 +88,6 @@ class Source(Protocol):
     """Reads all metadata of a dataset; opens no image.
 
     Args:
-      root: the dataset's folder.
       image_size: side of the squares that images become, in pixels; chooses among
         copies of several sizes.
 

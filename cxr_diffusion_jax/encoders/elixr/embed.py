@@ -54,7 +54,7 @@ def embed_named(
     kinds += [name for name in needs.columns if name in SHAPES] or SHAPES
   prompts = None
   if set(kinds) & set(TEXT_KINDS):
-    records = records_lib.prepare_records(settings.record_settings(), progress=progress)
+    records = records_lib.prepare_records(settings, progress=progress)
     prompts = {
       str(name): text
       for split in records.num_rows

@@ -17,15 +17,15 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.records import parts, plan, records
+from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources.nih import layout, metadata
+from tests.data.record_settings import RecordSettings
 
 
 @pytest.fixture
-def settings(make_tree, tmp_path) -> records.RecordSettings:
+def settings(make_tree, tmp_path) -> RecordSettings:
   small = make_tree()
-  return records.RecordSettings(
-    root=small.root, folder=tmp_path / "records", image_size=16
-  )
+  return RecordSettings(root=small.root, folder=tmp_path / "records", image_size=16)
 
 
 def rows_of(prepared: records.Records) -> dict[str, list[dict]]:
@@ -265,7 +265,7 @@ from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.records import parts
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import records
-from cxr_diffusion_jax.data.records import statistics
+from tests.data.record_settings import RecordSettings
 root, folder, target, count = sys.argv[1:]
 parts.MAX_PART_ROWS = 3
 calls = 0
@@ -283,7 +283,7 @@ for part in path[1:]:
   owner = getattr(owner, part)
 setattr(owner, name, killing(getattr(owner, name)))
 prepared = records.prepare_records(
-  records.RecordSettings(root=root, folder=folder, image_size=16))
+  RecordSettings(root=root, folder=folder, image_size=16))
 records.RecordSource(prepared, "train")[0]
 print("tensorflow" in sys.modules)
 """
@@ -298,7 +298,7 @@ def test_killed_runs_go_on_and_end_with_equal_records(
     ("record_format.array_records.write", "3"),
     # between the parts and the index, and between the index and the description
     ("records._finish", "1"),
-    ("statistics.image_statistics", "1"),
+    ("records.image_statistics", "1"),
     ("images.resize", "1000"),
   ]
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -412,7 +412,7 @@ def test_no_name_joins(settings):
   path = Path(settings.root) / "Data_Entry_2017.csv"
   header, *rows = path.read_text().splitlines()
   path.write_text("\n".join([header, *(f"9{row}" for row in rows)]))
-  for missing in plan.MISSING_CHOICES:
+  for missing in ("error", "drop"):
     with pytest.raises(
       errors.InputError, match=r"20 of the 20 images .* no name joins"
     ):
@@ -421,7 +421,7 @@ def test_no_name_joins(settings):
 
 def test_images_all_too_small(make_tree, tmp_path):
   small = make_tree(folder="24x24")
-  settings = records.RecordSettings(root=small.root, folder=tmp_path, image_size=32)
+  settings = RecordSettings(root=small.root, folder=tmp_path, image_size=32)
   with pytest.raises(errors.InputError, match="or take a size of 24x24/"):
     records.prepare_records(settings)
 
@@ -504,7 +504,7 @@ def test_folders_that_take_no_records(settings, tmp_path, monkeypatch):
 )
 def test_bad_settings(name, value):
   with pytest.raises(errors.InputError, match=rf"config\.data\.{name}[ =]{value!r}"):
-    records.RecordSettings(**{"root": ".", "folder": ".", "image_size": 8, name: value})
+    DataSettings(**{"root": ".", "image_size": 8, name: value})
 
 
 def test_official_split_needs_a_list(settings):
@@ -573,7 +573,7 @@ def test_a_dataset_in_a_bucket_gives_the_same_records(settings, tmp_path, bucket
 
 
 def test_real_records(nih_cxr_mini, tmp_path):
-  settings = records.RecordSettings(root=nih_cxr_mini, folder=tmp_path, image_size=64)
+  settings = RecordSettings(root=nih_cxr_mini, folder=tmp_path, image_size=64)
   prepared = records.prepare_records(settings)
   rows = prepared.num_rows
   assert rows["train"] + rows["validation"] + rows["expert"] == 646
@@ -594,7 +594,7 @@ def test_real_records(nih_cxr_mini, tmp_path):
 
 def test_real_originals_as_records(nih_cxr_mini, tmp_path, monkeypatch):
   monkeypatch.setattr(plan.logging, "warning", lambda *args: None)
-  settings = records.RecordSettings(
+  settings = RecordSettings(
     root=nih_cxr_mini, folder=tmp_path, image_size=512, missing="drop"
   )
   prepared = records.prepare_records(settings)

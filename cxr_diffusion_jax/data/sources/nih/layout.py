@@ -6,8 +6,6 @@ root -> {size or original: {stem: path}}, Data_Entry CSV, boxes, lists, Google l
 unpack to `images/`, Kaggle's straight into the root: both are taken too.
 """
 
-from collections.abc import Iterator
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -15,11 +13,11 @@ import re
 
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import csv_table, images
 from cxr_diffusion_jax.progress import Progress
 
-IMAGES = ("png", "jpg", "jpeg")
+IMAGES = (".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,13 +25,10 @@ class Tree:
   """The files of a dataset tree; paths are absolute or relative as `root` is.
 
   Attributes:
-    root: the tree's folder.
     data_entry: NIH's CSV with one row an image.
     originals: stem -> path, images as published.
     resized: size in pixels -> stem -> path, from folders `{size}x{size}`.
     boxes: `BBox_List_2017.csv`, None where absent.
-    train_val_list: the official list of training images, None where absent.
-    test_list: the official list of test images, None where absent.
     google_labels: all CSVs below `google-labels/`, sorted.
   """
 
@@ -76,9 +71,9 @@ def find_tree(root: str | os.PathLike) -> Tree:
   resized: dict[int, dict[str, str]] = {}
   for folder in sorted(path for path in root.iterdir() if path.is_dir()):
     if match := re.fullmatch(r"(\d+)x(\1)", folder.name):
-      resized[int(match[1])] = dict(_files(folder, IMAGES))
+      resized[int(match[1])] = _by_stem(folder)
     elif re.fullmatch(r"original|images(_\d+)?", folder.name):
-      originals.update(_files(folder, IMAGES))
+      originals.update(_by_stem(folder))
   if not originals and not any(resized.values()):
     raise errors.InputError(
       f"no images under {root}",
@@ -86,7 +81,7 @@ def find_tree(root: str | os.PathLike) -> Tree:
       "--config.data.root=FOLDER, or prepare --download nih",
     )
   labels = root / "google-labels"
-  csvs = _files(labels, ("csv",)) if labels.is_dir() else ()
+  csvs = images.find_files(labels, (".csv",)) if labels.is_dir() else ()
   return Tree(
     root=root,
     data_entry=_data_entry(root),
@@ -96,7 +91,7 @@ def find_tree(root: str | os.PathLike) -> Tree:
     # Kaggle's resized copy adds `_NIH` to the names of the lists.
     train_val_list=_first_file(root, "train_val_list.txt", "train_val_list_NIH.txt"),
     test_list=_first_file(root, "test_list.txt", "test_list_NIH.txt"),
-    google_labels=tuple(sorted(epath.Path(path) for _, path in csvs)),
+    google_labels=tuple(sorted(map(epath.Path, csvs))),
   )
 
 
@@ -139,25 +134,5 @@ def _first_file(root: epath.Path, *names: str) -> epath.Path | None:
   return next((root / name for name in names if (root / name).exists()), None)
 
 
-def _files(
-  folder: str | os.PathLike, extensions: tuple[str, ...], depth: int = 3
-) -> Iterator[tuple[str, str]]:
-  """Yields (stem, path) of the files in a folder and `depth - 1` levels below."""
-  with _entries(folder) as entries:
-    for entry in entries:
-      stem, dot, extension = entry.name.rpartition(".")
-      if dot and extension.lower() in extensions:
-        # Names such as `._00000001_000.png` are what macOS archives leave behind.
-        if stem and not stem.startswith("."):
-          yield stem, os.fspath(entry)
-      elif depth > 1 and entry.is_dir():
-        yield from _files(entry, extensions, depth - 1)
-
-
-def _entries(
-  folder: str | os.PathLike,
-) -> contextlib.AbstractContextManager[Iterator[os.DirEntry | epath.Path]]:
-  if artifacts.is_remote(folder):
-    return contextlib.nullcontext(epath.Path(folder).iterdir())
-  # Faster than pathlib: it knows what is a folder without another call.
-  return os.scandir(folder)
+def _by_stem(folder: epath.Path) -> dict[str, str]:
+  return {csv_table.stem(path): path for path in images.find_files(folder, IMAGES)}

@@ -55,7 +55,6 @@ class Entries:
     id: [n] str, the image's name without extension.
     patient, age, sex, view: as in `base.Table`; ages above 120 are unknown.
     findings: [n 14] uint8, columns as in `FINDINGS`.
-    has_reports: whether the CSV has a column `report`.
   """
 
   id: np.ndarray
