@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax.conditioning import base
-from cxr_diffusion_jax.data import prompts
+from tests.prompt_reader import findings_of
 
 # What a user may give to each path, two conditions each.
 GIVEN = {
@@ -128,7 +128,7 @@ def test_a_path_trains_resumes_and_samples(path, train, sample, place):
   assert np.abs(pixels[0] - pixels[1]).mean() > 1
   if path == "clip_text":
     assert made[0]["prompt"] == "a chest x-ray with pleural effusion"
-    assert prompts.findings_of(made[-1]["prompt"]) == ("Cardiomegaly", "Edema")
+    assert findings_of(made[-1]["prompt"]) == ("Cardiomegaly", "Edema")
     assert "63 year old" in made[-1]["prompt"]
   # Not to guide, which is the default then, is a program of its own: once is enough.
   as_before = [] if path == "findings" else ["--guidance=1.5"]

@@ -4,6 +4,7 @@ flags --define--> holders --options--> path_assessment.Options
 """
 
 from collections.abc import Sequence
+import dataclasses
 import os
 import pathlib
 import typing
@@ -131,24 +132,19 @@ def options(holders: Holders) -> "path_assessment.Options":
     raise errors.InputError(
       f"--features {','.join(unknown) or '(none)'}", f"some of {', '.join(known)}"
     )
-  return path_assessment.Options(
-    split=given["split"],
-    num=given["num"],
-    seeds=_whole("seeds", given["seeds"]),
-    features=tuple(given["features"]),
-    weights=_pairs("weights", given["weights"]),
-    metrics=_metrics(given["metrics"]),
-    changes=sample_flags.changes(holders),
-    batch_size=given["batch_size"],
-    sweep=command.numbers("sweep", given["sweep"]) or (),
-    sweep_num=given["sweep_num"],
-    utility_num=given["utility_num"],
-    utility_steps=given["utility_steps"],
-    utility_fractions=command.numbers("utility_fractions", given["utility_fractions"])
-    or (),
-    reader_num=given["reader_num"],
-    elixr_models=given["elixr_models"],
-  )
+  names = {field.name for field in dataclasses.fields(path_assessment.Options)}
+  fractions = command.numbers("utility_fractions", given["utility_fractions"])
+  parsed: artifacts.Json = {
+    "seeds": _whole("seeds", given["seeds"]),
+    "features": tuple(given["features"]),
+    "weights": _pairs("weights", given["weights"]),
+    "metrics": _metrics(given["metrics"]),
+    "changes": sample_flags.changes(holders),
+    "sweep": command.numbers("sweep", given["sweep"]) or (),
+    "utility_fractions": fractions or (),
+  }
+  plain = {name: value for name, value in given.items() if name in names}
+  return path_assessment.Options(**{**plain, **parsed})
 
 
 def _metrics(names: Sequence[str]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Sentences that describe a chest X-ray by its labels, and the way back.
+"""Sentences that describe a chest X-ray by its labels.
 
-findings, boxes, view, age, sex --seed--> one of many phrasings --> the same findings
+findings, boxes, view, age, sex --seed--> one of many phrasings
 
 The phrasings are data, `prompt_templates.json`. Every phrase there names its finding in
 a way that no other finding's phrases contain, and nothing is negated but all findings
@@ -59,9 +59,6 @@ def prompt(
       none; they give the side and the zone of findings. Boxes of other findings are
       ignored.
     seed: chooses the phrasing; an image's name makes a good one.
-
-  Returns:
-    The text; `findings_of` gives the findings back.
 
   Raises:
     InputError: an unknown finding, view or sex, or an impossible age.
@@ -122,16 +119,6 @@ def texts(
       zip(ids, findings, views, ages, sexes, strict=True)
     )
   ]
-
-
-def findings_of(text: str) -> tuple[str, ...]:
-  """The findings with phrasings that a text of `prompt` names, in their order.
-
-  A user's own words are understood as far as they use the same terms; a finding that
-  is negated counts as present.
-  """
-  text = text.casefold()
-  return tuple(name for name in phrasings()["findings"] if _pattern(name).search(text))
 
 
 def place_of(box: np.ndarray) -> tuple[str, str]:
@@ -211,11 +198,6 @@ def _code(name: str, value: str | None, known: dict[str, list[str]]) -> str:
     codes = " or ".join(sorted(set(known) - {"unknown"}))
     raise errors.InputError(f"{name} {value!r}", codes)
   return code
-
-
-@functools.cache
-def _pattern(name: str) -> re.Pattern[str]:
-  return re.compile(rf"\b(?:{phrasings()['findings'][name]['pattern']})\b")
 
 
 def _person(age: float | None, noun: str) -> str:

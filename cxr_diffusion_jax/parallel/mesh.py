@@ -57,10 +57,9 @@ def make_mesh(
   for name in free:
     sizes[name] = len(devices) // fixed
   shape = tuple(sizes[name] for name in AXES)
-  if num_devices:
-    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-  else:
-    grid = mesh_utils.create_device_mesh(shape)
+  grid = mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=num_devices > 0
+  )
   return jax.sharding.Mesh(
     grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
   )

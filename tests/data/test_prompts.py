@@ -16,6 +16,7 @@ from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.extras.phantom import anatomy as phantom_anatomy
 from cxr_diffusion_jax.extras.phantom import render as phantom_render
 from tests.fixtures import places
+from tests.prompt_reader import findings_of
 
 FRACTION = st.floats(0, 1, width=32)
 BOX = st.one_of(st.none(), st.tuples(FRACTION, FRACTION, FRACTION, FRACTION))
@@ -43,7 +44,7 @@ def test_any_label_set_is_read_back(names, boxes, view, age, sex, seed):
   text = prompts.prompt(
     sorted(names), view=view, age=age, sex=sex, boxes=table, seed=seed
   )
-  assert prompts.findings_of(text) == tuple(sorted(names)), text
+  assert findings_of(text) == tuple(sorted(names)), text
   assert text == text.lower()
   assert "  " not in text
   assert not re.search(r"[{}]|\bnan\b|none|\ba [aeiou]", text), text
@@ -139,7 +140,7 @@ def test_every_phrase_names_its_finding_alone():
     forms = finding["phrases"] + finding["one_side"] + finding["both_sides"]
     assert len(forms) == len(set(forms))
     for phrase in forms:
-      assert prompts.findings_of(phrase) == (name,)
+      assert findings_of(phrase) == (name,)
       # `places_of` parts a text there.
       assert not re.search(r"[,.:]| and ", phrase)
     assert 2 <= len(finding["phrases"]) <= 4
@@ -169,7 +170,7 @@ def test_the_other_words_name_no_finding_and_have_their_slots():
   options += [*words["zones"].values()]
   regions = {finding["region"] for finding in words["findings"].values()} - {None}
   fixed = [*itertools.chain(*options), *words["none"], *words["templates"], *regions]
-  assert all(not prompts.findings_of(text) for text in fixed)
+  assert all(not findings_of(text) for text in fixed)
   assert all(text == text.lower() for text in fixed)
 
 
@@ -279,16 +280,16 @@ def test_fingerprint_follows_phrasings_and_grammar(monkeypatch):
 
 def test_spellings_are_taken_and_unknown_names_refused():
   text = prompts.prompt(["Infiltrate", "pleural thickening"], seed=1)
-  assert prompts.findings_of(text) == ("Infiltration", "Pleural_Thickening")
+  assert findings_of(text) == ("Infiltration", "Pleural_Thickening")
   with pytest.raises(errors.InputError, match="unknown finding 'Fracture'"):
     prompts.prompt(["Fracture"])
 
 
 def test_a_users_own_words_are_understood():
-  found = prompts.findings_of("Large right PNEUMOTHORAX and a small nodule")
+  found = findings_of("Large right PNEUMOTHORAX and a small nodule")
   assert found == ("Nodule", "Pneumothorax")
-  assert prompts.findings_of("massive cardiac silhouette, nodular pattern") == ()
-  assert prompts.findings_of("Bibasal effusions; two masses") == ("Effusion", "Mass")
+  assert findings_of("massive cardiac silhouette, nodular pattern") == ()
+  assert findings_of("Bibasal effusions; two masses") == ("Effusion", "Mass")
 
 
 def test_prompts_fit_the_usual_text_encoder():

@@ -11,6 +11,7 @@ from cxr_diffusion_jax.data import labels, prompts
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.encoders import encoding
 from tests.fixtures import places
+from tests.prompt_reader import findings_of
 
 
 def write_reports(root: str, told: dict[str, str]) -> None:
@@ -46,9 +47,9 @@ def test_prompts_say_what_the_labels_say(prepared, open_records):
     for text, findings, age in zip(
       made, fields["findings"], fields["age"], strict=True
     ):
-      assert prompts.findings_of(text) == tuple(
-        labels.names_of(findings, metadata.FINDINGS)
-      ), text
+      assert findings_of(text) == tuple(labels.names_of(findings, metadata.FINDINGS)), (
+        text
+      )
       assert f"{age:.0f} year old" in text
 
 
@@ -59,7 +60,7 @@ def test_a_seed_changes_phrasings_and_no_findings(prepared, open_records):
   assert list(one) == list(other)
   assert sum(one[name] != other[name] for name in one) > len(one) / 2
   for name, text in one.items():
-    assert prompts.findings_of(text) == prompts.findings_of(other[name])
+    assert findings_of(text) == findings_of(other[name])
 
 
 def test_boxes_tell_the_place_and_without_them_none_is_told(settings, open_records):
@@ -70,7 +71,7 @@ def test_boxes_tell_the_place_and_without_them_none_is_told(settings, open_recor
   for name, text in told.items():
     of_image = marked.get(name, np.full((len(metadata.FINDINGS), 4), np.nan))
     wanted = {}
-    for finding in prompts.findings_of(text):
+    for finding in findings_of(text):
       box = of_image[labels.finding_index(finding, metadata.FINDINGS)]
       has_side = prompts.phrasings()["findings"][finding]["region"] is not None
       if has_side and any(prompts.place_of(box)):

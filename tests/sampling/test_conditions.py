@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import prompts
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling.request import Request
+from tests.prompt_reader import findings_of
 
 
 def _masks(builder: conditions_lib.ConditionBuilder, fields) -> list[np.ndarray]:
@@ -121,8 +121,8 @@ def test_findings_are_a_sentence_for_an_encoder_of_texts(builder_of, encoder):
   made = builder.build(request, 1)
   texts = [entry["prompt"] for entry in made.entries]
   assert texts[0] == "a"
-  assert prompts.findings_of(texts[1]) == ("Effusion", "Mass")
-  assert prompts.findings_of(texts[2]) == ()
+  assert findings_of(texts[1]) == ("Effusion", "Mass")
+  assert findings_of(texts[2]) == ()
   assert all("63 year old" in text for text in texts[1:])
   assert [entry.get("findings") for entry in made.entries] == [
     None,

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import prompts
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation.judges import zero_shot
 from cxr_diffusion_jax.evaluation.judges.zero_shot import PROMPTS
+from tests.prompt_reader import findings_of
 
 EFFUSION, EDEMA = metadata.FINDINGS.index("Effusion"), metadata.FINDINGS.index("Edema")
 
@@ -98,7 +98,7 @@ def test_margin_is_the_difference_of_best_cosines():
 def test_every_finding_has_two_sentences_and_the_first_names_it_alone():
   assert tuple(PROMPTS) == metadata.FINDINGS
   for name, (with_it, without_it) in PROMPTS.items():
-    assert prompts.findings_of(with_it) == (name,)
+    assert findings_of(with_it) == (name,)
     assert without_it != with_it
 
 
