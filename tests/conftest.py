@@ -254,8 +254,8 @@ def make_autoencoder() -> Callable[..., pathlib.Path]:
 
 
 @pytest.fixture
-def bucket() -> str:
-  """The address of an empty bucket, kept in this process's memory."""
+def bucket() -> Iterator[str]:
+  """The address of an empty bucket in this process's memory."""
   import fsspec
   from fsspec.implementations import memory
 
@@ -266,9 +266,12 @@ def bucket() -> str:
     def _strip_protocol(cls, path):
       return super()._strip_protocol(str(path).removeprefix("gs:/"))
 
+  cached = epath.backend.fsspec_backend._get_filesystem
   fsspec.register_implementation("gcs", Bucket, clobber=True)
-  epath.backend.fsspec_backend._get_filesystem.cache_clear()
-  return "gs://bucket"
+  cached.cache_clear()
+  yield "gs://bucket"
+  fsspec.register_implementation("gcs", "gcsfs.GCSFileSystem", clobber=True)
+  cached.cache_clear()
 
 
 @pytest.fixture

@@ -270,7 +270,9 @@ def _without_average(state: state_lib.TrainState) -> artifacts.Json:
 
 def _last(manager: Manager) -> str:
   # The manager also lists a save that has only begun; the folder does not.
-  names = (path.name for path in epath.Path(manager.directory).iterdir())
+  folder = epath.Path(manager.directory)
+  # An empty folder of a bucket does not exist.
+  names = [path.name for path in folder.iterdir()] if folder.exists() else []
   steps = [int(name) for name in names if name.isdigit()]
   return f"the last whole one is of step {max(steps)}" if steps else "none is whole yet"
 

@@ -6,19 +6,17 @@ checkpoints, the small files and TensorBoard's events go there by their own clie
 
 from collections.abc import Iterator
 import contextlib
-import os
 import socket
-import subprocess
-import sys
 
+from etils import epath
 import pytest
 
 RUN = "gs://bucket/runs/a"
 
 
 @pytest.fixture
-def emulator(monkeypatch) -> Iterator[dict[str, str]]:
-  """Environment of processes that see an emulated bucket `gs://bucket`."""
+def emulator(monkeypatch) -> Iterator[None]:
+  """Emulates a bucket `gs://bucket` for all clients of this process."""
   server_lib = pytest.importorskip("gcp_storage_emulator.server")
   from gcp_storage_emulator.exceptions import NotFound
   from gcp_storage_emulator.handlers import objects
@@ -47,29 +45,21 @@ def emulator(monkeypatch) -> Iterator[dict[str, str]]:
   )
   server.start()
   address = f"http://127.0.0.1:{port}"
-  yield {
-    **os.environ,
-    "STORAGE_EMULATOR_HOST": address,
-    "TENSORSTORE_GCS_HTTP_URL": address,
-  }
+  monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+  monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
+  epath.backend.fsspec_backend._get_filesystem.cache_clear()
+  yield
   server.stop()
+  epath.backend.fsspec_backend._get_filesystem.cache_clear()
 
 
-def test_a_run_in_a_bucket_is_trained_resumed_and_sampled(
-  small, repository, emulator, tmp_path
+def test_run_in_a_bucket_is_trained_resumed_and_sampled(
+  small, repository, emulator, run_main, tmp_path
 ):
   def run(name: str, *arguments: str) -> str:
-    done = subprocess.run(
-      [sys.executable, "-m", f"cxr_diffusion_jax.{name}", *arguments],
-      cwd=repository,
-      env=emulator,
-      capture_output=True,
-      text=True,
-      timeout=120,
-      check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
+    result = run_main(name, *arguments)
+    assert result.code == 0, result.err[-3000:]
+    return result.out + result.err
 
   steps = {"train__checkpoint_every": 1, "train__sample_every": 1}
   run("main", *small.arguments(RUN, train__num_steps=1, **steps))
@@ -80,7 +70,7 @@ def test_a_run_in_a_bucket_is_trained_resumed_and_sampled(
   out = run(
     "sample", f"--workdir={RUN}", "--unconditional", "--num=1", f"--out={images}"
   )
-  assert "a at step 2 (best)" in out
+  assert "a at step 2" in out
   assert (images / "grid.png").is_file()
-  # Nothing was written to a folder of this machine by the bucket's name.
+  # Nothing is written to a local folder named after the bucket.
   assert not (repository / "gs:").exists()
