@@ -12,7 +12,7 @@ any size takes seconds on any machine.
 from collections.abc import Iterable, Iterator
 import dataclasses
 import math
-from typing import Any
+from typing import cast
 
 import jax
 from jax.extend import core
@@ -25,20 +25,12 @@ from cxr_diffusion_jax.training import experiment as experiment_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """The cost of one example.
-
-  Attributes:
-    parameters: of the denoiser.
-    forward: FLOPs of a prediction, from its products.
-    forward_xla: the same from XLA.
-    training: FLOPs of a loss and its gradient, from their products.
-    training_xla: the same from XLA.
-  """
+  """The cost of one example in FLOPs, from products and by XLA."""
 
   parameters: int
-  forward: float
+  forward: float  # of a prediction
   forward_xla: float
-  training: float
+  training: float  # of a loss and its gradient
   training_xla: float
 
 
@@ -48,14 +40,14 @@ def of_experiment(experiment: experiment_lib.Experiment) -> Cost:
   Training includes what attention recomputes for its gradient (on CPUs, from 256
   queries on).
   """
-  streams = experiment.recipe.conditioner.streams
+  recipe, streams = experiment.recipe, experiment.recipe.conditioner.streams
   section = {**experiment.config["model"], "dtype": "float32"}
   if "remat" in section:
     section["remat"] = False
-  model, init_fn = model_section.build(section, experiment.recipe.latent_shape, streams)
+  model, init_fn = model_section.build(section, recipe.latent_shape, streams)
   params = jax.eval_shape(init_fn, jax.random.key(0))
   inputs = jax.eval_shape(
-    lambda: model_section.empty_inputs(experiment.recipe.latent_shape, streams)
+    lambda: model_section.empty_inputs(recipe.latent_shape, streams)
   )
 
   def predict(params, x_t, t, context):
@@ -80,17 +72,14 @@ def table(costs: Iterable[tuple[str, Cost]]) -> Iterator[str]:
   yield "| size | parameters | forward | by XLA | off | training | by XLA | off |"
   yield "|:--|--:|--:|--:|--:|--:|--:|--:|"
   for name, cost in costs:
-    pairs = ((cost.forward, cost.forward_xla), (cost.training, cost.training_xla))
-    cells = [
-      cell
-      for ours, theirs in pairs
-      for cell in (
-        f"{ours / 1e9:.3g} G",
-        f"{theirs / 1e9:.3g} G",
-        f"{ours / theirs - 1:+.1%}",
+    forward, training = (
+      f"{ours / 1e9:.3g} G | {theirs / 1e9:.3g} G | {ours / theirs - 1:+.1%}"
+      for ours, theirs in (
+        (cost.forward, cost.forward_xla),
+        (cost.training, cost.training_xla),
       )
-    ]
-    yield f"| {name} | {cost.parameters / 1e6:.1f} M | {' | '.join(cells)} |"
+    )
+    yield f"| {name} | {cost.parameters / 1e6:.1f} M | {forward} | {training} |"
 
 
 def products(program: core.ClosedJaxpr) -> float:
@@ -98,7 +87,9 @@ def products(program: core.ClosedJaxpr) -> float:
   total = 0.0
   for equation in program.jaxpr.eqns:
     if equation.primitive.name == "dot_general":
-      total += _dot(equation)
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      left, _, out = _shapes(equation)
+      total += 2.0 * math.prod(left[axis] for axis in contracted) * math.prod(out)
     elif equation.primitive.name == "conv_general_dilated":
       total += _convolution(equation)
     for rounds, body in _bodies(equation):
@@ -145,51 +136,26 @@ def _bodies(equation: core.JaxprEqn) -> Iterator[tuple[int, core.ClosedJaxpr]]:
       yield rounds, core.ClosedJaxpr(value, ())
 
 
-def _dot(equation: core.JaxprEqn) -> float:
-  (contracted, _), _ = equation.params["dimension_numbers"]
-  left = _shape(equation.invars[0])
-  inner = math.prod(left[axis] for axis in contracted)
-  return 2.0 * inner * math.prod(_shape(equation.outvars[0]))
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-  return variable.aval.shape
+def _shapes(equation: core.JaxprEqn) -> list[tuple[int, ...]]:
+  variables = (*equation.invars, *equation.outvars)
+  return [cast(jax.ShapeDtypeStruct, variable.aval).shape for variable in variables]
 
 
 def _convolution(equation: core.JaxprEqn) -> float:
   """2 x batch x output channels x input channels of a group x taps inside the image."""
   params = equation.params
   numbers = params["dimension_numbers"]
-  image, kernel, out = map(_shape, (*equation.invars, *equation.outvars))
+  image, kernel, out = _shapes(equation)
   total = 2.0 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]]
   total *= kernel[numbers.rhs_spec[1]]
   for axis, stride in enumerate(params["window_strides"]):
-    total *= _taps(
-      image[numbers.lhs_spec[2 + axis]],
-      kernel[numbers.rhs_spec[2 + axis]],
-      out[numbers.out_spec[2 + axis]],
-      stride=stride,
-      before=params["padding"][axis][0],
-      apart=params["lhs_dilation"][axis],
-      spread=params["rhs_dilation"][axis],
-    )
+    pixels = image[numbers.lhs_spec[2 + axis]]
+    taps = np.arange(kernel[numbers.rhs_spec[2 + axis]])
+    places = np.arange(out[numbers.out_spec[2 + axis]])[:, None]
+    # On one axis: pairs of an output place and a kernel tap that hit a pixel. Pixels
+    # are `apart` cells from each other.
+    apart, before = params["lhs_dilation"][axis], params["padding"][axis][0]
+    cells = places * stride - before + taps * params["rhs_dilation"][axis]
+    inside = (cells >= 0) & (cells <= (pixels - 1) * apart) & (cells % apart == 0)
+    total *= int(inside.sum())
   return total
-
-
-def _taps(
-  pixels: int,
-  taps: int,
-  places: int,
-  *,
-  stride: int,
-  before: int,
-  apart: int,
-  spread: int,
-) -> int:
-  """Number of pairs of an output place and a kernel tap that hit a pixel, on one axis.
-
-  Pixels are `apart` cells from each other, and taps `spread` cells.
-  """
-  cells = np.arange(places)[:, None] * stride - before + np.arange(taps) * spread
-  inside = (cells >= 0) & (cells <= (pixels - 1) * apart) & (cells % apart == 0)
-  return int(inside.sum())

@@ -7,7 +7,7 @@
 A missing field is blank (zeros or unknown), which gives no token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 
@@ -74,22 +74,20 @@ class ConditionBuilder:
     takes = self.needs.inputs
     if "reference" in takes and pathlib.Path(text).is_file():
       return Request(references=(text,))
-    stem = pathlib.PurePath(text).stem
-    if self.run.has_image(stem):
-      return Request(image_ids=(text,))
-    if "prompt" in takes:
+    known = self.run.has_image(pathlib.PurePath(text).stem)
+    if not known and "prompt" in takes:
       return Request(prompts=(text,))
-    if "findings" in takes:
+    if not known and "findings" in takes:
       return Request(findings=(text,))
     return Request(image_ids=(text,))
 
   def between(self, texts: Sequence[str], negative_prompt: str = "") -> Conditions:
     """Builds one condition for each text, interpreted by `guess`."""
-    asked = [self.guess(text) for text in texts]
-    known = {"negative_prompt": negative_prompt}
-    return request_lib.join_rows(
-      [self.build(dataclasses.replace(request, **known), 1) for request in asked]
-    )
+    asked = [
+      dataclasses.replace(self.guess(text), negative_prompt=negative_prompt)
+      for text in texts
+    ]
+    return request_lib.join_rows([self.build(request, 1) for request in asked])
 
   def _check(self, request: Request) -> None:
     """Raises InputError for input that the path cannot use."""
@@ -103,11 +101,9 @@ class ConditionBuilder:
         ", ".join(takes),
         "sample a run of a path that takes it",
       )
-    both = len(self.needs.inputs) > 2
-    alone = {"unconditional"} if both else {"unconditional", "image_ids"}
-    if (alone & set(request.given) and len(request.given) > 1) or (
-      request.image_ids and request.references
-    ):
+    given = set(request.given)
+    alone = {"unconditional"} | ({"image_ids"} if len(self.needs.inputs) < 3 else set())
+    if (alone & given and len(given) > 1) or {"image_ids", "reference"} <= given:
       raise errors.InputError(" with ".join(request.given), "one of them")
     texts = (*request.prompts, *request.findings, request.negative_prompt or "none")
     if any(not text.strip() for text in texts):
@@ -127,7 +123,7 @@ class ConditionBuilder:
         "name another split, or reference images",
       )
     places = np.linspace(0, len(usable) - 1, min(count, len(usable))).astype(int)
-    return self._of_places([(source, int(place)) for place in usable[places]])
+    return self._of_places([(source, place) for place in usable[places].tolist()])
 
   def _of_ids(self, image_ids: Sequence[str]) -> Conditions:
     places = self.run.dataset.find(image_ids)
@@ -142,21 +138,21 @@ class ConditionBuilder:
   def _of_places(self, places: Sequence[tuple[pipeline.JoinedSource, int]]):
     rows = [source.batch([place]) for source, place in places]
     wanted = self.needs.columns or LABELS
-    entries, names, vocabulary = [], [], self.run.card.vocabulary
+    entries, vocabulary = [], self.run.card.vocabulary
     for (source, place), row in zip(places, rows, strict=True):
       ids = self.run.dataset.records.ids(source.split)
+      own, shown = source.row[place], source.reference_row[place]
       entry = {
-        "image_id": str(ids[source.row[place]]),
+        "image_id": str(ids[own]),
         "findings": labels.names_of(row["findings"][0], vocabulary),
       }
-      if source.reference_row[place] != source.row[place]:
-        entry["reference_id"] = str(ids[source.reference_row[place]])
-      entries.append(entry)
-      names.append(entry["image_id"])
+      entries.append(
+        entry | ({"reference_id": str(ids[shown])} if shown != own else {})
+      )
     return Conditions(
       fields={name: np.concatenate([row[name] for row in rows]) for name in wanted},
       entries=entries,
-      names=names,
+      names=[entry["image_id"] for entry in entries],
       references=np.stack([source.reference_image(place) for source, place in places]),
     )
 
@@ -164,37 +160,42 @@ class ConditionBuilder:
     """Conditions of prompts or findings, as labels or as sentences for an encoder."""
     if "prompt" not in self.needs.inputs:
       return self._of_labels(request)
-    person = {"view": request.view or None, "age": request.age, "sex": request.sex}
     if not request.findings and "findings" in request.given:
       raise errors.InputError(
         "age, sex or view without findings",
         "findings, from which a sentence is made",
         "write them into the prompt, or add the finding 'No Finding'",
       )
-    vocabulary = self.run.card.vocabulary
-    texts, entries = list(request.prompts), [{"prompt": t} for t in request.prompts]
+    person = {
+      "view": request.view or None,
+      "age": request.age,
+      "sex": request.sex or None,
+    }
+    texts, vocabulary = list(request.prompts), self.run.card.vocabulary
+    entries: list[artifacts.Json] = [{"prompt": text} for text in texts]
     for text in request.findings:
       names = labels.names_of(labels.parse(text, vocabulary), vocabulary)
-      person["sex"] = request.sex or None
       texts.append(prompts.prompt(names, vocabulary=vocabulary, **person))
       entries.append({"prompt": texts[-1], "findings": names})
     return self._rows(entries, self._text_fields(texts))
 
   def _of_labels(self, request: Request) -> Conditions:
     texts = request.findings or ("",)
-    person = {
-      "age": np.nan if request.age is None else request.age,
-      "sex": _code("sex", request.sex, SEXES),
-      "view": _code("view", request.view, VIEWS),
-    }
-    known = {name: value for name, value in person.items() if _is_known(value)}
+    known: dict[str, float] = {}
+    if request.age is not None and request.age >= 0:
+      known["age"] = request.age
+    for name, codes in (("sex", SEXES), ("view", VIEWS)):
+      if text := getattr(request, name):
+        if text not in codes:
+          raise errors.InputError(f"{name} {text!r}", " or ".join(codes))
+        known[name] = codes.index(text)
     blank = self._blank(len(texts))
     entries, vocabulary = [], self.run.card.vocabulary
     for row, text in enumerate(texts):
-      entry = {name: getattr(request, name) for name in known}
+      entry: artifacts.Json = {name: getattr(request, name) for name in known}
       if text:
-        blank["findings"][row] = labels.parse(text, vocabulary)
-        entry["findings"] = labels.names_of(blank["findings"][row], vocabulary)
+        blank["findings"][row] = findings = labels.parse(text, vocabulary)
+        entry["findings"] = labels.names_of(findings, vocabulary)
       for name, value in known.items():
         blank[name][row] = value
       entries.append(entry)
@@ -211,12 +212,11 @@ class ConditionBuilder:
       encoder = self._encoder(name)
       wanted = shown if encoder.whole_images else squares
       fields[name] = encoder.encode_images([name], wanted)[name]
-    entries = [{"reference": str(path)} for path in paths]
-    result = self._rows(entries, fields)
+    result = self._rows([{"reference": str(path)} for path in paths], fields)
     return dataclasses.replace(result, references=np.stack(squares)[..., None])
 
   def _text_fields(self, texts: Sequence[str]) -> types.Batch:
-    fields = self._blank(len(texts))
+    fields: types.Batch = {**self._blank(len(texts))}
     for name in self.needs.text_columns:
       fields[name] = self._encoder(name).encode_text([name], texts)[name]
     return fields
@@ -229,7 +229,7 @@ class ConditionBuilder:
       [self.run.folder / encoders.STANDIN_CLIP, self.run.data.standin_clip],
     )
 
-  def _blank(self, count: int) -> types.Batch:
+  def _blank(self, count: int) -> dict[str, np.ndarray]:
     """Returns [count ...] of every field, blank."""
     card = self.run.card
     if not card.columns:
@@ -244,20 +244,14 @@ class ConditionBuilder:
       for name, column in card.columns.items()
     }
 
-  def _rows(self, entries: Sequence[artifacts.JsonMapping], fields: types.Batch):
+  def _rows(
+    self,
+    entries: Sequence[artifacts.JsonMapping],
+    fields: Mapping[str, types.Array],
+  ) -> Conditions:
     return Conditions(
-      fields=fields,
+      fields=dict(fields),
       entries=entries,
       names=request_lib.distinct([request_lib.slug(entry) for entry in entries]),
       references=None,
     )
-
-
-def _code(name: str, text: str, known: Sequence[str]) -> float:
-  if text and text not in known:
-    raise errors.InputError(f"{name} {text!r}", " or ".join(known))
-  return float(known.index(text)) if text else -1.0
-
-
-def _is_known(value: float) -> bool:
-  return not np.isnan(value) and value >= 0

@@ -24,29 +24,19 @@ STRENGTH = 0.6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EditRequest:
-  """A request to edit images.
-
-  Attributes:
-    inits: X-ray files, or ids of the dataset's images.
-    masks: files, one for all images or one each: white is generated, black is kept.
-    strength: see `image_to_image.Plan`; None for 1 with a mask or an inversion, else
-      `STRENGTH`.
-    invert: compute each image's own noise first, and denoise from there.
-    repeats: evaluations for each step of the inversion.
+  """A request to edit images; see `image_to_image.Plan`.
 
   Raises:
-    errors.InputError: a wrong number of masks, or see `image_to_image.Plan`.
+    errors.InputError: a wrong number of masks, or what the plan refuses.
   """
 
-  inits: tuple[str, ...]
-  masks: tuple[str, ...] = ()
-  strength: float | None = None
+  inits: tuple[str, ...]  # one or more X-ray files, or ids of the dataset's images
+  masks: tuple[str, ...] = ()  # one for all or one each: white is generated, black kept
+  strength: float | None = None  # None: 1 with a mask or an inversion, else `STRENGTH`
   invert: bool = False
   repeats: int = 1
 
   def __post_init__(self):
-    if not self.inits:
-      raise errors.InputError("no image", "a file, or the id of an image")
     if self.masks and len(self.masks) not in (1, len(self.inits)):
       raise errors.InputError(
         f"{len(self.masks)} masks of {len(self.inits)} images",
@@ -58,33 +48,24 @@ class EditRequest:
   @property
   def plan(self) -> image_to_image.Plan:
     """How the images are edited."""
-    whole = bool(self.masks) or self.invert
-    strength = (1.0 if whole else STRENGTH) if self.strength is None else self.strength
+    masked, strength = bool(self.masks), self.strength
+    if strength is None:
+      strength = 1.0 if masked or self.invert else STRENGTH
     return image_to_image.Plan(
-      strength=strength,
-      masked=bool(self.masks),
-      inverted=self.invert,
-      repeats=self.repeats,
+      strength=strength, masked=masked, inverted=self.invert, repeats=self.repeats
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EditInputs:
-  """The k input images; row i of every field belongs to image i.
+  """The k input images; row i of every field belongs to image i."""
 
-  Attributes:
-    images: uint8 [k h w 1], of the run's size.
-    masks: bool [k h w 1], True where pixels are generated; None for none.
-    entries: descriptions for samples.json.
-    names: safe for use in file names.
-    ids: ids of the dataset's images; "" for files.
-  """
-
-  images: np.ndarray
-  masks: np.ndarray | None
-  entries: Sequence[artifacts.JsonMapping]
-  names: Sequence[str]
-  ids: Sequence[str]
+  images: np.ndarray  # uint8 [k h w 1], of the run's size
+  masks: np.ndarray | None  # bool [k h w 1], True where pixels are generated
+  entries: Sequence[artifacts.JsonMapping]  # descriptions for samples.json
+  names: Sequence[str]  # safe for use in file names
+  ids: Sequence[str]  # "" for files
+  own: Sequence[request_lib.Request]  # for their own conditions, as far as known
 
   def __len__(self) -> int:
     return len(self.names)
@@ -97,38 +78,35 @@ def read(run: Run, request: EditRequest) -> EditInputs:
     errors.InputError: neither a file nor an id; a mask that differs in size from its
       image or is black everywhere.
   """
-  shown, ids = [], []
-  for text in request.inits:
-    image, image_id = _read_init(run, text)
-    shown.append(image)
-    ids.append(image_id)
+  shown, ids = zip(*(_read_init(run, text) for text in request.inits), strict=True)
   squares = [
     images_lib.resize(image, run.card.image_size, run.card.resize) for image in shown
   ]
-  masks = None
-  if request.masks:
-    paths = request.masks * (len(shown) if len(request.masks) == 1 else 1)
-    masks = np.stack(
-      [
-        _read_mask(run.card, path, image.shape, text)
-        for path, image, text in zip(paths, shown, request.inits, strict=True)
-      ]
-    )[..., None]
-  names = [
-    image_id or request_lib.slug({"reference": text})
-    for image_id, text in zip(ids, request.inits, strict=True)
-  ]
-  entries = [{"init": text} for text in request.inits]
-  if request.masks:
-    entries = [
-      {**entry, "mask": str(path)} for entry, path in zip(entries, paths, strict=True)
-    ]
+  slugs = (request_lib.slug({"reference": text}) for text in request.inits)
+  names = request_lib.distinct([a or b for a, b in zip(ids, slugs, strict=True)])
+  entries, masks, own = [], [], []
+  for i, (text, image, name) in enumerate(
+    zip(request.inits, shown, names, strict=True)
+  ):
+    entry = {"init": text, "init_file": f"inits/{name}.png"}
+    if request.masks:
+      path = request.masks[i % len(request.masks)]
+      masks.append(_read_mask(run.card, path, image.shape, text))
+      entry |= {"mask": str(path), "mask_file": f"masks/{name}.png"}
+    # The records hold a condition of this very image.
+    known = bool(ids[i]) and run.needs.reference == "self"
+    if request.invert:
+      entry["source"] = "its own condition" if known else "no condition"
+    entries.append(entry)
+    image_ids = (ids[i],) if known else ()
+    own.append(request_lib.Request(image_ids=image_ids, unconditional=not known))
   return EditInputs(
     images=np.stack(squares)[..., None],
-    masks=masks,
+    masks=np.stack(masks)[..., None] if masks else None,
     entries=entries,
-    names=request_lib.distinct(names),
-    ids=ids,
+    names=names,
+    ids=list(ids),
+    own=own,
   )
 
 
@@ -150,10 +128,8 @@ def request_of(
   if "reference" in takes and not any(inits.ids):
     paths = tuple(entry["init"] for entry in inits.entries)
     return dataclasses.replace(request, references=paths)
-  raise errors.InputError(
-    "init without a condition",
-    ", ".join((*takes, "image_ids", "unconditional")),
-  )
+  expected = ", ".join((*takes, "image_ids", "unconditional"))
+  raise errors.InputError("init without a condition", expected)
 
 
 def _read_init(run: Run, text: str) -> tuple[np.ndarray, str]:

@@ -6,8 +6,8 @@ EditInputs, Conditions --pair--> fields with latents and masks --sample--> Edite
 """
 
 import dataclasses
+import functools
 import pathlib
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,8 +15,7 @@ from PIL import Image
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
-from cxr_diffusion_jax.sampling import decoding, image_to_image
-from cxr_diffusion_jax.sampling import edit_inputs as inits_lib
+from cxr_diffusion_jax.sampling import decoding, edit_inputs, image_to_image
 from cxr_diffusion_jax.sampling import files as sample_files
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import request as request_lib
@@ -24,24 +23,20 @@ from cxr_diffusion_jax.sampling import sample as sampling
 from cxr_diffusion_jax.sampling.edit_inputs import EditInputs
 from cxr_diffusion_jax.sampling.request import Conditions, Request
 
+COST = "evaluations_per_image"
+
 # No guidance, as in the inversion itself.
 PLAIN = {"guidance": 1.0, "guidance_interval": (), "guidance_rescale": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Edited:
-  """Edited images; row i of every field belongs to image i.
-
-  Attributes:
-    inits: uint8 [n h w 1], the input of each image.
-    masks: bool [n h w 1], True where pixels were generated; None for none.
-    round_trips: uint8 [n h w 1], each input inverted and regenerated with its own
-      condition; None without an inversion.
-  """
+  """Edited images [n h w 1]; row i of every field belongs to image i."""
 
   samples: sampling.Samples
-  inits: np.ndarray
-  masks: np.ndarray | None
+  inits: np.ndarray  # uint8, the input of each image
+  masks: np.ndarray | None  # bool, True where pixels were generated
+  # uint8, each input inverted and regenerated with its own condition; or None.
   round_trips: np.ndarray | None
 
   @property
@@ -60,15 +55,16 @@ class Edited:
 def make(
   run: run_lib.Run,
   builder: conditions_lib.ConditionBuilder,
-  edit_request: inits_lib.EditRequest,
+  edit_request: edit_inputs.EditRequest,
   request: Request,
   *,
   changes: artifacts.JsonMapping,
   per_condition: int = 1,
   num: int | None = None,
+  seed: int = 0,
+  weak_step: int | None = None,
   batch_size: int = 16,
   progress: types.Progress = types.no_progress,
-  **options: Any,
 ) -> Edited:
   """Reads images and masks, builds conditions, and edits.
 
@@ -78,16 +74,16 @@ def make(
       if it has none, the images' own conditions are used.
     per_condition: images of each pair, with different noise; an inversion has no noise.
     num: total number of images; by default each pair once or `per_condition` times.
-    **options: `seed` and `weak_step`, see `sampling.sample`.
+    seed: this and `weak_step` as in `sampling.sample`.
 
   Raises:
     errors.InputError: an unreadable file, incompatible numbers of images and
       conditions, settings out of range, or no such checkpoint.
   """
-  plan, inits = edit_request.plan, inits_lib.read(run, edit_request)
+  plan, inits = edit_request.plan, edit_inputs.read(run, edit_request)
   # Fail on wrong settings before any encoder runs.
   generate_lib.make_generator(run.recipe, changes, plan=plan)
-  wanted = inits_lib.request_of(request, inits, builder.needs.inputs)
+  wanted = edit_inputs.request_of(request, inits, builder.needs.inputs)
   conditions = builder.build(wanted, len(inits))
   n = max(len(inits), len(conditions))
   if {len(inits), len(conditions)} - {1, n}:
@@ -97,51 +93,48 @@ def make(
     )
   per_condition = 1 if plan.inverted else per_condition
   num = num or n * per_condition
-  common = {"batch_size": batch_size, "progress": progress, "plan": plan}
   fields = _fields(run, builder, inits, plan)
-  which = np.arange(n) % len(inits)
-  paired = conditions.take(np.arange(n) % len(conditions))
-  values = [_entry(builder, inits, plan, int(i)) for i in which]
-  paired = dataclasses.replace(
-    paired,
-    fields=paired.fields | {name: value[which] for name, value in fields.items()},
-    entries=[{**entry, **of} for entry, of in zip(paired.entries, values, strict=True)],
+  sample = functools.partial(
+    sampling.sample, run, batch_size=batch_size, plan=plan, progress=progress
   )
-  samples = sampling.sample(
-    run, paired, num=num, per_condition=per_condition, changes=changes, **common,
-    **options,
-  )  # fmt: skip
-  of_image = which[np.arange(num) // min(per_condition, num) % n]
-  back, lost = None, []
+  samples = sample(
+    _paired(conditions, inits, fields),
+    num=num,
+    per_condition=per_condition,
+    changes=changes,
+    seed=seed,
+    weak_step=weak_step,
+  )
+  of_image = np.arange(num) // min(per_condition, num) % n % len(inits)
+  back = None
   if plan.inverted:
-    back, lost = _round_trip(run, inits, fields, changes, common)
-    for entry, i in zip(samples.entries, of_image, strict=True):
-      entry["round_trip"] = lost[i]
+    own = {"entries": inits.entries, "names": inits.names, "references": None}
+    same = Conditions(fields=image_to_image.source_of(fields) | fields, **own)
+    back = sample(same, num=len(inits), changes={**changes, **PLAIN})
   return Edited(
-    samples=_described(samples, inits, plan, of_image, lost),
+    samples=_described(samples, inits, plan, of_image, back),
     inits=inits.images[of_image],
     masks=None if inits.masks is None else inits.masks[of_image],
-    round_trips=None if back is None else back[of_image],
+    round_trips=None if back is None else back.images[of_image],
   )
 
 
 def write(edited: Edited, out: pathlib.Path) -> None:
   """Writes the files of `sample_files.write`, and the input images."""
   samples, inits = edited.samples, edited.inits
-  above, below = [("init", inits)], []
-  (out / "inits").mkdir()
+  above, below, saved = [("init", inits)], [], {"init_file": inits}
   if edited.masks is not None:
-    (out / "masks").mkdir()
-    above.append(("mask", edited.masks.astype(np.uint8) * 255))
+    saved["mask_file"] = edited.masks.astype(np.uint8) * 255
+    above.append(("mask", saved["mask_file"]))
   if edited.round_trips is not None:
     # Mid-grey means no difference; white means brighter than before.
     change = (samples.images.astype(np.int16) - inits) // 2 + 128
     below.append(("difference", change.clip(0, 255).astype(np.uint8)))
     below.append(("round trip", edited.round_trips))
-  for row, entry in enumerate(samples.entries):
-    Image.fromarray(inits[row, ..., 0]).save(out / entry["init_file"])
-    if edited.masks is not None:
-      Image.fromarray(above[-1][1][row, ..., 0]).save(out / entry["mask_file"])
+  for key, images in saved.items():
+    for entry, image in zip(samples.entries, images, strict=True):
+      (out / entry[key]).parent.mkdir(exist_ok=True)
+      Image.fromarray(image[..., 0]).save(out / entry[key])
   sample_files.write(samples, out, above, below)
 
 
@@ -154,72 +147,28 @@ def _fields(
   """Returns the fields [k ...] that a plan reads: latents, masks, own conditions."""
   encode = decoding.make_encode(run.recipe.denoiser.codec, run.recipe.mesh)
   pixels = inits.images.astype(np.float32) / np.float32(127.5) - 1
-  fields = {image_to_image.INIT: encode(pixels)}
-  if plan.masked:
+  fields: types.Batch = {image_to_image.INIT: encode(pixels)}
+  if inits.masks is not None:
     fields[image_to_image.MAKE] = inits.masks
   if plan.inverted:
-    own = request_lib.join_rows([_own(builder, image_id) for image_id in inits.ids])
-    fields |= {
-      f"{image_to_image.SOURCE}{name}": np.asarray(value)
-      for name, value in own.fields.items()
-    }
+    own = request_lib.join_rows([builder.build(request, 1) for request in inits.own])
+    for name, value in own.fields.items():
+      fields[f"{image_to_image.SOURCE}{name}"] = value
   return fields
 
 
-def _has_own(builder: conditions_lib.ConditionBuilder, image_id: str) -> bool:
-  """Whether the records hold a condition of this very image."""
-  return bool(image_id) and builder.needs.reference == "self"
-
-
-def _own(builder: conditions_lib.ConditionBuilder, image_id: str) -> Conditions:
-  """Returns the condition of an image itself, as far as it is known."""
-  known = Request(image_ids=(image_id,)), Request(unconditional=True)
-  return builder.build(known[0] if _has_own(builder, image_id) else known[1], 1)
-
-
-def _entry(
-  builder: conditions_lib.ConditionBuilder,
-  inits: EditInputs,
-  plan: image_to_image.Plan,
-  i: int,
-) -> artifacts.Json:
-  """The entry of samples.json about the image that was edited."""
-  entry = {**inits.entries[i], "init_file": f"inits/{inits.names[i]}.png"}
-  if plan.masked:
-    entry["mask_file"] = f"masks/{inits.names[i]}.png"
-  if plan.inverted:
-    own = _has_own(builder, inits.ids[i])
-    entry["source"] = "its own condition" if own else "no condition"
-  return entry
-
-
-def _round_trip(
-  run: run_lib.Run,
-  inits: EditInputs,
-  fields: types.Batch,
-  changes: artifacts.JsonMapping,
-  common: artifacts.JsonMapping,
-) -> tuple[np.ndarray, list[dict[str, float | None]]]:
-  """Inverts each image and generates it unchanged; returns the images and errors."""
-  source = image_to_image.source_of(fields)
-  same = Conditions(
-    fields=source | fields,
-    entries=list(inits.entries),
-    names=list(inits.names),
-    references=None,
+def _paired(
+  conditions: Conditions, inits: EditInputs, fields: types.Batch
+) -> Conditions:
+  """Conditions and images in pairs; each entry also describes the image."""
+  places = np.arange(max(len(inits), len(conditions)))
+  which, paired = places % len(inits), conditions.take(places % len(conditions))
+  images = [inits.entries[i] for i in which.tolist()]
+  return dataclasses.replace(
+    paired,
+    fields=paired.fields | {name: value[which] for name, value in fields.items()},
+    entries=[{**a, **b} for a, b in zip(paired.entries, images, strict=True)],
   )
-  changes = {**changes, **PLAIN}
-  samples = sampling.sample(run, same, num=len(inits), changes=changes, **common)
-  back, cost = samples.images, samples.settings["evaluations_per_image"]
-  error = back.astype(np.float64) - inits.images
-  values = []
-  for one in error:
-    mean_square = float(np.mean(one**2))
-    # It is infinite for equal images, which JSON cannot represent.
-    psnr = float(10 * np.log10(255**2 / mean_square)) if mean_square else None
-    grey = float(np.abs(one).mean())
-    values.append({"psnr_db": psnr, "mean_abs_grey_levels": grey, "evaluations": cost})
-  return back, values
 
 
 def _described(
@@ -227,27 +176,43 @@ def _described(
   inits: EditInputs,
   plan: image_to_image.Plan,
   of_image: np.ndarray,
-  lost: list[dict[str, float | None]],
+  back: sampling.Samples | None,
 ) -> sampling.Samples:
-  """Adds the edit to settings and title, and restores the pixels that are kept."""
-  edit: artifacts.Json = {**dataclasses.asdict(plan)}
-  images, how = samples.images, f"strength {plan.strength:g}"
-  if plan.masked:
+  """Adds the edit to settings, entries and title, and restores the kept pixels."""
+  edit: artifacts.Json = dataclasses.asdict(plan)
+  images, entries = samples.images, samples.entries
+  how = f"strength {plan.strength:g}"
+  if inits.masks is not None:
     images = np.where(inits.masks[of_image], images, inits.images[of_image])
     how = f"inpainted, {how}"
-  if plan.inverted:
+  if back is not None:
     how = f"inverted, {how}"
-    known = [one["psnr_db"] for one in lost if one["psnr_db"] is not None]
-    edit["round_trip"] = {
-      "psnr_db": float(np.mean(known)) if known else None,
-      "mean_abs_grey_levels": float(
-        np.mean([one["mean_abs_grey_levels"] for one in lost])
-      ),
-      "evaluations_per_image": lost[0]["evaluations"],
-    }
+    lost, cost = _errors(back.images, inits.images), back.settings[COST]
+    entries = [
+      {**entry, "round_trip": {**lost[i], "evaluations": cost}}
+      for entry, i in zip(entries, of_image, strict=True)
+    ]
+    means: artifacts.Json = {}
+    for name in ("psnr_db", "mean_abs_grey_levels"):
+      known = [one[name] for one in lost if one[name] is not None]
+      means[name] = float(np.mean(known)) if known else None
+    edit["round_trip"] = {**means, COST: cost}
   return dataclasses.replace(
     samples,
     images=images,
+    entries=entries,
     settings={**samples.settings, "image_to_image": edit},
     title=f"{samples.title}, {how}",
   )
+
+
+def _errors(back: np.ndarray, images: np.ndarray) -> list[artifacts.Json]:
+  """The error of each round trip [k h w 1]."""
+  values = []
+  for error in back.astype(np.float64) - images:
+    mean_square = float(np.mean(error**2))
+    # It is infinite for equal images, which JSON cannot represent.
+    psnr = float(10 * np.log10(255**2 / mean_square)) if mean_square else None
+    grey = float(np.abs(error).mean())
+    values.append({"psnr_db": psnr, "mean_abs_grey_levels": grey})
+  return values

@@ -28,26 +28,21 @@ def write(
   above: Sequence[Row] = (),
   below: Sequence[Row] = (),
 ) -> None:
-  """Writes images, both grids and the JSON to a folder.
+  """Writes images, both grids and the JSON to an empty folder.
 
   Args:
-    out: an empty folder, see `artifacts.new_folder`.
     above: additional rows of pairs.png, above the generated images.
     below: additional rows below them, for the first image of each condition.
   """
-  (out / "images").mkdir()
-  if samples.references is not None:
-    (out / "references").mkdir()
   entries = []
   for row, (entry, name) in enumerate(zip(samples.entries, samples.names, strict=True)):
-    file = f"{entry['number']:05d}_{name}.png"
-    Image.fromarray(samples.images[row, ..., 0]).save(out / "images" / file)
-    entries.append({**entry, "file": f"images/{file}"})
+    files = {"file": (f"images/{entry['number']:05d}_{name}.png", samples.images)}
     if samples.references is not None:
-      Image.fromarray(samples.references[row, ..., 0]).save(
-        out / "references" / f"{name}.png"
-      )
-      entries[-1]["reference_file"] = f"references/{name}.png"
+      files["reference_file"] = (f"references/{name}.png", samples.references)
+    for path, images in files.values():
+      (out / path).parent.mkdir(exist_ok=True)
+      Image.fromarray(images[row, ..., 0]).save(out / path)
+    entries.append({**entry, **{key: path for key, (path, _) in files.items()}})
   text = json.dumps({"settings": samples.settings, "samples": entries}, indent=2)
   (out / "samples.json").write_text(text + "\n")
   shown = list(samples.images[:64])
@@ -82,22 +77,13 @@ def _pairs(
   """One column a condition: its image on top, what was generated from it below."""
   k = samples.per_condition
   starts = range(0, min(len(samples.images), 12 * k), k)
-  rows = [
-    [samples.images[start + j] for start in starts if start + j < len(samples.images)]
-    for j in range(k)
-  ]
-  row_labels = ["generated"] * k
   if samples.references is not None:
     above = [("condition", samples.references), *above]
-  for place, (label, images) in [
-    *((i, row) for i, row in enumerate(above)),
-    *((len(above) + k + i, row) for i, row in enumerate(below)),
-  ]:
-    rows.insert(place, [images[start] for start in starts])
-    row_labels.insert(place, label)
+  # The last condition may have fewer images than the others.
+  rows = [*above, *(("generated", samples.images[j:]) for j in range(k)), *below]
   return pictures.grid(
-    rows,
-    row_labels=row_labels,
+    [[images[start] for start in starts if start < len(images)] for _, images in rows],
+    row_labels=[label for label, _ in rows],
     column_labels=[sampling.caption(samples.entries[start]) for start in starts],
     title=samples.title,
   )

@@ -7,7 +7,7 @@ key of a sample -> noise x_1 --Sampler(guidance(denoise_fn))--> x0 --decode--> i
 from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,24 +35,18 @@ class GenerateFn(Protocol):
     batch: types.Batch,
     keys: jax.Array,
     *,
-    scale: types.Array | None = None,
+    scale: float | types.Array | None = None,
     negative: types.Batch | None = None,
     weak_params: types.Params | None = None,
   ) -> jax.Array:
-    """Generates one image per condition.
+    """Generates one image [h w 1] in [-1, 1] per condition: [b h w 1].
 
     Args:
       batch: fields [b ...] that the conditioner reads.
       keys: [b] typed keys.
-      scale: replaces `settings.guidance`, so that one program serves all scales: [] or
-        [b] for one scale, [s] or [b s] for one scale for each of s streams.
-      negative: a batch like `batch`: a condition to guide away from, instead of the
-        dropped one.
-      weak_params: parameters of an earlier checkpoint, for autoguidance instead of
-        classifier-free guidance.
-
-    Returns:
-      [b h w 1] in [-1, 1].
+      scale: replaces a single `settings.guidance`, so that one program serves all.
+      negative: like `batch`, to guide away from, instead of the dropped condition.
+      weak_params: parameters of an earlier checkpoint, for autoguidance.
 
     Raises:
       errors.InputError: guidance that these inputs do not support.
@@ -101,29 +95,26 @@ def make_generate(
   if not apart:
     return generate
   decode = decoding.make_decode(denoiser.codec, mesh)
-  return lambda *inputs, **optional: decode(generate(*inputs, **optional))
+  return cast(GenerateFn, lambda *inputs, **more: decode(generate(*inputs, **more)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Generator:
-  """A recipe and sample settings, ready to draw images.
-
-  Attributes:
-    plan: how to start from images, which the conditions then hold; None for noise.
-  """
+  """A recipe and sample settings, ready to draw images."""
 
   recipe: recipe_lib.Recipe
   settings: SampleSettings
+  # How to start from images, which the conditions then hold; None for noise.
   plan: image_to_image.Plan | None = None
 
   @functools.cached_property
   def compiled(self) -> GenerateFn:
     """See `make_generate`."""
-    recipe, draw = self.recipe, None
+    recipe, settings, draw = self.recipe, self.settings, None
     if self.plan is not None:
-      draw = image_to_image.make_draw(recipe.denoiser, self.settings, self.plan)
+      draw = image_to_image.make_draw(recipe.denoiser, settings, self.plan)
     return make_generate(
-      recipe.denoiser, self.settings, recipe.latent_shape, recipe.mesh, draw
+      recipe.denoiser, settings, recipe.latent_shape, recipe.mesh, draw
     )
 
   def evaluations(self, *, weak: bool = False) -> int:
@@ -141,24 +132,47 @@ class Generator:
     seed: int,
     numbers: np.ndarray,
     batch_size: int = 16,
-    **options: Any,
+    progress: types.Progress = types.no_progress,
+    negative: Mapping[str, types.Array] | None = None,
+    weak_params: types.Params | None = None,
+    scale: float | None = None,
   ) -> np.ndarray:
-    """Generates one image for each condition; see `generate_rows`.
+    """Generates one image per condition, uint8 [n h w 1], in batches of one size.
 
     Args:
       fields: [n ...] that the conditioner reads.
       numbers: [n] int; image i's noise depends only on the seed and numbers[i].
-      **options: see `generate_rows`.
+      batch_size: rows per call; rounded up to a multiple that the mesh divides.
+      negative: fields [n ...], or [1 ...] for all; others as of `GenerateFn`.
+
+    Raises:
+      errors.InputError: guidance that these inputs do not support.
     """
-    return generate_rows(
-      self.compiled,
-      params,
-      fields,
-      sample_keys(seed, numbers),
-      self.recipe.mesh,
-      batch_size=batch_size,
-      **options,
-    )
+    n, mesh, by_row = len(numbers), self.recipe.mesh, {"batch": dict(fields)}
+    keys = sample_keys(seed, numbers)
+    if negative is not None:
+      by_row["negative"] = {
+        name: np.broadcast_to(value, (n, *np.shape(value)[1:]))
+        for name, value in negative.items()
+      }
+    whole = {} if weak_params is None else {"weak_params": weak_params}
+    if scale is not None:
+      whole["scale"] = np.float32(scale)
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    b = -(-min(batch_size, n) // parts) * parts
+    images = []
+    for rows, count in batches_lib.batch_rows(n, b):
+      # Every process holds all conditions, unlike the batches of training.
+      placed = {
+        name: sharding.place_whole_batch(
+          {field: np.asarray(value)[rows] for field, value in of_kind.items()}, mesh
+        )
+        for name, of_kind in by_row.items()
+      }
+      result = jax.device_get(self.compiled(params, keys=keys[rows], **placed, **whole))
+      images.append(to_uint8(result[:count]))
+      progress("images", rows[-1] + 1, n)
+    return np.concatenate(images)
 
 
 def make_generator(
@@ -185,82 +199,6 @@ def sample_keys(seed: int, numbers: np.ndarray) -> jax.Array:
   )
 
 
-def generate_rows(
-  generate: GenerateFn,
-  params: types.Params,
-  conditions: Mapping[str, types.Array],
-  keys: jax.Array,
-  mesh: jax.sharding.Mesh,
-  *,
-  batch_size: int,
-  progress: types.Progress = types.no_progress,
-  negative: Mapping[str, np.ndarray] | None = None,
-  weak_params: types.Params | None = None,
-  scale: float | tuple[float, ...] | np.ndarray | None = None,
-) -> np.ndarray:
-  """Generates one image per condition, in batches of one size.
-
-  Args:
-    conditions: fields [n ...] that the conditioner reads.
-    batch_size: rows per call; rounded up to a multiple that the mesh divides.
-    negative: fields [n ...], or [1 ...] for all, instead of the dropped condition.
-    weak_params: parameters of an earlier checkpoint, for autoguidance.
-    scale: replaces the settings' guidance: a number, or a tuple with one for each
-      stream; or an array with one for each image, [n] or [n s].
-
-  Returns:
-    uint8 [n h w 1].
-
-  Raises:
-    ValueError: an array of scales for a different number of images.
-    errors.InputError: guidance that these inputs do not support.
-  """
-  n = len(keys)
-  optional = _optional_rows(n, negative, scale)
-  # Parameters have no rows.
-  whole = {} if weak_params is None else {"weak_params": weak_params}
-  parts = mesh.shape["data"] * mesh.shape["fsdp"]
-  b = -(-min(batch_size, n) // parts) * parts
-  images = []
-  for rows, count in batches_lib.batch_rows(n, b):
-    batch = _place_rows(dict(conditions), rows, mesh)
-    placed = _place_rows(optional, rows, mesh)
-    result = jax.device_get(generate(params, batch, keys[rows], **placed, **whole))
-    images.append(to_uint8(result[:count]))
-    progress("images", rows[-1] + 1, n)
-  return np.concatenate(images)
-
-
 def to_uint8(images: np.ndarray) -> np.ndarray:
   """Maps [-1, 1] to 0..255."""
   return np.clip(np.round((np.asarray(images) + 1.0) * 127.5), 0, 255).astype(np.uint8)
-
-
-def _optional_rows(
-  n: int,
-  negative: Mapping[str, np.ndarray] | None,
-  scale: float | tuple[float, ...] | np.ndarray | None,
-) -> artifacts.Json:
-  """Returns those of `negative` and `scale` that are given, with n rows each."""
-  rows = {}
-  if negative is not None:
-    rows["negative"] = {
-      name: np.broadcast_to(value, (n, *np.shape(value)[1:]))
-      for name, value in negative.items()
-    }
-  if isinstance(scale, np.ndarray):
-    if scale.shape[:1] != (n,):
-      raise ValueError(f"scale {scale.shape} for {n} images")
-    rows["scale"] = scale.astype(np.float32)
-  elif scale is not None:
-    rows["scale"] = np.broadcast_to(np.float32(scale), (n, *np.shape(scale)))
-  return rows
-
-
-def _place_rows(inputs: Any, rows: np.ndarray, mesh: jax.sharding.Mesh) -> Any:
-  """Places rows of a tree of arrays [n ...] on the devices of the mesh."""
-  # Every process holds all conditions, unlike the batches of training.
-  return jax.tree.map(
-    lambda value: sharding.place_whole_batch({"rows": value[rows]}, mesh)["rows"],
-    inputs,
-  )

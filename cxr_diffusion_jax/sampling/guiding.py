@@ -25,29 +25,28 @@ def make_guide(
   """Builds (params, scale, negative, weak_params) -> denoiser; see GenerateFn."""
   interval = interval_times(settings, denoiser.process.schedule)
   limits = {"interval": interval, "rescale": settings.guidance_rescale}
-  num_streams = len(denoiser.conditioner.streams)
-  by_stream = isinstance(settings.guidance, tuple)
+  num_streams, own = len(denoiser.conditioner.streams), settings.guidance
+  # Each drops every stream but one, in the whole batch.
+  keep_fns = [
+    lambda context, row=row: conditioning.drop_context(context, jnp.asarray(row[None]))
+    for row in ~np.eye(num_streams, dtype=bool)
+  ]
 
-  def guide(params, scale, negative, weak_params):
+  def guide(params, scale, negative, weak_params) -> types.DenoiseFn:
     denoise_fn = denoiser.denoise_fn(params)
     _check_extra(settings, scale, negative, weak_params)
-    if scale is None:
-      scale = settings.guidance
-    elif by_stream:
-      if jnp.shape(scale)[-1:] != (num_streams,):
-        raise ValueError(f"scale {jnp.shape(scale)} for {num_streams} streams")
-      scale = [scale[..., i] for i in range(num_streams)]
-    if weak_params is not None:
-      weak_fn = denoiser.denoise_fn(weak_params)
-      return guidance_lib.autoguidance(denoise_fn, weak_fn, scale, **limits)
     unwanted = None if negative is None else denoiser.conditioner(negative)
 
     def drop_fn(context):
       return conditioning.drop_all(context) if unwanted is None else unwanted
 
-    if by_stream:
-      keep_fns = [_keep_only(i, num_streams) for i in range(num_streams)]
-      return guidance_lib.composed(denoise_fn, drop_fn, keep_fns, scale, **limits)
+    if isinstance(own, tuple):
+      assert scale is None, "only a single scale can be replaced"
+      return guidance_lib.composed(denoise_fn, drop_fn, keep_fns, own, **limits)
+    scale = own if scale is None else scale
+    if weak_params is not None:
+      weak_fn = denoiser.denoise_fn(weak_params)
+      return guidance_lib.autoguidance(denoise_fn, weak_fn, scale, **limits)
     return guidance_lib.classifier_free(denoise_fn, drop_fn, scale, **limits)
 
   return guide
@@ -121,9 +120,3 @@ def _check_extra(
   neither = negative is None and weak_params is None
   if not neither and scale is None and settings.guidance == 1:
     logging.warning("%s leaves the %s without effect", shown, given)
-
-
-def _keep_only(stream: int, num_streams: int) -> Callable[..., types.Context]:
-  """Builds the function that drops every stream but one, in the whole batch."""
-  drop = (np.arange(num_streams) != stream)[None]
-  return lambda context: conditioning.drop_context(context, jnp.asarray(drop))

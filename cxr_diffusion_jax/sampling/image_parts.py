@@ -8,7 +8,7 @@ requesting more images does not change the first ones, and the noise is the same
 every path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -30,36 +30,20 @@ DESCRIPTION = "generation.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartGenerator:
-  """Generates images of one run into a folder.
-
-  Attributes:
-    folder: folder of the parts, named after the fingerprint of all but the conditions.
-    weights: digest of the parameters.
-  """
+  """Generates images of one run into a folder."""
 
   run: run_lib.Run
   generator: generate_lib.Generator
-  folder: pathlib.Path
+  folder: pathlib.Path  # named after the fingerprint of all but the conditions
   seed: int
   batch_size: int
-  weights: str
-
-  @property
-  def settings(self) -> generate_lib.SampleSettings:
-    """Sampler, steps and guidance."""
-    return self.generator.settings
-
-  @property
-  def evaluations(self) -> int:
-    """Evaluations of the network for one image."""
-    return self.generator.evaluations()
 
 
 def weights_digest(run: run_lib.Run) -> str:
   """Identifies the parameters of a run."""
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(run.ema_params):
-    digest.update(np.ascontiguousarray(jax.device_get(leaf)))
+    digest.update(np.asarray(jax.device_get(leaf)).tobytes())
   return digest.hexdigest()
 
 
@@ -80,30 +64,24 @@ def prepare(
   """
   generator = generate_lib.make_generator(run.recipe, changes)
   settings = generator.settings
-  weights = weights or weights_digest(run)
   values = dataclasses.asdict(settings) | {"num_images": 0}
   if not settings.sampler_options:
     # Earlier versions, whose images are still valid, had no such setting.
     del values["sampler_options"]
   facts = {
     "data": run.card.fingerprint,
-    "weights": weights,
+    "weights": weights or weights_digest(run),
     "settings": values,
     "seed": seed,
   }
   text = json.dumps(facts, sort_keys=True, indent=1)
-  fingerprint = hashlib.sha256(text.encode()).hexdigest()
-  place = folder / f"seed_{seed}-{fingerprint[:12]}"
+  fingerprint = hashlib.sha256(text.encode()).hexdigest()[:12]
+  place = folder / f"seed_{seed}-{fingerprint}"
   place.mkdir(parents=True, exist_ok=True)
   if jax.process_index() == 0:
     artifacts.write_text(place / DESCRIPTION, text + "\n")
   return PartGenerator(
-    run=run,
-    generator=generator,
-    folder=place,
-    seed=seed,
-    batch_size=batch_size,
-    weights=weights,
+    run=run, generator=generator, folder=place, seed=seed, batch_size=batch_size
   )
 
 
@@ -134,23 +112,33 @@ def generate(
     ids = list(image_ids[start : start + PART_SIZE])
     path = folder / f"part_{start // PART_SIZE:05d}.npz"
     paths.append(path)
-    if not _holds(path, ids, first):
+    part = _read(path) if path.is_file() else {"ids": np.array([])}
+    if part["ids"].tolist() != ids or part["first"] != first:
       fields = builder.build(Request(image_ids=tuple(ids)), len(ids)).fields
-      _save(path, ids, first, _images_of(generator, fields, len(ids), first + start))
+      part = {
+        "ids": np.array(ids, dtype=np.str_),
+        "first": np.array(first, np.int64),
+        "images": _images_of(generator, fields, len(ids), first + start),
+      }
+      if jax.process_index() == 0:
+        with artifacts.disk_errors(path):
+          artifacts.write_npz(path, part, compressed=True)
     progress(label, start + len(ids), len(image_ids))
   return Parts(paths, len(image_ids))
 
 
-class Parts(Sequence):
+class Parts:
   """The images of parts on disk: [i] -> uint8 [h w 1]; the last part read is kept."""
 
   def __init__(self, paths: Sequence[pathlib.Path], count: int):
-    self._count = count
-    self._paths = paths
-    self._read = functools.lru_cache(maxsize=2)(_images)
+    self._count, self._paths = count, paths
+    self._read = functools.lru_cache(maxsize=2)(lambda path: _read(path)["images"])
 
   def __len__(self) -> int:
     return self._count
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    return (self[index] for index in range(self._count))
 
   def __getitem__(self, index: int) -> np.ndarray:
     if not 0 <= index < self._count:
@@ -161,7 +149,7 @@ class Parts(Sequence):
 def _images_of(
   generator: PartGenerator, fields: types.Batch, count: int, first: int
 ) -> np.ndarray:
-  # A smaller part is padded with its last image, so that only one shape is compiled.
+  """A smaller part is padded with its last image, to compile only one shape."""
   b = min(generator.batch_size, PART_SIZE)
   rows = np.minimum(np.arange(-(-count // b) * b), count - 1)
   images = generator.generator.generate(
@@ -174,26 +162,6 @@ def _images_of(
   return images[:count]
 
 
-def _holds(path: pathlib.Path, ids: Sequence[str], first: int) -> bool:
-  if not path.is_file():
-    return False
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   with np.load(path) as part:
-    return part["ids"].tolist() == list(ids) and int(part["first"]) == first
-
-
-def _save(
-  path: pathlib.Path, ids: Sequence[str], first: int, images: np.ndarray
-) -> None:
-  arrays = {
-    "ids": np.array(ids, dtype=np.str_),
-    "first": np.array(first, np.int64),
-    "images": images,
-  }
-  if jax.process_index() == 0:
-    with artifacts.disk_errors(path):
-      artifacts.write_npz(path, arrays, compressed=True)
-
-
-def _images(path: pathlib.Path) -> np.ndarray:
-  with np.load(path) as part:
-    return part["images"]
+    return dict(part)

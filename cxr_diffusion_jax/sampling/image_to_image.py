@@ -37,19 +37,17 @@ class Plan:
   Attributes:
     strength: the time to start from, in (0, 1], and the fraction of the settings' steps
       to run. 1 starts from pure noise; near 0 the image hardly changes.
-    masked: generate only the pixels of a mask.
     inverted: start from the noise that the ODE assigns to the image, so that only what
       the condition describes changes.
-    repeats: evaluations for each step of the inversion.
 
   Raises:
     errors.InputError: a value out of range, or incompatible values.
   """
 
   strength: float = 1.0
-  masked: bool = False
+  masked: bool = False  # generate only the pixels of a mask
   inverted: bool = False
-  repeats: int = 1
+  repeats: int = 1  # evaluations for each step of the inversion
 
   def __post_init__(self):
     if not 0 < self.strength <= 1:
@@ -122,7 +120,8 @@ def make_draw(
     elif plan.strength < 1:
       start = grid.alpha[0] * x0 + grid.sigma[0] * noise
     if plan.masked:
-      make = inpainting.to_places(batch[MAKE], x0.shape[1:3])
+      _, height, width, _ = x0.shape
+      make = inpainting.to_places(jnp.asarray(batch[MAKE]), (height, width))
       fresh = sampler.method.stochastic
       constrain_fn = inpainting.keep_known(process, x0, make, noise, fresh=fresh)
     return sampler(

@@ -5,8 +5,8 @@ Request --ConditionBuilder.build--> Conditions: n rows of fields, entries and pi
 
 from collections.abc import Sequence
 import dataclasses
-import itertools
 import pathlib
+import re
 
 import numpy as np
 
@@ -18,27 +18,18 @@ from cxr_diffusion_jax.data import labels
 class Request:
   """What to generate from; empty fields are not given.
 
-  Attributes:
-    split: if nothing else is given, conditions are taken evenly from its images.
-    image_ids: images of any split; their conditions are used.
-    findings: such as 'Effusion,Cardiomegaly' or 'No Finding'.
-    age: years.
-    sex: 'F' or 'M'.
-    view: 'PA' or 'AP'.
-    references: paths of X-rays.
-    negative_prompt: what to guide away from.
-    unconditional: use no condition.
+  If nothing but a split is, conditions are taken evenly from its images.
   """
 
   split: str = "test"
-  image_ids: tuple[str, ...] = ()
+  image_ids: tuple[str, ...] = ()  # of any split
   prompts: tuple[str, ...] = ()
-  findings: tuple[str, ...] = ()
-  age: float | None = None
-  sex: str = ""
-  view: str = ""
-  references: tuple[str, ...] = ()
-  negative_prompt: str = ""
+  findings: tuple[str, ...] = ()  # such as 'Effusion,Cardiomegaly' or 'No Finding'
+  age: float | None = None  # years
+  sex: str = ""  # 'F' or 'M'
+  view: str = ""  # 'PA' or 'AP'
+  references: tuple[str, ...] = ()  # paths of X-rays
+  negative_prompt: str = ""  # what to guide away from
   unconditional: bool = False
 
   @property
@@ -62,41 +53,33 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conditions:
-  """n conditions; row i of every field belongs to condition i.
+  """n conditions; row i of every field belongs to condition i."""
 
-  Attributes:
-    fields: [n ...] what the conditioner reads from a batch.
-    entries: descriptions for samples.json.
-    names: safe for use in file names.
-    references: uint8 [n h w 1], the images of the conditions, black for those without
-      one; None if none has one.
-    negative: fields [1 ...] of the negative prompt, or None.
-  """
-
-  fields: types.Batch
-  entries: Sequence[artifacts.JsonMapping]
-  names: Sequence[str]
-  references: np.ndarray | None
-  negative: types.Batch | None = None
+  fields: types.Batch  # [n ...], what the conditioner reads from a batch
+  entries: Sequence[artifacts.JsonMapping]  # descriptions for samples.json
+  names: Sequence[str]  # safe for use in file names
+  references: np.ndarray | None  # uint8 [n h w 1], the images of the conditions, if any
+  negative: types.Batch | None = None  # fields [1 ...] of the negative prompt
 
   def __len__(self) -> int:
     return len(self.entries)
 
-  def take(self, rows: Sequence[int]) -> "Conditions":
+  def take(self, rows: Sequence[int] | np.ndarray) -> "Conditions":
     """The conditions at these places."""
+    rows = np.asarray(rows)
     return dataclasses.replace(
       self,
-      fields={name: value[list(rows)] for name, value in self.fields.items()},
+      fields={name: value[rows] for name, value in self.fields.items()},
       entries=[self.entries[row] for row in rows],
       names=[self.names[row] for row in rows],
-      references=None if self.references is None else self.references[list(rows)],
+      references=None if self.references is None else self.references[rows],
     )
 
 
 def join_rows(parts: Sequence[Conditions]) -> Conditions:
   """Concatenates conditions of one run."""
   first = parts[0]
-  shown = [part.references for part in parts]
+  shown = [part.references for part in parts if part.references is not None]
   return Conditions(
     fields={
       name: np.concatenate([np.asarray(part.fields[name]) for part in parts])
@@ -104,7 +87,7 @@ def join_rows(parts: Sequence[Conditions]) -> Conditions:
     },
     entries=[entry for part in parts for entry in part.entries],
     names=[name for part in parts for name in part.names],
-    references=None if any(s is None for s in shown) else np.concatenate(shown),
+    references=np.concatenate(shown) if len(shown) == len(parts) else None,
     negative=first.negative,
   )
 
@@ -126,7 +109,7 @@ def join(parts: Sequence[tuple[Conditions, Sequence[str]]]) -> Conditions:
   for part, owned in parts[1:]:
     joined = Conditions(
       fields=joined.fields | {name: part.fields[name] for name in owned},
-      entries=[a | b for a, b in zip(joined.entries, part.entries, strict=True)],
+      entries=[{**a, **b} for a, b in zip(joined.entries, part.entries, strict=True)],
       names=[f"{a}_{b}" for a, b in zip(joined.names, part.names, strict=True)],
       references=joined.references if part.references is None else part.references,
     )
@@ -139,24 +122,20 @@ def slug(entry: artifacts.JsonMapping) -> str:
   if not words and "findings" in entry:
     words = "_".join(entry["findings"]) or labels.NO_FINDING
   if not words:
-    pairs = entry.items() - {("unconditional", True)}
-    words = (
-      "_".join(f"{key}-{value}" for key, value in sorted(pairs)) or "unconditional"
-    )
+    pairs = sorted(entry.items() - {("unconditional", True)})
+    words = "_".join(f"{key}-{value}" for key, value in pairs) or "unconditional"
   # ASCII, which every file system accepts.
-  fit = "".join(c if c == "_" or (c.isascii() and c.isalnum()) else "-" for c in words)
-  return fit[:40].strip("-") or "x"
+  return re.sub("[^A-Za-z0-9_]", "-", words)[:40].strip("-") or "x"
 
 
 def topic(request: Request, *, grid: object, interpolate: object, edit: object) -> str:
   """Summarises a request in a few words, for its folder's name."""
   kinds = {"grid": grid, "interpolate": interpolate, "edit": edit}
   words = [name for name, value in kinds.items() if value]
-  texts = (*request.prompts, *request.findings, *request.image_ids)
-  texts = (*texts, *(pathlib.PurePath(path).stem for path in request.references))
+  files = (pathlib.PurePath(path).stem for path in request.references)
+  texts = (*request.prompts, *request.findings, *request.image_ids, *files)
   if not (interpolate or (edit and not request.given)):
-    fallback = request.given[0] if request.given else f"split {request.split}"
-    words.append(texts[0] if texts else fallback)
+    words.append([*texts, *request.given, f"split {request.split}"][0])
   return " ".join(words)
 
 
@@ -164,7 +143,8 @@ def distinct(names: Sequence[str]) -> list[str]:
   """Numbers repeated names: x, x-2, x-3."""
   taken: dict[str, None] = {}
   for name in names:
-    tries = (f"{name}-{number}" for number in itertools.count(2))
-    fit = next(one for one in itertools.chain([name], tries) if one not in taken)
+    fit, number = name, 2
+    while fit in taken:
+      fit, number = f"{name}-{number}", number + 1
     taken[fit] = None
   return list(taken)

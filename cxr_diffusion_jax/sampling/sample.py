@@ -20,25 +20,15 @@ from cxr_diffusion_jax.sampling.request import Conditions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:
-  """Images and their origin; row i of every field belongs to image i.
+  """Images and their origin; row i of every field belongs to image i."""
 
-  Attributes:
-    images: uint8 [n h w 1].
-    references: uint8 [n h w 1], the image of each condition; None for none.
-    entries: seed, number and condition of each.
-    names: names of the conditions, safe for use in file names.
-    settings: sampler, steps, guidance, checkpoint.
-    title: one line for pictures.
-    per_condition: consecutive rows that share a condition.
-  """
-
-  images: np.ndarray
-  references: np.ndarray | None
-  entries: Sequence[artifacts.JsonMapping]
-  names: Sequence[str]
-  settings: artifacts.JsonMapping
-  title: str
-  per_condition: int
+  images: np.ndarray  # uint8 [n h w 1]
+  references: np.ndarray | None  # uint8 [n h w 1], the image of each condition
+  entries: Sequence[artifacts.JsonMapping]  # seed, number and condition of each
+  names: Sequence[str]  # of the conditions, safe for use in file names
+  settings: artifacts.JsonMapping  # sampler, steps, guidance, checkpoint
+  title: str  # one line for pictures
+  per_condition: int  # consecutive rows that share a condition
 
 
 def sample(

@@ -23,13 +23,9 @@ CODES = ("sex", "view")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Axis:
-  """One thing that varies.
+  """One thing that varies."""
 
-  Attributes:
-    name: 'seed', or a sample setting with a single value.
-  """
-
-  name: str
+  name: str  # 'seed', or a sample setting with a single value
   values: tuple
 
   @property
@@ -57,20 +53,23 @@ def grid(
   Raises:
     errors.InputError: a value out of range, or no such checkpoint.
   """
+  names, (*down, across) = [axis.name for axis in axes], axes
   combinations = list(itertools.product(*(axis.values for axis in axes)))
-  points = []
-  for values in combinations:
-    point = dict(zip((axis.name for axis in axes), values, strict=True))
-    point_seed = point.pop("seed", seed)
-    settings = dataclasses.replace(run.recipe.sample, **{**(changes or {}), **point})
-    points.append((settings, point_seed))
+  points = [
+    {**(changes or {}), **dict(zip(names, values, strict=True))}
+    for values in combinations
+  ]
+  seeds = [point.pop("seed", seed) for point in points]
+  # All values are checked before the first image is drawn.
+  every = [dataclasses.replace(run.recipe.sample, **point) for point in points]
   weak_params = None if weak_step is None else run.params_at(weak_step)
   generators: dict[generate_lib.SampleSettings, generate_lib.Generator] = {}
   images = {}
-  for values, (settings, point_seed) in zip(combinations, points, strict=True):
+  for values, settings, point_seed in zip(combinations, every, seeds, strict=True):
     # All scales share one program, except 1, which needs only one branch.
-    plain = settings.guidance == 1.0 or isinstance(settings.guidance, tuple)
-    shared = settings if plain else dataclasses.replace(settings, guidance=2.0)
+    guidance = settings.guidance
+    scale = None if guidance == 1.0 or isinstance(guidance, tuple) else guidance
+    shared = settings if scale is None else dataclasses.replace(settings, guidance=2.0)
     if shared not in generators:
       generators[shared] = generate_lib.Generator(recipe=run.recipe, settings=shared)
     images[values] = generators[shared].generate(
@@ -81,27 +80,23 @@ def grid(
       batch_size=batch_size,
       negative=conditions.negative,
       weak_params=weak_params,
-      scale=None if plain else settings.guidance,
+      scale=scale,
     )
     progress("combinations", len(images), len(combinations))
-  if len(axes) == 1:
-    rows = [
-      [images[(value,)][i] for value in axes[0].values] for i in range(len(conditions))
-    ]
-    row_labels = [sampling.caption(entry) for entry in conditions.entries]
-  else:
-    down, across = axes
-    rows, row_labels = [], []
-    for i, entry in enumerate(conditions.entries):
-      for value, label in zip(down.values, down.labels, strict=True):
-        rows.append([images[value, other][i] for other in across.values])
-        text = sampling.caption(entry) if len(conditions) > 1 else ""
-        row_labels.append(f"{label}\n{text}".strip())
+  rows, row_labels = [], []
+  heads = [((), "")]
+  if down:
+    heads = [((v,), x) for v, x in zip(down[0].values, down[0].labels, strict=True)]
+  for i, entry in enumerate(conditions.entries):
+    text = sampling.caption(entry) if len(conditions) > 1 or not down else ""
+    for head, label in heads:
+      rows.append([images[(*head, value)][i] for value in across.values])
+      row_labels.append(f"{label}\n{text}".strip())
   return pictures.grid(
     rows,
     row_labels=row_labels,
-    column_labels=axes[-1].labels,
-    title=sampling.title(run, points[0][0], weak_step, [axis.name for axis in axes]),
+    column_labels=across.labels,
+    title=sampling.title(run, every[0], weak_step, names),
   )
 
 
@@ -164,7 +159,7 @@ def walk(
   return picture, images
 
 
-def _mix(name: str, first: np.ndarray, last: np.ndarray, weight: float) -> np.ndarray:
+def _mix(name: str, first: types.Array, last: types.Array, weight: float) -> np.ndarray:
   """Interpolates a field; if an end is unknown, takes the nearer end's value."""
   first, last = np.asarray(first, np.float32), np.asarray(last, np.float32)
   mixed = np.asarray((1 - weight) * first + weight * last, np.float32)

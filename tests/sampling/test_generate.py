@@ -1,6 +1,7 @@
 """Images of a known denoiser: guidance, batches, keys and grey levels."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +26,21 @@ def _mean_of_noise(params, batch, keys):
   return params * noise + batch["shift"].reshape(-1, 1, 1, 1)
 
 
+def _generator(compiled, mesh) -> generate.Generator:
+  """A generator with this function in place of its compiled one."""
+  recipe = SimpleNamespace(mesh=mesh)
+  generator = generate.Generator(recipe=recipe, settings=SETTINGS)
+  vars(generator)["compiled"] = compiled
+  return generator
+
+
 def _rows(mesh, numbers, batch_size, told=None):
   conditions = {"shift": np.linspace(-0.1, 0.1, 20, dtype=np.float32)[numbers]}
-  return generate.generate_rows(
-    _mean_of_noise,
+  return _generator(_mean_of_noise, mesh).generate(
     0.5,
     conditions,
-    generate.sample_keys(3, np.asarray(numbers)),
-    mesh,
+    seed=3,
+    numbers=np.asarray(numbers),
     batch_size=batch_size,
     progress=lambda label, done, total: told is not None and told.append((done, total)),
   )
@@ -149,32 +157,20 @@ def _close(got, want):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_one_scale_guides_by_the_whole_condition(said, scale):
   _close(said(_settings(guidance=scale)), scale * BOTH)
-  # The same scale as an argument, for all and by sample.
+  # The same scale as an argument.
   _close(said(_settings(guidance=2.0), scale=scale), scale * BOTH)
-  scales = np.array([scale, 0.0, 3.0], np.float32)
-  _close(said(_settings(guidance=1.0), scale=scales), scales * BOTH)
 
 
 @pytest.mark.parametrize("scales", [(3.0, 1.5), (1.0, 0.0), (0.0, 2.0), (0.0, 0.0)])
 def test_a_scale_a_stream_composes_them(said, scales):
   want = scales[0] * A + scales[1] * 10 * B
   _close(said(_settings(guidance=scales)), want)
-  _close(said(_settings(guidance=(1.0, 1.0)), scale=np.float32(scales)), want)
-  by_row = np.stack([np.float32(scales), np.float32([1, 2]), np.float32([0, 1])])
-  got = said(_settings(guidance=(1.0, 1.0)), scale=by_row)
-  _close(got, by_row[:, 0] * A + by_row[:, 1] * 10 * B)
 
 
-def test_scales_of_other_streams_are_refused(known, said):
+def test_scales_of_other_streams_are_refused(said):
   message = r"guidance=1,2,3: 3 scales; expected one number, or 2: text, image"
   with pytest.raises(errors.InputError, match=message):
     said(_settings(guidance=(1, 2, 3)))
-  with pytest.raises(ValueError, match=r"scale \(3,\) for 2 streams"):
-    said(_settings(guidance=(1, 2)), scale=np.ones(3, np.float32))
-  with pytest.raises(ValueError, match=r"scale \(2,\) for 3 images"):
-    generate.generate_rows(
-      None, 1.0, BATCH, np.arange(3), said.mesh, batch_size=2, scale=np.ones(2)
-    )
 
 
 def test_an_interval_limits_guidance_to_its_steps(said):
@@ -224,28 +220,25 @@ def test_scales_share_one_program(known, said):
   assert make._cache_size() == 1
 
 
-@pytest.mark.parametrize("scale", [None, 3.0, (2.0, 3.0), "rows"])
-def test_rows_take_what_is_optional_along(known, scale, mesh):
-  guidance = (1.5, 1.5) if isinstance(scale, tuple) else 1.5
+@pytest.mark.parametrize(
+  ("guidance", "scale"), [(1.5, None), (1.5, 3.0), ((2.0, 3.0), None)]
+)
+def test_rows_take_what_is_optional_along(known, guidance, scale, mesh):
   make = generate.make_generate(known[0], _settings(guidance=guidance), (2, 2, 1), mesh)
   rng = np.random.default_rng(0)
   n = 11
   batch = {name: rng.uniform(-5, 5, (n, 1)).astype(np.float32) for name in BATCH}
   negative = {name: np.full((1, 1), 2.0, np.float32) for name in BATCH}
-  if scale == "rows":
-    scale = np.linspace(0, 3, n)
-  keys = generate.sample_keys(0, np.arange(n))
 
   def run(rows, batch_size, negative):
-    return generate.generate_rows(
-      make,
+    return _generator(make, mesh).generate(
       1.0,
       {name: value[rows] for name, value in batch.items()},
-      keys[rows],
-      mesh,
+      seed=0,
+      numbers=rows,
       batch_size=batch_size,
       negative=negative,
-      scale=scale[rows] if isinstance(scale, np.ndarray) else scale,
+      scale=scale,
     )
 
   whole = run(np.arange(n), n, negative)

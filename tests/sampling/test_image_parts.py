@@ -13,20 +13,17 @@ def calls(monkeypatch) -> list[int]:
   """Rows of each call; an image's first pixel tells its number, the next its seed."""
   rows = []
 
-  def generate_rows(generate, params, fields, keys, mesh, *, batch_size):
-    del generate, params, mesh
-    rows.append(len(keys))
-    assert len(keys) % batch_size == 0
-    assert all(len(value) == len(keys) for value in fields.values())
-    images = np.zeros((len(keys), 8, 8, 1), np.uint8)
+  def generate(self, params, fields, *, seed, numbers, batch_size):
+    del self, params, seed
+    rows.append(len(numbers))
+    assert len(numbers) % batch_size == 0
+    assert all(len(value) == len(numbers) for value in fields.values())
+    images = np.zeros((len(numbers), 8, 8, 1), np.uint8)
     images[:, 0, 0, 0] = fields["findings"].sum(axis=-1)
-    images[:, 0, 1, 0] = np.asarray(keys)
+    images[:, 0, 1, 0] = numbers
     return images
 
-  monkeypatch.setattr(image_parts.generate_lib, "generate_rows", generate_rows)
-  monkeypatch.setattr(
-    image_parts.generate_lib, "sample_keys", lambda seed, numbers: numbers
-  )
+  monkeypatch.setattr(image_parts.generate_lib.Generator, "generate", generate)
   monkeypatch.setattr(image_parts, "PART_SIZE", 4)
   return rows
 

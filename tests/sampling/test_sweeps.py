@@ -63,8 +63,8 @@ def told(monkeypatch) -> list[dict]:
 
   def make(objective, settings, *_):
     def generate(params, batch, keys, *, scale=None, **others):
-      scales = np.full(len(keys), settings.guidance) if scale is None else scale
-      level = settings.num_steps + 10 * scales + 100 * (settings.sampler == "ddim")
+      scale = settings.guidance if scale is None else scale
+      level = settings.num_steps + 10 * scale + 100 * (settings.sampler == "ddim")
       batches.append(
         {
           **{name: np.asarray(value) for name, value in batch.items()},
@@ -72,8 +72,7 @@ def told(monkeypatch) -> list[dict]:
           **others,
         }
       )
-      grey = np.asarray(level) / 127.5 - 1
-      return np.broadcast_to(grey[:, None, None, None], (len(keys), 8, 8, 1))
+      return np.full((len(keys), 8, 8, 1), level / 127.5 - 1)
 
     return generate
 

@@ -84,8 +84,9 @@ def of_paths(
   assert context.training is not None
   assert context.records is not None
   first = sets[paths[0].name][0][0].generator
-  costs = sorted({of_path[0][0].generator.evaluations for of_path in sets.values()})
-  settings = first.settings
+  generators = [of_path[0][0].generator.generator for of_path in sets.values()]
+  costs = sorted({generator.evaluations() for generator in generators})
+  settings = first.generator.settings
   kind = "phantoms" if context.phantom else "real images"
   return {
     "conditions": f"{len(context.conditions):,} {context.split} images ({kind}), one"

@@ -32,18 +32,12 @@ class PatchDiscriminator(nn.Module):
 
   Isola et al. 2017 (1611.07004), section 3.2.2, with group instead of batch
   normalisation (Wu and He 2018, 1803.08494): logits do not depend on the batch.
-
-  Attributes:
-    channels: channels of the first layer; they double per layer, up to eight times.
-    num_layers: number of layers that halve the side.
-    norm_groups: divides `channels`.
-    dtype: of the convolutions; norms and logits are float32.
   """
 
-  channels: int = 64
-  num_layers: int = 3
+  channels: int = 64  # of the first layer; they double per layer, up to eight times
+  num_layers: int = 3  # that halve the side
   norm_groups: int = 8
-  dtype: jnp.dtype = jnp.float32
+  dtype: jnp.dtype = jnp.float32  # of the convolutions; norms and logits are float32
 
   @nn.compact
   def __call__(self, image: types.Array) -> jax.Array:
@@ -67,17 +61,13 @@ class PatchDiscriminator(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-  """Everything the losses need besides parameters, batch and key.
-
-  Attributes:
-    discriminator: None for none.
-    features_fn: (frozen parameters, image) -> (states, embedding); None for none.
-  """
+  """Everything the losses need besides parameters, batch and key."""
 
   network: autoencoder_lib.AutoencoderKL
   discriminator: PatchDiscriminator | None
   loss: settings_lib.LossSettings
   adversarial: settings_lib.DiscriminatorSettings
+  # (frozen parameters, image) -> (states, embedding)
   features_fn: Callable[..., tuple[tuple[jax.Array, ...], jax.Array]] | None
 
   def logits(self, params: types.Params, image: types.Array) -> jax.Array:
@@ -93,8 +83,7 @@ def dissimilarity(
 
   Args:
     frozen: parameters of the frozen encoder; unused without one.
-    output: [b h w 1] reconstructions.
-    image: [b h w 1] in [-1, 1].
+    output: [b h w 1] reconstructions of the image, in [-1, 1].
 
   Returns:
     [b] each: `reconstruction`, `perceptual` if there is an encoder, and their weighted

@@ -5,7 +5,7 @@ features of both sets --> rFID, and its floor: the distance to as many training 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import logging
 import jax
@@ -18,8 +18,12 @@ from cxr_diffusion_jax.encoders import image_features
 from cxr_diffusion_jax.encoders.probes import probe
 from cxr_diffusion_jax.evaluation.metrics import diversity, frechet
 from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
+from cxr_diffusion_jax.parallel import batches
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.sampling import generate
+
+if TYPE_CHECKING:
+  from clu import metric_writers
 
 FILE = "autoencoder.json"
 
@@ -35,7 +39,7 @@ def write(
   *,
   params: types.Params,
   step: int,
-  writer: Any,
+  writer: "metric_writers.MetricWriter",
   features: image_features.ImageFeatures | None = None,
   train_probe: bool = False,
   progress: types.Progress = types.no_progress,
@@ -44,7 +48,6 @@ def write(
 
   Args:
     params: averaged parameters.
-    writer: a CLU metric writer.
     features: for rFID; None for those of a probe, if there is one.
     train_probe: train a probe if there is none.
   """
@@ -54,13 +57,6 @@ def write(
   figures: artifacts.Json = {
     "num_images": len(real),
     **similarities(real, reconstructions),
-  }
-  described = {
-    "step": step,
-    "split": "validation",
-    "data": dataset.kind,
-    "fingerprint": dataset.records.fingerprint,
-    "factor": trainer.experiment.network.factor,
   }
   extract = extractor(dataset, features, train_probe, progress)
   if extract is not None:
@@ -113,24 +109,21 @@ def distances(
 
   Args:
     features_fn: images [b h w 1] in [-1, 1] -> [b d].
-    real: [n h w 1].
-    reconstructions: of the real images.
+    real: [n h w 1], as are the others.
     reference: other real images, preferably as many.
 
   Returns:
     `rfid` from real images to reconstructions, and `rfid_floor` to the reference:
     the distance of two samples of the data. Good reconstructions stay below it.
   """
-  sets = [
-    np.concatenate(
-      [features_fn(part[first : first + BLOCK]) for first in range(0, len(part), BLOCK)]
+  own, *others = (
+    batches.in_batches(
+      lambda rows, part=part: features_fn(part[rows]), len(part), BLOCK
     )
     for part in (real, reconstructions, reference)
-  ]
-  return {
-    "rfid": frechet.frechet_distance(sets[0], sets[1]),
-    "rfid_floor": frechet.frechet_distance(sets[0], sets[2]),
-  }
+  )
+  distances = (frechet.frechet_distance(own, other) for other in others)
+  return dict(zip(("rfid", "rfid_floor"), distances, strict=True))
 
 
 def _images(source: pipeline.JoinedSource, limit: int = MAX_IMAGES) -> np.ndarray:
@@ -158,13 +151,10 @@ def extractor(
       f"{features.name}, {features.layer}",
       lambda image: np.asarray(embed(features.params, image)),
     )
-  folder = dataset.records.folder / "probe"
+  records, folder = dataset.records, dataset.records.folder / "probe"
   if train_probe:
     train, validation = (
-      (
-        image_set.record_images(dataset.records, split),
-        dataset.records.fields(split)["findings"],
-      )
+      (image_set.record_images(records, split), records.fields(split)["findings"])
       for split in ("train", "validation")
     )
     judge = probe.train_probe(*train, folder, validation=validation, progress=progress)

@@ -17,15 +17,8 @@ from cxr_diffusion_jax.training import optimizer as optimizer_lib
 from cxr_diffusion_jax.training import train_settings
 
 SECTIONS = (
-  "data",
-  "discriminator",
-  "loss",
-  "model",
-  "optimizer",
-  "parallel",
-  "sample",
-  "train",
-)
+  "data", "discriminator", "loss", "model", "optimizer", "parallel", "sample", "train",
+)  # fmt: skip
 
 RECONSTRUCTIONS = ("l1", "charbonnier")
 
@@ -100,11 +93,7 @@ class DiscriminatorSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PictureSettings:
-  """The picture of originals and reconstructions.
-
-  Attributes:
-    num_images: number of validation images in it.
-  """
+  """The picture of so many validation images and their reconstructions."""
 
   num_images: int = 8
 
@@ -117,34 +106,25 @@ class PictureSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderExperiment:
-  """A run without its data.
-
-  Attributes:
-    network: the autoencoder; its scaling factor is measured when it is exported.
-    optimizer: how the parameters of both networks are updated.
-    autoencoder: None: no latents are read.
-  """
+  """A run without its data."""
 
   seed: int
   data: data_settings.DataSettings
-  network: autoencoder_lib.AutoencoderKL
+  network: autoencoder_lib.AutoencoderKL  # its scaling factor is measured on export
   loss: LossSettings
   discriminator: DiscriminatorSettings
-  optimizer: optimizer_lib.OptimizerSettings
+  optimizer: optimizer_lib.OptimizerSettings  # of both networks
   train: train_settings.TrainSettings
   sample: PictureSettings
   mesh: jax.sharding.Mesh
   config: artifacts.JsonMapping
-  autoencoder: None = None
+  autoencoder: None = None  # no latents are read
 
 
 def build(
   config: ml_collections.ConfigDict | artifacts.JsonMapping,
 ) -> AutoencoderExperiment:
-  """Reads a config.
-
-  Args:
-    config: as `configs/autoencoder.py` makes it, or as plain values.
+  """Reads a config such as that of `configs/autoencoder.py`.
 
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.
@@ -160,7 +140,6 @@ def build(
     )
   if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
     raise errors.InputError(f"config.seed={plain['seed']}", "0 to 4294967295")
-
   makers = {
     "data": data_settings.DataSettings,
     "loss": LossSettings,
@@ -169,9 +148,17 @@ def build(
     "train": train_settings.TrainSettings,
     "sample": PictureSettings,
   }
+  values, dtype = model_section.fields(plain["model"])
+  channels = {"in_channels": 1, "out_channels": 1, "dtype": dtype}
   experiment = AutoencoderExperiment(
     seed=plain["seed"],
-    network=_network(plain["model"]),
+    network=sections.make(
+      autoencoder_lib.AutoencoderKL,
+      "model",
+      values,
+      given={**channels, "scaling_factor": 1.0, "shift_factor": 0.0},
+      also=("dtype", "name"),
+    ),
     mesh=sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"]),
     config=plain,
     **{name: sections.make(make, name, plain[name]) for name, make in makers.items()},
@@ -180,45 +167,24 @@ def build(
   return experiment
 
 
-def _network(section: artifacts.JsonMapping) -> autoencoder_lib.AutoencoderKL:
-  values, dtype = model_section.fields(section)
-  given = {
-    "in_channels": 1,
-    "out_channels": 1,
-    "scaling_factor": 1.0,
-    "shift_factor": 0.0,
-    "dtype": dtype,
-  }
-  return sections.make(
-    autoencoder_lib.AutoencoderKL, "model", values, given=given, also=("dtype", "name")
-  )
-
-
 def _check(experiment: AutoencoderExperiment) -> None:
   train, factor = experiment.train, experiment.network.factor
   size, crop = experiment.data.image_size, experiment.loss.crop_size
-  for name, side in (("data.image_size", size), ("loss.crop_size", crop)):
-    if side % factor:
-      raise errors.InputError(
-        f"config.{name}={side} for an autoencoder of factor {factor}",
-        f"a multiple of {factor}",
-      )
-  if crop > size:
-    raise errors.InputError(
-      f"config.loss.crop_size={crop}", f"{size}, the image's size, or less"
-    )
-  if experiment.optimizer.accumulation != 1:
-    raise errors.InputError(
-      f"config.optimizer.accumulation={experiment.optimizer.accumulation}",
-      "1: an autoencoder needs its batch as a whole",
-      "lower config.train.batch_size, or train on crops with config.loss.crop_size",
-    )
-  if train.init_from:
-    raise errors.InputError(
-      f"config.train.init_from={train.init_from}", "'', except for denoisers"
-    )
-  if train.power_ema:
-    raise errors.InputError(
-      f"config.train.power_ema={train.power_ema}", "(), except for denoisers"
-    )
+  multiple = f"a multiple of {factor}, the autoencoder's factor"
+  accumulation = experiment.optimizer.accumulation
+  for name, value, right, expected in (
+    ("data.image_size", size, size % factor == 0, multiple),
+    ("loss.crop_size", crop, crop % factor == 0, multiple),
+    ("loss.crop_size", crop, crop <= size, f"{size}, the image's size, or less"),
+    (
+      "optimizer.accumulation",
+      accumulation,
+      accumulation == 1,
+      "1, with a lower config.train.batch_size or config.loss.crop_size instead",
+    ),
+    ("train.init_from", train.init_from, not train.init_from, "'': no denoiser"),
+    ("train.power_ema", train.power_ema, not train.power_ema, "(): no denoiser"),
+  ):
+    if not right:
+      raise errors.InputError(f"config.{name}={value}", expected)
   train.check_batch_size(experiment.mesh)

@@ -46,7 +46,6 @@ def train_step(
   """Updates the state by one batch.
 
   Args:
-    optimizer: of each part of `state.opt_state`.
     batch: `image` [b h w 1] in [-1, 1].
 
   Returns:
@@ -83,7 +82,9 @@ def train_step(
     by_output, metrics = by_output + adversarial_by_output, metrics | scalars
   (grads,) = pull((by_output, *by_moments, jnp.zeros_like(latent)))
   changes[AUTOENCODER] = _updated(optimizer, state, AUTOENCODER, grads)
-  new = {name: change[0] for name, change in changes.items()}
+  new, opt_state = (
+    {name: change[i] for name, change in changes.items()} for i in (0, 1)
+  )
   decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
   new_state = state_lib.TrainState(
     step=state.step + 1,
@@ -91,7 +92,7 @@ def train_step(
     ema_params=optax.incremental_update(
       new[AUTOENCODER], state.ema_params, 1.0 - decay
     ),
-    opt_state={name: change[1] for name, change in changes.items()},
+    opt_state=opt_state,
   )
   return new_state, metrics | {"grad_norm": optax.tree.norm(grads)}
 
@@ -189,8 +190,8 @@ def _adversarial(objective, optimizer, state, image, output, latent, by_output):
 
 
 def _updated(optimizer, state, name, grads) -> tuple[types.Params, optax.OptState]:
-  params, opt_state = state.params[name], state.opt_state[name]
-  updates, opt_state = optimizer.update(grads, opt_state, params)
+  params = state.params[name]
+  updates, opt_state = optimizer.update(grads, state.opt_state[name], params)
   return optax.apply_updates(params, updates), opt_state
 
 

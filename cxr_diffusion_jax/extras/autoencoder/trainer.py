@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -50,31 +50,24 @@ INITIAL_LOGVAR = -6.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Programs(compiled.Programs):
-  """The functions of an autoencoder's training, compiled on first use.
+  """Functions of averaged parameters and more, compiled on first use."""
 
-  Attributes:
-    latent_step: (averaged parameters, batch) -> sums over the latents, see `step`.
-    reconstruct: (averaged parameters, image) -> image from the posterior's mean.
-    gather: averaged parameters -> the same, whole on every device.
-  """
-
+  # batch -> sums over the latents, see `step`.
   latent_step: Callable[[types.Params, types.Batch], dict[str, jax.Array]]
+  # image -> image from the posterior's mean.
   reconstruct: Callable[[types.Params, types.Array], jax.Array]
+  # -> the same parameters, whole on every device.
   gather: Callable[[types.Params], types.Params]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderTrainer:
-  """A `loop.Trainable`.
-
-  Attributes:
-    workdir: the run's folder, where validations export the autoencoder.
-  """
+  """A `loop.Trainable`."""
 
   experiment: settings_lib.AutoencoderExperiment
   dataset: dataset_lib.Dataset
   programs: Programs
-  workdir: pathlib.Path
+  workdir: pathlib.Path  # where validations export the autoencoder
 
   def batches(self, start_step: int) -> Iterator[types.Batch]:
     return compiled.train_batches(
@@ -119,9 +112,9 @@ class AutoencoderTrainer:
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     size = min(self.experiment.train.batch_size, -(-len(images) // parts) * parts)
 
-    def reconstruct(rows: np.ndarray) -> np.ndarray:
+    def reconstruct(rows: np.ndarray) -> jax.Array:
       batch = sharding.place_whole_batch({"image": images[rows]}, mesh)
-      return np.asarray(self.programs.reconstruct(params, batch["image"]))
+      return self.programs.reconstruct(params, batch["image"])
 
     return np.clip(batches_lib.in_batches(reconstruct, len(images), size), -1, 1)
 
@@ -164,19 +157,12 @@ def make_objective(
   experiment: settings_lib.AutoencoderExperiment,
   features: image_features.ImageFeatures | None = None,
 ) -> objective_lib.Objective:
-  """Builds the objective of a run.
-
-  Args:
-    features: the frozen encoder of the perceptual loss; None for no such loss.
-  """
-  settings = experiment.discriminator
-  discriminator = None
+  """Builds the objective of a run, with a frozen encoder if it has perceptual loss."""
+  settings, discriminator = experiment.discriminator, None
   if settings.weight > 0:
+    sizes = {x: getattr(settings, x) for x in ("channels", "num_layers", "norm_groups")}
     discriminator = objective_lib.PatchDiscriminator(
-      channels=settings.channels,
-      num_layers=settings.num_layers,
-      norm_groups=settings.norm_groups,
-      dtype=experiment.network.dtype,
+      **sizes, dtype=experiment.network.dtype
     )
   return objective_lib.Objective(
     network=experiment.network,
@@ -211,7 +197,7 @@ def make_programs(
   experiment: settings_lib.AutoencoderExperiment,
   features: image_features.ImageFeatures | None = None,
 ) -> Programs:
-  """Builds the compiled functions of a run; arguments as of `make_objective`."""
+  """Builds the compiled functions of a run."""
   objective = make_objective(experiment, features)
   optimizer = optimizer_lib.make_optimizer(
     experiment.optimizer, experiment.train.num_steps
@@ -221,9 +207,6 @@ def make_programs(
 
   def create() -> state_lib.TrainState:
     return autoencoder_step.create(init_params(objective, key), optimizer)
-
-  def bind(function: Callable[..., Any]) -> Callable[..., Any]:
-    return functools.partial(function, objective)
 
   network = experiment.network
   compiler = compiled.Compiler(
@@ -236,12 +219,16 @@ def make_programs(
     seed=experiment.seed,
     ema_decay=experiment.train.ema_decay,
   )
+  validation_step, latent_step = (
+    functools.partial(step, objective)
+    for step in (autoencoder_step.validation_step, autoencoder_step.latent_step)
+  )
   return Programs(
     init=compiler.create,
     like=compiler.like,
     train_step=compiler.update(train_step, frozen),
-    validation_step=compiler.evaluate(bind(autoencoder_step.validation_step), frozen),
-    latent_step=compiler.evaluate(bind(autoencoder_step.latent_step)),
+    validation_step=compiler.evaluate(validation_step, frozen),
+    latent_step=compiler.evaluate(latent_step),
     reconstruct=compiler.evaluate(
       lambda params, image: network.apply({"params": params}, image)
     ),

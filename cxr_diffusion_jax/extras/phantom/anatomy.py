@@ -11,122 +11,81 @@ import numpy as np
 
 # What the phantom can show, in NIH's spelling and order.
 RENDERED = (
-  "Atelectasis",
-  "Cardiomegaly",
-  "Consolidation",
-  "Edema",
-  "Effusion",
-  "Emphysema",
-  "Infiltration",
-  "Mass",
-  "Nodule",
-  "Pneumothorax",
-)
+  "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema",
+  "Infiltration", "Mass", "Nodule", "Pneumothorax",
+)  # fmt: skip
 
 # Pairs that occur together in patients and do not hide one another.
 COMPATIBLE = (
-  ("Atelectasis", "Effusion"),
-  ("Atelectasis", "Nodule"),
-  ("Cardiomegaly", "Edema"),
-  ("Cardiomegaly", "Effusion"),
-  ("Cardiomegaly", "Infiltration"),
-  ("Consolidation", "Effusion"),
-  ("Consolidation", "Nodule"),
-  ("Effusion", "Infiltration"),
-  ("Effusion", "Mass"),
-  ("Emphysema", "Nodule"),
+  ("Atelectasis", "Effusion"), ("Atelectasis", "Nodule"), ("Cardiomegaly", "Edema"),
+  ("Cardiomegaly", "Effusion"), ("Cardiomegaly", "Infiltration"),
+  ("Consolidation", "Effusion"), ("Consolidation", "Nodule"),
+  ("Effusion", "Infiltration"), ("Effusion", "Mass"), ("Emphysema", "Nodule"),
   ("Emphysema", "Pneumothorax"),
-)
+)  # fmt: skip
 
 LEFT, RIGHT, BOTH = 1, -1, 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Patient:
-  """One body.
+  """One body."""
 
-  Attributes:
-    age: years. sex: 'M' or 'F'.
-    half_width: inner half width of the rib cage. depth: of the trunk in cm.
-    fat: 0 lean to 1 obese. apex: y of the lungs' tops.
-    rib_phase, rib_spacing, rib_slope: place, distance and descent of the ribs.
-    bend: scoliosis amplitude. ctr: heart width over thoracic width when healthy.
-    knob: aortic knob's bulge. breast: radius. density: of aerated lung, water 1.
-    seed: of the vessels and the lung's texture.
-  """
-
-  age: int
-  sex: str
-  half_width: float
-  depth: float
-  fat: float
-  apex: float
-  rib_phase: float
+  age: int  # years
+  sex: str  # 'M' or 'F'
+  half_width: float  # inner half width of the rib cage
+  depth: float  # of the trunk in cm
+  fat: float  # 0 lean to 1 obese
+  apex: float  # y of the lungs' tops
+  rib_phase: float  # place of the ribs
   rib_spacing: float
-  rib_slope: float
-  bend: float
-  ctr: float
-  knob: float
-  breast: float
-  density: float
-  seed: int
+  rib_slope: float  # their descent
+  bend: float  # scoliosis amplitude
+  ctr: float  # heart width over thoracic width when healthy
+  knob: float  # the aortic knob's bulge
+  breast: float  # radius
+  density: float  # of aerated lung, water 1
+  seed: int  # of the vessels and the lung's texture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lesion:
-  """One finding's place and size.
+  """One finding's place and size."""
 
-  Attributes:
-    name: of `RENDERED`. side: LEFT, RIGHT or BOTH of the patient.
-    extent: 0 slight to 1 severe. x: distance from the midline, y: height, for
-    focal findings. diameter: cm, for nodules and masses. seed: of its texture.
-  """
-
-  name: str
-  side: int
-  extent: float
-  x: float
+  name: str  # of `RENDERED`
+  side: int  # LEFT, RIGHT or BOTH of the patient
+  extent: float  # 0 slight to 1 severe
+  x: float  # distance from the midline, for focal findings
   y: float
-  diameter: float
-  seed: int
+  diameter: float  # cm, for nodules and masses
+  seed: int  # of its texture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-  """One exposure of a patient.
+  """One exposure of a patient."""
 
-  Attributes:
-    view: 'PA' or 'AP'. lesions: findings; several entries may share a name.
-    tilt: radians. dx, dy, zoom: placement in the frame. field_cm: frame width, cm.
-    turn: rotation about the body's axis, as a shift of anterior parts.
-    breath: 0 full inspiration, 1 shallow. arms: 0 hanging to 1 abducted.
-    scapula: shift inwards. gas: size of the gastric bubble. chin: how far the jaw
-    enters. scatter, noise, contrast, brightness: of the detector and its display.
-    wires: number of leads over the chest. border: collimation, 0 none, 1 black,
-    2 white. marker: 'L' or 'R'. seed: of everything drawn at random in rendering.
-  """
-
-  view: str
-  lesions: tuple[Lesion, ...]
-  tilt: float
-  dx: float
+  view: str  # 'PA' or 'AP'
+  lesions: tuple[Lesion, ...]  # several may share a name
+  tilt: float  # radians
+  dx: float  # placement in the frame, as are the next two
   dy: float
   zoom: float
-  field_cm: float
-  turn: float
-  breath: float
-  arms: float
-  scapula: float
-  gas: float
-  chin: float
-  scatter: float
+  field_cm: float  # width of the frame
+  turn: float  # rotation about the body's axis, as a shift of anterior parts
+  breath: float  # 0 full inspiration, 1 shallow
+  arms: float  # 0 hanging to 1 abducted
+  scapula: float  # shift inwards
+  gas: float  # size of the gastric bubble
+  chin: float  # how far the jaw enters
+  scatter: float  # of the detector, as is the noise
   noise: float
-  contrast: float
+  contrast: float  # of the display, as is the brightness
   brightness: float
-  wires: int
-  border: int
-  marker: str
-  seed: int
+  wires: int  # number of leads over the chest
+  border: int  # collimation: 0 none, 1 black, 2 white
+  marker: str  # 'L' or 'R'
+  seed: int  # of everything drawn at random in rendering
 
   @property
   def findings(self) -> tuple[str, ...]:

@@ -27,17 +27,12 @@ class Box(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Change:
-  """Fields [h w] of one lesion, or 0 where it has no such effect.
+  """Fields [h w] of one lesion, or 0 where it has no such effect."""
 
-  Attributes:
-    opacity: share of air replaced by water. empty: share of tissue removed.
-    added: cm of soft tissue. mask: bool, what a reader would outline.
-  """
-
-  opacity: np.ndarray | float = 0.0
-  empty: np.ndarray | float = 0.0
-  added: np.ndarray | float = 0.0
-  mask: np.ndarray
+  opacity: np.ndarray | float = 0.0  # share of air replaced by water
+  empty: np.ndarray | float = 0.0  # share of tissue removed
+  added: np.ndarray | float = 0.0  # cm of soft tissue
+  mask: np.ndarray  # bool, what a reader would outline
 
 
 def box_of(name: str, mask: np.ndarray) -> Box | None:
@@ -88,11 +83,8 @@ def _pneumothorax(rng, lesion, side, grid, thorax) -> Change:
   wavy = 1 + 0.05 * np.sin(grid.y * 30 + rng.uniform(0, 6))
   edge = thorax.outer * (1 - np.float32(gap) * grid.along_y(profile) * wavy)
   apex = geometry.apex + 0.03 + 0.28 * gap
-  crown = (
-    grid.y
-    - np.float32(apex)
-    - 5.0 * (grid.side_x - np.float32(0.3 * geometry.half_width)) ** 2
-  )
+  across = grid.side_x - np.float32(0.3 * geometry.half_width)
+  crown = grid.y - np.float32(apex) - 5.0 * across**2
   # A smooth minimum rounds the shoulder of the collapsed lung.
   flank, blend = edge - grid.side_x, np.float32(0.06)
   mix = np.clip(0.5 + 0.5 * (flank - crown) / blend, 0, 1)
@@ -151,9 +143,8 @@ def _infiltration(rng, lesion, side, grid, thorax) -> Change:
   distance = _spot(grid, lesion.x, lesion.y, size, 1.3 * size)
   around = np.exp(-1.1 * distance**2)
   grain = np.clip(0.3 + 0.17 * patches + 0.2 * streaks, 0, 0.85)
-  opacity = np.where(
-    side, np.minimum(around * grain, 0.4) * np.float32(1.35 + 0.15 * lesion.extent), 0
-  )
+  dense = np.minimum(around * grain, 0.4) * np.float32(1.35 + 0.15 * lesion.extent)
+  opacity = np.where(side, dense, 0)
   return Change(opacity=opacity, mask=side & (around > 0.35) & (thorax.lung > 0.5))
 
 

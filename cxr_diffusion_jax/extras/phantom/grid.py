@@ -17,26 +17,18 @@ _LOW, _HIGH = -0.15, 1.15
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-  """Canonical coordinates of every pixel's centre.
+  """Canonical coordinates of every pixel's centre, [h w]."""
 
-  Attributes:
-    x, y: [h w] f32; x is 0 at the midline and positive on the patient's left.
-    side_x: |x|. left: x > 0. row, column: curve indices of y and |x|.
-    positions: [s] where curves are tabulated.
-    pixel: canonical length of a pixel. field_cm: cm in a canonical unit.
-    to_pixel: [2 3] affine map from (x, y, 1) to pixel (column, row).
-  """
-
-  x: np.ndarray
-  y: np.ndarray
-  side_x: np.ndarray
-  left: np.ndarray
-  row: np.ndarray
-  column: np.ndarray
-  positions: np.ndarray
-  pixel: float
-  field_cm: float
-  to_pixel: np.ndarray
+  x: np.ndarray  # f32, 0 at the midline and positive on the patient's left
+  y: np.ndarray  # f32
+  side_x: np.ndarray  # |x|
+  left: np.ndarray  # x > 0
+  row: np.ndarray  # index of y in a curve
+  column: np.ndarray  # index of |x| in a curve
+  positions: np.ndarray  # [s] where curves are tabulated
+  pixel: float  # canonical length of a pixel
+  field_cm: float  # cm in a canonical unit
+  to_pixel: np.ndarray  # [2 3] affine map from (x, y, 1) to pixel (column, row)
 
   def curve(self, *knots: tuple[float, float]) -> np.ndarray:
     """Table [s] of a smooth curve through `(position, value)` knots, flat outside.

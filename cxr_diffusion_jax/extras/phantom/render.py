@@ -11,8 +11,7 @@ import numpy as np
 
 from cxr_diffusion_jax.extras.phantom import anatomy, texture
 from cxr_diffusion_jax.extras.phantom.anatomy import Lesion, Patient, Study
-from cxr_diffusion_jax.extras.phantom.body import make_body
-from cxr_diffusion_jax.extras.phantom.bones import make_bones
+from cxr_diffusion_jax.extras.phantom.body import make_body, make_bones
 from cxr_diffusion_jax.extras.phantom.findings import Box, Change, box_of, change_of
 from cxr_diffusion_jax.extras.phantom.grid import Grid, chord, make_grid, ramp
 from cxr_diffusion_jax.extras.phantom.thorax import (
@@ -31,28 +30,20 @@ MU_WATER, MU_BONE = 0.2, 0.3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phantom:
-  """A rendered X-ray and what is true of it.
+  """A rendered X-ray and what is true of it."""
 
-  Attributes:
-    image: uint8 [h w], bone bright, the patient's left on the viewer's right.
-    findings: sorted names, empty for none. boxes: one a lesion, in [0, 1].
-    age: years. sex: 'M' or 'F'. view: 'PA' or 'AP'.
-    cardiothoracic_ratio: heart's width over the thorax's inner width.
-    lung_area: (right, left) share of the image that is aerated lung.
-    diaphragm: (right, left) height of the domes' tops, fraction from the top.
-    pixel_cm: width of a pixel.
-  """
-
-  image: np.ndarray
-  findings: tuple[str, ...]
-  boxes: tuple[Box, ...]
-  age: int
-  sex: str
-  view: str
-  cardiothoracic_ratio: float
-  lung_area: tuple[float, float]
-  diaphragm: tuple[float, float]
-  pixel_cm: float
+  image: (
+    np.ndarray
+  )  # uint8 [h w], bone bright, the patient's left on the viewer's right
+  findings: tuple[str, ...]  # sorted names, empty for none
+  boxes: tuple[Box, ...]  # one a lesion, in [0, 1]
+  age: int  # years
+  sex: str  # 'M' or 'F'
+  view: str  # 'PA' or 'AP'
+  cardiothoracic_ratio: float  # the heart's width over the thorax's inner width
+  lung_area: tuple[float, float]  # (right, left) share of the image: aerated lung
+  diaphragm: tuple[float, float]  # (right, left) height of the domes, from the top
+  pixel_cm: float  # width of a pixel
 
 
 def make_phantom(
@@ -99,31 +90,23 @@ def render(patient: Patient, study: Study, *, size: int) -> Phantom:
   image = _expose(noise, tau, study, thorax)
   image = _mark(marks, image, grid, study)
   image = _collimate(beam, image, study)
+  right, left = (float((aerated & side).mean()) for side in (~grid.left, grid.left))
+  boxes = (
+    box_of(lesion.name, change.mask) if change else Box(lesion.name, *thorax.heart_box)
+    for lesion, change in changes
+  )
   return Phantom(
     image=(image * 255 + 0.5).astype(np.uint8),
     findings=study.findings,
-    boxes=_boxes(changes, thorax),
+    boxes=tuple(box for box in boxes if box),
     age=patient.age,
     sex=patient.sex,
     view=study.view,
     cardiothoracic_ratio=thorax.ctr,
-    lung_area=(
-      float((aerated & ~grid.left).mean()),
-      float((aerated & grid.left).mean()),
-    ),
+    lung_area=(right, left),
     diaphragm=(geometry.dome_right, geometry.dome_left),
     pixel_cm=grid.pixel * grid.field_cm,
   )
-
-
-def _boxes(changes: Changes, thorax: Thorax) -> tuple[Box, ...]:
-  boxes = []
-  for lesion, change in changes:
-    if change is None:
-      boxes.append(Box(lesion.name, *thorax.heart_box))
-    else:
-      boxes.append(box_of(lesion.name, change.mask))
-  return tuple(box for box in boxes if box)
 
 
 def _water(
@@ -137,12 +120,11 @@ def _water(
   # Weight of the lung itself packs its lower part.
   density = density * (0.85 + 0.3 * grid.y)
   move = geometry.shift
-  tree = texture.vessels(
-    rng, grid, right=(move - 0.078, 0.43), left=(move + 0.085, 0.405)
-  )
+  hila = {"right": (move - 0.078, 0.43), "left": (move + 0.085, 0.405)}
+  tree = texture.vessels(rng, grid, **hila)
   room = np.clip(thorax.lung / 6, 0, 1) * np.float32(2.3 * geometry.vessel_gain)
-  hila = _hila(grid, move) * np.float32(geometry.vessel_gain)
-  marks = tree * room + hila * np.clip(thorax.lung / 4, 0, 1)
+  trunks = _hila(grid, move) * np.float32(geometry.vessel_gain)
+  marks = tree * room + trunks * np.clip(thorax.lung / 4, 0, 1)
   opacity, empty, added = np.float32(0), np.float32(0), np.float32(0)
   for _, change in changes:
     if change is not None:
@@ -151,11 +133,9 @@ def _water(
       added = added + change.added
   density = density * (1 - empty)
   density = density + (1 - density) * opacity * (1 - empty)
-  tissue = np.minimum(
-    thorax.lung * density + (marks * (1 - empty)) * (1 - opacity), thorax.lung
-  )
-  body = make_body(grid, patient, study)
-  body = np.maximum(body, thorax.cage * 1.1)
+  tissue = thorax.lung * density + (marks * (1 - empty)) * (1 - opacity)
+  tissue = np.minimum(tissue, thorax.lung)
+  body = np.maximum(make_body(grid, patient, study), thorax.cage * 1.1)
   water = body - thorax.lung + tissue + added - _airways(grid, study, geometry)
   water = water - _bowel_gas(grid, patient, study, geometry)
   fill = (thorax.lung > 1) & (thorax.above > 0.5) & (opacity < 0.5)
@@ -204,10 +184,8 @@ def _expose(
   """Optical depth [h w] to display values [h w] in [0, 1]."""
   size = len(tau)
   direct = np.exp(-tau)
-  arrived = direct + np.float32(study.scatter) * texture.spread(
-    np.minimum(direct, 0.25)
-  )
-  arrived = texture.blur(arrived, size / 512)
+  scattered = texture.spread(np.minimum(direct, 0.25))
+  arrived = texture.blur(direct + np.float32(study.scatter) * scattered, size / 512)
   grain = rng.standard_normal(tau.shape, dtype=np.float32)
   # Photon noise, for equal dose per area whatever the pixel's size.
   arrived = arrived + np.float32(study.noise * size / 256) * np.sqrt(arrived) * grain

@@ -15,6 +15,8 @@ from cxr_diffusion_jax.data.sources.nih import metadata
 if TYPE_CHECKING:
   from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
 
+Facts = list[artifacts.Json]
+
 # The brackets' commas are not quoted in NIH's file, and a comma ends each line.
 ENTRY_HEADER = (
   "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
@@ -24,19 +26,27 @@ BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
 READER_COLUMNS = (*EXPERT_FINDINGS[:3], "Nodule/mass")
 
 _OPACITIES = {"Atelectasis", "Consolidation", "Edema", "Infiltration"}
+_YES = {True: "YES", False: "NO"}
+
+_README = """\
+# Phantoms, not patients
+
+These {num_images} chest X-rays of {size} x {size} pixels were computed from formulas,
+seed {seed}, rendering {rendering}. No image, person, age, label or reader here is \
+real. They exist to
+try the software with; nothing about medicine can be learned from them, and they
+are of no clinical use.
+
+The layout and the tables have the form of NIH ChestX-ray14 and of Google's
+expert labels, so that what reads this tree reads those too. Boxes are in pixels
+of a 1024 x 1024 image, as NIH's are. Each PNG carries its facts in its text
+`phantom`."""
 
 
 def write_tables(
-  root: pathlib.Path, plan: "phantom_tree.Plan", facts: list[dict], settings: dict
+  root: pathlib.Path, plan: "phantom_tree.Plan", facts: Facts, settings: artifacts.Json
 ) -> None:
-  """Writes all text files of a tree, each whole or not at all.
-
-  Args:
-    root: the tree.
-    plan: of its n images.
-    facts: n dicts as of `phantom_worker.facts_of`.
-    settings: of the tree, for the README and the readers' errors.
-  """
+  """Writes all text files of a tree of n images with n facts, each whole or not."""
   rows = range(len(facts))
   entries = [_entry(plan, facts, row, settings["size"]) for row in rows]
   experts = root / "google-labels" / "four_findings_expert_labels"
@@ -47,13 +57,13 @@ def write_tables(
     root / "train_val_list.txt": [plan.name(i) for i in rows if not plan.is_test[i]],
     root / "test_list.txt": [plan.name(i) for i in rows if plan.is_test[i]],
     experts / "individual_readers.csv": _reader_lines(plan, facts, settings["seed"]),
-    root / "README.md": _readme(settings),
+    root / "README.md": [_README.format(**settings)],
   }
   for name, set_id in (("validation", "val"), ("test", "test")):
     files[experts / f"{name}_labels.csv"] = [
       f"{ENTRY_HEADER},{','.join(EXPERT_FINDINGS)},Set Id",
       *(
-        f"{entries[i]},{','.join(_yes(v) for v in _four_findings(facts[i]))},{set_id}"
+        f"{entries[i]},{','.join(_YES[x] for x in _four_findings(facts[i]))},{set_id}"
         for i in rows
         if plan.expert[i] == name
       ),
@@ -62,7 +72,7 @@ def write_tables(
     artifacts.write_text(path, "\n".join(lines) + "\n")
 
 
-def _entry(plan: "phantom_tree.Plan", facts: list[dict], row: int, size: int) -> str:
+def _entry(plan: "phantom_tree.Plan", facts: Facts, row: int, size: int) -> str:
   fact = facts[row]
   spacing = round(10 * fact["pixel_cm"], 3)
   names = (plan.name(row), "|".join(fact["findings"]) or "No Finding")
@@ -71,28 +81,24 @@ def _entry(plan: "phantom_tree.Plan", facts: list[dict], row: int, size: int) ->
   return ",".join(map(str, cells))
 
 
-def _box_lines(plan: "phantom_tree.Plan", facts: list[dict]) -> list[str]:
+def _box_lines(plan: "phantom_tree.Plan", facts: Facts) -> list[str]:
   lines = []
   for row, fact in enumerate(facts):
     for finding, *box in fact["boxes"]:
-      label = "Infiltrate" if finding == "Infiltration" else finding
+      label = {"Infiltration": "Infiltrate"}.get(finding, finding)
       pixels = ",".join(f"{value * metadata.NIH_SIZE:.3f}" for value in box)
       lines.append(f"{plan.name(row)},{label},{pixels}")
   return lines
 
 
-def _four_findings(fact: dict) -> tuple[bool, bool, bool, bool]:
+def _four_findings(fact: artifacts.Json) -> tuple[bool, bool, bool, bool]:
   """Columns as in `EXPERT_FINDINGS`; phantoms have no fractures."""
   present = set(fact["findings"])
   nodules = bool(present & {"Mass", "Nodule"})
   return False, "Pneumothorax" in present, bool(present & _OPACITIES), nodules
 
 
-def _yes(value: bool) -> str:
-  return "YES" if value else "NO"
-
-
-def _reader_lines(plan: "phantom_tree.Plan", facts: list[dict], seed: int) -> list[str]:
+def _reader_lines(plan: "phantom_tree.Plan", facts: Facts, seed: int) -> list[str]:
   """Three readers an image, who err in 4 % and hedge in 4 % of their answers."""
   rng = np.random.default_rng([seed, 2**31 + 2])
   lines = [f"Reader ID,Image ID,Patient ID,{','.join(READER_COLUMNS)}"]
@@ -103,25 +109,7 @@ def _reader_lines(plan: "phantom_tree.Plan", facts: list[dict], seed: int) -> li
         draw = rng.random()
         # Only pneumothorax and nodules could be hedged.
         hedged = draw > 0.96 and column in (1, 3)
-        answers.append("HEDGE" if hedged else _yes(value ^ (draw < 0.04)))
+        answers.append("HEDGE" if hedged else _YES[value ^ (draw < 0.04)])
       cells = (4343880001 + reader, plan.name(row), plan.patient[row], *answers)
       lines.append(",".join(str(cell) for cell in cells))
   return lines
-
-
-def _readme(settings: dict) -> list[str]:
-  return [
-    "# Phantoms, not patients",
-    "",
-    f"These {settings['num_images']} chest X-rays of {settings['size']} x"
-    f" {settings['size']} pixels were computed from formulas,",
-    f"seed {settings['seed']}, rendering {settings['rendering']}. No image, person,"
-    " age, label or reader here is real. They exist to",
-    "try the software with; nothing about medicine can be learned from them, and they",
-    "are of no clinical use.",
-    "",
-    "The layout and the tables have the form of NIH ChestX-ray14 and of Google's",
-    "expert labels, so that what reads this tree reads those too. Boxes are in pixels",
-    "of a 1024 x 1024 image, as NIH's are. Each PNG carries its facts in its text",
-    "`phantom`.",
-  ]

@@ -92,14 +92,10 @@ def splat(grid: Grid, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
   first = line * size + column
   right, down = across - column, down - line
   index = np.concatenate([first, first + 1, first + size, first + size + 1])
-  weight = np.concatenate(
-    [
-      weights * (1 - right) * (1 - down),
-      weights * right * (1 - down),
-      weights * (1 - right) * down,
-      weights * right * down,
-    ]
-  )
+  weight = np.concatenate([
+    weights * (1 - right) * (1 - down), weights * right * (1 - down),
+    weights * (1 - right) * down, weights * right * down,
+  ])  # fmt: skip
   field = np.bincount(index, weight, minlength=size * size)
   return field.reshape(size, size).astype(np.float32)
 
@@ -125,9 +121,8 @@ def vessels(
   start = start + rng.normal(0, 0.014, start.shape)
   start[:, 1] += 0.035 * np.sin(angle)
   radius = rng.uniform(0.25, 0.38, 2 * stems)
-  length = rng.uniform(0.045, 0.075, 2 * stems) * (
-    1 + 0.25 * np.maximum(np.sin(angle), 0)
-  )
+  longer = 1 + 0.25 * np.maximum(np.sin(angle), 0)
+  length = rng.uniform(0.045, 0.075, 2 * stems) * longer
   classes: dict[int, list] = {0: [], 1: [], 2: []}
   for generation in range(6):
     num_points = max(2, int(1.2 * length.mean() / grid.pixel))
@@ -161,12 +156,9 @@ def lettering(
   for number, letter in enumerate(text):
     for stroke in _STROKES[letter].split("|"):
       corners = np.array([p.split(",") for p in stroke.split()], float)
-      s = np.linspace(
-        0, len(corners) - 1, max(4, int(3 * height * size) * len(corners))
-      )
-      path = np.stack(
-        [np.interp(s, np.arange(len(corners)), corners[:, axis]) for axis in (0, 1)], -1
-      )
+      n = len(corners)
+      s = np.linspace(0, n - 1, max(4, int(3 * height * size) * n))
+      path = np.stack([np.interp(s, np.arange(n), axis) for axis in corners.T], -1)
       length = np.abs(np.diff(corners, axis=0)).sum() * height * size
       weight = np.full(len(s), length / len(s))
       pieces.append((path * (0.6, 1) + (0.95 * number, 0), weight))
@@ -190,12 +182,8 @@ def wires(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray:
     knots = np.array([[0.5 * side, 0], [0.2 * side, 0], [0.0, 0], [0.0, 0]])
     knots[:, 1] = rng.uniform(0.0, 1.0, 4)
     knots[2:, 0] = rng.uniform(-0.35, 0.35, 2)
-    path = (
-      (1 - s) ** 3 * knots[0]
-      + 3 * (1 - s) ** 2 * s * knots[1]
-      + 3 * (1 - s) * s**2 * knots[2]
-      + s**3 * knots[3]
-    )
+    path = (1 - s) ** 3 * knots[0] + 3 * (1 - s) ** 2 * s * knots[1]
+    path = path + 3 * (1 - s) * s**2 * knots[2] + s**3 * knots[3]
     step = np.linalg.norm(np.gradient(path, axis=0), axis=1)
     total += splat(grid, path, tube_weight(grid, np.float32(0.1), step))
     pad = np.hypot(grid.x - knots[3, 0], grid.y - knots[3, 1])

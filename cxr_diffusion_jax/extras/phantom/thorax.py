@@ -16,24 +16,17 @@ from cxr_diffusion_jax.extras.phantom.grid import Grid, chord, ramp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Geometry:
-  """Measures of the thorax after its lesions have deformed it.
-
-  Attributes:
-    half_width, apex: as in `Patient`. ctr: cardiothoracic ratio aimed at.
-    shift: of the mediastinum. dome_right, dome_left: y of the diaphragm's tops.
-    arch: height of the domes above the costophrenic angles. density: of the lung.
-    vessel_gain: 1 normal. rib_spacing: of the ribs.
-  """
+  """Measures of the thorax, as in `Patient`, after its lesions have deformed it."""
 
   half_width: float
   apex: float
-  ctr: float
-  shift: float
-  dome_right: float
+  ctr: float  # cardiothoracic ratio aimed at
+  shift: float  # of the mediastinum
+  dome_right: float  # y of the diaphragm's tops
   dome_left: float
-  arch: float
+  arch: float  # height of the domes above the costophrenic angles
   density: float
-  vessel_gain: float
+  vessel_gain: float  # 1 normal
   rib_spacing: float
 
 
@@ -62,27 +55,21 @@ def make_geometry(patient: Patient, study: Study) -> Geometry:
 def _deform(geometry: Geometry, lesion: Lesion) -> Geometry:
   """`geometry` as changed by one lesion: pushed, pulled, stretched."""
   replace = dataclasses.replace
-  extent, side = lesion.extent, lesion.side
+  extent, side, shift, ctr = lesion.extent, lesion.side, geometry.shift, geometry.ctr
   match lesion.name:
     case "Cardiomegaly":
       return replace(geometry, ctr=0.585 + 0.11 * extent)
     case "Edema":
-      return replace(
-        geometry, vessel_gain=1.25, ctr=max(geometry.ctr, geometry.ctr * 0.9 + 0.055)
-      )
+      return replace(geometry, vessel_gain=1.25, ctr=max(ctr, ctr * 0.9 + 0.055))
     case "Effusion":
-      return replace(
-        geometry, shift=geometry.shift - side * 0.05 * max(extent - 0.6, 0)
-      )
+      return replace(geometry, shift=shift - side * 0.05 * max(extent - 0.6, 0))
     case "Pneumothorax":
-      return replace(
-        geometry, shift=geometry.shift - side * 0.12 * max(extent - 0.55, 0)
-      )
+      return replace(geometry, shift=shift - side * 0.12 * max(extent - 0.55, 0))
     case "Atelectasis":
       rise = 0.05 + 0.06 * extent
       return replace(
         geometry,
-        shift=geometry.shift + side * (0.018 + 0.03 * extent),
+        shift=shift + side * (0.018 + 0.03 * extent),
         dome_right=geometry.dome_right - rise * (side == RIGHT),
         dome_left=geometry.dome_left - rise * (side == LEFT),
       )
@@ -105,45 +92,29 @@ def _deform(geometry: Geometry, lesion: Lesion) -> Geometry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thorax:
-  """Fields [h w] of the chest, in canonical units or in cm along the ray.
-
-  Attributes:
-    geometry: its measures.
-    outer: half width of the rib cage at each pixel's height. spine_x: its x.
-    reach: distance from the spine over `outer`, 1 at the chest wall.
-    dome: height of the diaphragm. above: 1 above the diaphragm, 0 below.
-    cage: room of the ray inside the rib cage above the diaphragm, in cm.
-    heart: cm of mediastinum and heart. lung: cm of lung. ctr: as measured.
-    heart_box: (x, y, w, h) of the heart in fractions of the image.
-  """
+  """Fields [h w] of the chest, in canonical units or in cm along the ray."""
 
   geometry: Geometry
-  outer: np.ndarray
+  outer: np.ndarray  # half width of the rib cage at each pixel's height
   spine_x: np.ndarray
-  reach: np.ndarray
-  dome: np.ndarray
-  above: np.ndarray
-  cage: np.ndarray
-  heart: np.ndarray
-  lung: np.ndarray
-  ctr: float
-  heart_box: tuple[float, float, float, float]
+  reach: np.ndarray  # distance from the spine over `outer`, 1 at the chest wall
+  dome: np.ndarray  # height of the diaphragm
+  above: np.ndarray  # 1 above the diaphragm, 0 below
+  cage: np.ndarray  # cm inside the rib cage above the diaphragm
+  lung: np.ndarray  # cm of it that are neither heart nor mediastinum
+  ctr: float  # as measured
+  heart_box: tuple[float, float, float, float]  # (x, y, w, h), fractions of the image
 
 
 def make_thorax(grid: Grid, patient: Patient, geometry: Geometry) -> Thorax:
   """Rib cage, heart and lungs on `grid`."""
   width, apex = geometry.half_width, geometry.apex
   outer_curve = grid.curve(
-    (apex - 0.06, 0.36 * width),
-    (apex + 0.03, 0.56 * width),
-    (apex + 0.09, 0.7 * width),
-    (0.31, 0.84 * width),
-    (0.46, 0.945 * width),
-    (0.62, 1.0 * width),
-    (0.74, 1.01 * width),
-    (0.88, 0.99 * width),
+    (apex - 0.06, 0.36 * width), (apex + 0.03, 0.56 * width),
+    (apex + 0.09, 0.7 * width), (0.31, 0.84 * width), (0.46, 0.945 * width),
+    (0.62, 1.0 * width), (0.74, 1.01 * width), (0.88, 0.99 * width),
     (1.1, 0.93 * width),
-  )
+  )  # fmt: skip
   outer = grid.along_y(outer_curve)
   bend = grid.curve((-0.1, 0), (0.2, 0.6), (0.45, 1), (0.7, -0.3), (1.1, -0.6))
   spine_x = grid.along_y(bend * np.float32(patient.bend))
@@ -171,7 +142,6 @@ def make_thorax(grid: Grid, patient: Patient, geometry: Geometry) -> Thorax:
     dome=dome,
     above=above,
     cage=cage,
-    heart=heart,
     lung=np.maximum(cage - heart, 0),
     ctr=ctr,
     heart_box=heart_box,
@@ -183,14 +153,10 @@ def _dome(grid: Grid, geometry: Geometry) -> np.ndarray:
   width, arch = geometry.half_width, geometry.arch
   centre = 0.5 * width
   shape = grid.curve(
-    (0.0, 0.32 * arch),
-    (0.25 * width, 0.1 * arch),
-    (centre, 0.0),
-    (0.7 * width, 0.15 * arch),
-    (0.86 * width, 0.5 * arch),
-    (0.97 * width, 1.05 * arch),
+    (0.0, 0.32 * arch), (0.25 * width, 0.1 * arch), (centre, 0.0),
+    (0.7 * width, 0.15 * arch), (0.86 * width, 0.5 * arch), (0.97 * width, 1.05 * arch),
     (1.1 * width, 1.9 * arch),
-  )
+  )  # fmt: skip
   return grid.along_x(shape) + grid.pick(geometry.dome_right, geometry.dome_left)
 
 
@@ -207,33 +173,17 @@ def _heart_borders(
     return base + part * (floor + 0.03 - base)
 
   right_border = grid.curve(
-    (-0.1, 0.055),
-    (0.1, 0.052),
-    (0.2, 0.056),
-    (0.3, 0.06),
-    (level(0.0), 0.064),
-    (level(0.22), 0.068 + 0.25 * (right - 0.068)),
-    (level(0.45), 0.92 * right),
-    (level(0.65), right),
-    (level(0.88), 0.93 * right),
-    (level(1.25), 0.7 * right),
-  )
+    (-0.1, 0.055), (0.1, 0.052), (0.2, 0.056), (0.3, 0.06), (level(0.0), 0.064),
+    (level(0.22), 0.068 + 0.25 * (right - 0.068)), (level(0.45), 0.92 * right),
+    (level(0.65), right), (level(0.88), 0.93 * right), (level(1.25), 0.7 * right),
+  )  # fmt: skip
   left_border = grid.curve(
-    (-0.1, 0.055),
-    (0.1, 0.052),
-    (0.2, 0.058),
-    (0.245, 0.062 + knob),
-    (0.285, 0.066 + knob),
-    (0.325, 0.062 + 0.2 * knob),
-    (level(0.0), 0.07),
-    (level(0.2), 0.086),
-    (level(0.4), 0.086 + 0.5 * (left - 0.086)),
-    (level(0.62), 0.086 + 0.86 * (left - 0.086)),
-    (level(0.82), left),
-    (level(0.97), 0.96 * left),
-    (level(1.2), 0.75 * left),
-    (level(1.5), 0.3 * left),
-  )
+    (-0.1, 0.055), (0.1, 0.052), (0.2, 0.058), (0.245, 0.062 + knob),
+    (0.285, 0.066 + knob), (0.325, 0.062 + 0.2 * knob), (level(0.0), 0.07),
+    (level(0.2), 0.086), (level(0.4), 0.086 + 0.5 * (left - 0.086)),
+    (level(0.62), 0.086 + 0.86 * (left - 0.086)), (level(0.82), left),
+    (level(0.97), 0.96 * left), (level(1.2), 0.75 * left), (level(1.5), 0.3 * left),
+  )  # fmt: skip
   # The upper mediastinum is tethered; a shift moves the heart most.
   move = grid.curve((0.0, 0.2), (0.3, 0.6), (0.5, 1.0), (1.0, 1.0))
   move = move * np.float32(geometry.shift)

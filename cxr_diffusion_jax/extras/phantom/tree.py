@@ -4,26 +4,28 @@ plan (patients, splits, expert sets) -> PNGs, facts in each -> CSVs, lists, READ
 
 The settings are written first and marked complete last; in between, a repeated call
 keeps the images that are there and makes the others.
+
+`python -m` this module renders one process's share:
+stdin: one JSON job -> PNG files, each whole or absent -> stdout: one index a line
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import selectors
 import subprocess
 import sys
 import tempfile
-from typing import IO, cast
 
 import numpy as np
+from PIL import Image, PngImagePlugin
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data.sources.phantom import SETTINGS_FILE, read_facts
+from cxr_diffusion_jax.data.sources.phantom import SETTINGS_FILE, TEXT_KEY, read_facts
+from cxr_diffusion_jax.extras.phantom import render
 from cxr_diffusion_jax.extras.phantom import tables as phantom_tables
-from cxr_diffusion_jax.extras.phantom import worker as phantom_worker
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 # Raise whenever equal settings begin to give other images, so that trees never mix.
@@ -38,18 +40,12 @@ PIXELS_WORTH_PROCESSES = 2_000 * 128**2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """Which patient each of n images shows, and which lists name it.
+  """Which patient each of n images shows, and which lists name it."""
 
-  Attributes:
-    patient: [n] int, from 1. follow_up: [n] int, from 0 within a patient.
-    is_test: [n] bool, in the official test list. expert: [n] str, '' or the set of
-    Google's expert labels, 'validation' or 'test'.
-  """
-
-  patient: np.ndarray
-  follow_up: np.ndarray
-  is_test: np.ndarray
-  expert: np.ndarray
+  patient: np.ndarray  # [n] int, from 1
+  follow_up: np.ndarray  # [n] int, from 0 within a patient
+  is_test: np.ndarray  # [n] bool, in the official test list
+  expert: np.ndarray  # [n] str, the set of Google's labels: 'validation', 'test' or ''
 
   def name(self, index: int) -> str:
     """The image's file name, as NIH names files."""
@@ -57,10 +53,7 @@ class Plan:
 
 
 def make_plan(num_images: int, seed: int) -> Plan:
-  """1 to 4 images a patient; 20 % of patients in test; 5 % in each expert set.
-
-  The patient of an image depends on `seed` and its index only.
-  """
+  """1 to 4 images a patient, seeded; 20 % in test, 5 % in each expert set."""
   rng = np.random.default_rng([seed, 2**31])
   draws = rng.random(num_images)
   counts = 1 + np.searchsorted(np.cumsum([0.55, 0.22, 0.13]), draws, side="right")
@@ -95,11 +88,9 @@ def write_tree(
   """Makes a tree of phantoms, resumes an unfinished one, or keeps a complete one.
 
   Args:
-    root: the tree's folder.
     num_images: of all splits together, 2 or more.
     size: pixels of a side, 32 or more.
     seed: of the collection; equal settings give equal files.
-    progress: called with the number of finished images.
     num_processes: that render; None takes one a core when the work is worth it.
 
   Raises:
@@ -112,17 +103,16 @@ def write_tree(
       f"a phantom tree of {num_images} images of {size} pixels",
       "2 images or more, of 32 pixels or more",
     )
-  settings = {
-    "phantom": True,
-    "num_images": num_images,
-    "size": size,
-    "seed": seed,
-    "rendering": RENDERING,
-  }
+  settings = {"phantom": True, "num_images": num_images, "size": size, "seed": seed}
+  settings["rendering"] = RENDERING
   if _begin(root, settings):
     return root
   plan = make_plan(num_images, seed)
-  paths = _image_paths(root, plan)
+  paths = []
+  for index in range(num_images):
+    folder = f"images_{index // IMAGES_PER_FOLDER + 1:03d}"
+    paths.append(root / "original" / folder / "images" / plan.name(index))
+    paths[-1].parent.mkdir(parents=True, exist_ok=True)
   _render(plan, paths, size, seed, progress, num_processes)
   facts = [read_facts(path) for path in paths]
   phantom_tables.write_tables(root, plan, facts, settings)
@@ -130,7 +120,7 @@ def write_tree(
   return root
 
 
-def _begin(root: pathlib.Path, settings: dict) -> bool:
+def _begin(root: pathlib.Path, settings: artifacts.Json) -> bool:
   """Claims `root` for a tree of `settings`; whether it is complete already."""
   path = root / SETTINGS_FILE
   if not path.is_file():
@@ -143,36 +133,21 @@ def _begin(root: pathlib.Path, settings: dict) -> bool:
     root.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(path, settings)
     return False
-  try:
-    saved = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise errors.InputError(
-      f"{path} is not JSON", "the settings of a phantom tree", f"delete {root}"
-    ) from error
+  saved = artifacts.read_json(path)
   complete = saved.pop("complete", False)
-  if saved != settings:
-    differing = sorted(
-      key for key in {*saved, *settings} if saved.get(key) != settings.get(key)
+  keys = sorted({*saved, *settings})
+  differing = [key for key in keys if saved.get(key) != settings.get(key)]
+  if differing:
+    here, wanted = (
+      ", ".join(f"{key}={values.get(key)}" for key in differing)
+      for values in (saved, settings)
     )
     raise errors.InputError(
-      f"{root} is a phantom tree with "
-      + ", ".join(f"{key}={saved.get(key)}" for key in differing),
-      ", ".join(f"{key}={settings.get(key)}" for key in differing),
+      f"{root} is a phantom tree with {here}",
+      wanted,
       "another --config.data.root, or delete that folder",
     )
   return complete
-
-
-def _image_paths(root: pathlib.Path, plan: Plan) -> list[pathlib.Path]:
-  """The path of every image; makes their folders."""
-  paths = []
-  for index in range(len(plan.patient)):
-    number = index // IMAGES_PER_FOLDER + 1
-    folder = root / "original" / f"images_{number:03d}" / "images"
-    if index % IMAGES_PER_FOLDER == 0:
-      folder.mkdir(parents=True, exist_ok=True)
-    paths.append(folder / plan.name(index))
-  return paths
 
 
 def _render(
@@ -199,12 +174,44 @@ def _render(
     for some in (missing[k::num_processes] for k in range(num_processes))
     if some
   ]
-  rendered = phantom_worker.run(**jobs[0]) if len(jobs) == 1 else _in_processes(jobs)
+  rendered = _rendered(**jobs[0]) if len(jobs) == 1 else _in_processes(jobs)
   present = len(paths) - len(missing)
   # Closed at once when `progress` raises, so that no process renders on.
   with contextlib.closing(rendered):
     for done, _ in enumerate(rendered, start=present + 1):
       progress("phantoms", done, len(paths))
+
+
+def _rendered(
+  seed: int, size: int, images: Sequence[tuple[int, int, str]]
+) -> Generator[int, None, None]:
+  """Renders images (index, patient, path); yields each index once its file is whole."""
+  for index, patient, path in images:
+    phantom = render.make_phantom(seed, index, size=size, patient=patient)
+    text = PngImagePlugin.PngInfo()
+    text.add_text(TEXT_KEY, json.dumps(_facts_of(phantom)))
+    part = pathlib.Path(path + ".part")
+    image = Image.fromarray(phantom.image)
+    image.save(part, format="PNG", pnginfo=text, compress_level=4)
+    os.replace(part, path)
+    yield index
+
+
+def _facts_of(phantom: render.Phantom) -> artifacts.Json:
+  """All of a phantom but its pixels, as JSON holds it."""
+  return {
+    "findings": list(phantom.findings),
+    "boxes": [
+      [box.finding, *(round(value, 5) for value in box[1:])] for box in phantom.boxes
+    ],
+    "age": phantom.age,
+    "sex": phantom.sex,
+    "view": phantom.view,
+    "cardiothoracic_ratio": round(phantom.cardiothoracic_ratio, 4),
+    "pixel_cm": round(phantom.pixel_cm, 5),
+    "lung_area": [round(value, 5) for value in phantom.lung_area],
+    "diaphragm": [round(value, 5) for value in phantom.diaphragm],
+  }
 
 
 def _in_processes(jobs: list[artifacts.Json]) -> Generator[int, None, None]:
@@ -213,47 +220,45 @@ def _in_processes(jobs: list[artifacts.Json]) -> Generator[int, None, None]:
   Not multiprocessing: a fork copies the caller's threads' locks (jax has threads), and
   a spawn imports the caller's main module with all that it imports.
   """
-  package_root = pathlib.Path(__file__).resolve().parents[3]
   # Each process is one share of the cores; BLAS threads would only fight over them.
   environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-  command = [sys.executable, "-m", "cxr_diffusion_jax.extras.phantom.worker"]
-  with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
-    # Files, not pipes: neither a long job nor many error lines can block a process.
-    error_files = [stack.enter_context(tempfile.TemporaryFile()) for _ in jobs]
+  reading, writing = os.pipe()
+  with contextlib.ExitStack() as stack:
+    lines = stack.enter_context(open(reading))
     workers = []
-    for job, error_file in zip(jobs, error_files, strict=True):
-      text = stack.enter_context(tempfile.TemporaryFile())
-      text.write(json.dumps(job).encode())
-      text.seek(0)
-      worker = subprocess.Popen(
-        command,
-        stdin=text,
-        stdout=subprocess.PIPE,
-        stderr=error_file,
-        # Unbuffered: a line that waits in a buffer would not wake the selector.
-        bufsize=0,
-        cwd=package_root,
-        env=environment,
-      )
-      workers.append(stack.enter_context(worker))
-      # Undone in reverse: the process ends, then its pipe is closed.
-      stack.callback(worker.kill)
-      selector.register(cast(IO[bytes], worker.stdout), selectors.EVENT_READ)
-    while selector.get_map():
-      for key, _ in selector.select():
-        pipe = cast(IO[bytes], key.fileobj)
-        if line := pipe.readline():
-          yield int(line)
-        else:
-          selector.unregister(pipe)
-    for worker, error_file in zip(workers, error_files, strict=True):
-      _check(worker, error_file)
+    with open(writing, "w") as indices:
+      for job in jobs:
+        # Files, not pipes: neither a long job nor many error lines can block a process.
+        text, error_file = (
+          stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+          for _ in range(2)
+        )
+        json.dump(job, text)
+        text.seek(0)
+        worker = subprocess.Popen(
+          [sys.executable, "-m", __name__],
+          stdin=text,
+          stdout=indices,
+          stderr=error_file,
+          cwd=pathlib.Path(__file__).resolve().parents[3],
+          env=environment,
+        )
+        # Undone in reverse: the process ends before it is waited for.
+        stack.enter_context(worker)
+        stack.callback(worker.kill)
+        workers.append((worker, error_file))
+    # They share the pipe: it ends with the last of them.
+    yield from map(int, lines)
+    for worker, error_file in workers:
+      if worker.wait():
+        error_file.seek(0)
+        last = error_file.read().strip().splitlines()[-1:]
+        reason = last[0] if last else f"exit code {worker.returncode}"
+        raise RuntimeError(f"a phantom worker failed: {reason}")
 
 
-def _check(worker: subprocess.Popen, error_file: IO[bytes]) -> None:
-  """Raises the last line that a failed worker wrote."""
-  if worker.wait():
-    error_file.seek(0)
-    lines = error_file.read().decode(errors="replace").strip().splitlines()
-    last = lines[-1] if lines else f"exit code {worker.returncode}"
-    raise RuntimeError(f"a phantom worker failed: {last}")
+if __name__ == "__main__":
+  for finished in _rendered(**json.load(sys.stdin)):
+    # One write a line, so that the lines of several processes do not mix.
+    sys.stdout.write(f"{finished}\n")
+    sys.stdout.flush()

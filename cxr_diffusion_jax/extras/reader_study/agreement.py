@@ -29,17 +29,14 @@ def cohen_kappa(
 
 
 def fleiss_kappa(counts: np.ndarray) -> float | None:
-  """Agreement of several readers beyond chance.
+  """Agreement of several readers beyond chance, at most 1.
 
   With n_ij readers of r who put image i in class j: P_i = (sum_j n_ij^2 - r) / (r (r -
   1)), p_j the share of class j in all answers; kappa = (mean P - sum p_j^2) / (1 - sum
-  p_j^2). Fleiss, "Measuring nominal scale agreement among many raters", 1971.
+  p_j^2). None where all answers are of one class.
 
   Args:
     counts: [n k] readers that chose class j for image i; rows of equal sums >= 2.
-
-  Returns:
-    At most 1; None where all answers are of one class.
 
   Raises:
     ValueError: rows of unequal sums, or fewer than two readers.

@@ -4,10 +4,12 @@ ReaderScores -> Turing test by reader, by path; agreement; findings -> text
 """
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 
 from cxr_diffusion_jax.evaluation.measurement import number
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables
 from cxr_diffusion_jax.extras.reader_study.scores import (
+  ALL,
   GENERATED,
   POOLED,
   REAL,
@@ -34,16 +36,12 @@ def _by_reader(scores: ReaderScores) -> Iterator[str]:
   columns = ["reader", "accuracy", "balanced", "p", "synthetic correct", "real correct"]
   columns += ["same answer twice", "kappa"]
   yield from _head("Turing test", columns)
-  for reader in _readers(scores):
-    cells = [
-      scores.find("accuracy", reader),
-      scores.find("balanced_accuracy", reader),
-      scores.find("p_value", reader),
-      scores.find("sensitivity", reader, GENERATED),
-      scores.find("specificity", reader, REAL),
-      scores.find("repeat_agreement", reader),
-      scores.find("repeat_kappa", reader),
-    ]
+  paths = {"sensitivity": GENERATED, "specificity": REAL}
+  figures = ("accuracy", "balanced_accuracy", "p_value", *paths)
+  figures += ("repeat_agreement", "repeat_kappa")
+  pooled = [POOLED] if len(scores.readers) > 1 else []
+  for reader in (*scores.readers, *pooled):
+    cells = (scores.find(name, reader, paths.get(name, ALL)) for name in figures)
     yield _row(reader, *map(_cell, cells))
   yield ""
   yield (
@@ -60,27 +58,28 @@ def _by_path(scores: ReaderScores) -> Iterator[str]:
     ["images", "number", "judged synthetic", "balanced accuracy", "realism, 1 to 5"],
   )
   for path in (REAL, *scores.paths):
-    if path == REAL:
-      held = _other(scores.find("specificity", path=REAL))
-    else:
-      held = _cell(scores.find("sensitivity", path=path))
-    balanced = _cell(scores.find("balanced_accuracy", path=path))
-    realism = _cell(scores.find("realism", path=path))
-    yield _row(path, str(scores.num_images[path]), held, balanced, realism)
+    judged = scores.find("sensitivity", path=path)
+    right = scores.find("specificity", path=REAL)
+    if path == REAL and right:
+      ends = (right.value, right.high, right.low)
+      value, low, high = (None if end is None else 1 - end for end in ends)
+      judged = dataclasses.replace(right, value=value, low=low, high=high)
+    others = [scores.find(name, path=path) for name in ("balanced_accuracy", "realism")]
+    yield _row(path, str(scores.num_images[path]), *map(_cell, (judged, *others)))
 
 
 def _agreement(scores: ReaderScores) -> Iterator[str]:
   if len(scores.readers) < 2:
     return
   yield from _head("Agreement of readers", ["readers", "kappa, real or synthetic"])
-  for score in scores.scores:
-    if score.metric in ("verdict_kappa", "fleiss_kappa"):
-      every = score.metric == "fleiss_kappa"
-      yield _row("all (Fleiss)" if every else score.reader, _cell(score))
-  graded = [score for score in scores.scores if score.metric == "realism_kappa"]
-  yield from (
-    _row(f"{score.reader}, realism (weighted)", _cell(score)) for score in graded
-  )
+  for name, title in (
+    ("verdict_kappa", "{}"),
+    ("fleiss_kappa", "all (Fleiss)"),
+    ("realism_kappa", "{}, realism (weighted)"),
+  ):
+    for score in scores.scores:
+      if score.metric == name:
+        yield _row(title.format(score.reader), _cell(score))
 
 
 def _findings(scores: ReaderScores) -> Iterator[str]:
@@ -106,20 +105,16 @@ def _findings(scores: ReaderScores) -> Iterator[str]:
       undefined.append(name)
       continue
     # Both are undefined for the same reason.
-    cells = [
-      f"{_cell(kappa)}, {_cell(f1)}"
-      if kappa and kappa.value is not None
-      else _cell(kappa)
-      for kappa, f1 in zip(kappas, f1s, strict=True)
-    ]
-    yield _row(name, *cells)
+    yield _row(
+      name,
+      *(
+        f"{_cell(kappa)}, {_cell(f1)}" if kappa and not kappa.reason else _cell(kappa)
+        for kappa, f1 in zip(kappas, f1s, strict=True)
+      ),
+    )
   if undefined:
     yield ""
     yield f"Undefined, since none or all images show it: {', '.join(undefined)}."
-
-
-def _readers(scores: ReaderScores) -> Sequence[str]:
-  return (*scores.readers, POOLED) if len(scores.readers) > 1 else scores.readers
 
 
 def _head(title: str, columns: Sequence[str]) -> list[str]:
@@ -138,12 +133,3 @@ def _cell(score: Score | None) -> str:
   if score.low is None or score.high is None:
     return number(score.value)
   return f"{number(score.value)} ({number(score.low)} to {number(score.high)})"
-
-
-def _other(score: Score | None) -> str:
-  """The complement of a share."""
-  ends = score and (score.value, score.high, score.low)
-  if not ends or None in ends:
-    return _cell(score)
-  value, low, high = (number(1 - end) for end in ends if end is not None)
-  return f"{value} ({low} to {high})"

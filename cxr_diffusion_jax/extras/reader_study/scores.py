@@ -36,62 +36,39 @@ class Score:
       specificity (real ones), p_value (Fisher's, of guessing), realism (1 to 5),
       verdict_kappa, realism_kappa (quadratic weights), fleiss_kappa, repeat_agreement,
       repeat_kappa, finding_kappa or finding_f1.
-    value: None where it is undefined.
-    num: answers behind it.
-    reader: a name, "A and B", or `POOLED`.
-    path: which images: a path, `REAL`, `GENERATED` (all paths) or `ALL`.
-    finding: its name, "macro", or "" for none.
-    low: of the 95 % interval; None for none.
-    high: as above.
-    reason: why there is no value.
   """
 
   metric: str
   value: float | None
-  num: int
-  reader: str
-  path: str = ALL
-  finding: str = ""
-  low: float | None = None
+  num: int  # answers behind it
+  reader: str  # a name, "A and B", or `POOLED`
+  path: str = ALL  # a path, `REAL`, `GENERATED` (all paths) or `ALL`
+  finding: str = ""  # its name, "macro", or "" for none
+  low: float | None = None  # of the 95 % interval
   high: float | None = None
-  reason: str = ""
+  reason: str = ""  # why there is no value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReaderScores:
-  """All figures of a study.
+  """All figures of a study."""
 
-  Attributes:
-    readers: names, in the order of their files.
-    paths: of the sheet, sorted.
-    num_images: set -> images that were shown; `REAL` and each path.
-    num_repeats: images that were shown twice.
-    scores: the figures.
-  """
-
-  readers: tuple[str, ...]
+  readers: tuple[str, ...]  # in the order of their files
   paths: tuple[str, ...]
-  num_images: dict[str, int]
-  num_repeats: int
+  num_images: dict[str, int]  # shown, of `REAL` and each path
+  num_repeats: int  # shown twice
   scores: tuple[Score, ...]
 
   def find(
     self, metric: str, reader: str = POOLED, path: str = ALL, finding: str = ""
   ) -> Score | None:
     """The figure; None where it was not measured."""
-    wanted = metric, reader, path, finding
-    for x in self.scores:
-      if (x.metric, x.reader, x.path, x.finding) == wanted:
-        return x
-    return None
+    known = {(x.metric, x.reader, x.path, x.finding): x for x in self.scores}
+    return known.get((metric, reader, path, finding))
 
 
 def score(key: str | os.PathLike, answers: Sequence[str | os.PathLike]) -> ReaderScores:
-  """Scores the answers of one or more readers.
-
-  Args:
-    key: key.csv of the study.
-    answers: a file for each reader.
+  """Scores a study from its key.csv and the files of one or more readers.
 
   Raises:
     errors.InputError: a file that cannot be read or is not of this study, answers that
@@ -109,24 +86,13 @@ def score(key: str | os.PathLike, answers: Sequence[str | os.PathLike]) -> Reade
         f"names that differ, and none of them {POOLED!r}",
         "correct the column 'reader'",
       )
-  first = study.repeat_of < 0
-  sets = np.array(study.sets)
+  parts = (_turing, _realism, _agreement, _repeats, _findings)
   return ReaderScores(
     readers=tuple(names),
     paths=study.paths,
-    num_images={
-      name: int((first & (sets == name)).sum()) for name in (REAL, *study.paths)
-    },
-    num_repeats=int((~first).sum()),
-    scores=tuple(
-      itertools.chain(
-        _turing(study, read),
-        _realism(study, read),
-        _agreement(study, read),
-        _repeats(study, read),
-        _findings(study, read),
-      )
-    ),
+    num_images={name: len(_rows(study, name)) for name in (REAL, *study.paths)},
+    num_repeats=int((study.repeat_of >= 0).sum()),
+    scores=tuple(itertools.chain(*(part(study, read) for part in parts))),
   )
 
 
@@ -136,27 +102,24 @@ def to_json(scores: ReaderScores) -> artifacts.Json:
 
 
 def _turing(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
-  rows = np.flatnonzero(study.repeat_of < 0)
-  truth = np.array(study.sets)[rows] != REAL
+  rows = _rows(study, ALL)
   for name, readers in _each(read):
     said = np.concatenate([reader.synthetic[rows] for reader in readers])
     sets = np.tile(np.array(study.sets)[rows], len(readers))
-    right = said == np.tile(truth, len(readers))
+    truth = sets != REAL
+    right = said == truth
     yield _share("accuracy", right, name, ALL)
-    specificity = _share("specificity", right[sets == REAL], name, REAL)
-    sensitivity = _share("sensitivity", right[sets != REAL], name, GENERATED)
-    yield from (specificity, sensitivity, _chance(said, sets != REAL, name))
+    specificity = _share("specificity", right[~truth], name, REAL)
+    sensitivity = _share("sensitivity", right[truth], name, GENERATED)
+    # Fisher's exact test: how often guesses with these shares do as well.
+    table = [[int(((said == x) & (truth == y)).sum()) for x in (0, 1)] for y in (0, 1)]
+    chance = float(np.asarray(scipy.stats.fisher_exact(table))[1])
+    yield from (specificity, sensitivity)
+    yield Score(metric="p_value", value=chance, num=len(said), reader=name)
     yield _balanced(specificity, sensitivity, ALL)
     for path in study.paths:
       of_path = _share("sensitivity", right[sets == path], name, path)
       yield from (of_path, _balanced(specificity, of_path, path))
-
-
-def _chance(said: np.ndarray, truth: np.ndarray, reader: str) -> Score:
-  """Fisher's exact test: how often guesses with these shares do as well."""
-  table = [[int(((said == x) & (truth == y)).sum()) for x in (0, 1)] for y in (0, 1)]
-  chance = float(np.asarray(scipy.stats.fisher_exact(table))[1])
-  return Score(metric="p_value", value=chance, num=len(said), reader=reader)
 
 
 def _balanced(specificity: Score, sensitivity: Score, path: str) -> Score:
@@ -173,10 +136,8 @@ def _balanced(specificity: Score, sensitivity: Score, path: str) -> Score:
 
 def _realism(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
   """Mean grades; of several readers first by image, since images are the sample."""
-  graded = [reader for reader in read if reader.realism is not None]
-  for name, readers in _each(graded):
-    grades = [reader.realism for reader in readers if reader.realism is not None]
-    means = np.mean(grades, axis=0)
+  for name, readers in _each([x for x in read if x.realism is not None]):
+    means = np.mean([x.realism for x in readers if x.realism is not None], axis=0)
     for path in (REAL, GENERATED, *study.paths):
       rows = _rows(study, path)
       value, low, high = agreement.mean(means[rows])
@@ -208,67 +169,51 @@ def _agreement(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
 
 def _repeats(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
   second = np.flatnonzero(study.repeat_of >= 0)
-  first = study.repeat_of[second]
-  if not len(second):
-    return
-  for name, readers in _each(read):
-    before = np.concatenate([reader.synthetic[first] for reader in readers])
-    after = np.concatenate([reader.synthetic[second] for reader in readers])
-    yield _share("repeat_agreement", before == after, name, ALL)
-    yield _kappa(
-      "repeat_kappa", agreement.cohen_kappa(before, after), len(before), name
+  for name, readers in _each(read if len(second) else ()):
+    before, after = (
+      np.concatenate([reader.synthetic[rows] for reader in readers])
+      for rows in (study.repeat_of[second], second)
     )
+    yield _share("repeat_agreement", before == after, name, ALL)
+    kappa = agreement.cohen_kappa(before, after)
+    yield _kappa("repeat_kappa", kappa, len(before), name)
 
 
 def _findings(study: StudyKey, read: Sequence[Answers]) -> Iterator[Score]:
   """Findings seen against those requested, and in real images against their labels."""
-  named = [reader for reader in read if reader.findings is not None]
-  for name, readers in _each(named):
+  score_fns = {"finding_kappa": agreement.cohen_kappa, "finding_f1": metrics.f1_score}
+  for name, readers in _each([x for x in read if x.findings is not None]):
     for path in (REAL, GENERATED, *study.paths):
       rows = [row for row in _rows(study, path) if study.known[row]]
-      if not rows:
-        continue
+      seen = [x.findings[rows] for x in readers if x.findings is not None]
       requested = np.tile(study.findings[rows], (len(readers), 1))
-      seen = np.concatenate(
-        [x.findings[rows] for x in readers if x.findings is not None]
-      )
-      for metric, score_fn in (
-        ("finding_kappa", agreement.cohen_kappa),
-        ("finding_f1", _f1),
-      ):
-        yield from _by_finding(metric, score_fn, requested, seen, name, path)
+      for metric, score_fn in score_fns.items() if rows else ():
+        where = {"metric": metric, "num": len(requested), "reader": name, "path": path}
+        yield from _by_finding(score_fn, requested, np.concatenate(seen), where)
 
 
 def _by_finding(
-  metric: str,
   score_fn: Callable[[np.ndarray, np.ndarray], float | None],
   requested: np.ndarray,
   seen: np.ndarray,
-  reader: str,
-  path: str,
+  where: artifacts.Json,
 ) -> Iterator[Score]:
-  where = {"num": len(requested), "reader": reader, "path": path}
   values = []
   for column, finding in enumerate(reader_tables.VOCABULARY):
-    wanted = requested[:, column]
+    wanted, value = requested[:, column], None
+    reason = f"in {'all' if wanted.any() else 'none'} of the images"
     if 0 < wanted.sum() < len(wanted):
       value, reason = score_fn(wanted, seen[:, column]), ""
       values.append(value)
-    else:
-      value, reason = (None, f"in {'all' if wanted.any() else 'none'} of the images")
-    yield Score(metric=metric, value=value, reason=reason, finding=finding, **where)
+    yield Score(value=value, reason=reason, finding=finding, **where)
   macro = float(np.mean(values)) if values else None
   reason = "" if values else "no finding is in some images and not in others"
-  yield Score(metric=metric, value=macro, reason=reason, finding="macro", **where)
-
-
-def _f1(requested: np.ndarray, seen: np.ndarray) -> float:
-  return float(metrics.f1_score(requested, seen))
+  yield Score(value=macro, reason=reason, finding="macro", **where)
 
 
 def _share(metric: str, hits: np.ndarray, reader: str, path: str) -> Score:
-  value, low, high = agreement.share(int(hits.sum()), len(hits))
   num = len(hits)
+  value, low, high = agreement.share(int(hits.sum()), num)
   return Score(
     metric=metric, value=value, low=low, high=high, num=num, reader=reader, path=path
   )

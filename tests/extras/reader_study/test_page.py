@@ -46,9 +46,7 @@ def study_page(tmp_path) -> tuple[pathlib.Path, reader_tables.StudyKey]:
   ids = np.array(list("abcd"))
   real = ImageSet(name="real", images=images, ids=ids)
   generated = ImageSet(name="path_a", images=255 - images, ids=ids)
-  page = reader_study.write(
-    real, {"path_a": generated}, tmp_path, num_per_set=2, num_repeats=1
-  )
+  page = reader_study.write(real, {"path_a": generated}, tmp_path, num_per_set=2)
   return page, reader_tables.read_key(tmp_path / "key.csv")
 
 

@@ -153,7 +153,7 @@ def test_a_sheet_answered_in_part(key, answer):
     ("ann,003,synthetic,2,", "ann,003,synthetic,,", "1 images have no realism"),
     ("synthetic,2,Edema", "synthetic,2,Odema", "have another findings.*Odema"),
     ("ann,003,", "bob,003,", "2 readers, ann and bob"),
-    ("verdict", "answer", "lacks the column verdict"),
+    ("verdict", "answer", "lacks the column 'verdict'"),
   ],
 )
 def test_answers_that_cannot_be_scored(old, new, words, key, answer):
