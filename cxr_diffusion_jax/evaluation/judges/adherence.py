@@ -22,43 +22,29 @@ from cxr_diffusion_jax.evaluation.metric import Metric
 from cxr_diffusion_jax.evaluation.metrics import ranking
 from cxr_diffusion_jax.evaluation.statistics import Estimate
 
+_MEANINGS = {
+  "auroc": "Probability that a classifier scores an image that was to show a finding"
+  " higher than one that was not; 0.5 is chance. Undefined where all images or none"
+  " were to show it.",
+  "average_precision": "Area under precision over recall of a finding, ranked by the"
+  " classifier. Its chance level is the finding's share of the images.",
+  "found": "Share of images that were to show a finding in which the classifier sees"
+  " it.",
+  "false_alarms": "Share of images that were not to show a finding where the classifier"
+  " sees it.",
+}
 FIGURES = tuple(
   Metric(
     name=name,
     subject="adherence",
-    title=title,
     meaning=meaning,
     direction="lower" if name == "false_alarms" else "higher",
     bounds=(0.0, 1.0),
     minimum_n=5,
   )
-  for name, title, meaning in (
-    (
-      "auroc",
-      "AUROC",
-      "Probability that a classifier scores an image that was to show a finding higher"
-      " than one that was not; 0.5 is chance. Undefined where all images or none were"
-      " to show it.",
-    ),
-    (
-      "average_precision",
-      "Average precision",
-      "Area under precision over recall of a finding, ranked by the classifier. Its"
-      " chance level is the finding's share of the images.",
-    ),
-    (
-      "found",
-      "Found",
-      "Share of images that were to show a finding in which the classifier sees it.",
-    ),
-    (
-      "false_alarms",
-      "False alarms",
-      "Share of images that were not to show a finding where the classifier sees it.",
-    ),
-  )
+  for name, meaning in _MEANINGS.items()
 )
-NAMES = tuple(record.name for record in FIGURES)
+NAMES = tuple(_MEANINGS)
 
 # Images with a finding, for it to count in the means over findings.
 MIN_POSITIVES = 5
@@ -79,25 +65,20 @@ METRICS = (*FIGURES, *CHANGES)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Adherence:
-  """Figures of one set of images.
+  """Figures of one set of images, by the names in `NAMES`.
 
-  Attributes:
-    num_positive: [k] int, images requested with the finding.
-    counted: [k] bool, findings in the macro means: enough positives, a negative and a
-      threshold, so that all four means are over the same findings.
-    values: names as in `NAMES` -> [k], NaN where undefined: AUROC without positives or
-      without negatives, average precision without positives, found without positives
-      or threshold, false alarms without negatives or threshold.
-    macro: names -> the mean over findings that count.
-    findings: names -> column of each finding that counts -> its figure.
+  Findings count in the macro means if they have enough positives, a negative and a
+  threshold, so that all four means are over the same findings. AUROC is undefined
+  without positives or without negatives, average precision without positives, found
+  without positives or threshold, false alarms without negatives or threshold.
   """
 
   num_images: int
-  num_positive: np.ndarray
-  counted: np.ndarray
-  values: Mapping[str, np.ndarray]
+  num_positive: np.ndarray  # [k] int, images requested with the finding
+  counted: np.ndarray  # [k] bool
+  values: Mapping[str, np.ndarray]  # [k], NaN where undefined
   macro: Mapping[str, Estimate]
-  findings: Mapping[str, Mapping[int, Estimate]]
+  findings: Mapping[str, Mapping[int, Estimate]]  # name -> column that counts -> figure
 
 
 def measure(
@@ -195,8 +176,10 @@ def to_measurements(
 def changes(images: types.Arrays, swapped: types.Arrays) -> list[Measurement]:
   """How much the condition alone, and condition and noise, change an image."""
   n = len(swapped)
-  own = np.stack([images[i] for i in range(n)]).astype(np.float32)
-  other = np.stack([swapped[i] for i in range(n)]).astype(np.float32)
+  own, other = (
+    np.stack([part[i] for i in range(n)]).astype(np.float32)
+    for part in (images, swapped)
+  )
   differences = (own - other, own - np.roll(own, -1, axis=0))
   return [
     record.measurement(value=float(np.abs(difference).mean()), num=n)

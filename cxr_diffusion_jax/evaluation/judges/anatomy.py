@@ -47,10 +47,7 @@ MIN_IMAGES = 20
 # Figure -> better direction, meaning.
 _CHANCE = "error_conditions_of_others"
 _FIGURES = {
-  "error": (
-    "lower",
-    "Mean absolute difference of the measured and requested quantity.",
-  ),
+  "error": ("lower", "Mean absolute difference of measured and requested quantity."),
   "correlation": ("higher", "Of the measured with the requested quantity."),
   "bias": ("", "Mean of the measured less the requested quantity."),
   _CHANCE: ("", "The same error if conditions were exchanged: chance level."),
@@ -90,11 +87,10 @@ def facts_of(
   if not all(facts):
     return None
   measures = [_quantities(one) for one in facts]
-  stated = set(QUANTITIES).intersection(*measures)
   return {
     name: np.array([of_image[name] for of_image in measures], np.float64)
     for name in QUANTITIES
-    if name in stated
+    if all(name in of_image for of_image in measures)
   }
 
 

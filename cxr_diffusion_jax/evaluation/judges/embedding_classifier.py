@@ -11,18 +11,18 @@ seen. NIH has no label of fractures to learn from.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import pathlib
 from types import MappingProxyType
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import google_labels as google_labels_lib
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation.judges import adherence, embedding_fit
-from cxr_diffusion_jax.evaluation.judges.embedding_fit import ClassifierSettings
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
 
@@ -45,14 +45,13 @@ METRICS = tuple(
   Metric(
     name=f"{name} ({source})",
     subject="embeddings",
-    title=f"{title} ({source})",
     meaning="Of a linear classifier of stored embeddings of real images.",
     direction="higher",
     bounds=(0.0, 1.0),
     minimum_n=5,
   )
   for source in SOURCES
-  for name, title in zip(NAMES, ("AUROC", "Average precision"), strict=True)
+  for name in NAMES
 )
 
 _Judged = tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray]
@@ -66,38 +65,26 @@ def measure(
   column: columns_lib.Column,
   *,
   expert: google_labels_lib.GoogleLabels | None = None,
-  settings: ClassifierSettings | None = None,
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
   """Trains on the training split and judges the held-out splits."""
-  settings = settings or ClassifierSettings()
   rows = np.flatnonzero(column.present("train"))
   targets = targets_of(records.fields("train")["findings"][rows])
   classifier = embedding_fit.train(
-    column, rows, targets, settings, cache=cache, progress=progress
+    column, rows, targets, cache=cache, progress=progress
   )
   about = column.description
-  of_images = f", {classifier.num_images:,} images"
-  judge = (
-    f"logistic regression on {about.name}, {settings.pooling}"
-    f"{of_images if classifier.num_images < len(rows) else ''}"
-  )
-  measurements = []
-  for source, (scores, labels, names, patients) in _judged_on(
-    records, column, classifier, expert, cache
-  ).items():
-    measurements += figures(
-      scores,
-      labels,
-      names,
-      patients,
-      untrained=_untrained(classifier, names),
-      judge=judge,
-      source=source,
-      standin=about.standin,
+  judge = f"logistic regression on {about.name}, mean"
+  fields = Fields(judge=judge, standin=about.standin, of="real")
+  judged_on = _judged_on(records, column, classifier, expert, cache)
+  return [
+    one
+    for source, judged in judged_on.items()
+    for one in figures(
+      *judged, fields=fields, untrained=_untrained(classifier, judged[2]), source=source
     )
-  return measurements
+  ]
 
 
 def targets_of(findings: np.ndarray) -> np.ndarray:
@@ -116,10 +103,9 @@ def figures(
   names: Sequence[str],
   patients: np.ndarray,
   *,
+  fields: Fields,
   untrained: Mapping[str, str],
-  judge: str,
   source: str,
-  standin: bool,
 ) -> list[Measurement]:
   """Compares scores with one source of labels.
 
@@ -127,57 +113,38 @@ def figures(
     labels: [n k] 0 or 1, nan unknown; images count where every finding that is labelled
       at all is known.
     patients: [n].
+    untrained: findings without a score -> the reason.
   """
   given = np.atleast_1d(np.isfinite(labels).any(axis=0))
   reasons = {
-    name: untrained.get(name, f"no {source} of it")
+    f"finding: {name}": untrained.get(name, f"no {source} of it")
     for name, known in zip(names, given, strict=True)
     if name in untrained or not known
   }
-  used = [k for k, name in enumerate(names) if name not in reasons]
-  rows = np.isfinite(labels[:, used]).all(axis=1)
-  requested = labels[rows][:, used] > 0.5
-  positives = requested.sum(axis=0)
-  fields = Fields(
-    judge=judge,
-    standin=standin,
-    of="real",
-    patients=len(np.unique(patients[rows])),
-  )
-  table: list[Measurement] = []
-  least = adherence.MIN_POSITIVES
-  if ((positives >= least) & (positives < len(requested))).any():
-    judged = adherence.measure(
-      scores[rows][:, used],
-      requested,
-      np.zeros(len(used)),
-      patients=patients[rows],
-    )
-    table = adherence.to_measurements(judged, [names[k] for k in used], **fields)
+  used = {k: x for k, x in enumerate(names) if f"finding: {x}" not in reasons}
+  rows = np.isfinite(labels[:, list(used)]).all(axis=1)
+  scores, requested = scores[rows][:, list(used)], labels[rows][:, list(used)] > 0.5
+  patients, num, zeros = patients[rows], int(rows.sum()), np.zeros(len(used))
+  fields = fields | Fields(patients=len(np.unique(patients)))
+  measurements = []
+  try:
+    judged = adherence.measure(scores, requested, zeros, patients=patients)
+  except errors.InputError as error:
+    groups = ["all", *(f"finding: {name}" for name in used.values())]
+    reasons = dict.fromkeys(groups, str(error)) | reasons
   else:
-    few = (
-      f"{len(requested)} images, at most {positives.max(initial=0)} with one finding;"
-      f" expected {least} with it and one without"
-    )
-    reasons = {"": few} | {names[k]: few for k in used} | reasons
-  records = {record.name: record for record in METRICS}
-  known = [
-    dataclasses.replace(one, subject="embeddings", metric=f"{one.metric} ({source})")
-    for one in table
-    if one.metric in NAMES
-  ]
-  undefined = [
-    records[f"{metric} ({source})"].measurement(
-      fields,
-      group=f"finding: {name}" if name else "all",
-      value=None,
-      reason=reason,
-      num=len(requested),
-    )
-    for metric in NAMES
-    for name, reason in reasons.items()
-  ]
-  return [*known, *undefined]
+    measurements = [
+      dataclasses.replace(one, subject="embeddings", metric=f"{one.metric} ({source})")
+      for one in adherence.to_measurements(judged, list(used.values()), **fields)
+      if one.metric in NAMES
+    ]
+  for record in METRICS:
+    if record.name.endswith(f"({source})"):
+      measurements += [
+        record.measurement(fields, group=group, value=None, reason=reason, num=num)
+        for group, reason in reasons.items()
+      ]
+  return measurements
 
 
 def _untrained(
@@ -185,13 +152,12 @@ def _untrained(
 ) -> dict[str, str]:
   """Names without a score -> the reason."""
   alone = f"one class alone in the {classifier.num_images:,} training images"
-  reasons = {}
-  for name in names:
-    if name not in TARGETS:
-      reasons[name] = "NIH has no label of it to train on"
-    elif not classifier.known[TARGETS.index(name)]:
-      reasons[name] = alone
-  return reasons
+  known = dict(zip(TARGETS, classifier.known, strict=True))
+  return {
+    name: alone if name in known else "NIH has no label of it to train on"
+    for name in names
+    if not known.get(name)
+  }
 
 
 def _judged_on(
@@ -206,12 +172,8 @@ def _judged_on(
   for split in HELD_OUT:
     rows = np.flatnonzero(column.present(split))
     path = cache and cache / f"embedding_scores-{classifier.fingerprint}-{split}.npy"
-    scores.append(
-      artifacts.load_or_make(
-        path,
-        lambda split=split, rows=rows: classifier.scores(column.source(split), rows),
-      )
-    )
+    score_fn = functools.partial(classifier.scores, column.source(split), rows)
+    scores.append(artifacts.load_or_make(path, score_fn))
     ids.append(records.ids(split)[rows])
     findings.append(records.fields(split)["findings"][rows])
     patients.append(records.fields(split)["patient"][rows])
@@ -232,8 +194,8 @@ def _judged_on(
   ):
     rows = [row for row, stem in enumerate(stems.tolist()) if stem in of_id]
     if of_id:
-      given = [of_id[stems[row]] for row in rows]
-      given = np.array(given, np.float64).reshape(len(rows), len(names))
+      given = np.array([of_id[stems[row]] for row in rows], np.float64)
+      given = given.reshape(len(rows), len(names))
       of_rows = np.concatenate(patients)[rows]
       judged[source] = _scores_of(every[rows], names), given, names, of_rows
   return judged
@@ -241,8 +203,5 @@ def _judged_on(
 
 def _scores_of(scores: np.ndarray, names: Sequence[str]) -> np.ndarray:
   """Columns of `TARGETS` as [n k] of these names; 0 for what is no target."""
-  columns = np.zeros((len(scores), len(names)), np.float64)
-  for k, name in enumerate(names):
-    if name in TARGETS:
-      columns[:, k] = scores[:, TARGETS.index(name)]
-  return columns
+  columns = [TARGETS.index(name) if name in TARGETS else -1 for name in names]
+  return np.pad(scores, ((0, 0), (0, 1)))[:, columns].astype(np.float64)

@@ -1,11 +1,10 @@
 """How a linear classifier of embeddings is trained: block by block, target by target.
 
-  column [n ... d] --mean over places, or all numbers--> features [n d]
+  column [n ... d] --mean over tokens or places--> features [n d]
   (features - mean) / deviation --logistic regression, one a target--> weights, bias
     -> embedding_classifier-FINGERPRINT.npz after each target
 
-The column is streamed: only features are in memory, limited by `max_bytes`, since all
-numbers of 86,524 maps would be 30 GB.
+The column is streamed: only features are in memory.
 """
 
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
 
 # Raised when the same settings give other weights: saved ones are trained again.
-FORMAT = 1
+FORMAT = 2
 
 MIN_IMAGES = 20
 
@@ -32,34 +31,14 @@ _BLOCK = 256
 
 _SMALL_BYTES = 2**26
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierSettings:
-  """How embeddings are classified.
-
-  Attributes:
-    pooling: "mean" over tokens or places, or "flat": all numbers of all of them.
-    strength: C of scikit-learn, the inverse of the price of squared weights.
-    max_bytes: of the training features; where all rows would take more, as many are
-      drawn as fit.
-  """
-
-  pooling: str = "mean"
-  strength: float = 0.01
-  max_iterations: int = 300
-  max_bytes: int = 2**30
-  seed: int = 0
-
-  def __post_init__(self):
-    if self.pooling not in ("mean", "flat"):
-      raise errors.InputError(f"pooling={self.pooling!r}", "mean or flat")
+# C of scikit-learn, the inverse of the price of squared weights.
+STRENGTH = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Classifier:
   """A trained classifier of t targets."""
 
-  pooling: str
   mean: np.ndarray  # [d], of the training features
   scale: np.ndarray  # [d], their standard deviation
   weights: np.ndarray  # [t d], of standardised features
@@ -71,7 +50,7 @@ class Classifier:
   def scores(self, values: types.Arrays, rows: np.ndarray) -> np.ndarray:
     """Log-odds [n t] float32 of these rows of a column; 0 where not `known`."""
     scores: list[np.ndarray] = [np.zeros((0, len(self.bias)), np.float32)]
-    for block in _blocks(values, rows, self.pooling):
+    for block in _blocks(values, rows):
       scores.append((block - self.mean) / self.scale @ self.weights.T + self.bias)
     return np.concatenate(scores)
 
@@ -80,7 +59,6 @@ def train(
   column: columns_lib.Column,
   rows: np.ndarray,
   targets: np.ndarray,
-  settings: ClassifierSettings,
   *,
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
@@ -89,24 +67,28 @@ def train(
 
   Args:
     rows: [n] of its training split that have a value.
+    targets: [n t] 0 or 1.
     cache: keeps the weights, after each target; None for none.
+
+  Raises:
+    errors.InputError: too few rows.
   """
   if len(rows) < MIN_IMAGES:
     raise errors.InputError(
       f"{len(rows)} training images with {column.description.name}",
       f"{MIN_IMAGES} or more to classify embeddings",
     )
-  chosen = _drawn(column.description.shape, len(rows), settings)
-  rows, targets = rows[chosen], np.asarray(targets)[chosen]
-  fingerprint = _fingerprint(column, rows, targets, settings)
+  fingerprint = _fingerprint(column, rows, targets)
   path = cache and cache / f"embedding_classifier-{fingerprint}.npz"
   known = (targets.min(axis=0) == 0) & (targets.max(axis=0) == 1)
-  state: dict[str, np.ndarray] = _read(path)
+  state: dict[str, np.ndarray] = {}
+  if path is not None and path.is_file():
+    with np.load(path, allow_pickle=False) as file:
+      state = dict(file)
   if not state or not state["done"].all():
     source = column.source("train")
-    features = np.concatenate(list(_blocks(source, rows, settings.pooling)))
     scaler = preprocessing.StandardScaler(copy=False)
-    features = scaler.fit_transform(features)
+    features = scaler.fit_transform(np.concatenate(list(_blocks(source, rows))))
     state = state or {
       "mean": np.asarray(scaler.mean_, np.float32),
       "scale": np.asarray(scaler.scale_, np.float32),
@@ -115,31 +97,18 @@ def train(
       "done": ~known,
     }
     for k in np.flatnonzero(~state["done"]):
-      weights, bias = _fit(np.asarray(features), targets[:, k], settings)
-      state["weights"][k], state["bias"][k] = weights, bias
+      state["weights"][k], state["bias"][k] = _fit(features, targets[:, k])
       state["done"][k] = True
       if path is not None:
         artifacts.write_npz(path, state)
       progress("classifier of embeddings", int(k) + 1, len(known))
-  return Classifier(
-    mean=state["mean"],
-    scale=state["scale"],
-    weights=state["weights"],
-    bias=state["bias"],
-    pooling=settings.pooling,
-    known=known,
-    num_images=len(rows),
-    fingerprint=fingerprint,
-  )
+  del state["done"]
+  return Classifier(known=known, num_images=len(rows), fingerprint=fingerprint, **state)
 
 
-def _fit(
-  features: np.ndarray, target: np.ndarray, settings: ClassifierSettings
-) -> tuple[np.ndarray, float]:
+def _fit(features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
   """Weights [d] and bias of one target."""
-  model = linear_model.LogisticRegression(
-    C=settings.strength, max_iter=settings.max_iterations
-  )
+  model = linear_model.LogisticRegression(C=STRENGTH, max_iter=300)
   # On busy cores, threads that wait for each other at every product of a small matrix
   # are ten times slower than one thread.
   limits = 1 if features.nbytes < _SMALL_BYTES else None
@@ -153,51 +122,20 @@ def _fit(
   return model.coef_[0], float(np.ravel(model.intercept_)[0])
 
 
-def _blocks(
-  values: types.Arrays, rows: np.ndarray, pooling: str
-) -> Iterator[np.ndarray]:
+def _blocks(values: types.Arrays, rows: np.ndarray) -> Iterator[np.ndarray]:
   """Yields features [b d] float32 of rows, in order."""
   for first in range(0, len(rows), _BLOCK):
     block = np.stack([values[int(row)] for row in rows[first : first + _BLOCK]])
     block = block.reshape(len(block), -1, block.shape[-1]).astype(np.float32)
-    yield block.mean(axis=1) if pooling == "mean" else block.reshape(len(block), -1)
-
-
-def _drawn(
-  shape: tuple[int, ...], num_rows: int, settings: ClassifierSettings
-) -> np.ndarray:
-  """Which of n rows are trained on: all, or as many as fit."""
-  width = int(shape[-1] if settings.pooling == "mean" else np.prod(shape))
-  most = max(MIN_IMAGES, settings.max_bytes // (4 * width))
-  if num_rows <= most:
-    return np.arange(num_rows)
-  logging.warning(
-    "embeddings of %d images, all numbers of each, take more than %d MiB: the"
-    " classifier is trained on %d of them",
-    *(num_rows, settings.max_bytes >> 20, most),
-  )
-  generator = np.random.default_rng(settings.seed)
-  return np.sort(generator.choice(num_rows, most, replace=False))
+    yield block.mean(axis=1)
 
 
 def _fingerprint(
-  column: columns_lib.Column,
-  rows: np.ndarray,
-  targets: np.ndarray,
-  settings: ClassifierSettings,
+  column: columns_lib.Column, rows: np.ndarray, targets: np.ndarray
 ) -> str:
   about = column.description
-  digest = hashlib.sha256(
-    f"{FORMAT} {settings!r} {about.name} {about.fingerprint} {targets.shape}".encode()
-  )
+  facts = (FORMAT, STRENGTH, about.name, about.fingerprint, targets.shape)
+  digest = hashlib.sha256(repr(facts).encode())
   digest.update(np.ascontiguousarray(rows, np.int64).tobytes())
   digest.update(np.ascontiguousarray(targets, np.uint8).tobytes())
   return digest.hexdigest()[:16]
-
-
-def _read(path: pathlib.Path | None) -> dict[str, np.ndarray]:
-  """The state of a training that was saved, {} where there is none."""
-  if path is None or not path.is_file():
-    return {}
-  with np.load(path, allow_pickle=False) as file:
-    return dict(file)

@@ -20,7 +20,6 @@ Pointing game: Zhang et al. 2018, 1608.00507, section 4.1. Energy: Wang et al. 2
 """
 
 from collections.abc import Sequence
-import functools
 import math
 
 import numpy as np
@@ -78,13 +77,14 @@ def boxes_of(records: records_lib.Records, ids: Sequence[str]) -> np.ndarray:
     [n k 4] float32, (x, y, width, height) as fractions of the square image, nan where
     a finding has no box.
   """
-  places = {}
-  for split, count in records.num_rows.items():
-    if count:
-      places |= {str(name): (split, row) for row, name in enumerate(records.ids(split))}
-  open_split = functools.cache(lambda split: records_lib.RecordSource(records, split))
-  rows = [places[str(name)] for name in ids]
-  boxes = [open_split(split)[row]["boxes"] for split, row in rows]
+  splits = [split for split, count in records.num_rows.items() if count]
+  sources = {split: records_lib.RecordSource(records, split) for split in splits}
+  places = {
+    str(name): (sources[split], row)
+    for split in splits
+    for row, name in enumerate(records.ids(split))
+  }
+  boxes = [source[row]["boxes"] for source, row in (places[str(one)] for one in ids)]
   return np.stack(boxes) if boxes else np.zeros((0, len(records.vocabulary), 4), "f4")
 
 
@@ -107,6 +107,10 @@ def measure(
   images, findings = requested_boxes(conditions.labels["findings"], boxes)
   patients = conditions.patients[images]
   chosen = boxes[images, findings]
+  judge_name = f"{judge_name}, LayerCAM at its second stage"
+  groups = {"all": np.ones(len(findings), bool)}
+  for column in np.unique(findings):
+    groups[f"finding: {conditions.vocabulary[column]}"] = findings == column
   measurements: list[Measurement] = []
   for of, image_set in (("generated", generated), ("real", conditions)):
     figures: dict[str, np.ndarray] = {}
@@ -115,16 +119,11 @@ def measure(
       figures = agreement(maps, chosen)
       others = agreement_of_others(maps, chosen, images, findings)
       figures |= {name + OTHER_BOXES: values for name, values in others.items()}
-    for group, rows in _groups(findings, conditions.vocabulary).items():
-      fields = Fields(
-        judge=f"{judge_name}, LayerCAM at its second stage",
-        standin=True,
-        group=group,
-        of=of,
-      )
+    for group, rows in groups.items():
+      fields = Fields(judge=judge_name, standin=True, group=group, of=of)
       for record in METRICS:
-        values = figures.get(record.name, np.full(len(rows), np.nan))
-        known = rows & np.isfinite(values) if figures else rows
+        values = figures.get(record.name, np.zeros(len(rows)))
+        known = rows & np.isfinite(values)
         fields["num"] = int(known.sum())
         fields["patients"] = conditions.num_patients and len(np.unique(patients[known]))
         estimate = _estimate(values[known], patients[known])
@@ -159,27 +158,22 @@ def make_maps(
 
 
 def agreement(maps: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
-  """Figures of each map and its own box.
+  """Figures of each map and its own box: `NAMES` -> [m].
 
-  Returns:
-    `NAMES` -> [m]; side is nan of boxes that cross the middle of the image.
+  The side of boxes that cross the middle of the image is nan.
   """
-  blocks = []
-  for first in range(0, len(maps), MAX_OTHERS):
-    block = slice(first, first + MAX_OTHERS)
-    pairs = compare(maps[block], boxes[block])
-    blocks.append({name: np.diagonal(of_pairs) for name, of_pairs in pairs.items()})
-  return {name: np.concatenate([part[name] for part in blocks]) for name in NAMES}
+
+  def own(rows: np.ndarray) -> dict[str, np.ndarray]:
+    pairs = compare(maps[rows], boxes[rows])
+    return {name: np.diagonal(of_pairs) for name, of_pairs in pairs.items()}
+
+  return batches.in_batches(own, len(maps), min(MAX_OTHERS, len(maps)))
 
 
 def agreement_of_others(
   maps: np.ndarray, boxes: np.ndarray, images: np.ndarray, findings: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Figures of each map, the mean over boxes of the same finding in other images.
-
-  Returns:
-    `NAMES` -> [m], nan where no other image has the finding.
-  """
+  """Means over boxes of the same finding in other images, nan where there is none."""
   means = {name: np.full(len(maps), np.nan) for name in NAMES}
   for finding in np.unique(findings):
     rows = np.flatnonzero(findings == finding)
@@ -225,14 +219,6 @@ def compare(maps: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
     "iou": shared / union,
     "side": _side(flat.reshape(m, h, w), boxes),
   }
-
-
-def _groups(findings: np.ndarray, vocabulary: Sequence[str]) -> dict[str, np.ndarray]:
-  """Names of groups -> [m] bool; those of findings that have any box."""
-  groups = {"all": np.ones(len(findings), bool)}
-  for column in np.unique(findings):
-    groups[f"finding: {vocabulary[column]}"] = findings == column
-  return groups
 
 
 def _estimate(values: np.ndarray, patients: np.ndarray) -> Fields | statistics.Estimate:

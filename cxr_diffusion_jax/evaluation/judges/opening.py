@@ -7,6 +7,7 @@ both when they are given the generated ones.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import os
 import pathlib
 
@@ -28,43 +29,6 @@ from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 
 # (images with the requested labels, "generated" or "real") -> figures
 JudgeFn = Callable[[ImageSet, str], list[Measurement]]
-
-
-def of_probe(judge: probe.Probe, name: str) -> JudgeFn:
-  """The classifier, trained on other images than those that are judged."""
-
-  def measure(images: ImageSet, of: str) -> list[Measurement]:
-    findings = np.asarray(images.labels["findings"])
-    scores = judge.scores(images.images)
-    figures = adherence.measure(
-      scores, findings, judge.thresholds, patients=images.patients
-    )
-    return adherence.to_measurements(
-      figures,
-      images.vocabulary,
-      judge=name,
-      standin=True,
-      of=of,
-      patients=images.num_patients,
-    )
-
-  return _attempting(measure, name)
-
-
-def of_zero_shot(
-  scorer: zero_shot.Scorer,
-  *,
-  cache: pathlib.Path | None = None,
-  progress: types.Progress = types.no_progress,
-) -> JudgeFn:
-  """ELIXR, by two sentences a finding; the cache keeps margins."""
-
-  return _attempting(
-    lambda images, of: zero_shot.measure(
-      scorer, images, of=of, cache=cache, progress=progress
-    ),
-    zero_shot.JUDGE,
-  )
 
 
 def of_anatomy(
@@ -111,24 +75,39 @@ def open_judges(
   """Opens the judges that need no real image of a condition.
 
   Args:
+    judge: the classifier `name`, trained on other images than those that are judged.
     elixr_models: folder or hub id of ELIXR's SavedModels; "" for the stand-in.
+    cache: keeps ELIXR's margins.
 
   Returns:
     The judges, and why others are unavailable.
   """
   judges: list[JudgeFn] = []
   skipped = {}
+
+  def by_probe(classifier: probe.Probe, images: ImageSet, of: str) -> list[Measurement]:
+    findings = np.asarray(images.labels["findings"])
+    scores, patients = classifier.scores(images.images), images.patients
+    figures = adherence.measure(
+      scores, findings, classifier.thresholds, patients=patients
+    )
+    fields = Fields(judge=name, standin=True, of=of, patients=images.num_patients)
+    return adherence.to_measurements(figures, images.vocabulary, **fields)
+
+  def by_elixr(scorer: zero_shot.Scorer, images: ImageSet, of: str):
+    return zero_shot.measure(scorer, images, of=of, cache=cache, progress=progress)
+
   if judge is None:
     skipped["probe"] = "no classifier of findings"
   else:
-    judges.append(of_probe(judge, name))
+    judges.append(_attempting(functools.partial(by_probe, judge), name))
   scorer: zero_shot.Scorer | str = "no dataset with an encoder"
   if settings is not None:
     scorer = zero_shot.open_scorer(settings, elixr_models=elixr_models)
   if isinstance(scorer, str):
     skipped["ELIXR zero-shot"] = scorer
   else:
-    judges.append(of_zero_shot(scorer, cache=cache, progress=progress))
+    judges.append(_attempting(functools.partial(by_elixr, scorer), zero_shot.JUDGE))
   return judges, skipped
 
 

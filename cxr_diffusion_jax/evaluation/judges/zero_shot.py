@@ -12,7 +12,7 @@ trained here: the judge has never seen the findings' labels. The stand-in's trai
 prompts negate all findings at once only, so its second sentence is that of no finding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import hashlib
 import pathlib
@@ -91,14 +91,11 @@ class Scorer:
     cache: pathlib.Path | None = None,
     progress: types.Progress = types.no_progress,
   ) -> np.ndarray:
-    """Scores images.
+    """Margins [n k] float32 in [-2, 2] of images, higher where the finding is seen.
 
     Args:
       cache: keeps the margins of every block of images, named by its pixels, so that an
         interrupted call resumes; None for none.
-
-    Returns:
-      [n k] float32 in [-2, 2], higher where the finding is seen.
     """
     known = hashlib.sha256(self.encoder.description.encode())
     for texts in (self.positive, self.negative):
@@ -110,48 +107,42 @@ class Scorer:
       digest = known.copy()
       for image in block:
         digest.update(f"{image.shape} {image.dtype}".encode() + image.tobytes())
+
+      def encoded(block=block) -> np.ndarray:
+        outputs = self.encoder.encode_images([IMAGES], block)[IMAGES]
+        return margins(outputs, self.positive, self.negative)
+
       path = cache / f"zero_shot-{digest.hexdigest()[:24]}.npy" if cache else None
-      scores.append(
-        artifacts.load_or_make(path, lambda block=block: self._encoded(block))
-      )
+      scores.append(artifacts.load_or_make(path, encoded))
       progress("zero-shot margins", rows.stop, len(images))
     return np.concatenate(scores)
-
-  def _encoded(self, block: list[np.ndarray]) -> np.ndarray:
-    outputs = self.encoder.encode_images([IMAGES], block)[IMAGES]
-    return margins(outputs, self.positive, self.negative)
 
 
 def margins(
   outputs: np.ndarray, positive: np.ndarray, negative: np.ndarray
 ) -> np.ndarray:
-  """The difference of two best cosines.
+  """The difference of two best cosines: [n k] float32 in [-2, 2].
 
   Args:
     outputs: [n r d] of images, of any length but 0.
     positive: [k d] of texts that say that something is there.
     negative: [k d] of texts that say that it is not.
-
-  Returns:
-    [n k] float32 in [-2, 2].
   """
-  outputs = _unit(outputs)
-  best = [
-    np.einsum("nrd,kd->nrk", outputs, _unit(texts)).max(axis=1)
+
+  def unit(vectors: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(vectors, np.float32)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+  outputs = unit(outputs)
+  seen, missed = (
+    np.einsum("nrd,kd->nrk", outputs, unit(texts)).max(axis=1)
     for texts in (positive, negative)
-  ]
-  return best[0] - best[1]
+  )
+  return seen - missed
 
 
 def open_scorer(settings: DataSettings, elixr_models: str = "") -> Scorer | str:
-  """Opens the SavedModels, else the stand-in of these records.
-
-  Args:
-    elixr_models: folder or hub id of ELIXR's two SavedModels; "" for the stand-in.
-
-  Returns:
-    The scorer, or the reason why there is none.
-  """
+  """Opens ELIXR's SavedModels, else the stand-in of these records; or says why not."""
   encoder: encoder_lib.Encoder
   prompts = PROMPTS
   if elixr_models:
@@ -186,29 +177,17 @@ def measure(
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
-  """Encodes images and judges them.
+  """Encodes images with the label `findings`, and judges them.
 
   Raises:
-    errors.InputError: images without findings, or no finding with enough images.
+    errors.InputError: no finding with enough images.
   """
-  if "findings" not in images.labels:
-    raise errors.InputError(
-      f"images {images.name!r} without findings",
-      "findings that each was to show",
-      "give the file of their labels",
-    )
   requested = np.asarray(images.labels["findings"]) > 0.5
   # Encoding is slow: refuse what can be refused first.
   adherence.check(np.zeros(requested.shape), requested, np.zeros(requested.shape[1]))
-  return _measure_margins(
-    scorer.margins(images.images, cache=cache, progress=progress),
-    requested,
-    scorer.names,
-    images.patients,
-    standin=scorer.encoder.standin,
-    of=of,
-    num_patients=images.num_patients,
-  )
+  scores = scorer.margins(images.images, cache=cache, progress=progress)
+  fields = Fields(judge=JUDGE, of=of, patients=images.num_patients)
+  return _measure_margins(scorer, scores, requested, images.patients, fields)
 
 
 def measure_column(
@@ -238,50 +217,32 @@ def measure_column(
     )
   rows = np.flatnonzero(column.present(split))
   source = column.source(split)
-  scores = []
+  scores = [np.zeros((0, len(scorer.names)), np.float32)]
   for first in range(0, len(rows), BLOCK):
     block = np.stack([source[int(row)] for row in rows[first : first + BLOCK]])
     scores.append(margins(block, scorer.positive, scorer.negative))
-  return _measure_margins(
-    np.concatenate([np.zeros((0, len(scorer.names)), np.float32), *scores]),
-    np.asarray(findings)[rows] > 0.5,
-    scorer.names,
-    np.asarray(patients)[rows],
-    judge=f"{JUDGE}, stored",
-    standin=scorer.encoder.standin,
-    of="real",
-    num_patients=len(np.unique(patients[rows])),
-  )
+  scores, requested = np.concatenate(scores), np.asarray(findings)[rows] > 0.5
+  patients = np.asarray(patients)[rows]
+  num_patients = len(np.unique(patients))
+  fields = Fields(judge=f"{JUDGE}, stored", of="real", patients=num_patients)
+  return _measure_margins(scorer, scores, requested, patients, fields)
 
 
 def _measure_margins(
+  scorer: Scorer,
   scores: np.ndarray,
   requested: np.ndarray,
-  names: Sequence[str],
   patients: np.ndarray,
-  *,
-  judge: str = JUDGE,
-  standin: bool = False,
-  of: str = "generated",
-  num_patients: int = 0,
+  fields: Fields,
 ) -> list[Measurement]:
-  """Figures of adherence and mean margins, per finding and over findings.
-
-  A finding counts as seen where its margin is above 0.
-
-  Args:
-    scores: [n k] margins.
-    requested: [n k] bool.
-  """
-  figures = adherence.measure(
-    scores, requested, np.zeros(len(names)), patients=patients
-  )
-  common = Fields(judge=judge, standin=standin, of=of, patients=num_patients)
+  """Figures of adherence and mean margins [n k]; above 0 a finding counts as seen."""
+  names, zeros = scorer.names, np.zeros(len(scorer.names))
+  figures = adherence.measure(scores, requested, zeros, patients=patients)
+  common = fields | Fields(standin=scorer.encoder.standin)
   table = adherence.to_measurements(figures, names, **common)
-  least = adherence.MIN_POSITIVES
+  least, counted = adherence.MIN_POSITIVES, figures.counted
   few = f"fewer than {least} of {len(scores)} images have it, or all have"
   groups = ["all", *(f"finding: {name}" for name in names)]
-  counted = figures.counted
   for record, chosen in zip(METRICS, (requested, ~requested), strict=True):
     means = iter(
       statistics.means_of_chosen(scores[:, counted], chosen[:, counted], patients)
@@ -290,8 +251,3 @@ def _measure_margins(
       figure = next(means) if known else Fields(value=None, reason=few)
       table.append(record.measurement(common, figure, group=group, num=len(scores)))
   return table
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-  vectors = np.asarray(vectors, np.float32)
-  return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
