@@ -83,7 +83,7 @@ def main() -> None:
         trainer,
         params=outcome.state.ema_params,
         step=step,
-        writer=writer,
+        write_scalars=writer.write_scalars,
         features=None if _FEATURES.value == "none" else features,
         train_probe=_FEATURES.value == "probe",
         progress=command.progress,

@@ -5,7 +5,6 @@ features of both sets --> rFID, and its floor: the distance to as many training 
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from absl import logging
 import jax
@@ -22,9 +21,6 @@ from cxr_diffusion_jax.parallel import batches
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.sampling import generate
 
-if TYPE_CHECKING:
-  from clu import metric_writers
-
 FILE = "autoencoder.json"
 
 # Validation images to measure, evenly spread over the split.
@@ -39,7 +35,7 @@ def write(
   *,
   params: types.Params,
   step: int,
-  writer: "metric_writers.MetricWriter",
+  write_scalars: Callable[[int, dict[str, float]], None],
   features: image_features.ImageFeatures | None = None,
   train_probe: bool = False,
   progress: types.Progress = types.no_progress,
@@ -78,7 +74,7 @@ def write(
     for name, value in figures.items()
     if isinstance(value, float)
   }
-  writer.write_scalars(step, scalars)
+  write_scalars(step, scalars)
   return _line(figures, dataset.kind)
 
 
