@@ -57,6 +57,19 @@ class TimestepEmbedding(nn.Module):
     return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
 
 
+def embed_context(
+  module: nn.Module, context: Context, batch: int, width: int, pooled_width: int
+) -> tuple[TokenStream, Array | None]:
+  """Applies the `ContextEmbedder` of a network, in its compact method."""
+  return ContextEmbedder(
+    module.context_streams,
+    width,
+    pooled_width if module.pooled else 0,
+    module.dtype,
+    name="context_embedder",
+  )(context, batch)
+
+
 class ContextEmbedder(nn.Module):
   """All streams of a context as one sequence, and as one vector.
 

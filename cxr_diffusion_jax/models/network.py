@@ -86,10 +86,14 @@ class LevelFeatures:
     return len(self.block_channels)
 
 
-def shared_fields(kind: type[T], module: nn.Module) -> T:
-  """Makes a dataclass from the fields of a module that have the names of its own."""
+def shared_fields(kind: type[T], source: object, **others: Any) -> T:
+  """Makes a dataclass or a module from the fields of `source` that have its names.
+
+  `others` are its other fields, and those that differ from `source`.
+  """
+  names = inspect.signature(kind).parameters.keys() - others.keys() - {"name", "parent"}
   return kind(
-    **{name: getattr(module, name) for name in inspect.signature(kind).parameters}
+    **{name: getattr(source, name) for name in names if hasattr(source, name)}, **others
   )
 
 

@@ -148,31 +148,15 @@ class Style:
   def resnet(self, channels: int, name: str, resample: str = "keep") -> nn.Module:
     """A residual block of this style."""
     kind = nn.remat(ResnetBlock) if self.remat else ResnetBlock
-    return kind(
-      channels,
-      norm_groups=self.norm_groups,
-      time_conditioning=self.time_conditioning,
-      zero_init=self.zero_init,
-      resample=resample,
-      skip_scale=self.skip_scale,
-      dropout=self.dropout,
-      dtype=self.dtype,
-      name=name,
+    return network.shared_fields(
+      kind, self, channels=channels, resample=resample, name=name
     )
 
   def transformer(self, num_heads: int, num_blocks: int, name: str) -> nn.Module:
     """A spatial transformer of this style."""
     kind = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
-    return kind(
-      num_heads,
-      num_blocks=num_blocks,
-      linear_projection=self.linear_projection,
-      norm_groups=self.norm_groups,
-      query_positions=self.query_positions,
-      zero_init=self.zero_init,
-      skip_scale=self.skip_scale,
-      dtype=self.dtype,
-      name=name,
+    return network.shared_fields(
+      kind, self, num_heads=num_heads, num_blocks=num_blocks, name=name
     )
 
   def downsampled(self, x: Array, time: Array) -> Array:

@@ -102,7 +102,7 @@ def embed(
       source or of other texts are there; the disk is too small.
   """
   root = pathlib.Path(settings_root)
-  kinds = _check_kinds(kinds, encoder)
+  kinds = [kind for kind in SHAPES if kind in kinds]
   paths = _largest_files(layout.find_tree(root))
   texts = _texts_of(paths, kinds, prompts)
   # A multiple of the batch size, so that files end with a batch.
@@ -126,16 +126,6 @@ def embed(
             done += count
             progress("ELIXR embeddings", done, len(paths))
     return tuple(kind.name for kind in work if elixr_kind.publish(kind))
-
-
-def _check_kinds(kinds: Sequence[str], encoder: encoder_lib.Encoder) -> tuple[str, ...]:
-  """The kinds in one order, each once; they must be some that the encoder makes."""
-  if not kinds or not encoder.whole_images:
-    raise ValueError(f"kinds {kinds}; the encoder must take images of any size")
-  for kind in kinds:
-    if encoder.shapes.get(kind) != SHAPES.get(kind, ()):
-      raise ValueError(f"{encoder.description} does not make {kind!r}")
-  return tuple(kind for kind in SHAPES if kind in kinds)
 
 
 def _largest_files(tree: layout.Tree) -> dict[str, str]:

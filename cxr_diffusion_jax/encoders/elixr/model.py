@@ -26,7 +26,7 @@ import tokenizers
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders import hub
 from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
-from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES, TEXT_KINDS
+from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES
 from cxr_diffusion_jax.encoders.elixr.saved_model import IMAGE_MODEL, TEXT_MODEL
 from cxr_diffusion_jax.parallel import batches
 
@@ -68,7 +68,6 @@ class ElixrModel:
     self, columns: Sequence[str], prompts: Sequence[str]
   ) -> dict[str, np.ndarray]:
     """Makes text kinds; needs the Q-Former and the vocabulary; see `Encoder`."""
-    _check(columns, prompts, [kind for kind in SHAPES if kind in TEXT_KINDS])
     ids, paddings, cut = tokenize(self._tokenizer, prompts)
     if cut:
       logging.warning(
@@ -90,7 +89,6 @@ class ElixrModel:
     self, columns: Sequence[str], images: Sequence[np.ndarray]
   ) -> dict[str, np.ndarray]:
     """Makes image kinds; needs both models, or ELIXR-C for `elixrc`; see `Encoder`."""
-    _check(columns, images, [kind for kind in SHAPES if kind not in TEXT_KINDS])
 
     def encode(rows: np.ndarray) -> Mapping[str, np.ndarray]:
       pngs = [to_png(images[row]) for row in rows]
@@ -153,11 +151,6 @@ def load(
     tokenizer=os.fspath(tokenizer or (beside if beside.is_file() else TOKENIZER)),
     batch_size=batch_size,
   )
-
-
-def _check(columns: Sequence[str], inputs: Sequence, known: Sequence[str]) -> None:
-  if not columns or set(columns) - set(known) or not len(inputs):
-    raise ValueError(f"{columns} of {len(inputs)} inputs; makes {known} of 1 or more")
 
 
 def to_png(image: np.ndarray) -> bytes:

@@ -26,6 +26,7 @@ from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import fitting
 from cxr_diffusion_jax.encoders.standin import loss as standin_loss
 from cxr_diffusion_jax.models import classifier as classifier_lib
+from cxr_diffusion_jax.models import network
 
 # Images that take less than this are read once and kept.
 MAX_BYTES_IN_MEMORY = 2**30
@@ -165,12 +166,8 @@ def make_classifier(
   settings: ProbeSettings, num_classes: int
 ) -> classifier_lib.Classifier:
   """The network of `settings`."""
-  return classifier_lib.Classifier(
-    num_classes=num_classes,
-    widths=settings.widths,
-    blocks=settings.blocks,
-    stem_stride=settings.stem_stride,
-    norm_groups=settings.norm_groups,
+  return network.shared_fields(
+    classifier_lib.Classifier, settings, num_classes=num_classes
   )
 
 

@@ -21,7 +21,7 @@ import os
 
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES, TEXT_KINDS
 from cxr_diffusion_jax.encoders.standin import loss
@@ -77,45 +77,6 @@ def lift_basis(depth: int, width: int) -> np.ndarray:
   return (basis * np.sign(np.diag(triangle))).T.astype(np.float32)
 
 
-def image_kinds(
-  model: clip_model.ClipModel, images: np.ndarray, kinds: Sequence[str]
-) -> dict[str, np.ndarray]:
-  """Makes the image kinds among `kinds`, each [n *shape] float32.
-
-  `images` are [n h w 1] uint8, and the model fits, see `check_fits`.
-  """
-  tokens, whole = clip_model.encode_images(model, images, batch_size=len(images))
-  states = np.asarray(loss.patch_states(tokens))
-  pooled = np.einsum("rp,npd->nrd", loss.region_weights(model.grid), states)
-  grid = states.reshape(len(images), model.grid, model.grid, -1)
-  make = {
-    "elixrc": lambda: lift(grid, 1376),
-    "img_emb": lambda: lift(pooled, 768),
-    "all_contrastive_img_emb": lambda: _shared(
-      np.asarray(model.project_fn(model.params, pooled))
-    ),
-    "contrastive_img_emb": lambda: _shared(whole),
-  }
-  return {kind: make[kind]() for kind in kinds if kind in make}
-
-
-def text_kinds(
-  model: clip_model.ClipModel, prompts: Sequence[str], kinds: Sequence[str]
-) -> dict[str, np.ndarray]:
-  """Makes the text kinds among `kinds`, each [n *shape] float32."""
-  if not set(kinds) & set(TEXT_KINDS):
-    return {}
-  tokens, mask, embedding = clip_model.encode_text(
-    model, prompts, batch_size=len(prompts)
-  )
-  centred = tokens - tokens.mean(axis=-1, keepdims=True)
-  states = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
-  lifted = lift(states * mask[..., None], 768)
-  room = ((0, 0), (0, 128 - model.max_tokens), (0, 0))
-  values = {"txt_emb": np.pad(lifted, room), "contrastive_txt_emb": _shared(embedding)}
-  return {kind: values[kind] for kind in kinds if kind in values}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StandinEncoder:
   """A CLIP that fits (`check_fits`) in place of ELIXR."""
@@ -133,12 +94,38 @@ class StandinEncoder:
   def encode_text(
     self, columns: Sequence[str], prompts: Sequence[str]
   ) -> dict[str, np.ndarray]:
-    return text_kinds(self.model, prompts, columns)
+    if not set(columns) & set(TEXT_KINDS):
+      return {}
+    tokens, mask, embedding = clip_model.encode_text(
+      self.model, prompts, batch_size=len(prompts)
+    )
+    centred = tokens - tokens.mean(axis=-1, keepdims=True)
+    states = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
+    lifted = lift(states * mask[..., None], 768)
+    room = ((0, 0), (0, 128 - self.model.max_tokens), (0, 0))
+    values = {
+      "txt_emb": np.pad(lifted, room),
+      "contrastive_txt_emb": _shared(embedding),
+    }
+    return {kind: values[kind] for kind in columns if kind in values}
 
   def encode_images(
-    self, columns: Sequence[str], images: Sequence[np.ndarray]
+    self, columns: Sequence[str], images: types.Arrays
   ) -> dict[str, np.ndarray]:
-    return image_kinds(self.model, np.stack(images)[..., None], columns)
+    model = self.model
+    tokens, whole = clip_model.encode_images(model, images, batch_size=len(images))
+    states = np.asarray(loss.patch_states(tokens))
+    pooled = np.einsum("rp,npd->nrd", loss.region_weights(model.grid), states)
+    grid = states.reshape(len(images), model.grid, model.grid, -1)
+    make = {
+      "elixrc": lambda: lift(grid, 1376),
+      "img_emb": lambda: lift(pooled, 768),
+      "all_contrastive_img_emb": lambda: _shared(
+        np.asarray(model.project_fn(model.params, pooled))
+      ),
+      "contrastive_img_emb": lambda: _shared(whole),
+    }
+    return {kind: make[kind]() for kind in columns if kind in make}
 
 
 def _shared(vectors: np.ndarray) -> np.ndarray:

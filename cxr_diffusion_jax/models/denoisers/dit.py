@@ -127,13 +127,9 @@ class DiT(nn.Module):
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
     embed = embedding.TimestepEmbedding(self.width, self.dtype, name="time_embedding")
     vector = embed(embedding.sinusoids(t, TIME_WIDTH))
-    stream, pooled = embedding.ContextEmbedder(
-      self.context_streams,
-      self.width,
-      self.width if self.pooled else 0,
-      self.dtype,
-      name="context_embedder",
-    )(context, batch)
+    stream, pooled = embedding.embed_context(
+      self, context, batch, self.width, self.width
+    )
     return nn.silu(vector if pooled is None else vector + pooled), stream
 
   def _style(self) -> Style:

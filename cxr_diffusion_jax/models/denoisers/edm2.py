@@ -208,13 +208,9 @@ class EDM2(network.LevelFeatures, nn.Module):
     t = jnp.broadcast_to(jnp.asarray(t), (batch,))
     waves = layers.fourier(t * (TIME_RANGE / 1000), self.block_channels[0])
     vector = layers.Linear(width, dtype=self.dtype, name="time_embedding")(waves)
-    stream, pooled = embedding.ContextEmbedder(
-      self.context_streams,
-      self.context_width,
-      width if self.pooled else 0,
-      self.dtype,
-      name="context_embedder",
-    )(context, batch)
+    stream, pooled = embedding.embed_context(
+      self, context, batch, self.context_width, width
+    )
     if pooled is not None:
       vector = layers.mix(vector, layers.pixel_norm(pooled), 0.5)
     tokens = layers.pixel_norm(stream.tokens)

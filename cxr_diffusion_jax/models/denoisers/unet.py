@@ -177,13 +177,9 @@ class UNet(network.LevelFeatures, nn.Module):
       # Zero masked tokens, so that a row without any real token stays clean.
       tokens = jnp.where(stream.mask[..., None], stream.tokens, 0)
       return time, dataclasses.replace(stream, tokens=tokens.astype(self.dtype))
-    stream, pooled = embedding.ContextEmbedder(
-      self.context_streams,
-      self.context_width,
-      4 * first if self.pooled else 0,
-      self.dtype,
-      name="context_embedder",
-    )(context, batch)
+    stream, pooled = embedding.embed_context(
+      self, context, batch, self.context_width, 4 * first
+    )
     return (time if pooled is None else time + pooled), stream
 
   def _check(self, x_t: Array, context: Context) -> None:

@@ -271,12 +271,3 @@ def test_a_damaged_image_is_named_and_numbers_must_be_finite(root, prompts):
   with pytest.raises(errors.InputError, match="NaN or infinite"):
     elixr_embed.embed(root, SMALL[:1], Broken())
   assert elixr.find_elixr(root, SMALL[0]) is None
-
-
-@pytest.mark.parametrize(
-  ("kinds", "encoder"),
-  [([], Sums()), (["clip_text"], Sums()), (["elixrc"], Sums(whole_images=False))],
-)
-def test_misuse_is_refused(root, kinds, encoder):
-  with pytest.raises(ValueError, match=r"kinds|does not make"):
-    elixr_embed.embed(root, kinds, encoder)

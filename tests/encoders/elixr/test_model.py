@@ -351,15 +351,6 @@ def test_a_tensorflow_text_that_does_not_fit_is_told(folder, images, text_ops):
     elixr_model.load(folder).encode_images(["elixrc"], images[:1])
 
 
-def test_misuse_is_refused(folder, model, images):
-  with pytest.raises(ValueError, match="txt_emb"):
-    model.encode_images(["txt_emb"], images)
-  with pytest.raises(ValueError, match="elixrc"):
-    model.encode_text(["elixrc"], ["no"])
-  with pytest.raises(ValueError, match="0 inputs"):
-    model.encode_text(["txt_emb"], [])
-
-
 def test_a_tree_embedded_is_read_back_equal(model, tmp_path):
   root = phantom_tree.write_tree(tmp_path / "tree", num_images=6, size=32)
   stems = sorted(path.stem for path in root.glob("original/*/images/*.png"))

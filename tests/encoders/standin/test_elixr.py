@@ -42,14 +42,19 @@ def model(clip) -> clip_model.ClipModel:
 
 
 @pytest.fixture(scope="module")
+def encoder(model) -> standin_elixr.StandinEncoder:
+  return standin_elixr.StandinEncoder(model=model)
+
+
+@pytest.fixture(scope="module")
 def inputs() -> dict[str, object]:
   images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), np.uint8)
   return {"images": images, "prompts": PROMPTS}
 
 
-def test_images_come_from_images_and_text_from_text(model, inputs):
-  images = standin_elixr.image_kinds(model, inputs["images"], KINDS)
-  texts = standin_elixr.text_kinds(model, PROMPTS, KINDS)
+def test_images_come_from_images_and_text_from_text(encoder, inputs):
+  images = encoder.encode_images(KINDS, inputs["images"])
+  texts = encoder.encode_text(KINDS, PROMPTS)
   assert set(images).isdisjoint(texts)
   values = images | texts
   for kind, shape in SHAPES.items():
@@ -59,18 +64,18 @@ def test_images_come_from_images_and_text_from_text(model, inputs):
     assert num_different == (4 if "txt" in kind else 5)
 
 
-def test_result_does_not_depend_on_the_batch(model, inputs):
-  together = standin_elixr.image_kinds(model, inputs["images"], KINDS)
-  alone = standin_elixr.image_kinds(model, inputs["images"][2:3], KINDS)
+def test_result_does_not_depend_on_the_batch(encoder, inputs):
+  together = encoder.encode_images(KINDS, inputs["images"])
+  alone = encoder.encode_images(KINDS, inputs["images"][2:3])
   for kind, values in alone.items():
     np.testing.assert_allclose(values[0], together[kind][2], atol=1e-4)
 
 
-def test_map_is_where_the_image_is(model, inputs):
+def test_map_is_where_the_image_is(encoder, inputs):
   changed = inputs["images"][:1].copy()
   changed[0, 28:, 4:8] = 255
-  before = standin_elixr.image_kinds(model, inputs["images"][:1], ["elixrc"])["elixrc"]
-  after = standin_elixr.image_kinds(model, changed, ["elixrc"])["elixrc"]
+  before = encoder.encode_images(["elixrc"], inputs["images"][:1])["elixrc"]
+  after = encoder.encode_images(["elixrc"], changed)["elixrc"]
   difference = np.square(after - before).sum(axis=-1)[0]
   assert np.unravel_index(difference.argmax(), (8, 8)) == (7, 1)
 
@@ -89,9 +94,9 @@ def test_lift_keeps_mean_square_angles_and_everything(model):
   )
 
 
-def test_contrastive_kinds_keep_the_clip_cosines(model, inputs):
-  images = standin_elixr.image_kinds(model, inputs["images"], KINDS)
-  texts = standin_elixr.text_kinds(model, PROMPTS, KINDS)
+def test_contrastive_kinds_keep_the_clip_cosines(encoder, model, inputs):
+  images = encoder.encode_images(KINDS, inputs["images"])
+  texts = encoder.encode_text(KINDS, PROMPTS)
   _, whole = clip_model.encode_images(model, inputs["images"])
   _, _, text = clip_model.encode_text(model, PROMPTS)
   norms = np.linalg.norm(whole, axis=1)[:, None] * np.linalg.norm(text, axis=1)
@@ -105,8 +110,8 @@ def test_contrastive_kinds_keep_the_clip_cosines(model, inputs):
       np.testing.assert_allclose(np.linalg.norm(values, axis=-1), 1, atol=1e-4)
 
 
-def test_text_states_are_zero_after_the_end(model):
-  states = standin_elixr.text_kinds(model, PROMPTS, ["txt_emb"])["txt_emb"]
+def test_text_states_are_zero_after_the_end(encoder, model):
+  states = encoder.encode_text(["txt_emb"], PROMPTS)["txt_emb"]
   _, mask, _ = clip_model.encode_text(model, PROMPTS)
   assert ((np.abs(states).sum(axis=-1) > 0)[:, :16] == mask).all()
   assert (states[:, 16:] == 0).all()
