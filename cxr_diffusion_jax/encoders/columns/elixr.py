@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base, encoding
@@ -50,9 +51,12 @@ def make(
       standin_training.train_clip(settings, records, progress)
       files = None
     marker = standin_training.read_marker(settings.standin_clip)
+    column = columns_lib.open_column(records.folder, spec.name)
+    # `prepare --standin` asks for all commands that follow.
+    asked = settings.standin or (column is not None and column.description.standin)
     if files is not None:
       _join(settings, records, files, progress)
-    elif marker:
+    elif asked and marker:
       encoding.encode_columns(
         settings,
         records,

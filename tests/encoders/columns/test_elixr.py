@@ -148,9 +148,11 @@ def test_each_size_keeps_its_own_stand_ins(with_standin, sizes):
 
 
 def test_stand_ins_stay_where_the_setting_is_dropped(with_standin):
+  without = dataclasses.replace(with_standin, standin=False)
+  with pytest.raises(errors.InputError, match=f"no {KIND} embeddings in"):
+    dataset.prepare(without, NEEDS)
   first = dataset.prepare(with_standin, NEEDS)
-  second = dataset.prepare(dataclasses.replace(with_standin, standin=False), NEEDS)
-  assert second.card == first.card
+  assert dataset.prepare(without, NEEDS).card == first.card
 
 
 def test_rows_that_lack_are_refused_or_dropped(settings, open_records):
