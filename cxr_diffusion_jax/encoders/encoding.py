@@ -11,7 +11,6 @@ import functools
 import hashlib
 import math
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -65,21 +64,22 @@ def encode_columns(
   open_fn = functools.cache(open_fn)
   description = description or open_fn().description
 
-  def arguments(
+  def writer(
     spec: conditioning.ColumnSpec, stale: columns_lib.Column | None
-  ) -> dict[str, Any]:
+  ) -> Callable[..., columns_lib.Column]:
     if stale is not None and spec.location:
       # A wrong location must not replace a good column.
       base.check_same(spec.name, description, stale.description.encoder)
     encoder = open_fn()
     shape = encoder.shapes[spec.name]
-    return {
-      "shape": shape,
-      "encoder": description,
-      "standin": encoder.standin,
-      "batches": functools.partial(_rows, settings, records, encoder, spec),
-      "flush_bytes": ROWS_AT_RISK * 2 * math.prod(shape),
-    }
+    return functools.partial(
+      column_writer.write_column,
+      shape=shape,
+      encoder=description,
+      standin=encoder.standin,
+      batches=functools.partial(_rows, settings, records, encoder, spec),
+      flush_bytes=ROWS_AT_RISK * 2 * math.prod(shape),
+    )
 
   for spec in specs:
     facts = [base.identity(description), records.fingerprint]
@@ -90,7 +90,7 @@ def encode_columns(
       records,
       spec.name,
       hashlib.sha256(repr(facts).encode()).hexdigest(),
-      functools.partial(arguments, spec),
+      functools.partial(writer, spec),
       progress,
     )
 
@@ -100,7 +100,7 @@ def refresh_column(
   records: records_lib.Records,
   name: str,
   fingerprint: str,
-  arguments: Callable[[columns_lib.Column | None], dict[str, Any]],
+  writer: Callable[[columns_lib.Column | None], Callable[..., columns_lib.Column]],
   progress: types.Progress = types.no_progress,
 ) -> columns_lib.Column:
   """Returns a column of the records, which is made if it is missing or stale.
@@ -110,7 +110,7 @@ def refresh_column(
     records: of the dataset.
     name: of the column.
     fingerprint: of what the values are made from.
-    arguments: stale column or None -> the other arguments of `write_column`; called
+    writer: stale column or None -> `write_column` with its other arguments; called
       only if the column has to be made.
     progress: called with the number of finished rows.
   """
@@ -119,13 +119,8 @@ def refresh_column(
   wanted = columns_lib.ids_fingerprint(ids)
   if column is not None and columns_lib.is_fresh(column, wanted, fingerprint):
     return column
-  return column_writer.write_column(
-    target,
-    ids=ids,
-    name=name,
-    fingerprint=fingerprint,
-    progress=progress,
-    **arguments(column),
+  return writer(column)(
+    target, ids=ids, name=name, fingerprint=fingerprint, progress=progress
   )
 
 

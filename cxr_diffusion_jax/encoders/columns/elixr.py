@@ -4,10 +4,12 @@ ELIXR files of any form --> column        images, texts --stand-in CLIP--> colum
 """
 
 from collections.abc import Sequence
+import functools
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base, encoding
@@ -87,13 +89,14 @@ def _join(
     records,
     files.kind,
     files.fingerprint(records.folder / "elixr_files.json"),
-    lambda _: {
-      "shape": files.shape,
-      "encoder": files.encoder,
-      "standin": files.standin,
-      "batches": files.batches,
-      "missing": "drop" if settings.missing == "drop" else "error",
-    },
+    lambda _: functools.partial(
+      column_writer.write_column,
+      shape=files.shape,
+      encoder=files.encoder,
+      standin=files.standin,
+      batches=files.batches,
+      missing="drop" if settings.missing == "drop" else "error",
+    ),
     progress,
   )
 

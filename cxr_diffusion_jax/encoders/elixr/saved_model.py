@@ -192,7 +192,7 @@ def _register_text_ops() -> bool:
 
 
 def _not_elixr(
-  path: pathlib.Path, got: str, expected: Sequence[Any]
+  path: pathlib.Path, got: str, expected: Sequence[object]
 ) -> errors.InputError:
   return errors.InputError(
     f"{path} has {got}",

@@ -8,6 +8,7 @@ interrupted run continues with the missing rows.
 """
 
 from collections.abc import Iterator, Sequence
+import functools
 import hashlib
 import math
 import pathlib
@@ -17,6 +18,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
+from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import encoding
@@ -72,13 +74,14 @@ def make(
     records,
     NAME,
     hashlib.sha256(repr(facts).encode()).hexdigest(),
-    lambda _: {
-      "shape": shape,
-      "encoder": autoencoder.description,
-      "standin": False,
-      "batches": moments,
-      "flush_bytes": rows_at_risk * 2 * math.prod(shape),
-    },
+    lambda _: functools.partial(
+      column_writer.write_column,
+      shape=shape,
+      encoder=autoencoder.description,
+      standin=False,
+      batches=moments,
+      flush_bytes=rows_at_risk * 2 * math.prod(shape),
+    ),
     progress,
   )
   num_images = stamps[-1][0]

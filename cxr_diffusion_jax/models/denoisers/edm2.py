@@ -14,7 +14,6 @@ normalises weights; the optimiser's `unit_weights` also rescales the stored ones
 
 import dataclasses
 import math
-from typing import Any
 
 from flax import linen as nn
 from jax import Array
@@ -43,10 +42,17 @@ class Style:
   remat: bool
   dtype: jnp.dtype
 
-  def block(self, channels: int, name: str, **options: Any) -> nn.Module:
+  def block(
+    self,
+    channels: int,
+    name: str,
+    decoder: bool = False,
+    resample: str = "keep",
+    num_heads: int = 0,
+  ) -> nn.Module:
     """A block of this style."""
     kind = nn.remat(Block) if self.remat else Block
-    return kind(self, channels, name=name, **options)
+    return kind(self, channels, decoder, resample, num_heads, name=name)
 
 
 class Block(nn.Module):
