@@ -73,8 +73,8 @@ def test_sample_takes_rows_of_the_dataset(run, trained, small):
 def test_sample_opens_no_records_for_given_conditions(
   path, condition, run_of, encoder, xray, monkeypatch
 ):
-  made = run_of(path)
-  run = api.Run(**{name: getattr(made, name) for name in made.__dataclass_fields__})
+  result = run_of(path)
+  run = api.Run(**{name: getattr(result, name) for name in result.__dataclass_fields__})
   monkeypatch.setattr(
     api.Run, "dataset", property(lambda _: pytest.fail("opened the dataset"))
   )

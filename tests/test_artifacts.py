@@ -57,9 +57,9 @@ def test_read_json_names_a_file_that_is_absent_or_damaged(tmp_path):
 def test_buckets_are_written_and_read(bucket):
   artifacts.write_json(f"{bucket}/run/a.json", {"b": 1})
   assert artifacts.read_json(f"{bucket}/run/a.json") == {"b": 1}
-  made = artifacts.load_or_make(f"{bucket}/run/a.npy", lambda: np.ones(2))
+  result = artifacts.load_or_make(f"{bucket}/run/a.npy", lambda: np.ones(2))
   again = artifacts.load_or_make(f"{bucket}/run/a.npy", lambda: np.zeros(2))
-  np.testing.assert_array_equal(made, again)
+  np.testing.assert_array_equal(result, again)
   assert artifacts.is_remote(bucket)
   assert not artifacts.is_remote("runs/a")
 

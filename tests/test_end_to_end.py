@@ -97,19 +97,19 @@ def _read(path: pathlib.Path) -> np.ndarray:
     return np.asarray(picture).astype(int)
 
 
-def _pixels(out: pathlib.Path, made: dict) -> np.ndarray:
-  return np.stack([_read(out / entry["file"]) for entry in made["samples"]])
+def _pixels(out: pathlib.Path, generated: dict) -> np.ndarray:
+  return np.stack([_read(out / entry["file"]) for entry in generated["samples"]])
 
 
 def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
-  made = samples(
+  generated = samples(
     tmp_path,
     *("--num=3", "--steps=3", "--guidance=1.5", "--seed=7"),
     *("--guidance_interval=0.5,3", "--guidance_rescale=0.5", "--sampler=ddim"),
   )
-  assert [entry["number"] for entry in made["samples"]] == [0, 1, 2]
-  assert {entry["seed"] for entry in made["samples"]} == {7}
-  assert made["settings"] == {
+  assert [entry["number"] for entry in generated["samples"]] == [0, 1, 2]
+  assert {entry["seed"] for entry in generated["samples"]} == {7}
+  assert generated["settings"] == {
     "autoguidance_step": None,
     "checkpoint_step": 20,
     "clip_x0": [],
@@ -127,9 +127,9 @@ def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
     "spacing": "",
     "times_shift": 1.0,
   }
-  images = _pixels(tmp_path, made)
+  images = _pixels(tmp_path, generated)
   assert images.shape == (3, 32, 32)
-  first = made["samples"][0]
+  first = generated["samples"][0]
   assert first["reference_file"] == f"references/{first['image_id']}.png"
   assert _read(tmp_path / first["reference_file"]).std() > 5
   for name in ("grid.png", "pairs.png"):
@@ -153,8 +153,8 @@ def test_conditions_can_be_named(samples, tmp_path, trained, run_main, small):
   stems = sorted(path.stem for path in small.root.glob("original/*/images/*.png"))
   chosen = [stems[9], stems[3]]
   ids = ",".join([f"{chosen[0]}.png", chosen[1]])
-  made = samples(tmp_path, f"--image_ids={ids}", "--num=4")
-  assert [entry["image_id"] for entry in made["samples"]] == [
+  generated = samples(tmp_path, f"--image_ids={ids}", "--num=4")
+  assert [entry["image_id"] for entry in generated["samples"]] == [
     chosen[0],
     chosen[0],
     chosen[1],
@@ -165,18 +165,18 @@ def test_conditions_can_be_named(samples, tmp_path, trained, run_main, small):
 
 
 def test_an_earlier_checkpoint_leads_away_from_its_mistakes(samples, tmp_path):
-  made = {}
+  generated = {}
   for step in (10, 20):
     flags = ("--num=2", "--guidance=30", f"--autoguidance={step}")
-    told = samples(tmp_path / str(step), *flags)
-    assert told["settings"]["autoguidance_step"] == step
-    assert told["settings"]["evaluations_per_image"] == 4
-    made[step] = _pixels(tmp_path / str(step), told)
+    reported = samples(tmp_path / str(step), *flags)
+    assert reported["settings"]["autoguidance_step"] == step
+    assert reported["settings"]["evaluations_per_image"] == 4
+    generated[step] = _pixels(tmp_path / str(step), reported)
   plain = samples(tmp_path / "plain", "--num=2", "--guidance=1")
   assert plain["settings"]["evaluations_per_image"] == 2
   # What is led away from itself stays where it is.
-  np.testing.assert_allclose(made[20], _pixels(tmp_path / "plain", plain), atol=1)
-  assert np.abs(made[10] - made[20]).mean() > 1
+  np.testing.assert_allclose(generated[20], _pixels(tmp_path / "plain", plain), atol=1)
+  assert np.abs(generated[10] - generated[20]).mean() > 1
 
 
 def test_a_condition_can_be_walked_to_another(trained, run_main, small, tmp_path):

@@ -121,20 +121,20 @@ def test_a_path_trains_resumes_and_samples(path, train, sample, place):
   assert list(dataset.get("targets", {})) == ["elixrc"] * (path == "findings")
   images = sorted((place / "tree").glob("original/*/images/*.png"))
   given = [text.format(*images) for text in GIVEN[path]]
-  made = sample(path, *given)["samples"]
-  assert len(made) == 4
-  pixels = [_read(place / path / "generated" / entry["file"]) for entry in made]
+  generated = sample(path, *given)["samples"]
+  assert len(generated) == 4
+  pixels = [_read(place / path / "generated" / entry["file"]) for entry in generated]
   assert {image.shape for image in pixels} == {(32, 32)}
   assert np.abs(pixels[0] - pixels[1]).mean() > 1
   if path == "clip_text":
-    assert made[0]["prompt"] == "a chest x-ray with pleural effusion"
-    assert findings_of(made[-1]["prompt"]) == ("Cardiomegaly", "Edema")
-    assert "63 year old" in made[-1]["prompt"]
+    assert generated[0]["prompt"] == "a chest x-ray with pleural effusion"
+    assert findings_of(generated[-1]["prompt"]) == ("Cardiomegaly", "Edema")
+    assert "63 year old" in generated[-1]["prompt"]
   # Not to guide, which is the default then, is a program of its own: once is enough.
   as_before = [] if path == "findings" else ["--guidance=1.5"]
-  made = sample(path, "--unconditional", "--num=4", *as_before)
-  assert made["samples"][0]["unconditional"] is True
-  assert made["settings"]["guidance"] == (1 if path == "findings" else 1.5)
+  generated = sample(path, "--unconditional", "--num=4", *as_before)
+  assert generated["samples"][0]["unconditional"] is True
+  assert generated["settings"]["guidance"] == (1 if path == "findings" else 1.5)
 
 
 def _read(path: pathlib.Path) -> np.ndarray:

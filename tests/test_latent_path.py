@@ -34,9 +34,9 @@ def flags(small, repository, place) -> Callable[..., list[str]]:
     changes = {"codec__folder": place / "vae", "train__num_steps": 4, **changes}
     given = labels.changes(codec__scaling_factor="measured", **changes)
     del given["codec.levels"]
-    made = [f"--config={repository}/configs/findings.py:kl_tiny"]
-    made += [f"--config.{name}={value}" for name, value in given.items()]
-    return [*made, f"--workdir={workdir}"] if workdir else made
+    results = [f"--config={repository}/configs/findings.py:kl_tiny"]
+    results += [f"--config.{name}={value}" for name, value in given.items()]
+    return [*results, f"--workdir={workdir}"] if workdir else results
 
   return make
 
@@ -58,10 +58,10 @@ def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
   std = card.statistics["latent"]["std"]
   run = run_lib.open_run(workdir)
   assert run.recipe.denoiser.codec.scaling_factor == 1 / std
-  told = json.loads((workdir / "reconstruction.json").read_text())
-  assert told["split"] == "test"
-  assert not told["exact"]
-  assert np.isfinite(told["psnr"])
+  content = json.loads((workdir / "reconstruction.json").read_text())
+  assert content["split"] == "test"
+  assert not content["exact"]
+  assert np.isfinite(content["psnr"])
   builder = conditions.ConditionBuilder(run=run)
   asked = builder.build(request.Request(findings=("Effusion",)), 1)
   images = sampling.sample(run, asked, num=2).images
@@ -88,16 +88,16 @@ def test_it_goes_on_bit_for_bit_wherever_the_autoencoder_is(
 def test_resuming_refuses_another_autoencoder_and_sampling_uses_the_runs_own(
   flags, place, workdir, run_main, make_autoencoder, tmp_path
 ):
-  made, columns = place / "vae", sorted(place.rglob("latent-*"))
-  moved = shutil.move(made, tmp_path / "moved")
+  results, columns = place / "vae", sorted(place.rglob("latent-*"))
+  moved = shutil.move(results, tmp_path / "moved")
   try:
-    make_autoencoder(made, seed=1)
+    make_autoencoder(results, seed=1)
     complaint = run_main("main", *flags(workdir, train__num_steps=5)).complaint
     run = run_lib.open_run(workdir)
   finally:
-    shutil.rmtree(made)
-    shutil.move(moved, made)
-  assert f"config.codec.folder={made} holds KL autoencoder f2 z2" in complaint
+    shutil.rmtree(results)
+    shutil.move(moved, results)
+  assert f"config.codec.folder={results} holds KL autoencoder f2 z2" in complaint
   assert "whose latents the run learned from" in complaint
   assert run.recipe.autoencoder.description == run.card.latents["latent"].encoder
   # Refused before the images were encoded again.

@@ -32,10 +32,10 @@ from cxr_diffusion_jax.evaluation.metrics import (
 def features(num: int, width: int, seed: int) -> np.ndarray:
   """[num width] float32 with unequal variances, made in blocks."""
   rng = np.random.default_rng(seed)
-  made = rng.standard_normal((num, width), np.float32)
-  made *= 1 / np.sqrt(1 + np.arange(width, dtype=np.float32))
-  made += np.float32(0.01 * seed)
-  return made
+  result = rng.standard_normal((num, width), np.float32)
+  result *= 1 / np.sqrt(1 + np.arange(width, dtype=np.float32))
+  result += np.float32(0.01 * seed)
+  return result
 
 
 def peak_gb() -> float:

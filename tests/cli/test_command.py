@@ -16,9 +16,9 @@ pytestmark = pytest.mark.usefixtures("logs_restored")
 
 
 def test_a_folder_is_made_and_left_empty(tmp_path):
-  made = command.writable_folder(str(tmp_path / "a" / "b"))
-  assert made == pathlib.Path(tmp_path / "a" / "b")
-  assert list(made.iterdir()) == []
+  result = command.writable_folder(str(tmp_path / "a" / "b"))
+  assert result == pathlib.Path(tmp_path / "a" / "b")
+  assert list(result.iterdir()) == []
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path):
@@ -28,7 +28,7 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("raised", "code", "told"),
+  ("raised", "code", "reported"),
   [
     (
       errors.InputError("got x", "y", "do z"),
@@ -44,7 +44,7 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
     (errors.Interrupted(15, "saved at step 3"), 143, "saved at step 3\n"),
   ],
 )
-def test_exit_codes(raised, code, told, monkeypatch, capsys):
+def test_exit_codes(raised, code, reported, monkeypatch, capsys):
   def main() -> None:
     raise raised
 
@@ -53,7 +53,7 @@ def test_exit_codes(raised, code, told, monkeypatch, capsys):
     command.run(main)
   assert stop.value.code == code
   captured = capsys.readouterr()
-  assert told in captured.err + captured.out
+  assert reported in captured.err + captured.out
 
 
 @pytest.mark.parametrize("raised", [OSError(2, "No such file"), ValueError("a defect")])

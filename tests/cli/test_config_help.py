@@ -25,10 +25,10 @@ def test_every_key_has_a_meaning(name):
   import importlib
 
   config, _, choice = name.partition(":")
-  made = importlib.import_module(f"configs.{config}").get_config(
+  results = importlib.import_module(f"configs.{config}").get_config(
     *[choice][: len(choice)]
   )
-  assert config_help.undescribed(made) == []
+  assert config_help.undescribed(results) == []
 
 
 def test_meanings_are_read_from_docstrings():

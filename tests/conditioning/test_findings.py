@@ -21,10 +21,10 @@ def batch():
 def test_present_and_absent_findings_are_different_one_hots(batch):
   (stream,) = CONDITIONER(batch)
   tokens = np.asarray(stream.tokens)
-  for row, found in ((0, 2), (2, 5)):
+  for row, result in ((0, 2), (2, 5)):
     for finding in range(14):
       wanted = np.zeros(2 * 14 + 15)
-      wanted[2 * finding + (finding != found)] = 1
+      wanted[2 * finding + (finding != result)] = 1
       np.testing.assert_array_equal(tokens[row, finding], wanted)
 
 

@@ -120,24 +120,26 @@ def test_unknown_mode():
 
 def test_resize_tree_makes_the_folder_once(make_tree):
   small = make_tree(size=24)
-  told = []
+  messages = []
   (small.root / "12x12").mkdir()
   (small.root / "12x12" / "mine.txt").write_text("mine")
-  folder = layout.resize_tree(small.root, 12, progress=lambda *args: told.append(args))
+  folder = layout.resize_tree(
+    small.root, 12, progress=lambda *args: messages.append(args)
+  )
   assert folder.name == "12x12"
   assert (folder / "mine.txt").read_text() == "mine"
   (folder / "mine.txt").unlink()
   assert sorted(path.stem for path in folder.iterdir()) == sorted(small.ids)
-  assert told[-1] == ("resize to 12", len(small.ids), len(small.ids))
+  assert messages[-1] == ("resize to 12", len(small.ids), len(small.ids))
   original = images.read_grey(layout.find_tree(small.root).originals[small.ids[0]])
-  made = images.read_grey(folder / f"{small.ids[0]}.png")
-  np.testing.assert_array_equal(made, images.resize(original, 12))
+  result = images.read_grey(folder / f"{small.ids[0]}.png")
+  np.testing.assert_array_equal(result, images.resize(original, 12))
   # A second run finds one image gone and makes that one alone.
   before = (folder / f"{small.ids[1]}.png").stat().st_mtime_ns
   (folder / f"{small.ids[0]}.png").unlink()
-  told.clear()
-  layout.resize_tree(small.root, 12, progress=lambda *args: told.append(args))
-  assert told == [("resize to 12", 1, 1)]
+  messages.clear()
+  layout.resize_tree(small.root, 12, progress=lambda *args: messages.append(args))
+  assert messages == [("resize to 12", 1, 1)]
   assert (folder / f"{small.ids[1]}.png").stat().st_mtime_ns == before
 
 

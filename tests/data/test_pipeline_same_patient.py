@@ -122,8 +122,8 @@ def test_a_reference_never_comes_from_another_split(prepare, monkeypatch):
 
   # As if all images were of one patient, whom the splits should never have parted.
   def of_one_patient(self, split):
-    told = fields(self, split)
-    return told | {"patient": np.zeros_like(told["patient"])}
+    reported = fields(self, split)
+    return reported | {"patient": np.zeros_like(reported["patient"])}
 
   monkeypatch.setattr(records.Records, "fields", of_one_patient)
   for split, n in of.num_rows.items():

@@ -236,10 +236,10 @@ def test_texts_are_prompts_of_their_rows():
     "ages": np.float32([30, np.nan, 60]),
     "sexes": np.array([1, -1, 0]),
   }
-  made = prompts.texts(
+  result = prompts.texts(
     ids, findings, **columns, boxes=boxes, seed=7, vocabulary=metadata.FINDINGS
   )
-  assert made == [
+  assert result == [
     prompts.prompt(
       ["Edema", "Mass"], view="PA", age=30, sex="M", seed="7/00000001_000"
     ),
@@ -248,15 +248,15 @@ def test_texts_are_prompts_of_their_rows():
       ["Effusion"], age=60, sex="F", boxes=boxes[2], seed="7/00000003_000"
     ),
   ]
-  assert "left lower" in made[2]
-  assert made != prompts.texts(
+  assert "left lower" in result[2]
+  assert result != prompts.texts(
     ids, findings, **columns, boxes=boxes, seed=8, vocabulary=metadata.FINDINGS
   )
   # A row's text does not depend on the rows beside it.
   alone = {name: column[1:2] for name, column in columns.items()}
   assert prompts.texts(
     ids[1:2], findings[1:2], **alone, seed=7, vocabulary=metadata.FINDINGS
-  ) == [made[1]]
+  ) == [result[1]]
 
 
 def test_fingerprint_follows_phrasings_and_grammar(monkeypatch):
@@ -286,8 +286,8 @@ def test_spellings_are_taken_and_unknown_names_refused():
 
 
 def test_a_users_own_words_are_understood():
-  found = findings_of("Large right PNEUMOTHORAX and a small nodule")
-  assert found == ("Nodule", "Pneumothorax")
+  actual = findings_of("Large right PNEUMOTHORAX and a small nodule")
+  assert actual == ("Nodule", "Pneumothorax")
   assert findings_of("massive cardiac silhouette, nodular pattern") == ()
   assert findings_of("Bibasal effusions; two masses") == ("Effusion", "Mass")
 

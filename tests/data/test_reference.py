@@ -156,7 +156,7 @@ def test_a_coloured_picture_is_refused_and_a_small_mark_is_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("width", "height", "told"),
+  ("width", "height", "reported"),
   [
     (20, 20, "has 20x20 pixels"),
     (31, 500, "has 31x500 pixels"),
@@ -167,13 +167,13 @@ def test_a_coloured_picture_is_refused_and_a_small_mark_is_not(tmp_path):
     (30000, 30000, "is far too large"),
   ],
 )
-def test_sizes_are_refused_from_the_header(tmp_path, width, height, told):
+def test_sizes_are_refused_from_the_header(tmp_path, width, height, reported):
   path = tmp_path / "x.png"
   path.write_bytes(png_header(width, height))
   # Whatever filter the user has set, PIL's own warning is not what he shall read.
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    with pytest.raises(errors.InputError, match=f"{told}; expected sides of 32 to"):
+    with pytest.raises(errors.InputError, match=f"{reported}; expected sides of 32 to"):
       reference.read_reference(path)
 
 

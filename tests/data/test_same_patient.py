@@ -18,11 +18,11 @@ def test_rows_of_a_patient_need_not_stand_together():
 def test_a_partner_is_another_row_of_the_same_patient():
   patient = np.random.default_rng(0).integers(0, 300, 1000)
   partner = pipeline.other_image(patient)
-  found = partner >= 0
-  np.testing.assert_array_equal(patient[partner[found]], patient[found])
-  assert (partner[found] != np.flatnonzero(found)).all()
+  result = partner >= 0
+  np.testing.assert_array_equal(patient[partner[result]], patient[result])
+  assert (partner[result] != np.flatnonzero(result)).all()
   alone = np.isin(patient, np.flatnonzero(np.bincount(patient) == 1))
-  np.testing.assert_array_equal(~found, alone)
+  np.testing.assert_array_equal(~result, alone)
 
 
 def test_nobody_has_none():

@@ -63,18 +63,18 @@ def follow(case: Case, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   scaled = case.peer in ("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete")
   x = torch.from_numpy(start(fresh.shape[1:])) * first_noise(case, scheduler)
   x = x * norm(0)
-  told, states = [], []
+  reported, states = [], []
   for row, level in enumerate(scheduler.timesteps):
     t = level / 1000 if case.told == "level" else scheduler.sigmas[row]
     seen = scheduler.scale_model_input(x, level) if scaled else x
     prediction = network(seen, t, torch.sin)
     x = scheduler.step(prediction, level, x, return_dict=False, **extra)[0]
-    told.append(float(t))
+    reported.append(float(t))
     states.append((x / norm(row + 1)).numpy())
   stages = 2 if case.peer == "HeunDiscrete" else 1
   ends = [row for row in range(len(states)) if (row + 1) % stages == 0]
   ends = sorted({*ends, len(states) - 1})
-  return np.array(told[::stages]), np.stack([states[row] for row in ends])
+  return np.array(reported[::stages]), np.stack([states[row] for row in ends])
 
 
 def first_noise(case: Case, scheduler) -> float:
@@ -90,18 +90,18 @@ def first_noise(case: Case, scheduler) -> float:
 def main() -> None:
   """Writes the fixture beside this file."""
   shape = (2, 3)
-  found = {}
+  result = {}
   for case in cases():
     if case.live:
       continue
-    told, states = follow(case, fresh_of(case, shape))
-    found[case.name] = {
-      "told": [float(f"{t:.8g}") for t in told],
+    reported, states = follow(case, fresh_of(case, shape))
+    result[case.name] = {
+      "told": [float(f"{t:.8g}") for t in reported],
       "states": [[float(f"{x:.7g}") for x in state.ravel()] for state in states],
     }
   path = pathlib.Path(__file__).with_name("diffusers_samplers.json")
   text = ",\n".join(
-    f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()
+    f"{json.dumps(name)}: {json.dumps(value)}" for name, value in result.items()
   )
   path.write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
 

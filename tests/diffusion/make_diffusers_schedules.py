@@ -34,13 +34,13 @@ def alphas_cumprod(peer: str, ends: tuple[float, ...], zero: bool) -> np.ndarray
 def main() -> None:
   """Writes the fixture beside this file."""
   levels = [0, 1, 2, *range(20, 1000, 49), 990, 997, 998, 999]
-  found = {"levels": levels}
+  result = {"levels": levels}
   for name, peer, ends in SCHEDULES:
     for zero in (False, True):
       values = alphas_cumprod(peer, ends, zero)[levels]
-      found[f"{name},{zero}"] = [float(f"{value:.9g}") for value in values]
+      result[f"{name},{zero}"] = [float(f"{value:.9g}") for value in values]
   path = pathlib.Path(__file__).with_name("diffusers_schedules.json")
-  path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+  path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -113,14 +113,14 @@ def _one_step() -> tuple[Case, ...]:
 
 
 def _multistep() -> tuple[Case, ...]:
-  found = []
+  result = []
   stochastic = {"algorithm_type": "sde-dpmsolver++"}
   for peer, ours, extra in (
     ("DPMSolverMultistep", "dpm_solver_2m", {}),
     ("DPMSolverMultistep", "dpm_solver_2m_sde", stochastic),
     ("UniPCMultistep", "unipc", {}),
   ):
-    found += [
+    result += [
       Case(
         name=f"{ours}, linspace, epsilon",
         peer=peer,
@@ -148,7 +148,7 @@ def _multistep() -> tuple[Case, ...]:
     ]
   lowest = {"timestep_spacing": "trailing", "final_sigmas_type": "sigma_min"}
   for num_steps in (8, 16):
-    found.append(
+    result.append(
       Case(
         name=f"dpm_solver_2m, {num_steps} trailing, to the lowest level, epsilon",
         live=num_steps == 16,
@@ -159,17 +159,17 @@ def _multistep() -> tuple[Case, ...]:
         num_steps=num_steps,
       )
     )
-  return tuple(found)
+  return tuple(result)
 
 
 def _of_sigma() -> tuple[Case, ...]:
-  found = []
+  result = []
   for peer, ours in (
     ("EulerDiscrete", "euler"),
     ("EulerAncestralDiscrete", "euler_ancestral"),
     ("HeunDiscrete", "heun"),
   ):
-    found += [
+    result += [
       Case(
         name=f"{ours}, linspace, epsilon",
         peer=peer,
@@ -189,7 +189,7 @@ def _of_sigma() -> tuple[Case, ...]:
     ]
     if ours == "euler_ancestral":
       continue
-    found.append(
+    result.append(
       Case(
         name=f"{ours}, karras, epsilon",
         peer=peer,
@@ -198,12 +198,12 @@ def _of_sigma() -> tuple[Case, ...]:
         times={"spacing": "karras", "whole": False},
       )
     )
-  return tuple(found)
+  return tuple(result)
 
 
 def _of_flow() -> tuple[Case, ...]:
   plain = {"path": ("rectified_flow", {}), "prediction": "velocity"}
-  found = [
+  result = [
     Case(
       name=f"euler, flow, shift {shift:g}, linspace",
       live=shift == 1,
@@ -215,7 +215,7 @@ def _of_flow() -> tuple[Case, ...]:
     )
     for shift in (1.0, 3.0)
   ]
-  found.append(
+  result.append(
     Case(
       name="euler, flow, shift 3, trailing",
       peer="FlowMatchEulerDiscrete",
@@ -231,7 +231,7 @@ def _of_flow() -> tuple[Case, ...]:
     ("DPMSolverMultistep", "dpm_solver_2m"),
     ("UniPCMultistep", "unipc"),
   ):
-    found.append(
+    result.append(
       Case(
         name=f"{ours}, flow, even from 0.999",
         peer=peer,
@@ -242,7 +242,7 @@ def _of_flow() -> tuple[Case, ...]:
         **plain,
       )
     )
-  return tuple(found)
+  return tuple(result)
 
 
 def network(x, t, sin):

@@ -32,9 +32,9 @@ def test_the_known_ends_as_it_is_and_the_rest_does_not(method, data):
   x0, make, noise = data
   path, fresh = process.Process(), method == "ddpm"
   keep = inpainting.keep_known(path, x0, make, noise, fresh=fresh)
-  made = np.asarray(_draw(method, noise, keep))
-  np.testing.assert_array_equal(made[~make], x0[~make])
-  assert np.abs(made[make] - 2).max() < 0.5
+  result = np.asarray(_draw(method, noise, keep))
+  np.testing.assert_array_equal(result[~make], x0[~make])
+  assert np.abs(result[make] - 2).max() < 0.5
   # Where all is made, nothing is kept.
   plain = _draw(method, noise)
   all_made = inpainting.keep_known(path, x0, np.ones_like(make), noise, fresh=fresh)

@@ -52,8 +52,8 @@ def test_a_network_sees_and_answers_numbers_of_size_one(path):
   # What the network should answer, where it has a say at all.
   zero = around.output(path, x_t, T, jnp.zeros_like(x_t))
   reach = around.output(path, x_t, T, jnp.ones_like(x_t)) - zero
-  told = np.asarray(path.schedule.sigma(T)) > 0.01
-  wanted = ((x0 - zero) / reach)[told]
+  reported = np.asarray(path.schedule.sigma(T)) > 0.01
+  wanted = ((x0 - zero) / reach)[reported]
   np.testing.assert_allclose(wanted.std(axis=1), 1, atol=0.05)
 
 

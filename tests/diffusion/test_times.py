@@ -33,8 +33,8 @@ def test_grids_fall_from_the_start_to_the_data(path):
     grid = where.grid(process.Process(schedule=path), 10)
     return {"t": grid.t, "alpha": grid.alpha, "sigma": grid.sigma}, grid.steps()
 
-  found = jax.jit(lambda: [steps_of(where) for where in wanted.values()])()
-  for (spacing, start), (grid, steps) in zip(wanted, found, strict=True):
+  result = jax.jit(lambda: [steps_of(where) for where in wanted.values()])()
+  for (spacing, start), (grid, steps) in zip(wanted, result, strict=True):
     assert all(value.shape == (11,) for value in grid.values())
     # A path's lowest level is t = 0, as the data is.
     assert np.all(np.diff(grid["t"][:-1]) < 0), spacing

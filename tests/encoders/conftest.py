@@ -127,8 +127,8 @@ def elixr_models(tmp_path_factory) -> pathlib.Path:
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "input_example")])
     def serve(self, input_example):
-      made = tf.map_fn(self.one, input_example, fn_output_signature=tf.float32)
-      return {"feature_maps_0": tf.ensure_shape(made, (None, 8, 8, 1376))}
+      result = tf.map_fn(self.one, input_example, fn_output_signature=tf.float32)
+      return {"feature_maps_0": tf.ensure_shape(result, (None, 8, 8, 1376))}
 
     def one(self, serialized):
       features = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}

@@ -21,13 +21,13 @@ def needs(make_clip) -> conditioning.Needs:
 
 
 def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, needs):
-  made = dataset.prepare(settings, needs)
+  result = dataset.prepare(settings, needs)
   encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
   num_with = 0
-  for split in made.splits:
-    source = made.source(split)
-    fields = made.records.fields(split)
-    prompts = encoding.record_prompts(settings, made.records, split)
+  for split in result.splits:
+    source = result.source(split)
+    fields = result.records.fields(split)
+    prompts = encoding.record_prompts(settings, result.records, split)
     wanted = encoder.encode_text(["clip_text"], prompts)["clip_text"]
     for index in range(len(source)):
       row, other = int(source.row[index]), int(source.reference_row[index])
@@ -47,7 +47,7 @@ def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, 
       assert (reference != record["image"]).any()
       seen = encoder.encode_images(["clip_image"], [reference[..., 0]])["clip_image"]
       np.testing.assert_allclose(record["clip_image"], seen[0], rtol=2e-3, atol=2e-3)
-  assert 0 < num_with < sum(made.records.num_rows.values())
+  assert 0 < num_with < sum(result.records.num_rows.values())
 
 
 def test_both_references_share_their_columns(settings, needs, monkeypatch):
@@ -72,33 +72,33 @@ def test_references_without_an_image_column_are_nobodys(settings, needs):
 
 
 def test_images_are_found_by_name_in_any_split(settings):
-  made = dataset.prepare(settings, base.needs())
-  names = [str(made.records.ids(split)[-1]) for split in made.splits]
-  found = made.find([f"{name}.png" for name in names])
-  for (source, place), split, name in zip(found, made.splits, names, strict=True):
+  result = dataset.prepare(settings, base.needs())
+  names = [str(result.records.ids(split)[-1]) for split in result.splits]
+  actual = result.find([f"{name}.png" for name in names])
+  for (source, place), split, name in zip(actual, result.splits, names, strict=True):
     assert source.split == split
-    assert made.ids(split)[place] == name
+    assert result.ids(split)[place] == name
   with pytest.raises(errors.InputError, match="images 00099999_000"):
-    made.find([names[0], "00099999_000.png"])
+    result.find([names[0], "00099999_000.png"])
 
 
 def test_a_dataset_says_what_it_is(settings, needs):
-  made = dataset.prepare(settings, needs)
-  assert made.kind == "real images, stand-in clip_text, stand-in clip_image"
-  assert not made.phantom
-  card = made.card
+  result = dataset.prepare(settings, needs)
+  assert result.kind == "real images, stand-in clip_text, stand-in clip_image"
+  assert not result.phantom
+  card = result.card
   assert card.num_rows == {"train": 15, "validation": 3, "test": 5, "expert": 1}
-  column, about = card.columns["clip_image"], made.columns[1].description
+  column, about = card.columns["clip_image"], result.columns[1].description
   assert column.encoder == clip_columns.load(needs.specs[0].model).description
   assert column.standin
   assert column.fingerprint == about.fingerprint
   assert column.shape == about.shape
-  assert made.summary().startswith(f"{made.kind}; train 15, validation 3, test 5, ")
+  assert result.summary().startswith(f"{result.kind}; train 15, validation 3, test 5, ")
 
 
 def test_a_split_without_a_row_is_told(settings):
   nothing = dataclasses.replace(settings, validation_fraction=0.0)
-  made = dataset.prepare(nothing, base.needs())
-  assert made.splits == ("train", "test", "expert")
+  result = dataset.prepare(nothing, base.needs())
+  assert result.splits == ("train", "test", "expert")
   with pytest.raises(errors.InputError, match="split 'validation' without a row"):
-    made.source("validation")
+    result.source("validation")

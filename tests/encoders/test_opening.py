@@ -28,24 +28,24 @@ KIND = "contrastive_img_emb"
 
 
 def open_encoder(
-  settings, made: dataset.Dataset, name: str, location: str = ""
+  settings, result: dataset.Dataset, name: str, location: str = ""
 ) -> base.Encoder:
   """Opens the encoder of a column, stand-ins from the records."""
-  specs = {spec.name: spec for spec in made.needs.at(location).specs}
-  columns = {column.description.name: column.description for column in made.columns}
+  specs = {spec.name: spec for spec in result.needs.at(location).specs}
+  columns = {column.description.name: column.description for column in result.columns}
   folders = [settings.standin_clip]
   return encoders.open_encoder(specs[name], columns[name], folders)
 
 
 def assert_makes_the_columns(
-  settings, made: dataset.Dataset, opened: dict[str, base.Encoder]
+  settings, result: dataset.Dataset, opened: dict[str, base.Encoder]
 ) -> None:
   """Each column's encoder gives what the column has, of one image and its prompt."""
-  source, row = made.source("test"), 2
-  prompt = encoding.record_prompts(settings, made.records, "test")[source.row[row]]
+  source, row = result.source("test"), 2
+  prompt = encoding.record_prompts(settings, result.records, "test")[source.row[row]]
   stored = source[row]
   for name, encoder in opened.items():
-    if name in made.needs.text_columns:
+    if name in result.needs.text_columns:
       given = encoder.encode_text([name], [prompt])
     else:
       given = encoder.encode_images([name], [stored["image"][..., 0]])
@@ -59,41 +59,41 @@ def assert_makes_the_columns(
 def test_a_clip_gives_what_its_columns_have(settings, make_clip):
   clip = str(make_clip("clip", ["pleural effusion of a patient"]))
   names = ("clip_text", "clip_patches", "clip_image")
-  made = dataset.prepare(settings, base.needs(*names, model=clip, chunks=2))
-  opened = {name: open_encoder(settings, made, name) for name in names}
+  result = dataset.prepare(settings, base.needs(*names, model=clip, chunks=2))
+  opened = {name: open_encoder(settings, result, name) for name in names}
   assert all(encoder.chunks == 2 for encoder in opened.values())
-  assert_makes_the_columns(settings, made, opened)
+  assert_makes_the_columns(settings, result, opened)
 
 
 def test_stand_ins_give_what_their_columns_have(with_standin):
   names = ("elixrc", "txt_emb", "contrastive_txt_emb", KIND)
-  made = dataset.prepare(with_standin, base.needs(*names))
-  opened = {name: open_encoder(with_standin, made, name) for name in names}
+  result = dataset.prepare(with_standin, base.needs(*names))
+  opened = {name: open_encoder(with_standin, result, name) for name in names}
   assert all(encoder.standin for encoder in opened.values())
-  assert_makes_the_columns(with_standin, made, opened)
+  assert_makes_the_columns(with_standin, result, opened)
 
 
 def test_another_clip_is_refused_and_both_are_named(settings, make_clip):
   clip = str(make_clip("clip", ["effusion"]))
-  made = dataset.prepare(settings, base.needs("clip_image", model=clip))
-  old = made.columns[0].description.encoder
+  result = dataset.prepare(settings, base.needs("clip_image", model=clip))
+  old = result.columns[0].description.encoder
   make_clip("clip", ["effusion"], seed=1)
   new = clip_columns.load(clip).description
   assert new != old
   with pytest.raises(errors.InputError) as refused:
-    open_encoder(settings, made, "clip_image")
+    open_encoder(settings, result, "clip_image")
   assert f"the encoder is {new}; expected {old}" in str(refused.value)
 
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_export_keeps_the_stand_in_with_the_run(with_standin, tmp_path, bucket, remote):
-  made = dataset.prepare(with_standin, base.needs(KIND))
+  result = dataset.prepare(with_standin, base.needs(KIND))
   workdir = f"{bucket}/run" if remote else tmp_path / "run"
-  encoders.export(with_standin, made.columns, workdir)
-  row = made.source("test")[0]
+  encoders.export(with_standin, result.columns, workdir)
+  row = result.source("test")[0]
   shutil.rmtree(with_standin.records_dir)
   shutil.rmtree(with_standin.root)
-  (spec,), (column,) = made.needs.specs, made.columns
+  (spec,), (column,) = result.needs.specs, result.columns
   folders = [
     with_standin.standin_clip,
     f"{workdir}/{encoders.STANDIN_CLIP}",
@@ -105,43 +105,43 @@ def test_export_keeps_the_stand_in_with_the_run(with_standin, tmp_path, bucket, 
 
 def test_export_copies_nothing_without_a_stand_in(settings, tmp_path, make_clip):
   clip = str(make_clip("clip", ["effusion"]))
-  made = dataset.prepare(settings, base.needs("clip_image", model=clip))
-  encoders.export(settings, made.columns, tmp_path / "run")
+  result = dataset.prepare(settings, base.needs("clip_image", model=clip))
+  encoders.export(settings, result.columns, tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
 def test_a_stand_in_that_is_gone_or_another_is_refused(with_standin, make_clip):
-  made = dataset.prepare(with_standin, base.needs(KIND))
-  old = made.columns[0].description.encoder
+  result = dataset.prepare(with_standin, base.needs(KIND))
+  old = result.columns[0].description.encoder
   shutil.rmtree(with_standin.standin_clip)
   with pytest.raises(errors.InputError, match=rf"made {KIND} \({old}\) is not in"):
-    open_encoder(with_standin, made, KIND)
+    open_encoder(with_standin, result, KIND)
   make_clip("other", ["effusion"]).rename(with_standin.standin_clip)
   with pytest.raises(errors.InputError, match=f"expected {old}, which made the column"):
-    open_encoder(with_standin, made, KIND)
+    open_encoder(with_standin, result, KIND)
 
 
 def test_a_clip_that_is_gone_is_refused(settings, make_clip):
   clip = make_clip("clip", ["effusion"])
-  made = dataset.prepare(settings, base.needs("clip_image", model=str(clip)))
+  result = dataset.prepare(settings, base.needs("clip_image", model=str(clip)))
   shutil.rmtree(clip)
   with pytest.raises(errors.InputError, match=str(clip)):
-    open_encoder(settings, made, "clip_image")
+    open_encoder(settings, result, "clip_image")
 
 
 def test_elixr_models_are_held_to_the_column(settings, elixr_models, tmp_path):
   needs = base.needs(KIND)
   models = elixr_model.load(elixr_models)
   elixr_embed.embed_named(settings, [KIND], needs, models)
-  made = dataset.prepare(settings, needs)
-  opened = open_encoder(settings, made, KIND, location=str(elixr_models))
+  result = dataset.prepare(settings, needs)
+  opened = open_encoder(settings, result, KIND, location=str(elixr_models))
   assert opened.whole_images
-  assert_makes_the_columns(settings, made, {KIND: opened})
+  assert_makes_the_columns(settings, result, {KIND: opened})
   copy = pathlib.Path(shutil.copytree(elixr_models, tmp_path / "copy"))
   program = copy / "elixr-c-v2-pooled" / "saved_model.pb"
   program.write_bytes(program.read_bytes() + b"\n")
   with pytest.raises(errors.InputError, match="the encoder is google/cxr-foundation"):
-    open_encoder(settings, made, KIND, location=str(copy))
+    open_encoder(settings, result, KIND, location=str(copy))
 
 
 def test_files_that_name_no_model_are_taken_at_their_word(
@@ -152,8 +152,8 @@ def test_files_that_name_no_model_are_taken_at_their_word(
   values = np.ones((len(ids), 128), np.float32)
   encoder = f"{base.NAMELESS} A"
   write_elixr(settings.root, KIND, ids, values, encoder=encoder, standin=False)
-  made = dataset.prepare(settings, base.needs(KIND))
-  opened = open_encoder(settings, made, KIND, location=str(elixr_models))
+  result = dataset.prepare(settings, base.needs(KIND))
+  opened = open_encoder(settings, result, KIND, location=str(elixr_models))
   assert not opened.standin
 
 

@@ -14,14 +14,14 @@ from tests.fixtures import places
 from tests.prompt_reader import findings_of
 
 
-def write_reports(root: str, told: dict[str, str]) -> None:
+def write_reports(root: str, reported: dict[str, str]) -> None:
   """Adds a column `report` to the CSV of a tree."""
   path = pathlib.Path(root) / "Data_Entry_2017.csv"
   header, *rows = path.read_text().splitlines()
   lines = [f"{header.removesuffix(',')},report"]
   for row in rows:
     stem = row.split(".png")[0]
-    lines.append(f'{row.removesuffix(",")},"{told.get(stem, "")}"')
+    lines.append(f'{row.removesuffix(",")},"{reported.get(stem, "")}"')
   path.write_text("\n".join(lines) + "\n")
 
 
@@ -41,11 +41,11 @@ def all_texts(settings, records) -> dict[str, str]:
 def test_prompts_say_what_the_labels_say(prepared, open_records):
   records = open_records(prepared)
   for split, count in records.num_rows.items():
-    made = encoding.record_prompts(prepared, records, split)
+    result = encoding.record_prompts(prepared, records, split)
     fields = records.fields(split)
-    assert len(made) == count
+    assert len(result) == count
     for text, findings, age in zip(
-      made, fields["findings"], fields["age"], strict=True
+      result, fields["findings"], fields["age"], strict=True
     ):
       assert findings_of(text) == tuple(labels.names_of(findings, metadata.FINDINGS)), (
         text
@@ -66,9 +66,9 @@ def test_a_seed_changes_phrasings_and_no_findings(prepared, open_records):
 def test_boxes_tell_the_place_and_without_them_none_is_told(settings, open_records):
   path = pathlib.Path(settings.root) / "BBox_List_2017.csv"
   marked = metadata.read_boxes(path)
-  told = all_texts(settings, open_records(settings))
+  reported = all_texts(settings, open_records(settings))
   sides = set()
-  for name, text in told.items():
+  for name, text in reported.items():
     of_image = marked.get(name, np.full((len(metadata.FINDINGS), 4), np.nan))
     wanted = {}
     for finding in findings_of(text):
@@ -92,10 +92,10 @@ def test_the_size_of_the_records_changes_no_text(settings, open_records):
 
 def test_reports_are_taken_as_they_are(settings, open_records):
   ids = all_texts(settings, open_records(settings))
-  told = {name: f"Report of {name}, clear." for name in ids}
-  write_reports(settings.root, told)
+  reported = {name: f"Report of {name}, clear." for name in ids}
+  write_reports(settings.root, reported)
   asked = dataclasses.replace(settings, prompts="report")
-  assert all_texts(asked, open_records(asked)) == told
+  assert all_texts(asked, open_records(asked)) == reported
   # The column changes nothing for who does not ask for it.
   assert all_texts(settings, open_records(settings)) == ids
 

@@ -58,7 +58,7 @@ def test_compare_writes_page_tables_figures_and_sheet(compare, out):
   values = json.loads((out / "metrics.json").read_text())
   assert values["schema"] == 1
   assert list(values["paths"]) == ["findings", "elixr_c"]
-  assert any("single training run" in told for told in values["warnings"])
+  assert any("single training run" in reported for reported in values["warnings"])
   by_key = {
     (one["metric"], one["group"]): one
     for one in values["paths"]["elixr_c"]["measurements"]

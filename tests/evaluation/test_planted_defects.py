@@ -93,10 +93,10 @@ def _judge(images: np.ndarray, findings: np.ndarray) -> Judge:
 
 def _phantoms(seed: int) -> np.ndarray:
   kinds = [KINDS[i % len(KINDS)] for i in range(NUM)]
-  made = [
+  results = [
     render.make_phantom(seed, i, size=SIDE, findings=x) for i, x in enumerate(kinds)
   ]
-  return np.stack([phantom.image for phantom in made])[..., None]
+  return np.stack([phantom.image for phantom in results])[..., None]
 
 
 def _set(name: str, images: np.ndarray, first_patient: int) -> ImageSet:
@@ -155,7 +155,7 @@ def _figures(
     extractor=judge,
     num_pairs=64,
   )
-  found = {(x.metric, x.of, x.group): x.value for x in (*report.measurements, *within)}
+  result = {(x.metric, x.of, x.group): x.value for x in (*report.measurements, *within)}
   table = fidelity.measure(real, features, extractor=judge)
   printed = {row.metric: row.value for row in table}
   scores = judge.scores(images)
@@ -170,7 +170,7 @@ def _figures(
     ),
     judged.macro["auroc"].value,
     *(
-      found[name, "generated", "all"]
+      result[name, "generated", "all"]
       for name in (
         "ms_ssim_within_condition",
         "nearer_to_training_than_real_p5",
@@ -184,7 +184,7 @@ def _figures(
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, tuple[dict[str, float], privacy.PrivacyReport]]:
+def result() -> dict[str, tuple[dict[str, float], privacy.PrivacyReport]]:
   """Defect -> figures, and what the report on privacy lists."""
   train, test, good = (_phantoms(seed) for seed in range(3))
   asked = np.stack([np.arange(NUM) % len(KINDS) == k for k in (1, 2, 3)], axis=1)
@@ -203,8 +203,8 @@ def found() -> dict[str, tuple[dict[str, float], privacy.PrivacyReport]]:
 
 
 @pytest.fixture(scope="module")
-def figures(found) -> Rows:
-  return {name: values for name, (values, _) in found.items()}
+def figures(result) -> Rows:
+  return {name: values for name, (values, _) in result.items()}
 
 
 def _moved(figures: Rows, defect: str) -> Callable[[str], float]:
@@ -242,7 +242,7 @@ def test_mode_collapse_lowers_recall_coverage_and_diversity(figures):
   assert abs(moved("precision")) < 0.1
 
 
-def test_memorised_copies_have_good_distances_and_are_listed(figures, found):
+def test_memorised_copies_have_good_distances_and_are_listed(figures, result):
   moved = _moved(figures, "memorised copies")
   assert moved("nearer to training") > 0.9
   assert moved("copies") == 1
@@ -251,27 +251,27 @@ def test_memorised_copies_have_good_distances_and_are_listed(figures, found):
   for name in ("Frechet", "KID"):
     assert moved(name) < 0.1 * _moved(figures, "blur")(name)
   assert moved("AUROC") > 0
-  listed = found["memorised copies"][1].duplicates
+  listed = result["memorised copies"][1].duplicates
   assert {pair.kind for pair in listed} == {"exact"}
   assert sorted((x.generated, x.training) for x in listed) == ORIGINALS
 
 
-def test_copies_are_detected_at_any_brightness(figures, found):
+def test_copies_are_detected_at_any_brightness(figures, result):
   assert figures["copies made brighter"]["copies"] == 1
   # The distance of features is fooled.
   assert figures["copies made brighter"]["nearer to training"] == 0
-  listed = found["copies made brighter"][1].duplicates
+  listed = result["copies made brighter"][1].duplicates
   assert all(pair.kind == "near" and pair.correlation > 0.9 for pair in listed)
   assert sorted((x.generated, x.training) for x in listed) == ORIGINALS
 
 
-def test_condition_image_is_reported_as_a_copy(figures, found):
+def test_condition_image_is_reported_as_a_copy(figures, result):
   defect = "condition's image again"
   assert _moved(figures, defect)("nearer to condition") > 0.9
   assert _moved(figures, defect)("Frechet") < 0
   for name, low, high in ((defect, 0.9, 1), (FLOOR, 0, 0.1)):
-    told = {x.metric: x.value for x in found[name][1].measurements}
-    assert low <= told["patient_identified"] <= high
+    reported = {x.metric: x.value for x in result[name][1].measurements}
+    assert low <= reported["patient_identified"] <= high
   # Made from unseen images: that these are near says nothing of what was trained on.
   assert figures[defect]["membership"] == pytest.approx(0.5, abs=0.1)
 

@@ -72,19 +72,19 @@ def test_quantile_counts_weights():
 def test_interval_of_a_mean_is_students():
   values = np.random.default_rng(0).standard_normal(8)
   expected = stats.t.interval(0.95, 7, values.mean(), stats.sem(values))
-  made = statistics.linear(values.mean(), (values, np.arange(8)))
-  np.testing.assert_allclose(_ends(made), expected, rtol=1e-9)
+  result = statistics.linear(values.mean(), (values, np.arange(8)))
+  np.testing.assert_allclose(_ends(result), expected, rtol=1e-9)
 
 
 def test_interval_of_two_sets_adds_their_variances():
   rng = np.random.default_rng(1)
   x, y = rng.standard_normal(6), 3 * rng.standard_normal(9)
   value = x.mean() - y.mean()
-  made = statistics.linear(value, (x, np.arange(6)), (y, np.arange(6, 15)))
+  result = statistics.linear(value, (x, np.arange(6)), (y, np.arange(6, 15)))
   error = np.hypot(stats.sem(x), stats.sem(y))
   # Fewer degrees than Satterthwaite's: those of the smaller set.
   reach = stats.t.ppf(0.975, 5) * error
-  np.testing.assert_allclose(_ends(made), (value - reach, value + reach), rtol=1e-9)
+  np.testing.assert_allclose(_ends(result), (value - reach, value + reach), rtol=1e-9)
 
 
 def test_satterthwaites_degrees_are_those_of_welch():
@@ -104,7 +104,7 @@ def test_interval_of_a_share_is_wilsons():
   expected = stats.binomtest(50, 50).proportion_ci(method="wilson")
   assert (low, high) == pytest.approx((expected.low, 1), abs=5e-3)
   share = np.arange(2000) < 400
-  made = statistics.linear(share.mean(), (share, np.arange(2000)))
-  low, high = _ends(made, (0.0, 1.0))
+  result = statistics.linear(share.mean(), (share, np.arange(2000)))
+  low, high = _ends(result, (0.0, 1.0))
   expected = stats.binomtest(400, 2000).proportion_ci(method="wilson")
   assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-3)

@@ -81,11 +81,11 @@ def test_a_loop_without_a_known_number_of_rounds_is_refused():
 def test_remat_does_not_count():
   config = elixr_c.get_config("dit_tiny")
   config.model.depth = 1
-  made = []
+  results = []
   for remat in (False, True):
     config.model.remat = remat
-    made.append(cost.of_experiment(experiment_lib.build(config)))
-  assert made[0] == made[1]
+    results.append(cost.of_experiment(experiment_lib.build(config)))
+  assert results[0] == results[1]
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +98,11 @@ def costs():
 
 
 def test_the_counts_agree(costs):
-  for found in costs.values():
-    assert found.forward == pytest.approx(found.forward_xla, rel=0.05)
-    assert found.training == pytest.approx(found.training_xla, rel=0.05)
+  for actual in costs.values():
+    assert actual.forward == pytest.approx(actual.forward_xla, rel=0.05)
+    assert actual.training == pytest.approx(actual.training_xla, rel=0.05)
     # A product has two in its gradient, but for those of what is given.
-    assert 2.7 <= found.training / found.forward <= 3
+    assert 2.7 <= actual.training / actual.forward <= 3
 
 
 def test_tiny_architectures_cost_the_same(costs):

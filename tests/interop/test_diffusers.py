@@ -143,14 +143,14 @@ def test_wrong_weights_are_listed_by_kind(folder):
   )
   with pytest.raises(errors.InputError) as caught:
     diffusers.load_unet(place)
-  told = str(caught.value)
-  assert "1 missing: conv_in.bias" in told
-  assert "2 unknown: down_blocks.0.resnets.7.conv1.weight, nonsense" in told
-  assert "1 of a wrong shape: conv_out.bias [2] for [1]" in told
+  reported = str(caught.value)
+  assert "1 missing: conv_in.bias" in reported
+  assert "2 unknown: down_blocks.0.resnets.7.conv1.weight, nonsense" in reported
+  assert "1 of a wrong shape: conv_out.bias [2] for [1]" in reported
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "reported"),
   [
     ({"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
     ({"num_class_embeds": 5}, "num_class_embeds=5"),
@@ -172,14 +172,14 @@ def test_wrong_weights_are_listed_by_kind(folder):
     ({"_class_name": "UNet2DModel"}, "a model of class 'UNet2DModel'"),
   ],
 )
-def test_an_option_that_is_not_implemented_is_named(change, told, folder):
+def test_an_option_that_is_not_implemented_is_named(change, reported, folder):
   with pytest.raises(errors.InputError) as caught:
     diffusers.load_unet(folder("sd2", config=change))
-  assert told in str(caught.value)
+  assert reported in str(caught.value)
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "reported"),
   [
     ({"latents_mean": [0.5]}, "latents_mean=[0.5]"),
     ({"use_quant_conv": False}, "use_quant_conv=False"),
@@ -187,10 +187,10 @@ def test_an_option_that_is_not_implemented_is_named(change, told, folder):
     ({"_class_name": "VQModel"}, "expected 'AutoencoderKL'"),
   ],
 )
-def test_an_autoencoder_of_another_kind_is_refused(change, told, folder):
+def test_an_autoencoder_of_another_kind_is_refused(change, reported, folder):
   with pytest.raises(errors.InputError) as caught:
     diffusers.load_autoencoder(folder("autoencoder", config=change))
-  assert told in str(caught.value)
+  assert reported in str(caught.value)
 
 
 def test_a_level_s_options_may_be_told_once(folder):
@@ -200,7 +200,7 @@ def test_a_level_s_options_may_be_told_once(folder):
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "reported"),
   [
     ({"query_positions": True}, "query_positions=True"),
     (
@@ -210,12 +210,12 @@ def test_a_level_s_options_may_be_told_once(folder):
   ],
 )
 def test_a_network_that_diffusers_does_not_have_is_not_saved(
-  change, told, own, tmp_path
+  change, reported, own, tmp_path
 ):
   unet, params = own
   with pytest.raises(errors.InputError) as caught:
     diffusers.save_unet(tmp_path / "new", unet.clone(**change), params)
-  assert told in str(caught.value)
+  assert reported in str(caught.value)
   assert not (tmp_path / "new").exists()
 
 

@@ -25,11 +25,11 @@ def written(tmp_path):
 
 
 def _check(folder, arrays=ARRAYS):
-  found = safetensors_folder.read(folder)
-  assert found.keys() == arrays.keys()
+  result = safetensors_folder.read(folder)
+  assert result.keys() == arrays.keys()
   for name, array in arrays.items():
-    assert found[name].dtype == np.float32
-    np.testing.assert_array_equal(found[name], array)
+    assert result[name].dtype == np.float32
+    np.testing.assert_array_equal(result[name], array)
   shapes = {name: array.shape for name, array in arrays.items()}
   assert safetensors_folder.read_shapes(folder) == shapes
 
@@ -99,10 +99,10 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(written):
   (written / "diffusion_pytorch_model.bin").write_bytes(b"")
   with pytest.raises(errors.InputError) as caught:
     safetensors_folder.read(written)
-  told = str(caught.value)
-  assert "diffusion_pytorch_model.bin is a pickle" in told
-  assert f"AutoModel.from_pretrained('{written}', use_safetensors=False)" in told
-  assert ".save_pretrained('NEW_FOLDER')" in told
+  reported = str(caught.value)
+  assert "diffusion_pytorch_model.bin is a pickle" in reported
+  assert f"AutoModel.from_pretrained('{written}', use_safetensors=False)" in reported
+  assert ".save_pretrained('NEW_FOLDER')" in reported
 
 
 def test_a_checkpoint_alone_is_refused_with_the_way_to_convert_it(tmp_path):

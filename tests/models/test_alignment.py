@@ -27,9 +27,9 @@ def test_a_place_without_a_target_does_not_count(tokens):
   target = tokens.copy()
   target[0, 2:] = 0
   target[1] = 0
-  made = np.concatenate([tokens[:, :2], -tokens[:, 2:]], axis=1)
+  result = np.concatenate([tokens[:, :2], -tokens[:, 2:]], axis=1)
   np.testing.assert_allclose(
-    alignment.negative_cosine(made, target), [-1, 0], atol=1e-6
+    alignment.negative_cosine(result, target), [-1, 0], atol=1e-6
   )
 
 
@@ -57,6 +57,6 @@ def test_the_projector_has_three_layers_and_any_width(tokens, draw):
   params = draw(projector, tokens)["params"]
   shapes = {name: layer["kernel"].shape for name, layer in params.items()}
   assert shapes == {"layers_0": (5, 7), "layers_1": (7, 7), "layers_2": (7, 3)}
-  made = projector.apply({"params": params}, tokens)
-  assert made.shape == (2, 6, 3)
-  assert made.dtype == jnp.float32
+  result = projector.apply({"params": params}, tokens)
+  assert result.shape == (2, 6, 3)
+  assert result.dtype == jnp.float32

@@ -35,10 +35,10 @@ def test_each_level_but_the_last_halves_the_side():
       lambda v, image, n=network: n.apply(v, image, method="encode"), shapes, image
     )
     assert mean.shape == logvar.shape == (2, 16 // factor, 24 // factor, 3)
-    made = jax.eval_shape(
+    result = jax.eval_shape(
       lambda v, z, n=network: n.apply(v, z, method="decode"), shapes, mean
     )
-    assert made.shape == image.shape
+    assert result.shape == image.shape
     up = [name for name in shapes["params"]["decoder"]["up_blocks_0"] if "res" in name]
     # One resnet more than on the way down.
     assert sorted(up) == ["resnets_0", "resnets_1"]
@@ -78,8 +78,8 @@ def test_divergence_and_draws_have_their_closed_forms():
 def test_its_halving_has_zeros_on_the_right_and_below_only():
   layer = unet_blocks.Downsample(autoencoder_lib.DOWNSAMPLE_PADDING)
   ones = {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}
-  made = layer.apply({"params": ones}, jnp.ones((1, 4, 4, 1)))[0, ..., 0]
-  np.testing.assert_array_equal(made, [[9, 6], [6, 4]])
+  result = layer.apply({"params": ones}, jnp.ones((1, 4, 4, 1)))[0, ..., 0]
+  np.testing.assert_array_equal(result, [[9, 6], [6, 4]])
 
 
 @pytest.mark.parametrize(

@@ -35,14 +35,14 @@ def test_it_is_small_and_gives_one_logit_a_finding():
 
 def test_blocks_halve_the_size_once_a_stage():
   deep = SMALL.clone(widths=(4, 8, 8), blocks=2)
-  _, made = jax.eval_shape(
+  _, result = jax.eval_shape(
     lambda key, image: deep.init_with_output(key, image, capture_intermediates=True),
     jax.random.key(0),
     jnp.zeros((2, 32, 32, 1)),
   )
   stages = {
     name: value["__call__"][0].shape
-    for name, value in made["intermediates"].items()
+    for name, value in result["intermediates"].items()
     if name.startswith("stages")
   }
   assert stages == {
@@ -68,8 +68,8 @@ def test_an_image_is_judged_alone(params):
 
 @pytest.mark.parametrize("shape", [(1, 32, 32, 1), (2, 17, 23, 1), (1, 4, 4, 1)])
 def test_any_size_will_do(params, shape):
-  made = jax.eval_shape(SMALL.apply, params, jnp.zeros(shape))
-  assert made.shape == (shape[0], 3)
+  result = jax.eval_shape(SMALL.apply, params, jnp.zeros(shape))
+  assert result.shape == (shape[0], 3)
 
 
 def test_what_is_small_and_anywhere_is_kept(params):

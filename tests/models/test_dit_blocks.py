@@ -29,7 +29,7 @@ def _turn(x, angles):
 
 def _attention(params, x, source, mask, angles):
   """One head after the other; x [n c], source [m c], mask [m]."""
-  made = []
+  results = []
   query, key, value = (
     np.split(_dense(params[name], inputs), HEADS, axis=-1)
     for name, inputs in (("to_q", x), ("to_k", source), ("to_v", source))
@@ -42,8 +42,8 @@ def _attention(params, x, source, mask, angles):
     if angles is not None:
       q, k = _turn(q, angles), _turn(k, angles)
     weights = np.exp(q @ k.T / np.sqrt(WIDTH // HEADS)) * mask
-    made.append(weights / weights.sum(-1, keepdims=True) @ v)
-  return _dense(params["to_out_0"], np.concatenate(made, axis=-1))
+    results.append(weights / weights.sum(-1, keepdims=True) @ v)
+  return _dense(params["to_out_0"], np.concatenate(results, axis=-1))
 
 
 def _mlp(params, x):

@@ -48,8 +48,8 @@ def test_a_linear_layer_keeps_the_magnitude_and_not_its_weights(window):
   out = apply(weight, x)
   assert out.shape == (8, 16, 16, 48)
   assert abs(_rms(out[:, 1:-1, 1:-1]) - 1) < 0.05
-  (made,) = jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0), x))
-  assert made.shape == weight.shape
+  (result,) = jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0), x))
+  assert result.shape == weight.shape
   # Each output's weights have a size of their own that does not matter.
   sizes = np.exp(_normal(2, 48))
   scaled = apply(weight * sizes, x)

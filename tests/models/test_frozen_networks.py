@@ -14,23 +14,23 @@ def test_a_norm_uses_the_statistics_that_it_has():
   params = {"scale": scale, "bias": bias, "mean": mean, "var": variance}
   norm = frozen_networks.FrozenNorm(epsilon=0.1)
   apply_fn = jax.jit(norm.apply)
-  made = apply_fn({"params": params}, x)
+  result = apply_fn({"params": params}, x)
   expected = (x - mean) / np.sqrt(variance + 0.1) * scale + bias
-  np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
   # Alone, a row is what it is among others; and nothing is kept.
   alone = apply_fn({"params": params}, np.repeat(x[:1], 5, axis=0))
-  np.testing.assert_array_equal(alone, np.repeat(made[:1], 5, axis=0))
+  np.testing.assert_array_equal(alone, np.repeat(result[:1], 5, axis=0))
   assert set(jax.eval_shape(norm.init, jax.random.key(0), x)) == {"params"}
 
 
 def test_means_at_the_border_leave_the_padding_out():
   corner = np.zeros((1, 4, 4, 1), np.float32)
   corner[0, 0, 0] = 36
-  made = np.asarray(frozen_networks.mean_pool(corner))[0, ..., 0]
+  result = np.asarray(frozen_networks.mean_pool(corner))[0, ..., 0]
   # Of the corner's neighbours there are 4; beside it 6, further in 9.
   expected = np.zeros((4, 4))
   expected[:2, :2] = [[9, 6], [6, 4]]
-  np.testing.assert_allclose(made, expected)
+  np.testing.assert_allclose(result, expected)
 
 
 def test_the_last_block_alone_takes_the_largest_neighbour():
@@ -46,12 +46,12 @@ def test_a_dense_block_keeps_all_that_came_before():
   block = frozen_networks.DenseBlock(3, 2)
   image = np.random.default_rng(0).standard_normal((1, 4, 4, 3), np.float32)
   shapes = jax.eval_shape(block.init, jax.random.key(0), image)
-  made = jax.jit(block.apply)(
+  result = jax.jit(block.apply)(
     jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes), image
   )
-  assert made.shape == (1, 4, 4, 9)
-  np.testing.assert_array_equal(made[..., :3], image)
-  assert np.abs(made[..., 3:]).min() > 0
+  assert result.shape == (1, 4, 4, 9)
+  np.testing.assert_array_equal(result[..., :3], image)
+  assert np.abs(result[..., 3:]).min() > 0
   last = shapes["params"]["denselayer3"]
   assert last["conv1"]["kernel"].shape == (1, 1, 7, 8)
   assert last["conv2"]["kernel"].shape == (3, 3, 8, 2)

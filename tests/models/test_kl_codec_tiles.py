@@ -35,9 +35,9 @@ def _double(x):
 def test_a_function_of_small_blocks_is_the_same_in_tiles(
   fn, scale, tile, overlap, image
 ):
-  made = kl_codec.blend(fn, image, tile=tile, overlap=overlap, scale=scale)
-  assert made.shape == fn(image).shape
-  np.testing.assert_allclose(made, fn(image), rtol=1e-5, atol=1e-6)
+  result = kl_codec.blend(fn, image, tile=tile, overlap=overlap, scale=scale)
+  assert result.shape == fn(image).shape
+  np.testing.assert_allclose(result, fn(image), rtol=1e-5, atol=1e-6)
 
 
 def test_one_tile_is_the_function_itself(image):
@@ -47,8 +47,8 @@ def test_one_tile_is_the_function_itself(image):
     seen.append(x.shape)
     return x
 
-  made = kl_codec.blend(fn, image, tile=52, overlap=8, scale=fractions.Fraction(1))
-  assert made is image
+  result = kl_codec.blend(fn, image, tile=52, overlap=8, scale=fractions.Fraction(1))
+  assert result is image
   assert seen == [image.shape]
 
 

@@ -7,13 +7,13 @@ from cxr_diffusion_jax.parallel import mesh
 
 
 def test_one_axis_takes_the_devices_that_the_others_leave():
-  made = mesh.make_mesh(data=-1, fsdp=2, tensor=2)
-  assert dict(made.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  result = mesh.make_mesh(data=-1, fsdp=2, tensor=2)
+  assert dict(result.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 def test_fewer_devices_can_be_asked_for():
-  made = mesh.make_mesh(num_devices=1)
-  assert made.size == 1
+  result = mesh.make_mesh(num_devices=1)
+  assert result.size == 1
 
 
 @pytest.mark.parametrize(

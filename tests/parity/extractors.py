@@ -99,8 +99,8 @@ def _row(what: str, extractor: features.Extractor, images: np.ndarray, theirs) -
   """Relative: the difference's norm over the norm of what tells images apart."""
   ours, theirs = features.extract(extractor, images), theirs.numpy()
   assert ours.shape == theirs.shape, (what, ours.shape, theirs.shape)
-  told = np.linalg.norm(theirs - theirs.mean(axis=0))
-  difference = np.linalg.norm(ours - theirs) / told
+  reported = np.linalg.norm(theirs - theirs.mean(axis=0))
+  difference = np.linalg.norm(ours - theirs) / reported
   return (
     f"{what} (relative)",
     float(np.linalg.norm(ours)),

@@ -22,7 +22,7 @@ def rows() -> list[tuple[str, float, float, float, float]]:
   """(what, measured order, order, what is missing, limit) a sampler and path."""
   import test_convergence as exact
 
-  found = []
+  result = []
   noise = jnp.linspace(-2, 2, 5)[:, None]
   orders = {"ddim": 1, "euler": 1, "heun": 2, "dpm_solver_2m": 2, "unipc": 2}
   paths = [schedule.Cosine(), schedule.VP(), schedule.EDM(), schedule.RectifiedFlow()]
@@ -40,5 +40,5 @@ def rows() -> list[tuple[str, float, float, float, float]]:
         errors.append(float(np.abs(jax.jit(run)(noise) - wanted).max()))
       measured = float(np.log2(errors[0] / errors[1]))
       what = f"{name} on {type(path).__name__}, error {errors[1]:.1e}: order"
-      found.append((what, measured, order, max(order - measured, 0), 0.15))
-  return found
+      result.append((what, measured, order, max(order - measured, 0), 0.15))
+  return result

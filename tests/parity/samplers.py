@@ -19,18 +19,18 @@ def rows() -> list[tuple[str, float, float, float, float]]:
   import sampler_cases
 
   shape = (4, 8, 8, 1)
-  found = []
+  result = []
   for case in sampler_cases.cases():
-    told, states = peers.follow(case, sampler_cases.fresh_of(case, shape))
+    reported, states = peers.follow(case, sampler_cases.fresh_of(case, shape))
     our_told, ours = (
       np.asarray(value) for value in sampler_cases.run_ours(case, shape)
     )
-    found.append(
+    result.append(
       (f"{case.name}: x", _rms(ours[-1]), _rms(states[-1]), _apart(ours, states), 1e-4)
     )
-    error = np.abs(our_told - told).max()
-    found.append((f"{case.name}: t", our_told.mean(), told.mean(), error, 1e-5))
-  return found
+    error = np.abs(our_told - reported).max()
+    result.append((f"{case.name}: t", our_told.mean(), reported.mean(), error, 1e-5))
+  return result
 
 
 def _rms(x: np.ndarray) -> float:

@@ -18,7 +18,7 @@ def rows() -> list[tuple[str, float, float, float, float]]:
   import make_diffusers_schedules as peers
 
   times = np.arange(1000, dtype=np.float32) / 1000
-  found = []
+  result = []
   for name, peer, ends in peers.SCHEDULES:
     for zero in (False, True):
       path = schedule.load(name)(zero_terminal_snr=zero)
@@ -31,12 +31,12 @@ def rows() -> list[tuple[str, float, float, float, float]]:
         ("sigma^2", sigma, 1 - wanted),
       ):
         error = np.abs(ours - peers_own).max()
-        found.append(
+        result.append(
           (f"{what}: {kind}, absolute", ours.mean(), peers_own.mean(), error, 1e-6)
         )
       # At the last levels the peer's float32 takes differences of close numbers.
       relative = np.abs(alpha / np.where(wanted > 0, wanted, np.nan) - 1)
-      found.append(
+      result.append(
         (
           f"{what}: alpha^2, relative",
           alpha.mean(),
@@ -45,4 +45,4 @@ def rows() -> list[tuple[str, float, float, float, float]]:
           1e-4,
         )
       )
-  return found
+  return result

@@ -10,10 +10,10 @@ from cxr_diffusion_jax.training import experiment as experiment_lib
 
 @pytest.fixture(scope="module")
 def folder(make_autoencoder, tmp_path_factory) -> str:
-  made = make_autoencoder(
+  result = make_autoencoder(
     tmp_path_factory.mktemp("vae") / "a", scaling_factor=0.5, shift_factor=0.25
   )
-  return str(made)
+  return str(result)
 
 
 def test_pixels_and_wavelets_have_no_autoencoder():

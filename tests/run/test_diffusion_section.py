@@ -135,8 +135,8 @@ def test_training_with_edm_finds_the_best_network():
   images = np.random.default_rng(0).normal(size=(120, 32, 4, 4, 1)).astype(np.float32)
   losses = []
   for image in images:
-    state, told = update(state, image)
-    losses.append(float(told["loss"]))
+    state, reported = update(state, image)
+    losses.append(float(reported["loss"]))
   for name, value in state.params.items():
     assert abs(value) < 0.1, name
   # Of a target of variance 1 nothing can be known.

@@ -77,10 +77,10 @@ def tracked() -> tuple[np.ndarray, dict[Profile, np.ndarray]]:
 
   start = (jnp.full(40, 1e3), jnp.full(40, 1e3))
   steps = jnp.arange(1, 601)
-  _, made = jax.jit(lambda: jax.lax.scan(advance, start, (steps, walk)))()
+  _, result = jax.jit(lambda: jax.lax.scan(advance, start, (steps, walk)))()
   return walk, {
     Profile(length=length, step=step): np.asarray(averages[step - 1])
-    for length, averages in zip((0.05, 0.1), made, strict=True)
+    for length, averages in zip((0.05, 0.1), result, strict=True)
     for step in range(50, 601, 50)
   }
 
@@ -112,7 +112,7 @@ def test_any_length_is_the_average_of_brute_force(length, step, limit, tracked):
   weights, error = power_ema.combine(saved, wanted)
   assert error <= limit
   np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-9)
-  made = sum(
+  result = sum(
     w * averages[p].astype(np.float64) for w, p in zip(weights, saved, strict=True)
   )
   exact = _weights(wanted, 600)
@@ -122,7 +122,7 @@ def test_any_length_is_the_average_of_brute_force(length, step, limit, tracked):
     np.linalg.norm(profile - exact) / np.linalg.norm(exact), error, rtol=0.05, atol=1e-7
   )
   # A part of it in the steps' weights moves the average by as much of the walk's size.
-  far = np.abs(made - exact @ walk.astype(np.float64)).max()
+  far = np.abs(result - exact @ walk.astype(np.float64)).max()
   assert far <= 1e-4 + 1.5 * error * np.abs(walk - walk[step - 1]).max() / 4
 
 

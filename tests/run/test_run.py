@@ -65,8 +65,8 @@ def test_dataset_takes_the_same_content_elsewhere(place, tmp_path, moved):
   )
   assert len(run.dataset.ids("test")) == run.card.num_rows["test"]
   image_id = str(run.dataset.ids("test")[0])
-  made = conditions.ConditionBuilder(run=run).build(Request(image_ids=(image_id,)), 1)
-  assert made.entries[0]["image_id"] == image_id
+  result = conditions.ConditionBuilder(run=run).build(Request(image_ids=(image_id,)), 1)
+  assert result.entries[0]["image_id"] == image_id
 
 
 def test_dataset_names_what_differs(place, tmp_path):

@@ -40,9 +40,9 @@ def _made(folder, length, step="newest", lengths=LENGTHS):
 def test_a_tracked_length_comes_back_as_it_was_saved(tmp_path):
   _keep(tmp_path, range(100, 1001, 100))
   for place, length in enumerate(LENGTHS):
-    made, step = _made(tmp_path, length)
+    result, step = _made(tmp_path, length)
     assert step == 1000
-    np.testing.assert_allclose(made, 1000 + place, rtol=1e-6)
+    np.testing.assert_allclose(result, 1000 + place, rtol=1e-6)
     np.testing.assert_allclose(_made(tmp_path, length, 300)[0], 300 + place, rtol=1e-6)
 
 

@@ -21,22 +21,22 @@ def _masks(builder: conditions_lib.ConditionBuilder, fields) -> list[np.ndarray]
 def test_conditions_are_spread_over_the_split(path, builder_of):
   builder = builder_of(path)
   ids = [str(name) for name in builder.run.dataset.ids("test")]
-  made = builder.build(Request(split="test"), 3)
-  assert made.names == [ids[0], ids[4], ids[9]]
-  assert [entry["image_id"] for entry in made.entries] == made.names
-  assert all(mask.any() for mask in _masks(builder, made.fields))
+  result = builder.build(Request(split="test"), 3)
+  assert result.names == [ids[0], ids[4], ids[9]]
+  assert [entry["image_id"] for entry in result.entries] == result.names
+  assert all(mask.any() for mask in _masks(builder, result.fields))
   source = builder.run.dataset.source("test")
   for row, place in enumerate((0, 4, 9)):
     grey = np.round((source.batch([place])["image"][0] + 1) * 127.5)
-    np.testing.assert_array_equal(made.references[row], grey)
-    for name, value in made.fields.items():
+    np.testing.assert_array_equal(result.references[row], grey)
+    for name, value in result.fields.items():
       np.testing.assert_array_equal(value[row], source.batch([place])[name][0])
 
 
 def test_no_more_conditions_than_images(builder_of):
   builder = builder_of("findings")
-  made = builder.build(Request(split="test"), 99)
-  assert made.names == [str(name) for name in builder.run.dataset.ids("test")]
+  result = builder.build(Request(split="test"), 99)
+  assert result.names == [str(name) for name in builder.run.dataset.ids("test")]
   with pytest.raises(errors.InputError, match="split 'tset'"):
     builder.build(Request(split="tset"), 1)
 
@@ -48,10 +48,10 @@ def test_named_images_are_found_in_any_split(path, builder_of):
     builder.run.dataset.ids("test")[3],
     builder.run.dataset.ids("train")[7],
   )
-  made = builder.build(Request(image_ids=(str(test_id), f"{train_id}.png")), 1)
-  assert made.names == [test_id, train_id]
+  result = builder.build(Request(image_ids=(str(test_id), f"{train_id}.png")), 1)
+  assert result.names == [test_id, train_id]
   row = builder.run.dataset.source("train").batch([7])
-  for name, value in made.fields.items():
+  for name, value in result.fields.items():
     np.testing.assert_array_equal(value[1], row[name][0])
   with pytest.raises(errors.InputError, match="images nobody"):
     builder.build(Request(image_ids=("nobody",)), 1)
@@ -62,16 +62,16 @@ def test_findings_are_labels_for_the_path_that_reads_labels(builder_of):
   request = Request(
     findings=("effusion, Cardiomegaly", "No Finding"), age=63.0, sex="F", view="AP"
   )
-  made = builder.build(request, 1)
+  result = builder.build(request, 1)
   expected = np.zeros((2, 14))
   expected[0, [1, 4]] = 1
-  np.testing.assert_array_equal(made.fields["findings"], expected)
-  np.testing.assert_array_equal(made.fields["age"], [63, 63])
-  np.testing.assert_array_equal(made.fields["sex"], [0, 0])
-  np.testing.assert_array_equal(made.fields["view"], [1, 1])
-  assert made.names == ["Cardiomegaly_Effusion", "No-Finding"]
-  assert made.entries[1] == {"findings": (), "age": 63.0, "sex": "F", "view": "AP"}
-  assert _masks(builder, made.fields)[0].all()
+  np.testing.assert_array_equal(result.fields["findings"], expected)
+  np.testing.assert_array_equal(result.fields["age"], [63, 63])
+  np.testing.assert_array_equal(result.fields["sex"], [0, 0])
+  np.testing.assert_array_equal(result.fields["view"], [1, 1])
+  assert result.names == ["Cardiomegaly_Effusion", "No-Finding"]
+  assert result.entries[1] == {"findings": (), "age": 63.0, "sex": "F", "view": "AP"}
+  assert _masks(builder, result.fields)[0].all()
 
 
 def test_what_is_not_told_is_not_known(builder_of):
@@ -87,30 +87,30 @@ def test_what_is_not_told_is_not_known(builder_of):
 @pytest.mark.parametrize("path", ["findings", "elixr_c", "elixr_b", "elixr_bc"])
 def test_unconditional_is_without_a_token(path, builder_of):
   builder = builder_of(path)
-  made = builder.build(Request(unconditional=True), 9)
-  assert len(made) == 1
-  assert made.entries == [{"unconditional": True}]
-  assert made.references is None
-  for mask in _masks(builder, made.fields):
+  result = builder.build(Request(unconditional=True), 9)
+  assert len(result) == 1
+  assert result.entries == [{"unconditional": True}]
+  assert result.references is None
+  for mask in _masks(builder, result.fields):
     assert mask.shape[0] == 1
     assert not mask.any()
   # As those of images, so that both can be walked between.
   of_images = builder.build(Request(), 1).fields
-  shapes = {name: value.shape for name, value in made.fields.items()}
+  shapes = {name: value.shape for name, value in result.fields.items()}
   assert shapes == {name: value.shape for name, value in of_images.items()}
 
 
 @pytest.mark.parametrize("path", ["elixr_b", "elixr_bc"])
 def test_prompts_are_encoded_and_the_image_stays_blank(path, builder_of, encoder):
   builder = builder_of(path)
-  made = builder.build(Request(prompts=("a mass", "edema")), 9)
+  result = builder.build(Request(prompts=("a mass", "edema")), 9)
   expected = np.stack([encoder.value("a mass"), encoder.value("edema")])
-  np.testing.assert_array_equal(made.fields["contrastive_txt_emb"], expected)
-  assert made.entries == [{"prompt": "a mass"}, {"prompt": "edema"}]
-  text, *image = _masks(builder, made.fields)
+  np.testing.assert_array_equal(result.fields["contrastive_txt_emb"], expected)
+  assert result.entries == [{"prompt": "a mass"}, {"prompt": "edema"}]
+  text, *image = _masks(builder, result.fields)
   assert text.all()
   assert not any(mask.any() for mask in image)
-  assert made.negative is None
+  assert result.negative is None
 
 
 def test_findings_are_a_sentence_for_an_encoder_of_texts(builder_of, encoder):
@@ -118,29 +118,29 @@ def test_findings_are_a_sentence_for_an_encoder_of_texts(builder_of, encoder):
   request = Request(
     findings=("Mass,Effusion", "No Finding"), prompts=("a",), age=63.0, sex="F"
   )
-  made = builder.build(request, 1)
-  texts = [entry["prompt"] for entry in made.entries]
+  result = builder.build(request, 1)
+  texts = [entry["prompt"] for entry in result.entries]
   assert texts[0] == "a"
   assert findings_of(texts[1]) == ("Effusion", "Mass")
   assert findings_of(texts[2]) == ()
   assert all("63 year old" in text for text in texts[1:])
-  assert [entry.get("findings") for entry in made.entries] == [
+  assert [entry.get("findings") for entry in result.entries] == [
     None,
     ("Effusion", "Mass"),
     (),
   ]
   values = np.stack([encoder.value(text) for text in texts])
-  np.testing.assert_array_equal(made.fields["contrastive_txt_emb"], values)
+  np.testing.assert_array_equal(result.fields["contrastive_txt_emb"], values)
 
 
 def test_a_negative_prompt_is_one_row_for_all(builder_of, encoder):
   builder = builder_of("elixr_bc")
-  made = builder.build(Request(prompts=("a", "b"), negative_prompt="pacemaker"), 1)
+  result = builder.build(Request(prompts=("a", "b"), negative_prompt="pacemaker"), 1)
   np.testing.assert_array_equal(
-    made.negative["contrastive_txt_emb"], encoder.value("pacemaker")[None]
+    result.negative["contrastive_txt_emb"], encoder.value("pacemaker")[None]
   )
-  assert not made.negative["elixrc"].any()
-  assert [entry["negative_prompt"] for entry in made.entries] == ["pacemaker"] * 2
+  assert not result.negative["elixrc"].any()
+  assert [entry["negative_prompt"] for entry in result.entries] == ["pacemaker"] * 2
   of_split = builder.build(Request(negative_prompt="pacemaker"), 3)
   assert of_split.negative["contrastive_txt_emb"].shape == (1, 128)
   assert len(of_split) == 3
@@ -153,18 +153,18 @@ def test_references_are_of_the_size_that_the_encoder_wants(
   encoder = dataclasses.replace(encoder, whole_images=whole)
   monkeypatch.setattr(conditions_lib.encoders, "open_encoder", lambda *_, **__: encoder)
   builder = builder_of("elixr_c")
-  made = builder.build(Request(references=(xray("a.png", 50), xray("b.png", 90))), 1)
+  result = builder.build(Request(references=(xray("a.png", 50), xray("b.png", 90))), 1)
   assert encoder.seen == [(40, 60) if whole else (32, 32)] * 2
-  assert made.references.shape == (2, 32, 32, 1)
-  np.testing.assert_allclose(made.fields["elixrc"][:, 0, 0, 0], [50, 90], atol=1)
-  assert made.names == ["a", "b"]
+  assert result.references.shape == (2, 32, 32, 1)
+  np.testing.assert_allclose(result.fields["elixrc"][:, 0, 0, 0], [50, 90], atol=1)
+  assert result.names == ["a", "b"]
 
 
 def test_references_of_one_name_stay_apart(builder_of, encoder, xray):
   paths = (xray("one/x.png", 50), xray("two/x.png", 90))
-  made = builder_of("elixr_c").build(Request(references=paths), 1)
-  assert made.names == ["x", "x-2"]
-  assert [entry["reference"] for entry in made.entries] == list(paths)
+  result = builder_of("elixr_c").build(Request(references=paths), 1)
+  assert result.names == ["x", "x-2"]
+  assert [entry["reference"] for entry in result.entries] == list(paths)
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 3), (3, 1), (2, 2)])
@@ -172,37 +172,37 @@ def test_texts_and_references_go_together(m, n, builder_of, encoder, xray):
   builder = builder_of("elixr_bc")
   paths = tuple(xray(f"{i}.png", 50 + 10 * i) for i in range(n))
   texts = tuple(f"text {i}" for i in range(m))
-  made = builder.build(Request(prompts=texts, references=paths), 1)
+  result = builder.build(Request(prompts=texts, references=paths), 1)
   rows = range(max(m, n))
-  assert len(made) == max(m, n)
+  assert len(result) == max(m, n)
   for row in rows:
     np.testing.assert_array_equal(
-      made.fields["contrastive_txt_emb"][row], encoder.value(texts[row % m])
+      result.fields["contrastive_txt_emb"][row], encoder.value(texts[row % m])
     )
     np.testing.assert_allclose(
-      made.fields["elixrc"][row, 0, 0, 0], 50 + 10 * (row % n), atol=1
+      result.fields["elixrc"][row, 0, 0, 0], 50 + 10 * (row % n), atol=1
     )
-    assert made.entries[row] == {
+    assert result.entries[row] == {
       "prompt": texts[row % m],
       "reference": paths[row % n],
     }
-  assert all(mask.all() for mask in _masks(builder, made.fields))
+  assert all(mask.all() for mask in _masks(builder, result.fields))
 
 
 def test_a_text_and_a_stored_image_go_together(builder_of, encoder):
   builder = builder_of("elixr_bc")
   image_id = str(builder.run.dataset.ids("test")[2])
-  made = builder.build(Request(image_ids=(image_id,), prompts=("a", "b")), 1)
+  result = builder.build(Request(image_ids=(image_id,), prompts=("a", "b")), 1)
   stored = builder.run.dataset.source("test").batch([2])
   np.testing.assert_array_equal(
-    made.fields["elixrc"], np.repeat(stored["elixrc"], 2, axis=0)
+    result.fields["elixrc"], np.repeat(stored["elixrc"], 2, axis=0)
   )
   np.testing.assert_array_equal(
-    made.fields["contrastive_txt_emb"],
+    result.fields["contrastive_txt_emb"],
     np.stack([encoder.value("a"), encoder.value("b")]),
   )
-  assert made.names == [f"{image_id}_a", f"{image_id}_b"]
-  assert made.references.shape == (2, 32, 32, 1)
+  assert result.names == [f"{image_id}_a", f"{image_id}_b"]
+  assert result.references.shape == (2, 32, 32, 1)
 
 
 def test_references_of_the_same_patient(builder_of):
@@ -210,17 +210,17 @@ def test_references_of_the_same_patient(builder_of):
   ids = [str(name) for name in builder.run.dataset.ids("test")]
   patients = [name.split("_")[0] for name in ids]
   paired = [name for name in ids if patients.count(name.split("_")[0]) > 1]
-  made = builder.build(Request(split="test"), 99)
-  assert made.names == paired
+  result = builder.build(Request(split="test"), 99)
+  assert result.names == paired
   assert 0 < len(paired) < len(ids)
-  for entry in made.entries:
+  for entry in result.entries:
     assert entry["reference_id"] != entry["image_id"]
     assert entry["reference_id"].split("_")[0] == entry["image_id"].split("_")[0]
   own = builder_of("elixr_c").build(
-    Request(image_ids=tuple(entry["reference_id"] for entry in made.entries)), 1
+    Request(image_ids=tuple(entry["reference_id"] for entry in result.entries)), 1
   )
-  np.testing.assert_array_equal(made.fields["elixrc"], own.fields["elixrc"])
-  np.testing.assert_array_equal(made.references, own.references)
+  np.testing.assert_array_equal(result.fields["elixrc"], own.fields["elixrc"])
+  np.testing.assert_array_equal(result.references, own.references)
   alone = next(name for name in ids if name not in paired)
   with pytest.raises(errors.InputError, match=f"{alone}, whose patient has no other"):
     builder.build(Request(image_ids=(paired[0], alone)), 1)
@@ -244,9 +244,9 @@ def test_a_single_text_is_understood_as_the_path_takes_it(builder_of, xray):
 def test_two_texts_are_two_conditions(builder_of, encoder, xray):
   builder = builder_of("elixr_bc")
   picture = xray("a.png", 50)
-  made = builder.between(["a mass", picture], "pacemaker")
-  text, image = _masks(builder, made.fields)
+  result = builder.between(["a mass", picture], "pacemaker")
+  text, image = _masks(builder, result.fields)
   assert text.any(axis=1).tolist() == [True, False]
   assert image.any(axis=1).tolist() == [False, True]
-  assert [entry["negative_prompt"] for entry in made.entries] == ["pacemaker"] * 2
-  assert made.negative["contrastive_txt_emb"].shape == (1, 128)
+  assert [entry["negative_prompt"] for entry in result.entries] == ["pacemaker"] * 2
+  assert result.negative["contrastive_txt_emb"].shape == (1, 128)

@@ -54,14 +54,14 @@ def _make(run, builder, request=None, guidance=1.5, **asked) -> editing.Edited:
 def test_files_and_ids_become_squares_of_the_run(run, ids, xray, mask):
   path = xray("x.png", 90, (60, 40))
   masks = mask((60, 40), 20, name="a.png"), mask()
-  found = _read(run, inits=(path, ids[0]), masks=masks)
-  assert found.images.shape == found.masks.shape == (2, 32, 32, 1)
-  assert found.images.dtype == np.uint8
-  assert found.masks.dtype == bool
-  assert found.ids == ["", ids[0]]
-  assert [entry["init"] for entry in found.entries] == [path, ids[0]]
+  result = _read(run, inits=(path, ids[0]), masks=masks)
+  assert result.images.shape == result.masks.shape == (2, 32, 32, 1)
+  assert result.images.dtype == np.uint8
+  assert result.masks.dtype == bool
+  assert result.ids == ["", ids[0]]
+  assert [entry["init"] for entry in result.entries] == [path, ids[0]]
   ((source, place),) = run.dataset.find([ids[0]])
-  np.testing.assert_array_equal(found.images[1], source[place]["image"])
+  np.testing.assert_array_equal(result.images[1], source[place]["image"])
 
 
 @pytest.mark.parametrize(
@@ -89,23 +89,23 @@ def test_what_cannot_be_read_is_refused(asked, message, run, ids, mask, tmp_path
 
 
 def test_known_pixels_are_the_images_own_bit_for_bit(run, builder, ids, mask, tmp_path):
-  made = _make(run, builder, inits=(ids[0],), masks=(mask(),))
-  images, known = made.samples.images, ~made.masks
+  results = _make(run, builder, inits=(ids[0],), masks=(mask(),))
+  images, known = results.samples.images, ~results.masks
   assert images.shape == (1, 32, 32, 1)
-  np.testing.assert_array_equal(images[known], made.inits[known])
-  assert (images != made.inits)[made.masks].mean() > 0.5
-  editing.write(made, tmp_path)
-  told = json.loads((tmp_path / "samples.json").read_text())
-  (entry,) = told["samples"]
+  np.testing.assert_array_equal(images[known], results.inits[known])
+  assert (images != results.inits)[results.masks].mean() > 0.5
+  editing.write(results, tmp_path)
+  content = json.loads((tmp_path / "samples.json").read_text())
+  (entry,) = content["samples"]
   # Without a condition given, it is what the image is itself.
   assert entry["image_id"] == entry["init"] == ids[0]
-  assert told["settings"]["image_to_image"]["masked"]
-  assert told["settings"]["evaluations_per_image"] == 2 * 4
-  for key, value in (("init_file", made.inits), ("file", images)):
+  assert content["settings"]["image_to_image"]["masked"]
+  assert content["settings"]["evaluations_per_image"] == 2 * 4
+  for key, value in (("init_file", results.inits), ("file", images)):
     with Image.open(tmp_path / entry[key]) as image:
       np.testing.assert_array_equal(np.asarray(image), value[0, ..., 0])
   with Image.open(tmp_path / entry["mask_file"]) as image:
-    np.testing.assert_array_equal(np.asarray(image) > 0, made.masks[0, ..., 0])
+    np.testing.assert_array_equal(np.asarray(image) > 0, results.masks[0, ..., 0])
 
 
 def test_the_command_does_all_of_it(run, ids, mask, run_main, monkeypatch, tmp_path):
@@ -118,8 +118,8 @@ def test_the_command_does_all_of_it(run, ids, mask, run_main, monkeypatch, tmp_p
   assert "inpainted, strength 1, 8 evaluations each" in ended.out
   (out,) = (tmp_path / "generated").iterdir()
   assert out.name.endswith("_edit")
-  told = json.loads((out / "samples.json").read_text())
-  assert told["samples"][0]["init"] == ids[0]
+  content = json.loads((out / "samples.json").read_text())
+  assert content["samples"][0]["init"] == ids[0]
   assert (out / "pairs.png").is_file()
 
 
@@ -138,20 +138,20 @@ def test_pairs_are_one_by_one_or_one_with_many(run, builder, ids):
 
 def test_a_counterfactual_tells_its_round_trip(run, builder, ids, tmp_path):
   request = Request(image_ids=(ids[1],))
-  made = _make(run, builder, request, 1.0, inits=(ids[0],), invert=True, repeats=2)
-  (entry,) = made.samples.entries
+  results = _make(run, builder, request, 1.0, inits=(ids[0],), invert=True, repeats=2)
+  (entry,) = results.samples.entries
   assert entry["source"] == "its own condition"
   lost = entry["round_trip"]
-  error = made.round_trips[0].astype(float) - made.inits[0]
+  error = results.round_trips[0].astype(float) - results.inits[0]
   assert lost["mean_abs_grey_levels"] == pytest.approx(np.abs(error).mean())
   assert lost["psnr_db"] == pytest.approx(20 * np.log10(255 / error.std(ddof=0)), abs=3)
   # 4 steps twice there, and once back.
-  assert made.samples.settings["evaluations_per_image"] == 4 * 2 + 4
+  assert results.samples.settings["evaluations_per_image"] == 4 * 2 + 4
   assert lost["evaluations"] == 4 * 2 + 4
-  assert made.summary[0].startswith("round trip without a change: PSNR ")
-  editing.write(made, tmp_path)
-  told = json.loads((tmp_path / "samples.json").read_text())
-  whole = told["settings"]["image_to_image"]["round_trip"]
+  assert results.summary[0].startswith("round trip without a change: PSNR ")
+  editing.write(results, tmp_path)
+  content = json.loads((tmp_path / "samples.json").read_text())
+  whole = content["settings"]["image_to_image"]["round_trip"]
   assert whole["psnr_db"] == lost["psnr_db"]
   with Image.open(tmp_path / "pairs.png") as image:
     # Init, condition, generated, difference and round trip, one below the other.
@@ -162,14 +162,14 @@ def test_a_file_is_its_own_condition_where_the_path_takes_references(
   run, builder, encoder, xray, ids
 ):
   path = xray("x.png", 90)
-  made = _make(run, builder, None, 1.0, inits=(path,), invert=True, repeats=2)
-  (entry,) = made.samples.entries
+  results = _make(run, builder, None, 1.0, inits=(path,), invert=True, repeats=2)
+  (entry,) = results.samples.entries
   assert entry["reference"] == entry["init"] == path
   assert entry["source"] == "no condition"
-  found = _read(run, inits=(path, ids[0]))
+  result = _read(run, inits=(path, ids[0]))
   with pytest.raises(errors.InputError, match="init without a condition; expected"):
-    edit_inputs.request_of(Request(), found, ("reference",))
-  assert edit_inputs.request_of(Request(unconditional=True), found, ()).unconditional
+    edit_inputs.request_of(Request(), result, ("reference",))
+  assert edit_inputs.request_of(Request(unconditional=True), result, ()).unconditional
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def _generator(compiled, mesh) -> generate.Generator:
   return generator
 
 
-def _rows(mesh, numbers, batch_size, told=None):
+def _rows(mesh, numbers, batch_size, messages=None):
   conditions = {"shift": np.linspace(-0.1, 0.1, 20, dtype=np.float32)[numbers]}
   return _generator(_mean_of_noise, mesh).generate(
     0.5,
@@ -42,21 +42,23 @@ def _rows(mesh, numbers, batch_size, told=None):
     seed=3,
     numbers=np.asarray(numbers),
     batch_size=batch_size,
-    progress=lambda label, done, total: told is not None and told.append((done, total)),
+    progress=lambda label, done, total: (
+      messages is not None and messages.append((done, total))
+    ),
   )
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 12, 64])
 def test_rows_do_not_depend_on_their_batch(batch_size, mesh):
-  told = []
+  messages = []
   numbers = np.arange(20)
-  made = _rows(mesh, numbers, batch_size, told)
-  assert made.shape == (20, 2, 2, 1)
-  assert made.dtype == np.uint8
-  np.testing.assert_array_equal(made, _rows(mesh, numbers, 20))
-  np.testing.assert_array_equal(made[5:7], _rows(mesh, numbers[5:7], batch_size))
-  assert told[-1] == (20, 20)
-  assert len(np.unique(made, axis=0)) == 20
+  result = _rows(mesh, numbers, batch_size, messages)
+  assert result.shape == (20, 2, 2, 1)
+  assert result.dtype == np.uint8
+  np.testing.assert_array_equal(result, _rows(mesh, numbers, 20))
+  np.testing.assert_array_equal(result[5:7], _rows(mesh, numbers[5:7], batch_size))
+  assert messages[-1] == (20, 20)
+  assert len(np.unique(result, axis=0)) == 20
 
 
 def test_keys_are_of_seed_and_number(mesh):

@@ -28,7 +28,7 @@ def _apply(variables, x_t, t, context):
 
 
 @pytest.fixture(scope="module")
-def made(small):
+def result(small):
   """`made(plan, settings, **fields)` -> images [2 8 8 1] of an exact denoiser."""
   experiment = experiment_lib.build(
     small.config(codec__name="haar", model__norm_groups=4)
@@ -72,42 +72,42 @@ def pixels(init) -> np.ndarray:
   return _decode(init)
 
 
-def test_all_the_strength_is_plain_sampling_and_none_is_the_image(made, init, pixels):
+def test_all_the_strength_is_plain_sampling_and_none_is_the_image(result, init, pixels):
   fields = {"elixrc": _condition(0.2), INIT: init}
-  np.testing.assert_array_equal(made(Plan(), **fields), made(None, **fields))
+  np.testing.assert_array_equal(result(Plan(), **fields), result(None, **fields))
   off = [
-    np.abs(made(Plan(strength=strength), **fields) - pixels).mean()
+    np.abs(result(Plan(strength=strength), **fields) - pixels).mean()
     for strength in (0.05, 0.3, 0.6, 1.0)
   ]
   assert off == sorted(off)
   assert off[0] < 0.04 < 0.07 < off[-1]
 
 
-def test_what_is_masked_is_made_and_the_rest_stays(made, init, pixels):
+def test_what_is_masked_is_made_and_the_rest_stays(result, init, pixels):
   fields = {"elixrc": _condition(0.2), INIT: init}
   make = np.zeros((2, 8, 8, 1), bool)
   make[:, :4] = True
   plan = Plan(masked=True)
-  some = made(plan, **fields, **{MAKE: make})
+  some = result(plan, **fields, **{MAKE: make})
   np.testing.assert_allclose(some[~make], pixels[~make], atol=1e-6)
   assert np.abs(some - pixels)[make].mean() > 0.05
-  every = made(plan, **fields, **{MAKE: np.ones_like(make)})
-  np.testing.assert_array_equal(every, made(None, **fields))
+  every = result(plan, **fields, **{MAKE: np.ones_like(make)})
+  np.testing.assert_array_equal(every, result(None, **fields))
 
 
-def test_an_inversion_comes_back_and_another_condition_moves_it(made, init, pixels):
+def test_an_inversion_comes_back_and_another_condition_moves_it(result, init, pixels):
   source = {f"{SOURCE}elixrc": _condition(0.2), INIT: init}
   lost = {}
   for num_steps, repeats in ((20, 1), (40, 1), (20, 8)):
     settings = dataclasses.replace(PLAIN, num_steps=num_steps)
     plan = Plan(inverted=True, repeats=repeats)
-    back = made(plan, settings, elixrc=_condition(0.2), **source)
+    back = result(plan, settings, elixrc=_condition(0.2), **source)
     lost[num_steps, repeats] = np.abs(back - pixels).max()
   assert 0.4 < lost[40, 1] / lost[20, 1] < 0.65
   assert lost[20, 8] < 0.1 * lost[20, 1]
   # Towards another mean it moves by the difference, and all else of it stays.
   many = dataclasses.replace(PLAIN, num_steps=80)
-  moved = made(Plan(inverted=True), many, elixrc=_condition(0.4), **source)
+  moved = result(Plan(inverted=True), many, elixrc=_condition(0.4), **source)
   np.testing.assert_allclose(moved, _decode(init + 0.2), atol=0.04)
 
 

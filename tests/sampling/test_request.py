@@ -94,8 +94,8 @@ def test_names_are_fit_for_files(entry, name):
 
 def test_names_that_are_the_same_are_told_apart():
   names = ["x", "x-2", "y", "x", "x"]
-  made = request_lib.distinct(names)
-  assert made == ["x", "x-2", "y", "x-3", "x-4"]
+  result = request_lib.distinct(names)
+  assert result == ["x", "x-2", "y", "x-3", "x-4"]
 
 
 def test_prompts_are_read_from_a_file(tmp_path):

@@ -73,26 +73,26 @@ def test_they_say_how_they_were_made(pairs):
 
 
 def test_more_images_than_conditions_begin_again(pairs, run):
-  made = sampling.sample(run, _make(run, Request()), num=6, seed=5)
-  names = [entry["image_id"] for entry in made.entries]
+  generated = sampling.sample(run, _make(run, Request()), num=6, seed=5)
+  names = [entry["image_id"] for entry in generated.entries]
   assert names == [pairs.names[0], pairs.names[2], pairs.names[4]] * 2
   # The same condition with other noise.
-  assert _difference(made.images[0], made.images[3]) > 1
+  assert _difference(generated.images[0], generated.images[3]) > 1
   # Where number and condition are the same, so is the image.
-  np.testing.assert_array_equal(made.images[0], pairs.images[0])
-  assert _difference(made.images[1], pairs.images[1]) > 0.1
+  np.testing.assert_array_equal(generated.images[0], pairs.images[0])
+  assert _difference(generated.images[1], pairs.images[1]) > 0.1
 
 
 def test_noise_is_of_the_seed_and_the_number(run):
   nothing = _make(run, Request(unconditional=True))
-  made = [
+  generated = [
     sampling.sample(run, nothing, num=6, seed=seed, per_condition=k)
     for seed, k in ((5, 1), (5, 3), (6, 1))
   ]
-  np.testing.assert_array_equal(made[0].images, made[1].images)
-  assert _difference(made[0].images, made[2].images) > 5
-  assert made[0].references is None
-  assert len(np.unique(made[0].images, axis=0)) == 6
+  np.testing.assert_array_equal(generated[0].images, generated[1].images)
+  assert _difference(generated[0].images, generated[2].images) > 5
+  assert generated[0].references is None
+  assert len(np.unique(generated[0].images, axis=0)) == 6
 
 
 def test_no_condition_is_guidance_0(run):
@@ -100,9 +100,9 @@ def test_no_condition_is_guidance_0(run):
   free = sampling.sample(run, nothing, num=6, seed=5)
   asked = _make(run, Request())
   changes = {"guidance": 0.0}
-  made = sampling.sample(run, asked, num=6, seed=5, changes=changes)
-  np.testing.assert_allclose(made.images.astype(int), free.images, atol=1)
-  assert made.settings["evaluations_per_image"] == 2
+  generated = sampling.sample(run, asked, num=6, seed=5, changes=changes)
+  np.testing.assert_allclose(generated.images.astype(int), free.images, atol=1)
+  assert generated.settings["evaluations_per_image"] == 2
 
 
 def test_streams_have_scales_of_their_own(run_of):
@@ -114,13 +114,13 @@ def test_streams_have_scales_of_their_own(run_of):
     both, fields={**both.fields, "contrastive_txt_emb": blank}
   )
   changes = {"guidance": (0.0, 1.0)}
-  made = sampling.sample(run, both, num=3, changes=changes)
+  generated = sampling.sample(run, both, num=3, changes=changes)
   alone = sampling.sample(run, image, num=3, changes=PLAIN)
   together = sampling.sample(run, both, num=3, changes=PLAIN)
-  np.testing.assert_allclose(made.images.astype(int), alone.images, atol=1)
+  np.testing.assert_allclose(generated.images.astype(int), alone.images, atol=1)
   assert _difference(together.images, alone.images) > 0.5
-  assert "guidance 0,1" in made.title
-  assert made.settings["evaluations_per_image"] == 2
+  assert "guidance 0,1" in generated.title
+  assert generated.settings["evaluations_per_image"] == 2
   with pytest.raises(errors.InputError, match="guidance=1,2,3: 3 scales"):
     sampling.sample(run, both, num=3, changes={"guidance": (1.0, 2.0, 3.0)})
 
@@ -155,15 +155,15 @@ def test_write_names_files_by_number_and_condition(pairs, tmp_path):
     names=["a", "a", "b"],
   )
   sample_files.write(fewer, tmp_path)
-  told = json.loads((tmp_path / "samples.json").read_text())
-  assert told["settings"]["checkpoint_step"] == 3
+  content = json.loads((tmp_path / "samples.json").read_text())
+  assert content["settings"]["checkpoint_step"] == 3
   files = {path.name for path in (tmp_path / "images").iterdir()}
   assert files == {"00000_a.png", "00001_a.png", "00002_b.png"}
   assert {path.name for path in (tmp_path / "references").iterdir()} == {
     "a.png",
     "b.png",
   }
-  for row, entry in enumerate(told["samples"]):
+  for row, entry in enumerate(content["samples"]):
     assert entry["reference_file"] == f"references/{fewer.names[row]}.png"
     assert (
       entry.items() >= {"number": row, "seed": 5, "image_id": pairs.names[row]}.items()
@@ -179,8 +179,8 @@ def test_write_names_files_by_number_and_condition(pairs, tmp_path):
 
 def test_what_has_no_reference_writes_none(pairs, tmp_path):
   sample_files.write(dataclasses.replace(pairs, references=None), tmp_path)
-  told = json.loads((tmp_path / "samples.json").read_text())
-  assert not any("reference_file" in entry for entry in told["samples"])
+  content = json.loads((tmp_path / "samples.json").read_text())
+  assert not any("reference_file" in entry for entry in content["samples"])
   assert not (tmp_path / "references").exists()
 
 

@@ -42,19 +42,19 @@ def drawn(monkeypatch) -> list[dict]:
 @pytest.fixture
 def programs(monkeypatch) -> list[generate_lib.SampleSettings]:
   """The settings of all programs that are made."""
-  made = []
+  results = []
   make = generate_lib.make_generate
 
   def counted(objective, settings, *rest):
-    made.append(settings)
+    results.append(settings)
     return make(objective, settings, *rest)
 
   monkeypatch.setattr(generate_lib, "make_generate", counted)
-  return made
+  return results
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[dict]:
+def reported(monkeypatch) -> list[dict]:
   """Generates flat images that tell what they were made from; keeps the batches.
 
   Grey level: steps + 10 scale + 100 of the sampler ddim.
@@ -141,14 +141,14 @@ def test_a_row_of_scales_is_what_sampling_makes_with_each(
   assert picture.size[1] > 4 * 128
   for column, scale in ((0, 1.0), (2, 4.0)):
     changes = {"guidance": scale}
-    made = sampling.sample(run, asked, num=4, seed=3, changes=changes)
+    results = sampling.sample(run, asked, num=4, seed=3, changes=changes)
     for row in range(4):
       shown = call["rows"][row][column].astype(int)
-      np.testing.assert_allclose(shown, made.images[row], atol=1)
+      np.testing.assert_allclose(shown, results.images[row], atol=1)
   assert np.abs(call["rows"][0][0].astype(int) - call["rows"][0][2]).mean() > 0.1
 
 
-def test_two_axes_are_rows_and_columns(run, builder, drawn, told):
+def test_two_axes_are_rows_and_columns(run, builder, drawn, reported):
   asked = builder.build(Request(), 2)
   axes = sample_flags.axes(["num_steps=3,5", "guidance=1,2,4"])
   done = []
@@ -166,24 +166,26 @@ def test_two_axes_are_rows_and_columns(run, builder, drawn, told):
   # What varies is not in the title.
   assert call["title"] == "by_hand_findings at step 3, euler, phantom images"
   # The same noise and the same conditions everywhere.
-  for batch in told[1:]:
-    np.testing.assert_array_equal(batch["key"], told[0]["key"])
-    np.testing.assert_array_equal(batch["findings"], told[0]["findings"])
+  for batch in reported[1:]:
+    np.testing.assert_array_equal(batch["key"], reported[0]["key"])
+    np.testing.assert_array_equal(batch["findings"], reported[0]["findings"])
 
 
-def test_one_condition_needs_no_name_on_two_axes(run, builder, drawn, told):
+def test_one_condition_needs_no_name_on_two_axes(run, builder, drawn, reported):
   axes = sample_flags.axes(["sampler=euler,ddim", "seed=0,1,2"])
   sweeps.grid(run, builder.build(Request(), 1), axes)
   (call,) = drawn
   assert call["row_labels"] == ["sampler euler", "sampler ddim"]
   assert [int(row[0][0, 0, 0]) for row in call["rows"]] == [17, 117]
   assert call["title"].endswith("step 3, 2 steps, guidance 1.5, phantom images")
-  keys = [tuple(batch["key"][0]) for batch in told]
+  keys = [tuple(batch["key"][0]) for batch in reported]
   assert keys[:3] == keys[3:]
   assert len(set(keys)) == 3
 
 
-def test_a_value_out_of_range_is_refused_before_anything_is_made(run, builder, told):
+def test_a_value_out_of_range_is_refused_before_anything_is_made(
+  run, builder, reported
+):
   asked = builder.build(Request(), 1)
   for text, message in (
     ("num_steps=2,0", "num_steps=0"),
@@ -192,7 +194,7 @@ def test_a_value_out_of_range_is_refused_before_anything_is_made(run, builder, t
   ):
     with pytest.raises(errors.InputError, match=message):
       sweeps.grid(run, asked, sample_flags.axes([text]))
-  assert told == []
+  assert reported == []
 
 
 def test_a_walk_ends_at_the_plain_images(run, builder, drawn):
@@ -209,13 +211,13 @@ def test_a_walk_ends_at_the_plain_images(run, builder, drawn):
   assert picture.size[0] > 4 * 128
 
 
-def test_a_walk_mixes_what_is_known_at_both_ends(run, builder, told):
+def test_a_walk_mixes_what_is_known_at_both_ends(run, builder, reported):
   parts = [
     builder.build(Request(findings=("Mass",), age=20.0, sex="M"), 1),
     builder.build(Request(findings=("Edema",), age=60.0, view="AP"), 1),
   ]
   sweeps.walk(run, join_rows(parts), num=5)
-  (batch,) = told
+  (batch,) = reported
   edema, mass = 3, 9
   quarters = [0, 0.25, 0.5, 0.75, 1]
   np.testing.assert_allclose(batch["findings"][:, edema], quarters)
@@ -227,31 +229,31 @@ def test_a_walk_mixes_what_is_known_at_both_ends(run, builder, told):
   assert len(np.unique(batch["key"], axis=0)) == 1
 
 
-def test_a_walk_from_an_image_keeps_it_at_its_end(run, builder, told):
+def test_a_walk_from_an_image_keeps_it_at_its_end(run, builder, reported):
   image_id = str(run.dataset.ids("test")[0])
   image = builder.build(Request(image_ids=(image_id,)), 1)
   sweeps.walk(run, builder.between([image_id, "Mass"]), num=3)
-  (batch,) = told
+  (batch,) = reported
   for name, value in image.fields.items():
     np.testing.assert_array_equal(batch[name][0], value[0])
   assert np.isfinite(batch["age"]).tolist() == [True, False, False]
 
 
-def test_embeddings_fade_in(run_of, told):
+def test_embeddings_fade_in(run_of, reported):
   run = run_of("elixr_c")
   builder = conditions.ConditionBuilder(run=run)
   ends = join_rows(
     [builder.build(Request(unconditional=True), 1), builder.build(Request(), 1)]
   )
   sweeps.walk(run, ends, num=3)
-  (batch,) = told
+  (batch,) = reported
   full = np.asarray(ends.fields["elixrc"][1], np.float32)
   np.testing.assert_array_equal(batch["elixrc"][0], np.zeros_like(full))
   np.testing.assert_allclose(batch["elixrc"][1], full / 2, rtol=1e-6)
   np.testing.assert_array_equal(batch["elixrc"][2], full)
 
 
-def test_what_leads_away_is_handed_on(run, builder, told, monkeypatch):
+def test_what_leads_away_is_handed_on(run, builder, reported, monkeypatch):
   ends = builder.build(Request(findings=("Mass", "Edema")), 1)
   blank = builder.build(Request(unconditional=True), 1).fields
   against = dataclasses.replace(ends, negative=blank)
@@ -261,7 +263,7 @@ def test_what_leads_away_is_handed_on(run, builder, told, monkeypatch):
   sweeps.grid(run, against, sample_flags.axes(["guidance=2"]))
   sweeps.walk(run, ends, num=2, weak_step=2)
   sweeps.grid(run, ends, sample_flags.axes(["guidance=2"]), weak_step=2)
-  assert [sorted({"negative", "weak_params"} & set(batch)) for batch in told] == [
+  assert [sorted({"negative", "weak_params"} & set(batch)) for batch in reported] == [
     ["negative"],
     ["negative"],
     ["weak_params"],

@@ -111,8 +111,8 @@ def finish(workdir: pathlib.Path, flags: list[str], log: pathlib.Path) -> float:
 
 def gone_on_from(log: pathlib.Path) -> int | None:
   """The step that a life says it goes on from; None if it never came so far."""
-  found = re.search(r"resuming from checkpoints/(\d+)", log.read_text())
-  return int(found[1]) if found else None
+  match = re.search(r"resuming from checkpoints/(\d+)", log.read_text())
+  return int(match[1]) if match else None
 
 
 def load(workdir: pathlib.Path):
@@ -153,13 +153,13 @@ def main() -> int:
   broken = 0
   for number, plan in enumerate(make_plans(given.kills, startup, given.seed), 1):
     before = checkpoints(killed)[0]
-    told = live(killed, given.flags, log, plan)
+    reported = live(killed, given.flags, log, plan)
     origin = gone_on_from(log)
     wrong = origin is not None and before[-1:] != [origin]
-    wrong = wrong or "by itself" in told or "Traceback" in log.read_text()
+    wrong = wrong or "by itself" in reported or "Traceback" in log.read_text()
     broken += wrong
     of = "" if origin is None else f", had gone on from {origin}"
-    print(f"{number:2}: {told}{of}{' WRONG' if wrong else ''}", flush=True)
+    print(f"{number:2}: {reported}{of}{' WRONG' if wrong else ''}", flush=True)
   before = checkpoints(killed)[0]
   finish(killed, given.flags, log)
   wrong = before[-1:] != [gone_on_from(log)] if before else False

@@ -34,9 +34,9 @@ def _toy() -> alignment.Alignment:
 def _apply(variables, x_t, t, context, mutable=(), rngs=None):
   """A denoiser a x_t, whose features are tanh(a x_t)."""
   del t, context, rngs
-  made = variables["params"]["a"] * x_t
-  sown = {"intermediates": {"features": (jnp.tanh(made),)}}
-  return (made, sown) if mutable else made
+  result = variables["params"]["a"] * x_t
+  sown = {"intermediates": {"features": (jnp.tanh(result),)}}
+  return (result, sown) if mutable else result
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def test_the_loss_has_two_parts_and_tells_both(toy):
   plain, aligned, params, projector, inputs, wanted = toy
   assert wanted.shape == (3, 4, 3)
   alone, told_alone = step.total_loss(plain, params, *inputs)
-  both, told = step.total_loss(
+  both, reported = step.total_loss(
     aligned, state_lib.learned(params, projector), *inputs, wanted
   )
   assert told_alone == {"loss": alone}
-  assert told["loss"] == alone
+  assert reported["loss"] == alone
   features = jnp.tanh(0.3 * inputs[0])
   apart = aligned.alignment.losses(projector, features, wanted).mean()
-  np.testing.assert_allclose(told["repa_loss"], apart, rtol=1e-6)
+  np.testing.assert_allclose(reported["repa_loss"], apart, rtol=1e-6)
   np.testing.assert_allclose(both, alone + 0.25 * apart, rtol=1e-6)
 
 
@@ -106,15 +106,15 @@ def test_it_learns_and_goes_on_from_a_checkpoint_bit_for_bit(toy, tmp_path):
       aligned, optimizer, state, batch, seed=0, ema_decay=0.9, accumulation=1
     )
   )
-  state, told = state_lib.create(params, optimizer.init, projector=projector), []
+  state, reported = state_lib.create(params, optimizer.init, projector=projector), []
   with checkpoints.open_manager(tmp_path) as manager:
     for number in range(6):
       if number == 3:
         checkpoints.save(manager, state, {})
         checkpoints.wait(manager)
       state, metrics = train_step(state)
-      told.append(float(metrics["repa_loss"]))
-    assert told[-1] < told[0] - 0.02
+      reported.append(float(metrics["repa_loss"]))
+    assert reported[-1] < reported[0] - 0.02
     other, _ = checkpoints.restore(manager, state)
     # What is sampled from is what it would be without.
     ema_params = checkpoints.restore_ema(manager, params, manager.latest_step())
@@ -140,8 +140,8 @@ def test_it_learns_and_goes_on_from_a_checkpoint_bit_for_bit(toy, tmp_path):
 )  # fmt: skip
 def test_a_column_is_the_images_own_and_read_once(changes, field, grid, columns, build):
   experiment = build(**ON, **changes)
-  found = experiment.alignment
-  assert (found.field, found.grid) == (field, grid)
+  actual = experiment.alignment
+  assert (actual.field, actual.grid) == (field, grid)
   assert (experiment.targets.columns if experiment.targets else None) == columns
   assert build().alignment is None
   assert build().targets is None

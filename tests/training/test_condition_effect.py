@@ -98,13 +98,13 @@ def test_the_condition_decides_and_the_noise_does_not(
   wanted = np.array([["Effusion" in label, "Mass" in label] for label in LABELS])
   # Every condition with every one of four noises.
   crossed = asked.take(np.repeat(np.arange(4), 4))
-  made = generate_lib.make_generator(run.recipe).generate(
+  generated = generate_lib.make_generator(run.recipe).generate(
     outcome.state.ema_params, crossed.fields, seed=0, numbers=np.tile(np.arange(4), 4)
   )
-  kept = (_seen(made) == np.repeat(wanted, 4, axis=0)).all(axis=1)
+  kept = (_seen(generated) == np.repeat(wanted, 4, axis=0)).all(axis=1)
   assert kept.mean() >= share
   # A square is a sixth of a picture and 140 grey levels brighter.
-  of_noise = made.reshape(4, 4, 32, 32).astype(float)
+  of_noise = generated.reshape(4, 4, 32, 32).astype(float)
   assert np.abs(of_noise[0] - of_noise[3]).mean() > 30
 
 

@@ -171,7 +171,7 @@ def test_resuming_does_not_need_the_folder(save, build_from, dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "reported"),
   [
     ({"num_heads": 4}, "num_heads=2; expected num_heads=4, as there"),
     ({"norm_groups": 2}, "norm_groups=4; expected norm_groups=2"),
@@ -179,12 +179,12 @@ def test_resuming_does_not_need_the_folder(save, build_from, dataset, tmp_path):
     ({"block_channels": (8, 8), "attention": (True, False)}, "block_channels=(8, 8)"),
   ],
 )
-def test_a_folder_of_another_network_is_refused(change, told, save, build_from):
+def test_a_folder_of_another_network_is_refused(change, reported, save, build_from):
   folder, _ = save(**change)
   experiment = build_from(folder)
   with pytest.raises(errors.InputError) as caught:
     experiment.pretrained.check()
-  assert told in str(caught.value)
+  assert reported in str(caught.value)
 
 
 def test_only_a_unet_has_published_weights(small):

@@ -29,16 +29,16 @@ def test_any_order_of_ids_gives_the_same_bytes(tmp_path, seed):
   plain = write(tmp_path / "a")
   check_rows(plain)
   order = np.random.default_rng(seed).permutation(list(VALUES)).tolist()
-  told = []
+  messages = []
   other = write(
     tmp_path / "b",
     batches=batches_of(order, size=5),
-    progress=lambda *state: told.append(state),
+    progress=lambda *state: messages.append(state),
   )
   assert content(plain) == content(other)
-  assert told[0] == ("column toy", 0, 27)
-  assert ("column toy", 27, 27) in told
-  assert told[-1] == ("shards of column toy", 27, 27)
+  assert messages[0] == ("column toy", 0, 27)
+  assert ("column toy", 27, 27) in messages
+  assert messages[-1] == ("shards of column toy", 27, 27)
   assert not (other.folder / "scratch").exists()
 
 
@@ -205,8 +205,10 @@ def test_records_allow_fast_random_access(tmp_path):
   assert reader.num_records() == num_rows == 20
   assert "group_size:1," in reader.writer_options_string()
   reader.close()
-  told = json.loads((column.folder / "description.json").read_text(encoding="utf-8"))
-  assert told["format"] == 1
+  messages = json.loads(
+    (column.folder / "description.json").read_text(encoding="utf-8")
+  )
+  assert messages["format"] == 1
 
 
 def test_files_fingerprint_is_of_content_alone(tmp_path):

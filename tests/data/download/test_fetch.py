@@ -98,11 +98,11 @@ def md5_of(content: bytes) -> str:
 
 
 def test_a_file_comes_whole_and_only_once(server, tmp_path):
-  told = []
-  path = get(server, tmp_path / "new", progress=lambda *state: told.append(state))
+  messages = []
+  path = get(server, tmp_path / "new", progress=lambda *state: messages.append(state))
   assert path.read_bytes() == CONTENT
-  assert told[0] == ("a.bin", 0, len(CONTENT))
-  assert told[-1] == ("a.bin", len(CONTENT), len(CONTENT))
+  assert messages[0] == ("a.bin", 0, len(CONTENT))
+  assert messages[-1] == ("a.bin", len(CONTENT), len(CONTENT))
   assert os.listdir(path.parent) == ["a.bin"]
   get(server, tmp_path / "new")
   assert server.requests == [("/data/a.bin", None)]

@@ -101,15 +101,19 @@ def test_boxes_and_expert_labels_are_joined(settings):
 
 
 def test_second_run_does_nothing(settings):
-  told = []
-  first = records.prepare_records(settings, progress=lambda *args: told.append(args))
-  assert told[-1] == ("records", 20, 20)
+  messages = []
+  first = records.prepare_records(
+    settings, progress=lambda *args: messages.append(args)
+  )
+  assert messages[-1] == ("records", 20, 20)
   before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
-  told.clear()
-  again = records.prepare_records(settings, progress=lambda *args: told.append(args))
+  messages.clear()
+  again = records.prepare_records(
+    settings, progress=lambda *args: messages.append(args)
+  )
   assert again == first
   assert records.open_records(settings) == first
-  assert not told
+  assert not messages
   assert before == {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
 
 
@@ -304,7 +308,7 @@ def test_killed_runs_go_on_and_end_with_equal_records(
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   script = tmp_path / "child.py"
   script.write_text(CHILD)
-  written, made = [], []
+  written, result = [], []
   for target, count in moments:
     done = subprocess.run(
       [sys.executable, script, settings.root, settings.folder, target, count],
@@ -315,7 +319,7 @@ def test_killed_runs_go_on_and_end_with_equal_records(
     )
     written.append(len(list(Path(settings.folder).glob("parts/*"))))
     (first_part,) = Path(settings.folder).glob("parts/train-00000/part.json")
-    made.append(first_part.stat().st_mtime_ns)
+    result.append(first_part.stat().st_mtime_ns)
     killed = (target, count) != moments[-1]
     assert done.returncode == (-9 if killed else 0), done.stderr
     opened = records.open_records(settings)
@@ -324,7 +328,7 @@ def test_killed_runs_go_on_and_end_with_equal_records(
   # Every run went on where the one before had stopped.
   assert written == sorted(written)
   assert written[0] < written[-1]
-  assert len(set(made)) == 1
+  assert len(set(result)) == 1
   whole = dataclasses.replace(settings, folder=tmp_path / "whole")
   monkeypatch.setattr(parts, "MAX_PART_ROWS", 3)
   undisturbed = records.prepare_records(whole)
@@ -539,14 +543,14 @@ def test_a_full_disk_is_one_line_and_loses_no_part(settings, monkeypatch):
 
   monkeypatch.setattr(parts, "MAX_PART_ROWS", 3)
   monkeypatch.setattr(parts.images, "in_threads", map)
-  made = iter(range(2))
+  result = iter(range(2))
   from array_record.python import array_record_module as module
 
   whole = module.ArrayRecordWriter
   monkeypatch.setattr(
     module,
     "ArrayRecordWriter",
-    lambda *args: (whole if next(made, None) is not None else Full)(*args),
+    lambda *args: (whole if next(result, None) is not None else Full)(*args),
   )
   with pytest.raises(errors.InputError, match=r"cannot write .*: No space left .*fix:"):
     records.prepare_records(settings)

@@ -41,40 +41,40 @@ def images() -> list[np.ndarray]:
 
 
 def test_columns_have_the_shapes_promised(encoder, images):
-  made = encoder.encode_text(["clip_text"], PROMPTS)
-  made |= encoder.encode_images(["clip_image", "clip_patches"], images)
-  assert set(made) == set(encoder.shapes)
-  for name, values in made.items():
+  result = encoder.encode_text(["clip_text"], PROMPTS)
+  result |= encoder.encode_images(["clip_image", "clip_patches"], images)
+  assert set(result) == set(encoder.shapes)
+  for name, values in result.items():
     assert values.shape == (4, *encoder.shapes[name])
     assert values.dtype == np.float32
 
 
 def test_a_token_is_zero_just_where_there_is_none(encoder):
-  made = encoder.encode_text(["clip_text"], PROMPTS)["clip_text"]
+  result = encoder.encode_text(["clip_text"], PROMPTS)["clip_text"]
   tokens, mask, _ = clip_model.encode_text(
     encoder.model, PROMPTS, chunks=encoder.chunks
   )
-  np.testing.assert_array_equal(made[~mask], 0.0)
-  np.testing.assert_allclose(made[mask], tokens[mask], atol=1e-5)
+  np.testing.assert_array_equal(result[~mask], 0.0)
+  np.testing.assert_allclose(result[mask], tokens[mask], atol=1e-5)
   # As it is read back: from the column's float16.
-  read = np.asarray(base.stream(made.astype(np.float16)).mask)
+  read = np.asarray(base.stream(result.astype(np.float16)).mask)
   np.testing.assert_array_equal(read, mask)
   assert read[:, 0].all()
 
 
 def test_every_token_of_an_image_is_one(encoder, images):
-  made = encoder.encode_images(["clip_image", "clip_patches"], images)
-  for values in made.values():
+  result = encoder.encode_images(["clip_image", "clip_patches"], images)
+  for values in result.values():
     halves = values.astype(np.float16)
     assert np.isfinite(halves).all()
     assert np.asarray(base.stream(halves).mask).all()
 
 
 def test_columns_are_the_models_own(encoder, images):
-  made = encoder.encode_images(["clip_patches", "clip_image"], images)
+  result = encoder.encode_images(["clip_patches", "clip_image"], images)
   patches, embedding = clip_model.encode_images(encoder.model, images, penultimate=True)
-  np.testing.assert_allclose(made["clip_patches"], patches, atol=1e-5)
-  np.testing.assert_allclose(made["clip_image"][:, 0], embedding, atol=1e-5)
+  np.testing.assert_allclose(result["clip_patches"], patches, atol=1e-5)
+  np.testing.assert_allclose(result["clip_image"][:, 0], embedding, atol=1e-5)
 
 
 def test_a_permuted_batch_gives_permuted_columns(encoder, images):

@@ -44,7 +44,7 @@ def test_shards_in_half_precision_with_old_buffers_load(folder):
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "reported"),
   [
     (lambda a: a.pop("logit_scale"), "1 missing: logit_scale"),
     (
@@ -57,13 +57,13 @@ def test_shards_in_half_precision_with_old_buffers_load(folder):
     ),
   ],
 )
-def test_weights_that_do_not_fit_are_told(folder, change, told):
+def test_weights_that_do_not_fit_are_told(folder, change, reported):
   arrays = safetensors_numpy.load_file(folder / "model.safetensors")
   change(arrays)
   safetensors_numpy.save_file(arrays, folder / "model.safetensors")
   with pytest.raises(errors.InputError) as caught:
     clip_model.load(folder)
-  assert told in str(caught.value)
+  assert reported in str(caught.value)
 
 
 def test_cut_off_weights_are_told(folder):
@@ -92,17 +92,17 @@ def test_folder_without_weights_or_config_is_told(folder):
 
 
 @pytest.mark.parametrize(
-  ("files", "told"),
+  ("files", "reported"),
   [
     (("vocab.json", "tokenizer_config.json"), "no tokenizer in"),
     (("merges.txt",), "no tokenizer in"),
     (("preprocessor_config.json",), "no preprocessor_config.json in"),
   ],
 )
-def test_folder_without_a_reader_is_told(folder, files, told):
+def test_folder_without_a_reader_is_told(folder, files, reported):
   for file in files:
     (folder / file).unlink()
-  with pytest.raises(errors.InputError, match=told):
+  with pytest.raises(errors.InputError, match=reported):
     clip_model.load(folder)
 
 

@@ -29,11 +29,11 @@ def tokenizer():
 @pytest.fixture
 def warnings(monkeypatch) -> list[str]:
   """What is warned of."""
-  told = []
+  messages = []
   monkeypatch.setattr(
-    absl_logging, "warning", lambda text, *values: told.append(text % values)
+    absl_logging, "warning", lambda text, *values: messages.append(text % values)
   )
-  return told
+  return messages
 
 
 def test_one_window_is_what_the_tokenizer_itself_makes(tokenizer):
@@ -112,7 +112,7 @@ def test_tokenizer_that_was_never_told_a_length_passes():
 
 
 @pytest.mark.parametrize(
-  ("changes", "told"),
+  ("changes", "messages"),
   [
     ({"vocab_size": 500}, "has 514 ids in .*; expected at most 500"),
     ({"eos_token_id": 400}, "ends a text with id 513 in .*; expected 400"),
@@ -124,8 +124,8 @@ def test_tokenizer_that_was_never_told_a_length_passes():
     ({"max_position_embeddings": 77}, "cuts at 16 tokens in .*; expected 77"),
   ],
 )
-def test_tokenizer_of_another_model_is_told(changes, told, tokenizer):
-  with pytest.raises(errors.InputError, match=told):
+def test_tokenizer_of_another_model_is_told(changes, messages, tokenizer):
+  with pytest.raises(errors.InputError, match=messages):
     clip_inputs.check_tokenizer(tokenizer, _config(**changes), FOLDER)
 
 

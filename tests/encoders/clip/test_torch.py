@@ -38,21 +38,21 @@ def test_every_output_equals_pytorch(folder):
   with np.load(folder / "expected.npz") as arrays:
     expected = dict(arrays)
   prompts = list(expected["prompts"])
-  made = {}
-  made["text_tokens"], mask, made["text_embedding"] = clip_model.encode_text(
+  cache = {}
+  cache["text_tokens"], mask, cache["text_embedding"] = clip_model.encode_text(
     model, prompts
   )
   windows, _, _ = clip_model.encode_text(model, prompts, chunks=2)
-  made["window_tokens"] = windows[1].reshape(2, model.max_tokens, -1)
+  cache["window_tokens"] = windows[1].reshape(2, model.max_tokens, -1)
   images = expected["images"]
-  made["image_tokens"], made["image_embedding"] = clip_model.encode_images(
+  cache["image_tokens"], cache["image_embedding"] = clip_model.encode_images(
     model, images
   )
-  made["image_patches"], _ = clip_model.encode_images(
+  cache["image_patches"], _ = clip_model.encode_images(
     model, list(images[..., 0]), penultimate=True
   )
   assert mask.sum(axis=1).tolist() == [11, 77]
-  for name, values in made.items():
+  for name, values in cache.items():
     error = np.abs(values - expected[name]).max()
     print(f"{expected['versions']}: {name} {values.shape} differs by {error:.1e}")
     assert error < 1e-4, name

@@ -89,16 +89,16 @@ def test_columns_have_the_encoders_numbers_in_row_order(settings, records, save)
   needs = base.needs(*NAMES, model=save())
   make(settings, records, needs)
   encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
-  made = opened(settings, needs)
+  result = opened(settings, needs)
   for split in records.num_rows:
     prompts = encoding.record_prompts(settings, records, split)
     wanted = encoder.encode_text(NAMES[:1], prompts)
     wanted |= encoder.encode_images(NAMES[1:], images(records, split))
-    for name, column in made.items():
+    for name, column in result.items():
       np.testing.assert_allclose(
         values(column, split), wanted[name], rtol=1e-3, atol=1e-3, err_msg=name
       )
-  for name, column in made.items():
+  for name, column in result.items():
     about = column.description
     assert (about.encoder, about.standin) == (encoder.description, True)
     assert (about.shape, about.dtype) == (encoder.shapes[name], "float16")
@@ -123,11 +123,11 @@ def test_a_second_call_neither_loads_nor_writes(settings, records, save, counted
   make(settings, records, needs)
   assert counted == {"loaded": 1, "rows": 3 * NUM_IMAGES}
   before = times(settings.records_folder)
-  told = []
-  make(settings, records, needs, lambda *now: told.append(now))
+  messages = []
+  make(settings, records, needs, lambda *now: messages.append(now))
   assert counted == {"loaded": 1, "rows": 3 * NUM_IMAGES}
   assert times(settings.records_folder) == before
-  assert told == []
+  assert messages == []
 
 
 @pytest.mark.parametrize("name", ["clip_text", "clip_image"])
@@ -175,15 +175,15 @@ def test_other_windows_and_other_clips_have_other_folders(settings, records, sav
   for needs in more:
     make(settings, records, needs)
   assert times(folder_of(settings, one)) == before
-  made = [opened(settings, needs)["clip_text"] for needs in (one, *more)]
-  lengths = [column.description.shape[0] for column in made]
+  result = [opened(settings, needs)["clip_text"] for needs in (one, *more)]
+  lengths = [column.description.shape[0] for column in result]
   assert lengths == [48, 96, 48]
   # The first window is the same prompt's, as far as it goes.
   np.testing.assert_allclose(
-    values(made[0], "test")[:, :40], values(made[1], "test")[:, :40], atol=1e-2
+    values(result[0], "test")[:, :40], values(result[1], "test")[:, :40], atol=1e-2
   )
-  assert np.abs(values(made[0], "test") - values(made[2], "test")).max() > 0.1
-  assert len({column.description.encoder for column in made}) == 3
+  assert np.abs(values(result[0], "test") - values(result[2], "test")).max() > 0.1
+  assert len({column.description.encoder for column in result}) == 3
 
 
 def test_changed_weights_are_noticed_and_touched_files_are_not(

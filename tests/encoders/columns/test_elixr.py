@@ -27,8 +27,8 @@ NEEDS = base.needs(KIND)
 
 def write_real(root: str, ids: list[str], value: float = 1.0) -> None:
   """Writes embeddings of form A that no stand-in made, all of one number."""
-  made = np.full((len(ids), 128), value, np.float32)
-  write_elixr(root, KIND, ids, made, encoder="the real one", standin=False)
+  result = np.full((len(ids), 128), value, np.float32)
+  write_elixr(root, KIND, ids, result, encoder="the real one", standin=False)
 
 
 def all_ids(records: records_lib.Records) -> list[str]:
@@ -65,18 +65,20 @@ def test_a_tree_without_embeddings_is_told_the_commands(settings, run_main, repo
 
 def test_stand_ins_are_made_and_joined_where_asked(with_standin, monkeypatch):
   needs = base.needs("elixrc", "txt_emb", KIND)
-  made = dataset.prepare(with_standin, needs)
-  assert made.kind == f"real images, stand-in elixrc, stand-in txt_emb, stand-in {KIND}"
+  result = dataset.prepare(with_standin, needs)
+  assert (
+    result.kind == f"real images, stand-in elixrc, stand-in txt_emb, stand-in {KIND}"
+  )
   encoder = standin_elixr.StandinEncoder(
     model=clip_model.load(with_standin.standin_clip)
   )
   squares = [
-    row["image"][..., 0] for row in records_lib.RecordSource(made.records, "test")
+    row["image"][..., 0] for row in records_lib.RecordSource(result.records, "test")
   ]
   wanted = encoder.encode_images(("elixrc", KIND), squares)
-  prompts = encoding.record_prompts(with_standin, made.records, "test")
+  prompts = encoding.record_prompts(with_standin, result.records, "test")
   wanted |= encoder.encode_text(("txt_emb",), prompts)
-  for column in made.columns:
+  for column in result.columns:
     name = column.description.name
     assert column.description.encoder.startswith(encoder.description)
     # Zeros of padded tokens are exactly that.
@@ -89,7 +91,7 @@ def test_stand_ins_are_made_and_joined_where_asked(with_standin, monkeypatch):
   before = times(pathlib.Path(with_standin.records_dir))
   monkeypatch.setattr(clip_model, "load", lambda name: pytest.fail("loaded again"))
   again = dataset.prepare(with_standin, needs)
-  assert again.card == made.card
+  assert again.card == result.card
   assert times(pathlib.Path(with_standin.records_dir)) == before
 
 
@@ -136,8 +138,8 @@ def test_each_size_keeps_its_own_stand_ins(with_standin, sizes):
   second = dataset.prepare(two, NEEDS)
   assert two.standin_clip.is_dir()
   assert times(one.records_folder) == kept
-  told = [made.columns[0].description.encoder for made in (first, second)]
-  assert told[0] != told[1]
+  reported = [result.columns[0].description.encoder for result in (first, second)]
+  assert reported[0] != reported[1]
   assert np.abs(
     values(first.columns[0], "train") - values(second.columns[0], "train")
   ).max() > 0.01  # fmt: skip
@@ -161,8 +163,8 @@ def test_rows_that_lack_are_refused_or_dropped(settings, open_records):
   with pytest.raises(errors.InputError, match=rf"1 of 24 rows.*{ids[0]}"):
     dataset.prepare(settings, NEEDS)
   dropping = dataclasses.replace(settings, missing="drop")
-  made = dataset.prepare(dropping, NEEDS)
-  rows = np.concatenate([made.ids(split) for split in made.splits])
+  result = dataset.prepare(dropping, NEEDS)
+  rows = np.concatenate([result.ids(split) for split in result.splits])
   assert sorted(rows.tolist()) == sorted(ids[1:])
 
 
@@ -184,22 +186,22 @@ def test_prepare_embeds_what_its_path_needs_and_reads_it_back(
   ended = prepare(*asked)
   assert ended.code == 0, ended.err
   assert ended.out.startswith("real images; train 15, validation 3, test 5, expert 1;")
-  made = dataset.prepare(settings, base.needs(KIND, "elixrc"))
+  result = dataset.prepare(settings, base.needs(KIND, "elixrc"))
   encoder = elixr_model.load(elixr_models)
   paths = layout.find_tree(settings.root).originals
-  for column in made.columns:
+  for column in result.columns:
     name = column.description.name
-    found = elixr.find_elixr(settings.root, name)
-    assert (found.form, found.standin, found.num_rows) == ("A", False, 24)
-    assert found.encoder == column.description.encoder == encoder.description
+    actual = elixr.find_elixr(settings.root, name)
+    assert (actual.form, actual.standin, actual.num_rows) == ("A", False, 24)
+    assert actual.encoder == column.description.encoder == encoder.description
     stems, stored = (
-      np.concatenate(part) for part in zip(*found.batches(), strict=True)
+      np.concatenate(part) for part in zip(*actual.batches(), strict=True)
     )
     whole = [images.read_grey(paths[stem]) for stem in stems]
     wanted = dict(zip(stems, encoder.encode_images([name], whole)[name], strict=True))
     np.testing.assert_array_equal(stored, [wanted[stem] for stem in stems])
-    for split in made.splits:
-      expected = np.stack([wanted[name] for name in made.records.ids(split)])
+    for split in result.splits:
+      expected = np.stack([wanted[name] for name in result.records.ids(split)])
       np.testing.assert_array_equal(
         values(column, split), expected.astype(np.float16), err_msg=name
       )
@@ -228,7 +230,7 @@ def test_elixr_stands_for_what_the_path_needs_or_for_all(
   ):
     elixr_embed.embed_named(settings, names, needs, None)
   records = open_records(settings)
-  told = {
+  reported = {
     name: text
     for split in records.num_rows
     for name, text in zip(
@@ -238,9 +240,9 @@ def test_elixr_stands_for_what_the_path_needs_or_for_all(
     )
   }
   assert asked == [
-    (("txt_emb", "elixrc"), told),
-    ((KIND, "txt_emb", "elixrc"), told),
-    (tuple(elixr.SHAPES), told),
+    (("txt_emb", "elixrc"), reported),
+    ((KIND, "txt_emb", "elixrc"), reported),
+    (tuple(elixr.SHAPES), reported),
     ((KIND,), None),
   ]
 

@@ -83,13 +83,13 @@ def prompts() -> dict[str, str]:
 
 def read(root: pathlib.Path, kind: str) -> dict[str, float]:
   """What is stored of each image; every row must be one number."""
-  found = {}
+  result = {}
   for stems, values in elixr.find_elixr(root, kind).batches():
     assert values.dtype == np.float32
     flat = values.reshape(len(values), -1)
     assert (flat == flat[:, :1]).all()
-    found |= dict(zip(stems.tolist(), flat[:, 0].tolist(), strict=True))
-  return found
+    result |= dict(zip(stems.tolist(), flat[:, 0].tolist(), strict=True))
+  return result
 
 
 def greys(numbers: Sequence[int]) -> dict[str, float]:
@@ -97,20 +97,20 @@ def greys(numbers: Sequence[int]) -> dict[str, float]:
 
 
 def test_every_kind_is_written_and_read_back(root, prompts):
-  told, encoder = [], Sums()
+  reported, encoder = [], Sums()
   kinds = tuple(elixr.SHAPES)
-  made = elixr_embed.embed(
+  results = elixr_embed.embed(
     root, kinds, encoder, prompts=prompts, batch_size=4,
-    progress=lambda *now: told.append(now),
+    progress=lambda *now: reported.append(now),
   )  # fmt: skip
-  assert made == kinds
+  assert results == kinds
   for kind in kinds:
     wanted = {i: float(int(i[:8])) for i in greys(range(NUM))}
     assert read(root, kind) == (wanted if "txt" in kind else greys(range(NUM)))
-    found = elixr.find_elixr(root, kind)
-    assert (found.form, found.standin) == ("A", False)
-    assert found.encoder == encoder.description
-  assert [now[1:] for now in told] == [(4, 11), (8, 11), (11, 11)]
+    result = elixr.find_elixr(root, kind)
+    assert (result.form, result.standin) == ("A", False)
+    assert result.encoder == encoder.description
+  assert [now[1:] for now in reported] == [(4, 11), (8, 11), (11, 11)]
   assert not (root / ".elixr-embed").exists()
   # Each image is encoded once for all kinds that images have.
   assert len([names for names, _ in encoder.seen if "elixrc" in names]) == NUM
@@ -130,8 +130,8 @@ def test_what_is_there_is_not_made_again(root, prompts):
   encoder = Sums()
   assert elixr_embed.embed(root, ["elixrc"], encoder) == ()
   assert encoder.seen == []
-  made = elixr_embed.embed(root, ["elixrc", *SMALL], encoder, prompts=prompts)
-  assert made == SMALL
+  results = elixr_embed.embed(root, ["elixrc", *SMALL], encoder, prompts=prompts)
+  assert results == SMALL
   assert {names for names, _ in encoder.seen} == {SMALL[:1], SMALL[1:]}
   assert elixr.find_elixr(root, "elixrc").fingerprint() == before
 
@@ -152,8 +152,8 @@ def test_an_interrupted_call_is_gone_on_with(root, prompts, stop_after):
     elixr_embed.embed(root, SMALL[:1], Sums(stop_after=stop_after), **files)
   assert elixr.find_elixr(root, SMALL[0]) is None
   encoder = Sums()
-  made = elixr_embed.embed(root, SMALL, encoder, prompts=prompts, **files)
-  assert made == SMALL
+  results = elixr_embed.embed(root, SMALL, encoder, prompts=prompts, **files)
+  assert results == SMALL
   images = [value for names, value in encoder.seen if names == SMALL[:1]]
   assert images == [10.0 * i for i in range(stop_after // 4 * 4, NUM)]
   assert read(root, SMALL[0]) == greys(range(NUM))
@@ -212,11 +212,11 @@ def test_embeddings_of_another_source_are_never_touched(root):
 def test_stand_ins_make_room_and_do_not_mix(root):
   elixr_embed.embed(root, SMALL[:1], Sums(description="one", standin=True))
   elixr_embed.embed(root, SMALL[:1], Sums(description="two", standin=True))
-  found = elixr.find_elixr(root, SMALL[0])
-  assert (found.encoder, found.standin, found.num_rows) == ("two", True, NUM)
+  result = elixr.find_elixr(root, SMALL[0])
+  assert (result.encoder, result.standin, result.num_rows) == ("two", True, NUM)
   elixr_embed.embed(root, SMALL[:1], Sums())
-  found = elixr.find_elixr(root, SMALL[0])
-  assert (found.encoder, found.standin, found.num_rows) == (
+  result = elixr.find_elixr(root, SMALL[0])
+  assert (result.encoder, result.standin, result.num_rows) == (
     Sums().description, False, NUM,
   )  # fmt: skip
 
@@ -231,12 +231,14 @@ def test_unfinished_work_of_another_encoder_is_told(root):
 
 
 def test_texts_belong_to_their_embeddings(root, prompts, monkeypatch):
-  told = []
-  monkeypatch.setattr(logging, "warning", lambda text, *more: told.append(text % more))
+  reported = []
+  monkeypatch.setattr(
+    logging, "warning", lambda text, *more: reported.append(text % more)
+  )
   some = {stem: prompts[stem] for stem in list(prompts)[:6]}
   assert elixr_embed.embed(root, SMALL[1:], Sums(), prompts=some) == SMALL[1:]
   assert len(read(root, SMALL[1])) == 6
-  assert "5 of 11 images have no text" in told[0]
+  assert "5 of 11 images have no text" in reported[0]
   assert elixr_embed.embed(root, SMALL[1:], Sums(), prompts=prompts) == SMALL[1:]
   assert len(read(root, SMALL[1])) == NUM
   changed = {**prompts, "00000003_000": "other"}
@@ -265,8 +267,8 @@ def test_a_damaged_image_is_named_and_numbers_must_be_finite(root, prompts):
 
   class Broken(Sums):
     def encode_images(self, columns, images):
-      made = super().encode_images(columns, images)
-      return {name: values + np.float32(np.nan) for name, values in made.items()}
+      results = super().encode_images(columns, images)
+      return {name: values + np.float32(np.nan) for name, values in results.items()}
 
   with pytest.raises(errors.InputError, match="NaN or infinite"):
     elixr_embed.embed(root, SMALL[:1], Broken())

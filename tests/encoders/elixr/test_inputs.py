@@ -132,15 +132,15 @@ def test_a_file_and_the_hub_serve_as_well(folder, tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("changes", "told"),
+  ("changes", "reported"),
   [
     ({"w101": "x", "w2": "[CLS]"}, r"\[CLS\] at 2"),
     ({"w102": "x"}, r"\[SEP\] at no place"),
     ({"w30521": "a\nb"}, "30523 words"),
   ],
 )
-def test_another_vocabulary_is_refused(tmp_path, changes, told):
-  with pytest.raises(errors.InputError, match=told):
+def test_another_vocabulary_is_refused(tmp_path, changes, reported):
+  with pytest.raises(errors.InputError, match=reported):
     elixr_model.load_tokenizer(vocabulary(tmp_path, **changes))
 
 

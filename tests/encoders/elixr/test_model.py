@@ -53,8 +53,8 @@ class ElixrC(tf.Module):
 
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "input_example")])
   def serve(self, input_example):
-    made = tf.map_fn(self.one, input_example, fn_output_signature=tf.float32)
-    return {"feature_maps_0": tf.ensure_shape(made, (None, 8, 8, 1376))}
+    result = tf.map_fn(self.one, input_example, fn_output_signature=tf.float32)
+    return {"feature_maps_0": tf.ensure_shape(result, (None, 8, 8, 1376))}
 
 
 class QFormer(tf.Module):
@@ -118,12 +118,12 @@ def images() -> list[np.ndarray]:
   """Five images of different sizes, the last one of 16 bits."""
   random = np.random.default_rng(0)
   sizes = [(16, 16), (24, 32), (40, 16), (32, 32)]
-  made = [random.integers(0, 256, size).astype(np.uint8) for size in sizes]
-  for image in made:
+  result = [random.integers(0, 256, size).astype(np.uint8) for size in sizes]
+  for image in result:
     image[0, :2] = 0, 255
   wide = random.integers(0, 65536, (16, 24)).astype(np.uint16)
   wide[0, :2] = 0, 65535
-  return [*made, wide]
+  return [*result, wide]
 
 
 def expected_map(image: np.ndarray) -> np.ndarray:
@@ -142,32 +142,32 @@ def test_it_is_an_encoder_of_all_kinds(model):
 
 
 def test_images_are_seen_whole_with_no_text(model, images):
-  made = model.encode_images(IMAGES, images)
-  assert {kind: made[kind].shape for kind in made} == {
+  result = model.encode_images(IMAGES, images)
+  assert {kind: result[kind].shape for kind in result} == {
     kind: (5, *elixr.SHAPES[kind]) for kind in IMAGES
   }
-  assert all(values.dtype == np.float32 for values in made.values())
+  assert all(values.dtype == np.float32 for values in result.values())
   maps = np.stack([expected_map(image) for image in images])
-  np.testing.assert_allclose(made["elixrc"], maps, atol=1e-5)
+  np.testing.assert_allclose(result["elixrc"], maps, atol=1e-5)
   # Neither ids nor paddings: what the stand-in adds for them is 0.
   seen = maps.mean(axis=(1, 2))[:, :32]
   queries = seen[..., None] * np.linspace(-1, 1, 768)
-  np.testing.assert_allclose(made["img_emb"], queries, atol=1e-5)
+  np.testing.assert_allclose(result["img_emb"], queries, atol=1e-5)
   np.testing.assert_array_equal(
-    made["all_contrastive_img_emb"], made["img_emb"][:, :, :128]
+    result["all_contrastive_img_emb"], result["img_emb"][:, :, :128]
   )
   np.testing.assert_array_equal(
-    made["contrastive_img_emb"], made["img_emb"][:, 0, :128]
+    result["contrastive_img_emb"], result["img_emb"][:, 0, :128]
   )
 
 
 def test_texts_are_read_with_no_image_and_stay_raw_at_padding(model):
-  made = model.encode_text(TEXTS, PROMPTS)
-  assert made["txt_emb"].shape == (5, 128, 768)
-  words = made["contrastive_txt_emb"]
+  result = model.encode_text(TEXTS, PROMPTS)
+  assert result["txt_emb"].shape == (5, 128, 768)
+  words = result["contrastive_txt_emb"]
   np.testing.assert_allclose(words[0, :4], [0.101, 1.0, 1.002, 10], rtol=1e-6)
   np.testing.assert_allclose(words[3, :3], [0.101, 1.002, 10], rtol=1e-6)
-  assert (made["txt_emb"][:, -1, 0] == -10).all()
+  assert (result["txt_emb"][:, -1, 0] == -10).all()
 
 
 def test_neither_the_batch_nor_the_order_matters(folder, model, images):
@@ -211,40 +211,44 @@ def test_only_what_is_needed_is_loaded(folder, tmp_path, images):
 
 
 def test_long_texts_are_cut_and_it_is_said(model, monkeypatch):
-  told = []
-  monkeypatch.setattr(logging, "warning", lambda text, *more: told.append(text % more))
+  messages = []
+  monkeypatch.setattr(
+    logging, "warning", lambda text, *more: messages.append(text % more)
+  )
   model.encode_text(["txt_emb"], ["no", "no " * 126 + "Large effusion"])
-  assert told == [
+  assert messages == [
     "1 of 2 texts are longer than ELIXR's 128 tokens; cut off the first:"
     " 'large effusion'"
   ]
 
 
 def test_a_program_for_one_row_is_run_row_by_row(folder, model, tmp_path, monkeypatch):
-  told = []
-  monkeypatch.setattr(logging, "warning", lambda text, *more: told.append(text % more))
+  messages = []
+  monkeypatch.setattr(
+    logging, "warning", lambda text, *more: messages.append(text % more)
+  )
   wanted = model.encode_text(TEXTS, PROMPTS)
   for name, module in {"said": QFormer(rows=1), "not": QFormer(None, True)}.items():
     save(module, tmp_path / name / "pax-elixr-b-text")
     one = elixr_model.load(tmp_path / name, folder, batch_size=3)
-    made = one.encode_text(TEXTS, PROMPTS)
+    result = one.encode_text(TEXTS, PROMPTS)
     for kind in TEXTS:
-      np.testing.assert_allclose(made[kind], wanted[kind], atol=1e-6)
-  assert told == ["pax-elixr-b-text is given one row at a time: it refuses more"]
+      np.testing.assert_allclose(result[kind], wanted[kind], atol=1e-6)
+  assert messages == ["pax-elixr-b-text is given one row at a time: it refuses more"]
 
 
 def test_the_description_follows_content_and_not_time(folder, tmp_path):
-  told = elixr_model.load(folder).description
+  messages = elixr_model.load(folder).description
   copy = shutil.copytree(folder, tmp_path / "copy")
   os.utime(copy / "pax-elixr-b-text" / "saved_model.pb", (0, 0))
   again = elixr_model.load(copy).description
-  assert again == told
-  assert "16-bit PNG" in told
+  assert again == messages
+  assert "16-bit PNG" in messages
   variables = copy / "elixr-c-v2-pooled/variables/variables.data-00000-of-00001"
   variables.write_bytes(variables.read_bytes() + b"x")
   other = elixr_model.load(copy).description
-  assert other.split("pax")[0] != told.split("pax")[0]
-  assert other.split("pax")[1] == told.split("pax")[1]
+  assert other.split("pax")[0] != messages.split("pax")[0]
+  assert other.split("pax")[1] == messages.split("pax")[1]
 
 
 def test_the_hub_is_asked_for_the_two_models_only(folder, monkeypatch):
@@ -292,14 +296,14 @@ def test_models_of_other_inputs_or_outputs_are_refused(folder, tmp_path, images)
     def serve(self, input_example):
       return {"maps": tf.zeros((1, 8, 8, 1376))}
 
-  for module, told in (
+  for module, messages in (
     (Other(), r"inputs picture; expected input_example; fix: use elixr-c"),
     (Wrong(), r"feature_maps_0 \[1, 4, 4, 1376\]; expected n, 8, 8, 1376"),
     (Named(), r"outputs maps; expected feature_maps_0"),
   ):
     name = type(module).__name__
     save(module, tmp_path / name / "elixr-c-v2-pooled")
-    with pytest.raises(errors.InputError, match=told):
+    with pytest.raises(errors.InputError, match=messages):
       elixr_model.load(tmp_path / name).encode_images(["elixrc"], images[:1])
   tf.saved_model.save(tf.Module(), str(tmp_path / "bare" / "elixr-c-v2-pooled"))
   with pytest.raises(errors.InputError, match="signatures none; expected serving_def"):
@@ -364,11 +368,11 @@ def test_a_tree_embedded_is_read_back_equal(model, tmp_path):
   wanted = model.encode_images(IMAGES, pixels)
   wanted |= model.encode_text(TEXTS, [prompts[stem] for stem in stems])
   for kind in kinds:
-    found = elixr.find_elixr(root, kind)
-    assert (found.form, found.standin) == ("A", False)
-    assert found.encoder == model.description
+    actual = elixr.find_elixr(root, kind)
+    assert (actual.form, actual.standin) == ("A", False)
+    assert actual.encoder == model.description
     read, values = (
-      np.concatenate(parts) for parts in zip(*found.batches(), strict=True)
+      np.concatenate(parts) for parts in zip(*actual.batches(), strict=True)
     )
     assert read.tolist() == stems
     assert values.dtype == np.float32

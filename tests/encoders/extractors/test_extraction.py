@@ -46,16 +46,16 @@ def images():
 
 def test_features_are_those_of_each_image_whatever_the_batch(images):
   expected = Counted()(None, images)
-  told = []
+  messages = []
   for size in (1, 4, 10, 64):
-    made = features.extract(
+    result = features.extract(
       _extractor(Counted(), batch_size=size),
       images,
-      progress=lambda label, done, total: told.append((label, done, total)),
+      progress=lambda label, done, total: messages.append((label, done, total)),
     )
-    assert made.dtype == np.float32
-    np.testing.assert_array_equal(made, expected)
-  assert told[-1] == ("counted features of images", 10, 10)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, expected)
+  assert messages[-1] == ("counted features of images", 10, 10)
   assert features.extract(_extractor(Counted()), images[:0]).shape == (0, 2)
 
 
@@ -92,12 +92,12 @@ def test_extract_reuses_its_cache(images, tmp_path):
 
 def test_images_of_other_kinds_are_refused(images, tmp_path):
   extractor = _extractor(Counted())
-  for wrong, told in (
+  for wrong, messages in (
     ([*images[:2], images[2][:4]], r"image 2 of 5 x 4 pixels; expected 5 x 6"),
     (images / np.float32(255), r"image 0 is float32 \(6, 5, 1\); expected grey"),
     (np.repeat(images, 3, axis=-1), r"image 0 is uint8 \(6, 5, 3\); expected grey"),
   ):
-    with pytest.raises(errors.InputError, match=told):
+    with pytest.raises(errors.InputError, match=messages):
       features.extract(extractor, wrong)
   with pytest.raises(ValueError, match="letters"):
     features.extract(extractor, images, cache=tmp_path, key="../up")
@@ -126,8 +126,8 @@ def test_extract_uses_all_devices(images):
     params={"scale": jnp.float32(2)},
   )
   assert extractor.batch_size == jax.local_device_count()
-  made = features.extract(extractor, images)
-  np.testing.assert_allclose(made, 2 * images.mean(axis=(1, 2)), rtol=1e-6)
+  result = features.extract(extractor, images)
+  np.testing.assert_allclose(result, 2 * images.mean(axis=(1, 2)), rtol=1e-6)
   assert seen[0].num_devices == jax.local_device_count()
 
 

@@ -53,10 +53,10 @@ def test_networks_have_the_published_shapes(name):
   make, num_parameters, num_arrays, known = PUBLISHED[name]
   network = make()
   image = jax.ShapeDtypeStruct((2, *network.input_shape), jnp.float32)
-  made, variables = jax.eval_shape(
+  result, variables = jax.eval_shape(
     network.module.init_with_output, jax.random.key(0), image
   )
-  assert jax.tree.leaves(made)[0].shape == (2, network.width)
+  assert jax.tree.leaves(result)[0].shape == (2, network.width)
   shapes = traverse_util.flatten_dict(variables["params"])
   named = {names.torch_name(place): leaf.shape for place, leaf in shapes.items()}
   assert len(named) == num_arrays
@@ -147,7 +147,7 @@ def test_weights_that_do_not_fit_are_told_at_once(stored, tmp_path):
   del stored["features.norm5.bias"]
   stored["features.conv0.weight"] = np.zeros((4, 3, 7, 7), np.float32)
   stored["features.layer9.weight"] = np.zeros(1, np.float32)
-  with pytest.raises(errors.InputError) as told:
+  with pytest.raises(errors.InputError) as reported:
     _open(stored, path)
   for part in (
     "1 missing: features.norm5.bias",
@@ -156,7 +156,7 @@ def test_weights_that_do_not_fit_are_told_at_once(stored, tmp_path):
     str(path),
     "safetensors.torch.save_file",
   ):
-    assert part in str(told.value)
+    assert part in str(reported.value)
 
 
 def test_read_rejects_other_files(small, tmp_path):
@@ -164,12 +164,12 @@ def test_read_rejects_other_files(small, tmp_path):
   pickled.write_bytes(b"")
   cut = tmp_path / "cut.safetensors"
   cut.write_bytes(b"12")
-  for name, path, told in (
+  for name, path, reported in (
     ("inception", pickled, "is no safetensors; .* weights_only=True"),
     ("densenet", tmp_path / "none.safetensors", "is absent; .* xrv.models.DenseNet"),
     ("densenet", cut, "cannot be read"),
   ):
-    with pytest.raises(errors.InputError, match=told):
+    with pytest.raises(errors.InputError, match=reported):
       features.open_extractors("auto", weights={name: str(path)})
   with pytest.raises(errors.InputError, match=r"inception=FILE\.safetensors"):
     features.open_extractors(["inception"])

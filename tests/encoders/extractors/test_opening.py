@@ -60,19 +60,19 @@ def test_probe_features_give_its_logits(probe):
   (extractor,), skipped = features.open_extractors(["probe"], probe=probe)
   assert (extractor.standin, extractor.width, skipped) == (True, 8, {})
   images = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
-  made = features.extract(extractor, images)
+  result = features.extract(extractor, images)
   head = probe.params["head"]
-  logits = made @ head["kernel"] + head["bias"]
+  logits = result @ head["kernel"] + head["bias"]
   # Scores end one rounding short of 0 and 1.
   np.testing.assert_allclose(1 / (1 + np.exp(-logits)), probe.scores(images), atol=1e-4)
   # Images of another size are brought to the probe's.
   larger = jax.ShapeDtypeStruct((3, 16, 12, 1), np.uint8)
-  made = jax.eval_shape(extractor.apply_fn, extractor.params, larger)
-  assert made.shape == (3, 8)
+  result = jax.eval_shape(extractor.apply_fn, extractor.params, larger)
+  assert result.shape == (3, 8)
 
 
 def test_open_extractors_rejects_unavailable_names(probe, tmp_path):
-  for names, weights, told in (
+  for names, weights, reported in (
     (["probe"], {}, "no probe was trained"),
     (["clip"], {}, "there is no stand-in; name one to download it"),
     (["elixr_c"], {}, "google/cxr-foundation is not in the hub's cache"),
@@ -83,7 +83,7 @@ def test_open_extractors_rejects_unavailable_names(probe, tmp_path):
     ("auto", {"clip": "/nowhere/at/all"}, "no CLIP in '/nowhere/at/all'"),
     ("auto", {"elixr_c": str(tmp_path)}, "saved_model.pb"),
   ):
-    with pytest.raises(errors.InputError, match=told):
+    with pytest.raises(errors.InputError, match=reported):
       features.open_extractors(names, weights=weights)
 
 
@@ -140,5 +140,5 @@ def test_elixr_c_is_the_mean_of_its_map(monkeypatch, tmp_path):
   (extractor,), _ = features.open_extractors(["elixr_c"], settings=settings)
   assert extractor.standin
   images = np.full((3, 4, 4, 1), 7, np.uint8)
-  made = features.extract(extractor, images)
-  np.testing.assert_allclose(made, np.full((3, 1376), 7 + 31.5))
+  result = features.extract(extractor, images)
+  np.testing.assert_allclose(result, np.full((3, 1376), 7 + 31.5))

@@ -20,33 +20,33 @@ def test_a_model_a_pipeline_and_a_run_are_the_same_thing(folder, tmp_path):
   pipeline, run = tmp_path / "pipeline", tmp_path / "run"
   shutil.copytree(folder, pipeline / "vae")
   shutil.copytree(folder, run / "autoencoder")
-  found = [autoencoders.find(str(name)) for name in (folder, pipeline, run)]
-  assert found[0].network.factor == 2
-  assert {one.network for one in found} == {found[0].network}
-  assert len({one.description for one in found}) == 1
-  assert found[0].description.startswith("KL autoencoder f2 z2 0.0M ")
+  result = [autoencoders.find(str(name)) for name in (folder, pipeline, run)]
+  assert result[0].network.factor == 2
+  assert {one.network for one in result} == {result[0].network}
+  assert len({one.description for one in result}) == 1
+  assert result[0].description.startswith("KL autoencoder f2 z2 0.0M ")
 
 
 def test_the_fingerprint_is_of_weights_and_not_of_scales(make_autoencoder, tmp_path):
-  made = [
+  results = [
     make_autoencoder(tmp_path / "a"),
     make_autoencoder(tmp_path / "b", scaling_factor=2.0),
     make_autoencoder(tmp_path / "c", seed=1),
   ]
-  prints = [autoencoders.find(str(one)).fingerprint for one in made]
+  prints = [autoencoders.find(str(one)).fingerprint for one in results]
   assert prints[0] == prints[1]
   assert prints[2] != prints[0]
 
 
 def test_the_default_takes_no_file_until_its_weights_are_needed(monkeypatch, folder):
-  found = autoencoders.find(autoencoders.DEFAULT)
-  assert found.network.factor == 8
-  assert found.network.latent_channels == 4
+  result = autoencoders.find(autoencoders.DEFAULT)
+  assert result.network.factor == 8
+  assert result.network.latent_channels == 4
   # A cache that holds something else in its place.
   config = str(folder / "config.json")
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: config)
   with pytest.raises(errors.InputError, match="download or copy it again"):
-    found.params  # noqa: B018 - read for its error
+    result.params  # noqa: B018 - read for its error
 
 
 def test_of_a_pipeline_on_the_hub_only_the_autoencoder_is_fetched(

@@ -68,10 +68,10 @@ def test_it_has_the_networks_numbers_in_row_order(settings, records, autoencoder
         mean.shape
       )
       sums = drawn.mean(), drawn.std()
-  told = latent_columns.statistics(column)["latent"]
-  assert told["num_images"] == records.num_rows["train"]
-  assert math.isclose(told["mean"], sums[0], abs_tol=0.05)
-  assert math.isclose(told["std"], sums[1], rel_tol=0.05)
+  reported = latent_columns.statistics(column)["latent"]
+  assert reported["num_images"] == records.num_rows["train"]
+  assert math.isclose(reported["mean"], sums[0], abs_tol=0.05)
+  assert math.isclose(reported["std"], sums[1], rel_tol=0.05)
 
 
 def test_a_second_call_encodes_nothing_and_an_interrupted_one_goes_on(

@@ -57,10 +57,10 @@ def test_probe_finds_planted_findings(folder):
   assert scores.shape == (64, 3)
   assert scores.dtype == np.float32
   assert 0 < scores.min() < scores.max() < 1
-  made = adherence.measure(scores, findings, trained.thresholds)
-  assert made.counted.tolist() == [True, True, False]
-  assert made.values["auroc"][:2].min() > 0.9
-  assert made.macro["found"].value > made.macro["false_alarms"].value + 0.5
+  result = adherence.measure(scores, findings, trained.thresholds)
+  assert result.counted.tolist() == [True, True, False]
+  assert result.values["auroc"][:2].min() > 0.9
+  assert result.macro["found"].value > result.macro["false_alarms"].value + 0.5
 
 
 def test_thresholds_are_of_the_validation_images(folder, validation):
@@ -102,33 +102,33 @@ def test_certain_scores_stay_within_zero_and_one(folder, inputs):
 
 def test_probe_is_trained_once(folder, inputs, validation):
   before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-  told = []
+  messages = []
   again = probe.train_probe(
     list(inputs[0]),  # Another kind of sequence, the same images.
     inputs[1],
     folder,
     validation=validation,
     settings=SETTINGS,
-    progress=lambda *now: told.append(now),
+    progress=lambda *now: messages.append(now),
   )
-  assert told == []
+  assert messages == []
   assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
   assert again.fingerprint == probe.read_description(folder)["fingerprint"]
 
 
 def test_probe_is_deterministic(folder, inputs, validation, tmp_path):
-  told = []
+  messages = []
   again = probe.train_probe(
     list(inputs[0]),
     inputs[1],
     tmp_path,
     validation=validation,
     settings=SETTINGS,
-    progress=lambda *now: told.append(now),
+    progress=lambda *now: messages.append(now),
   )
-  assert [done for _, done, _ in told] == list(range(1, 61))
-  assert {total for _, _, total in told} == {60}
-  assert told[0][0].startswith("probe, loss")
+  assert [done for _, done, _ in messages] == list(range(1, 61))
+  assert {total for _, _, total in messages} == {60}
+  assert messages[0][0].startswith("probe, loss")
   first = (folder / probe.WEIGHTS).read_bytes()
   assert (tmp_path / probe.WEIGHTS).read_bytes() == first
   loaded = probe.load_probe(folder)
@@ -169,12 +169,12 @@ def test_probe_is_trained_again_for_other_inputs(
     validation = validation[0][:-1], validation[1][:-1]
   else:
     settings = dataclasses.replace(SETTINGS, seed=1)
-  made = probe.train_probe(
+  result = probe.train_probe(
     images, findings, copy, validation=validation, settings=settings
   )
   assert untrained == [settings]
-  assert probe.load_probe(copy).fingerprint == made.fingerprint
-  assert made.fingerprint != probe.load_probe(folder).fingerprint
+  assert probe.load_probe(copy).fingerprint == result.fingerprint
+  assert result.fingerprint != probe.load_probe(folder).fingerprint
   assert (copy / "mine.txt").read_text() == "kept"
 
 

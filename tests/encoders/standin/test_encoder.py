@@ -29,13 +29,13 @@ def test_it_is_an_encoder_of_all_kinds(encoder):
 
 def test_shapes_and_types_are_the_published_ones(encoder):
   squares = [np.full((20, 20), grey, np.uint8) for grey in (10, 200)]
-  made = encoder.encode_images(IMAGES, squares)
-  made |= encoder.encode_text(TEXTS, ["an effusion", "clear"])
+  result = encoder.encode_images(IMAGES, squares)
+  result |= encoder.encode_text(TEXTS, ["an effusion", "clear"])
   for kind, shape in elixr.SHAPES.items():
-    assert made[kind].shape == (2, *shape)
-    assert made[kind].dtype == np.float32
-    assert np.isfinite(made[kind]).all()
-    assert np.abs(made[kind][0] - made[kind][1]).max() > 0
+    assert result[kind].shape == (2, *shape)
+    assert result[kind].dtype == np.float32
+    assert np.isfinite(result[kind]).all()
+    assert np.abs(result[kind][0] - result[kind][1]).max() > 0
 
 
 def test_only_what_is_asked_for_is_made(encoder):

@@ -73,25 +73,25 @@ def test_unknown_findings_teach_nothing_and_break_nothing(inputs, tmp_path):
 
 def test_same_inputs_are_not_trained_again(trained, inputs):
   before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
-  told = []
+  messages = []
   standin.train_standin(
-    *inputs, trained, settings=SETTINGS, progress=lambda *now: told.append(now)
+    *inputs, trained, settings=SETTINGS, progress=lambda *now: messages.append(now)
   )
-  assert told == []
+  assert messages == []
   assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir()}
 
 
 def test_same_inputs_give_the_same_model(trained, inputs, tmp_path):
-  told = []
+  messages = []
   again = standin.train_standin(
     *inputs,
     tmp_path / "clip",
     settings=SETTINGS,
-    progress=lambda *now: told.append(now),
+    progress=lambda *now: messages.append(now),
   )
-  assert [step for _, step, _ in told] == list(range(1, 26))
-  assert {total for _, _, total in told} == {25}
-  assert told[0][0].startswith("stand-in CLIP, loss")
+  assert [step for _, step, _ in messages] == list(range(1, 26))
+  assert {total for _, _, total in messages} == {25}
+  assert messages[0][0].startswith("stand-in CLIP, loss")
   assert clip_model.fingerprint(clip_model.load(again)) == clip_model.fingerprint(
     clip_model.load(trained)
   )

@@ -36,8 +36,8 @@ def _of(folders: pathlib.Path, real: str, synthetic: str) -> list[str]:
 
 def _figures(out: pathlib.Path) -> dict:
   values = json.loads((out / "metrics.json").read_text())
-  (found,) = values["paths"].values()
-  both = {"generated": found["measurements"], "real": values["real"]}
+  (actual,) = values["paths"].values()
+  both = {"generated": actual["measurements"], "real": values["real"]}
   return {
     (of, one["metric"]): one
     for of, measurements in both.items()
@@ -104,13 +104,13 @@ def test_evaluate_trains_its_judge_on_separate_images(
   assert figures["generated", "kernel_distance"]["num"] == 24
   assert figures["real", "kernel_distance"]["num"] == 24
   values = json.loads((folders / "evaluation/metrics.json").read_text())
-  told = {
+  reported = {
     one["group"]: one
     for one in next(iter(values["paths"].values()))["measurements"]
     if one["metric"] == "auroc"
   }
-  assert told["finding: Effusion"]["value"] is not None
-  assert "one class alone" in told["finding: Hernia"]["reason"]
+  assert reported["finding: Effusion"]["value"] is not None
+  assert "one class alone" in reported["finding: Hernia"]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -56,26 +56,28 @@ def opened(monkeypatch, tmp_path):
 
 def test_open_paths_groups_seeds(opened):
   text = {"name": "clip_text", "drop_rate": 0.1}
-  made = opened({
+  result = opened({
     "c-0": _config(),
     "t-0": _config(conditioning=text),
     "c-1": _config(seed=1, data__root="moved", train__keep=9),
     "t-1": _config(conditioning=text, seed=1),
   })  # fmt: skip
-  assert [path.name for path in made] == ["elixr_c", "clip_text"]
-  assert [[run.folder.name for run in path.runs] for path in made] == [
+  assert [path.name for path in result] == ["elixr_c", "clip_text"]
+  assert [[run.folder.name for run in path.runs] for path in result] == [
     ["c-0", "c-1"],
     ["t-0", "t-1"],
   ]
-  assert paths.warnings(made) == []
+  assert paths.warnings(result) == []
 
 
 def test_open_paths_names_equal_paths_by_folder(opened):
-  made = opened({"a": _config(), "b": _config(optimizer__learning_rate=1.0)})
-  assert [path.name for path in made] == ["a", "b"]
-  told = paths.warnings(made)
-  assert told[0] == "Not an equal comparison: these differ: optimizer.learning_rate."
-  assert told[1].startswith("A path has a single training run")
+  result = opened({"a": _config(), "b": _config(optimizer__learning_rate=1.0)})
+  assert [path.name for path in result] == ["a", "b"]
+  reported = paths.warnings(result)
+  assert (
+    reported[0] == "Not an equal comparison: these differ: optimizer.learning_rate."
+  )
+  assert reported[1].startswith("A path has a single training run")
 
 
 @pytest.mark.parametrize(
@@ -90,8 +92,8 @@ def test_open_paths_names_equal_paths_by_folder(opened):
 def test_warnings_name_inequalities(changes, steps, words, opened):
   rate = changes.pop("drop_rate", 0.1)
   other = _config(conditioning={"name": "clip_text", "drop_rate": rate}, **changes)
-  told = paths.warnings(opened({"a": _config(), "b": other}, steps))
-  assert any(words in sentence for sentence in told)
+  reported = paths.warnings(opened({"a": _config(), "b": other}, steps))
+  assert any(words in sentence for sentence in reported)
 
 
 def test_differing_ignores_free_keys():
@@ -105,8 +107,8 @@ def test_differing_ignores_free_keys():
 
 def test_warnings_name_different_numbers_of_runs(opened):
   other = _config(conditioning={"name": "clip_text", "drop_rate": 0.1})
-  made = opened({"a": _config(), "a1": _config(seed=1), "b": other})
-  sentences = paths.warnings(made)
+  result = opened({"a": _config(), "a1": _config(seed=1), "b": other})
+  sentences = paths.warnings(result)
   assert any("different numbers of training runs" in one for one in sentences)
 
 

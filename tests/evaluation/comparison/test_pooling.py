@@ -52,23 +52,23 @@ def _sets(values, half: float = 0.0, **changes):
 
 def test_spread_treats_runs_as_the_sample():
   values = np.array([[1.0, 1.2, 1.1], [2.0, 2.2, 2.1], [1.5, 1.5, 1.8]])
-  made = pooling.spread(values, [()] * 9, 0)
+  result = pooling.spread(values, [()] * 9, 0)
   means = values.mean(axis=1)
   peer = scipy.stats.t.interval(0.95, 2, means.mean(), scipy.stats.sem(means))
-  assert pooling.interval(made) == pytest.approx(peer)
+  assert pooling.interval(result) == pytest.approx(peer)
 
 
 def test_pool_of_one_set_keeps_its_interval():
-  (made,), _ = pooling.pool(_sets([[0.8]], half=0.03))
+  (result,), _ = pooling.pool(_sets([[0.8]], half=0.03))
   expected = _interval(0.8, 0.03)
-  assert (made.low, made.high) == (expected["low"], expected["high"])
+  assert (result.low, result.high) == (expected["low"], expected["high"])
 
 
 def test_pool_keeps_the_variance_of_patients():
   # The same patients in all sets: more sets tell no more about them.
-  (made,), _ = pooling.pool(_sets([[0.8] * 3] * 2, half=0.03))
+  (result,), _ = pooling.pool(_sets([[0.8] * 3] * 2, half=0.03))
   expected = _interval(0.8, 0.03)
-  assert (made.low, made.high) == pytest.approx((expected["low"], expected["high"]))
+  assert (result.low, result.high) == pytest.approx((expected["low"], expected["high"]))
 
 
 def test_interval_has_its_coverage():
@@ -87,12 +87,12 @@ def test_interval_has_its_coverage():
 def test_pool_is_undefined_where_a_set_is():
   sets = _sets([[0.8, 0.9]])
   lacking = dataclasses.replace(ONE, value=None, reason="one class alone")
-  (made,), spreads = pooling.pool([[sets[0][0], [lacking]]])
-  assert made.value is None
-  assert made.reason == "one class alone"
+  (result,), spreads = pooling.pool([[sets[0][0], [lacking]]])
+  assert result.value is None
+  assert result.reason == "one class alone"
   assert not spreads
-  (made,), _ = pooling.pool([[sets[0][0], []]])
-  assert made.reason == "not measured in every set"
+  (result,), _ = pooling.pool([[sets[0][0], []]])
+  assert result.reason == "not measured in every set"
 
 
 def test_pool_skips_floors():

@@ -139,28 +139,32 @@ def planted():
 
 def test_measured_figures(planted):
   scores, asked, thresholds = planted
-  made = adherence.measure(scores, asked, thresholds)
-  assert made.num_images == 200
-  assert made.num_positive.tolist() == asked.sum(axis=0).tolist()
-  assert made.counted.tolist() == [True, True, True, False]
-  assert made.values["auroc"][0] > 0.99
-  assert 0.65 < made.values["auroc"][1] < 0.85
-  assert 0.35 < made.values["auroc"][2] < 0.6
+  result = adherence.measure(scores, asked, thresholds)
+  assert result.num_images == 200
+  assert result.num_positive.tolist() == asked.sum(axis=0).tolist()
+  assert result.counted.tolist() == [True, True, True, False]
+  assert result.values["auroc"][0] > 0.99
+  assert 0.65 < result.values["auroc"][1] < 0.85
+  assert 0.35 < result.values["auroc"][2] < 0.6
   for k in range(3):
     has = asked[:, k] == 1
     assert math.isclose(
-      made.values["found"][k], (scores[has, k] > thresholds[k]).mean()
+      result.values["found"][k], (scores[has, k] > thresholds[k]).mean()
     )
     assert math.isclose(
-      made.values["false_alarms"][k], (scores[~has, k] > thresholds[k]).mean()
+      result.values["false_alarms"][k], (scores[~has, k] > thresholds[k]).mean()
     )
-    assert math.isclose(made.values["auroc"][k], _by_pairs(scores[:, k], has))
-  for name, estimate in made.macro.items():
-    assert math.isclose(estimate.value, made.values[name][:3].mean()), name
+    assert math.isclose(result.values["auroc"][k], _by_pairs(scores[:, k], has))
+  for name, estimate in result.macro.items():
+    assert math.isclose(estimate.value, result.values[name][:3].mean()), name
     low, high = _ends(estimate)
     assert low < estimate.value < high, name
   assert np.isnan(
-    [made.values["auroc"][3], made.values["found"][3], made.values["false_alarms"][3]]
+    [
+      result.values["auroc"][3],
+      result.values["found"][3],
+      result.values["false_alarms"][3],
+    ]
   ).all()
 
 
@@ -178,9 +182,9 @@ def test_macro_means_are_over_the_same_findings(planted):
   asked = asked.copy()
   asked[np.flatnonzero(asked[:, 2])[4:], 2] = 0
   for least, counted in ((5, 2), (4, 3)):
-    made = adherence.measure(scores, asked, thresholds, least)
-    assert made.counted.sum() == counted
-    assert np.isfinite(made.values["auroc"][2])
+    result = adherence.measure(scores, asked, thresholds, least)
+    assert result.counted.sum() == counted
+    assert np.isfinite(result.values["auroc"][2])
   blind = adherence.measure(scores, asked, np.array([np.nan, 0.5, 0, 0]))
   assert blind.counted.tolist() == [False, True, False, False]
   assert np.isfinite(blind.values["auroc"][0])
@@ -191,10 +195,10 @@ def test_adherence_interval_is_binomial():
   # One finding, all figures but `found` aside: its share is 60 of 100 binomial trials.
   asked = np.repeat([1, 0], [100, 20])[:, None]
   scores = np.r_[np.ones(60), np.zeros(60)][:, None]
-  found = adherence.measure(scores, asked, np.array([0.5])).macro["found"]
+  actual = adherence.measure(scores, asked, np.array([0.5])).macro["found"]
   spread = 1.96 * math.sqrt(0.6 * 0.4 / 100)
-  assert found.value == 0.6
-  low, high = _ends(found)
+  assert actual.value == 0.6
+  low, high = _ends(actual)
   assert abs(low - (0.6 - spread)) < 0.025
   assert abs(high - (0.6 + spread)) < 0.025
 
@@ -219,9 +223,9 @@ def test_rare_findings_leave_intervals_finite():
   asked = np.zeros((60, 2), int)
   asked[0, 0], asked[:30, 1] = 1, 1
   scores = np.random.default_rng(0).random((60, 2))
-  made = adherence.measure(scores, asked, np.full(2, 0.5), 1)
-  assert made.counted.all()
-  for estimate in made.macro.values():
+  result = adherence.measure(scores, asked, np.full(2, 0.5), 1)
+  assert result.counted.all()
+  for estimate in result.macro.values():
     assert np.isfinite([estimate.value, *_ends(estimate)]).all()
 
 

@@ -20,9 +20,9 @@ def figures() -> adherence.Adherence:
 
 
 def test_every_figure_says_what_it_is(figures):
-  made = adherence.to_measurements(figures, NAMES, judge="probe", standin=True)
-  by_key = {(one.metric, one.group): one for one in made}
-  assert len(by_key) == len(made) == 4 * 5
+  result = adherence.to_measurements(figures, NAMES, judge="probe", standin=True)
+  by_key = {(one.metric, one.group): one for one in result}
+  assert len(by_key) == len(result) == 4 * 5
   macro = by_key["auroc", "all"]
   assert macro.value == figures.macro["auroc"].value
   assert macro.low < macro.value < macro.high
@@ -34,11 +34,11 @@ def test_every_figure_says_what_it_is(figures):
 
 
 def test_single_class_is_undefined(figures):
-  made = adherence.to_measurements(figures, NAMES, judge="probe")
-  told = {one.group: one for one in made if one.metric == "auroc"}
+  result = adherence.to_measurements(figures, NAMES, judge="probe")
+  reported = {one.group: one for one in result if one.metric == "auroc"}
   for name, word in (("Hernia", "no image of 60"), ("Edema", "every image of 60")):
-    assert told[f"finding: {name}"].value is None
-    assert told[f"finding: {name}"].reason == f"{word} has it: one class alone"
+    assert reported[f"finding: {name}"].value is None
+    assert reported[f"finding: {name}"].reason == f"{word} has it: one class alone"
 
 
 def test_names_must_fit(figures):
@@ -50,8 +50,8 @@ def test_intervals_of_findings_are_those_of_a_single_one(figures):
   rng = np.random.default_rng(0)
   asked = (rng.random((60, 1)) > 0.5).astype(float)
   scores = rng.random((60, 1))
-  made = adherence.measure(scores, asked, np.array([0.5]))
+  result = adherence.measure(scores, asked, np.array([0.5]))
   for name in adherence.NAMES:
     np.testing.assert_allclose(
-      made.findings[name][0].deviations, made.macro[name].deviations
+      result.findings[name][0].deviations, result.macro[name].deviations
     )

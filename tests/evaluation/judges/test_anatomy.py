@@ -46,9 +46,9 @@ def asked():
   return ratios + 0.15 * (np.arange(120) % 3 == 0)
 
 
-def _table(made, real, facts):
-  told = {"cardiothoracic_ratio": facts}
-  measured = anatomy.measure(made, real, told, Reader())
+def _table(result, real, facts):
+  reported = {"cardiothoracic_ratio": facts}
+  measured = anatomy.measure(result, real, reported, Reader())
   return {
     (m.metric.removeprefix("cardiothoracic_ratio_"), m.group, m.of): m for m in measured
   }
@@ -97,12 +97,12 @@ def test_anatomy_correlation_within_a_finding_is_low_without_the_ratio():
 def test_figures_are_scipys_and_numpys(asked):
   measured = asked + np.random.default_rng(3).normal(0, 0.05, 120)
   weights = np.stack([np.ones(120), np.arange(120) % 3])
-  made = anatomy.figures(measured, asked, weights)
+  result = anatomy.figures(measured, asked, weights)
   for r, count in enumerate(weights.astype(int)):
     x, y = np.repeat(measured, count), np.repeat(asked, count)
-    assert made["correlation"][r] == pytest.approx(scipy.stats.pearsonr(x, y)[0])
-    assert made["error"][r] == pytest.approx(np.abs(x - y).mean())
-    assert made["bias"][r] == pytest.approx((x - y).mean())
+    assert result["correlation"][r] == pytest.approx(scipy.stats.pearsonr(x, y)[0])
+    assert result["error"][r] == pytest.approx(np.abs(x - y).mean())
+    assert result["bias"][r] == pytest.approx((x - y).mean())
   same = anatomy.figures(np.full(120, 0.5), asked, weights)
   assert same["correlation"].tolist() == [0, 0]
 
@@ -140,7 +140,7 @@ def test_facts_are_those_of_the_renderer(tmp_path):
   assert set(facts) == set(anatomy.QUANTITIES)
   for row, stem in enumerate(stems[::-1]):
     (path,) = root.glob(f"original/*/images/{stem}.png")
-    told = phantom.read_facts(path)
-    assert facts["cardiothoracic_ratio"][row] == told["cardiothoracic_ratio"]
-    assert facts["lung_area_left"][row] == told["lung_area"][1]
-    assert facts["diaphragm_right"][row] == told["diaphragm"][0]
+    reported = phantom.read_facts(path)
+    assert facts["cardiothoracic_ratio"][row] == reported["cardiothoracic_ratio"]
+    assert facts["lung_area_left"][row] == reported["lung_area"][1]
+    assert facts["diaphragm_right"][row] == reported["diaphragm"][0]

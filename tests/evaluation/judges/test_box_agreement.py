@@ -26,21 +26,21 @@ def test_agreement_of_a_map_equal_to_its_box_is_complete():
 
 def test_energy_of_an_even_map_is_the_share_of_the_box():
   boxes = np.array([[0.2, 0.1, 0.3, 0.45], WHOLE])
-  made = localisation.compare(np.ones((1, 16, 16)), boxes)
-  np.testing.assert_allclose(made["energy"], [[0.135, 1]])
-  np.testing.assert_allclose(made["concentration"], [[1, 1]])
-  np.testing.assert_allclose(made["iou"], [[0.135, 1]])
-  np.testing.assert_array_equal(made["side"], [[0.5, np.nan]])
+  result = localisation.compare(np.ones((1, 16, 16)), boxes)
+  np.testing.assert_allclose(result["energy"], [[0.135, 1]])
+  np.testing.assert_allclose(result["concentration"], [[1, 1]])
+  np.testing.assert_allclose(result["iou"], [[0.135, 1]])
+  np.testing.assert_array_equal(result["side"], [[0.5, np.nan]])
 
 
 def test_boxes_cover_parts_of_places():
   # The box covers three quarters of place (0, 0) and a quarter of (0, 1), over y half.
   boxes = np.array([[0.125, 0.0, 0.5, 0.25]])
   maps = np.stack([_spot(0, 0, 2), _spot(0, 1, 2), _spot(1, 0, 2)])
-  made = localisation.compare(maps, boxes)
-  np.testing.assert_allclose(made["energy"][:, 0], [0.375, 0.125, 0])
+  result = localisation.compare(maps, boxes)
+  np.testing.assert_allclose(result["energy"][:, 0], [0.375, 0.125, 0])
   # shared / (1 + area in places - shared)
-  np.testing.assert_allclose(made["iou"][0, 0], 0.375 / (1 + 0.5 - 0.375))
+  np.testing.assert_allclose(result["iou"][0, 0], 0.375 / (1 + 0.5 - 0.375))
 
 
 @pytest.mark.parametrize(
@@ -49,21 +49,21 @@ def test_boxes_cover_parts_of_places():
 def test_pointing_game_allows_half_a_place(y, x, hit):
   # Middles at (place + 0.5) / 8; the box begins at 2.75 places and ends at 5.25.
   box = np.array([[2.75, 2.75, 2.5, 2.5]]) / 8
-  made = localisation.compare(_spot(y, x)[None], box)
-  assert made["pointing_game"][0, 0] == hit
+  result = localisation.compare(_spot(y, x)[None], box)
+  assert result["pointing_game"][0, 0] == hit
 
 
 def test_pointing_game_of_zeros_is_a_miss():
-  made = localisation.compare(np.zeros((1, 4, 4)), np.array([WHOLE]))
-  assert made["pointing_game"] == made["energy"] == made["iou"] == 0
+  result = localisation.compare(np.zeros((1, 4, 4)), np.array([WHOLE]))
+  assert result["pointing_game"] == result["energy"] == result["iou"] == 0
 
 
 def test_side_is_the_half_with_more_of_the_map():
   left, right, across = [0.1, 0, 0.3, 1], [0.6, 0, 0.4, 1], [0.4, 0, 0.3, 1]
   maps = np.stack([_spot(4, 1) + _spot(5, 2), _spot(0, 7)])
   maps[0, 0, 7] = 3.0  # The highest place, but less than the left half's sum.
-  made = localisation.compare(maps, np.array([left, right, across]))
-  np.testing.assert_array_equal(made["side"], [[1, 0, np.nan], [0, 1, np.nan]])
+  result = localisation.compare(maps, np.array([left, right, across]))
+  np.testing.assert_array_equal(result["side"], [[1, 0, np.nan], [0, 1, np.nan]])
 
 
 def test_own_boxes_are_the_diagonal_however_many(monkeypatch):
@@ -81,13 +81,13 @@ def test_agreement_of_others_uses_other_images_with_the_finding():
   maps = np.stack([_spot(y, x) for y, x in spots])
   boxes = np.array([[x / 8, y / 8, 1 / 8, 1 / 8] for y, x in spots])
   findings, images = np.array([0, 0, 0, 5]), np.array([0, 1, 2, 0])
-  made = localisation.agreement_of_others(maps, boxes, images, findings)
+  result = localisation.agreement_of_others(maps, boxes, images, findings)
   # Of image 0 the others are 1 and 2, of which one has it at the same place.
-  np.testing.assert_array_equal(made["energy"], [0.5, 0, 0.5, np.nan])
+  np.testing.assert_array_equal(result["energy"], [0.5, 0, 0.5, np.nan])
   # Boxes of the same image do not count, though they are of the same finding.
   images = np.array([0, 1, 0, 0])
-  made = localisation.agreement_of_others(maps, boxes, images, findings)
-  np.testing.assert_array_equal(made["energy"], [0, 0, 0, np.nan])
+  result = localisation.agreement_of_others(maps, boxes, images, findings)
+  np.testing.assert_array_equal(result["energy"], [0, 0, 0, np.nan])
 
 
 def test_random_maps_agree_no_better_with_their_own_boxes():

@@ -80,10 +80,10 @@ def expert(records):
     fields = records.fields(split)
     targets = embedding_classifier.targets_of(fields["findings"])
     for row in rows:
-      found = dict(zip(embedding_classifier.TARGETS, targets[row], strict=True))
-      found["Fracture"] = row % 2
+      actual = dict(zip(embedding_classifier.TARGETS, targets[row], strict=True))
+      actual["Fracture"] = row % 2
       four[fields["id"][row]] = np.array(
-        [found[name] for name in google_labels.FOUR_FINDINGS], np.float32
+        [actual[name] for name in google_labels.FOUR_FINDINGS], np.float32
       )
   for row, name in enumerate(records.ids("validation")[:3]):
     every[name] = np.full(15, row % 2, np.float32)
@@ -121,23 +121,23 @@ def test_embedding_classifier_finds_planted_findings(records, column, expert):
 
 def test_unions_are_of_any_of_their_findings():
   names = embedding_classifier.TARGETS
-  made = embedding_classifier.targets_of(np.eye(15, 14))
-  np.testing.assert_array_equal(made[:, :14], np.eye(15, 14))
+  result = embedding_classifier.targets_of(np.eye(15, 14))
+  np.testing.assert_array_equal(result[:, :14], np.eye(15, 14))
   for union, parts in embedding_classifier.UNIONS.items():
-    has = {names[k] for k in range(14) if made[k, names.index(union)]}
+    has = {names[k] for k in range(14) if result[k, names.index(union)]}
     assert has == set(parts)
-  assert not made[14].any()
+  assert not result[14].any()
 
 
 def test_streamed_is_as_at_once(records, column):
   source, rows = column.source("train"), np.arange(160)
   target = records.fields("train")["findings"][:, metadata.FINDINGS.index("Edema")]
-  made = embedding_fit.train(column, rows, target[:, None])
+  result = embedding_fit.train(column, rows, target[:, None])
   features = np.stack([source[row] for row in rows]).mean(axis=1)
   scaler = preprocessing.StandardScaler().fit(features)
   peer = linear_model.LogisticRegression(C=0.01).fit(scaler.transform(features), target)
   np.testing.assert_allclose(
-    made.scores(source, rows)[:, 0],
+    result.scores(source, rows)[:, 0],
     peer.decision_function(scaler.transform(features)),
     atol=1e-3,
   )
@@ -160,13 +160,13 @@ def test_embedding_training_resumes(records, column, tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     train(stop_at=3)
   assert len(fits) == 3
-  made = train()
+  result = train()
   # One of the 17 is never there.
   assert len(fits) == 16
-  assert made.known.sum() == 16
+  assert result.known.sum() == 16
   again = train()
   assert len(fits) == 16
-  np.testing.assert_array_equal(again.weights, made.weights)
+  np.testing.assert_array_equal(again.weights, result.weights)
   monkeypatch.setattr(embedding_fit, "STRENGTH", 1.0)
   train()
   assert len(fits) == 32

@@ -52,10 +52,10 @@ def _squares(count):
     column = MASS if i % 4 else EFFUSION
     boxes[i, column] = np.array([x, y, 4, 4]) / 16
     findings[i, column] = 1
-  told = {"findings": findings, "patient": np.arange(count) // 2}
+  reported = {"findings": findings, "patient": np.arange(count) // 2}
   ids = np.array([f"{i}" for i in range(count)])
   return image_set.ImageSet(
-    name="real", images=images, ids=ids, labels=told, vocabulary=metadata.FINDINGS
+    name="real", images=images, ids=ids, labels=reported, vocabulary=metadata.FINDINGS
   ), boxes
 
 

@@ -81,14 +81,14 @@ def test_margin_is_the_difference_of_best_cosines():
   def best(image, text):
     return max(x @ text / np.linalg.norm(x) / np.linalg.norm(text) for x in image)
 
-  made = zero_shot.margins(outputs, *texts)
+  result = zero_shot.margins(outputs, *texts)
   expected = [
     [best(image, a) - best(image, b) for a, b in zip(*texts, strict=True)]
     for image in outputs
   ]
-  np.testing.assert_allclose(made, expected, atol=1e-6)
+  np.testing.assert_allclose(result, expected, atol=1e-6)
   np.testing.assert_allclose(
-    zero_shot.margins(7 * outputs, *(0.1 * texts)), made, atol=1e-6
+    zero_shot.margins(7 * outputs, *(0.1 * texts)), result, atol=1e-6
   )
   assert zero_shot.margins(texts[:1, :1], texts[0, :1], -texts[0, :1]) == pytest.approx(
     2
@@ -187,9 +187,9 @@ def test_stored_embeddings_give_what_their_images_give(scorer, tmp_path):
   )
   findings = images.labels["findings"]
   stored = zero_shot.measure_column(scorer, column, "test", findings, images.ids)
-  made = zero_shot.measure(scorer, images.take(range(2, 150)))
+  result = zero_shot.measure(scorer, images.take(range(2, 150)))
   assert [one.value for one in stored] == pytest.approx(
-    [one.value for one in made], nan_ok=True
+    [one.value for one in result], nan_ok=True
   )
   assert {(one.of, one.judge) for one in stored} == {
     ("real", f"{zero_shot.JUDGE}, stored")

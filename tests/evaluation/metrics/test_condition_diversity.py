@@ -65,33 +65,33 @@ def test_means_over_pairs_equal_their_definition():
   images = rng.integers(0, 256, (3, 2, 32, 32, 1), np.uint8)
   images[2, 1] = images[2, 0]
   features = np.array([[[0.0], [3.0]], [[10.0], [14.0]], [[20.0], [20.0]]])
-  told = _told(images, features, real)
+  reported = _told(images, features, real)
   # Sixty-four at a time, as `variety` asks for them: nothing is compiled anew.
   many = np.resize(images / 255, (64, 2, 32, 32, 1))
   similar = diversity.ms_ssim(many[:, 0], many[:, 1])[:3]
-  found = told["ms_ssim_within_condition", "all", "generated"]
-  assert found.value == pytest.approx(float(similar.mean()), abs=1e-6)
-  assert found.low < found.value < found.high
-  assert (found.num, found.num_real, found.judge) == (6, 12, "")
-  found = told["feature_distance_within_condition", "all", "generated"]
-  assert found.value == pytest.approx((3 + 4 + 0) / 3)
-  assert found.judge == "net, last"
+  result = reported["ms_ssim_within_condition", "all", "generated"]
+  assert result.value == pytest.approx(float(similar.mean()), abs=1e-6)
+  assert result.low < result.value < result.high
+  assert (result.num, result.num_real, result.judge) == (6, 12, "")
+  result = reported["feature_distance_within_condition", "all", "generated"]
+  assert result.value == pytest.approx((3 + 4 + 0) / 3)
+  assert result.judge == "net, last"
   flat = features.ravel()
   apart = [
     abs(flat[i] - flat[j]) for i in range(6) for j in range(i) if i // 2 != j // 2
   ]
-  assert told["feature_distance", "all", "generated"].value == pytest.approx(
+  assert reported["feature_distance", "all", "generated"].value == pytest.approx(
     np.mean(apart)
   )
   # Two images of a patient stand side by side, every third has the finding.
   told_of = {
-    g: x.value for (m, g, of), x in told.items() if "feature" in m and of != ""
+    g: x.value for (m, g, of), x in reported.items() if "feature" in m and of != ""
   }
   assert told_of["pairs: same patient"] == 1
   same = [i - j for i in range(12) for j in range(i) if (i % 3 == 0) == (j % 3 == 0)]
   assert told_of["pairs: same findings"] == pytest.approx(np.mean(same))
-  everything = told["ms_ssim", "all", "real"]
-  assert told["ms_ssim_within_condition", "all", "real"].value == everything.value
+  everything = reported["ms_ssim", "all", "real"]
+  assert reported["ms_ssim_within_condition", "all", "real"].value == everything.value
 
 
 def test_pairs_share_images_and_the_interval_knows():
@@ -99,21 +99,21 @@ def test_pairs_share_images_and_the_interval_knows():
   features += 5 * features[:, :1]
   images = np.zeros((200, 20, 1, 1, 1), np.uint8)
   real = _real(4, side=1)
-  found = _told(images, features, real, num_pairs=4000)
-  found = found["feature_distance", "all", "generated"]
+  result = _told(images, features, real, num_pairs=4000)
+  result = result["feature_distance", "all", "generated"]
   # Conditions are far apart: the 200 of them are the evidence, the 4,000 pairs are not.
   spread = 6 * np.sqrt(2 - 4 / np.pi)
-  assert found.high - found.low > 2.5 * 3.92 * spread / np.sqrt(4000)
+  assert result.high - result.low > 2.5 * 3.92 * spread / np.sqrt(4000)
 
 
 def test_diversity_states_why_it_is_undefined():
   real = _real(4, side=8)
   images = np.zeros((3, 1, 8, 8, 1), np.uint8)
-  told = _told(images, np.zeros((3, 1, 2)), real)
-  assert "11 pixels" in told["ms_ssim", "all", "generated"].reason
-  alone = told["feature_distance_within_condition", "all", "generated"]
+  reported = _told(images, np.zeros((3, 1, 2)), real)
+  assert "11 pixels" in reported["ms_ssim", "all", "generated"].reason
+  alone = reported["feature_distance_within_condition", "all", "generated"]
   assert "fewer than two such images of a condition" in alone.reason
   assert alone.value is None
-  assert told["feature_distance", "all", "generated"].value == 0
+  assert reported["feature_distance", "all", "generated"].value == 0
   with pytest.raises(ValueError, match="not of these images"):
     _told(images, np.zeros((3, 2, 2)), real)

@@ -97,12 +97,12 @@ def test_kernel_influences_are_derivatives():
 
 def test_influences_have_the_values_of_the_pure_functions():
   generated, real = _features(50, 6, 1) + 0.2, _features(40, 6, 2)
-  found = kernels.kernel_distance_with_influences(real, generated, 9, seed=4)
+  result = kernels.kernel_distance_with_influences(real, generated, 9, seed=4)
   expected, _ = kernels.kernel_distance(generated, real, 9, 20, seed=4)
-  assert found.value == pytest.approx(expected, rel=1e-9)
+  assert result.value == pytest.approx(expected, rel=1e-9)
   expected = kernels.cmmd(generated, real)
-  found = kernels.cmmd_with_influences(real, generated)
-  assert found.value == pytest.approx(expected, rel=1e-9)
+  result = kernels.cmmd_with_influences(real, generated)
+  assert result.value == pytest.approx(expected, rel=1e-9)
   pair = FeaturePair(
     real=real, generated=generated, patients=(np.arange(40), np.arange(50))
   )

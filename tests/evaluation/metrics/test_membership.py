@@ -10,10 +10,10 @@ from cxr_diffusion_jax.evaluation.metrics import membership
 def test_membership_auroc_is_the_share_of_pairs():
   members, others = np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0])
   groups = np.arange(3), np.arange(2)
-  found = statistics.estimate(membership.auroc_fn(members, others), *groups)
-  assert found.value == pytest.approx((2 + 1.5 + 1) / 6)
+  result = statistics.estimate(membership.auroc_fn(members, others), *groups)
+  assert result.value == pytest.approx((2 + 1.5 + 1) / 6)
   swapped = statistics.estimate(membership.auroc_fn(others, members), *groups[::-1])
-  assert swapped.value == pytest.approx(1 - found.value)
+  assert swapped.value == pytest.approx(1 - result.value)
   apart_fn = membership.auroc_fn(members, members + 5)
   apart = statistics.estimate(apart_fn, groups[0], groups[0] + 5)
   assert apart.value == 1

@@ -48,10 +48,10 @@ def test_points_in_balls_are_listed(block, monkeypatch):
   points, centres = _points(25, seed=1), _points(35, seed=2)
   radii = np.random.default_rng(0).uniform(0.5, 2.5, 35)
   inside = metrics.pairwise_distances(points, centres) < radii
-  found = neighbours.within(points, centres, radii)
-  np.testing.assert_array_equal(found[:2], np.nonzero(inside))
+  result = neighbours.within(points, centres, radii)
+  np.testing.assert_array_equal(result[:2], np.nonzero(inside))
   distances = metrics.pairwise_distances(points, centres)[inside]
-  np.testing.assert_allclose(found[2], distances, rtol=1e-5)
+  np.testing.assert_allclose(result[2], distances, rtol=1e-5)
 
 
 def test_balls_treat_the_rim_exactly():

@@ -46,20 +46,20 @@ def test_distances_are_held_against_those_of_real_images(reference):
   places = 1000.0 * np.arange(100) + np.repeat([0.5, 50.0], [40, 60])
   generated = _set("made", 100, seed=2)
   report = privacy.measure(_line(*places), generated, reference)
-  told = _told(report)
-  for percent, made, real in ((1, 0.5, 1), (5, 0.5, 5), (50, 50, 50)):
+  reported = _told(report)
+  for percent, result, real in ((1, 0.5, 1), (5, 0.5, 5), (50, 50, 50)):
     name = f"distance_to_training_p{percent}"
-    assert told[name, "generated"].value == made
-    assert told[name, "real"].value == real
+    assert reported[name, "generated"].value == result
+    assert reported[name, "real"].value == real
   for percent, real in ((1, 0.0), (5, 0.04)):
-    share = told[f"nearer_to_training_than_real_p{percent}", "generated"]
+    share = reported[f"nearer_to_training_than_real_p{percent}", "generated"]
     assert share.value == pytest.approx(0.4)
     assert 0.25 < share.low < 0.4 < share.high < 0.55
-    assert told[share.metric, "real"].value == pytest.approx(real)
+    assert reported[share.metric, "real"].value == pytest.approx(real)
   assert all(x.subject == "privacy" for x in report.measurements)
-  assert told["membership_auroc", "generated"].num_real == 200
+  assert reported["membership_auroc", "generated"].num_real == 200
   assert {x.judge for x in report.measurements} == {"net, last", ""}
-  assert not any("condition" in name for name, _ in told)
+  assert not any("condition" in name for name, _ in reported)
 
 
 def test_nearest_pairs_are_listed_from_the_nearest_on(reference):
@@ -90,11 +90,11 @@ def test_copies_are_listed_and_counted_once_an_image(reference):
   listed = [(x.kind, x.generated, x.training) for x in report.duplicates]
   assert listed == [("exact", 1, 0), ("exact", 1, 99), ("near", 2, 7)]
   assert [x.distance for x in report.duplicates] == [500, 98500, 6993]
-  told = _told(report)
-  assert told["exact_copies", "generated"].value == 1 / 4
-  assert told["copies", "generated"].value == 2 / 4
-  assert told["copies", "real"].value == told["exact_copies", "real"].value == 0
-  assert told["copies", "real"].high > 0.01
+  reported = _told(report)
+  assert reported["exact_copies", "generated"].value == 1 / 4
+  assert reported["copies", "generated"].value == 2 / 4
+  assert reported["copies", "real"].value == reported["exact_copies", "real"].value == 0
+  assert reported["copies", "real"].high > 0.01
 
 
 def test_distance_to_condition_is_measured_separately(reference):
@@ -102,11 +102,11 @@ def test_distance_to_condition_is_measured_separately(reference):
   generated = _set("made", 100, seed=2, patient=np.arange(100, 200))
   features = conditioning + 0.25
   report = privacy.measure(features, generated, reference, conditioning=conditioning)
-  told = _told(report)
-  assert told["distance_to_condition_p50", "generated"].value == 0.25
-  assert told["distance_to_condition_p50", "real"].value == 50
-  assert told["nearer_to_condition_than_real_p1", "generated"].value == 1
-  assert told["patient_identified", "generated"].value == 1
+  reported = _told(report)
+  assert reported["distance_to_condition_p50", "generated"].value == 0.25
+  assert reported["distance_to_condition_p50", "real"].value == 50
+  assert reported["nearer_to_condition_than_real_p1", "generated"].value == 1
+  assert reported["patient_identified", "generated"].value == 1
   report = privacy.measure(
     np.roll(features, 1, axis=0),
     dataclasses.replace(generated, labels={}),
@@ -119,10 +119,10 @@ def test_distance_to_condition_is_measured_separately(reference):
 def test_membership_detects_nearer_members(reference):
   generated = _set("made", 100, seed=2)
   report = privacy.measure(reference.training_features, generated, reference)
-  found = _told(report)["membership_auroc", "generated"]
-  assert (found.value, found.high) == (1, 1)
+  actual = _told(report)["membership_auroc", "generated"]
+  assert (actual.value, actual.high) == (1, 1)
   # 100 patients of each side do not prove it for all.
-  assert 0.95 < found.low < 1
+  assert 0.95 < actual.low < 1
 
 
 def test_privacy_is_undefined_for_too_few_images():
@@ -134,8 +134,8 @@ def test_privacy_is_undefined_for_too_few_images():
     extractor=EXTRACTOR,
   )
   generated = _set("made", 30, seed=2)
-  told = _told(privacy.measure(_line(*range(30)), generated, reference))
-  reasons = {key: x.reason for key, x in told.items() if x.value is None}
+  reported = _told(privacy.measure(_line(*range(30)), generated, reference))
+  reasons = {key: x.reason for key, x in reported.items() if x.value is None}
   assert set(reasons) == {
     ("distance_to_training_p1", "generated"),
     ("distance_to_training_p1", "real"),
@@ -171,7 +171,7 @@ def test_identified_counts_images_nearest_to_their_own_patient(reference):
   features = _line(0, 0.1, 0.2, 9)
   conditioning = _line(0, 0.1, 5, 9)
   names = np.array(["a", "a", "b", "c"])
-  found = nearness.identified(real, features, conditioning, names)
+  actual = nearness.identified(real, features, conditioning, names)
   # The third is nearest to the second's image, which is of somebody else.
-  assert found.value == 3 / 4
-  assert found.num_real == 4
+  assert actual.value == 3 / 4
+  assert actual.num_real == 4

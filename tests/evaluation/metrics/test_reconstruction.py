@@ -29,9 +29,9 @@ def images():
 
 @pytest.fixture(scope="module")
 def kl(make_autoencoder, tmp_path_factory):
-  found = autoencoders.find(str(make_autoencoder(tmp_path_factory.mktemp("f2") / "a")))
+  result = autoencoders.find(str(make_autoencoder(tmp_path_factory.mktemp("f2") / "a")))
   return kl_codec.Kl(
-    autoencoder=found.network, load_params=lambda: found.params, scaling_factor=0.5
+    autoencoder=result.network, load_params=lambda: result.params, scaling_factor=0.5
   )
 
 
@@ -50,15 +50,15 @@ def test_invertible_codecs_lose_nothing(codec, mesh, images):
   assert figures.num_images == 5
   assert figures.psnr > 100
   assert figures.worst < 0.01
-  told = json.loads(json.dumps(reconstruction.describe(figures)))
-  assert told["exact"] is True
+  content = json.loads(json.dumps(reconstruction.describe(figures)))
+  assert content["exact"] is True
 
 
 def test_measure_compares_decoded_images(kl, mesh, images):
   latents = decoding.make_encode(kl, mesh)(images / np.float32(127.5) - 1)
-  made = decoding.make_decode(kl, mesh)(latents)
+  results = decoding.make_decode(kl, mesh)(latents)
   figures = reconstruction.measure(kl, mesh, images)
-  wanted = diversity.psnr(images / 255, (made + 1) / 2).mean()
+  wanted = diversity.psnr(images / 255, (results + 1) / 2).mean()
   np.testing.assert_allclose(figures.psnr, wanted, rtol=1e-4)
   assert not figures.exact
   assert 0 <= figures.ms_ssim <= 1
@@ -71,9 +71,9 @@ def test_images_too_small_for_windows_have_no_similarity(mesh):
   )
   assert math.isnan(figures.ms_ssim)
   assert math.isinf(figures.psnr)
-  told = reconstruction.describe(figures)
-  assert told["ms_ssim"] is None
-  assert told["psnr"] is None
+  content = reconstruction.describe(figures)
+  assert content["ms_ssim"] is None
+  assert content["psnr"] is None
 
 
 def test_programs_take_any_number_of_rows(kl, mesh, monkeypatch):
@@ -93,6 +93,6 @@ def test_read_describes_saved_figures(tmp_path):
   figures = reconstruction.Reconstruction(
     num_images=7, psnr=31.25, ms_ssim=math.nan, worst=40.0
   )
-  told = {"split": "test", **reconstruction.describe(figures)}
-  (tmp_path / reconstruction.FILE).write_text(json.dumps(told))
+  content = {"split": "test", **reconstruction.describe(figures)}
+  (tmp_path / reconstruction.FILE).write_text(json.dumps(content))
   assert read(tmp_path, {"codec": {"name": "kl"}}) == "31.2 dB on 7 test images"

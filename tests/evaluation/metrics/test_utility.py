@@ -70,14 +70,14 @@ class Made:
   folder: pathlib.Path
   copies: utility.UtilityReport
   shuffled: utility.UtilityReport
-  told: list
+  reported: list
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Made:
+def result(tmp_path_factory) -> Made:
   folder = tmp_path_factory.mktemp("utility")
   train, test = _set("train", 1, 64), _set("test", 2, 80)
-  told, reports = [], []
+  reported, reports = [], []
   for synthetic in (dataclasses.replace(train, name="copies"), _shuffled(train)):
     reports.append(
       utility.measure(
@@ -87,7 +87,7 @@ def made(tmp_path_factory) -> Made:
         folder / synthetic.name,
         shared_folder=folder / "real",
         settings=SETTINGS,
-        progress=lambda label, *_: told.append(label),
+        progress=lambda label, *_: reported.append(label),
       )
     )
   return Made(
@@ -95,45 +95,45 @@ def made(tmp_path_factory) -> Made:
     folder=folder,
     copies=reports[0],
     shuffled=reports[1],
-    told=told,
+    reported=reported,
   )
 
 
 def _figure(report, metric, of="generated", group="all"):
-  (found,) = [
+  (actual,) = [
     x for x in report.measurements if (x.metric, x.of, x.group) == (metric, of, group)
   ]
-  return found
+  return actual
 
 
-def test_utility_of_copies_equals_that_of_the_images(made):
-  real = _figure(made.copies, "tstr_macro_auroc", of="real")
+def test_utility_of_copies_equals_that_of_the_images(result):
+  real = _figure(result.copies, "tstr_macro_auroc", of="real")
   assert real.value > 0.9
   # Trained on the same images, in the same order, from the same parameters.
-  assert _figure(made.copies, "tstr_macro_auroc").value == real.value
-  difference = _figure(made.copies, "tstr_macro_auroc_difference")
+  assert _figure(result.copies, "tstr_macro_auroc").value == real.value
+  difference = _figure(result.copies, "tstr_macro_auroc_difference")
   assert (difference.value, difference.low, difference.high) == (0, 0, 0)
   for arm in ("real_and_synthetic", "synthetic_then_real"):
-    assert abs(_figure(made.copies, f"{arm}_macro_auroc_difference").value) < 0.1
+    assert abs(_figure(result.copies, f"{arm}_macro_auroc_difference").value) < 0.1
 
 
-def test_utility_of_shuffled_labels_is_chance(made):
-  tstr = _figure(made.shuffled, "tstr_macro_auroc")
+def test_utility_of_shuffled_labels_is_chance(result):
+  tstr = _figure(result.shuffled, "tstr_macro_auroc")
   assert abs(tstr.value - 0.5) < 0.25
-  difference = _figure(made.shuffled, "tstr_macro_auroc_difference")
+  difference = _figure(result.shuffled, "tstr_macro_auroc_difference")
   assert difference.high < 0
-  real = _figure(made.shuffled, "tstr_macro_auroc", of="real")
+  real = _figure(result.shuffled, "tstr_macro_auroc", of="real")
   assert math.isclose(difference.value, tstr.value - real.value)
   assert difference.low < difference.value < difference.high
   # The curve's last point is the arm itself.
-  last = made.shuffled.curve[-1]
+  last = result.shuffled.curve[-1]
   assert (last.fraction, last.arm) == (1.0, "synthetic_then_real")
-  mine = _figure(made.shuffled, "synthetic_then_real_macro_auroc")
+  mine = _figure(result.shuffled, "synthetic_then_real_macro_auroc")
   assert last.auroc == mine
 
 
-def test_intervals_hold_the_value_and_say_of_how_many(made):
-  for report in (made.copies, made.shuffled):
+def test_intervals_hold_the_value_and_say_of_how_many(result):
+  for report in (result.copies, result.shuffled):
     defined = [x for x in report.measurements if x.value is not None]
     assert len(defined) == 3 * 2 * 3 * 4
     for x in defined:
@@ -146,59 +146,59 @@ def test_intervals_hold_the_value_and_say_of_how_many(made):
       assert _figure(report, f"{arm}_macro_auroc", of="real").num == 64
 
 
-def test_utility_of_a_single_class_is_undefined(made):
+def test_utility_of_a_single_class_is_undefined(result):
   for k, reason in ((6, "80 of 80 test images"), (7, "0 of 80 test images")):
     group = f"finding: {metadata.FINDINGS[k]}"
     for metric in ("tstr_auroc", "tstr_average_precision", "tstr_auroc_difference"):
-      found = _figure(made.copies, metric, group=group)
-      assert found.value is None
-      assert found.reason.startswith(reason)
+      actual = _figure(result.copies, metric, group=group)
+      assert actual.value is None
+      assert actual.reason.startswith(reason)
 
 
-def test_utility_curve_skips_too_few_images(made):
-  assert [point[:2] for point in made.copies.curve] == [
+def test_utility_curve_skips_too_few_images(result):
+  assert [point[:2] for point in result.copies.curve] == [
     (fraction, arm)
     for fraction in (0.1, 0.5, 1.0)
     for arm in ("real", "real_and_synthetic", "synthetic_then_real")
   ]
-  for point in made.copies.curve:
+  for point in result.copies.curve:
     if point.fraction == 0.1:
       assert point.auroc.value is None
       assert point.auroc.reason == "6 real training images, fewer than 20"
     else:
       assert point.auroc.low <= point.auroc.value <= point.auroc.high
-  assert [point.auroc.num for point in made.copies.curve if point.arm == "real"] == [
+  assert [point.auroc.num for point in result.copies.curve if point.arm == "real"] == [
     6,
     32,
     64,
   ]
 
 
-def test_utility_trains_each_classifier_once(made):
+def test_utility_trains_each_classifier_once(result):
   # Two seeds; real images alone with both shares, in the first call only.
   names = {
-    kind: sorted(path.name for path in (made.folder / kind).iterdir())
+    kind: sorted(path.name for path in (result.folder / kind).iterdir())
     for kind in ("real", "copies", "shuffled")
   }
   assert [len(x) for x in names.values()] == [4, 10, 10]
   # Updates: 40 a fit, of which a second fine-tuning with a seed makes 20.
-  assert len(made.told) == 4 * 40 + 2 * (2 * (3 * 40 + 40 + 20))
-  train, test = made.sets
-  told = []
+  assert len(result.reported) == 4 * 40 + 2 * (2 * (3 * 40 + 40 + 20))
+  train, test = result.sets
+  reported = []
   again = utility.measure(
     train,
     _shuffled(train),
     test,
-    made.folder / "shuffled",
-    shared_folder=made.folder / "real",
+    result.folder / "shuffled",
+    shared_folder=result.folder / "real",
     settings=SETTINGS,
-    progress=lambda *now: told.append(now),
+    progress=lambda *now: reported.append(now),
   )
-  assert told == []
-  assert again == made.shuffled
+  assert reported == []
+  assert again == result.shuffled
 
 
-def test_utility_resumes_and_trains_changed_inputs(made, tmp_path, monkeypatch):
+def test_utility_resumes_and_trains_changed_inputs(result, tmp_path, monkeypatch):
   fits = []
 
   def fit(images, findings, settings, *, params, program, progress):
@@ -213,7 +213,7 @@ def test_utility_resumes_and_trains_changed_inputs(made, tmp_path, monkeypatch):
 
   monkeypatch.setattr(probe_fit, "fit", fit)
   monkeypatch.setattr(utility.utility_fit.Trainer, "score", scored)
-  train, test = made.sets
+  train, test = result.sets
 
   def call(synthetic=train, settings=SETTINGS):
     return utility.measure(train, synthetic, test, tmp_path, settings=settings)
@@ -238,20 +238,24 @@ def test_utility_resumes_and_trains_changed_inputs(made, tmp_path, monkeypatch):
   assert len(fits) == count + 12 + 7 + 1
 
 
-def test_damaged_scores_are_told(made, tmp_path):
-  (path,) = (made.folder / "copies").glob("tstr-1-0-*.npz")
-  train, test = made.sets
+def test_damaged_scores_are_told(result, tmp_path):
+  (path,) = (result.folder / "copies").glob("tstr-1-0-*.npz")
+  train, test = result.sets
   data = path.read_bytes()
-  other = next((made.folder / "shuffled").glob("tstr-1-0-*.npz")).read_bytes()
-  for wrong, told in ((data[:-40], "damaged"), (b"", "damaged"), (other, "of other")):
+  other = next((result.folder / "shuffled").glob("tstr-1-0-*.npz")).read_bytes()
+  for wrong, reported in (
+    (data[:-40], "damaged"),
+    (b"", "damaged"),
+    (other, "of other"),
+  ):
     (tmp_path / path.name).write_bytes(wrong)
-    with pytest.raises(errors.InputError, match=f"{told}.*remove it"):
+    with pytest.raises(errors.InputError, match=f"{reported}.*remove it"):
       utility.measure(
         train,
         train,
         test,
         tmp_path,
-        shared_folder=made.folder / "real",
+        shared_folder=result.folder / "real",
         settings=SETTINGS,
       )
 
@@ -330,7 +334,7 @@ def test_patients_are_drawn_whole():
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "reported"),
   [
     ("few", "19 images in train; expected 20 or more"),
     ("none", "0 images in test; expected 1 or more"),
@@ -344,8 +348,8 @@ def test_patients_are_drawn_whole():
     ("rare test", "test: at most 80 of 80 .* expected a finding that 5"),
   ],
 )
-def test_utility_rejects_bad_sets_before_training(made, tmp_path, change, told):
-  train, test = made.sets
+def test_utility_rejects_bad_sets_before_training(result, tmp_path, change, reported):
+  train, test = result.sets
   copies = dataclasses.replace(train, name="copies")
   findings = train.labels["findings"]
   if change == "few":
@@ -374,7 +378,7 @@ def test_utility_rejects_bad_sets_before_training(made, tmp_path, change, told):
   else:
     rare = test.labels["findings"] * (np.arange(14) > 4)
     test = dataclasses.replace(test, labels={**test.labels, "findings": rare})
-  with pytest.raises(errors.InputError, match=told):
+  with pytest.raises(errors.InputError, match=reported):
     utility.measure(train, copies, test, tmp_path, settings=SETTINGS)
   assert not list(tmp_path.iterdir())
 

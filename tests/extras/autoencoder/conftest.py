@@ -45,10 +45,10 @@ def config(changes) -> Callable:
 
   def make(**given):
     module = importlib.import_module("configs.autoencoder")
-    made = module.get_config("phantom")
+    result = module.get_config("phantom")
     given = {name.replace("__", "."): value for name, value in given.items()}
-    made.update_from_flattened_dict({**changes, **given})
-    return made
+    result.update_from_flattened_dict({**changes, **given})
+    return result
 
   return make
 

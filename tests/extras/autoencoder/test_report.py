@@ -13,14 +13,14 @@ from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
 def test_figures_are_means_over_all_pairs():
   rng = np.random.default_rng(0)
   real = rng.uniform(-1, 1, (18, 12, 12, 1)).astype(np.float32)
-  made = np.clip(real + 0.1 * rng.standard_normal(real.shape), -1, 1)
-  figures = autoencoder_report.similarities(real, made.astype(np.float32))
+  result = np.clip(real + 0.1 * rng.standard_normal(real.shape), -1, 1)
+  figures = autoencoder_report.similarities(real, result.astype(np.float32))
   assert sorted(figures) == ["ms_ssim", "psnr", "ssim"]
-  error = np.square((made - real) / 2).mean(axis=(1, 2, 3))
+  error = np.square((result - real) / 2).mean(axis=(1, 2, 3))
   assert figures["psnr"] == pytest.approx((-10 * np.log10(error)).mean(), rel=1e-5)
-  ssim = diversity.ssim((real + 1) / 2, (made + 1) / 2)
+  ssim = diversity.ssim((real + 1) / 2, (result + 1) / 2)
   assert figures["ssim"] == pytest.approx(float(ssim.mean()), rel=1e-4)
-  small = autoencoder_report.similarities(real[:, :8], made[:, :8])
+  small = autoencoder_report.similarities(real[:, :8], result[:, :8])
   assert sorted(small) == ["psnr"]
 
 
@@ -42,7 +42,7 @@ def test_features_are_those_of_a_probe_that_is_there(tmp_path):
   dataset = types.SimpleNamespace(records=types.SimpleNamespace(folder=tmp_path))
 
   def extractor():
-    return autoencoder_report.extractor(dataset, None, False, lambda *told: None)
+    return autoencoder_report.extractor(dataset, None, False, lambda *reported: None)
 
   assert extractor() is None
   images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)

@@ -59,13 +59,13 @@ def _assert_near(one, other, atol=0.0):
 def test_a_resumed_run_is_bit_equal_and_its_folder_holds_what_was_learned(
   train, build, images, tmp_path
 ):
-  whole, told = train(tmp_path / "whole", sample_every=4)
+  whole, reported = train(tmp_path / "whole", sample_every=4)
   assert (tmp_path / "whole" / "samples" / "step_0000004.png").is_file()
   assert {"validation/psnr", "validation/reconstruction", "validation/kl"} < set(
-    told.scalars[4]
+    reported.scalars[4]
   )
-  assert told.scalars[1]["train/adversarial_weight"] == 0
-  assert told.scalars[2]["train/adversarial_weight"] > 0
+  assert reported.scalars[1]["train/adversarial_weight"] == 0
+  assert reported.scalars[2]["train/adversarial_weight"] > 0
 
   class Cut(Exception):
     pass
@@ -114,11 +114,11 @@ def test_the_command_trains_and_reports(
   assert "no rFID" in caplog.text
   assert "finished at step 4; PSNR" in done.out
   assert "phantom images" in done.out
-  told = json.loads((tmp_path / autoencoder_report.FILE).read_text())
-  assert (told["step"], told["factor"]) == (4, 2)
-  assert 0 < told["psnr"] < 60
+  reported = json.loads((tmp_path / autoencoder_report.FILE).read_text())
+  assert (reported["step"], reported["factor"]) == (4, 2)
+  assert 0 < reported["psnr"] < 60
   assert (tmp_path / lock.NAME).exists()
-  assert "rfid" not in told
+  assert "rfid" not in reported
   wrong = run_main("train_autoencoder", *arguments, "--config.loss.kl_weight=1e-3")
   assert "loss.kl_weight (1e-06 there, 0.001 here)" in wrong.complaint
 
@@ -135,8 +135,8 @@ def test_four_devices_learn_what_one_learns(build, images, monkeypatch):
     placed = sharding.place_batch(batch, experiment.mesh)
     start = jax.device_get(programs.init()) if start is None else start
     places = jax.tree.map(lambda leaf: leaf.sharding, programs.like())
-    state, told = programs.train_step(jax.device_put(start, places), placed)
+    state, reported = programs.train_step(jax.device_put(start, places), placed)
     states.append(state.ema_params)
-    assert np.isfinite(told["loss"])
+    assert np.isfinite(reported["loss"])
   assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
   _assert_near(*states, atol=1e-5)

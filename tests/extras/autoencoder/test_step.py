@@ -33,8 +33,8 @@ def objective(build):
     loss__perceptual_weight=0.7,
     model__block_channels=(4,),
   )
-  made = trainer_lib.make_objective(experiment)
-  return objective_lib.Objective(**{**made.__dict__, "features_fn": _features})
+  result = trainer_lib.make_objective(experiment)
+  return objective_lib.Objective(**{**result.__dict__, "features_fn": _features})
 
 
 def test_an_update_follows_the_gradient_of_the_losses(objective):
@@ -58,18 +58,18 @@ def test_an_update_follows_the_gradient_of_the_losses(objective):
     mean, logvar = apply({"params": params}, IMAGE, method="encode")
     noise_key = jax.random.split(key)[1]
     latent = autoencoder_lib.sample_posterior(noise_key, mean, logvar)
-    made = apply({"params": params}, latent, method="decode")
+    result = apply({"params": params}, latent, method="decode")
     kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar).sum() / IMAGE.size
-    (a,), _ = _features(frozen, made)
+    (a,), _ = _features(frozen, result)
     (b,), _ = _features(frozen, IMAGE)
     cosine = (a * b).sum(-1) / jnp.linalg.norm(a, axis=-1) / jnp.linalg.norm(b, axis=-1)
-    likeness = jnp.abs(made - IMAGE).mean() + 0.7 * (2 - 2 * cosine).mean()
-    return likeness + 0.1 * kl - weight * objective.logits(adversary, made).mean()
+    likeness = jnp.abs(result - IMAGE).mean() + 0.7 * (2 - 2 * cosine).mean()
+    return likeness + 0.1 * kl - weight * objective.logits(adversary, result).mean()
 
   expected = jax.jit(jax.grad(loss_of))
   for step, weight in ((0, 0.0), (1, 0.3)):
     before = state.params
-    state, told = update(state)
+    state, reported = update(state)
     grads = expected(before["autoencoder"], before["discriminator"], step, weight)
     moved = jax.tree.map(jnp.subtract, before, state.params)
     for a, b in zip(
@@ -79,7 +79,7 @@ def test_an_update_follows_the_gradient_of_the_losses(objective):
     # The adversary learns from its first step on, and not before.
     largest = max(np.abs(x).max() for x in jax.tree.leaves(moved["discriminator"]))
     assert (largest > 0) == (step == 1)
-    assert float(told["adversarial_weight"]) == pytest.approx(weight)
+    assert float(reported["adversarial_weight"]) == pytest.approx(weight)
     if not step:
       kept = jax.tree.leaves(state.ema_params)
       ends = zip(

@@ -166,32 +166,32 @@ def test_atelectasis_raises_the_diaphragm_of_its_side():
 def test_nodules_are_under_and_masses_over_three_centimetres():
   for index in range(12):
     for name in ("Nodule", "Mass"):
-      made = _make(index, name, size=128)
-      for box in made.boxes:
-        longest = max(box.w, box.h) * 128 * made.pixel_cm
+      result = _make(index, name, size=128)
+      for box in result.boxes:
+        longest = max(box.w, box.h) * 128 * result.pixel_cm
         if name == "Nodule":
           # A box is whole pixels: one more than the ball at most.
-          assert 1.3 < longest < 3 + made.pixel_cm
+          assert 1.3 < longest < 3 + result.pixel_cm
         else:
           assert 3 < longest < 11
 
 
 @pytest.mark.parametrize("name", phantom_anatomy.RENDERED)
 def test_every_finding_is_named_and_boxed(name):
-  made = _make(11, name, view="AP")
-  assert made.findings == (name,)
+  result = _make(11, name, view="AP")
+  assert result.findings == (name,)
   assert name in metadata.FINDINGS
-  assert {box.finding for box in made.boxes} == {name}
-  for box in made.boxes:
+  assert {box.finding for box in result.boxes} == {name}
+  for box in result.boxes:
     assert 0 <= box.x < box.x + box.w <= 1
     assert 0 <= box.y < box.y + box.h <= 1
 
 
 def test_pairs_render_both():
   for pair in phantom_anatomy.COMPATIBLE:
-    made = _make(1, *pair, size=32)
-    assert made.findings == tuple(sorted(pair))
-    assert {box.finding for box in made.boxes} == set(pair)
+    result = _make(1, *pair, size=32)
+    assert result.findings == tuple(sorted(pair))
+    assert {box.finding for box in result.boxes} == set(pair)
 
 
 def test_a_patient_keeps_the_body_between_images():

@@ -39,18 +39,18 @@ def _lines(path):
 
 
 def test_readers_of_real_trees_read_it(tree):
-  found = layout.find_tree(tree)
-  entries = metadata.read_entries(found.data_entry)
+  result = layout.find_tree(tree)
+  entries = metadata.read_entries(result.data_entry)
   assert len(entries.id) == 48
-  assert set(entries.id) == set(found.originals)
+  assert set(entries.id) == set(result.originals)
   assert set(entries.sex) == {0, 1}
   assert set(entries.view) == {0, 1}
   for row, stem in enumerate(entries.id[:6]):
-    facts = phantom_source.read_facts(found.originals[stem])
+    facts = phantom_source.read_facts(result.originals[stem])
     assert labels.names_of(entries.findings[row], metadata.FINDINGS) == tuple(
       facts["findings"]
     )
-  with Image.open(found.originals[entries.id[0]]) as image:
+  with Image.open(result.originals[entries.id[0]]) as image:
     assert (image.mode, image.size) == ("L", (32, 32))
 
 
@@ -65,16 +65,16 @@ def test_header_is_nihs_own(tree):
 def test_images_are_those_of_the_renderer(tree):
   plan = phantom_tree.make_plan(48, 5)
   path = tree / "original" / "images_001" / "images" / plan.name(7)
-  made = phantom.make_phantom(5, 7, size=32, patient=int(plan.patient[7]))
+  results = phantom.make_phantom(5, 7, size=32, patient=int(plan.patient[7]))
   with Image.open(path) as image:
-    np.testing.assert_array_equal(np.asarray(image), made.image)
+    np.testing.assert_array_equal(np.asarray(image), results.image)
 
 
 def test_boxes_are_in_pixels_of_1024(tree):
-  found = layout.find_tree(tree)
-  read = metadata.read_boxes(found.boxes)
-  entries = metadata.read_entries(found.data_entry)
-  rows = list(csv.reader(found.boxes.read_text().splitlines()))
+  result = layout.find_tree(tree)
+  read = metadata.read_boxes(result.boxes)
+  entries = metadata.read_entries(result.data_entry)
+  rows = list(csv.reader(result.boxes.read_text().splitlines()))
   assert ",".join(rows[0]) == "Image Index,Finding Label,Bbox [x,y,w,h],,,"
   assert "Infiltration" not in {row[1] for row in rows}
   assert "Infiltrate" in {row[1] for row in rows}
@@ -99,11 +99,11 @@ def test_lists_split_whole_patients(tree):
 
 
 def test_google_labels_agree_with_the_findings(tree):
-  found = layout.find_tree(tree)
-  expert = google_labels.read_google_labels(found.google_labels)
+  result = layout.find_tree(tree)
+  expert = google_labels.read_google_labels(result.google_labels)
   findings = {
     stem: phantom_source.read_facts(path)["findings"]
-    for stem, path in found.originals.items()
+    for stem, path in result.originals.items()
   }
   assert expert.test_ids
   assert set(expert.four_findings) > set(expert.test_ids)
@@ -111,7 +111,7 @@ def test_google_labels_agree_with_the_findings(tree):
     assert values[0] == 0
     assert values[1] == ("Pneumothorax" in findings[stem])
     assert values[3] == bool({"Mass", "Nodule"} & set(findings[stem]))
-  (votes,) = (path for path in found.google_labels if "readers" in path.name)
+  (votes,) = (path for path in result.google_labels if "readers" in path.name)
   assert len(_lines(votes)) == 1 + 3 * len(expert.four_findings)
   test_list = {pathlib.Path(name).stem for name in _lines(tree / "test_list.txt")}
   validation_ids = set(expert.four_findings) - expert.test_ids
@@ -127,10 +127,12 @@ def test_readme_says_phantoms(tree):
 
 def test_complete_tree_is_left_alone(tree):
   before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
-  told = []
-  phantom_tree.write_tree(tree, **SETTINGS, progress=lambda *call: told.append(call))
+  messages = []
+  phantom_tree.write_tree(
+    tree, **SETTINGS, progress=lambda *call: messages.append(call)
+  )
   assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == before
-  assert not told
+  assert not messages
 
 
 def test_interrupted_processes_stop_and_go_on(tree, tmp_path):
@@ -159,25 +161,27 @@ def test_interrupted_tree_goes_on(tree, tmp_path):
   # What a kill in the middle of a file leaves behind.
   next_name = phantom_tree.make_plan(48, 5).name(10)
   kept[0].with_name(next_name + ".part").write_bytes(b"half")
-  told = []
-  phantom_tree.write_tree(root, **SETTINGS, progress=lambda *call: told.append(call))
+  messages = []
+  phantom_tree.write_tree(
+    root, **SETTINGS, progress=lambda *call: messages.append(call)
+  )
   assert [path.stat().st_mtime_ns for path in kept] == times
-  assert told[0] == ("phantoms", 11, 48)
-  assert told[-1] == ("phantoms", 48, 48)
+  assert messages[0] == ("phantoms", 11, 48)
+  assert messages[-1] == ("phantoms", 48, 48)
   contents = _contents(root)
   assert _contents(tree) == contents
 
 
 def test_processes_make_the_same_files(tree, tmp_path):
-  told = []
+  messages = []
   root = phantom_tree.write_tree(
     tmp_path / "tree",
     **SETTINGS,
     num_processes=2,
-    progress=lambda *call: told.append(call[1]),
+    progress=lambda *call: messages.append(call[1]),
   )
   assert _contents(root) == _contents(tree)
-  assert told == list(range(1, 49))
+  assert messages == list(range(1, 49))
 
 
 def test_failing_worker_is_told(tmp_path, monkeypatch):

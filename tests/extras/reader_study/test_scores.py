@@ -68,63 +68,63 @@ def wavering(row):
 
 
 def test_a_reader_who_knows_all(key, answer):
-  found = reader_scores.score(key, [answer("ann", perfect)])
-  assert found.readers == ("ann",)
-  assert found.num_images == {"real": 20, "clip": 10, "elixr": 10}
-  assert found.num_repeats == 6
-  accuracy = found.find("accuracy", "ann")
+  result = reader_scores.score(key, [answer("ann", perfect)])
+  assert result.readers == ("ann",)
+  assert result.num_images == {"real": 20, "clip": 10, "elixr": 10}
+  assert result.num_repeats == 6
+  accuracy = result.find("accuracy", "ann")
   assert (accuracy.value, accuracy.num) == (1, 40)
   assert accuracy.low == pytest.approx(0.025 ** (1 / 40))
-  assert found.find("p_value", "ann").value < 1e-9
-  assert found.find("repeat_kappa", "ann").value == 1
-  assert found.find("realism", "ann", "real").value == 5
-  assert found.find("finding_kappa", "ann", "generated", "Edema").value == 1
-  assert found.find("finding_f1", "ann", "clip", "macro").value == 1
+  assert result.find("p_value", "ann").value < 1e-9
+  assert result.find("repeat_kappa", "ann").value == 1
+  assert result.find("realism", "ann", "real").value == 5
+  assert result.find("finding_kappa", "ann", "generated", "Edema").value == 1
+  assert result.find("finding_f1", "ann", "clip", "macro").value == 1
   # Never asked for: there is nothing that could be seen or missed.
-  hernia = found.find("finding_f1", "ann", "generated", "Hernia")
+  hernia = result.find("finding_f1", "ann", "generated", "Hernia")
   assert hernia.value is None
   assert hernia.reason == "in none of the images"
 
 
 def test_a_path_that_deceives(key, answer):
-  found = reader_scores.score(key, [answer("bob", fooled_by_elixr)])
-  assert found.find("accuracy").value == 0.75
-  assert found.find("specificity", path="real").value == 1
-  assert found.find("sensitivity", path="clip").value == 1
-  elixr = found.find("sensitivity", path="elixr")
+  result = reader_scores.score(key, [answer("bob", fooled_by_elixr)])
+  assert result.find("accuracy").value == 0.75
+  assert result.find("specificity", path="real").value == 1
+  assert result.find("sensitivity", path="clip").value == 1
+  elixr = result.find("sensitivity", path="elixr")
   assert (elixr.value, elixr.low) == (0, 0)
   assert elixr.high == pytest.approx(1 - 0.025 ** (1 / 10))
-  assert found.find("balanced_accuracy", path="elixr").value == 0.5
-  assert found.find("realism", path="generated").value == 2.5
+  assert result.find("balanced_accuracy", path="elixr").value == 0.5
+  assert result.find("realism", path="generated").value == 2.5
   # "Mass" for every image is right in the share of Mass, and agrees by chance alone.
-  assert found.find("finding_kappa", path="generated", finding="Mass").value == 0
+  assert result.find("finding_kappa", path="generated", finding="Mass").value == 0
 
 
 def test_several_readers(key, answer):
   readers = {"ann": perfect, "bob": fooled_by_elixr, "cy": wavering}
   files = [answer(name, answer_fn) for name, answer_fn in readers.items()]
-  found = reader_scores.score(key, files)
+  result = reader_scores.score(key, files)
   # Repeats do not count twice: who wavers has the accuracy of the first showing.
-  assert found.find("accuracy", "cy").value == 1
-  assert found.find("repeat_agreement", "cy").value == 0
-  assert found.find("repeat_kappa", "cy").value < 0
-  assert found.find("accuracy").value == pytest.approx((1 + 0.75 + 1) / 3)
-  assert found.find("accuracy").num == 120
-  assert found.find("verdict_kappa", "ann and cy").value == 1
+  assert result.find("accuracy", "cy").value == 1
+  assert result.find("repeat_agreement", "cy").value == 0
+  assert result.find("repeat_kappa", "cy").value < 0
+  assert result.find("accuracy").value == pytest.approx((1 + 0.75 + 1) / 3)
+  assert result.find("accuracy").num == 120
+  assert result.find("verdict_kappa", "ann and cy").value == 1
   truth = np.tile([0, 1, 0, 1], 10)
   said = np.tile([0, 1, 0, 0], 10)
   wanted = metrics.cohen_kappa_score(truth, said)
-  assert found.find("verdict_kappa", "ann and bob").value == pytest.approx(wanted)
-  assert 0 < found.find("fleiss_kappa").value < 1
-  assert found.find("realism_kappa", "ann and bob") is not None
+  assert result.find("verdict_kappa", "ann and bob").value == pytest.approx(wanted)
+  assert 0 < result.find("fleiss_kappa").value < 1
+  assert result.find("realism_kappa", "ann and bob") is not None
 
 
 def test_guesses_are_not_told_from_chance(key, answer):
   rng = np.random.default_rng(3)
   guess = answer("dee", lambda row: (rng.choice(["real", "synthetic"]), 3, "Mass"))
-  found = reader_scores.score(key, [guess])
-  assert found.find("p_value").value > 0.05
-  accuracy = found.find("accuracy")
+  result = reader_scores.score(key, [guess])
+  assert result.find("p_value").value > 0.05
+  accuracy = result.find("accuracy")
   assert accuracy.low < 0.5 < accuracy.high
   same = reader_scores.score(key, [answer("eve", lambda row: ("synthetic", 3, "Mass"))])
   assert same.find("repeat_kappa").value is None
@@ -134,11 +134,11 @@ def test_guesses_are_not_told_from_chance(key, answer):
 
 def test_a_sheet_answered_in_part(key, answer):
   """Who answers no question on findings or realism has no scores for them."""
-  found = reader_scores.score(key, [answer("ann", lambda row: ("real", "", ""))])
-  assert {score.metric for score in found.scores}.isdisjoint(
+  result = reader_scores.score(key, [answer("ann", lambda row: ("real", "", ""))])
+  assert {score.metric for score in result.scores}.isdisjoint(
     {"realism", "finding_kappa", "finding_f1"}
   )
-  assert "Findings seen" not in reader_report.text(found)
+  assert "Findings seen" not in reader_report.text(result)
 
 
 @pytest.mark.parametrize(

@@ -90,10 +90,10 @@ def test_an_untrained_prediction_is_zero():
 @pytest.mark.parametrize("kind", KINDS)
 def test_sixteen_bits_inside_are_float32_outside(kind):
   model = _make(**KINDS[kind], dtype=jnp.bfloat16)
-  made, variables = jax.eval_shape(
+  result, variables = jax.eval_shape(
     model.init_with_output, jax.random.key(0), *_inputs()
   )
-  assert (made.shape, made.dtype) == ((2, 4, 6, 3), jnp.float32)
+  assert (result.shape, result.dtype) == ((2, 4, 6, 3), jnp.float32)
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
@@ -181,7 +181,7 @@ def test_features_are_sown_for_the_named_layer(layer):
 
 def test_remat_changes_no_number_and_all_parameters_learn():
   inputs = _inputs()
-  made = []
+  result = []
   for remat in (False, True):
     model = _make(depth=1, qk_norm=True, remat=remat)
     variables = _draw(model, inputs)
@@ -190,8 +190,8 @@ def test_remat_changes_no_number_and_all_parameters_learn():
     def loss(variables, model=model, target=target):
       return jnp.mean((model.apply(variables, *inputs) - target) ** 2)
 
-    made.append(jax.jit(jax.value_and_grad(loss))(variables))
-  (plain, grads), (again, grads_again) = made
+    result.append(jax.jit(jax.value_and_grad(loss))(variables))
+  (plain, grads), (again, grads_again) = result
   np.testing.assert_allclose(plain, again, rtol=1e-5)
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
     # A key's bias adds the same to all scores of a query; norms undo that it does.

@@ -36,11 +36,11 @@ def test_residual_blocks_take_the_place_of_convolutions_between_levels():
     ("up_blocks_0", "upsamplers_0"),
   ):
     assert set(plain[place].pop(name)) == {"conv"}
-    made = resnets[place].pop(name)
-    assert set(made) == {"conv1", "conv2", "norm1", "norm2", "time_emb_proj"}
-    assert made["time_emb_proj"]["kernel"].shape == (
+    result = resnets[place].pop(name)
+    assert set(result) == {"conv1", "conv2", "norm1", "norm2", "time_emb_proj"}
+    assert result["time_emb_proj"]["kernel"].shape == (
       32,
-      2 * made["conv2"]["bias"].shape[0],
+      2 * result["conv2"]["bias"].shape[0],
     )
   assert jax.tree.structure(plain) == jax.tree.structure(resnets)
 

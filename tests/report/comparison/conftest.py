@@ -71,7 +71,7 @@ def undefined(metric: str, group: str, reason: str, of: str = "generated"):
 def measured(share: float, seed: int, of: str = "generated") -> list[Measurement]:
   """All figures of a path."""
   rng = np.random.default_rng(seed)
-  made = [
+  result = [
     measurement(metric, judge, share, of=of, rng=rng)
     for metric, (*_, judges) in FIGURES.items()
     for judge in judges
@@ -79,18 +79,20 @@ def measured(share: float, seed: int, of: str = "generated") -> list[Measurement
   for finding in metadata.FINDINGS:
     group = f"finding: {finding}"
     if finding == "Hernia":
-      made.append(undefined("auroc", group, "no image was asked to show it", of))
+      result.append(undefined("auroc", group, "no image was asked to show it", of))
       continue
     own = np.clip(share + 0.15 * rng.standard_normal(), 0, 1)
-    made.append(measurement("auroc", PROBE, own, group=group, of=of, rng=rng, num=140))
+    result.append(
+      measurement("auroc", PROBE, own, group=group, of=of, rng=rng, num=140)
+    )
   for group in GROUPS:
     for metric in ("frechet_distance", "precision"):
-      made.append(
+      result.append(
         measurement(metric, PROBE, share, group=group, of=of, rng=rng, num=500)
       )
   reason = "81 images, at least 100 are needed"
-  made.append(undefined("frechet_distance", "age: 80-119", reason, of))
-  return made
+  result.append(undefined("frechet_distance", "age: 80-119", reason, of))
+  return result
 
 
 def verdict(metric: str, judge: str, paths, num_best: int, group: str = "all"):

@@ -161,8 +161,8 @@ def test_headings_are_in_order(parsed):
 
 
 def test_sections_are_in_order(parsed):
-  found = [x["id"] for x in parsed.all("section")]
-  assert found == [
+  result = [x["id"] for x in parsed.all("section")]
+  assert result == [
     "compared",
     "summary",
     "metrics",
@@ -259,7 +259,7 @@ def test_page_escapes_text_in_every_field(tmp_path):
   parsed = Page(source)
   assert len(parsed.all("script")) == 1
   assert all(image["src"].startswith("data:") for image in parsed.all("img"))
-  assert not [name for _, found in parsed.found for name in found if name[:2] == "on"]
+  assert not [name for _, result in parsed.found for name in result if name[:2] == "on"]
   for section in ("groups", "findings", "guidance", "features", "labels", "losses"):
     assert f'id="{section}"' in source
   # Text, attributes and captions: what was given, as it was given.
@@ -336,15 +336,15 @@ def test_best_is_marked_where_another_path_is_worse(best, marked):
 )
 def test_findings_claim_no_more_than_the_verdict(best, differences, kind, sentence):
   comparison = _compared(best, differences)
-  (found,) = verdict_text.findings(rows.build(comparison))
-  assert (found.kind, found.sentence) == (kind, sentence)
+  (result,) = verdict_text.findings(rows.build(comparison))
+  assert (result.kind, result.sentence) == (kind, sentence)
 
 
 def test_nothing_is_best_without_verdicts():
   comparison = _small(paths=[_path("a", _cmmd(1.0)), _path("b", _cmmd(9.0))])
-  found = verdict_text.findings(rows.build(comparison))
-  assert found == []
-  assert "nothing here says" in verdict_text.overview(found)
+  result = verdict_text.findings(rows.build(comparison))
+  assert result == []
+  assert "nothing here says" in verdict_text.overview(result)
   assert set(_marks(comparison).values()) == {""}
 
 

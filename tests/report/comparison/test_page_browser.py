@@ -43,12 +43,12 @@ def browser(page: pathlib.Path, tmp_path_factory) -> Iterator:
 
 def _column(browser, place: int) -> list[float | None]:
   """Values of a column of the main table from top to bottom, None for none."""
-  told = browser.execute_script(
+  reported = browser.execute_script(
     "return Array.from(document.querySelectorAll('#all tbody tr'),"
     " (row) => row.cells[arguments[0]].dataset.value)",
     place,
   )
-  return [float(value) if value else None for value in told]
+  return [float(value) if value else None for value in reported]
 
 
 def _head(browser, place: int):
@@ -106,16 +106,16 @@ def test_what_is_undefined_stands_last_either_way(browser):
   head = browser.find_elements("css selector", "#parts thead th")[4]
   for _ in range(2):
     head.find_element("css selector", "button").click()
-    told = browser.execute_script(
+    reported = browser.execute_script(
       "return Array.from(document.querySelectorAll('#parts tbody tr'),"
       " (row) => row.cells[4].dataset.value)"
     )
-    assert told.count("") == 2
-    assert told[-2:] == ["", ""]
+    assert reported.count("") == 2
+    assert reported[-2:] == ["", ""]
 
 
 def test_rows_are_filtered(browser):
-  told = browser.execute_script(
+  reported = browser.execute_script(
     "const select = document.querySelector('select[data-key=kind]');"
     "select.value = 'sex';"
     "select.dispatchEvent(new Event('change', { bubbles: true }));"
@@ -123,8 +123,8 @@ def test_rows_are_filtered(browser):
     " (row) => row.cells[1].textContent),"
     " document.querySelector('.status[data-table=parts]').textContent]"
   )
-  assert set(told[0]) == {"sex: F", "sex: M"}
-  assert told[1].startswith(f"{len(told[0])} of ")
+  assert set(reported[0]) == {"sex: F", "sex: M"}
+  assert reported[1].startswith(f"{len(reported[0])} of ")
 
 
 def test_tab_reaches_the_skip_link_first(browser):
@@ -141,8 +141,8 @@ def test_the_page_is_never_wider_than_the_screen(browser, width):
   browser.execute_script(
     "for (const each of document.querySelectorAll('details')) each.open = true"
   )
-  found = browser.execute_script("return document.documentElement.scrollWidth")
-  assert found <= width
+  result = browser.execute_script("return document.documentElement.scrollWidth")
+  assert result <= width
 
 
 def test_the_dark_is_dark(browser):
