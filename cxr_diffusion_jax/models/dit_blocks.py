@@ -96,7 +96,7 @@ def grid_angles(
   return angles.reshape(-1, 2 * pairs).astype(np.float32)
 
 
-def rotate(x: Array, angles: Array) -> Array:
+def rotate(x: Array, angles: Array | np.ndarray) -> Array:
   """Rotates the pairs (i, i + d/2) of x [b n h d] by angles [n d/2] in radians."""
   cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
