@@ -28,6 +28,7 @@ _OUTPUTS = (
   "figures",
   "generated",
   "metrics.json",
+  "primary.json",
   "probe",
   "reader_study",
   "report.html",
@@ -47,6 +48,9 @@ def define() -> Holders:
     holders: Holders = {
       "split": flags.DEFINE_string("split", "test", "Split to take conditions from."),
       "num": number("num", None, "Number of conditions; half the split by default.", 1),
+      "per_patient": number(
+        "per_patient", 1, "Conditions of one patient at most; 0 for all images.", 0
+      ),
       "seeds": texts("seeds", ["0"], "Seeds of the noise."),
       "batch_size": number("batch_size", 32, "Images generated at a time.", 1),
       "checkpoint": sample_flags.checkpoint(),
@@ -62,6 +66,12 @@ def define() -> Holders:
         quick,
         f"Some of {', '.join(measurement.SUBJECTS)}; names of single metrics, such as"
         " frechet_distance; or all.",
+      ),
+      "primary": flags.DEFINE_string(
+        "primary",
+        "frechet_distance",
+        "The figure to rank by, named before the run: METRIC or METRIC:JUDGE, such as"
+        " auroc:probe. All others are marked exploratory.",
       ),
       "features": texts(
         "features",
@@ -135,6 +145,7 @@ def options(holders: Holders) -> "path_assessment.Options":
   names = {field.name for field in dataclasses.fields(path_assessment.Options)}
   fractions = command.numbers("utility_fractions", given["utility_fractions"])
   parsed: artifacts.Json = {
+    "primary": _primary(given["primary"]),
     "seeds": _whole("seeds", given["seeds"]),
     "features": tuple(given["features"]),
     "weights": _pairs("weights", given["weights"]),
@@ -155,6 +166,22 @@ def _metrics(names: Sequence[str]) -> tuple[str, ...]:
   except errors.InputError as error:
     raise errors.InputError(f"--{error}") from error
   return tuple(names)
+
+
+def _primary(text: str) -> str:
+  from cxr_diffusion_jax.evaluation import metric
+
+  try:
+    (record,) = metric.select([text.partition(":")[0]])
+  except (errors.InputError, ValueError) as error:
+    raise errors.InputError(
+      f"--primary={text}", "the name of one metric, or METRIC:JUDGE"
+    ) from error
+  if not record.direction:
+    raise errors.InputError(
+      f"--primary={text}", "a figure of which lower or higher is better"
+    )
+  return text
 
 
 def _whole(name: str, texts: Sequence[str]) -> tuple[int, ...]:

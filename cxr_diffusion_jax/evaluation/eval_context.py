@@ -98,6 +98,7 @@ def of_runs(
   *,
   split: str = "test",
   num: int | None = None,
+  per_patient: int = 0,
   features: Sequence[str] = ("auto",),
   weights: Mapping[str, str] | None = None,
   elixr_models: str = "",
@@ -110,7 +111,7 @@ def of_runs(
   """
   dataset, settings = runs[0].dataset, runs[0].data
   records = dataset.records
-  whole, sets = _select(runs, split, num)
+  whole, sets = _select(runs, split, num, per_patient)
   judge = train_judge(records, progress)
   extractors, skipped = features_lib.open_extractors(
     features, settings=settings, probe=judge, weights=weights
@@ -171,25 +172,33 @@ def train_judge(
 
 
 def _select(
-  runs: Sequence[run_lib.Run], split: str, num: int | None
+  runs: Sequence[run_lib.Run], split: str, num: int | None, per_patient: int
 ) -> tuple[ImageSet, dict[str, ImageSet]]:
   """The whole split; and its conditions and reference, and the training images."""
   records = runs[0].dataset.records
   whole = image_set.of_records(records, split)
-  usable = []
-  for run in runs:
-    source = run.dataset.source(split)
-    has = np.zeros(len(whole), bool)
-    has[source.row[source.reference_row >= 0]] = True
-    usable.append(has)
+  partners = [reference_rows(run, split, len(whole)) for run in runs]
   conditions, reference = selection.choose(
-    whole.ids, whole.labels["patient"], usable=selection.common(usable), num=num
+    whole.ids,
+    whole.labels["patient"],
+    usable=selection.common([rows >= 0 for rows in partners]),
+    num=num,
+    per_patient=per_patient,
+    partners=partners,
   )
   return whole, {
     "conditions": whole.take(conditions, f"{split}, conditions"),
     "reference": whole.take(reference, f"{split}, other patients"),
     "training": image_set.of_records(records, "train"),
   }
+
+
+def reference_rows(run: run_lib.Run, split: str, num: int) -> np.ndarray:
+  """[num] rows of the images that a run's conditions are made from; -1 for none."""
+  source = run.dataset.source(split)
+  rows = np.full(num, -1, np.int64)
+  rows[source.row] = source.reference_row
+  return rows
 
 
 def _real_features(

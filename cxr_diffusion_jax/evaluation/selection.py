@@ -1,6 +1,6 @@
 """Chooses conditions, and the real images that generated ones are compared with.
 
-split --by patient--> conditions: n images, one generated for each
+split --by patient--> conditions: one image a patient, one generated for each
                   +-> reference: the images of all other patients
 
 The real images of the conditions, compared with the reference, give the floor of every
@@ -22,12 +22,18 @@ def choose(
   *,
   usable: np.ndarray | None = None,
   num: int | None = None,
+  per_patient: int = 0,
+  partners: Sequence[np.ndarray] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
   """Divides the images of a split.
 
   Args:
     usable: [n] bool, images that every run has a condition for; None for all.
-    num: conditions; None for half of the images.
+    num: conditions; None for those of patients with half of the images.
+    per_patient: conditions of one patient at most, chosen by a hash of the id; 0 for
+      all of its images.
+    partners: rows [n] of the images that conditions are made from, -1 for none, for
+      each run: their patients are not in the reference either.
 
   Returns:
     Rows [c] of the conditions, patient after patient, and rows [r] of the reference, in
@@ -37,21 +43,33 @@ def choose(
     errors.InputError: fewer conditions than `num`, or no other patient left.
   """
   usable = np.ones(len(ids), bool) if usable is None else usable
-  wanted = max(1, len(ids) // 2) if num is None else num
+  half = max(1, len(ids) // 2)
+  wanted = half if num is None else num
   conditions: list[int] = []
   chosen = np.zeros(len(ids), bool)
   for patient in sorted(set(patients.tolist()), key=_order):
-    if len(conditions) >= wanted:
+    if len(conditions) >= wanted or (num is None and chosen.sum() >= half):
       break
     rows = np.flatnonzero(patients == patient)
-    if not usable[rows].any():
+    own = rows[usable[rows]].tolist()
+    if not own:
       continue
     chosen[rows] = True
-    conditions += rows[usable[rows]].tolist()
+    if per_patient:
+      own = sorted(sorted(own, key=lambda row: _order(ids[row]))[:per_patient])
+    conditions += own
+    for partner in partners:
+      of_rows = partner[own]
+      chosen |= np.isin(patients, patients[of_rows[of_rows >= 0]])
   reference = np.flatnonzero(~chosen)
   if num is not None and len(conditions) < num:
     raise errors.InputError(
-      f"--num {num}", f"at most {len(conditions)}, the images that have a condition"
+      f"--num {num}",
+      f"at most {len(conditions)}, the images that have a condition"
+      + (f", {per_patient} a patient" if per_patient else ""),
+      "ask for fewer, or for all images of a patient with --per_patient=0"
+      if per_patient
+      else "",
     )
   if not len(reference):
     raise errors.InputError(
@@ -76,5 +94,5 @@ def common(usable: Sequence[np.ndarray]) -> np.ndarray:
   return everywhere
 
 
-def _order(patient: int) -> bytes:
-  return hashlib.sha256(str(patient).encode()).digest()
+def _order(name: object) -> bytes:
+  return hashlib.sha256(str(name).encode()).digest()

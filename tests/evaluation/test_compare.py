@@ -34,6 +34,7 @@ def compare(run_main, workdirs, out, judged):
       f"--out={out}",
       "--split=train",
       "--num=24",
+      "--per_patient=0",
       "--batch_size=8",
       "--reader_num=2",
       *arguments,
@@ -65,6 +66,12 @@ def test_compare_writes_page_tables_figures_and_sheet(compare, out):
   }
   distance = by_key["frechet_distance", "all"]
   assert (distance["num"], distance["standin"]) == (24, True)
+  assert 0 < distance["patients"] < 24
+  assert "deviations" not in distance
+  assert f"24 ({distance['patients']} patients)" in (out / "table.md").read_text()
+  named = json.loads((out / "primary.json").read_text())
+  assert named == {"primary": ["frechet_distance"]}
+  assert any("Reconstruction" in warning for warning in values["warnings"])
   # No finding is on five of so few phantoms: undefined, and not .5.
   changed = by_key["change_by_condition", "all"]["value"]
   assert 0 < changed < by_key["change_by_condition_and_noise", "all"]["value"]
@@ -107,6 +114,7 @@ def test_evaluate_writes_into_the_run(run_main, workdirs, judged):
     f"--workdir={workdirs[0]}",
     "--split=train",
     "--num=24",
+    "--per_patient=0",
     "--batch_size=8",
     "--metrics=fidelity",
     "--reader_num=0",
@@ -123,6 +131,9 @@ def test_evaluate_writes_into_the_run(run_main, workdirs, judged):
   ("arguments", "words"),
   [
     (["--num=51"], "at most"),
+    (["--num=51", "--per_patient=1"], "1 a patient; fix: ask for fewer"),
+    (["--primary=ms_ssim"], "--primary=ms_ssim; expected a figure of which lower"),
+    (["--primary=fidelity"], "--primary=fidelity; expected the name of one metric"),
     (["--metrics=fid"], "--metrics fid; expected all, some of fidelity"),
     (["--seeds=0,0"], "--seeds=0,0"),
     (["--sweep=much"], "--sweep=much"),

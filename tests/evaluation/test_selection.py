@@ -26,6 +26,29 @@ def test_choose_keeps_the_first_conditions():
   assert few.tolist() != list(range(7))
 
 
+def test_choose_takes_one_condition_a_patient():
+  conditions, reference = selection.choose(IDS, PATIENTS, per_patient=1)
+  assert len(np.unique(PATIENTS[conditions])) == len(conditions)
+  # Patients with half of the images; their other images are in neither set.
+  assert not set(PATIENTS[conditions]) & set(PATIENTS[reference])
+  assert 25 <= np.isin(PATIENTS, PATIENTS[conditions]).sum() < 29
+  more, _ = selection.choose(IDS, PATIENTS, num=6, per_patient=2)
+  assert set(more.tolist()) - set(conditions.tolist())
+  first, _ = selection.choose(IDS, PATIENTS, num=3, per_patient=1)
+  assert first.tolist() == conditions[:3].tolist()
+  with pytest.raises(errors.InputError, match=r"at most 20, .* 1 a patient; fix: ask"):
+    selection.choose(IDS, PATIENTS, num=21, per_patient=1)
+
+
+def test_choose_separates_the_patients_that_conditions_are_made_from():
+  partners = np.roll(np.arange(50), 7)
+  conditions, reference = selection.choose(
+    IDS, PATIENTS, num=5, per_patient=1, partners=[partners]
+  )
+  shown = PATIENTS[np.concatenate([conditions, partners[conditions]])]
+  assert not set(shown) & set(PATIENTS[reference])
+
+
 def test_only_what_every_run_has_a_condition_for_is_asked():
   usable = np.arange(50) % 2 == 0
   conditions, reference = selection.choose(IDS, PATIENTS, usable=usable, num=10)

@@ -23,9 +23,10 @@ NUM_SHOWN, NUM_NEIGHBOURS = 10, 8
 LIMITATIONS = (
   "Every figure depends on the number of images and on the network that scored them;"
   " compare it with figures of the same table only.",
-  "Intervals are 95 %, over images, sampling seeds and training runs where there are"
+  "Intervals are 95 %, over patients, sampling seeds and training runs where there are"
   " several. Two or three training runs say little about how much another differs.",
-  "The best path is marked per figure; over many figures some marks are chance.",
+  "The best path is marked per figure, with all pairs of paths compared at once; over"
+  " many figures some marks are chance: only the primary figure was named before.",
   "A classifier's score of a generated image is not a radiologist's opinion. Not for"
   " clinical use.",
 )
@@ -89,9 +90,12 @@ def of_paths(
   settings = first.generator.settings
   kind = "phantoms" if context.phantom else "real images"
   return {
-    "conditions": f"{len(context.conditions):,} {context.split} images ({kind}), one"
-    " image generated for each, run and seed; the same noise in every path",
-    "reference": f"{len(context.reference):,} {context.split} images of other patients",
+    "conditions": f"{len(context.conditions):,} {context.split} images ({kind}) of"
+    f" {context.conditions.num_patients:,} patients, one image generated for each, run"
+    " and seed; the same noise in every path",
+    "reference": f"{len(context.reference):,} {context.split} images of"
+    f" {context.reference.num_patients:,} other patients",
+    "primary figure": f"{options.primary}, named before the run",
     "training images": f"{len(context.training):,}",
     "image size": f"{context.records.image_size} pixels",
     "training runs": "; ".join(

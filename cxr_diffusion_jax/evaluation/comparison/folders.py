@@ -83,7 +83,9 @@ def compare(
       "weights, a probe, or findings of real images to train one on",
       "--weights rad_dino=FOLDER, --probe FOLDER, or --labels of the real images too",
     )
-  context = _context(rest, len(synthetic), training, judge, extractors, progress)
+  context = _context(
+    rest, len(synthetic), options.per_patient, training, judge, extractors, progress
+  )
   context = dataclasses.replace(context, skipped={**skipped, **context.skipped})
   generated = assessment.GeneratedSet(
     images=synthetic,
@@ -104,14 +106,17 @@ def compare(
 def _context(
   rest: ImageSet,
   num_synthetic: int,
+  per_patient: int,
   training: ImageSet | None,
   judge: probe.Probe | None,
   extractors: Sequence[features_lib.Extractor],
   progress: types.Progress,
 ) -> EvalContext:
   """Half of the real images, or as many as are synthetic, make the floor."""
-  num = min(num_synthetic, len(rest) // 2)
-  held_out, reference = selection.choose(rest.ids, rest.patients, num=num)
+  held_out, reference = selection.choose(
+    rest.ids, rest.patients, per_patient=per_patient
+  )
+  held_out = held_out[:num_synthetic]
   sets = {
     "conditions": rest.take(held_out, "real, held out"),
     "reference": rest.take(reference, "real, other patients"),
@@ -167,9 +172,9 @@ def _comparison(
   return Comparison(
     title=f"{generated.images.name} against real images",
     facts={
-      "synthetic": f"{len(generated.images):,} images, {generated.images.name}",
-      "held out": f"{len(context.conditions):,} real images: the floor",
-      "reference": f"{len(context.reference):,} other real images",
+      "synthetic": _counted(generated.images),
+      "held out": f"{_counted(context.conditions)}: the floor",
+      "reference": f"{_counted(context.reference)}",
       **comparison_facts.judges(context),
       **comparison_facts.command("evaluate"),
     },
@@ -189,6 +194,15 @@ def _comparison(
     },
     limitations=comparison_facts.limitations(context),
   )
+
+
+def _counted(images: ImageSet) -> str:
+  patients = (
+    f"{images.num_patients:,} patients"
+    if images.num_patients
+    else ("unknown patients, each image counts as one")
+  )
+  return f"{len(images):,} images of {patients}, {images.name}"
 
 
 def _judge(

@@ -42,7 +42,10 @@ class Options:
   """How paths are evaluated; the same for all of them.
 
   Attributes:
-    num: conditions; None for half of the split.
+    num: conditions; None for those of patients with half of the split's images.
+    per_patient: conditions of one patient at most; 0 for all of its images.
+    primary: the figure that is named before the run: METRIC or METRIC:JUDGE. All others
+      are exploratory.
     changes: to the sample settings of the runs.
     sweep: guidance scales; () for none.
     utility_num: images to train a classifier on; 0 for as many as are real.
@@ -53,6 +56,8 @@ class Options:
 
   split: str = "test"
   num: int | None = None
+  per_patient: int = 1
+  primary: str = "frechet_distance"
   seeds: Sequence[int] = (0,)
   features: Sequence[str] = ("auto",)
   weights: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -9,6 +9,7 @@ import json
 import pathlib
 
 from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.evaluation.measurement import Key
 from cxr_diffusion_jax.run import compatibility
 from cxr_diffusion_jax.run import run as run_lib
 
@@ -35,6 +36,23 @@ class ConditioningPath:
   name: str
   runs: Sequence[run_lib.Run]
   config: artifacts.JsonMapping
+
+  @property
+  def reconstructs(self) -> bool:
+    """Whether conditions are made from the very images that are to be generated."""
+    needs = self.runs[0].needs
+    return needs.reference == "self" and bool(needs.reference_columns)
+
+  @property
+  def encoders(self) -> set[str]:
+    """Beginnings of the names of judges whose network the condition comes from."""
+    run = self.runs[0]
+    columns = {**run.card.columns, **run.card.targets}
+    names = {spec.encoder for spec in run.needs.specs}
+    names |= {"elixr" if "elixr" in name else name for name in run.card.targets}
+    # The stand-in of ELIXR is made from the stand-in CLIP: both are one network.
+    standin = any(column.standin for column in columns.values())
+    return names | ({"clip", "elixr"} if standin else set())
 
   @property
   def steps(self) -> list[int]:
@@ -99,6 +117,30 @@ def open_paths(
   return paths
 
 
+def unranked(paths: Sequence[ConditioningPath], key: Key) -> dict[str, str]:
+  """Path -> why a figure does not rank it, for a figure of several paths.
+
+  A path whose condition is made from the image itself reconstructs it: it is ranked
+  only where all paths do. The features and judges of an encoder rank no path that is
+  conditioned on it, or was trained to have its features: what both cannot see is not
+  counted, and what both see counts twice.
+  """
+  own = {path.name: path.reconstructs for path in paths}
+  reasons = {}
+  if not all(own.values()):
+    reasons = {
+      name: "reconstruction: its condition is made from the image itself"
+      for name, reconstructs in own.items()
+      if reconstructs
+    }
+  judge = key[2].casefold()
+  for path in paths:
+    for encoder in path.encoders:
+      if judge.startswith(encoder):
+        reasons[path.name] = f"circular: judged by {encoder}, its own encoder"
+  return reasons
+
+
 def differing(
   configs: Mapping[str, artifacts.JsonMapping],
 ) -> dict[str, dict[str, str]]:
@@ -145,6 +187,13 @@ def warnings(paths: Sequence[ConditioningPath]) -> list[str]:
     sentences.append(
       "A path has a single training run: the variance of training seeds is unknown and"
       " not part of its intervals."
+    )
+  images = [path.name for path in paths if path.reconstructs]
+  if images and len(paths) > 1:
+    sentences.append(
+      "Reconstruction: the condition is made from the image that is to be generated"
+      f" ({', '.join(images)}). These paths are not ranked with others; train them with"
+      " config.conditioning.reference=same_findings or same_patient to compare them."
     )
   drops = {path.name: path.config["conditioning"].get("drop_rate") for path in paths}
   if len(set(map(repr, drops.values()))) > 1:

@@ -6,6 +6,7 @@ workdirs -> paths --assess_path--> judged sets --pool, verdicts--> Comparison
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import pathlib
 
 from cxr_diffusion_jax import types
@@ -17,6 +18,7 @@ from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
 from cxr_diffusion_jax.evaluation.comparison import path_assessment, pooling
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
+from cxr_diffusion_jax.evaluation.comparison import primary as primary_lib
 from cxr_diffusion_jax.evaluation.comparison.data import (
   Comparison,
   PathResult,
@@ -67,10 +69,12 @@ def compare(
   for run in runs:
     # Refuses buckets before any long work.
     path_assessment.folder_of(run)
+  earlier = primary_lib.declare(options.primary, out) if len(paths) > 1 else []
   context = eval_context_lib.of_runs(
     runs,
     split=options.split,
     num=options.num,
+    per_patient=options.per_patient,
     features=options.features,
     weights=options.weights,
     elixr_models=options.elixr_models,
@@ -100,11 +104,16 @@ def compare(
   compared = Comparison(
     title=title or f"Conditioning paths on {name}",
     facts=comparison_facts.of_paths(context, paths, sets, options),
-    warnings=paths_lib.warnings(paths),
+    warnings=[*paths_lib.warnings(paths), *earlier],
     differences=paths_lib.differing({path.name: path.config for path in paths}),
     paths=results,
     real=real,
-    verdicts=pooling.verdicts(spreads, better),
+    verdicts=pooling.verdicts(
+      spreads,
+      better,
+      unranked_fn=functools.partial(paths_lib.unranked, paths),
+      primary=primary_lib.key_of(options.primary, list(better), context.preferred.name),
+    ),
     shown=comparison_facts.stack(context.conditions.images, shown),
     captions=comparison_facts.captions(context),
     real_features={

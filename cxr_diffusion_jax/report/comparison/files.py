@@ -14,7 +14,8 @@ from cxr_diffusion_jax.report.comparison import verdict_text
 
 COLUMNS = (
   *("subject", "metric", "judge", "standin", "group", "of", "path"),
-  *("value", "low", "high", "num", "num_real", "better", "best", "reason"),
+  *("value", "low", "high", "num", "patients", "num_real", "real_patients"),
+  *("better", "best", "reason"),
 )
 
 
@@ -23,14 +24,14 @@ def markdown(
 ) -> str:
   """The figures of all images and the summary of their verdicts."""
   paths = [path.name for path in comparison.paths]
-  heads = ["figure", "judge", "N", "real images", *paths]
+  heads = ["figure", "judge", "N (patients)", "real images", *paths]
   lines = [f"# {_plain(comparison.title)}", ""]
   lines += [f"> **Caution:** {_plain(warning)}\n" for warning in comparison.warnings]
   lines += [_line(map(_plain, heads)), _line(["---"] * len(heads))]
   for row in rows_lib.main(rows):
     arrow = rows_lib.ARROWS.get(row.better, "")
     cells = [
-      f"{rows_lib.title(row.metric)} {arrow}".strip(),
+      f"{rows_lib.title(row.metric)} {arrow}".strip() + " (primary)" * row.primary,
       (row.judge or "pixels") + (" (stand-in)" if row.standin else ""),
       " against ".join(filter(None, row.counts)),
       row.real.text if row.real else "",
@@ -38,8 +39,9 @@ def markdown(
     lines.append(_line([*map(_plain, cells), *(_path_cell(row, p) for p in paths)]))
   lines += [
     "",
-    "In brackets: 95 % intervals. Bold: the best, where a path is significantly worse"
-    " than another; several in bold cannot be distinguished. Nothing in bold: no"
+    "In brackets: 95 % intervals over patients. One figure is primary, named before the"
+    " run; all others are exploratory. Bold: the best, where a path is significantly"
+    " worse than another; several in bold cannot be distinguished. Nothing in bold: no"
     " significant difference, or neither direction is better.",
     "",
     verdict_text.overview(verdict_text.findings(rows)),
@@ -55,7 +57,8 @@ def table(comparison: comparison_data.Comparison, rows: Sequence[rows_lib.Row]) 
   writer.writerow(COLUMNS)
   for row in rows:
     for path, each in row.of_paths.items():
-      best = "" if row.verdict is None else "yes" if path in row.best else "no"
+      ranked = row.verdict is not None and path in row.verdict.ranking
+      best = ("yes" if path in row.best else "no") if ranked else ""
       writer.writerow(_values(each, path, best))
     if row.real:
       writer.writerow(_values(row.real, "", ""))
@@ -71,6 +74,8 @@ def _values(each: Measurement, path: str, best: str) -> list[object]:
 def _path_cell(row: rows_lib.Row, path: str) -> str:
   each = row.of_paths.get(path)
   text = _plain(each.text if each else "not measured")
+  if row.verdict is not None and path in row.verdict.unranked:
+    text += f"; not ranked, {_plain(row.verdict.unranked[path].split(':')[0])}"
   return f"**{text}**" if path in row.best else text
 
 

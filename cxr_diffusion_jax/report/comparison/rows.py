@@ -73,10 +73,25 @@ class Row:
 
   @property
   def counts(self) -> tuple[str, str]:
-    """Numbers of images: generated, and real for comparison; "" for none."""
-    num = [each.num for each in self.of_paths.values()] or [self.all[0].num]
-    real = [each.num_real for each in self.of_paths.values() if each.num_real]
-    return _range(num), _range(real) if real else ""
+    """Images and patients: generated, and real for comparison; "" for none."""
+    each = [*self.of_paths.values()] or [self.all[0]]
+    texts = []
+    for num, patients in (("num", "patients"), ("num_real", "real_patients")):
+      images = [getattr(one, num) for one in each if getattr(one, num)]
+      known = [getattr(one, patients) for one in each if getattr(one, patients)]
+      text = _range(images) if images else "" if num == "num_real" else "0"
+      texts.append(f"{text} ({_range(known)} patients)" if known else text)
+    return texts[0], texts[1]
+
+  @property
+  def primary(self) -> bool:
+    """Whether the figure was named before the run."""
+    return self.verdict is not None and self.verdict.primary
+
+  def note(self, path: str) -> str:
+    """The mark of a path, or why it is not ranked."""
+    reason = self.verdict.unranked.get(path, "") if self.verdict else ""
+    return f"not ranked, {reason}" if reason else self.mark(path)
 
 
 def build(comparison: comparison_data.Comparison) -> list[Row]:

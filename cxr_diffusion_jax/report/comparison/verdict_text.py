@@ -50,9 +50,19 @@ def overview(results: Sequence[Finding]) -> str:
     f"Of {len(results)} metrics over all images, one path is best by {num['one']};"
     f" several that cannot be distinguished are best by {num['some']}; by"
     f" {num['none']} no difference between any two paths is significant. Significant:"
-    " the 95 % interval of the difference excludes zero. Two equal paths pass that by"
-    " chance about once in twenty metrics."
+    " the interval of the difference excludes zero; the intervals of all pairs of paths"
+    " hold together in 95 % of comparisons, so equal paths pass by chance about once in"
+    f" twenty metrics. {_primary(results)}"
   )
+
+
+def _primary(results: Sequence[Finding]) -> str:
+  """What the figure says that was named before the run."""
+  for each in results:
+    if each.row.primary:
+      name = rows_lib.title(each.row.metric)
+      return f"The primary figure, {name} ({each.row.judge}): {each.sentence}"
+  return "The primary figure has no verdict: all of these are exploratory."
 
 
 def wins(
@@ -116,4 +126,6 @@ def _finding(row: Row, verdict: comparison_data.Verdict) -> Finding:
   ]
   if without:
     sentence += f" (undefined for {rows_lib.join(without)})"
+  if verdict.unranked:
+    sentence += f" (not ranked: {rows_lib.join(list(verdict.unranked))})"
   return Finding(row=row, kind=kind, sentence=f"{sentence}.")

@@ -7,7 +7,8 @@ import types as python_types
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.evaluation.comparison import path_assessment, paths
+from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.evaluation.comparison import path_assessment, paths, primary
 from cxr_diffusion_jax.run import run as run_lib
 
 CONFIG = {
@@ -46,6 +47,7 @@ def opened(monkeypatch, tmp_path):
         config=configs[workdir.name],
         seed=configs[workdir.name]["seed"],
         card=python_types.SimpleNamespace(fingerprint=print_),
+        needs=base.Needs(),
       )
 
     monkeypatch.setattr(run_lib, "open_run", open_run)
@@ -129,3 +131,75 @@ def test_open_paths_refuses_a_run_twice(tmp_path):
   twice = [tmp_path / "a", pathlib.Path(f"{tmp_path}/../{tmp_path.name}/a")]
   with pytest.raises(errors.InputError, match="one run named twice"):
     paths.open_paths(twice)
+
+
+def _path(name: str, encoder: str, *, reference="self", source="image", standin=False):
+  spec = base.ColumnSpec(name="column", encoder=encoder, source=source)
+  column = python_types.SimpleNamespace(standin=standin)
+  run = python_types.SimpleNamespace(
+    needs=base.Needs(specs=(spec,) if encoder else (), reference=reference),
+    card=python_types.SimpleNamespace(
+      columns={"column": column} if encoder else {}, targets={}
+    ),
+  )
+  return paths.ConditioningPath(name=name, runs=(run,), config={})
+
+
+def test_reconstruction_is_not_ranked_with_other_paths():
+  own = _path("elixr_c", "elixr")
+  other = _path("elixr_c", "elixr", reference="same_patient")
+  text = _path("clip_text", "clip", source="text")
+  key = ("fidelity", "frechet_distance", "rad_dino, class token", "all")
+  assert paths.unranked([own, text], key)["elixr_c"].startswith("reconstruction")
+  assert paths.unranked([other, text], key) == {}
+  # Where all reconstruct, they are compared as such.
+  assert paths.unranked([own, _path("clip_vision", "clip")], key) == {}
+
+
+@pytest.mark.parametrize(
+  ("judge", "circular"),
+  [
+    ("rad_dino, class token", []),
+    ("clip, pooled", ["text"]),
+    ("elixr_c, mean of the map", ["image"]),
+    ("ELIXR zero-shot, best of 32 outputs", ["image"]),
+    ("probe, mean of the last maps", []),
+  ],
+)
+def test_no_path_is_ranked_by_its_own_encoder(judge, circular):
+  compared = [
+    _path("text", "clip", source="text"),
+    _path("image", "elixr", reference="same_patient"),
+    _path("findings", ""),
+  ]
+  key = ("fidelity", "frechet_distance", judge, "all")
+  reasons = paths.unranked(compared, key)
+  assert list(reasons) == circular
+  assert all(reason.startswith("circular") for reason in reasons.values())
+  # The stand-in of ELIXR is made from the stand-in CLIP.
+  standin = _path("image", "elixr", reference="same_patient", standin=True)
+  both = paths.unranked([standin], ("fidelity", "frechet_distance", "clip, x", "all"))
+  assert list(both) == ["image"]
+
+
+def test_primary_figure_is_named_once(tmp_path):
+  assert primary.declare("auroc", tmp_path) == []
+  assert primary.declare("auroc", tmp_path) == []
+  (warning,) = primary.declare("cmmd", tmp_path)
+  assert "auroc, then cmmd" in warning
+  # Naming the first again does not undo it.
+  (warning,) = primary.declare("auroc", tmp_path)
+  assert "auroc, then cmmd, then auroc" in warning
+
+
+def test_primary_figure_is_that_of_the_preferred_network():
+  keys = [
+    ("fidelity", "cmmd", "probe, pooled", "all"),
+    ("fidelity", "cmmd", "rad_dino, class token", "sex: F"),
+    ("fidelity", "cmmd", "rad_dino, class token", "all"),
+    ("adherence", "auroc", "ELIXR zero-shot", "all"),
+  ]
+  assert primary.key_of("cmmd", keys, "rad_dino") == keys[2]
+  assert primary.key_of("cmmd:probe", keys, "rad_dino") == keys[0]
+  assert primary.key_of("auroc", keys, "rad_dino") == keys[3]
+  assert primary.key_of("cmmd:clip", keys, "rad_dino") is None
