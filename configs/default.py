@@ -23,7 +23,7 @@ A recipe sets what is learned of the noise; `configs/PATH.py:SIZE` has the first
 `configs/PATH.py:SIZE,RECIPE` another:
 
   flow             rectified flow, velocity, logit-normal times
-  ddpm_epsilon     Stable Diffusion's noise levels, epsilon
+  ddpm_epsilon     Stable Diffusion's noise levels, down to a logsnr of -12; epsilon
   ddpm_v_zero_snr  the same with v and a last level of pure noise
   original_study   ddpm_epsilon with weights linear in the timestep
   improved_ddpm    squared-cosine levels, epsilon
@@ -51,6 +51,22 @@ SCALES = {
   "edm2_tiny": "tiny",
   "edm2_small": "small",
 }
+
+
+RECIPES = (
+  "flow",
+  "ddpm_epsilon",
+  "ddpm_v_zero_snr",
+  "original_study",
+  "improved_ddpm",
+  "vp_epsilon",
+  "min_snr_v",
+  "sigmoid_v",
+  "edm",
+)
+
+# Of every recipe; see docs/results/samplers.md. The spacing follows the data.
+SAMPLER = {"sampler": "unipc", "num_steps": 25, "spacing": "spectrum"}
 
 
 def get_config(choice: str = "small") -> ml_collections.ConfigDict:
@@ -160,20 +176,17 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     projector_width={"tiny": 256, "small": 1024, "base": 2048}[size],
   )
   config.sample = dict(
-    sampler="euler",
-    num_steps=25,
     guidance=1.5,
     guidance_interval=(),
     guidance_rescale=0.0,
     num_images=8,
-    spacing="",
     times_shift=1.0,
     eta=config_dict.placeholder(float),
     sampler_options="",
     dynamic_threshold=0.0,
     clip_x0=(),
   )
-  config.sample.update(sampling)
+  config.sample.update(SAMPLER | sampling)
   config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0)
   return config
 
@@ -191,16 +204,21 @@ def diffusion(recipe: str) -> tuple[dict, dict]:
     beta_end=0.012,
     num_levels=1000,
     zero_terminal_snr=False,
+    # Published levels end at -5.4: pure noise is not what a sampler should begin with.
+    terminal_logsnr=-12.0,
   )
   recipes = {
     "flow": dict(
       schedule=dict(name="rectified_flow", shift=1.0),
       prediction="velocity",
-      time_sampler=dict(name="logit_normal", mean=0.0, std=1.0, stratified=True),
+      time_sampler=dict(
+        name="logit_normal", mean=0.0, std=1.0, shift=0.0, stratified=True
+      ),
     ),
     "ddpm_epsilon": dict(schedule=levels, prediction="epsilon"),
     "ddpm_v_zero_snr": dict(
-      schedule=levels | dict(zero_terminal_snr=True), prediction="v"
+      schedule=levels | dict(zero_terminal_snr=True, terminal_logsnr=None),
+      prediction="v",
     ),
     "original_study": dict(
       schedule=levels,
@@ -212,7 +230,9 @@ def diffusion(recipe: str) -> tuple[dict, dict]:
       prediction="epsilon",
     ),
     "vp_epsilon": dict(
-      schedule=dict(name="vp", beta_min=0.1, beta_max=20.0), prediction="epsilon"
+      # The paper's 20 leaves too much of strong modes at t = 1.
+      schedule=dict(name="vp", beta_min=0.1, beta_max=25.0),
+      prediction="epsilon",
     ),
     "min_snr_v": dict(
       schedule=dict(name="cosine", shift=1.0),
@@ -225,33 +245,26 @@ def diffusion(recipe: str) -> tuple[dict, dict]:
       weighting=dict(name="sigmoid", bias=2.0),
     ),
     # The paper's numbers for data of standard deviation 0.5; a codec's bands have 1,
-    # so the logarithm of 2 is added to the mean of -1.2.
+    # so the logarithm of 2 is added to the mean of -1.2. The greatest sigma is larger
+    # than the paper's 80, since it must be many times the deviation of a code's first
+    # mode, which is 37 at 256 pixels.
     "edm": dict(
-      schedule=dict(name="edm", sigma_min=0.002, sigma_max=80.0, rho=7.0),
+      schedule=dict(name="edm", sigma_min=0.002, sigma_max=400.0, rho=7.0),
       prediction="x0",
       preconditioning=dict(name="edm", sigma_data=1.0),
-      time_sampler=dict(name="log_normal", mean=-0.5, std=1.2, stratified=True),
+      time_sampler=dict(
+        name="log_normal", mean=-0.5, std=1.2, shift=0.0, stratified=True
+      ),
       weighting=dict(name="edm", sigma_data=1.0),
     ),
   }
-  if recipe not in recipes:
-    raise ValueError(f"config recipe {recipe!r}; expected one of {', '.join(recipes)}")
+  if recipe not in RECIPES:
+    raise ValueError(f"config recipe {recipe!r}; expected one of {', '.join(RECIPES)}")
   section = dict(
     preconditioning=dict(name="none"),
     time_sampler=uniform,
     weighting=dict(name="uniform"),
   )
-  ddim = dict(sampler="ddim", num_steps=50)
-  discrete = ddim | dict(spacing="trailing")
-  sampling = {
-    "ddpm_epsilon": discrete,
-    # Guidance overexposes where the last level is pure noise: 2305.08891, section 3.4.
-    "ddpm_v_zero_snr": discrete | dict(guidance_rescale=0.7),
-    "original_study": discrete,
-    "improved_ddpm": discrete,
-    "vp_epsilon": ddim,
-    "min_snr_v": ddim,
-    "sigmoid_v": ddim,
-    "edm": dict(sampler="heun", num_steps=18),
-  }
+  # Guidance overexposes where the last level is pure noise: 2305.08891, section 3.4.
+  sampling = {"ddpm_v_zero_snr": dict(guidance_rescale=0.7)}
   return section | recipes[recipe], sampling.get(recipe, {})

@@ -18,6 +18,8 @@ def get_config(choice: str = "base"):
   config = recipe.get_config(f"kl_{size},ddpm_epsilon")
   config.model.update(pretrained="stable-diffusion-v1-5", pooled=False)
   config.model.update(query_positions=False, time_conditioning="additive", dropout=0.0)
+  # The levels that the weights were trained on.
+  config.diffusion.schedule.terminal_logsnr = None
   config.optimizer.update(learning_rate=5e-5, schedule="constant")
   config.train.num_steps = min(config.train.num_steps, 60_000)
   return config

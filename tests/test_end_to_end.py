@@ -124,7 +124,7 @@ def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
     "num_steps": 3,
     "sampler": "ddim",
     "sampler_options": "",
-    "spacing": "",
+    "spacing": "spectrum",
     "times_shift": 1.0,
   }
   images = _pixels(tmp_path, generated)

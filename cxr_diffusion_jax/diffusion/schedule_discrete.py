@@ -36,14 +36,22 @@ class Discrete:
     num_levels: count of discrete levels; at least 3.
     zero_terminal_snr: shift and scale alpha so that the last level is pure noise,
       Lin et al. 2023 (2305.08891), algorithm 1.
+    terminal_logsnr: shift and scale alpha likewise, to this logsnr of the last level,
+      so that a sampler may begin with pure noise and the noise still determines the
+      data; None for the levels as published.
   """
 
   num_levels: int = 1000
   zero_terminal_snr: bool = False
+  terminal_logsnr: float | None = None
 
   def __post_init__(self):
     if self.num_levels < 3:
       raise errors.InputError(f"num_levels={self.num_levels}", "at least 3")
+    if self.zero_terminal_snr and self.terminal_logsnr is not None:
+      raise errors.InputError(
+        f"terminal_logsnr={self.terminal_logsnr} with zero_terminal_snr", "one of them"
+      )
     betas = self.betas()
     if not np.all((betas > 0) & (betas < 1)):
       raise errors.InputError(
@@ -57,10 +65,14 @@ class Discrete:
   def alphas_cumprod(self) -> np.ndarray:
     """Alpha squared [num_levels], float64, at t = i / num_levels."""
     squares = np.cumprod(1 - self.betas())
-    if not self.zero_terminal_snr:
+    last = 0.0
+    if self.terminal_logsnr is not None:
+      last = 1 / np.sqrt(1 + np.exp(-self.terminal_logsnr))
+    elif not self.zero_terminal_snr:
       return squares
     alphas = np.sqrt(squares)
-    return ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
+    scale = (alphas[0] - last) / (alphas[0] - alphas[-1])
+    return (last + (alphas - alphas[-1]) * scale) ** 2
 
   def alpha(self, t: Array | float) -> Array:
     return self._at(t)[0]

@@ -6,10 +6,18 @@ Stratified: one shared offset u and t_i = (u + i / n) mod 1, so that every batch
 the whole path evenly; each t_i alone is still uniform (Kingma et al. 2021, 2107.00630,
 appendix I.1). Samplers that are not uniform weight the loss by their density;
 `Importance` alone divides by it again.
+
+A shift multiplies sigma / alpha, as larger images need (2301.11093, 2403.03206). It may
+follow from the data: shift = max(1, sqrt(variance / 150)), variance: of the first mode,
+which grows with the number of pixels. So this mode is decided at the same quantile of
+the times as at 64 pixels, the size that needs no shift (2301.11093, section 3.1): there
+the Haar code of NIH's images has a variance of 150. At 256 pixels it has 1,370 and the
+shift is 3.0, that of 2403.03206, section 5.3.2.
 A value out of its range raises InputError.
 """
 
 import dataclasses
+import math
 
 import jax
 from jax import Array
@@ -18,6 +26,9 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.diffusion.schedule import Schedule
+
+# Variance of the first mode of a code whose training times need no shift.
+REFERENCE_VARIANCE = 150.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +54,11 @@ class TimeSampler:
     """Quantiles [num] in (0, 1) -> times [num] in (0, 1)."""
     raise NotImplementedError
 
+  def for_variance(self, variance: float) -> "TimeSampler":
+    """Returns the sampler for data whose first mode has this variance; 0: unknown."""
+    del variance
+    return self
+
   def weight(self, t: Array, schedule: Schedule) -> Array:
     """Factors [...] float32 of the losses at t [...]; 1 by default."""
     del schedule
@@ -62,14 +78,44 @@ class Uniform(TimeSampler):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogitNormal(TimeSampler):
-  """t = sigmoid(mean + std z), z ~ N(0, 1): most often mid-path, where it is hardest.
+class Shifted(TimeSampler):
+  """A time sampler with a shift.
+
+  Attributes:
+    shift: factor of the noise level; above 1 leans to noise, 0 takes it from the data's
+      first mode, see above, and is 1 where that is unknown.
+    stratified: spread the quantiles of one batch evenly.
+  """
+
+  shift: float = 1.0
+
+  def __post_init__(self):
+    if not 0 <= self.shift < math.inf:
+      raise errors.InputError(f"shift={self.shift} of times", "0 or more")
+
+  def for_variance(self, variance: float) -> "TimeSampler":
+    if self.shift:
+      return self
+    shift = max(1.0, math.sqrt(variance / REFERENCE_VARIANCE))
+    return dataclasses.replace(self, shift=shift)
+
+  @property
+  def offset(self) -> float:
+    """What the shift adds to log(sigma / alpha)."""
+    return math.log(self.shift or 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogitNormal(Shifted):
+  """t = sigmoid(log(shift) + mean + std z), z ~ N(0, 1): most often mid-path.
 
   Esser et al. 2024 (2403.03206), section 3.1.
 
   Attributes:
     mean: above 0 leans to noise, below 0 to data.
     std: larger reaches the ends of the path more often; > 0.
+    shift: factor of t / (1 - t), the rectified flow's sigma / alpha; 0 takes it from
+      the data's first mode, see above.
     stratified: spread the quantiles of one batch evenly.
   """
 
@@ -77,12 +123,13 @@ class LogitNormal(TimeSampler):
   std: float = 1.0
 
   def times_at(self, quantile: Array, schedule: Schedule) -> Array:
-    return jax.nn.sigmoid(self.mean + self.std * jax.scipy.special.ndtri(quantile))
+    z = jax.scipy.special.ndtri(quantile)
+    return jax.nn.sigmoid(self.offset + self.mean + self.std * z)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogNormal(TimeSampler):
-  """log(sigma / alpha) = mean + std z, z ~ N(0, 1), wherever the path has that.
+class LogNormal(Shifted):
+  """log(sigma / alpha) = log(shift) + mean + std z, z ~ N(0, 1), if the path has that.
 
   Karras et al. 2022 (2206.00364), table 1, for data of standard deviation 0.5; for
   another one, add the logarithm of how many times larger it is to the mean. Noise
@@ -91,6 +138,7 @@ class LogNormal(TimeSampler):
   Attributes:
     mean: the paper's P_mean.
     std: the paper's P_std; > 0.
+    shift: factor of sigma / alpha; 0 takes it from the data's first mode, see above.
     stratified: spread the quantiles of one batch evenly.
   """
 
@@ -99,7 +147,8 @@ class LogNormal(TimeSampler):
 
   def times_at(self, quantile: Array, schedule: Schedule) -> Array:
     z = jax.scipy.special.ndtri(quantile)
-    return _inside(schedule.time_of_logsnr(-2 * (self.mean + self.std * z)))
+    ratio = self.offset + self.mean + self.std * z
+    return _inside(schedule.time_of_logsnr(-2 * ratio))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

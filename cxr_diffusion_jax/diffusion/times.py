@@ -6,15 +6,24 @@ karras     even in (sigma / alpha)^(1 / rho)
 leading    levels (n - 1) d + offset, ..., d + offset, offset,      d = N // n
 trailing   levels N - 1, N - 1 - N/n, ..., N/n - 1
 linspace   levels N - 1, ..., 0, evenly
+spectrum   even in logsnr from -log(variance) - 5, variance: of the data's first mode
 
 and then the data itself. Level i of a discrete path of N is t = i / N; a continuous
 path is taken to have N = 1000 levels, level i at t = (i + 1) / N, so that its last is
 pure noise and its first not yet data: what flow matching in diffusers does. The three
 spacings of levels are table 2 of Lin et al. 2023 (2305.08891).
+
+A Gaussian mode of variance v is decided around logsnr = -log v. At -log v - 5 the data
+are 0.7 % of the variance of x_t along it, so that pure noise is as good as x_t: what is
+drawn is 0.3 % short in standard deviation. Steps even in t are sparse there where modes
+are strong, as those of large images are: so Esser et al. 2024 (2403.03206, section
+5.3.2) and Hoogeboom et al. 2023 (2301.11093) shift them with the image's side. Steps
+even in logsnr are those of Lu et al. 2022 (2211.01095).
 A value out of its range raises InputError.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +33,21 @@ from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.diffusion.process import Process
 from cxr_diffusion_jax.diffusion.schedule import Schedule
 
-SPACINGS = ("karras", "leading", "linspace", "logsnr", "time", "trailing")
+SPACINGS = (
+  "karras",
+  "leading",
+  "linspace",
+  "logsnr",
+  "spectrum",
+  "time",
+  "trailing",
+)
+
+# Of 'spectrum': from the logsnr where the first mode is decided to the first time.
+MARGIN = 5.0
+
+# Where spacings in logsnr begin at pure noise, unless the data's variance is known.
+_NOISE = -10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +85,7 @@ class Times:
     spacing: one of `SPACINGS`, see above. 'linspace' begins and ends where the levels
       do, 'trailing' begins there and 'leading' ends there.
     shift: warps times to t shift / (1 + (shift - 1) t); above 1 spends more of them on
-      high noise, 2403.03206. Not for logsnr and karras. On a continuous path,
+      high noise, 2403.03206. Not for logsnr, karras and spectrum. On a continuous path,
       'linspace' ends at the warped 1 / 1000, warped once more, as diffusers does.
     start: the first time, in (0, 1]. Below 1 the sampler is given data corrupted to the
       first time, `times(process, num_steps)[0]`, in place of noise: image to image.
@@ -74,6 +97,8 @@ class Times:
     whole: on discrete paths the denoiser is given whole levels only, and those of
       'linspace' are rounded to them. Euler and Heun of diffusers do not round.
     rho: of karras, 2206.00364; > 0.
+    variance: of the data's first mode, for 'spectrum'; 0 where it is unknown: the first
+      logsnr is then -10.
     end: 'data', or 'lowest': the path's own point at t = 0, which keeps the little
       noise that discrete levels and EDM have there (DDIM of Stable Diffusion).
   """
@@ -85,6 +110,7 @@ class Times:
   skip_last: bool = False
   whole: bool = True
   rho: float = 7.0
+  variance: float = 0.0
   end: str = "data"
 
   def __post_init__(self):
@@ -93,6 +119,8 @@ class Times:
     for name in ("shift", "rho"):
       if not getattr(self, name) > 0:
         raise errors.InputError(f"{name}={getattr(self, name)} of times", "above 0")
+    if not 0 <= self.variance < math.inf:
+      raise errors.InputError(f"variance={self.variance} of times", "0 or more")
     if not 0 < self.start <= 1:
       raise errors.InputError(f"start={self.start} of times", "above 0, at most 1")
 
@@ -108,16 +136,20 @@ class Times:
     """The times, and alpha and sigma at each; errors are those of `__call__`."""
     schedule = process.schedule
     start = jnp.float32(self.start)
-    if process.prediction == "epsilon":
-      # The noise does not determine the data where alpha = 0: start slightly later,
-      # where pure noise is still as good as the exact x_t.
-      start = jnp.minimum(start, schedule.time_of_logsnr(-10.0))
+    # At the first time pure noise is as good as the exact x_t.
+    first = -math.log(self.variance) - MARGIN if self.variance else _NOISE
+    if self.spacing == "spectrum":
+      start = jnp.minimum(start, schedule.time_of_logsnr(first))
+    elif process.prediction == "epsilon":
+      # The noise does not determine the data where alpha = 0: start slightly later.
+      start = jnp.minimum(start, schedule.time_of_logsnr(_NOISE))
     ratio = None
     if self.spacing == "time":
       even = jnp.linspace(1, 0, num_steps + 1, dtype=jnp.float32)[:-1]
       t = start * self._warped(even)
-    elif self.spacing == "logsnr":
-      t = _even_logsnr(schedule, start, num_steps)
+    elif self.spacing in ("logsnr", "spectrum"):
+      first = first if self.spacing == "spectrum" else _NOISE
+      t = _even_logsnr(schedule, start, first, num_steps)
     elif self.spacing == "karras":
       t, ratio = self._karras(schedule, start, num_steps)
     else:
@@ -194,9 +226,11 @@ def _num_levels(schedule: Schedule) -> int:
   return getattr(schedule, "num_levels", 0)
 
 
-def _even_logsnr(schedule: Schedule, start: jax.Array, num_steps: int) -> jax.Array:
-  """Times [num_steps] whose logsnr is even, within [-10, 10]."""
-  high = jnp.maximum(schedule.logsnr(start), -10.0)
+def _even_logsnr(
+  schedule: Schedule, start: jax.Array, first: float, num_steps: int
+) -> jax.Array:
+  """Times [num_steps] from `start` whose logsnr is even, within [first, 10]."""
+  high = jnp.maximum(schedule.logsnr(start), first)
   # Some paths keep a little noise at t = 0: stop short of their end.
   low = jnp.minimum(schedule.logsnr(1e-3), 10.0)
   logsnr = jnp.linspace(high, low, num_steps, dtype=jnp.float32)

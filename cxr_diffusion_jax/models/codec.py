@@ -27,6 +27,8 @@ class Codec(Protocol):
     columns: batch fields that `encode_batch` reads instead of `image`; () for none.
     params: parameters of the codec's network, None without one: the default of `encode`
       and `decode`. Compiled programs pass them, so that they are no constants.
+    mode_variance: variance of the latents along their first principal component, over
+      the training images; 0 where it was not measured.
   """
 
   @property
@@ -34,6 +36,9 @@ class Codec(Protocol):
 
   @property
   def params(self) -> types.Params | None: ...
+
+  @property
+  def mode_variance(self) -> float: ...
 
   def encode(self, image: Array, params: types.Params | None = None) -> Array:
     """Image [b h w 1] in [-1, 1] -> latent [b h' w' c], about unit variance."""
@@ -66,6 +71,7 @@ class Haar:
     std: [4^L] standard deviations of the bands, > 0.
     loss_power: p of the loss weight std_b^p of band b. 0 weighs all bands equally,
       although the lowest of 16 holds most of an image; 2 weighs errors as pixels do.
+    mode_variance: see `Codec`.
   """
 
   columns = ()
@@ -75,6 +81,7 @@ class Haar:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   loss_power: float = 1.0
+  mode_variance: float = 0.0
 
   def __post_init__(self):
     num_bands = 4**self.levels

@@ -45,6 +45,7 @@ class Kl:
     scaling_factor: factor on latents, > 0; `shift_factor` is subtracted before.
     posterior: train on latents drawn from each image's posterior ('sample') or on its
       'mean'.
+    mode_variance: see `codec.Codec`.
   """
 
   autoencoder: autoencoder_lib.AutoencoderKL
@@ -52,6 +53,7 @@ class Kl:
   scaling_factor: float
   shift_factor: float = 0.0
   posterior: str = "sample"
+  mode_variance: float = 0.0
 
   def __post_init__(self):
     if self.posterior not in POSTERIORS:

@@ -45,7 +45,9 @@ def build(section: artifacts.JsonMapping) -> CodecSection:
   name = section.pop("name", "")
   if name == "pixel":
     sections.check_keys("config.codec", section, ())
-    return CodecSection(make=lambda statistics: codec_lib.Pixel())
+    return CodecSection(
+      make=lambda statistics: codec_lib.Pixel(mode_variance=_mode(statistics, "0"))
+    )
   if name == "haar":
     return CodecSection(make=_haar(section))
   if name == "kl":
@@ -72,6 +74,7 @@ def _haar(
       mean=tuple(known[str(levels)]["mean"]),
       std=tuple(known[str(levels)]["std"]),
       loss_power=section.get("loss_power", 1.0),
+      mode_variance=_mode(statistics, str(levels)),
     )
 
   return make
@@ -108,11 +111,17 @@ def _kl(section: artifacts.JsonMapping) -> CodecSection:
       scaling_factor=factor,
       shift_factor=autoencoder.network.shift_factor,
       posterior=posterior,
+      mode_variance=factor**2 * _mode(statistics, kl_codec.COLUMN),
     )
 
   # Fail on wrong values before any image is encoded.
   make({})
   return CodecSection(make=make, autoencoder=autoencoder)
+
+
+def _mode(statistics: artifacts.JsonMapping, code: str) -> float:
+  """The first variance of `modes`; 0 if an earlier version made the statistics."""
+  return next(iter(statistics.get("modes", {}).get(code, ())), 0.0)
 
 
 def _scaling(given: float | str) -> float | str:

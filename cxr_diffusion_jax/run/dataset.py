@@ -65,7 +65,9 @@ class Dataset:
     """The dataset card that a run stores."""
     statistics = dict(self.records.statistics)
     for column in self.latents:
-      statistics |= latent_columns.statistics(column)
+      measured = latent_columns.statistics(column)
+      modes = {**statistics.get("modes", {}), latent_columns.NAME: measured["modes"]}
+      statistics |= {**measured, "modes": modes}
     return card_lib.DatasetCard(
       fingerprint=self.records.fingerprint,
       fingerprints=self.records.fingerprints,

@@ -36,9 +36,10 @@ class SampleSettings:
     guidance_rescale: how far guided predictions return to the contrast of unguided
       ones, 0 to 1.
     num_images: images in the picture that training draws.
-    spacing: spacing of the times: karras, leading, linspace, logsnr, time or trailing;
-      "" for time.
-    times_shift: above 1 spends more steps on high noise; not with karras and logsnr.
+    spacing: spacing of the times: karras, leading, linspace, logsnr, spectrum, time or
+      trailing; "" for time.
+    times_shift: above 1 spends more steps on high noise; not with karras, logsnr and
+      spectrum.
     eta: share of fresh noise at each step, 0 to 1, for samplers that have it; None for
       the sampler's own.
     sampler_options: more options of the sampler and its times, such as
@@ -97,7 +98,7 @@ class SampleSettings:
       value = getattr(self, name)
       if not (_is_number(value) and right(value)):
         raise errors.InputError(f"config.sample.{name}={value!r}", expected)
-    if self.times_shift != 1 and self.spacing in ("karras", "logsnr"):
+    if self.times_shift != 1 and self.spacing in ("karras", "logsnr", "spectrum"):
       raise errors.InputError(
         f"config.sample.times_shift={self.times_shift:g} with the spacing"
         f" {self.spacing!r}",
@@ -138,12 +139,13 @@ def knobs() -> Iterator[Knob]:
 
 
 def make_sampler(
-  settings: SampleSettings, *, start: float = 1.0
+  settings: SampleSettings, *, start: float = 1.0, mode_variance: float = 0.0
 ) -> "sampler_lib.Sampler":
   """Builds the sampler that is set.
 
   Args:
     start: the first time, in (0, 1]; see `diffusion.times.Times`.
+    mode_variance: of the codec, for the spacing 'spectrum'; 0 where it is unknown.
 
   Raises:
     errors.InputError: an unknown name or option.
@@ -157,6 +159,7 @@ def make_sampler(
     "spacing": settings.spacing or "time",
     "shift": settings.times_shift,
     "start": start,
+    "variance": mode_variance,
   }
   of_method, of_times = _fields(method, ("eta",)), _fields(times_lib.Times, times)
   options = _read_options(settings.sampler_options, of_method | of_times)

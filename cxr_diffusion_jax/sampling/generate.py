@@ -74,7 +74,9 @@ def make_generate(
   """
   guiding.check_streams(settings, denoiser.conditioner.streams)
   guiding.check_codec(settings, denoiser.codec)
-  sampler = sample_section.make_sampler(settings)
+  sampler = sample_section.make_sampler(
+    settings, mode_variance=denoiser.codec.mode_variance
+  )
   guide = guiding.make_guide(denoiser, settings)
   # A codec with a network decodes in a separate program: it may need smaller batches,
   # and its parameters are arguments.

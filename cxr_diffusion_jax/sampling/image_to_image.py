@@ -63,6 +63,8 @@ def settings_of(
 ) -> sample_section.SampleSettings:
   """Returns the settings with only the steps from the plan's strength on.
 
+  An inversion is of Euler's steps (DDIM's), so an image is drawn with these too.
+
   Raises:
     errors.InputError: no step is left, or the sampler of an inversion adds noise.
   """
@@ -81,6 +83,10 @@ def settings_of(
       "one that does not, such as ddim or euler",
       "name another sampler",
     )
+  if plan.inverted and settings.sampler not in ("ddim", "euler"):
+    settings = dataclasses.replace(
+      settings, sampler="euler", eta=None, sampler_options=""
+    )
   return settings
 
 
@@ -98,7 +104,9 @@ def make_draw(
     plan: how images are edited. Batches hold `INIT`, with a mask `MAKE`, and with an
       inversion the source's conditioner fields, prefixed with `SOURCE`.
   """
-  sampler = sample_section.make_sampler(settings, start=plan.strength)
+  sampler = sample_section.make_sampler(
+    settings, start=plan.strength, mode_variance=denoiser.codec.mode_variance
+  )
   process = denoiser.process
 
   def draw(

@@ -58,11 +58,13 @@ class Experiment:
     return None if self.alignment is None else self.alignment.needs
 
   def make_objective(self, statistics: artifacts.JsonMapping) -> step_lib.Objective:
-    """Returns the objective with a codec built from the records' statistics."""
-    denoiser = dataclasses.replace(
-      self.objective.denoiser, codec=self.recipe.make_codec(statistics)
+    """Returns the objective with codec and times that fit the records' statistics."""
+    codec = self.recipe.make_codec(statistics)
+    return dataclasses.replace(
+      self.objective,
+      denoiser=dataclasses.replace(self.objective.denoiser, codec=codec),
+      time_sampler=self.objective.time_sampler.for_variance(codec.mode_variance),
     )
-    return dataclasses.replace(self.objective, denoiser=denoiser)
 
 
 def build(config: recipe_lib.Config) -> Experiment:

@@ -16,7 +16,7 @@ def test_help_of_a_config_lists_its_keys_with_meanings(name, run_main):
     assert "discriminator.start_step=50000" in result.out
     assert "updates before" in " ".join(result.out.lower().split())
   else:
-    assert "sample.sampler='euler'" in result.out
+    assert "sample.sampler='unipc'" in result.out
     assert "conditioning.drop_rate=0.1" in result.out
 
 

@@ -172,6 +172,16 @@ def test_levels_are_those_of_diffusers():
     np.testing.assert_allclose(sigma**2, 1 - np.array(wanted), atol=1e-6, err_msg=key)
 
 
+def test_terminal_logsnr_is_reached_and_the_first_level_kept():
+  plain = schedule.ScaledLinear()
+  path = schedule.ScaledLinear(terminal_logsnr=-12.0)
+  ends = np.array([0.0, 0.999])
+  np.testing.assert_allclose(path.logsnr(ends), [plain.logsnr(0.0), -12], rtol=1e-3)
+  np.testing.assert_allclose(path.time_of_logsnr(path.logsnr(0.7)), 0.7, rtol=1e-3)
+  with pytest.raises(errors.InputError, match="with zero_terminal_snr; expected one"):
+    schedule.ScaledLinear(terminal_logsnr=-12.0, zero_terminal_snr=True)
+
+
 def test_a_zero_terminal_snr_keeps_the_first_level():
   # Algorithm 1 of 2305.08891: the first alpha stays, the last becomes 0.
   for name in ("linear", "scaled_linear", "squared_cosine"):

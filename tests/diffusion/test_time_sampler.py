@@ -45,6 +45,33 @@ def test_log_normal_is_the_law_of_the_noise_on_every_path(path):
   np.testing.assert_array_equal(time_sampler.LogNormal().weight(t, path), 1)
 
 
+@pytest.mark.parametrize(
+  ("kind", "path"),
+  [
+    (time_sampler.LogitNormal, FLOW),
+    (time_sampler.LogNormal, FLOW),
+    (time_sampler.LogNormal, schedule.EDM()),
+  ],
+)
+def test_shift_multiplies_the_noise_level(kind, path):
+  plain = kind(mean=-0.5)(jax.random.key(0), 1000, path)
+  shifted = kind(mean=-0.5, shift=3.0)(jax.random.key(0), 1000, path)
+  fall = np.asarray(path.logsnr(plain) - path.logsnr(shifted))
+  # All but those that would be beyond the path's end.
+  np.testing.assert_allclose(np.sort(fall)[5:], 2 * np.log(3), rtol=1e-3)
+
+
+def test_shift_follows_the_first_mode_unless_it_is_given():
+  measured = time_sampler.LogitNormal(shift=0.0)
+  assert measured.for_variance(9 * 150.0).shift == pytest.approx(3)
+  assert measured.for_variance(20.0).shift == 1
+  assert measured.for_variance(0.0).shift == 1
+  assert time_sampler.LogNormal(shift=2.0).for_variance(1370.0).shift == 2
+  assert time_sampler.Uniform().for_variance(1370.0) == time_sampler.Uniform()
+  with pytest.raises(errors.InputError, match="shift=-1"):
+    time_sampler.LogNormal(shift=-1.0)
+
+
 @pytest.mark.parametrize("path", PATHS, ids=str)
 def test_importance_draws_its_density_and_divides_by_it(path):
   sampler = time_sampler.Importance()

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default
+from configs import default, sd15_finetune
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.diffusion import preconditioning, schedule
 from cxr_diffusion_jax.models import codec as codec_lib
@@ -16,18 +16,6 @@ from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import diffusion_section, sections
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import step as step_lib
-
-RECIPES = (
-  "flow",
-  "ddpm_epsilon",
-  "ddpm_v_zero_snr",
-  "original_study",
-  "improved_ddpm",
-  "vp_epsilon",
-  "min_snr_v",
-  "sigmoid_v",
-  "edm",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +58,7 @@ def _params(**values: float) -> types.Params:
   return {name: jnp.float32(values.get(name, 0.0)) for name in "abc"}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", default.RECIPES)
 def test_a_recipe_builds_and_has_finite_losses(recipe):
   objective = _objective(_section(recipe))
   process = objective.denoiser.process
@@ -84,11 +72,8 @@ def test_a_recipe_builds_and_has_finite_losses(recipe):
   assert np.all(losses > 0)
 
 
-def test_the_first_recipe_is_what_configs_always_were():
+def test_flow_is_the_first_recipe():
   flow = _section("flow")
-  assert (
-    flow == _section("flow") == sections.plain(default.get_config("tiny").diffusion)
-  )
   assert flow == sections.plain(default.get_config("tiny").diffusion)
   assert flow == {
     "schedule": {"name": "rectified_flow", "shift": 1.0},
@@ -98,6 +83,7 @@ def test_the_first_recipe_is_what_configs_always_were():
       "name": "logit_normal",
       "mean": 0.0,
       "std": 1.0,
+      "shift": 0.0,
       "stratified": True,
     },
     "weighting": {"name": "uniform"},
@@ -109,9 +95,19 @@ def test_the_first_recipe_is_what_configs_always_were():
 
 
 def test_no_recipe_is_missed_and_an_unknown_one_refused():
-  with pytest.raises(ValueError, match="'ddpm'; expected one of " + ", ".join(RECIPES)):
+  message = "'ddpm'; expected one of " + ", ".join(default.RECIPES)
+  with pytest.raises(ValueError, match=message):
     default.get_config("small,ddpm")
-  assert default.get_config("small,edm").sample.sampler == "heun"
+  assert default.get_config("small,ddpm_v_zero_snr").sample.guidance_rescale == 0.7
+  for recipe in default.RECIPES:
+    sample = default.get_config(f"small,{recipe}").sample
+    assert (sample.sampler, sample.spacing) == ("unipc", "spectrum")
+
+
+def test_fine_tuning_keeps_the_levels_of_the_weights():
+  section = sections.plain(sd15_finetune.get_config().diffusion)
+  path = diffusion_section.build(section)["process"].schedule
+  assert path == schedule.ScaledLinear()
 
 
 def test_training_with_edm_finds_the_best_network():
@@ -132,13 +128,14 @@ def test_training_with_edm_finds_the_best_network():
       accumulation=1,
     )
 
-  images = np.random.default_rng(0).normal(size=(120, 32, 4, 4, 1)).astype(np.float32)
+  images = np.random.default_rng(0).normal(size=(160, 32, 4, 4, 1)).astype(np.float32)
   losses = []
   for image in images:
     state, reported = update(state, image)
     losses.append(float(reported["loss"]))
   for name, value in state.params.items():
-    assert abs(value) < 0.1, name
+    # Most times lie close together, where b and c can make up for each other.
+    assert abs(value) < 0.15, name
   # Of a target of variance 1 nothing can be known.
   assert losses[0] > 1.5
   np.testing.assert_allclose(np.mean(losses[-20:]), 1, atol=0.1)

@@ -80,6 +80,7 @@ class _Codec:
   """Decodes to pictures far from the limits."""
 
   columns = ()
+  mode_variance = 0.0
 
   def decode(self, latent):
     return latent / 1000

@@ -140,6 +140,13 @@ def test_a_wrong_plan_is_refused(values, message):
   assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(("sampler", "used"), [("unipc", "euler"), ("ddim", "ddim")])
+def test_inverted_images_are_drawn_by_the_steps_that_are_inverted(sampler, used):
+  settings = dataclasses.replace(PLAIN, sampler=sampler)
+  for plan, name in ((Plan(inverted=True), used), (Plan(strength=0.5), sampler)):
+    assert image_to_image.settings_of(settings, plan).sampler == name
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "euler_ancestral", "dpm_solver_2m_sde"])
 def test_fresh_noise_cannot_be_inverted(sampler):
   settings = dataclasses.replace(PLAIN, sampler=sampler)

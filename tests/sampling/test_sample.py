@@ -63,12 +63,12 @@ def test_they_say_how_they_were_made(pairs):
     "guidance_rescale": 0.0,
     "num_images": 2,
     "num_steps": 2,
-    "sampler": "euler",
+    "sampler": "unipc",
     "sampler_options": "",
-    "spacing": "",
+    "spacing": "spectrum",
     "times_shift": 1.0,
   }
-  for text in ("at step 3", "euler, 2 steps, guidance 1.5", "stand-in elixrc"):
+  for text in ("at step 3", "unipc, 2 steps, guidance 1.5", "stand-in elixrc"):
     assert text in pairs.title
 
 

@@ -8,7 +8,7 @@ made from. Ids and labels are compared in full; images by their size, and by the
 hash of their pixels where that changed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import contextlib
 import functools
 import os
@@ -21,6 +21,7 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import splits
 from cxr_diffusion_jax.data.records import parts as parts_lib
 from cxr_diffusion_jax.data.records import plan as plan_lib
+from cxr_diffusion_jax.data.records import statistics as statistics_lib
 from cxr_diffusion_jax.data.records import store
 from cxr_diffusion_jax.data.records.store import FIELDS, Records, RecordSource
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -35,7 +36,6 @@ __all__ = (
 )
 
 MAX_STATISTICS_IMAGES = 512
-MAX_LEVELS = 3
 
 
 def open_records(settings: DataSettings) -> Records | None:
@@ -87,63 +87,6 @@ def prepare_records(
       "free disk space or name another --config.data.records_dir, then repeat the"
       " command",
     ) from error
-
-
-def image_statistics(images: Iterable[np.ndarray]) -> dict:
-  """Means and deviations of images in [-1, 1], of their pixels and Haar bands.
-
-  Args:
-    images: [h w 1] uint8 each, all of one size; at least one.
-
-  Returns:
-    `{"mean": float, "std": float, "num_images": int, "haar": {"1": {"mean": [4],
-    "std": [4]}, "2": ...}}`, plain lists; levels 1 to 3 as far as the size divides.
-  """
-  moments: dict[int, np.ndarray] = {}
-  count = 0
-  for image in images:
-    count += 1
-    x = image.astype(np.float64) / 127.5 - 1
-    for level in range(MAX_LEVELS + 1):
-      if level:
-        if x.shape[0] % 2 or x.shape[1] % 2:
-          break
-        x = haar(x)
-      sums = np.stack([x.mean(axis=(0, 1)), np.square(x).mean(axis=(0, 1))])
-      moments[level] = moments.get(level, 0) + sums
-  if not count:
-    raise ValueError("statistics of no images")
-  described = {level: _mean_and_std(sums / count) for level, sums in moments.items()}
-  return {
-    "mean": described[0]["mean"][0],
-    "std": described[0]["std"][0],
-    "num_images": count,
-    "haar": {str(level): value for level, value in described.items() if level},
-  }
-
-
-def haar(x: np.ndarray) -> np.ndarray:
-  """One level of the orthonormal 2-D Haar transform.
-
-  A block [a b; c d] becomes (a+b+c+d)/2, (a-b+c-d)/2, (a+b-c-d)/2, (a-b-c+d)/2, in
-  that order of bands; channel c of C becomes channel band * C + c.
-
-  Args:
-    x: [h w c], h and w even.
-
-  Returns:
-    [h/2 w/2 4c].
-  """
-  a, b = x[0::2, 0::2], x[0::2, 1::2]
-  c, d = x[1::2, 0::2], x[1::2, 1::2]
-  bands = [a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d]
-  return np.concatenate(bands, axis=-1) / 2
-
-
-def _mean_and_std(moments: np.ndarray) -> dict[str, list[float]]:
-  mean, square = moments
-  variance = np.maximum(square - mean**2, 0)
-  return {"mean": mean.tolist(), "std": np.sqrt(variance).tolist()}
 
 
 def _read_description(settings: DataSettings) -> artifacts.Json | None:
@@ -266,7 +209,7 @@ def _finish(
   }
   train = RecordSource(store.of_description(folder, description), "train")
   chosen = np.linspace(0, len(train) - 1, min(len(train), MAX_STATISTICS_IMAGES))
-  description["statistics"] = image_statistics(
+  description["statistics"] = statistics_lib.image_statistics(
     train[round(row)]["image"] for row in chosen
   )
   artifacts.write_json(folder / "records.json", description)

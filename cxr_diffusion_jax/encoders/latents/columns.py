@@ -20,6 +20,7 @@ from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.records import statistics as statistics_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import encoding
 from cxr_diffusion_jax.encoders.latents.autoencoders import Autoencoder
@@ -98,12 +99,14 @@ def open_column(
 
 
 def statistics(column: columns_lib.Column) -> artifacts.Json:
-  """What `make` measured: `{"latent": {"mean", "std", "num_images"}}`.
+  """What `make` measured: `{"latent": {"mean", "std", "num_images"}, "modes": [8]}`.
 
   The standard deviation is of all numbers of unscaled latents, drawn from their
-  posteriors, about their one mean.
+  posteriors, about their one mean. `modes` are variances of the posteriors' means, see
+  `data.records.statistics`; an earlier version did not write them.
   """
-  return {NAME: artifacts.read_json(column.folder / "statistics.json")[NAME]}
+  measured = artifacts.read_json(column.folder / "statistics.json")
+  return {NAME: measured[NAME], "modes": measured.get("modes", [])}
 
 
 def _write_statistics(column: columns_lib.Column) -> None:
@@ -113,16 +116,18 @@ def _write_statistics(column: columns_lib.Column) -> None:
     return
   source = column.source("train")
   count = min(len(source), _MEASURED)
-  sums = np.zeros(3)
+  sums, means = np.zeros(3), []
   for row in np.linspace(0, len(source) - 1, count).astype(int):
     mean, logvar = np.split(source[int(row)].astype(np.float64), 2, axis=-1)
     # The second moment of a sample is the squared mean plus the variance.
     second = np.square(mean) + np.exp(logvar)
     sums += [mean.sum(), second.sum(), mean.size]
+    means.append(mean.astype(np.float32).ravel())
   mean = sums[0] / max(sums[2], 1)
   std = math.sqrt(max(sums[1] / max(sums[2], 1) - mean**2, 0.0))
   measured = {"mean": mean, "std": std, "num_images": count}
-  artifacts.write_json(path, {"fingerprint": mark, NAME: measured})
+  modes = statistics_lib.mode_variances([np.stack(means)]) if means else []
+  artifacts.write_json(path, {"fingerprint": mark, NAME: measured, "modes": modes})
 
 
 def _rate(stamps: Sequence[tuple[int, float]]) -> str:

@@ -302,7 +302,7 @@ def test_killed_runs_go_on_and_end_with_equal_records(
     ("record_format.array_records.write", "3"),
     # between the parts and the index, and between the index and the description
     ("records._finish", "1"),
-    ("records.image_statistics", "1"),
+    ("statistics.image_statistics", "1"),
     ("images.resize", "1000"),
   ]
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")

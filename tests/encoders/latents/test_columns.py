@@ -72,6 +72,9 @@ def test_it_has_the_networks_numbers_in_row_order(settings, records, autoencoder
   assert reported["num_images"] == records.num_rows["train"]
   assert math.isclose(reported["mean"], sums[0], abs_tol=0.05)
   assert math.isclose(reported["std"], sums[1], rel_tol=0.05)
+  modes = latent_columns.statistics(column)["modes"]
+  assert modes == sorted(modes, reverse=True)
+  assert modes[0] > 0
 
 
 def test_a_second_call_encodes_nothing_and_an_interrupted_one_goes_on(
