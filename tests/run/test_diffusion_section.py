@@ -35,9 +35,9 @@ def _section(recipe: str) -> dict:
   return sections.plain(default.get_config(f"tiny,{recipe}").diffusion)
 
 
-def _network(variables, x, time, context):
+def _network(variables, x, time, context, rngs=None):
   """a x + b time / 1000 + c."""
-  del context
+  del context, rngs
   p = variables["params"]
   return p["a"] * x + (p["b"] * time / 1000)[:, None, None, None] + p["c"]
 
