@@ -268,7 +268,7 @@ import os, signal, sys
 from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.records import parts
 from cxr_diffusion_jax.data.records import format as record_format
-from cxr_diffusion_jax.data.records import records
+from cxr_diffusion_jax.data.records import records, statistics
 from tests.data.record_settings import RecordSettings
 root, folder, target, count = sys.argv[1:]
 parts.MAX_PART_ROWS = 3
