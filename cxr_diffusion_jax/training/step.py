@@ -110,23 +110,7 @@ def train_step(
   key = jax.random.fold_in(
     denoiser_lib.stream_key(seed, denoiser_lib.TRAIN_STREAM), state.step
   )
-  denoiser = objective.denoiser
-  process = denoiser.process
-  time_key, noise_key, drop_key = jax.random.split(key, 3)
-  # More keys, independent of the three from `split`.
-  x0 = denoiser.codec.encode_batch(jax.random.fold_in(key, 3), batch)
-  b = x0.shape[0]
-  t = objective.time_sampler(time_key, b, process.schedule)
-  x_t, noise = process.corrupt(noise_key, x0, t)
-  target = process.target(x0, noise, t)
-  context = denoiser.conditioner(batch)
-  drop = jax.random.bernoulli(
-    drop_key, jnp.asarray(objective.drop_rates), (b, len(objective.drop_rates))
-  )
-  context = conditioning.drop_context(context, drop)
-
-  alignment = objective.alignment
-  features_target = None if alignment is None else alignment.target(batch)
+  inputs = _inputs(objective, key, batch)
   loss_and_grad = jax.value_and_grad(
     functools.partial(total_loss, objective, dropout_key=jax.random.fold_in(key, 4)),
     has_aux=True,
@@ -137,11 +121,11 @@ def train_step(
     loss_and_grad = optax.microbatching.microbatch(
       loss_and_grad,
       argnums=(1, 2, 3, 4, 5),
-      microbatch_size=b // accumulation,
+      microbatch_size=len(inputs[0]) // accumulation,
       accumulator=optax.microbatching.AccumulationType.MEAN,
     )
   learned = state_lib.learned(state.params, state.projector)
-  (_, metrics), grads = loss_and_grad(learned, x_t, target, t, context, features_target)
+  (_, metrics), grads = loss_and_grad(learned, *inputs)
   updates, opt_state = optimizer.update(grads, state.opt_state, learned)
   params, projector = state_lib.split(
     optax.apply_updates(learned, updates), bool(state.projector)
@@ -160,6 +144,28 @@ def train_step(
     projector=projector,
   )
   return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
+
+
+def _inputs(
+  objective: Objective, key: jax.Array, batch: types.Batch
+) -> tuple[jax.Array, jax.Array, jax.Array, types.Context, jax.Array | None]:
+  """The arguments x_t, target, t, context and features_target of `total_loss`."""
+  denoiser = objective.denoiser
+  process = denoiser.process
+  time_key, noise_key, drop_key = jax.random.split(key, 3)
+  # More keys, independent of the three from `split`.
+  x0 = denoiser.codec.encode_batch(jax.random.fold_in(key, 3), batch)
+  b = x0.shape[0]
+  t = objective.time_sampler(time_key, b, process.schedule)
+  x_t, noise = process.corrupt(noise_key, x0, t)
+  target = process.target(x0, noise, t)
+  context = denoiser.conditioner(batch)
+  drop = jax.random.bernoulli(
+    drop_key, jnp.asarray(objective.drop_rates), (b, len(objective.drop_rates))
+  )
+  alignment = objective.alignment
+  features_target = None if alignment is None else alignment.target(batch)
+  return x_t, target, t, conditioning.drop_context(context, drop), features_target
 
 
 def validation_step(

@@ -26,6 +26,7 @@ from cxr_diffusion_jax.progress import Progress, no_progress
 _CHUNK_BYTES = 1 << 20
 _MAX_FAILURES = 6
 _MAX_PAUSE = 60.0
+_TIMEOUT = 60.0
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -49,7 +50,6 @@ def fetch(
   *,
   progress: Progress = no_progress,
   sleep: Callable[[float], None] = time.sleep,
-  timeout: float = 60.0,
 ) -> pathlib.Path:
   """Downloads one file; does nothing where it is there already.
 
@@ -75,7 +75,7 @@ def fetch(
   while True:
     before = _size(part)
     try:
-      remote = _receive(url, part, progress, timeout)
+      remote = _receive(url, part, progress)
       damage = _damage(part, remote)
     except _PassingError as error:
       failures = 1 if _size(part) > before else failures + 1
@@ -97,14 +97,12 @@ def fetch(
   return path
 
 
-def _receive(
-  url: str, part: pathlib.Path, progress: Progress, timeout: float
-) -> _Remote:
+def _receive(url: str, part: pathlib.Path, progress: Progress) -> _Remote:
   """One try: continues `part` to its end, or raises _PassingError."""
   saved = _load_remote(part)
   offset = 0 if saved is None else _size(part)
   known = saved or _Remote()
-  response = _open(url, part, offset, known, timeout)
+  response = _open(url, part, offset, known)
   if response is None:
     return known
   with response:
@@ -126,7 +124,7 @@ def _receive(
 
 
 def _open(
-  url: str, part: pathlib.Path, offset: int, known: _Remote, timeout: float
+  url: str, part: pathlib.Path, offset: int, known: _Remote
 ) -> http.client.HTTPResponse | None:
   """Asks for the file from `offset` on; None when there is nothing beyond."""
   request = urllib.request.Request(url)
@@ -136,7 +134,7 @@ def _open(
     if known.etag and not known.etag.startswith("W/"):
       request.add_header("If-Range", known.etag)
   try:
-    return urllib.request.urlopen(request, timeout=timeout)
+    return urllib.request.urlopen(request, timeout=_TIMEOUT)
   except urllib.error.HTTPError as error:
     error.close()
     if error.code == 416:

@@ -43,7 +43,6 @@ def read(
   labels_csv: str | os.PathLike | None = None,
   *,
   image_size: int | None = None,
-  name: str = "",
   progress: types.Progress = types.no_progress,
 ) -> ImageSet:
   """Opens the images of a folder and its subfolders, to three levels, sorted by name.
@@ -62,7 +61,7 @@ def read(
       read or has another size or an unknown mode; labels that do not match.
   """
   table = image_set.read_labels(labels_csv) if labels_csv is not None else None
-  return _labelled([_open(folder, image_size, name, progress)], table)[0]
+  return _labelled([_open(folder, image_size, progress)], table)[0]
 
 
 def read_pair(
@@ -78,7 +77,7 @@ def read_pair(
   The table may have the images of one folder only: the other set then has no labels.
   """
   table = image_set.read_labels(labels_csv) if labels_csv is not None else None
-  first, second = (_open(x, image_size, "", progress) for x in (real, synthetic))
+  first, second = (_open(x, image_size, progress) for x in (real, synthetic))
   check_pair(first, second)
   first, second = _labelled([first, second], table)
   return first, second
@@ -115,7 +114,7 @@ def check_pair(real: ImageSet, synthetic: ImageSet) -> None:
 
 
 def _open(
-  folder: str | os.PathLike, image_size: int | None, name: str, progress: types.Progress
+  folder: str | os.PathLike, image_size: int | None, progress: types.Progress
 ) -> ImageSet:
   """`read` without labels."""
   if image_size is not None and image_size < 1:
@@ -149,7 +148,7 @@ def _open(
     return image[..., np.newaxis]
 
   images = OnAccess(len(paths), decode)
-  return ImageSet(name=name or str(folder), images=images, ids=np.array(ids, np.str_))
+  return ImageSet(name=str(folder), images=images, ids=np.array(ids, np.str_))
 
 
 def _refuse_duplicates(
