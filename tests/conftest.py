@@ -58,15 +58,21 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Puts the longest files first, so that no worker is left with one at the end."""
-  long = (
+  longest = (
     "test_every_path.py",
-    "test_condition_effect.py",
     "test_survival.py",
-    "test_end_to_end.py",
+    "test_condition_effect.py",
     "test_two_processes.py",
+    "test_end_to_end.py",
     "test_loop.py",
+    "test_compare.py",
+    "test_api.py",
+    "test_bucket.py",
+    "test_folders.py",
+    "test_opening.py",
   )
-  items.sort(key=lambda item: item.path.name not in long)
+  rank = {name: number for number, name in enumerate(longest)}
+  items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
 
 
 # Fixtures that several folders of tests share.

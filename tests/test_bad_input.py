@@ -217,7 +217,7 @@ def test_records_that_cannot_be_written(prepare, tree, tmp_path):
   assert str(where) in prepare(tree, data__records_dir=where).complaint
 
 
-def test_a_network_that_cannot_be_built_is_told_before_the_data(
+def test_a_network_that_cannot_be_built_is_reported_before_the_data(
   run_main, small, tmp_path
 ):
   arguments = small.arguments(

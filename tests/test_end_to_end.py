@@ -62,9 +62,7 @@ def test_tensorboard_events_hold_losses_and_pictures(trained):
   assert [event.step for event in events.Tensors("validation/loss")] == [10, 20]
 
 
-def test_repeating_the_command_goes_on_and_then_has_nothing_to_do(
-  tmp_path, small, run_main
-):
+def test_repeating_the_command_resumes_and_then_does_nothing(tmp_path, small, run_main):
   arguments = small.arguments(tmp_path, train__num_steps=2, train__checkpoint_every=1)
   first = run_main("main", *arguments)
   assert first.code == 0, first.err

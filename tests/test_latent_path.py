@@ -69,7 +69,7 @@ def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
   assert images.std() > 0
 
 
-def test_it_goes_on_bit_for_bit_wherever_the_autoencoder_is(
+def test_it_resumes_bit_for_bit_wherever_the_autoencoder_is(
   flags, place, workdir, run_main
 ):
   parts = shutil.copytree(workdir, place / "parts")

@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_inside_a_save(small, repository, tmp_path, run_mai
   assert _whole(tmp_path / "run") == [4, 6]
 
 
-def test_no_room_for_a_first_checkpoint_is_told_before_training(
+def test_no_room_for_a_first_checkpoint_is_reported_before_training(
   small, run_main, tmp_path, monkeypatch
 ):
   usage = os.statvfs_result((4096, 4096, 9, 9, 9, 0, 0, 0, 0, 255))

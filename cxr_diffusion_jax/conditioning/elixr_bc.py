@@ -14,7 +14,13 @@ from cxr_diffusion_jax.conditioning import base, elixr_b, elixr_c
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conditioner:
-  """Conditions on both; fields as of `elixr_b` and `elixr_c`."""
+  """Conditions on both. `--config FILE --help` shows the meaning of these fields.
+
+  Attributes:
+    kind: a key of `elixr_b.KINDS`.
+    pooled: average the image's map into one token, see `elixr_c`.
+    reference: which image's map: 'self' or 'same_patient', see `base.Needs`.
+  """
 
   kind: str = "txt_emb"
   pooled: bool = False

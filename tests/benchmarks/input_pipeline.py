@@ -106,7 +106,7 @@ def main() -> None:
     print(f"{len(paths)} images of {arguments.image_size} pixels")
     rates: dict[str, list[float]] = {"grain": [], "torch": []}
     for _ in range(arguments.turns):
-      # Made anew in every turn: none of them reads ahead while the other is measured.
+      # Created in every turn, so that none reads ahead while the other is measured.
       batches = pipeline.train_batches(
         source,
         batch_size=arguments.batch_size,

@@ -51,7 +51,7 @@ def test_spellings(spelling, name):
     ("NoFinding", "No Finding"),
   ],
 )
-def test_nearest_names_are_told(typed, meant):
+def test_nearest_names_are_suggested(typed, meant):
   with pytest.raises(errors.InputError) as raised:
     labels.finding_index(typed, metadata.FINDINGS)
   text = str(raised.value)

@@ -107,7 +107,7 @@ def test_sides_are_the_patients_own():
   assert len(expected) == 2
 
 
-def test_place_is_told_in_words():
+def test_place_is_put_into_words():
   for seed in range(30):
     boxes = boxes_of(
       Mass=(0.1, 0.1, 0.2, 0.2),
@@ -174,7 +174,7 @@ def test_the_other_words_name_no_finding_and_have_their_slots():
   assert all(text == text.lower() for text in fixed)
 
 
-def test_view_age_and_sex_are_told():
+def test_view_age_and_sex_are_in_the_prompt():
   for seed in range(60):
     text = prompts.prompt(["Mass"], view="AP", age=61.0, sex="F", seed=seed)
     assert re.search(r"\b(ap|anteroposterior)\b", text)

@@ -119,14 +119,14 @@ def test_eight_bits_in_sixteen_are_themselves(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["chest.dcm", "chest.DICOM", "chest", "chest.png"])
-def test_dicom_is_told_by_its_content(tmp_path, name):
+def test_dicom_is_recognised_by_its_content(tmp_path, name):
   values = np.linspace(0, 4095, 40 * 48).round().astype(np.uint16).reshape(40, 48)
   write_dicom(tmp_path / name, values)
   read = reference.read_reference(str(tmp_path / name))
   np.testing.assert_array_equal(read, np.round(values / 4095 * 255))
 
 
-def test_dicom_is_told_by_its_ending_too(tmp_path):
+def test_dicom_is_recognised_by_its_suffix(tmp_path):
   path = tmp_path / "chest.dcm"
   path.write_bytes(b"nothing of the kind" * 20)
   with pytest.raises(errors.InputError, match="no DICOM header"):

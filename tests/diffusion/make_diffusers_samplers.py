@@ -43,8 +43,8 @@ def follow(case: Case, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     fresh: [num_steps ...] the noise that each step adds, if it adds any.
 
   Returns:
-    What the network is told at each step, in [0, 1], [num_steps]; and x after each
-    step, [num_steps ...], scaled so that it is alpha x0 + sigma noise.
+    The network's time at each step, in [0, 1], [num_steps]; and x after each step,
+    [num_steps ...], scaled so that it is alpha x0 + sigma noise.
   """
   scheduler = getattr(diffusers, f"{case.peer}Scheduler")(**settings_of(case))
   scheduler.set_timesteps(**case.given or {"num_inference_steps": case.num_steps})

@@ -31,7 +31,7 @@ class Case:
     given: arguments of the peer's set_timesteps in place of a count of steps.
     told: 'level' where the network sees the peer's timesteps, 'sigma' where the peer
       rounds them down, and is given the noise level in place of them.
-    live: compared with torch at hand only, so that the tests stay short.
+    live: compared only where torch is installed, so that the tests stay short.
   """
 
   name: str

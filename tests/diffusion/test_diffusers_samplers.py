@@ -23,7 +23,7 @@ CASES = [case for case in PEERS.cases() if not case.live]
 
 @pytest.fixture(scope="module")
 def stored():
-  """What the peers were told and gave, by name of the case."""
+  """Inputs and results of the peers, by name of the case."""
   return json.loads((FOLDER / "diffusers_samplers.json").read_text("utf-8"))
 
 

@@ -96,7 +96,7 @@ def test_a_dataset_says_what_it_is(settings, needs):
   assert result.summary().startswith(f"{result.kind}; train 15, validation 3, test 5, ")
 
 
-def test_a_split_without_a_row_is_told(settings):
+def test_a_split_without_a_row_is_reported(settings):
   nothing = dataclasses.replace(settings, validation_fraction=0.0)
   result = dataset.prepare(nothing, base.needs())
   assert result.splits == ("train", "test", "expert")

@@ -63,7 +63,7 @@ def test_a_seed_changes_phrasings_and_no_findings(prepared, open_records):
     assert findings_of(text) == findings_of(other[name])
 
 
-def test_boxes_tell_the_place_and_without_them_none_is_told(settings, open_records):
+def test_boxes_give_the_place_and_without_them_there_is_none(settings, open_records):
   path = pathlib.Path(settings.root) / "BBox_List_2017.csv"
   marked = metadata.read_boxes(path)
   reported = all_texts(settings, open_records(settings))

@@ -74,7 +74,7 @@ def test_what_is_saved_again_are_the_same_bits_under_the_same_options(
   _same(saved, arrays(name))
   config = json.loads((tmp_path / "again" / "config.json").read_text())
   wanted = {k: v for k, v in records[name]["config"].items() if k in config}
-  # A list of one level may be told as its number.
+  # A list of one level may be given as its number.
   assert {**config, "transformer_layers_per_block": 0, "attention_head_dim": 0} == {
     **wanted,
     "transformer_layers_per_block": 0,
@@ -193,7 +193,7 @@ def test_an_autoencoder_of_another_kind_is_refused(change, reported, folder):
   assert reported in str(caught.value)
 
 
-def test_a_level_s_options_may_be_told_once(folder):
+def test_options_of_all_levels_may_be_one_value(folder):
   change = {"layers_per_block": [1, 1], "only_cross_attention": [False, False]}
   unet, _ = diffusers.load_unet(folder("sd2", config=change))
   assert unet.num_layers == 1

@@ -80,7 +80,7 @@ def test_other_weights_under_a_variant_s_name_are_not_taken(written):
 
 
 @pytest.mark.parametrize("kept", [0, 4, 60, -1])
-def test_a_file_that_is_cut_short_is_told(kept, written):
+def test_a_file_that_is_cut_short_is_reported(kept, written):
   data = (written / WEIGHTS).read_bytes()
   (written / WEIGHTS).write_bytes(data[:kept])
   with pytest.raises(errors.InputError, match=f"{WEIGHTS} is absent or cannot be"):
@@ -88,7 +88,7 @@ def test_a_file_that_is_cut_short_is_told(kept, written):
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])
-def test_a_configuration_that_is_none_is_told(text, written):
+def test_a_configuration_that_is_none_is_reported(text, written):
   (written / "config.json").write_text(text)
   with pytest.raises(errors.InputError, match=r"config.json is absent or cannot"):
     safetensors_folder.read_config(written, "Toy")
@@ -111,7 +111,7 @@ def test_a_checkpoint_alone_is_refused_with_the_way_to_convert_it(tmp_path):
     safetensors_folder.locate(tmp_path, "unet")
 
 
-def test_no_model_is_told_with_what_is_there(tmp_path):
+def test_no_model_is_reported_with_what_is_there(tmp_path):
   (tmp_path / "notes.txt").write_text("")
   with pytest.raises(errors.InputError, match=r"no config.json in .*holds notes.txt"):
     safetensors_folder.locate(tmp_path, "vae")

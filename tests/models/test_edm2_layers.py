@@ -33,7 +33,7 @@ def test_silu_and_waves_keep_the_magnitude():
   waves = np.asarray(layers.fourier(np.linspace(0, 2.65, 500), 64))
   assert waves.shape == (500, 64)
   assert abs(_rms(waves) - 1) < 0.02
-  # Different times are told apart, near ones less.
+  # Different times are distinguished, near ones less.
   distance = np.linalg.norm(waves[:, None] - waves[None], axis=-1)
   assert distance[0, 1] < 0.5
   assert distance[0, 50:].min() > 2

@@ -57,7 +57,7 @@ def test_the_null_token_leads_and_is_never_masked(embedder):
   np.testing.assert_allclose(pooled, [want] * 2, atol=1e-6)
 
 
-def test_places_of_a_map_are_told_apart(embedder):
+def test_places_of_a_map_are_distinguished(embedder):
   module, variables, context = embedder
   same = (context[0].replace(tokens=jnp.tile(context[0].tokens[:, :1], (1, 4, 1))),)
   stream, _ = module.apply(variables, same, 2)

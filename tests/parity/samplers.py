@@ -2,7 +2,7 @@
 
 The network is a nonlinear formula of x and t, and fresh noise is fed to both. Ours and
 the peer's numbers are the root mean square of the last x; differences are of all steps,
-the largest over the largest x of that step, and of the times told, absolute.
+the largest over the largest x of that step, and of the times, absolute.
 """
 
 import pathlib

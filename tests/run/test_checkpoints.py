@@ -118,7 +118,7 @@ def test_a_save_that_was_cut_off_is_not_seen_and_is_tidied_up(tmp_path, mesh):
   assert whole.is_dir()
 
 
-def test_a_full_disk_is_told_before_anything_is_written(manager, mesh, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(manager, mesh, monkeypatch):
   checkpoints.save(manager, _state(1, mesh), RUN)
   checkpoints.wait(manager)
   monkeypatch.setattr(

@@ -117,7 +117,7 @@ def test_any_length_is_the_average_of_brute_force(length, step, limit, tracked):
   )
   exact = _weights(wanted, 600)
   profile = sum(w * _weights(p, 600) for w, p in zip(weights, saved, strict=True))
-  # The error told is that of the steps' weights: a root, of rounding where it is 0.
+  # The reported error is that of the steps' weights: a root, of rounding where it is 0.
   np.testing.assert_allclose(
     np.linalg.norm(profile - exact) / np.linalg.norm(exact), error, rtol=0.05, atol=1e-7
   )

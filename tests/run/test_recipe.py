@@ -1,4 +1,4 @@
-"""Every wrong value of a config is told when it is built, in one line."""
+"""Every wrong value of a config is reported when it is built, in one line."""
 
 import jax
 import pytest

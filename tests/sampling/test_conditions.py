@@ -74,7 +74,7 @@ def test_findings_are_labels_for_the_path_that_reads_labels(builder_of):
   assert _masks(builder, result.fields)[0].all()
 
 
-def test_what_is_not_told_is_not_known(builder_of):
+def test_what_is_not_given_is_unknown(builder_of):
   builder = builder_of("findings")
   (mask,) = _masks(builder, builder.build(Request(age=40.0), 1).fields)
   assert mask[0].tolist() == [False] * 16 + [True]

@@ -184,14 +184,14 @@ def test_a_file_is_its_own_condition_where_the_path_takes_references(
     (["--init=x.png", "--mask=a.png", "--mask=b.png"], "2 masks of 1 images"),
   ],
 )
-def test_wrong_flags_are_told_before_a_run_is_opened(
+def test_wrong_flags_are_reported_before_a_run_is_opened(
   flags, message, run_main, tmp_path
 ):
   ended = run_main("sample", f"--workdir={tmp_path}", *flags)
   assert message in ended.complaint
 
 
-def test_settings_are_told_before_encoders_run(run, builder, ids, monkeypatch):
+def test_settings_are_reported_before_encoders_run(run, builder, ids, monkeypatch):
   monkeypatch.setattr(type(builder), "build", lambda *_: pytest.fail("too late"))
   asked = edit_inputs.EditRequest(inits=(ids[0],), strength=0.1)
   with pytest.raises(errors.InputError, match="of 4 steps, which is no step"):

@@ -92,7 +92,7 @@ def test_names_are_fit_for_files(entry, name):
   assert re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name)
 
 
-def test_names_that_are_the_same_are_told_apart():
+def test_names_that_are_the_same_are_distinguished():
   names = ["x", "x-2", "y", "x", "x"]
   result = request_lib.distinct(names)
   assert result == ["x", "x-2", "y", "x-3", "x-4"]

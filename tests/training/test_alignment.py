@@ -95,7 +95,7 @@ def test_both_network_and_projector_learn_of_it(toy):
     assert np.abs(layer["kernel"]).max() > 0
 
 
-def test_it_learns_and_goes_on_from_a_checkpoint_bit_for_bit(toy, tmp_path):
+def test_it_learns_and_resumes_from_a_checkpoint_bit_for_bit(toy, tmp_path):
   _, aligned, params, projector, inputs, _ = toy
   x0 = np.clip(inputs[0], -1, 1).reshape(3, 8, 8, 1)
   batch = {"image": x0, "elixrc": np.ones((3, 8, 8, 1376), np.float16)}

@@ -1,4 +1,4 @@
-"""A run begins from a published UNet: what fits is taken, what does not is told."""
+"""A run begins from a published UNet: what fits is used, what does not is reported."""
 
 import dataclasses
 import importlib
@@ -232,7 +232,7 @@ def test_the_recipe_has_no_key_that_nothing_reads():
     module.get_config("huge")
 
 
-def test_a_missing_folder_is_told_before_any_data_are_prepared(run_main, tmp_path):
+def test_a_missing_folder_is_reported_before_any_data_are_prepared(run_main, tmp_path):
   ended = run_main(
     "main",
     "--config=configs/sd15_finetune.py:tiny",

@@ -165,7 +165,7 @@ def test_values_of_another_shape(tmp_path):
     write(tmp_path, batches=reshaped())
 
 
-def test_disk_too_small_is_told_before_the_work(tmp_path, monkeypatch):
+def test_disk_too_small_is_reported_before_the_work(tmp_path, monkeypatch):
   usage = collections.namedtuple("usage", "total used free")
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 100))
   with pytest.raises(errors.InputError, match=r"0\.0 MB free for column toy"):

@@ -16,7 +16,7 @@ from cxr_diffusion_jax.data.columns import writer as column_writer
 from tests.data.columns.toy_column import VALUES, batches_of, check_rows, content, write
 
 
-def test_disk_that_fills_up_is_one_line_and_the_work_goes_on(tmp_path, monkeypatch):
+def test_disk_that_fills_up_is_one_line_and_the_work_resumes(tmp_path, monkeypatch):
   pwrite, calls = column_scratch.os.pwrite, itertools.count()
 
   def full(file, data, offset):
@@ -36,7 +36,7 @@ class Crash(Exception):
 
 
 @pytest.mark.parametrize("fatal", range(1, 5))
-def test_crash_between_shards_goes_on_without_the_values(tmp_path, monkeypatch, fatal):
+def test_crash_between_shards_resumes_without_the_values(tmp_path, monkeypatch, fatal):
   whole = content(write(tmp_path / "whole", batches=batches_of(list(VALUES))))
   older = write(tmp_path / "b", fingerprint="older")
   replace, calls = column_writer.os.replace, itertools.count(1)
@@ -95,7 +95,7 @@ print("done")
 """
 
 
-def test_goes_on_after_kill_9(tmp_path, repository):
+def test_resumes_after_kill_9(tmp_path, repository):
   def run(kill_at):
     return subprocess.run(
       [sys.executable, "-c", CHILD, str(tmp_path), str(kill_at)],

@@ -108,7 +108,7 @@ def test_a_file_comes_whole_and_only_once(server, tmp_path):
   assert server.requests == [("/data/a.bin", None)]
 
 
-def test_goes_on_where_it_was_cut_off(server, tmp_path):
+def test_resumes_where_it_was_cut_off(server, tmp_path):
   server.cut_after = [100_000, 50_000]
   pauses = []
   assert get(server, tmp_path, pauses).read_bytes() == CONTENT
@@ -117,7 +117,7 @@ def test_goes_on_where_it_was_cut_off(server, tmp_path):
   assert pauses == [1.0, 1.0]
 
 
-def test_goes_on_in_another_run(server, tmp_path):
+def test_resumes_in_another_run(server, tmp_path):
   server.cut_after = [200_000] + [0] * 20
   with pytest.raises(errors.InputError, match=r"200000 of 300000 bytes.*same command"):
     get(server, tmp_path)
@@ -169,7 +169,7 @@ def test_pauses_grow_while_nothing_comes(server, tmp_path):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_is_told_at_once(server, tmp_path, status):
+def test_a_refusal_is_reported_at_once(server, tmp_path, status):
   server.statuses = [status]
   with pytest.raises(errors.InputError, match=rf"a\.bin: HTTP {status} .*fix:"):
     get(server, tmp_path)

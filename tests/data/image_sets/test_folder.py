@@ -1,4 +1,4 @@
-"""`evaluation/image_folder.py`: any grey file reads, and what cannot is told."""
+"""`data/image_sets/folder.py`: any grey file reads, and what cannot is reported."""
 
 import pathlib
 

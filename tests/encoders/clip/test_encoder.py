@@ -103,7 +103,7 @@ def test_description_tells_the_weights_and_the_windows(encoder):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])
-def test_what_float16_cannot_hold_is_told(value, images):
+def test_what_float16_cannot_hold_is_reported(value, images):
   model = clip_model.load(FOLDER)
   damaged = jax.tree.map(lambda leaf: leaf.copy(), model.params)
   norm = damaged["vision_model"]["pre_layrnorm"]
@@ -188,7 +188,7 @@ def test_sizes_of_a_hub_id_fetch_its_configuration_alone(monkeypatch):
   assert len(asked) == 1
 
 
-def test_sizes_out_of_reach_are_told(monkeypatch, tmp_path):
+def test_sizes_out_of_reach_are_reported(monkeypatch, tmp_path):
   def fail(name, file):
     raise ConnectionError("no network")
 

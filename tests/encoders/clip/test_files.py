@@ -1,4 +1,4 @@
-"""Any whole folder of a CLIP loads, and what is not whole is told by its name."""
+"""Any whole folder of a CLIP loads, and what is not whole is reported by its name."""
 
 import json
 import pathlib
@@ -57,7 +57,7 @@ def test_shards_in_half_precision_with_old_buffers_load(folder):
     ),
   ],
 )
-def test_weights_that_do_not_fit_are_told(folder, change, reported):
+def test_weights_that_do_not_fit_are_reported(folder, change, reported):
   arrays = safetensors_numpy.load_file(folder / "model.safetensors")
   change(arrays)
   safetensors_numpy.save_file(arrays, folder / "model.safetensors")
@@ -66,7 +66,7 @@ def test_weights_that_do_not_fit_are_told(folder, change, reported):
   assert reported in str(caught.value)
 
 
-def test_cut_off_weights_are_told(folder):
+def test_cut_off_weights_are_reported(folder):
   path = folder / "model.safetensors"
   path.write_bytes(path.read_bytes()[:50_000])
   with pytest.raises(
@@ -75,14 +75,14 @@ def test_cut_off_weights_are_told(folder):
     clip_model.load(folder)
 
 
-def test_cut_off_msgpack_is_told(folder):
+def test_cut_off_msgpack_is_reported(folder):
   (folder / "model.safetensors").unlink()
   (folder / "flax_model.msgpack").write_bytes(b"\x81\xa1a")
   with pytest.raises(errors.InputError, match=r"flax_model\.msgpack is absent or"):
     clip_model.load(folder)
 
 
-def test_folder_without_weights_or_config_is_told(folder):
+def test_folder_without_weights_or_config_is_reported(folder):
   (folder / "model.safetensors").unlink()
   with pytest.raises(errors.InputError, match="no weights in"):
     clip_model.load(folder)
@@ -99,7 +99,7 @@ def test_folder_without_weights_or_config_is_told(folder):
     (("preprocessor_config.json",), "no preprocessor_config.json in"),
   ],
 )
-def test_folder_without_a_reader_is_told(folder, files, reported):
+def test_folder_without_a_reader_is_reported(folder, files, reported):
   for file in files:
     (folder / file).unlink()
   with pytest.raises(errors.InputError, match=reported):
@@ -111,7 +111,7 @@ def test_folder_without_a_reader_is_told(folder, files, reported):
   ["config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"],
 )
 @pytest.mark.parametrize("text", ['{"half": ', "[1]"])
-def test_damaged_json_is_told_by_its_name(folder, file, text):
+def test_damaged_json_is_reported_by_its_name(folder, file, text):
   (folder / file).write_text(text, encoding="utf-8")
   with pytest.raises(errors.InputError, match=rf"{file} is absent or cannot be read"):
     clip_model.load(folder)
@@ -122,7 +122,7 @@ def test_files_of_the_owner_are_left_alone(folder):
   assert clip_model.load(folder).max_tokens == 16
 
 
-def test_another_kind_of_model_is_told(folder):
+def test_another_kind_of_model_is_reported(folder):
   path = folder / "config.json"
   config = json.loads(path.read_text(encoding="utf-8"))
   path.write_text(json.dumps(config["text_config"]), encoding="utf-8")
@@ -144,7 +144,7 @@ def test_hub_is_asked_for_one_form_of_weights(monkeypatch):
   assert asked == {"someone/clip": ["*.json", "merges.txt", "model.safetensors"]}
 
 
-def test_hub_out_of_reach_is_told_unless_cached(monkeypatch):
+def test_hub_out_of_reach_is_reported_unless_cached(monkeypatch):
   def fail(name):
     raise ConnectionError("no network")
 

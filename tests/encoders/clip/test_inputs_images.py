@@ -17,7 +17,7 @@ SETTINGS = clip_inputs.PixelSettings(
 )
 
 
-def test_processor_of_another_model_is_told(tmp_path):
+def test_processor_of_another_model_is_reported(tmp_path):
   folder = pathlib.Path(shutil.copytree(TORCH_CLIP, tmp_path / "clip"))
   path = folder / "preprocessor_config.json"
   settings = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Prompts become windows without losing a word unsaid; a foreign tokenizer is told."""
+"""Prompts become windows that lose no word silently; a foreign tokenizer is refused."""
 
 import copy
 import itertools
@@ -103,7 +103,7 @@ def test_tokenizer_of_the_model_passes(changes, tokenizer):
   assert clip_inputs.check_tokenizer(tokenizer, _config(**changes), FOLDER) is None
 
 
-def test_tokenizer_that_was_never_told_a_length_passes():
+def test_tokenizer_without_a_length_passes():
   untold = clip_model.library().CLIPTokenizerFast(
     vocab_file=str(FOLDER / "vocab.json"), merges_file=str(FOLDER / "merges.txt")
   )
@@ -124,12 +124,12 @@ def test_tokenizer_that_was_never_told_a_length_passes():
     ({"max_position_embeddings": 77}, "cuts at 16 tokens in .*; expected 77"),
   ],
 )
-def test_tokenizer_of_another_model_is_told(changes, messages, tokenizer):
+def test_tokenizer_of_another_model_is_reported(changes, messages, tokenizer):
   with pytest.raises(errors.InputError, match=messages):
     clip_inputs.check_tokenizer(tokenizer, _config(**changes), FOLDER)
 
 
-def test_tokenizer_without_a_start_is_told(tokenizer):
+def test_tokenizer_without_a_start_is_reported(tokenizer):
   startless = copy.deepcopy(tokenizer)
   startless.bos_token = None
   with pytest.raises(errors.InputError, match="no start token"):
@@ -144,7 +144,7 @@ def test_tokenizer_without_a_start_is_told(tokenizer):
     ("tokenizer_config.json", '{"tokenizer_class": "BertTokenizer"}'),
   ],
 )
-def test_files_that_transformers_cannot_read_are_told(file, text, tmp_path):
+def test_files_that_transformers_cannot_read_are_reported(file, text, tmp_path):
   folder = pathlib.Path(shutil.copytree(FOLDER, tmp_path / "clip"))
   (folder / file).write_text(text, encoding="utf-8")
   loader = clip_model.library().AutoTokenizer

@@ -134,7 +134,7 @@ def test_nothing_to_encode_is_refused(model):
     clip_model.encode_images(model, np.zeros((0, 32, 32, 1), np.uint8))
 
 
-def test_tokenizer_of_another_vocabulary_is_told(folder):
+def test_tokenizer_of_another_vocabulary_is_reported(folder):
   path = folder / "vocab.json"
   words = json.loads(path.read_text(encoding="utf-8"))
   words["chest</w>"] = len(words)

@@ -1,7 +1,7 @@
 """A larger CLIP that PyTorch draws and saves here and now, where PyTorch is installed.
 
 `test_clip_model.py` compares with numbers that were committed; this compares with the
-PyTorch at hand, which runs in a process of its own.
+installed PyTorch, which runs in a process of its own.
 """
 
 import importlib.util

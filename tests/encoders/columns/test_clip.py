@@ -1,4 +1,4 @@
-"""Columns of a CLIP: its own numbers, made once, and made anew when it is another."""
+"""Columns of a CLIP: its own numbers, made once, and made again when it is another."""
 
 from collections.abc import Callable
 import dataclasses
@@ -131,7 +131,7 @@ def test_a_second_call_neither_loads_nor_writes(settings, records, save, counted
 
 
 @pytest.mark.parametrize("name", ["clip_text", "clip_image"])
-def test_an_interrupted_call_goes_on_with_what_lacks(
+def test_an_interrupted_call_makes_only_what_is_missing(
   settings, records, save, counted, monkeypatch, name
 ):
   monkeypatch.setattr(encoding, "BATCH", 2)

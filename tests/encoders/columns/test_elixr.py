@@ -44,7 +44,9 @@ def times(folder: pathlib.Path) -> dict[pathlib.Path, int]:
   return {path: path.stat().st_mtime_ns for path in files}
 
 
-def test_a_tree_without_embeddings_is_told_the_commands(settings, run_main, repository):
+def test_a_tree_without_embeddings_is_refused_with_the_commands(
+  settings, run_main, repository
+):
   with pytest.raises(errors.InputError, match=f"no {KIND} embeddings in") as refused:
     dataset.prepare(settings, NEEDS)
   for command in ("prepare", "--download elixr", "--embed elixr", "--standin"):

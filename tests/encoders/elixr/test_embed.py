@@ -146,7 +146,7 @@ def test_images_that_are_added_are_made_alone(root):
 
 
 @pytest.mark.parametrize("stop_after", [0, 3, 4, 9])
-def test_an_interrupted_call_is_gone_on_with(root, prompts, stop_after):
+def test_an_interrupted_call_resumes(root, prompts, stop_after):
   files = {"batch_size": 2, "rows_per_file": 4}
   with pytest.raises(Stop):
     elixr_embed.embed(root, SMALL[:1], Sums(stop_after=stop_after), **files)
@@ -221,7 +221,7 @@ def test_stand_ins_make_room_and_do_not_mix(root):
   )  # fmt: skip
 
 
-def test_unfinished_work_of_another_encoder_is_told(root):
+def test_unfinished_work_of_another_encoder_is_reported(root):
   with pytest.raises(Stop):
     elixr_embed.embed(
       root, SMALL[:1], Sums(stop_after=5), batch_size=4, rows_per_file=4

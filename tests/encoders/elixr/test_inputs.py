@@ -107,7 +107,7 @@ def test_words_are_parted_as_bert_parts_them(folder, tokenizer):
     np.testing.assert_array_equal(paddings[row, 0], np.arange(128) >= end)
 
 
-def test_what_does_not_fit_is_told(tokenizer):
+def test_what_does_not_fit_is_reported(tokenizer):
   texts = [" ".join(["no"] * 125 + ["left", "effusion", "large"]), "no " * 126]
   ids, paddings, cut = elixr_model.tokenize(tokenizer, texts)
   assert cut == ("effusion large",)
@@ -144,7 +144,7 @@ def test_another_vocabulary_is_refused(tmp_path, changes, reported):
     elixr_model.load_tokenizer(vocabulary(tmp_path, **changes))
 
 
-def test_a_vocabulary_that_is_not_there_is_told(tmp_path, monkeypatch):
+def test_a_vocabulary_that_is_not_there_is_reported(tmp_path, monkeypatch):
   with pytest.raises(errors.InputError, match="no vocabulary in"):
     elixr_model.load_tokenizer(tmp_path)
 

@@ -310,7 +310,9 @@ def test_models_of_other_inputs_or_outputs_are_refused(folder, tmp_path, images)
     elixr_model.load(tmp_path / "bare").encode_images(["elixrc"], images[:1])
 
 
-def test_missing_operations_and_damage_are_told(folder, tmp_path, images, monkeypatch):
+def test_missing_operations_and_damage_are_reported(
+  folder, tmp_path, images, monkeypatch
+):
   # As if tensorflow-text were not installed, wherever this test runs.
   monkeypatch.setitem(sys.modules, "tensorflow_text", None)
   path = shutil.copytree(folder, tmp_path / "copy") / "elixr-c-v2-pooled/saved_model.pb"
@@ -349,7 +351,7 @@ def test_tensorflow_text_is_imported_before_a_model_is(
   assert seen == [True]
 
 
-def test_a_tensorflow_text_that_does_not_fit_is_told(folder, images, text_ops):
+def test_a_tensorflow_text_that_does_not_fit_is_reported(folder, images, text_ops):
   text_ops.write_text("raise ImportError('undefined symbol')\n")
   with pytest.raises(errors.InputError, match=r"does not work with.*undefined symbol"):
     elixr_model.load(folder).encode_images(["elixrc"], images[:1])

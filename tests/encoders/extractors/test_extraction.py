@@ -1,4 +1,4 @@
-"""Features of images: each alone, kept on disk, gone on with, refused where wrong."""
+"""Features of images: each alone, kept on disk, resumed, refused where wrong."""
 
 import dataclasses
 
@@ -103,7 +103,7 @@ def test_images_of_other_kinds_are_refused(images, tmp_path):
     features.extract(extractor, images, cache=tmp_path, key="../up")
 
 
-def test_features_that_are_no_numbers_are_told(images):
+def test_features_that_are_no_numbers_are_reported(images):
   extractor = _extractor(lambda params, images: np.full((len(images), 2), np.nan))
   with pytest.raises(FloatingPointError, match="features of counted are not finite"):
     features.extract(extractor, images)

@@ -142,7 +142,7 @@ def test_weights_go_where_they_belong(small, stored, tmp_path):
   )
 
 
-def test_weights_that_do_not_fit_are_told_at_once(stored, tmp_path):
+def test_weights_that_do_not_fit_are_reported_at_once(stored, tmp_path):
   path = tmp_path / "densenet.safetensors"
   del stored["features.norm5.bias"]
   stored["features.conv0.weight"] = np.zeros((4, 3, 7, 7), np.float32)

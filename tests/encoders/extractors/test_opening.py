@@ -1,4 +1,4 @@
-"""Which extractors are at hand, what others lack, what a stand-in says of itself."""
+"""Which extractors are available, what the others lack, how stand-ins are marked."""
 
 import json
 import types
@@ -39,7 +39,7 @@ def probe():
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch):
-  """No model of the hub is at hand."""
+  """No model of the hub is available."""
   import huggingface_hub
 
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)

@@ -68,7 +68,7 @@ def test_of_a_pipeline_on_the_hub_only_the_autoencoder_is_fetched(
   assert asked == [("someone/pipeline", ["vae/config.json", weights])]
 
 
-def test_a_hub_out_of_reach_is_told(monkeypatch):
+def test_a_hub_out_of_reach_is_reported(monkeypatch):
   def fail(name):
     raise ConnectionError("no network")
 
@@ -79,14 +79,14 @@ def test_a_hub_out_of_reach_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["", "none", "/none/at/all", "./none/here", "a/b/c"])
-def test_what_is_no_folder_and_no_id_is_told(name):
+def test_what_is_no_folder_and_no_id_is_reported(name):
   with pytest.raises(
     errors.InputError, match=r"no autoencoder \(config\.codec\.folder\) in"
   ):
     autoencoders.find(name)
 
 
-def test_what_is_no_autoencoder_is_told_by_its_file(folder, tmp_path):
+def test_what_is_no_autoencoder_is_reported_by_its_file(folder, tmp_path):
   weights = folder / "diffusion_pytorch_model.safetensors"
   os.truncate(weights, weights.stat().st_size // 2)
   with pytest.raises(errors.InputError, match=weights.name):

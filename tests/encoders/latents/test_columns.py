@@ -77,7 +77,7 @@ def test_it_has_the_networks_numbers_in_row_order(settings, records, autoencoder
   assert modes[0] > 0
 
 
-def test_a_second_call_encodes_nothing_and_an_interrupted_one_goes_on(
+def test_a_second_call_encodes_nothing_and_an_interrupted_one_resumes(
   settings, records, autoencoder, encoded
 ):
   def stop(label, done, total):

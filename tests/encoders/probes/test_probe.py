@@ -217,7 +217,7 @@ def test_diverged_or_interrupted_training_leaves_what_was_there(
   assert (folder / probe.DESCRIPTION).read_bytes() == before
 
 
-def test_damage_is_told(folder, inputs, validation, tmp_path):
+def test_damage_is_reported(folder, inputs, validation, tmp_path):
   copy = pathlib.Path(shutil.copytree(folder, tmp_path / "probe"))
   data = (copy / probe.WEIGHTS).read_bytes()
   (copy / probe.WEIGHTS).write_bytes(data[:-1])

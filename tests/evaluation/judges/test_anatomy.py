@@ -107,7 +107,7 @@ def test_figures_are_scipys_and_numpys(asked):
   assert same["correlation"].tolist() == [0, 0]
 
 
-def test_error_of_others_is_the_mean_over_other_images(asked):
+def test_error_baseline_is_the_mean_over_other_images(asked):
   measured = asked[::-1] + 0.01
   every = np.abs(measured[:, None] - asked[None])
   expected = (every.sum(axis=1) - np.diagonal(every)) / 119

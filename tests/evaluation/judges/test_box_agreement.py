@@ -1,4 +1,4 @@
-"""Maps and boxes whose agreement can be told by hand."""
+"""Maps and boxes whose agreement can be computed by hand."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_own_boxes_are_the_diagonal_however_many(monkeypatch):
     np.testing.assert_allclose(figure, whole[name], rtol=1e-12)
 
 
-def test_agreement_of_others_uses_other_images_with_the_finding():
+def test_agreement_baseline_uses_other_images_with_the_finding():
   spots = [(1, 1), (6, 6), (1, 1), (6, 6)]
   maps = np.stack([_spot(y, x) for y, x in spots])
   boxes = np.array([[x / 8, y / 8, 1 / 8, 1 / 8] for y, x in spots])

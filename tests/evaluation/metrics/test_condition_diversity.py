@@ -66,7 +66,7 @@ def test_means_over_pairs_equal_their_definition():
   images[2, 1] = images[2, 0]
   features = np.array([[[0.0], [3.0]], [[10.0], [14.0]], [[20.0], [20.0]]])
   reported = _told(images, features, real)
-  # Sixty-four at a time, as `variety` asks for them: nothing is compiled anew.
+  # Sixty-four at a time, as reports ask for them: nothing is compiled again.
   many = np.resize(images / 255, (64, 2, 32, 32, 1))
   similar = diversity.ms_ssim(many[:, 0], many[:, 1])[:3]
   result = reported["ms_ssim_within_condition", "all", "generated"]

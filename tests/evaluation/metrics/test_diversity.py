@@ -1,4 +1,4 @@
-"""Similarities of images: closed forms, bounds, and a definition written out anew."""
+"""Similarities of images: closed forms, bounds, and a definition written out again."""
 
 import numpy as np
 import pytest

@@ -229,7 +229,7 @@ def test_utility_resumes_and_trains_changed_inputs(result, tmp_path, monkeypatch
   assert count == 1 + 14 + 2
   call()
   assert len(fits) == count
-  # One pixel of a synthetic image: all that saw it is made anew.
+  # One pixel of a synthetic image: all that saw it is computed again.
   images = train.images.copy()
   images[7, 0, 0] ^= 1
   call(dataclasses.replace(train, images=list(images)))
@@ -238,7 +238,7 @@ def test_utility_resumes_and_trains_changed_inputs(result, tmp_path, monkeypatch
   assert len(fits) == count + 12 + 7 + 1
 
 
-def test_damaged_scores_are_told(result, tmp_path):
+def test_damaged_scores_are_reported(result, tmp_path):
   (path,) = (result.folder / "copies").glob("tstr-1-0-*.npz")
   train, test = result.sets
   data = path.read_bytes()

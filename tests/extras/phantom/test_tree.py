@@ -146,7 +146,7 @@ def test_interrupted_processes_stop_and_go_on(tree, tmp_path):
   assert _contents(root) == _contents(tree)
 
 
-def test_interrupted_tree_goes_on(tree, tmp_path):
+def test_interrupted_tree_resumes(tree, tmp_path):
   root = tmp_path / "tree"
 
   def stop(label, done, total):
@@ -184,7 +184,7 @@ def test_processes_make_the_same_files(tree, tmp_path):
   assert messages == list(range(1, 49))
 
 
-def test_failing_worker_is_told(tmp_path, monkeypatch):
+def test_failing_worker_is_reported(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "executable", shutil.which("false"))
   with pytest.raises(RuntimeError, match="phantom worker failed: exit code 1"):
     phantom_tree.write_tree(tmp_path / "tree", **SETTINGS, num_processes=2)

@@ -119,7 +119,7 @@ def test_several_readers(key, answer):
   assert result.find("realism_kappa", "ann and bob") is not None
 
 
-def test_guesses_are_not_told_from_chance(key, answer):
+def test_guesses_do_not_differ_from_chance(key, answer):
   rng = np.random.default_rng(3)
   guess = answer("dee", lambda row: (rng.choice(["real", "synthetic"]), 3, "Mass"))
   result = reader_scores.score(key, [guess])

@@ -135,7 +135,7 @@ def test_examples_are_independent_and_times_their_own(small):
   assert np.abs(other[1] - want[1]).max() > 1e-4
 
 
-def test_places_are_told_apart(small):
+def test_places_are_distinguished(small):
   """Patches that change places do not just take their predictions with them."""
   apply, variables, x_t, t, context = small
   want = np.asarray(apply(variables, x_t, t, context))

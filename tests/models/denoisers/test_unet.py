@@ -264,13 +264,13 @@ def test_bfloat16_keeps_parameters_and_output_float32(small):
     ),
   ],
 )
-def test_sizes_that_do_not_fit_are_told(small, change, message):
+def test_sizes_that_do_not_fit_are_reported(small, change, message):
   unet, _, _, x_t, t, context = small
   with pytest.raises(errors.InputError, match=message):
     jax.eval_shape(unet.clone(**change).init, jax.random.key(0), x_t, t, context)
 
 
-def test_a_context_that_was_not_promised_is_told(small):
+def test_a_context_that_was_not_promised_is_reported(small):
   unet, _, variables, x_t, t, context = small
   with pytest.raises(errors.InputError, match=r"\['map', 'text'\]"):
     jax.eval_shape(unet.apply, variables, x_t, t, context[::-1])

@@ -96,7 +96,7 @@ def measured(share: float, seed: int, of: str = "generated") -> list[Measurement
 
 
 def verdict(metric: str, judge: str, paths, num_best: int, group: str = "all"):
-  """The first `num_best` of a ranking cannot be told apart; the others are worse."""
+  """The first `num_best` of a ranking cannot be distinguished; the others are worse."""
   subject, better, worst, best, *_ = FIGURES[metric]
   unit = abs(best - worst) * (1 if better == "lower" else -1)
   differences = []

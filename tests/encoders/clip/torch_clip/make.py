@@ -1,6 +1,6 @@
 """Writes what a random CLIP computes in PyTorch, and where there is none, the CLIP too.
 
-  python make.py           # expected.npz anew, of the CLIP that this folder holds
+  python make.py           # expected.npz again, of the CLIP that this folder holds
   python make.py FOLDER    # a larger CLIP, drawn into an empty folder, and its numbers
 
 It needs torch and transformers. The weights here were drawn with torch 2.15.0 and

@@ -1,4 +1,4 @@
-"""HDF5 files: only wanted blocks are read; damage is told in one line."""
+"""HDF5 files: only wanted blocks are read; damage is reported in one line."""
 
 import h5py
 import numpy as np
@@ -102,7 +102,7 @@ def test_damaged_h5_is_named(tmp_path, damage):
   assert elixr.find_elixr(tmp_path, "elixrc") is None
 
 
-def test_damage_inside_the_data_is_told_while_reading(tmp_path):
+def test_damage_inside_the_data_is_reported_while_reading(tmp_path):
   path = write_h5(
     tmp_path / "elixrb/img_emb/img_emb_1.h5",
     Image__Index=stems_of(4).astype("S"),

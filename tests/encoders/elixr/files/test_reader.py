@@ -1,4 +1,4 @@
-"""Every form of ELIXR file is read, joined on stems; damage is told in one line."""
+"""Every form of ELIXR file is read, joined on stems; damage is reported in one line."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_form_b(tmp_path, row):
   assert elixr.find_elixr(tmp_path, "contrastive_txt_emb") is None
 
 
-def test_form_b_vector_of_a_text_is_told_by_its_name(tmp_path):
+def test_form_b_vector_of_a_text_is_reported_by_its_name(tmp_path):
   values = values_of("contrastive_txt_emb", 3)
   ids = stems_of(3).astype("S")
   write_h5(tmp_path / "elixrb/txt_001.h5", image_ids=ids, embeddings=values)
