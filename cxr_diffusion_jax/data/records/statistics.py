@@ -71,7 +71,7 @@ def mode_variances(parts: Iterable[np.ndarray]) -> list[float]:
     At most 8 variances, falling; fewer from fewer rows. The sample's own: with few rows
     they are a little above the population's.
   """
-  gram: np.ndarray | float = 0.0
+  gram = np.zeros(())
   for part in parts:
     centred = (part - part.mean(axis=0)).astype(np.float32)
     gram = gram + (centred @ centred.T).astype(np.float64)
