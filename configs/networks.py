@@ -102,6 +102,7 @@ def edm2(size: str) -> dict:
     num_layers=1,
     pooled=True,
     query_positions=True,
+    unit_context=True,
     remat=False,
   )
 

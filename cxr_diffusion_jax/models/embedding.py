@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.models import edm2_layers
 from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 
@@ -58,7 +59,12 @@ class TimestepEmbedding(nn.Module):
 
 
 def embed_context(
-  module: nn.Module, context: Context, batch: int, width: int, pooled_width: int
+  module: nn.Module,
+  context: Context,
+  batch: int,
+  width: int,
+  pooled_width: int,
+  unit: bool = False,
 ) -> tuple[TokenStream, Array | None]:
   """Applies the `ContextEmbedder` of a network, in its compact method."""
   return ContextEmbedder(
@@ -66,6 +72,7 @@ def embed_context(
     width,
     pooled_width if module.pooled else 0,
     module.dtype,
+    unit,
     name="context_embedder",
   )(context, batch)
 
@@ -80,12 +87,15 @@ class ContextEmbedder(nn.Module):
   Attributes:
     width: of the sequence.
     pooled_width: of the pooled vector; 0 for none.
+    unit: layers as in `edm2_layers`: an update turns each parameter by the angle that
+      is the learning rate, whatever its size.
   """
 
   streams: tuple[StreamSpec, ...]
   width: int
   pooled_width: int = 0
   dtype: jnp.dtype = jnp.float32
+  unit: bool = False
 
   @nn.compact
   def __call__(self, context: Context, batch: int) -> tuple[TokenStream, Array | None]:
@@ -107,20 +117,26 @@ class ContextEmbedder(nn.Module):
       return TokenStream(tokens=sequence, mask=mask), None
     weights = mask[..., None].astype(jnp.float32)
     mean = jnp.sum(sequence * weights, axis=1) / jnp.sum(weights, axis=1)
-    pooled = nn.Dense(self.pooled_width, dtype=self.dtype, name="pooled")(mean)
+    pooled = self._dense(self.pooled_width, "pooled")(mean)
     return TokenStream(tokens=sequence, mask=mask), pooled
 
   def _embed(self, spec: StreamSpec, stream: TokenStream) -> Array:
     x = jnp.where(stream.mask[..., None], stream.tokens, 0).astype(jnp.float32)
     x = x - jnp.mean(x, axis=-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-8)
-    x = nn.Dense(self.width, dtype=self.dtype, name=f"project_{spec.name}")(x)
-    small = nn.initializers.normal(0.02)
-    x = x + self.param(f"stream_{spec.name}", small, (self.width,))
+    x = self._dense(self.width, f"project_{spec.name}")(x)
+    size = 1.0 if self.unit else 0.02
+    mark = nn.initializers.normal(size)
+    mark = self.param(f"stream_{spec.name}", mark, (self.width,))
+    x = x + (0.3 * edm2_layers.pixel_norm(mark) if self.unit else mark)
     if spec.grid is not None:
       positions = grid_positions(*spec.grid, self.width)
       x = x + jnp.pad(positions, ((spec.num_leading, 0), (0, 0)))
     return x
+
+  def _dense(self, width: int, name: str) -> nn.Module:
+    kind = edm2_layers.Linear if self.unit else nn.Dense
+    return kind(width, dtype=self.dtype, name=name)
 
   def _check(self, context: Context) -> None:
     expected = [(spec.num_tokens, spec.width) for spec in self.streams]

@@ -127,6 +127,8 @@ class EDM2(network.LevelFeatures, nn.Module):
       half, where the paper has its class.
     query_positions: add positions to the queries of cross-attention, so that they can
       find the same place in a grid stream; adds no parameter.
+    unit_context: normalise the weights of the condition's layers like all others. Off
+      in runs of earlier versions: one update turned these by up to 0.4, others by 0.01.
     residual_balance: share of a block's convolutions in its output.
     attention_balance: share of an attention in its output.
     skip_balance: share of a skip in the joined output.
@@ -145,6 +147,7 @@ class EDM2(network.LevelFeatures, nn.Module):
   context_streams: tuple[StreamSpec, ...] = ()
   pooled: bool = True
   query_positions: bool = False
+  unit_context: bool = False
   residual_balance: float = 0.3
   attention_balance: float = 0.3
   skip_balance: float = 0.5
@@ -215,7 +218,7 @@ class EDM2(network.LevelFeatures, nn.Module):
     waves = layers.fourier(t * (TIME_RANGE / 1000), self.block_channels[0])
     vector = layers.Linear(width, dtype=self.dtype, name="time_embedding")(waves)
     stream, pooled = embedding.embed_context(
-      self, context, batch, self.context_width, width
+      self, context, batch, self.context_width, width, self.unit_context
     )
     if pooled is not None:
       vector = layers.mix(vector, layers.pixel_norm(pooled), 0.5)

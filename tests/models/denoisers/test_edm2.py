@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cxr_diffusion_jax import errors
@@ -72,6 +73,36 @@ def small():
     return out, seen["intermediates"]
 
   return apply, params
+
+
+def test_one_update_turns_every_weight_by_the_learning_rate():
+  net, inputs = _net(unit_context=True), _inputs()
+  shapes = jax.eval_shape(net.init, jax.random.key(1), *inputs)["params"]
+  rng = np.random.default_rng(0)
+  params = _open(
+    jax.tree.map(lambda leaf: np.float32(rng.standard_normal(leaf.shape)), shapes)
+  )
+  target = rng.standard_normal((*inputs[0].shape[:3], 2))
+
+  @jax.jit
+  def gradient(params):
+    return jax.grad(
+      lambda params: jnp.square(net.apply({"params": params}, *inputs) - target).mean()
+    )(params)
+
+  optimizer = optax.adam(0.01)
+  updates, _ = optimizer.update(gradient(params), optimizer.init(params))
+  turned = {}
+  pairs = zip(
+    jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(updates), strict=True
+  )
+  for (path, before), update in pairs:
+    if np.size(before) > 1:
+      angle = jnp.linalg.norm(update) / jnp.linalg.norm(before)
+      turned[jax.tree_util.keystr(path)] = float(angle)
+  assert any("project_map" in name for name in turned)
+  for name, angle in turned.items():
+    assert 0.005 < angle < 0.02, (name, angle)
 
 
 def _open(params, gain=1.0):
