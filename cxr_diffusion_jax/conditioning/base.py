@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax import artifacts, errors, naming, types
 
-REFERENCES = ("self", "same_patient")
+REFERENCES = ("self", "same_patient", "same_findings")
 SOURCES = ("image", "text")
 
 # The CLIP that `prepare` trains on the tree's own images, in place of a published one.
@@ -63,7 +63,8 @@ class Needs:
   Attributes:
     specs: embedding columns to join to the records.
     reference: which image the columns made from images describe: 'self' for the one to
-      be generated, 'same_patient' for another one of its patient.
+      be generated, 'same_patient' for another one of its patient, 'same_findings' for
+      one of another patient with the same findings, sex and view.
   """
 
   specs: tuple[ColumnSpec, ...] = ()

@@ -21,7 +21,7 @@ class Conditioner:
     encoder: folder or hub id of a CLIP, or "standin" for the one that `prepare` trains
       on the tree's own images and prompts.
     pooled: one vector of the whole image in place of its patches.
-    reference: which image: 'self' or 'same_patient', see `base.Needs`.
+    reference: which image: see `base.Needs`.
     shape: of the column's rows, read from the encoder's configuration where it is ().
   """
 

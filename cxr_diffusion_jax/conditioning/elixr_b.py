@@ -36,8 +36,7 @@ class Conditioner:
 
   Attributes:
     kind: a key of `KINDS`.
-    reference: which image, for a kind made from images: 'self' or 'same_patient', see
-      `base.Needs`.
+    reference: which image, for a kind made from images: see `base.Needs`.
   """
 
   kind: str = "txt_emb"

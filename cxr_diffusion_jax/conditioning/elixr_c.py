@@ -26,7 +26,7 @@ class Conditioner:
   Attributes:
     pooled: average the map into one token, which keeps what is in the image and
       loses where.
-    reference: which image's map: 'self' or 'same_patient', see `base.Needs`.
+    reference: which image's map: see `base.Needs`.
   """
 
   pooled: bool = False

@@ -30,10 +30,12 @@ class JoinedSource:
 
   Args:
     columns: in the row order of `records`.
-    of_partner: columns of another image of the row's patient (`other_image`); zeros if
-      there is none.
+    of_partner: columns of another image, see `reference`.
     targets: columns of the row's own image, always, under `target_NAME`.
     images: False to omit the images, when a column replaces them.
+    reference: the image of `of_partner`: "same_patient", another one of the row's
+      patient (`other_image`), zeros if there is none; or "same_findings", of another
+      patient (`other_patient`), rows without one are left out.
 
   Raises:
     ValueError: a column of another length, or named as a field of the records.
@@ -42,6 +44,7 @@ class JoinedSource:
     row: [len] int32, index in the split's records of every row.
     reference_row: [len] int32, the same of the image that `of_partner` columns are of,
       -1 for none; without such columns it is `row`.
+    num_left_out: rows that have every column and no image of the same findings.
   """
 
   def __init__(
@@ -52,6 +55,7 @@ class JoinedSource:
     of_partner: Sequence[str] = (),
     targets: tuple[Column, ...] = (),
     images: bool = True,
+    reference: str = "same_patient",
   ):
     self.split = split
     self._images = images
@@ -74,10 +78,20 @@ class JoinedSource:
     self.row = np.flatnonzero(present).astype(np.int32)
     self.reference_row = self.row
     self._of_partner = frozenset(of_partner)
+    self.num_left_out = 0
     if of_partner:
       # Among the rows that are there: a partner without a value is none.
-      partner = other_image(self._patient[self.row])
-      self.reference_row = np.where(partner < 0, -1, self.row[partner])
+      patient = self._patient[self.row]
+      if reference == "same_findings":
+        fields = records.fields(split)
+        shared = [fields[name][self.row] for name in ("findings", "sex", "view")]
+        partner = other_patient(np.column_stack(shared), patient)
+        self.num_left_out = int((partner < 0).sum())
+        self.row, partner = self.row[partner >= 0], self.row[partner[partner >= 0]]
+        self.reference_row = partner
+      else:
+        partner = other_image(patient)
+        self.reference_row = np.where(partner < 0, -1, self.row[partner])
 
   def __len__(self) -> int:
     return len(self.row)
@@ -221,6 +235,41 @@ def other_image(patient: np.ndarray) -> np.ndarray:
   partner[order[1:][same]] = order[:-1][same]
   # Last, so that the next image goes before the one before.
   partner[order[:-1][same]] = order[1:][same]
+  return partner
+
+
+def other_patient(shared: np.ndarray, patient: np.ndarray) -> np.ndarray:
+  """Finds for each row a row of the next patient with the same labels.
+
+  Args:
+    shared: [n k] labels that both rows have, such as findings, sex and view.
+    patient: [n] int.
+
+  Returns:
+    [n] int32 rows, -1 where no other patient has the same labels. Images of one patient
+    get different images of the next one, as far as it has them.
+  """
+  if not len(patient):
+    return np.zeros(0, np.int32)
+  _, group = np.unique(shared, axis=0, return_inverse=True)
+  group = group.reshape(-1)
+  order = np.lexsort((np.arange(len(patient)), patient, group))
+  keys = np.stack([group[order], patient[order]], axis=1)
+  new = np.any(np.diff(keys, axis=0, prepend=-1) != 0, axis=1)
+  new[0] = True
+  # Runs: the images of one patient with these labels, one after the other.
+  starts = np.flatnonzero(new)
+  lengths = np.diff(starts, append=len(order))
+  of_run = keys[starts, 0]
+  first = np.searchsorted(of_run, of_run)
+  following = np.arange(1, len(starts) + 1)
+  wraps = np.append(of_run[1:] != of_run[:-1], True)
+  following = np.where(wraps, first, following)
+  run = np.cumsum(new) - 1
+  place = np.arange(len(order)) - starts[run]
+  chosen = order[starts[following[run]] + place % lengths[following[run]]]
+  partner = np.full(len(patient), -1, np.int32)
+  partner[order] = np.where(following[run] == run, -1, chosen)
   return partner
 
 

@@ -8,7 +8,7 @@ Everything here is shared by all compared runs; features of real images are cach
 to their records.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -40,7 +40,10 @@ class EvalContext:
   Attributes:
     judge: a classifier of findings, trained on other images than conditions and
       reference; None for none.
-    features: extractor -> "conditions", "reference", "training" -> [n d].
+    judges: judges that compare with the real image of a condition are the last.
+    features: extractor -> "conditions", "reference", "training" and, of runs, "split"
+      -> [n d].
+    open_aligned: opens the judges that compare with the real image of a condition.
     aligned: whether generated image i is of condition i.
   """
 
@@ -58,6 +61,32 @@ class EvalContext:
   phantom: bool = False
   cache: pathlib.Path | None = None
   aligned: bool = True
+  whole: ImageSet | None = None  # of the split; None for folders of images
+  open_aligned: Callable[[ImageSet], list[judges_lib.JudgeFn]] | None = None
+
+  def of_run(self, run: run_lib.Run) -> "EvalContext":
+    """With the images that a run's conditions are made from as conditions.
+
+    Their findings are what was requested, and their patients those of the generated
+    images; so judges, distances and pictures use them. Floors and ceilings remain those
+    of this context.
+    """
+    if run.needs.reference == "self" or self.whole is None:
+      return self
+    places = {str(name): row for row, name in enumerate(self.whole.ids)}
+    partner = reference_rows(run, self.split, len(self.whole))
+    rows = partner[[places[str(name)] for name in self.conditions.ids]]
+    conditions = self.whole.take(rows, f"{self.split}, references")
+    aligned = self.open_aligned(conditions) if self.open_aligned else []
+    return dataclasses.replace(
+      self,
+      conditions=conditions,
+      judges=[*self.judges[: len(self.judges) - len(aligned)], *aligned],
+      features={
+        name: {**sets, "conditions": sets["split"][rows]}
+        for name, sets in self.features.items()
+      },
+    )
 
   @functools.cached_property
   def ceilings(self) -> list[Measurement]:
@@ -121,18 +150,31 @@ def of_runs(
   judges, without = judges_lib.open_judges(
     judge, name, settings, elixr_models=elixr_models, cache=cache, progress=progress
   )
-  aligned = {
-    "anatomy": judges_lib.of_anatomy(
-      settings.root,
-      sets["training"],
-      sets["conditions"],
-      records.folder / "anatomy_regressor",
-      progress,
-    ),
-    "boxes": judges_lib.of_boxes(records, sets["conditions"], judge, name),
-  }
-  without |= {name: one for name, one in aligned.items() if isinstance(one, str)}
-  judges += [one for one in aligned.values() if not isinstance(one, str)]
+
+  def aligned(conditions: ImageSet) -> dict[str, judges_lib.JudgeFn | str]:
+    return {
+      "anatomy": judges_lib.of_anatomy(
+        settings.root,
+        sets["training"],
+        conditions,
+        records.folder / "anatomy_regressor",
+        progress,
+      ),
+      "boxes": judges_lib.of_boxes(records, conditions, judge, name),
+    }
+
+  opened = aligned(sets["conditions"])
+  without |= {name: one for name, one in opened.items() if isinstance(one, str)}
+  known = {name: one for name, one in opened.items() if not isinstance(one, str)}
+
+  def open_aligned(conditions: ImageSet) -> list[judges_lib.JudgeFn]:
+    again = aligned(conditions)
+    # A judge that finds nothing in other images keeps its own: boxes may be missing.
+    return [
+      known[name] if isinstance(one := again[name], str) else one for name in known
+    ]
+
+  judges += known.values()
   return EvalContext(
     settings=settings,
     records=records,
@@ -147,6 +189,8 @@ def of_runs(
     skipped=skipped | without,
     features=_real_features(cache, extractors, whole, sets, progress),
     cache=cache,
+    whole=whole,
+    open_aligned=open_aligned,
   )
 
 
@@ -220,5 +264,5 @@ def _real_features(
     features[extractor.name] = {
       name: of_split[[place[str(one)] for one in sets[name].ids]]
       for name in ("conditions", "reference")
-    } | {"training": of_training}
+    } | {"training": of_training, "split": of_split}
   return features

@@ -13,6 +13,7 @@ import functools
 import os
 import pathlib
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -102,6 +103,12 @@ class Dataset:
       errors.InputError: no such split, or a split without rows.
     """
     source = self._join(split, images)
+    if source.num_left_out:
+      logging.warning(
+        "Split %s: %d images without another patient of the same findings, sex and view"
+        " are left out; %d remain.",
+        *(split, source.num_left_out, len(source)),
+      )
     if not len(source):
       raise errors.InputError(
         f"split {split!r} without a row",
@@ -112,11 +119,17 @@ class Dataset:
 
   def _join(self, split: str, images: bool = True) -> pipeline.JoinedSource:
     of_partner = ()
-    if self.needs.reference == "same_patient":
+    if self.needs.reference != "self":
       of_partner = self.needs.reference_columns
     columns = (*self.columns, *self.latents)
     return pipeline.JoinedSource(
-      self.records, split, columns, of_partner, self.targets, images
+      self.records,
+      split,
+      columns,
+      of_partner,
+      self.targets,
+      images,
+      self.needs.reference,
     )
 
   def ids(self, split: str) -> np.ndarray:

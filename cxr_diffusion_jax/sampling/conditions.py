@@ -119,7 +119,7 @@ class ConditionBuilder:
     if not len(usable):
       raise errors.InputError(
         f"split {split!r}, where no patient has two images",
-        "a reference for config.conditioning.reference=same_patient",
+        f"a reference for config.conditioning.reference={self.needs.reference}",
         "name another split, or reference images",
       )
     places = np.linspace(0, len(usable) - 1, min(count, len(usable))).astype(int)
@@ -131,7 +131,7 @@ class ConditionBuilder:
       if source.reference_row[place] < 0:
         raise errors.InputError(
           f"image {name}, whose patient has no other image",
-          "one for config.conditioning.reference=same_patient",
+          f"one for config.conditioning.reference={self.needs.reference}",
         )
     return self._of_places(places)
 

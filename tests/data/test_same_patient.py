@@ -1,4 +1,4 @@
-"""Another image of the same patient: the next, else the one before, else none."""
+"""Another image of the same patient, or of another patient with the same labels."""
 
 import numpy as np
 
@@ -27,3 +27,26 @@ def test_a_partner_is_another_row_of_the_same_patient():
 
 def test_nobody_has_none():
   assert pipeline.other_image(np.array([], int)).shape == (0,)
+
+
+def test_other_patient_has_the_same_labels():
+  labels = np.array([[0], [0], [0], [1], [1], [0], [2]])
+  patient = np.array([5, 5, 6, 5, 7, 8, 9])
+  # 5's two images get 6's only one; 8 comes round to 5.
+  expected = [2, 2, 5, 4, 3, 0, -1]
+  np.testing.assert_array_equal(pipeline.other_patient(labels, patient), expected)
+
+
+def test_other_patient_is_none_only_where_there_is_none():
+  rng = np.random.default_rng(0)
+  labels, patient = rng.integers(0, 6, (800, 2)), rng.integers(0, 60, 800)
+  labels[:7] = 9, 9
+  patient[:7] = 60
+  partner = pipeline.other_patient(labels, patient)
+  assert (partner[:7] == -1).all()
+  assert (partner[7:] >= 0).all()
+  np.testing.assert_array_equal(labels[partner[7:]], labels[7:])
+  assert (patient[partner[7:]] != patient[7:]).all()
+  # Spread over images, not all on a few.
+  assert np.bincount(partner[7:], minlength=800).max() < 20
+  assert pipeline.other_patient(labels[:0], patient[:0]).shape == (0,)

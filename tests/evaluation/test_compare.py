@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from cxr_diffusion_jax.evaluation import eval_context
 from tests.fixtures.runs import save_run
 
 
@@ -163,3 +164,21 @@ def test_compare_refuses_a_folder_without_a_run(run_main, tmp_path):
 def test_evaluate_refuses_ambiguous_inputs(arguments, words, run_main, tmp_path):
   out = f"--out={tmp_path / 'out'}"
   assert words in run_main("evaluate", *arguments, out).complaint
+
+
+def test_images_are_judged_by_what_their_condition_was_made_from(run_of, judged):
+  run = run_of("elixr_c", conditioning__reference="same_findings")
+  context = eval_context.of_runs([run], split="train", num=6, per_patient=1)
+  own = context.of_run(run)
+  assert not set(own.conditions.ids) & set(context.conditions.ids)
+  for label in ("findings", "sex", "view"):
+    np.testing.assert_array_equal(
+      own.conditions.labels[label], context.conditions.labels[label]
+    )
+  # Nobody whose image a condition is made from is among those compared with.
+  shown = {*own.conditions.patients, *context.conditions.patients}
+  assert not shown & set(context.reference.patients)
+  (features,) = own.features.values()
+  places = [context.whole.ids.tolist().index(name) for name in own.conditions.ids]
+  np.testing.assert_array_equal(features["conditions"], features["split"][places])
+  assert context.of_run(run_of("findings")) is context

@@ -228,6 +228,20 @@ def test_references_of_the_same_patient(builder_of):
     builder.build(Request(split="validation"), 1)
 
 
+def test_references_of_the_same_findings(builder_of):
+  builder = builder_of("elixr_c", conditioning__reference="same_findings")
+  source = builder.run.dataset.source("train")
+  records = builder.run.dataset.records
+  fields, row = records.fields("train"), source.row
+  assert source.num_left_out == records.num_rows["train"] - len(source) > 0
+  for name in ("findings", "sex", "view"):
+    np.testing.assert_array_equal(fields[name][source.reference_row], fields[name][row])
+  assert (fields["patient"][source.reference_row] != fields["patient"][row]).all()
+  batch = builder.build(Request(split="train"), 4)
+  assert all(one["reference_id"] != one["image_id"] for one in batch.entries)
+  assert batch.references.shape == (4, 32, 32, 1)
+
+
 def test_a_single_text_is_understood_as_the_path_takes_it(builder_of, xray):
   picture = xray("00000099_000.png", 50)
   for path in ("findings", "elixr_c", "elixr_b", "elixr_bc"):

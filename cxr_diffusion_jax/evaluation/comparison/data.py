@@ -36,6 +36,8 @@ class PathResult:
       same noise in every path; of its first run and sampling seed.
     neighbours: uint8 [m 2 h w 1], generated images beside their nearest training
       images, nearest pair first; m may be 0.
+    references: uint8 [k h w 1], the images that these conditions were made from, where
+      they are not the real images themselves; k may be 0.
     curve: label efficiency: (share of the real training images, arm, macro AUROC) of
       classifiers; may be empty.
   """
@@ -50,6 +52,7 @@ class PathResult:
   neighbours: np.ndarray
   neighbour_captions: Sequence[str]
   description: str
+  references: Sequence[np.ndarray] | np.ndarray = ()
   curve: Sequence[tuple[float, str, Measurement]] = ()
   generated: ImageSet | None = None
 

@@ -135,7 +135,8 @@ def sweep(
   ids, judge = context.conditions.ids[: options.sweep_num], context.judge
   if judge is None:
     return []
-  requested = np.asarray(context.conditions.labels["findings"])[: len(ids)]
+  shown = context.of_run(run).conditions
+  requested = np.asarray(shown.labels["findings"])[: len(ids)]
   for guidance in options.sweep:
     changes = {**options.changes, "guidance": guidance}
     changed = dataclasses.replace(options, changes=changes)
@@ -151,13 +152,13 @@ def sweep(
         extractor=extractor,
         metrics=[records["frechet_distance"]],
         real_patients=context.reference.patients,
-        patients=context.conditions.patients[: len(ids)],
+        patients=shown.patients[: len(ids)],
       )
       figures = adherence.measure(
         judge.scores(images),
         requested,
         judge.thresholds,
-        patients=context.conditions.patients[: len(ids)],
+        patients=shown.patients[: len(ids)],
       )
     except errors.InputError as error:
       raise errors.InputError(
@@ -220,6 +221,7 @@ def _assess(
   progress: types.Progress,
 ) -> JudgedSet:
   ids = context.conditions.ids.tolist()
+  context = context.of_run(generator.run)
   name = f"{generator.run.folder.name}, seed {generator.seed}"
   generate = functools.partial(image_parts.generate, generator, progress=progress)
   images = generate(ids)

@@ -213,12 +213,17 @@ def _result(
 ) -> PathResult:
   first = sets[0][0]
   images = first.generated.images.images
-  own = [one for one in extras.measurements if one.of == "generated"]
+  of_extras = [one for one in extras.measurements if one.of == "generated"]
+  shown, own = comparison_facts.shown(context), context.of_run(path.runs[0])
+  references = ()
+  if own is not context:
+    references = comparison_facts.stack(own.conditions.images, shown)
   return PathResult(
     name=path.name,
     runs=[run.name for run in path.runs],
-    images=comparison_facts.stack(images, comparison_facts.shown(context)),
-    measurements=[*pooled, *own],
+    images=comparison_facts.stack(images, shown),
+    references=references,
+    measurements=[*pooled, *of_extras],
     features=first.generated.features,
     losses={run.name: loss_curves.read(run.folder) for run in path.runs},
     generated=first.generated.images,

@@ -14,6 +14,9 @@ from cxr_diffusion_jax.report.comparison import drawing, figures
 # Pixels of all images of a section together: about a byte each, and a third for base64.
 BUDGET = 1_200_000
 
+# Before the name of a path whose conditions are made from other images than "real".
+REFERENCE = "reference of "
+
 # Pairs that are shown of each path, at most.
 PAIRS = 6
 
@@ -25,7 +28,11 @@ def by_name(comparison: Comparison) -> Mapping[str, np.ndarray]:
     ValueError: the numbers of images, captions and conditions differ.
   """
   k = len(comparison.shown)
-  rows = {path.name: path.images for path in comparison.paths}
+  rows: dict[str, np.ndarray] = {}
+  for path in comparison.paths:
+    if len(path.references):
+      rows[f"{REFERENCE}{path.name}"] = np.asarray(path.references)
+    rows[path.name] = path.images
   for name, values in {"captions": comparison.captions, **rows}.items():
     if len(values) != k:
       raise ValueError(f"{name}: {len(values)}, not {k} as conditions are shown")
