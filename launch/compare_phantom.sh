@@ -34,6 +34,6 @@ for seed in 0 1; do
 done
 python -m cxr_diffusion_jax.compare --out "${out}/report" \
   --workdirs "$(IFS=,; echo "${workdirs[*]}")" \
-  --num 200 --seeds 0,1,2 --sampler dpm_solver_2m --num_steps 12 --features probe,clip \
+  --num 200 --seeds 0,1,2 --features probe,clip \
   --sweep 1,1.5,3 --sweep_num 128 --metrics all \
   --utility_num 600 --utility_steps 150 --utility_fractions 0.1,1
