@@ -154,7 +154,7 @@ def test_resuming_does_not_need_the_folder(save, build_from, dataset, tmp_path):
     return state.replace(step=state.step + 1), {"loss": 0.0, "grad_norm": 0.0}
 
   def validation_step(params, batch):
-    return dict(total=1.0, total_unconditional=1.0, count=1)
+    return {"loss": 1.0, "loss_unconditional": 1.0, "count": 1}
 
   for num_steps in (2, 3):
     trainer = denoiser_trainer.make(
