@@ -77,6 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # Fixtures that several folders of tests share.
 pytest_plugins = (
+  "tests.fixtures.densenet",
   "tests.fixtures.runs",
   "tests.fixtures.training",
   "tests.fixtures.trees",

@@ -79,7 +79,9 @@ def define() -> Holders:
         "Feature extractors: probe, rad_dino, clip, elixr_c, inception, densenet; or"
         " auto for all that are available.",
       ),
-      "weights": texts("weights", [], "NAME=PATH of extractors' weights."),
+      "weights": texts(
+        "weights", [], "NAME=PATH of extractors' weights; densenet judges findings too."
+      ),
       "elixr_models": flags.DEFINE_string(
         "elixr_models", "", "Folder or hub id of ELIXR's SavedModels, as a judge."
       ),

@@ -22,12 +22,12 @@ def finding_index(name: str, vocabulary: Sequence[str]) -> int:
     InputError: no finding has that name; with the names that are near in spelling.
   """
   # NIH's box file says Infiltrate where the labels say Infiltration.
-  plain = name.strip().replace(" ", "_").casefold()
-  plain = {"infiltrate": "infiltration"}.get(plain, plain)
+  spelled = plain(name)
+  spelled = {"infiltrate": "infiltration"}.get(spelled, spelled)
   for index, finding in enumerate(vocabulary):
-    if finding.replace(" ", "_").casefold() == plain:
+    if plain(finding) == spelled:
       return index
-  near = _nearest(plain, vocabulary)
+  near = _nearest(spelled, vocabulary)
   raise errors.InputError(
     f"unknown finding {name!r}",
     f"one of {', '.join(vocabulary)} or {NO_FINDING}",
@@ -68,7 +68,12 @@ def names_of(findings: np.ndarray, vocabulary: Sequence[str]) -> tuple[str, ...]
   )
 
 
-def _nearest(plain: str, vocabulary: Sequence[str]) -> list[str]:
+def plain(name: str) -> str:
+  """A name in lower case with underscores, which spellings of it share."""
+  return name.strip().replace(" ", "_").casefold()
+
+
+def _nearest(spelled: str, vocabulary: Sequence[str]) -> list[str]:
   """At most three names near in spelling to one in lower case with underscores."""
   # What else findings are called, where that is closer than their name.
   names = {
@@ -93,6 +98,6 @@ def _nearest(plain: str, vocabulary: Sequence[str]) -> list[str]:
   }
   known = (*vocabulary, NO_FINDING)
   names = {other: name for other, name in names.items() if name in known}
-  names |= {name.replace(" ", "_").casefold(): name for name in known}
-  matches = difflib.get_close_matches(plain, names, n=3, cutoff=0.65)
+  names |= {plain(name): name for name in known}
+  matches = difflib.get_close_matches(spelled, names, n=3, cutoff=0.65)
   return list(dict.fromkeys(names[near] for near in matches))

@@ -25,7 +25,7 @@ from cxr_diffusion_jax.evaluation.metric import Metric
 from cxr_diffusion_jax.evaluation.metrics import condition_diversity, fidelity, privacy
 
 # Increased when the same images give different figures: saved ones are remeasured.
-FORMAT = 3
+FORMAT = 4
 
 # Pairs of generated and training images that are kept for pictures.
 NUM_PAIRS = 16
@@ -175,7 +175,9 @@ def _of_features(
 
 
 def _adherence(context: EvalContext, generated: GeneratedSet, *_: object) -> Assessment:
-  figures = judges_lib.measure_all(context.judges, generated.images, "generated")
+  figures = judges_lib.measure_all(
+    context.judges, generated.images, "generated", generated.features
+  )
   return Assessment(measurements=figures)
 
 
@@ -259,6 +261,7 @@ def _fingerprint(
     sorted(record.name for record in metrics),
     [extractor.fingerprint for extractor in context.extractors],
     context.judge.fingerprint if context.judge else "",
+    [one.extractor.fingerprint for one in context.classifiers],
     [str(name) for name in generated.images.ids],
     [str(name) for name in context.conditions.ids],
     [str(name) for name in context.reference.ids],

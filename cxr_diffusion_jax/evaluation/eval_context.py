@@ -24,6 +24,7 @@ from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.probes import probe
 from cxr_diffusion_jax.evaluation import selection
+from cxr_diffusion_jax.evaluation.judges import classifier
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import privacy
@@ -40,6 +41,7 @@ class EvalContext:
   Attributes:
     judge: a classifier of findings, trained on other images than conditions and
       reference; None for none.
+    classifiers: published ones among the judges.
     judges: judges that compare with the real image of a condition are the last.
     features: extractor -> "conditions", "reference", "training" and, of runs, "split"
       -> [n d].
@@ -58,6 +60,7 @@ class EvalContext:
   features: Mapping[str, Mapping[str, np.ndarray]]
   settings: DataSettings | None = None  # None for folders of images
   records: records_lib.Records | None = None  # None for folders of images
+  classifiers: Sequence[classifier.Classifier] = ()
   phantom: bool = False
   cache: pathlib.Path | None = None
   aligned: bool = True
@@ -91,7 +94,8 @@ class EvalContext:
   @functools.cached_property
   def ceilings(self) -> list[Measurement]:
     """Figures of the judges on the real images of the conditions."""
-    return judges_lib.measure_all(self.judges, self.conditions, "real")
+    features = {name: sets["conditions"] for name, sets in self.features.items()}
+    return judges_lib.measure_all(self.judges, self.conditions, "real", features)
 
   @functools.cached_property
   def privacy_reference(self) -> privacy.Reference:
@@ -147,8 +151,16 @@ def of_runs(
   )
   cache = records.folder / "features"
   name = judge_name(dataset.phantom)
+  classifiers = classifier.open_classifiers(weights, extractors)
   judges, without = judges_lib.open_judges(
-    judge, name, settings, elixr_models=elixr_models, cache=cache, progress=progress
+    judge,
+    name,
+    settings,
+    classifiers=classifiers,
+    validation=image_set.of_records(records, "validation"),
+    elixr_models=elixr_models,
+    cache=cache,
+    progress=progress,
   )
 
   def aligned(conditions: ImageSet) -> dict[str, judges_lib.JudgeFn | str]:
@@ -185,6 +197,7 @@ def of_runs(
     training=sets["training"],
     judge=judge,
     judges=judges,
+    classifiers=classifiers,
     extractors=extractors,
     skipped=skipped | without,
     features=_real_features(cache, extractors, whole, sets, progress),

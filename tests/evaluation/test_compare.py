@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from cxr_diffusion_jax.evaluation import eval_context
 from tests.fixtures.runs import save_run
@@ -51,8 +52,12 @@ def test_compare_refuses_a_folder_with_files_of_the_user(compare, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["scan.png"]
 
 
-def test_compare_writes_page_tables_figures_and_sheet(compare, out):
-  result = compare()
+def test_compare_writes_page_tables_figures_and_sheet(
+  compare, out, densenet_arrays, tmp_path
+):
+  weights = tmp_path / "densenet.safetensors"
+  safetensors.numpy.save_file(densenet_arrays, weights)
+  result = compare(f"--weights=densenet={weights}")
   assert result.code == 0, result.err
   assert (out / "report.html").stat().st_size > 10_000
   assert (out / "reader_study" / "key.csv").is_file()
@@ -77,6 +82,8 @@ def test_compare_writes_page_tables_figures_and_sheet(compare, out):
   changed = by_key["change_by_condition", "all"]["value"]
   assert 0 < changed < by_key["change_by_condition_and_noise", "all"]["value"]
   assert {one["of"] for one in values["real"]} == {"real"}
+  judges = {one["judge"] for one in values["real"] if one["metric"] == "auroc"}
+  assert {name.split(",")[0] for name in judges} == {"probe", "densenet"}
 
 
 def test_second_comparison_reuses_images_of_the_same_noise(compare, out, workdirs):

@@ -47,6 +47,28 @@ _UNUSED = ("num_batches_tracked", "fc.weight", "fc.bias", "op_threshs")
 
 _IMAGES_A_DEVICE = 16
 
+# What torchxrayvision's logits are of, in its order and spelling.
+DENSENET_FINDINGS = (
+  "Atelectasis",
+  "Consolidation",
+  "Infiltration",
+  "Pneumothorax",
+  "Edema",
+  "Emphysema",
+  "Fibrosis",
+  "Effusion",
+  "Pneumonia",
+  "Pleural_Thickening",
+  "Cardiomegaly",
+  "Nodule",
+  "Mass",
+  "Hernia",
+  "Lung Lesion",
+  "Fracture",
+  "Lung Opacity",
+  "Enlarged Cardiomediastinum",
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
@@ -95,6 +117,28 @@ def densenet_121() -> Network:
     layer="last norm, relu, global mean pool",
     width=frozen_networks.DENSENET_FEATURES,
     features_fn=features_fn,
+  )
+
+
+def densenet_logits(params: types.Params, features: np.ndarray) -> np.ndarray:
+  """Logits [n 18] of `DENSENET_FINDINGS`, of features [n 1024]."""
+  return features @ np.asarray(params["classifier"]["kernel"]) + np.asarray(
+    params["classifier"]["bias"]
+  )
+
+
+def densenet_findings(location: str) -> tuple[str, ...]:
+  """`DENSENET_FINDINGS`, with "" for those that the weights were not trained on.
+
+  torchxrayvision's weights of a single dataset have no threshold for these.
+  """
+  path = pathlib.Path(location).expanduser()
+  thresholds = safetensors_folder.read_arrays([path]).get("op_threshs")
+  if thresholds is None:
+    return DENSENET_FINDINGS
+  return tuple(
+    "" if np.isnan(threshold) else name
+    for name, threshold in zip(DENSENET_FINDINGS, thresholds, strict=True)
   )
 
 

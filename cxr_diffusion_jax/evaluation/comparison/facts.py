@@ -134,7 +134,9 @@ def judges(context: EvalContext) -> dict[str, str]:
   return {
     "features": "; ".join(networks),
     "unavailable features": "; ".join(skipped) or "none",
-    "judge of findings": context.judge_name,
+    "judges of findings": "; ".join(
+      [context.judge_name, *(one.title for one in context.classifiers)]
+    ),
   }
 
 

@@ -19,13 +19,13 @@ from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.encoders.probes import probe
 from cxr_diffusion_jax.evaluation import assessment, selection
-from cxr_diffusion_jax.evaluation import eval_context as eval_context_lib
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
 from cxr_diffusion_jax.evaluation.comparison import pooling
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison, PathResult
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import Options
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
+from cxr_diffusion_jax.evaluation.judges import classifier
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
@@ -73,7 +73,7 @@ def compare(
       folders.training, image_size=folders.image_size, progress=progress
     )
     image_folder.check_pair(real, training)
-  judge, rest = _judge(real, folders, out, progress)
+  judge, rest, validation = _judge(real, folders, out, progress)
   extractors, skipped = features_lib.open_extractors(
     options.features, probe=judge, weights=options.weights
   )
@@ -86,7 +86,18 @@ def compare(
   context = _context(
     rest, len(synthetic), options.per_patient, training, judge, extractors, progress
   )
-  context = dataclasses.replace(context, skipped={**skipped, **context.skipped})
+  classifiers = classifier.open_classifiers(options.weights, extractors)
+  judges, without = judges_lib.open_judges(
+    judge,
+    context.judge_name,
+    None,
+    classifiers=classifiers,
+    validation=validation,
+    progress=progress,
+  )
+  context = dataclasses.replace(
+    context, judges=judges, classifiers=classifiers, skipped={**skipped, **without}
+  )
   generated = assessment.GeneratedSet(
     images=synthetic,
     features={
@@ -130,18 +141,15 @@ def _context(
     }
     for one in extractors
   }
-  judges, skipped = judges_lib.open_judges(
-    judge, eval_context_lib.judge_name(phantom=False), None, progress=progress
-  )
   return EvalContext(
     split="real",
     conditions=sets["conditions"],
     reference=sets["reference"],
     training=training,
     judge=judge,
-    judges=judges,
+    judges=(),
     extractors=extractors,
-    skipped=skipped,
+    skipped={},
     features=features,
     aligned=False,
   )
@@ -207,12 +215,12 @@ def _counted(images: ImageSet) -> str:
 
 def _judge(
   real: ImageSet, folders: Folders, out: pathlib.Path, progress: types.Progress
-) -> tuple[probe.Probe | None, ImageSet]:
-  """A classifier of findings, if there is one, and images it was not trained on."""
+) -> tuple[probe.Probe | None, ImageSet, ImageSet | None]:
+  """A classifier of findings, if any, images to judge, and those of its thresholds."""
   if folders.probe:
-    return probe.load_probe(folders.probe), real
+    return probe.load_probe(folders.probe), real, None
   if "findings" not in real.labels or len(real) * TRAINING_SHARE < MIN_TRAINING:
-    return None, real
+    return None, real, None
   parts = {}
   rest = real
   for name, share in (("train", TRAINING_SHARE), ("validation", VALIDATION_SHARE)):
@@ -225,4 +233,4 @@ def _judge(
   judge = probe.train_probe(
     *training, out / "probe", validation=validation, progress=progress
   )
-  return judge, rest
+  return judge, rest, parts["validation"]

@@ -1,12 +1,12 @@
 """Opens all judges that assess whether images show what was requested.
 
 real images, records, encoders --open_judges--> [judge, ...]
-judge(images, of) -> [Measurement, ...]: of generated images, or of real ones, which are
-the ceiling. Judges that compare each image with the real image of its condition measure
-both when they are given the generated ones.
+judge(images, of, features) -> [Measurement, ...]: of generated images, or of real ones,
+which are the ceiling. Judges that compare each image with the real image of its
+condition measure both when they are given the generated ones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 import pathlib
@@ -22,13 +22,17 @@ from cxr_diffusion_jax.evaluation import metric
 from cxr_diffusion_jax.evaluation.judges import (
   adherence,
   anatomy,
+  classifier,
   localisation,
   zero_shot,
 )
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 
-# (images with the requested labels, "generated" or "real") -> figures
-JudgeFn = Callable[[ImageSet, str], list[Measurement]]
+# Extractor -> [n d] of the images that are judged.
+Features = Mapping[str, np.ndarray]
+
+# (images with the requested labels, "generated" or "real", features) -> figures
+JudgeFn = Callable[[ImageSet, str, Features], list[Measurement]]
 
 
 def of_anatomy(
@@ -68,6 +72,8 @@ def open_judges(
   name: str,
   settings: DataSettings | None,
   *,
+  classifiers: Sequence[classifier.Classifier] = (),
+  validation: ImageSet | None = None,
   elixr_models: str = "",
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
@@ -76,8 +82,10 @@ def open_judges(
 
   Args:
     judge: the classifier `name`, trained on other images than those that are judged.
+    classifiers: published ones, which judge beside it.
+    validation: real images for the thresholds of these; None for no thresholds.
     elixr_models: folder or hub id of ELIXR's SavedModels; "" for the stand-in.
-    cache: keeps ELIXR's margins.
+    cache: keeps ELIXR's margins, and features of the validation images.
 
   Returns:
     The judges, and why others are unavailable.
@@ -85,22 +93,25 @@ def open_judges(
   judges: list[JudgeFn] = []
   skipped = {}
 
-  def by_probe(classifier: probe.Probe, images: ImageSet, of: str) -> list[Measurement]:
+  def by_probe(one: probe.Probe, images: ImageSet, of: str, _: Features):
     findings = np.asarray(images.labels["findings"])
-    scores, patients = classifier.scores(images.images), images.patients
-    figures = adherence.measure(
-      scores, findings, classifier.thresholds, patients=patients
-    )
+    scores, patients = one.scores(images.images), images.patients
+    figures = adherence.measure(scores, findings, one.thresholds, patients=patients)
     fields = Fields(judge=name, standin=True, of=of, patients=images.num_patients)
     return adherence.to_measurements(figures, images.vocabulary, **fields)
 
-  def by_elixr(scorer: zero_shot.Scorer, images: ImageSet, of: str):
+  def by_elixr(scorer: zero_shot.Scorer, images: ImageSet, of: str, _: Features):
     return zero_shot.measure(scorer, images, of=of, cache=cache, progress=progress)
 
   if judge is None:
     skipped["probe"] = "no classifier of findings"
   else:
     judges.append(_attempting(functools.partial(by_probe, judge), name))
+  for one in classifiers:
+    by_classifier = classifier.ClassifierJudge(
+      classifier=one, validation=validation, cache=cache, progress=progress
+    )
+    judges.append(_attempting(by_classifier.measure, one.title))
   scorer: zero_shot.Scorer | str = "no dataset with an encoder"
   if settings is not None:
     scorer = zero_shot.open_scorer(settings, elixr_models=elixr_models)
@@ -112,13 +123,13 @@ def open_judges(
 
 
 def measure_all(
-  judges: Sequence[JudgeFn], images: ImageSet, of: str
+  judges: Sequence[JudgeFn], images: ImageSet, of: str, features: Features
 ) -> list[Measurement]:
   """The figures of all judges; undefined where findings are unknown."""
   if "findings" not in images.labels:
     reason = "no findings are known of these images"
     return [undefined("auroc", reason, num=len(images), of=of)]
-  return [one for judge in judges for one in judge(images, of)]
+  return [one for judge in judges for one in judge(images, of, features)]
 
 
 def undefined(
@@ -146,11 +157,11 @@ def attempt(
 
 def _attempting(judge_fn: JudgeFn, name: str) -> JudgeFn:
   """A judge with an undefined AUROC where it refuses its input."""
-  return lambda images, of: attempt(
-    "auroc", lambda: judge_fn(images, of), num=len(images), judge=name, of=of
+  return lambda images, of, features: attempt(
+    "auroc", lambda: judge_fn(images, of, features), num=len(images), judge=name, of=of
   )
 
 
 def _aligned(measure: Callable[[ImageSet], list[Measurement]]) -> JudgeFn:
   """A judge that measures generated and real images at once, with the generated."""
-  return lambda images, of: measure(images) if of == "generated" else []
+  return lambda images, of, _: measure(images) if of == "generated" else []

@@ -13,7 +13,6 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.extractors import networks
 from cxr_diffusion_jax.encoders.extractors import opening as features
 from cxr_diffusion_jax.interop import names
-from cxr_diffusion_jax.models import frozen_networks
 
 # Of the published files: parameters without the norms' statistics, arrays, some names
 # and PyTorch's shapes of them.
@@ -82,51 +81,20 @@ def test_resize_as_tensorflow_1_interpolates_pixels():
   np.testing.assert_array_equal(back, grown[::2, ::2])
 
 
-@pytest.fixture
-def small(monkeypatch):
-  """A network small enough to run, in place of DenseNet-121."""
-  module = frozen_networks.DenseNet(
-    layers=(2,), growth=2, stem_channels=4, num_outputs=3
-  )
-  network = networks.Network(
-    module=module,
-    input_shape=(16, 16, 1),
-    layer="pool",
-    width=8,
-    features_fn=lambda params, images: module.apply({"params": params}, images)[0],
-  )
-  monkeypatch.setattr(networks, "densenet_121", lambda: network)
-  return network
-
-
-@pytest.fixture
-def stored(small):
-  """Arrays as PyTorch names and shapes them, and what its files have besides."""
-  rng = np.random.default_rng(0)
-  arrays = {}
-  for place, leaf in traverse_util.flatten_dict(networks.shapes(small)).items():
-    value = rng.uniform(0.1, 1, leaf.shape).astype(np.float32)
-    value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    arrays[names.torch_name(place)] = np.ascontiguousarray(value)
-  arrays["features.norm0.num_batches_tracked"] = np.array(7)
-  arrays["op_threshs"] = np.zeros(3, np.float32)
-  return arrays
-
-
-def _open(stored, path):
-  safetensors.numpy.save_file(stored, path)
+def _open(arrays, path):
+  safetensors.numpy.save_file(arrays, path)
   (extractor,), _ = features.open_extractors(
     ["densenet"], weights={"densenet": str(path)}
   )
   return extractor
 
 
-def test_weights_go_where_they_belong(small, stored, tmp_path):
-  extractor = _open(stored, tmp_path / "densenet.safetensors")
+def test_weights_go_where_they_belong(densenet_arrays, tmp_path):
+  extractor = _open(densenet_arrays, tmp_path / "densenet.safetensors")
   assert (extractor.name, extractor.standin, extractor.width) == ("densenet", False, 8)
   kernel = extractor.params["features"]["conv0"]["kernel"]
   np.testing.assert_array_equal(
-    kernel, stored["features.conv0.weight"].transpose(2, 3, 1, 0)
+    kernel, densenet_arrays["features.conv0.weight"].transpose(2, 3, 1, 0)
   )
   layer = extractor.params["features"]["denseblock1"]["denselayer2"]
   name = "features.denseblock1.denselayer2.norm1"
@@ -136,19 +104,21 @@ def test_weights_go_where_they_belong(small, stored, tmp_path):
     ("mean", "running_mean"),
     ("var", "running_var"),
   ):
-    np.testing.assert_array_equal(layer["norm1"][ours], stored[f"{name}.{theirs}"])
+    np.testing.assert_array_equal(
+      layer["norm1"][ours], densenet_arrays[f"{name}.{theirs}"]
+    )
   np.testing.assert_array_equal(
-    extractor.params["classifier"]["kernel"], stored["classifier.weight"].T
+    extractor.params["classifier"]["kernel"], densenet_arrays["classifier.weight"].T
   )
 
 
-def test_weights_that_do_not_fit_are_reported_at_once(stored, tmp_path):
+def test_weights_that_do_not_fit_are_reported_at_once(densenet_arrays, tmp_path):
   path = tmp_path / "densenet.safetensors"
-  del stored["features.norm5.bias"]
-  stored["features.conv0.weight"] = np.zeros((4, 3, 7, 7), np.float32)
-  stored["features.layer9.weight"] = np.zeros(1, np.float32)
+  del densenet_arrays["features.norm5.bias"]
+  densenet_arrays["features.conv0.weight"] = np.zeros((4, 3, 7, 7), np.float32)
+  densenet_arrays["features.layer9.weight"] = np.zeros(1, np.float32)
   with pytest.raises(errors.InputError) as reported:
-    _open(stored, path)
+    _open(densenet_arrays, path)
   for part in (
     "1 missing: features.norm5.bias",
     "features.conv0.weight [4, 3, 7, 7] for [4, 1, 7, 7]",
@@ -159,7 +129,7 @@ def test_weights_that_do_not_fit_are_reported_at_once(stored, tmp_path):
     assert part in str(reported.value)
 
 
-def test_read_rejects_other_files(small, tmp_path):
+def test_read_rejects_other_files(small_densenet, tmp_path):
   pickled = tmp_path / "weights.pth"
   pickled.write_bytes(b"")
   cut = tmp_path / "cut.safetensors"

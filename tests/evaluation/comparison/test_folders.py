@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 import pytest
+import safetensors.numpy
 
 from cxr_diffusion_jax.evaluation.comparison import folders as folder_comparison
 
@@ -82,7 +83,7 @@ def test_evaluate_refuses_folders_without_an_extractor(folders, run_main):
 
 
 def test_evaluate_trains_its_judge_on_separate_images(
-  folders, run_main, judged, monkeypatch
+  folders, run_main, judged, densenet_arrays, monkeypatch
 ):
   rows = [f"a_{n:03d}.png,{'Effusion' if n % 2 else 'No Finding'}" for n in range(120)]
   rows += [f"b_{n:03d}.png,{'Effusion' if n % 3 else 'Mass'}" for n in range(60)]
@@ -96,7 +97,14 @@ def test_evaluate_trains_its_judge_on_separate_images(
 
   monkeypatch.setattr(folder_comparison.probe, "train_probe", train_probe)
   monkeypatch.setattr(folder_comparison, "MIN_TRAINING", 50)
-  result = run_main("evaluate", *_of(folders, "a", "b"), f"--labels={folders}/l.csv")
+  weights = folders / "densenet.safetensors"
+  safetensors.numpy.save_file(densenet_arrays, weights)
+  result = run_main(
+    "evaluate",
+    *_of(folders, "a", "b"),
+    f"--labels={folders}/l.csv",
+    f"--weights=densenet={weights}",
+  )
   assert result.code == 0, result.err
   assert seen == [(60, (60, 14), 12)]
   figures = _figures(folders / "evaluation")
@@ -105,12 +113,16 @@ def test_evaluate_trains_its_judge_on_separate_images(
   assert figures["real", "kernel_distance"]["num"] == 24
   values = json.loads((folders / "evaluation/metrics.json").read_text())
   reported = {
-    one["group"]: one
+    (one["judge"].split(",")[0], one["group"]): one
     for one in next(iter(values["paths"].values()))["measurements"]
     if one["metric"] == "auroc"
   }
-  assert reported["finding: Effusion"]["value"] is not None
-  assert "one class alone" in reported["finding: Hernia"]["reason"]
+  assert reported["probe", "finding: Effusion"]["value"] is not None
+  assert "one class alone" in reported["probe", "finding: Hernia"]["reason"]
+  # A published classifier judges beside it.
+  assert reported["densenet", "finding: Effusion"]["value"] is not None
+  assert "does not score" in reported["densenet", "finding: Hernia"]["reason"]
+  assert not reported["densenet", "all"]["standin"]
 
 
 @pytest.mark.parametrize(
