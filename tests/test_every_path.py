@@ -43,9 +43,9 @@ UNET = {
 SIZES = {"elixr_bc": "dit_tiny"}
 DIT = {"model.depth": 2, "model.width": 32, "model.num_heads": 2}
 
-# Features are pulled to a column of the condition's, and to one of their own.
-PULLED = {"repa.weight": 0.5, "repa.projector_width": 8}
-MORE = {"elixr_bc": DIT | PULLED, "findings": UNET | PULLED}
+# Features are aligned with a column that the path does not read.
+ALIGNED = {"repa.weight": 0.5, "repa.projector_width": 8}
+MORE = {"elixr_bc": DIT, "findings": UNET | ALIGNED}
 
 
 @pytest.fixture(scope="module")

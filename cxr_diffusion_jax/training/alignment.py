@@ -63,7 +63,7 @@ class Alignment:
     field: the target's field in a batch, [b *shape].
     grid: (rows, columns) of the field's positions; None for one vector.
     num_leading: tokens before those of the grid.
-    needs: columns to read besides the path's own, or None.
+    needs: the column to read besides the path's own.
   """
 
   weight: float
@@ -132,7 +132,7 @@ def attach(
 
   Raises:
     errors.InputError: the network returns no features, or has no such layer; no CLIP
-      is named for a column that needs one.
+      is named for a column that needs one; the column is the condition itself.
   """
   if not settings.weight:
     return network, None
@@ -141,23 +141,29 @@ def attach(
   variables = jax.eval_shape(init, jax.random.key(0), *inputs)
   (features,) = variables["intermediates"]["features"]
   own = _target_needs(settings, needs)
+  models = {spec.name: spec.model for spec in needs.specs}
+  target = own.specs[0]
+  if needs.reference == "self" and models.get(target.name) == target.model:
+    raise errors.InputError(
+      f"config.repa.column={settings.column!r}, which config.conditioning reads of the"
+      " same image: the network would be aligned with its own input",
+      "a column that is not the condition",
+      "set config.repa.weight to 0, name another config.repa.column, or set"
+      " config.conditioning.reference to another image",
+    )
   width, grid, num_leading = _layout(own.specs[0].shape)
   projector = alignment_lib.Projector(settings.projector_width, width)
 
   def init_fn(key: jax.Array) -> types.Params:
     return projector.init(key, jnp.zeros((1, features.shape[-1])))["params"]
 
-  # A path that conditions on this column of the same image already reads it.
-  models = {spec.name: spec.model for spec in needs.specs}
-  shared = needs.reference == "self" and settings.column in models
-  shared = shared and own.specs[0].model == models[settings.column]
   alignment = Alignment(
     weight=settings.weight,
-    field=settings.column if shared else f"target_{settings.column}",
+    field=f"target_{settings.column}",
     grid=grid,
     num_leading=num_leading,
     projector=projector,
-    needs=None if shared else own,
+    needs=own,
     init_fn=init_fn,
   )
   return network, alignment

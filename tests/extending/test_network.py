@@ -5,6 +5,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.training import denoiser_trainer
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
@@ -15,7 +16,11 @@ def with_mixer(install, small):
   install("models/denoisers/mixer.py")
 
   def build(**model):
-    plain = small.config(repa__weight=0.5, repa__projector_width=8).to_dict()
+    plain = small.config(
+      repa__weight=0.5,
+      repa__projector_width=8,
+      conditioning__reference="same_patient",
+    ).to_dict()
     plain["model"] = {"name": "mixer", **model}
     plain["parallel"] = {"num_devices": 4, "data": 1, "fsdp": 2, "tensor": 2}
     return experiment_lib.build(plain)
@@ -23,10 +28,14 @@ def with_mixer(install, small):
   return build
 
 
-def test_a_network_is_one_module(with_mixer, dataset, monkeypatch):
+def test_a_network_is_one_module(with_mixer, monkeypatch):
   # So that its small kernels are split too.
   monkeypatch.setattr(sharding, "FSDP_FLOOR", 64)
-  trainer = denoiser_trainer.make(with_mixer(width=16), dataset)
+  experiment = with_mixer(width=16)
+  dataset = dataset_lib.prepare(
+    experiment.data, experiment.recipe.conditioner.needs, targets=experiment.targets
+  )
+  trainer = denoiser_trainer.make(experiment, dataset)
   batches, state = trainer.batches(0), trainer.programs.init()
   for _ in range(2):
     state, metrics = trainer.programs.train_step(state, next(batches))

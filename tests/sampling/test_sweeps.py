@@ -164,7 +164,7 @@ def test_two_axes_are_rows_and_columns(run, builder, drawn, reported):
   assert picture.size[1] > 4 * 128
   assert done[-1] == ("combinations", 6, 6)
   # What varies is not in the title.
-  assert call["title"] == "by_hand_findings at step 3, euler, phantom images"
+  assert call["title"] == "by_hand_findings at step 3, unipc, phantom images"
   # The same noise and the same conditions everywhere.
   for batch in reported[1:]:
     np.testing.assert_array_equal(batch["key"], reported[0]["key"])

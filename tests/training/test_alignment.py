@@ -15,7 +15,11 @@ from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import alignment, step
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
-ON = {"repa__weight": 0.5, "repa__projector_width": 8}
+ON = {
+  "repa__weight": 0.5,
+  "repa__projector_width": 8,
+  "conditioning__reference": "same_patient",
+}
 
 
 def _toy() -> alignment.Alignment:
@@ -130,21 +134,31 @@ def test_it_learns_and_resumes_from_a_checkpoint_bit_for_bit(toy, tmp_path):
 @pytest.mark.parametrize(
   ("changes", "field", "grid", "columns"),
   [
-    ({}, "elixrc", (8, 8), None),
-    ({"conditioning__reference": "same_patient"}, "target_elixrc", (8, 8), ("elixrc",)),
-    ({"repa__column": "contrastive_img_emb"}, "target_contrastive_img_emb", None,
-     ("contrastive_img_emb",)),
+    ({}, "target_elixrc", (8, 8), ("elixrc",)),
+    ({"repa__column": "contrastive_img_emb", "conditioning__reference": "self"},
+     "target_contrastive_img_emb", None, ("contrastive_img_emb",)),
     ({"repa__column": "clip_patches", "repa__encoder": "standin"},
      "target_clip_patches", (8, 8), ("clip_patches",)),
   ],
 )  # fmt: skip
-def test_a_column_is_the_images_own_and_read_once(changes, field, grid, columns, build):
-  experiment = build(**ON, **changes)
+def test_a_target_is_the_images_own_column(changes, field, grid, columns, build):
+  experiment = build(**{**ON, **changes})
   actual = experiment.alignment
   assert (actual.field, actual.grid) == (field, grid)
-  assert (experiment.targets.columns if experiment.targets else None) == columns
+  assert experiment.targets.columns == columns
   assert build().alignment is None
   assert build().targets is None
+
+
+def test_a_target_that_is_the_condition_is_refused(build):
+  with pytest.raises(errors.InputError) as caught:
+    build(**{**ON, "conditioning__reference": "self"})
+  for text in (
+    "config.repa.column='elixrc'",
+    "config.conditioning",
+    "repa.weight to 0",
+  ):
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(("layer", "width"), [(-1, 16), (0, 8)])
