@@ -12,7 +12,9 @@ import numpy as np
 from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.evaluation import measurement
-from cxr_diffusion_jax.evaluation.measurement import Key, Measurement
+from cxr_diffusion_jax.evaluation.comparison import groups
+from cxr_diffusion_jax.evaluation.comparison.pooling import Verdict
+from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 # Tag -> (steps, values), of one run.
 Losses = Mapping[str, tuple[Sequence[int], Sequence[float]]]
@@ -57,27 +59,6 @@ class PathResult:
   generated: ImageSet | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict:
-  """Which paths are best by one figure.
-
-  Attributes:
-    best: paths that no other is significantly better than; a single name is a winner.
-    differences: (path, low, high): the interval of its figure minus that of the first
-      in the ranking, over the same conditions and seeds; one each but the first. All
-      differences of all pairs hold together in 95 % of comparisons.
-    unranked: path -> why the figure does not rank it, such as its own encoder's judge.
-    primary: whether it was named before the run; all others are exploratory.
-  """
-
-  key: Key
-  ranking: Sequence[str]
-  best: Sequence[str]
-  differences: Sequence[tuple[str, float, float]]
-  unranked: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  primary: bool = False
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
   """Everything that is shown.
@@ -116,6 +97,10 @@ def write_metrics(compared: Comparison, folder: pathlib.Path) -> None:
           for run, of_run in result.losses.items()
         },
         "measurements": [one.facts for one in result.measurements],
+        "groups": [
+          dataclasses.asdict(one)
+          for one in groups.figures(result.measurements, compared.real)
+        ],
         "sweep": [
           {
             "guidance": point.guidance,

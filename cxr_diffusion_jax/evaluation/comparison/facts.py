@@ -15,7 +15,11 @@ from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import JudgedSet, Options
 from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
+from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.metrics import reconstruction
+
+# Images with a finding, below which a mean that counts it is reported with a warning.
+FEW_POSITIVES = 20
 
 # Conditions that are shown, and nearest training images.
 NUM_SHOWN, NUM_NEIGHBOURS = 10, 8
@@ -52,6 +56,24 @@ def neighbours(
     "neighbours": np.stack(beside) if beside else np.zeros((0, 2, 1, 1, 1), np.uint8),
     "neighbour_captions": [caption for _, _, caption in pairs],
   }
+
+
+def few_positives(context: EvalContext) -> list[str]:
+  """A warning where means over findings are of few images with one of them."""
+  if "findings" not in context.conditions.labels:
+    return []
+  counts = np.asarray(context.conditions.labels["findings"] > 0.5).sum(axis=0)
+  few = [
+    f"{name} {count}"
+    for name, count in zip(context.conditions.vocabulary, counts, strict=True)
+    if adherence.MIN_POSITIVES <= count < FEW_POSITIVES
+  ]
+  if not few:
+    return []
+  return [
+    "Means over findings include findings of fewer than"
+    f" {FEW_POSITIVES} images, whose figures say little: {', '.join(few)}."
+  ]
 
 
 def shown(context: EvalContext) -> list[int]:

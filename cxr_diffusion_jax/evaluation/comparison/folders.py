@@ -186,7 +186,7 @@ def _comparison(
       **comparison_facts.judges(context),
       **comparison_facts.command("evaluate"),
     },
-    warnings=[],
+    warnings=comparison_facts.few_positives(context),
     differences={},
     paths=[result],
     real=[

@@ -19,7 +19,6 @@ import numpy as np
 
 from cxr_diffusion_jax.evaluation import metric as metric_lib
 from cxr_diffusion_jax.evaluation import statistics
-from cxr_diffusion_jax.evaluation.comparison.data import Verdict
 from cxr_diffusion_jax.evaluation.measurement import Key, Measurement
 
 
@@ -43,6 +42,27 @@ class Spread:
   def known(self) -> bool:
     """Whether there is any interval."""
     return len(self.deviations) > 0 or bool(self.between)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+  """Which paths are best by one figure.
+
+  Attributes:
+    best: paths that no other is significantly better than; a single name is a winner.
+    differences: (path, low, high): the interval of its figure minus that of the first
+      in the ranking, over the same conditions and seeds; one each but the first. All
+      differences of all pairs hold together in 95 % of comparisons.
+    unranked: path -> why the figure does not rank it, such as its own encoder's judge.
+    primary: whether it was named before the run; all others are exploratory.
+  """
+
+  key: Key
+  ranking: Sequence[str]
+  best: Sequence[str]
+  differences: Sequence[tuple[str, float, float]]
+  unranked: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  primary: bool = False
 
 
 def spread(

@@ -104,7 +104,11 @@ def compare(
   compared = Comparison(
     title=title or f"Conditioning paths on {name}",
     facts=comparison_facts.of_paths(context, paths, sets, options),
-    warnings=[*paths_lib.warnings(paths), *earlier],
+    warnings=[
+      *paths_lib.warnings(paths),
+      *earlier,
+      *comparison_facts.few_positives(context),
+    ],
     differences=paths_lib.differing({path.name: path.config for path in paths}),
     paths=results,
     real=real,

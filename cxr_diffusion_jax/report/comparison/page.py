@@ -9,6 +9,7 @@ from etils import epath
 
 from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation.comparison import groups
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison
 from cxr_diffusion_jax.evaluation.measurement import SUBJECTS
 from cxr_diffusion_jax.report import templates
@@ -78,6 +79,10 @@ def render(
     looks=palette.looks([path.name for path in comparison.paths]),
     main=rows_lib.main(rows),
     grouped=rows_lib.grouped(rows),
+    groups_of={
+      path.name: groups.figures(path.measurements, comparison.real)
+      for path in comparison.paths
+    },
     findings=verdict_text.findings(rows),
     limits=verdict_text.limits(comparison, rows),
     figures=figures,
