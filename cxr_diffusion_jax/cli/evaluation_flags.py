@@ -89,6 +89,14 @@ def define() -> Holders:
         "reader_num", 10, "Images of each path for a reader study; 0 for none.", 0
       ),
     }
+  with flag_help.group("Memorisation"):
+    holders["memorisation_num"] = number(
+      "memorisation_num",
+      64,
+      "Conditions of training images, each of another patient; two images of each are"
+      " searched for copies. 0 for none.",
+      0,
+    )
   with flag_help.group("Sweep of guidance"):
     holders |= {
       "sweep": texts("sweep", [], "Guidance scales to compare."),

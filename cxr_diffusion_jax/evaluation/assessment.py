@@ -22,7 +22,12 @@ from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
-from cxr_diffusion_jax.evaluation.metrics import condition_diversity, fidelity, privacy
+from cxr_diffusion_jax.evaluation.metrics import (
+  condition_diversity,
+  fidelity,
+  memorisation,
+  privacy,
+)
 
 # Increased when the same images give different figures: saved ones are remeasured.
 FORMAT = 4
@@ -52,6 +57,8 @@ class GeneratedSet:
   features: Mapping[str, np.ndarray]  # extractor -> [n d]
   repeats: np.ndarray | None = None  # uint8 [c m h w 1], m images of c conditions
   repeat_features: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  # For conditions of training images, and of the context; None for unknown.
+  elicited: tuple[memorisation.Conditioned, memorisation.Conditioned] | None = None
 
 
 def assess(
@@ -226,6 +233,12 @@ def _privacy(
     progress=progress,
   )
 
+  figures = report.measurements
+  if generated.elicited is not None:
+    figures += memorisation.measure(
+      *generated.elicited, context.privacy_reference, progress=progress
+    )
+
   def captioned(pairs: Sequence[privacy.Pair]) -> list[tuple[int, int, str]]:
     return [
       (
@@ -238,7 +251,7 @@ def _privacy(
     ]
 
   return Assessment(
-    measurements=report.measurements,
+    measurements=figures,
     nearest=captioned(report.nearest),
     copies=captioned(report.duplicates),
   )
@@ -256,15 +269,16 @@ MEASURES: Mapping[str, Callable[..., Assessment]] = {
 def _fingerprint(
   context: EvalContext, generated: GeneratedSet, metrics: Sequence[Metric]
 ) -> str:
+  sets = [generated.images, context.conditions, context.reference]
+  if generated.elicited is not None:
+    sets += [one.generated for one in generated.elicited]
   facts = [
     FORMAT,
     sorted(record.name for record in metrics),
     [extractor.fingerprint for extractor in context.extractors],
     context.judge.fingerprint if context.judge else "",
     [one.extractor.fingerprint for one in context.classifiers],
-    [str(name) for name in generated.images.ids],
-    [str(name) for name in context.conditions.ids],
-    [str(name) for name in context.reference.ids],
+    *([str(name) for name in images.ids] for images in sets),
     0 if generated.repeats is None else list(generated.repeats.shape),
   ]
   return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -80,6 +80,17 @@ def choose(
   return np.array(conditions[:wanted], np.int64), reference
 
 
+def sample_patients(
+  ids: np.ndarray, patients: np.ndarray, usable: np.ndarray, num: int
+) -> np.ndarray:
+  """[n] rows, one usable image of each of up to `num` patients, both by a hash."""
+  rows = np.flatnonzero(usable)
+  by_image = sorted(rows.tolist(), key=lambda row: _order(ids[row]))
+  first = {patients[row]: row for row in reversed(by_image)}
+  chosen = sorted(first, key=_order)[:num]
+  return np.array([first[patient] for patient in chosen], np.int64)
+
+
 def common(usable: Sequence[np.ndarray]) -> np.ndarray:
   """[n] bool, images that all runs have a condition for.
 

@@ -86,6 +86,10 @@ def test_compare_writes_page_tables_figures_and_sheet(
   assert {one["of"] for one in values["real"]} == {"real"}
   judges = {one["judge"] for one in values["real"] if one["metric"] == "auroc"}
   assert {name.split(",")[0] for name in judges} == {"probe", "densenet"}
+  # Two images of a condition of each training patient, of which none is a copy.
+  elicited = by_key["elicited_copies", "all"]
+  assert elicited["num"] == 2 * elicited["patients"] > 0
+  assert elicited["value"] == 0
 
 
 def test_second_comparison_reuses_images_of_the_same_noise(compare, out, workdirs):

@@ -2,6 +2,7 @@
 
 runs (training seeds) x sampling seeds --generate--> sets --assess--> figures
 first run, first seed --other guidance--> sweep; --conditions of training--> utility
+conditions of training, of one image a patient --> memorisation
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,13 @@ from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation import metric as metric_lib
+from cxr_diffusion_jax.evaluation.comparison import elicitation
 from cxr_diffusion_jax.evaluation.comparison.data import SweepPoint
 from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.metric import Metric
-from cxr_diffusion_jax.evaluation.metrics import fidelity
+from cxr_diffusion_jax.evaluation.metrics import fidelity, memorisation
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import image_parts
 
@@ -48,6 +50,8 @@ class Options:
       are exploratory.
     changes: to the sample settings of the runs.
     sweep: guidance scales; () for none.
+    memorisation_num: conditions of training images, of one patient each, that two
+      images each are generated for, to detect memorised images; 0 for none.
     utility_num: images to train a classifier on; 0 for as many as are real.
     reader_num: images of each path, and real ones, in the reader sheet; 0 for none.
     elixr_models: folder or hub id of ELIXR's SavedModels, as a judge; "" for the
@@ -66,6 +70,7 @@ class Options:
   batch_size: int = 32
   sweep: Sequence[float] = ()
   sweep_num: int = 128
+  memorisation_num: int = 64
   utility_num: int = 0
   utility_steps: int = 300
   utility_fractions: Sequence[float] = (0.01, 0.1, 0.3, 1.0)
@@ -221,7 +226,7 @@ def _assess(
   progress: types.Progress,
 ) -> JudgedSet:
   ids = context.conditions.ids.tolist()
-  context = context.of_run(generator.run)
+  of_rows, context = context, context.of_run(generator.run)
   name = f"{generator.run.folder.name}, seed {generator.seed}"
   generate = functools.partial(image_parts.generate, generator, progress=progress)
   images = generate(ids)
@@ -241,16 +246,22 @@ def _assess(
       extractor.name: extract(extractor, flat, key="repeats").reshape(*shape, -1)
       for extractor in context.extractors
     }
+  wanted = {record.name for record in options.records}
+  elicited = None
+  if wanted & {record.name for record in memorisation.METRICS}:
+    elicited = elicitation.elicit(
+      of_rows, generator, options.memorisation_num, images, features, progress=progress
+    )
   generated = assessment.GeneratedSet(
     images=dataclasses.replace(context.conditions, name=name, images=images),
     features=features,
     repeats=repeats,
     repeat_features=repeat_features,
+    elicited=elicited,
   )
   judged = assessment.assess(
     context, generated, options.records, folder=generator.folder, progress=progress
   )
-  wanted = {record.name for record in options.records}
   if wanted & {record.name for record in adherence.CHANGES}:
     # The same number has the same noise: the condition alone differs.
     swapped = generate([*ids[1:], ids[0]][:NUM_SWAPPED], name="swapped")

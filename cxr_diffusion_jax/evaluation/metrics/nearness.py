@@ -121,7 +121,7 @@ def measure(
       (
         f"nearer_to_{to}_than_real_p{p}",
         len(real.distances),
-        _share_fn(values, real.distances, p),
+        share_nearer_fn(values, real.distances, p),
         [names, real.groups],
       )
       for p in SHARES
@@ -192,7 +192,7 @@ def _quantile_fn(values: np.ndarray, percent: int) -> Callable[..., np.ndarray]:
   return lambda weights: statistics.quantile(values, weights, percent / 100)
 
 
-def _share_fn(
+def share_nearer_fn(
   values: np.ndarray, real: np.ndarray, percent: int
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
   """(weights of values [r n], of real ones [r t]) -> share nearer than the quantile."""

@@ -154,7 +154,7 @@ def measure(
   known = generated.labels.get("patient")
   if conditioning is not None:
     measurements += nearness.to_conditions(real, features, conditioning, groups, known)
-  copies = _copies(features, generated, reference, rows, progress)
+  copies = find_copies(features, generated, reference, rows, progress)
   measurements += _shares_of_copies(copies, groups, reference, real)
   measurements.append(
     membership.measure(
@@ -212,14 +212,19 @@ def _shares_of_copies(
   ]
 
 
-def _copies(
+def find_copies(
   features: np.ndarray,
   generated: ImageSet,
   reference: Reference,
   rows: np.ndarray,
-  progress: types.Progress,
+  progress: types.Progress = types.no_progress,
 ) -> list[Pair]:
-  """Exact copies in order, then near ones, the most similar first."""
+  """Exact copies in order, then near ones, the most similar first.
+
+  Args:
+    features: [n d] of the generated images.
+    rows: [n k] of training images, which are proposed as originals.
+  """
   scan = duplicates.scan(generated.images)
   exact = duplicates.exact(scan, reference.scan)
   _, similar = neighbours.nearest(
