@@ -197,6 +197,8 @@ def _diversity(context: EvalContext, generated: GeneratedSet, *_: object) -> Ass
     images = np.stack([generated.images.images[row] for row in every])[:, None]
     features = generated.features[extractor.name][:, None]
 
+  patients = _known_patients(generated.images)
+
   def measure() -> list[Measurement]:
     return condition_diversity.measure(
       images,
@@ -204,7 +206,7 @@ def _diversity(context: EvalContext, generated: GeneratedSet, *_: object) -> Ass
       real=context.reference,
       real_features=context.features[extractor.name]["reference"],
       extractor=extractor,
-      patients=generated.images.patients[: len(images)],
+      patients=None if patients is None else patients[: len(images)],
     )
 
   figures = judges_lib.attempt("ms_ssim", measure, num=len(generated.images))

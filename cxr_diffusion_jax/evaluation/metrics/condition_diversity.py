@@ -77,7 +77,6 @@ def measure(
   """
   if features.shape[:2] != images.shape[:2] or len(real_features) != len(real):
     raise ValueError("features that are not of these images")
-  patients = np.arange(len(images)) if patients is None else patients
   generated, unseen = _sides(images, features, patients, real, real_features)
   generator = np.random.default_rng(0)
   judged = fidelity.judged_by(extractor)
@@ -141,7 +140,7 @@ class _Side:
 def _sides(
   images: np.ndarray,
   features: np.ndarray,
-  patients: np.ndarray,
+  patients: np.ndarray | None,
   real: ImageSet,
   real_features: np.ndarray,
 ) -> tuple[_Side, _Side]:
@@ -151,12 +150,12 @@ def _sides(
     images=rearrange(images, "c m h w k -> (c m) h w k"),
     features=rearrange(features, "c m d -> (c m) d"),
     clusters=conditions,
-    patients=np.repeat(patients, images.shape[1]),
+    patients=conditions if patients is None else np.repeat(patients, images.shape[1]),
     fields=Fields(
       of="generated",
       num=len(conditions),
       num_real=len(real),
-      patients=len(np.unique(patients)),
+      patients=0 if patients is None else len(np.unique(patients)),
       real_patients=real.num_patients,
     ),
   )

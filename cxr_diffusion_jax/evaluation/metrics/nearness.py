@@ -111,9 +111,7 @@ def measure(
   }
   measurements = []
   for of, (values, names, count) in sides.items():
-    fields = Fields(
-      num=len(values), num_real=count, of=of, patients=len(np.unique(names))
-    )
+    fields = Fields(num=len(values), num_real=count, of=of)
     figures = [
       (f"distance_to_{to}_p{p}", len(values), _quantile_fn(values, p), [names])
       for p in QUANTILES
@@ -176,12 +174,7 @@ def copies(
   real: RealDistances, metric: str, copied: np.ndarray, groups: np.ndarray, of: str
 ) -> Measurement:
   """Share of images [n] that are copies of training images."""
-  fields = Fields(
-    num=len(copied),
-    num_real=real.num_training,
-    of=of,
-    patients=len(np.unique(groups)),
-  )
+  fields = Fields(num=len(copied), num_real=real.num_training, of=of)
   if metric == "exact_copies":
     # Equal pixels are equal for any judge.
     fields |= Fields(judge="", standin=False)

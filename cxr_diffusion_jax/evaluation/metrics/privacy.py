@@ -169,6 +169,13 @@ def measure(
     _pair("nearest", row, rows[row, 0], distances[row, 0], generated, reference)
     for row in np.argsort(distances[:, 0], kind="stable")
   ]
+  counts = {"generated": generated.num_patients, "real": reference.test.num_patients}
+  measurements = [
+    dataclasses.replace(
+      one, patients=counts[one.of], real_patients=reference.training.num_patients
+    )
+    for one in measurements
+  ]
   return PrivacyReport(measurements=measurements, duplicates=copies, nearest=nearest)
 
 

@@ -1,7 +1,9 @@
 """The page of a comparison as text, and its tables as files; needs no browser."""
 
 import csv
+import dataclasses
 import html.parser
+import io
 import itertools
 import re
 import sys
@@ -513,3 +515,48 @@ def test_page_of_one_set_of_images(tmp_path, comparison):
   assert "One set of images: clip_text." in source
   assert "evaluate --synthetic clip_text" in source
   assert 'id="guidance"' not in source
+
+
+def test_page_names_the_primary_figure_and_what_is_not_ranked():
+  comparison = _compared(["a"], [("b", 0.5, 1.5)])
+  (verdict,) = comparison.verdicts
+  reason = "circular: judged by clip, its own encoder"
+  verdict = dataclasses.replace(
+    verdict, ranking=["a", "b"], unranked={"c": reason}, primary=True
+  )
+  changed = dataclasses.replace(comparison, verdicts=[verdict])
+  source = _render(changed)
+  assert '<span class="badge">primary</span>' in source
+  assert f"not ranked, {reason}" in _cells(changed)[-1]
+  assert "The primary figure, CMMD" in source
+  text = files.markdown(changed, rows.build(changed))
+  assert "CMMD ↓ (primary)" in text
+  assert "3.000; not ranked, circular" in text
+  table = list(csv.DictReader(io.StringIO(files.table(changed, rows.build(changed)))))
+  assert [line["best"] for line in table] == ["yes", "no", ""]
+  # The others are exploratory.
+  source = _render(comparison)
+  assert '<span class="note">exploratory</span>' in source
+  assert "The primary figure has no verdict" in source
+
+
+def test_page_states_patients_beside_images():
+  paths = [_path(name, _cmmd(1.0, patients=4)) for name in "ab"]
+  assert "9 (4 patients)" in _cells(_small(paths=paths))[0]
+
+
+def test_page_compares_groups_by_what_they_have_above_their_floor():
+  halves = np.random.default_rng(0).standard_normal((2, 128))
+  interval = {"low": 0.5, "high": 3.5, "degrees": 8}
+  measured = [
+    _cmmd(value, group=group, deviations=tuple(row), **interval)
+    for (group, value), row in zip(
+      (("sex: F", 3.0), ("sex: M", 2.0)), halves, strict=True
+    )
+  ]
+  path = dataclasses.replace(_path("a", measured[0]), measurements=measured)
+  real = [dataclasses.replace(one, value=0.5, of="real") for one in measured]
+  source = _render(_small(paths=[path], real=real))
+  table = source[source.index('id="above"') :]
+  assert '<td data-value="2.5">' in table
+  assert "; sex: F" in table
