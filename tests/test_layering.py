@@ -52,6 +52,7 @@ ROOMS = {
     "extras/",
     "run/",
   ),
+  "onnxruntime": ("encoders/extractors/onnx_network.py",),
   "optax": (
     "encoders/fitting.py",
     "encoders/standin/",

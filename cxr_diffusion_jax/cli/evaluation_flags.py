@@ -82,6 +82,11 @@ def define() -> Holders:
       "weights": texts(
         "weights", [], "NAME=PATH of extractors' weights; densenet judges findings too."
       ),
+      "classifiers": texts(
+        "classifiers",
+        [],
+        "NAME.onnx of classifiers that judge findings, with NAME.json next to each.",
+      ),
       "elixr_models": flags.DEFINE_string(
         "elixr_models", "", "Folder or hub id of ELIXR's SavedModels, as a judge."
       ),
@@ -159,6 +164,7 @@ def options(holders: Holders) -> "path_assessment.Options":
     "seeds": _whole("seeds", given["seeds"]),
     "features": tuple(given["features"]),
     "weights": _pairs("weights", given["weights"]),
+    "classifiers": tuple(given["classifiers"]),
     "metrics": _metrics(given["metrics"]),
     "changes": sample_flags.changes(holders),
     "sweep": command.numbers("sweep", given["sweep"]) or (),

@@ -41,7 +41,7 @@ class EvalContext:
   Attributes:
     judge: a classifier of findings, trained on other images than conditions and
       reference; None for none.
-    classifiers: published ones among the judges.
+    classifiers: those among the judges that others have trained.
     judges: judges that compare with the real image of a condition are the last.
     features: extractor -> "conditions", "reference", "training" and, of runs, "split"
       -> [n d].
@@ -134,6 +134,7 @@ def of_runs(
   per_patient: int = 0,
   features: Sequence[str] = ("auto",),
   weights: Mapping[str, str] | None = None,
+  classifiers: Sequence[str] = (),
   elixr_models: str = "",
   progress: types.Progress = types.no_progress,
 ) -> EvalContext:
@@ -151,12 +152,12 @@ def of_runs(
   )
   cache = records.folder / "features"
   name = judge_name(dataset.phantom)
-  classifiers = classifier.open_classifiers(weights, extractors)
+  opened_classifiers = classifier.open_classifiers(weights, extractors, classifiers)
   judges, without = judges_lib.open_judges(
     judge,
     name,
     settings,
-    classifiers=classifiers,
+    classifiers=opened_classifiers,
     validation=image_set.of_records(records, "validation"),
     elixr_models=elixr_models,
     cache=cache,
@@ -197,7 +198,7 @@ def of_runs(
     training=sets["training"],
     judge=judge,
     judges=judges,
-    classifiers=classifiers,
+    classifiers=opened_classifiers,
     extractors=extractors,
     skipped=skipped | without,
     features=_real_features(cache, extractors, whole, sets, progress),

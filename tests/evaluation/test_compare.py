@@ -153,6 +153,7 @@ def test_evaluate_writes_into_the_run(run_main, workdirs, judged):
     (["--sweep=much"], "--sweep=much"),
     (["--sweep=2", "--sweep_num=4"], "a sweep of 4 images: "),
     (["--weights=rad_dino"], "--weights=rad_dino"),
+    (["--classifiers=none.onnx"], "none.onnx; expected a file NAME.onnx"),
     (["--split=none"], "split 'none'"),
   ],
 )

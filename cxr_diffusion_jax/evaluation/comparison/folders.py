@@ -86,7 +86,9 @@ def compare(
   context = _context(
     rest, len(synthetic), options.per_patient, training, judge, extractors, progress
   )
-  classifiers = classifier.open_classifiers(options.weights, extractors)
+  classifiers = classifier.open_classifiers(
+    options.weights, extractors, options.classifiers
+  )
   judges, without = judges_lib.open_judges(
     judge,
     context.judge_name,

@@ -48,6 +48,7 @@ class Options:
     per_patient: conditions of one patient at most; 0 for all of its images.
     primary: the figure that is named before the run: METRIC or METRIC:JUDGE. All others
       are exploratory.
+    classifiers: files NAME.onnx of the user's classifiers, as judges.
     changes: to the sample settings of the runs.
     sweep: guidance scales; () for none.
     memorisation_num: conditions of training images, of one patient each, that two
@@ -65,6 +66,7 @@ class Options:
   seeds: Sequence[int] = (0,)
   features: Sequence[str] = ("auto",)
   weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  classifiers: Sequence[str] = ()
   metrics: Sequence[str] = tuple(assessment.MEASURES)
   changes: artifacts.JsonMapping = dataclasses.field(default_factory=dict)
   batch_size: int = 32

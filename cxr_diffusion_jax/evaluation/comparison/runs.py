@@ -77,6 +77,7 @@ def compare(
     per_patient=options.per_patient,
     features=options.features,
     weights=options.weights,
+    classifiers=options.classifiers,
     elixr_models=options.elixr_models,
     progress=progress,
   )

@@ -1,10 +1,11 @@
-"""Published classifiers of findings, as judges beside the probe.
+"""Classifiers of findings that others have trained, as judges beside the probe.
 
 images --network--> scores [n m] --findings that the dataset has too--> [n k]
 validation patients: scores, labels --Youden--> thresholds [k]
   -> AUROC, average precision, found, false alarms of `adherence`
 
-densenet  torchxrayvision's DenseNet-121: 18 logits, linear in its features
+densenet   torchxrayvision's DenseNet-121: 18 logits, linear in its features
+NAME.onnx  a user's network, see `onnx_network`
 
 Means are over the findings that both vocabularies share. Without validation images
 there is no threshold, and so neither found nor false alarms.
@@ -22,7 +23,7 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
-from cxr_diffusion_jax.encoders.extractors import networks
+from cxr_diffusion_jax.encoders.extractors import networks, onnx_network
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.probes import probe
 from cxr_diffusion_jax.evaluation.judges import adherence
@@ -143,19 +144,38 @@ class ClassifierJudge:
 
 
 def open_classifiers(
-  weights: Mapping[str, str] | None, extractors: Sequence[Extractor] = ()
+  weights: Mapping[str, str] | None,
+  extractors: Sequence[Extractor] = (),
+  files: Sequence[str] = (),
 ) -> list[Classifier]:
-  """Opens the classifiers whose weights the user has given.
+  """Opens the classifiers that the user has given.
 
   Args:
     weights: extractor -> its file, as for `open_extractors`.
     extractors: those that are open already, whose parameters are shared.
+    files: of classifiers, NAME.onnx each.
 
   Raises:
-    errors.InputError: weights that do not fit.
+    errors.InputError: weights or files that do not fit, or two files of one name.
   """
   location = (weights or {}).get("densenet", "")
-  return [densenet(location, extractors)] if location else []
+  opened = [densenet(location, extractors)] if location else []
+  opened += [of_onnx(file) for file in files]
+  titles = [one.title for one in opened]
+  if len(set(titles)) < len(titles):
+    raise errors.InputError(f"{', '.join(files)}", "files of different names")
+  return opened
+
+
+def of_onnx(location: str) -> Classifier:
+  """A user's classifier NAME.onnx."""
+  extractor, findings = onnx_network.open_classifier(location)
+  return Classifier(
+    title=f"{pathlib.Path(location).stem}, ONNX",
+    extractor=extractor,
+    findings=findings,
+    head_fn=lambda scores: scores,
+  )
 
 
 def densenet(location: str, extractors: Sequence[Extractor] = ()) -> Classifier:

@@ -82,7 +82,7 @@ def open_judges(
 
   Args:
     judge: the classifier `name`, trained on other images than those that are judged.
-    classifiers: published ones, which judge beside it.
+    classifiers: those that others have trained, which judge beside it.
     validation: real images for the thresholds of these; None for no thresholds.
     elixr_models: folder or hub id of ELIXR's SavedModels; "" for the stand-in.
     cache: keeps ELIXR's margins, and features of the validation images.

@@ -120,3 +120,23 @@ def test_densenet_judges_by_its_own_logits(small_densenet, densenet_arrays, tmp_
   densenet_arrays["op_threshs"][1] = np.nan
   safetensors.numpy.save_file(densenet_arrays, path)
   assert networks.densenet_findings(str(path)) == ("Effusion", "", "Lung Opacity")
+
+
+def test_classifiers_of_users_have_names_of_their_own(monkeypatch):
+  def open_classifier(location):
+    return _classifier().extractor, ("Effusion", "", "Mass", "")
+
+  monkeypatch.setattr(classifier.onnx_network, "open_classifier", open_classifier)
+  opened = classifier.open_classifiers({}, files=["a/x.onnx", "b/y.onnx"])
+  assert [one.title for one in opened] == ["x, ONNX", "y, ONNX"]
+  judges, _ = opening.open_judges(None, "none", None, classifiers=opened)
+  table = opening.measure_all(judges, _images(0), "generated", {})
+  effusion = "finding: pleural effusion"
+  values = [
+    one.value for one in table if (one.metric, one.group) == ("auroc", effusion)
+  ]
+  # Dark pixels have low scores here, and are not inverted.
+  assert len(values) == 2
+  assert max(values) < 0.4
+  with pytest.raises(errors.InputError, match="expected files of different names"):
+    classifier.open_classifiers({}, files=["a/x.onnx", "b/x.onnx"])
