@@ -55,7 +55,10 @@ def test_the_scaling_factor_is_its_own_measured_or_given(folder, given, factor):
     ({"scaling_factor": -1.0}, "scaling_factor=-1.0"),
     ({"posterior": "mode"}, "posterior='mode'"),
     ({"folder": ""}, "config.codec without folder"),
-    ({"folder": "/none/there"}, "config.codec.folder='/none/there'"),
+    (
+      {"folder": "/none/there"},
+      "no autoencoder (config.codec.folder) in '/none/there'",
+    ),
     ({"level": 2}, "unknown key config.codec.level"),
     ({"levels": 2}, "fix: put kl_ before the size, as in configs/elixr_c.py:kl_small"),
   ],
