@@ -73,6 +73,8 @@ def main() -> None:
   bench = empirical.Bench(code, num=given.num, repeats=given.repeats)
   variances = " ".join(f"{value:.0f}" for value in code.variances)
   print(f"{len(code.rows)} images, {given.size} px; variances of modes {variances}")
+  chance = " ".join(f"{value:.3f}" for value in code.chance(len(bench.noise)))
+  print(f"chance in the deviations of {len(bench.noise)} fair draws: {chance}")
 
   def measured(name: str, section: dict, settings: dict) -> None:
     sampler = sample_section.make_sampler(
