@@ -48,6 +48,26 @@ def test_the_scaling_factor_is_its_own_measured_or_given(folder, given, factor):
   np.testing.assert_allclose(x0, -0.25 * factor)
 
 
+def test_codecs_know_the_variance_of_their_first_mode(folder):
+  bands = {"2": {"mean": [0.0] * 16, "std": [1.0] * 16}}
+  statistics = {
+    "haar": bands,
+    "latent": {"std": 1.0},
+    "modes": {"0": [7.0, 2.0], "2": [30.0, 4.0], "latent": [12.0]},
+  }
+  for section, variance in (
+    ({"name": "pixel"}, 7.0),
+    ({"name": "haar"}, 30.0),
+    ({"name": "kl", "folder": folder}, 0.5**2 * 12.0),
+  ):
+    make = codec_section.build(section).make
+    assert make(statistics).mode_variance == variance
+    # Records of earlier versions do not state it.
+    older = {name: statistics[name] for name in ("haar", "latent")}
+    assert make(older).mode_variance == 0
+    assert make(older | {"modes": {"latent": []}}).mode_variance == 0
+
+
 @pytest.mark.parametrize(
   ("given", "message"),
   [

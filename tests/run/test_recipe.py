@@ -26,6 +26,15 @@ def test_the_codec_takes_the_statistics_of_the_records(build):
   assert codec.std == (5, 6, 7, 8)
 
 
+def test_training_times_take_the_variance_of_the_first_mode(build, dataset):
+  experiment = build(codec__levels=1)
+  statistics = {**dataset.card.statistics, "modes": {"1": [4 * 150.0]}}
+  assert experiment.make_objective(statistics).time_sampler.shift == 2
+  statistics.pop("modes")
+  assert experiment.make_objective(statistics).time_sampler.shift == 1
+  assert min(dataset.card.statistics["modes"]["1"]) > 0
+
+
 @pytest.mark.parametrize(
   ("key", "value", "message"),
   [
