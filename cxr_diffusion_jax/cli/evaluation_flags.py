@@ -99,8 +99,14 @@ def define() -> Holders:
       "memorisation_num",
       64,
       "Conditions of training images, each of another patient; two images of each are"
-      " searched for copies. 0 for none.",
+      " searched for copies, and losses of 8 times as many patients are compared. 0 for"
+      " none.",
       0,
+    )
+    holders["memorisation_reference"] = flags.DEFINE_string(
+      "memorisation_reference",
+      "",
+      "RUN or RUN@STEP, such as an early checkpoint, whose losses are subtracted.",
     )
   with flag_help.group("Sweep of guidance"):
     holders |= {

@@ -33,9 +33,8 @@ class JoinedSource:
     of_partner: columns of another image, see `reference`.
     targets: columns of the row's own image, always, under `target_NAME`.
     images: False to omit the images, when a column replaces them.
-    reference: the image of `of_partner`: "same_patient", another one of the row's
-      patient (`other_image`), zeros if there is none; or "same_findings", of another
-      patient (`other_patient`), rows without one are left out.
+    reference: the image of `of_partner`: "same_patient" (`other_image`), zeros if there
+      is none; or "same_findings" (`other_patient`), rows without one are left out.
 
   Raises:
     ValueError: a column of another length, or named as a field of the records.
@@ -112,10 +111,13 @@ class JoinedSource:
 
   def one_per_patient(self) -> "JoinedSource":
     """The first row of each patient, in the same order."""
-    kept = np.sort(np.unique(self._patient[self.row], return_index=True)[1])
-    source = copy.copy(self)
-    source.row, source.reference_row = self.row[kept], self.reference_row[kept]
-    return source
+    return self.take(np.sort(np.unique(self._patient[self.row], return_index=True)[1]))
+
+  def take(self, indices: np.ndarray) -> "JoinedSource":
+    """The rows at these indices."""
+    taken = copy.copy(self)
+    taken.row, taken.reference_row = self.row[indices], self.reference_row[indices]
+    return taken
 
   def reference_image(self, index: int) -> np.ndarray:
     """The image uint8 [h w 1] that a row's reference is of; black for none."""

@@ -11,11 +11,13 @@ import dataclasses
 from typing import Protocol
 
 import jax
+import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.encoders.latents import autoencoders
+from cxr_diffusion_jax.parallel import batches as batches_lib
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
@@ -190,3 +192,27 @@ def summed(
     for name, value in function(params, placed).items():
       sums[name] = sums.get(name, 0.0) + float(value)
   return sums
+
+
+def of_rows(
+  function: Callable[[types.Params, types.Batch], jax.Array],
+  params: types.Params,
+  source: pipeline.JoinedSource,
+  mesh: jax.sharding.Mesh,
+  *,
+  batch_size: int,
+  progress: types.Progress = types.no_progress,
+) -> np.ndarray:
+  """The values of a function (parameters, batch) -> [b ...] for all rows: [n ...].
+
+  Every process reads all rows.
+  """
+  compiled = jax.jit(function, out_shardings=sharding.replicated(mesh))
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  b = -(-min(batch_size, len(source)) // parts) * parts
+  values = []
+  for rows, count in batches_lib.batch_rows(len(source), b):
+    placed = sharding.place_whole_batch(source.batch(rows.tolist()), mesh)
+    values.append(np.asarray(jax.device_get(compiled(params, placed)))[:count])
+    progress("losses of rows", int(rows[-1]) + 1, len(source))
+  return np.concatenate(values)

@@ -19,6 +19,7 @@ import optax
 from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.diffusion import loss as loss_lib
+from cxr_diffusion_jax.diffusion import process as process_lib
 from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import power_ema as power_ema_lib
@@ -179,20 +180,14 @@ def validation_step(
   Returns:
     `count`, and the sums `loss` and `loss_unconditional`: with the condition, without.
   """
-  keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-    denoiser_lib.stream_key(seed, denoiser_lib.VALIDATION_STREAM), batch["row"]
-  )
+  keys = _row_keys(seed, batch["row"])
   time_keys, noise_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
   process = objective.denoiser.process
   schedule = process.schedule
   t = jax.vmap(lambda key: objective.time_sampler(key, 1, schedule)[0])(time_keys)
   x0 = objective.denoiser.codec.encode_batch(None, batch)
 
-  def corrupt(key, x0, t):
-    x_t, noise = process.corrupt(key, x0[None], t[None])
-    return x_t[0], process.target(x0[None], noise, t[None])[0]
-
-  x_t, target = jax.vmap(corrupt)(noise_keys, x0, t)
+  x_t, target = _corrupt_rows(process, noise_keys, x0, t)
   context = objective.denoiser.conditioner(batch)
   valid = batch["valid"]
   denoise_fn = objective.denoiser.denoise_fn(params)
@@ -204,3 +199,51 @@ def validation_step(
     each = losses(objective, denoise_fn(x_t, t, kept), target, t)
     sums[name] = jnp.where(valid, each, 0.0).sum()
   return sums
+
+
+def row_losses(
+  objective: Objective, params: types.Params, batch: types.Batch, *, num_times: int
+) -> jax.Array:
+  """The losses of each row at the same times, with fixed noise for each row and time.
+
+  Args:
+    batch: with `row` [b].
+    num_times: times, at even quantiles of those of training.
+
+  Returns:
+    [b num_times].
+  """
+  denoiser = objective.denoiser
+  x0 = denoiser.codec.encode_batch(None, batch)
+  context = denoiser.conditioner(batch)
+  denoise_fn = denoiser.denoise_fn(params)
+  keys = _row_keys(0, batch["row"])
+
+  def at(number_and_time: tuple[jax.Array, jax.Array]) -> jax.Array:
+    number, time = number_and_time
+    t = jnp.full(len(x0), time)
+    noise_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+    x_t, target = _corrupt_rows(denoiser.process, noise_keys, x0, t)
+    return losses(objective, denoise_fn(x_t, t, context), target, t)
+
+  quantiles = (jnp.arange(num_times) + 0.5) / num_times
+  times = objective.time_sampler.times_at(quantiles, denoiser.process.schedule)
+  return jax.lax.map(at, (jnp.arange(num_times), times)).T
+
+
+def _row_keys(seed: int, row: jax.Array) -> jax.Array:
+  """A key for each row [b], the same in any batch."""
+  key = denoiser_lib.stream_key(seed, denoiser_lib.VALIDATION_STREAM)
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row)
+
+
+def _corrupt_rows(
+  process: process_lib.Process, keys: jax.Array, x0: jax.Array, t: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """x_t and the target, with a key [b] for each row."""
+
+  def corrupt(key, x0, t):
+    x_t, noise = process.corrupt(key, x0[None], t[None])
+    return x_t[0], process.target(x0[None], noise, t[None])[0]
+
+  return jax.vmap(corrupt)(keys, x0, t)

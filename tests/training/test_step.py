@@ -192,3 +192,16 @@ def test_validation_tells_what_the_condition_is_worth(objective, batch):
   blind = {**batch, "hint": np.zeros_like(batch["hint"])}
   without = _validate(objective, blind)
   assert without["loss"] == pytest.approx(sums["loss_unconditional"], rel=1e-6)
+
+
+def test_losses_of_rows_have_fixed_times_and_noise(objective, batch):
+  params = _state(optax.sgd(0.1)).params
+  step = functools.partial(step_lib.row_losses, objective, params, num_times=4)
+  whole = np.asarray(jax.jit(step)(batch))
+  assert whole.shape == (8, 4)
+  # Rows in another order, and one alone.
+  turned = np.asarray(step({name: value[::-1] for name, value in batch.items()}))
+  np.testing.assert_allclose(turned[::-1], whole, rtol=1e-4)
+  alone = np.asarray(step({name: value[2:3] for name, value in batch.items()}))
+  np.testing.assert_allclose(alone, whole[2:3], rtol=1e-4)
+  assert len(np.unique(whole)) == whole.size

@@ -17,13 +17,14 @@ from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation import metric as metric_lib
-from cxr_diffusion_jax.evaluation.comparison import elicitation
+from cxr_diffusion_jax.evaluation.comparison import elicitation, row_losses
 from cxr_diffusion_jax.evaluation.comparison.data import SweepPoint
 from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import adherence
+from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
-from cxr_diffusion_jax.evaluation.metrics import fidelity, memorisation
+from cxr_diffusion_jax.evaluation.metrics import fidelity, loss_membership, memorisation
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import image_parts
 
@@ -52,7 +53,9 @@ class Options:
     changes: to the sample settings of the runs.
     sweep: guidance scales; () for none.
     memorisation_num: conditions of training images, of one patient each, that two
-      images each are generated for, to detect memorised images; 0 for none.
+      images each are generated for, to detect memorised images;
+      losses of eight times as many patients are compared. 0 for none.
+    memorisation_reference: RUN or RUN@STEP, whose losses are subtracted; "" for none.
     utility_num: images to train a classifier on; 0 for as many as are real.
     reader_num: images of each path, and real ones, in the reader sheet; 0 for none.
     elixr_models: folder or hub id of ELIXR's SavedModels, as a judge; "" for the
@@ -73,6 +76,7 @@ class Options:
   sweep: Sequence[float] = ()
   sweep_num: int = 128
   memorisation_num: int = 64
+  memorisation_reference: str = ""
   utility_num: int = 0
   utility_steps: int = 300
   utility_fractions: Sequence[float] = (0.01, 0.1, 0.3, 1.0)
@@ -122,8 +126,11 @@ def assess_path(
   sets = []
   for run in path.runs:
     weights = image_parts.weights_digest(run)
+    of_run = _losses(run, options, progress)
     sets.append([
-      _assess(context, _generator(run, options, seed, weights), options, progress)
+      _assess(
+        context, _generator(run, options, seed, weights), options, of_run, progress
+      )
       for seed in options.seeds
     ])  # fmt: skip
   return sets
@@ -221,10 +228,29 @@ def _generator(
   )
 
 
+def _losses(
+  run: run_lib.Run, options: Options, progress: types.Progress
+) -> list[Measurement]:
+  """Figures of a run that do not depend on generated images."""
+  wanted = {*options.records} & {*loss_membership.METRICS}
+  if not (options.memorisation_num and wanted):
+    return []
+  figures = row_losses.measure(
+    run,
+    options.memorisation_num,
+    folder_of(run) / "losses",
+    reference=options.memorisation_reference,
+    batch_size=options.batch_size,
+    progress=progress,
+  )
+  return assessment.keep(figures, list(wanted))
+
+
 def _assess(
   context: EvalContext,
   generator: image_parts.PartGenerator,
   options: Options,
+  of_run: Sequence[Measurement],
   progress: types.Progress,
 ) -> JudgedSet:
   ids = context.conditions.ids.tolist()
@@ -264,10 +290,11 @@ def _assess(
   judged = assessment.assess(
     context, generated, options.records, folder=generator.folder, progress=progress
   )
+  figures = [*judged.measurements, *of_run]
   if wanted & {record.name for record in adherence.CHANGES}:
     # The same number has the same noise: the condition alone differs.
     swapped = generate([*ids[1:], ids[0]][:NUM_SWAPPED], name="swapped")
     changes = adherence.changes(images, swapped)
-    figures = [*judged.measurements, *(one for one in changes if one.metric in wanted)]
-    judged = dataclasses.replace(judged, measurements=figures)
+    figures += [one for one in changes if one.metric in wanted]
+  judged = dataclasses.replace(judged, measurements=figures)
   return JudgedSet(generator=generator, generated=generated, assessment=judged)
