@@ -230,7 +230,7 @@ def _generator(
 
 def _losses(
   run: run_lib.Run, options: Options, progress: types.Progress
-) -> list[Measurement]:
+) -> Sequence[Measurement]:
   """Figures of a run that do not depend on generated images."""
   wanted = {*options.records} & {*loss_membership.METRICS}
   if not (options.memorisation_num and wanted):

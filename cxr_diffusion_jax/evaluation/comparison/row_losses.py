@@ -19,8 +19,8 @@ from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.evaluation import selection
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import loss_membership, nearness
+from cxr_diffusion_jax.run import checkpoints, diffusion_section
 from cxr_diffusion_jax.run import dataset as dataset_lib
-from cxr_diffusion_jax.run import diffusion_section
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import image_parts
 from cxr_diffusion_jax.training import compiled
@@ -148,13 +148,12 @@ def _choose(models: list[Model], split: str, num: int) -> tuple[np.ndarray, np.n
 
 def _open_reference(name: str, run: run_lib.Run) -> run_lib.Run:
   folder, _, step = name.partition("@")
-  chosen = {"checkpoint": step} if step else {}
   reference = run_lib.open_run(
     folder,
+    checkpoint=step or checkpoints.BEST,
     data_root=run.data_root,
     records_dir=run.records_dir,
     encoder=run.encoder,
-    **chosen,
   )
   cards, configs = zip(*((x.card, x.config) for x in (run, reference)), strict=True)
   for what, ours, others in (
