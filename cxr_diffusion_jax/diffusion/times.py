@@ -97,8 +97,8 @@ class Times:
     whole: on discrete paths the denoiser is given whole levels only, and those of
       'linspace' are rounded to them. Euler and Heun of diffusers do not round.
     rho: of karras, 2206.00364; > 0.
-    variance: of the data's first mode, for 'spectrum'; 0 where it is unknown: the first
-      logsnr is then -10.
+    variance: of the data's first mode, for 'spectrum', taken to be 1 or more; 0 where
+      it is unknown: the first logsnr is then -10.
     end: 'data', or 'lowest': the path's own point at t = 0, which keeps the little
       noise that discrete levels and EDM have there (DDIM of Stable Diffusion).
   """
@@ -137,7 +137,7 @@ class Times:
     schedule = process.schedule
     start = jnp.float32(self.start)
     # At the first time pure noise is as good as the exact x_t.
-    first = -math.log(self.variance) - MARGIN if self.variance else _NOISE
+    first = -math.log(max(self.variance, 1.0)) - MARGIN if self.variance else _NOISE
     if self.spacing == "spectrum":
       start = jnp.minimum(start, schedule.time_of_logsnr(first))
     elif process.prediction == "epsilon":

@@ -117,6 +117,8 @@ def test_spectrum_begins_where_noise_is_as_good_as_the_data():
     assert left == pytest.approx(np.exp(-5), rel=1e-3)
     logsnr = path.schedule.logsnr(grid.t[:-1])
     np.testing.assert_allclose(np.diff(logsnr), np.diff(logsnr).mean(), rtol=1e-3)
+  still = Times(spacing="spectrum", variance=1e-12).grid(path, 25)
+  assert float(path.schedule.logsnr(still.t[0])) == pytest.approx(-5, rel=1e-3)
   unknown = Times(spacing="spectrum").grid(path, 25)
   assert float(path.schedule.logsnr(unknown.t[0])) == pytest.approx(-10, rel=1e-3)
 
