@@ -42,10 +42,10 @@ class EvalContext:
     judge: a classifier of findings, trained on other images than conditions and
       reference; None for none.
     classifiers: those among the judges that others have trained.
-    judges: judges that compare with the real image of a condition are the last.
     features: extractor -> "conditions", "reference", "training" and, of runs, "split"
       -> [n d].
-    open_aligned: opens the judges that compare with the real image of a condition.
+    judges_of: opens the judges for other conditions, since some compare each image with
+      the real image of its condition.
     aligned: whether generated image i is of condition i.
   """
 
@@ -65,7 +65,7 @@ class EvalContext:
   cache: pathlib.Path | None = None
   aligned: bool = True
   whole: ImageSet | None = None  # of the split; None for folders of images
-  open_aligned: Callable[[ImageSet], list[judges_lib.JudgeFn]] | None = None
+  judges_of: Callable[[ImageSet], list[judges_lib.JudgeFn]] | None = None
 
   def of_run(self, run: run_lib.Run) -> "EvalContext":
     """With the images that a run's conditions are made from as conditions.
@@ -80,11 +80,10 @@ class EvalContext:
     partner = reference_rows(run, self.split, len(self.whole))
     rows = partner[[places[str(name)] for name in self.conditions.ids]]
     conditions = self.whole.take(rows, f"{self.split}, references")
-    aligned = self.open_aligned(conditions) if self.open_aligned else []
     return dataclasses.replace(
       self,
       conditions=conditions,
-      judges=[*self.judges[: len(self.judges) - len(aligned)], *aligned],
+      judges=self.judges_of(conditions) if self.judges_of else self.judges,
       features={
         name: {**sets, "conditions": sets["split"][rows]}
         for name, sets in self.features.items()
@@ -164,6 +163,7 @@ def of_runs(
     progress=progress,
   )
 
+  @functools.cache
   def aligned(conditions: ImageSet) -> dict[str, judges_lib.JudgeFn | str]:
     return {
       "anatomy": judges_lib.of_anatomy(
@@ -176,18 +176,12 @@ def of_runs(
       "boxes": judges_lib.of_boxes(records, conditions, judge, name),
     }
 
+  def judges_of(conditions: ImageSet) -> list[judges_lib.JudgeFn]:
+    opened = aligned(conditions).values()
+    return [*judges, *(one for one in opened if not isinstance(one, str))]
+
   opened = aligned(sets["conditions"])
   without |= {name: one for name, one in opened.items() if isinstance(one, str)}
-  known = {name: one for name, one in opened.items() if not isinstance(one, str)}
-
-  def open_aligned(conditions: ImageSet) -> list[judges_lib.JudgeFn]:
-    again = aligned(conditions)
-    # A judge that finds nothing in other images keeps its own: boxes may be missing.
-    return [
-      known[name] if isinstance(one := again[name], str) else one for name in known
-    ]
-
-  judges += known.values()
   return EvalContext(
     settings=settings,
     records=records,
@@ -197,14 +191,14 @@ def of_runs(
     reference=sets["reference"],
     training=sets["training"],
     judge=judge,
-    judges=judges,
+    judges=judges_of(sets["conditions"]),
     classifiers=opened_classifiers,
     extractors=extractors,
     skipped=skipped | without,
     features=_real_features(cache, extractors, whole, sets, progress),
     cache=cache,
     whole=whole,
-    open_aligned=open_aligned,
+    judges_of=judges_of,
   )
 
 
