@@ -18,6 +18,7 @@ from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import step as step_lib
+from tests.fixtures import empirical
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,3 +206,24 @@ def test_losses_of_rows_have_fixed_times_and_noise(objective, batch):
   alone = np.asarray(step({name: value[2:3] for name, value in batch.items()}))
   np.testing.assert_allclose(alone, whole[2:3], rtol=1e-4)
   assert len(np.unique(whole)) == whole.size
+
+
+def test_losses_of_rows_are_lower_for_memorised_images(objective):
+  rng = np.random.default_rng(0)
+  seen, unseen = rng.uniform(-1, 1, (2, 40, 4, 4, 1)).astype(np.float32)
+  memorised = empirical.empirical_denoiser(seen, objective.denoiser.process)
+  denoiser = dataclasses.replace(
+    objective.denoiser,
+    apply_fn=lambda variables, x_t, t, context: memorised(x_t, t / 1000, context),
+  )
+  step = functools.partial(
+    step_lib.row_losses, dataclasses.replace(objective, denoiser=denoiser), {}
+  )
+  hints = np.zeros((40, 2), np.float32)
+  of_seen, of_unseen = (
+    np.asarray(
+      step({"image": images, "hint": hints, "row": np.arange(40)}, num_times=8)
+    )
+    for images in (seen, unseen)
+  )
+  assert of_seen.mean(axis=1).max() < of_unseen.mean(axis=1).min()
