@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from cxr_diffusion_jax.evaluation.comparison import row_losses
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions, request
@@ -67,6 +68,9 @@ def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
   images = sampling.sample(run, asked, num=2).images
   assert images.shape == (2, 32, 32, 1)
   assert images.std() > 0
+  losses = row_losses.Model(run=run).losses("train", np.array([0, 2]), None)
+  assert losses.shape == (2, row_losses.NUM_TIMES)
+  assert np.isfinite(losses).all()
 
 
 def test_it_resumes_bit_for_bit_wherever_the_autoencoder_is(

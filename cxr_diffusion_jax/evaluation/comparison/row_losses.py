@@ -132,13 +132,13 @@ def measure(
 
 def _choose(models: list[Model], split: str, num: int) -> tuple[np.ndarray, np.ndarray]:
   """Rows of one image of each patient that all models have, and the patients."""
-  records = models[0].dataset.records
+  records = models[0].run.dataset.records
   if not records.num_rows.get(split):
     return np.zeros(0, np.int64), np.zeros(0, str)
   patients = records.fields(split)["patient"].astype(str)
   usable = np.zeros(len(patients), int)
   for model in models:
-    usable[model.dataset.source(split).row] += 1
+    usable[model.run.dataset.source(split).row] += 1
   rows = selection.sample_patients(
     records.ids(split), patients, usable == len(models), num
   )
