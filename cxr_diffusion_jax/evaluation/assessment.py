@@ -23,6 +23,7 @@ from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
 from cxr_diffusion_jax.evaluation.metrics import (
+  blockiness,
   condition_diversity,
   fidelity,
   memorisation,
@@ -115,7 +116,12 @@ def floors(
   rows = _of_features(
     context, features, of_conditions, patients, metrics, progress, label
   )
-  return [dataclasses.replace(one, of="real") for one in rows]
+  names = {record.name for record in metrics}
+  blocks = blockiness.measure(context.conditions, patients, "real")
+  return [
+    *(dataclasses.replace(one, of="real") for one in rows),
+    *(one for one in blocks if one.metric in names),
+  ]
 
 
 def _fidelity(
@@ -144,6 +150,7 @@ def _fidelity(
     progress,
     label,
   )
+  figures += blockiness.measure(generated.images, patients, "generated")
   return Assessment(measurements=figures)
 
 
