@@ -116,12 +116,8 @@ def floors(
   rows = _of_features(
     context, features, of_conditions, patients, metrics, progress, label
   )
-  names = {record.name for record in metrics}
-  blocks = blockiness.measure(context.conditions, patients, "real")
-  return [
-    *(dataclasses.replace(one, of="real") for one in rows),
-    *(one for one in blocks if one.metric in names),
-  ]
+  rows += blockiness.measure(context.conditions, patients, metrics)
+  return [dataclasses.replace(one, of="real") for one in rows]
 
 
 def _fidelity(
@@ -150,7 +146,7 @@ def _fidelity(
     progress,
     label,
   )
-  figures += blockiness.measure(generated.images, patients, "generated")
+  figures += blockiness.measure(generated.images, patients, metrics)
   return Assessment(measurements=figures)
 
 

@@ -6,6 +6,7 @@ A network that predicts patches, or bands of a wavelet, shows its grid at multip
 the block's side. A figure near that of real images, about 1, means no visible grid.
 """
 
+from collections.abc import Collection
 import math
 
 import numpy as np
@@ -55,20 +56,23 @@ def steps(images: types.Arrays, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(
-  images: ImageSet, patients: np.ndarray | None, of: str
+  images: ImageSet,
+  patients: np.ndarray | None,
+  metrics: Collection[Metric] = METRICS,
 ) -> list[Measurement]:
   """The ratio of the sums over all images, with an interval over patients.
 
   Args:
     patients: names [n]; None where each image counts as one.
-    of: "generated", or "real" for the images that the conditions came from.
+    metrics: some of `METRICS`, and perhaps others.
   """
-  fields = Fields(
-    num=len(images), of=of, patients=0 if patients is None else len({*patients})
-  )
+  known = 0 if patients is None else len({*patients})
+  fields = Fields(num=len(images), patients=known)
   rows = np.arange(len(images)) if patients is None else patients
   figures = []
   for record, side in zip(METRICS, SIDES, strict=True):
+    if record not in metrics:
+      continue
     reason = ""
     if len(images) < record.minimum_n:
       reason = f"fewer than {record.minimum_n} images"

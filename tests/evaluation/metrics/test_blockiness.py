@@ -22,19 +22,18 @@ def _ramp(at_border: int, inside: int, side: int, num: int = 4) -> np.ndarray:
 
 @pytest.mark.parametrize("side", blockiness.SIDES)
 def test_blockiness_is_the_ratio_of_steps(side):
-  figures = blockiness.measure(_set(_ramp(6, 2, side)), None, "generated")
+  figures = blockiness.measure(_set(_ramp(6, 2, side)), None)
   values = {x.metric: x.value for x in figures}
   assert values[f"blockiness_{side}"] == pytest.approx(3.0)
-  assert {x.of for x in figures} == {"generated"}
 
 
 def test_blockiness_of_noise_is_one_within_its_interval():
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (60, 32, 24, 1), np.uint8)
-  for figure in blockiness.measure(_set(images), np.arange(60) // 2, "real"):
+  for figure in blockiness.measure(_set(images), np.arange(60) // 2):
     assert figure.low < 1 < figure.high
     assert figure.high - figure.low < 0.1
-    assert (figure.num, figure.patients, figure.of) == (60, 30, "real")
+    assert (figure.num, figure.patients) == (60, 30)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +45,6 @@ def test_blockiness_of_noise_is_one_within_its_interval():
   ],
 )
 def test_blockiness_says_why_it_is_undefined(images, reason):
-  figure = blockiness.measure(_set(images), None, "generated")[-1]
+  figure = blockiness.measure(_set(images), None)[-1]
   assert figure.value is None
   assert reason in figure.reason
