@@ -199,7 +199,6 @@ def _diversity(context: EvalContext, generated: GeneratedSet, *_: object) -> Ass
     every = range(len(generated.images))
     images = np.stack([generated.images.images[row] for row in every])[:, None]
     features = generated.features[extractor.name][:, None]
-
   patients = _known_patients(generated.images)
 
   def measure() -> list[Measurement]:
@@ -237,7 +236,6 @@ def _privacy(
     conditioning=context.features[name]["conditions"] if context.aligned else None,
     progress=progress,
   )
-
   figures = report.measurements
   if generated.elicited is not None:
     figures += memorisation.measure(
