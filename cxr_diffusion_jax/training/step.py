@@ -231,7 +231,7 @@ def row_losses(
   return jax.lax.map(at, (jnp.arange(num_times), times)).T
 
 
-def _row_keys(seed: int, row: jax.Array) -> jax.Array:
+def _row_keys(seed: int, row: types.Array) -> jax.Array:
   """A key for each row [b], the same in any batch."""
   key = denoiser_lib.stream_key(seed, denoiser_lib.VALIDATION_STREAM)
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row)

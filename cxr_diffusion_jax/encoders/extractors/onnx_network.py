@@ -93,7 +93,7 @@ def _open_model(
       grey = jnp.asarray(images, jnp.float32)
       resized = np.asarray(extractor_lib.resize(grey, use.size, "linear")) / 255
       x = (np.repeat(resized, channels, axis=-1) - use.mean) / use.std
-      return session.run(None, {taken.name: np.moveaxis(x, -1, 1)})[0]
+      return np.asarray(session.run(None, {taken.name: np.moveaxis(x, -1, 1)})[0])
 
     # A model may leave its sizes open: a black image shows whether they fit.
     black = np.zeros((batch_size, use.size, use.size, 1), np.uint8)

@@ -20,6 +20,8 @@ from cxr_diffusion_jax.evaluation.metric import Metric
 # Sides of blocks in pixels: of two Haar levels, and of patches of two of those.
 SIDES = (4, 8)
 
+MIN_IMAGES = 2
+
 METRICS = tuple(
   Metric(
     name=f"blockiness_{side}",
@@ -28,7 +30,7 @@ METRICS = tuple(
     meaning=f"Mean step between pixels across borders of {side}x{side} blocks over that"
     " within blocks; compare it with that of real images.",
     bounds=(0.0, math.inf),
-    minimum_n=2,
+    minimum_n=MIN_IMAGES,
   )
   for side in SIDES
 )
@@ -73,20 +75,22 @@ def measure(
   for record, side in zip(METRICS, SIDES, strict=True):
     if record not in metrics:
       continue
-    reason = ""
-    if len(images) < record.minimum_n:
-      reason = f"fewer than {record.minimum_n} images"
-    elif min(np.shape(images.images[0])[:2]) <= side:
-      reason = f"images have no border of blocks of {side} pixels"
-    else:
-      border, inside = steps(images.images, side)
-      if not inside.any():
-        reason = "all images are constant within their blocks"
-    if reason:
-      figures.append(record.measurement(fields, value=None, reason=reason))
-      continue
-    ratio = border.sum() / inside.sum()
-    influences = (border - ratio * inside) / inside.mean()
-    estimate = statistics.linear(ratio, (influences, rows))
-    figures.append(record.measurement(estimate, fields))
+    figures.append(record.measurement(fields, _figure(images, rows, side)))
   return figures
+
+
+def _figure(
+  images: ImageSet, patients: np.ndarray, side: int
+) -> statistics.Estimate | Fields:
+  reason = ""
+  if len(images) < MIN_IMAGES:
+    reason = f"fewer than {MIN_IMAGES} images"
+  elif min(np.shape(images.images[0])[:2]) <= side:
+    reason = f"images have no border of blocks of {side} pixels"
+  if reason:
+    return Fields(value=None, reason=reason)
+  border, inside = steps(images.images, side)
+  if not inside.any():
+    return Fields(value=None, reason="all images are constant within their blocks")
+  ratio = border.sum() / inside.sum()
+  return statistics.linear(ratio, ((border - ratio * inside) / inside.mean(), patients))
