@@ -32,11 +32,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["EPATH_USE_TF"] = "false"  # as `cli.command` does: fsspec opens buckets
 
 # All test processes share one compilation cache. TEST_COMPILATION_CACHE=FOLDER keeps it
-# from one test run to the next.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+# from one test run to the next; pytest's workers inherit the temporary one.
+os.environ["TEST_COMPILATION_CACHE"] = os.environ.get(
   "TEST_COMPILATION_CACHE"
 ) or tempfile.mkdtemp(prefix="cxr-compiled-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["TEST_COMPILATION_CACHE"]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# JAX locks a cache only if its size is limited; without, a reader may see half a file.
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 << 30)
 
 from absl import flags
 from etils import epath
@@ -51,9 +54,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
-  """Removes the compilation cache."""
-  if not os.environ.get("TEST_COMPILATION_CACHE"):
-    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+  """Removes a temporary compilation cache, once no worker uses it."""
+  cache = pathlib.Path(os.environ["TEST_COMPILATION_CACHE"])
+  if cache.name.startswith("cxr-compiled-") and not os.environ.get(
+    "PYTEST_XDIST_WORKER"
+  ):
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

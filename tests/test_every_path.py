@@ -105,12 +105,18 @@ def sample(place, run_main):
   return run
 
 
+# One path of each network; resuming itself is tested in `training/test_loop.py`.
+RESUMED = ("clip_text", "elixr_bc")
+
+
 @pytest.mark.parametrize("path", base.names())
 def test_a_path_trains_resumes_and_samples(path, train, sample, place):
-  assert "finished at step 2;" in train(path, 2)
-  before = (place / path / "checkpoints" / "2").stat().st_mtime_ns
+  if path in RESUMED:
+    assert "finished at step 2;" in train(path, 2)
+    before = (place / path / "checkpoints" / "2").stat().st_mtime_ns
   assert "finished at step 4;" in train(path, 4)
-  assert (place / path / "checkpoints" / "2").stat().st_mtime_ns == before
+  if path in RESUMED:
+    assert (place / path / "checkpoints" / "2").stat().st_mtime_ns == before
   # The encoder is nowhere in what is trained and saved.
   parameters = (place / path / "parameters.txt").read_text()
   assert "null_token" in parameters
