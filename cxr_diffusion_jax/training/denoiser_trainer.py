@@ -48,25 +48,26 @@ class DenoiserTrainer:
 
     Times and noise are fixed for each row, so losses of different steps, and of
     different runs on the same records, are comparable example by example. `gap` is
-    the loss of validation patients less that of training patients, one image of each:
-    a gap that grows shows memorising.
+    the loss of validation patients less that of training patients, one image of each,
+    of a quarter as many: a gap that grows shows memorising.
     """
+    num_batches = self.experiment.train.validation_batches
 
-    def mean(source: pipeline.JoinedSource) -> dict[str, float]:
+    def mean(source: pipeline.JoinedSource, max_batches: int) -> dict[str, float]:
       sums = compiled.summed(
         self.programs.validation_step,
         params,
         source,
         self.experiment,
-        max_batches=self.experiment.train.validation_batches,
+        max_batches=max_batches,
       )
       count = sums.pop("count")
       return {name: total / count for name, total in sums.items()}
 
     validation = self._source("validation")
-    losses = mean(validation)
+    losses = mean(validation, num_batches)
     seen, unseen = (
-      mean(source.one_per_patient())["loss"]
+      mean(source.one_per_patient(), -(-num_batches // 4))["loss"]
       for source in (self._source("train"), validation)
     )
     return losses | {"gap": unseen - seen}
