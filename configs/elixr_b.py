@@ -4,8 +4,8 @@
     --config.data.root=nih-cxr --workdir runs/elixr_b
 
 `:small`, the default, is for one GPU: about 9e17 FLOPs, 2.5 h at 100 TFLOP/s (counted,
-not run yet). `:tiny` on phantoms takes 9 minutes on 2 CPU cores (measured). More sizes:
-`configs/default.py`; figures on phantoms: `docs/results/paths_on_phantoms.md`.
+not run yet). `:tiny` on phantoms takes 9 to 13 minutes on 2 CPU cores (measured).
+More sizes: `configs/default.py`; figures: `docs/results/paths_on_phantoms.md`.
 """
 
 from configs import default

@@ -2,9 +2,9 @@
 
   python -m cxr_diffusion_jax.main --config configs/phantom.py --workdir runs/phantom
 
-It takes 9 minutes on 2 CPU cores (measured); figures: `docs/results/`. `:clip_text`
-chooses that path, `:clip_text,small` a size too, `:clip_text,small,edm` a recipe of
-`configs/default.py`.
+It takes 9 to 13 minutes on 2 CPU cores (measured); figures: `docs/results/`.
+`:clip_text` chooses that path, `:clip_text,small` a size too, `:clip_text,small,edm` a
+recipe of `configs/default.py`.
 """
 
 import importlib.util
