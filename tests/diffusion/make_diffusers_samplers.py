@@ -65,7 +65,7 @@ def follow(case: Case, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   x = x * norm(0)
   reported, states = [], []
   for row, level in enumerate(scheduler.timesteps):
-    t = level / 1000 if case.told == "level" else scheduler.sigmas[row]
+    t = level / 1000 if case.time_input == "level" else scheduler.sigmas[row]
     seen = scheduler.scale_model_input(x, level) if scaled else x
     prediction = network(seen, t, torch.sin)
     x = scheduler.step(prediction, level, x, return_dict=False, **extra)[0]
@@ -96,7 +96,7 @@ def main() -> None:
       continue
     reported, states = follow(case, fresh_of(case, shape))
     result[case.name] = {
-      "told": [float(f"{t:.8g}") for t in reported],
+      "times": [float(f"{t:.8g}") for t in reported],
       "states": [[float(f"{x:.7g}") for x in state.ravel()] for state in states],
     }
   path = pathlib.Path(__file__).with_name("diffusers_samplers.json")

@@ -29,8 +29,8 @@ class Case:
     prediction: in our words.
     num_steps: steps.
     given: arguments of the peer's set_timesteps in place of a count of steps.
-    told: 'level' where the network sees the peer's timesteps, 'sigma' where the peer
-      rounds them down, and is given the noise level in place of them.
+    time_input: 'level' where the network sees the peer's timesteps, 'sigma' where the
+      peer rounds them down, and is given the noise level in place of them.
     live: compared only where torch is installed, so that the tests stay short.
   """
 
@@ -44,7 +44,7 @@ class Case:
   prediction: str = "epsilon"
   num_steps: int = 8
   given: dict = dataclasses.field(default_factory=dict)
-  told: str = "level"
+  time_input: str = "level"
   live: bool = False
 
 
@@ -238,7 +238,7 @@ def _of_flow() -> tuple[Case, ...]:
         settings=flow,
         sampler=ours,
         times={"spacing": "time", "start": 0.999},
-        told="sigma",
+        time_input="sigma",
         **plain,
       )
     )
@@ -279,8 +279,8 @@ def run_ours(case: Case, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
     return network(x, t.reshape(-1, *(1,) * (x.ndim - 1)), jnp.sin)
 
   def run(x, keys):
-    told = draw.times(path, draw.num_steps)[:-1]
-    return told, draw.follow(path, denoise_fn, x, (), keys)[2]
+    steps = draw.times(path, draw.num_steps)[:-1]
+    return steps, draw.follow(path, denoise_fn, x, (), keys)[2]
 
   return jax.jit(run)(start(shape), keys_of(shape))
 

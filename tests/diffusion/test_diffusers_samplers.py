@@ -35,7 +35,7 @@ def test_every_sampler_has_a_peer(stored):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_step_is_the_peers(case, stored):
   reported, states = PEERS.run_ours(case, (2, 3))
-  np.testing.assert_allclose(reported, stored[case.name]["told"], atol=1e-5)
+  np.testing.assert_allclose(reported, stored[case.name]["times"], atol=1e-5)
   peer = np.array(stored[case.name]["states"]).reshape(states.shape)
   error = np.abs(states - peer).max(axis=(1, 2)) / np.abs(peer).max(axis=(1, 2))
   assert error.max() < 1e-4, error

@@ -88,10 +88,10 @@ def test_two_processes_learn_what_one_learns(two, small, run_main, tmp_path):
     assert process.returncode == 0, err
   result = run_main("main", *small.arguments(alone, **changes))
   assert result.code == 0, result.err
-  two_told, one_told = _losses(together), _losses(alone)
-  assert len(one_told["train/loss"]) == STEPS
-  for tag, values in one_told.items():
-    assert two_told[tag] == pytest.approx(values, rel=0, abs=1e-5), tag
+  of_two, of_one = _losses(together), _losses(alone)
+  assert len(of_one["train/loss"]) == STEPS
+  for tag, values in of_one.items():
+    assert of_two[tag] == pytest.approx(values, rel=0, abs=1e-5), tag
   # One of them writes, and what they write together is read by one.
   assert len(list(together.glob("events.*"))) == 1
   assert (together / "samples" / "step_0000004.png").exists()

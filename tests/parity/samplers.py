@@ -22,14 +22,14 @@ def rows() -> list[tuple[str, float, float, float, float]]:
   result = []
   for case in sampler_cases.cases():
     reported, states = peers.follow(case, sampler_cases.fresh_of(case, shape))
-    our_told, ours = (
+    our_times, ours = (
       np.asarray(value) for value in sampler_cases.run_ours(case, shape)
     )
     result.append(
       (f"{case.name}: x", _rms(ours[-1]), _rms(states[-1]), _apart(ours, states), 1e-4)
     )
-    error = np.abs(our_told - reported).max()
-    result.append((f"{case.name}: t", our_told.mean(), reported.mean(), error, 1e-5))
+    error = np.abs(our_times - reported).max()
+    result.append((f"{case.name}: t", our_times.mean(), reported.mean(), error, 1e-5))
   return result
 
 

@@ -66,11 +66,11 @@ def toy(build):
 def test_the_loss_has_two_parts_and_tells_both(toy):
   plain, aligned, params, projector, inputs, wanted = toy
   assert wanted.shape == (3, 4, 3)
-  alone, told_alone = step.total_loss(plain, params, *inputs)
+  alone, reported_alone = step.total_loss(plain, params, *inputs)
   both, reported = step.total_loss(
     aligned, state_lib.learned(params, projector), *inputs, wanted
   )
-  assert told_alone == {"loss": alone}
+  assert reported_alone == {"loss": alone}
   assert reported["loss"] == alone
   features = jnp.tanh(0.3 * inputs[0])
   apart = aligned.alignment.losses(projector, features, wanted).mean()

@@ -108,9 +108,9 @@ def test_the_average_warms_up(step, decay, objective, batch):
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_parts_of_a_batch_make_the_update_of_the_whole(accumulation, objective, batch):
   _, whole, reported = _update(objective, batch)
-  _, parts, told_of_parts = _update(objective, batch, accumulation=accumulation)
+  _, parts, reported_of_parts = _update(objective, batch, accumulation=accumulation)
   for name in ("loss", "grad_norm"):
-    np.testing.assert_allclose(told_of_parts[name], reported[name], rtol=1e-5)
+    np.testing.assert_allclose(reported_of_parts[name], reported[name], rtol=1e-5)
   for name in whole.params:
     np.testing.assert_allclose(parts.params[name], whole.params[name], rtol=1e-5)
 

@@ -104,11 +104,11 @@ def test_tokenizer_of_the_model_passes(changes, tokenizer):
 
 
 def test_tokenizer_without_a_length_passes():
-  untold = clip_model.library().CLIPTokenizerFast(
+  unlimited = clip_model.library().CLIPTokenizerFast(
     vocab_file=str(FOLDER / "vocab.json"), merges_file=str(FOLDER / "merges.txt")
   )
-  assert untold.model_max_length > clip_inputs.UNSET
-  clip_inputs.check_tokenizer(untold, _config(), FOLDER)
+  assert unlimited.model_max_length > clip_inputs.UNSET
+  clip_inputs.check_tokenizer(unlimited, _config(), FOLDER)
 
 
 @pytest.mark.parametrize(

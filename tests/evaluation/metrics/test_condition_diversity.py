@@ -23,7 +23,7 @@ def _real(num: int, side: int = 32) -> ImageSet:
   )
 
 
-def _told(images, features, real, **options) -> dict:
+def _measured(images, features, real, **options) -> dict:
   features_of_real = np.arange(len(real), dtype=np.float64)[:, None]
   measurements = condition_diversity.measure(
     images,
@@ -65,7 +65,7 @@ def test_means_over_pairs_equal_their_definition():
   images = rng.integers(0, 256, (3, 2, 32, 32, 1), np.uint8)
   images[2, 1] = images[2, 0]
   features = np.array([[[0.0], [3.0]], [[10.0], [14.0]], [[20.0], [20.0]]])
-  reported = _told(images, features, real)
+  reported = _measured(images, features, real)
   # Sixty-four at a time, as reports ask for them: nothing is compiled again.
   many = np.resize(images / 255, (64, 2, 32, 32, 1))
   similar = diversity.ms_ssim(many[:, 0], many[:, 1])[:3]
@@ -84,12 +84,12 @@ def test_means_over_pairs_equal_their_definition():
     np.mean(apart)
   )
   # Two images of a patient stand side by side, every third has the finding.
-  told_of = {
+  shares = {
     g: x.value for (m, g, of), x in reported.items() if "feature" in m and of != ""
   }
-  assert told_of["pairs: same patient"] == 1
+  assert shares["pairs: same patient"] == 1
   same = [i - j for i in range(12) for j in range(i) if (i % 3 == 0) == (j % 3 == 0)]
-  assert told_of["pairs: same findings"] == pytest.approx(np.mean(same))
+  assert shares["pairs: same findings"] == pytest.approx(np.mean(same))
   everything = reported["ms_ssim", "all", "real"]
   assert reported["ms_ssim_within_condition", "all", "real"].value == everything.value
 
@@ -99,7 +99,7 @@ def test_pairs_share_images_and_the_interval_knows():
   features += 5 * features[:, :1]
   images = np.zeros((200, 20, 1, 1, 1), np.uint8)
   real = _real(4, side=1)
-  result = _told(images, features, real, num_pairs=4000)
+  result = _measured(images, features, real, num_pairs=4000)
   result = result["feature_distance", "all", "generated"]
   # Conditions are far apart: the 200 of them are the evidence, the 4,000 pairs are not.
   spread = 6 * np.sqrt(2 - 4 / np.pi)
@@ -109,11 +109,11 @@ def test_pairs_share_images_and_the_interval_knows():
 def test_diversity_states_why_it_is_undefined():
   real = _real(4, side=8)
   images = np.zeros((3, 1, 8, 8, 1), np.uint8)
-  reported = _told(images, np.zeros((3, 1, 2)), real)
+  reported = _measured(images, np.zeros((3, 1, 2)), real)
   assert "11 pixels" in reported["ms_ssim", "all", "generated"].reason
   alone = reported["feature_distance_within_condition", "all", "generated"]
   assert "fewer than two such images of a condition" in alone.reason
   assert alone.value is None
   assert reported["feature_distance", "all", "generated"].value == 0
   with pytest.raises(ValueError, match="not of these images"):
-    _told(images, np.zeros((3, 2, 2)), real)
+    _measured(images, np.zeros((3, 2, 2)), real)

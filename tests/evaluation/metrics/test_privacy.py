@@ -37,7 +37,7 @@ def reference() -> privacy.Reference:
   )
 
 
-def _told(report: privacy.PrivacyReport) -> dict:
+def _reported(report: privacy.PrivacyReport) -> dict:
   return {(x.metric, x.of): x for x in report.measurements}
 
 
@@ -46,7 +46,7 @@ def test_distances_are_held_against_those_of_real_images(reference):
   places = 1000.0 * np.arange(100) + np.repeat([0.5, 50.0], [40, 60])
   generated = _set("made", 100, seed=2)
   report = privacy.measure(_line(*places), generated, reference)
-  reported = _told(report)
+  reported = _reported(report)
   for percent, result, real in ((1, 0.5, 1), (5, 0.5, 5), (50, 50, 50)):
     name = f"distance_to_training_p{percent}"
     assert reported[name, "generated"].value == result
@@ -90,7 +90,7 @@ def test_copies_are_listed_and_counted_once_an_image(reference):
   listed = [(x.kind, x.generated, x.training) for x in report.duplicates]
   assert listed == [("exact", 1, 0), ("exact", 1, 99), ("near", 2, 7)]
   assert [x.distance for x in report.duplicates] == [500, 98500, 6993]
-  reported = _told(report)
+  reported = _reported(report)
   assert reported["exact_copies", "generated"].value == 1 / 4
   assert reported["copies", "generated"].value == 2 / 4
   assert reported["copies", "real"].value == reported["exact_copies", "real"].value == 0
@@ -102,7 +102,7 @@ def test_distance_to_condition_is_measured_separately(reference):
   generated = _set("made", 100, seed=2, patient=np.arange(100, 200))
   features = conditioning + 0.25
   report = privacy.measure(features, generated, reference, conditioning=conditioning)
-  reported = _told(report)
+  reported = _reported(report)
   assert reported["distance_to_condition_p50", "generated"].value == 0.25
   assert reported["distance_to_condition_p50", "real"].value == 50
   assert reported["nearer_to_condition_than_real_p1", "generated"].value == 1
@@ -113,13 +113,13 @@ def test_distance_to_condition_is_measured_separately(reference):
     reference,
     conditioning=conditioning,
   )
-  assert _told(report)["patient_identified", "generated"].value == 0
+  assert _reported(report)["patient_identified", "generated"].value == 0
 
 
 def test_membership_detects_nearer_members(reference):
   generated = _set("made", 100, seed=2)
   report = privacy.measure(reference.training_features, generated, reference)
-  actual = _told(report)["membership_auroc", "generated"]
+  actual = _reported(report)["membership_auroc", "generated"]
   assert (actual.value, actual.high) == (1, 1)
   # 100 patients of each side do not prove it for all.
   assert 0.95 < actual.low < 1
@@ -134,7 +134,7 @@ def test_privacy_is_undefined_for_too_few_images():
     extractor=EXTRACTOR,
   )
   generated = _set("made", 30, seed=2)
-  reported = _told(privacy.measure(_line(*range(30)), generated, reference))
+  reported = _reported(privacy.measure(_line(*range(30)), generated, reference))
   reasons = {key: x.reason for key, x in reported.items() if x.value is None}
   assert set(reasons) == {
     ("distance_to_training_p1", "generated"),

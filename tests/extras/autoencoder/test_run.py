@@ -76,8 +76,8 @@ def test_a_resumed_run_is_bit_equal_and_its_folder_holds_what_was_learned(
 
   with pytest.raises(Cut):
     train(tmp_path / "cut", action=cut)
-  resumed, told_again = train(tmp_path / "cut")
-  assert min(step for step in told_again.scalars if step) == 3
+  resumed, writer_again = train(tmp_path / "cut")
+  assert min(step for step in writer_again.scalars if step) == 3
   _assert_near(whole.state, resumed.state)
   assert whole.history == resumed.history
 
