@@ -23,6 +23,7 @@ A recipe sets what is learned of the noise; `configs/PATH.py:SIZE` has the first
 `configs/PATH.py:SIZE,RECIPE` another:
 
   flow             rectified flow, velocity, logit-normal times
+  flow_x0          the same with x0, and the loss of the velocity that x0 implies
   ddpm_epsilon     Stable Diffusion's noise levels, down to a logsnr of -12; epsilon
   ddpm_v_zero_snr  the same with v and a last level of pure noise
   original_study   ddpm_epsilon with weights linear in the timestep
@@ -55,6 +56,7 @@ SCALES = {
 
 RECIPES = (
   "flow",
+  "flow_x0",
   "ddpm_epsilon",
   "ddpm_v_zero_snr",
   "original_study",
@@ -207,14 +209,17 @@ def diffusion(recipe: str) -> tuple[dict, dict]:
     # Published levels end at -5.4: pure noise is not what a sampler should begin with.
     terminal_logsnr=-12.0,
   )
-  recipes = {
-    "flow": dict(
-      schedule=dict(name="rectified_flow", shift=1.0),
-      prediction="velocity",
-      time_sampler=dict(
-        name="logit_normal", mean=0.0, std=1.0, shift=0.0, stratified=True
-      ),
+  flow = dict(
+    schedule=dict(name="rectified_flow", shift=1.0),
+    prediction="velocity",
+    time_sampler=dict(
+      name="logit_normal", mean=0.0, std=1.0, shift=0.0, stratified=True
     ),
+  )
+  recipes = {
+    "flow": flow,
+    "flow_x0": flow
+    | dict(prediction="x0", weighting=dict(name="velocity", floor=0.05)),
     "ddpm_epsilon": dict(schedule=levels, prediction="epsilon"),
     "ddpm_v_zero_snr": dict(
       schedule=levels | dict(zero_terminal_snr=True, terminal_logsnr=None),

@@ -75,6 +75,9 @@ def dit(size: str) -> dict:
     # The tiny one learns at twice the UNet's rate.
     qk_norm=size == "tiny",
     pooled=True,
+    # `conv` for either makes neighbouring patches overlap.
+    stem="linear",
+    head="linear",
     remat=size not in ("tiny", "s"),
   )
 

@@ -123,6 +123,31 @@ class Sigmoid:
     return _of_x0(process, t, lambda snr: 0.5 * jnp.maximum(-change, 0) * weight)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Velocity:
+  """The rectified flow's loss, whatever the denoiser predicts; Li and He (2511.13720).
+
+  Given x_t, an error of x0 is one of the velocity times sigma / (alpha + sigma), which
+  is t on the straight path. The weight of x0's error is that factor's inverse square,
+  bounded where there is hardly any noise.
+
+  Attributes:
+    floor: the smallest factor; in (0, 1]. The paper's choice is 0.05.
+  """
+
+  floor: float = 0.05
+
+  def __post_init__(self):
+    if not 0 < self.floor <= 1:
+      raise errors.InputError(f"floor={self.floor} of velocity", "above 0, at most 1")
+
+  def __call__(self, process: Process, t: Array) -> Array:
+    # (alpha + sigma) / sigma is 1 plus the root of the SNR.
+    return _of_x0(
+      process, t, lambda snr: jnp.minimum(1 + jnp.sqrt(snr), 1 / self.floor) ** 2
+    )
+
+
 def squared_error(
   prediction: Array, target: Array, weight: Array, channel_weights: Array | float = 1.0
 ) -> Array:
@@ -150,6 +175,7 @@ def load(name: str) -> type[Weighting]:
     "min_snr": MinSNR,
     "sigmoid": Sigmoid,
     "uniform": Uniform,
+    "velocity": Velocity,
   }
   return naming.choose("loss weighting", name, weightings)
 

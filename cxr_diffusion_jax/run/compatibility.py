@@ -40,7 +40,12 @@ MAY_CHANGE = (
 )
 
 # Keys that older versions lacked, with the value that their absence implies.
-_ADDED = {"train.init_from": "", "model.dropout": 0.0}
+_ADDED = {
+  "train.init_from": "",
+  "model.dropout": 0.0,
+  "model.head": "linear",
+  "model.stem": "linear",
+}
 
 
 def flatten(tree: artifacts.JsonMapping, prefix: str = "") -> artifacts.Json:

@@ -46,7 +46,7 @@ def test_min_snr_of_the_paper(path):
 
 @pytest.mark.parametrize("name", prediction.names())
 @pytest.mark.parametrize("path", PATHS[1:4], ids=str)
-@pytest.mark.parametrize("weighting", ["min_snr", "edm", "sigmoid"])
+@pytest.mark.parametrize("weighting", ["min_snr", "edm", "sigmoid", "velocity"])
 def test_the_loss_does_not_depend_on_what_is_predicted(weighting, path, name):
   weighting = loss.load(weighting)()
   path = Process(schedule=path, prediction=name)
@@ -66,7 +66,8 @@ def test_the_loss_does_not_depend_on_what_is_predicted(weighting, path, name):
 @pytest.mark.parametrize("name", prediction.names())
 def test_weights_are_finite_at_both_ends(path, name):
   t = jnp.array([1e-5, 1 - 1e-5, 1.0])
-  for weighting in ("min_snr", "edm", "sigmoid", "uniform", "linear_timestep"):
+  names = ("min_snr", "edm", "sigmoid", "uniform", "linear_timestep", "velocity")
+  for weighting in names:
     weight = loss.load(weighting)()(Process(schedule=path, prediction=name), t)
     assert np.all(np.isfinite(weight)), weighting
     assert np.all(weight >= 0), weighting
@@ -83,6 +84,28 @@ def test_edm_weights_the_network_alike_at_every_noise():
   x_t = jnp.zeros((3, 1))
   reach = around.output(path, x_t, T, jnp.ones((3, 1)))[:, 0]
   np.testing.assert_allclose(weight * reach**2, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_velocity_weights_make_the_loss_of_x0_that_of_the_implied_velocity(path):
+  x0, noise, answer = jax.random.normal(jax.random.key(1), (3, 3, 8))
+  t = path.time_of_logsnr(jnp.array([-3.0, 0.0, 4.0]))
+  of_x0 = Process(schedule=path, prediction="x0")
+  alpha, sigma = of_x0.coefficients(t, 2)
+  x_t = alpha * x0 + sigma * noise
+  implied = prediction.convert(answer, "x0", "velocity", x_t, alpha, sigma)
+  got = loss.squared_error(answer, x0, loss.Velocity()(of_x0, t))
+  want = loss.squared_error(implied, noise - x0, jnp.ones(3))
+  np.testing.assert_allclose(got, want, rtol=1e-3)
+
+
+def test_velocity_weights_are_bounded_where_there_is_hardly_any_noise():
+  process, t = Process(prediction="x0"), jnp.array([0.0, 0.01, 0.05, 0.1, 0.5, 1.0])
+  want = 1 / np.maximum(t, 0.05) ** 2
+  np.testing.assert_allclose(loss.Velocity()(process, t), want, rtol=1e-5)
+  # The velocity's own error has weight 1, and below the floor less.
+  weight = loss.Velocity()(Process(), t)
+  np.testing.assert_allclose(weight, [0, 0.04, 1, 1, 1, 1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("path", [schedule.Cosine(), schedule.VP(), schedule.EDM()])
@@ -117,6 +140,7 @@ def test_weightings_are_found_by_name_and_wrong_values_refused():
     ("min_snr", {"gamma": 0.0}),
     ("edm", {"sigma_data": -1.0}),
     ("linear_timestep", {"slope": 1.5}),
+    ("velocity", {"floor": 0.0}),
   ):
     with pytest.raises(errors.InputError, match="expected"):
       loss.load(name)(**values)

@@ -1,6 +1,7 @@
 """A transformer denoiser over patches (DiT), conditioned on any context.
 
 x_t -> patches -> linear (+ positions) -> blocks -> norm, linear -> patches -> out
+  (stem)                                              (head)
 t (+ mean of the context) -> vector c -> scale, shift and gate of every block
 
 Peebles and Xie 2022 (2212.09748). Gates and the output start at zero (adaLN-zero).
@@ -24,7 +25,12 @@ GATE_PARALLEL = {"net_gate": 1}
 # Sines and cosines of the time, as in the paper's code.
 TIME_WIDTH = 256
 
-CHOICES = {"context_mode": ("cross", "tokens"), "positions": ("rotary", "sincos")}
+CHOICES = {
+  "context_mode": ("cross", "tokens"),
+  "positions": ("rotary", "sincos"),
+  "stem": ("linear", "conv"),
+  "head": ("linear", "conv"),
+}
 
 
 class DiT(nn.Module):
@@ -49,6 +55,11 @@ class DiT(nn.Module):
       bounds attention logits in 16 bits and at high learning rates.
     dropout: rate of the MLPs' hidden units while training.
     pooled: add a projection of the context's mean to the time's vector.
+    stem: 'linear' sees each patch alone; 'conv' is a convolution whose windows reach
+      half a patch into each neighbour.
+    head: 'linear' predicts each patch from its own token; 'conv' adds a 3x3 convolution
+      of features of all patches, so that the prediction is continuous across their
+      borders. It starts at zero.
     context_streams: the context's streams; may be empty.
     remat: recompute activations in the backward pass, to save memory.
     feature_layer: the block, from 0, whose output is sown as features.
@@ -66,6 +77,8 @@ class DiT(nn.Module):
   qk_norm: bool = False
   dropout: float = 0.0
   pooled: bool = True
+  stem: str = "linear"
+  head: str = "linear"
   context_streams: tuple[StreamSpec, ...] = ()
   remat: bool = False
   feature_layer: int | None = None
@@ -87,17 +100,9 @@ class DiT(nn.Module):
   def __call__(self, x_t: Array, t: Array, context: Context) -> Array:
     """See `network.Network`; h and w are multiples of `patch_size`."""
     self._check(x_t)
-    size = self.patch_size
-    batch, rows, columns = x_t.shape[0], x_t.shape[1] // size, x_t.shape[2] // size
+    batch, rows, columns = x_t.shape[0], *(n // self.patch_size for n in x_t.shape[1:3])
     vector, stream = self._condition(batch, t, context)
-
-    x = rearrange(x_t, "b (h p) (w q) c -> b (h w) (p q c)", p=size, q=size)
-    x = nn.Dense(
-      self.width,
-      kernel_init=nn.initializers.xavier_uniform(),
-      dtype=self.dtype,
-      name="patch_in",
-    )(x)
+    x = self._embed_patches(x_t)
     places = embedding.grid_positions(rows, columns, self.width).astype(self.dtype)
     if self.positions == "sincos":
       x = x + places
@@ -119,6 +124,24 @@ class DiT(nn.Module):
       features = x[:, num_before:].reshape(batch, rows, columns, self.width)
       network.sow_features(self, i, features)
     return self._project_out(x[:, num_before:], vector, rows)
+
+  def _embed_patches(self, x_t: Array) -> Array:
+    """[b h w c] -> a token [b n width] for each patch."""
+    size, init = self.patch_size, nn.initializers.xavier_uniform()
+    if self.stem == "conv":
+      overlap = -(-size // 2)
+      conv = nn.Conv(
+        self.width,
+        (size + 2 * overlap,) * 2,
+        strides=size,
+        padding=overlap,
+        kernel_init=init,
+        dtype=self.dtype,
+        name="patch_in",
+      )
+      return rearrange(conv(x_t), "b h w c -> b (h w) c")
+    x = rearrange(x_t, "b (h p) (w q) c -> b (h w) (p q c)", p=size, q=size)
+    return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="patch_in")(x)
 
   def _condition(
     self, batch: int, t: Array, context: Context
@@ -172,11 +195,20 @@ class DiT(nn.Module):
       2 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation"
     )
     shift, scale = jnp.split(modulation(vector), 2, axis=-1)
+    x, size = modulate(x, shift, scale), self.patch_size
+
+    def to_map(x):
+      return rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=size, q=size)
+
     # Float32, because the loss depends on small differences of the output.
-    size = self.patch_size
     dense = nn.Dense(size**2 * self.out_channels, kernel_init=zeros, name="patch_out")
-    x = dense(modulate(x, shift, scale))
-    return rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=size, q=size)
+    out = to_map(dense(x))
+    if self.head == "linear":
+      return out
+    features = max(self.width // size**2, 1) * size**2
+    x = nn.Dense(features, dtype=self.dtype, name="head_in")(x)
+    conv = nn.Conv(self.out_channels, (3, 3), kernel_init=zeros, name="head_out")
+    return out + conv(nn.silu(to_map(x)))
 
   def _check(self, x_t: Array) -> None:
     for name, choices in CHOICES.items():

@@ -17,6 +17,7 @@ KINDS = {
   "cross": dict(context_mode="cross", positions="rotary"),
   "tokens": dict(context_mode="tokens", positions="rotary", swiglu=True, qk_norm=True),
   "sincos": dict(context_mode="tokens", positions="sincos", pooled=False),
+  "conv": dict(stem="conv", head="conv"),
 }
 
 
@@ -82,7 +83,7 @@ def test_sizes_are_the_papers(depth, width, num_heads, millions):
 
 
 def test_an_untrained_prediction_is_zero():
-  model = _make(depth=1)
+  model = _make(depth=1, head="conv")
   got, _ = jax.jit(model.init_with_output)(jax.random.key(0), *_inputs())
   np.testing.assert_array_equal(got, np.zeros((2, 4, 6, 3)))
 
@@ -145,9 +146,19 @@ def test_places_are_distinguished(small):
   assert np.abs(back - want).max() > 1e-3
 
 
-def test_a_patch_comes_out_where_it_went_in():
-  """Without blocks that mix them, a patch decides its own prediction alone."""
-  model, (x_t, t, context) = _make(depth=1, patch_size=2), _inputs(4, 6)
+@pytest.mark.parametrize(
+  ("changes", "rows", "columns"),
+  [
+    ({}, (2, 4), (4, 6)),
+    ({"head": "conv"}, (1, 5), (3, 7)),
+    # A patch of the stem sees one row and column more, and so do its tokens.
+    ({"stem": "conv"}, (0, 6), (2, 8)),
+    ({"patch_size": 1, "stem": "conv"}, (1, 5), (3, 7)),
+  ],
+)
+def test_a_patch_comes_out_where_it_went_in(changes, rows, columns):
+  """Without blocks and overlap that mix them, a patch decides its own prediction."""
+  model, (x_t, t, context) = _make(depth=1, **changes), _inputs(8, 10)
   variables = _draw(model, (x_t, t, context))
   params = dict(variables["params"])
   # Gates of zero, and no word of the context.
@@ -158,8 +169,8 @@ def test_a_patch_comes_out_where_it_went_in():
   changed[:, 2:4, 4:6] += np.random.default_rng(3).normal(size=(2, 2, 2, 2))
   got = apply({"params": params}, changed, t, context)
   where = np.abs(got - want).max(axis=(0, 3)) > 1e-4
-  wanted = np.zeros((4, 6), bool)
-  wanted[2:4, 4:6] = True
+  wanted = np.zeros((8, 10), bool)
+  wanted[slice(*rows), slice(*columns)] = True
   np.testing.assert_array_equal(where, wanted)
 
 
@@ -183,7 +194,7 @@ def test_remat_changes_no_number_and_all_parameters_learn():
   inputs = _inputs()
   result = []
   for remat in (False, True):
-    model = _make(depth=1, qk_norm=True, remat=remat)
+    model = _make(depth=1, qk_norm=True, remat=remat, stem="conv", head="conv")
     variables = _draw(model, inputs)
     target = inputs[0][..., :1]
 
@@ -211,6 +222,7 @@ def test_remat_changes_no_number_and_all_parameters_learn():
     ({"num_heads": 3}, (4, 4), "a width of 16 with 3 heads; expected heads whose"),
     ({"context_mode": "add"}, (4, 4), r"context_mode 'add'; .* cross, tokens"),
     ({"positions": "none"}, (4, 4), r"positions 'none'; .* rotary, sincos"),
+    ({"head": "mlp"}, (4, 4), r"head 'mlp'; .* conv, linear"),
     ({"feature_layer": 2}, (4, 4), "feature_layer 2 of 2 blocks; expected 0 to 1"),
   ],
 )
