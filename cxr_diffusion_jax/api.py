@@ -98,6 +98,16 @@ class Run(run_lib.Run):
       request = dataclasses.replace(request, split=split)
     elif not request.given:
       request = dataclasses.replace(request, unconditional=True)
+    return self._generate(request, num, seed, batch_size, settings)
+
+  def _generate(
+    self,
+    request: request_lib.Request,
+    num: int | None,
+    seed: int,
+    batch_size: int,
+    settings: artifacts.Json,
+  ) -> np.ndarray:
     if request.plain:
       settings.setdefault("guidance", 1.0)
     builder = conditions_lib.ConditionBuilder(run=self)

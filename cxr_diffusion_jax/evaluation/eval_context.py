@@ -150,11 +150,10 @@ def of_runs(
     features, settings=settings, probe=judge, weights=weights
   )
   cache = records.folder / "features"
-  name = judge_name(dataset.phantom)
   opened_classifiers = classifier.open_classifiers(weights, extractors, classifiers)
   judges, without = judges_lib.open_judges(
     judge,
-    name,
+    judge_name(dataset.phantom),
     settings,
     classifiers=opened_classifiers,
     validation=image_set.of_records(records, "validation"),
@@ -163,18 +162,7 @@ def of_runs(
     progress=progress,
   )
 
-  @functools.cache
-  def aligned(conditions: ImageSet) -> dict[str, judges_lib.JudgeFn | str]:
-    return {
-      "anatomy": judges_lib.of_anatomy(
-        settings.root,
-        sets["training"],
-        conditions,
-        records.folder / "anatomy_regressor",
-        progress,
-      ),
-      "boxes": judges_lib.of_boxes(records, conditions, judge, name),
-    }
+  aligned = _aligned_judges(runs[0], judge, sets["training"], progress)
 
   def judges_of(conditions: ImageSet) -> list[judges_lib.JudgeFn]:
     opened = aligned(conditions).values()
@@ -200,6 +188,33 @@ def of_runs(
     whole=whole,
     judges_of=judges_of,
   )
+
+
+def _aligned_judges(
+  run: run_lib.Run,
+  judge: probe.Probe,
+  training: ImageSet,
+  progress: types.Progress,
+) -> Callable[[ImageSet], dict[str, judges_lib.JudgeFn | str]]:
+  """Opens judges that compare images with those of given conditions; kept by these."""
+  records = run.dataset.records
+
+  @functools.cache
+  def aligned(conditions: ImageSet) -> dict[str, judges_lib.JudgeFn | str]:
+    return {
+      "anatomy": judges_lib.of_anatomy(
+        run.data.root,
+        training,
+        conditions,
+        records.folder / "anatomy_regressor",
+        progress,
+      ),
+      "boxes": judges_lib.of_boxes(
+        records, conditions, judge, judge_name(run.dataset.phantom)
+      ),
+    }
+
+  return aligned
 
 
 def judge_name(phantom: bool) -> str:

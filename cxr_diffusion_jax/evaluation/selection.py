@@ -63,14 +63,7 @@ def choose(
       chosen |= np.isin(patients, patients[of_rows[of_rows >= 0]])
   reference = np.flatnonzero(~chosen)
   if num is not None and len(conditions) < num:
-    raise errors.InputError(
-      f"--num {num}",
-      f"at most {len(conditions)}, the images that have a condition"
-      + (f", {per_patient} a patient" if per_patient else ""),
-      "ask for fewer, or for all images of a patient with --per_patient=0"
-      if per_patient
-      else "",
-    )
+    raise _too_few(num, len(conditions), per_patient)
   if not len(reference):
     raise errors.InputError(
       f"{wanted} conditions of {len(ids)} images, which leave no other patient's image",
@@ -78,6 +71,17 @@ def choose(
       f"ask for fewer, such as --num {max(1, len(ids) // 2)}",
     )
   return np.array(conditions[:wanted], np.int64), reference
+
+
+def _too_few(num: int, most: int, per_patient: int) -> errors.InputError:
+  expected = f"at most {most}, the images that have a condition"
+  if not per_patient:
+    return errors.InputError(f"--num {num}", expected)
+  return errors.InputError(
+    f"--num {num}",
+    f"{expected}, {per_patient} a patient",
+    "ask for fewer, or for all images of a patient with --per_patient=0",
+  )
 
 
 def sample_patients(

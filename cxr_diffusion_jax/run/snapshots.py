@@ -83,10 +83,7 @@ def reconstruct(
     )
   with checkpoints.open_snapshots(workdir, read_only=True) as manager:
     steps = sorted(manager.all_steps())
-    names = {str(step): step for step in steps}
-    if steps:
-      names |= dict.fromkeys((checkpoints.BEST, checkpoints.NEWEST), steps[-1])
-    last = names.get(str(checkpoint))
+    last = _step_of(checkpoint, steps)
     tracked = ", ".join(f"{value:g}" for value in lengths)
     if last is None:
       raise errors.InputError(
@@ -110,6 +107,14 @@ def reconstruct(
       )
     logging.info("EMA length %g of %s: error %.2g", length, source, error)
     return _weighted_sum(manager, saved, weights, like), last
+
+
+def _step_of(checkpoint: int | str, steps: Sequence[int]) -> int | None:
+  """The step of the snapshot that a checkpoint's name means; None for none."""
+  names = {str(step): step for step in steps}
+  if steps:
+    names |= dict.fromkeys((checkpoints.BEST, checkpoints.NEWEST), steps[-1])
+  return names.get(str(checkpoint))
 
 
 def _weighted_sum(

@@ -85,14 +85,9 @@ def make(
   generate_lib.make_generator(run.recipe, changes, plan=plan)
   wanted = edit_inputs.request_of(request, inits, builder.needs.inputs)
   conditions = builder.build(wanted, len(inits))
-  n = max(len(inits), len(conditions))
-  if {len(inits), len(conditions)} - {1, n}:
-    raise errors.InputError(
-      f"{len(inits)} images with {len(conditions)} conditions",
-      "as many of each, or one of a kind",
-    )
+  num_pairs = _check_pairs(inits, conditions)
   per_condition = 1 if plan.inverted else per_condition
-  num = num or n * per_condition
+  num = num or num_pairs * per_condition
   fields = _fields(run, builder, inits, plan)
   sample = functools.partial(
     sampling.sample, run, batch_size=batch_size, plan=plan, progress=progress
@@ -105,12 +100,11 @@ def make(
     seed=seed,
     weak_step=weak_step,
   )
-  of_image = np.arange(num) // min(per_condition, num) % n % len(inits)
+  of_image = np.arange(num) // min(per_condition, num) % num_pairs % len(inits)
   back = None
   if plan.inverted:
-    own = {"entries": inits.entries, "names": inits.names, "references": None}
-    same = Conditions(fields=image_to_image.source_of(fields) | fields, **own)
-    back = sample(same, num=len(inits), changes={**changes, **PLAIN})
+    own = _own_conditions(inits, fields)
+    back = sample(own, num=len(inits), changes={**changes, **PLAIN})
   return Edited(
     samples=_described(samples, inits, plan, of_image, back),
     inits=inits.images[of_image],
@@ -155,6 +149,27 @@ def _fields(
     for name, value in own.fields.items():
       fields[f"{image_to_image.SOURCE}{name}"] = value
   return fields
+
+
+def _own_conditions(inits: EditInputs, fields: types.Batch) -> Conditions:
+  """The conditions that the images were inverted with, for the round trip."""
+  return Conditions(
+    fields=image_to_image.source_of(fields) | fields,
+    entries=inits.entries,
+    names=inits.names,
+    references=None,
+  )
+
+
+def _check_pairs(inits: EditInputs, conditions: Conditions) -> int:
+  """The number of pairs; refuses numbers that do not pair."""
+  counts = {len(inits), len(conditions)}
+  if counts - {1, max(counts)}:
+    raise errors.InputError(
+      f"{len(inits)} images with {len(conditions)} conditions",
+      "as many of each, or one of a kind",
+    )
+  return max(counts)
 
 
 def _paired(

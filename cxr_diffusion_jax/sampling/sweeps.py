@@ -6,6 +6,7 @@ conditions x (guidance=1,2,4) x (num_steps=10,25) --same noise--> one labelled p
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -53,7 +54,7 @@ def grid(
   Raises:
     errors.InputError: a value out of range, or no such checkpoint.
   """
-  names, (*down, across) = [axis.name for axis in axes], axes
+  names = [axis.name for axis in axes]
   combinations = list(itertools.product(*(axis.values for axis in axes)))
   points = [
     {**(changes or {}), **dict(zip(names, values, strict=True))}
@@ -63,16 +64,16 @@ def grid(
   # All values are checked before the first image is drawn.
   every = [dataclasses.replace(run.recipe.sample, **point) for point in points]
   weak_params = None if weak_step is None else run.params_at(weak_step)
-  generators: dict[generate_lib.SampleSettings, generate_lib.Generator] = {}
+  make_generator = functools.cache(
+    lambda settings: generate_lib.Generator(recipe=run.recipe, settings=settings)
+  )
   images = {}
   for values, settings, point_seed in zip(combinations, every, seeds, strict=True):
     # All scales share one program, except 1, which needs only one branch.
     guidance = settings.guidance
     scale = None if guidance == 1.0 or isinstance(guidance, tuple) else guidance
     shared = settings if scale is None else dataclasses.replace(settings, guidance=2.0)
-    if shared not in generators:
-      generators[shared] = generate_lib.Generator(recipe=run.recipe, settings=shared)
-    images[values] = generators[shared].generate(
+    images[values] = make_generator(shared).generate(
       run.ema_params,
       conditions.fields,
       seed=point_seed,
@@ -83,6 +84,18 @@ def grid(
       scale=scale,
     )
     progress("combinations", len(images), len(combinations))
+  title = sampling.title(run, every[0], weak_step, names)
+  return _drawn(images, conditions, axes, title)
+
+
+def _drawn(
+  images: Mapping[tuple, np.ndarray],
+  conditions: Conditions,
+  axes: Sequence[Axis],
+  title: str,
+) -> Image.Image:
+  """Draws values of the axes -> [n h w 1]; the last axis gives the columns."""
+  *down, across = axes
   rows, row_labels = [], []
   heads = [((), "")]
   if down:
@@ -93,10 +106,7 @@ def grid(
       rows.append([images[(*head, value)][i] for value in across.values])
       row_labels.append(f"{label}\n{text}".strip())
   return pictures.grid(
-    rows,
-    row_labels=row_labels,
-    column_labels=across.labels,
-    title=sampling.title(run, every[0], weak_step, names),
+    rows, row_labels=row_labels, column_labels=across.labels, title=title
   )
 
 

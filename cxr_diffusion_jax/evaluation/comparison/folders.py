@@ -7,7 +7,7 @@ Without a given probe, real images with findings are split: three fifths train a
 validate the judge, and only the others are compared with anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 
@@ -86,20 +86,7 @@ def compare(
   context = _context(
     rest, len(synthetic), options.per_patient, training, judge, extractors, progress
   )
-  classifiers = classifier.open_classifiers(
-    options.weights, extractors, options.classifiers
-  )
-  judges, without = judges_lib.open_judges(
-    judge,
-    context.judge_name,
-    None,
-    classifiers=classifiers,
-    validation=validation,
-    progress=progress,
-  )
-  context = dataclasses.replace(
-    context, judges=judges, classifiers=classifiers, skipped={**skipped, **without}
-  )
+  context = _with_judges(context, options, skipped, validation, progress)
   generated = assessment.GeneratedSet(
     images=synthetic,
     features={
@@ -154,6 +141,29 @@ def _context(
     skipped={},
     features=features,
     aligned=False,
+  )
+
+
+def _with_judges(
+  context: EvalContext,
+  options: Options,
+  skipped: Mapping[str, str],
+  validation: ImageSet | None,
+  progress: types.Progress,
+) -> EvalContext:
+  classifiers = classifier.open_classifiers(
+    options.weights, context.extractors, options.classifiers
+  )
+  judges, without = judges_lib.open_judges(
+    context.judge,
+    context.judge_name,
+    None,
+    classifiers=classifiers,
+    validation=validation,
+    progress=progress,
+  )
+  return dataclasses.replace(
+    context, judges=judges, classifiers=classifiers, skipped={**skipped, **without}
   )
 
 

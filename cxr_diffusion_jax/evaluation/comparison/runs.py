@@ -85,31 +85,43 @@ def compare(
     path.name: path_assessment.assess_path(context, path, options, progress)
     for path in paths
   }
-  pooled, spreads = {}, {}
-  for name, of_path in sets.items():
-    figures = [[one.assessment.measurements for one in run] for run in of_path]
-    pooled[name], spreads[name] = pooling.pool(figures)
   extras = {path.name: _extras(context, path, options, progress) for path in paths}
-  results = [
-    _result(context, path, sets[path.name], pooled[path.name], extras[path.name])
-    for path in paths
-  ]
   real = _real(context, sets, extras, options, progress)
   if options.wants("embeddings"):
     real += assessment.keep(
       _embeddings(context, runs, options, progress), options.records
     )
+  compared = _comparison(context, paths, sets, extras, real, options, title)
+  compared = dataclasses.replace(compared, warnings=[*earlier, *compared.warnings])
+  comparison_data.write_metrics(compared, out)
+  return compared
+
+
+def _comparison(
+  context: EvalContext,
+  paths: Sequence[ConditioningPath],
+  sets: _Sets,
+  extras: Mapping[str, _Extras],
+  real: Sequence[Measurement],
+  options: Options,
+  title: str,
+) -> Comparison:
+  """Pools the sets of each path and tests paths against each other."""
+  pooled, spreads = {}, {}
+  for name, of_path in sets.items():
+    figures = [[one.assessment.measurements for one in run] for run in of_path]
+    pooled[name], spreads[name] = pooling.pool(figures)
+  results = [
+    _result(context, path, sets[path.name], pooled[path.name], extras[path.name])
+    for path in paths
+  ]
   better = {one.key: one.better for result in results for one in result.measurements}
   shown = comparison_facts.shown(context)
   name = pathlib.Path(context.settings.root).name if context.settings else context.split
-  compared = Comparison(
+  return Comparison(
     title=title or f"Conditioning paths on {name}",
     facts=comparison_facts.of_paths(context, paths, sets, options),
-    warnings=[
-      *paths_lib.warnings(paths),
-      *earlier,
-      *comparison_facts.few_positives(context),
-    ],
+    warnings=[*paths_lib.warnings(paths), *comparison_facts.few_positives(context)],
     differences=paths_lib.differing({path.name: path.config for path in paths}),
     paths=results,
     real=real,
@@ -127,8 +139,6 @@ def compare(
     limitations=comparison_facts.limitations(context),
     reference=context.reference,
   )
-  comparison_data.write_metrics(compared, out)
-  return compared
 
 
 def _extras(

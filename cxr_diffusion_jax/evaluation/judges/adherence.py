@@ -113,38 +113,15 @@ def measure(
   counted = enough & np.isfinite(thresholds)
   single = _figures(scores, positive, thresholds, np.ones((1, n)))
   columns = np.flatnonzero(counted)
-
-  def figures_fn(weights: np.ndarray) -> np.ndarray:
-    chosen = scores[:, columns], positive[:, columns], thresholds[columns]
-    figures = _figures(*chosen, weights)
-    table = np.stack([figures[name] for name in NAMES], axis=1)
-    return np.concatenate([_macro(table)[..., None], table], axis=-1)
-
-  whole, deviations = statistics.estimates(figures_fn, names)
-  # A figure depends on no more patients than have the finding, or lack it.
-  fewest = [
-    min(len(np.unique(names[rows])) for rows in (positive[:, k], ~positive[:, k]))
-    for k in columns
-  ]
-  estimates = {
-    name: [
-      Estimate(value=float(value), deviations=of_figure, patients=least)
-      for value, of_figure, least in zip(
-        whole[row], deviations[:, row].T, [sum(fewest), *fewest], strict=True
-      )
-    ]
-    for row, name in enumerate(NAMES)
-  }
-  num_patients = len(np.unique(names))
+  estimates = _estimates(
+    scores[:, columns], positive[:, columns], thresholds[columns], names
+  )
   return Adherence(
     num_images=n,
     num_positive=num_positive,
     counted=counted,
     values={name: figures[0] for name, figures in single.items()},
-    macro={
-      name: dataclasses.replace(one[0], patients=min(one[0].patients, num_patients))
-      for name, one in estimates.items()
-    },
+    macro={name: one[0] for name, one in estimates.items()},
     findings={
       name: dict(zip(columns.tolist(), one[1:], strict=True))
       for name, one in estimates.items()
@@ -227,6 +204,33 @@ def _figures(
     share = ranking.ratio(weights @ (seen * group), weights @ group.astype(np.float64))
     shares[name] = np.where(np.isfinite(thresholds), share, np.nan)
   return {**curves, **shares}
+
+
+def _estimates(
+  scores: np.ndarray, positive: np.ndarray, thresholds: np.ndarray, names: np.ndarray
+) -> dict[str, list[Estimate]]:
+  """Returns name -> the macro mean, then each of k findings, with their deviations."""
+
+  def figures_fn(weights: np.ndarray) -> np.ndarray:
+    figures = _figures(scores, positive, thresholds, weights)
+    table = np.stack([figures[name] for name in NAMES], axis=1)
+    return np.concatenate([_macro(table)[..., None], table], axis=-1)
+
+  whole, deviations = statistics.estimates(figures_fn, names)
+  # A figure depends on no more patients than have the finding, or lack it.
+  fewest = [
+    min(len(np.unique(names[rows])) for rows in (has, ~has)) for has in positive.T
+  ]
+  patients = [min(sum(fewest), len(np.unique(names))), *fewest]
+  return {
+    name: [
+      Estimate(value=float(value), deviations=of_figure, patients=least)
+      for value, of_figure, least in zip(
+        whole[row], deviations[:, row].T, patients, strict=True
+      )
+    ]
+    for row, name in enumerate(NAMES)
+  }
 
 
 def _macro(figures: np.ndarray) -> np.ndarray:

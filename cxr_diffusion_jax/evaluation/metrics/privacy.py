@@ -10,6 +10,7 @@ patient's identity, so the distance to the image that a condition came from is a
 of its own.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 
@@ -165,18 +166,27 @@ def measure(
       test=(reference.test_features, reference.test.patients),
     )
   )
-  nearest = [
-    _pair("nearest", row, rows[row, 0], distances[row, 0], generated, reference)
-    for row in np.argsort(distances[:, 0], kind="stable")
-  ]
+  return PrivacyReport(
+    measurements=_with_patients(measurements, generated, reference),
+    duplicates=copies,
+    nearest=[
+      _pair("nearest", row, rows[row, 0], distances[row, 0], generated, reference)
+      for row in np.argsort(distances[:, 0], kind="stable")
+    ],
+  )
+
+
+def _with_patients(
+  measurements: Sequence[Measurement], generated: ImageSet, reference: Reference
+) -> list[Measurement]:
+  """Adds the numbers of patients on both sides of each comparison."""
   counts = {"generated": generated.num_patients, "real": reference.test.num_patients}
-  measurements = [
+  return [
     dataclasses.replace(
       one, patients=counts[one.of], real_patients=reference.training.num_patients
     )
     for one in measurements
   ]
-  return PrivacyReport(measurements=measurements, duplicates=copies, nearest=nearest)
 
 
 def check_features(features: np.ndarray, images: ImageSet) -> None:

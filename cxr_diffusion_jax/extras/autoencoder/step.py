@@ -55,14 +55,13 @@ def train_step(
   key = denoiser_lib.stream_key(seed, denoiser_lib.TRAIN_STREAM)
   crop_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
   image = crop(crop_key, batch["image"], objective.loss.crop_size)
-  params = state.params[AUTOENCODER]
 
   def reconstruct(params):
     mean, logvar = _encode(objective, params, image)
     latent = autoencoder_lib.sample_posterior(noise_key, mean, logvar)
     return _decode(objective, params, latent), mean, logvar, latent
 
-  (output, mean, logvar, latent), pull = jax.vjp(reconstruct, params)
+  (output, mean, logvar, latent), pull = jax.vjp(reconstruct, state.params[AUTOENCODER])
 
   def dissimilarity(output):
     terms = objective_lib.dissimilarity(objective, frozen, output, image)
@@ -82,18 +81,7 @@ def train_step(
     by_output, metrics = by_output + adversarial_by_output, metrics | scalars
   (grads,) = pull((by_output, *by_moments, jnp.zeros_like(latent)))
   changes[AUTOENCODER] = _updated(optimizer, state, AUTOENCODER, grads)
-  new, opt_state = (
-    {name: change[i] for name, change in changes.items()} for i in (0, 1)
-  )
-  decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-  new_state = state_lib.TrainState(
-    step=state.step + 1,
-    params=new,
-    ema_params=optax.incremental_update(
-      new[AUTOENCODER], state.ema_params, 1.0 - decay
-    ),
-    opt_state=opt_state,
-  )
+  new_state = _next_state(state, changes, ema_decay)
   return new_state, metrics | {"grad_norm": optax.tree.norm(grads)}
 
 
@@ -187,6 +175,26 @@ def _adversarial(objective, optimizer, state, image, output, latent, by_output):
     "discriminator_loss": own_loss,
   }
   return weight * adversarial_by_output, scalars, {DISCRIMINATOR: change}
+
+
+def _next_state(
+  state: state_lib.TrainState,
+  changes: Mapping[str, tuple[types.Params, optax.OptState]],
+  ema_decay: float,
+) -> state_lib.TrainState:
+  """The state after an update; `changes` are each part's parameters and moments."""
+  params, opt_state = (
+    {name: change[i] for name, change in changes.items()} for i in (0, 1)
+  )
+  decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+  return state_lib.TrainState(
+    step=state.step + 1,
+    params=params,
+    ema_params=optax.incremental_update(
+      params[AUTOENCODER], state.ema_params, 1.0 - decay
+    ),
+    opt_state=opt_state,
+  )
 
 
 def _updated(optimizer, state, name, grads) -> tuple[types.Params, optax.OptState]:
