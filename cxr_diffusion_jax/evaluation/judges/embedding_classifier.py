@@ -22,7 +22,8 @@ from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import google_labels as google_labels_lib
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.evaluation.judges import adherence, embedding_fit
+from cxr_diffusion_jax.encoders.probes import embedding_fit
+from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
 

@@ -21,14 +21,11 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.encoders.probes import mixture_fit
+from cxr_diffusion_jax.encoders.probes.mixture_fit import Source
 from cxr_diffusion_jax.evaluation.measurement import Measurement
-from cxr_diffusion_jax.evaluation.metrics import (
-  utility_arms,
-  utility_figures,
-  utility_fit,
-)
+from cxr_diffusion_jax.evaluation.metrics import utility_arms, utility_figures
 from cxr_diffusion_jax.evaluation.metrics.utility_arms import REAL, UtilitySettings
-from cxr_diffusion_jax.evaluation.metrics.utility_fit import Source
 
 
 class CurvePoint(NamedTuple):
@@ -86,7 +83,7 @@ def measure(
   settings = settings or UtilitySettings()
   sets = (real_train, synthetic, real_test)
   _check(sets, settings.min_images)
-  sources = [utility_fit.read(images, progress) for images in sets]
+  sources = [mixture_fit.read(images, progress) for images in sets]
   _check_sizes(sets)
   test = utility_figures.TestSet(
     findings=sources[2].findings,
@@ -118,7 +115,7 @@ def _train(
 ) -> dict[tuple[float, str], np.ndarray]:
   """(fraction, arm) -> scores [s t k]; sources are real, synthetic and test images."""
   real, synthetic, test = sources
-  trainer = utility_fit.Trainer(test)
+  trainer = mixture_fit.Trainer(test)
   fits = utility_arms.fits(len(real.images), settings)
   scores: dict[tuple[float, str], list[np.ndarray]] = {}
   for i, fit in enumerate(fits, start=1):

@@ -8,8 +8,8 @@ import dataclasses
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.probes.mixture_fit import Phase, Source
 from cxr_diffusion_jax.encoders.probes.probe_fit import ProbeSettings
-from cxr_diffusion_jax.evaluation.metrics.utility_fit import Phase, Source
 
 REAL = "real"
 ARMS = (REAL, "tstr", "real_and_synthetic", "synthetic_then_real")

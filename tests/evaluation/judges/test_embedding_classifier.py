@@ -4,12 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sklearn import linear_model, preprocessing
 
-from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.sources.nih import google_labels, metadata
-from cxr_diffusion_jax.evaluation.judges import embedding_classifier, embedding_fit
+from cxr_diffusion_jax.evaluation.judges import embedding_classifier
 
 SIZES = {"train": 160, "validation": 40, "test": 120, "expert": 60}
 SEEN = ("Pneumothorax", "Mass", "Nodule", "Edema")
@@ -127,51 +125,3 @@ def test_unions_are_of_any_of_their_findings():
     has = {names[k] for k in range(14) if result[k, names.index(union)]}
     assert has == set(parts)
   assert not result[14].any()
-
-
-def test_streamed_is_as_at_once(records, column):
-  source, rows = column.source("train"), np.arange(160)
-  target = records.fields("train")["findings"][:, metadata.FINDINGS.index("Edema")]
-  result = embedding_fit.train(column, rows, target[:, None])
-  features = np.stack([source[row] for row in rows]).mean(axis=1)
-  scaler = preprocessing.StandardScaler().fit(features)
-  peer = linear_model.LogisticRegression(C=0.01).fit(scaler.transform(features), target)
-  np.testing.assert_allclose(
-    result.scores(source, rows)[:, 0],
-    peer.decision_function(scaler.transform(features)),
-    atol=1e-3,
-  )
-
-
-def test_embedding_training_resumes(records, column, tmp_path, monkeypatch):
-  targets = embedding_classifier.targets_of(records.fields("train")["findings"])
-  fits = []
-
-  def train(stop_at=0):
-    def progress(label, done, total):
-      fits.append(done)
-      if done == stop_at:
-        raise KeyboardInterrupt
-
-    return embedding_fit.train(
-      column, np.arange(160), targets, cache=tmp_path, progress=progress
-    )
-
-  with pytest.raises(KeyboardInterrupt):
-    train(stop_at=3)
-  assert len(fits) == 3
-  result = train()
-  # One of the 17 is never there.
-  assert len(fits) == 16
-  assert result.known.sum() == 16
-  again = train()
-  assert len(fits) == 16
-  np.testing.assert_array_equal(again.weights, result.weights)
-  monkeypatch.setattr(embedding_fit, "STRENGTH", 1.0)
-  train()
-  assert len(fits) == 32
-
-
-def test_embedding_training_rejects_too_few_rows(column):
-  with pytest.raises(errors.InputError, match=r"19 training images.*20 or more"):
-    embedding_fit.train(column, np.arange(19), np.ones((19, 1)))

@@ -212,7 +212,7 @@ def test_utility_resumes_and_trains_changed_inputs(result, tmp_path, monkeypatch
     return np.random.default_rng(len(fits)).random((80, 14), np.float32)
 
   monkeypatch.setattr(probe_fit, "fit", fit)
-  monkeypatch.setattr(utility.utility_fit.Trainer, "score", scored)
+  monkeypatch.setattr(utility.mixture_fit.Trainer, "score", scored)
   train, test = result.sets
 
   def call(synthetic=train, settings=SETTINGS):
