@@ -15,13 +15,13 @@ from cxr_diffusion_jax.cli import command
 pytestmark = pytest.mark.usefixtures("logs_restored")
 
 
-def test_a_folder_is_made_and_left_empty(tmp_path):
+def test_writable_folder_makes_a_folder_and_leaves_it_empty(tmp_path):
   result = command.writable_folder(str(tmp_path / "a" / "b"))
   assert result == pathlib.Path(tmp_path / "a" / "b")
   assert list(result.iterdir()) == []
 
 
-def test_a_folder_below_a_file_is_refused(tmp_path):
+def test_writable_folder_refuses_a_folder_below_a_file(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(errors.InputError, match="a folder that can be written to"):
     command.writable_folder(str(tmp_path / "file" / "run"))
@@ -44,7 +44,9 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
     (errors.Interrupted(15, "saved at step 3"), 143, "saved at step 3\n"),
   ],
 )
-def test_exit_codes(raised, code, reported, monkeypatch, capsys):
+def test_run_exits_with_the_documented_codes(
+  raised, code, reported, monkeypatch, capsys
+):
   def main() -> None:
     raise raised
 
@@ -57,7 +59,7 @@ def test_exit_codes(raised, code, reported, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("raised", [OSError(2, "No such file"), ValueError("a defect")])
-def test_a_defect_is_not_taken_for_wrong_input(raised, monkeypatch):
+def test_run_does_not_report_a_defect_as_wrong_input(raised, monkeypatch):
   def main() -> None:
     raise raised
 
@@ -66,7 +68,7 @@ def test_a_defect_is_not_taken_for_wrong_input(raised, monkeypatch):
     command.run(main)
 
 
-def test_a_main_that_ends_well_exits_0(monkeypatch):
+def test_run_exits_0_on_success(monkeypatch):
   monkeypatch.setattr(sys, "argv", ["main"])
   called = []
   with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()):
@@ -108,13 +110,11 @@ def started(monkeypatch) -> Callable[..., tuple[list[str], int, object]]:
     (["a", "--", "--count_of_test_command=2"], ["a", "--count_of_test_command=2"], 1),
   ],
 )
-def test_a_main_may_take_arguments_before_and_after_flags(
-  arguments, rest, count, started
-):
+def test_run_takes_arguments_before_and_after_flags(arguments, rest, count, started):
   assert started(*arguments) == (rest, count, None)
 
 
-def test_other_mains_take_no_argument(monkeypatch, capsys):
+def test_run_refuses_arguments_a_main_does_not_take(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["main", "stray"])
   called = []
   with pytest.raises(SystemExit) as stop:
@@ -123,7 +123,7 @@ def test_other_mains_take_no_argument(monkeypatch, capsys):
   assert "unknown argument 'stray'; fix: write flags as" in capsys.readouterr().err
 
 
-def test_numbers_of_a_flag():
+def test_numbers_parses_a_flag():
   assert command.numbers("guidance", None) is None
   assert command.numbers("guidance", []) == ()
   assert command.numbers("guidance", ["3", "1.5", "1e9", "inf"]) == (

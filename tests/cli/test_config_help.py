@@ -7,7 +7,7 @@ from cxr_diffusion_jax.cli import config_help, configs, flag_help
 
 
 @pytest.mark.parametrize("name", ["elixr_c", "clip_text", "autoencoder"])
-def test_help_of_a_config_lists_its_keys_with_meanings(name, run_main):
+def test_help_lists_the_keys_of_a_config_with_meanings(name, run_main):
   command = "train_autoencoder" if name == "autoencoder" else "main"
   result = run_main(command, f"--config={name}", "--config.seed=7", "--help")
   assert result.code == 0, result.err
@@ -21,7 +21,7 @@ def test_help_of_a_config_lists_its_keys_with_meanings(name, run_main):
 
 
 @pytest.mark.parametrize("name", ["elixr_bc:tiny", "clip_text:edm2_tiny", "phantom"])
-def test_every_key_has_a_meaning(name):
+def test_config_help_describes_every_key(name):
   import importlib
 
   config, _, choice = name.partition(":")
@@ -59,12 +59,12 @@ def test_meanings_are_read_from_docstrings():
     (["--", "--config=none"], ["--", "--config=none"]),
   ],
 )
-def test_config_is_found_by_name(given, resolved):
+def test_config_is_resolved_by_name(given, resolved):
   expected = [text.format(configs.FOLDER) for text in resolved]
   assert configs.resolve_flag(given) == expected
 
 
-def test_wrong_config_lists_those_that_exist():
+def test_resolve_flag_lists_configs_for_an_unknown_name():
   with pytest.raises(errors.InputError) as caught:
     configs.resolve_flag(["--config=configs/elixir_c.py"])
   text = str(caught.value)

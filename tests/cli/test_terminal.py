@@ -95,7 +95,7 @@ def test_write_replaces_a_longer_live_line(screen, stderr):
 
 
 @pytest.mark.filterwarnings("default")
-def test_logging_is_plain_and_each_warning_comes_once(screen, stderr, logs_restored):
+def test_show_logs_is_plain_and_warns_once(screen, stderr, logs_restored):
   other = logging.getLogger("another_library")
   terminal.show_logs()
   for _ in range(2):
@@ -114,7 +114,7 @@ def test_logging_is_plain_and_each_warning_comes_once(screen, stderr, logs_resto
   ]
 
 
-def test_training_shows_one_line_a_report(screen, stderr, clock):
+def test_terminal_writer_prints_one_line_per_report(screen, stderr, clock):
   writer = metrics_logger.TerminalWriter(num_steps=100)
   for step in (50, 51, 100):
     writer.write_scalars(

@@ -8,18 +8,18 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base
 
 
-def test_every_path_loads_by_its_file_name():
+def test_load_opens_every_path_by_file_name():
   assert "elixr_c" in base.names()
   for name in base.names():
     assert base.load(name).__module__.endswith(f".{name}")
 
 
-def test_an_unknown_path_lists_those_there_are():
+def test_load_lists_paths_for_an_unknown_name():
   with pytest.raises(errors.InputError, match=r"'elixir'.*one of .*elixr_c"):
     base.load("elixir")
 
 
-def test_dropping_masks_only_the_streams_and_examples_named():
+def test_drop_context_masks_only_the_given_streams_and_examples():
   context = tuple(
     types.TokenStream(tokens=jnp.ones((2, n, 4)), mask=jnp.ones((2, n), bool))
     for n in (3, 1)

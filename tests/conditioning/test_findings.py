@@ -18,7 +18,7 @@ def batch():
   }
 
 
-def test_present_and_absent_findings_are_different_one_hots(batch):
+def test_conditioner_encodes_present_and_absent_as_different_one_hots(batch):
   (stream,) = CONDITIONER(batch)
   tokens = np.asarray(stream.tokens)
   for row, result in ((0, 2), (2, 5)):
@@ -28,7 +28,7 @@ def test_present_and_absent_findings_are_different_one_hots(batch):
       np.testing.assert_array_equal(tokens[row, finding], wanted)
 
 
-def test_view_sex_and_age_have_their_own_places(batch):
+def test_conditioner_places_view_sex_and_age_apart(batch):
   (stream,) = CONDITIONER(batch)
   tokens, mask = np.asarray(stream.tokens), np.asarray(stream.mask)
   np.testing.assert_array_equal(mask[:, 14:], [[1, 1, 1], [0, 1, 1], [1, 0, 0]])
@@ -42,13 +42,13 @@ def test_view_sex_and_age_have_their_own_places(batch):
   assert tokens[1, 16, 36] == pytest.approx(np.exp(-0.125), rel=1e-5)
 
 
-def test_a_finding_between_is_a_mixture(batch):
+def test_conditioner_mixes_fractional_findings(batch):
   batch["findings"][0, 2] = 0.25
   (stream,) = CONDITIONER(batch)
   np.testing.assert_allclose(stream.tokens[0, 2, 4:6], [0.25, 0.75])
 
 
-def test_unknown_findings_leave_the_others_alone(batch):
+def test_conditioner_ignores_unknown_findings(batch):
   batch["findings"][1] = np.nan
   (stream,) = CONDITIONER(batch)
   assert not stream.mask[1, :14].any()

@@ -93,11 +93,11 @@ def denoised(request):
   )
 
 
-def test_every_path_is_among_the_forms():
+def test_names_are_covered_by_these_tests():
   assert {name for name, _ in FORMS} == set(base.names())
 
 
-def test_a_path_that_declares_another_shape_is_refused():
+def test_conditioner_rejects_another_declared_shape():
   spec = dataclasses.replace(elixr_b.Conditioner().needs.specs[0], shape=(77, 768))
   with pytest.raises(
     errors.InputError, match=r"shape \[128, 768\]; expected \[77, 768\]"
@@ -105,7 +105,7 @@ def test_a_path_that_declares_another_shape_is_refused():
     encoders.shapes(base.Needs(specs=(spec,)))
 
 
-def test_streams_are_as_specified(conditioner):
+def test_streams_match_their_specification(conditioner):
   context = conditioner(_batch(conditioner, 3))
   assert len(context) == len(conditioner.streams) >= 1
   for spec, stream in zip(conditioner.streams, context, strict=True):
@@ -117,7 +117,7 @@ def test_streams_are_as_specified(conditioner):
     np.testing.assert_array_equal(stream.mask, (stream.tokens != 0).any(axis=-1))
 
 
-def test_nothing_given_is_no_token(conditioner):
+def test_conditioner_without_input_gives_no_token(conditioner):
   batch = {
     "findings": np.full((2, 14), np.nan, np.float32),
     "age": np.full(2, np.nan, np.float32),
@@ -131,7 +131,7 @@ def test_nothing_given_is_no_token(conditioner):
     assert not stream.tokens.any()
 
 
-def test_padding_has_no_influence(denoised):
+def test_conditioner_ignores_padding(denoised):
   conditioner, apply, x_t = denoised
   context = conditioner(_batch(conditioner, 3))
   # Whatever the path's own padding, some tokens are made padding here.
@@ -142,7 +142,7 @@ def test_padding_has_no_influence(denoised):
   np.testing.assert_allclose(apply(x_t, spoilt), apply(x_t, context), atol=1e-6)
 
 
-def test_dropping_all_is_the_unconditional_model(denoised):
+def test_drop_all_gives_the_unconditional_model(denoised):
   conditioner, apply, x_t = denoised
   context = conditioner(_batch(conditioner, 3))
   dropped = base.drop_all(context)
@@ -159,7 +159,7 @@ def test_dropping_all_is_the_unconditional_model(denoised):
   assert np.abs(apply(x_t, context) - apply(x_t, empty)).max() > 1e-4
 
 
-def test_a_permuted_batch_gives_permuted_outputs(denoised):
+def test_conditioner_is_permutation_equivariant(denoised):
   conditioner, apply, x_t = denoised
   batch = _batch(conditioner, 3)
   order = np.array([2, 0, 1])
@@ -171,20 +171,20 @@ def test_a_permuted_batch_gives_permuted_outputs(denoised):
   )
 
 
-def test_a_conditioner_has_nowhere_to_keep_an_encoder(conditioner):
+def test_conditioner_holds_no_encoder(conditioner):
   for field in dataclasses.fields(conditioner):
     assert isinstance(getattr(conditioner, field.name), str | int | bool | tuple)
 
 
 @pytest.mark.parametrize("name", ["clip_vision", "elixr_b", "elixr_bc", "elixr_c"])
-def test_an_unknown_reference_is_refused(name):
+def test_load_rejects_an_unknown_reference(name):
   with pytest.raises(
     errors.InputError, match="reference='other'; expected self or same_"
   ):
     base.load(name)(reference="other").needs  # noqa: B018
 
 
-def test_what_a_user_may_give_follows_from_the_columns():
+def test_load_derives_user_inputs_from_the_columns():
   inputs = {name: base.load(name)(**options).needs.inputs for name, options in FORMS}
   assert inputs["clip_text"] == ("prompt", "findings")
   assert inputs["clip_vision"] == inputs["elixr_c"] == ("reference",)

@@ -75,18 +75,18 @@ def lut(values: list[int], first: int, bits: int) -> pydicom.Sequence:
   return pydicom.Sequence([item])
 
 
-def test_full_range_without_a_window(write):
+def test_open_dicom_uses_the_full_range_without_a_window(write):
   np.testing.assert_array_equal(read(write()), grey(VALUES / 4095))
   part = VALUES // 2 + 1000
   np.testing.assert_array_equal(read(write(part)), grey((part - 1000) / 2047))
 
 
-def test_eight_bits_stay_as_they_are(write):
+def test_open_dicom_keeps_eight_bits(write):
   values = np.arange(256, dtype=np.uint8).reshape(16, 16)
   np.testing.assert_array_equal(read(write(values, bits=8)), values)
 
 
-def test_monochrome1_is_inverted(write):
+def test_open_dicom_inverts_monochrome1(write):
   shown = read(write(PhotometricInterpretation="MONOCHROME1"))
   np.testing.assert_array_equal(shown, grey(1 - VALUES / 4095))
   shown = read(
@@ -96,7 +96,7 @@ def test_monochrome1_is_inverted(write):
   assert abs(shown.astype(int) + plain - 255).max() <= 1
 
 
-def test_window_after_slope_and_intercept(write):
+def test_open_dicom_applies_the_window_after_the_rescale(write):
   # Hounsfield-like: slope 2, intercept -1000; C.11.2.1.2.1.
   shown = read(
     write(RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=1500, WindowWidth=3001)
@@ -108,7 +108,7 @@ def test_window_after_slope_and_intercept(write):
   np.testing.assert_array_equal(shown, grey(VALUES / 4095))
 
 
-def test_first_of_several_windows(write):
+def test_open_dicom_takes_the_first_window(write):
   one = read(write(WindowCenter=2000, WindowWidth=1000))
   two = read(write(WindowCenter=[2000, 500], WindowWidth=[1000, 10]))
   np.testing.assert_array_equal(one, two)
@@ -123,12 +123,12 @@ def test_first_of_several_windows(write):
     ("SIGMOID", lambda v: 1 / (1 + np.exp(-4 * (v - 2000) / 1000))),
   ],
 )
-def test_other_window_functions(write, function, expected):
+def test_open_dicom_supports_other_window_functions(write, function, expected):
   shown = read(write(WindowCenter=2000, WindowWidth=1000, VOILUTFunction=function))
   np.testing.assert_array_equal(shown, grey(expected(VALUES.astype(float))))
 
 
-def test_narrow_windows(write):
+def test_open_dicom_supports_narrow_windows(write):
   shown = read(write(WindowCenter=2000, WindowWidth=1))
   np.testing.assert_array_equal(shown, grey(VALUES > 1999.5))
   # The exponential of a narrow sigmoid would overflow.
@@ -138,7 +138,7 @@ def test_narrow_windows(write):
     read(write(WindowCenter=2000, WindowWidth=0))
 
 
-def test_voi_lut_comes_before_the_window(write):
+def test_open_dicom_prefers_the_voi_lut_to_the_window(write):
   table = [int(4095 * (i / 15) ** 2) for i in range(16)]
   values = np.tile(np.arange(16, dtype=np.uint16), (16, 1))
   expected = grey(np.array(table)[values] / 4095)
@@ -158,7 +158,7 @@ def test_voi_lut_comes_before_the_window(write):
   np.testing.assert_array_equal(shown, expected)
 
 
-def test_modality_lut_comes_before_the_window(write):
+def test_open_dicom_applies_the_modality_lut_first(write):
   table = [i * i for i in range(16)]
   values = np.tile(np.arange(16, dtype=np.uint16), (16, 1))
   modality = lut(table, 0, 16)
@@ -169,18 +169,18 @@ def test_modality_lut_comes_before_the_window(write):
   np.testing.assert_array_equal(shown, grey((values**2 - 99.5) / 100 + 0.5))
 
 
-def test_signed_values(write):
+def test_open_dicom_reads_signed_values(write):
   values = (VALUES.astype(np.int16) - 2048).astype(np.int16)
   np.testing.assert_array_equal(read(write(values)), grey(VALUES / 4095))
 
 
-def test_equal_values_are_zeros(write):
+def test_open_dicom_gives_zeros_for_equal_values(write):
   flat = np.full((40, 40), 700, np.uint16)
   for form in ("MONOCHROME1", "MONOCHROME2"):
     assert not read(write(flat, PhotometricInterpretation=form)).any()
 
 
-def test_jpeg_inside_is_decoded(write):
+def test_open_dicom_decodes_jpeg(write):
   picture = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (48, 1))
   file = io.BytesIO()
   Image.fromarray(picture).save(file, format="JPEG", quality=95)
@@ -194,7 +194,7 @@ def test_jpeg_inside_is_decoded(write):
   assert abs(shown - picture / 236 * 255).max() < 4
 
 
-def test_compression_that_needs_a_plug_in_is_named(write):
+def test_open_dicom_names_compression_without_a_plug_in(write):
   path = write(
     syntax=pydicom.uid.JPEGLossless, pixels=pydicom.encaps.encapsulate([b"\0" * 64])
   )
@@ -216,14 +216,14 @@ def test_compression_that_needs_a_plug_in_is_named(write):
     ({"VOILUTFunction": "CUBIC", "WindowCenter": 9, "WindowWidth": 9}, "'CUBIC'"),
   ],
 )
-def test_what_is_no_grey_radiograph_is_named(write, elements, message):
+def test_open_dicom_refuses_other_images(write, elements, message):
   with pytest.raises(errors.InputError, match=rf"chest\.dcm: .*{message}"):
     read(write(**elements))
 
 
 # pydicom warns of some damage before it gives up.
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
-def test_damaged_files_are_named(write, tmp_path):
+def test_open_dicom_names_damaged_files(write, tmp_path):
   whole = (tmp_path / write()).read_bytes()
   path = tmp_path / "damaged.dcm"
   rng = np.random.default_rng(0)
@@ -245,14 +245,14 @@ def test_damaged_files_are_named(write, tmp_path):
   assert all("damaged.dcm" in message for message in messages)
 
 
-def test_not_a_dicom_file(tmp_path):
+def test_open_dicom_refuses_other_files(tmp_path):
   path = tmp_path / "notes.dcm"
   path.write_bytes(b"patient is well" * 50)
   with pytest.raises(errors.InputError, match=r"notes\.dcm: it has no DICOM header"):
     dicom.open_dicom(path)
 
 
-def test_without_pydicom(monkeypatch, tmp_path):
+def test_open_dicom_names_the_missing_package(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "pydicom", None)
   with pytest.raises(errors.InputError, match="pip install pydicom"):
     dicom.open_dicom(tmp_path / "chest.dcm")

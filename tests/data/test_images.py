@@ -24,7 +24,7 @@ def png(image: Image.Image, **options) -> bytes:
   return file.getvalue()
 
 
-def test_grey_forms_are_exact():
+def test_read_grey_is_exact_for_grey_modes():
   grey = ramp(20, 30)
   image = Image.fromarray(grey)
   alpha = Image.fromarray(np.random.default_rng(0).integers(0, 255, grey.shape, "u1"))
@@ -44,14 +44,14 @@ def test_grey_forms_are_exact():
     np.testing.assert_array_equal(read, grey, err_msg=form.mode)
 
 
-def test_colour_becomes_luminance_and_alpha_is_ignored():
+def test_read_grey_takes_luminance_and_ignores_alpha():
   rgba = np.zeros((2, 2, 4), np.uint8)
   rgba[:, :, 0] = 200
   read = images.read_grey(png(Image.fromarray(rgba)))
   assert (read == round(0.299 * 200)).all()
 
 
-def test_palette_is_looked_up_and_its_transparency_ignored():
+def test_read_grey_looks_up_palettes():
   indices = np.array([[0, 1], [2, 1]], np.uint8)
   palette = Image.new("P", (2, 2))
   palette.putdata(indices.ravel().tolist())
@@ -60,19 +60,19 @@ def test_palette_is_looked_up_and_its_transparency_ignored():
   np.testing.assert_array_equal(images.read_grey(data), [[10, 90], [250, 90]])
 
 
-def test_sixteen_bits_are_scaled_by_their_full_range():
+def test_read_grey_scales_sixteen_bits_by_their_range():
   values = np.array([[0, 128, 129, 257], [32768, 65278, 65407, 65535]], np.uint16)
   read = images.read_grey(png(Image.fromarray(values)))
   np.testing.assert_array_equal(read, np.round(values / 257.0))
 
 
-def test_one_bit_is_black_and_white():
+def test_read_grey_reads_one_bit_as_black_and_white():
   image = Image.fromarray(ramp(4, 4) > 100)
   assert set(np.unique(images.read_grey(png(image)))) == {0, 255}
 
 
 @pytest.mark.parametrize("kept", [0, 4, 60, 0.5, 0.98])
-def test_truncated_images_are_named(tmp_path, kept):
+def test_read_grey_names_truncated_images(tmp_path, kept):
   noise = np.random.default_rng(0).integers(0, 255, (64, 64), "u1")
   data = png(Image.fromarray(noise))
   path = tmp_path / "00000001_000.png"
@@ -81,19 +81,19 @@ def test_truncated_images_are_named(tmp_path, kept):
     images.read_grey(path)
 
 
-def test_absent_image_is_named(tmp_path):
+def test_read_grey_names_absent_images(tmp_path):
   with pytest.raises(errors.InputError, match=r"absent\.png"):
     images.read_grey(tmp_path / "absent.png")
 
 
-def test_crop_takes_the_centred_square():
+def test_resize_crops_the_centred_square():
   wide = np.zeros((32, 64), np.uint8)
   wide[:, 16:48] = ramp(32, 32)
   np.testing.assert_array_equal(images.resize(wide, 32), ramp(32, 32))
   np.testing.assert_array_equal(images.resize(wide.T, 32), ramp(32, 32).T)
 
 
-def test_pad_keeps_everything_with_black_beside():
+def test_resize_pads_with_black():
   wide = np.full((32, 64), 200, np.uint8)
   padded = images.resize(wide, 16, "pad")
   assert padded.shape == (16, 16)
@@ -113,7 +113,7 @@ def test_resize_keeps_the_mean_and_aliases_nothing(mode):
   np.testing.assert_array_equal(images.resize(smooth, 64, mode), smooth)
 
 
-def test_unknown_mode():
+def test_resize_refuses_an_unknown_mode():
   with pytest.raises(errors.InputError, match=r"'stretch'; expected crop or pad"):
     images.resize(ramp(4, 4), 2, "stretch")
 
@@ -149,7 +149,7 @@ def test_resize_tree_without_large_enough_images(make_tree):
     layout.resize_tree(root, 48, progress=lambda *args: None)
 
 
-def test_in_threads_keeps_order_and_tells_errors():
+def test_in_threads_keeps_order_and_reports_errors():
   assert list(images.in_threads(lambda x: x * x, range(100))) == [
     x * x for x in range(100)
   ]
@@ -164,7 +164,7 @@ def test_in_threads_keeps_order_and_tells_errors():
     list(results)
 
 
-def test_real_rgba_originals(nih_cxr_mini):
+def test_read_grey_reads_real_rgba_originals(nih_cxr_mini):
   tree = layout.find_tree(nih_cxr_mini)
   modes = []
   for stem, path in tree.originals.items():
@@ -187,13 +187,13 @@ def placed(box, size, mode):
 
 @pytest.mark.parametrize("mode", images.MODES)
 @pytest.mark.parametrize("size", [1024, 256])
-def test_square_sources_keep_their_fractions(mode, size):
+def test_resize_boxes_keeps_boxes_of_square_images(mode, size):
   fractions = np.float32([[0.3, 0.25, 0.25, 0.1]])
   box = images.resize_boxes(fractions, (size, size), mode)
   np.testing.assert_allclose(box, fractions, rtol=1e-6)
 
 
-def test_crop_and_pad_move_boxes():
+def test_resize_boxes_moves_boxes_with_crop_and_pad():
   # 200 x 100: the crop keeps x in [50, 150], the pad puts 50 rows above.
   box = [50, 0, 100, 50]
   np.testing.assert_allclose(placed(box, (200, 100), "crop"), [0, 0, 1, 0.5])
@@ -210,7 +210,7 @@ def test_crop_and_pad_move_boxes():
   mode=st.sampled_from(images.MODES),
   corner=st.tuples(st.floats(0, 0.8), st.floats(0, 0.8)),
 )
-def test_a_bright_box_stays_where_its_box_says(width, height, mode, corner):
+def test_resize_boxes_follows_resize(width, height, mode, corner):
   scale = 8
   image = np.zeros((height * scale, width * scale), np.uint8)
   x, y = int(corner[0] * width) * scale, int(corner[1] * height) * scale

@@ -32,7 +32,7 @@ def test_findings_are_alphabetical():
     (" Mass ", "Mass"),
   ],
 )
-def test_spellings(spelling, name):
+def test_finding_index_accepts_spellings(spelling, name):
   assert metadata.FINDINGS[labels.finding_index(spelling, metadata.FINDINGS)] == name
 
 
@@ -51,7 +51,7 @@ def test_spellings(spelling, name):
     ("NoFinding", "No Finding"),
   ],
 )
-def test_nearest_names_are_suggested(typed, meant):
+def test_finding_index_suggests_the_nearest_name(typed, meant):
   with pytest.raises(errors.InputError) as raised:
     labels.finding_index(typed, metadata.FINDINGS)
   text = str(raised.value)
@@ -59,7 +59,7 @@ def test_nearest_names_are_suggested(typed, meant):
   assert f"did you mean {meant}" in text
 
 
-def test_what_is_near_to_nothing_gets_no_suggestion():
+def test_finding_index_suggests_nothing_for_unlike_names():
   with pytest.raises(errors.InputError) as raised:
     labels.finding_index("Zebra", metadata.FINDINGS)
   assert "did you mean" not in str(raised.value)
@@ -76,7 +76,7 @@ def test_what_is_near_to_nothing_gets_no_suggestion():
     ("Mass,Mass", ("Mass",)),
   ],
 )
-def test_typed_lists_are_parsed(text, names):
+def test_parse_reads_typed_lists(text, names):
   row = labels.parse(text, metadata.FINDINGS)
   assert row.shape == (14,)
   assert row.dtype == np.uint8
@@ -84,7 +84,7 @@ def test_typed_lists_are_parsed(text, names):
 
 
 @given(st.lists(st.sampled_from(metadata.FINDINGS), min_size=1), st.sampled_from(",|"))
-def test_any_list_is_parsed(names, separator):
+def test_parse_reads_any_list(names, separator):
   row = labels.parse(separator.join(names), metadata.FINDINGS)
   assert labels.names_of(row, metadata.FINDINGS) == tuple(sorted(set(names)))
 
@@ -92,6 +92,6 @@ def test_any_list_is_parsed(names, separator):
 @pytest.mark.parametrize(
   "text", ["", "|", " , ", "Mass,No Finding", "No Finding|Mass", "Mass,Influenza"]
 )
-def test_bad_lists_are_refused(text):
+def test_parse_refuses_bad_lists(text):
   with pytest.raises(errors.InputError):
     labels.parse(text, metadata.FINDINGS)

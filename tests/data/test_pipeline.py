@@ -100,7 +100,7 @@ def test_batch_maps_black_to_minus_one_and_white_to_one(make_tree, tmp_path):
   assert (image[1] == 1).all()
 
 
-def test_every_row_once_an_epoch_in_changing_order(source):
+def test_train_batches_shuffle_every_epoch(source):
   n = len(source)
   batches = take(pipeline.train_batches(source, batch_size=1, seed=3), 3 * n)
   rows = np.array([batch["row"][0] for batch in batches]).reshape(3, n)
@@ -114,7 +114,7 @@ def test_every_row_once_an_epoch_in_changing_order(source):
 
 @pytest.mark.parametrize("process_count", [1, 2, 4])
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_global_batches_are_equal_for_any_number_of_processes(
+def test_train_batches_are_equal_for_any_number_of_processes(
   source, process_count, num_threads
 ):
   alone = take(pipeline.train_batches(source, batch_size=8, seed=1), STEPS)
@@ -138,7 +138,7 @@ def test_global_batches_are_equal_for_any_number_of_processes(
 
 
 @pytest.mark.parametrize("start_step", range(STEPS))
-def test_any_step_can_be_the_first(source, start_step):
+def test_train_batches_start_at_any_step(source, start_step):
   def batches(start: int, count: int) -> list[dict[str, np.ndarray]]:
     parts = [
       take(
@@ -164,9 +164,7 @@ def test_any_step_can_be_the_first(source, start_step):
 
 @pytest.mark.parametrize("process_count", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [4, 8, 32])
-def test_epochs_give_every_row_once_and_say_what_fills_up(
-  source, process_count, batch_size
-):
+def test_epoch_batches_hold_every_row_once(source, process_count, batch_size):
   parts = [
     list(
       pipeline.epoch_batches(
@@ -189,7 +187,7 @@ def test_epochs_give_every_row_once_and_say_what_fills_up(
   assert valid[: len(source)].all()
 
 
-def test_columns_join_by_row_and_rows_without_a_value_are_left_out(prepared):
+def test_joined_source_joins_by_row_and_skips_missing_values(prepared):
   n = prepared.num_rows["train"]
   some = FakeColumn("elixrc", n, absent=(1, 4))
   other = FakeColumn("img_emb", n, absent=(4, 6))
@@ -209,7 +207,7 @@ def test_columns_join_by_row_and_rows_without_a_value_are_left_out(prepared):
     source[len(kept)]
 
 
-def test_columns_that_do_not_fit(prepared):
+def test_joined_source_refuses_columns_that_do_not_fit(prepared):
   n = prepared.num_rows["train"]
   with pytest.raises(ValueError, match=f"elixrc has {n + 1} rows, train has {n}"):
     pipeline.JoinedSource(prepared, "train", (FakeColumn("elixrc", n + 1),))
@@ -228,14 +226,14 @@ def test_columns_that_do_not_fit(prepared):
     ({"batch_size": 4, "process_index": 2, "process_count": 2}, "process 2 of 2"),
   ],
 )
-def test_batches_that_cannot_be(source, sizes, message):
+def test_batches_of_impossible_sizes_are_refused(source, sizes, message):
   with pytest.raises(ValueError, match=message):
     pipeline.train_batches(source, seed=0, **sizes)
   with pytest.raises(ValueError, match=message):
     pipeline.epoch_batches(source, **sizes)
 
 
-def test_no_rows(prepared):
+def test_joined_source_refuses_no_rows(prepared):
   n = prepared.num_rows["train"]
   nothing = FakeColumn("elixrc", n, absent=tuple(range(n)))
   source = pipeline.JoinedSource(prepared, "train", (nothing,))
@@ -243,7 +241,7 @@ def test_no_rows(prepared):
     pipeline.train_batches(source, batch_size=1, seed=0)
 
 
-def test_worker_processes_give_the_same_batches(prepared):
+def test_train_batches_are_equal_with_worker_processes(prepared):
   ids = {split: prepared.ids(split) for split in prepared.num_rows}
   every = np.concatenate(list(ids.values()))
   column = column_writer.write_column(

@@ -49,7 +49,7 @@ def joined(
   return pipeline.JoinedSource(of, split, both, ("elixrc",))
 
 
-def test_an_image_column_is_the_partners_and_a_text_column_ones_own(prepare):
+def test_joined_source_takes_images_from_the_partner_and_text_from_the_row(prepare):
   of = prepare(per_patient=2)
   source, n = joined(of), of.num_rows["train"]
   # Two images a patient, side by side: each is the other's reference.
@@ -69,7 +69,7 @@ def test_an_image_column_is_the_partners_and_a_text_column_ones_own(prepare):
   assert batch["txt_emb"][:, 0, 0].tolist() == (batch["row"] + 1).tolist()
 
 
-def test_without_columns_of_a_partner_the_reference_is_the_image_itself(prepare):
+def test_joined_source_without_partner_columns_refers_to_the_row(prepare):
   of = prepare()
   source = pipeline.JoinedSource(of, "train", (column(of, "elixrc", absent=(2,)),))
   assert source.reference_row.tolist() == source.row.tolist()
@@ -77,7 +77,7 @@ def test_without_columns_of_a_partner_the_reference_is_the_image_itself(prepare)
     np.testing.assert_array_equal(source.reference_image(index), source[index]["image"])
 
 
-def test_who_has_no_other_image_has_zeros(prepare):
+def test_joined_source_gives_zeros_without_another_image(prepare):
   of = prepare(per_patient=1)
   source, n = joined(of), of.num_rows["train"]
   assert source.reference_row.tolist() == [-1] * n
@@ -93,7 +93,7 @@ def test_who_has_no_other_image_has_zeros(prepare):
     assert not black.any()
 
 
-def test_a_partner_without_a_value_is_none(prepare):
+def test_joined_source_ignores_partners_without_a_value(prepare):
   of = prepare()
   source = joined(of, elixrc=(3,), txt_emb=(4,))
   left = [row for row in range(of.num_rows["train"]) if row not in (3, 4)]
@@ -108,7 +108,7 @@ def test_a_partner_without_a_value_is_none(prepare):
     assert (record["txt_emb"] == row + 1).all()
 
 
-def test_of_three_images_the_next_is_taken_and_for_the_last_the_one_before(prepare):
+def test_joined_source_takes_the_next_image_or_the_previous(prepare):
   of = prepare(per_patient=3)
   n = of.num_rows["train"]
   assert joined(of).reference_row.tolist() == [
@@ -116,7 +116,7 @@ def test_of_three_images_the_next_is_taken_and_for_the_last_the_one_before(prepa
   ]
 
 
-def test_a_reference_never_comes_from_another_split(prepare, monkeypatch):
+def test_joined_source_takes_references_from_the_same_split(prepare, monkeypatch):
   of = prepare()
   fields = records.Records.fields
 
@@ -136,7 +136,7 @@ def test_a_reference_never_comes_from_another_split(prepare, monkeypatch):
       )
 
 
-def test_a_target_is_of_the_image_itself_whatever_the_reference(prepare):
+def test_joined_source_keeps_targets_of_the_row_itself(prepare):
   of = prepare(per_patient=2)
   elixrc = column(of, "elixrc", absent=(2,))
   source = pipeline.JoinedSource(of, "train", (elixrc,), ("elixrc",), (elixrc,))

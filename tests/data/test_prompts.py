@@ -39,7 +39,7 @@ def boxes_of(**boxes: tuple[float, float, float, float]) -> np.ndarray:
   sex=st.sampled_from(["M", "F", None]),
   seed=st.integers(0, 10**6),
 )
-def test_any_label_set_is_read_back(names, boxes, view, age, sex, seed):
+def test_prompt_of_any_labels_is_read_back(names, boxes, view, age, sex, seed):
   table = np.array([box or [np.nan] * 4 for box in boxes], np.float32)
   text = prompts.prompt(
     sorted(names), view=view, age=age, sex=sex, boxes=table, seed=seed
@@ -56,7 +56,7 @@ def test_any_label_set_is_read_back(names, boxes, view, age, sex, seed):
   boxes=st.lists(BOX, min_size=14, max_size=14),
   seed=st.integers(0, 10**6),
 )
-def test_places_are_read_back(names, boxes, seed):
+def test_place_of_is_read_back_from_prompts(names, boxes, seed):
   table = np.array([box or [np.nan] * 4 for box in boxes], np.float32)
   expected = {}
   for name in names - {"Cardiomegaly", "Hernia"}:
@@ -86,14 +86,14 @@ def test_place_of_a_box(box, place):
   assert prompts.place_of(np.float32(box)) == place
 
 
-def test_a_mirrored_box_is_on_the_other_side():
+def test_place_of_a_mirrored_box_is_on_the_other_side():
   other = {"right": "left", "left": "right", "both": "both", "": ""}
   for x, y, width, height in np.random.default_rng(0).random((200, 4)):
     side, zone = prompts.place_of((x, y, width, height))
     assert prompts.place_of((1 - x - width, y, width, height)) == (other[side], zone)
 
 
-def test_sides_are_the_patients_own():
+def test_prompt_names_the_sides_of_the_patient():
   sides = {phantom_anatomy.LEFT: "left", phantom_anatomy.RIGHT: "right"}
   expected = set()
   for seed in range(8):
@@ -107,7 +107,7 @@ def test_sides_are_the_patients_own():
   assert len(expected) == 2
 
 
-def test_place_is_put_into_words():
+def test_prompt_names_the_place():
   for seed in range(30):
     boxes = boxes_of(
       Mass=(0.1, 0.1, 0.2, 0.2),
@@ -127,12 +127,12 @@ def test_place_is_put_into_words():
     assert not re.search(r"right|left|both|bilateral|zone|mass", central)
 
 
-def test_boxes_of_another_shape_are_a_mistake():
+def test_prompt_refuses_boxes_of_another_shape():
   with pytest.raises(ValueError, match="boxes"):
     prompts.prompt(["Mass"], boxes=np.zeros((4,)))
 
 
-def test_every_phrase_names_its_finding_alone():
+def test_phrasings_name_only_their_finding():
   words = prompts.phrasings()
   assert set(words["findings"]) == set(metadata.FINDINGS)
   for name, finding in words["findings"].items():
@@ -149,7 +149,7 @@ def test_every_phrase_names_its_finding_alone():
     assert bool(finding["region"]) == bool(finding["both_sides"])
 
 
-def test_the_other_words_name_no_finding_and_have_their_slots():
+def test_phrasings_of_other_words_name_no_finding():
   words = prompts.phrasings()
   assert set(words) == {"templates", "none", "views", "sexes", "zones", "findings"}
   assert set(words["views"]) == {"PA", "AP", "unknown"}
@@ -174,7 +174,7 @@ def test_the_other_words_name_no_finding_and_have_their_slots():
   assert all(text == text.lower() for text in fixed)
 
 
-def test_view_age_and_sex_are_in_the_prompt():
+def test_prompt_has_view_age_and_sex():
   for seed in range(60):
     text = prompts.prompt(["Mass"], view="AP", age=61.0, sex="F", seed=seed)
     assert re.search(r"\b(ap|anteroposterior)\b", text)
@@ -182,7 +182,7 @@ def test_view_age_and_sex_are_in_the_prompt():
     assert "woman" in text or "female" in text
 
 
-def test_unknowns_are_left_out():
+def test_prompt_omits_unknown_values():
   for seed in range(60):
     text = prompts.prompt([], seed=seed)
     assert "year" not in text
@@ -201,12 +201,12 @@ def test_unknowns_are_left_out():
     ({"age": -1}, "age -1"),
   ],
 )
-def test_values_that_no_prompt_can_tell(given, message):
+def test_prompt_refuses_impossible_values(given, message):
   with pytest.raises(errors.InputError, match=message):
     prompts.prompt([], **given)
 
 
-def test_seed_chooses_the_phrasing():
+def test_prompt_depends_on_the_seed():
   def texts(seeds):
     return [prompts.prompt(["Edema", "Effusion"], view="PA", seed=s) for s in seeds]
 
@@ -216,7 +216,7 @@ def test_seed_chooses_the_phrasing():
   assert len(set(texts(by_name))) > 20
 
 
-def test_age_takes_the_right_article():
+def test_prompt_uses_the_right_article():
   text = prompts.prompt([], age=82.4, sex="M", seed=3)
   assert "an 82 year old" in text
   assert "a 79 year old" in prompts.prompt([], age=79, sex="M", seed=3)
@@ -278,14 +278,14 @@ def test_fingerprint_follows_phrasings_and_grammar(monkeypatch):
   assert fingerprint() == before
 
 
-def test_spellings_are_taken_and_unknown_names_refused():
+def test_prompt_accepts_spellings_and_refuses_unknown_names():
   text = prompts.prompt(["Infiltrate", "pleural thickening"], seed=1)
   assert findings_of(text) == ("Infiltration", "Pleural_Thickening")
   with pytest.raises(errors.InputError, match="unknown finding 'Fracture'"):
     prompts.prompt(["Fracture"])
 
 
-def test_a_users_own_words_are_understood():
+def test_findings_of_understands_free_text():
   actual = findings_of("Large right PNEUMOTHORAX and a small nodule")
   assert actual == ("Nodule", "Pneumothorax")
   assert findings_of("massive cardiac silhouette, nodular pattern") == ()

@@ -53,7 +53,7 @@ def write_dicom(path: pathlib.Path, values: np.ndarray) -> None:
   dataset.save_as(path, enforce_file_format=True)
 
 
-def test_grey_forms_are_exact(tmp_path):
+def test_read_reference_is_exact_for_grey_modes(tmp_path):
   grey = ramp()
   image = Image.fromarray(grey)
   alpha = Image.fromarray(np.random.default_rng(0).integers(0, 255, grey.shape, "u1"))
@@ -72,7 +72,7 @@ def test_grey_forms_are_exact(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_jpeg_is_close(tmp_path, mode):
+def test_read_reference_reads_jpeg(tmp_path, mode):
   image = Image.fromarray(ramp())
   # By its content, whatever its name.
   path = tmp_path / "chest"
@@ -81,7 +81,7 @@ def test_jpeg_is_close(tmp_path, mode):
   assert abs(read - ramp()).max() <= 6
 
 
-def test_jpeg_is_turned_as_its_tag_says(tmp_path):
+def test_read_reference_follows_the_orientation_tag(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6
   image = Image.fromarray(ramp())
@@ -91,14 +91,14 @@ def test_jpeg_is_turned_as_its_tag_says(tmp_path):
   assert abs(read - np.rot90(ramp(), -1)).max() <= 6
 
 
-def test_one_bit_is_black_and_white(tmp_path):
+def test_read_reference_reads_one_bit_as_black_and_white(tmp_path):
   Image.fromarray(ramp() > 100).save(tmp_path / "x.png")
   read = reference.read_reference(tmp_path / "x.png")
   np.testing.assert_array_equal(read, (ramp() > 100) * 255)
 
 
 @pytest.mark.parametrize("bits", range(8, 17))
-def test_the_bits_that_are_used_are_the_range(tmp_path, bits):
+def test_read_reference_scales_by_the_bits_in_use(tmp_path, bits):
   top = 2**bits - 1
   values = np.linspace(0, top, 40 * 40).round().astype(np.uint16).reshape(40, 40)
   Image.fromarray(values).save(tmp_path / "x.png")
@@ -112,28 +112,28 @@ def test_the_bits_that_are_used_are_the_range(tmp_path, bits):
   assert read.max() == 255
 
 
-def test_eight_bits_in_sixteen_are_themselves(tmp_path):
+def test_read_reference_keeps_eight_bits_in_sixteen(tmp_path):
   Image.fromarray(ramp().astype(np.uint16)).save(tmp_path / "x.png")
   read = reference.read_reference(tmp_path / "x.png")
   np.testing.assert_array_equal(read, ramp())
 
 
 @pytest.mark.parametrize("name", ["chest.dcm", "chest.DICOM", "chest", "chest.png"])
-def test_dicom_is_recognised_by_its_content(tmp_path, name):
+def test_read_reference_recognises_dicom_by_content(tmp_path, name):
   values = np.linspace(0, 4095, 40 * 48).round().astype(np.uint16).reshape(40, 48)
   write_dicom(tmp_path / name, values)
   read = reference.read_reference(str(tmp_path / name))
   np.testing.assert_array_equal(read, np.round(values / 4095 * 255))
 
 
-def test_dicom_is_recognised_by_its_suffix(tmp_path):
+def test_read_reference_recognises_dicom_by_suffix(tmp_path):
   path = tmp_path / "chest.dcm"
   path.write_bytes(b"nothing of the kind" * 20)
   with pytest.raises(errors.InputError, match="no DICOM header"):
     reference.read_reference(path)
 
 
-def test_a_coloured_picture_is_refused_and_a_small_mark_is_not(tmp_path):
+def test_read_reference_refuses_colour_except_a_small_mark(tmp_path):
   path = tmp_path / "x.png"
   rgb = np.stack([ramp(100, 100)] * 3, axis=-1)
   rgb[:9, :11] = (255, 200, 0)
@@ -167,7 +167,9 @@ def test_a_coloured_picture_is_refused_and_a_small_mark_is_not(tmp_path):
     (30000, 30000, "is far too large"),
   ],
 )
-def test_sizes_are_refused_from_the_header(tmp_path, width, height, reported):
+def test_read_reference_refuses_sizes_from_the_header(
+  tmp_path, width, height, reported
+):
   path = tmp_path / "x.png"
   path.write_bytes(png_header(width, height))
   # Whatever filter the user has set, PIL's own warning is not what he shall read.
@@ -178,7 +180,7 @@ def test_sizes_are_refused_from_the_header(tmp_path, width, height, reported):
 
 
 @pytest.mark.parametrize("side", [20, 31, 9000])
-def test_sizes_of_dicom_are_refused_before_decoding(tmp_path, side):
+def test_read_reference_refuses_dicom_sizes_before_decoding(tmp_path, side):
   path = tmp_path / "x.dcm"
   write_dicom(path, np.zeros((4, 4)))
   dataset = pydicom.dcmread(path)
@@ -189,14 +191,14 @@ def test_sizes_of_dicom_are_refused_before_decoding(tmp_path, side):
 
 
 @pytest.mark.parametrize("side", [32, 8192])
-def test_the_bounds_themselves_are_taken(tmp_path, side):
+def test_read_reference_accepts_the_size_limits(tmp_path, side):
   values = np.zeros((32, side), np.uint8)
   values[0, 0] = 9
   Image.fromarray(values).save(tmp_path / "x.png")
   assert reference.read_reference(tmp_path / "x.png").shape == (32, side)
 
 
-def test_what_is_no_picture_is_named(tmp_path):
+def test_read_reference_refuses_other_files(tmp_path):
   def refusal(path: pathlib.Path) -> str:
     with pytest.raises(errors.InputError) as raised:
       reference.read_reference(path)
@@ -221,7 +223,7 @@ def test_what_is_no_picture_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("colour", [2, 4, 6])
-def test_sixteen_bits_in_several_channels_are_refused(tmp_path, colour):
+def test_read_reference_refuses_sixteen_bit_colour(tmp_path, colour):
   path = tmp_path / "x.png"
   path.write_bytes(png_header(64, 64, depth=16, colour=colour))
   with pytest.raises(errors.InputError, match="16 bits and several channels"):
@@ -229,14 +231,14 @@ def test_sixteen_bits_in_several_channels_are_refused(tmp_path, colour):
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])
-def test_a_picture_of_one_value_shows_nothing(tmp_path, value):
+def test_read_reference_refuses_a_constant_image(tmp_path, value):
   path = tmp_path / "x.png"
   Image.new("L", (64, 64), value).save(path)
   with pytest.raises(errors.InputError, match=f"shows nothing: all .* are {value}"):
     reference.read_reference(path)
 
 
-def test_a_dicom_of_one_value_shows_nothing(tmp_path):
+def test_read_reference_refuses_a_constant_dicom(tmp_path):
   write_dicom(tmp_path / "x.dcm", np.full((64, 64), 700))
   with pytest.raises(errors.InputError, match="shows nothing"):
     reference.read_reference(tmp_path / "x.dcm")

@@ -5,17 +5,17 @@ import numpy as np
 from cxr_diffusion_jax.data import pipeline
 
 
-def test_next_then_before_then_none():
+def test_other_image_is_the_next_then_the_previous_then_none():
   patient = np.array([7, 7, 7, 3, 9, 9])
   np.testing.assert_array_equal(pipeline.other_image(patient), [1, 2, 1, -1, 5, 4])
 
 
-def test_rows_of_a_patient_need_not_stand_together():
+def test_other_image_finds_scattered_rows():
   patient = np.array([1, 2, 1, 2, 1, 4])
   np.testing.assert_array_equal(pipeline.other_image(patient), [2, 3, 4, 1, 2, -1])
 
 
-def test_a_partner_is_another_row_of_the_same_patient():
+def test_other_image_is_another_row_of_the_same_patient():
   patient = np.random.default_rng(0).integers(0, 300, 1000)
   partner = pipeline.other_image(patient)
   result = partner >= 0
@@ -25,7 +25,7 @@ def test_a_partner_is_another_row_of_the_same_patient():
   np.testing.assert_array_equal(~result, alone)
 
 
-def test_nobody_has_none():
+def test_other_image_of_no_rows_is_empty():
   assert pipeline.other_image(np.array([], int)).shape == (0,)
 
 

@@ -18,14 +18,14 @@ def settings(make_tree, tmp_path) -> DataSettings:
   )
 
 
-def test_a_relative_root_has_the_folder_of_its_absolute_path(settings, monkeypatch):
+def test_settings_resolve_a_relative_root(settings, monkeypatch):
   root = pathlib.Path(settings.root)
   monkeypatch.chdir(root.parent)
   relative = dataclasses.replace(settings, root=root.name)
   assert relative.tree_folder == settings.tree_folder
 
 
-def test_a_moved_tree_keeps_its_records(settings, tmp_path):
+def test_settings_keep_records_of_a_moved_tree(settings, tmp_path):
   prepared = records.prepare_records(settings)
   moved = dataclasses.replace(settings, root=str(tmp_path / "disk" / "tree"))
   (tmp_path / "disk").mkdir()
@@ -37,14 +37,14 @@ def test_a_moved_tree_keeps_its_records(settings, tmp_path):
     assert records.prepare_records(moved) == prepared
 
 
-def test_records_in_a_bucket_are_refused_at_once(settings):
+def test_records_in_a_bucket_are_refused(settings):
   with pytest.raises(
     errors.InputError, match=r"records_dir=gs://.*a folder of this ma"
   ):
     dataclasses.replace(settings, records_dir="gs://bucket/records")
 
 
-def test_a_root_in_a_bucket_is_named_by_its_url(settings):
+def test_settings_name_a_bucket_root_by_its_url(settings):
   remote = dataclasses.replace(settings, root="gs://bucket/nih/")
   assert remote.tree_folder.name.startswith("nih-")
   assert remote.root == "gs://bucket/nih/"

@@ -31,7 +31,7 @@ def assign(patients, **settings) -> np.ndarray:
   fraction=st.floats(0, 0.5),
   train_on_expert=st.booleans(),
 )
-def test_no_patient_in_two_splits_and_no_expert_image_trained_on(
+def test_assign_keeps_patients_whole_and_experts_untrained(
   patients, expert, test_patients, fraction, train_on_expert
 ):
   patients = np.array(patients)
@@ -60,7 +60,7 @@ def test_no_patient_in_two_splits_and_no_expert_image_trained_on(
     assert set(split[of_expert]) <= {"test", "expert"}
 
 
-def test_fractions_are_kept_and_stable_when_patients_are_added():
+def test_assign_keeps_fractions_when_patients_are_added():
   split = assign(range(1, 4001), official=None, validation_fraction=0.1)
   assert abs((split == "test").mean() - splits.TEST_FRACTION) < 0.03
   rest = split[split != "test"]
@@ -69,7 +69,7 @@ def test_fractions_are_kept_and_stable_when_patients_are_added():
   assert np.array_equal(before, split[:2000])
 
 
-def test_small_trees_get_validation_and_none_where_none_is_wanted():
+def test_assign_gives_small_trees_a_validation_split():
   everything = (np.ones(4, bool), np.zeros(4, bool))
   split = assign([1, 1, 2, 3], official=everything, validation_fraction=0.01)
   assert {"train", "validation"} == set(split)
@@ -77,7 +77,7 @@ def test_small_trees_get_validation_and_none_where_none_is_wanted():
   assert set(split) == {"train"}
 
 
-def test_rows_in_no_list_and_patients_in_both():
+def test_assign_handles_rows_in_no_list_and_patients_in_both():
   training, neither = np.array([True, True, False]), np.zeros(3, bool)
   with pytest.raises(errors.InputError, match=r"1 images are in neither.*00000002_000"):
     assign([1, 1, 2], official=(training, neither))
@@ -86,12 +86,12 @@ def test_rows_in_no_list_and_patients_in_both():
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0])
-def test_impossible_fractions(fraction):
+def test_assign_refuses_impossible_fractions(fraction):
   with pytest.raises(errors.InputError, match="validation_fraction"):
     assign([1], official=None, validation_fraction=fraction)
 
 
-def test_lists_are_read(tmp_path):
+def test_read_list_reads_official_lists(tmp_path):
   path = tmp_path / "test_list.txt"
   path.write_text("00000001_000.png\r\n\n00000002_001.png")
   assert source.read_list(path) == {"00000001_000", "00000002_001"}

@@ -25,7 +25,7 @@ from tests.data.columns.toy_column import (
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_any_order_of_ids_gives_the_same_bytes(tmp_path, seed):
+def test_write_column_gives_the_same_bytes_for_any_order(tmp_path, seed):
   plain = write(tmp_path / "a")
   check_rows(plain)
   order = np.random.default_rng(seed).permutation(list(VALUES)).tolist()
@@ -42,7 +42,7 @@ def test_any_order_of_ids_gives_the_same_bytes(tmp_path, seed):
   assert not (other.folder / "scratch").exists()
 
 
-def test_description_and_opening_again(tmp_path):
+def test_description_survives_reopening(tmp_path):
   assert columns.open_column(tmp_path, "toy") is None
   written = write(tmp_path)
   column = columns.open_column(tmp_path, "toy")
@@ -58,7 +58,7 @@ def test_description_and_opening_again(tmp_path):
   assert columns.open_column(tmp_path, "toy") is None
 
 
-def test_freshness_follows_source_and_ids(tmp_path):
+def test_is_fresh_depends_on_source_and_ids(tmp_path):
   column = write(tmp_path)
   same = columns.ids_fingerprint({split: IDS[split] for split in reversed(IDS)})
   fresh = {"ids_fingerprint": same, "source_fingerprint": "f0"}
@@ -82,7 +82,7 @@ def reshaped():
     yield ids, values.reshape(-1, 24)
 
 
-def test_first_of_duplicates_wins_and_they_are_counted(tmp_path):
+def test_write_column_keeps_the_first_of_duplicates_and_counts_them(tmp_path):
   others = {one: value + 1 for one, value in VALUES.items()}
   column = write(
     tmp_path,
@@ -97,12 +97,12 @@ def test_first_of_duplicates_wins_and_they_are_counted(tmp_path):
   assert column.description.num_duplicates == 4
 
 
-def test_ids_of_no_row_are_passed_over(tmp_path):
+def test_write_column_ignores_ids_of_no_row(tmp_path):
   more = {**VALUES, "99999999_000": np.ones(SHAPE, np.float32)}
   check_rows(write(tmp_path, batches=batches_of(list(more)[::-1], values=more)))
 
 
-def test_missing_rows_are_an_error_unless_dropped(tmp_path):
+def test_write_column_refuses_missing_rows_unless_dropped(tmp_path):
   some = [one for one in VALUES if one not in ("00000003_000", "00000025_001")]
   with pytest.raises(
     errors.InputError,
@@ -127,7 +127,7 @@ def test_missing_rows_are_an_error_unless_dropped(tmp_path):
   assert column == columns.open_column(tmp_path, "toy")
 
 
-def test_ids_that_join_to_nothing_show_both_sides(tmp_path):
+def test_write_column_shows_both_sides_if_no_id_joins(tmp_path):
   strange = {f"img_{i}": np.ones(SHAPE, np.float32) for i in range(5)}
 
   def stream(wanted):
@@ -149,7 +149,7 @@ def test_ids_that_join_to_nothing_show_both_sides(tmp_path):
     (-np.inf, r"NaN or infinite"),
   ],
 )
-def test_values_that_float16_cannot_hold(tmp_path, number, message):
+def test_write_column_refuses_values_beyond_float16(tmp_path, number, message):
   values = {one: value.copy() for one, value in VALUES.items()}
   values["00000002_000"][1, 2] = number
   with pytest.raises(errors.InputError, match=message):
@@ -160,19 +160,19 @@ def test_values_that_float16_cannot_hold(tmp_path, number, message):
     check_rows(column, values=values, dtype=np.float32)
 
 
-def test_values_of_another_shape(tmp_path):
+def test_write_column_refuses_another_shape(tmp_path):
   with pytest.raises(errors.InputError, match=r"4 ids came with values of \[4, 24\]"):
     write(tmp_path, batches=reshaped())
 
 
-def test_disk_too_small_is_reported_before_the_work(tmp_path, monkeypatch):
+def test_write_column_reports_a_small_disk_first(tmp_path, monkeypatch):
   usage = collections.namedtuple("usage", "total used free")
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 100))
   with pytest.raises(errors.InputError, match=r"0\.0 MB free for column toy"):
     write(tmp_path)
 
 
-def test_sources_can_be_pickled_and_open_late(tmp_path):
+def test_source_is_pickled_and_opens_lazily(tmp_path):
   column = write(tmp_path)
   source = column.source("train")
   assert np.array_equal(source[2], VALUES["00000002_000"].astype(np.float16))
@@ -198,7 +198,7 @@ def test_write_column_splits_values_into_shards(tmp_path):
   check_rows(column)
 
 
-def test_records_allow_fast_random_access(tmp_path):
+def test_array_records_allow_fast_random_access(tmp_path):
   column = write(tmp_path)
   (path, num_rows), *_ = column.shards("train")
   reader = array_record_module.ArrayRecordReader(str(path))

@@ -16,7 +16,7 @@ from cxr_diffusion_jax.data.columns import writer as column_writer
 from tests.data.columns.toy_column import VALUES, batches_of, check_rows, content, write
 
 
-def test_disk_that_fills_up_is_one_line_and_the_work_resumes(tmp_path, monkeypatch):
+def test_write_column_resumes_after_a_full_disk(tmp_path, monkeypatch):
   pwrite, calls = column_scratch.os.pwrite, itertools.count()
 
   def full(file, data, offset):
@@ -36,7 +36,9 @@ class Crash(Exception):
 
 
 @pytest.mark.parametrize("fatal", range(1, 5))
-def test_crash_between_shards_resumes_without_the_values(tmp_path, monkeypatch, fatal):
+def test_write_column_resumes_between_shards_without_the_values(
+  tmp_path, monkeypatch, fatal
+):
   whole = content(write(tmp_path / "whole", batches=batches_of(list(VALUES))))
   older = write(tmp_path / "b", fingerprint="older")
   replace, calls = column_writer.os.replace, itertools.count(1)
@@ -95,7 +97,7 @@ print("done")
 """
 
 
-def test_resumes_after_kill_9(tmp_path, repository):
+def test_write_column_resumes_after_sigkill(tmp_path, repository):
   def run(kill_at):
     return subprocess.run(
       [sys.executable, "-c", CHILD, str(tmp_path), str(kill_at)],
@@ -115,7 +117,7 @@ def test_resumes_after_kill_9(tmp_path, repository):
   assert [source[i].tolist() for i in range(40)] == [[i] * 3 for i in range(40)]
 
 
-def test_scratch_of_other_ids_or_source_is_thrown_away(tmp_path):
+def test_scratch_of_other_ids_or_source_is_discarded(tmp_path):
   some = list(VALUES)[:9]
   with pytest.raises(errors.InputError, match="18 of 27"):
     write(tmp_path, batches=batches_of(some))
@@ -125,7 +127,7 @@ def test_scratch_of_other_ids_or_source_is_thrown_away(tmp_path):
   check_rows(column, values=others)
 
 
-def test_damaged_scratch_marks_only_lose_work(tmp_path):
+def test_scratch_with_damaged_marks_only_loses_work(tmp_path):
   with pytest.raises(errors.InputError, match="have no embedding"):
     write(tmp_path, batches=batches_of(list(VALUES)[:9]))
   marks = pathlib.Path(tmp_path, "columns/toy/scratch/done.bin")

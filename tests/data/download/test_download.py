@@ -49,7 +49,7 @@ def serve(folder: pathlib.Path, files: dict[str, bytes]) -> None:
     (folder / name).write_bytes(content)
 
 
-def test_unknown_download(tmp_path):
+def test_download_refuses_an_unknown_name(tmp_path):
   with pytest.raises(
     errors.InputError,
     match="download 'mimic'; expected one of elixr, google-labels, google-nih",
@@ -60,7 +60,7 @@ def test_unknown_download(tmp_path):
     download.download("elixr", tmp_path / "file" / "tree")
 
 
-def test_google_labels(server, tmp_path):
+def test_download_fetches_google_labels(server, tmp_path):
   names = [
     "four_findings_expert_labels/individual_readers.csv",
     "four_findings_expert_labels/test_labels.csv",
@@ -125,7 +125,7 @@ def good_thumbnails() -> bytes:
   )
 
 
-def test_google_subset_becomes_a_tree(server, tmp_path):
+def test_download_makes_a_tree_of_the_google_subset(server, tmp_path):
   folder, url, requests = server
   serve(folder, subset_files(good_thumbnails()))
   for _ in range(2):
@@ -164,7 +164,7 @@ def test_google_subset_becomes_a_tree(server, tmp_path):
   assert (files.form, files.num_rows) == ("F", 2)
 
 
-def test_google_subset_never_overwrites_another_tree(server, tmp_path):
+def test_download_never_overwrites_another_tree(server, tmp_path):
   folder, url, _ = server
   serve(folder, subset_files(good_thumbnails()))
   path = write(tmp_path / "Data_Entry_2017_v2020.csv", b"Image Index\n")
@@ -174,7 +174,7 @@ def test_google_subset_never_overwrites_another_tree(server, tmp_path):
   assert not (tmp_path / "original").exists()
 
 
-def test_elixr_is_a_snapshot_of_the_hub(tmp_path, monkeypatch):
+def test_download_takes_elixr_from_a_hub_snapshot(tmp_path, monkeypatch):
   hub = pytest.importorskip("huggingface_hub")
   calls = []
 
@@ -199,7 +199,7 @@ def test_elixr_is_a_snapshot_of_the_hub(tmp_path, monkeypatch):
     download.download("elixr", tmp_path)
 
 
-def test_nih_is_linked_from_kagglehubs_cache(tmp_path, monkeypatch):
+def test_download_links_nih_from_the_kagglehub_cache(tmp_path, monkeypatch):
   kagglehub = pytest.importorskip("kagglehub")
   cache, root = tmp_path / "cache", tmp_path / "root"
   for i in range(1, 13):
@@ -235,7 +235,7 @@ def test_nih_is_linked_from_kagglehubs_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("what", "library"), [("nih", "kagglehub"), ("elixr", "huggingface_hub")]
 )
-def test_a_library_that_is_not_installed(tmp_path, monkeypatch, what, library):
+def test_download_names_a_missing_library(tmp_path, monkeypatch, what, library):
   monkeypatch.setitem(sys.modules, library, None)
   with pytest.raises(errors.InputError, match=f"fix: pip install {library}"):
     download.download(what, tmp_path)

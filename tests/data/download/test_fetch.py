@@ -97,7 +97,7 @@ def md5_of(content: bytes) -> str:
   return base64.b64encode(hashlib.md5(content).digest()).decode()
 
 
-def test_a_file_comes_whole_and_only_once(server, tmp_path):
+def test_fetch_gets_a_file_whole_and_once(server, tmp_path):
   messages = []
   path = get(server, tmp_path / "new", progress=lambda *state: messages.append(state))
   assert path.read_bytes() == CONTENT
@@ -108,7 +108,7 @@ def test_a_file_comes_whole_and_only_once(server, tmp_path):
   assert server.requests == [("/data/a.bin", None)]
 
 
-def test_resumes_where_it_was_cut_off(server, tmp_path):
+def test_fetch_resumes_a_cut_transfer(server, tmp_path):
   server.cut_after = [100_000, 50_000]
   pauses = []
   assert get(server, tmp_path, pauses).read_bytes() == CONTENT
@@ -117,7 +117,7 @@ def test_resumes_where_it_was_cut_off(server, tmp_path):
   assert pauses == [1.0, 1.0]
 
 
-def test_resumes_in_another_run(server, tmp_path):
+def test_fetch_resumes_in_another_run(server, tmp_path):
   server.cut_after = [200_000] + [0] * 20
   with pytest.raises(errors.InputError, match=r"200000 of 300000 bytes.*same command"):
     get(server, tmp_path)
@@ -129,7 +129,7 @@ def test_resumes_in_another_run(server, tmp_path):
   assert os.listdir(tmp_path) == ["a.bin"]
 
 
-def test_a_part_of_another_version_is_not_continued(server, tmp_path):
+def test_fetch_restarts_for_another_version(server, tmp_path):
   server.cut_after = [200_000] + [0] * 20
   with pytest.raises(errors.InputError):
     get(server, tmp_path)
@@ -138,13 +138,13 @@ def test_a_part_of_another_version_is_not_continued(server, tmp_path):
   assert get(server, tmp_path).read_bytes() == newer
 
 
-def test_a_server_without_ranges_starts_again(server, tmp_path):
+def test_fetch_restarts_without_range_support(server, tmp_path):
   server.with_range = False
   server.cut_after = [100_000]
   assert get(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_whole_part_that_was_not_renamed_is_taken(server, tmp_path):
+def test_fetch_keeps_a_complete_part(server, tmp_path):
   server.cut_after = [200_000] + [0] * 20
   with pytest.raises(errors.InputError):
     get(server, tmp_path)
@@ -157,7 +157,7 @@ def test_a_whole_part_that_was_not_renamed_is_taken(server, tmp_path):
   assert get(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_pauses_grow_while_nothing_comes(server, tmp_path):
+def test_fetch_waits_longer_between_retries(server, tmp_path):
   server.statuses = [503, 429, 500, 503]
   pauses = []
   assert get(server, tmp_path, pauses).read_bytes() == CONTENT
@@ -169,7 +169,7 @@ def test_pauses_grow_while_nothing_comes(server, tmp_path):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_is_reported_at_once(server, tmp_path, status):
+def test_fetch_reports_a_refusal_at_once(server, tmp_path, status):
   server.statuses = [status]
   with pytest.raises(errors.InputError, match=rf"a\.bin: HTTP {status} .*fix:"):
     get(server, tmp_path)
@@ -177,7 +177,7 @@ def test_a_refusal_is_reported_at_once(server, tmp_path, status):
   assert os.listdir(tmp_path) == []
 
 
-def test_no_server_and_no_address(tmp_path):
+def test_fetch_reports_an_unreachable_server(tmp_path):
   pauses = []
   with pytest.raises(errors.InputError, match=r"could not be fetched: .*refused"):
     fetch.fetch("http://127.0.0.1:9/a", tmp_path / "a", sleep=pauses.append)
@@ -186,7 +186,7 @@ def test_no_server_and_no_address(tmp_path):
     fetch.fetch("file:///etc/passwd", tmp_path / "a")
 
 
-def test_checksums_are_compared(server, tmp_path):
+def test_fetch_compares_checksums(server, tmp_path):
   right = fetch.checksum(write(tmp_path / "copy", CONTENT), "CRC32C")
   server.headers = {"x-goog-hash": f"crc32c={right},md5={md5_of(CONTENT)}"}
   server.cut_after = [1000]
@@ -204,7 +204,7 @@ def test_checksums_are_compared(server, tmp_path):
   assert get(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_file_without_a_size(server, tmp_path):
+def test_fetch_accepts_a_file_without_a_size(server, tmp_path):
   server.with_length = False
   server.headers = {"x-goog-hash": f"md5={md5_of(CONTENT)}"}
   server.cut_after = [5000]

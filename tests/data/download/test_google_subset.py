@@ -52,7 +52,7 @@ def write(path: pathlib.Path, content: bytes) -> pathlib.Path:
 @pytest.mark.parametrize(
   "name", ["../../evil", "/tmp/evil", "..\\evil", "a/b", ".hidden", "00000001_000/../x"]
 )
-def test_names_in_an_archive_never_leave_the_folder(tmp_path, name):
+def test_unpack_never_leaves_the_folder(tmp_path, name):
   labels = write(tmp_path / "labels.csv", (HEADER + SUBSET_ROWS).encode())
   entry = np.frombuffer(webp(9), np.uint8)
   path = write(
@@ -78,7 +78,7 @@ def test_names_in_an_archive_never_leave_the_folder(tmp_path, name):
     (None, HEADER + "../x,b,1,,0,0,0,,0,0\n", "image called '../x'"),
   ],
 )
-def test_google_subset_files_that_are_wrong(tmp_path, thumbnails, labels, message):
+def test_google_subset_refuses_wrong_files(tmp_path, thumbnails, labels, message):
   thumbnails = good_thumbnails() if thumbnails is None else thumbnails
   path = write(tmp_path / "t.npz", thumbnails)
   text = (HEADER + SUBSET_ROWS) if labels is None else labels

@@ -45,7 +45,7 @@ def refused(*words: str):
   return pytest.raises(errors.InputError, match=f"^{pattern}[^\n]*$")
 
 
-def test_images_come_in_the_order_of_their_names_and_when_asked_for(folder):
+def test_images_are_ordered_by_name_and_read_lazily(folder):
   images = image_folder.read(folder)
   assert images.ids.tolist() == ["a", "b", "c"]
   assert images.name == str(folder)
@@ -56,7 +56,7 @@ def test_images_come_in_the_order_of_their_names_and_when_asked_for(folder):
   assert images.take([2]).ids.tolist() == ["c"]
 
 
-def test_all_grey_forms_are_one_image(tmp_path):
+def test_read_gives_one_image_for_all_grey_modes(tmp_path):
   image = Image.fromarray(GREY)
   image.convert("RGB").save(tmp_path / "rgb.png")
   image.convert("RGBA").save(tmp_path / "rgba.png")
@@ -70,7 +70,7 @@ def test_all_grey_forms_are_one_image(tmp_path):
     np.testing.assert_array_equal(image[..., 0], GREY)
 
 
-def test_dicom_is_read_as_it_is_shown(folder):
+def test_read_shows_dicom_as_displayed(folder):
   meta = pydicom.dataset.FileMetaDataset()
   meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
   meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
@@ -95,13 +95,13 @@ def test_read_resizes_as_in_training(folder):
   np.testing.assert_array_equal(images.images[0][..., 0], wanted)
 
 
-def test_images_of_several_sizes(folder):
+def test_images_of_several_sizes_are_refused(folder):
   Image.fromarray(np.zeros((7, 9), np.uint8)).save(folder / "odd.png")
   with refused("1 of 4", "not 16x12", "odd.png is 9x7", "--image_size 12 resizes"):
     image_folder.read(folder)
 
 
-def test_folders_of_two_sizes(folder, tmp_path):
+def test_read_pair_refuses_folders_of_two_sizes(folder, tmp_path):
   other = tmp_path / "other"
   other.mkdir()
   Image.fromarray(np.zeros((64, 64), np.uint8)).save(other / "x.png")
@@ -122,7 +122,7 @@ def test_read_rejects_other_folders(folder, tmp_path):
     image_folder.read(tmp_path / "empty")
 
 
-def test_files_that_are_no_whole_image_are_named_at_once(folder):
+def test_read_names_damaged_files_at_once(folder):
   whole = (folder / "a.png").read_bytes()
   (folder / "torn.png").write_bytes(whole[: len(whole) * 2 // 3])
   with refused("cannot read the image", "torn.png", "copy it again"):
@@ -135,13 +135,13 @@ def test_files_that_are_no_whole_image_are_named_at_once(folder):
   assert len(image_folder.read(folder)) == 4
 
 
-def test_modes_that_are_none_of_a_radiograph(folder):
+def test_modes_of_no_radiograph_are_refused(folder):
   Image.new("CMYK", (16, 12)).save(folder / "ink.jpg")
   with refused("ink.jpg of 16x12", "CMYK", "save it as 8-bit grey"):
     image_folder.read(folder)
 
 
-def test_twelve_bits_in_sixteen_are_not_taken_for_black(folder):
+def test_read_refuses_twelve_bits_in_sixteen(folder):
   Image.fromarray(GREY.astype(np.uint16) * 16).save(folder / "deep.png")
   with refused("deep.png has 16 bits", "6%"):
     image_folder.read(folder)
@@ -211,7 +211,7 @@ def test_read_uses_matching_rows_of_nihs_table(folder, table):
     (["file,findings", "a,Mass,Edema"], ["line 2 has 3 cells", r"separate .* by \|"]),
   ],
 )
-def test_tables_that_do_not_fit(lines, words, folder, table):
+def test_read_refuses_tables_that_do_not_fit(lines, words, folder, table):
   with refused("labels.csv", *words):
     image_folder.read(folder, table(*lines))
 

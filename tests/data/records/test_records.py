@@ -80,7 +80,7 @@ def test_records_hold_what_the_tree_holds(settings):
   }
 
 
-def test_boxes_and_expert_labels_are_joined(settings):
+def test_prepare_records_joins_boxes_and_expert_labels(settings):
   (Path(settings.root) / "BBox_List_2017.csv").write_text(
     "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
     "00000001_001.png,Edema,512,256,256,128\n"
@@ -100,7 +100,7 @@ def test_boxes_and_expert_labels_are_joined(settings):
   assert [int(row["patient"]) for row in rows["expert"]] == [2, 2]
 
 
-def test_second_run_does_nothing(settings):
+def test_prepare_records_does_nothing_twice(settings):
   messages = []
   first = records.prepare_records(
     settings, progress=lambda *args: messages.append(args)
@@ -151,7 +151,7 @@ def change_reports(root: Path) -> None:
     (change_reports, {"labels"}),
   ],
 )
-def test_changed_content_makes_records_stale(settings, change, differing):
+def test_prepare_records_remakes_changed_content(settings, change, differing):
   first = records.prepare_records(settings)
   change(Path(settings.root))
   assert records.open_records(settings) is None
@@ -165,7 +165,7 @@ def test_changed_content_makes_records_stale(settings, change, differing):
   assert records.open_records(settings) == second
 
 
-def test_one_changed_label_remakes_one_part(settings, monkeypatch):
+def test_prepare_records_remakes_one_part_for_one_label(settings, monkeypatch):
   monkeypatch.setattr(parts, "MAX_PART_ROWS", 3)
   folder = Path(settings.folder)
 
@@ -201,7 +201,9 @@ def compress_again(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("move", [copy_tree, kaggle_tree, compress_again])
-def test_the_same_content_elsewhere_has_the_same_fingerprint(settings, tmp_path, move):
+def test_prepare_records_gives_equal_fingerprints_to_equal_content(
+  settings, tmp_path, move
+):
   first = records.prepare_records(settings)
   before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("parts/**/*")}
   root = move(Path(settings.root))
@@ -244,7 +246,7 @@ def test_records_of_an_earlier_version_are_made_again(settings):
     {"train_on_expert": True},
   ],
 )
-def test_changed_settings_make_records_stale(settings, change):
+def test_prepare_records_remakes_for_other_settings(settings, change):
   first = records.prepare_records(settings)
   changed = dataclasses.replace(settings, **change)
   assert records.open_records(changed) is None
@@ -293,7 +295,7 @@ print("tensorflow" in sys.modules)
 """
 
 
-def test_killed_runs_go_on_and_end_with_equal_records(
+def test_prepare_records_resumes_after_a_kill(
   settings, repository, tmp_path, monkeypatch
 ):
   moments = [
@@ -346,7 +348,7 @@ def test_parts_are_joined_in_row_order(settings, monkeypatch, tmp_path):
   assert_equal_rows(rows_of(cut), rows_of(whole))
 
 
-def test_tfds_reads_the_parts(settings):
+def test_prepare_records_writes_parts_that_tfds_reads(settings):
   import tensorflow_datasets as tfds
 
   prepared = records.prepare_records(settings)
@@ -362,7 +364,7 @@ def test_tfds_reads_the_parts(settings):
       np.testing.assert_array_equal(value, ours[row][key], err_msg=key)
 
 
-def test_the_network_is_never_touched(settings, monkeypatch):
+def test_prepare_records_never_touches_the_network(settings, monkeypatch):
   import socket
 
   def refuse(*args):
@@ -373,7 +375,7 @@ def test_the_network_is_never_touched(settings, monkeypatch):
   assert records.prepare_records(settings).num_rows["test"] == 4
 
 
-def test_sources_are_sequences_and_pickle(settings):
+def test_record_source_is_a_sequence_and_is_pickled(settings):
   prepared = records.prepare_records(settings)
   source = records.RecordSource(prepared, "train")
   source[0]
@@ -389,7 +391,7 @@ def test_sources_are_sequences_and_pickle(settings):
     prepared.ids("dev")
 
 
-def test_absent_images(settings, monkeypatch):
+def test_images_that_are_absent_are_refused_or_skipped(settings, monkeypatch):
   gone = sorted((Path(settings.root) / "original").rglob("*.png"))[:5]
   for path in gone:
     path.unlink()
@@ -412,7 +414,7 @@ def test_absent_images(settings, monkeypatch):
   assert records.open_records(settings) is None
 
 
-def test_no_name_joins(settings):
+def test_prepare_records_refuses_if_no_name_joins(settings):
   path = Path(settings.root) / "Data_Entry_2017.csv"
   header, *rows = path.read_text().splitlines()
   path.write_text("\n".join([header, *(f"9{row}" for row in rows)]))
@@ -423,14 +425,14 @@ def test_no_name_joins(settings):
       records.prepare_records(dataclasses.replace(settings, missing=missing))
 
 
-def test_images_all_too_small(make_tree, tmp_path):
+def test_images_that_are_all_too_small_are_refused(make_tree, tmp_path):
   small = make_tree(folder="24x24")
   settings = RecordSettings(root=small.root, folder=tmp_path, image_size=32)
   with pytest.raises(errors.InputError, match="or take a size of 24x24/"):
     records.prepare_records(settings)
 
 
-def test_truncated_images(settings, monkeypatch):
+def test_prepare_records_refuses_or_skips_truncated_images(settings, monkeypatch):
   path = next((Path(settings.root) / "original").rglob("00000003_001.png"))
   path.write_bytes(path.read_bytes()[:200])
   with pytest.raises(errors.InputError, match=r"cannot read .*00000003_001\.png"):
@@ -454,7 +456,7 @@ def test_truncated_images(settings, monkeypatch):
   assert records.prepare_records(settings).dropped == ()
 
 
-def test_a_part_of_nothing_but_damaged_images(settings, monkeypatch):
+def test_prepare_records_handles_a_part_of_damaged_images(settings, monkeypatch):
   monkeypatch.setattr(parts.logging, "warning", lambda *args: None)
   for path in (Path(settings.root) / "original").rglob("0000000[2]_*.png"):
     path.write_bytes(b"")
@@ -476,7 +478,7 @@ def test_images_outside_the_csv_are_counted(settings, monkeypatch):
   )
 
 
-def test_nothing_to_train_on(settings):
+def test_prepare_records_refuses_an_empty_training_split(settings):
   root = Path(settings.root)
   names = (root / "train_val_list.txt").read_text()
   with (root / "test_list.txt").open("a") as file:
@@ -486,7 +488,7 @@ def test_nothing_to_train_on(settings):
     records.prepare_records(settings)
 
 
-def test_folders_that_take_no_records(settings, tmp_path, monkeypatch):
+def test_prepare_records_refuses_unwritable_folders(settings, tmp_path, monkeypatch):
   (tmp_path / "file").write_text("")
   bad = dataclasses.replace(settings, folder=tmp_path / "file" / "records")
   with pytest.raises(errors.InputError, match=r"cannot write records to .*file"):
@@ -506,7 +508,7 @@ def test_folders_that_take_no_records(settings, tmp_path, monkeypatch):
     ("image_size", 0),
   ],
 )
-def test_bad_settings(name, value):
+def test_data_settings_refuse_bad_values(name, value):
   with pytest.raises(errors.InputError, match=rf"config\.data\.{name}[ =]{value!r}"):
     DataSettings(**{"root": ".", "image_size": 8, name: value})
 
@@ -520,7 +522,7 @@ def test_official_split_needs_a_list(settings):
   assert records.prepare_records(settings).num_rows["train"] > 0
 
 
-def test_one_official_list_implies_the_other(settings):
+def test_prepare_records_infers_the_other_official_list(settings):
   both = records.prepare_records(settings)
   (Path(settings.root) / "train_val_list.txt").unlink()
   assert records.open_records(settings) == both
@@ -530,7 +532,7 @@ def test_one_official_list_implies_the_other(settings):
   assert records.open_records(settings) == both
 
 
-def test_a_full_disk_is_one_line_and_loses_no_part(settings, monkeypatch):
+def test_prepare_records_keeps_parts_on_a_full_disk(settings, monkeypatch):
   class Full:
     def __init__(self, path, options):
       Path(path).touch()
@@ -562,7 +564,7 @@ def test_a_full_disk_is_one_line_and_loses_no_part(settings, monkeypatch):
   assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_dataset_in_a_bucket_gives_the_same_records(settings, tmp_path, bucket):
+def test_prepare_records_reads_a_dataset_in_a_bucket(settings, tmp_path, bucket):
   local = records.prepare_records(settings)
   root = epath.Path(bucket) / "nih"
   for path in Path(settings.root).rglob("*"):
@@ -576,7 +578,7 @@ def test_a_dataset_in_a_bucket_gives_the_same_records(settings, tmp_path, bucket
   assert records.open_records(remote) == prepared
 
 
-def test_real_records(nih_cxr_mini, tmp_path):
+def test_prepare_records_reads_real_images(nih_cxr_mini, tmp_path):
   settings = RecordSettings(root=nih_cxr_mini, folder=tmp_path, image_size=64)
   prepared = records.prepare_records(settings)
   rows = prepared.num_rows
@@ -596,7 +598,7 @@ def test_real_records(nih_cxr_mini, tmp_path):
   assert 0.3 < prepared.statistics["std"] < 0.7
 
 
-def test_real_originals_as_records(nih_cxr_mini, tmp_path, monkeypatch):
+def test_prepare_records_reads_real_originals(nih_cxr_mini, tmp_path, monkeypatch):
   monkeypatch.setattr(plan.logging, "warning", lambda *args: None)
   settings = RecordSettings(
     root=nih_cxr_mini, folder=tmp_path, image_size=512, missing="drop"

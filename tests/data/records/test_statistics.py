@@ -36,7 +36,7 @@ def test_statistics_are_those_of_all_images_together():
 
 
 @pytest.mark.parametrize("side", [16, 40])
-def test_modes_are_the_largest_variances_of_the_standardised_code(side):
+def test_image_statistics_modes_are_the_largest_variances(side):
   rng = np.random.default_rng(0)
   whole = 60 * rng.standard_normal((30, 1, 1, 1))
   noise = 20 * rng.standard_normal((30, side, side, 1))
@@ -52,11 +52,11 @@ def test_modes_are_the_largest_variances_of_the_standardised_code(side):
   assert sorted(described["modes"]) == ["0", "1", "2", "3"]
 
 
-def test_levels_end_where_the_size_is_odd():
+def test_image_statistics_levels_end_at_odd_sizes():
   image = np.zeros((12, 12, 1), np.uint8)
   assert sorted(statistics.image_statistics([image])["haar"]) == ["1", "2"]
 
 
-def test_no_images():
+def test_image_statistics_refuses_no_images():
   with pytest.raises(ValueError, match="no images"):
     statistics.image_statistics([])

@@ -17,7 +17,7 @@ READERS = "Reader ID,Image ID,Fracture,Pneumothorax,Airspace opacity,Nodule/mass
 EVERY = "Image ID,Abnormal," + ",".join(metadata.FINDINGS) + ",Other"
 
 
-def test_four_findings_with_and_without_a_set_column(tmp_path):
+def test_four_findings_are_read_with_and_without_a_set_column(tmp_path):
   folder = tmp_path / "four_findings_expert_labels"
   folder.mkdir()
   (folder / "validation_labels.csv").write_text(
@@ -44,7 +44,7 @@ def test_images_of_readers_alone_are_test_images(tmp_path):
   assert read.test_ids == {"00000009_000"}
 
 
-def test_all_findings(tmp_path):
+def test_read_google_labels_reads_all_findings(tmp_path):
   folder = tmp_path / "all_findings_expert_labels"
   folder.mkdir()
   path = folder / "test_labels.csv"
@@ -60,7 +60,7 @@ def test_all_findings(tmp_path):
   assert not read.four_findings
 
 
-def test_other_files_and_values_are_refused(tmp_path):
+def test_read_google_labels_refuses_other_files_and_values(tmp_path):
   path = tmp_path / "labels.csv"
   path.write_text("a,b\n1,2\n")
   with pytest.raises(errors.InputError, match=r"labels.csv holds no expert labels"):
@@ -73,7 +73,7 @@ def test_other_files_and_values_are_refused(tmp_path):
     google_labels.read_google_labels([path])
 
 
-def test_real_labels(nih_cxr_mini):
+def test_read_google_labels_reads_the_real_files(nih_cxr_mini):
   paths = layout.find_tree(nih_cxr_mini).google_labels
   read = google_labels.read_google_labels(paths)
   assert len(read.four_findings) == 30

@@ -26,7 +26,7 @@ def test_images_are_found_flat_and_nested(make_tree, folder):
   assert path == str(small.root / folder / f"{small.ids[3]}.png")
 
 
-def test_wanted_size_then_nearest_larger_then_original(make_tree):
+def test_find_tree_prefers_the_wanted_then_a_larger_size(make_tree):
   small = make_tree(size=8)
   first, second, third = small.ids[:3]
   for size, stems in ((16, [first]), (32, [first, second]), (64, [second, third])):
@@ -39,12 +39,12 @@ def test_wanted_size_then_nearest_larger_then_original(make_tree):
   assert Path(tree.resolve(65)[first]).parent.name == "images"
 
 
-def test_smaller_copies_are_never_used(make_tree):
+def test_find_tree_never_uses_smaller_copies(make_tree):
   small = make_tree(folder="24x24")
   assert layout.find_tree(small.root).resolve(25) == {}
 
 
-def test_labels_and_lists_are_found(make_tree):
+def test_find_tree_finds_labels_and_lists(make_tree):
   small = make_tree()
   (small.root / "BBox_List_2017.csv").write_text("Image Index\n")
   tree = layout.find_tree(small.root)
@@ -56,20 +56,20 @@ def test_labels_and_lists_are_found(make_tree):
   ]
 
 
-def test_corrected_csv_is_preferred(make_tree):
+def test_find_tree_prefers_the_corrected_csv(make_tree):
   small = make_tree()
   (small.root / "Data_Entry_2017_v2020.csv").write_text("")
   assert layout.find_tree(small.root).data_entry.name == "Data_Entry_2017_v2020.csv"
 
 
-def test_other_files_are_no_images(make_tree):
+def test_find_tree_ignores_other_files(make_tree):
   small = make_tree(folder="original")
   for name in ("._00000001_000.png", "list.txt", ".00000001_000.partial", "png"):
     (small.root / "original" / name).write_bytes(b"")
   assert sorted(layout.find_tree(small.root).originals) == sorted(small.ids)
 
 
-def test_no_such_root(tmp_path):
+def test_find_tree_refuses_a_missing_root(tmp_path):
   with pytest.raises(errors.InputError, match=r"no such folder: data root .*/absent"):
     layout.find_tree(tmp_path / "absent")
   (tmp_path / "file").write_text("")
@@ -77,14 +77,14 @@ def test_no_such_root(tmp_path):
     layout.find_tree(tmp_path / "file")
 
 
-def test_root_without_images(tmp_path):
+def test_find_tree_refuses_a_root_without_images(tmp_path):
   (tmp_path / "original").mkdir()
   (tmp_path / "Data_Entry_2017.csv").write_text("")
   with pytest.raises(errors.InputError, match="no images under"):
     layout.find_tree(tmp_path)
 
 
-def test_root_without_csv(make_tree):
+def test_find_tree_refuses_a_root_without_csv(make_tree):
   small = make_tree()
   (small.root / "Data_Entry_2017.csv").unlink()
   with pytest.raises(errors.InputError, match="no Data_Entry CSV"):

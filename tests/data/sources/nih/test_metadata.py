@@ -38,7 +38,7 @@ def write(tmp_path, text: str):
   [FORM_2017, FORM_2020, FORM_QUOTED, FORM_KAGGLE, "\ufeff" + FORM_2017],
   ids=["2017", "2020", "quoted", "kaggle", "byte-order mark"],
 )
-def test_all_forms_read_alike(tmp_path, text):
+def test_read_entries_reads_all_forms_alike(tmp_path, text):
   entries = metadata.read_entries(write(tmp_path, text))
   assert entries.id.tolist() == ["00000001_000", "00000002_003"]
   assert entries.patient.tolist() == [1, 2]
@@ -50,7 +50,7 @@ def test_all_forms_read_alike(tmp_path, text):
   assert not entries.findings[1].any()
 
 
-def test_columns_that_may_lack(tmp_path):
+def test_columns_that_are_optional_may_be_missing(tmp_path):
   text = (
     "Image Index,Finding Labels,Patient Age,Patient Sex,View Position\n"
     "00000007_001.png,Mass,60,U,LL\n"
@@ -72,7 +72,7 @@ def test_columns_that_may_lack(tmp_path):
     (" 7 ", 7),
   ],
 )
-def test_ages(text, years):
+def test_parse_age_reads_all_units(text, years):
   np.testing.assert_allclose(metadata.parse_age(text), years)
 
 
@@ -89,19 +89,19 @@ def test_ages(text, years):
     (",F,AP,2682,2749,0.143,0.171,", "", "line 3 has 5 cells"),
   ],
 )
-def test_bad_lines_are_named(tmp_path, old, new, message):
+def test_read_entries_names_bad_lines(tmp_path, old, new, message):
   assert old in FORM_2017
   path = write(tmp_path, FORM_2017.replace(old, new))
   with pytest.raises(errors.InputError, match=message):
     metadata.read_entries(path)
 
 
-def test_empty_csv(tmp_path):
+def test_read_entries_refuses_an_empty_csv(tmp_path):
   with pytest.raises(errors.InputError, match="has no rows"):
     metadata.read_entries(write(tmp_path, FORM_2017.splitlines()[0] + "\n"))
 
 
-def test_image_that_tells_no_patient(tmp_path):
+def test_read_entries_refuses_images_without_a_patient(tmp_path):
   text = (
     "Image Index,Finding Labels,Patient Age,Patient Sex,View Position\n"
     "chest.png,Mass,60,M,PA\n"
@@ -110,7 +110,7 @@ def test_image_that_tells_no_patient(tmp_path):
     metadata.read_entries(write(tmp_path, text))
 
 
-def test_real_csv(nih_cxr_mini):
+def test_read_entries_reads_the_real_csv(nih_cxr_mini):
   entries = metadata.read_entries(layout.find_tree(nih_cxr_mini).data_entry)
   assert len(entries.id) == 799
   named = np.array([int(image_id[:8]) for image_id in entries.id])
@@ -122,7 +122,7 @@ def test_real_csv(nih_cxr_mini):
   assert 0.4 < entries.findings.any(axis=1).mean() < 0.6
 
 
-def test_boxes_are_read_in_the_order_of_findings(tmp_path):
+def test_read_boxes_orders_them_by_finding(tmp_path):
   path = tmp_path / "BBox_List_2017.csv"
   path.write_text(
     f"{BOX_HEADER}00000001_000.png,Infiltrate,1.5,2,30,40,,,\n"
@@ -148,14 +148,14 @@ def test_boxes_are_read_in_the_order_of_findings(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["a.png,Mass,1,2,3", "a.png,Flu,1,2,3,4", "a.png"])
-def test_bad_box_lines_are_named(tmp_path, line):
+def test_read_boxes_names_bad_lines(tmp_path, line):
   path = tmp_path / "boxes.csv"
   path.write_text(BOX_HEADER + line + "\n")
   with pytest.raises(errors.InputError, match=r"boxes.csv line 2"):
     metadata.read_boxes(path)
 
 
-def test_real_boxes(nih_cxr_mini):
+def test_read_boxes_reads_the_real_file(nih_cxr_mini):
   read = metadata.read_boxes(layout.find_tree(nih_cxr_mini).boxes)
   assert sum(np.isfinite(boxes).all(axis=1).sum() for boxes in read.values()) == 45
   for boxes in read.values():

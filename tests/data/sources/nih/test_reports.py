@@ -35,14 +35,14 @@ def write(tmp_path, text: str):
   [ENTRY, QUOTED, SMALL, "\ufeff" + SMALL],
   ids=["data entry", "quoted header", "two columns", "byte-order mark"],
 )
-def test_all_forms_read_alike(tmp_path, text):
+def test_read_reports_reads_all_forms_alike(tmp_path, text):
   assert source.read_reports(write(tmp_path, text)) == {
     "00000001_000": "Edema, with a small effusion.",
     "00000002_003": "Clear lungs.",
   }
 
 
-def test_a_data_entry_with_reports_is_still_a_data_entry(tmp_path):
+def test_read_reports_leaves_data_entries_readable(tmp_path):
   path = write(tmp_path, ENTRY)
   assert metadata.read_entries(path).id.tolist() == list(source.read_reports(path))
 
@@ -66,22 +66,22 @@ def test_a_data_entry_with_reports_is_still_a_data_entry(tmp_path):
     ("Image Index,report\na," + "x" * 200_000 + "\n", "field larger than"),
   ],
 )
-def test_what_cannot_be_used_is_named(tmp_path, text, message):
+def test_read_reports_names_unusable_rows(tmp_path, text, message):
   with pytest.raises(errors.InputError, match=message):
     source.read_reports(write(tmp_path, text))
 
 
-def test_images_without_a_report_are_left_out(tmp_path):
+def test_read_reports_skips_images_without_a_report(tmp_path):
   path = write(tmp_path, "Image Index,report\na,\nb,ok\nc,  \n")
   assert source.read_reports(path) == {"b": "ok"}
 
 
-def test_blank_cells_after_the_last_column_are_nothing(tmp_path):
+def test_read_reports_ignores_trailing_blank_cells(tmp_path):
   path = write(tmp_path, "Image Index,report\na.png,Edema.,,\nb.png,Mass.\n")
   assert source.read_reports(path) == {"a": "Edema.", "b": "Mass."}
 
 
-def test_files_that_are_no_table(tmp_path):
+def test_read_reports_refuses_other_files(tmp_path):
   with pytest.raises(errors.InputError, match=r"absent\.csv"):
     source.read_reports(tmp_path / "absent.csv")
   with pytest.raises(errors.InputError, match="cannot read "):
