@@ -70,7 +70,7 @@ def solution(path, num_steps, noise):
   ],
   ids=lambda value: type(getattr(value, "schedule", value)).__name__,
 )
-def test_a_gaussian_is_reached_at_the_order_of_the_method(method, order, path):
+def test_sampler_reaches_a_gaussian_at_its_order(method, order, path):
   noise = jnp.linspace(-2, 2, 5)[:, None]
   error = [
     np.abs(_draw(method, path, n, noise, (1,)) - solution(path, n, noise)).max()
@@ -83,7 +83,7 @@ def test_a_gaussian_is_reached_at_the_order_of_the_method(method, order, path):
 @pytest.mark.parametrize(
   "method", [multistep.DPMSolver2M(), multistep.UniPC()], ids=str
 )
-def test_a_mixture_is_reached_at_second_order(method):
+def test_sampler_of_second_order_reaches_a_mixture_at_it(method):
   path, noise = PATHS[2], jnp.linspace(-2, 2, 41)[:, None]
   exact = _draw(second_order.Heun(), path, 600, noise, (0, 1))
   error = [
@@ -102,7 +102,7 @@ def test_a_mixture_is_reached_at_second_order(method):
   ],
   ids=str,
 )
-def test_fresh_noise_draws_the_law_of_a_mixture(method):
+def test_fresh_noise_samplers_draw_the_law_of_a_mixture(method):
   path = process.Process(schedule=schedule.VP(), prediction="v")
   noise, keys = (
     sampler.draw_noise(jax.random.split(jax.random.key(0), 6000), (1,)),
@@ -117,7 +117,7 @@ def test_fresh_noise_draws_the_law_of_a_mixture(method):
   assert np.abs(np.corrcoef(got[:, 0], noise[:, 0])[0, 1]) < 0.95
 
 
-def test_constraints_see_every_step_and_hold_at_the_end():
+def test_sampler_applies_constraints_at_every_step():
   path, keys = PATHS[0], jax.random.split(jax.random.key(0), 3)
   noise = jnp.linspace(-2, 2, 3)[:, None]
   for name in ("heun", "unipc"):
@@ -143,7 +143,7 @@ def _bits(keys):
   return jax.random.key_data(keys)
 
 
-def test_the_denoiser_is_asked_as_often_as_is_said():
+def test_sampler_evaluates_as_often_as_it_states():
   path, noise = PATHS[0], jnp.zeros((1, 1))
   for name in ("heun", "unipc"):
     asked = []

@@ -27,13 +27,13 @@ def stored():
   return json.loads((FOLDER / "diffusers_samplers.json").read_text("utf-8"))
 
 
-def test_every_sampler_has_a_peer(stored):
+def test_sampler_names_all_have_a_diffusers_peer(stored):
   assert {case.name for case in CASES} == set(stored)
   assert {case.sampler for case in CASES} == set(PEERS.sampler.methods())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_every_step_is_the_peers(case, stored):
+def test_sampler_steps_equal_diffusers(case, stored):
   reported, states = PEERS.run_ours(case, (2, 3))
   np.testing.assert_allclose(reported, stored[case.name]["times"], atol=1e-5)
   peer = np.array(stored[case.name]["states"]).reshape(states.shape)

@@ -53,7 +53,9 @@ def _second(context):
 KEEP = (_first, _second)
 
 
-def test_one_is_conditional_and_zero_unconditional(denoiser, inputs):
+def test_classifier_free_of_one_is_conditional_and_of_zero_unconditional(
+  denoiser, inputs
+):
   denoise_fn, calls = denoiser
   x_t, t, context = inputs
   conditional = denoise_fn(x_t, t, context)
@@ -68,7 +70,7 @@ def test_one_is_conditional_and_zero_unconditional(denoiser, inputs):
     np.testing.assert_allclose(guided(x_t, t, context), want, atol=1e-5)
 
 
-def test_extrapolates_in_one_call_of_both_branches(denoiser, inputs):
+def test_classifier_free_evaluates_both_branches_in_one_call(denoiser, inputs):
   denoise_fn, calls = denoiser
   x_t, t, context = inputs
   got = guidance.classifier_free(denoise_fn, _drop, 2.5)(x_t, t, context)
@@ -77,7 +79,7 @@ def test_extrapolates_in_one_call_of_both_branches(denoiser, inputs):
   np.testing.assert_allclose(got, x_t * 0.5 + 2.5 * said, rtol=1e-6)
 
 
-def test_a_scale_for_each_sample(denoiser, inputs):
+def test_guidance_takes_a_scale_for_each_sample(denoiser, inputs):
   denoise_fn, _ = denoiser
   x_t, t, context = inputs
   for make in (
@@ -90,7 +92,7 @@ def test_a_scale_for_each_sample(denoiser, inputs):
     np.testing.assert_allclose(got[1:], make(3.0)(x_t, t, context)[1:], atol=1e-5)
 
 
-def test_a_composition_adds_what_each_stream_says_alone(denoiser, inputs):
+def test_composed_adds_the_effect_of_each_stream(denoiser, inputs):
   denoise_fn, calls = denoiser
   x_t, t, context = inputs
   got = guidance.composed(denoise_fn, _drop, KEEP, (3.0, 1.5))(x_t, t, context)
@@ -99,7 +101,7 @@ def test_a_composition_adds_what_each_stream_says_alone(denoiser, inputs):
   np.testing.assert_allclose(got, x_t * 0.5 + said, rtol=1e-6)
 
 
-def test_a_composition_of_one_stream_is_classifier_free(denoiser, inputs):
+def test_composed_of_one_stream_is_classifier_free(denoiser, inputs):
   denoise_fn, _ = denoiser
   x_t, t, context = inputs
   for scale in (0.0, 0.3, 1.0, 4.0, jnp.float32(2.0)):
@@ -119,7 +121,7 @@ def _weak(x_t, t, context):
   return 0.1 * x_t - 1
 
 
-def test_autoguidance_leads_away_from_the_weak_one(denoiser, inputs):
+def test_autoguidance_leads_away_from_the_weak_network(denoiser, inputs):
   denoise_fn, calls = denoiser
   x_t, t, context = inputs
   good, weak = denoise_fn(x_t, t, context), _weak(x_t, t, context)
@@ -133,7 +135,7 @@ def test_autoguidance_leads_away_from_the_weak_one(denoiser, inputs):
 
 
 @pytest.mark.parametrize(("t", "within"), [(0.1, False), (0.3, True), (0.9, False)])
-def test_only_within_the_interval(denoiser, inputs, t, within):
+def test_guidance_acts_only_within_its_interval(denoiser, inputs, t, within):
   denoise_fn, _ = denoiser
   x_t, _, context = inputs
   t = jnp.full(2, t)
@@ -151,7 +153,7 @@ def test_only_within_the_interval(denoiser, inputs, t, within):
     np.testing.assert_allclose(got, full if within else plain, rtol=1e-6)
 
 
-def test_outside_the_interval_one_branch_is_evaluated(inputs):
+def test_composed_evaluates_one_branch_outside_the_interval(inputs):
   x_t, _, context = inputs
   rows = []
 
@@ -186,7 +188,7 @@ def contrasts():
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.4, 1.0])
-def test_rescaling_mixes_in_the_contrast_of_what_is_guided(contrasts, rescale):
+def test_rescale_restores_the_contrast_of_the_prediction(contrasts, rescale):
   denoise_fn, (x_t, t, context) = contrasts
   axes = (1, 2, 3)
   conditional = denoise_fn(x_t, t, context)
@@ -215,7 +217,7 @@ def test_rescaling_mixes_in_the_contrast_of_what_is_guided(contrasts, rescale):
     np.testing.assert_allclose(got, ratio * guided, rtol=1e-4, atol=1e-5)
 
 
-def test_rescaling_leaves_the_ends_and_constant_predictions(contrasts):
+def test_rescale_keeps_the_ends_and_constant_predictions(contrasts):
   denoise_fn, (x_t, t, context) = contrasts
   for number in (0.0, 1.0):
     for scale in (number, jnp.float32(number)):
@@ -243,7 +245,7 @@ def test_rescaling_leaves_the_ends_and_constant_predictions(contrasts):
     ((np.float32(0), np.float32(1)), 3),
   ],
 )
-def test_the_cost_is_what_is_evaluated(denoiser, inputs, scales, cost):
+def test_num_evaluations_counts_what_is_evaluated(denoiser, inputs, scales, cost):
   denoise_fn, calls = denoiser
   x_t, t, context = inputs
   guided = guidance.composed(denoise_fn, _drop, KEEP, scales)
@@ -253,7 +255,7 @@ def test_the_cost_is_what_is_evaluated(denoiser, inputs, scales, cost):
 
 
 @pytest.mark.parametrize(("scale", "cost"), [(0, 1), (1.0, 1), (2.0, 2), (0.5, 2)])
-def test_the_cost_of_a_single_scale(denoiser, inputs, scale, cost):
+def test_num_evaluations_of_a_single_scale(denoiser, inputs, scale, cost):
   denoise_fn, calls = denoiser
   guidance.classifier_free(denoise_fn, _drop, scale)(*inputs)
   assert calls == [2 * cost]
@@ -263,6 +265,6 @@ def test_the_cost_of_a_single_scale(denoiser, inputs, scale, cost):
   assert guidance.num_evaluations([scale]) == cost
 
 
-def test_as_many_scales_as_streams(denoiser):
+def test_composed_refuses_another_number_of_scales(denoiser):
   with pytest.raises(ValueError, match="zip"):
     guidance.composed(denoiser[0], _drop, KEEP, (1.0, 2.0, 3.0))

@@ -28,7 +28,7 @@ def _draw(method: str, noise, constrain_fn=None):
 
 
 @pytest.mark.parametrize("method", ["euler", "ddpm", "heun"])
-def test_the_known_ends_as_it_is_and_the_rest_does_not(method, data):
+def test_keep_known_returns_known_pixels_unchanged(method, data):
   x0, make, noise = data
   path, fresh = process.Process(), method == "ddpm"
   keep = inpainting.keep_known(path, x0, make, noise, fresh=fresh)
@@ -41,7 +41,7 @@ def test_the_known_ends_as_it_is_and_the_rest_does_not(method, data):
   np.testing.assert_allclose(_draw(method, noise, all_made), plain, atol=1e-6)
 
 
-def test_on_the_way_the_known_is_as_noisy_as_the_path(data):
+def test_keep_known_noises_known_pixels_along_the_path(data):
   x0, make, noise = data
   path = process.Process()
   own = inpainting.keep_known(path, x0, make, noise)
@@ -57,7 +57,7 @@ def test_on_the_way_the_known_is_as_noisy_as_the_path(data):
   np.testing.assert_allclose(drawn.std(), 1, atol=0.35)
 
 
-def test_a_place_is_made_where_any_of_its_pixels_is():
+def test_to_places_marks_a_place_if_any_pixel_is_masked():
   mask = np.zeros((1, 4, 6, 1), bool)
   mask[0, 3, 4] = True
   places = inpainting.to_places(mask, (2, 3))

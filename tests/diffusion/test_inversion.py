@@ -48,7 +48,7 @@ def x0() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_the_noise_is_what_the_ode_leads_to(name, x0):
+def test_inversion_of_a_gaussian_equals_its_ode(name, x0):
   """A Gaussian's flow carries each quantile to the same quantile."""
   path = process.Process(schedule=PATHS[name])
   errors = []
@@ -64,7 +64,7 @@ def test_the_noise_is_what_the_ode_leads_to(name, x0):
 
 
 @pytest.mark.parametrize("method", ["ddim", "heun"])
-def test_the_round_trip_closes_at_the_first_order(method, x0):
+def test_inversion_round_trip_closes_at_first_order(method, x0):
   path = process.Process()
   errors = [
     float(np.abs(_round_trip(path, x0, n, method=method)[1] - x0).max())
@@ -75,7 +75,7 @@ def test_the_round_trip_closes_at_the_first_order(method, x0):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "velocity", "x0"])
-def test_guesses_that_are_made_better_lead_to_the_exact_inverse(prediction, x0):
+def test_inversion_with_corrections_is_exact(prediction, x0):
   path = process.Process(prediction=prediction)
   errors = [
     float(np.abs(_round_trip(path, x0, 12, repeats=k)[1] - x0).max())

@@ -30,7 +30,7 @@ def test_squared_error_is_a_mean_per_sample():
 
 
 @pytest.mark.parametrize("path", [schedule.Cosine(), schedule.VP()], ids=str)
-def test_min_snr_of_the_paper(path):
+def test_min_snr_equals_the_paper(path):
   snr = np.float32([0.1, 2, 20])
   t = path.time_of_logsnr(np.log(snr))
   clipped = np.minimum(snr, 5)
@@ -47,7 +47,7 @@ def test_min_snr_of_the_paper(path):
 @pytest.mark.parametrize("name", prediction.names())
 @pytest.mark.parametrize("path", PATHS[1:4], ids=str)
 @pytest.mark.parametrize("weighting", ["min_snr", "edm", "sigmoid", "velocity"])
-def test_the_loss_does_not_depend_on_what_is_predicted(weighting, path, name):
+def test_squared_error_does_not_depend_on_the_prediction_type(weighting, path, name):
   weighting = loss.load(weighting)()
   path = Process(schedule=path, prediction=name)
   x0, noise, error = jax.random.normal(jax.random.key(0), (3, 3, 8))
@@ -64,7 +64,7 @@ def test_the_loss_does_not_depend_on_what_is_predicted(weighting, path, name):
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
 @pytest.mark.parametrize("name", prediction.names())
-def test_weights_are_finite_at_both_ends(path, name):
+def test_weightings_are_finite_at_both_ends(path, name):
   t = jnp.array([1e-5, 1 - 1e-5, 1.0])
   names = ("min_snr", "edm", "sigmoid", "uniform", "linear_timestep", "velocity")
   for weighting in names:
@@ -73,7 +73,7 @@ def test_weights_are_finite_at_both_ends(path, name):
     assert np.all(weight >= 0), weighting
 
 
-def test_edm_weights_the_network_alike_at_every_noise():
+def test_edm_weights_the_network_alike_at_every_noise_level():
   # 1 / c_out^2 of table 1, so an error of the network counts 1 everywhere.
   path = Process(schedule=schedule.EDM(), prediction="x0")
   weight = loss.EDM(sigma_data=0.7)(path, T)
@@ -121,18 +121,18 @@ def test_sigmoid_is_an_integral_over_logsnr(path):
   np.testing.assert_allclose(got, wanted, rtol=2e-3)
 
 
-def test_linear_weights_of_the_timestep():
+def test_linear_timestep_weights_by_the_timestep():
   weight = loss.LinearTimestep(slope=0.5)(Process(), jnp.array([0.0, 0.5, 1.0]))
   np.testing.assert_allclose(weight, [0.5, 1, 1.5])
   t = (jnp.arange(100) + 0.5) / 100
   np.testing.assert_allclose(loss.LinearTimestep()(Process(), t).mean(), 1, rtol=1e-6)
 
 
-def test_uniform_is_one():
+def test_uniform_weights_are_one():
   np.testing.assert_array_equal(loss.Uniform()(Process(), T), [1, 1, 1])
 
 
-def test_weightings_are_found_by_name_and_wrong_values_refused():
+def test_load_finds_weightings_and_refuses_wrong_values():
   assert loss.load("min_snr") is loss.MinSNR
   with pytest.raises(errors.InputError, match=r"one of edm, linear_timestep, min_snr"):
     loss.load("p2")

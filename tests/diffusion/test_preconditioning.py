@@ -20,7 +20,7 @@ STD = 0.7
 T = jnp.array([0.0, 0.1, 0.5, 0.9, 1.0])
 
 
-def test_coefficients_of_the_paper():
+def test_edm_has_the_coefficients_of_the_paper():
   sigma = np.float32([0.002, 0.1, 1, 10, 80])
   path = Process(schedule=schedule.EDM(), prediction="x0")
   t = path.schedule.time_of_logsnr(-2 * np.log(sigma))
@@ -39,7 +39,7 @@ def test_coefficients_of_the_paper():
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_a_network_sees_and_answers_numbers_of_size_one(path):
+def test_edm_gives_inputs_and_targets_unit_variance(path):
   path = Process(schedule=path, prediction="x0")
   around = preconditioning.EDM(sigma_data=STD)
   x0 = STD * jax.random.normal(jax.random.key(0), (5, 4000))
@@ -58,7 +58,7 @@ def test_a_network_sees_and_answers_numbers_of_size_one(path):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_the_exact_network_for_gaussian_data_answers_zero_around_its_mean(path):
+def test_edm_exact_network_of_gaussian_data_is_zero_around_its_mean(path):
   """For N(0, sigma_data^2) skipping alone is the best denoiser there is."""
   path = Process(schedule=path, prediction="x0")
   x_t = jax.random.normal(jax.random.key(0), (5, 4000))
@@ -71,7 +71,7 @@ def test_the_exact_network_for_gaussian_data_answers_zero_around_its_mean(path):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_the_exact_network_for_shifted_data_gives_the_exact_denoiser(path):
+def test_edm_exact_network_of_shifted_data_is_the_exact_denoiser(path):
   """N(1.5, 0.4^2) with another sigma_data: the network has to answer the rest."""
   path = Process(schedule=path, prediction="x0")
   around = preconditioning.EDM(sigma_data=STD)
@@ -93,7 +93,7 @@ def test_the_exact_network_for_shifted_data_gives_the_exact_denoiser(path):
   np.testing.assert_allclose(got, ideal, rtol=1e-4, atol=1e-5)
 
 
-def test_without_it_only_the_unit_of_time_changes():
+def test_identity_changes_only_the_unit_of_time():
   def network(x, time, context):
     return x + time[:, None] + context
 
@@ -102,7 +102,7 @@ def test_without_it_only_the_unit_of_time_changes():
   np.testing.assert_array_equal(got, [[6] * 3, [256] * 3])
 
 
-def test_what_it_cannot_give_is_refused():
+def test_preconditioning_refuses_other_predictions_and_values():
   for name in ("epsilon", "v", "velocity"):
     with pytest.raises(errors.InputError, match=f"prediction '{name}'; expected 'x0'"):
       preconditioning.EDM().check(Process(prediction=name))

@@ -15,7 +15,7 @@ PAIRS = list(itertools.product(prediction.names(), repeat=2))
 
 @pytest.mark.parametrize(("source", "wanted"), PAIRS)
 @pytest.mark.parametrize(("alpha", "sigma"), [(0.7, 0.3), (0.6, 0.8)])
-def test_conversions_are_exact(source, wanted, alpha, sigma):
+def test_convert_is_exact_between_all_predictions(source, wanted, alpha, sigma):
   x0, noise = jax.random.normal(jax.random.key(0), (2, 3, 4))
   x_t = alpha * x0 + sigma * noise
   given = prediction.target(source, x0, noise, alpha, sigma)
@@ -26,7 +26,7 @@ def test_conversions_are_exact(source, wanted, alpha, sigma):
 
 @pytest.mark.parametrize("name", prediction.names())
 @pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 0.0), (0.0, 1.0)])
-def test_ends_of_the_path_are_finite(name, alpha, sigma):
+def test_split_is_finite_at_both_ends(name, alpha, sigma):
   x0, noise = jax.random.normal(jax.random.key(0), (2, 3, 4))
   x_t = alpha * x0 + sigma * noise
   given = prediction.target(name, x0, noise, alpha, sigma)
@@ -42,7 +42,7 @@ def test_ends_of_the_path_are_finite(name, alpha, sigma):
     np.testing.assert_allclose(known_noise, noise, atol=1e-6)
 
 
-def test_an_unknown_prediction_is_refused():
+def test_check_refuses_an_unknown_prediction():
   with pytest.raises(errors.InputError, match="velocity"):
     prediction.check("score")
   with pytest.raises(ValueError, match="score"):

@@ -25,7 +25,7 @@ def test_corrupt_has_the_moments_of_the_path():
 @pytest.mark.parametrize(
   "path", [schedule.RectifiedFlow(), schedule.Cosine(), schedule.ScaledLinear()]
 )
-def test_the_target_leads_back(path, name):
+def test_target_leads_back_to_the_data(path, name):
   path = process.Process(schedule=path, prediction=name)
   x0 = jax.random.normal(jax.random.key(0), (3, 2, 2, 1))
   t = jnp.array([0.1, 0.5, 0.9])
@@ -37,7 +37,7 @@ def test_the_target_leads_back(path, name):
   np.testing.assert_allclose(got_noise, noise, atol=1e-4)
 
 
-def test_velocity_is_the_derivative_of_the_straight_path():
+def test_process_velocity_is_the_derivative_of_the_straight_path():
   path = process.Process()
   x0 = jax.random.normal(jax.random.key(0), (1, 3))
   noise = jax.random.normal(jax.random.key(1), (1, 3))
@@ -51,6 +51,6 @@ def test_velocity_is_the_derivative_of_the_straight_path():
   np.testing.assert_allclose(derivative, path.target(x0, noise, t), atol=1e-5)
 
 
-def test_an_unknown_prediction_is_refused():
+def test_process_refuses_an_unknown_prediction():
   with pytest.raises(errors.InputError, match="score"):
     process.Process(prediction="score")

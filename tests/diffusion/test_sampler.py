@@ -52,7 +52,7 @@ def _exact(noise):
   [(one_step.Euler(), path) for path in PATHS] + [(one_step.DDIM(), schedule.Cosine())],
   ids=str,
 )
-def test_converges_to_the_exact_solution_at_first_order(method, path, noise):
+def test_sampler_converges_to_the_exact_solution_at_first_order(method, path, noise):
   path = process.Process(schedule=path)
   error = [
     np.abs(_sample(method, path, noise, num_steps=n) - _exact(noise)).max()
@@ -83,7 +83,7 @@ def test_euler_on_the_rectified_flow_is_the_plain_formula(noise):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_all_predictions_give_the_same_image(path, noise):
+def test_sampler_gives_one_image_for_all_predictions(path, noise):
   images = {}
   for name in prediction.names():
     named = process.Process(schedule=path, prediction=name)
@@ -95,7 +95,7 @@ def test_all_predictions_give_the_same_image(path, noise):
   np.testing.assert_allclose(images["epsilon"], images["velocity"], atol=0.05)
 
 
-def test_a_perfect_guess_is_reached_exactly():
+def test_sampler_reaches_a_perfect_prediction_exactly():
   target = jnp.array([[3.0], [-1.0]])
   path = process.Process(prediction="x0")
   keys = jax.random.split(jax.random.key(0), 2)
@@ -113,7 +113,7 @@ def test_a_perfect_guess_is_reached_exactly():
 @pytest.mark.parametrize(
   ("eta", "path"), [(0.5, schedule.RectifiedFlow()), (1.0, schedule.Cosine())]
 )
-def test_fresh_noise_keeps_the_law_of_the_data(eta, path):
+def test_fresh_noise_samplers_keep_the_law_of_the_data(eta, path):
   keys = jax.random.split(jax.random.key(0), 4000)
   noise = sampler.draw_noise(keys, (1,))
   fresh = jax.random.split(jax.random.key(1), 4000)
@@ -124,7 +124,7 @@ def test_fresh_noise_keeps_the_law_of_the_data(eta, path):
 
 
 @pytest.mark.parametrize("method", [one_step.Euler(), one_step.DDPM()], ids=str)
-def test_an_image_does_not_depend_on_its_batch(method):
+def test_sampler_images_do_not_depend_on_their_batch(method):
   path = process.Process()
   keys = jax.random.split(jax.random.key(3), 4)
   noise = sampler.draw_noise(keys, (2, 2, 1))
@@ -133,13 +133,13 @@ def test_an_image_does_not_depend_on_its_batch(method):
   np.testing.assert_array_equal(part, whole[2:3])
 
 
-def test_fresh_noise_without_keys_is_refused(noise):
+def test_fresh_noise_samplers_refuse_missing_keys(noise):
   for method in (one_step.DDIM(eta=0.5), one_step.DDPM(), second_order.Heun(churn=1)):
     with pytest.raises(ValueError, match="fresh noise: give keys"):
       _sample(method, process.Process(), noise)
 
 
-def test_starts_anywhere_on_the_path():
+def test_sampler_starts_anywhere_on_the_path():
   path = process.Process()
   start = times.Times(start=0.5)
   z = jnp.linspace(-2, 2, 5)[:, None]
@@ -149,7 +149,7 @@ def test_starts_anywhere_on_the_path():
   np.testing.assert_allclose(got, _exact(z), atol=0.01)
 
 
-def test_estimates_of_the_data_are_clipped_on_request(noise):
+def test_sampler_clips_estimates_of_the_data_on_request(noise):
   path = process.Process()
   denoise_fn = functools.partial(gaussian_denoiser, path)
   for method in (one_step.Euler(), second_order.Heun()):
@@ -161,7 +161,7 @@ def test_estimates_of_the_data_are_clipped_on_request(noise):
     np.testing.assert_allclose(x0, estimates[-1], atol=1e-6)
 
 
-def test_large_estimates_are_scaled_down_to_a_quantile(noise):
+def test_sampler_scales_large_estimates_to_a_quantile(noise):
   path = process.Process(prediction="x0")
   wide = jnp.stack([jnp.linspace(-4, 4, 101), jnp.linspace(-0.5, 0.5, 101)])
   draw = sampler.Sampler(num_steps=3, dynamic_threshold=0.9)

@@ -31,7 +31,9 @@ def default_sampler(recipe, mode_variance):
 
 @pytest.mark.parametrize("kind", prediction.names())
 @pytest.mark.parametrize("path", [schedule.RectifiedFlow(), schedule.EDM()], ids=str)
-def test_empirical_denoiser_of_two_images_is_the_sigmoid_of_their_distances(path, kind):
+def test_sampler_reach_denoiser_of_two_images_is_the_sigmoid_of_their_distances(
+  path, kind
+):
   path = process.Process(schedule=path, prediction=kind)
   images = np.array([[[1.0], [3.0]], [[2.0], [-1.0]]])
   x_t = jnp.array([[[0.5], [1.0]], [[4.0], [-2.0]]])
@@ -46,7 +48,7 @@ def test_empirical_denoiser_of_two_images_is_the_sigmoid_of_their_distances(path
   np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4)
 
 
-def test_empirical_denoiser_of_one_image_is_that_image():
+def test_sampler_reach_denoiser_of_one_image_is_that_image():
   image = np.linspace(-2, 2, 12).reshape(1, 2, 6)
   path = process.Process(prediction="x0")
   x_t = jax.random.normal(jax.random.key(0), (3, 2, 6))
@@ -54,7 +56,7 @@ def test_empirical_denoiser_of_one_image_is_that_image():
   np.testing.assert_allclose(got, np.broadcast_to(image, got.shape), atol=1e-5)
 
 
-def test_gaussian_denoiser_is_the_limit_of_many_images():
+def test_sampler_reach_denoiser_of_many_images_is_gaussian():
   images = 2 * np.random.default_rng(0).standard_normal((20_000, 1))
   path = process.Process()
   x_t, t = jnp.linspace(-1, 1, 5)[:, None], jnp.full(5, 0.5)
@@ -64,7 +66,7 @@ def test_gaussian_denoiser_is_the_limit_of_many_images():
 
 
 @pytest.mark.parametrize("recipe", default.RECIPES)
-def test_default_sampler_reaches_the_first_mode_of_large_images(recipe):
+def test_sampler_reach_of_the_default_covers_the_first_mode(recipe):
   sampled = default_sampler(recipe, VARIANCE_256)
   assert sampled[1].num_evaluations <= 25
   assert abs(empirical.gaussian_ratio(VARIANCE_256, *sampled) - 1) < 0.05
@@ -97,7 +99,7 @@ def _same(recipe):
 @pytest.mark.parametrize(
   "recipe", [name for name in default.RECIPES if _same(name) == name]
 )
-def test_default_sampler_reaches_the_images_that_fair_draws_reach(recipe, bench):
+def test_sampler_reach_of_the_default_equals_fair_draws(recipe, bench):
   reach = bench.measure(*default_sampler(recipe, bench.code.mode_variance))
   assert reach.images > 0.9 * reach.fair
   np.testing.assert_allclose(reach.modes, 1, atol=0.05)
@@ -105,7 +107,7 @@ def test_default_sampler_reaches_the_images_that_fair_draws_reach(recipe, bench)
   assert abs(reach.gaussian - 1) < 0.05
 
 
-def test_former_default_did_not(bench):
+def test_sampler_reach_of_even_times_is_lower(bench):
   reach = bench.measure(
     process.Process(),
     sample_section.make_sampler(
@@ -116,7 +118,7 @@ def test_former_default_did_not(bench):
   assert reach.gaussian < 0.9
 
 
-def test_spectrum_begins_where_noise_is_as_good_as_the_data():
+def test_spectrum_spacing_begins_where_noise_hides_the_data():
   path = process.Process()
   for variance in (20.0, 1370.0):
     grid = Times(spacing="spectrum", variance=variance).grid(path, 25)
@@ -130,7 +132,7 @@ def test_spectrum_begins_where_noise_is_as_good_as_the_data():
   assert float(path.schedule.logsnr(unknown.t[0])) == pytest.approx(-10, rel=1e-3)
 
 
-def test_spectrum_of_edited_images_begins_at_their_time():
+def test_spectrum_spacing_of_edited_images_begins_at_their_time():
   grid = Times(spacing="spectrum", variance=1370.0, start=0.6).grid(
     process.Process(), 9
   )

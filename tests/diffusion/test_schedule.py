@@ -31,7 +31,7 @@ ALL = [*STRAIGHT, *PRESERVING, schedule.EDM()]
 
 
 @pytest.mark.parametrize("path", ALL, ids=str)
-def test_from_data_to_noise(path):
+def test_schedule_leads_from_data_to_noise(path):
   t = GRID
   alpha, sigma, logsnr = path.alpha(t), path.sigma(t), path.logsnr(t)
   assert np.all(np.isfinite(logsnr))
@@ -51,13 +51,13 @@ def test_from_data_to_noise(path):
 @pytest.mark.parametrize(
   "path", [*STRAIGHT, schedule.Cosine(), schedule.Cosine(shift=4.0)], ids=str
 )
-def test_nothing_of_the_data_is_left_at_the_end(path):
+def test_schedule_leaves_no_data_at_the_end(path):
   assert path.alpha(1.0) == 0
   np.testing.assert_allclose(path.sigma(1.0), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("path", ALL, ids=str)
-def test_the_inverse_leads_back(path):
+def test_schedule_inverse_leads_back(path):
   t = 0.01 + 0.98 * GRID
   np.testing.assert_allclose(path.time_of_logsnr(path.logsnr(t)), t, atol=2e-5)
   ends = path.time_of_logsnr(jnp.array([1e3, -1e3]))
@@ -84,7 +84,7 @@ def test_the_inverse_leads_back(path):
     ),
   )
 )
-def test_every_parameter_gives_a_path_that_can_be_inverted(path):
+def test_schedule_of_any_parameter_is_invertible(path):
   t = 0.05 + 0.55 * GRID
   logsnr = path.logsnr(t)
   assert np.all(np.diff(logsnr) < 0)
@@ -92,7 +92,7 @@ def test_every_parameter_gives_a_path_that_can_be_inverted(path):
   np.testing.assert_allclose(path.time_of_logsnr(logsnr), t, atol=1e-4)
 
 
-def test_closed_forms():
+def test_schedule_equals_closed_forms():
   t = 0.05 + 0.9 * GRID.astype(np.float64)
   flow = schedule.RectifiedFlow()
   np.testing.assert_allclose(flow.logsnr(t), 2 * np.log((1 - t) / t), atol=1e-5)
@@ -105,7 +105,7 @@ def test_closed_forms():
   np.testing.assert_allclose(vp.logsnr(t), -np.log(np.expm1(integral)), atol=1e-5)
 
 
-def test_even_times_of_edm_are_karras_sigmas():
+def test_edm_even_times_are_karras_sigmas():
   # Eq. 5 of 2206.00364 counts from noise to data.
   i, n = np.arange(18), 18
   roots = 80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))
@@ -115,14 +115,14 @@ def test_even_times_of_edm_are_karras_sigmas():
 
 
 @pytest.mark.parametrize("kind", [schedule.RectifiedFlow, schedule.Cosine])
-def test_shift_divides_the_ratio(kind):
+def test_schedule_shift_divides_alpha_over_sigma(kind):
   # Eq. 23 of 2403.03206: the signal-to-noise ratio's root falls by the shift.
   t = 0.1 + 0.8 * GRID
   difference = kind().logsnr(t) - kind(shift=3.0).logsnr(t)
   np.testing.assert_allclose(difference, 2 * np.log(3), atol=1e-5)
 
 
-def test_small_noise_keeps_its_digits():
+def test_schedule_keeps_the_digits_of_small_noise():
   """As sqrt(1 - alpha^2) in float32, each of these would be 0 or wrong by a lot."""
   t = np.float32(1e-6)
   np.testing.assert_allclose(schedule.VP().sigma(t), (1e-7) ** 0.5, rtol=1e-4)
@@ -131,7 +131,7 @@ def test_small_noise_keeps_its_digits():
 
 
 @pytest.mark.parametrize("path", DISCRETE, ids=str)
-def test_levels_are_exact_to_rounding(path):
+def test_schedule_levels_are_exact_to_rounding(path):
   wanted = path.alphas_cumprod()
   n = path.num_levels
   spaced = np.asarray(jnp.linspace(0, 1, n + 1, dtype=jnp.float32))[:-1]
@@ -145,7 +145,7 @@ def test_levels_are_exact_to_rounding(path):
 
 
 @pytest.mark.parametrize("path", DISCRETE, ids=str)
-def test_between_levels_the_path_is_continuous_and_falls(path):
+def test_schedule_is_continuous_and_monotone_between_levels(path):
   t = np.linspace(0.4, 0.402, 257, dtype=np.float32)
   logsnr = np.asarray(path.logsnr(t), np.float64)
   steps = np.diff(logsnr)
@@ -157,7 +157,7 @@ def test_between_levels_the_path_is_continuous_and_falls(path):
   np.testing.assert_allclose(slope[:128], wanted, rtol=1e-3)
 
 
-def test_levels_are_those_of_diffusers():
+def test_schedule_levels_equal_diffusers():
   path = pathlib.Path(__file__).with_name("diffusers_schedules.json")
   stored = json.loads(path.read_text(encoding="utf-8"))
   t = np.arange(1000, dtype=np.float32) / 1000
@@ -172,7 +172,7 @@ def test_levels_are_those_of_diffusers():
     np.testing.assert_allclose(sigma**2, 1 - np.array(wanted), atol=1e-6, err_msg=key)
 
 
-def test_terminal_logsnr_is_reached_and_the_first_level_kept():
+def test_schedule_reaches_a_terminal_logsnr_and_keeps_the_first_level():
   plain = schedule.ScaledLinear()
   path = schedule.ScaledLinear(terminal_logsnr=-12.0)
   ends = np.array([0.0, 0.999])
@@ -182,7 +182,7 @@ def test_terminal_logsnr_is_reached_and_the_first_level_kept():
     schedule.ScaledLinear(terminal_logsnr=-12.0, zero_terminal_snr=True)
 
 
-def test_a_zero_terminal_snr_keeps_the_first_level():
+def test_schedule_with_zero_terminal_snr_keeps_the_first_level():
   # Algorithm 1 of 2305.08891: the first alpha stays, the last becomes 0.
   for name in ("linear", "scaled_linear", "squared_cosine"):
     plain, zero = (schedule.load(name)(zero_terminal_snr=z) for z in (False, True))
@@ -191,7 +191,7 @@ def test_a_zero_terminal_snr_keeps_the_first_level():
     assert zero.sigma(0.999) == zero.sigma(1.0) == 1
 
 
-def test_schedules_are_found_by_name():
+def test_load_finds_schedules_by_name():
   assert schedule.load("rectified_flow") is schedule.RectifiedFlow
   with pytest.raises(errors.InputError, match="one of cosine, edm, linear"):
     schedule.load("karras")
@@ -209,6 +209,6 @@ def test_schedules_are_found_by_name():
     ("squared_cosine", {"num_levels": 2}),
   ],
 )
-def test_values_that_make_no_path_are_refused(name, values):
+def test_load_refuses_values_that_make_no_path(name, values):
   with pytest.raises(errors.InputError, match=r"expected (above|0 <|at least|between)"):
     schedule.load(name)(**values)

@@ -14,7 +14,7 @@ PATHS = [schedule.RectifiedFlow(shift=3.0), schedule.Cosine(), schedule.EDM()]
 
 @pytest.mark.parametrize("stratified", [True, False])
 @pytest.mark.parametrize("kind", [time_sampler.Uniform, time_sampler.LogitNormal])
-def test_law(kind, stratified):
+def test_time_sampler_draws_its_law(kind, stratified):
   t = np.asarray(kind(stratified=stratified)(jax.random.key(0), 20_000, FLOW))
   assert t.min() > 0
   assert t.max() < 1
@@ -28,7 +28,7 @@ def test_law(kind, stratified):
     assert abs(logit.std() - 1) < 0.03
 
 
-def test_mean_and_std_of_the_logit():
+def test_logit_normal_has_the_mean_and_std_of_the_logit():
   sampler = time_sampler.LogitNormal(mean=0.5, std=0.7)
   t = np.asarray(sampler(jax.random.key(0), 20_000, FLOW), np.float64)
   logit = np.log(t / (1 - t))
@@ -36,7 +36,7 @@ def test_mean_and_std_of_the_logit():
 
 
 @pytest.mark.parametrize("path", [*PATHS, schedule.ScaledLinear()], ids=str)
-def test_log_normal_is_the_law_of_the_noise_on_every_path(path):
+def test_log_normal_noise_has_one_law_on_every_path(path):
   # Away from the ends of the shorter paths.
   t = time_sampler.LogNormal(mean=-0.3, std=0.8)(jax.random.key(0), 20_000, path)
   log_sigma = -0.5 * np.asarray(path.logsnr(t), np.float64)
@@ -53,7 +53,7 @@ def test_log_normal_is_the_law_of_the_noise_on_every_path(path):
     (time_sampler.LogNormal, schedule.EDM()),
   ],
 )
-def test_shift_multiplies_the_noise_level(kind, path):
+def test_time_sampler_shift_multiplies_the_noise_level(kind, path):
   plain = kind(mean=-0.5)(jax.random.key(0), 1000, path)
   shifted = kind(mean=-0.5, shift=3.0)(jax.random.key(0), 1000, path)
   fall = np.asarray(path.logsnr(plain) - path.logsnr(shifted))
@@ -61,7 +61,7 @@ def test_shift_multiplies_the_noise_level(kind, path):
   np.testing.assert_allclose(np.sort(fall)[5:], 2 * np.log(3), rtol=1e-3)
 
 
-def test_shift_follows_the_first_mode_unless_it_is_given():
+def test_time_sampler_shift_follows_the_first_mode_by_default():
   measured = time_sampler.LogitNormal(shift=0.0)
   assert measured.for_variance(9 * 150.0).shift == pytest.approx(3)
   assert measured.for_variance(20.0).shift == 1
@@ -73,7 +73,7 @@ def test_shift_follows_the_first_mode_unless_it_is_given():
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_importance_draws_its_density_and_divides_by_it(path):
+def test_importance_draws_and_divides_by_its_density(path):
   sampler = time_sampler.Importance()
   t = sampler(jax.random.key(0), 20_000, path)
   weight = np.asarray(sampler.weight(t, path), np.float64)
@@ -95,7 +95,7 @@ def test_importance_draws_its_density_and_divides_by_it(path):
   np.testing.assert_allclose(density[1000:-1000], wanted[1000:-1000], rtol=0.02)
 
 
-def test_a_good_profile_takes_the_variance_away():
+def test_importance_of_a_good_profile_reduces_variance():
   """Losses that are the profile itself are all one number, but for the uniform part."""
   knots = np.linspace(-8, 8, 33)
 
@@ -113,20 +113,20 @@ def test_a_good_profile_takes_the_variance_away():
   np.testing.assert_allclose(weighted.mean(), losses(plain).mean(), rtol=0.02)
 
 
-def test_stratified_puts_one_time_in_each_stratum_of_every_batch():
+def test_uniform_stratified_puts_one_time_in_each_stratum():
   for seed in range(3):
     t = time_sampler.Uniform()(jax.random.key(seed), 16, FLOW)
     gaps = np.diff(np.sort(np.asarray(t)))
     np.testing.assert_allclose(gaps, 1 / 16, atol=1e-4)
 
 
-def test_each_place_of_a_stratified_batch_is_uniform():
+def test_uniform_stratified_is_uniform_at_each_place_of_a_batch():
   keys = jax.random.split(jax.random.key(0), 4000)
   third = jax.vmap(lambda key: time_sampler.Uniform()(key, 8, FLOW)[3])(keys)
   np.testing.assert_allclose(np.quantile(third, [0.25, 0.75]), [0.25, 0.75], atol=0.03)
 
 
-def test_time_samplers_are_found_by_name():
+def test_load_finds_time_samplers_by_name():
   assert time_sampler.load("logit_normal") is time_sampler.LogitNormal
   with pytest.raises(errors.InputError, match="one of importance, log_normal"):
     time_sampler.load("beta")
@@ -142,6 +142,6 @@ def test_time_samplers_are_found_by_name():
     {"uniform": 0.0},
   ],
 )
-def test_what_is_no_density_is_refused(values):
+def test_importance_refuses_wrong_densities(values):
   with pytest.raises(errors.InputError, match="expected"):
     time_sampler.Importance(**values)

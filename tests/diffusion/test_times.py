@@ -22,7 +22,7 @@ def _levels(num_steps, **settings):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
-def test_grids_fall_from_the_start_to_the_data(path):
+def test_times_fall_from_the_start_to_the_data(path):
   wanted = {
     (spacing, start): times.Times(spacing=spacing, start=start, shift=shift)
     for spacing in times.SPACINGS
@@ -58,12 +58,12 @@ def test_grids_fall_from_the_start_to_the_data(path):
     ({"spacing": "linspace"}, [999]),
   ],
 )
-def test_levels_are_the_published_ones(settings, levels):
+def test_times_levels_are_the_published_ones(settings, levels):
   got = _levels(len(levels), **settings)
   np.testing.assert_allclose(got, levels, atol=1e-3)
 
 
-def test_karras_is_even_in_the_root_of_the_noise():
+def test_karras_spacing_is_even_in_the_root_of_the_noise():
   path = schedule.EDM()
   grid = times.Times(spacing="karras", end="lowest").grid(
     process.Process(schedule=path), 8
@@ -79,7 +79,7 @@ def test_karras_is_even_in_the_root_of_the_noise():
   assert (round(levels[0]), round(levels[-1])) == (999, 0)
 
 
-def test_a_flow_ends_at_its_first_level_warped_twice():
+def test_times_of_a_flow_end_at_its_first_level_warped_twice():
   path = process.Process(schedule=schedule.RectifiedFlow())
   got = times.Times(spacing="linspace", shift=3.0)(path, 5)
   low = 3 * 0.001 / 1.002
@@ -103,7 +103,7 @@ def test_times_that_cannot_be_are_refused(settings, message):
     times.Times(**settings)
 
 
-def test_more_steps_than_levels_are_refused():
+def test_times_refuse_more_steps_than_levels():
   path = process.Process(schedule=schedule.Linear(num_levels=10))
   with pytest.raises(errors.InputError, match=r"12 steps of .* among 10 levels"):
     times.Times(spacing="trailing")(path, 12)

@@ -20,7 +20,7 @@ def needs(make_clip) -> conditioning.Needs:
   return base.needs("clip_text", "clip_image", model=clip, reference="same_patient")
 
 
-def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, needs):
+def test_prepare_takes_references_of_the_patient_and_own_text(settings, needs):
   result = dataset.prepare(settings, needs)
   encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
   num_with = 0
@@ -50,7 +50,7 @@ def test_a_reference_is_the_patients_other_image_and_text_is_ones_own(settings, 
   assert 0 < num_with < sum(result.records.num_rows.values())
 
 
-def test_both_references_share_their_columns(settings, needs, monkeypatch):
+def test_prepare_shares_columns_between_references(settings, needs, monkeypatch):
   other = dataset.prepare(settings, needs)
   monkeypatch.setattr(clip_columns, "load", lambda *_, **__: pytest.fail("again"))
   own = dataset.prepare(settings, dataclasses.replace(needs, reference="self"))
@@ -65,7 +65,7 @@ def test_both_references_share_their_columns(settings, needs, monkeypatch):
       )
 
 
-def test_references_without_an_image_column_are_nobodys(settings, needs):
+def test_references_need_an_image_column(settings, needs):
   text = dataclasses.replace(needs, specs=needs.specs[:1])
   source = dataset.prepare(settings, text).source("train")
   np.testing.assert_array_equal(source.reference_row, source.row)
@@ -82,7 +82,7 @@ def test_images_are_found_by_name_in_any_split(settings):
     result.find([names[0], "00099999_000.png"])
 
 
-def test_a_dataset_says_what_it_is(settings, needs):
+def test_dataset_describes_itself(settings, needs):
   result = dataset.prepare(settings, needs)
   assert result.kind == "real images, stand-in clip_text, stand-in clip_image"
   assert not result.phantom
@@ -96,7 +96,7 @@ def test_a_dataset_says_what_it_is(settings, needs):
   assert result.summary().startswith(f"{result.kind}; train 15, validation 3, test 5, ")
 
 
-def test_a_split_without_a_row_is_reported(settings):
+def test_prepare_reports_an_empty_split(settings):
   nothing = dataclasses.replace(settings, validation_fraction=0.0)
   result = dataset.prepare(nothing, base.needs())
   assert result.splits == ("train", "test", "expert")

@@ -44,7 +44,7 @@ def dino(tmp_path_factory):
   return folder
 
 
-def test_a_dino_sees_images_of_any_size_and_lets_gradients_through(dino):
+def test_load_gives_a_dino_for_any_size_with_gradients(dino):
   encoder = image_features.load(str(dino))
   assert encoder.layer == "class token after the norm"
   rng = np.random.default_rng(1)
@@ -69,7 +69,7 @@ def test_a_dino_sees_images_of_any_size_and_lets_gradients_through(dino):
   assert float(seen(other)[0][0]) == pytest.approx(0, abs=1e-6)
 
 
-def test_distances_are_of_directions():
+def test_distance_compares_directions():
   one = (jnp.array([[[2.0, 0.0], [0.0, 1.0]]]),)
   for other, expected in (
     ([[3.0, 0.0], [0.0, 9.0]], 0.0),

@@ -56,7 +56,7 @@ def assert_makes_the_columns(
     assert np.abs(given[name][0] - other).max() > 0.01, name
 
 
-def test_a_clip_gives_what_its_columns_have(settings, make_clip):
+def test_open_encoder_of_clip_reproduces_its_columns(settings, make_clip):
   clip = str(make_clip("clip", ["pleural effusion of a patient"]))
   names = ("clip_text", "clip_patches", "clip_image")
   result = dataset.prepare(settings, base.needs(*names, model=clip, chunks=2))
@@ -65,7 +65,7 @@ def test_a_clip_gives_what_its_columns_have(settings, make_clip):
   assert_makes_the_columns(settings, result, opened)
 
 
-def test_stand_ins_give_what_their_columns_have(with_standin):
+def test_open_encoder_of_standins_reproduces_their_columns(with_standin):
   names = ("elixrc", "txt_emb", "contrastive_txt_emb", KIND)
   result = dataset.prepare(with_standin, base.needs(*names))
   opened = {name: open_encoder(with_standin, result, name) for name in names}
@@ -73,7 +73,7 @@ def test_stand_ins_give_what_their_columns_have(with_standin):
   assert_makes_the_columns(with_standin, result, opened)
 
 
-def test_another_clip_is_refused_and_both_are_named(settings, make_clip):
+def test_open_encoder_refuses_another_clip(settings, make_clip):
   clip = str(make_clip("clip", ["effusion"]))
   result = dataset.prepare(settings, base.needs("clip_image", model=clip))
   old = result.columns[0].description.encoder
@@ -110,7 +110,7 @@ def test_export_copies_nothing_without_a_stand_in(settings, tmp_path, make_clip)
   assert not (tmp_path / "run").exists()
 
 
-def test_a_stand_in_that_is_gone_or_another_is_refused(with_standin, make_clip):
+def test_open_encoder_refuses_a_missing_or_other_standin(with_standin, make_clip):
   result = dataset.prepare(with_standin, base.needs(KIND))
   old = result.columns[0].description.encoder
   shutil.rmtree(with_standin.standin_clip)
@@ -121,7 +121,7 @@ def test_a_stand_in_that_is_gone_or_another_is_refused(with_standin, make_clip):
     open_encoder(with_standin, result, KIND)
 
 
-def test_a_clip_that_is_gone_is_refused(settings, make_clip):
+def test_open_encoder_refuses_a_missing_clip(settings, make_clip):
   clip = make_clip("clip", ["effusion"])
   result = dataset.prepare(settings, base.needs("clip_image", model=str(clip)))
   shutil.rmtree(clip)
@@ -129,7 +129,9 @@ def test_a_clip_that_is_gone_is_refused(settings, make_clip):
     open_encoder(settings, result, "clip_image")
 
 
-def test_elixr_models_are_held_to_the_column(settings, elixr_models, tmp_path):
+def test_open_encoder_checks_elixr_models_against_the_column(
+  settings, elixr_models, tmp_path
+):
   needs = base.needs(KIND)
   models = elixr_model.load(elixr_models)
   elixr_embed.embed_named(settings, [KIND], needs, models)
@@ -144,7 +146,7 @@ def test_elixr_models_are_held_to_the_column(settings, elixr_models, tmp_path):
     open_encoder(settings, result, KIND, location=str(copy))
 
 
-def test_files_that_name_no_model_are_taken_at_their_word(
+def test_open_encoder_accepts_files_that_name_no_model(
   settings, open_records, elixr_models
 ):
   records = open_records(settings)
@@ -200,7 +202,9 @@ def test_open_run_refuses_another_encoder(moved, settings):
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate", "compare"])
-def test_commands_refuse_another_encoder(moved, command, run_main, tmp_path):
+def test_opening_refuses_another_encoder_in_commands(
+  moved, command, run_main, tmp_path
+):
   workdir = "workdirs" if command == "compare" else "workdir"
   arguments = [f"--{workdir}={moved['run']}", f"--out={tmp_path / 'out'}"]
   if command == "sample":

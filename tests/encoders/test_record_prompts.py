@@ -38,7 +38,7 @@ def all_texts(settings, records) -> dict[str, str]:
   }
 
 
-def test_prompts_say_what_the_labels_say(prepared, open_records):
+def test_record_prompts_state_the_labels(prepared, open_records):
   records = open_records(prepared)
   for split, count in records.num_rows.items():
     result = encoding.record_prompts(prepared, records, split)
@@ -53,7 +53,7 @@ def test_prompts_say_what_the_labels_say(prepared, open_records):
       assert f"{age:.0f} year old" in text
 
 
-def test_a_seed_changes_phrasings_and_no_findings(prepared, open_records):
+def test_record_prompts_of_another_seed_keep_the_findings(prepared, open_records):
   records = open_records(prepared)
   one = all_texts(prepared, records)
   other = all_texts(dataclasses.replace(prepared, prompt_seed=1), records)
@@ -63,7 +63,7 @@ def test_a_seed_changes_phrasings_and_no_findings(prepared, open_records):
     assert findings_of(text) == findings_of(other[name])
 
 
-def test_boxes_give_the_place_and_without_them_there_is_none(settings, open_records):
+def test_record_prompts_name_places_only_with_boxes(settings, open_records):
   path = pathlib.Path(settings.root) / "BBox_List_2017.csv"
   marked = metadata.read_boxes(path)
   reported = all_texts(settings, open_records(settings))
@@ -84,13 +84,13 @@ def test_boxes_give_the_place_and_without_them_there_is_none(settings, open_reco
     assert places.places_of(text) == {}
 
 
-def test_the_size_of_the_records_changes_no_text(settings, open_records):
+def test_record_prompts_do_not_depend_on_the_image_size(settings, open_records):
   whole = all_texts(settings, open_records(settings))
   other = dataclasses.replace(settings, resize="pad", image_size=16)
   assert all_texts(other, open_records(other)) == whole
 
 
-def test_reports_are_taken_as_they_are(settings, open_records):
+def test_record_prompts_use_reports_unchanged(settings, open_records):
   ids = all_texts(settings, open_records(settings))
   reported = {name: f"Report of {name}, clear." for name in ids}
   write_reports(settings.root, reported)
@@ -100,7 +100,7 @@ def test_reports_are_taken_as_they_are(settings, open_records):
   assert all_texts(settings, open_records(settings)) == ids
 
 
-def test_missing_reports_are_refused(settings, open_records):
+def test_record_prompts_refuse_missing_reports(settings, open_records):
   asked = dataclasses.replace(settings, prompts="report")
   records = open_records(asked)
   with pytest.raises(errors.InputError, match=r"images of .* a column `report`"):
@@ -111,7 +111,7 @@ def test_missing_reports_are_refused(settings, open_records):
     encoding.record_prompts(asked, open_records(asked), "train")
 
 
-def test_the_fingerprint_follows_what_texts_depend_on(
+def test_prompts_fingerprint_follows_what_texts_depend_on(
   settings, open_records, monkeypatch
 ):
   records = open_records(settings)

@@ -49,7 +49,7 @@ def test_columns_have_the_shapes_promised(encoder, images):
     assert values.dtype == np.float32
 
 
-def test_a_token_is_zero_just_where_there_is_none(encoder):
+def test_encoder_text_tokens_are_zero_exactly_at_padding(encoder):
   result = encoder.encode_text(["clip_text"], PROMPTS)["clip_text"]
   tokens, mask, _ = clip_model.encode_text(
     encoder.model, PROMPTS, chunks=encoder.chunks
@@ -62,7 +62,7 @@ def test_a_token_is_zero_just_where_there_is_none(encoder):
   assert read[:, 0].all()
 
 
-def test_every_token_of_an_image_is_one(encoder, images):
+def test_encoder_image_tokens_are_never_masked(encoder, images):
   result = encoder.encode_images(["clip_image", "clip_patches"], images)
   for values in result.values():
     halves = values.astype(np.float16)
@@ -70,14 +70,14 @@ def test_every_token_of_an_image_is_one(encoder, images):
     assert np.asarray(base.stream(halves).mask).all()
 
 
-def test_columns_are_the_models_own(encoder, images):
+def test_columns_equal_the_outputs_of_the_model(encoder, images):
   result = encoder.encode_images(["clip_patches", "clip_image"], images)
   patches, embedding = clip_model.encode_images(encoder.model, images, penultimate=True)
   np.testing.assert_allclose(result["clip_patches"], patches, atol=1e-5)
   np.testing.assert_allclose(result["clip_image"][:, 0], embedding, atol=1e-5)
 
 
-def test_a_permuted_batch_gives_permuted_columns(encoder, images):
+def test_encoder_is_permutation_equivariant(encoder, images):
   order = [2, 0, 3, 1]
   for method, name, inputs in (
     (encoder.encode_text, "clip_text", PROMPTS),
@@ -88,7 +88,7 @@ def test_a_permuted_batch_gives_permuted_columns(encoder, images):
     np.testing.assert_allclose(permuted, straight[order], atol=1e-5)
 
 
-def test_only_what_is_asked_for_is_made(encoder, images):
+def test_encoder_computes_only_requested_columns(encoder, images):
   assert set(encoder.encode_images(["clip_image"], images)) == {"clip_image"}
   assert encoder.encode_images([], images) == {}
   assert encoder.encode_text([], PROMPTS) == {}
@@ -103,7 +103,7 @@ def test_description_tells_the_weights_and_the_windows(encoder):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])
-def test_what_float16_cannot_hold_is_reported(value, images):
+def test_clip_encoder_reports_values_beyond_float16(value, images):
   model = clip_model.load(FOLDER)
   damaged = jax.tree.map(lambda leaf: leaf.copy(), model.params)
   norm = damaged["vision_model"]["pre_layrnorm"]
@@ -113,7 +113,7 @@ def test_what_float16_cannot_hold_is_reported(value, images):
     encoder.encode_images(["clip_patches"], images)
 
 
-def test_sizes_of_a_folder_are_those_of_its_model(encoder):
+def test_shapes_of_a_folder_are_those_of_its_model(encoder):
   chunks = encoder.chunks
   assert clip_columns.shapes(str(FOLDER), chunks) == {
     "clip_text": (16 * chunks, 16),
@@ -123,7 +123,7 @@ def test_sizes_of_a_folder_are_those_of_its_model(encoder):
   assert encoder.shapes["clip_text"] == (encoder.chunks * 16, 16)
 
 
-def test_sizes_of_the_standin_are_those_it_is_made_with():
+def test_shapes_of_the_standin_are_those_of_its_model():
   small = clip_small.SmallClip()
   tokenizer = clip_small.train_tokenizer(["a chest X-ray"], small)
   model = clip_small.create(
@@ -138,7 +138,7 @@ def test_sizes_of_the_standin_are_those_it_is_made_with():
   assert encoder.shapes == clip_columns.shapes("standin")
 
 
-def test_sizes_of_the_published_clip_need_no_file(monkeypatch):
+def test_shapes_of_the_published_clip_need_no_file(monkeypatch):
   monkeypatch.setattr(clip_files, "find_config", None)
   assert clip_columns.shapes("openai/clip-vit-large-patch14") == {
     "clip_text": (77, 768),
@@ -158,7 +158,7 @@ def test_sizes_of_the_published_clip_need_no_file(monkeypatch):
   ],
   ids=str,
 )
-def test_what_a_configuration_leaves_out_is_as_transformers_has_it(nested, tmp_path):
+def test_shapes_use_the_defaults_of_transformers(nested, tmp_path):
   path = tmp_path / "config.json"
   path.write_text(json.dumps({"model_type": "clip", **nested}), encoding="utf-8")
   config = clip_model.library().CLIPConfig.from_pretrained(tmp_path)
@@ -171,7 +171,7 @@ def test_what_a_configuration_leaves_out_is_as_transformers_has_it(nested, tmp_p
   }
 
 
-def test_sizes_of_a_hub_id_fetch_its_configuration_alone(monkeypatch):
+def test_shapes_of_a_hub_id_fetch_only_its_configuration(monkeypatch):
   asked = []
 
   def fetch(name, file):
@@ -188,7 +188,7 @@ def test_sizes_of_a_hub_id_fetch_its_configuration_alone(monkeypatch):
   assert len(asked) == 1
 
 
-def test_sizes_out_of_reach_are_reported(monkeypatch, tmp_path):
+def test_shapes_report_an_unreachable_hub(monkeypatch, tmp_path):
   def fail(name, file):
     raise ConnectionError("no network")
 
@@ -202,7 +202,7 @@ def test_sizes_out_of_reach_are_reported(monkeypatch, tmp_path):
     clip_columns.shapes("some one/clip")
 
 
-def test_mark_changes_with_the_files_and_only_then(folder):
+def test_mark_changes_only_with_the_files(folder):
   before = clip_columns.mark(str(folder))
   assert clip_columns.mark(str(folder)) == before
   (folder / "notes.md").write_text("mine", encoding="utf-8")

@@ -23,7 +23,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
   return pathlib.Path(shutil.copytree(TORCH_CLIP, tmp_path / "clip"))
 
 
-def test_shards_in_half_precision_with_old_buffers_load(folder):
+def test_load_reads_half_precision_shards_with_old_buffers(folder):
   arrays = safetensors_numpy.load_file(folder / "model.safetensors")
   arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
   arrays["text_model.embeddings.position_ids"] = np.arange(16)[None]
@@ -57,7 +57,7 @@ def test_shards_in_half_precision_with_old_buffers_load(folder):
     ),
   ],
 )
-def test_weights_that_do_not_fit_are_reported(folder, change, reported):
+def test_load_reports_weights_that_do_not_fit(folder, change, reported):
   arrays = safetensors_numpy.load_file(folder / "model.safetensors")
   change(arrays)
   safetensors_numpy.save_file(arrays, folder / "model.safetensors")
@@ -66,7 +66,7 @@ def test_weights_that_do_not_fit_are_reported(folder, change, reported):
   assert reported in str(caught.value)
 
 
-def test_cut_off_weights_are_reported(folder):
+def test_load_reports_truncated_weights(folder):
   path = folder / "model.safetensors"
   path.write_bytes(path.read_bytes()[:50_000])
   with pytest.raises(
@@ -75,14 +75,14 @@ def test_cut_off_weights_are_reported(folder):
     clip_model.load(folder)
 
 
-def test_cut_off_msgpack_is_reported(folder):
+def test_load_reports_truncated_msgpack(folder):
   (folder / "model.safetensors").unlink()
   (folder / "flax_model.msgpack").write_bytes(b"\x81\xa1a")
   with pytest.raises(errors.InputError, match=r"flax_model\.msgpack is absent or"):
     clip_model.load(folder)
 
 
-def test_folder_without_weights_or_config_is_reported(folder):
+def test_load_reports_a_folder_without_weights_or_config(folder):
   (folder / "model.safetensors").unlink()
   with pytest.raises(errors.InputError, match="no weights in"):
     clip_model.load(folder)
@@ -99,7 +99,7 @@ def test_folder_without_weights_or_config_is_reported(folder):
     (("preprocessor_config.json",), "no preprocessor_config.json in"),
   ],
 )
-def test_folder_without_a_reader_is_reported(folder, files, reported):
+def test_load_reports_a_folder_without_a_tokenizer(folder, files, reported):
   for file in files:
     (folder / file).unlink()
   with pytest.raises(errors.InputError, match=reported):
@@ -111,18 +111,18 @@ def test_folder_without_a_reader_is_reported(folder, files, reported):
   ["config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"],
 )
 @pytest.mark.parametrize("text", ['{"half": ', "[1]"])
-def test_damaged_json_is_reported_by_its_name(folder, file, text):
+def test_load_names_damaged_json(folder, file, text):
   (folder / file).write_text(text, encoding="utf-8")
   with pytest.raises(errors.InputError, match=rf"{file} is absent or cannot be read"):
     clip_model.load(folder)
 
 
-def test_files_of_the_owner_are_left_alone(folder):
+def test_load_ignores_other_files(folder):
   (folder / "notes.json").write_text("[1]", encoding="utf-8")
   assert clip_model.load(folder).max_tokens == 16
 
 
-def test_another_kind_of_model_is_reported(folder):
+def test_load_reports_another_kind_of_model(folder):
   path = folder / "config.json"
   config = json.loads(path.read_text(encoding="utf-8"))
   path.write_text(json.dumps(config["text_config"]), encoding="utf-8")
@@ -130,7 +130,7 @@ def test_another_kind_of_model_is_reported(folder):
     clip_model.load(folder)
 
 
-def test_hub_is_asked_for_one_form_of_weights(monkeypatch):
+def test_resolve_downloads_one_form_of_weights(monkeypatch):
   asked = {}
 
   def download(name, allow_patterns):
@@ -144,7 +144,7 @@ def test_hub_is_asked_for_one_form_of_weights(monkeypatch):
   assert asked == {"someone/clip": ["*.json", "merges.txt", "model.safetensors"]}
 
 
-def test_hub_out_of_reach_is_reported_unless_cached(monkeypatch):
+def test_resolve_reports_an_unreachable_hub_unless_cached(monkeypatch):
   def fail(name):
     raise ConnectionError("no network")
 
@@ -161,7 +161,7 @@ def test_hub_out_of_reach_is_reported_unless_cached(monkeypatch):
 @pytest.mark.parametrize(
   "absent", ["model.safetensors", "vocab.json", "preprocessor_config.json"]
 )
-def test_half_a_copy_in_the_cache_is_completed(folder, monkeypatch, absent):
+def test_resolve_completes_a_partial_copy(folder, monkeypatch, absent):
   config = str(folder / "config.json")
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: config)
   # As a cache is whose network is gone: whole, it is used without one.
@@ -174,7 +174,7 @@ def test_half_a_copy_in_the_cache_is_completed(folder, monkeypatch, absent):
   assert clip_files.resolve("someone/clip") == pathlib.Path("fetched")
 
 
-def test_a_cached_index_counts_with_all_its_shards(folder, monkeypatch):
+def test_resolve_needs_all_shards_of_a_cached_index(folder, monkeypatch):
   config = str(folder / "config.json")
   monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: config)
   monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name: [])

@@ -17,7 +17,7 @@ SETTINGS = clip_inputs.PixelSettings(
 )
 
 
-def test_processor_of_another_model_is_reported(tmp_path):
+def test_load_reports_a_processor_of_another_model(tmp_path):
   folder = pathlib.Path(shutil.copytree(TORCH_CLIP, tmp_path / "clip"))
   path = folder / "preprocessor_config.json"
   settings = json.loads(path.read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def test_fit_takes_grey_bytes_only_and_leaves_the_right_size_alone():
     clip_inputs.fit(images / 255.0, SETTINGS)
 
 
-def test_images_of_several_sizes_are_fitted_one_by_one():
+def test_fit_takes_images_of_several_sizes():
   generator = np.random.default_rng(3)
   shapes = [(36, 36), (20, 20), (500, 40), (36, 90), (36, 36)]
   images = [generator.integers(0, 256, shape, np.uint8) for shape in shapes]

@@ -36,7 +36,7 @@ def warnings(monkeypatch) -> list[str]:
   return messages
 
 
-def test_one_window_is_what_the_tokenizer_itself_makes(tokenizer):
+def test_windows_of_one_equal_the_tokenizer(tokenizer):
   prompts = ["", "a", "no finding", "PA chest, small left pneumothorax", "é Ω\n\t!?"]
   ids, mask = clip_inputs.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=1)
   own = tokenizer(prompts, padding="max_length", truncation=True, max_length=LENGTH)
@@ -65,7 +65,7 @@ def test_windows_together_hold_every_word_in_order(tokenizer, prompts):
     assert (np.diff(real.astype(int), axis=-1) <= 0).all()
 
 
-def test_what_is_cut_is_named_once_a_call(warnings):
+def test_windows_warn_once_a_call_about_cut_text(warnings):
   tokenizer = clip_model.library().CLIPTokenizerFast.from_pretrained(FOLDER)
   prompts = ["ab", "abcdefghijklmn tail of it", "abcdefghijklmno", "abcdefghijklmn"]
   clip_inputs.windows(tokenizer, prompts, max_tokens=LENGTH, chunks=1)
@@ -79,13 +79,13 @@ def test_what_is_cut_is_named_once_a_call(warnings):
   assert not tokenizer.deprecation_warnings
 
 
-def test_a_long_tail_is_shortened(tokenizer, warnings):
+def test_windows_shorten_a_long_tail(tokenizer, warnings):
   clip_inputs.windows(tokenizer, ["word " * 500], max_tokens=LENGTH, chunks=3)
   assert len(warnings[0]) < 300
   assert "143 chunks would keep all" in warnings[0]
 
 
-def test_no_window_is_refused(tokenizer):
+def test_windows_of_zero_are_refused(tokenizer):
   with pytest.raises(ValueError, match="got 0 chunks"):
     clip_inputs.windows(tokenizer, ["a"], max_tokens=LENGTH, chunks=0)
 
@@ -99,11 +99,11 @@ def _config(**changes) -> types.SimpleNamespace:
 @pytest.mark.parametrize(
   "changes", [{}, {"eos_token_id": 2}, {"vocab_size": 600}], ids=str
 )
-def test_tokenizer_of_the_model_passes(changes, tokenizer):
+def test_check_tokenizer_accepts_the_models_own(changes, tokenizer):
   assert clip_inputs.check_tokenizer(tokenizer, _config(**changes), FOLDER) is None
 
 
-def test_tokenizer_without_a_length_passes():
+def test_check_tokenizer_accepts_one_without_a_length():
   unlimited = clip_model.library().CLIPTokenizerFast(
     vocab_file=str(FOLDER / "vocab.json"), merges_file=str(FOLDER / "merges.txt")
   )
@@ -124,12 +124,12 @@ def test_tokenizer_without_a_length_passes():
     ({"max_position_embeddings": 77}, "cuts at 16 tokens in .*; expected 77"),
   ],
 )
-def test_tokenizer_of_another_model_is_reported(changes, messages, tokenizer):
+def test_check_tokenizer_reports_one_of_another_model(changes, messages, tokenizer):
   with pytest.raises(errors.InputError, match=messages):
     clip_inputs.check_tokenizer(tokenizer, _config(**changes), FOLDER)
 
 
-def test_tokenizer_without_a_start_is_reported(tokenizer):
+def test_check_tokenizer_reports_one_without_a_start_token(tokenizer):
   startless = copy.deepcopy(tokenizer)
   startless.bos_token = None
   with pytest.raises(errors.InputError, match="no start token"):
@@ -144,7 +144,7 @@ def test_tokenizer_without_a_start_is_reported(tokenizer):
     ("tokenizer_config.json", '{"tokenizer_class": "BertTokenizer"}'),
   ],
 )
-def test_files_that_transformers_cannot_read_are_reported(file, text, tmp_path):
+def test_load_tokenizer_reports_unreadable_files(file, text, tmp_path):
   folder = pathlib.Path(shutil.copytree(FOLDER, tmp_path / "clip"))
   (folder / file).write_text(text, encoding="utf-8")
   loader = clip_model.library().AutoTokenizer

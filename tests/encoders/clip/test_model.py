@@ -33,14 +33,14 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
   return pathlib.Path(shutil.copytree(TORCH_CLIP, tmp_path / "clip"))
 
 
-def test_text_equals_pytorch(model, expected):
+def test_encode_text_equals_pytorch(model, expected):
   tokens, mask, embedding = clip_model.encode_text(model, list(expected["prompts"]))
   np.testing.assert_array_equal(mask, expected["text_mask"])
   np.testing.assert_allclose(tokens, expected["text_tokens"], atol=1e-4)
   np.testing.assert_allclose(embedding, expected["text_embedding"], atol=1e-4)
 
 
-def test_images_equal_pytorch_with_its_own_resize_and_crop(model, expected):
+def test_encode_images_equals_pytorch_with_its_own_resize_and_crop(model, expected):
   tokens, embedding = clip_model.encode_images(model, expected["images"])
   assert tokens.shape == (2, 1 + model.grid**2, 16)
   np.testing.assert_allclose(tokens, expected["image_tokens"], atol=1e-4)
@@ -48,7 +48,7 @@ def test_images_equal_pytorch_with_its_own_resize_and_crop(model, expected):
   assert "torch" not in sys.modules
 
 
-def test_penultimate_states_equal_pytorch(model, expected):
+def test_encode_images_penultimate_states_equal_pytorch(model, expected):
   images = list(expected["images"][..., 0])
   patches, embedding = clip_model.encode_images(model, images, penultimate=True)
   np.testing.assert_allclose(patches, expected["image_patches"], atol=1e-4)
@@ -56,7 +56,7 @@ def test_penultimate_states_equal_pytorch(model, expected):
   assert np.abs(patches - expected["image_tokens"]).max() > 0.1
 
 
-def test_text_and_image_agree_as_in_pytorch(model, expected):
+def test_encode_text_and_images_agree_as_in_pytorch(model, expected):
   _, _, text = clip_model.encode_text(model, list(expected["prompts"]))
   _, image = clip_model.encode_images(model, expected["images"])
   text, image = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (text, image))
@@ -64,7 +64,7 @@ def test_text_and_image_agree_as_in_pytorch(model, expected):
   np.testing.assert_allclose(similarity, expected["similarity"], atol=1e-4)
 
 
-def test_windows_of_a_long_prompt_equal_pytorch(model, expected):
+def test_encode_text_windows_of_a_long_prompt_equal_pytorch(model, expected):
   prompts = list(expected["prompts"])
   tokens, mask, embedding = clip_model.encode_text(model, prompts, chunks=2)
   assert tokens.shape == (2, 32, 16)
@@ -75,13 +75,13 @@ def test_windows_of_a_long_prompt_equal_pytorch(model, expected):
   assert not tokens[0, 16:].any()
 
 
-def test_class_token_is_where_project_puts_it(model, expected):
+def test_encode_images_projects_the_class_token_to_the_embedding(model, expected):
   tokens, embedding = clip_model.encode_images(model, expected["images"])
   projected = model.project_fn(model.params, tokens[:, 0])
   np.testing.assert_allclose(projected, embedding, atol=1e-5)
 
 
-def test_result_does_not_depend_on_the_batch(model):
+def test_encode_images_does_not_depend_on_the_batch(model):
   images = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 1), np.uint8)
   together, _ = clip_model.encode_images(model, images)
   in_pairs, _ = clip_model.encode_images(model, images, batch_size=2)
@@ -90,14 +90,14 @@ def test_result_does_not_depend_on_the_batch(model):
   np.testing.assert_allclose(alone[0], together[3], atol=1e-5)
 
 
-def test_long_prompt_is_cut_and_still_ended(model):
+def test_encode_text_cuts_and_ends_a_long_prompt(model):
   tokens, mask, _ = clip_model.encode_text(model, ["word " * 50, "a"])
   assert tokens.shape == (2, 16, 16)
   assert mask.sum(axis=1).tolist() == [16, 3]
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 3])
-def test_embedding_is_of_the_first_window_of_each_prompt(model, chunks):
+def test_encode_text_embeds_the_first_window_of_each_prompt(model, chunks):
   prompts = ["word " * 9, "a", "word " * 4, "left right " * 3, ""]
   tokens, mask, embedding = clip_model.encode_text(
     model, prompts, chunks=chunks, batch_size=2
@@ -110,7 +110,7 @@ def test_embedding_is_of_the_first_window_of_each_prompt(model, chunks):
   np.testing.assert_allclose(embedding, first_embedding, atol=1e-5)
 
 
-def test_parameters_are_an_argument(model):
+def test_encode_text_takes_parameters_as_an_argument(model):
   ids = np.zeros((1, 16), np.int32)
   constants = jax.make_jaxpr(model.text_fn)(model.params, ids).consts
   assert sum(np.size(constant) for constant in constants) < 1000
@@ -122,19 +122,19 @@ def test_parameters_are_an_argument(model):
   assert np.abs(after - before).max() > 0.1
 
 
-def test_published_model_is_described_by_its_name(model):
+def test_describe_names_a_published_model(model):
   assert not model.standin
   assert clip_model.describe(model).startswith(f"CLIP {TORCH_CLIP}")
 
 
-def test_nothing_to_encode_is_refused(model):
+def test_encode_text_and_images_refuse_empty_input(model):
   with pytest.raises(ValueError, match="nothing to encode"):
     clip_model.encode_text(model, [])
   with pytest.raises(ValueError, match="nothing to encode"):
     clip_model.encode_images(model, np.zeros((0, 32, 32, 1), np.uint8))
 
 
-def test_tokenizer_of_another_vocabulary_is_reported(folder):
+def test_load_reports_a_tokenizer_of_another_vocabulary(folder):
   path = folder / "vocab.json"
   words = json.loads(path.read_text(encoding="utf-8"))
   words["chest</w>"] = len(words)

@@ -26,7 +26,7 @@ def tokenizer(sizes):
   return clip_small.train_tokenizer(PROMPTS, sizes)
 
 
-def test_frequent_words_become_tokens(tokenizer):
+def test_train_tokenizer_makes_frequent_words_tokens(tokenizer):
   ids = tokenizer("chest PA")["input_ids"]
   words = tokenizer.convert_ids_to_tokens(ids)
   assert words == ["<|startoftext|>", "chest</w>", "pa</w>", "<|endoftext|>"]
@@ -34,7 +34,7 @@ def test_frequent_words_become_tokens(tokenizer):
   assert tokenizer.eos_token_id == len(tokenizer) - 1
 
 
-def test_any_text_has_ids_and_ends_once(tokenizer):
+def test_train_tokenizer_encodes_any_text_and_ends_once(tokenizer):
   for text in ["", "Größe Ω 胸部", "x!?\n\ttab", "Zzz 414Y"]:
     ids = tokenizer(text)["input_ids"]
     assert ids.count(tokenizer.eos_token_id) == 1
@@ -45,12 +45,12 @@ def test_any_text_has_ids_and_ends_once(tokenizer):
   assert decoded.split() == ["größe", "ω"]
 
 
-def test_tokenizer_is_a_function_of_the_prompts(tokenizer, sizes):
+def test_train_tokenizer_is_a_function_of_the_prompts(tokenizer, sizes):
   again = clip_small.train_tokenizer(list(PROMPTS), sizes)
   assert again.get_vocab() == tokenizer.get_vocab()
 
 
-def test_saved_model_loads_as_any_clip(tokenizer, sizes, tmp_path, capfd):
+def test_save_writes_a_model_that_loads_as_any_clip(tokenizer, sizes, tmp_path, capfd):
   model = clip_small.create(
     np.random.default_rng(0),
     sizes=sizes,
@@ -77,7 +77,7 @@ def test_saved_model_loads_as_any_clip(tokenizer, sizes, tmp_path, capfd):
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_random_parameters_depend_on_the_seed(tokenizer, sizes):
+def test_create_depends_on_the_seed(tokenizer, sizes):
   prints = {
     clip_model.fingerprint(
       clip_small.create(

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   return folder
 
 
-def test_every_output_equals_pytorch(folder):
+def test_torch_weights_give_the_outputs_of_pytorch(folder):
   model = clip_model.load(folder)
   with np.load(folder / "expected.npz") as arrays:
     expected = dict(arrays)

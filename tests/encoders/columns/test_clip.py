@@ -85,7 +85,7 @@ def images(records: records_lib.Records, split: str) -> list[np.ndarray]:
   return [row["image"][..., 0] for row in records_lib.RecordSource(records, split)]
 
 
-def test_columns_have_the_encoders_numbers_in_row_order(settings, records, save):
+def test_clip_columns_have_the_encoders_numbers_in_row_order(settings, records, save):
   needs = base.needs(*NAMES, model=save())
   make(settings, records, needs)
   encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
@@ -105,7 +105,7 @@ def test_columns_have_the_encoders_numbers_in_row_order(settings, records, save)
     assert len(np.unique(values(column, "train"), axis=0)) > 10, name
 
 
-def test_text_is_zero_at_padding_and_nowhere_else(settings, records, save):
+def test_clip_text_is_zero_exactly_at_padding(settings, records, save):
   needs = base.needs("clip_text", model=save())
   make(settings, records, needs)
   (column,) = opened(settings, needs).values()
@@ -118,7 +118,7 @@ def test_text_is_zero_at_padding_and_nowhere_else(settings, records, save):
   np.testing.assert_array_equal(stream.mask, mask)
 
 
-def test_a_second_call_neither_loads_nor_writes(settings, records, save, counted):
+def test_clip_columns_are_not_made_twice(settings, records, save, counted):
   needs = base.needs(*NAMES, model=save())
   make(settings, records, needs)
   assert counted == {"loaded": 1, "rows": 3 * NUM_IMAGES}
@@ -131,7 +131,7 @@ def test_a_second_call_neither_loads_nor_writes(settings, records, save, counted
 
 
 @pytest.mark.parametrize("name", ["clip_text", "clip_image"])
-def test_an_interrupted_call_makes_only_what_is_missing(
+def test_clip_columns_resume_after_an_interruption(
   settings, records, save, counted, monkeypatch, name
 ):
   monkeypatch.setattr(encoding, "BATCH", 2)
@@ -164,7 +164,7 @@ def test_an_interrupted_call_makes_only_what_is_missing(
   )
 
 
-def test_other_windows_and_other_clips_have_other_folders(settings, records, save):
+def test_clip_columns_of_other_settings_have_other_folders(settings, records, save):
   one = base.needs("clip_text", model=save())
   more = [
     base.needs("clip_text", model=one.specs[0].model, chunks=2),
@@ -186,7 +186,7 @@ def test_other_windows_and_other_clips_have_other_folders(settings, records, sav
   assert len({column.description.encoder for column in result}) == 3
 
 
-def test_changed_weights_are_noticed_and_touched_files_are_not(
+def test_clip_columns_follow_weights_and_not_file_times(
   settings, records, save, counted
 ):
   needs = base.needs("clip_image", model=save())
@@ -211,7 +211,9 @@ def test_changed_weights_are_noticed_and_touched_files_are_not(
   )
 
 
-def test_other_texts_remake_what_is_made_of_texts(settings, records, save, counted):
+def test_clip_columns_of_text_are_remade_for_other_texts(
+  settings, records, save, counted
+):
   needs = base.needs("clip_text", "clip_image", model=save())
   make(settings, records, needs)
   assert counted["rows"] == 2 * NUM_IMAGES
@@ -228,7 +230,7 @@ def test_other_texts_remake_what_is_made_of_texts(settings, records, save, count
   )
 
 
-def test_the_trees_own_clip_is_trained_where_it_is_not(
+def test_clip_standin_is_trained_where_it_is_missing(
   with_standin, open_records, monkeypatch
 ):
   needs = base.needs("clip_image", model=conditioning.STANDIN)
@@ -243,7 +245,7 @@ def test_the_trees_own_clip_is_trained_where_it_is_not(
   make(with_standin, records, needs)
 
 
-def test_a_clip_that_is_not_there_is_refused(settings, records, tmp_path, save):
+def test_clip_columns_refuse_a_missing_model(settings, records, tmp_path, save):
   needs = base.needs("clip_text", model=save("gone"))
   shutil.rmtree(tmp_path / "gone")
   for act in (

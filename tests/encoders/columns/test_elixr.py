@@ -44,9 +44,7 @@ def times(folder: pathlib.Path) -> dict[pathlib.Path, int]:
   return {path: path.stat().st_mtime_ns for path in files}
 
 
-def test_a_tree_without_embeddings_is_refused_with_the_commands(
-  settings, run_main, repository
-):
+def test_elixr_columns_refuse_a_tree_without_embeddings(settings, run_main, repository):
   with pytest.raises(errors.InputError, match=f"no {KIND} embeddings in") as refused:
     dataset.prepare(settings, NEEDS)
   for command in ("prepare", "--download elixr", "--embed elixr", "--standin"):
@@ -65,7 +63,7 @@ def test_a_tree_without_embeddings_is_refused_with_the_commands(
     assert f'"{flag}",' in source
 
 
-def test_stand_ins_are_made_and_joined_where_asked(with_standin, monkeypatch):
+def test_elixr_standins_are_made_on_request(with_standin, monkeypatch):
   needs = base.needs("elixrc", "txt_emb", KIND)
   result = dataset.prepare(with_standin, needs)
   assert (
@@ -97,7 +95,7 @@ def test_stand_ins_are_made_and_joined_where_asked(with_standin, monkeypatch):
   assert times(pathlib.Path(with_standin.records_dir)) == before
 
 
-def test_real_embeddings_go_before_stand_ins(with_standin):
+def test_elixr_embeddings_are_preferred_to_standins(with_standin):
   first = dataset.prepare(with_standin, NEEDS)
   assert first.columns[0].description.standin
   write_real(with_standin.root, all_ids(first.records))
@@ -108,7 +106,7 @@ def test_real_embeddings_go_before_stand_ins(with_standin):
   assert (values(second.columns[0], "train") == 1).all()
 
 
-def test_real_embeddings_ask_for_no_stand_in(settings, open_records, monkeypatch):
+def test_elixr_embeddings_need_no_standin(settings, open_records, monkeypatch):
   monkeypatch.setattr(standin, "train_standin", lambda *_, **__: pytest.fail("trained"))
   write_real(settings.root, all_ids(open_records(settings)))
   asked = dataclasses.replace(settings, standin=True)
@@ -117,7 +115,7 @@ def test_real_embeddings_ask_for_no_stand_in(settings, open_records, monkeypatch
 
 
 @pytest.mark.usefixtures("quick_training")
-def test_other_prompts_make_other_stand_ins_of_texts_alone(with_standin):
+def test_elixr_standins_of_text_are_remade_for_other_prompts(with_standin):
   first = dataset.prepare(with_standin, base.needs("txt_emb"))
   asked = dataclasses.replace(with_standin, prompt_seed=1)
   second = dataset.prepare(asked, base.needs("txt_emb"))
@@ -132,7 +130,7 @@ def test_other_prompts_make_other_stand_ins_of_texts_alone(with_standin):
 
 @pytest.mark.usefixtures("quick_training")
 @pytest.mark.parametrize("sizes", [(32, 16), (16, 32)])
-def test_each_size_keeps_its_own_stand_ins(with_standin, sizes):
+def test_elixr_standins_are_kept_for_each_size(with_standin, sizes):
   one, two = (dataclasses.replace(with_standin, image_size=size) for size in sizes)
   first = dataset.prepare(one, NEEDS)
   kept = times(one.records_folder)
@@ -151,7 +149,7 @@ def test_each_size_keeps_its_own_stand_ins(with_standin, sizes):
   assert elixr.find_elixr(with_standin.root, KIND) is None
 
 
-def test_stand_ins_stay_where_the_setting_is_dropped(with_standin):
+def test_elixr_standins_are_kept_without_the_setting(with_standin):
   without = dataclasses.replace(with_standin, standin=False)
   with pytest.raises(errors.InputError, match=f"no {KIND} embeddings in"):
     dataset.prepare(without, NEEDS)
@@ -159,7 +157,7 @@ def test_stand_ins_stay_where_the_setting_is_dropped(with_standin):
   assert dataset.prepare(without, NEEDS).card == first.card
 
 
-def test_rows_that_lack_are_refused_or_dropped(settings, open_records):
+def test_rows_without_embeddings_are_refused_or_dropped(settings, open_records):
   ids = all_ids(open_records(settings))
   write_real(settings.root, ids[1:])
   with pytest.raises(errors.InputError, match=rf"1 of 24 rows.*{ids[0]}"):
@@ -170,7 +168,7 @@ def test_rows_that_lack_are_refused_or_dropped(settings, open_records):
   assert sorted(rows.tolist()) == sorted(ids[1:])
 
 
-def test_prepare_embeds_what_its_path_needs_and_reads_it_back(
+def test_prepare_embeds_what_its_path_needs(
   settings, elixr_models, run_main, repository
 ):
   def prepare(*embed: str):
@@ -213,7 +211,7 @@ def test_prepare_embeds_what_its_path_needs_and_reads_it_back(
   assert times(pathlib.Path(settings.root)) == kept
 
 
-def test_elixr_stands_for_what_the_path_needs_or_for_all(
+def test_elixr_flag_means_the_columns_of_the_path_or_all(
   settings, open_records, monkeypatch
 ):
   asked = []
@@ -250,6 +248,6 @@ def test_elixr_stands_for_what_the_path_needs_or_for_all(
 
 
 @pytest.mark.parametrize("name", ["elixr_d", "clip_text", ""])
-def test_what_elixr_does_not_make_is_refused(settings, name):
+def test_embed_named_refuses_other_columns(settings, name):
   with pytest.raises(errors.InputError, match=f"--embed {name}; expected elixr, or"):
     elixr_embed.embed_named(settings, ["elixrc", name], base.needs(), None)

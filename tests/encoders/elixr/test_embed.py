@@ -96,7 +96,7 @@ def greys(numbers: Sequence[int]) -> dict[str, float]:
   return {f"{i:08d}_000": 10.0 * i for i in numbers}
 
 
-def test_every_kind_is_written_and_read_back(root, prompts):
+def test_embed_writes_every_kind(root, prompts):
   reported, encoder = [], Sums()
   kinds = tuple(elixr.SHAPES)
   results = elixr_embed.embed(
@@ -116,7 +116,7 @@ def test_every_kind_is_written_and_read_back(root, prompts):
   assert len([names for names, _ in encoder.seen if "elixrc" in names]) == NUM
 
 
-def test_the_largest_copy_of_an_image_is_taken(root):
+def test_embed_takes_the_largest_copy_of_an_image(root):
   add_images(root / "8x8", range(NUM + 2), more=1)
   add_images(root / "16x16", range(NUM + 1), more=2)
   elixr_embed.embed(root, ["contrastive_img_emb"], Sums())
@@ -124,7 +124,7 @@ def test_the_largest_copy_of_an_image_is_taken(root):
   assert read(root, "contrastive_img_emb") == wanted
 
 
-def test_what_is_there_is_not_made_again(root, prompts):
+def test_embed_does_nothing_twice(root, prompts):
   elixr_embed.embed(root, ["elixrc"], Sums())
   before = elixr.find_elixr(root, "elixrc").fingerprint()
   encoder = Sums()
@@ -136,7 +136,7 @@ def test_what_is_there_is_not_made_again(root, prompts):
   assert elixr.find_elixr(root, "elixrc").fingerprint() == before
 
 
-def test_images_that_are_added_are_made_alone(root):
+def test_embed_adds_only_new_images(root):
   elixr_embed.embed(root, SMALL[:1], Sums())
   add_images(root / "original", [11, 12])
   encoder = Sums()
@@ -146,7 +146,7 @@ def test_images_that_are_added_are_made_alone(root):
 
 
 @pytest.mark.parametrize("stop_after", [0, 3, 4, 9])
-def test_an_interrupted_call_resumes(root, prompts, stop_after):
+def test_embed_resumes_after_an_interruption(root, prompts, stop_after):
   files = {"batch_size": 2, "rows_per_file": 4}
   with pytest.raises(Stop):
     elixr_embed.embed(root, SMALL[:1], Sums(stop_after=stop_after), **files)
@@ -160,7 +160,7 @@ def test_an_interrupted_call_resumes(root, prompts, stop_after):
   assert len(read(root, SMALL[1])) == NUM
 
 
-def test_a_kill_loses_one_file_at_most(root, repository):
+def test_embed_loses_one_file_at_most_to_a_kill(root, repository):
   script = """
 import os, signal, sys
 import numpy as np
@@ -190,7 +190,7 @@ elixr_embed.embed(sys.argv[1], ["elixrc"], Dying(), batch_size=2, rows_per_file=
   assert read(root, "elixrc") == greys(range(NUM))
 
 
-def test_embeddings_of_another_source_are_never_touched(root):
+def test_embed_never_touches_other_embeddings(root):
   def write(*, standin: bool, folder: str = "elixrb/contrastive") -> None:
     stems, values = ["00000000_000", "x"], np.ones((2, 128), np.float32)
     write_elixr(
@@ -209,7 +209,7 @@ def test_embeddings_of_another_source_are_never_touched(root):
   assert elixr.find_elixr(root, SMALL[0]).fingerprint() == before
 
 
-def test_stand_ins_make_room_and_do_not_mix(root):
+def test_embed_replaces_standins(root):
   elixr_embed.embed(root, SMALL[:1], Sums(description="one", standin=True))
   elixr_embed.embed(root, SMALL[:1], Sums(description="two", standin=True))
   result = elixr.find_elixr(root, SMALL[0])
@@ -221,7 +221,7 @@ def test_stand_ins_make_room_and_do_not_mix(root):
   )  # fmt: skip
 
 
-def test_unfinished_work_of_another_encoder_is_reported(root):
+def test_embed_reports_unfinished_work_of_another_encoder(root):
   with pytest.raises(Stop):
     elixr_embed.embed(
       root, SMALL[:1], Sums(stop_after=5), batch_size=4, rows_per_file=4
@@ -230,7 +230,7 @@ def test_unfinished_work_of_another_encoder_is_reported(root):
     elixr_embed.embed(root, SMALL[:1], Sums(description="another"))
 
 
-def test_texts_belong_to_their_embeddings(root, prompts, monkeypatch):
+def test_embed_keeps_texts_with_their_embeddings(root, prompts, monkeypatch):
   reported = []
   monkeypatch.setattr(
     logging, "warning", lambda text, *more: reported.append(text % more)
@@ -249,7 +249,7 @@ def test_texts_belong_to_their_embeddings(root, prompts, monkeypatch):
       elixr_embed.embed(root, SMALL, Sums(), prompts=nothing)
 
 
-def test_the_disk_is_looked_at_before_the_work(root, monkeypatch):
+def test_embed_checks_the_disk_first(root, monkeypatch):
   encoder = Sums()
   full = shutil._ntuple_diskusage(10**9, 10**9, 11 * 8 * 8 * 1376 * 4 - 1)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
@@ -258,7 +258,7 @@ def test_the_disk_is_looked_at_before_the_work(root, monkeypatch):
   assert encoder.seen == []
 
 
-def test_a_damaged_image_is_named_and_numbers_must_be_finite(root, prompts):
+def test_embed_names_damaged_images_and_refuses_infinities(root, prompts):
   path = root / "original" / "00000002_000.png"
   path.write_bytes(path.read_bytes()[:40])
   with pytest.raises(errors.InputError, match=r"00000002_000\.png"):

@@ -63,7 +63,7 @@ def test_to_png_stretches_sixteen_bits_to_their_range():
   np.testing.assert_array_equal(pixels, [[0, 16383, 65535]])
 
 
-def test_an_image_of_the_whole_range_stays_as_it_is():
+def test_to_png_keeps_an_image_of_the_whole_range():
   image = np.arange(256, dtype=np.uint8).reshape(8, 32)
   np.testing.assert_array_equal(decoded(elixr_model.to_png(image))[0], image)
 
@@ -71,12 +71,12 @@ def test_an_image_of_the_whole_range_stays_as_it_is():
 @pytest.mark.parametrize(
   "image", [np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4), np.float32)]
 )
-def test_other_arrays_are_refused(image):
+def test_to_png_refuses_other_arrays(image):
   with pytest.raises(ValueError, match=r"not \[h w\] uint8 or uint16"):
     elixr_model.to_png(image)
 
 
-def test_the_end_of_the_text_is_padding_and_its_start_is_not(tokenizer):
+def test_tokenize_masks_the_end_and_keeps_the_start(tokenizer):
   ids, paddings, cut = elixr_model.tokenize(tokenizer, ["Large Effusion.", "no"])
   assert (ids.shape, ids.dtype) == ((2, 1, 128), np.int32)
   assert (paddings.shape, paddings.dtype) == ((2, 1, 128), np.float32)
@@ -89,7 +89,7 @@ def test_the_end_of_the_text_is_padding_and_its_start_is_not(tokenizer):
   assert cut == ()
 
 
-def test_words_are_parted_as_bert_parts_them(folder, tokenizer):
+def test_tokenize_splits_words_as_bert_does(folder, tokenizer):
   texts = [
     "Emphyséma, (2nd) LEFT-pleural PNEUMOTHORAX\t\n no.",
     "肺effusion zzz [SEP] [CLS] no",
@@ -107,7 +107,7 @@ def test_words_are_parted_as_bert_parts_them(folder, tokenizer):
     np.testing.assert_array_equal(paddings[row, 0], np.arange(128) >= end)
 
 
-def test_what_does_not_fit_is_reported(tokenizer):
+def test_tokenize_reports_text_that_does_not_fit(tokenizer):
   texts = [" ".join(["no"] * 125 + ["left", "effusion", "large"]), "no " * 126]
   ids, paddings, cut = elixr_model.tokenize(tokenizer, texts)
   assert cut == ("effusion large",)
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_reported(tokenizer):
   assert (paddings[:, 0].sum(axis=-1) == 1).all()
 
 
-def test_a_file_and_the_hub_serve_as_well(folder, tokenizer, monkeypatch):
+def test_load_tokenizer_reads_a_file_or_the_hub(folder, tokenizer, monkeypatch):
   asked = []
 
   def download(*arguments):
@@ -139,12 +139,12 @@ def test_a_file_and_the_hub_serve_as_well(folder, tokenizer, monkeypatch):
     ({"w30521": "a\nb"}, "30523 words"),
   ],
 )
-def test_another_vocabulary_is_refused(tmp_path, changes, reported):
+def test_load_tokenizer_refuses_another_vocabulary(tmp_path, changes, reported):
   with pytest.raises(errors.InputError, match=reported):
     elixr_model.load_tokenizer(vocabulary(tmp_path, **changes))
 
 
-def test_a_vocabulary_that_is_not_there_is_reported(tmp_path, monkeypatch):
+def test_load_tokenizer_reports_a_missing_vocabulary(tmp_path, monkeypatch):
   with pytest.raises(errors.InputError, match="no vocabulary in"):
     elixr_model.load_tokenizer(tmp_path)
 

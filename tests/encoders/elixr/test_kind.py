@@ -8,7 +8,7 @@ from tests.encoders.elixr.files.made_files import read_all, same, stems_of, valu
 from tests.fixtures.elixr_files import write_elixr
 
 
-def test_files_of_form_a_are_read_back(tmp_path):
+def test_find_elixr_reads_files_of_form_a(tmp_path):
   stems = stems_of(5)
   for i, kind in enumerate(elixr.SHAPES):
     values = values_of(kind, 5, i)
@@ -22,7 +22,7 @@ def test_files_of_form_a_are_read_back(tmp_path):
     assert file["Image Index"][0] == b"00000000_000.png"
 
 
-def test_real_npz_wins_over_stand_ins(tmp_path):
+def test_find_elixr_prefers_real_npz_to_standins(tmp_path):
   kind, stems = "all_contrastive_img_emb", stems_of(3)
   values, real = values_of(kind, 3), values_of(kind, 3, 4)
   write_elixr(tmp_path, kind, stems, values, encoder="stand-in CLIP", standin=True)

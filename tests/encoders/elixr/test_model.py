@@ -134,14 +134,14 @@ def expected_map(image: np.ndarray) -> np.ndarray:
   return means[..., None] * np.linspace(0.5, 1.5, 1376)
 
 
-def test_it_is_an_encoder_of_all_kinds(model):
+def test_model_is_an_encoder_of_all_kinds(model):
   encoder: encoder_lib.Encoder = model
   assert dict(encoder.shapes) == dict(elixr.SHAPES)
   assert not encoder.standin
   assert encoder.whole_images
 
 
-def test_images_are_seen_whole_with_no_text(model, images):
+def test_encode_images_sees_whole_images_without_text(model, images):
   result = model.encode_images(IMAGES, images)
   assert {kind: result[kind].shape for kind in result} == {
     kind: (5, *elixr.SHAPES[kind]) for kind in IMAGES
@@ -161,7 +161,7 @@ def test_images_are_seen_whole_with_no_text(model, images):
   )
 
 
-def test_texts_are_read_with_no_image_and_stay_raw_at_padding(model):
+def test_encode_texts_reads_text_without_an_image(model):
   result = model.encode_text(TEXTS, PROMPTS)
   assert result["txt_emb"].shape == (5, 128, 768)
   words = result["contrastive_txt_emb"]
@@ -170,7 +170,7 @@ def test_texts_are_read_with_no_image_and_stay_raw_at_padding(model):
   assert (result["txt_emb"][:, -1, 0] == -10).all()
 
 
-def test_neither_the_batch_nor_the_order_matters(folder, model, images):
+def test_model_outputs_do_not_depend_on_the_batch(folder, model, images):
   at_once = elixr_model.load(folder, folder, batch_size=5)
   whole = at_once.encode_images(IMAGES, images)
   for kind, values in model.encode_images(IMAGES, images[::-1]).items():
@@ -196,7 +196,7 @@ def test_encode_images_gives_the_model_stretched_pixels(tmp_path):
   np.testing.assert_allclose(values, stretched / 65535, atol=0.5 / 65535)
 
 
-def test_only_what_is_needed_is_loaded(folder, tmp_path, images):
+def test_load_opens_only_needed_models(folder, tmp_path, images):
   shutil.copytree(folder / "elixr-c-v2-pooled", tmp_path / "c" / "elixr-c-v2-pooled")
   shutil.copytree(folder / "pax-elixr-b-text", tmp_path / "b" / "pax-elixr-b-text")
   maps = elixr_model.load(tmp_path / "c", "/no/vocabulary")
@@ -210,7 +210,7 @@ def test_only_what_is_needed_is_loaded(folder, tmp_path, images):
     texts.encode_images(["elixrc"], images[:1])
 
 
-def test_long_texts_are_cut_and_it_is_said(model, monkeypatch):
+def test_encode_texts_cuts_long_texts_and_warns(model, monkeypatch):
   messages = []
   monkeypatch.setattr(
     logging, "warning", lambda text, *more: messages.append(text % more)
@@ -222,7 +222,9 @@ def test_long_texts_are_cut_and_it_is_said(model, monkeypatch):
   ]
 
 
-def test_a_program_for_one_row_is_run_row_by_row(folder, model, tmp_path, monkeypatch):
+def test_load_runs_a_program_of_one_row_row_by_row(
+  folder, model, tmp_path, monkeypatch
+):
   messages = []
   monkeypatch.setattr(
     logging, "warning", lambda text, *more: messages.append(text % more)
@@ -237,7 +239,7 @@ def test_a_program_for_one_row_is_run_row_by_row(folder, model, tmp_path, monkey
   assert messages == ["pax-elixr-b-text is given one row at a time: it refuses more"]
 
 
-def test_the_description_follows_content_and_not_time(folder, tmp_path):
+def test_description_depends_on_content_and_not_time(folder, tmp_path):
   messages = elixr_model.load(folder).description
   copy = shutil.copytree(folder, tmp_path / "copy")
   os.utime(copy / "pax-elixr-b-text" / "saved_model.pb", (0, 0))
@@ -251,7 +253,7 @@ def test_the_description_follows_content_and_not_time(folder, tmp_path):
   assert other.split("pax")[1] == messages.split("pax")[1]
 
 
-def test_the_hub_is_asked_for_the_two_models_only(folder, monkeypatch):
+def test_load_downloads_only_two_models(folder, monkeypatch):
   asked = []
 
   def download(name, **options):
@@ -271,7 +273,7 @@ def test_the_hub_is_asked_for_the_two_models_only(folder, monkeypatch):
     elixr_model.load()
 
 
-def test_folders_without_the_models_are_refused(folder, tmp_path):
+def test_load_refuses_folders_without_models(folder, tmp_path):
   with pytest.raises(errors.InputError, match=r"no ELIXR in '\./none'"):
     elixr_model.load("./none")
   with pytest.raises(errors.InputError, match="no elixr-c-v2-pooled or pax-elixr"):
@@ -280,7 +282,7 @@ def test_folders_without_the_models_are_refused(folder, tmp_path):
     elixr_model.load(folder / "pax-elixr-b-text")
 
 
-def test_models_of_other_inputs_or_outputs_are_refused(folder, tmp_path, images):
+def test_load_refuses_other_inputs_or_outputs(folder, tmp_path, images):
   class Other(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "picture")])
     def serve(self, picture):
@@ -310,7 +312,7 @@ def test_models_of_other_inputs_or_outputs_are_refused(folder, tmp_path, images)
     elixr_model.load(tmp_path / "bare").encode_images(["elixrc"], images[:1])
 
 
-def test_missing_operations_and_damage_are_reported(
+def test_load_reports_missing_operations_and_damage(
   folder, tmp_path, images, monkeypatch
 ):
   # As if tensorflow-text were not installed, wherever this test runs.
@@ -336,9 +338,7 @@ def text_ops(tmp_path, monkeypatch) -> pathlib.Path:
   sys.modules.pop("tensorflow_text", None)
 
 
-def test_tensorflow_text_is_imported_before_a_model_is(
-  folder, images, monkeypatch, text_ops
-):
+def test_load_imports_tensorflow_text_first(folder, images, monkeypatch, text_ops):
   text_ops.write_text('"""Registers nothing."""\n')
   load, seen = tf.saved_model.load, []
 
@@ -351,13 +351,13 @@ def test_tensorflow_text_is_imported_before_a_model_is(
   assert seen == [True]
 
 
-def test_a_tensorflow_text_that_does_not_fit_is_reported(folder, images, text_ops):
+def test_load_reports_an_incompatible_tensorflow_text(folder, images, text_ops):
   text_ops.write_text("raise ImportError('undefined symbol')\n")
   with pytest.raises(errors.InputError, match=r"does not work with.*undefined symbol"):
     elixr_model.load(folder).encode_images(["elixrc"], images[:1])
 
 
-def test_a_tree_embedded_is_read_back_equal(model, tmp_path):
+def test_embed_of_a_tree_is_read_back_equal(model, tmp_path):
   root = phantom_tree.write_tree(tmp_path / "tree", num_images=6, size=32)
   stems = sorted(path.stem for path in root.glob("original/*/images/*.png"))
   prompts = {stem: PROMPTS[i % 5] for i, stem in enumerate(stems)}

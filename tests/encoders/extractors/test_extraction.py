@@ -44,7 +44,7 @@ def images():
   return np.random.default_rng(0).integers(0, 256, (10, 6, 5, 1)).astype(np.uint8)
 
 
-def test_features_are_those_of_each_image_whatever_the_batch(images):
+def test_extract_does_not_depend_on_the_batch(images):
   expected = Counted()(None, images)
   messages = []
   for size in (1, 4, 10, 64):
@@ -90,7 +90,7 @@ def test_extract_reuses_its_cache(images, tmp_path):
   assert len(counted.seen) == 3 + 3 + 1 + 3 + 3
 
 
-def test_images_of_other_kinds_are_refused(images, tmp_path):
+def test_extract_refuses_other_images(images, tmp_path):
   extractor = _extractor(Counted())
   for wrong, messages in (
     ([*images[:2], images[2][:4]], r"image 2 of 5 x 4 pixels; expected 5 x 6"),
@@ -103,7 +103,7 @@ def test_images_of_other_kinds_are_refused(images, tmp_path):
     features.extract(extractor, images, cache=tmp_path, key="../up")
 
 
-def test_features_that_are_no_numbers_are_reported(images):
+def test_extract_reports_features_that_are_not_finite(images):
   extractor = _extractor(lambda params, images: np.full((len(images), 2), np.nan))
   with pytest.raises(FloatingPointError, match="features of counted are not finite"):
     features.extract(extractor, images)

@@ -89,7 +89,7 @@ def _open(arrays, path):
   return extractor
 
 
-def test_weights_go_where_they_belong(densenet_arrays, tmp_path):
+def test_networks_load_each_weight_to_its_place(densenet_arrays, tmp_path):
   extractor = _open(densenet_arrays, tmp_path / "densenet.safetensors")
   assert (extractor.name, extractor.standin, extractor.width) == ("densenet", False, 8)
   kernel = extractor.params["features"]["conv0"]["kernel"]
@@ -112,7 +112,7 @@ def test_weights_go_where_they_belong(densenet_arrays, tmp_path):
   )
 
 
-def test_weights_that_do_not_fit_are_reported_at_once(densenet_arrays, tmp_path):
+def test_networks_report_weights_that_do_not_fit(densenet_arrays, tmp_path):
   path = tmp_path / "densenet.safetensors"
   del densenet_arrays["features.norm5.bias"]
   densenet_arrays["features.conv0.weight"] = np.zeros((4, 3, 7, 7), np.float32)
@@ -129,7 +129,7 @@ def test_weights_that_do_not_fit_are_reported_at_once(densenet_arrays, tmp_path)
     assert part in str(reported.value)
 
 
-def test_read_rejects_other_files(small_densenet, tmp_path):
+def test_networks_reject_other_files(small_densenet, tmp_path):
   pickled = tmp_path / "weights.pth"
   pickled.write_bytes(b"")
   cut = tmp_path / "cut.safetensors"

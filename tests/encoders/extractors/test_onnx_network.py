@@ -63,7 +63,7 @@ def _write(model, **changes):
   model.with_suffix(".json").write_text(json.dumps({**USE, **changes}))
 
 
-def test_onnx_receives_normalised_images_of_its_size(model, runtime):
+def test_onnx_network_receives_normalised_images_of_its_size(model, runtime):
   _write(model, mean=[0, 0.5, 1], std=[1, 2, 1])
   runtime.shape[0] = 4
   extractor, findings = onnx_network.open_classifier(str(model))
@@ -94,13 +94,15 @@ def test_onnx_receives_normalised_images_of_its_size(model, runtime):
     ({"scale": 1}, "mine.json: "),
   ],
 )
-def test_onnx_refuses_descriptions_that_do_not_fit(changes, reported, model, runtime):
+def test_onnx_network_refuses_descriptions_that_do_not_fit(
+  changes, reported, model, runtime
+):
   _write(model, **changes)
   with pytest.raises(errors.InputError, match=reported):
     onnx_network.open_classifier(str(model))
 
 
-def test_onnx_refuses_missing_files_and_package(model, monkeypatch):
+def test_onnx_network_refuses_missing_files_and_package(model, monkeypatch):
   monkeypatch.setitem(sys.modules, "onnxruntime", None)
   with pytest.raises(errors.InputError, match="fix: pip install onnxruntime"):
     onnx_network.open_classifier(str(model))
@@ -111,7 +113,7 @@ def test_onnx_refuses_missing_files_and_package(model, monkeypatch):
     onnx_network.open_classifier(str(model))
 
 
-def test_onnxruntime_runs_a_model(model):
+def test_onnx_network_runs_a_model(model):
   pytest.importorskip("onnxruntime")
   extractor, _ = onnx_network.open_classifier(str(model))
   images = np.zeros((3, 16, 16, 1), np.uint8)

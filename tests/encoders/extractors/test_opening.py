@@ -103,7 +103,7 @@ def loaded(monkeypatch):
   return loaded
 
 
-def test_encoders_say_which_model_and_layer(loaded, tmp_path):
+def test_open_extractors_states_model_and_layer(loaded, tmp_path):
   (extractor,), _ = features.open_extractors(["rad_dino"])
   assert extractor.layer == "class token after the norm"
   assert (extractor.standin, extractor.width) == (False, 3)
@@ -124,7 +124,7 @@ def test_encoders_say_which_model_and_layer(loaded, tmp_path):
   assert extractor.layer == "image embedding of a stand-in"
 
 
-def test_elixr_c_is_the_mean_of_its_map(monkeypatch, tmp_path):
+def test_extract_of_elixr_c_is_the_mean_of_its_map(monkeypatch, tmp_path):
   def encode_images(columns, images):
     assert columns == ["elixrc"]
     means = np.array([image.mean() for image in images], np.float32)

@@ -16,7 +16,7 @@ def folder(make_autoencoder, tmp_path):
   return make_autoencoder(tmp_path / "made")
 
 
-def test_a_model_a_pipeline_and_a_run_are_the_same_thing(folder, tmp_path):
+def test_find_accepts_a_model_a_pipeline_or_a_run(folder, tmp_path):
   pipeline, run = tmp_path / "pipeline", tmp_path / "run"
   shutil.copytree(folder, pipeline / "vae")
   shutil.copytree(folder, run / "autoencoder")
@@ -27,7 +27,7 @@ def test_a_model_a_pipeline_and_a_run_are_the_same_thing(folder, tmp_path):
   assert result[0].description.startswith("KL autoencoder f2 z2 0.0M ")
 
 
-def test_the_fingerprint_is_of_weights_and_not_of_scales(make_autoencoder, tmp_path):
+def test_find_fingerprints_weights_and_not_scales(make_autoencoder, tmp_path):
   results = [
     make_autoencoder(tmp_path / "a"),
     make_autoencoder(tmp_path / "b", scaling_factor=2.0),
@@ -38,7 +38,7 @@ def test_the_fingerprint_is_of_weights_and_not_of_scales(make_autoencoder, tmp_p
   assert prints[2] != prints[0]
 
 
-def test_the_default_takes_no_file_until_its_weights_are_needed(monkeypatch, folder):
+def test_find_opens_the_default_without_files(monkeypatch, folder):
   result = autoencoders.find(autoencoders.DEFAULT)
   assert result.network.factor == 8
   assert result.network.latent_channels == 4
@@ -49,7 +49,7 @@ def test_the_default_takes_no_file_until_its_weights_are_needed(monkeypatch, fol
     result.params  # noqa: B018 - read for its error
 
 
-def test_of_a_pipeline_on_the_hub_only_the_autoencoder_is_fetched(
+def test_find_downloads_only_the_autoencoder_of_a_pipeline(
   monkeypatch, folder, tmp_path
 ):
   asked = []
@@ -68,7 +68,7 @@ def test_of_a_pipeline_on_the_hub_only_the_autoencoder_is_fetched(
   assert asked == [("someone/pipeline", ["vae/config.json", weights])]
 
 
-def test_a_hub_out_of_reach_is_reported(monkeypatch):
+def test_find_reports_an_unreachable_hub(monkeypatch):
   def fail(name):
     raise ConnectionError("no network")
 
@@ -79,14 +79,14 @@ def test_a_hub_out_of_reach_is_reported(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["", "none", "/none/at/all", "./none/here", "a/b/c"])
-def test_what_is_no_folder_and_no_id_is_reported(name):
+def test_find_reports_what_is_no_folder_and_no_id(name):
   with pytest.raises(
     errors.InputError, match=r"no autoencoder \(config\.codec\.folder\) in"
   ):
     autoencoders.find(name)
 
 
-def test_what_is_no_autoencoder_is_reported_by_its_file(folder, tmp_path):
+def test_find_names_the_file_of_another_model(folder, tmp_path):
   weights = folder / "diffusion_pytorch_model.safetensors"
   os.truncate(weights, weights.stat().st_size // 2)
   with pytest.raises(errors.InputError, match=weights.name):
@@ -100,7 +100,7 @@ def test_what_is_no_autoencoder_is_reported_by_its_file(folder, tmp_path):
     autoencoders.find(str(tmp_path / "empty"))
 
 
-def test_parts_of_a_batch_are_padded_and_rows_are_their_own(folder, monkeypatch):
+def test_autoencoder_pads_parts_of_a_batch(folder, monkeypatch):
   autoencoder = autoencoders.find(str(folder))
   monkeypatch.setattr(autoencoders.Autoencoder, "batch_size", lambda self, side: 8)
   images = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 1), np.uint8)

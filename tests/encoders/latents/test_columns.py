@@ -48,7 +48,7 @@ def values(column, split):
   return np.stack(list(column.source(split)))
 
 
-def test_it_has_the_networks_numbers_in_row_order(settings, records, autoencoder):
+def test_make_writes_the_networks_latents_in_row_order(settings, records, autoencoder):
   latent_columns.make(settings, records, autoencoder)
   column = latent_columns.open_column(settings, autoencoder)
   about = column.description
@@ -77,7 +77,7 @@ def test_it_has_the_networks_numbers_in_row_order(settings, records, autoencoder
   assert modes[0] > 0
 
 
-def test_a_second_call_encodes_nothing_and_an_interrupted_one_resumes(
+def test_make_resumes_and_encodes_nothing_twice(
   settings, records, autoencoder, encoded
 ):
   def stop(label, done, total):
@@ -94,7 +94,7 @@ def test_a_second_call_encodes_nothing_and_an_interrupted_one_resumes(
   assert encoded == [8, 8, 8]
 
 
-def test_each_autoencoder_has_a_column_and_copies_share_it(
+def test_make_gives_each_autoencoder_a_column(
   settings, records, autoencoder, encoded, make_autoencoder, tmp_path
 ):
   latent_columns.make(settings, records, autoencoder)
@@ -110,7 +110,7 @@ def test_each_autoencoder_has_a_column_and_copies_share_it(
   assert np.abs(values(columns[0], "test") - values(columns[2], "test")).max() > 0.1
 
 
-def test_batches_carry_latents_and_no_images(settings, autoencoder):
+def test_columns_replace_images_in_batches(settings, autoencoder):
   dataset = dataset_lib.prepare(settings, conditioning.Needs(), autoencoder=autoencoder)
   batch = dataset.source("train", images=False).batch([0, 1])
   assert "image" not in batch
@@ -122,7 +122,7 @@ def test_batches_carry_latents_and_no_images(settings, autoencoder):
   assert described["columns"] == {}
 
 
-def test_an_image_size_that_does_not_divide_is_refused(settings, records, autoencoder):
+def test_make_refuses_an_indivisible_image_size(settings, records, autoencoder):
   odd = dataclasses.replace(settings, image_size=33)
   with pytest.raises(errors.InputError, match=r"image size 33 .* multiple of 2"):
     latent_columns.make(odd, records, autoencoder)

@@ -42,7 +42,7 @@ def _opened(folder, images=None, facts=None, progress=None):
   )
 
 
-def test_regressor_measures_planted_quantities(folder):
+def test_train_learns_planted_quantities(folder):
   images, facts = _bars(1, 60)
   opened = _opened(folder)
   measured = opened.quantities(list(images))
@@ -56,7 +56,7 @@ def test_regressor_measures_planted_quantities(folder):
   assert opened.quantities(images[:0])["width"].shape == (0,)
 
 
-def test_regressor_is_trained_again_for_other_inputs(folder, tmp_path):
+def test_train_retrains_for_other_inputs(folder, tmp_path):
   class Trained(Exception):
     pass
 
@@ -90,7 +90,7 @@ def test_fingerprint_depends_on_images_and_facts():
   assert len(marks) == 3
 
 
-def test_regressor_rejects_bad_inputs(folder, tmp_path):
+def test_train_rejects_bad_inputs(folder, tmp_path):
   images, facts = _bars(0, 96)
   with pytest.raises(errors.InputError, match="bring all images to one size"):
     _opened(folder).quantities(images[:, :8])
@@ -103,7 +103,7 @@ def test_regressor_rejects_bad_inputs(folder, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_default_settings_depend_on_the_size():
+def test_default_settings_depend_on_the_image_size():
   for size, stride in ((28, 1), (64, 4), (256, 16)):
     assert anatomy_regressor.default_settings(size).stem_stride == stride
   assert dataclasses.replace(anatomy_regressor.default_settings(64)).num_steps == 700

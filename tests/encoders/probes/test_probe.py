@@ -63,14 +63,14 @@ def test_probe_finds_planted_findings(folder):
   assert result.macro["found"].value > result.macro["false_alarms"].value + 0.5
 
 
-def test_thresholds_are_of_the_validation_images(folder, validation):
+def test_youden_thresholds_are_of_the_validation_images(folder, validation):
   trained = probe.load_probe(folder)
   expected = probe.youden_thresholds(trained.scores(validation[0]), validation[1])
   np.testing.assert_array_equal(trained.thresholds, expected)
   assert np.isnan(trained.thresholds).tolist() == [False, False, True]
 
 
-def test_its_file_tells_how_it_was_made(folder):
+def test_probe_file_describes_its_training(folder):
   described = json.loads((folder / probe.DESCRIPTION).read_text())
   assert described["thresholds"][2] is None
   assert described["training"]["num_images"] == 48
@@ -81,7 +81,7 @@ def test_its_file_tells_how_it_was_made(folder):
   assert {path.name for path in folder.iterdir()} == {probe.DESCRIPTION, probe.WEIGHTS}
 
 
-def test_scores_do_not_depend_on_the_batch(folder, inputs):
+def test_probe_scores_do_not_depend_on_the_batch(folder, inputs):
   trained = probe.load_probe(folder)
   images = inputs[0][:11]
   together = trained.scores(images)
@@ -91,7 +91,7 @@ def test_scores_do_not_depend_on_the_batch(folder, inputs):
   assert trained.scores(images[:0]).shape == (0, 3)
 
 
-def test_certain_scores_stay_within_zero_and_one(folder, inputs):
+def test_probe_scores_stay_within_zero_and_one(folder, inputs):
   trained = probe.load_probe(folder)
   params = jax.tree.map(lambda leaf: leaf, trained.params)
   params["head"]["bias"] = jnp.array([500.0, -500.0, 0.0])
@@ -178,7 +178,7 @@ def test_probe_is_trained_again_for_other_inputs(
   assert (copy / "mine.txt").read_text() == "kept"
 
 
-def test_interrupted_save_leaves_no_probe(
+def test_train_probe_leaves_nothing_after_an_interrupted_save(
   folder, inputs, validation, tmp_path, monkeypatch, untrained
 ):
   def full(*_):
@@ -197,7 +197,7 @@ def test_interrupted_save_leaves_no_probe(
   assert np.isfinite(probe.load_probe(copy).scores(inputs[0][:2])).all()
 
 
-def test_diverged_or_interrupted_training_leaves_what_was_there(
+def test_train_probe_keeps_the_old_probe_after_failed_training(
   folder, inputs, validation, tmp_path, monkeypatch
 ):
   def interrupted(*_, **__):
@@ -217,7 +217,7 @@ def test_diverged_or_interrupted_training_leaves_what_was_there(
   assert (folder / probe.DESCRIPTION).read_bytes() == before
 
 
-def test_damage_is_reported(folder, inputs, validation, tmp_path):
+def test_load_probe_reports_damage(folder, inputs, validation, tmp_path):
   copy = pathlib.Path(shutil.copytree(folder, tmp_path / "probe"))
   data = (copy / probe.WEIGHTS).read_bytes()
   (copy / probe.WEIGHTS).write_bytes(data[:-1])
@@ -232,7 +232,7 @@ def test_damage_is_reported(folder, inputs, validation, tmp_path):
     probe.load_probe(copy)
 
 
-def test_images_of_another_kind_are_refused(folder, inputs, validation, tmp_path):
+def test_probe_refuses_other_images(folder, inputs, validation, tmp_path):
   images, findings = inputs
   trained = probe.load_probe(folder)
   for wrong in (images[:, :8], images.astype(np.float32), images[..., 0]):
@@ -245,7 +245,7 @@ def test_images_of_another_kind_are_refused(folder, inputs, validation, tmp_path
     probe.train_probe(mixed, findings, tmp_path, validation=validation)
 
 
-def test_rows_must_agree(inputs, validation, tmp_path):
+def test_train_probe_refuses_other_numbers_of_rows(inputs, validation, tmp_path):
   images, findings = inputs
   for wrong in ((images[:-1], findings), (images[:0], findings[:0])):
     with pytest.raises(errors.InputError, match="training images"):
@@ -257,7 +257,7 @@ def test_rows_must_agree(inputs, validation, tmp_path):
       probe.train_probe(*inputs, tmp_path, validation=(images, wrong))
 
 
-def test_rare_findings_weigh_more_up_to_a_limit():
+def test_positive_weights_of_rare_findings_are_limited():
   findings = np.zeros((100, 4))
   for column, count in enumerate((50, 25, 1, 0)):
     findings[:count, column] = 1

@@ -52,7 +52,7 @@ def inputs() -> dict[str, object]:
   return {"images": images, "prompts": PROMPTS}
 
 
-def test_images_come_from_images_and_text_from_text(encoder, inputs):
+def test_elixr_standin_takes_images_from_images_and_text_from_text(encoder, inputs):
   images = encoder.encode_images(KINDS, inputs["images"])
   texts = encoder.encode_text(KINDS, PROMPTS)
   assert set(images).isdisjoint(texts)
@@ -64,14 +64,14 @@ def test_images_come_from_images_and_text_from_text(encoder, inputs):
     assert num_different == (4 if "txt" in kind else 5)
 
 
-def test_result_does_not_depend_on_the_batch(encoder, inputs):
+def test_elixr_standin_does_not_depend_on_the_batch(encoder, inputs):
   together = encoder.encode_images(KINDS, inputs["images"])
   alone = encoder.encode_images(KINDS, inputs["images"][2:3])
   for kind, values in alone.items():
     np.testing.assert_allclose(values[0], together[kind][2], atol=1e-4)
 
 
-def test_map_is_where_the_image_is(encoder, inputs):
+def test_elixr_standin_map_is_aligned_with_the_image(encoder, inputs):
   changed = inputs["images"][:1].copy()
   changed[0, 28:, 4:8] = 255
   before = encoder.encode_images(["elixrc"], inputs["images"][:1])["elixrc"]
@@ -94,7 +94,7 @@ def test_lift_keeps_mean_square_angles_and_everything(model):
   )
 
 
-def test_contrastive_kinds_keep_the_clip_cosines(encoder, model, inputs):
+def test_elixr_standin_keeps_the_cosines_of_clip(encoder, model, inputs):
   images = encoder.encode_images(KINDS, inputs["images"])
   texts = encoder.encode_text(KINDS, PROMPTS)
   _, whole = clip_model.encode_images(model, inputs["images"])
@@ -110,14 +110,14 @@ def test_contrastive_kinds_keep_the_clip_cosines(encoder, model, inputs):
       np.testing.assert_allclose(np.linalg.norm(values, axis=-1), 1, atol=1e-4)
 
 
-def test_text_states_are_zero_after_the_end(encoder, model):
+def test_elixr_standin_text_states_are_zero_after_the_end(encoder, model):
   states = encoder.encode_text(["txt_emb"], PROMPTS)["txt_emb"]
   _, mask, _ = clip_model.encode_text(model, PROMPTS)
   assert ((np.abs(states).sum(axis=-1) > 0)[:, :16] == mask).all()
   assert (states[:, 16:] == 0).all()
 
 
-def test_clip_of_another_grid_is_refused(tmp_path):
+def test_load_refuses_a_clip_of_another_grid(tmp_path):
   other = save_clip(tmp_path / "clip", patch_size=8)
   with pytest.raises(errors.InputError, match="4x4 patches"):
     standin_elixr.load(other)

@@ -19,7 +19,7 @@ def encoder(standin_clip) -> standin_elixr.StandinEncoder:
   return standin_elixr.StandinEncoder(model=clip_model.load(standin_clip))
 
 
-def test_it_is_an_encoder_of_all_kinds(encoder):
+def test_standin_encoder_makes_all_kinds(encoder):
   of_protocol: encoder_lib.Encoder = encoder
   assert dict(of_protocol.shapes) == dict(elixr.SHAPES)
   assert of_protocol.standin
@@ -38,13 +38,13 @@ def test_shapes_and_types_are_the_published_ones(encoder):
     assert np.abs(result[kind][0] - result[kind][1]).max() > 0
 
 
-def test_only_what_is_asked_for_is_made(encoder):
+def test_standin_encoder_computes_only_requested_columns(encoder):
   square = [np.zeros((20, 20), np.uint8)]
   assert set(encoder.encode_images(["img_emb"], square)) == {"img_emb"}
   assert set(encoder.encode_text(["txt_emb"], ["a"])) == {"txt_emb"}
 
 
-def test_it_is_known_by_its_weights(encoder):
+def test_standin_encoder_is_identified_by_its_weights(encoder):
   params = dict(encoder.model.params)
   params["logit_scale"] = params["logit_scale"] + 1
   other = dataclasses.replace(encoder.model, params=params, name="elsewhere")

@@ -10,14 +10,14 @@ from cxr_diffusion_jax.encoders.standin import loss as standin_loss
 FINDINGS = np.array([[0, 0], [1, 0], [0, 0], [1, 1]], np.float32)
 
 
-def test_equal_findings_are_the_same_content():
+def test_same_content_holds_for_equal_findings():
   targets = np.asarray(standin_loss.same_content(FINDINGS))
   np.testing.assert_allclose(targets.sum(axis=1), 1)
   np.testing.assert_allclose(targets[0], [0.5, 0, 0.5, 0])
   np.testing.assert_allclose(targets[3], [0, 0, 0, 1])
 
 
-def test_unknown_findings_equal_each_other_and_no_known_one():
+def test_same_content_separates_unknown_from_known_findings():
   findings = np.array([[np.nan, 0], [0, 0], [np.nan, 0]], np.float32)
   targets = np.asarray(standin_loss.same_content(findings))
   np.testing.assert_allclose(targets, [[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]])
@@ -42,7 +42,7 @@ def test_contrast_takes_both_directions_alike():
   )
 
 
-def test_augmentation_stays_in_range_differs_by_image_and_never_flips():
+def test_augment_stays_in_range_and_never_flips():
   ramp = jnp.broadcast_to(
     jnp.linspace(40.0, 200.0, 32)[None, None, :, None], (6, 32, 32, 1)
   )

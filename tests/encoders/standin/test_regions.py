@@ -19,13 +19,13 @@ def test_regions_are_averages_that_tile_the_image(grid):
     )
 
 
-def test_second_region_is_the_left_of_the_image():
+def test_region_weights_order_regions_by_row():
   left = loss.region_weights(8)[1].reshape(8, 8)
   assert (left[:, :4] > 0).all()
   assert (left[:, 4:] == 0).all()
 
 
-def test_states_are_normalised_and_without_the_class_token():
+def test_patch_states_are_normalised_and_without_the_class_token():
   tokens = np.random.default_rng(0).normal(3, 7, (2, 10, 64)).astype(np.float32)
   states = np.asarray(loss.patch_states(tokens))
   assert states.shape == (2, 9, 64)

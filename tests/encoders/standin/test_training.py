@@ -44,7 +44,7 @@ def trained(inputs, tmp_path_factory) -> pathlib.Path:
   return standin.train_standin(*inputs, folder, settings=SETTINGS)
 
 
-def test_it_learns_and_tells_how(trained, inputs):
+def test_train_standin_learns_and_records_how(trained, inputs):
   marker = json.loads((trained / standin.MARKER).read_text(encoding="utf-8"))
   first, last = marker["losses"][0], marker["losses"][-1]
   for term in ("loss", "pixels", "meaning"):
@@ -58,7 +58,7 @@ def test_it_learns_and_tells_how(trained, inputs):
   assert abs(model.pixels.mean[0] - inputs[0].mean() / 255) < 1e-6
 
 
-def test_unknown_findings_teach_nothing_and_break_nothing(inputs, tmp_path):
+def test_train_standin_ignores_unknown_findings(inputs, tmp_path):
   images, prompts, findings = inputs
   unknown = findings.copy()
   unknown[:12, 0], unknown[:, 1] = np.nan, np.nan
@@ -71,7 +71,7 @@ def test_unknown_findings_teach_nothing_and_break_nothing(inputs, tmp_path):
   assert np.isfinite(losses["meaning"])
 
 
-def test_same_inputs_are_not_trained_again(trained, inputs):
+def test_train_standin_does_nothing_twice(trained, inputs):
   before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
   messages = []
   standin.train_standin(
@@ -81,7 +81,7 @@ def test_same_inputs_are_not_trained_again(trained, inputs):
   assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir()}
 
 
-def test_same_inputs_give_the_same_model(trained, inputs, tmp_path):
+def test_train_standin_is_deterministic(trained, inputs, tmp_path):
   messages = []
   again = standin.train_standin(
     *inputs,
@@ -98,7 +98,7 @@ def test_same_inputs_give_the_same_model(trained, inputs, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["clip"]
 
 
-def test_other_inputs_replace_the_model(trained, inputs, tmp_path):
+def test_train_standin_retrains_for_other_inputs(trained, inputs, tmp_path):
   images, prompts, findings = inputs
   folder = pathlib.Path(shutil.copytree(trained, tmp_path / "clip"))
   hasty = dataclasses.replace(SETTINGS, num_steps=1)
@@ -109,7 +109,7 @@ def test_other_inputs_replace_the_model(trained, inputs, tmp_path):
   )
 
 
-def test_diverged_training_leaves_nothing(inputs, tmp_path, monkeypatch):
+def test_train_standin_leaves_nothing_after_divergence(inputs, tmp_path, monkeypatch):
   def diverged(key, params, opt_state, batch):
     return params, opt_state, {"loss": np.nan}
 
@@ -120,7 +120,7 @@ def test_diverged_training_leaves_nothing(inputs, tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_interruption_leaves_the_old_folder(trained, inputs):
+def test_train_standin_keeps_the_old_folder_after_an_interruption(trained, inputs):
   class Interrupted(list):
     reads = 0
 
@@ -142,7 +142,7 @@ def test_interruption_leaves_the_old_folder(trained, inputs):
 
 
 @pytest.mark.parametrize("drop", [0, 1, 2])
-def test_rows_must_agree(inputs, tmp_path, drop):
+def test_train_standin_refuses_other_numbers_of_rows(inputs, tmp_path, drop):
   uneven = [rows[:-1] if i == drop else rows for i, rows in enumerate(inputs)]
   with pytest.raises(errors.InputError, match="at least two training images"):
     standin.train_standin(*uneven, tmp_path / "clip", settings=SETTINGS)

@@ -15,7 +15,7 @@ from tests.encoders.elixr.files.made_files import (
 )
 
 
-def test_blocks_without_wanted_rows_are_not_read(tmp_path, monkeypatch):
+def test_h5_reads_only_blocks_with_wanted_rows(tmp_path, monkeypatch):
   stems, values = stems_of(12), values_of("contrastive_img_emb", 12)
   write_h5(
     tmp_path / "elixrb/contrastive/c_1.h5",
@@ -44,7 +44,7 @@ def test_blocks_without_wanted_rows_are_not_read(tmp_path, monkeypatch):
   np.testing.assert_array_equal(rows, values)
 
 
-def test_wrong_shape_names_file_key_got_and_expected(tmp_path):
+def test_h5_names_file_and_key_of_a_wrong_shape(tmp_path):
   ids = stems_of(2).astype("S")
   path = write_h5(
     tmp_path / "elixrc/elixrc_1.h5",
@@ -66,7 +66,7 @@ def test_wrong_shape_names_file_key_got_and_expected(tmp_path):
     elixr.find_elixr(tmp_path, "img_emb")
 
 
-def test_unknown_key_lists_the_keys(tmp_path):
+def test_h5_lists_keys_for_an_unknown_key(tmp_path):
   write_h5(
     tmp_path / "elixrc/a.h5", features=np.ones((2, 3)), Image__Index=np.ones(2, "S3")
   )
@@ -76,7 +76,7 @@ def test_unknown_key_lists_the_keys(tmp_path):
     elixr.find_elixr(tmp_path, "elixrc")
 
 
-def test_number_of_ids_must_be_the_number_of_rows(tmp_path):
+def test_h5_refuses_other_numbers_of_ids_and_rows(tmp_path):
   write_h5(
     tmp_path / "elixrb/txt_emb/txt_emb_1.h5",
     Image__Index=stems_of(2).astype("S"),
@@ -87,7 +87,7 @@ def test_number_of_ids_must_be_the_number_of_rows(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])
-def test_damaged_h5_is_named(tmp_path, damage):
+def test_h5_names_damaged_files(tmp_path, damage):
   path = write_h5(
     tmp_path / "elixrb/img_emb/img_emb_1.h5",
     Image__Index=stems_of(4).astype("S"),
@@ -102,7 +102,7 @@ def test_damaged_h5_is_named(tmp_path, damage):
   assert elixr.find_elixr(tmp_path, "elixrc") is None
 
 
-def test_damage_inside_the_data_is_reported_while_reading(tmp_path):
+def test_h5_reports_damaged_data_while_reading(tmp_path):
   path = write_h5(
     tmp_path / "elixrb/img_emb/img_emb_1.h5",
     Image__Index=stems_of(4).astype("S"),
@@ -117,7 +117,7 @@ def test_damage_inside_the_data_is_reported_while_reading(tmp_path):
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_rows_that_are_not_finite_are_named(tmp_path, number):
+def test_h5_names_rows_that_are_not_finite(tmp_path, number):
   values = values_of("img_emb", 4)
   values[2, 5, 7] = number
   write_h5(

@@ -8,7 +8,7 @@ from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from tests.encoders.elixr.files.made_files import read_all, same, stems_of, values_of
 
 
-def test_form_f(tmp_path):
+def test_npz_files_of_form_f_are_read(tmp_path):
   kind = "all_contrastive_img_emb"
   stems, values = stems_of(5), values_of(kind, 5)
   (tmp_path / "elixrb").mkdir()
@@ -23,7 +23,7 @@ def test_form_f(tmp_path):
   assert elixr.find_elixr(tmp_path, "contrastive_txt_emb") is None
 
 
-def test_form_f_is_never_unpickled(tmp_path):
+def test_npz_files_are_never_unpickled(tmp_path):
   (tmp_path / "elixrb").mkdir()
   path = tmp_path / "elixrb/embeddings.npz"
   np.savez(path, **{"00000001_000": np.array([{"a": 1}], dtype=object)})

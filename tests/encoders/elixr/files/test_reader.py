@@ -34,12 +34,12 @@ from tests.encoders.elixr.files.made_files import (
     np.str_(" 00000001_000.jpeg "),
   ],
 )
-def test_every_form_of_id_has_the_same_stem(identifier):
+def test_stem_of_is_equal_for_all_forms_of_id(identifier):
   assert elixr_file.stem_of(identifier) == "00000001_000"
 
 
 @pytest.mark.parametrize("key", ["Embeddings", "Embedding"])
-def test_form_a_elixrc_in_shards(tmp_path, key):
+def test_find_elixr_reads_form_a_in_shards(tmp_path, key):
   stems, values = stems_of(9), values_of("elixrc", 9)
   names = np.char.add(stems, ".png").astype("S")
   for shard, part in enumerate(np.array_split(np.arange(9), 3)):
@@ -59,7 +59,7 @@ def test_form_a_elixrc_in_shards(tmp_path, key):
   assert same(read_all(files), stems, values)
 
 
-def test_form_a_kinds_of_one_file(tmp_path):
+def test_find_elixr_reads_form_a_with_several_kinds_in_a_file(tmp_path):
   stems = stems_of(5)
   kinds = [kind for kind in elixr.SHAPES if "contrastive" in kind]
   arrays = {kind: values_of(kind, 5, seed) for seed, kind in enumerate(kinds)}
@@ -82,7 +82,7 @@ def test_form_a_kinds_of_one_file(tmp_path):
 
 
 @pytest.mark.parametrize("row", [(32, 128), (1, 32, 128), (128,)])
-def test_form_b(tmp_path, row):
+def test_find_elixr_reads_form_b(tmp_path, row):
   kind = "contrastive_img_emb" if row == (128,) else "all_contrastive_img_emb"
   stems, values = stems_of(4), values_of(kind, 4)
   ids = [f"b'{stem}'" for stem in stems]
@@ -98,7 +98,7 @@ def test_form_b(tmp_path, row):
   assert elixr.find_elixr(tmp_path, "contrastive_txt_emb") is None
 
 
-def test_form_b_vector_of_a_text_is_reported_by_its_name(tmp_path):
+def test_find_elixr_names_form_b_vectors_of_text(tmp_path):
   values = values_of("contrastive_txt_emb", 3)
   ids = stems_of(3).astype("S")
   write_h5(tmp_path / "elixrb/txt_001.h5", image_ids=ids, embeddings=values)
@@ -107,7 +107,7 @@ def test_form_b_vector_of_a_text_is_reported_by_its_name(tmp_path):
   assert same(read_all(files), stems_of(3), values)
 
 
-def test_form_c_ids_from_parquet(tmp_path):
+def test_find_elixr_reads_form_c_with_ids_in_parquet(tmp_path):
   pa = pytest.importorskip("pyarrow")
   parquet = pytest.importorskip("pyarrow.parquet")
   kind = "all_contrastive_img_emb"
@@ -132,7 +132,7 @@ def test_form_c_ids_from_parquet(tmp_path):
     elixr.find_elixr(tmp_path, kind)
 
 
-def test_form_d_chunks(tmp_path):
+def test_find_elixr_reads_form_d_in_chunks(tmp_path):
   stems, values = stems_of(8), values_of("elixrc", 8)
   for chunk in range(2):
     part = slice(4 * chunk, 4 * chunk + 4)
@@ -146,7 +146,7 @@ def test_form_d_chunks(tmp_path):
   assert same(read_all(files), stems, values)
 
 
-def test_form_e_in_the_root(tmp_path):
+def test_find_elixr_reads_form_e_in_the_root(tmp_path):
   ids = np.char.add(stems_of(4), ".png").astype("S")
   general, qformer = values_of("img_emb", 4), values_of("all_contrastive_img_emb", 4)
   write_h5(
@@ -198,13 +198,13 @@ def test_fingerprint_follows_the_content(tmp_path):
   assert fingerprint(root) != fingerprint(root, None)
 
 
-def test_unknown_kind_and_missing_tree(tmp_path):
+def test_find_elixr_refuses_unknown_kinds_and_missing_trees(tmp_path):
   with pytest.raises(ValueError, match="unknown kind 'elixr'; known: all_contr"):
     elixr.find_elixr(tmp_path, "elixr")
   assert elixr.find_elixr(tmp_path / "absent", "elixrc") is None
 
 
-def test_datasets_json_speaks_for_files_that_do_not(tmp_path):
+def test_find_elixr_reads_the_encoder_from_datasets_json(tmp_path):
   write_h5(
     tmp_path / "elixrb/img_emb/img_emb_1.h5",
     Image__Index=stems_of(2).astype("S"),
