@@ -92,7 +92,7 @@ def test_compare_writes_page_tables_figures_and_sheet(
   assert elicited["value"] == 0
 
 
-def test_second_comparison_reuses_images_of_the_same_noise(compare, out, workdirs):
+def test_compare_reuses_images_of_the_same_noise(compare, out, workdirs):
   assert compare().code == 0
   table = (out / "table.md").read_text()
 
@@ -180,7 +180,7 @@ def test_evaluate_refuses_ambiguous_inputs(arguments, words, run_main, tmp_path)
   assert words in run_main("evaluate", *arguments, out).complaint
 
 
-def test_images_are_judged_by_what_their_condition_was_made_from(run_of, judged):
+def test_of_runs_judges_images_by_the_source_of_their_condition(run_of, judged):
   run = run_of("elixr_c", conditioning__reference="same_findings")
   context = eval_context.of_runs([run], split="train", num=6, per_patient=1)
   own = context.of_run(run)

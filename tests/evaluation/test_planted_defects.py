@@ -221,7 +221,7 @@ def _table(figures: Rows) -> str:
   return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def test_floor_has_no_defects(figures):
+def test_planted_defects_are_absent_from_the_floor(figures):
   print(f"\n{_table(figures)}")
   row = figures[FLOOR]
   assert row["Frechet"] < 0.06
@@ -234,7 +234,7 @@ def test_floor_has_no_defects(figures):
   assert row["membership"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_mode_collapse_lowers_recall_coverage_and_diversity(figures):
+def test_planted_mode_collapse_lowers_recall_coverage_and_diversity(figures):
   moved = _moved(figures, "mode collapse")
   assert moved("recall") < -0.8
   assert moved("coverage") < -0.3
@@ -242,7 +242,7 @@ def test_mode_collapse_lowers_recall_coverage_and_diversity(figures):
   assert abs(moved("precision")) < 0.1
 
 
-def test_memorised_copies_have_good_distances_and_are_listed(figures, result):
+def test_planted_copies_have_good_distances_and_are_listed(figures, result):
   moved = _moved(figures, "memorised copies")
   assert moved("nearer to training") > 0.9
   assert moved("copies") == 1
@@ -256,7 +256,7 @@ def test_memorised_copies_have_good_distances_and_are_listed(figures, result):
   assert sorted((x.generated, x.training) for x in listed) == ORIGINALS
 
 
-def test_copies_are_detected_at_any_brightness(figures, result):
+def test_planted_copies_are_detected_at_any_brightness(figures, result):
   assert figures["copies made brighter"]["copies"] == 1
   # The distance of features is fooled.
   assert figures["copies made brighter"]["nearer to training"] == 0
@@ -265,7 +265,7 @@ def test_copies_are_detected_at_any_brightness(figures, result):
   assert sorted((x.generated, x.training) for x in listed) == ORIGINALS
 
 
-def test_condition_image_is_reported_as_a_copy(figures, result):
+def test_planted_condition_images_are_reported_as_copies(figures, result):
   defect = "condition's image again"
   assert _moved(figures, defect)("nearer to condition") > 0.9
   assert _moved(figures, defect)("Frechet") < 0
@@ -276,14 +276,14 @@ def test_condition_image_is_reported_as_a_copy(figures, result):
   assert figures[defect]["membership"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_shuffled_labels_lower_adherence_alone(figures):
+def test_planted_shuffled_labels_lower_only_adherence(figures):
   moved = _moved(figures, "shuffled labels")
   assert moved("AUROC") < -0.2
   assert figures["shuffled labels"]["AUROC"] == pytest.approx(0.5, abs=0.1)
   assert all(moved(name) == 0 for name in FIGURES if name != "AUROC")
 
 
-def test_blur_lowers_precision_and_recall(figures):
+def test_planted_blur_lowers_precision_and_recall(figures):
   moved = _moved(figures, "blur")
   assert figures["blur"]["Frechet"] > 10 * figures[FLOOR]["Frechet"]
   assert moved("KID") > 0.05
@@ -293,7 +293,7 @@ def test_blur_lowers_precision_and_recall(figures):
   assert figures["blur"]["copies"] == 0
 
 
-def test_brightness_moves_distances_and_makes_no_copies(figures):
+def test_planted_brightness_moves_distances_and_makes_no_copies(figures):
   moved = _moved(figures, "brighter")
   assert figures["brighter"]["Frechet"] > 10 * figures[FLOOR]["Frechet"]
   assert moved("KID") > 0.05

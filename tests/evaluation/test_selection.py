@@ -40,7 +40,7 @@ def test_choose_takes_one_condition_a_patient():
     selection.choose(IDS, PATIENTS, num=21, per_patient=1)
 
 
-def test_choose_separates_the_patients_that_conditions_are_made_from():
+def test_choose_separates_the_patients_of_condition_images():
   partners = np.roll(np.arange(50), 7)
   conditions, reference = selection.choose(
     IDS, PATIENTS, num=5, per_patient=1, partners=[partners]
@@ -49,7 +49,7 @@ def test_choose_separates_the_patients_that_conditions_are_made_from():
   assert not set(shown) & set(PATIENTS[reference])
 
 
-def test_only_what_every_run_has_a_condition_for_is_asked():
+def test_common_keeps_images_with_a_condition_in_every_run():
   usable = np.arange(50) % 2 == 0
   conditions, reference = selection.choose(IDS, PATIENTS, usable=usable, num=10)
   assert usable[conditions].all()
@@ -64,6 +64,6 @@ def test_choose_rejects_an_empty_reference(num):
     selection.choose(IDS, PATIENTS, num=num)
 
 
-def test_runs_without_a_condition_in_common_are_refused():
+def test_common_refuses_runs_without_a_shared_condition():
   with pytest.raises(errors.InputError, match="no image of the split has a condition"):
     selection.common([np.array([True, False]), np.array([False, True])])

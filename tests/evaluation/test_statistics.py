@@ -16,7 +16,7 @@ def _ends(estimate, bounds=(-np.inf, np.inf)):
   return fields["low"], fields["high"]
 
 
-def test_halves_hold_whole_patients_and_depend_on_names_alone():
+def test_signs_keep_patients_whole_and_depend_only_on_names():
   signs = statistics.signs(np.array(["b", "a", "b", "c"]))
   assert signs.shape == (2 * statistics.NUM_PAIRS, 4)
   np.testing.assert_array_equal(signs[:, 0], signs[:, 2])
@@ -43,7 +43,7 @@ def test_interval_depends_on_the_number_of_patients():
     assert corr > 0.98
 
 
-def test_replicates_without_a_value_do_not_narrow_the_interval():
+def test_deviations_of_undefined_replicates_do_not_narrow_the_interval():
   rng = np.random.default_rng(0)
   replicates = rng.standard_normal(256)
   missing = np.where(np.arange(256) % 128 < 40, np.nan, replicates)
@@ -87,7 +87,7 @@ def test_interval_of_two_sets_adds_their_variances():
   np.testing.assert_allclose(_ends(result), (value - reach, value + reach), rtol=1e-9)
 
 
-def test_satterthwaites_degrees_are_those_of_welch():
+def test_satterthwaite_equals_welch():
   rng = np.random.default_rng(1)
   x, y = rng.standard_normal(6), 3 * rng.standard_normal(9)
   parts = [(stats.sem(x) ** 2, 5), (stats.sem(y) ** 2, 8)]

@@ -47,7 +47,7 @@ def _figures(out: pathlib.Path) -> dict:
   }
 
 
-def test_evaluate_measures_a_brighter_folder_above_the_floor(folders, run_main, judged):
+def test_folders_that_are_brighter_are_above_the_floor(folders, run_main, judged):
   for name in ("b", "c"):
     result = run_main(
       "evaluate",
@@ -67,7 +67,7 @@ def test_evaluate_measures_a_brighter_folder_above_the_floor(folders, run_main, 
   assert (folders / "of_b" / "report.html").is_file()
 
 
-def test_evaluate_reports_copies_of_training_images(folders, run_main, judged):
+def test_folders_with_copies_of_training_images_are_reported(folders, run_main, judged):
   result = run_main(
     "evaluate", *_of(folders, "a", "b"), f"--training={folders}/b", "--metrics=privacy"
   )
@@ -76,13 +76,13 @@ def test_evaluate_reports_copies_of_training_images(folders, run_main, judged):
   assert figures["generated", "exact_copies"]["value"] == 1
 
 
-def test_evaluate_refuses_folders_without_an_extractor(folders, run_main):
+def test_folders_without_an_extractor_are_refused(folders, run_main):
   result = run_main("evaluate", *_of(folders, "a", "b"))
   assert "no network to extract features with" in result.complaint
   assert "--weights rad_dino=FOLDER, --probe FOLDER" in result.complaint
 
 
-def test_evaluate_trains_its_judge_on_separate_images(
+def test_folders_are_judged_by_a_probe_of_separate_images(
   folders, run_main, judged, densenet_arrays, monkeypatch
 ):
   rows = [f"a_{n:03d}.png,{'Effusion' if n % 2 else 'No Finding'}" for n in range(120)]
@@ -135,14 +135,14 @@ def test_evaluate_trains_its_judge_on_separate_images(
     ),
   ],
 )
-def test_evaluate_refuses_incompatible_folders(
+def test_folders_that_are_incompatible_are_refused(
   break_it, words, folders, run_main, judged
 ):
   break_it(folders / "empty")
   assert words in run_main("evaluate", *_of(folders, "a", "empty")).complaint
 
 
-def test_evaluate_refuses_a_folder_with_files_of_the_user(folders, run_main):
+def test_folders_with_files_of_the_user_are_refused(folders, run_main):
   out = folders / "out"
   (out / "figures").mkdir(parents=True)
   (out / "figures" / "scan.png").write_text("mine")

@@ -38,7 +38,7 @@ def tables():
   ]
 
 
-def test_groups_stand_above_their_own_floor(tables):
+def test_groups_are_measured_above_their_own_floor(tables):
   women, men = groups.figures(*tables)
   assert (women.group, women.num, women.against) == ("sex: F", 120, "sex: M")
   assert (men.group, men.against, men.difference) == ("sex: M", "", None)
@@ -51,7 +51,7 @@ def test_groups_stand_above_their_own_floor(tables):
   assert low < 1 < high < low + 0.2
 
 
-def test_groups_of_other_numbers_or_without_intervals_are_left_out(tables):
+def test_groups_of_other_numbers_or_without_intervals_are_omitted(tables):
   generated, real = tables
   few = _figure("sex: F", PATIENTS < 100, np.arange(300.0), "real")
   assert [one.group for one in groups.figures(generated, [few, *real[1:]])] == [

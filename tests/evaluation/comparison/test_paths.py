@@ -114,7 +114,7 @@ def test_warnings_name_different_numbers_of_runs(opened):
   assert any("different numbers of training runs" in one for one in sentences)
 
 
-def test_runs_in_a_bucket_are_refused_by_evaluation():
+def test_folder_of_refuses_runs_in_a_bucket():
   run = python_types.SimpleNamespace(
     folder="gs://bucket/run", checkpoint_step=9, ema_length=None
   )
@@ -145,7 +145,7 @@ def _path(name: str, encoder: str, *, reference="self", source="image", standin=
   return paths.ConditioningPath(name=name, runs=(run,), config={})
 
 
-def test_reconstruction_is_not_ranked_with_other_paths():
+def test_unranked_names_a_path_that_reconstructs():
   own = _path("elixr_c", "elixr")
   other = _path("elixr_c", "elixr", reference="same_patient")
   text = _path("clip_text", "clip", source="text")
@@ -166,7 +166,7 @@ def test_reconstruction_is_not_ranked_with_other_paths():
     ("probe, mean of the last maps", []),
   ],
 )
-def test_no_path_is_ranked_by_its_own_encoder(judge, circular):
+def test_unranked_names_a_path_judged_by_its_own_encoder(judge, circular):
   compared = [
     _path("text", "clip", source="text"),
     _path("image", "elixr", reference="same_patient"),

@@ -100,7 +100,7 @@ def test_pool_skips_floors():
 
 
 @pytest.mark.parametrize("side", ["lower", "higher"])
-def test_verdict_best_are_indistinguishable(side):
+def test_verdict_lists_paths_indistinguishable_from_the_best(side):
   sign = 1 if side == "lower" else -1
   values = {"a": 0.1, "b": 0.12, "c": 0.5}
   spreads = {

@@ -11,7 +11,7 @@ from cxr_diffusion_jax.evaluation.metrics import nearness
 from tests.fixtures.runs import save_run
 
 
-def test_losses_do_not_depend_on_the_batch_and_are_kept(run_of, tmp_path):
+def test_row_losses_do_not_depend_on_the_batch_and_are_cached(run_of, tmp_path):
   model = row_losses.Model(run=run_of("findings"))
   rows = np.array([1, 4, 7])
   losses = model.losses("train", rows, tmp_path, batch_size=2)
@@ -24,7 +24,7 @@ def test_losses_do_not_depend_on_the_batch_and_are_kept(run_of, tmp_path):
   np.testing.assert_allclose(one[0], losses[1], rtol=1e-4)
 
 
-def test_a_model_calibrated_by_itself_leaks_nothing(run_of, tmp_path, monkeypatch):
+def test_measure_finds_no_leak_against_the_model_itself(run_of, tmp_path, monkeypatch):
   monkeypatch.setattr(nearness, "MIN_IMAGES", 1)
   run = run_of("findings")
   workdir = save_run(run, tmp_path / "run")
@@ -37,7 +37,7 @@ def test_a_model_calibrated_by_itself_leaks_nothing(run_of, tmp_path, monkeypatc
   assert len(list((tmp_path / "losses").iterdir())) == 2
 
 
-def test_a_reference_of_other_records_is_refused(run_of, tmp_path):
+def test_measure_refuses_a_reference_of_other_records(run_of, tmp_path):
   run = run_of("findings")
   workdir = save_run(run, tmp_path / "run")
   card = dataclasses.replace(run.card, fingerprint="another")

@@ -41,7 +41,7 @@ def _case(seed, n=40, levels=6):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_curves_equal_their_definitions(seed):
+def test_auroc_and_average_precision_equal_their_definitions(seed):
   scores, positive = _case(seed)
   ones = np.ones((1, len(scores)))
   auroc = ranking.auroc(scores, positive, ones)
@@ -51,7 +51,7 @@ def test_curves_equal_their_definitions(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_weights_are_repetitions(seed):
+def test_auroc_weights_are_repetitions(seed):
   scores, positive = _case(seed)
   counts = np.random.default_rng(seed).integers(0, 4, (3, len(scores)))
   auroc = ranking.auroc(scores, positive, counts)
@@ -62,7 +62,7 @@ def test_weights_are_repetitions(seed):
     assert math.isclose(precision[r], _by_thresholds(repeated, labels), rel_tol=1e-12)
 
 
-def test_closed_forms():
+def test_auroc_and_average_precision_equal_closed_forms():
   positive = np.array([True, False, True, False])
   ones = np.ones((1, 4))
   for scores, auroc, precision in (
@@ -85,14 +85,14 @@ def test_auroc_of_two_gaussians():
   assert abs(ranking.auroc(scores, positive, np.ones((1, 40_000))) - expected) < 0.01
 
 
-def test_curves_do_not_change_under_a_rising_map():
+def test_auroc_does_not_change_under_a_monotone_map():
   scores, positive = _case(1)
   ones = np.ones((1, len(scores)))
   for fn in (ranking.auroc, ranking.average_precision):
     assert fn(np.exp(scores), positive, ones) == fn(scores, positive, ones)
 
 
-def test_undefined_is_not_one_half():
+def test_auroc_is_undefined_for_a_single_class():
   scores, ones = np.arange(3.0), np.ones((1, 3))
   none, all_ = np.zeros(3, bool), np.ones(3, bool)
   assert np.isnan(ranking.auroc(scores, none, ones)).all()
@@ -101,7 +101,7 @@ def test_undefined_is_not_one_half():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_thresholds_are_the_best_of_all(seed):
+def test_youden_thresholds_are_the_best_of_all(seed):
   scores, positive = _case(seed)
   (threshold,) = probe.youden_thresholds(scores[:, None], positive[:, None])
 
@@ -111,7 +111,7 @@ def test_thresholds_are_the_best_of_all(seed):
   assert gain(threshold) == max(gain(cut) for cut in np.arange(-1, 9, 0.25))
 
 
-def test_thresholds_of_extreme_findings():
+def test_youden_thresholds_of_extreme_findings():
   positive = np.array([[1, 0, 1, 1], [1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
   positive[:, 2] = [0, 0, 1, 1]
   scores = np.array([[0.9, 0.1, 0.4, 0.5], [0.7, 0.2, 0.3, 0.5],
@@ -137,7 +137,7 @@ def planted():
   return scores, asked, np.array([2.0, 0.5, 0.0, np.nan])
 
 
-def test_measured_figures(planted):
+def test_measure_gives_the_defined_figures(planted):
   scores, asked, thresholds = planted
   result = adherence.measure(scores, asked, thresholds)
   assert result.num_images == 200
@@ -168,7 +168,7 @@ def test_measured_figures(planted):
   ).all()
 
 
-def test_shuffled_conditions_are_chance(planted):
+def test_measure_of_shuffled_conditions_is_chance(planted):
   scores, asked, thresholds = planted
   asked = asked[np.random.default_rng(1).permutation(200)]
   macro = adherence.measure(scores, asked, thresholds).macro
@@ -219,7 +219,7 @@ def test_adherence_interval_is_over_patients(planted):
   assert of_patients > 1.6 * alone
 
 
-def test_rare_findings_leave_intervals_finite():
+def test_measure_keeps_intervals_finite_for_rare_findings():
   asked = np.zeros((60, 2), int)
   asked[0, 0], asked[:30, 1] = 1, 1
   scores = np.random.default_rng(0).random((60, 2))
@@ -237,7 +237,7 @@ def test_adherence_rejects_too_few_images(planted):
     adherence.measure(scores[:0], asked[:0], thresholds)
 
 
-def test_arrays_that_do_not_belong_together_are_refused(planted):
+def test_measure_refuses_arrays_of_other_shapes(planted):
   scores, asked, thresholds = planted
   for wrong in (
     (scores[:-1], asked, thresholds),

@@ -19,7 +19,7 @@ def figures() -> adherence.Adherence:
   return adherence.measure(scores, asked, np.full(4, 0.8))
 
 
-def test_every_figure_says_what_it_is(figures):
+def test_to_measurements_describes_every_figure(figures):
   result = adherence.to_measurements(figures, NAMES, judge="probe", standin=True)
   by_key = {(one.metric, one.group): one for one in result}
   assert len(by_key) == len(result) == 4 * 5
@@ -33,7 +33,7 @@ def test_every_figure_says_what_it_is(figures):
   assert by_key["false_alarms", "finding: Mass"].better == "lower"
 
 
-def test_single_class_is_undefined(figures):
+def test_to_measurements_leaves_a_single_class_undefined(figures):
   result = adherence.to_measurements(figures, NAMES, judge="probe")
   reported = {one.group: one for one in result if one.metric == "auroc"}
   for name, word in (("Hernia", "no image of 60"), ("Edema", "every image of 60")):
@@ -41,12 +41,12 @@ def test_single_class_is_undefined(figures):
     assert reported[f"finding: {name}"].reason == f"{word} has it: one class alone"
 
 
-def test_names_must_fit(figures):
+def test_to_measurements_refuses_other_numbers_of_names(figures):
   with pytest.raises(IndexError):
     adherence.to_measurements(figures, (*NAMES, "Mass"), judge="probe")
 
 
-def test_intervals_of_findings_are_those_of_a_single_one(figures):
+def test_measure_gives_each_finding_its_own_interval(figures):
   rng = np.random.default_rng(0)
   asked = (rng.random((60, 1)) > 0.5).astype(float)
   scores = rng.random((60, 1))

@@ -94,7 +94,7 @@ def test_anatomy_correlation_within_a_finding_is_low_without_the_ratio():
     assert within.num == (200 if "Cardiomegaly" in name else 400)
 
 
-def test_figures_are_scipys_and_numpys(asked):
+def test_figures_equal_scipy_and_numpy(asked):
   measured = asked + np.random.default_rng(3).normal(0, 0.05, 120)
   weights = np.stack([np.ones(120), np.arange(120) % 3])
   result = anatomy.figures(measured, asked, weights)
@@ -107,7 +107,7 @@ def test_figures_are_scipys_and_numpys(asked):
   assert same["correlation"].tolist() == [0, 0]
 
 
-def test_error_baseline_is_the_mean_over_other_images(asked):
+def test_error_of_others_is_the_mean_over_other_images(asked):
   measured = asked[::-1] + 0.01
   every = np.abs(measured[:, None] - asked[None])
   expected = (every.sum(axis=1) - np.diagonal(every)) / 119
@@ -123,7 +123,7 @@ def test_anatomy_is_undefined_for_too_few_images(asked):
   assert table["error", "all", "generated"].value is not None
 
 
-def test_real_trees_have_no_facts(asked, tmp_path):
+def test_facts_of_a_real_tree_is_none(asked, tmp_path):
   (tmp_path / "original").mkdir()
   (tmp_path / "Data_Entry_2017.csv").touch()
   Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "original" / "1.png")
@@ -133,7 +133,7 @@ def test_real_trees_have_no_facts(asked, tmp_path):
   assert only.reason == "true measures are known of phantoms alone"
 
 
-def test_facts_are_those_of_the_renderer(tmp_path):
+def test_facts_of_phantoms_are_those_of_the_renderer(tmp_path):
   root = phantom_tree.write_tree(tmp_path / "tree", num_images=4, size=32, seed=3)
   stems = sorted(path.stem for path in root.glob("original/*/images/*.png"))
   facts = anatomy.facts_of(root, stems[::-1])

@@ -24,7 +24,7 @@ def test_agreement_of_a_map_equal_to_its_box_is_complete():
   )
 
 
-def test_energy_of_an_even_map_is_the_share_of_the_box():
+def test_compare_gives_an_even_map_the_share_of_the_box():
   boxes = np.array([[0.2, 0.1, 0.3, 0.45], WHOLE])
   result = localisation.compare(np.ones((1, 16, 16)), boxes)
   np.testing.assert_allclose(result["energy"], [[0.135, 1]])
@@ -33,7 +33,7 @@ def test_energy_of_an_even_map_is_the_share_of_the_box():
   np.testing.assert_array_equal(result["side"], [[0.5, np.nan]])
 
 
-def test_boxes_cover_parts_of_places():
+def test_compare_counts_partly_covered_places():
   # The box covers three quarters of place (0, 0) and a quarter of (0, 1), over y half.
   boxes = np.array([[0.125, 0.0, 0.5, 0.25]])
   maps = np.stack([_spot(0, 0, 2), _spot(0, 1, 2), _spot(1, 0, 2)])
@@ -46,19 +46,19 @@ def test_boxes_cover_parts_of_places():
 @pytest.mark.parametrize(
   ("y", "x", "hit"), [(3, 3, 1), (4, 4, 1), (2, 3, 1), (1, 3, 0), (3, 6, 0)]
 )
-def test_pointing_game_allows_half_a_place(y, x, hit):
+def test_compare_lets_the_pointing_game_miss_by_half_a_place(y, x, hit):
   # Middles at (place + 0.5) / 8; the box begins at 2.75 places and ends at 5.25.
   box = np.array([[2.75, 2.75, 2.5, 2.5]]) / 8
   result = localisation.compare(_spot(y, x)[None], box)
   assert result["pointing_game"][0, 0] == hit
 
 
-def test_pointing_game_of_zeros_is_a_miss():
+def test_compare_counts_a_map_of_zeros_as_a_miss():
   result = localisation.compare(np.zeros((1, 4, 4)), np.array([WHOLE]))
   assert result["pointing_game"] == result["energy"] == result["iou"] == 0
 
 
-def test_side_is_the_half_with_more_of_the_map():
+def test_compare_takes_the_half_with_more_of_the_map_as_its_side():
   left, right, across = [0.1, 0, 0.3, 1], [0.6, 0, 0.4, 1], [0.4, 0, 0.3, 1]
   maps = np.stack([_spot(4, 1) + _spot(5, 2), _spot(0, 7)])
   maps[0, 0, 7] = 3.0  # The highest place, but less than the left half's sum.
@@ -90,7 +90,7 @@ def test_agreement_baseline_uses_other_images_with_the_finding():
   np.testing.assert_array_equal(result["energy"], [0, 0, 0, np.nan])
 
 
-def test_random_maps_agree_no_better_with_their_own_boxes():
+def test_agreement_of_random_maps_is_no_better_with_their_own_boxes():
   rng = np.random.default_rng(1)
   low = rng.random((400, 2)) * 0.7
   boxes = np.concatenate([low, np.full((400, 2), 0.3)], axis=1)

@@ -99,7 +99,9 @@ def test_classifier_without_shared_findings_is_undefined():
   assert "Lung Lesion" in one.reason
 
 
-def test_densenet_judges_by_its_own_logits(small_densenet, densenet_arrays, tmp_path):
+def test_classifier_of_densenet_uses_its_own_logits(
+  small_densenet, densenet_arrays, tmp_path
+):
   path = tmp_path / "densenet.safetensors"
   safetensors.numpy.save_file(densenet_arrays, path)
   weights = {"densenet": str(path)}
@@ -122,7 +124,7 @@ def test_densenet_judges_by_its_own_logits(small_densenet, densenet_arrays, tmp_
   assert networks.densenet_findings(str(path)) == ("Effusion", "", "Lung Opacity")
 
 
-def test_classifiers_of_users_have_names_of_their_own(monkeypatch):
+def test_open_classifiers_names_each_classifier_of_a_user(monkeypatch):
   def open_classifier(location):
     return _classifier().extractor, ("Effusion", "", "Mass", "")
 

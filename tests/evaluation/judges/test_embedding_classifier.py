@@ -117,7 +117,7 @@ def test_embedding_classifier_finds_planted_findings(records, column, expert):
   }
 
 
-def test_unions_are_of_any_of_their_findings():
+def test_targets_of_unions_are_of_any_of_their_findings():
   names = embedding_classifier.TARGETS
   result = embedding_classifier.targets_of(np.eye(15, 14))
   np.testing.assert_array_equal(result[:, :14], np.eye(15, 14))

@@ -63,7 +63,7 @@ def _table(measured):
   return {(m.metric, m.group, m.of): m for m in measured}
 
 
-def test_copies_agree_wholly_and_shifted_ones_as_chance(judge):
+def test_measure_of_copies_is_complete_and_of_shifted_ones_chance(judge):
   real, boxes = _squares(36)
   copies = dataclasses.replace(real, name="copies")
   table = _table(localisation.measure(copies, real, boxes, judge))
@@ -93,13 +93,13 @@ def test_localisation_is_undefined_for_too_few_boxes(judge):
   assert {m.group for m in none} == {"all"}
 
 
-def test_figures_can_be_written(judge):
+def test_measurement_of_localisation_is_serialisable(judge):
   real, boxes = _squares(12)
   for one in localisation.measure(real, real, boxes, judge):
     assert measurement.Measurement(**dataclasses.asdict(one)) == one
 
 
-def test_boxes_of_findings_that_are_not_asked_for_do_not_count():
+def test_boxes_of_findings_that_were_not_requested_do_not_count():
   boxes = np.full((2, 14, 4), np.nan, np.float32)
   boxes[:, 3], boxes[1, 5] = 0.5, 0.2
   findings = np.zeros((2, 14))
@@ -109,7 +109,7 @@ def test_boxes_of_findings_that_are_not_asked_for_do_not_count():
   assert columns.tolist() == [3, 5]
 
 
-def test_maps_are_gradient_times_activation():
+def test_localisation_maps_are_gradient_times_activation():
   classifier = probe_fit.make_classifier(SETTINGS, 3)
   images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
   x = probe_fit.to_network(images)

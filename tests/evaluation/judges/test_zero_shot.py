@@ -73,7 +73,7 @@ def _find(table, metric, group="all"):
   return one
 
 
-def test_margin_is_the_difference_of_best_cosines():
+def test_margins_are_differences_of_the_best_cosines():
   generator = np.random.default_rng(0)
   outputs = generator.standard_normal((3, 4, 5))
   texts = generator.standard_normal((2, 6, 5))
@@ -95,7 +95,7 @@ def test_margin_is_the_difference_of_best_cosines():
   )
 
 
-def test_every_finding_has_two_sentences_and_the_first_names_it_alone():
+def test_zero_shot_sentences_name_only_their_finding():
   assert tuple(PROMPTS) == metadata.FINDINGS
   for name, (with_it, without_it) in PROMPTS.items():
     assert findings_of(with_it) == (name,)
@@ -120,7 +120,7 @@ def test_zero_shot_sees_planted_findings(scorer):
   }
 
 
-def test_margin_over_findings_is_their_mean(scorer):
+def test_measure_averages_margins_over_findings(scorer):
   table = zero_shot.measure(scorer, _images(1))
   for metric in ("auroc", "margin_with", "margin_without"):
     each = [
@@ -134,7 +134,7 @@ def test_margin_over_findings_is_their_mean(scorer):
     assert whole.low < whole.value < whole.high
 
 
-def test_conditions_that_were_shuffled_are_at_chance(scorer):
+def test_measure_of_shuffled_conditions_is_chance(scorer):
   images = _images(2)
   shuffled = {
     "findings": np.random.default_rng(3).permutation(images.labels["findings"])
@@ -144,7 +144,7 @@ def test_conditions_that_were_shuffled_are_at_chance(scorer):
   assert _find(table, "auroc").low < 0.5 < _find(table, "auroc").high
 
 
-def test_images_are_encoded_once(scorer, tmp_path):
+def test_measure_encodes_images_once(scorer, tmp_path):
   images = _images(4)
   first = zero_shot.measure(scorer, images, cache=tmp_path)
   assert len(scorer.encoder.seen) == 150
@@ -168,7 +168,7 @@ def test_zero_shot_rejects_images_before_encoding(scorer):
   assert not scorer.encoder.seen
 
 
-def test_stored_embeddings_give_what_their_images_give(scorer, tmp_path):
+def test_measure_column_equals_measure_of_the_images(scorer, tmp_path):
   images = _images(6)
   outputs = scorer.encoder.encode_images(
     [zero_shot.IMAGES], [image[..., 0] for image in images.images]
@@ -199,7 +199,7 @@ def test_stored_embeddings_give_what_their_images_give(scorer, tmp_path):
     zero_shot.measure_column(other, column, "test", findings, images.ids)
 
 
-def test_standin_scorer_negates_with_no_finding(tmp_path, monkeypatch):
+def test_open_scorer_of_a_standin_negates_with_no_finding(tmp_path, monkeypatch):
   settings = DataSettings(
     root=str(tmp_path), image_size=32, records_dir=str(tmp_path / "records")
   )

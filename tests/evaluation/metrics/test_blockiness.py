@@ -44,7 +44,7 @@ def test_blockiness_of_noise_is_one_within_its_interval():
     (np.zeros((3, 16, 16, 1), np.uint8), "constant within their blocks"),
   ],
 )
-def test_blockiness_says_why_it_is_undefined(images, reason):
+def test_blockiness_states_why_it_is_undefined(images, reason):
   figure = blockiness.measure(_set(images), None)[-1]
   assert figure.value is None
   assert reason in figure.reason

@@ -37,7 +37,7 @@ def _measured(images, features, real, **options) -> dict:
 
 
 @pytest.mark.parametrize("num", [1000, 12])
-def test_pairs_within_and_between_groups(num):
+def test_within_and_between_pair_images_of_groups(num):
   groups = np.array(list("abacbaddxa"))
   within = condition_diversity.within(groups, num, np.random.default_rng(0))
   assert len(within) == min(num, 6 + 1 + 1)
@@ -49,7 +49,7 @@ def test_pairs_within_and_between_groups(num):
     assert (rows[:, 0] != rows[:, 1]).all()
 
 
-def test_many_pairs_of_a_group_are_drawn_evenly():
+def test_within_draws_pairs_of_large_groups_evenly():
   groups = np.repeat([0, 1, 2], [30, 30, 1])
   rows = condition_diversity.within(groups, 200, np.random.default_rng(0))
   assert len(rows) == 200
@@ -59,7 +59,7 @@ def test_many_pairs_of_a_group_are_drawn_evenly():
   assert len(np.unique(rows)) > 55
 
 
-def test_means_over_pairs_equal_their_definition():
+def test_measure_equals_its_definition():
   real = _real(12)
   rng = np.random.default_rng(1)
   images = rng.integers(0, 256, (3, 2, 32, 32, 1), np.uint8)
@@ -94,7 +94,7 @@ def test_means_over_pairs_equal_their_definition():
   assert reported["ms_ssim_within_condition", "all", "real"].value == everything.value
 
 
-def test_pairs_share_images_and_the_interval_knows():
+def test_measure_widens_the_interval_for_shared_images():
   features = np.random.default_rng(0).standard_normal((200, 20, 1))
   features += 5 * features[:, :1]
   images = np.zeros((200, 20, 1, 1, 1), np.uint8)

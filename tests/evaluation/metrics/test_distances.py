@@ -26,7 +26,7 @@ def _with_moments(mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
   return x * scale + mean
 
 
-def test_normal_distributions_with_diagonal_covariances_have_a_closed_form():
+def test_frechet_distance_of_diagonal_normals_equals_the_closed_form():
   mean_a, mean_b = np.array([0.0, 1.0, 2.0]), np.array([0.5, -1.0, 2.0])
   scale_a, scale_b = np.array([1.0, 2.0, 0.5]), np.array([3.0, 1.0, 0.5])
   expected = ((mean_a - mean_b) ** 2).sum() + ((scale_a - scale_b) ** 2).sum()
@@ -66,7 +66,7 @@ def test_frechet_distance_is_symmetric_and_rotation_invariant():
   assert shifted == pytest.approx(4 * 8, rel=1e-9)
 
 
-def test_moments_do_not_depend_on_blocks_nor_on_large_means(monkeypatch):
+def test_moments_do_not_depend_on_blocks_or_large_means(monkeypatch):
   a = _features(50, 5).astype(np.float64) + 1e4
   monkeypatch.setattr(frechet, "BLOCK_ROWS", 7)
   mean, covariance = frechet.moments(a)
@@ -127,7 +127,7 @@ def test_kernel_distance_of_equal_distributions_is_zero_on_average():
   assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(30)
 
 
-def test_cmmd_equals_its_definition_and_knows_no_lengths():
+def test_cmmd_equals_its_definition_and_ignores_lengths():
   a, b = _features(30, 8, 1), _features(40, 8, 2)
   x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in map(np.float64, (a, b)))
   kernel = lambda *of: metrics.pairwise.rbf_kernel(*of, gamma=1 / 200).mean()  # noqa: E731
@@ -161,7 +161,7 @@ def test_precision_recall_density_and_coverage_equal_their_definitions():
   assert max(precision, recall, coverage) < 1
 
 
-def test_copies_collapse_and_strangers_move_what_they_should():
+def test_precision_recall_and_coverage_follow_copies_and_strangers():
   real = _features(80, 6, 1)
   assert neighbourhoods.precision_recall(real, real) == (1, 1)
   assert neighbourhoods.density_coverage(real, real) == (1, 1)

@@ -69,7 +69,7 @@ def test_ms_ssim_equals_its_definition(side, scales):
   np.testing.assert_allclose(diversity.ms_ssim(x, y), expected, rtol=1e-4)
 
 
-def test_scales_are_as_many_as_the_image_has_room_for():
+def test_num_scales_is_limited_by_the_image_size():
   sides = (10, 11, 20, 21, 40, 41, 80, 81, 160, 161, 1000)
   counts = [diversity.num_scales(side) for side in sides]
   assert counts == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
@@ -79,7 +79,7 @@ def test_scales_are_as_many_as_the_image_has_room_for():
 
 
 @pytest.mark.parametrize("name", ["ssim", "ms_ssim"])
-def test_equal_images_are_alike_and_noise_makes_them_less_so(name):
+def test_ssim_and_ms_ssim_fall_with_noise(name):
   similarity = getattr(diversity, name)
   x, little = _images(48, noise=0.02)
   _, much = _images(48, noise=0.3)
@@ -98,7 +98,7 @@ def test_psnr_of_a_constant_difference_is_its_closed_form():
   assert np.isinf(diversity.psnr(x, x)).all()
 
 
-def test_wrong_shapes_are_refused():
+def test_psnr_ssim_and_ms_ssim_refuse_wrong_shapes():
   x = np.zeros((1, 16, 16, 1))
   for measure in (diversity.psnr, diversity.ssim, diversity.ms_ssim):
     with pytest.raises(errors.InputError, match="two of one shape"):

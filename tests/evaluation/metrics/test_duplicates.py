@@ -29,7 +29,7 @@ def test_exact_lists_pairs_of_equal_pixels(images):
   assert duplicates.exact(duplicates.scan([wide]), training) == []
 
 
-def test_thumbnails_ignore_brightness_and_contrast(images):
+def test_scan_thumbnails_ignore_brightness_and_contrast(images):
   darker = (images[:5] * 0.5 + 20).astype(np.uint8)
   of_images, of_darker = duplicates.scan(images[:5]), duplicates.scan(darker)
   likeness = of_images.thumbnails @ of_darker.thumbnails.T

@@ -37,7 +37,7 @@ def rows():
   ]
 
 
-def test_each_metric_of_each_group_has_its_floor(rows):
+def test_measure_gives_each_group_its_floor(rows):
   keys = [(row.group, row.metric, row.of) for row in rows]
   assert len(set(keys)) == len(keys) == 3 * 7 * 2
   assert keys[:2] == [
@@ -48,7 +48,7 @@ def test_each_metric_of_each_group_has_its_floor(rows):
   assert all(row.standin and row.subject == "fidelity" for row in rows)
 
 
-def test_figures_are_those_of_fidelity_in_their_intervals(rows):
+def test_measure_equals_the_pure_functions_within_its_intervals(rows):
   real, generated, held_out = _sets()
   table = {(row.group, row.metric, row.of): row for row in rows}
   for group, of, judged, num in (
@@ -99,7 +99,7 @@ def test_fidelity_is_undefined_for_too_few_images(rows):
   assert row.reason == "30 real images, expected at least 50"
 
 
-def test_features_of_different_widths_are_rejected():
+def test_measure_rejects_features_of_different_widths():
   real, generated, _ = _sets(30)
   with pytest.raises(errors.InputError, match="6 and 5 wide"):
     fidelity.measure(real, generated[:, 1:], extractor=JUDGE)

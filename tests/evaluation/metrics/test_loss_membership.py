@@ -30,7 +30,7 @@ def _measure(seen, unseen):
   return {one.metric: one for one in figures}
 
 
-def test_a_reference_reveals_five_percent_of_memorised_patients():
+def test_measure_detects_five_percent_of_memorised_patients():
   seen, unseen, reference = _losses(0, memorised=NUM // 20)
   blind = _measure(seen, unseen)
   assert blind["loss_tpr"].low < 0.01
@@ -42,7 +42,7 @@ def test_a_reference_reveals_five_percent_of_memorised_patients():
   assert calibrated["loss_auroc"].value < 0.56
 
 
-def test_no_leak_is_not_reported_as_one():
+def test_measure_reports_no_leak_without_one():
   leaks = 0
   for seed in range(1, 6):
     seen, unseen, reference = _losses(seed)
@@ -53,7 +53,7 @@ def test_no_leak_is_not_reported_as_one():
   assert leaks <= 2
 
 
-def test_every_time_has_the_same_weight():
+def test_scores_weight_all_times_equally():
   losses = SCALES * np.random.default_rng(0).normal(size=(500, 8))
   scores, _ = loss_membership.scores(losses, losses)
   assert scores.mean() == pytest.approx(0, abs=1e-9)
@@ -63,7 +63,7 @@ def test_every_time_has_the_same_weight():
   assert loss_membership.scores(constant - 1, constant)[0].tolist() == [-1] * 30
 
 
-def test_too_few_patients_give_a_reason():
+def test_measure_of_too_few_patients_states_a_reason():
   seen, unseen, _ = _losses(0)
   patients = (PATIENTS[0], PATIENTS[1][:100])
   tpr, auroc = loss_membership.measure(seen, unseen[:100], patients, judge="loss")

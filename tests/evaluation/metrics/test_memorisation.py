@@ -103,7 +103,7 @@ def _low(figures: Figures, name: str) -> float:
   return low
 
 
-def test_a_planted_leak_of_one_percent_is_detected(reference):
+def test_measure_detects_a_planted_leak_of_one_percent(reference):
   figures = _measure(reference, 0.01)
   assert figures["elicited_copies", "generated"].value == 0.01
   assert figures["elicited_copies", "generated"].num == 2 * NUM
@@ -111,7 +111,7 @@ def test_a_planted_leak_of_one_percent_is_detected(reference):
   assert "elicited_copies" in _leaks(figures)
 
 
-def test_a_planted_leak_of_five_percent_is_detected_by_all_but_the_average(reference):
+def test_measure_detects_a_leak_of_five_percent_except_by_the_average(reference):
   figures = _measure(reference, 0.05)
   assert _leaks(figures) >= {
     "elicited_copies",
@@ -123,7 +123,7 @@ def test_a_planted_leak_of_five_percent_is_detected_by_all_but_the_average(refer
 
 
 @pytest.mark.parametrize("share", [0.0, 0.9])
-def test_no_leak_is_not_reported_as_one(reference, share):
+def test_measure_reports_no_leak_without_one(reference, share):
   """Not even of a path that reconstructs its condition's image, seen or not."""
   leaks = [
     _leaks(_measure(reference, 0, share=share, seed=10 * k + 2)) for k in range(1, 6)
@@ -136,14 +136,14 @@ def test_no_leak_is_not_reported_as_one(reference, share):
   assert len(of_all) <= 1
 
 
-def test_patients_in_training_are_not_unseen(reference):
+def test_measure_excludes_training_patients_from_the_unseen(reference):
   figures = _measure(reference, 0, unseen_first=0)
   assert figures["elicited_tpr", "generated"].num_real == UNSEEN - NUM
   assert "200 of unseen" in figures["elicited_tpr", "generated"].reason
   assert figures["elicited_auroc", "generated"].value == pytest.approx(0.5, abs=0.15)
 
 
-def test_figures_without_unseen_patients_have_a_reason(reference):
+def test_measure_without_unseen_patients_states_a_reason(reference):
   trained = dataclasses.replace(
     reference, training=dataclasses.replace(reference.training, labels=ALL_PATIENTS)
   )

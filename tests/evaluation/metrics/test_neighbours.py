@@ -15,7 +15,7 @@ def _points(count: int, width: int = 6, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("block", [64, 2**24])
-def test_neighbours_are_those_of_scikit_learn(block, monkeypatch):
+def test_nearest_equals_scikit_learn(block, monkeypatch):
   monkeypatch.setattr(neighbours, "BLOCK_NUMBERS", block)
   queries, points = _points(40, seed=1), _points(70, seed=2)
   distances, indices = neighbours.nearest(queries, points, 4)
@@ -43,7 +43,7 @@ def test_nearest_copy_has_distance_zero_far_from_the_origin():
 
 
 @pytest.mark.parametrize("block", [50, 2**24])
-def test_points_in_balls_are_listed(block, monkeypatch):
+def test_within_lists_points_in_balls(block, monkeypatch):
   monkeypatch.setattr(neighbours, "BLOCK_NUMBERS", block)
   points, centres = _points(25, seed=1), _points(35, seed=2)
   radii = np.random.default_rng(0).uniform(0.5, 2.5, 35)
@@ -54,7 +54,7 @@ def test_points_in_balls_are_listed(block, monkeypatch):
   np.testing.assert_allclose(result[2], distances, rtol=1e-5)
 
 
-def test_balls_treat_the_rim_exactly():
+def test_within_treats_the_rim_exactly():
   # Each ball reaches as far as a point of the set itself, to the last digit.
   points = _points(60, width=40) * 17 + 5
   radii, indices = neighbours.nearest(points, points, 3, exclude_self=True)

@@ -41,7 +41,7 @@ def _reported(report: privacy.PrivacyReport) -> dict:
   return {(x.metric, x.of): x for x in report.measurements}
 
 
-def test_distances_are_held_against_those_of_real_images(reference):
+def test_measure_compares_distances_with_those_of_real_images(reference):
   # 40 images nearer than the nearest real one, 60 as far as real ones are.
   places = 1000.0 * np.arange(100) + np.repeat([0.5, 50.0], [40, 60])
   generated = _set("made", 100, seed=2)
@@ -62,7 +62,7 @@ def test_distances_are_held_against_those_of_real_images(reference):
   assert not any("condition" in name for name, _ in reported)
 
 
-def test_nearest_pairs_are_listed_from_the_nearest_on(reference):
+def test_measure_lists_nearest_pairs_first(reference):
   generated = _set("made", 3, seed=2)
   report = privacy.measure(_line(2005, 30.5, 999), generated, reference)
   rows = [(x.generated, x.training, x.distance) for x in report.nearest]
@@ -97,7 +97,7 @@ def test_copies_are_listed_and_counted_once_an_image(reference):
   assert reported["copies", "real"].high > 0.01
 
 
-def test_distance_to_condition_is_measured_separately(reference):
+def test_measure_reports_the_distance_to_the_condition_separately(reference):
   conditioning = reference.test_features
   generated = _set("made", 100, seed=2, patient=np.arange(100, 200))
   features = conditioning + 0.25
@@ -116,7 +116,7 @@ def test_distance_to_condition_is_measured_separately(reference):
   assert _reported(report)["patient_identified", "generated"].value == 0
 
 
-def test_membership_detects_nearer_members(reference):
+def test_measure_detects_nearer_members(reference):
   generated = _set("made", 100, seed=2)
   report = privacy.measure(reference.training_features, generated, reference)
   actual = _reported(report)["membership_auroc", "generated"]

@@ -43,7 +43,7 @@ def kl(make_autoencoder, tmp_path_factory):
   ],
   ids=["pixel", "haar"],
 )
-def test_invertible_codecs_lose_nothing(codec, mesh, images):
+def test_measure_of_invertible_codecs_is_exact(codec, mesh, images):
   figures = reconstruction.measure(codec, mesh, images)
   assert figures.exact
   assert figures.text == "exact"
@@ -65,7 +65,7 @@ def test_measure_compares_decoded_images(kl, mesh, images):
   assert figures.text.startswith(f"{figures.psnr:.1f} dB, MS-SSIM 0.")
 
 
-def test_images_too_small_for_windows_have_no_similarity(mesh):
+def test_measure_of_small_images_has_no_similarity(mesh):
   figures = reconstruction.measure(
     codec_lib.Pixel(), mesh, np.zeros((1, 8, 8, 1), np.uint8)
   )
@@ -76,7 +76,7 @@ def test_images_too_small_for_windows_have_no_similarity(mesh):
   assert content["psnr"] is None
 
 
-def test_programs_take_any_number_of_rows(kl, mesh, monkeypatch):
+def test_make_encode_and_decode_take_any_number_of_rows(kl, mesh, monkeypatch):
   monkeypatch.setattr(kl_codec, "rows_at_once", lambda side: 2)
   images = np.asarray(jax.random.normal(jax.random.key(0), (5, 8, 8, 1)))
   latents = decoding.make_encode(kl, mesh)(images)

@@ -132,7 +132,7 @@ def test_utility_of_shuffled_labels_is_chance(result):
   assert last.auroc == mine
 
 
-def test_intervals_hold_the_value_and_say_of_how_many(result):
+def test_utility_intervals_contain_the_value_and_state_their_numbers(result):
   for report in (result.copies, result.shuffled):
     defined = [x for x in report.measurements if x.value is not None]
     assert len(defined) == 3 * 2 * 3 * 4
@@ -238,7 +238,7 @@ def test_utility_resumes_and_trains_changed_inputs(result, tmp_path, monkeypatch
   assert len(fits) == count + 12 + 7 + 1
 
 
-def test_damaged_scores_are_reported(result, tmp_path):
+def test_utility_reports_damaged_scores(result, tmp_path):
   (path,) = (result.folder / "copies").glob("tstr-1-0-*.npz")
   train, test = result.sets
   data = path.read_bytes()
@@ -260,7 +260,7 @@ def test_damaged_scores_are_reported(result, tmp_path):
       )
 
 
-def test_shares_are_nested_and_of_whole_patients():
+def test_share_rows_are_nested_and_of_whole_patients():
   patients = np.repeat(np.arange(40), [1, 2, 3, 4] * 10)
   for seed in (0, 1):
     rows = [share_rows(patients, x, seed) for x in (0.07, 0.1, 0.3, 1.0)]
@@ -315,7 +315,7 @@ def test_utility_interval_covers_images_and_seeds(monkeypatch):
   assert math.isclose(both[1], np.std(areas, ddof=1) / math.sqrt(3), rel_tol=0.15)
 
 
-def test_patients_are_drawn_whole():
+def test_sample_draws_whole_patients():
   generator = np.random.default_rng(0)
   base = _test_set(60)
   scores = base.findings[None, :, :1] + generator.standard_normal((1, 60, 1))
@@ -394,6 +394,6 @@ def test_utility_rejects_bad_sets_before_training(result, tmp_path, change, repo
     {"pretraining_share": 1.0},
   ],
 )
-def test_settings_out_of_range_are_refused(wrong):
+def test_utility_settings_refuse_values_out_of_range(wrong):
   with pytest.raises(errors.InputError, match="settings of utility"):
     dataclasses.replace(SETTINGS, **wrong)
