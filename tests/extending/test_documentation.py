@@ -4,7 +4,7 @@ import ast
 import pathlib
 
 
-def test_every_documented_file_is_executed_by_a_test(documented):
+def test_documentation_files_are_all_executed_by_tests(documented):
   assert documented
   tests = "\n".join(
     path.read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from cxr_diffusion_jax.encoders import opening
 from cxr_diffusion_jax.run import run as run_lib
 
 
-def test_a_path_with_its_own_encoder_is_three_files(install, small, tmp_path, run_main):
+def test_encoder_path_and_config_are_three_files(install, small, tmp_path, run_main):
   install("encoders/columns/grey.py")
   install("conditioning/grey_and_letters.py")
   config = install("configs/grey_and_letters.py")

@@ -28,7 +28,7 @@ def with_mixer(install, small):
   return build
 
 
-def test_a_network_is_one_module(with_mixer, monkeypatch):
+def test_network_is_one_module(with_mixer, monkeypatch):
   # So that its small kernels are split too.
   monkeypatch.setattr(sharding, "FSDP_FLOOR", 64)
   experiment = with_mixer(width=16)
@@ -47,7 +47,7 @@ def test_a_network_is_one_module(with_mixer, monkeypatch):
   assert trainer.validate(state.ema_params)["loss"] > 0
 
 
-def test_its_fields_are_the_keys_of_the_config(with_mixer):
+def test_network_fields_are_the_keys_of_the_config(with_mixer):
   with pytest.raises(errors.InputError, match=r"config\.model\.widht.*width"):
     with_mixer(widht=16)
   with pytest.raises(errors.InputError, match=r"'mixr'.*did you mean mixer"):

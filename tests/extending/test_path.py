@@ -3,9 +3,7 @@
 from cxr_diffusion_jax.run import run as run_lib
 
 
-def test_a_path_over_an_existing_column_is_two_files(
-  install, small, tmp_path, run_main
-):
+def test_path_over_an_existing_column_is_two_files(install, small, tmp_path, run_main):
   install("conditioning/elixr_means.py")
   config = install("configs/elixr_means.py")
   arguments = small.arguments(tmp_path / "run", train__num_steps=2)

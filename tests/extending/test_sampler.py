@@ -11,7 +11,7 @@ from cxr_diffusion_jax.sampling import sample as sampling
 from cxr_diffusion_jax.sampling.request import Request
 
 
-def test_a_sampler_is_one_class_in_one_file(install, run_of):
+def test_sampler_is_one_class_in_one_file(install, run_of):
   install("diffusion/samplers/damped.py")
   changes = {"sampler": "damped", "sampler_options": "share=0.5"}
   run = run_of("findings", **{f"sample__{key}": text for key, text in changes.items()})
@@ -27,7 +27,7 @@ def test_a_sampler_is_one_class_in_one_file(install, run_of):
 
 
 @pytest.mark.parametrize("define", [sample_flags.settings, evaluation_flags.define])
-def test_every_command_takes_every_setting_as_a_flag(define):
+def test_settings_are_flags_of_every_command(define):
   holders = define()
   try:
     assert {knob.name for knob in sample_section.knobs()} <= set(holders)

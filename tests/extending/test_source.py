@@ -11,7 +11,7 @@ from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import recipe
 
 
-def test_a_dataset_is_one_file(install, tmp_path):
+def test_source_is_one_file(install, tmp_path):
   install("data/sources/list_csv.py")
   root = tmp_path / "own"
   root.mkdir()

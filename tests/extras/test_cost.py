@@ -14,7 +14,7 @@ def _trace(function, *shapes):
   return jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes))
 
 
-def test_a_product_is_two_flops_a_pair():
+def test_products_count_two_flops_per_pair():
   program = _trace(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), (3, 4, 5), (3, 5, 7))
   assert cost.products(program) == 2 * 3 * 4 * 5 * 7
   assert cost.xla(program) == cost.products(program)
@@ -30,7 +30,7 @@ def test_a_product_is_two_flops_a_pair():
     dict(window_strides=(1, 1), padding="VALID", feature_group_count=2),
   ],
 )
-def test_a_convolution_is_what_xla_counts_and_so_is_its_gradient(settings):
+def test_products_of_convolutions_equal_the_count_of_xla(settings):
   groups = settings.get("feature_group_count", 1)
 
   def convolve(image, kernel):
@@ -48,7 +48,7 @@ def test_a_convolution_is_what_xla_counts_and_so_is_its_gradient(settings):
   assert cost.products(program) == pytest.approx(cost.xla(program), rel=0.02)
 
 
-def test_a_kernel_at_the_border_has_taps_outside():
+def test_products_omit_taps_outside_the_border():
   def convolve(image, kernel):
     return lax.conv(image, kernel, window_strides=(1, 1), padding="SAME")
 
@@ -57,7 +57,7 @@ def test_a_kernel_at_the_border_has_taps_outside():
   assert cost.products(program) == 2 * (4 * 3 - 2) ** 2
 
 
-def test_every_round_of_a_loop_counts():
+def test_products_count_every_round_of_a_loop():
   def power(x):
     def inner(x, _):
       return x @ x, None
@@ -72,13 +72,13 @@ def test_every_round_of_a_loop_counts():
   assert cost.xla(program) == pytest.approx(cost.products(program), rel=0.02)
 
 
-def test_a_loop_without_a_known_number_of_rounds_is_refused():
+def test_products_refuse_loops_of_unknown_length():
   program = _trace(lambda x: lax.while_loop(lambda x: x < 9, lambda x: x + 1, x), ())
   with pytest.raises(ValueError, match="no count of what 'while' calls"):
     cost.products(program)
 
 
-def test_remat_does_not_count():
+def test_of_experiment_does_not_count_remat():
   config = elixr_c.get_config("dit_tiny")
   config.model.depth = 1
   results = []
@@ -97,7 +97,7 @@ def costs():
   }
 
 
-def test_the_counts_agree(costs):
+def test_cost_counts_agree(costs):
   for actual in costs.values():
     assert actual.forward == pytest.approx(actual.forward_xla, rel=0.05)
     assert actual.training == pytest.approx(actual.training_xla, rel=0.05)
@@ -105,13 +105,13 @@ def test_the_counts_agree(costs):
     assert 2.7 <= actual.training / actual.forward <= 3
 
 
-def test_tiny_architectures_cost_the_same(costs):
+def test_cost_of_tiny_architectures_is_equal(costs):
   """So that a comparison at equal steps is one at equal FLOPs."""
   assert costs["dit_tiny"].forward == pytest.approx(costs["tiny"].forward, rel=0.1)
   assert costs["dit_tiny"].training == pytest.approx(costs["tiny"].training, rel=0.1)
 
 
-def test_dit_costs_what_its_layers_say(costs):
+def test_cost_of_dit_equals_that_of_its_layers(costs):
   """Of dit_tiny on the ELIXR-C map: 8x8 patches, 64 tokens and the null token."""
   depth, width, patches, context = 4, 192, 64, 65
   patch = 2 * 2 * 16
@@ -124,7 +124,7 @@ def test_dit_costs_what_its_layers_say(costs):
   assert costs["dit_tiny"].forward == 2 * (depth * block + ends)
 
 
-def test_the_command_prints_a_line_a_size(run_main):
+def test_cost_command_prints_a_line_per_size(run_main):
   arguments = ["--config=configs/elixr_c.py:dit_tiny", "--config.model.depth=1"]
   result = run_main("cost", *arguments)
   assert result.code == 0, result.err

@@ -20,7 +20,7 @@ def _same(ours, theirs):
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_a_unet_has_the_numbers_of_diffusers(folder, records, script):
+def test_load_unet_gives_the_outputs_of_diffusers(folder, records, script):
   unet, params = diffusers.load_unet(folder("sd2"))
   given = script.unet_inputs(records["sd2"]["config"]["in_channels"])
   context = (TokenStream(tokens=given["tokens"], mask=given["mask"]),)
@@ -30,7 +30,9 @@ def test_a_unet_has_the_numbers_of_diffusers(folder, records, script):
   np.testing.assert_allclose(answer, expected, rtol=0, atol=2e-5)
 
 
-def test_scale_shift_has_the_numbers_of_diffusers(folder, records, script):
+def test_load_unet_with_scale_shift_gives_the_outputs_of_diffusers(
+  folder, records, script
+):
   name = "classes"
   unet, params = diffusers.load_unet(folder(name))
   given = script.unet_inputs(1)
@@ -48,7 +50,7 @@ def test_scale_shift_has_the_numbers_of_diffusers(folder, records, script):
   np.testing.assert_allclose(answer, expected, rtol=0, atol=2e-5)
 
 
-def test_an_autoencoder_has_the_numbers_of_diffusers(folder, records, script):
+def test_load_autoencoder_gives_the_outputs_of_diffusers(folder, records, script):
   network, params = diffusers.load_autoencoder(folder("autoencoder"))
   assert (network.scaling_factor, network.shift_factor) == (0.3, 0.1)
   record = records["autoencoder"]
@@ -65,7 +67,7 @@ def test_an_autoencoder_has_the_numbers_of_diffusers(folder, records, script):
 
 
 @pytest.mark.parametrize("name", ["sd2", "classes"])
-def test_what_is_saved_again_are_the_same_bits_under_the_same_options(
+def test_save_unet_writes_the_same_bits_and_options(
   name, folder, records, arrays, tmp_path
 ):
   unet, params = diffusers.load_unet(folder(name))
@@ -85,7 +87,7 @@ def test_what_is_saved_again_are_the_same_bits_under_the_same_options(
   _same(params_again, params)
 
 
-def test_an_autoencoder_saved_again_has_the_same_bits(folder, arrays, tmp_path):
+def test_save_autoencoder_writes_the_same_bits(folder, arrays, tmp_path):
   network, params = diffusers.load_autoencoder(folder("autoencoder"))
   diffusers.save_autoencoder(tmp_path / "again", network, params)
   _same(
@@ -96,7 +98,7 @@ def test_an_autoencoder_saved_again_has_the_same_bits(folder, arrays, tmp_path):
   _same(params_again, params)
 
 
-def test_half_precision_is_saved_on_request_and_widened_when_loaded(own, tmp_path):
+def test_save_unet_writes_half_precision_on_request(own, tmp_path):
   unet, params = own
   diffusers.save_unet(tmp_path, unet, params, dtype="float16")
   stored = safetensors_numpy.load_file(tmp_path / WEIGHTS)
@@ -107,14 +109,14 @@ def test_half_precision_is_saved_on_request_and_widened_when_loaded(own, tmp_pat
     diffusers.save_unet(tmp_path, unet, params, dtype="int8")
 
 
-def test_a_pipeline_is_a_folder_of_models(folder, tmp_path):
+def test_load_unet_and_autoencoder_open_a_pipeline(folder, tmp_path):
   folder("sd2").rename(tmp_path / "unet")
   folder("autoencoder").rename(tmp_path / "vae")
   assert diffusers.load_unet(tmp_path)[0].context_width == 12
   assert diffusers.load_autoencoder(tmp_path)[0].latent_channels == 3
 
 
-def test_old_names_of_an_attention_are_known(folder, arrays):
+def test_load_autoencoder_accepts_old_attention_names(folder, arrays):
   old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
   changes = {}
   for name, array in arrays("autoencoder").items():
@@ -131,7 +133,7 @@ def test_old_names_of_an_attention_are_known(folder, arrays):
     np.testing.assert_array_equal(layer["kernel"].T, arrays("autoencoder")[name])
 
 
-def test_wrong_weights_are_listed_by_kind(folder):
+def test_load_unet_lists_wrong_weights_by_kind(folder):
   place = folder(
     "classes",
     changes={
@@ -172,7 +174,7 @@ def test_wrong_weights_are_listed_by_kind(folder):
     ({"_class_name": "UNet2DModel"}, "a model of class 'UNet2DModel'"),
   ],
 )
-def test_an_option_that_is_not_implemented_is_named(change, reported, folder):
+def test_load_unet_names_an_unsupported_option(change, reported, folder):
   with pytest.raises(errors.InputError) as caught:
     diffusers.load_unet(folder("sd2", config=change))
   assert reported in str(caught.value)
@@ -187,13 +189,13 @@ def test_an_option_that_is_not_implemented_is_named(change, reported, folder):
     ({"_class_name": "VQModel"}, "expected 'AutoencoderKL'"),
   ],
 )
-def test_an_autoencoder_of_another_kind_is_refused(change, reported, folder):
+def test_load_autoencoder_refuses_another_kind(change, reported, folder):
   with pytest.raises(errors.InputError) as caught:
     diffusers.load_autoencoder(folder("autoencoder", config=change))
   assert reported in str(caught.value)
 
 
-def test_options_of_all_levels_may_be_one_value(folder):
+def test_load_unet_accepts_one_value_for_all_levels(folder):
   change = {"layers_per_block": [1, 1], "only_cross_attention": [False, False]}
   unet, _ = diffusers.load_unet(folder("sd2", config=change))
   assert unet.num_layers == 1
@@ -209,7 +211,7 @@ def test_options_of_all_levels_may_be_one_value(folder):
     ),
   ],
 )
-def test_a_network_that_diffusers_does_not_have_is_not_saved(
+def test_save_unet_refuses_a_network_unknown_to_diffusers(
   change, reported, own, tmp_path
 ):
   unet, params = own
@@ -219,7 +221,7 @@ def test_a_network_that_diffusers_does_not_have_is_not_saved(
   assert not (tmp_path / "new").exists()
 
 
-def test_parameters_of_another_network_are_not_saved(own, tmp_path):
+def test_save_unet_and_autoencoder_refuse_other_parameters(own, tmp_path):
   unet, params = own
   params = {**params, "extra": {"bias": np.zeros(1)}}
   del params["conv_in"]

@@ -25,13 +25,13 @@ from cxr_diffusion_jax.interop import names
     ),
   ],
 )
-def test_a_path_is_a_published_name(path, name):
+def test_torch_name_is_a_published_name(path, name):
   assert names.torch_name(tuple(path.split("/"))) == name
 
 
 @pytest.mark.parametrize("leaf", ["kernel", "bias", "scale", "embedding"])
 @pytest.mark.parametrize("shape", [(2,), (2, 3), (3, 5, 2, 4)])
-def test_axes_come_back_as_they_were(leaf, shape):
+def test_to_torch_and_from_torch_are_inverse(leaf, shape):
   array = np.arange(np.prod(shape)).reshape(shape)
   there = names.to_torch((leaf,), array)
   tree = {"layer": {leaf: array}}
@@ -41,7 +41,7 @@ def test_axes_come_back_as_they_were(leaf, shape):
     assert there[3, 1, 2, 4] == array[2, 4, 1, 3]
 
 
-def test_only_attentions_had_other_names():
+def test_modern_renames_only_attentions():
   assert names.modern("mid_block.attentions.0.key.bias") == (
     "mid_block.attentions.0.to_k.bias"
   )

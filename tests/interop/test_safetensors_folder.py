@@ -34,7 +34,7 @@ def _check(folder, arrays=ARRAYS):
   assert safetensors_folder.read_shapes(folder) == shapes
 
 
-def test_what_is_written_is_read(written):
+def test_write_then_read_is_the_identity(written):
   _check(written)
   assert safetensors_folder.read_config(written, "Toy") == {}
   assert {path.name for path in written.iterdir()} == {WEIGHTS, "config.json"}
@@ -46,7 +46,7 @@ def test_what_is_written_is_read(written):
   assert safetensors_folder.read_config(written, "Toy") == {"x": 1}
 
 
-def test_shards_are_joined_by_their_index(written):
+def test_read_joins_shards_by_their_index(written):
   (written / WEIGHTS).unlink()
   names = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
   for name, (key, array) in zip(names, ARRAYS.items(), strict=True):
@@ -62,7 +62,7 @@ def test_shards_are_joined_by_their_index(written):
     safetensors_folder.read_shapes(written)
 
 
-def test_a_variant_of_16_bits_is_taken_where_there_is_no_other(written):
+def test_read_takes_a_16_bit_variant_if_there_is_no_other(written):
   half = {name: array.astype(np.float16) for name, array in ARRAYS.items()}
   (written / WEIGHTS).unlink()
   safetensors_numpy.save_file(
@@ -73,14 +73,14 @@ def test_a_variant_of_16_bits_is_taken_where_there_is_no_other(written):
   _check(written, {"c": np.ones(1, np.float32)})
 
 
-def test_other_weights_under_a_variant_s_name_are_not_taken(written):
+def test_read_ignores_other_weights_under_the_name_of_a_variant(written):
   (written / WEIGHTS).rename(written / "diffusion_pytorch_model.non_ema.safetensors")
   with pytest.raises(errors.InputError, match="no weights in"):
     safetensors_folder.read(written)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 60, -1])
-def test_a_file_that_is_cut_short_is_reported(kept, written):
+def test_read_shapes_reports_a_truncated_file(kept, written):
   data = (written / WEIGHTS).read_bytes()
   (written / WEIGHTS).write_bytes(data[:kept])
   with pytest.raises(errors.InputError, match=f"{WEIGHTS} is absent or cannot be"):
@@ -88,13 +88,13 @@ def test_a_file_that_is_cut_short_is_reported(kept, written):
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])
-def test_a_configuration_that_is_none_is_reported(text, written):
+def test_read_config_reports_a_wrong_configuration(text, written):
   (written / "config.json").write_text(text)
   with pytest.raises(errors.InputError, match=r"config.json is absent or cannot"):
     safetensors_folder.read_config(written, "Toy")
 
 
-def test_a_pickle_is_refused_with_the_way_to_convert_it(written):
+def test_read_refuses_a_pickle_and_says_how_to_convert_it(written):
   (written / WEIGHTS).unlink()
   (written / "diffusion_pytorch_model.bin").write_bytes(b"")
   with pytest.raises(errors.InputError) as caught:
@@ -105,13 +105,13 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(written):
   assert ".save_pretrained('NEW_FOLDER')" in reported
 
 
-def test_a_checkpoint_alone_is_refused_with_the_way_to_convert_it(tmp_path):
+def test_locate_refuses_a_single_checkpoint_and_says_how_to_convert_it(tmp_path):
   (tmp_path / "v1-5.ckpt").write_bytes(b"")
   with pytest.raises(errors.InputError, match=r"from_single_file\('.*v1-5.ckpt'\)"):
     safetensors_folder.locate(tmp_path, "unet")
 
 
-def test_no_model_is_reported_with_what_is_there(tmp_path):
+def test_locate_lists_the_files_of_a_folder_without_a_model(tmp_path):
   (tmp_path / "notes.txt").write_text("")
   with pytest.raises(errors.InputError, match=r"no config.json in .*holds notes.txt"):
     safetensors_folder.locate(tmp_path, "vae")
@@ -119,13 +119,13 @@ def test_no_model_is_reported_with_what_is_there(tmp_path):
     safetensors_folder.locate(tmp_path / "nowhere", "vae")
 
 
-def test_weights_in_another_form_are_not_shadowed(written):
+def test_write_does_not_shadow_weights_in_another_form(written):
   (written / WEIGHTS).rename(written / "diffusion_pytorch_model.fp16.safetensors")
   with pytest.raises(errors.InputError, match=r"fp16.safetensors already"):
     safetensors_folder.write(written, {}, ARRAYS)
 
 
-def test_a_failed_write_leaves_the_old_model(written, monkeypatch):
+def test_write_keeps_the_old_model_after_a_failure(written, monkeypatch):
   def fail(*arguments):
     raise OSError(28, "No space left on device")
 
@@ -136,7 +136,7 @@ def test_a_failed_write_leaves_the_old_model(written, monkeypatch):
   assert safetensors_folder.read_config(written, "Toy") == {}
 
 
-def test_an_index_cannot_point_out_of_its_folder(written):
+def test_read_refuses_an_index_that_leaves_its_folder(written):
   (written / WEIGHTS).rename(written.parent / "outside.safetensors")
   index = {"weight_map": dict.fromkeys(ARRAYS, "../outside.safetensors")}
   (written / f"{WEIGHTS}.index.json").write_text(json.dumps(index))

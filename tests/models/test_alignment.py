@@ -13,7 +13,7 @@ def tokens() -> np.ndarray:
   return np.random.default_rng(0).standard_normal((2, 6, 5)).astype(np.float32)
 
 
-def test_the_loss_is_of_directions_alone(tokens):
+def test_negative_cosine_compares_only_directions(tokens):
   lengths = np.linspace(0.1, 9, 12, dtype=np.float32).reshape(2, 6, 1)
   loss = alignment.negative_cosine(lengths * tokens, tokens)
   np.testing.assert_allclose(loss, -1, atol=1e-6)
@@ -23,7 +23,7 @@ def test_the_loss_is_of_directions_alone(tokens):
   np.testing.assert_allclose(alignment.negative_cosine(across, tokens), 0, atol=1e-6)
 
 
-def test_a_place_without_a_target_does_not_count(tokens):
+def test_negative_cosine_skips_places_without_a_target(tokens):
   target = tokens.copy()
   target[0, 2:] = 0
   target[1] = 0
@@ -33,13 +33,13 @@ def test_a_place_without_a_target_does_not_count(tokens):
   )
 
 
-def test_gradients_are_finite_where_features_are_zero(tokens):
+def test_negative_cosine_has_finite_gradients_at_zero(tokens):
   grads = jax.jit(jax.grad(lambda x: alignment.negative_cosine(x, tokens).sum()))
   assert np.isfinite(grads(jnp.zeros_like(tokens))).all()
 
 
 @pytest.mark.parametrize("grid", [(2, 4), (4, 4), (3, 5), (8, 8), None])
-def test_any_grid_can_be_reached(grid):
+def test_to_grid_reaches_any_grid(grid):
   rows, columns = grid or (1, 1)
   constant = alignment.to_grid(np.full((1, 4, 4, 3), 2.5, np.float32), grid)
   assert constant.shape == (1, rows * columns, 3)
@@ -52,7 +52,7 @@ def test_any_grid_can_be_reached(grid):
   np.testing.assert_allclose(places.mean(), 1.5, atol=1e-5)
 
 
-def test_the_projector_has_three_layers_and_any_width(tokens, draw):
+def test_projector_has_three_layers_of_any_width(tokens, draw):
   projector = alignment.Projector(7, 3, jnp.bfloat16)
   params = draw(projector, tokens)["params"]
   shapes = {name: layer["kernel"].shape for name, layer in params.items()}

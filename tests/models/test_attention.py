@@ -33,7 +33,7 @@ def operands():
 
 
 @pytest.mark.parametrize("implementation", ["plain", "blocked", "auto"])
-def test_is_the_formula(operands, implementation):
+def test_attend_equals_the_formula(operands, implementation):
   # 70 queries in blocks of 32: the last block is padded.
   query, key, value, mask = operands
   got = attention.attend(query, key, value, mask, implementation, block_size=32)
@@ -43,7 +43,7 @@ def test_is_the_formula(operands, implementation):
   np.testing.assert_allclose(got, _formula(query, key, value, everything), atol=2e-6)
 
 
-def test_blocked_has_the_gradient_of_plain(operands):
+def test_blocked_attention_has_the_gradient_of_plain(operands):
   query, key, value, mask = operands
 
   def loss(operands, implementation):
@@ -60,7 +60,7 @@ def test_blocked_has_the_gradient_of_plain(operands):
 
 
 @pytest.mark.parametrize("implementation", ["plain", "blocked"])
-def test_masked_keys_change_nothing_and_an_empty_row_is_finite(
+def test_attend_ignores_masked_keys_and_is_finite_for_empty_rows(
   operands, implementation
 ):
   query, key, value, mask = operands
@@ -84,13 +84,13 @@ def test_masked_keys_change_nothing_and_an_empty_row_is_finite(
   assert np.all(np.isfinite(got))
 
 
-def test_extreme_scores_do_not_overflow(operands):
+def test_attend_does_not_overflow(operands):
   query, key, value, mask = operands
   out = attention.attend(query * 1e4, key * 1e4, value, mask)
   assert np.all(np.isfinite(out))
 
 
-def test_half_precision_softmax_is_float32(operands):
+def test_attend_computes_softmax_in_float32(operands):
   query, key, value, mask = (x.astype(jnp.bfloat16) for x in operands)
   mask = mask.astype(bool)
   got = attention.attend(query, key, value, mask)
@@ -99,7 +99,7 @@ def test_half_precision_softmax_is_float32(operands):
   np.testing.assert_allclose(got.astype(np.float32), want, atol=2e-2)
 
 
-def test_cudnn_is_asked_in_the_shapes_it_takes(operands, monkeypatch):
+def test_cudnn_attention_is_called_with_supported_shapes(operands, monkeypatch):
   """No GPU here: the call is recorded and answered by the XLA implementation."""
   calls = []
   real = jax.nn.dot_product_attention
@@ -117,12 +117,12 @@ def test_cudnn_is_asked_in_the_shapes_it_takes(operands, monkeypatch):
   np.testing.assert_allclose(got, want, atol=2e-6)
 
 
-def test_an_unknown_implementation_is_refused(operands):
+def test_attend_refuses_an_unknown_implementation(operands):
   with pytest.raises(ValueError, match="flash"):
     attention.attend(*operands, "flash")
 
 
-def test_blocks_bound_the_scores_in_memory():
+def test_block_size_for_bounds_the_scores_in_memory():
   for num_keys in (64, 1024, 4096, 16384):
     size = attention.block_size_for(4096, num_keys)
     assert 32 <= size <= 512

@@ -25,7 +25,7 @@ def _network(**fields) -> autoencoder_lib.AutoencoderKL:
   return autoencoder_lib.AutoencoderKL(**{**settings, **fields})
 
 
-def test_each_level_but_the_last_halves_the_side():
+def test_autoencoder_halves_the_side_at_each_level_but_the_last():
   for channels, factor in (((4,), 1), ((4, 4, 4), 4), ((4, 4, 4, 4), 8)):
     network = _network(block_channels=channels)
     assert network.factor == factor
@@ -44,7 +44,7 @@ def test_each_level_but_the_last_halves_the_side():
     assert sorted(up) == ["resnets_0", "resnets_1"]
 
 
-def test_a_call_decodes_the_posteriors_mean_and_remat_changes_nothing(draw):
+def test_autoencoder_decodes_the_mean_with_and_without_remat(draw):
   network = _network(block_channels=(4,))
   image = jnp.asarray(np.random.default_rng(0).standard_normal((1, 6, 4, 1)))
   variables = draw(network, image)
@@ -61,7 +61,7 @@ def test_a_call_decodes_the_posteriors_mean_and_remat_changes_nothing(draw):
   np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_divergence_and_draws_have_their_closed_forms():
+def test_kl_divergence_and_sample_posterior_equal_closed_forms():
   mean = jnp.full((2, 2, 2, 3), 0.5)
   logvar = jnp.full((2, 2, 2, 3), np.log(4.0))
   expected = 12 * 0.5 * (0.25 + 4 - 1 - np.log(4))
@@ -75,7 +75,7 @@ def test_divergence_and_draws_have_their_closed_forms():
   assert float(drawn.std()) == pytest.approx(2, abs=0.06)
 
 
-def test_its_halving_has_zeros_on_the_right_and_below_only():
+def test_downsample_pads_only_right_and_below():
   layer = unet_blocks.Downsample(autoencoder_lib.DOWNSAMPLE_PADDING)
   ones = {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}
   result = layer.apply({"params": ones}, jnp.ones((1, 4, 4, 1)))[0, ..., 0]
@@ -90,6 +90,6 @@ def test_its_halving_has_zeros_on_the_right_and_below_only():
     ((1, 8, 8, 1), {"norm_groups": 3}, "4 channels with 3 norm groups"),
   ],
 )
-def test_what_does_not_fit_is_refused(shape, fields, message):
+def test_autoencoder_refuses_wrong_sizes(shape, fields, message):
   with pytest.raises(errors.InputError, match=message):
     jax.eval_shape(_network(**fields).init, jax.random.key(0), jnp.zeros(shape))

@@ -21,7 +21,7 @@ def params():
   return jax.jit(SMALL.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
 
 
-def test_it_is_small_and_gives_one_logit_a_finding():
+def test_classifier_is_small_and_gives_a_logit_per_finding():
   classifier = classifier_lib.Classifier()
   logits, params = jax.eval_shape(
     classifier.init_with_output, jax.random.key(0), jnp.zeros((2, 64, 64, 1))
@@ -33,7 +33,7 @@ def test_it_is_small_and_gives_one_logit_a_finding():
   assert 3e5 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 1e6
 
 
-def test_blocks_halve_the_size_once_a_stage():
+def test_classifier_halves_the_size_once_a_stage():
   deep = SMALL.clone(widths=(4, 8, 8), blocks=2)
   _, result = jax.eval_shape(
     lambda key, image: deep.init_with_output(key, image, capture_intermediates=True),
@@ -55,7 +55,7 @@ def test_blocks_halve_the_size_once_a_stage():
   }
 
 
-def test_an_image_is_judged_alone(params):
+def test_classifier_judges_each_image_alone(params):
   images = _image(1, 4, 16, 16, 1)
   apply_fn = jax.jit(SMALL.apply)
   together = apply_fn(params, images)
@@ -67,12 +67,12 @@ def test_an_image_is_judged_alone(params):
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32, 1), (2, 17, 23, 1), (1, 4, 4, 1)])
-def test_any_size_will_do(params, shape):
+def test_classifier_takes_any_size(params, shape):
   result = jax.eval_shape(SMALL.apply, params, jnp.zeros(shape))
   assert result.shape == (shape[0], 3)
 
 
-def test_what_is_small_and_anywhere_is_kept(params):
+def test_classifier_sees_small_findings_anywhere(params):
   # A dot is lost in the mean of a large image, not in the maximum over its places.
   apply_fn = jax.jit(SMALL.apply)
   empty = np.zeros((1, 64, 64, 1), np.float32)
@@ -85,7 +85,7 @@ def test_what_is_small_and_anywhere_is_kept(params):
   np.testing.assert_allclose(of_dot, of_elsewhere, atol=0.1)
 
 
-def test_every_pixel_and_every_parameter_matters(params):
+def test_classifier_depends_on_every_pixel_and_parameter(params):
   def total(params, image):
     return jnp.square(SMALL.apply(params, image)).sum()
 
@@ -96,7 +96,7 @@ def test_every_pixel_and_every_parameter_matters(params):
     assert np.abs(leaf).max() > 0, path
 
 
-def test_gradients_are_finite_where_places_are_equally_large(params):
+def test_classifier_gradients_are_finite_for_equal_places(params):
   grad_fn = jax.jit(jax.grad(lambda params, image: SMALL.apply(params, image).sum()))
   for image in (jnp.zeros((1, 16, 16, 1)), jnp.ones((1, 16, 16, 1))):
     grads = grad_fn(params, image)

@@ -28,7 +28,7 @@ def image():
   [codec.Pixel(), _haar(1), _haar(2, 0.3, 0.7), _haar(3)],
   ids=["pixel", "haar1", "haar2", "haar3"],
 )
-def test_contract(coder, image):
+def test_codec_fulfils_its_contract(coder, image):
   latent = jax.jit(coder.encode)(image)
   assert latent.shape[1:] == coder.latent_shape(16)
   assert latent.dtype == jnp.float32
@@ -65,7 +65,7 @@ def test_haar_standardises(image):
   np.testing.assert_allclose(latent.std(axis=(0, 1, 2)), 1, atol=1e-5)
 
 
-def test_what_haar_refuses(image):
+def test_haar_refuses_wrong_sizes_and_statistics(image):
   with pytest.raises(errors.InputError, match="multiple of 4"):
     _haar(2).latent_shape(66)
   with pytest.raises(errors.InputError, match="multiple of 8"):
@@ -84,7 +84,7 @@ def test_channel_weights_follow_the_bands_spread():
   np.testing.assert_array_equal(codec.Pixel().channel_weights(), np.ones(1))
 
 
-def test_squared_weights_count_errors_as_pixels_show_them():
+def test_haar_squared_weights_count_errors_as_pixels_do():
   std = (2.0, 1.0, 0.5, 0.25)
   haar = codec.Haar(levels=1, mean=(0.0,) * 4, std=std, loss_power=2.0)
   error = np.random.default_rng(0).normal(size=(3, 4, 4, 4)).astype(np.float32)

@@ -68,7 +68,7 @@ def _block(params, x, vector, stream, mask, angles, places):
 
 
 @pytest.mark.parametrize("modern", [False, True])
-def test_a_block_is_its_equations(modern):
+def test_block_equals_its_equations(modern):
   """As the paper has it, and with cross-attention, gates, norms and rotations."""
   rng = np.random.default_rng(0)
   style = dit_blocks.Style(
@@ -116,7 +116,7 @@ def test_a_block_is_its_equations(modern):
   np.testing.assert_allclose(got[0], want, rtol=1e-5, atol=2e-5)
 
 
-def test_an_untrained_block_is_the_identity():
+def test_block_is_the_identity_untrained():
   style = dit_blocks.Style(
     num_heads=2,
     hidden=32,
@@ -136,7 +136,7 @@ def test_an_untrained_block_is_the_identity():
   np.testing.assert_array_equal(got, x)
 
 
-def test_gated_units_keep_the_number_of_parameters():
+def test_mlp_with_gates_keeps_the_number_of_parameters():
   def count(swiglu):
     style = dit_blocks.Style(
       num_heads=2,

@@ -21,7 +21,7 @@ def _everywhere(vector, grid):
   return np.asarray(dit_blocks.rotate(tokens, angles))[0, :, 0]
 
 
-def test_products_depend_on_the_difference_of_places_alone(vector):
+def test_rotate_makes_products_depend_only_on_differences_of_places(vector):
   rows, columns = 5, 7
   query = _everywhere(vector, (rows, columns)).reshape(rows, columns, -1)
   key = _everywhere(vector[::-1], (rows, columns)).reshape(rows, columns, -1)
@@ -33,7 +33,7 @@ def test_products_depend_on_the_difference_of_places_alone(vector):
   assert abs(scores[0, 0, 1, 0] - scores[1, 0, 0, 0]) > 0.1
 
 
-def test_turning_keeps_lengths_and_the_angle_zero_keeps_all(vector):
+def test_rotate_keeps_lengths_and_is_the_identity_at_zero(vector):
   turned = _everywhere(vector, (4, 4))
   lengths = np.linalg.norm(turned, axis=-1)
   np.testing.assert_allclose(lengths, np.linalg.norm(vector), rtol=1e-5)
@@ -42,7 +42,7 @@ def test_turning_keeps_lengths_and_the_angle_zero_keeps_all(vector):
   np.testing.assert_array_equal(still, tokens)
 
 
-def test_a_coarse_map_lies_over_the_fine_one():
+def test_grid_angles_align_coarse_and_fine_maps():
   fine = dit_blocks.grid_angles((8, 12), 16).reshape(8, 12, 8)
   coarse = dit_blocks.grid_angles((4, 3), 16, spread=(8, 12)).reshape(4, 3, 8)
   # A cell's middle is the mean of the middles of the cells it covers.
@@ -50,14 +50,14 @@ def test_a_coarse_map_lies_over_the_fine_one():
   np.testing.assert_allclose(coarse, means, rtol=1e-5)
 
 
-def test_the_fastest_pair_turns_a_radian_a_cell():
+def test_grid_angles_turn_at_most_a_radian_per_cell():
   angles = dit_blocks.grid_angles((3, 2), 8).reshape(3, 2, 4)
   np.testing.assert_allclose(np.diff(angles[:, 0, 0]), 1, rtol=1e-6)
   np.testing.assert_allclose(np.diff(angles[:, 0, 1]), 0.1, rtol=1e-5)
   np.testing.assert_array_equal(np.diff(angles[:, 0, 2:], axis=0), 0)
 
 
-def test_the_dtype_is_kept():
+def test_rotate_keeps_the_dtype():
   tokens = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
   angles = dit_blocks.grid_angles((2, 2), 8)
   shape = jax.eval_shape(dit_blocks.rotate, tokens, angles)

@@ -17,7 +17,7 @@ def _rms(x) -> float:
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
-def test_sums_and_joins_keep_the_magnitude(t):
+def test_mix_and_join_keep_the_magnitude(t):
   a, b = _normal(0, 4000, 8), _normal(1, 4000, 24)
   assert abs(_rms(layers.join(a, b, t)) - 1) < 0.02
   assert abs(_rms(layers.mix(a, b[:, :8], t)) - 1) < 0.02
@@ -28,7 +28,7 @@ def test_sums_and_joins_keep_the_magnitude(t):
   np.testing.assert_allclose(parts / parts.sum(), want, atol=0.01)
 
 
-def test_silu_and_waves_keep_the_magnitude():
+def test_silu_and_fourier_features_keep_the_magnitude():
   assert abs(_rms(layers.silu(_normal(0, 100_000))) - 1) < 0.01
   waves = np.asarray(layers.fourier(np.linspace(0, 2.65, 500), 64))
   assert waves.shape == (500, 64)
@@ -40,7 +40,7 @@ def test_silu_and_waves_keep_the_magnitude():
 
 
 @pytest.mark.parametrize("window", [(), (1, 1), (3, 3)])
-def test_a_linear_layer_keeps_the_magnitude_and_not_its_weights(window):
+def test_linear_keeps_the_magnitude_of_inputs(window):
   layer = layers.Linear(48, window)
   x = _normal(0, 8, 16, 16, 32)
   weight = _normal(1, *window, 32, 48)
@@ -63,7 +63,7 @@ def test_a_linear_layer_keeps_the_magnitude_and_not_its_weights(window):
   np.testing.assert_allclose(along / size, 0.0, atol=1e-4)
 
 
-def test_normalising_takes_zeros_and_has_a_gradient_there():
+def test_pixel_norm_is_finite_at_zero():
   x = np.array([[0, 0, 0], [3, 0, -3]], np.float32)
   np.testing.assert_allclose(
     layers.pixel_norm(x), [[0, 0, 0], [1.5**0.5, 0, -(1.5**0.5)]], atol=1e-6
@@ -72,7 +72,7 @@ def test_normalising_takes_zeros_and_has_a_gradient_there():
   assert np.all(np.isfinite(grad))
 
 
-def test_attention_is_by_angles():
+def test_cosine_attention_depends_only_on_angles():
   module = layers.CosineAttention(num_heads=2, balance=1.0)
   x, source = _normal(0, 2, 3, 3, 8), _normal(1, 2, 5, 8)
   shapes = jax.eval_shape(module.init, jax.random.key(2), x, source)

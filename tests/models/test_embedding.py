@@ -44,7 +44,7 @@ def embedder():
   return module, variables, context
 
 
-def test_the_null_token_leads_and_is_never_masked(embedder):
+def test_context_embedder_puts_an_unmasked_null_token_first(embedder):
   module, variables, context = embedder
   dropped = (context[0].replace(mask=jnp.zeros((2, 4), bool)),)
   stream, pooled = module.apply(variables, dropped, 2)
@@ -57,7 +57,7 @@ def test_the_null_token_leads_and_is_never_masked(embedder):
   np.testing.assert_allclose(pooled, [want] * 2, atol=1e-6)
 
 
-def test_places_of_a_map_are_distinguished(embedder):
+def test_context_embedder_distinguishes_places_of_a_map(embedder):
   module, variables, context = embedder
   same = (context[0].replace(tokens=jnp.tile(context[0].tokens[:, :1], (1, 4, 1))),)
   stream, _ = module.apply(variables, same, 2)
@@ -65,7 +65,7 @@ def test_places_of_a_map_are_distinguished(embedder):
   assert np.all(np.abs(differences).max(axis=1) > 0.1)
 
 
-def test_a_grid_must_hold_its_tokens():
+def test_context_embedder_refuses_a_grid_of_other_size():
   spec = StreamSpec(name="map", num_tokens=5, width=6, grid=(2, 2))
   context = (TokenStream(tokens=jnp.ones((1, 5, 6)), mask=jnp.ones((1, 5), bool)),)
   module = embedding.ContextEmbedder((spec,), width=8)
@@ -73,7 +73,7 @@ def test_a_grid_must_hold_its_tokens():
     jax.eval_shape(lambda: module.init(jax.random.key(0), context, 1))
 
 
-def test_tokens_before_a_map_have_no_place():
+def test_context_embedder_gives_no_place_to_tokens_before_a_map():
   spec = StreamSpec(name="map", num_tokens=5, width=6, grid=(2, 2), num_leading=1)
   plain = StreamSpec(name="map", num_tokens=5, width=6)
   context = (

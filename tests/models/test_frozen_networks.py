@@ -7,7 +7,7 @@ import numpy as np
 from cxr_diffusion_jax.models import frozen_networks
 
 
-def test_a_norm_uses_the_statistics_that_it_has():
+def test_frozen_norm_uses_its_own_statistics():
   rng = np.random.default_rng(0)
   x = rng.standard_normal((5, 3), np.float32)
   scale, bias, mean, variance = rng.uniform(0.5, 2, (4, 3)).astype(np.float32)
@@ -23,7 +23,7 @@ def test_a_norm_uses_the_statistics_that_it_has():
   assert set(jax.eval_shape(norm.init, jax.random.key(0), x)) == {"params"}
 
 
-def test_means_at_the_border_leave_the_padding_out():
+def test_mean_pool_ignores_padding():
   corner = np.zeros((1, 4, 4, 1), np.float32)
   corner[0, 0, 0] = 36
   result = np.asarray(frozen_networks.mean_pool(corner))[0, ..., 0]
@@ -33,7 +33,7 @@ def test_means_at_the_border_leave_the_padding_out():
   np.testing.assert_allclose(result, expected)
 
 
-def test_the_last_block_alone_takes_the_largest_neighbour():
+def test_block_e_pools_maxima_only_in_the_last_block():
   image = jnp.zeros((1, 3, 3, 4))
   for largest in (False, True):
     block = frozen_networks.BlockE(largest=largest)
@@ -42,7 +42,7 @@ def test_the_last_block_alone_takes_the_largest_neighbour():
     assert ("reduce_window_sum" in program) != largest
 
 
-def test_a_dense_block_keeps_all_that_came_before():
+def test_dense_block_keeps_its_inputs():
   block = frozen_networks.DenseBlock(3, 2)
   image = np.random.default_rng(0).standard_normal((1, 4, 4, 3), np.float32)
   shapes = jax.eval_shape(block.init, jax.random.key(0), image)

@@ -46,7 +46,7 @@ def codec(autoencoder, params):
   )
 
 
-def test_it_is_the_network_scaled(codec, autoencoder, params, image):
+def test_kl_codec_is_the_scaled_network(codec, autoencoder, params, image):
   colour = np.repeat(image, 3, axis=-1)
   encode = jax.jit(lambda x: autoencoder.apply({"params": params}, x, method="encode"))
   decode = jax.jit(lambda z: autoencoder.apply({"params": params}, z, method="decode"))
@@ -63,20 +63,20 @@ def test_it_is_the_network_scaled(codec, autoencoder, params, image):
   np.testing.assert_array_equal(codec.channel_weights(), np.ones(3))
 
 
-def test_params_that_are_given_are_taken(codec, params, image):
+def test_params_are_taken_if_given(codec, params, image):
   zeros = jax.tree.map(jnp.zeros_like, params)
   assert np.abs(jax.jit(codec.encode)(image, zeros) + 0.05).max() < 1e-6
   assert np.abs(jax.jit(codec.decode)(np.ones((1, 4, 4, 3)), zeros)).max() == 0
 
 
-def test_a_program_with_params_as_its_argument_holds_none(codec, image):
+def test_kl_codec_programs_hold_no_parameters(codec, image):
   lowered = jax.jit(codec.encode).lower(image, codec.params)
   # A constant of the network would stand here with all its numbers.
   assert len(lowered.as_text()) < 100_000
   assert 'dense<"0x' not in lowered.as_text()
 
 
-def test_a_batch_gives_draws_of_the_posterior_or_its_mean(codec):
+def test_kl_codec_encodes_batches_to_draws_or_means(codec):
   mean, logvar = np.full((4000, 1, 1, 3), 0.6), np.full((4000, 1, 1, 3), np.log(0.04))
   batch = {"latent": np.concatenate([mean, logvar], axis=-1).astype(np.float16)}
   drawn = codec.encode_batch(jax.random.key(0), batch)
@@ -93,7 +93,7 @@ def test_a_batch_gives_draws_of_the_posterior_or_its_mean(codec):
     np.testing.assert_allclose(means, 0.25, atol=1e-3)
 
 
-def test_parameters_are_loaded_when_they_are_needed(autoencoder, params, image):
+def test_kl_loads_parameters_lazily(autoencoder, params, image):
   loaded = []
 
   def load():
@@ -108,7 +108,7 @@ def test_parameters_are_loaded_when_they_are_needed(autoencoder, params, image):
   assert loaded == [1]
 
 
-def test_large_sides_are_worked_off_in_tiles(monkeypatch, autoencoder, params):
+def test_moments_and_image_of_large_sides_are_tiled(monkeypatch, autoencoder, params):
   monkeypatch.setattr(kl_codec, "TILE", 16)
   monkeypatch.setattr(kl_codec, "OVERLAP", 8)
   shapes = []
@@ -128,7 +128,7 @@ def test_large_sides_are_worked_off_in_tiles(monkeypatch, autoencoder, params):
   assert shapes == [(1, 16, 16, 3), (1, 8, 8, 3)]
 
 
-def test_what_it_refuses(codec, image):
+def test_kl_codec_refuses_wrong_inputs(codec, image):
   with pytest.raises(errors.InputError, match=r"size 9 .* factor 2; .*multiple of 2"):
     codec.latent_shape(9)
   with pytest.raises(errors.InputError, match="image size 7"):
@@ -140,7 +140,7 @@ def test_what_it_refuses(codec, image):
       dataclasses.replace(codec, scaling_factor=wrong)
 
 
-def test_fewer_large_images_are_taken_at_once():
+def test_rows_at_once_falls_with_the_image_size():
   assert [kl_codec.rows_at_once(side) for side in (64, 256, 512, 1024)] == [
     64,
     32,

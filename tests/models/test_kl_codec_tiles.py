@@ -32,9 +32,7 @@ def _double(x):
 
 @pytest.mark.parametrize(("fn", "scale"), [(_halve, HALF), (_double, TWICE)])
 @pytest.mark.parametrize(("tile", "overlap"), [(16, 4), (16, 0), (20, 14), (40, 8)])
-def test_a_function_of_small_blocks_is_the_same_in_tiles(
-  fn, scale, tile, overlap, image
-):
+def test_blend_of_a_blockwise_function_is_exact(fn, scale, tile, overlap, image):
   result = kl_codec.blend(fn, image, tile=tile, overlap=overlap, scale=scale)
   assert result.shape == fn(image).shape
   np.testing.assert_allclose(result, fn(image), rtol=1e-5, atol=1e-6)
@@ -52,7 +50,7 @@ def test_one_tile_is_the_function_itself(image):
   assert seen == [image.shape]
 
 
-def test_what_edges_spoil_is_blended_away():
+def test_blend_hides_errors_at_the_edges():
   """Zeros beyond a tile's edge darken what a blur says of the places beside it."""
   kernel = jnp.ones((3, 3, 1, 1)) / 9
 
@@ -75,7 +73,7 @@ def test_what_edges_spoil_is_blended_away():
   assert errors[2] < 0.07
 
 
-def test_tiles_cover_a_side_and_end_with_it():
+def test_starts_cover_a_side():
   assert kl_codec.starts(1024, 512, 128) == [0, 384, 512]
   assert kl_codec.starts(512, 512, 128) == [0]
   assert kl_codec.starts(896, 512, 128) == [0, 384]

@@ -9,7 +9,7 @@ from cxr_diffusion_jax.models import unet_blocks
 
 
 @pytest.mark.parametrize("time_conditioning", ["additive", "scale_shift"])
-def test_starts_as_the_identity_but_sees_time_later(time_conditioning):
+def test_resnet_block_starts_as_the_identity(time_conditioning):
   block = unet_blocks.ResnetBlock(
     8, norm_groups=4, time_conditioning=time_conditioning, zero_init=True
   )
@@ -45,7 +45,7 @@ def test_upsample_repeats_pixels():
 
 
 @pytest.mark.parametrize("resample", ["down", "up"])
-def test_a_block_that_resamples_does_both_its_ways_alike(resample):
+def test_resnet_block_resamples_both_branches_alike(resample):
   """As it begins, it is the resampled input: means of pixels, or pixels repeated."""
   block = unet_blocks.ResnetBlock(
     8, norm_groups=4, zero_init=True, resample=resample, skip_scale=0.5

@@ -99,7 +99,7 @@ def test_two_processes_learn_what_one_learns(two, small, run_main, tmp_path):
   assert config["train"]["num_steps"] == STEPS
 
 
-def test_a_signal_to_one_ends_both_in_good_order(two, small, tmp_path):
+def test_two_processes_end_cleanly_on_a_signal_to_one(two, small, tmp_path):
   workdir = tmp_path / "run"
   processes = two(
     small.arguments(workdir, parallel__num_devices=0, train__num_steps=100_000)

@@ -23,12 +23,12 @@ def joined(monkeypatch) -> list[dict]:
   return calls
 
 
-def test_a_run_on_one_host_joins_nobody(joined):
+def test_initialize_does_nothing_on_one_host(joined):
   distributed.initialize(False)
   assert joined == []
 
 
-def test_a_launcher_says_who_is_who(joined, monkeypatch):
+def test_initialize_reads_the_launcher(joined, monkeypatch):
   monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
   monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
   monkeypatch.setenv("JAX_PROCESS_ID", "0")
@@ -36,7 +36,7 @@ def test_a_launcher_says_who_is_who(joined, monkeypatch):
   assert joined == [{"num_processes": 2, "process_id": 0}]
 
 
-def test_a_run_on_several_hosts_that_nobody_names_is_refused(joined):
+def test_initialize_refuses_unnamed_hosts(joined):
   with pytest.raises(errors.InputError, match="set JAX_COORDINATOR_ADDRESS"):
     distributed.initialize(True)
   assert joined == [{"num_processes": None, "process_id": None}]

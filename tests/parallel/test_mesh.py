@@ -6,12 +6,12 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.parallel import mesh
 
 
-def test_one_axis_takes_the_devices_that_the_others_leave():
+def test_make_mesh_fills_one_axis_with_remaining_devices():
   result = mesh.make_mesh(data=-1, fsdp=2, tensor=2)
   assert dict(result.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
 
 
-def test_fewer_devices_can_be_asked_for():
+def test_make_mesh_uses_fewer_devices_on_request():
   result = mesh.make_mesh(num_devices=1)
   assert result.size == 1
 
@@ -26,6 +26,6 @@ def test_fewer_devices_can_be_asked_for():
     ({"tensor": 0}, "positive sizes"),
   ],
 )
-def test_impossible_meshes_are_refused_in_one_line(arguments, message):
+def test_make_mesh_refuses_impossible_meshes(arguments, message):
   with pytest.raises(errors.InputError, match=message):
     mesh.make_mesh(**arguments)

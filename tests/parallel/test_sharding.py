@@ -31,17 +31,17 @@ def cube() -> jax.sharding.Mesh:
     (("step",), (), ()),
   ],
 )
-def test_rules(cube, path, shape, spec):
+def test_parameter_spec_follows_its_rules(cube, path, shape, spec):
   assert sharding.parameter_spec(path, shape, cube, RULES) == PartitionSpec(*spec)
 
 
-def test_one_device_splits_nothing():
+def test_parameter_spec_of_one_device_splits_nothing():
   single = mesh.make_mesh(num_devices=1)
   spec = sharding.parameter_spec(("to_q", "kernel"), (512, 512), single, RULES)
   assert spec == PartitionSpec(None, None)
 
 
-def test_moments_lie_where_their_parameters_lie(cube):
+def test_state_shardings_place_moments_with_their_parameters(cube):
   params = {"to_q": {"kernel": jnp.zeros((256, 256))}}
   tree = {"params": params, "opt_state": ({"mu": params, "nu": params},)}
   placed = sharding.state_shardings(tree, cube, RULES)
@@ -50,14 +50,14 @@ def test_moments_lie_where_their_parameters_lie(cube):
   assert placed["opt_state"][0]["mu"]["to_q"]["kernel"] == wanted
 
 
-def test_a_placed_batch_holds_the_rows_it_was_given(cube):
+def test_place_batch_keeps_the_rows(cube):
   rows = np.arange(24, dtype=np.float32).reshape(8, 3)
   placed = sharding.place_batch({"rows": rows}, cube)["rows"]
   np.testing.assert_array_equal(np.asarray(placed), rows)
   assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
 
 
-def test_a_batch_that_every_process_holds_is_split_as_well(cube):
+def test_place_whole_batch_splits_a_shared_batch(cube):
   rows = np.arange(24, dtype=np.float32).reshape(8, 3)
   rows[0, 0] = np.nan
   placed = sharding.place_whole_batch({"rows": rows}, cube)["rows"]

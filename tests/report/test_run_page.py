@@ -96,7 +96,7 @@ def _generate(workdir: pathlib.Path, images: np.ndarray, entries: list[dict]) ->
   _save(images[0], folder / "pairs.png")
 
 
-def test_page_shows_facts_losses_and_samples(workdir):
+def test_run_page_shows_facts_losses_and_samples(workdir):
   page = run_page.write(workdir).read_text()
   for text in ("a &lt;run&gt;", "1,234", "stand-in &lt;of&gt; nothing", "data.root"):
     assert text in page
@@ -108,7 +108,7 @@ def test_page_shows_facts_losses_and_samples(workdir):
     assert picture.size[0] > 600
 
 
-def test_page_has_the_recognition_rate_of_generated_images(workdir, references):
+def test_run_page_has_the_recognition_rate_of_generated_images(workdir, references):
   entries = [
     {"reference_file": f"references/{name}.png"} for name in ("a", "b", "a", "c")
   ]
@@ -121,14 +121,14 @@ def test_page_has_the_recognition_rate_of_generated_images(workdir, references):
   assert page.count("data:image/png;base64,") == 5
 
 
-def test_page_of_images_without_references_has_no_rate(workdir, references):
+def test_run_page_has_no_rate_without_references(workdir, references):
   _generate(workdir, references[:2], [{"prompt": "a"}, {"prompt": "b"}])
   page = run_page.write(workdir).read_text()
   assert "own condition recognised" not in page
   assert "Condition and generated" in page
 
 
-def test_page_takes_the_newest_generated_folder(workdir, references):
+def test_run_page_shows_the_newest_generated_folder(workdir, references):
   _generate(workdir, references[:1], [{"prompt": "a"}])
   (workdir / "generated").rename(workdir / "first")
   (workdir / "generated").mkdir()
@@ -137,7 +137,7 @@ def test_page_takes_the_newest_generated_folder(workdir, references):
   assert "Condition and generated" in page
 
 
-def test_page_of_an_autoencoder_shows_its_reconstruction(workdir):
+def test_run_page_of_an_autoencoder_shows_its_reconstruction(workdir):
   figures = {"psnr": 31.23456, "num_images": 16, "data": "<b>"}
   (workdir / "autoencoder.json").write_text(json.dumps(figures))
   page = run_page.write(workdir).read_text()

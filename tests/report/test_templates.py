@@ -33,7 +33,7 @@ def test_render_escapes_text_and_refuses_missing_values():
     templates.render("run.html", title="", pictures=[], config={})
 
 
-def test_reader_sheet_keeps_its_data_out_of_the_markup():
+def test_render_keeps_data_of_the_reader_sheet_out_of_the_markup():
   bad = "</script><script>alert(1)</script><!--&'"
   study = {"id": bad, "findings": [bad], "none": bad, "images": [{"name": bad}]}
   page = templates.render("reader_sheet.html", study=study)

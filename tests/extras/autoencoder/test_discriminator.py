@@ -7,7 +7,7 @@ import numpy as np
 from cxr_diffusion_jax.extras.autoencoder import objective
 
 
-def test_three_layers_judge_patches_of_70_pixels():
+def test_patch_discriminator_of_three_layers_sees_70_pixels():
   network = objective.PatchDiscriminator()
   shape = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
   logits = jax.eval_shape(network.apply, shape, jnp.zeros((2, 256, 128, 1)))
@@ -19,7 +19,7 @@ def test_three_layers_judge_patches_of_70_pixels():
   assert field == 70
 
 
-def test_an_images_logits_do_not_depend_on_its_neighbours():
+def test_patch_discriminator_judges_each_image_alone():
   network = objective.PatchDiscriminator(channels=2, num_layers=1, norm_groups=2)
   images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 1)))
   variables = jax.jit(network.init)(jax.random.key(0), images)

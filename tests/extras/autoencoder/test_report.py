@@ -10,7 +10,7 @@ from cxr_diffusion_jax.evaluation.metrics import diversity
 from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
 
 
-def test_figures_are_means_over_all_pairs():
+def test_similarities_are_means_over_all_pairs():
   rng = np.random.default_rng(0)
   real = rng.uniform(-1, 1, (18, 12, 12, 1)).astype(np.float32)
   result = np.clip(real + 0.1 * rng.standard_normal(real.shape), -1, 1)
@@ -24,7 +24,7 @@ def test_figures_are_means_over_all_pairs():
   assert sorted(small) == ["psnr"]
 
 
-def test_distances_stand_beside_that_of_other_real_images():
+def test_distances_are_listed_beside_those_of_real_images():
   rng = np.random.default_rng(0)
   real, reference = rng.uniform(-1, 1, (2, 40, 4, 4, 1))
 
@@ -38,7 +38,7 @@ def test_distances_stand_beside_that_of_other_real_images():
   assert shifted["rfid"] == pytest.approx(3)
 
 
-def test_features_are_those_of_a_probe_that_is_there(tmp_path):
+def test_features_are_those_of_an_existing_probe(tmp_path):
   dataset = types.SimpleNamespace(records=types.SimpleNamespace(folder=tmp_path))
 
   def extractor():

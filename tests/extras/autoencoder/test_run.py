@@ -56,9 +56,7 @@ def _assert_near(one, other, atol=0.0):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=atol)
 
 
-def test_a_resumed_run_is_bit_equal_and_its_folder_holds_what_was_learned(
-  train, build, images, tmp_path
-):
+def test_run_resumes_bit_for_bit_and_saves_its_network(train, build, images, tmp_path):
   whole, reported = train(tmp_path / "whole", sample_every=4)
   assert (tmp_path / "whole" / "samples" / "step_0000004.png").is_file()
   assert {"validation/psnr", "validation/reconstruction", "validation/kl"} < set(
@@ -97,7 +95,7 @@ def test_a_resumed_run_is_bit_equal_and_its_folder_holds_what_was_learned(
   assert config["in_channels"] == 1
 
 
-def test_the_command_trains_and_reports(
+def test_run_of_the_command_trains_and_reports(
   changes, run_main, repository, tmp_path, caplog
 ):
   # What the run above has compiled.
@@ -123,7 +121,7 @@ def test_the_command_trains_and_reports(
   assert "loss.kl_weight (1e-06 there, 0.001 here)" in wrong.complaint
 
 
-def test_four_devices_learn_what_one_learns(build, images, monkeypatch):
+def test_run_on_four_devices_equals_one(build, images, monkeypatch):
   # So that some of these small kernels are split too.
   monkeypatch.setattr(sharding, "FSDP_FLOOR", 100)
   batch = images.source("train").batch(range(8))

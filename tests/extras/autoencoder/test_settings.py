@@ -19,7 +19,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("choice", SIZES)
-def test_a_choice_has_the_factor_and_the_size_it_says(choice, repository):
+def test_settings_have_the_stated_factor_and_size(choice, repository):
   module = importlib.import_module("configs.autoencoder")
   assert sorted(module.CHOICES) == sorted(SIZES)
   factor, low, high = SIZES[choice]
@@ -56,12 +56,12 @@ def test_a_choice_has_the_factor_and_the_size_it_says(choice, repository):
     ({"parallel__num_devices": 3}, "multiple of 3"),
   ],
 )
-def test_a_wrong_value_is_refused(given, message, build):
+def test_settings_refuse_wrong_values(given, message, build):
   with pytest.raises(errors.InputError, match=message):
     build(**given)
 
 
-def test_unknown_and_missing_keys_are_refused(config):
+def test_settings_refuse_unknown_and_missing_keys(config):
   for section in settings.SECTIONS:
     spoilt = config().to_dict()
     spoilt[section]["nonsense"] = 1

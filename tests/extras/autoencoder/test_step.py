@@ -37,7 +37,7 @@ def objective(build):
   return objective_lib.Objective(**{**result.__dict__, "features_fn": _features})
 
 
-def test_an_update_follows_the_gradient_of_the_losses(objective):
+def test_step_follows_the_gradient_of_the_losses(objective):
   frozen = jnp.asarray(np.random.default_rng(1).standard_normal((16, 5), np.float32))
   optimizer = optax.sgd(1.0)
   params = jax.jit(lambda key: trainer_lib.init_params(objective, key))(
@@ -92,7 +92,7 @@ def test_an_update_follows_the_gradient_of_the_losses(objective):
         np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, atol=1e-6)
 
 
-def test_the_adaptive_weight_is_a_ratio_of_gradients(objective):
+def test_gradient_ratio_is_of_the_last_layer(objective):
   params = jax.jit(lambda key: trainer_lib.init_params(objective, key))(
     jax.random.key(0)
   )
@@ -110,14 +110,14 @@ def test_the_adaptive_weight_is_a_ratio_of_gradients(objective):
   assert float(ratio(by_image, 0 * by_image)) == objective_lib.MAX_RATIO
 
 
-def test_hinge_loss_is_zero_beyond_its_margins():
+def test_hinge_is_zero_beyond_its_margins():
   far = objective_lib.hinge(jnp.array([1.0, 5.0]), jnp.array([-1.0, -2.0]))
   assert float(far) == 0
   assert float(objective_lib.hinge(jnp.zeros(3), jnp.zeros(3))) == 1
   assert float(objective_lib.hinge(jnp.array([-1.0]), jnp.array([2.0]))) == 2.5
 
 
-def test_crops_are_parts_of_their_images_in_different_places():
+def test_crop_takes_parts_of_images_at_different_places():
   ramp = np.arange(64, dtype=np.float32).reshape(1, 8, 8, 1)
   images = np.concatenate([ramp + 100 * i for i in range(6)])
   cuts = np.asarray(autoencoder_step.crop(jax.random.key(0), images, 4))[..., 0]

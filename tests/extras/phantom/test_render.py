@@ -45,7 +45,7 @@ def _gain(index, name):
   return np.quantile(here, 0.2) if name == "Pneumothorax" else here.mean()
 
 
-def test_an_image_depends_on_seed_and_index_alone():
+def test_make_phantom_depends_only_on_seed_and_index():
   first = phantom.make_phantom(3, 5, size=64)
   phantom.make_phantom(3, 6, size=64)
   again = phantom.make_phantom(3, 5, size=64)
@@ -56,34 +56,34 @@ def test_an_image_depends_on_seed_and_index_alone():
 
 
 @pytest.mark.parametrize("size", [32, 48, 96])
-def test_image_is_square_grey_and_uses_its_range(size):
+def test_render_gives_square_grey_images_of_full_range(size):
   image = _make(0, size=size).image
   assert image.shape == (size, size)
   assert image.dtype == np.uint8
   assert np.ptp(np.percentile(image, [2, 98])) > 100
 
 
-def test_sizes_show_the_same_scene():
+def test_render_shows_the_same_scene_at_all_sizes():
   for index in range(3):
     large = _make(index, size=128, view="AP").image.reshape(64, 2, 64, 2)
     small = _make(index, size=64, view="AP").image
     assert np.corrcoef(large.mean((1, 3)).ravel(), small.ravel())[0, 1] > 0.97
 
 
-def test_lungs_are_dark_spine_and_abdomen_bright():
+def test_render_has_dark_lungs_and_a_bright_spine_and_abdomen():
   mean = np.mean([_make(index).image for index in range(12)], axis=0)
   lungs = np.concatenate([mean[24:34, 15:23], mean[24:34, 42:50]]).mean()
   assert mean[26:40, 30:34].mean() > lungs + 50
   assert mean[54:60, 20:44].mean() > lungs + 50
 
 
-def test_heart_is_on_the_viewers_right():
+def test_render_puts_the_heart_on_the_viewers_right():
   mean = np.mean([_make(index).image for index in range(12)], axis=0)
   rows = slice(36, 44)
   assert mean[rows, 38:44].mean() > mean[rows, 20:26].mean() + 15
 
 
-def test_cardiothoracic_ratio_separates_cardiomegaly():
+def test_render_separates_cardiomegaly_by_the_cardiothoracic_ratio():
   views = ("PA", "AP")
   normal = [
     _make(i, view=view).cardiothoracic_ratio for i in range(8) for view in views
@@ -97,7 +97,7 @@ def test_cardiothoracic_ratio_separates_cardiomegaly():
   assert min(large) > 0.55
 
 
-def test_cardiomegaly_brightens_the_lower_lungs_beside_the_heart():
+def test_render_cardiomegaly_brightens_the_lower_lungs_beside_the_heart():
   change = np.mean(
     [_make(i, "Cardiomegaly").image.astype(float) - _make(i).image for i in range(8)],
     axis=0,
@@ -106,14 +106,14 @@ def test_cardiomegaly_brightens_the_lower_lungs_beside_the_heart():
 
 
 @pytest.mark.parametrize("name", FOCAL)
-def test_focal_findings_show_in_their_box_at_64_pixels(name):
+def test_render_shows_focal_findings_in_their_box_at_64_pixels(name):
   gains = np.array([_gain(index, name) for index in range(8)])
   sign = -1 if name == "Pneumothorax" else 1
   assert np.median(sign * gains) > 8
   assert (sign * gains > 2).mean() > 0.8
 
 
-def test_effusion_fills_the_costophrenic_angle_of_its_side():
+def test_render_effusion_fills_the_costophrenic_angle_of_its_side():
   for index in range(6):
     ill, well = _make(index, "Effusion"), _make(index)
     change = ill.image.astype(float) - well.image
@@ -124,7 +124,7 @@ def test_effusion_fills_the_costophrenic_angle_of_its_side():
     assert change[rows, outer].mean() > change[rows, ::-1][:, outer].mean() + 10
 
 
-def test_pneumothorax_has_no_texture_beyond_its_line():
+def test_render_pneumothorax_has_no_texture_beyond_its_line():
   person = phantom_anatomy.sample_patient(np.random.default_rng(1))
   study = phantom_anatomy.sample_study(
     np.random.default_rng(2), person, findings=("Pneumothorax",), view="PA"
@@ -138,7 +138,7 @@ def test_pneumothorax_has_no_texture_beyond_its_line():
   assert np.percentile(here, 10) < -25
 
 
-def test_edema_is_two_sided_and_central():
+def test_render_edema_is_bilateral_and_central():
   change = np.mean(
     [_make(i, "Edema").image.astype(float) - _make(i).image for i in range(8)], axis=0
   )
@@ -146,14 +146,14 @@ def test_edema_is_two_sided_and_central():
     assert change[24:34, columns].mean() > 15
 
 
-def test_emphysema_lowers_the_diaphragm_and_enlarges_the_lungs():
+def test_render_emphysema_lowers_the_diaphragm_and_enlarges_the_lungs():
   for index in range(5):
     ill, well = _make(index, "Emphysema"), _make(index)
     assert min(ill.diaphragm) > max(well.diaphragm)
     assert sum(ill.lung_area) > sum(well.lung_area)
 
 
-def test_atelectasis_raises_the_diaphragm_of_its_side():
+def test_render_atelectasis_raises_the_diaphragm_of_its_side():
   for index in range(6):
     ill, well = _make(index, "Atelectasis"), _make(index)
     box = ill.boxes[0]
@@ -163,7 +163,7 @@ def test_atelectasis_raises_the_diaphragm_of_its_side():
     assert ill.lung_area[side] < well.lung_area[side]
 
 
-def test_nodules_are_under_and_masses_over_three_centimetres():
+def test_render_nodules_are_smaller_than_three_centimetres_and_masses_larger():
   for index in range(12):
     for name in ("Nodule", "Mass"):
       result = _make(index, name, size=128)
@@ -177,7 +177,7 @@ def test_nodules_are_under_and_masses_over_three_centimetres():
 
 
 @pytest.mark.parametrize("name", phantom_anatomy.RENDERED)
-def test_every_finding_is_named_and_boxed(name):
+def test_render_names_and_boxes_every_finding(name):
   result = _make(11, name, view="AP")
   assert result.findings == (name,)
   assert name in metadata.FINDINGS
@@ -187,14 +187,14 @@ def test_every_finding_is_named_and_boxed(name):
     assert 0 <= box.y < box.y + box.h <= 1
 
 
-def test_pairs_render_both():
+def test_render_shows_both_of_a_pair():
   for pair in phantom_anatomy.COMPATIBLE:
     result = _make(1, *pair, size=32)
     assert result.findings == tuple(sorted(pair))
     assert {box.finding for box in result.boxes} == set(pair)
 
 
-def test_a_patient_keeps_the_body_between_images():
+def test_make_phantom_keeps_the_body_of_a_patient():
   one = phantom.make_phantom(0, 1, size=64, patient=9, findings=(), view="PA")
   two = phantom.make_phantom(0, 2, size=64, patient=9, findings=(), view="PA")
   assert (one.age, one.sex) == (two.age, two.sex)
@@ -203,7 +203,7 @@ def test_a_patient_keeps_the_body_between_images():
   assert sexes == {"F", "M"}
 
 
-def test_mix_of_findings():
+def test_sample_findings_has_the_intended_frequencies():
   rng = np.random.default_rng(0)
   drawn = [phantom_anatomy.sample_findings(rng) for _ in range(3000)]
   none = np.mean([not names for names in drawn])

@@ -38,7 +38,7 @@ def _lines(path):
   return path.read_text(encoding="utf-8").splitlines()
 
 
-def test_readers_of_real_trees_read_it(tree):
+def test_tree_is_read_by_the_readers_of_real_trees(tree):
   result = layout.find_tree(tree)
   entries = metadata.read_entries(result.data_entry)
   assert len(entries.id) == 48
@@ -54,7 +54,7 @@ def test_readers_of_real_trees_read_it(tree):
     assert (image.mode, image.size) == ("L", (32, 32))
 
 
-def test_header_is_nihs_own(tree):
+def test_tree_has_the_csv_header_of_nih(tree):
   header = _lines(tree / "Data_Entry_2017.csv")[0]
   assert header == (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
@@ -62,7 +62,7 @@ def test_header_is_nihs_own(tree):
   )
 
 
-def test_images_are_those_of_the_renderer(tree):
+def test_tree_images_are_those_of_the_renderer(tree):
   plan = phantom_tree.make_plan(48, 5)
   path = tree / "original" / "images_001" / "images" / plan.name(7)
   results = phantom.make_phantom(5, 7, size=32, patient=int(plan.patient[7]))
@@ -70,7 +70,7 @@ def test_images_are_those_of_the_renderer(tree):
     np.testing.assert_array_equal(np.asarray(image), results.image)
 
 
-def test_boxes_are_in_pixels_of_1024(tree):
+def test_read_boxes_of_phantoms_are_in_pixels_of_1024(tree):
   result = layout.find_tree(tree)
   read = metadata.read_boxes(result.boxes)
   entries = metadata.read_entries(result.data_entry)
@@ -88,7 +88,7 @@ def test_boxes_are_in_pixels_of_1024(tree):
   assert sizes[:, 2:].max() > 0.2
 
 
-def test_lists_split_whole_patients(tree):
+def test_tree_lists_split_whole_patients(tree):
   train_val, test = (
     set(_lines(tree / name)) for name in ("train_val_list.txt", "test_list.txt")
   )
@@ -98,7 +98,7 @@ def test_lists_split_whole_patients(tree):
   assert 0.05 < len(test) / 48 < 0.45
 
 
-def test_google_labels_agree_with_the_findings(tree):
+def test_tree_google_labels_agree_with_the_findings(tree):
   result = layout.find_tree(tree)
   expert = google_labels.read_google_labels(result.google_labels)
   findings = {
@@ -118,14 +118,14 @@ def test_google_labels_agree_with_the_findings(tree):
   assert not validation_ids & test_list
 
 
-def test_readme_says_phantoms(tree):
+def test_is_phantom_tree_reads_the_readme(tree):
   text = (tree / "README.md").read_text(encoding="utf-8")
   assert "Phantoms, not patients" in text
   assert "seed 5" in text
   assert phantom_source.is_phantom_tree(tree)
 
 
-def test_complete_tree_is_left_alone(tree):
+def test_write_tree_does_nothing_twice(tree):
   before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
   messages = []
   phantom_tree.write_tree(
@@ -135,7 +135,7 @@ def test_complete_tree_is_left_alone(tree):
   assert not messages
 
 
-def test_interrupted_processes_stop_and_go_on(tree, tmp_path):
+def test_interrupted_processes_stop_and_resume(tree, tmp_path):
   def stop(label, done, total):
     raise KeyboardInterrupt
 
@@ -172,7 +172,7 @@ def test_interrupted_tree_resumes(tree, tmp_path):
   assert _contents(tree) == contents
 
 
-def test_processes_make_the_same_files(tree, tmp_path):
+def test_write_tree_is_equal_for_any_number_of_processes(tree, tmp_path):
   messages = []
   root = phantom_tree.write_tree(
     tmp_path / "tree",
@@ -184,27 +184,27 @@ def test_processes_make_the_same_files(tree, tmp_path):
   assert messages == list(range(1, 49))
 
 
-def test_failing_worker_is_reported(tmp_path, monkeypatch):
+def test_write_tree_reports_a_failing_worker(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "executable", shutil.which("false"))
   with pytest.raises(RuntimeError, match="phantom worker failed: exit code 1"):
     phantom_tree.write_tree(tmp_path / "tree", **SETTINGS, num_processes=2)
 
 
-def test_other_settings_are_refused(tree):
+def test_write_tree_refuses_other_settings(tree):
   with pytest.raises(errors.InputError, match=r"seed=5; expected seed=6; fix: another"):
     phantom_tree.write_tree(tree, num_images=48, size=32, seed=6)
   with pytest.raises(errors.InputError, match=r"num_images=48, size=32; expected"):
     phantom_tree.write_tree(tree, num_images=4, size=64, seed=5)
 
 
-def test_foreign_folder_is_refused_untouched(tmp_path):
+def test_write_tree_refuses_another_folder_and_keeps_it(tmp_path):
   (tmp_path / "Data_Entry_2017.csv").write_text("mine")
   with pytest.raises(errors.InputError, match="is no phantom tree"):
     phantom_tree.write_tree(tmp_path, **SETTINGS)
   assert os.listdir(tmp_path) == ["Data_Entry_2017.csv"]
 
 
-def test_too_small_numbers_are_refused(tmp_path):
+def test_write_tree_refuses_small_numbers(tmp_path):
   with pytest.raises(errors.InputError, match="1 images of 64 pixels"):
     phantom_tree.write_tree(tmp_path / "a", num_images=1, size=64)
   with pytest.raises(errors.InputError, match="of 16 pixels"):
@@ -225,7 +225,7 @@ def test_plan_keeps_an_images_patient_when_the_tree_grows():
   assert (~large.is_test & (large.expert == "test")).any()
 
 
-def test_small_plans_have_both_lists():
+def test_make_plan_has_both_lists_for_small_numbers():
   for num_images in range(2, 12):
     plan = phantom_tree.make_plan(num_images, 0)
     assert plan.is_test.any() == (plan.patient.max() > 1)

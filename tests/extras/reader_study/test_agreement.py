@@ -6,7 +6,7 @@ import pytest
 from cxr_diffusion_jax.extras.reader_study import agreement
 
 
-def test_exact_intervals_of_shares():
+def test_share_has_exact_intervals():
   """The ends solve P(X >= k) = P(X <= k) = 0.025; with no hit, 1 - 0.025^(1/n)."""
   assert agreement.share(8, 10) == pytest.approx((0.8, 0.44390, 0.97479), abs=1e-5)
   value, low, high = agreement.share(0, 20)
@@ -15,7 +15,7 @@ def test_exact_intervals_of_shares():
   assert agreement.share(20, 20) == pytest.approx((1, 0.025 ** (1 / 20), 1))
 
 
-def test_cohens_kappa_of_a_table():
+def test_cohen_kappa_equals_a_worked_example():
   """20 both yes, 15 both no, 5 and 10 apart: 0.7 observed, 0.5 by chance."""
   a = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
   b = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
@@ -24,7 +24,7 @@ def test_cohens_kappa_of_a_table():
   assert agreement.cohen_kappa(a, 1 - a) < 0
 
 
-def test_weights_forgive_near_grades():
+def test_cohen_kappa_weights_forgive_near_grades():
   a = np.array([1, 2, 3, 4, 5, 1, 3, 5])
   near, far = np.minimum(a + 1, 5), a[::-1]
   assert agreement.cohen_kappa(a, near, "quadratic") > agreement.cohen_kappa(a, near)
@@ -32,7 +32,7 @@ def test_weights_forgive_near_grades():
   assert agreement.cohen_kappa(a, far, "quadratic") < 0.6
 
 
-def test_fleiss_kappa_of_the_worked_example():
+def test_fleiss_kappa_equals_a_worked_example():
   """Fourteen readers, ten subjects, five classes; 0.210 in the textbooks."""
   counts = [
     [0, 0, 0, 0, 14],
@@ -52,14 +52,14 @@ def test_fleiss_kappa_of_the_worked_example():
     agreement.fleiss_kappa(np.array([[3, 0], [1, 1]]))
 
 
-def test_where_all_answers_are_alike_there_is_no_kappa():
+def test_cohen_kappa_and_fleiss_kappa_of_equal_answers_are_undefined():
   same = np.ones(5, int)
   assert agreement.cohen_kappa(same, same) is None
   assert agreement.cohen_kappa(same[:0], same[:0]) is None
   assert agreement.fleiss_kappa(np.array([[3, 0], [3, 0]])) is None
 
 
-def test_the_interval_of_a_mean():
+def test_mean_has_students_interval():
   value, low, high = agreement.mean(np.array([2.0, 4.0]))
   # Student's t with one degree of freedom: 12.706 standard errors of 1.
   assert (value, low, high) == pytest.approx((3, 3 - 12.7062, 3 + 12.7062), abs=1e-3)

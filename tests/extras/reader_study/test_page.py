@@ -66,7 +66,9 @@ def _wait_for_file(path: pathlib.Path) -> str:
   return path.read_text()
 
 
-def test_page_takes_answers_by_keyboard_and_exports_them(browser, study_page, tmp_path):
+def test_page_accepts_answers_by_keyboard_and_exports_them(
+  browser, study_page, tmp_path
+):
   page, key = study_page
   browser.get(page.as_uri())
   body = browser.find_element(By.TAG_NAME, "body")

@@ -67,7 +67,7 @@ def wavering(row):
   return verdict, realism, findings
 
 
-def test_a_reader_who_knows_all(key, answer):
+def test_score_of_a_perfect_reader(key, answer):
   result = reader_scores.score(key, [answer("ann", perfect)])
   assert result.readers == ("ann",)
   assert result.num_images == {"real": 20, "clip": 10, "elixr": 10}
@@ -86,7 +86,7 @@ def test_a_reader_who_knows_all(key, answer):
   assert hernia.reason == "in none of the images"
 
 
-def test_a_path_that_deceives(key, answer):
+def test_score_of_a_path_that_deceives(key, answer):
   result = reader_scores.score(key, [answer("bob", fooled_by_elixr)])
   assert result.find("accuracy").value == 0.75
   assert result.find("specificity", path="real").value == 1
@@ -100,7 +100,7 @@ def test_a_path_that_deceives(key, answer):
   assert result.find("finding_kappa", path="generated", finding="Mass").value == 0
 
 
-def test_several_readers(key, answer):
+def test_score_of_several_readers(key, answer):
   readers = {"ann": perfect, "bob": fooled_by_elixr, "cy": wavering}
   files = [answer(name, answer_fn) for name, answer_fn in readers.items()]
   result = reader_scores.score(key, files)
@@ -119,7 +119,7 @@ def test_several_readers(key, answer):
   assert result.find("realism_kappa", "ann and bob") is not None
 
 
-def test_guesses_do_not_differ_from_chance(key, answer):
+def test_score_of_guesses_is_chance(key, answer):
   rng = np.random.default_rng(3)
   guess = answer("dee", lambda row: (rng.choice(["real", "synthetic"]), 3, "Mass"))
   result = reader_scores.score(key, [guess])
@@ -132,7 +132,7 @@ def test_guesses_do_not_differ_from_chance(key, answer):
   assert "undefined: all answers are alike" in reader_report.text(same)
 
 
-def test_a_sheet_answered_in_part(key, answer):
+def test_score_of_a_partial_sheet(key, answer):
   """Who answers no question on findings or realism has no scores for them."""
   result = reader_scores.score(key, [answer("ann", lambda row: ("real", "", ""))])
   assert {score.metric for score in result.scores}.isdisjoint(
@@ -156,7 +156,7 @@ def test_a_sheet_answered_in_part(key, answer):
     ("verdict", "answer", "lacks the column 'verdict'"),
   ],
 )
-def test_answers_that_cannot_be_scored(old, new, words, key, answer):
+def test_answers_that_cannot_be_scored_are_refused(old, new, words, key, answer):
   path = answer("ann", perfect)
   text = path.read_bytes().decode()
   assert old in text
@@ -165,13 +165,13 @@ def test_answers_that_cannot_be_scored(old, new, words, key, answer):
     reader_scores.score(key, [path])
 
 
-def test_two_files_of_one_reader(key, answer):
+def test_score_refuses_two_files_of_one_reader(key, answer):
   path = answer("ann", perfect)
   with pytest.raises(errors.InputError, match="2 files of the reader 'ann'"):
     reader_scores.score(key, [path, path])
 
 
-def test_the_command_prints_tables_and_writes_the_figures(key, answer, run_main):
+def test_scores_command_prints_tables_and_writes_figures(key, answer, run_main):
   files = [answer("ann", perfect), answer("bob", fooled_by_elixr)]
   ended = run_main(
     "score_readers", f"--key={key}", f"--answers={','.join(map(str, files))}"
@@ -189,7 +189,7 @@ def test_the_command_prints_tables_and_writes_the_figures(key, answer, run_main)
   assert len(metadata.FINDINGS) < len(stored["scores"])
 
 
-def test_the_command_refuses_in_one_line(key, answer, run_main, tmp_path):
+def test_scores_command_refuses_in_one_line(key, answer, run_main, tmp_path):
   path = answer("ann", perfect)
   none = tmp_path / "none.csv"
   assert (

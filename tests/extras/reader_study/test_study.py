@@ -45,7 +45,7 @@ def key(folder) -> reader_tables.StudyKey:
   return reader_tables.read_key(folder / "key.csv")
 
 
-def test_half_of_the_images_are_real_and_a_few_come_twice(key):
+def test_study_shows_half_real_images_and_repeats_a_few(key):
   first = key.repeat_of < 0
   sets = np.array(key.sets)
   counts = {name: int((sets[first] == name).sum()) for name in set(key.sets)}
@@ -56,7 +56,7 @@ def test_half_of_the_images_are_real_and_a_few_come_twice(key):
     assert key.ids[row] == key.ids[key.repeat_of[row]]
 
 
-def test_the_key_tells_what_each_image_is(folder, key):
+def test_study_key_names_each_image(folder, key):
   by_set = {"real": REAL, **SETS}
   for i, name in enumerate(key.images):
     images = by_set[key.sets[i]]
@@ -66,7 +66,7 @@ def test_the_key_tells_what_each_image_is(folder, key):
     np.testing.assert_array_equal(key.findings[i], images.labels["findings"][row])
 
 
-def test_the_sheet_tells_nothing(folder, key):
+def test_study_sheet_reveals_nothing(folder, key):
   """No metadata, one encoding, names and order that say nothing, no key."""
   names = {path.name for path in (folder / "sheet").rglob("*")}
   shown = {f"{name}.png" for name in key.images}
@@ -88,7 +88,7 @@ def test_the_sheet_tells_nothing(folder, key):
   assert np.abs(np.diff(real.astype(int))).sum() > 2
 
 
-def test_paths_show_the_same_conditions_and_real_images_are_others(key):
+def test_study_shows_the_same_conditions_for_all_paths(key):
   first = key.repeat_of < 0
   ids = {
     name: {key.ids[i] for i in np.flatnonzero(first) if key.sets[i] == name}
@@ -98,7 +98,7 @@ def test_paths_show_the_same_conditions_and_real_images_are_others(key):
   assert not ids["real"] & ids["clip"]
 
 
-def test_the_same_call_writes_the_same_study_and_keeps_answers(folder):
+def test_write_is_repeatable_and_keeps_answers(folder):
   before = (folder / "key.csv").read_bytes()
   answers = folder / "sheet" / "answers.csv"
   template = answers.read_text()
@@ -109,7 +109,7 @@ def test_the_same_call_writes_the_same_study_and_keeps_answers(folder):
   answers.write_text(template)
 
 
-def test_another_study_sets_the_former_aside(tmp_path):
+def test_write_sets_a_former_study_aside(tmp_path):
   reader_study.write(REAL, SETS, tmp_path, num_per_set=2)
   former = (tmp_path / "key.csv").read_bytes()
   (tmp_path / "sheet" / "answers.csv").write_text("filled in")
@@ -143,7 +143,7 @@ def test_write_keeps_all_answers_and_files_of_the_user(tmp_path):
     ({"sets": {"x": images_of("x", 9, size=16)}}, "x are 16x16, real ones 8x8"),
   ],
 )
-def test_studies_that_cannot_be(changes, words, tmp_path):
+def test_write_refuses_impossible_studies(changes, words, tmp_path):
   arguments = {"sets": SETS, "num_per_set": 6, **changes}
   sets = arguments.pop("sets")
   with pytest.raises(errors.InputError, match=words):
@@ -151,21 +151,21 @@ def test_studies_that_cannot_be(changes, words, tmp_path):
   assert not (tmp_path / "study").exists()
 
 
-def test_images_without_labels_may_be_shown(tmp_path):
+def test_write_accepts_images_without_labels(tmp_path):
   plain = ImageSet(name="x", images=REAL.images[:9], ids=REAL.ids[:9])
   reader_study.write(REAL, {"x": plain}, tmp_path, num_per_set=3)
   key = reader_tables.read_key(tmp_path / "key.csv")
   np.testing.assert_array_equal(key.known, np.array(key.sets) == "real")
 
 
-def test_the_template_is_a_table_to_fill_in(folder, key):
+def test_answer_columns_are_those_of_the_template(folder, key):
   with (folder / "sheet" / "answers.csv").open(newline="") as file:
     rows = list(csv.DictReader(file))
   assert [row["image"] for row in rows] == key.images
   assert set(rows[0]) == set(reader_tables.ANSWER_COLUMNS)
 
 
-def test_a_key_that_is_none(tmp_path):
+def test_read_key_refuses_other_files(tmp_path):
   path = tmp_path / "key.csv"
   with pytest.raises(errors.InputError, match="cannot read"):
     reader_tables.read_key(path)

@@ -62,7 +62,7 @@ def small(request):
   ("depth", "width", "num_heads", "millions"),
   [(12, 384, 6, 33), (12, 768, 12, 130), (24, 1024, 16, 458), (28, 1152, 16, 675)],
 )
-def test_sizes_are_the_papers(depth, width, num_heads, millions):
+def test_dit_sizes_are_those_of_the_paper(depth, width, num_heads, millions):
   """Table 1 of the paper: S/2, B/2, L/2 and XL/2, which also predict variances."""
   model = DiT(
     out_channels=8,
@@ -82,14 +82,14 @@ def test_sizes_are_the_papers(depth, width, num_heads, millions):
     assert theirs == 675_129_632
 
 
-def test_an_untrained_prediction_is_zero():
+def test_dit_predicts_zero_untrained():
   model = _make(depth=1, head="conv")
   got, _ = jax.jit(model.init_with_output)(jax.random.key(0), *_inputs())
   np.testing.assert_array_equal(got, np.zeros((2, 4, 6, 3)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sixteen_bits_inside_are_float32_outside(kind):
+def test_dit_in_bfloat16_keeps_float32_outputs(kind):
   model = _make(**KINDS[kind], dtype=jnp.bfloat16)
   result, variables = jax.eval_shape(
     model.init_with_output, jax.random.key(0), *_inputs()
@@ -98,7 +98,7 @@ def test_sixteen_bits_inside_are_float32_outside(kind):
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-def test_masked_tokens_change_nothing(small):
+def test_dit_ignores_masked_tokens(small):
   apply, variables, x_t, t, context = small
   keep = np.array([True, True, False, False, True])
   hidden = context[0].replace(mask=np.tile(keep, (2, 1)))
@@ -114,7 +114,7 @@ def test_masked_tokens_change_nothing(small):
   assert np.isfinite(apply(variables, x_t, t, none)).all()
 
 
-def test_the_order_matters_to_maps_alone(small):
+def test_dit_depends_on_the_order_of_maps_only(small):
   apply, variables, x_t, t, context = small
   want = apply(variables, x_t, t, context)
 
@@ -128,7 +128,7 @@ def test_the_order_matters_to_maps_alone(small):
   assert np.abs(places - want).max() > 1e-3
 
 
-def test_examples_are_independent_and_times_their_own(small):
+def test_dit_examples_are_independent(small):
   apply, variables, x_t, t, context = small
   want = apply(variables, x_t, t, context)
   other = apply(variables, x_t, np.float32([100, 901]), context)
@@ -136,7 +136,7 @@ def test_examples_are_independent_and_times_their_own(small):
   assert np.abs(other[1] - want[1]).max() > 1e-4
 
 
-def test_places_are_distinguished(small):
+def test_dit_distinguishes_places(small):
   """Patches that change places do not just take their predictions with them."""
   apply, variables, x_t, t, context = small
   want = np.asarray(apply(variables, x_t, t, context))
@@ -156,7 +156,7 @@ def test_places_are_distinguished(small):
     ({"patch_size": 1, "stem": "conv"}, (1, 5), (3, 7)),
   ],
 )
-def test_a_patch_comes_out_where_it_went_in(changes, rows, columns):
+def test_dit_keeps_patches_in_place(changes, rows, columns):
   """Without blocks and overlap that mix them, a patch decides its own prediction."""
   model, (x_t, t, context) = _make(depth=1, **changes), _inputs(8, 10)
   variables = _draw(model, (x_t, t, context))
@@ -175,7 +175,7 @@ def test_a_patch_comes_out_where_it_went_in(changes, rows, columns):
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_features_are_sown_for_the_named_layer(layer):
+def test_dit_sows_features_of_the_named_layer(layer):
   plain, inputs = _make(context_mode="tokens"), _inputs()
   variables = _draw(plain, inputs)
   model = _make(context_mode="tokens", feature_layer=layer)
@@ -190,7 +190,7 @@ def test_features_are_sown_for_the_named_layer(layer):
   assert not none
 
 
-def test_remat_changes_no_number_and_all_parameters_learn():
+def test_dit_with_remat_is_equal_and_learns_all_parameters():
   inputs = _inputs()
   result = []
   for remat in (False, True):
@@ -226,6 +226,6 @@ def test_remat_changes_no_number_and_all_parameters_learn():
     ({"feature_layer": 2}, (4, 4), "feature_layer 2 of 2 blocks; expected 0 to 1"),
   ],
 )
-def test_wrong_sizes_are_refused(changes, size, message):
+def test_dit_refuses_wrong_sizes(changes, size, message):
   with pytest.raises(errors.InputError, match=message):
     jax.eval_shape(_make(**changes).init, jax.random.key(0), *_inputs(*size))

@@ -75,7 +75,7 @@ def small():
   return apply, params
 
 
-def test_one_update_turns_every_weight_by_the_learning_rate():
+def test_edm2_weights_turn_by_the_learning_rate():
   net, inputs = _net(unit_context=True), _inputs()
   shapes = jax.eval_shape(net.init, jax.random.key(1), *inputs)["params"]
   rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def _open(params, gain=1.0):
   )
 
 
-def test_the_output_is_zero_at_the_start(small):
+def test_edm2_output_is_zero_at_the_start(small):
   apply, params = small
   out, _ = apply(params, *_inputs())
   np.testing.assert_array_equal(out, np.zeros((2, 8, 8, 2), np.float32))
@@ -124,7 +124,7 @@ def test_the_output_is_zero_at_the_start(small):
 
 
 @pytest.mark.parametrize("gain", [0.0, 1.0])
-def test_every_block_keeps_the_magnitude(gain, small):
+def test_edm2_blocks_keep_the_magnitude(gain, small):
   """A standard deviation of 1 goes in, and comes out of each of them."""
   apply, params = small
   params = {**_open(params, gain), "out_gain": jnp.float32(1)}
@@ -139,7 +139,7 @@ def test_every_block_keeps_the_magnitude(gain, small):
   assert 0.6 < float(jnp.std(out)) < 1.3
 
 
-def test_how_large_a_weight_is_changes_nothing(small):
+def test_edm2_ignores_the_length_of_weights(small):
   apply, params = small
   params = _open(params)
 
@@ -155,7 +155,7 @@ def test_how_large_a_weight_is_changes_nothing(small):
   np.testing.assert_allclose(out, same, atol=2e-5)
 
 
-def test_a_masked_token_has_no_influence_and_any_other_has(small):
+def test_edm2_ignores_only_masked_tokens(small):
   apply, params = small
   params = _open(params)
   x_t, t, (one, two) = _inputs()
@@ -170,7 +170,7 @@ def test_a_masked_token_has_no_influence_and_any_other_has(small):
   assert np.all(np.isfinite(apply(params, x_t, t, none)[0]))
 
 
-def test_time_is_seen_and_features_are_sown(small):
+def test_edm2_depends_on_time_and_sows_features(small):
   apply, params = small
   x_t, t, context = _inputs()
   early, _ = apply(_open(params), x_t, t, context)
@@ -189,12 +189,12 @@ def test_time_is_seen_and_features_are_sown(small):
     ({"context_streams": STREAMS[:1]}, "expected .*'map'"),
   ],
 )
-def test_what_does_not_fit_is_refused(changes, message):
+def test_edm2_refuses_wrong_sizes(changes, message):
   with pytest.raises(errors.InputError, match=message):
     jax.eval_shape(_net(**changes).init, jax.random.key(0), *_inputs())
 
 
-def test_the_papers_smallest_size():
+def test_edm2_smallest_size_is_that_of_the_paper():
   """124.7 M parameters in table 2; ours has cross-attention and a context besides."""
   net = EDM2(out_channels=4)
   x_t = jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32)

@@ -65,14 +65,14 @@ def _draw(shapes):
   return jax.tree.map(draw, shapes)
 
 
-def test_default_is_stable_diffusion_1_5(diffusers_record):
+def test_unet_default_is_stable_diffusion_1_5(diffusers_record):
   record, script = diffusers_record
   params = _init_shapes(UNet())["params"]
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 859_520_964
   assert script.digest(_torch_shapes(params)) == record["stable_diffusion_1_5_digest"]
 
 
-def test_same_names_shapes_and_numbers_as_diffusers(diffusers_record):
+def test_unet_has_the_names_shapes_and_outputs_of_diffusers(diffusers_record):
   record, script = diffusers_record
   unet = UNet(
     block_channels=(16, 32),
@@ -140,7 +140,7 @@ def small(streams):
   return unet, jax.jit(unet.apply), variables, x_t, t, context
 
 
-def test_masked_tokens_change_nothing(small):
+def test_unet_ignores_masked_tokens(small):
   _, apply, variables, x_t, t, context = small
   keep = jnp.array([True, True, False, False])
   first = context[0].replace(mask=jnp.tile(keep, (2, 1)))
@@ -151,7 +151,7 @@ def test_masked_tokens_change_nothing(small):
   assert not np.allclose(apply(variables, x_t, t, context), expected, atol=1e-3)
 
 
-def test_everything_masked_is_the_null_token_alone(small):
+def test_unet_with_everything_masked_sees_only_the_null_token(small):
   _, apply, variables, x_t, t, context = small
   dropped = tuple(s.replace(mask=jnp.zeros(s.mask.shape, bool)) for s in context)
   other = tuple(s.replace(tokens=s.tokens * 7 + 1) for s in dropped)
@@ -160,14 +160,14 @@ def test_everything_masked_is_the_null_token_alone(small):
   np.testing.assert_array_equal(apply(variables, x_t, t, other), expected)
 
 
-def test_scale_of_raw_embeddings_does_not_matter(small):
+def test_unet_ignores_the_scale_of_raw_embeddings(small):
   _, apply, variables, x_t, t, context = small
   scaled = tuple(s.replace(tokens=s.tokens * 40) for s in context)
   expected = apply(variables, x_t, t, context)
   np.testing.assert_allclose(apply(variables, x_t, t, scaled), expected, atol=1e-4)
 
 
-def test_a_sample_does_not_depend_on_its_batch(small):
+def test_unet_output_does_not_depend_on_the_batch(small):
   _, apply, variables, x_t, t, context = small
   whole = apply(variables, x_t, t, context)
   other = jax.tree.map(lambda x: x.at[0].set(x[1]), context)
@@ -175,7 +175,7 @@ def test_a_sample_does_not_depend_on_its_batch(small):
   np.testing.assert_allclose(alone[1], whole[1], atol=1e-6)
 
 
-def test_no_empty_softmax_row_without_a_null_token(small):
+def test_unet_without_a_null_token_has_no_empty_softmax_row(small):
   unet, _, _, x_t, _, _ = small
   unet = unet.clone(context_streams=None, context_width=6)
   tokens = jax.random.normal(jax.random.key(1), (2, 3, 6))
@@ -190,7 +190,7 @@ def test_no_empty_softmax_row_without_a_null_token(small):
   np.testing.assert_array_equal(apply(variables, x_t, t, (other,)), answer)
 
 
-def test_options_change_no_names(small):
+def test_unet_options_keep_parameter_names(small):
   unet, _, variables, *_ = small
   streams = [(s.num_tokens, s.width) for s in unet.context_streams]
   for change in ({"zero_init": True}, {"remat": True}, {"query_positions": False}):
@@ -198,7 +198,7 @@ def test_options_change_no_names(small):
     assert jax.tree.structure(other) == jax.tree.structure(variables)
 
 
-def test_remat_wraps_every_residual_block(small):
+def test_unet_remat_wraps_every_residual_block(small):
   unet, _, variables, x_t, t, context = small
 
   def count(unet):
@@ -210,7 +210,7 @@ def test_remat_wraps_every_residual_block(small):
   assert count(unet.clone(remat=True)) == 9
 
 
-def test_zero_init_starts_with_an_output_of_zero(small):
+def test_unet_with_zero_init_starts_at_zero(small):
   unet, _, _, x_t, t, context = small
 
   def last(unet):
@@ -221,7 +221,7 @@ def test_zero_init_starts_with_an_output_of_zero(small):
   assert np.any(last(unet)["kernel"])
 
 
-def test_pooled_context_is_an_option_outside_the_published_tree(small):
+def test_unet_pooled_context_adds_parameters_outside_the_published_tree(small):
   unet, _, variables, *_ = small
   plain = _init_shapes(unet.clone(pooled=False), 4, 2, ((4, 6), (3, 5)))["params"]
   pooled = dict(variables["params"])
@@ -231,14 +231,14 @@ def test_pooled_context_is_an_option_outside_the_published_tree(small):
   assert jax.tree.structure(plain) == jax.tree.structure(pooled)
 
 
-def test_without_any_stream_only_the_null_token_is_left(small):
+def test_unet_without_streams_sees_only_the_null_token(small):
   unet, _, _, x_t, t, _ = small
   unet = unet.clone(context_streams=())
   shapes = jax.eval_shape(unet.init, jax.random.key(0), x_t, t, ())["params"]
   assert set(shapes["context_embedder"]) == {"null_token", "pooled"}
 
 
-def test_bfloat16_keeps_parameters_and_output_float32(small):
+def test_unet_in_bfloat16_keeps_parameters_and_output_float32(small):
   unet, apply, variables, x_t, t, context = small
   unet16 = unet.clone(dtype=jnp.bfloat16)
   shapes = jax.eval_shape(unet16.init, jax.random.key(0), x_t, t, context)
@@ -264,13 +264,13 @@ def test_bfloat16_keeps_parameters_and_output_float32(small):
     ),
   ],
 )
-def test_sizes_that_do_not_fit_are_reported(small, change, message):
+def test_unet_refuses_wrong_sizes(small, change, message):
   unet, _, _, x_t, t, context = small
   with pytest.raises(errors.InputError, match=message):
     jax.eval_shape(unet.clone(**change).init, jax.random.key(0), x_t, t, context)
 
 
-def test_a_context_that_was_not_promised_is_reported(small):
+def test_unet_refuses_another_context_than_declared(small):
   unet, _, variables, x_t, t, context = small
   with pytest.raises(errors.InputError, match=r"\['map', 'text'\]"):
     jax.eval_shape(unet.apply, variables, x_t, t, context[::-1])

@@ -29,7 +29,7 @@ def _shapes(unet: UNet):
   return jax.eval_shape(unet.init, jax.random.key(0), *INPUTS)["params"]
 
 
-def test_residual_blocks_take_the_place_of_convolutions_between_levels():
+def test_unet_adm_resamples_with_residual_blocks():
   plain, resnets = _shapes(PLAIN), _shapes(PLAIN.clone(resample="resnet"))
   for place, name in (
     ("down_blocks_0", "downsamplers_0"),
@@ -45,7 +45,7 @@ def test_residual_blocks_take_the_place_of_convolutions_between_levels():
   assert jax.tree.structure(plain) == jax.tree.structure(resnets)
 
 
-def test_a_scale_of_sums_has_no_parameters_and_none_of_1_no_operation():
+def test_unet_adm_scale_of_sums_has_no_parameters():
   half = PLAIN.clone(skip_scale=0.5)
   assert jax.tree.structure(_shapes(half)) == jax.tree.structure(_shapes(PLAIN))
 
@@ -58,7 +58,7 @@ def test_a_scale_of_sums_has_no_parameters_and_none_of_1_no_operation():
   assert products(half) - products(PLAIN) == 12
 
 
-def test_as_it_begins_the_whole_has_the_scale_of_its_sums():
+def test_unet_adm_starts_with_the_scale_of_its_sums():
   """Residual branches are zero, so that x is halved by each block that it passes."""
   unet = PLAIN.clone(
     resample="resnet", skip_scale=0.5, block_channels=(8,), attention=(True,)
@@ -86,6 +86,6 @@ def test_as_it_begins_the_whole_has_the_scale_of_its_sums():
   np.testing.assert_allclose(middle, (first + bias) / 2**5, atol=1e-5)
 
 
-def test_an_unknown_way_to_resample_is_refused():
+def test_unet_adm_refuses_an_unknown_way_to_resample():
   with pytest.raises(errors.InputError, match=r"unknown resample 'pool'; .*resnet"):
     _shapes(PLAIN.clone(resample="pool"))

@@ -132,7 +132,7 @@ def test_page_loads_nothing_else(source, parsed):
   assert len(source) < 5e6
 
 
-def test_every_image_has_an_alternative_text(parsed):
+def test_page_images_have_alternative_texts(parsed):
   pictures = parsed.all("img")
   assert len(pictures) == 7 * 6 + 6 * 4 * 2
   assert all(attributes["alt"] for attributes in pictures)
@@ -141,7 +141,7 @@ def test_every_image_has_an_alternative_text(parsed):
   assert all(x["role"] == "img" and x["aria-label"] for x in drawn)
 
 
-def test_ids_are_unique_and_links_have_targets(parsed):
+def test_page_ids_are_unique_and_links_have_targets(parsed):
   ids = [x["id"] for _, x in parsed.found if x.get("id")]
   assert len(ids) == len(set(ids))
   for _, attributes in parsed.found:
@@ -154,7 +154,7 @@ def test_ids_are_unique_and_links_have_targets(parsed):
       assert target in ids
 
 
-def test_headings_are_in_order(parsed):
+def test_page_headings_are_in_order(parsed):
   levels = [int(tag[1]) for tag, _ in parsed.found if re.fullmatch(r"h\d", tag)]
   assert levels[0] == 1
   assert levels.count(1) == 1
@@ -162,7 +162,7 @@ def test_headings_are_in_order(parsed):
   assert parsed.all("html") == [{"lang": "en"}]
 
 
-def test_sections_are_in_order(parsed):
+def test_page_sections_are_in_order(parsed):
   result = [x["id"] for x in parsed.all("section")]
   assert result == [
     "compared",
@@ -191,7 +191,7 @@ def test_write_keeps_figures_as_svg_and_png(page):
   assert not [name for name in drawn if "partial" in name]
 
 
-def test_warnings_come_first(source, comparison):
+def test_page_warnings_come_first(source, comparison):
   for warning in comparison.warnings:
     assert source.index("Read with caution") < source.index(warning)
     assert source.index(warning) < source.index("12,000 phantom images")
@@ -296,7 +296,7 @@ def _cells(comparison) -> list[str]:
     (["a", "b", "c"], {"a": "", "b": "", "c": ""}),
   ],
 )
-def test_best_is_marked_where_another_path_is_worse(best, marked):
+def test_best_is_marked_if_another_path_is_worse(best, marked):
   differences = [("b", 0.5, 1.5), ("c", 1.0, 3.0)]
   comparison = _compared(best, differences)
   assert _marks(comparison) == marked
@@ -342,7 +342,7 @@ def test_findings_claim_no_more_than_the_verdict(best, differences, kind, senten
   assert (result.kind, result.sentence) == (kind, sentence)
 
 
-def test_nothing_is_best_without_verdicts():
+def test_overview_names_no_best_without_verdicts():
   comparison = _small(paths=[_path("a", _cmmd(1.0)), _path("b", _cmmd(9.0))])
   result = verdict_text.findings(rows.build(comparison))
   assert result == []
@@ -350,7 +350,7 @@ def test_nothing_is_best_without_verdicts():
   assert set(_marks(comparison).values()) == {""}
 
 
-def test_undefined_cell_gives_the_reason_and_sorts_last():
+def test_page_gives_reasons_of_undefined_cells_and_sorts_them_last():
   paths = [_path("a", _cmmd(None, reason="9 images, 10 needed")), _path("b")]
   comparison = _small(paths=paths, real=[_cmmd(0.5, of="real", low=0.4, high=0.6)])
   cells = _cells(comparison)[1:]
@@ -364,7 +364,7 @@ def test_undefined_cell_gives_the_reason_and_sorts_last():
   assert "not measured" in cells[2]
 
 
-def test_caption_lists_undefined_findings(source):
+def test_page_caption_lists_undefined_findings(source):
   assert "Undefined: Hernia (no image was asked to show it)." in source
 
 
@@ -394,7 +394,7 @@ def test_files_have_the_numbers_of_the_page(page, comparison):
   assert all(line["value"] == line["low"] == "" for line in undefined)
 
 
-def test_csv_has_the_verdict(page):
+def test_page_csv_has_the_verdict(page):
   lines = (page.parent / "table.csv").read_text(encoding="utf-8").splitlines()
   best = {
     line["path"]: line["best"]
@@ -447,7 +447,7 @@ def test_looks_depend_on_the_place_and_differ():
 @pytest.mark.parametrize(
   ("colors", "paper"), [(palette.LIGHT, "#ffffff"), (palette.DARK, "#1a1e25")]
 )
-def test_colours_have_contrast_to_the_paper(colors, paper):
+def test_palette_has_contrast_to_the_paper(colors, paper):
   def luminance(color: str) -> float:
     parts = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
@@ -458,7 +458,7 @@ def test_colours_have_contrast_to_the_paper(colors, paper):
     assert (light + 0.05) / (dark + 0.05) >= 3
 
 
-def test_pca_is_fitted_on_real_images(monkeypatch):
+def test_planes_fit_pca_on_real_images(monkeypatch):
   real = np.random.default_rng(0).normal(size=(40, 3)) * [5, 2, 0]
   far = real + np.array([0, 0, 100])
   monkeypatch.setattr(projection, "has_umap", lambda: False)
@@ -472,7 +472,7 @@ def test_pca_is_fitted_on_real_images(monkeypatch):
     projection.planes(real[:2], {})
 
 
-def test_umap_is_fitted_on_real_images(monkeypatch):
+def test_planes_fit_umap_on_real_images(monkeypatch):
   fitted = []
 
   class First:
@@ -498,7 +498,7 @@ def test_umap_is_fitted_on_real_images(monkeypatch):
   np.testing.assert_array_equal(plane.of_paths["a"], real[:, :2] + 1)
 
 
-def test_names_have_titles_and_meanings():
+def test_rows_have_titles_and_meanings():
   assert rows.title("tstr_macro_auroc_difference") == "TSTR macro AUROC difference"
   assert rows.title("recall") == "Recall"
   assert "0.5" in rows.meaning("auroc")

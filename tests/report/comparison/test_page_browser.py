@@ -55,7 +55,7 @@ def _head(browser, place: int):
   return browser.find_elements("css selector", "#all thead th")[place]
 
 
-def test_nothing_goes_wrong_and_nothing_is_fetched(browser):
+def test_page_loads_without_errors_or_requests(browser):
   assert browser.get_log("browser") == []
   fetched = browser.execute_script(
     "return performance.getEntriesByType('resource').map((entry) => entry.name)"
@@ -63,7 +63,7 @@ def test_nothing_goes_wrong_and_nothing_is_fetched(browser):
   assert [name for name in fetched if not name.startswith("data:")] == []
 
 
-def test_all_images_are_there(browser):
+def test_page_shows_all_images(browser):
   sizes = browser.execute_script(
     "return Array.from(document.images, (x) => [x.complete, x.naturalWidth])"
   )
@@ -76,7 +76,7 @@ def test_all_images_are_there(browser):
   assert min(drawn) > 100
 
 
-def test_a_click_sorts_by_value(browser):
+def test_page_sorts_by_value_on_a_click(browser):
   head = _head(browser, 3)
   before = _column(browser, 3)
   head.find_element("css selector", "button").click()
@@ -89,7 +89,7 @@ def test_a_click_sorts_by_value(browser):
   assert _column(browser, 3) == sorted(before, reverse=True)
 
 
-def test_keys_sort_and_only_one_column_is_sorted(browser):
+def test_page_sorts_one_column_by_keyboard(browser):
   head = _head(browser, 4)
   button = head.find_element("css selector", "button")
   browser.execute_script("arguments[0].focus()", button)
@@ -101,7 +101,7 @@ def test_keys_sort_and_only_one_column_is_sorted(browser):
   assert _head(browser, 3).get_attribute("aria-sort") == "none"
 
 
-def test_what_is_undefined_stands_last_either_way(browser):
+def test_page_sorts_undefined_values_last(browser):
   browser.execute_script("document.querySelector('#parts').closest('details').open = 1")
   head = browser.find_elements("css selector", "#parts thead th")[4]
   for _ in range(2):
@@ -114,7 +114,7 @@ def test_what_is_undefined_stands_last_either_way(browser):
     assert reported[-2:] == ["", ""]
 
 
-def test_rows_are_filtered(browser):
+def test_page_filters_rows(browser):
   reported = browser.execute_script(
     "const select = document.querySelector('select[data-key=kind]');"
     "select.value = 'sex';"
@@ -127,7 +127,7 @@ def test_rows_are_filtered(browser):
   assert reported[1].startswith(f"{len(reported[0])} of ")
 
 
-def test_tab_reaches_the_skip_link_first(browser):
+def test_page_tab_reaches_the_skip_link_first(browser):
   first = browser.execute_script(
     "return document.querySelector('a, button, select, summary, [tabindex]').className"
   )
@@ -135,7 +135,7 @@ def test_tab_reaches_the_skip_link_first(browser):
 
 
 @pytest.mark.parametrize("width", [390, 1366])
-def test_the_page_is_never_wider_than_the_screen(browser, width):
+def test_page_is_never_wider_than_the_screen(browser, width):
   size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
   browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
   browser.execute_script(
@@ -145,7 +145,7 @@ def test_the_page_is_never_wider_than_the_screen(browser, width):
   assert result <= width
 
 
-def test_the_dark_is_dark(browser):
+def test_page_is_dark_in_dark_mode(browser):
   def colors(scheme: str) -> list[str]:
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
