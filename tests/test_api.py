@@ -85,7 +85,7 @@ def test_sample_opens_no_records_for_given_conditions(
   assert (run.sample(**condition, num=2, guidance=3.0) != plain).any()
 
 
-def test_metrics_are_those_of_the_reports():
+def test_api_metrics_equal_those_of_the_reports():
   a, b = np.random.default_rng(0).standard_normal((2, 50, 4))
   assert cxr.metrics.frechet_distance(a, b) == frechet.frechet_distance(a, b)
   assert cxr.metrics.ssim is diversity.ssim
@@ -105,12 +105,12 @@ def test_load_run_downloads_a_repository(run, monkeypatch):
   assert cxr.load_run("someone/chest").checkpoint_step == 2
 
 
-def test_import_is_quick():
+def test_api_import_is_quick():
   code = "import sys, cxr_diffusion_jax; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_quickstart_shows_what_it_computes(run, repository, tmp_path, monkeypatch):
+def test_api_quickstart_shows_what_it_computes(run, repository, tmp_path, monkeypatch):
   nbformat = pytest.importorskip("nbformat")
   nbclient = pytest.importorskip("nbclient")
   path = repository / "docs" / "quickstart.ipynb"

@@ -29,7 +29,7 @@ def test_load_or_make_leaves_no_file_after_an_error(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+def test_write_text_keeps_the_old_file_after_a_failure(tmp_path, monkeypatch):
   artifacts.write_text(tmp_path / "a.txt", "old")
 
   def fail(*_):
@@ -54,7 +54,7 @@ def test_read_json_names_a_file_that_is_absent_or_damaged(tmp_path):
     artifacts.read_json(tmp_path / "a.json")
 
 
-def test_buckets_are_written_and_read(bucket):
+def test_artifacts_are_written_to_and_read_from_buckets(bucket):
   artifacts.write_json(f"{bucket}/run/a.json", {"b": 1})
   assert artifacts.read_json(f"{bucket}/run/a.json") == {"b": 1}
   result = artifacts.load_or_make(f"{bucket}/run/a.npy", lambda: np.ones(2))

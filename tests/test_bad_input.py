@@ -36,26 +36,26 @@ def _table(tree: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def test_no_such_root(prepare, tmp_path):
+def test_bad_input_missing_root(prepare, tmp_path):
   complaint = prepare(tmp_path / "none").complaint
   assert f"no such folder: data root {tmp_path / 'none'}" in complaint
   assert "fix: " in complaint
 
 
-def test_a_root_without_images(prepare, tree):
+def test_bad_input_root_without_images(prepare, tree):
   shutil.rmtree(tree / "original")
   complaint = prepare(tree).complaint
   assert str(tree) in complaint
   assert "original/" in complaint
 
 
-def test_a_root_without_its_table(prepare, tree):
+def test_bad_input_root_without_its_table(prepare, tree):
   _table(tree).unlink()
   assert "Data_Entry" in prepare(tree).complaint
 
 
 @pytest.mark.parametrize("column", ["Image Index", "Finding Labels"])
-def test_a_table_that_lacks_a_column(column, prepare, tree):
+def test_bad_input_table_without_a_column(column, prepare, tree):
   path = _table(tree)
   with path.open(newline="") as file:
     rows = list(csv.reader(file))
@@ -67,7 +67,7 @@ def test_a_table_that_lacks_a_column(column, prepare, tree):
   assert path.name in complaint
 
 
-def test_an_image_of_the_table_that_is_absent(prepare, tree):
+def test_bad_input_image_that_is_absent(prepare, tree):
   gone = _images(tree)[5]
   gone.unlink()
   complaint = prepare(tree).complaint
@@ -77,7 +77,7 @@ def test_an_image_of_the_table_that_is_absent(prepare, tree):
   assert dropped.code == 0, dropped.err
 
 
-def test_a_truncated_image_is_named_and_skipped_only_when_asked(prepare, tree):
+def test_bad_input_truncated_image_is_named_and_skipped_only_on_request(prepare, tree):
   torn = _images(tree)[7]
   torn.write_bytes(torn.read_bytes()[:200])
   complaint = prepare(tree).complaint
@@ -90,7 +90,7 @@ def _first_h5(tree: pathlib.Path) -> pathlib.Path:
   return sorted((tree / "elixrc").glob("*.h5"))[0]
 
 
-def test_embeddings_of_another_shape(prepare, tree):
+def test_bad_input_embeddings_of_another_shape(prepare, tree):
   path = _first_h5(tree)
   with h5py.File(path, "r+") as file:
     count = len(file["Embeddings"])
@@ -102,7 +102,7 @@ def test_embeddings_of_another_shape(prepare, tree):
   assert "1376" in complaint
 
 
-def test_embeddings_under_an_unknown_key(prepare, tree):
+def test_bad_input_embeddings_under_an_unknown_key(prepare, tree):
   path = _first_h5(tree)
   with h5py.File(path, "r+") as file:
     file.move("Embeddings", "Vectors")
@@ -111,13 +111,13 @@ def test_embeddings_under_an_unknown_key(prepare, tree):
   assert "Vectors" in complaint
 
 
-def test_a_truncated_file_of_embeddings(prepare, tree):
+def test_bad_input_truncated_embeddings(prepare, tree):
   path = _first_h5(tree)
   os.truncate(path, path.stat().st_size // 2)
   assert path.name in prepare(tree).complaint
 
 
-def test_embeddings_of_other_images(prepare, tree):
+def test_bad_input_embeddings_of_other_images(prepare, tree):
   for path in (tree / "elixrc").glob("*.h5"):
     with h5py.File(path, "r+") as file:
       names = file["Image Index"]
@@ -125,7 +125,7 @@ def test_embeddings_of_other_images(prepare, tree):
   assert "no id of the embeddings" in prepare(tree).complaint
 
 
-def test_embeddings_of_some_images(prepare, tree):
+def test_bad_input_embeddings_of_some_images(prepare, tree):
   with h5py.File(_first_h5(tree), "r+") as file:
     for key in ("Embeddings", "Image Index"):
       kept = file[key][1:]
@@ -136,7 +136,7 @@ def test_embeddings_of_some_images(prepare, tree):
   assert dropped.code == 0, dropped.err
 
 
-def test_no_embeddings_at_all(prepare, tree):
+def test_bad_input_no_embeddings(prepare, tree):
   shutil.rmtree(tree / "elixrc")
   complaint = prepare(tree).complaint
   assert "no elixrc embeddings" in complaint
@@ -158,7 +158,7 @@ def test_no_embeddings_at_all(prepare, tree):
     ("--config.data.image_size=33", "image size 33"),
   ],
 )
-def test_flags_that_mean_nothing(name, flag, message, run_main, small, tmp_path):
+def test_bad_input_meaningless_flags(name, flag, message, run_main, small, tmp_path):
   workdir = tmp_path / "run" if name == "main" else None
   complaint = run_main(name, *small.arguments(workdir), flag).complaint
   assert message in complaint
@@ -173,11 +173,11 @@ def test_flags_that_mean_nothing(name, flag, message, run_main, small, tmp_path)
     ("configs/elixr_c.py:huge", "'huge'; expected one of tiny, small, base"),
   ],
 )
-def test_configs_that_are_not_there(config, message, run_main):
+def test_bad_input_missing_configs(config, message, run_main):
   assert message in run_main("prepare", f"--config={config}").complaint
 
 
-def test_a_config_file_with_an_unknown_key(run_main, tmp_path):
+def test_bad_input_config_with_an_unknown_key(run_main, tmp_path):
   path = tmp_path / "own.py"
   path.write_text(
     "from configs import elixr_c\n\n\n"
@@ -201,12 +201,12 @@ def test_a_config_file_with_an_unknown_key(run_main, tmp_path):
     ("report", []),
   ],
 )
-def test_a_required_flag_that_is_not_given(name, flags, run_main):
+def test_bad_input_missing_required_flag(name, flags, run_main):
   complaint = run_main(name, *flags).complaint
   assert "--workdir" in complaint or "--config" in complaint
 
 
-def test_a_workdir_that_cannot_be_written_to(run_main, small, tmp_path):
+def test_bad_input_unwritable_workdir(run_main, small, tmp_path):
   (tmp_path / "file").write_text("not a folder")
   workdir = tmp_path / "file" / "run"
   complaint = run_main("main", *small.arguments(workdir)).complaint
@@ -214,22 +214,20 @@ def test_a_workdir_that_cannot_be_written_to(run_main, small, tmp_path):
   assert "a folder that can be written to" in complaint
 
 
-def test_records_that_cannot_be_written(prepare, tree, tmp_path):
+def test_bad_input_unwritable_records(prepare, tree, tmp_path):
   (tmp_path / "file").write_text("not a folder")
   where = tmp_path / "file" / "records"
   assert str(where) in prepare(tree, data__records_dir=where).complaint
 
 
-def test_a_network_that_cannot_be_built_is_reported_before_the_data(
-  run_main, small, tmp_path
-):
+def test_bad_input_wrong_network_is_reported_before_the_data(run_main, small, tmp_path):
   arguments = small.arguments(
     tmp_path / "run", model__norm_groups=3, data__root=tmp_path / "none"
   )
   assert "3 norm groups" in run_main("main", *arguments).complaint
 
 
-def test_a_validation_split_without_rows(run_main, small, tree, tmp_path):
+def test_bad_input_empty_validation_split(run_main, small, tree, tmp_path):
   """Images of one patient are all for training."""
   path = _table(tree)
   lines = path.read_text().splitlines(keepends=True)

@@ -44,7 +44,7 @@ def _load(name: str):
   return module
 
 
-def test_there_are_configs():
+def test_configs_exist_for_every_path():
   assert set(CONFIGS) == {*conditioning.names(), "phantom"}
 
 
@@ -56,7 +56,7 @@ def test_there_are_configs():
     *(("elixr_c", size) for size in PARAMETERS if "_" in size),
   ],
 )
-def test_a_config_builds_and_has_the_size_it_says(name, size):
+def test_config_builds_and_has_its_stated_size(name, size):
   config = _load(name).get_config(f"elixr_c,{size}" if name == "phantom" else size)
   experiment = experiment_lib.build(config)
   # Shapes alone: nothing of this is allocated.
@@ -72,7 +72,7 @@ def test_a_config_builds_and_has_the_size_it_says(name, size):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_is_short_and_says_how_it_is_run(name, repository):
+def test_config_is_short_and_states_its_command(name, repository):
   text = (repository / "configs" / f"{name}.py").read_text()
   assert len(text.splitlines()) <= 25
   doc = _load(name).__doc__
@@ -82,14 +82,14 @@ def test_a_config_is_short_and_says_how_it_is_run(name, repository):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_size_that_there_is_not_is_refused(name):
+def test_config_refuses_an_unknown_size(name):
   choice = "findings,huge" if name == "phantom" else "huge"
   with pytest.raises(ValueError, match="'huge'; expected one of tiny, small, base"):
     _load(name).get_config(choice)
 
 
 @pytest.mark.parametrize("path", conditioning.names())
-def test_phantoms_go_with_every_path_and_download_nothing(path):
+def test_configs_of_phantoms_exist_for_every_path_and_download_nothing(path):
   config = _load("phantom").get_config(path)
   plain = _load(path).get_config("tiny")
   assert config.conditioning.name == path
@@ -103,7 +103,7 @@ def test_phantoms_go_with_every_path_and_download_nothing(path):
 
 
 @pytest.mark.parametrize("size", PARAMETERS)
-def test_paths_differ_in_their_condition_alone(size):
+def test_configs_of_paths_differ_only_in_their_condition(size):
   recipes = [_load(path).get_config(size).to_dict() for path in conditioning.names()]
   for recipe in recipes:
     recipe.pop("conditioning")
@@ -111,7 +111,7 @@ def test_paths_differ_in_their_condition_alone(size):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_has_no_key_that_nothing_reads(name):
+def test_config_has_no_unused_key(name):
   """`build` refuses those; here, that it does so for each section of this config."""
   size = "elixr_c,tiny" if name == "phantom" else "tiny"
   config = _load(name).get_config(size)
@@ -128,7 +128,7 @@ def test_a_config_has_no_key_that_nothing_reads(name):
   ("size", "latent"),
   [("tiny", (8, 8, 4)), ("small", (32, 32, 4)), ("base", (64, 64, 4))],
 )
-def test_latents_take_the_place_of_wavelets_at_every_size(size, latent):
+def test_configs_of_latents_exist_at_every_size(size, latent):
   waves, config = (_load("elixr_c").get_config(one) for one in (size, f"kl_{size}"))
   assert experiment_lib.build(config).recipe.latent_shape == latent
   assert config.codec.name == "kl"

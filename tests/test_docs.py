@@ -30,18 +30,18 @@ def pages(repository) -> dict[str, str]:
   }
 
 
-def test_readme_is_short(pages):
+def test_docs_readme_is_short(pages):
   assert len(pages["README.md"].encode()) <= 10_000
   assert len(pages) >= 15
 
 
-def test_glossary_has_at_most_30_terms_in_order(pages):
+def test_docs_glossary_has_at_most_30_terms_in_order(pages):
   terms = re.findall(r"^\| (.*?) \|", pages["docs/glossary.md"], re.MULTILINE)[1:]
   assert 0 < len(terms) <= 30
   assert terms == sorted(terms)
 
 
-def test_links_lead_to_files_and_headings(pages, repository):
+def test_docs_links_lead_to_files_and_headings(pages, repository):
   for name, text in pages.items():
     for target in re.findall(r"\]\(([^)]+)\)", text):
       if target.startswith("https://"):
@@ -54,7 +54,7 @@ def test_links_lead_to_files_and_headings(pages, repository):
         assert heading in {each.lower().replace(" ", "-") for each in headings}, target
 
 
-def test_every_page_of_docs_is_linked_from_the_index(pages):
+def test_docs_pages_are_linked_from_the_index(pages):
   index = pages["docs/index.md"]
   for name in pages:
     if name.startswith("docs/") and name != "docs/index.md":
@@ -62,12 +62,12 @@ def test_every_page_of_docs_is_linked_from_the_index(pages):
 
 
 @pytest.mark.parametrize("phrase", FORBIDDEN)
-def test_pages_use_plain_words(phrase, pages):
+def test_docs_pages_use_plain_words(phrase, pages):
   for name, text in pages.items():
     assert not re.search(rf"\b{phrase}\b", text), name
 
 
-def test_flags_and_files_exist(pages, repository):
+def test_docs_flags_and_files_exist(pages, repository):
   sources = "\n".join(
     path.read_text(encoding="utf-8")
     for path in (repository / "cxr_diffusion_jax").rglob("*.py")
@@ -85,7 +85,7 @@ def test_flags_and_files_exist(pages, repository):
         assert (repository / path).exists(), f"{name}: {path}"
 
 
-def test_config_keys_exist(pages, repository, monkeypatch):
+def test_docs_config_keys_exist(pages, repository, monkeypatch):
   monkeypatch.syspath_prepend(str(repository))
   configs = [importlib.import_module(f"configs.{c}").get_config() for c in CONFIGS]
   importance = "diffusion.time_sampler.name"
@@ -104,6 +104,6 @@ def _has(config, key: str) -> bool:
   return True
 
 
-def test_package_data_of_report_is_complete(repository: pathlib.Path):
+def test_docs_package_data_of_report_is_complete(repository: pathlib.Path):
   folder = repository / "cxr_diffusion_jax" / "report" / "templates"
   assert {path.suffix for path in folder.iterdir()} == {".html", ".css", ".js"}

@@ -35,7 +35,7 @@ def trained(workdir, small, command, ended):
   return workdir
 
 
-def test_training_leaves_what_scripts_rely_on(trained, small):
+def test_main_writes_what_scripts_rely_on(trained, small):
   assert {path.name for path in (trained / "checkpoints").iterdir()} == {"10", "20"}
   config = json.loads((trained / "config.json").read_text())
   assert config["data"]["root"] == str(small.root)
@@ -50,7 +50,7 @@ def test_training_leaves_what_scripts_rely_on(trained, small):
   assert len(events) == 1
 
 
-def test_tensorboard_events_hold_losses_and_pictures(trained):
+def test_main_writes_tensorboard_losses_and_pictures(trained):
   from tensorboard.backend.event_processing import event_accumulator
 
   events = event_accumulator.EventAccumulator(str(trained))
@@ -62,7 +62,7 @@ def test_tensorboard_events_hold_losses_and_pictures(trained):
   assert [event.step for event in events.Tensors("validation/loss")] == [10, 20]
 
 
-def test_repeating_the_command_resumes_and_then_does_nothing(tmp_path, small, run_main):
+def test_main_resumes_when_repeated_and_then_does_nothing(tmp_path, small, run_main):
   arguments = small.arguments(tmp_path, train__num_steps=2, train__checkpoint_every=1)
   first = run_main("main", *arguments)
   assert first.code == 0, first.err
@@ -99,7 +99,7 @@ def _pixels(out: pathlib.Path, generated: dict) -> np.ndarray:
   return np.stack([_read(out / entry["file"]) for entry in generated["samples"]])
 
 
-def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
+def test_sample_writes_images_grids_and_their_description(samples, tmp_path):
   generated = samples(
     tmp_path,
     *("--num=3", "--steps=3", "--guidance=1.5", "--seed=7"),
@@ -134,7 +134,7 @@ def test_sampling_writes_images_grids_and_what_they_are_of(samples, tmp_path):
     assert min(_read(tmp_path / name).shape) > 128
 
 
-def test_equal_seeds_make_equal_images_whatever_the_batch(samples, tmp_path):
+def test_sample_is_equal_for_equal_seeds_and_any_batch(samples, tmp_path):
   one = samples(tmp_path / "a", "--num=5", "--batch_size=16", "--seed=1")
   two = samples(tmp_path / "b", "--num=5", "--batch_size=16", "--seed=1")
   a, b = _pixels(tmp_path / "a", one), _pixels(tmp_path / "b", two)
@@ -147,7 +147,7 @@ def test_equal_seeds_make_equal_images_whatever_the_batch(samples, tmp_path):
   assert np.abs(_pixels(tmp_path / "d", other) - a).mean() > 5
 
 
-def test_conditions_can_be_named(samples, tmp_path, trained, run_main, small):
+def test_sample_takes_named_conditions(samples, tmp_path, trained, run_main, small):
   stems = sorted(path.stem for path in small.root.glob("original/*/images/*.png"))
   chosen = [stems[9], stems[3]]
   ids = ",".join([f"{chosen[0]}.png", chosen[1]])
@@ -162,7 +162,7 @@ def test_conditions_can_be_named(samples, tmp_path, trained, run_main, small):
   assert "images nobody" in refused.complaint
 
 
-def test_an_earlier_checkpoint_leads_away_from_its_mistakes(samples, tmp_path):
+def test_sample_guides_away_from_an_earlier_checkpoint(samples, tmp_path):
   generated = {}
   for step in (10, 20):
     flags = ("--num=2", "--guidance=30", f"--autoguidance={step}")
@@ -177,7 +177,7 @@ def test_an_earlier_checkpoint_leads_away_from_its_mistakes(samples, tmp_path):
   assert np.abs(generated[10] - generated[20]).mean() > 1
 
 
-def test_a_condition_can_be_walked_to_another(trained, run_main, small, tmp_path):
+def test_sample_interpolates_between_conditions(trained, run_main, small, tmp_path):
   stems = sorted(path.stem for path in small.root.glob("original/*/images/*.png"))
   arguments = ["--interpolate", stems[0], f"{stems[9]}.png", f"--out={tmp_path}"]
   result = run_main("sample", f"--workdir={trained}", *arguments, "--num=3")
@@ -188,7 +188,7 @@ def test_a_condition_can_be_walked_to_another(trained, run_main, small, tmp_path
   assert 128 < height < 256
 
 
-def test_settings_can_be_laid_out_in_a_grid(trained, run_main, tmp_path):
+def test_sample_draws_a_grid_of_settings(trained, run_main, tmp_path):
   axes = ["--grid=guidance=1,2,4", "--grid=seed=0,1"]
   arguments = [f"--workdir={trained}", f"--out={tmp_path}", *axes, "--num=2"]
   result = run_main("sample", *arguments)
@@ -225,13 +225,11 @@ def test_settings_can_be_laid_out_in_a_grid(trained, run_main, tmp_path):
     (["--stepps=3"], "stepps"),
   ],
 )
-def test_sampling_refuses_what_it_cannot_do(trained, run_main, flags, message):
+def test_sample_refuses_impossible_requests(trained, run_main, flags, message):
   assert message in run_main("sample", f"--workdir={trained}", *flags).complaint
 
 
-def test_the_report_shows_losses_pictures_and_what_the_data_are(
-  trained, run_main, samples
-):
+def test_report_shows_losses_pictures_and_the_data(trained, run_main, samples):
   samples(trained / "generated" / "20260101-000000_old", "--num=1")
   assert "images of small" in run_main("sample", f"--workdir={trained}", "--num=4").out
   newest = sample_files.newest(trained)
@@ -264,7 +262,7 @@ def test_sample_refuses_a_folder_with_files_of_the_user(
 
 
 @pytest.mark.parametrize("name", ["sample", "report"])
-def test_a_folder_without_a_run_is_refused(name, run_main, tmp_path):
+def test_sample_refuses_a_folder_without_a_run(name, run_main, tmp_path):
   complaint = run_main(name, f"--workdir={tmp_path / 'none'}").complaint
   assert "has no config.json; expected the folder of a run" in complaint
   assert not (tmp_path / "none").exists()

@@ -110,7 +110,7 @@ RESUMED = ("clip_text", "elixr_bc")
 
 
 @pytest.mark.parametrize("path", base.names())
-def test_a_path_trains_resumes_and_samples(path, train, sample, place):
+def test_every_path_trains_resumes_and_samples(path, train, sample, place):
   if path in RESUMED:
     assert "finished at step 2;" in train(path, 2)
     before = (place / path / "checkpoints" / "2").stat().st_mtime_ns

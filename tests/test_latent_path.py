@@ -48,7 +48,7 @@ def workdir(place) -> pathlib.Path:
   return place / "whole"
 
 
-def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
+def test_latent_path_runs_from_preparation_to_samples(flags, workdir, run_main):
   prepared = run_main("prepare", *flags())
   assert prepared.code == 0, prepared.err
   assert re.search(r"latents, [\d.,]+ images/s.*: 64 of 64", prepared.err)
@@ -73,7 +73,7 @@ def test_a_run_on_latents_from_preparation_to_samples(flags, workdir, run_main):
   assert np.isfinite(losses).all()
 
 
-def test_it_resumes_bit_for_bit_wherever_the_autoencoder_is(
+def test_latent_path_resumes_bit_for_bit_wherever_the_autoencoder_is(
   flags, place, workdir, run_main
 ):
   parts = shutil.copytree(workdir, place / "parts")
@@ -89,7 +89,7 @@ def test_it_resumes_bit_for_bit_wherever_the_autoencoder_is(
     np.testing.assert_array_equal(one, other)
 
 
-def test_resuming_refuses_another_autoencoder_and_sampling_uses_the_runs_own(
+def test_latent_path_refuses_another_autoencoder_and_samples_with_its_own(
   flags, place, workdir, run_main, make_autoencoder, tmp_path
 ):
   results, columns = place / "vae", sorted(place.rglob("latent-*"))
@@ -108,6 +108,6 @@ def test_resuming_refuses_another_autoencoder_and_sampling_uses_the_runs_own(
   assert sorted(place.rglob("latent-*")) == columns
 
 
-def test_a_size_that_its_factor_does_not_divide_is_refused(flags, run_main, tmp_path):
+def test_latent_path_refuses_an_indivisible_size(flags, run_main, tmp_path):
   complaint = run_main("main", *flags(tmp_path / "run", data__image_size=33)).complaint
   assert "image size 33 with an autoencoder of factor 2" in complaint

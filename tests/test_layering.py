@@ -130,7 +130,7 @@ def _forbidden(path: str, tree: ast.AST) -> set[str]:
   return {r for r in _rooms(tree) if r != room and _layer(r) >= _layer(room)}
 
 
-def test_imports_point_to_lower_layers(sources):
+def test_layering_imports_point_to_lower_layers(sources):
   wrong = {
     f"{path} imports {room}"
     for path, tree in sources.items()
@@ -141,7 +141,7 @@ def test_imports_point_to_lower_layers(sources):
 
 
 @pytest.mark.parametrize("library", ROOMS)
-def test_a_library_is_known_where_it_is_needed_and_nowhere_else(library, sources):
+def test_layering_libraries_are_imported_only_in_their_rooms(library, sources):
   users = {
     path
     for path, tree in sources.items()
@@ -153,13 +153,13 @@ def test_a_library_is_known_where_it_is_needed_and_nowhere_else(library, sources
 
 
 @pytest.mark.parametrize("library", NOWHERE)
-def test_some_things_are_nowhere(library, sources):
+def test_layering_forbids_some_libraries(library, sources):
   for path, tree in sources.items():
     for name in _imports(tree):
       assert library not in name.split("."), path
 
 
-def test_no_file_that_is_read_may_run_code(sources):
+def test_layering_forbids_pickled_arrays(sources):
   for path, tree in sources.items():
     for node in ast.walk(tree):
       if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
@@ -176,15 +176,13 @@ def test_no_file_that_is_read_may_run_code(sources):
     ("pydicom", "data/dicom.py"),
   ],
 )
-def test_what_takes_seconds_to_import_is_imported_when_it_is_needed(
-  library, path, sources
-):
+def test_layering_imports_slow_libraries_lazily(library, path, sources):
   for node in sources[path].body:
     if isinstance(node, ast.Import | ast.ImportFrom):
       assert not any(name.split(".")[0] == library for name in _imports(node))
 
 
-def test_compiling_happens_in_few_places(sources):
+def test_layering_compiles_in_few_places(sources):
   compiling = {
     path
     for path, tree in sources.items()
@@ -194,14 +192,14 @@ def test_compiling_happens_in_few_places(sources):
   assert compiling == set(COMPILED)
 
 
-def test_the_mains_are_short(repository):
+def test_layering_mains_are_short(repository):
   for name in MAINS:
     lines = (repository / PACKAGE / f"{name}.py").read_text().splitlines()
     # Half of `sample` are its flags.
     assert len(lines) <= (170 if name == "sample" else 130), name
 
 
-def test_files_are_short_and_say_what_they_are(sources, repository):
+def test_layering_files_are_short_and_documented(sources, repository):
   for path, tree in sources.items():
     assert ast.get_docstring(tree), path
     lines = (repository / PACKAGE / path).read_text().splitlines()

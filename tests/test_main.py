@@ -33,7 +33,7 @@ def _run(repository, *arguments: str, script: str = RUN):
 
 
 @pytest.mark.parametrize("command", entry.COMMANDS)
-def test_help_groups_flags_and_imports_nothing_heavy(command, repository):
+def test_main_help_groups_flags_and_imports_nothing_heavy(command, repository):
   done = _run(repository, command, "--help")
   assert done.returncode == 0, done.stderr
   assert "heavy: []" in done.stdout
@@ -45,7 +45,7 @@ def test_help_groups_flags_and_imports_nothing_heavy(command, repository):
   assert "repeat this option" not in done.stdout
 
 
-def test_entry_point_lists_commands_and_refuses_others(repository):
+def test_main_lists_commands_and_refuses_others(repository):
   done = _run(repository)
   assert done.returncode == 0, done.stderr
   for command in entry.COMMANDS:
@@ -55,7 +55,7 @@ def test_entry_point_lists_commands_and_refuses_others(repository):
   assert "error: no command smaple; expected one of prepare, train" in wrong.stderr
 
 
-def test_pyproject_names_the_entry_point_and_all_data_files(repository):
+def test_main_and_all_data_files_are_named_in_pyproject(repository):
   project = tomllib.loads((repository / "pyproject.toml").read_text())
   module, _, function = project["project"]["scripts"]["cxr-diffusion"].partition(":")
   assert module == entry.__name__

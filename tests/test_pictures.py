@@ -11,7 +11,7 @@ def _flat(value: int, size: int = 16) -> np.ndarray:
   return np.full((size, size, 1), value, np.uint8)
 
 
-def test_images_are_where_their_row_and_column_say():
+def test_grid_places_images_by_row_and_column():
   rows = [[_flat(50), _flat(100)], [_flat(150)]]
   picture = np.asarray(pictures.grid(rows, cell=32))
   m, step = pictures.MARGIN, 32 + pictures.MARGIN
@@ -23,14 +23,14 @@ def test_images_are_where_their_row_and_column_say():
   assert (picture[:m] == pictures.BACKGROUND).all()
 
 
-def test_an_image_keeps_its_side_up():
+def test_grid_keeps_the_orientation_of_images():
   ramp = np.repeat(np.linspace(0, 255, 32, dtype=np.uint8)[:, None], 32, axis=1)
   picture = np.asarray(pictures.grid([[ramp]], cell=32))
   m = pictures.MARGIN
   np.testing.assert_array_equal(picture[m : m + 32, m : m + 32], ramp)
 
 
-def test_labels_take_room_and_leave_the_images_alone():
+def test_grid_labels_do_not_cover_images():
   plain = pictures.grid([[_flat(90)] * 3], cell=64)
   labelled = pictures.grid(
     [[_flat(90)] * 3],
@@ -48,7 +48,7 @@ def test_labels_take_room_and_leave_the_images_alone():
 
 
 @pytest.mark.parametrize("text", ["", "x", "Pleural_Thickening and more of it"])
-def test_a_label_never_reaches_into_the_next_column(text):
+def test_grid_labels_stay_in_their_column(text):
   rows = [[_flat(pictures.BACKGROUND)] * 2]
   alone = np.asarray(pictures.grid(rows, column_labels=[text, ""], cell=48))
   inked = np.flatnonzero((alone != pictures.BACKGROUND).any(axis=0))
@@ -56,13 +56,13 @@ def test_a_label_never_reaches_into_the_next_column(text):
   assert bool(inked.size) == bool(text)
 
 
-def test_a_title_is_never_cut_off():
+def test_grid_never_truncates_the_title():
   short = pictures.grid([[_flat(0)]], title="t", cell=32)
   long = pictures.grid([[_flat(0)]], title="a title that is wider than all", cell=32)
   assert long.width > short.width
 
 
-def test_a_file_is_whole_or_not_there(tmp_path):
+def test_save_writes_whole_files_or_none(tmp_path):
   path = tmp_path / "deep" / "picture.png"
   pictures.save(pictures.grid([[_flat(7)]]), path)
   pictures.save(pictures.grid([[_flat(9)]]), path)

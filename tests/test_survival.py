@@ -25,7 +25,7 @@ def _wait_for(condition, process: subprocess.Popen) -> None:
     time.sleep(0.02)
 
 
-def test_kills_at_random_moments_lose_nothing(small, repository, tmp_path):
+def test_survival_of_kills_at_random_moments(small, repository, tmp_path):
   """Two of the kills that `tests/stress/kill_resume.py` does twenty of."""
   script = repository / "tests" / "stress" / "kill_resume.py"
   arguments = small.arguments(train__num_steps=40)
@@ -41,7 +41,7 @@ def test_kills_at_random_moments_lose_nothing(small, repository, tmp_path):
   assert "bit-equal to the uninterrupted run: True; broken promises: 0" in done.stdout
 
 
-def test_signal_saves_and_exits_with_its_number(
+def test_survival_of_a_signal_saves_and_exits_with_its_number(
   small, command, ended, run_main, tmp_path
 ):
   arguments = small.arguments(tmp_path, train__num_steps=10**6)
@@ -58,7 +58,9 @@ def test_signal_saves_and_exits_with_its_number(
   assert "Traceback" not in result.err
 
 
-def test_an_interrupt_before_training_is_no_traceback(small, command, ended, tmp_path):
+def test_survival_of_an_interrupt_before_training_shows_no_traceback(
+  small, command, ended, tmp_path
+):
   process = command("main", *small.arguments(tmp_path / "run"))
   _wait_for((tmp_path / "run").is_dir, process)
   process.send_signal(signal.SIGINT)
@@ -86,7 +88,9 @@ command.run(main.main)
 """
 
 
-def test_a_disk_that_fills_up_inside_a_save(small, repository, tmp_path, run_main):
+def test_survival_of_a_disk_that_fills_up_during_a_save(
+  small, repository, tmp_path, run_main
+):
   arguments = small.arguments(tmp_path / "run")
   done = subprocess.run(
     [sys.executable, "-c", FILLED, *arguments],
@@ -110,7 +114,7 @@ def test_a_disk_that_fills_up_inside_a_save(small, repository, tmp_path, run_mai
   assert _whole(tmp_path / "run") == [4, 6]
 
 
-def test_no_room_for_a_first_checkpoint_is_reported_before_training(
+def test_survival_reports_no_room_for_a_checkpoint_before_training(
   small, run_main, tmp_path, monkeypatch
 ):
   usage = os.statvfs_result((4096, 4096, 9, 9, 9, 0, 0, 0, 0, 255))
@@ -120,7 +124,7 @@ def test_no_room_for_a_first_checkpoint_is_reported_before_training(
   assert "none is whole yet" in complaint
 
 
-def test_a_picture_that_does_not_fit_on_the_disk(
+def test_survival_of_a_picture_that_does_not_fit_on_the_disk(
   small, run_main, tmp_path, monkeypatch
 ):
   def full(*_):
@@ -135,7 +139,7 @@ def test_a_picture_that_does_not_fit_on_the_disk(
   )
 
 
-def test_a_damaged_checkpoint_is_not_taken_for_whole(small, run_main, tmp_path):
+def test_survival_detects_a_damaged_checkpoint(small, run_main, tmp_path):
   """What a kill leaves is passed over, and tidied up; the run goes on before it."""
   run_main("main", *small.arguments(tmp_path, train__num_steps=4))
   torn = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp"

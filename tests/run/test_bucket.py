@@ -53,7 +53,7 @@ def emulator(monkeypatch) -> Iterator[None]:
   epath.backend.fsspec_backend._get_filesystem.cache_clear()
 
 
-def test_run_in_a_bucket_is_trained_resumed_and_sampled(
+def test_bucket_run_is_trained_resumed_and_sampled(
   small, repository, emulator, run_main, tmp_path
 ):
   def run(name: str, *arguments: str) -> str:

@@ -45,7 +45,7 @@ def manager(tmp_path):
     yield opened
 
 
-def test_a_state_comes_back_bit_for_bit_on_another_mesh(manager, mesh):
+def test_restore_is_exact_on_another_mesh(manager, mesh):
   saved = _state(3, mesh)
   checkpoints.save(manager, saved, RUN, 0.5)
   checkpoints.wait(manager)
@@ -58,7 +58,7 @@ def test_a_state_comes_back_bit_for_bit_on_another_mesh(manager, mesh):
   assert kernel.sharding.mesh.shape == other.shape
 
 
-def test_the_average_is_restored_alone(manager, mesh):
+def test_restore_ema_reads_only_the_average(manager, mesh):
   checkpoints.save(manager, _state(3, mesh), RUN)
   checkpoints.wait(manager)
   ema = checkpoints.restore_ema(manager, _like(mesh).ema_params, step=3)
@@ -77,7 +77,7 @@ def test_find_step_knows_steps_best_and_newest(tmp_path, mesh):
       checkpoints.find_step(manager, 4)
 
 
-def test_the_best_checkpoint_outlives_a_restart(tmp_path, mesh):
+def test_save_keeps_the_best_checkpoint_after_a_restart(tmp_path, mesh):
   for step, loss in enumerate([0.5, 0.1, 0.4, 0.3, 0.2], start=1):
     with checkpoints.open_manager(tmp_path, keep=1) as manager:
       checkpoints.save(manager, _state(step, mesh), RUN, loss)
@@ -92,14 +92,14 @@ def test_find_step_without_losses_takes_the_newest_for_the_best(manager, mesh):
   assert checkpoints.find_step(manager, "best") == 2
 
 
-def test_the_best_checkpoint_outlives_newer_ones(manager, mesh):
+def test_save_keeps_the_best_checkpoint_beside_newer_ones(manager, mesh):
   for step, loss in enumerate([0.5, 0.1, 0.4, 0.3, 0.2], start=1):
     checkpoints.save(manager, _state(step, mesh), RUN, loss)
   checkpoints.wait(manager)
   assert sorted(manager.all_steps()) == [2, 4, 5]
 
 
-def test_a_save_that_was_cut_off_is_not_seen_and_is_tidied_up(tmp_path, mesh):
+def test_open_manager_removes_an_interrupted_save(tmp_path, mesh):
   with checkpoints.open_manager(tmp_path) as first:
     checkpoints.save(first, _state(1, mesh), RUN)
     checkpoints.wait(first)
@@ -118,7 +118,7 @@ def test_a_save_that_was_cut_off_is_not_seen_and_is_tidied_up(tmp_path, mesh):
   assert whole.is_dir()
 
 
-def test_a_full_disk_is_reported_before_anything_is_written(manager, mesh, monkeypatch):
+def test_save_reports_a_full_disk_before_writing(manager, mesh, monkeypatch):
   checkpoints.save(manager, _state(1, mesh), RUN)
   checkpoints.wait(manager)
   monkeypatch.setattr(
@@ -132,7 +132,9 @@ def test_a_full_disk_is_reported_before_anything_is_written(manager, mesh, monke
   assert manager.all_steps() == [1]
 
 
-def test_a_damaged_checkpoint_is_refused_naming_the_one_before(tmp_path, mesh):
+def test_restore_ema_refuses_a_damaged_checkpoint_and_names_the_previous(
+  tmp_path, mesh
+):
   with checkpoints.open_manager(tmp_path) as manager:
     for step in (1, 2):
       checkpoints.save(manager, _state(step, mesh), {"config": {}})

@@ -16,7 +16,7 @@ def folder(make_autoencoder, tmp_path_factory) -> str:
   return str(result)
 
 
-def test_pixels_and_wavelets_have_no_autoencoder():
+def test_build_of_pixels_and_wavelets_has_no_autoencoder():
   for name in ("pixel", "haar"):
     section = codec_section.build({"name": name})
     assert section.autoencoder is None
@@ -35,7 +35,9 @@ def test_pixels_and_wavelets_have_no_autoencoder():
     ({"scaling_factor": "0.2"}, 0.2),
   ],
 )
-def test_the_scaling_factor_is_its_own_measured_or_given(folder, given, factor):
+def test_build_takes_the_scaling_factor_from_model_config_or_data(
+  folder, given, factor
+):
   section = codec_section.build({"name": "kl", "folder": folder, **given})
   codec = section.make({"latent": {"std": 1.25}})
   assert codec.scaling_factor == factor
@@ -48,7 +50,7 @@ def test_the_scaling_factor_is_its_own_measured_or_given(folder, given, factor):
   np.testing.assert_allclose(x0, -0.25 * factor)
 
 
-def test_codecs_know_the_variance_of_their_first_mode(folder):
+def test_build_gives_codecs_the_variance_of_their_first_mode(folder):
   bands = {"2": {"mean": [0.0] * 16, "std": [1.0] * 16}}
   statistics = {
     "haar": bands,
@@ -83,13 +85,13 @@ def test_codecs_know_the_variance_of_their_first_mode(folder):
     ({"levels": 2}, "fix: put kl_ before the size, as in configs/elixr_c.py:kl_small"),
   ],
 )
-def test_what_it_refuses(folder, given, message):
+def test_build_refuses_wrong_values(folder, given, message):
   with pytest.raises(errors.InputError) as caught:
     codec_section.build({"name": "kl", "folder": folder, **given})
   assert message in str(caught.value)
 
 
-def test_latents_without_a_spread_cannot_be_measured(folder):
+def test_build_refuses_latents_without_a_spread(folder):
   section = codec_section.build(
     {"name": "kl", "folder": folder, "scaling_factor": "measured"}
   )
@@ -97,7 +99,7 @@ def test_latents_without_a_spread_cannot_be_measured(folder):
     section.make({"latent": {"std": 0.0}})
 
 
-def test_an_experiment_denoises_what_the_autoencoder_makes(small, folder):
+def test_build_of_an_experiment_takes_the_shape_of_latents(small, folder):
   config = small.config().to_dict()
   config["codec"] = {"name": "kl", "folder": folder}
   experiment = experiment_lib.build(config)

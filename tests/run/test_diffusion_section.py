@@ -59,7 +59,7 @@ def _params(**values: float) -> types.Params:
 
 
 @pytest.mark.parametrize("recipe", default.RECIPES)
-def test_a_recipe_builds_and_has_finite_losses(recipe):
+def test_build_of_every_recipe_has_finite_losses(recipe):
   objective = _objective(_section(recipe))
   process = objective.denoiser.process
   x0 = jax.random.normal(jax.random.key(0), (8, 4, 4, 1))
@@ -72,7 +72,7 @@ def test_a_recipe_builds_and_has_finite_losses(recipe):
   assert np.all(losses > 0)
 
 
-def test_flow_is_the_first_recipe():
+def test_build_makes_rectified_flow_by_default():
   flow = _section("flow")
   assert flow == sections.plain(default.get_config("tiny").diffusion)
   assert flow == {
@@ -94,7 +94,7 @@ def test_flow_is_the_first_recipe():
   assert around == preconditioning.Identity()
 
 
-def test_no_recipe_is_missed_and_an_unknown_one_refused():
+def test_diffusion_section_recipes_are_all_tested_and_others_refused():
   message = "'ddpm'; expected one of " + ", ".join(default.RECIPES)
   with pytest.raises(ValueError, match=message):
     default.get_config("small,ddpm")
@@ -104,13 +104,13 @@ def test_no_recipe_is_missed_and_an_unknown_one_refused():
     assert (sample.sampler, sample.spacing) == ("unipc", "spectrum")
 
 
-def test_fine_tuning_keeps_the_levels_of_the_weights():
+def test_build_keeps_the_noise_levels_of_published_weights():
   section = sections.plain(sd15_finetune.get_config().diffusion)
   path = diffusion_section.build(section)["process"].schedule
   assert path == schedule.ScaledLinear()
 
 
-def test_training_with_edm_finds_the_best_network():
+def test_build_with_edm_learns_the_best_network():
   """Data N(0, 1) and sigma_data 1: skipping is exact, the network has to be silent."""
   objective = _objective(_section("edm"))
   optimizer = optax.adam(0.05)
@@ -141,7 +141,7 @@ def test_training_with_edm_finds_the_best_network():
   np.testing.assert_allclose(np.mean(losses[-20:]), 1, atol=0.1)
 
 
-def test_importance_and_its_lists_are_read():
+def test_build_reads_importance_and_its_lists():
   section = _section("flow") | {
     "time_sampler": {
       "name": "importance",
@@ -187,7 +187,7 @@ def test_importance_and_its_lists_are_read():
     ("flow", {"recipe": "edm"}, "unknown key config.diffusion.recipe"),
   ],
 )
-def test_what_does_not_go_together_is_refused(recipe, change, message):
+def test_build_refuses_incompatible_settings(recipe, change, message):
   with pytest.raises(errors.InputError) as caught:
     diffusion_section.build(_section(recipe) | change)
   assert message in str(caught.value)

@@ -16,7 +16,7 @@ def _weights(profile: Profile, num_steps: int) -> np.ndarray:
   return np.diff(edges ** (power_ema.power(profile.length) + 1))
 
 
-def test_lengths_and_powers_are_each_others_inverse():
+def test_power_and_length_are_inverse():
   # The paper's own pairs, appendix C.
   np.testing.assert_allclose(power_ema.power(0.05), 16.97, atol=0.01)
   np.testing.assert_allclose(power_ema.power(0.10), 6.94, atol=0.01)
@@ -28,12 +28,12 @@ def test_lengths_and_powers_are_each_others_inverse():
 
 
 @pytest.mark.parametrize("length", [0.0, -0.1, 0.3, float("nan")])
-def test_a_length_that_no_power_has_is_refused(length):
+def test_power_refuses_impossible_lengths(length):
   with pytest.raises(errors.InputError, match=r"at most 0\.2887"):
     power_ema.power(length)
 
 
-def test_a_profile_has_the_length_that_names_it():
+def test_profile_has_its_nominal_length():
   weights = _weights(Profile(length=0.08, step=4000), 4000)
   middle = np.arange(4000) + 0.5
   mean = weights @ middle
@@ -46,7 +46,7 @@ def test_a_profile_has_the_length_that_names_it():
   ("a", "b"),
   [((0.05, 700), (0.1, 1000)), ((0.1, 400), (0.05, 1000)), ((0.2, 900), (0.2, 900))],
 )
-def test_inner_products_are_those_of_quadrature(a, b):
+def test_inner_product_equals_quadrature(a, b):
   a, b = (Profile(length=length, step=step) for length, step in (a, b))
   t = (np.arange(1_000_000) + 0.5) / 1000
 
@@ -85,7 +85,7 @@ def tracked() -> tuple[np.ndarray, dict[Profile, np.ndarray]]:
   }
 
 
-def test_what_is_tracked_is_the_profiles_average(tracked):
+def test_update_tracks_the_average_of_the_profile(tracked):
   walk, averages = tracked
   for profile, average in averages.items():
     want = _weights(profile, 600) @ walk.astype(np.float64)
@@ -104,7 +104,7 @@ def test_what_is_tracked_is_the_profiles_average(tracked):
     (0.20, 600, 0.06),
   ],
 )
-def test_any_length_is_the_average_of_brute_force(length, step, limit, tracked):
+def test_combine_equals_brute_force_for_any_length(length, step, limit, tracked):
   """Within what the profile's own error says; a tracked length comes back itself."""
   walk, averages = tracked
   wanted = Profile(length=length, step=step)
@@ -126,7 +126,7 @@ def test_any_length_is_the_average_of_brute_force(length, step, limit, tracked):
   assert far <= 1e-4 + 1.5 * error * np.abs(walk - walk[step - 1]).max() / 4
 
 
-def test_more_snapshots_come_nearer():
+def test_combine_improves_with_more_snapshots():
   wanted = Profile(length=0.07, step=1024)
   errors_of = []
   for number in (1, 2, 4, 8, 16, 32):
@@ -138,6 +138,6 @@ def test_more_snapshots_come_nearer():
   assert errors_of[-1] < 1e-3
 
 
-def test_snapshots_of_the_future_are_refused():
+def test_combine_refuses_later_snapshots():
   with pytest.raises(ValueError, match="later than step 5"):
     power_ema.combine([Profile(length=0.1, step=6)], Profile(length=0.1, step=5))

@@ -8,7 +8,7 @@ from cxr_diffusion_jax.run import recipe
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
 
-def test_a_config_becomes_typed_objects(build):
+def test_recipe_has_typed_objects(build):
   experiment = build(model__dtype="bfloat16", conditioning__drop_rate=0.2)
   assert experiment.recipe.latent_shape == (16, 16, 4)
   assert experiment.train.num_steps == 6
@@ -19,14 +19,14 @@ def test_a_config_becomes_typed_objects(build):
   assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
 
 
-def test_the_codec_takes_the_statistics_of_the_records(build):
+def test_recipe_gives_the_codec_the_statistics_of_the_records(build):
   statistics = {"haar": {"1": {"mean": [1.0, 2, 3, 4], "std": [5.0, 6, 7, 8]}}}
   codec = build().recipe.make_codec(statistics)
   assert codec.mean == (1, 2, 3, 4)
   assert codec.std == (5, 6, 7, 8)
 
 
-def test_training_times_take_the_variance_of_the_first_mode(build, dataset):
+def test_recipe_shifts_training_times_by_the_first_mode(build, dataset):
   experiment = build(codec__levels=1)
   statistics = {**dataset.card.statistics, "modes": {"1": [4 * 150.0]}}
   assert experiment.make_objective(statistics).time_sampler.shift == 2
@@ -61,7 +61,7 @@ def test_training_times_take_the_variance_of_the_first_mode(build, dataset):
     ("data.image_size", 4, "config.data.image_size=4"),
   ],
 )
-def test_a_wrong_value_is_refused(key, value, message, small):
+def test_build_refuses_wrong_values(key, value, message, small):
   with pytest.raises(errors.InputError) as caught:
     experiment_lib.build(small.config(**{key.replace(".", "__"): value}))
   assert message in str(caught.value)
@@ -82,7 +82,7 @@ def test_a_wrong_value_is_refused(key, value, message, small):
     ("data", "image_sise", "did you mean image_size"),
   ],
 )
-def test_an_unknown_key_names_the_nearest(section, key, message, small):
+def test_build_suggests_the_nearest_key(section, key, message, small):
   config = small.config()
   with config.unlocked():
     config[section][key] = 1
@@ -91,7 +91,7 @@ def test_an_unknown_key_names_the_nearest(section, key, message, small):
 
 
 @pytest.mark.parametrize("name", ["train", "diffusion"])
-def test_a_missing_part_is_named(name, small):
+def test_build_names_a_missing_section(name, small):
   plain = small.config().to_dict()
   del plain[name]
   with pytest.raises(errors.InputError, match=f"a config without {name}"):
@@ -102,14 +102,14 @@ def test_a_missing_part_is_named(name, small):
     experiment_lib.build(plain)
 
 
-def test_a_missing_argument_is_named(small):
+def test_build_names_a_missing_argument(small):
   plain = small.config().to_dict()
   del plain["optimizer"]["learning_rate"]
   with pytest.raises(errors.InputError, match=r"config.optimizer: .*learning_rate"):
     experiment_lib.build(plain)
 
 
-def test_known_shapes_need_no_encoder():
+def test_conditioner_section_needs_no_encoder_for_known_shapes():
   config = {"conditioning": {"name": "clip_text", "encoder": "no/such-model"}}
   shapes = {"clip_text": (77, 8), "findings": (3,)}
   conditioner, _ = recipe.conditioner_section(config, shapes)

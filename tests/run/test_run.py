@@ -53,7 +53,7 @@ def test_open_run_needs_the_folder_alone(place):
 
 
 @pytest.mark.parametrize("moved", [("data_root",), ("records_dir",)])
-def test_dataset_takes_the_same_content_elsewhere(place, tmp_path, moved):
+def test_dataset_accepts_the_same_content_elsewhere(place, tmp_path, moved):
   places = {
     "data_root": str(place / "elsewhere" / "tree"),
     "records_dir": str(place / "elsewhere" / "records"),
@@ -130,7 +130,7 @@ def test_open_run_refuses_newer_formats(place, tmp_path):
     run_lib.open_run(folder)
 
 
-def test_files_of_a_run_are_written_to_and_read_from_a_bucket(place, bucket):
+def test_run_files_are_written_to_and_read_from_a_bucket(place, bucket):
   config, card = card_lib.read(place / "run")
   card_lib.write(f"{bucket}/runs/a", config, card)
   assert card_lib.read(f"{bucket}/runs/a") == (config, card)

@@ -46,12 +46,12 @@ from cxr_diffusion_jax.sampling import guiding
     ({"guidance_interval": ("(0, inf)",)}, "two noise levels"),
   ],
 )
-def test_settings_that_cannot_be_are_refused(changes, message):
+def test_sample_settings_refuse_wrong_values(changes, message):
   with pytest.raises(errors.InputError, match=message):
     sample_section.SampleSettings(**changes)
 
 
-def test_settings_are_tuples_and_print():
+def test_sample_settings_are_hashable_and_print():
   settings = sample_section.SampleSettings(
     guidance=[3, 1.5], guidance_interval=[0.2, np.inf]
   )
@@ -72,7 +72,7 @@ def test_settings_are_tuples_and_print():
     schedule.ScaledLinear(),
   ],
 )
-def test_an_interval_of_noise_levels_is_one_of_times(path):
+def test_interval_times_converts_noise_levels(path):
   settings = sample_section.SampleSettings(guidance_interval=(0.3, 2.0))
   low, high = guiding.interval_times(settings, path)
   assert 0 < low < high < 1
@@ -85,7 +85,7 @@ def test_an_interval_of_noise_levels_is_one_of_times(path):
   assert guiding.interval_times(sample_section.SampleSettings(), path) is None
 
 
-def test_settings_make_the_sampler():
+def test_make_sampler_follows_the_settings():
   plain = sample_section.make_sampler(sample_section.SampleSettings())
   assert plain == sampler.Sampler(num_steps=25)
   settings = sample_section.SampleSettings(
@@ -122,7 +122,7 @@ def test_make_sampler_reads_options_of_sampler_and_times(options):
   )
 
 
-def test_bounds_are_those_of_pixels():
+def test_check_codec_allows_clipping_only_for_pixels():
   for changes in ({"dynamic_threshold": 0.995}, {"clip_x0": (-1, 1)}):
     settings = sample_section.SampleSettings(**changes)
     guiding.check_codec(settings, codec.Pixel())
@@ -131,12 +131,12 @@ def test_bounds_are_those_of_pixels():
       guiding.check_codec(settings, wavelets)
 
 
-def test_a_sampler_of_two_stages_costs_more():
+def test_evaluations_of_two_stages_are_more():
   settings = sample_section.SampleSettings(sampler="heun", num_steps=10, guidance=2.0)
   assert sample_section.evaluations(settings, 1, weak=False) == 38
 
 
-def test_the_cost_of_scales_of_other_streams_is_refused():
+def test_evaluations_refuse_scales_of_other_streams():
   for guidance, weak in (((1.0, 2.0, 3.0), False), ((1.0, 2.0), True)):
     settings = sample_section.SampleSettings(guidance=guidance)
     with pytest.raises(ValueError, match="scales for 2 streams"):

@@ -37,7 +37,7 @@ def _made(folder, length, step="newest", lengths=LENGTHS):
   return np.asarray(params["a"]), step
 
 
-def test_a_tracked_length_comes_back_as_it_was_saved(tmp_path):
+def test_reconstruct_returns_a_tracked_length_as_saved(tmp_path):
   _keep(tmp_path, range(100, 1001, 100))
   for place, length in enumerate(LENGTHS):
     result, step = _made(tmp_path, length)
@@ -46,7 +46,7 @@ def test_a_tracked_length_comes_back_as_it_was_saved(tmp_path):
     np.testing.assert_allclose(_made(tmp_path, length, 300)[0], 300 + place, rtol=1e-6)
 
 
-def test_none_is_pushed_out_and_none_is_written_twice(tmp_path):
+def test_snapshots_are_never_deleted_or_rewritten(tmp_path):
   _keep(tmp_path, range(1, 9), lambda step, place: 5)
   _keep(tmp_path, [7, 8, 9], lambda step, place: 6)
   folders = sorted(int(path.name) for path in (tmp_path / "power_ema").iterdir())
@@ -54,7 +54,7 @@ def test_none_is_pushed_out_and_none_is_written_twice(tmp_path):
   np.testing.assert_array_equal(_made(tmp_path, 0.05, 8)[0], 5.0)
 
 
-def test_one_that_was_cut_off_is_not_seen(tmp_path):
+def test_snapshots_that_were_interrupted_are_ignored(tmp_path):
   _keep(tmp_path, [1, 2])
   torn = tmp_path / "power_ema" / "3.orbax-checkpoint-tmp"
   torn.mkdir()
@@ -64,13 +64,13 @@ def test_one_that_was_cut_off_is_not_seen(tmp_path):
   assert not torn.exists()
 
 
-def test_without_lengths_nothing_is_made(tmp_path):
+def test_keeper_without_lengths_writes_nothing(tmp_path):
   with snapshots.keeper(tmp_path, ()) as keep:
     keep(State(1, ()))
   assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_there_is_refused_with_what_is(tmp_path):
+def test_reconstruct_lists_available_steps_and_lengths(tmp_path):
   with pytest.raises(errors.InputError, match=r"power_ema is empty.*power_ema=0\.05,0"):
     _made(tmp_path, 0.07, lengths=())
   with pytest.raises(errors.InputError, match="without snapshots in"):

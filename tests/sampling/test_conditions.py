@@ -33,7 +33,7 @@ def test_conditions_are_spread_over_the_split(path, builder_of):
       np.testing.assert_array_equal(value[row], source.batch([place])[name][0])
 
 
-def test_no_more_conditions_than_images(builder_of):
+def test_build_gives_at_most_one_condition_per_image(builder_of):
   builder = builder_of("findings")
   result = builder.build(Request(split="test"), 99)
   assert result.names == [str(name) for name in builder.run.dataset.ids("test")]
@@ -42,7 +42,7 @@ def test_no_more_conditions_than_images(builder_of):
 
 
 @pytest.mark.parametrize("path", ["findings", "elixr_c"])
-def test_named_images_are_found_in_any_split(path, builder_of):
+def test_build_finds_named_images_in_any_split(path, builder_of):
   builder = builder_of(path)
   test_id, train_id = (
     builder.run.dataset.ids("test")[3],
@@ -57,7 +57,7 @@ def test_named_images_are_found_in_any_split(path, builder_of):
     builder.build(Request(image_ids=("nobody",)), 1)
 
 
-def test_findings_are_labels_for_the_path_that_reads_labels(builder_of):
+def test_build_gives_findings_as_labels(builder_of):
   builder = builder_of("findings")
   request = Request(
     findings=("effusion, Cardiomegaly", "No Finding"), age=63.0, sex="F", view="AP"
@@ -74,7 +74,7 @@ def test_findings_are_labels_for_the_path_that_reads_labels(builder_of):
   assert _masks(builder, result.fields)[0].all()
 
 
-def test_what_is_not_given_is_unknown(builder_of):
+def test_build_leaves_other_fields_unknown(builder_of):
   builder = builder_of("findings")
   (mask,) = _masks(builder, builder.build(Request(age=40.0), 1).fields)
   assert mask[0].tolist() == [False] * 16 + [True]
@@ -85,7 +85,7 @@ def test_what_is_not_given_is_unknown(builder_of):
 
 
 @pytest.mark.parametrize("path", ["findings", "elixr_c", "elixr_b", "elixr_bc"])
-def test_unconditional_is_without_a_token(path, builder_of):
+def test_build_of_an_unconditional_request_has_no_token(path, builder_of):
   builder = builder_of(path)
   result = builder.build(Request(unconditional=True), 9)
   assert len(result) == 1
@@ -101,7 +101,7 @@ def test_unconditional_is_without_a_token(path, builder_of):
 
 
 @pytest.mark.parametrize("path", ["elixr_b", "elixr_bc"])
-def test_prompts_are_encoded_and_the_image_stays_blank(path, builder_of, encoder):
+def test_build_encodes_prompts_and_leaves_the_image_blank(path, builder_of, encoder):
   builder = builder_of(path)
   result = builder.build(Request(prompts=("a mass", "edema")), 9)
   expected = np.stack([encoder.value("a mass"), encoder.value("edema")])
@@ -113,7 +113,7 @@ def test_prompts_are_encoded_and_the_image_stays_blank(path, builder_of, encoder
   assert result.negative is None
 
 
-def test_findings_are_a_sentence_for_an_encoder_of_texts(builder_of, encoder):
+def test_build_turns_findings_into_a_sentence(builder_of, encoder):
   builder = builder_of("elixr_b")
   request = Request(
     findings=("Mass,Effusion", "No Finding"), prompts=("a",), age=63.0, sex="F"
@@ -133,7 +133,7 @@ def test_findings_are_a_sentence_for_an_encoder_of_texts(builder_of, encoder):
   np.testing.assert_array_equal(result.fields["contrastive_txt_emb"], values)
 
 
-def test_a_negative_prompt_is_one_row_for_all(builder_of, encoder):
+def test_build_gives_one_row_for_a_negative_prompt(builder_of, encoder):
   builder = builder_of("elixr_bc")
   result = builder.build(Request(prompts=("a", "b"), negative_prompt="pacemaker"), 1)
   np.testing.assert_array_equal(
@@ -147,7 +147,7 @@ def test_a_negative_prompt_is_one_row_for_all(builder_of, encoder):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_references_are_of_the_size_that_the_encoder_wants(
+def test_build_resizes_references_for_the_encoder(
   whole, builder_of, encoder, xray, monkeypatch
 ):
   encoder = dataclasses.replace(encoder, whole_images=whole)
@@ -160,7 +160,7 @@ def test_references_are_of_the_size_that_the_encoder_wants(
   assert result.names == ["a", "b"]
 
 
-def test_references_of_one_name_stay_apart(builder_of, encoder, xray):
+def test_build_distinguishes_references_of_one_name(builder_of, encoder, xray):
   paths = (xray("one/x.png", 50), xray("two/x.png", 90))
   result = builder_of("elixr_c").build(Request(references=paths), 1)
   assert result.names == ["x", "x-2"]
@@ -168,7 +168,7 @@ def test_references_of_one_name_stay_apart(builder_of, encoder, xray):
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 3), (3, 1), (2, 2)])
-def test_texts_and_references_go_together(m, n, builder_of, encoder, xray):
+def test_build_joins_texts_and_references(m, n, builder_of, encoder, xray):
   builder = builder_of("elixr_bc")
   paths = tuple(xray(f"{i}.png", 50 + 10 * i) for i in range(n))
   texts = tuple(f"text {i}" for i in range(m))
@@ -189,7 +189,7 @@ def test_texts_and_references_go_together(m, n, builder_of, encoder, xray):
   assert all(mask.all() for mask in _masks(builder, result.fields))
 
 
-def test_a_text_and_a_stored_image_go_together(builder_of, encoder):
+def test_build_joins_a_text_and_a_stored_image(builder_of, encoder):
   builder = builder_of("elixr_bc")
   image_id = str(builder.run.dataset.ids("test")[2])
   result = builder.build(Request(image_ids=(image_id,), prompts=("a", "b")), 1)
@@ -205,7 +205,7 @@ def test_a_text_and_a_stored_image_go_together(builder_of, encoder):
   assert result.references.shape == (2, 32, 32, 1)
 
 
-def test_references_of_the_same_patient(builder_of):
+def test_build_takes_references_of_the_same_patient(builder_of):
   builder = builder_of("elixr_c", conditioning__reference="same_patient")
   ids = [str(name) for name in builder.run.dataset.ids("test")]
   patients = [name.split("_")[0] for name in ids]
@@ -228,7 +228,7 @@ def test_references_of_the_same_patient(builder_of):
     builder.build(Request(split="validation"), 1)
 
 
-def test_references_of_the_same_findings(builder_of):
+def test_build_takes_references_of_the_same_findings(builder_of):
   builder = builder_of("elixr_c", conditioning__reference="same_findings")
   source = builder.run.dataset.source("train")
   records = builder.run.dataset.records
@@ -242,7 +242,7 @@ def test_references_of_the_same_findings(builder_of):
   assert batch.references.shape == (4, 32, 32, 1)
 
 
-def test_a_single_text_is_understood_as_the_path_takes_it(builder_of, xray):
+def test_between_reads_a_text_as_the_path_does(builder_of, xray):
   picture = xray("00000099_000.png", 50)
   for path in ("findings", "elixr_c", "elixr_b", "elixr_bc"):
     builder = builder_of(path)
@@ -255,7 +255,7 @@ def test_a_single_text_is_understood_as_the_path_takes_it(builder_of, xray):
   assert builder_of("elixr_c").guess("nobody") == Request(image_ids=("nobody",))
 
 
-def test_two_texts_are_two_conditions(builder_of, encoder, xray):
+def test_between_makes_two_conditions_of_two_texts(builder_of, encoder, xray):
   builder = builder_of("elixr_bc")
   picture = xray("a.png", 50)
   result = builder.between(["a mass", picture], "pacemaker")

@@ -6,7 +6,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.sampling.request import Request
 
 
-def test_other_numbers_of_texts_and_references_are_refused(builder_of, encoder, xray):
+def test_build_refuses_other_numbers_of_texts_and_references(builder_of, encoder, xray):
   paths = tuple(xray(f"{i}.png", 50) for i in range(3))
   with pytest.raises(errors.InputError, match="2, 3 conditions of different kinds"):
     builder_of("elixr_bc").build(Request(prompts=("a", "b"), references=paths), 1)
@@ -33,7 +33,7 @@ TAKES = {
     ("elixr_b", Request(references=("a.png",)), "reference"),
   ],
 )
-def test_what_a_path_cannot_use_is_refused(path, request_, flag, builder_of):
+def test_build_refuses_what_the_path_cannot_use(path, request_, flag, builder_of):
   with pytest.raises(errors.InputError) as refusal:
     builder_of(path).build(request_, 1)
   assert f"{flag} for a run whose condition is not made from it" in str(refusal.value)
@@ -76,6 +76,8 @@ def test_what_a_path_cannot_use_is_refused(path, request_, flag, builder_of):
     ),
   ],
 )
-def test_what_cannot_be_is_refused(path, request_, message, builder_of, encoder):
+def test_build_refuses_impossible_requests(
+  path, request_, message, builder_of, encoder
+):
   with pytest.raises(errors.InputError, match=message):
     builder_of(path).build(request_, 1)

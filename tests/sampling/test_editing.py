@@ -51,7 +51,7 @@ def _make(run, builder, request=None, guidance=1.5, **asked) -> editing.Edited:
   return editing.make(run, builder, asked, request or Request(), changes=changes)
 
 
-def test_files_and_ids_become_squares_of_the_run(run, ids, xray, mask):
+def test_edit_inputs_are_read_from_files_and_ids(run, ids, xray, mask):
   path = xray("x.png", 90, (60, 40))
   masks = mask((60, 40), 20, name="a.png"), mask()
   result = _read(run, inits=(path, ids[0]), masks=masks)
@@ -75,7 +75,7 @@ def test_files_and_ids_become_squares_of_the_run(run, ids, xray, mask):
     ({"inits": ("{id}",), "masks": ("none.png",)}, "cannot read the reference none"),
   ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused(asked, message, run, ids, mask, tmp_path):
+def test_edit_inputs_refuse_unreadable_files(asked, message, run, ids, mask, tmp_path):
   (tmp_path / "text.png").write_text("no image")
   words = {"id": ids[0], "text": str(tmp_path / "text.png")}
   if "{small}" in str(asked):
@@ -88,7 +88,7 @@ def test_what_cannot_be_read_is_refused(asked, message, run, ids, mask, tmp_path
   assert message in str(caught.value)
 
 
-def test_known_pixels_are_the_images_own_bit_for_bit(run, builder, ids, mask, tmp_path):
+def test_make_keeps_known_pixels_bit_for_bit(run, builder, ids, mask, tmp_path):
   results = _make(run, builder, inits=(ids[0],), masks=(mask(),))
   images, known = results.samples.images, ~results.masks
   assert images.shape == (1, 32, 32, 1)
@@ -108,7 +108,9 @@ def test_known_pixels_are_the_images_own_bit_for_bit(run, builder, ids, mask, tm
     np.testing.assert_array_equal(np.asarray(image) > 0, results.masks[0, ..., 0])
 
 
-def test_the_command_does_all_of_it(run, ids, mask, run_main, monkeypatch, tmp_path):
+def test_editing_works_from_the_command(
+  run, ids, mask, run_main, monkeypatch, tmp_path
+):
   monkeypatch.setattr(run_lib, "open_run", lambda *_, **__: run)
   ended = run_main(
     "sample", f"--workdir={tmp_path}", f"--init={ids[0]}", f"--mask={mask()}",
@@ -123,7 +125,7 @@ def test_the_command_does_all_of_it(run, ids, mask, run_main, monkeypatch, tmp_p
   assert (out / "pairs.png").is_file()
 
 
-def test_pairs_are_one_by_one_or_one_with_many(run, builder, ids):
+def test_make_pairs_one_to_one_or_one_to_many(run, builder, ids):
   several = Request(image_ids=tuple(ids))
   one = _make(run, builder, several, inits=(ids[2],), strength=0.5)
   assert [entry["image_id"] for entry in one.samples.entries] == ids
@@ -136,7 +138,7 @@ def test_pairs_are_one_by_one_or_one_with_many(run, builder, ids):
     _make(run, builder, several, inits=tuple(ids[:2]))
 
 
-def test_a_counterfactual_tells_its_round_trip(run, builder, ids, tmp_path):
+def test_make_reports_the_round_trip(run, builder, ids, tmp_path):
   request = Request(image_ids=(ids[1],))
   results = _make(run, builder, request, 1.0, inits=(ids[0],), invert=True, repeats=2)
   (entry,) = results.samples.entries
@@ -158,9 +160,7 @@ def test_a_counterfactual_tells_its_round_trip(run, builder, ids, tmp_path):
     assert image.height > 5 * 128
 
 
-def test_a_file_is_its_own_condition_where_the_path_takes_references(
-  run, builder, encoder, xray, ids
-):
+def test_make_uses_the_file_as_its_own_reference(run, builder, encoder, xray, ids):
   path = xray("x.png", 90)
   results = _make(run, builder, None, 1.0, inits=(path,), invert=True, repeats=2)
   (entry,) = results.samples.entries
@@ -184,14 +184,14 @@ def test_a_file_is_its_own_condition_where_the_path_takes_references(
     (["--init=x.png", "--mask=a.png", "--mask=b.png"], "2 masks of 1 images"),
   ],
 )
-def test_wrong_flags_are_reported_before_a_run_is_opened(
+def test_editing_reports_wrong_flags_before_opening_a_run(
   flags, message, run_main, tmp_path
 ):
   ended = run_main("sample", f"--workdir={tmp_path}", *flags)
   assert message in ended.complaint
 
 
-def test_settings_are_reported_before_encoders_run(run, builder, ids, monkeypatch):
+def test_make_reports_wrong_settings_before_encoding(run, builder, ids, monkeypatch):
   monkeypatch.setattr(type(builder), "build", lambda *_: pytest.fail("too late"))
   asked = edit_inputs.EditRequest(inits=(ids[0],), strength=0.1)
   with pytest.raises(errors.InputError, match="of 4 steps, which is no step"):

@@ -49,7 +49,7 @@ def _rows(mesh, numbers, batch_size, messages=None):
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 12, 64])
-def test_rows_do_not_depend_on_their_batch(batch_size, mesh):
+def test_generate_rows_do_not_depend_on_their_batch(batch_size, mesh):
   messages = []
   numbers = np.arange(20)
   result = _rows(mesh, numbers, batch_size, messages)
@@ -61,7 +61,7 @@ def test_rows_do_not_depend_on_their_batch(batch_size, mesh):
   assert len(np.unique(result, axis=0)) == 20
 
 
-def test_keys_are_of_seed_and_number(mesh):
+def test_sample_keys_depend_on_seed_and_number(mesh):
   keys = jax.random.key_data(generate.sample_keys(0, np.arange(4)))
   again = jax.random.key_data(generate.sample_keys(0, np.array([2])))
   np.testing.assert_array_equal(keys[2], again[0])
@@ -69,7 +69,7 @@ def test_keys_are_of_seed_and_number(mesh):
   assert len(np.unique(np.concatenate([keys, other]), axis=0)) == 8
 
 
-def test_grey_levels_cover_the_range_and_end_there():
+def test_to_uint8_covers_the_range_and_clips():
   grey = generate.to_uint8(np.array([-2, -1, 0, 1 - 1 / 255, 1, 3], np.float32))
   np.testing.assert_array_equal(grey, [0, 0, 128, 254, 255, 255])
   levels = np.arange(256, dtype=np.uint8)
@@ -158,32 +158,32 @@ def _close(got, want):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
-def test_one_scale_guides_by_the_whole_condition(said, scale):
+def test_generate_guides_by_the_whole_condition(said, scale):
   _close(said(_settings(guidance=scale)), scale * BOTH)
   # The same scale as an argument.
   _close(said(_settings(guidance=2.0), scale=scale), scale * BOTH)
 
 
 @pytest.mark.parametrize("scales", [(3.0, 1.5), (1.0, 0.0), (0.0, 2.0), (0.0, 0.0)])
-def test_a_scale_a_stream_composes_them(said, scales):
+def test_generate_composes_a_scale_per_stream(said, scales):
   want = scales[0] * A + scales[1] * 10 * B
   _close(said(_settings(guidance=scales)), want)
 
 
-def test_scales_of_other_streams_are_refused(said):
+def test_generate_refuses_scales_of_other_streams(said):
   message = r"guidance=1,2,3: 3 scales; expected one number, or 2: text, image"
   with pytest.raises(errors.InputError, match=message):
     said(_settings(guidance=(1, 2, 3)))
 
 
-def test_an_interval_limits_guidance_to_its_steps(said):
+def test_generate_limits_guidance_to_its_interval(said):
   # Four steps look at 1, 3/4, 1/2 and 1/4: noise levels inf, 3, 1 and 1/3.
   for interval, inside in (((0.5, 4), 2), ((0, np.inf), 4), ((4, 1e30), 1)):
     got = said(_settings(guidance=3.0, guidance_interval=interval))
     _close(got, BOTH * (3 * inside + 4 - inside) / 4)
 
 
-def test_a_negative_condition_takes_the_place_of_none(said):
+def test_generate_replaces_the_null_by_a_negative_condition(said):
   negative = {"text": np.full((3, 1), 0.5, np.float32), "image": A[:, None]}
   away = 0.5 + 10 * A + 0.5 * A
   _close(said(_settings(guidance=3.0), negative=negative), away + 3 * (BOTH - away))
@@ -192,7 +192,7 @@ def test_a_negative_condition_takes_the_place_of_none(said):
   _close(got, away + 3 * (A - away) + 2 * (10 * B - away))
 
 
-def test_an_earlier_checkpoint_is_led_away_from(said):
+def test_generate_guides_away_from_an_earlier_checkpoint(said):
   # The velocity is as large as its parameters.
   got = said(_settings(guidance=3.0), weak_params=0.5)
   _close(got, 0.5 * BOTH + 3 * (BOTH - 0.5 * BOTH))
@@ -200,7 +200,7 @@ def test_an_earlier_checkpoint_is_led_away_from(said):
   _close(got, 1.5 * BOTH)
 
 
-def test_what_does_not_go_together_is_refused(said, caplog):
+def test_generate_refuses_incompatible_settings(said, caplog):
   with pytest.raises(
     errors.InputError, match="guidance=1,2 with an earlier checkpoint"
   ):
@@ -216,7 +216,7 @@ def test_what_does_not_go_together_is_refused(said, caplog):
     assert f"guidance=1 leaves the {name}" in caplog.text
 
 
-def test_scales_share_one_program(known, said):
+def test_generate_shares_one_program_between_scales(known, said):
   make = generate.make_generate(known[0], _settings(guidance=2.0), (2, 2, 1), said.mesh)
   for scale in (1.0, 2.0, 4.0, 7.0):
     _close(said(make=make, scale=np.float32(scale)), scale * BOTH)
@@ -226,7 +226,7 @@ def test_scales_share_one_program(known, said):
 @pytest.mark.parametrize(
   ("guidance", "scale"), [(1.5, None), (1.5, 3.0), ((2.0, 3.0), None)]
 )
-def test_rows_take_what_is_optional_along(known, guidance, scale, mesh):
+def test_generate_slices_optional_inputs_with_rows(known, guidance, scale, mesh):
   make = generate.make_generate(known[0], _settings(guidance=guidance), (2, 2, 1), mesh)
   rng = np.random.default_rng(0)
   n = 11
@@ -264,7 +264,7 @@ def test_rows_take_what_is_optional_along(known, guidance, scale, mesh):
     ((1.0, 0.0), False, 4),
   ],
 )
-def test_the_cost_is_what_is_evaluated(known, guidance, weak, cost):
+def test_evaluations_count_what_is_evaluated(known, guidance, weak, cost):
   settings = _settings(guidance=guidance)
   assert generate.evaluations(settings, 2, weak) == cost
   one = mesh_lib.make_mesh(data=1, num_devices=1)
@@ -277,7 +277,7 @@ def test_the_cost_is_what_is_evaluated(known, guidance, weak, cost):
   assert sum(known[1]) == 3 * cost
 
 
-def test_a_whole_generator_makes_images_in_range(build, dataset):
+def test_generate_makes_images_in_range(build, dataset):
   experiment = build()
   recipe = experiment.recipe.with_statistics(dataset.card.statistics)
   run = generate.make_generate(

@@ -38,7 +38,9 @@ def ids(run_of) -> list[str]:
   return [str(name) for name in run_of("findings").dataset.ids("train")[:10]]
 
 
-def test_every_image_is_of_its_own_condition_and_number(generator, ids, calls, run_of):
+def test_generate_gives_each_image_its_condition_and_number(
+  generator, ids, calls, run_of
+):
   images = image_parts.generate(generator, ids)
   assert len(images) == 10
   assert calls == [4, 4, 4]
@@ -50,7 +52,7 @@ def test_every_image_is_of_its_own_condition_and_number(generator, ids, calls, r
     images[10]
 
 
-def test_nothing_is_made_twice_and_more_go_on_where_it_ended(generator, ids, calls):
+def test_generate_continues_and_makes_nothing_twice(generator, ids, calls):
   image_parts.generate(generator, ids[:8])
   image_parts.generate(generator, ids[:8])
   assert calls == [4, 4]
@@ -58,7 +60,7 @@ def test_nothing_is_made_twice_and_more_go_on_where_it_ended(generator, ids, cal
   assert calls == [4, 4, 4]
 
 
-def test_an_interrupted_part_is_made_again_alone(generator, ids, calls):
+def test_generate_remakes_only_an_interrupted_part(generator, ids, calls):
   image_parts.generate(generator, ids)
   part = generator.folder / "images" / "part_00001.npz"
   part.rename(part.with_suffix(".partial"))
@@ -66,7 +68,7 @@ def test_an_interrupted_part_is_made_again_alone(generator, ids, calls):
   assert calls == [4, 4, 4, 4]
 
 
-def test_other_conditions_or_noise_take_the_place_of_the_first(generator, ids, calls):
+def test_generate_replaces_images_of_other_conditions_or_noise(generator, ids, calls):
   image_parts.generate(generator, ids[:4])
   noise = [image[0, 1, 0] for image in image_parts.generate(generator, ids[4:8])]
   again = image_parts.generate(generator, ids[4:8], first=100)
@@ -75,7 +77,7 @@ def test_other_conditions_or_noise_take_the_place_of_the_first(generator, ids, c
   assert [image[0, 1, 0] for image in again] == [100, 101, 102, 103]
 
 
-def test_ways_to_sample_have_folders_of_their_own(run_of, tmp_path):
+def test_prepare_gives_each_setting_its_own_folder(run_of, tmp_path):
   run = run_of("findings")
 
   def folder(**changes):
@@ -92,7 +94,7 @@ def test_ways_to_sample_have_folders_of_their_own(run_of, tmp_path):
   assert (folder() / image_parts.DESCRIPTION).is_file()
 
 
-def test_weights_tell_runs_apart(run_of):
+def test_weights_digest_distinguishes_runs(run_of):
   run = run_of("findings")
   other = dataclasses.replace(run, ema_params={"bias": np.ones(3)})
   assert image_parts.weights_digest(run) == image_parts.weights_digest(run)

@@ -72,7 +72,7 @@ def pixels(init) -> np.ndarray:
   return _decode(init)
 
 
-def test_all_the_strength_is_plain_sampling_and_none_is_the_image(result, init, pixels):
+def test_plan_of_full_strength_is_sampling_and_of_none_the_image(result, init, pixels):
   fields = {"elixrc": _condition(0.2), INIT: init}
   np.testing.assert_array_equal(result(Plan(), **fields), result(None, **fields))
   off = [
@@ -83,7 +83,7 @@ def test_all_the_strength_is_plain_sampling_and_none_is_the_image(result, init, 
   assert off[0] < 0.04 < 0.07 < off[-1]
 
 
-def test_what_is_masked_is_made_and_the_rest_stays(result, init, pixels):
+def test_plan_with_a_mask_changes_only_masked_places(result, init, pixels):
   fields = {"elixrc": _condition(0.2), INIT: init}
   make = np.zeros((2, 8, 8, 1), bool)
   make[:, :4] = True
@@ -95,7 +95,7 @@ def test_what_is_masked_is_made_and_the_rest_stays(result, init, pixels):
   np.testing.assert_array_equal(every, result(None, **fields))
 
 
-def test_an_inversion_comes_back_and_another_condition_moves_it(result, init, pixels):
+def test_plan_with_inversion_returns_to_the_image(result, init, pixels):
   source = {f"{SOURCE}elixrc": _condition(0.2), INIT: init}
   lost = {}
   for num_steps, repeats in ((20, 1), (40, 1), (20, 8)):
@@ -111,7 +111,7 @@ def test_an_inversion_comes_back_and_another_condition_moves_it(result, init, pi
   np.testing.assert_allclose(moved, _decode(init + 0.2), atol=0.04)
 
 
-def test_steps_are_the_share_that_is_done():
+def test_evaluations_count_the_steps_of_the_strength():
   def steps(strength: float, num_steps: int) -> int:
     settings = dataclasses.replace(PLAIN, num_steps=num_steps)
     return image_to_image.settings_of(settings, Plan(strength=strength)).num_steps
@@ -134,21 +134,21 @@ def test_steps_are_the_share_that_is_done():
     ({"masked": True, "inverted": True}, "invert with mask; expected one of them"),
   ],
 )
-def test_a_wrong_plan_is_refused(values, message):
+def test_plan_refuses_wrong_values(values, message):
   with pytest.raises(errors.InputError) as caught:
     Plan(**values)
   assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(("sampler", "used"), [("unipc", "euler"), ("ddim", "ddim")])
-def test_inverted_images_are_drawn_by_the_steps_that_are_inverted(sampler, used):
+def test_settings_of_an_inversion_use_its_own_steps(sampler, used):
   settings = dataclasses.replace(PLAIN, sampler=sampler)
   for plan, name in ((Plan(inverted=True), used), (Plan(strength=0.5), sampler)):
     assert image_to_image.settings_of(settings, plan).sampler == name
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "euler_ancestral", "dpm_solver_2m_sde"])
-def test_fresh_noise_cannot_be_inverted(sampler):
+def test_settings_of_an_inversion_refuse_fresh_noise(sampler):
   settings = dataclasses.replace(PLAIN, sampler=sampler)
   with pytest.raises(errors.InputError, match=f"{sampler}', which makes fresh noise"):
     image_to_image.settings_of(settings, Plan(inverted=True))

@@ -35,11 +35,11 @@ def _conditions(n: int, start: float = 0.0, references: bool = False) -> Conditi
     (Request(image_ids=("1",), unconditional=True), ("image_ids", "unconditional")),
   ],
 )
-def test_what_is_given_is_known(request_, given):
+def test_request_lists_what_is_given(request_, given):
   assert request_.given == given
 
 
-def test_rows_are_taken_together():
+def test_conditions_take_rows_together():
   taken = _conditions(3, references=True).take([2, 0, 2])
   assert len(taken) == 3
   assert taken.names == ["2", "0", "2"]
@@ -48,7 +48,7 @@ def test_rows_are_taken_together():
   assert _conditions(3).take([1]).references is None
 
 
-def test_rows_are_put_after_one_another():
+def test_join_rows_concatenates():
   joined = request_lib.join_rows([_conditions(1), _conditions(2, 5)])
   np.testing.assert_array_equal(joined.fields["text"][:, 0], [0, 5, 6])
   assert joined.names == ["0", "5", "6"]
@@ -56,7 +56,7 @@ def test_rows_are_put_after_one_another():
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 3), (3, 1), (3, 3), (1, 1)])
-def test_kinds_are_put_side_by_side(m, n):
+def test_join_combines_kinds(m, n):
   texts, images = _conditions(m), _conditions(n, 10, references=True)
   joined = request_lib.join([(texts, ["text"]), (images, ["image"])])
   rows = np.arange(max(m, n))
@@ -67,7 +67,7 @@ def test_kinds_are_put_side_by_side(m, n):
   assert (joined.references == 10).all()
 
 
-def test_numbers_that_do_not_fit_are_refused():
+def test_join_refuses_other_numbers():
   parts = [(_conditions(2), ["text"]), (_conditions(3), ["image"])]
   with pytest.raises(errors.InputError, match="2, 3 conditions of different kinds"):
     request_lib.join(parts)
@@ -87,18 +87,18 @@ def test_numbers_that_do_not_fit_are_refused():
     ({"unconditional": True}, "unconditional"),
   ],
 )
-def test_names_are_fit_for_files(entry, name):
+def test_slug_makes_file_names(entry, name):
   assert request_lib.slug(entry) == name
   assert re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name)
 
 
-def test_names_that_are_the_same_are_distinguished():
+def test_distinct_numbers_equal_names():
   names = ["x", "x-2", "y", "x", "x"]
   result = request_lib.distinct(names)
   assert result == ["x", "x-2", "y", "x-3", "x-4"]
 
 
-def test_prompts_are_read_from_a_file(tmp_path):
+def test_read_prompts_reads_a_file(tmp_path):
   path = tmp_path / "prompts.txt"
   path.write_text("an effusion\n\n  größe \n", encoding="utf-8")
   assert sample_flags.read_prompts(path) == ["an effusion", "größe"]
@@ -112,7 +112,7 @@ def test_prompts_are_read_from_a_file(tmp_path):
     (b"\xff\xfe\x00", "a text file with one prompt a line"),
   ],
 )
-def test_a_file_without_prompts_is_refused(content, message, tmp_path):
+def test_read_prompts_refuses_a_file_without_prompts(content, message, tmp_path):
   path = tmp_path / "prompts.txt"
   if content is not None:
     path.write_bytes(content)

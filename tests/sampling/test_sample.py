@@ -35,7 +35,7 @@ def pairs(run) -> sampling.Samples:
   return sampling.sample(run, _make(run, Request()), num=6, per_condition=2, seed=5)
 
 
-def test_images_of_one_condition_stand_together(pairs, run):
+def test_sample_orders_images_by_condition(pairs, run):
   ids = [str(run.dataset.ids("test")[place]) for place in (0, 0, 4, 4, 9, 9)]
   assert [entry["image_id"] for entry in pairs.entries] == ids
   assert [entry["number"] for entry in pairs.entries] == [0, 1, 2, 3, 4, 5]
@@ -49,7 +49,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
   return float(np.abs(a.astype(float) - b).mean())
 
 
-def test_they_say_how_they_were_made(pairs):
+def test_samples_describe_their_settings(pairs):
   assert pairs.settings == {
     "autoguidance_step": None,
     "checkpoint_step": 3,
@@ -72,7 +72,7 @@ def test_they_say_how_they_were_made(pairs):
     assert text in pairs.title
 
 
-def test_more_images_than_conditions_begin_again(pairs, run):
+def test_sample_repeats_conditions_for_more_images(pairs, run):
   generated = sampling.sample(run, _make(run, Request()), num=6, seed=5)
   names = [entry["image_id"] for entry in generated.entries]
   assert names == [pairs.names[0], pairs.names[2], pairs.names[4]] * 2
@@ -83,7 +83,7 @@ def test_more_images_than_conditions_begin_again(pairs, run):
   assert _difference(generated.images[1], pairs.images[1]) > 0.1
 
 
-def test_noise_is_of_the_seed_and_the_number(run):
+def test_sample_noise_depends_on_seed_and_number(run):
   nothing = _make(run, Request(unconditional=True))
   generated = [
     sampling.sample(run, nothing, num=6, seed=seed, per_condition=k)
@@ -95,7 +95,7 @@ def test_noise_is_of_the_seed_and_the_number(run):
   assert len(np.unique(generated[0].images, axis=0)) == 6
 
 
-def test_no_condition_is_guidance_0(run):
+def test_sample_without_condition_equals_guidance_0(run):
   nothing = _make(run, Request(unconditional=True))
   free = sampling.sample(run, nothing, num=6, seed=5)
   asked = _make(run, Request())
@@ -105,7 +105,7 @@ def test_no_condition_is_guidance_0(run):
   assert generated.settings["evaluations_per_image"] == 2
 
 
-def test_streams_have_scales_of_their_own(run_of):
+def test_sample_takes_a_scale_per_stream(run_of):
   """Of text and image together, scales of 0 and 1 leave the image alone."""
   run = run_of("elixr_bc")
   both = _make(run, Request())
@@ -125,7 +125,7 @@ def test_streams_have_scales_of_their_own(run_of):
     sampling.sample(run, both, num=3, changes={"guidance": (1.0, 2.0, 3.0)})
 
 
-def test_a_negative_condition_leads_elsewhere(run):
+def test_sample_is_changed_by_a_negative_condition(run):
   asked = _make(run, Request())
   blank = {name: np.zeros_like(value[:1]) for name, value in asked.fields.items()}
   other = {name: value[2:] for name, value in asked.fields.items()}
@@ -138,7 +138,7 @@ def test_a_negative_condition_leads_elsewhere(run):
   assert _difference(plain.images, against.images) > 0.1
 
 
-def test_settings_out_of_range_are_refused(run):
+def test_sample_refuses_settings_out_of_range(run):
   asked = _make(run, Request())
   with pytest.raises(errors.InputError, match="num_steps=0; expected 1 or more"):
     sampling.sample(run, asked, num=1, changes={"num_steps": 0})
@@ -177,7 +177,7 @@ def test_write_names_files_by_number_and_condition(pairs, tmp_path):
       assert min(image.size) > 128
 
 
-def test_what_has_no_reference_writes_none(pairs, tmp_path):
+def test_write_without_references_writes_none(pairs, tmp_path):
   sample_files.write(dataclasses.replace(pairs, references=None), tmp_path)
   content = json.loads((tmp_path / "samples.json").read_text())
   assert not any("reference_file" in entry for entry in content["samples"])
@@ -216,11 +216,11 @@ def test_newest_is_the_last_folder_with_pairs(tmp_path):
     ({"unconditional": True}, "no condition"),
   ],
 )  # fmt: skip
-def test_captions_are_short(entry, text):
+def test_caption_is_short(entry, text):
   assert sampling.caption(entry) == text
 
 
-def test_a_folder_without_a_checkpoint_is_refused(run, tmp_path):
+def test_open_run_refuses_a_folder_without_a_checkpoint(run, tmp_path):
   card_lib.write(tmp_path, run.config, run.card)
   with pytest.raises(errors.InputError, match="no checkpoint in"):
     run_lib.open_run(tmp_path)

@@ -80,7 +80,7 @@ def reported(monkeypatch) -> list[dict]:
   return batches
 
 
-def test_axes_are_read():
+def test_axes_are_parsed():
   guidance, steps = sample_flags.axes(["guidance=1,2.5", "num_steps=10,25"])
   assert guidance == sweeps.Axis(name="guidance", values=(1.0, 2.5))
   assert steps.values == (10, 25)
@@ -105,7 +105,7 @@ def test_axes_are_read():
     (["seed=1", "num_steps=2", "guidance=3"], "one or two different axes"),
   ],
 )
-def test_axes_that_are_none_are_refused(texts, message):
+def test_axes_refuse_other_text(texts, message):
   with pytest.raises(errors.InputError, match=message):
     sample_flags.axes(texts)
 
@@ -119,16 +119,14 @@ def test_axes_that_are_none_are_refused(texts, message):
     ("a", ["b"], ["grid", "prompt"], "--interpolate with --grid; expected one of them"),
   ],
 )
-def test_a_walk_has_two_ends_and_is_all_that_is_made(first, rest, others, message):
+def test_ends_refuses_other_requests_beside_a_walk(first, rest, others, message):
   assert sample_flags.ends("a", ["b"], []) == ("a", "b")
   assert sample_flags.ends("", [], ["prompt"]) == ()
   with pytest.raises(errors.InputError, match=message):
     sample_flags.ends(first, rest, others)
 
 
-def test_a_row_of_scales_is_what_sampling_makes_with_each(
-  run, builder, drawn, programs
-):
+def test_grid_of_scales_equals_sampling_with_each(run, builder, drawn, programs):
   asked = builder.build(Request(), 4)
   (axis,) = sample_flags.axes(["guidance=1,2,4"])
   picture = sweeps.grid(run, asked, [axis], seed=3)
@@ -148,7 +146,7 @@ def test_a_row_of_scales_is_what_sampling_makes_with_each(
   assert np.abs(call["rows"][0][0].astype(int) - call["rows"][0][2]).mean() > 0.1
 
 
-def test_two_axes_are_rows_and_columns(run, builder, drawn, reported):
+def test_grid_of_two_axes_has_rows_and_columns(run, builder, drawn, reported):
   asked = builder.build(Request(), 2)
   axes = sample_flags.axes(["num_steps=3,5", "guidance=1,2,4"])
   done = []
@@ -171,7 +169,7 @@ def test_two_axes_are_rows_and_columns(run, builder, drawn, reported):
     np.testing.assert_array_equal(batch["findings"], reported[0]["findings"])
 
 
-def test_one_condition_needs_no_name_on_two_axes(run, builder, drawn, reported):
+def test_grid_of_one_condition_omits_its_name(run, builder, drawn, reported):
   axes = sample_flags.axes(["sampler=euler,ddim", "seed=0,1,2"])
   sweeps.grid(run, builder.build(Request(), 1), axes)
   (call,) = drawn
@@ -183,9 +181,7 @@ def test_one_condition_needs_no_name_on_two_axes(run, builder, drawn, reported):
   assert len(set(keys)) == 3
 
 
-def test_a_value_out_of_range_is_refused_before_anything_is_made(
-  run, builder, reported
-):
+def test_grid_refuses_values_out_of_range_first(run, builder, reported):
   asked = builder.build(Request(), 1)
   for text, message in (
     ("num_steps=2,0", "num_steps=0"),
@@ -197,7 +193,7 @@ def test_a_value_out_of_range_is_refused_before_anything_is_made(
   assert reported == []
 
 
-def test_a_walk_ends_at_the_plain_images(run, builder, drawn):
+def test_walk_ends_at_the_plain_images(run, builder, drawn):
   ends = builder.build(Request(findings=("Effusion,Mass", "Cardiomegaly")), 1)
   picture, images = sweeps.walk(run, ends, num=4, seed=3)
   assert images.shape == (4, 32, 32, 1)
@@ -211,7 +207,7 @@ def test_a_walk_ends_at_the_plain_images(run, builder, drawn):
   assert picture.size[0] > 4 * 128
 
 
-def test_a_walk_mixes_what_is_known_at_both_ends(run, builder, reported):
+def test_walk_mixes_what_is_known_at_both_ends(run, builder, reported):
   parts = [
     builder.build(Request(findings=("Mass",), age=20.0, sex="M"), 1),
     builder.build(Request(findings=("Edema",), age=60.0, view="AP"), 1),
@@ -229,7 +225,7 @@ def test_a_walk_mixes_what_is_known_at_both_ends(run, builder, reported):
   assert len(np.unique(batch["key"], axis=0)) == 1
 
 
-def test_a_walk_from_an_image_keeps_it_at_its_end(run, builder, reported):
+def test_walk_from_an_image_keeps_it_at_its_end(run, builder, reported):
   image_id = str(run.dataset.ids("test")[0])
   image = builder.build(Request(image_ids=(image_id,)), 1)
   sweeps.walk(run, builder.between([image_id, "Mass"]), num=3)
@@ -239,7 +235,7 @@ def test_a_walk_from_an_image_keeps_it_at_its_end(run, builder, reported):
   assert np.isfinite(batch["age"]).tolist() == [True, False, False]
 
 
-def test_embeddings_fade_in(run_of, reported):
+def test_walk_fades_embeddings_in(run_of, reported):
   run = run_of("elixr_c")
   builder = conditions.ConditionBuilder(run=run)
   ends = join_rows(
@@ -253,7 +249,9 @@ def test_embeddings_fade_in(run_of, reported):
   np.testing.assert_array_equal(batch["elixrc"][2], full)
 
 
-def test_what_leads_away_is_handed_on(run, builder, reported, monkeypatch):
+def test_walk_and_grid_use_negative_conditions_and_autoguidance(
+  run, builder, reported, monkeypatch
+):
   ends = builder.build(Request(findings=("Mass", "Edema")), 1)
   blank = builder.build(Request(unconditional=True), 1).fields
   against = dataclasses.replace(ends, negative=blank)
@@ -272,7 +270,7 @@ def test_what_leads_away_is_handed_on(run, builder, reported, monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "num"), [(1, 4), (3, 4), (2, 1)])
-def test_a_walk_needs_two_ends(count, num, run, builder):
+def test_walk_refuses_other_than_two_ends(count, num, run, builder):
   asked = builder.build(Request(), count)
   with pytest.raises(errors.InputError, match="2 or more images between two"):
     sweeps.walk(run, asked, num=num)

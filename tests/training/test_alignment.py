@@ -63,7 +63,7 @@ def toy(build):
   return objective, aligned, params, projector, inputs, one.target(batch)
 
 
-def test_the_loss_has_two_parts_and_tells_both(toy):
+def test_total_loss_has_two_parts_and_reports_both(toy):
   plain, aligned, params, projector, inputs, wanted = toy
   assert wanted.shape == (3, 4, 3)
   alone, reported_alone = step.total_loss(plain, params, *inputs)
@@ -78,7 +78,7 @@ def test_the_loss_has_two_parts_and_tells_both(toy):
   np.testing.assert_allclose(both, alone + 0.25 * apart, rtol=1e-6)
 
 
-def test_both_network_and_projector_learn_of_it(toy):
+def test_total_loss_has_gradients_for_network_and_projector(toy):
   plain, aligned, params, projector, inputs, wanted = toy
 
   @jax.jit
@@ -99,7 +99,7 @@ def test_both_network_and_projector_learn_of_it(toy):
     assert np.abs(layer["kernel"]).max() > 0
 
 
-def test_it_learns_and_resumes_from_a_checkpoint_bit_for_bit(toy, tmp_path):
+def test_alignment_resumes_bit_for_bit(toy, tmp_path):
   _, aligned, params, projector, inputs, _ = toy
   x0 = np.clip(inputs[0], -1, 1).reshape(3, 8, 8, 1)
   batch = {"image": x0, "elixrc": np.ones((3, 8, 8, 1376), np.float16)}
@@ -141,7 +141,9 @@ def test_it_learns_and_resumes_from_a_checkpoint_bit_for_bit(toy, tmp_path):
      "target_clip_patches", (8, 8), ("clip_patches",)),
   ],
 )  # fmt: skip
-def test_a_target_is_the_images_own_column(changes, field, grid, columns, build):
+def test_alignment_target_is_the_images_own_column(
+  changes, field, grid, columns, build
+):
   experiment = build(**{**ON, **changes})
   actual = experiment.alignment
   assert (actual.field, actual.grid) == (field, grid)
@@ -150,7 +152,7 @@ def test_a_target_is_the_images_own_column(changes, field, grid, columns, build)
   assert build().targets is None
 
 
-def test_a_target_that_is_the_condition_is_refused(build):
+def test_alignment_refuses_the_condition_as_target(build):
   with pytest.raises(errors.InputError) as caught:
     build(**{**ON, "conditioning__reference": "self"})
   for text in (
@@ -162,7 +164,7 @@ def test_a_target_that_is_the_condition_is_refused(build):
 
 
 @pytest.mark.parametrize(("layer", "width"), [(-1, 16), (0, 8)])
-def test_features_are_of_the_layer_that_is_named(layer, width, build):
+def test_alignment_uses_the_named_layer(layer, width, build):
   experiment = build(
     **ON,
     repa__layer=layer,
@@ -185,13 +187,13 @@ def test_features_are_of_the_layer_that_is_named(layer, width, build):
     ("projector_width", 0, "config.repa.projector_width=0"),
   ],
 )
-def test_a_wrong_value_is_refused(key, value, message, build):
+def test_alignment_refuses_wrong_values(key, value, message, build):
   with pytest.raises(errors.InputError) as caught:
     build(**{**ON, f"repa__{key}": value})
   assert message in str(caught.value)
 
 
-def test_a_config_without_the_section_goes_without(small):
+def test_alignment_is_absent_without_its_section(small):
   plain = small.config().to_dict()
   del plain["repa"]
   assert experiment_lib.build(plain).alignment is None

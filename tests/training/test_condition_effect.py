@@ -62,7 +62,7 @@ def _seen(images: np.ndarray) -> np.ndarray:
     ("findings", 130, 0.9),
   ],
 )
-def test_the_condition_decides_and_the_noise_does_not(
+def test_condition_effect_is_larger_than_that_of_noise(
   path, num_steps, share, small, squares
 ):
   small_recipe = dataclasses.replace(

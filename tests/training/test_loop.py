@@ -147,7 +147,7 @@ COSINE = {
 }
 
 
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(train, build, tmp_path):
+def test_train_resumes_bit_for_bit(train, build, tmp_path):
   whole, writer = train(tmp_path / "whole", **COSINE)
   assert whole.reason == "finished"
 
@@ -182,7 +182,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(train, build, tmp_pa
     train(tmp_path / "cut", optimizer__schedule="cosine")
 
 
-def test_eight_devices_learn_what_one_learns(train, tmp_path, monkeypatch):
+def test_train_on_eight_devices_equals_one(train, tmp_path, monkeypatch):
   # So that these small kernels are split by both rules.
   monkeypatch.setattr(sharding, "FSDP_FLOOR", 64)
   one, writer = train(tmp_path / "one", **COSINE)
@@ -207,7 +207,7 @@ def test_eight_devices_learn_what_one_learns(train, tmp_path, monkeypatch):
   assert abs(one.history.best_loss - moved.history.best_loss) < 1e-5
 
 
-def test_each_signal_saves_and_ends_cleanly(run_toy, tmp_path):
+def test_train_saves_and_ends_on_each_signal(run_toy, tmp_path):
   """One after the other stops the same run, which ends as if uninterrupted."""
   for stop, number in ((3, signal.SIGTERM), (5, signal.SIGINT)):
     before = signal.getsignal(number)
@@ -230,7 +230,7 @@ def test_each_signal_saves_and_ends_cleanly(run_toy, tmp_path):
   assert float(resumed.state.params["a"]) == float(expected)
 
 
-def test_a_second_signal_interrupts_at_once(run_toy, tmp_path):
+def test_train_stops_at_once_on_a_second_signal(run_toy, tmp_path):
   def send_twice(step: int) -> None:
     if step == 3:
       os.kill(os.getpid(), signal.SIGINT)
@@ -242,7 +242,7 @@ def test_a_second_signal_interrupts_at_once(run_toy, tmp_path):
 
 
 @pytest.mark.parametrize("log_every", [1, 100])
-def test_a_loss_that_is_not_finite_stops_naming_step_and_metric(
+def test_train_stops_at_an_infinite_loss_and_names_the_step(
   log_every, run_toy, tmp_path
 ):
   with pytest.raises(errors.InputError) as caught:
@@ -255,13 +255,13 @@ def test_a_loss_that_is_not_finite_stops_naming_step_and_metric(
   assert history["best_loss"] < np.inf
 
 
-def test_a_validation_that_is_not_finite_stops(run_toy, tmp_path):
+def test_train_stops_at_an_infinite_validation_loss(run_toy, tmp_path):
   with pytest.raises(errors.InputError, match="validation/loss is inf at step 2"):
     run_toy(losses=[np.inf])
   assert _steps(tmp_path) == []
 
 
-def test_another_config_is_refused_naming_the_keys(run_toy, tmp_path):
+def test_train_refuses_another_config_and_names_the_keys(run_toy, tmp_path):
   run_toy(num_steps=2)
   with pytest.raises(errors.InputError, match=r"seed \(0 there, 1 here\)") as caught:
     run_toy(num_steps=4, seed=1)
@@ -269,7 +269,7 @@ def test_another_config_is_refused_naming_the_keys(run_toy, tmp_path):
   assert _steps(tmp_path) == [2]
 
 
-def test_other_data_are_refused(run_toy):
+def test_train_refuses_other_data(run_toy):
   run_toy(num_steps=2)
   with pytest.raises(errors.InputError, match="of other data: labels"):
     run_toy(
@@ -277,7 +277,7 @@ def test_other_data_are_refused(run_toy):
     )
 
 
-def test_patience_ends_a_run_and_repeating_does_not_restart_it(run_toy, tmp_path):
+def test_train_ends_after_patience_and_does_not_restart(run_toy, tmp_path):
   changes = {"patience": 2, "checkpoint_every": 1, "losses": [1.0, 2.0, 3.0, 4.0]}
   outcome, *_ = run_toy(**changes)
   assert outcome.reason == "no improvement"
@@ -289,7 +289,7 @@ def test_patience_ends_a_run_and_repeating_does_not_restart_it(run_toy, tmp_path
   assert (again.reason, writer.scalars) == ("no improvement", {})
 
 
-def test_pictures_are_drawn_before_at_intervals_and_after(run_toy, tmp_path):
+def test_train_draws_pictures_before_at_intervals_and_after(run_toy, tmp_path):
   _, writer, toy = run_toy(sample_every=4)
   assert toy.shown == [0, 4, 6]
   assert writer.images == [(step, (1, 4, 4, 1)) for step in toy.shown]

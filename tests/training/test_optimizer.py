@@ -8,7 +8,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.training import optimizer
 
 
-def test_warm_up_then_cosine_to_the_final_rate():
+def test_learning_rate_warms_up_then_follows_a_cosine():
   settings = optimizer.OptimizerSettings(
     learning_rate=1.0, warmup_steps=10, final_rate=0.1
   )
@@ -19,13 +19,13 @@ def test_warm_up_then_cosine_to_the_final_rate():
   np.testing.assert_allclose(rate(110), 0.1, rtol=1e-6)
 
 
-def test_a_constant_rate_stays():
+def test_learning_rate_stays_constant():
   settings = optimizer.OptimizerSettings(learning_rate=0.5, schedule="constant")
   rate = optimizer.learning_rate(settings, 10)
   assert rate(0) == rate(9) == rate(1000) == 0.5
 
 
-def test_decay_shrinks_kernels_only():
+def test_make_optimizer_decays_only_kernels():
   settings = optimizer.OptimizerSettings(
     learning_rate=0.1, schedule="constant", weight_decay=0.5
   )
@@ -37,7 +37,7 @@ def test_decay_shrinks_kernels_only():
   np.testing.assert_array_equal(updates["conv"]["bias"], 0.0)
 
 
-def test_the_inverse_root_asks_for_no_last_step():
+def test_learning_rate_of_the_inverse_root_needs_no_last_step():
   settings = optimizer.OptimizerSettings(
     learning_rate=2.0, schedule="inverse_sqrt", warmup_steps=5, decay_after=100
   )
@@ -52,7 +52,7 @@ def test_the_inverse_root_asks_for_no_last_step():
     optimizer.OptimizerSettings(learning_rate=1.0, decay_after=0)
 
 
-def test_unit_weights_stay_so_and_others_are_left_alone():
+def test_make_optimizer_normalises_only_unit_weights():
   settings = optimizer.OptimizerSettings(
     learning_rate=0.1, schedule="constant", unit_weights=True
   )
@@ -70,6 +70,6 @@ def test_unit_weights_stay_so_and_others_are_left_alone():
   np.testing.assert_allclose(step, 0.1, rtol=1e-3)
 
 
-def test_an_unknown_schedule_is_refused():
+def test_optimizer_settings_refuse_an_unknown_schedule():
   with pytest.raises(errors.InputError, match="schedule='linear'"):
     optimizer.OptimizerSettings(learning_rate=1.0, schedule="linear")

@@ -69,7 +69,7 @@ def _taken(experiment):
   return taken, fresh.keys() - taken.keys()
 
 
-def test_a_run_begins_with_the_weights_of_the_folder(save, build_from):
+def test_pretrained_run_starts_from_the_weights_of_the_folder(save, build_from):
   folder, params = save()
   experiment = build_from(folder)
   state = denoiser_trainer.make_programs(experiment, {}).init()
@@ -80,7 +80,7 @@ def test_a_run_begins_with_the_weights_of_the_folder(save, build_from):
   assert int(state.step) == 0
 
 
-def test_a_stream_of_another_width_has_a_fresh_cross_attention(save, build_from):
+def test_pretrained_stream_of_another_width_has_new_cross_attention(save, build_from):
   folder, params = save(context_width=7)
   taken, fresh = _taken(build_from(folder))
   assert {path[:4] for path in fresh} == {
@@ -93,14 +93,14 @@ def test_a_stream_of_another_width_has_a_fresh_cross_attention(save, build_from)
     np.testing.assert_array_equal(array, flat[path])
 
 
-def test_another_number_of_channels_has_fresh_first_and_last_layers(save, build_from):
+def test_pretrained_with_other_channels_has_new_first_and_last_layers(save, build_from):
   folder, _ = save(channels=5)
   _, fresh = _taken(build_from(folder))
   assert {path[0] for path in fresh} == {"conv_in", "conv_out"}
   assert len(fresh) == 4
 
 
-def test_three_channels_become_one_that_does_the_same_with_grey(save, build_from):
+def test_pretrained_rgb_becomes_grey(save, build_from):
   folder, params = save(channels=3)
   taken, fresh = _taken(build_from(folder, codec={"name": "pixel"}))
   assert not fresh
@@ -118,7 +118,7 @@ def test_three_channels_become_one_that_does_the_same_with_grey(save, build_from
   )
 
 
-def test_several_streams_have_a_fresh_embedder(save, build_from):
+def test_pretrained_with_several_streams_has_a_new_embedder(save, build_from):
   folder, _ = save(context_width=8)
   experiment = build_from(folder)
   network = experiment.pretrained.network
@@ -143,7 +143,7 @@ def test_several_streams_have_a_fresh_embedder(save, build_from):
   assert {path[0] for path in fresh} == {"context_embedder"}
 
 
-def test_resuming_does_not_need_the_folder(save, build_from, dataset, tmp_path):
+def test_pretrained_run_resumes_without_the_folder(save, build_from, dataset, tmp_path):
   folder, params = save()
   writer = types.SimpleNamespace(
     write_scalars=lambda step, scalars: None, flush=lambda: None
@@ -179,7 +179,7 @@ def test_resuming_does_not_need_the_folder(save, build_from, dataset, tmp_path):
     ({"block_channels": (8, 8), "attention": (True, False)}, "block_channels=(8, 8)"),
   ],
 )
-def test_a_folder_of_another_network_is_refused(change, reported, save, build_from):
+def test_pretrained_refuses_another_network(change, reported, save, build_from):
   folder, _ = save(**change)
   experiment = build_from(folder)
   with pytest.raises(errors.InputError) as caught:
@@ -187,7 +187,7 @@ def test_a_folder_of_another_network_is_refused(change, reported, save, build_fr
   assert reported in str(caught.value)
 
 
-def test_only_a_unet_has_published_weights(small):
+def test_pretrained_is_refused_for_other_networks_than_unets(small):
   plain = small.config().to_dict()
   plain["model"] = {"name": "dit", "patch_size": 2, "depth": 1, "width": 16,
                     "num_heads": 2, "pretrained": "somewhere"}  # fmt: skip
@@ -204,7 +204,7 @@ def test_only_a_unet_has_published_weights(small):
     ("tiny,elixr_bc", 80, 2),
   ],
 )
-def test_the_recipe_begins_from_stable_diffusion(choice, width, num_streams):
+def test_pretrained_recipe_starts_from_stable_diffusion(choice, width, num_streams):
   module = importlib.import_module("configs.sd15_finetune")
   experiment = experiment_lib.build(module.get_config(choice))
   network = experiment.pretrained.network
@@ -221,7 +221,7 @@ def test_the_recipe_begins_from_stable_diffusion(choice, width, num_streams):
   assert "--config configs/sd15_finetune.py" in module.__doc__
 
 
-def test_the_recipe_has_no_key_that_nothing_reads():
+def test_pretrained_recipe_has_no_unused_key():
   module = importlib.import_module("configs.sd15_finetune")
   for section in ("model", "codec", "optimizer", "train"):
     spoilt = module.get_config("tiny").to_dict()
@@ -232,7 +232,7 @@ def test_the_recipe_has_no_key_that_nothing_reads():
     module.get_config("huge")
 
 
-def test_a_missing_folder_is_reported_before_any_data_are_prepared(run_main, tmp_path):
+def test_pretrained_reports_a_missing_folder_before_preparing_data(run_main, tmp_path):
   ended = run_main(
     "main",
     "--config=configs/sd15_finetune.py:tiny",

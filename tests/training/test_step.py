@@ -96,7 +96,7 @@ def _update(objective, batch, *, step=0, accumulation=1, ema_decay=0.9, seed=0):
 @pytest.mark.parametrize(
   ("step", "decay"), [(0, 0.1), (8, 9 / 18), (80, 81 / 90), (10_000, 0.95)]
 )
-def test_the_average_warms_up(step, decay, objective, batch):
+def test_train_step_warms_up_the_average(step, decay, objective, batch):
   old, new, _ = _update(objective, batch, step=step, ema_decay=0.95)
   assert int(new.step) == step + 1
   for name in old.params:
@@ -106,7 +106,7 @@ def test_the_average_warms_up(step, decay, objective, batch):
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])
-def test_parts_of_a_batch_make_the_update_of_the_whole(accumulation, objective, batch):
+def test_train_step_of_parts_equals_that_of_the_batch(accumulation, objective, batch):
   _, whole, reported = _update(objective, batch)
   _, parts, reported_of_parts = _update(objective, batch, accumulation=accumulation)
   for name in ("loss", "grad_norm"):
@@ -115,13 +115,13 @@ def test_parts_of_a_batch_make_the_update_of_the_whole(accumulation, objective, 
     np.testing.assert_allclose(parts.params[name], whole.params[name], rtol=1e-5)
 
 
-def test_the_gradient_norm_is_that_of_the_update(objective, batch):
+def test_train_step_reports_the_norm_of_its_gradient(objective, batch):
   old, new, metrics = _update(objective, batch)
   change = [(old.params[name] - new.params[name]) / 0.1 for name in old.params]
   np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(change), rtol=1e-4)
 
 
-def test_train_step_alone_drops_activations(objective, batch):
+def test_train_step_drops_activations_and_validation_does_not(objective, batch):
   keys = []
 
   def apply_fn(*inputs, rngs=None):
@@ -136,14 +136,14 @@ def test_train_step_alone_drops_activations(objective, batch):
   assert keys[1:] == [None, None]
 
 
-def test_a_stream_that_is_always_dropped_teaches_nothing(objective, batch):
+def test_train_step_learns_nothing_from_a_dropped_stream(objective, batch):
   always = dataclasses.replace(objective, drop_rates=(1.0,))
   old, new, _ = _update(always, batch)
   assert new.params["c"] == old.params["c"]
   assert new.params["a"] != old.params["a"]
 
 
-def test_a_stream_that_is_never_dropped_is_whole(objective, batch):
+def test_train_step_keeps_a_stream_that_is_never_dropped(objective, batch):
   """The gradient of c is that of the full context, computed by hand."""
   _old, new, _ = _update(objective, batch)
   key = jax.random.fold_in(denoiser_lib.stream_key(0, denoiser_lib.TRAIN_STREAM), 0)
@@ -157,7 +157,7 @@ def test_a_stream_that_is_never_dropped_is_whole(objective, batch):
   np.testing.assert_allclose(new.params["c"], wanted, rtol=1e-5)
 
 
-def test_steps_and_seeds_draw_differently_and_repeat_exactly(objective, batch):
+def test_train_step_is_deterministic_in_step_and_seed(objective, batch):
   losses = {
     (seed, step): float(_update(objective, batch, seed=seed, step=step)[2]["loss"])
     for seed in (0, 1)
@@ -174,7 +174,7 @@ def _validate(objective, batch) -> dict[str, float]:
   return {name: float(value) for name, value in sums.items()}
 
 
-def test_validation_does_not_depend_on_the_batch(objective, batch):
+def test_validation_step_does_not_depend_on_the_batch(objective, batch):
   whole = _validate(objective, batch)
   assert whole["count"] == 8
   totals: dict[str, float] = {}
@@ -187,7 +187,7 @@ def test_validation_does_not_depend_on_the_batch(objective, batch):
   assert totals == pytest.approx(whole, rel=1e-6)
 
 
-def test_validation_tells_what_the_condition_is_worth(objective, batch):
+def test_validation_step_measures_the_value_of_the_condition(objective, batch):
   sums = _validate(objective, batch)
   assert sums["loss"] != sums["loss_unconditional"]
   blind = {**batch, "hint": np.zeros_like(batch["hint"])}
