@@ -110,8 +110,15 @@ def define() -> Holders:
     )
   with flag_help.group("Sweep of guidance"):
     holders |= {
-      "sweep": texts("sweep", [], "Guidance scales to compare."),
-      "sweep_num": number("sweep_num", 128, "Number of conditions at each scale.", 2),
+      "sweep": texts(
+        "sweep",
+        [],
+        "Guidance scales, such as 1,1.5,2,3: each path is evaluated at its best by the"
+        " primary figure, chosen on validation conditions.",
+      ),
+      "sweep_num": number(
+        "sweep_num", 128, "Validation conditions at each scale, at most.", 2
+      ),
     }
   with flag_help.group("Utility (classifiers trained on generated images)"):
     holders |= {

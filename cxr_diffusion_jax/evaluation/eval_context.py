@@ -217,6 +217,38 @@ def _aligned_judges(
   return aligned
 
 
+def of_split(
+  context: EvalContext,
+  runs: Sequence[run_lib.Run],
+  split: str,
+  *,
+  num: int,
+  per_patient: int = 0,
+  progress: types.Progress = types.no_progress,
+) -> EvalContext:
+  """The same networks for another split, with at most `num` conditions.
+
+  The conditions are of patients with at most half of its images.
+
+  Raises:
+    errors.InputError: too few images in the split.
+  """
+  assert context.cache is not None
+  assert context.judges_of is not None
+  whole, sets = _select(runs, split, None, per_patient)
+  kept = range(min(num, len(sets["conditions"])))
+  sets["conditions"] = sets["conditions"].take(kept)
+  return dataclasses.replace(
+    context,
+    split=split,
+    conditions=sets["conditions"],
+    reference=sets["reference"],
+    judges=context.judges_of(sets["conditions"]),
+    features=_real_features(context.cache, context.extractors, whole, sets, progress),
+    whole=whole,
+  )
+
+
 def judge_name(phantom: bool) -> str:
   """The name of a probe in tables."""
   return f"probe, trained on {'phantoms' if phantom else 'real images'}"

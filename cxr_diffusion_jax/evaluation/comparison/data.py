@@ -22,11 +22,20 @@ Losses = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepPoint:
-  """One guidance scale: a distance and an adherence of the same images."""
+  """One guidance scale: figures of the same validation conditions at each scale.
+
+  Attributes:
+    primary: the figure that the scale is chosen by.
+    fidelity: a distance.
+    adherence: whether the findings are seen.
+    chosen: whether the path's other figures are of this scale.
+  """
 
   guidance: float
+  primary: Measurement
   fidelity: Measurement
   adherence: Measurement
+  chosen: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,6 +113,8 @@ def write_metrics(compared: Comparison, folder: pathlib.Path) -> None:
         "sweep": [
           {
             "guidance": point.guidance,
+            "chosen": point.chosen,
+            "primary": point.primary.facts,
             "fidelity": point.fidelity.facts,
             "adherence": point.adherence.facts,
           }

@@ -14,9 +14,11 @@ from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import JudgedSet, Options
 from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
+from cxr_diffusion_jax.evaluation.comparison.sweep import Sweep
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.metrics import reconstruction
+from cxr_diffusion_jax.run.sample_section import SampleSettings
 
 # Images with a finding, below which a mean that counts it is reported with a warning.
 FEW_POSITIVES = 20
@@ -38,6 +40,11 @@ ON_PHANTOMS = (
   "These are phantoms, drawn by a program, and encoders that were trained on them. The"
   " comparison shows what each condition carries here, not which published encoder is"
   " best on X-rays."
+)
+
+ONE_GUIDANCE = (
+  "Guidance was not chosen for each path by a sweep: a path may be better at another"
+  " scale."
 )
 
 
@@ -102,6 +109,7 @@ def of_paths(
   paths: Sequence[ConditioningPath],
   sets: Mapping[str, Sequence[Sequence[JudgedSet]]],
   options: Options,
+  sweep: Sweep | None,
 ) -> dict[str, str]:
   """What was compared and how: label -> text."""
   assert context.training is not None
@@ -129,8 +137,13 @@ def of_paths(
       for path in paths
     ),
     "sampling seeds": ", ".join(map(str, options.seeds)),
-    "sampler": f"{settings.sampler}, {settings.num_steps} steps, guidance"
-    f" {settings.guidance_text}; {', '.join(map(str, costs))} evaluations an image",
+    "sampler": f"{settings.sampler}, {settings.num_steps} steps,"
+    f" {', '.join(map(str, costs))} evaluations an image",
+    "guidance": guidance(
+      {name: of[0][0].generator.generator.settings for name, of in sets.items()},
+      options,
+      sweep,
+    ),
     "codec alone": "; ".join(
       f"{path.name}: {reconstruction.read(path.runs[0].folder, path.config)}"
       for path in paths
@@ -138,6 +151,24 @@ def of_paths(
     **judges(context),
     **command("compare" if len(paths) > 1 else "evaluate"),
   }
+
+
+def guidance(
+  settings: Mapping[str, SampleSettings], options: Options, sweep: Sweep | None
+) -> str:
+  """The scale of each path, and how it was chosen."""
+  scales = {name: of_path.guidance_text for name, of_path in settings.items()}
+  shown = ", ".join(f"{name} {scale}" for name, scale in scales.items())
+  if sweep is None:
+    if len(set(scales.values())) == 1:
+      shown = next(iter(scales.values())) + " in all paths" * (len(scales) > 1)
+    return f"{shown}; not chosen by a sweep"
+  tried = ", ".join(f"{scale:g}" for scale in options.sweep)
+  return (
+    f"{shown}: of {tried} the best by {options.primary}, with {sweep.num:,} validation"
+    f" conditions of {sweep.patients:,} patients, the first training run and the first"
+    " seed; the same conditions and noise in every path"
+  )
 
 
 def command(main: str) -> dict[str, str]:
@@ -162,6 +193,14 @@ def judges(context: EvalContext) -> dict[str, str]:
   }
 
 
-def limitations(context: EvalContext) -> list[str]:
-  """What the figures do not show, in sentences."""
-  return [*([ON_PHANTOMS] if context.phantom else []), *LIMITATIONS]
+def limitations(context: EvalContext, *, swept: bool = True) -> list[str]:
+  """What the figures do not show, in sentences.
+
+  Args:
+    swept: whether each path has its best guidance, or there are no paths.
+  """
+  return [
+    *([ON_PHANTOMS] if context.phantom else []),
+    *([] if swept else [ONE_GUIDANCE]),
+    *LIMITATIONS,
+  ]

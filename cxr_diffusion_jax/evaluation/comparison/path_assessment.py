@@ -1,7 +1,7 @@
 """Generates and judges the images of one conditioning path.
 
 runs (training seeds) x sampling seeds --generate--> sets --assess--> figures
-first run, first seed --other guidance--> sweep; --conditions of training--> utility
+first run, first seed --conditions of training--> utility
 conditions of training, of one image a patient --> memorisation
 """
 
@@ -18,13 +18,12 @@ from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation import metric as metric_lib
 from cxr_diffusion_jax.evaluation.comparison import elicitation, row_losses
-from cxr_diffusion_jax.evaluation.comparison.data import SweepPoint
 from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
-from cxr_diffusion_jax.evaluation.metrics import fidelity, loss_membership, memorisation
+from cxr_diffusion_jax.evaluation.metrics import loss_membership, memorisation
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import image_parts
 
@@ -51,7 +50,9 @@ class Options:
       are exploratory.
     classifiers: files NAME.onnx of the user's classifiers, as judges.
     changes: to the sample settings of the runs.
-    sweep: guidance scales; () for none.
+    sweep: guidance scales, of which each path's best is chosen; () for one common
+      scale.
+    sweep_num: validation conditions at each scale, at most.
     memorisation_num: conditions of training images, of one patient each, that two
       images each are generated for, to detect memorised images;
       losses of eight times as many patients are compared. 0 for none.
@@ -127,66 +128,11 @@ def assess_path(
   for run in path.runs:
     weights = image_parts.weights_digest(run)
     of_run = _losses(run, options, progress)
-    sets.append([
-      _assess(
-        context, _generator(run, options, seed, weights), options, of_run, progress
-      )
-      for seed in options.seeds
-    ])  # fmt: skip
+    generators = [prepare(run, options, seed, weights) for seed in options.seeds]
+    sets.append(
+      [assess_set(context, one, options, of_run, progress) for one in generators]
+    )
   return sets
-
-
-def sweep(
-  context: EvalContext,
-  path: ConditioningPath,
-  options: Options,
-  progress: types.Progress = types.no_progress,
-) -> list[SweepPoint]:
-  """Fidelity and adherence of the first run at several guidance scales."""
-  points, records = [], metric_lib.find_all()
-  run, extractor = path.runs[0], context.preferred
-  weights = image_parts.weights_digest(run)
-  ids, judge = context.conditions.ids[: options.sweep_num], context.judge
-  if judge is None:
-    return []
-  shown = context.of_run(run).conditions
-  requested = np.asarray(shown.labels["findings"])[: len(ids)]
-  for guidance in options.sweep:
-    changes = {**options.changes, "guidance": guidance}
-    changed = dataclasses.replace(options, changes=changes)
-    generator = _generator(run, changed, options.seeds[0], weights)
-    images = image_parts.generate(generator, ids.tolist(), progress=progress)
-    features = features_lib.extract(
-      extractor, images, cache=generator.folder / "features", key=f"first-{len(ids)}"
-    )
-    try:
-      (distance,) = fidelity.measure(
-        context.features[extractor.name]["reference"],
-        features,
-        extractor=extractor,
-        metrics=[records["frechet_distance"]],
-        real_patients=context.reference.patients,
-        patients=shown.patients[: len(ids)],
-      )
-      figures = adherence.measure(
-        judge.scores(images),
-        requested,
-        judge.thresholds,
-        patients=shown.patients[: len(ids)],
-      )
-    except errors.InputError as error:
-      raise errors.InputError(
-        f"a sweep of {len(ids)} images: {error}", fix="a larger --sweep_num"
-      ) from error
-    auroc = records["auroc"].measurement(
-      figures.macro["auroc"],
-      num=len(ids),
-      patients=distance.patients,
-      judge=context.judge_name,
-      standin=True,
-    )
-    points.append(SweepPoint(guidance=guidance, fidelity=distance, adherence=auroc))
-  return points
 
 
 def training_images(
@@ -197,7 +143,7 @@ def training_images(
 ) -> image_set.ImageSet:
   """Images of the first run for conditions of training images."""
   run = path.runs[0]
-  generator = _generator(run, options, options.seeds[0])
+  generator = prepare(run, options, options.seeds[0])
   training = context.training
   assert training is not None
   count = min(options.utility_num or len(training), len(training))
@@ -215,9 +161,10 @@ def training_images(
   return dataclasses.replace(requested, images=images)
 
 
-def _generator(
+def prepare(
   run: run_lib.Run, options: Options, seed: int, weights: str = ""
 ) -> image_parts.PartGenerator:
+  """A generator into the run's folder, with the options' sampling settings."""
   return image_parts.prepare(
     run,
     folder_of(run) / "generated",
@@ -246,22 +193,32 @@ def _losses(
   return assessment.keep(figures, list(wanted))
 
 
-def _assess(
+def assess_set(
   context: EvalContext,
   generator: image_parts.PartGenerator,
   options: Options,
-  of_run: Sequence[Measurement],
-  progress: types.Progress,
+  of_run: Sequence[Measurement] = (),
+  progress: types.Progress = types.no_progress,
+  *,
+  kind: str = "images",
+  first: int = 0,
 ) -> JudgedSet:
+  """Generates and judges an image for each condition of the context.
+
+  Args:
+    of_run: figures of the run itself, which are added.
+    kind: names the purpose, and the folder of the images.
+    first: number of the first image, which determines its noise.
+  """
   ids = context.conditions.ids.tolist()
   of_rows, context = context, context.of_run(generator.run)
   name = f"{generator.run.folder.name}, seed {generator.seed}"
   generate = functools.partial(image_parts.generate, generator, progress=progress)
-  images = generate(ids)
+  images = generate(ids, name=kind, first=first)
   cache = generator.folder / "features"
   extract = functools.partial(features_lib.extract, cache=cache, progress=progress)
   features = {
-    extractor.name: extract(extractor, images, key=f"images-{len(ids)}")
+    extractor.name: extract(extractor, images, key=f"{kind}-{len(ids)}")
     for extractor in context.extractors
   }
   repeats, repeat_features = None, {}

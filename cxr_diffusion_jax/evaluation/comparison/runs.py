@@ -1,6 +1,7 @@
 """Compares conditioning paths: the same test images, the same noise, the same judges.
 
-workdirs -> paths --assess_path--> judged sets --pool, verdicts--> Comparison
+workdirs -> paths --sweep, on validation conditions--> guidance of each path
+paths --assess_path--> judged sets --pool, verdicts--> Comparison
   -> metrics.json, and a page by `report.comparison`
 """
 
@@ -19,6 +20,7 @@ from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
 from cxr_diffusion_jax.evaluation.comparison import path_assessment, pooling
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
 from cxr_diffusion_jax.evaluation.comparison import primary as primary_lib
+from cxr_diffusion_jax.evaluation.comparison import sweep as sweep_lib
 from cxr_diffusion_jax.evaluation.comparison.data import (
   Comparison,
   PathResult,
@@ -47,7 +49,6 @@ class _Extras:
   """Figures of the first run of a path, and of real images with the same method."""
 
   measurements: Sequence[Measurement] = ()
-  sweep: Sequence[SweepPoint] = ()
   curve: Sequence[utility.CurvePoint] = ()
 
 
@@ -81,17 +82,25 @@ def compare(
     elixr_models=options.elixr_models,
     progress=progress,
   )
+  sweep = sweep_lib.measure(context, paths, options, progress)
+  options_of = {
+    path.name: sweep_lib.at_best(options, sweep, path.name) for path in paths
+  }
   sets = {
-    path.name: path_assessment.assess_path(context, path, options, progress)
+    path.name: path_assessment.assess_path(
+      context, path, options_of[path.name], progress
+    )
     for path in paths
   }
-  extras = {path.name: _extras(context, path, options, progress) for path in paths}
+  extras = {
+    path.name: _extras(context, path, options_of[path.name], progress) for path in paths
+  }
   real = _real(context, sets, extras, options, progress)
   if options.wants("embeddings"):
     real += assessment.keep(
       _embeddings(context, runs, options, progress), options.records
     )
-  compared = _comparison(context, paths, sets, extras, real, options, title)
+  compared = _comparison(context, paths, sets, extras, real, options, sweep, title)
   compared = dataclasses.replace(compared, warnings=[*earlier, *compared.warnings])
   comparison_data.write_metrics(compared, out)
   return compared
@@ -104,6 +113,7 @@ def _comparison(
   extras: Mapping[str, _Extras],
   real: Sequence[Measurement],
   options: Options,
+  sweep: sweep_lib.Sweep | None,
   title: str,
 ) -> Comparison:
   """Pools the sets of each path and tests paths against each other."""
@@ -112,7 +122,14 @@ def _comparison(
     figures = [[one.assessment.measurements for one in run] for run in of_path]
     pooled[name], spreads[name] = pooling.pool(figures)
   results = [
-    _result(context, path, sets[path.name], pooled[path.name], extras[path.name])
+    _result(
+      context,
+      path,
+      sets[path.name],
+      pooled[path.name],
+      extras[path.name],
+      sweep.points[path.name] if sweep else (),
+    )
     for path in paths
   ]
   better = {one.key: one.better for result in results for one in result.measurements}
@@ -120,8 +137,12 @@ def _comparison(
   name = pathlib.Path(context.settings.root).name if context.settings else context.split
   return Comparison(
     title=title or f"Conditioning paths on {name}",
-    facts=comparison_facts.of_paths(context, paths, sets, options),
-    warnings=[*paths_lib.warnings(paths), *comparison_facts.few_positives(context)],
+    facts=comparison_facts.of_paths(context, paths, sets, options, sweep),
+    warnings=[
+      *paths_lib.warnings(paths),
+      *(sweep.warnings if sweep else ()),
+      *comparison_facts.few_positives(context),
+    ],
     differences=paths_lib.differing({path.name: path.config for path in paths}),
     paths=results,
     real=real,
@@ -136,7 +157,7 @@ def _comparison(
     real_features={
       name: of_sets["reference"] for name, of_sets in context.features.items()
     },
-    limitations=comparison_facts.limitations(context),
+    limitations=comparison_facts.limitations(context, swept=bool(sweep)),
     reference=context.reference,
   )
 
@@ -147,9 +168,8 @@ def _extras(
   options: Options,
   progress: types.Progress,
 ) -> _Extras:
-  points = path_assessment.sweep(context, path, options, progress)
   if not options.wants("utility") or context.training is None or not context.records:
-    return _Extras(sweep=points)
+    return _Extras()
   report = utility.measure(
     context.training,
     path_assessment.training_images(context, path, options, progress),
@@ -167,7 +187,7 @@ def _extras(
     progress=progress,
   )
   figures = assessment.keep(report.measurements, options.records)
-  return _Extras(measurements=figures, sweep=points, curve=report.curve)
+  return _Extras(measurements=figures, curve=report.curve)
 
 
 def _embeddings(
@@ -225,6 +245,7 @@ def _result(
   sets: Sequence[Sequence[JudgedSet]],
   pooled: Sequence[Measurement],
   extras: _Extras,
+  points: Sequence[SweepPoint],
 ) -> PathResult:
   first = sets[0][0]
   images = first.generated.images.images
@@ -242,7 +263,7 @@ def _result(
     features=first.generated.features,
     losses={run.name: loss_curves.read(run.folder) for run in path.runs},
     generated=first.generated.images,
-    sweep=extras.sweep,
+    sweep=points,
     **comparison_facts.neighbours(context, images, first.assessment),
     description=path.runs[0].card.kind,
     curve=extras.curve,

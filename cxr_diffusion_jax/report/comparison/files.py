@@ -46,6 +46,7 @@ def markdown(
     "",
     verdict_text.overview(verdict_text.findings(rows)),
     "",
+    *_scales(comparison),
   ]
   return "\n".join(lines)
 
@@ -63,6 +64,28 @@ def table(comparison: comparison_data.Comparison, rows: Sequence[rows_lib.Row]) 
     if row.real:
       writer.writerow(_values(row.real, "", ""))
   return buffer.getvalue()
+
+
+def _scales(comparison: comparison_data.Comparison) -> list[str]:
+  """The table of the guidance scales; no lines without a sweep."""
+  points = [(path.name, point) for path in comparison.paths for point in path.sweep]
+  if not points:
+    return []
+  figures = [(p.primary, p.fidelity, p.adherence) for _, p in points]
+  heads = ["path", "guidance", *(rows_lib.title(one.metric) for one in figures[0])]
+  heads[2] = f"primary: {heads[2]}"
+  lines = [
+    f"Guidance, chosen by the primary figure of {points[0][1].primary.num:,} validation"
+    " conditions (bold):",
+    "",
+    _line(map(_plain, heads)),
+    _line(["---"] * len(heads)),
+  ]
+  for (name, point), measured in zip(points, figures, strict=True):
+    scale = f"**{point.guidance:g}**" if point.chosen else f"{point.guidance:g}"
+    cells = [_plain(name), scale, *(_plain(one.text) for one in measured)]
+    lines.append(_line(cells))
+  return [*lines, ""]
 
 
 def _values(each: Measurement, path: str, best: str) -> list[object]:

@@ -16,14 +16,17 @@ from cxr_diffusion_jax.report.comparison import projection
 from cxr_diffusion_jax.report.comparison import rows as rows_lib
 from cxr_diffusion_jax.report.comparison.drawing import legend_entry
 from cxr_diffusion_jax.report.comparison.figures import Looks, interval, path_legend
-from cxr_diffusion_jax.report.comparison.palette import MUTED, Look
+from cxr_diffusion_jax.report.comparison.palette import INK, MUTED, Look
 
 # Points of a cloud that are drawn at most: more hide each other and take megabytes.
 POINTS = 150
 
 
 def sweeps(figure: Figure, paths: Sequence[PathResult], looks: Looks) -> None:
-  """A panel a path: adherence over distance, a point a scale; the others in grey."""
+  """A panel a path: adherence over distance, a point a scale; the others in grey.
+
+  A ring marks the chosen scale.
+  """
   panels = _panels(figure, len(paths))
   for axes, path in zip(panels, paths, strict=True):
     for other in paths:
@@ -95,6 +98,9 @@ def _cross(axes: Axes, point: SweepPoint, look: Look) -> None:
     axes.plot([low, high], [y, y], color=look.color, linewidth=0.7)
   interval(axes, x, point.adherence, look.color, 0.7)
   axes.plot(x, y, look.marker, color=look.color, markersize=5, zorder=4)
+  if point.chosen:
+    ring = {"markerfacecolor": "none", "markeredgewidth": 1.2, "markersize": 11}
+    axes.plot(x, y, "o", color=INK, zorder=5, **ring)
   axes.annotate(
     f"{point.guidance:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8
   )

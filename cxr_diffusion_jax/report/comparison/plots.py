@@ -119,10 +119,11 @@ def _guidance(
       _panels_size(len(paths)),
       functools.partial(panels.sweeps, paths=paths, looks=looks),
       label="Curves: adherence over distance for each path.",
-      caption="A point a guidance scale, labelled with it, with 95 % intervals; the"
-      f" other paths in grey. Distance judged by {point.fidelity.judge or 'pixels'},"
-      f" adherence by {point.adherence.judge or 'pixels'}. The upper left corner is"
-      " best.",
+      caption="A point a guidance scale, labelled with it, with 95 % intervals, of"
+      f" {point.fidelity.num:,} validation conditions; the other paths in grey. A ring:"
+      " the scale that was chosen by the primary figure, at which all other figures of"
+      f" the path are. Distance judged by {point.fidelity.judge or 'pixels'}, adherence"
+      f" by {point.adherence.judge or 'pixels'}. The upper left corner is best.",
     )
 
 

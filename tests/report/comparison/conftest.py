@@ -143,8 +143,10 @@ def path_result(name: str, share: float, real: np.ndarray, seed: int):
     sweep=[
       comparison_data.SweepPoint(
         guidance=scale,
+        primary=measurement("frechet_distance", PROBE, truer[i] * share, rng=rng),
         fidelity=measurement("frechet_distance", PROBE, truer[i] * share, rng=rng),
         adherence=measurement("auroc", PROBE, closer[i] * share, rng=rng),
+        chosen=scale == 2,
       )
       for i, scale in enumerate((1, 2, 4, 8))
     ],

@@ -216,7 +216,10 @@ def _bad_comparison() -> comparison_data.Comparison:
     ),
   ]
   point = comparison_data.SweepPoint(
-    guidance=1.0, fidelity=_cmmd(1.0, judge=BAD), adherence=_cmmd(1.0, judge=BAD)
+    guidance=1.0,
+    primary=_cmmd(1.0, judge=BAD),
+    fidelity=_cmmd(1.0, judge=BAD),
+    adherence=_cmmd(1.0, judge=BAD),
   )
   features = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
   paths = [
@@ -268,7 +271,7 @@ def test_page_escapes_text_in_every_field(tmp_path):
   texts = " ".join([*parsed.texts, *(str(x["alt"]) for x in parsed.all("img"))])
   assert texts.count(BAD) > 40
   table = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
-  assert {line.count(" | ") for line in table if line.startswith("| ")} == {5}
+  assert {line.count(" | ") for line in table if line.startswith("| ")} == {4, 5}
 
 
 def _marks(comparison) -> dict[str, str]:
@@ -515,6 +518,17 @@ def test_page_of_one_set_of_images(tmp_path, comparison):
   assert "One set of images: clip_text." in source
   assert "evaluate --synthetic clip_text" in source
   assert 'id="guidance"' not in source
+
+
+def test_page_and_table_mark_the_chosen_scale(source, page, comparison):
+  section = re.findall(r'<table[^>]*id="scales".*?</table>', source, re.DOTALL)[0]
+  assert section.count("<tr>") == 1 + sum(len(path.sweep) for path in comparison.paths)
+  assert section.count(">chosen<") == len(comparison.paths)
+  assert re.search(r'data-value="2"[^>]*>2 <span class="badge">chosen', section)
+  table = (page.parent / "table.md").read_text(encoding="utf-8")
+  assert table.count("| **2** |") == len(comparison.paths)
+  assert "No guidance was chosen" not in source
+  assert "No guidance was chosen" in _render(_small())
 
 
 def test_page_names_the_primary_figure_and_what_is_not_ranked():
