@@ -23,7 +23,7 @@ from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.probes import probe
-from cxr_diffusion_jax.evaluation import selection
+from cxr_diffusion_jax.evaluation import real_sets
 from cxr_diffusion_jax.evaluation.judges import classifier
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
@@ -77,7 +77,7 @@ class EvalContext:
     if run.needs.reference == "self" or self.whole is None:
       return self
     places = {str(name): row for row, name in enumerate(self.whole.ids)}
-    partner = reference_rows(run, self.split, len(self.whole))
+    partner = real_sets.reference_rows(run, self.split, len(self.whole))
     rows = partner[[places[str(name)] for name in self.conditions.ids]]
     conditions = self.whole.take(rows, f"{self.split}, references")
     return dataclasses.replace(
@@ -144,7 +144,7 @@ def of_runs(
   """
   dataset, settings = runs[0].dataset, runs[0].data
   records = dataset.records
-  whole, sets = _select(runs, split, num, per_patient)
+  whole, sets = real_sets.select(runs, split, num, per_patient)
   judge = train_judge(records, progress)
   extractors, skipped = features_lib.open_extractors(
     features, settings=settings, probe=judge, weights=weights
@@ -183,7 +183,7 @@ def of_runs(
     classifiers=opened_classifiers,
     extractors=extractors,
     skipped=skipped | without,
-    features=_real_features(cache, extractors, whole, sets, progress),
+    features=real_sets.features(cache, extractors, whole, sets, progress),
     cache=cache,
     whole=whole,
     judges_of=judges_of,
@@ -235,7 +235,7 @@ def of_split(
   """
   assert context.cache is not None
   assert context.judges_of is not None
-  whole, sets = _select(runs, split, None, per_patient)
+  whole, sets = real_sets.select(runs, split, None, per_patient)
   kept = range(min(num, len(sets["conditions"])))
   sets["conditions"] = sets["conditions"].take(kept)
   return dataclasses.replace(
@@ -244,7 +244,9 @@ def of_split(
     conditions=sets["conditions"],
     reference=sets["reference"],
     judges=context.judges_of(sets["conditions"]),
-    features=_real_features(context.cache, context.extractors, whole, sets, progress),
+    features=real_sets.features(
+      context.cache, context.extractors, whole, sets, progress
+    ),
     whole=whole,
   )
 
@@ -268,56 +270,3 @@ def train_judge(
     validation=(validation.images, validation.labels["findings"]),
     progress=progress,
   )
-
-
-def _select(
-  runs: Sequence[run_lib.Run], split: str, num: int | None, per_patient: int
-) -> tuple[ImageSet, dict[str, ImageSet]]:
-  """The whole split; and its conditions and reference, and the training images."""
-  records = runs[0].dataset.records
-  whole = image_set.of_records(records, split)
-  partners = [reference_rows(run, split, len(whole)) for run in runs]
-  conditions, reference = selection.choose(
-    whole.ids,
-    whole.labels["patient"],
-    usable=selection.common([rows >= 0 for rows in partners]),
-    num=num,
-    per_patient=per_patient,
-    partners=partners,
-  )
-  return whole, {
-    "conditions": whole.take(conditions, f"{split}, conditions"),
-    "reference": whole.take(reference, f"{split}, other patients"),
-    "training": image_set.of_records(records, "train"),
-  }
-
-
-def reference_rows(run: run_lib.Run, split: str, num: int) -> np.ndarray:
-  """[num] rows of the images that a run's conditions are made from; -1 for none."""
-  source = run.dataset.source(split)
-  rows = np.full(num, -1, np.int64)
-  rows[source.row] = source.reference_row
-  return rows
-
-
-def _real_features(
-  cache: pathlib.Path,
-  extractors: Sequence[Extractor],
-  whole: ImageSet,
-  sets: Mapping[str, ImageSet],
-  progress: types.Progress,
-) -> dict[str, dict[str, np.ndarray]]:
-  place = {str(name): row for row, name in enumerate(whole.ids)}
-  features = {}
-  for extractor in extractors:
-    of_split, of_training = (
-      features_lib.extract(
-        extractor, images.images, cache=cache, key=images.name, progress=progress
-      )
-      for images in (whole, sets["training"])
-    )
-    features[extractor.name] = {
-      name: of_split[[place[str(one)] for one in sets[name].ids]]
-      for name in ("conditions", "reference")
-    } | {"training": of_training, "split": of_split}
-  return features
