@@ -36,4 +36,4 @@ python -m cxr_diffusion_jax.compare --out "${out}/report" \
   --workdirs "$(IFS=,; echo "${workdirs[*]}")" \
   --num 200 --seeds 0,1,2 --features probe,clip \
   --sweep 1,1.5,3 --sweep_num 128 --metrics all \
-  --utility_num 600 --utility_steps 150 --utility_fractions 0.1,1
+  --utility_num 600 --utility_fractions 0.1,1

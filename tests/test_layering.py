@@ -76,6 +76,7 @@ COMPILED = (
   "encoders/fitting.py",
   "encoders/latents/autoencoders.py",
   "encoders/extractors/extractor.py",
+  "encoders/probes/attribution.py",
   "encoders/probes/probe_fit.py",
   "extras/autoencoder/report.py",
   "extras/cost.py",

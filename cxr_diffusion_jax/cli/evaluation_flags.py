@@ -108,6 +108,28 @@ def define() -> Holders:
       "",
       "RUN or RUN@STEP, such as an early checkpoint, whose losses are subtracted.",
     )
+  with flag_help.group("Classifiers that are trained (the probe, and utility's)"):
+    holders |= {
+      "classifier_network": flags.DEFINE_enum(
+        "classifier_network",
+        "",
+        ["", "small", "resnet18"],
+        "small or resnet18; by default small on CPUs, resnet18 on accelerators.",
+      ),
+      "classifier_patience": number(
+        "classifier_patience",
+        0,
+        "Checks of validation patients without growth of AUROC that end a training; 0"
+        " for 5.",
+        0,
+      ),
+      "probe_steps": number(
+        "probe_steps",
+        0,
+        "Updates of the probe at most; 0 for 2,000 on CPUs, 20,000 on accelerators.",
+        0,
+      ),
+    }
   with flag_help.group("Sweep of guidance"):
     holders |= {
       "sweep": texts(
@@ -125,7 +147,20 @@ def define() -> Holders:
       "utility_num": number(
         "utility_num", 0, "Generated training images; 0 for as many as real ones.", 0
       ),
-      "utility_steps": number("utility_steps", 300, "Updates of each classifier.", 2),
+      "utility_steps": number(
+        "utility_steps", 0, "Updates of each classifier at most; 0 for the probe's.", 0
+      ),
+      "utility_ratios": texts(
+        "utility_ratios",
+        ["1"],
+        "Generated images that are added to the real ones, in multiples of"
+        " --utility_num, each from 1 to 5.",
+      ),
+      "utility_balanced": flags.DEFINE_bool(
+        "utility_balanced",
+        False,
+        "Whether generated training images show each finding equally often.",
+      ),
       "utility_fractions": texts(
         "utility_fractions",
         ["0.01", "0.1", "0.3", "1"],
@@ -182,6 +217,7 @@ def options(holders: Holders) -> "path_assessment.Options":
     "changes": sample_flags.changes(holders),
     "sweep": command.numbers("sweep", given["sweep"]) or (),
     "utility_fractions": fractions or (),
+    "utility_ratios": _whole("utility_ratios", given["utility_ratios"]),
   }
   plain = {name: value for name, value in given.items() if name in names}
   return path_assessment.Options(**{**plain, **parsed})

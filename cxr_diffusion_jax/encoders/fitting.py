@@ -1,14 +1,18 @@
 """Trains small networks on one device: stand-in encoders, probes and regressors.
 
   rows of whole shuffled passes -> batch -> step_fn -> parameters, losses of each step
+  running mean of the parameters --held-out images--> figure -> plateau: stop, the best
 
-The number of steps is fixed, so that the same inputs give the same parameters on the
-same kind of machine.
+The number of steps depends on the inputs alone, so that the same inputs give the same
+parameters on the same kind of machine.
 """
 
 from collections.abc import Callable, Iterator
+import dataclasses
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -24,6 +28,44 @@ StepFn = Callable[
   [jax.Array, types.Params, optax.OptState, types.Batch],
   tuple[types.Params, optax.OptState, dict[str, jax.Array]],
 ]
+
+# Share of the previous mean in the running mean of the parameters.
+_DECAY = 0.99
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plateau:
+  """When a figure of held-out examples has stopped growing.
+
+  The figure is that of a running mean of the parameters, which varies less than they do
+  at a constant learning rate (Polyak and Juditsky 1992, "Acceleration of stochastic
+  approximation by averaging").
+
+  Attributes:
+    figure_fn: parameters -> a figure, or several in order of importance; higher is
+      better.
+    check_every: steps between two figures.
+    patience: figures in a row without growth that end the training.
+  """
+
+  figure_fn: Callable[[types.Params], tuple[float, ...]]
+  check_every: int
+  patience: int
+
+
+class Fitted(NamedTuple):
+  """Parameters, and how they were trained.
+
+  Attributes:
+    losses: of each step.
+    figures: step and figure of each check; empty without a plateau.
+    best_step: number of updates of the parameters.
+  """
+
+  params: types.Params
+  losses: list[dict[str, float]]
+  figures: list[tuple[int, tuple[float, ...]]]
+  best_step: int
 
 
 def learning_rate(peak: float, num_steps: int) -> optax.Schedule:
@@ -68,9 +110,10 @@ def fit(
   num_steps: int,
   batch_size: int,
   seed: int,
+  plateau: Plateau | None = None,
   progress: types.Progress = types.no_progress,
-) -> tuple[types.Params, list[dict[str, float]]]:
-  """Runs the steps; returns the parameters, and the losses of each step.
+) -> Fitted:
+  """Runs the steps.
 
   Args:
     step_fn: of `make_step_fn` with `tx`; one serves any number of calls.
@@ -79,27 +122,63 @@ def fit(
     read_batch: rows [b] -> batch.
     num_rows: training examples.
     name: the network's name, for progress and errors.
-    num_steps: number of updates.
+    num_steps: number of updates; with a plateau, at most.
     batch_size: b.
     seed: of the order and of each step's key.
+    plateau: ends the training early; the result is the running mean with the best
+      figure. None for the parameters after the last step.
     progress: called after each step, with the loss in its label.
 
   Raises:
     FloatingPointError: the loss is not finite.
   """
   key, opt_state = jax.random.key(seed), tx.init(params)
+  best = _Best(plateau, params) if plateau else None
   losses = []
   order = shuffled_rows(num_rows, num_steps, batch_size, seed)
-  for step, rows in enumerate(order):
+  for step, rows in enumerate(order, start=1):
     params, opt_state, metrics = step_fn(
-      jax.random.fold_in(key, step), params, opt_state, read_batch(rows)
+      jax.random.fold_in(key, step - 1), params, opt_state, read_batch(rows)
     )
     losses.append({term: float(value) for term, value in metrics.items()})
     loss = losses[-1]["loss"]
     if not np.isfinite(loss):
-      raise FloatingPointError(f"loss of the {name} at step {step}: {losses[-1]}")
-    progress(f"{name}, loss {loss:.3f}", step + 1, num_steps)
-  return params, losses
+      raise FloatingPointError(f"loss of the {name} at step {step - 1}: {losses[-1]}")
+    done = best is not None and best.after(step, params, last=step == num_steps)
+    progress(f"{name}, loss {loss:.3f}", step, step if done else num_steps)
+    if done:
+      break
+  if best is None:
+    return Fitted(params, losses, [], len(losses))
+  return Fitted(best.params, losses, best.figures, best.step)
+
+
+class _Best:
+  """The running mean of the parameters with the best figure so far."""
+
+  def __init__(self, plateau: Plateau, params: types.Params):
+    self._plateau = plateau
+    self._mean = jax.tree.map(jnp.array, params)
+    self.figures: list[tuple[int, tuple[float, ...]]] = []
+    self.params, self.step, self._best = self._mean, 0, ()
+
+  def after(self, step: int, params: types.Params, *, last: bool) -> bool:
+    """Adds the parameters of a step; whether the plateau is reached."""
+    # The first steps weigh less: the initial parameters are far from a minimum.
+    decay = min(_DECAY, step / (step + 9))
+    self._mean = _moved(self._mean, params, decay)
+    if not last and step % self._plateau.check_every:
+      return False
+    figure = self._plateau.figure_fn(self._mean)
+    self.figures.append((step, figure))
+    if figure > self._best:
+      self.params, self.step, self._best = self._mean, step, figure
+    return step - self.step >= self._plateau.patience * self._plateau.check_every
+
+
+@jax.jit
+def _moved(mean: types.Params, params: types.Params, decay: float) -> types.Params:
+  return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, mean, params)
 
 
 def shuffled_rows(

@@ -15,14 +15,14 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
-from cxr_diffusion_jax.encoders.probes import probe
+from cxr_diffusion_jax.encoders.probes import probe, probe_settings
 from cxr_diffusion_jax.evaluation import real_sets
 from cxr_diffusion_jax.evaluation.judges import classifier
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
@@ -134,10 +134,13 @@ def of_runs(
   features: Sequence[str] = ("auto",),
   weights: Mapping[str, str] | None = None,
   classifiers: Sequence[str] = (),
+  probe_changes: artifacts.JsonMapping | None = None,
   elixr_models: str = "",
   progress: types.Progress = types.no_progress,
 ) -> EvalContext:
   """Prepares the evaluation of runs on the same records.
+
+  `probe_changes` are to the probe's `default_settings`.
 
   Raises:
     errors.InputError: no such split, too few images, or unavailable features.
@@ -145,7 +148,7 @@ def of_runs(
   dataset, settings = runs[0].dataset, runs[0].data
   records = dataset.records
   whole, sets = real_sets.select(runs, split, num, per_patient)
-  judge = train_judge(records, progress)
+  judge = train_judge(records, probe_changes, progress)
   extractors, skipped = features_lib.open_extractors(
     features, settings=settings, probe=judge, weights=weights
   )
@@ -257,16 +260,24 @@ def judge_name(phantom: bool) -> str:
 
 
 def train_judge(
-  records: records_lib.Records, progress: types.Progress = types.no_progress
+  records: records_lib.Records,
+  changes: artifacts.JsonMapping | None = None,
+  progress: types.Progress = types.no_progress,
 ) -> probe.Probe:
   """The classifier of findings of these records, kept next to them."""
   training, validation = (
     image_set.of_records(records, split) for split in ("train", "validation")
   )
+  settings = None
+  if changes:
+    settings = probe_settings.default_settings(
+      records.image_size, len(training), **changes
+    )
   return probe.train_probe(
     training.images,
     training.labels["findings"],
     records.folder / "probe",
     validation=(validation.images, validation.labels["findings"]),
+    settings=settings,
     progress=progress,
   )

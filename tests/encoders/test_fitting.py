@@ -34,16 +34,48 @@ def start():
 def test_fit_finds_the_minimum_and_repeats_itself(program):
   steps = []
   report = lambda *now: steps.append(now)  # noqa: E731
-  params, losses = fitting.fit(
-    *program, start(), read_batch, 20, **OPTIONS, progress=report
-  )
+  fitted = fitting.fit(*program, start(), read_batch, 20, **OPTIONS, progress=report)
+  params, losses = fitted.params, fitted.losses
   np.testing.assert_allclose(params["w"], [1, -2, 0.5], atol=0.02)
   assert [done for _, done, _ in steps] == list(range(1, 151))
   assert steps[0][0].startswith("line, loss ")
   assert losses[0] == {"one": 1.0, "loss": losses[0]["loss"]}
-  again, same = fitting.fit(*program, start(), read_batch, 20, **OPTIONS)
-  np.testing.assert_array_equal(params["w"], again["w"])
-  assert losses == same
+  again = fitting.fit(*program, start(), read_batch, 20, **OPTIONS)
+  np.testing.assert_array_equal(params["w"], again.params["w"])
+  assert losses == again.losses
+  assert (fitted.figures, fitted.best_step) == ([], 150)
+
+
+def test_fit_ends_on_a_plateau_with_the_best_parameters(program):
+  figures, means, steps = [0.5, 0.7, 0.7, 0.6, 0.9], [], []
+
+  def figure_fn(params):
+    means.append(np.asarray(params["w"]))
+    return (figures[len(means) - 1],)
+
+  plateau = fitting.Plateau(figure_fn=figure_fn, check_every=10, patience=2)
+  report = lambda *now: steps.append(now)  # noqa: E731
+  fitted = fitting.fit(
+    *program, start(), read_batch, 20, **OPTIONS, plateau=plateau, progress=report
+  )
+  # Neither equal nor lower is growth, and the fifth figure is never asked for.
+  assert fitted.figures == [(10, (0.5,)), (20, (0.7,)), (30, (0.7,)), (40, (0.6,))]
+  assert (fitted.best_step, len(fitted.losses)) == (20, 40)
+  np.testing.assert_array_equal(fitted.params["w"], means[1])
+  assert steps[-1][1:] == (40, 40)
+  # A running mean lags behind.
+  assert np.abs(means[0]).max() < np.abs(means[3]).max()
+
+
+def test_fit_takes_the_last_figure_within_its_steps(program):
+  plateau = fitting.Plateau(
+    figure_fn=lambda params: (float(params["w"][0]),), check_every=40, patience=9
+  )
+  fitted = fitting.fit(
+    *program, start(), read_batch, 20, **{**OPTIONS, "num_steps": 100}, plateau=plateau
+  )
+  assert [step for step, _ in fitted.figures] == [40, 80, 100]
+  assert fitted.best_step in (40, 80, 100)
 
 
 def test_fit_stops_on_a_loss_that_is_not_finite(program):

@@ -23,8 +23,8 @@ import numpy as np
 import safetensors
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.encoders.probes import probe_fit
-from cxr_diffusion_jax.encoders.probes.probe_fit import ProbeSettings
+from cxr_diffusion_jax.encoders.probes import probe_fit, probe_settings
+from cxr_diffusion_jax.encoders.probes.probe_settings import ProbeSettings
 from cxr_diffusion_jax.parallel import batches
 
 FILE = "anatomy_regressor.safetensors"
@@ -74,7 +74,10 @@ class AnatomyRegressor:
 def default_settings(image_size: int) -> ProbeSettings:
   """A quarter of the probe's work: 40 s on two cores for images of 64 pixels."""
   return ProbeSettings(
-    widths=(16, 32, 64), stem_stride=max(1, image_size // 16), num_steps=700
+    widths=(16, 32, 64),
+    stem_stride=max(1, min(image_size, probe_settings.MAX_SIDE) // 16),
+    num_steps=700,
+    patience=0,
   )
 
 
@@ -115,7 +118,7 @@ def train(
     raise errors.InputError(f"{', '.join(same)} is the same in all training images")
   program = probe_fit.compile_step(settings, len(names), squared_loss)
   params = program.init_fn(jax.random.key(settings.seed), jnp.zeros((1, size, size, 1)))
-  params, _ = probe_fit.fit(
+  fitted = probe_fit.fit(
     images,
     (values - mean) / scale,
     settings,
@@ -132,7 +135,7 @@ def train(
     num_training=len(images),
     image_size=size,
     settings=settings,
-    params=params,
+    params=fitted.params,
   )
   _save(regressor, path, mark)
   return regressor

@@ -1,6 +1,7 @@
 """Classifiers trained on mixtures of image sets, saved as their scores of a test set.
 
-phase: parts of image sets, updates -> `probe_fit.fit` -> parameters -> next phase ...
+phase: parts of image sets -> `probe_fit.fit`, to a plateau of validation patients
+  -> parameters -> next phase ...
   -> scores [t k] of the test images -> NAME-FINGERPRINT.npz, trained only once
 """
 
@@ -14,11 +15,11 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.image_sets import image_set
-from cxr_diffusion_jax.encoders.probes import probe_fit
+from cxr_diffusion_jax.encoders.probes import probe_fit, probe_settings
 from cxr_diffusion_jax.parallel import batches
 
 # Raised when the same phases give other scores: saved ones are computed again.
-FORMAT = 1
+FORMAT = 2
 
 # Images between two calls of progress.
 _REPORT_EVERY = 1000
@@ -39,17 +40,19 @@ class Phase:
   """Training on images of one or more sources, as if they were one set."""
 
   parts: Sequence[tuple[Source, np.ndarray]]
-  settings: probe_fit.ProbeSettings
+  settings: probe_settings.ProbeSettings
 
 
 class Trainer:
-  """Trains classifiers and scores one test set; compiles each program once."""
+  """Trains classifiers and scores one test set; compiles each program once.
 
-  def __init__(self, test: Source):
-    self._test = test
+  `validation` are real images of patients in no other set, which end each phase.
+  """
+
+  def __init__(self, test: Source, validation: Source):
+    self._test, self._validation = test, validation
     # Settings without their seed -> program.
-    self._programs: dict[probe_fit.ProbeSettings, probe_fit.Program] = {}
-    self._score_fn: probe_fit.ImagesFn | None = None
+    self._programs: dict[probe_settings.ProbeSettings, probe_fit.Program] = {}
     # Fingerprint and parameters of the latest first phase: fine-tuning on more and more
     # images begins with the same ones.
     self._first_phase: tuple[str, types.Params] = ("", None)
@@ -66,13 +69,13 @@ class Trainer:
     Raises:
       errors.InputError: the file is damaged.
     """
-    mark = fingerprint(phases, self._test)
+    mark = fingerprint(phases, self._test, self._validation)
     path = folder / f"{name}-{mark[:16]}.npz"
     if path.is_file():
       return _load(path, mark)
     params = None
     if len(phases) > 1:
-      first = fingerprint(phases[:1], self._test)
+      first = fingerprint(phases[:1], self._test, self._validation)
       if self._first_phase[0] != first:
         self._first_phase = first, self._fit(phases[0], None, progress)
       phases, params = phases[1:], self._first_phase[1]
@@ -92,36 +95,36 @@ class Trainer:
     )
     images = image_set.chain([source.images for source in sources])
     findings = np.concatenate([source.findings for source in sources])[rows]
-    fitted, _ = probe_fit.fit(
+    fitted = probe_fit.fit(
       image_set.subset(images, rows),
       findings,
       phase.settings,
+      validation=(self._validation.images, self._validation.findings),
       params=params,
       program=self._program(phase.settings, findings.shape[1]),
       progress=progress,
     )
-    return fitted
+    return fitted.params
 
   def _program(
-    self, settings: probe_fit.ProbeSettings, num_classes: int
+    self, settings: probe_settings.ProbeSettings, num_classes: int
   ) -> probe_fit.Program:
     """The program of the settings, with one initialisation for all."""
     key = dataclasses.replace(settings, seed=0)
     if key not in self._programs:
       program = probe_fit.compile_step(key, num_classes)
       for other in self._programs.values():
-        program = dataclasses.replace(program, init_fn=other.init_fn)
+        same = {"init_fn": other.init_fn, "score_fn": other.score_fn}
+        program = dataclasses.replace(program, **same)
       self._programs[key] = program
     return self._programs[key]
 
   def score(
-    self, params: types.Params, settings: probe_fit.ProbeSettings
+    self, params: types.Params, settings: probe_settings.ProbeSettings
   ) -> np.ndarray:
     """Scores [t k] of the test images with these parameters."""
     images = self._test.images
-    score_fn = self._score_fn = self._score_fn or probe_fit.make_score_fn(
-      settings, self._test.findings.shape[1]
-    )
+    score_fn = self._program(settings, self._test.findings.shape[1]).score_fn
     return batches.in_batches(
       lambda rows: score_fn(params, np.stack([images[row] for row in rows])),
       len(images),
@@ -167,9 +170,10 @@ def read(images: image_set.ImageSet, progress: types.Progress) -> Source:
   )
 
 
-def fingerprint(phases: Sequence[Phase], test: Source) -> str:
+def fingerprint(phases: Sequence[Phase], test: Source, validation: Source) -> str:
   """Identifies all inputs of scores: settings, pixels, findings, order, test pixels."""
-  digest = hashlib.sha256(f"{FORMAT} {test.digest}".encode())
+  digest = hashlib.sha256(f"{FORMAT} {test.digest} {validation.digest}".encode())
+  digest.update(np.ascontiguousarray(validation.findings).tobytes())
   for phase in phases:
     digest.update(repr(phase.settings).encode())
     for source, rows in phase.parts:

@@ -1,6 +1,7 @@
 """A classifier of findings, trained on real images to judge generated ones.
 
-training images, findings -> `probe_fit.fit` -> parameters
+training images, findings -> `probe_fit.fit`, to a plateau of the AUROC of validation
+  images -> parameters
 validation images, findings -> thresholds (Youden 1950, "Index for rating diagnostic
   tests")
   -> weights.safetensors, then probe.json: without it there is no probe
@@ -18,15 +19,15 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.encoders.probes import probe_fit
-from cxr_diffusion_jax.encoders.probes.probe_fit import ProbeSettings
+from cxr_diffusion_jax.encoders.probes import attribution, probe_fit, probe_settings
+from cxr_diffusion_jax.encoders.probes.probe_settings import ProbeSettings
 from cxr_diffusion_jax.parallel import batches
 
 DESCRIPTION = "probe.json"
 WEIGHTS = "weights.safetensors"
 
 # Increased when the same settings give a different probe: saved ones are retrained.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +50,7 @@ class Probe:
   params: types.Params
   score_fn: probe_fit.ImagesFn
   features_fn: probe_fit.ImagesFn
-  attribution_fn: probe_fit.AttributionFn
+  attribution_fn: attribution.AttributionFn
 
   def scores(self, images: types.Arrays) -> np.ndarray:
     """Scores n images, uint8 [s s 1]: [n k] float32 in (0, 1), higher where seen."""
@@ -80,31 +81,40 @@ def train_probe(
 
   Args:
     images: n real training images, `images[i]` uint8 [s s 1], all of one size.
-    validation: images and findings of other patients, for the thresholds.
+    validation: images and findings of other patients, for the plateau and thresholds.
+    settings: None for those of a saved probe of these images, on any machine, or
+      `default_settings`.
 
   Raises:
     errors.InputError: no images, numbers of rows or sizes that differ, or a damaged
       saved probe of the same inputs.
   """
-  if settings is None:
-    # The first layer reduces larger images. Without an image, `_fingerprint` refuses.
-    size = len(images[0]) if len(images) else 0
-    settings = ProbeSettings(stem_stride=max(2, size // 32))
-  mark = _fingerprint(settings, training=(images, findings), validation=validation)
   folder = epath.Path(folder)
-  if read_description(folder).get("fingerprint") == mark:
-    return load_probe(folder)
+  data = {"training": (images, findings), "validation": validation}
+  for known in [settings] if settings else _saved_settings(folder):
+    if read_description(folder).get("fingerprint") == _fingerprint(known, **data):
+      return load_probe(folder)
+  if settings is None:
+    # Without an image, `_fingerprint` refuses.
+    size = len(images[0]) if len(images) else 0
+    settings = probe_settings.default_settings(size, len(images))
+  mark = _fingerprint(settings, **data)
   start = time.monotonic()
-  params, losses = probe_fit.fit(
-    _in_memory(images), findings, settings, progress=progress
+  fitted = probe_fit.fit(
+    _in_memory(images), findings, settings, validation=validation, progress=progress
   )
+  params = fitted.params
   probe = _build(settings, params, np.full(findings.shape[1], np.nan), len(images[0]))
   thresholds = youden_thresholds(probe.scores(validation[0]), validation[1])
   probe = dataclasses.replace(probe, thresholds=thresholds, fingerprint=mark)
+  losses = [terms["loss"] for terms in fitted.losses]
   training = {
     "num_images": len(images),
     "num_validation_images": len(validation[0]),
     "seconds": round(time.monotonic() - start, 1),
+    "num_steps": len(fitted.losses),
+    "best_step": fitted.best_step,
+    "validation_auroc": {step: auroc for step, (auroc, _) in fitted.figures},
     "losses": losses[:: max(1, len(losses) // 50)],
   }
   _save(probe, settings, training, folder)
@@ -129,8 +139,7 @@ def load_probe(folder: epath.PathLike) -> Probe:
     raise errors.InputError(
       f"{path} is not what was saved there", fix=f"remove {folder / DESCRIPTION}"
     )
-  values = description["settings"]
-  settings = ProbeSettings(**{**values, "widths": tuple(values["widths"])})
+  (settings,) = _saved_settings(folder)
   probe = _build(
     settings,
     probe_fit.from_bytes(data),
@@ -144,6 +153,15 @@ def read_description(folder: epath.PathLike) -> artifacts.Json:
   """Returns the content of `probe.json` in a folder, {} where there is none."""
   path = epath.Path(folder) / DESCRIPTION
   return artifacts.read_json(path) if path.exists() else {}
+
+
+def _saved_settings(folder: epath.Path) -> list[ProbeSettings]:
+  """The settings of a saved probe; none where there is no probe of this format."""
+  description = read_description(folder)
+  if description.get("format") != FORMAT:
+    return []
+  values = description["settings"]
+  return [ProbeSettings(**{**values, "widths": tuple(values["widths"])})]
 
 
 def youden_thresholds(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -183,7 +201,7 @@ def _build(
     params=params,
     score_fn=probe_fit.make_score_fn(settings, k),
     features_fn=probe_fit.make_features_fn(settings, k),
-    attribution_fn=probe_fit.make_attribution_fn(settings, k),
+    attribution_fn=attribution.make_attribution_fn(settings, k),
   )
 
 

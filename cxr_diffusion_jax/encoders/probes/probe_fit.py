@@ -1,20 +1,13 @@
 """Small convolutional classifiers and regressors: how they are trained and applied.
 
-  loss = mean over images of sum over findings of
-         -[w y log p + (1 - y) log(1 - p)],   w = clip((1 - rate) / rate, 1, limit)
-
-Attribution maps: activation A and gradient G = d logit / d A of a layer, both [h w c]
-  -> map [h w] = sum over channels of relu(G) x relu(A)
-
-LayerCAM (Jiang et al. 2021, "LayerCAM: exploring hierarchical class activation maps for
-localization", section III), at the end of the second stage: 16x16 places for images of
-64 pixels. The last stage has 4x4 places, wider than most boxes.
+loss = mean over images of sum over findings of
+       -[w y log p + (1 - y) log(1 - p)],   w = clip((1 - rate) / rate, 1, limit)
+constant learning rate until the AUROC of validation patients reaches a plateau
 """
 
 from collections.abc import Callable
 import dataclasses
 
-from flax import linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -24,42 +17,24 @@ import safetensors.numpy
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import fitting
+from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
+from cxr_diffusion_jax.encoders.probes.probe_settings import MAX_SIDE, ProbeSettings
 from cxr_diffusion_jax.encoders.standin import loss as standin_loss
 from cxr_diffusion_jax.models import classifier as classifier_lib
 from cxr_diffusion_jax.models import network
+from cxr_diffusion_jax.parallel import batches
+
+# Validation images at most, spread evenly, whose AUROC ends a training.
+MAX_VALIDATION = 2048
 
 # Images that take less than this are read once and kept.
 MAX_BYTES_IN_MEMORY = 2**30
 
-# (parameters, images uint8 [b s s 1]) -> [b k]; with columns [b] -> [b h w]
+# (parameters, images uint8 [b s s 1]) -> [b k]
 ImagesFn = Callable[[types.Params, types.Array], jax.Array]
-AttributionFn = Callable[[types.Params, types.Array, types.Array], jax.Array]
 
 # (logits [b k], targets [b k], weights [k]) -> scalar
 LossFn = Callable[[types.Array, types.Array, types.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeSettings:
-  """How a probe is built and trained; the defaults are for images of 64 pixels.
-
-  Attributes:
-    stem_stride: twice the size needs twice the stride for the same time.
-    batch_size: images in an update, and in a call of `Probe.scores`.
-    max_positive_weight: limit of w above, which a finding of one in six images reaches
-      at 5: rare findings count for more, but not all of the loss.
-  """
-
-  widths: tuple[int, ...] = (16, 32, 64, 128)
-  blocks: int = 1
-  stem_stride: int = 2
-  norm_groups: int = 8
-  num_steps: int = 1500
-  batch_size: int = 64
-  learning_rate: float = 3e-3
-  weight_decay: float = 0.05
-  max_positive_weight: float = 5.0
-  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,11 +43,13 @@ class Program:
 
   Attributes:
     init_fn: (key, [1 s s 1]) -> variables of the classifier.
+    score_fn: of validation images.
   """
 
   init_fn: Callable[[jax.Array, types.Array], types.Params]
   tx: optax.GradientTransformation
   step_fn: fitting.StepFn
+  score_fn: ImagesFn
 
 
 def findings_loss(
@@ -89,22 +66,28 @@ def compile_step(
 ) -> Program:
   """The program of `fit`: AdamW, where only kernels decay, not norms and biases."""
   classifier = make_classifier(settings, num_classes)
+  peak = settings.learning_rate
+  falling = fitting.learning_rate(peak, settings.num_steps)
+  constant = optax.linear_schedule(0.0, peak, min(100, settings.num_steps // 10))
   tx = optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adamw(
-      fitting.learning_rate(settings.learning_rate, settings.num_steps),
+      constant if settings.patience else falling,
       weight_decay=settings.weight_decay,
       mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     ),
   )
 
   def loss_of(key, params, batch):
-    image = to_network(standin_loss.augment(key, batch["image"]))
+    image = to_network(standin_loss.augment(key, reduced(batch["image"])))
     logits = jnp.asarray(classifier.apply({"params": params}, image))
     return loss_fn(logits, batch["findings"], batch["weights"]), {}
 
   return Program(
-    init_fn=jax.jit(classifier.init), tx=tx, step_fn=fitting.make_step_fn(loss_of, tx)
+    init_fn=jax.jit(classifier.init),
+    tx=tx,
+    step_fn=fitting.make_step_fn(loss_of, tx),
+    score_fn=make_score_fn(settings, num_classes),
   )
 
 
@@ -113,17 +96,22 @@ def fit(
   findings: np.ndarray,
   settings: ProbeSettings,
   *,
+  validation: tuple[types.Arrays, np.ndarray] | None = None,
   name: str = "probe",
   params: types.Params | None = None,
   program: Program | None = None,
   weights: np.ndarray | None = None,
   progress: types.Progress = types.no_progress,
-) -> tuple[types.Params, list[float]]:
-  """Trains a classifier; returns its parameters, and the loss of each step.
+) -> fitting.Fitted:
+  """Trains a classifier.
+
+  Figures of its plateau are the validation images' macro AUROC to three decimals, and
+  as far as that is equal, their loss.
 
   Args:
     images: n of uint8 [s s 1]; each is read once an epoch.
     findings: [n k] 0 or 1; or other targets of the program's loss.
+    validation: images and findings of other patients, for settings with a patience.
     params: to begin with (fine-tuning), which remain unchanged; None for random ones.
     program: of `compile_step` with these settings and any seed, to compile once for
       several trainings.
@@ -147,7 +135,15 @@ def fit(
       "weights": weights,
     }
 
-  params, losses = fitting.fit(
+  plateau = None
+  if settings.patience:
+    assert validation is not None
+    plateau = fitting.Plateau(
+      figure_fn=_figure_fn(program.score_fn, validation, weights, settings.batch_size),
+      check_every=settings.check_every,
+      patience=settings.patience,
+    )
+  return fitting.fit(
     program.step_fn,
     program.tx,
     params,
@@ -157,9 +153,9 @@ def fit(
     num_steps=settings.num_steps,
     batch_size=settings.batch_size,
     seed=settings.seed,
+    plateau=plateau,
     progress=progress,
   )
-  return params, [terms["loss"] for terms in losses]
 
 
 def make_classifier(
@@ -195,38 +191,29 @@ def make_features_fn(settings: ProbeSettings, num_classes: int) -> ImagesFn:
   return jax.jit(features)
 
 
-def make_attribution_fn(settings: ProbeSettings, num_classes: int) -> AttributionFn:
-  """Returns images and columns -> LayerCAM maps, compiled."""
-  classifier = make_classifier(settings, num_classes)
-  layer = f"stages_{min(1, len(settings.widths) - 1)}_{settings.blocks - 1}"
-
-  def attribute(params, images, columns):
-    def run(replacement=None):
-      """The logits' sum, with the layer's output as it is or replaced; its output."""
-      seen = []
-
-      def intercept(next_fn, args, kwargs, context):
-        out = next_fn(*args, **kwargs)
-        if context.module.name != layer or context.method_name != "__call__":
-          return out
-        seen.append(out)
-        return out if replacement is None else replacement
-
-      with nn.intercept_methods(intercept):
-        logits = jnp.asarray(classifier.apply({"params": params}, to_network(images)))
-      # No logit depends on another image: the sum's gradient is each one's own.
-      return logits[jnp.arange(len(images)), columns].sum(), seen[0]
-
-    activation = run()[1]
-    gradient = jax.grad(lambda replaced: run(replaced)[0])(activation)
-    return jnp.sum(nn.relu(gradient) * nn.relu(activation), axis=-1)
-
-  return jax.jit(attribute)
+def reduced(images: types.Array) -> jax.Array:
+  """Images of at most `MAX_SIDE` pixels a side, as float32 in [0, 255]."""
+  images = jnp.asarray(images, jnp.float32)
+  side = max(images.shape[1:3])
+  return extractor_lib.resize(images, MAX_SIDE) if side > MAX_SIDE else images
 
 
 def to_network(images: types.Array) -> jax.Array:
-  """Pixels in [0, 255] to float32 in [-1, 1]."""
-  return jnp.asarray(images, jnp.float32) / 127.5 - 1
+  """Pixels in [0, 255] to float32 in [-1, 1], of at most `MAX_SIDE` a side."""
+  return reduced(images) / 127.5 - 1
+
+
+def macro_auroc(scores: np.ndarray, findings: np.ndarray) -> float:
+  """Mean AUROC of the findings that some images [n k] have and some have not; or 0."""
+  areas = []
+  for score, present in zip(scores.T, np.asarray(findings).T > 0.5, strict=True):
+    others = np.sort(score[~present])
+    if 0 < len(others) < len(score):
+      # Ties count one half.
+      low = np.searchsorted(others, score[present], "left")
+      high = np.searchsorted(others, score[present], "right")
+      areas.append((low + high).mean() / 2 / len(others))
+  return float(np.mean(areas)) if areas else 0.0
 
 
 def positive_weights(findings: np.ndarray, limit: float) -> np.ndarray:
@@ -267,6 +254,29 @@ def from_bytes(data: bytes) -> types.Params:
   leaves = safetensors.numpy.load(data).items()
   flat = {key: jnp.asarray(value) for key, value in leaves}
   return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _figure_fn(
+  score_fn: ImagesFn,
+  validation: tuple[types.Arrays, np.ndarray],
+  weights: np.ndarray,
+  batch_size: int,
+) -> Callable[[types.Params], tuple[float, ...]]:
+  """Parameters -> AUROC to three decimals, and the loss below zero."""
+  images, findings = validation
+  num = min(len(images), MAX_VALIDATION)
+  rows = np.unique(np.linspace(0, len(images) - 1, num).astype(int))
+  shown, present = np.stack([images[int(row)] for row in rows]), findings[rows] > 0.5
+
+  def figure(params: types.Params) -> tuple[float, ...]:
+    scores = batches.in_batches(
+      lambda part: score_fn(params, shown[part]), len(shown), batch_size
+    )
+    right = np.clip(np.where(present, scores, 1 - scores), 1e-7, 1)
+    loss = -(np.log(right) * np.where(present, weights, 1)).sum(axis=1).mean()
+    return round(macro_auroc(scores, present), 3), -float(loss)
+
+  return figure
 
 
 def _log_odds(findings: np.ndarray, weights: np.ndarray) -> np.ndarray:

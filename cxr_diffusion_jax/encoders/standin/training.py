@@ -169,7 +169,7 @@ def _train(
     batch = dict(batch, image=standin_loss.augment(key, batch["image"]))
     return standin_loss.losses_of(model, params, batch)
 
-  params, losses = fitting.fit(
+  fitted = fitting.fit(
     fitting.make_step_fn(loss_fn, tx, _limit_scale),
     tx,
     {"clip": model.params, "heads": heads},
@@ -181,7 +181,7 @@ def _train(
     seed=settings.seed,
     progress=progress,
   )
-  return dataclasses.replace(model, params=params["clip"]), losses
+  return dataclasses.replace(model, params=fitted.params["clip"]), fitted.losses
 
 
 def _limit_scale(params: types.Params) -> types.Params:

@@ -1,7 +1,6 @@
 """Generates and judges the images of one conditioning path.
 
 runs (training seeds) x sampling seeds --generate--> sets --assess--> figures
-first run, first seed --conditions of training--> utility
 conditions of training, of one image a patient --> memorisation
 """
 
@@ -13,7 +12,6 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation import metric as metric_lib
@@ -35,8 +33,8 @@ NUM_SWAPPED = 32
 # Conditions with several images each, and how many of each.
 NUM_REPEATED, REPEATS = 16, 4
 
-# Numbers of their noise, which no other image has.
-FIRST_REPEAT, FIRST_TRAINING = 10**6, 2 * 10**6
+# Number of their noise, which no other image has.
+FIRST_REPEAT = 10**6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,14 @@ class Options:
       images each are generated for, to detect memorised images;
       losses of eight times as many patients are compared. 0 for none.
     memorisation_reference: RUN or RUN@STEP, whose losses are subtracted; "" for none.
+    classifier_network: of the probe and of utility's classifiers; see `probe_settings`.
+    classifier_patience: figures of validation patients without growth that end their
+      training.
+    probe_steps: updates of the probe at most; 0 for the default.
     utility_num: images to train a classifier on; 0 for as many as are real.
+    utility_ratios: of generated images that are added to real ones, 1 to 5.
+    utility_balanced: whether the conditions of these have each finding equally often.
+    utility_steps: updates of each of them at most; 0 for the default.
     reader_num: images of each path, and real ones, in the reader sheet; 0 for none.
     elixr_models: folder or hub id of ELIXR's SavedModels, as a judge; "" for the
       stand-in if there is one.
@@ -78,8 +83,13 @@ class Options:
   sweep_num: int = 128
   memorisation_num: int = 64
   memorisation_reference: str = ""
+  classifier_network: str = ""
+  classifier_patience: int = 0
+  probe_steps: int = 0
   utility_num: int = 0
-  utility_steps: int = 300
+  utility_ratios: Sequence[int] = (1,)
+  utility_balanced: bool = False
+  utility_steps: int = 0
   utility_fractions: Sequence[float] = (0.01, 0.1, 0.3, 1.0)
   reader_num: int = 10
   elixr_models: str = ""
@@ -88,6 +98,15 @@ class Options:
   def records(self) -> tuple[Metric, ...]:
     """The selected metrics."""
     return metric_lib.select(self.metrics)
+
+  def classifier_changes(self, num_steps: int) -> artifacts.Json:
+    """Changes to the default settings of the classifiers that are trained."""
+    given = {
+      "network": self.classifier_network,
+      "patience": self.classifier_patience,
+      "num_steps": num_steps,
+    }
+    return {name: value for name, value in given.items() if value}
 
   def wants(self, subject: str) -> bool:
     """Whether any metric of a subject is selected."""
@@ -133,32 +152,6 @@ def assess_path(
       [assess_set(context, one, options, of_run, progress) for one in generators]
     )
   return sets
-
-
-def training_images(
-  context: EvalContext,
-  path: ConditioningPath,
-  options: Options,
-  progress: types.Progress = types.no_progress,
-) -> image_set.ImageSet:
-  """Images of the first run for conditions of training images."""
-  run = path.runs[0]
-  generator = prepare(run, options, options.seeds[0])
-  training = context.training
-  assert training is not None
-  count = min(options.utility_num or len(training), len(training))
-  # Only those with a condition, in an order that does not depend on patients.
-  usable = np.flatnonzero(np.isin(training.ids, run.dataset.ids("train")))
-  rows = np.random.default_rng(0).permutation(usable)[:count]
-  requested = training.take(rows, name=path.name)
-  images = image_parts.generate(
-    generator,
-    requested.ids.tolist(),
-    name="training",
-    first=FIRST_TRAINING,
-    progress=progress,
-  )
-  return dataclasses.replace(requested, images=images)
 
 
 def prepare(

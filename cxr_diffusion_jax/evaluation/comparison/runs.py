@@ -12,12 +12,15 @@ import pathlib
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data.sources.nih import google_labels, layout
-from cxr_diffusion_jax.encoders.probes import probe_fit
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation import eval_context as eval_context_lib
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
-from cxr_diffusion_jax.evaluation.comparison import path_assessment, pooling
+from cxr_diffusion_jax.evaluation.comparison import (
+  path_assessment,
+  pooling,
+  utility_paths,
+)
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
 from cxr_diffusion_jax.evaluation.comparison import primary as primary_lib
 from cxr_diffusion_jax.evaluation.comparison import sweep as sweep_lib
@@ -33,7 +36,6 @@ from cxr_diffusion_jax.evaluation.judges import embedding_classifier, zero_shot
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Key, Measurement
 from cxr_diffusion_jax.evaluation.metrics import utility
-from cxr_diffusion_jax.evaluation.metrics.utility_arms import UtilitySettings
 from cxr_diffusion_jax.run import loss_curves
 from cxr_diffusion_jax.run import run as run_lib
 
@@ -79,6 +81,7 @@ def compare(
     features=options.features,
     weights=options.weights,
     classifiers=options.classifiers,
+    probe_changes=options.classifier_changes(options.probe_steps),
     elixr_models=options.elixr_models,
     progress=progress,
   )
@@ -170,22 +173,7 @@ def _extras(
 ) -> _Extras:
   if not options.wants("utility") or context.training is None or not context.records:
     return _Extras()
-  report = utility.measure(
-    context.training,
-    path_assessment.training_images(context, path, options, progress),
-    context.reference,
-    path_assessment.folder_of(path.runs[0]) / "utility",
-    settings=UtilitySettings(
-      network=probe_fit.ProbeSettings(
-        # Half the probe's sides, since many are trained.
-        stem_stride=max(4, context.records.image_size // 16),
-        num_steps=options.utility_steps,
-      ),
-      fractions=tuple(options.utility_fractions),
-    ),
-    shared_folder=context.records.folder / "utility",
-    progress=progress,
-  )
+  report = utility_paths.measure(context, path, options, progress)
   figures = assessment.keep(report.measurements, options.records)
   return _Extras(measurements=figures, curve=report.curve)
 

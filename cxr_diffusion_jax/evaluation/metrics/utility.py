@@ -2,14 +2,13 @@
 
 real                 real images                         the reference
 tstr                 synthetic images: train on synthetic, test on real
-real_and_synthetic   both, shuffled together
+real_and_synthetic   both, shuffled together; also 2 to 5 times as many synthetic ones
 synthetic_then_real  synthetic images first, then fine-tuned on real ones
   -> each with several seeds -> scores of the same real test images
   -> AUROC, average precision, difference to real; curve over fractions of real images
 
-All arms have the same number of updates and batch size; those of the last are divided
-between its phases. "tstr": Esteban et al. 2017 (1706.02633), section 4.2. There is no
-choice of the best step or threshold.
+Real validation patients, the same for all arms, end each training and choose its step;
+there is no threshold. "tstr": Esteban et al. 2017 (1706.02633), section 4.2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,6 +56,7 @@ def measure(
   real_test: ImageSet,
   folder: pathlib.Path,
   *,
+  validation: ImageSet,
   settings: UtilitySettings | None = None,
   shared_folder: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
@@ -70,6 +70,7 @@ def measure(
     real_train: with findings, and patients where known.
     synthetic: with the requested findings; not of conditions of the test patients.
     real_test: as `real_train`, of other patients.
+    validation: real images of patients in no other set, which end each training.
     shared_folder: receives those of real images alone, which do not depend on the
       synthetic ones; None for `folder`.
 
@@ -83,8 +84,11 @@ def measure(
   settings = settings or UtilitySettings()
   sets = (real_train, synthetic, real_test)
   _check(sets, settings.min_images)
+  _check_apart(validation, real_test)
+  _check_apart(real_train, validation)
   sources = [mixture_fit.read(images, progress) for images in sets]
-  _check_sizes(sets)
+  ending = mixture_fit.read(validation, progress)
+  _check_sizes([*sets, validation])
   test = utility_figures.TestSet(
     findings=sources[2].findings,
     patients=sources[2].patients,
@@ -93,14 +97,15 @@ def measure(
     judge=settings.judge,
   )
   folders = dict.fromkeys(utility_arms.ARMS, folder) | {REAL: shared_folder or folder}
-  scores = _train(sources, settings, folders, progress)
+  trainer = mixture_fit.Trainer(sources[2], ending)
+  scores = _train(trainer, sources[:2], settings, folders, progress)
   numbers = len(real_train), len(synthetic)
   real, *others = (
-    utility_figures.samples(test, scores[1.0, arm]) for arm in utility_arms.ARMS
+    utility_figures.samples(test, scores[1.0, arm]) for arm in settings.arms
   )
   measurements = []
-  for arm, samples in zip(utility_arms.ARMS[1:], others, strict=True):
-    num = utility_arms.num_trained(arm, 1.0, *numbers)
+  for arm, samples in zip(settings.arms[1:], others, strict=True):
+    num = utility_arms.num_trained(arm, 1.0, numbers, settings)
     measurements += utility_figures.of_arm(test, arm, samples, real, num, numbers[0])
   return UtilityReport(
     measurements=measurements, curve=_curve(test, scores, numbers, settings)
@@ -108,14 +113,14 @@ def measure(
 
 
 def _train(
+  trainer: mixture_fit.Trainer,
   sources: Sequence[Source],
   settings: UtilitySettings,
   folders: Mapping[str, pathlib.Path],
   progress: types.Progress,
 ) -> dict[tuple[float, str], np.ndarray]:
-  """(fraction, arm) -> scores [s t k]; sources are real, synthetic and test images."""
-  real, synthetic, test = sources
-  trainer = mixture_fit.Trainer(test)
+  """(fraction, arm) -> scores [s t k]; sources are real and synthetic images."""
+  real, synthetic = sources
   fits = utility_arms.fits(len(real.images), settings)
   scores: dict[tuple[float, str], list[np.ndarray]] = {}
   for i, fit in enumerate(fits, start=1):
@@ -140,9 +145,9 @@ def _curve(
 ) -> list[CurvePoint]:
   points = []
   for fraction in settings.fractions:
-    for arm in settings.curve_arms:
+    for arm in (one for one in settings.curve_arms if one in settings.arms):
       title = f"{arm}_macro_auroc"
-      num = utility_arms.num_trained(arm, fraction, *numbers)
+      num = utility_arms.num_trained(arm, fraction, numbers, settings)
       if (fraction, arm) in scores:
         drawn = utility_figures.sample(test, "auroc", scores[fraction, arm])
         last = len(test.counted)
@@ -217,6 +222,6 @@ def _check_apart(training: ImageSet, test: ImageSet) -> None:
     raise errors.InputError(
       f"{len(common)} {what} of {test.name} are in {training.name} too, such as"
       f" {common[0]}",
-      f"{what} of the test set in no other, nor as conditions of synthetic images",
-      "take conditions from the training split, or leave them out of the test set",
+      f"{what} of {test.name} in no other set, nor as conditions of synthetic images",
+      "take conditions from the training split, or leave them out",
     )

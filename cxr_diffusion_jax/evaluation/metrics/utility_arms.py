@@ -1,21 +1,33 @@
 """The arms of an experiment on training data, and the data of each.
 
-settings -> fits: (fraction of the real images, arm, seed) -> phases: images, updates
+settings -> fits: (fraction of the real images, arm, seed) -> phases: images of each
+
+Each phase is trained until the AUROC of real validation patients has reached a plateau.
 """
 
 import dataclasses
+from types import MappingProxyType
 
 import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.probes.mixture_fit import Phase, Source
-from cxr_diffusion_jax.encoders.probes.probe_fit import ProbeSettings
+from cxr_diffusion_jax.encoders.probes.probe_settings import ProbeSettings
+
+# Beyond once as many.
+_TIMES = (2, 3, 4, 5)
 
 REAL = "real"
-ARMS = (REAL, "tstr", "real_and_synthetic", "synthetic_then_real")
+BOTH = "real_and_synthetic"
+
+# Arm -> times as many synthetic images as settings state.
+RATIOS = MappingProxyType({BOTH: 1} | {f"{BOTH}_{ratio}x": ratio for ratio in _TIMES})
+
+# All arms; those of ratios are trained where settings name the ratio.
+ARMS = (REAL, "tstr", *RATIOS, "synthetic_then_real")
 
 # Arms that depend on the fraction of the real images.
-CURVE_ARMS = (REAL, "real_and_synthetic", "synthetic_then_real")
+CURVE_ARMS = (REAL, BOTH, "synthetic_then_real")
 
 # Between the seeds of a training and of its fine-tuning.
 _FINE_TUNING_SEED = 10_000
@@ -29,22 +41,23 @@ class UtilitySettings:
   """How utility is measured; the defaults are for images of 64 pixels.
 
   Attributes:
-    network: of all classifiers; its `num_steps` is the number of updates of every arm,
-      its seed is not used.
+    network: of all classifiers; its `num_steps` are updates of a phase at most, its
+      seed is not used.
+    ratios: of synthetic images that are added to the real ones, each from 1 to 5 times
+      the images that other arms use; the first of them all.
     seeds: one training of each arm each; also choose the real images of a fraction.
     curve_arms: of the curve, any of `CURVE_ARMS`.
-    pretraining_share: of the updates of "synthetic_then_real", in (0, 1).
     min_positives: images with a finding in the test set, for it to count in the macro
       means; each training set needs as many of one of these findings.
   """
 
   network: ProbeSettings = dataclasses.field(
-    default_factory=lambda: ProbeSettings(stem_stride=4, num_steps=300)
+    default_factory=lambda: ProbeSettings(stem_stride=4)
   )
   seeds: tuple[int, ...] = (0, 1, 2)
   fractions: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0)
   curve_arms: tuple[str, ...] = CURVE_ARMS
-  pretraining_share: float = 0.5
+  ratios: tuple[int, ...] = (1,)
   fine_tuning_scale: float = 1.0
   min_images: int = 20
   min_positives: int = 5
@@ -52,38 +65,38 @@ class UtilitySettings:
   def __post_init__(self):
     distinct = 0 < len(self.seeds) == len({*self.seeds}) and min(self.seeds) >= 0
     known = {*self.curve_arms} <= {*CURVE_ARMS}
-    two_phases = 0 < self.num_pretraining < self.network.num_steps
+    counted = len({*self.ratios}) == len(self.ratios) > 0
+    counted = counted and {*self.ratios} <= {*RATIOS.values()}
     for value, valid, expected in (
       (self.fractions, all(0 < x <= 1 for x in self.fractions), "shares in (0, 1]"),
       (self.seeds, distinct, "one or more numbers, each once"),
       (self.curve_arms, known, ", ".join(CURVE_ARMS)),
-      (
-        self.pretraining_share,
-        two_phases,
-        "a share that leaves either phase an update",
-      ),
+      (self.ratios, counted, "one or more of 1 to 5, each once"),
     ):
       if not valid:
         raise errors.InputError(f"settings of utility: {value}", expected)
 
   @property
-  def num_pretraining(self) -> int:
-    """Updates of the first phase of "synthetic_then_real"."""
-    return round(self.pretraining_share * self.network.num_steps)
+  def arms(self) -> tuple[str, ...]:
+    """Those that are trained, of `ARMS`."""
+    left_out = {arm for arm, ratio in RATIOS.items() if ratio not in self.ratios}
+    return tuple(arm for arm in ARMS if arm not in left_out)
 
   @property
   def judge(self) -> str:
     """The classifiers in short, as `Measurement.judge`."""
     widths = "-".join(map(str, self.network.widths))
-    return f"classifier {widths}, {self.network.num_steps} updates"
+    return f"classifier {widths}, to a plateau"
 
 
 def fits(num_real: int, settings: UtilitySettings) -> list[Fit]:
   """All trainings, by seed: all arms, then the fractions with enough images."""
-  pairs = [(1.0, arm) for arm in ARMS]
+  pairs = [(1.0, arm) for arm in settings.arms]
   for fraction in settings.fractions:
     if round(fraction * num_real) >= settings.min_images:
-      pairs += [(float(fraction), arm) for arm in settings.curve_arms]
+      pairs += [
+        (float(fraction), arm) for arm in settings.curve_arms if arm in settings.arms
+      ]
   return [(*pair, seed) for seed in settings.seeds for pair in dict.fromkeys(pairs)]
 
 
@@ -94,23 +107,19 @@ def phases(
   fraction, arm, seed = fit
   network = dataclasses.replace(settings.network, seed=seed)
   of_real = (real, share_rows(real.patients, fraction, seed))
-  of_synthetic = (synthetic, np.arange(len(synthetic.images)))
+  num = num_synthetic(arm, len(synthetic.images), settings)
+  of_synthetic = (synthetic, np.arange(num))
   if arm != "synthetic_then_real":
-    parts = {
-      REAL: [of_real],
-      "tstr": [of_synthetic],
-      "real_and_synthetic": [of_real, of_synthetic],
-    }[arm]
+    parts = {REAL: [of_real], "tstr": [of_synthetic]}
+    parts = parts.get(arm, [of_real, of_synthetic])
     return [Phase(parts=parts, settings=network)]
   tuning = dataclasses.replace(
     network,
-    num_steps=network.num_steps - settings.num_pretraining,
     learning_rate=settings.fine_tuning_scale * network.learning_rate,
     seed=seed + _FINE_TUNING_SEED,
   )
-  first = dataclasses.replace(network, num_steps=settings.num_pretraining)
   return [
-    Phase(parts=[of_synthetic], settings=first),
+    Phase(parts=[of_synthetic], settings=network),
     Phase(parts=[of_real], settings=tuning),
   ]
 
@@ -127,7 +136,16 @@ def share_rows(patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
   return np.sort(by_patient[: round(fraction * len(patients))])
 
 
-def num_trained(arm: str, fraction: float, num_real: int, num_synthetic: int) -> int:
-  """Images that an arm is trained on, with this fraction of the real ones."""
-  real = 0 if arm == "tstr" else round(fraction * num_real)
-  return real + (0 if arm == REAL else num_synthetic)
+def num_synthetic(arm: str, num: int, settings: UtilitySettings) -> int:
+  """Of `num` synthetic images, those that an arm is trained on."""
+  if arm == REAL:
+    return 0
+  return num * RATIOS.get(arm, 1) // max(settings.ratios)
+
+
+def num_trained(
+  arm: str, fraction: float, numbers: tuple[int, int], settings: UtilitySettings
+) -> int:
+  """Images that an arm is trained on, of these numbers of real and synthetic ones."""
+  real = 0 if arm == "tstr" else round(fraction * numbers[0])
+  return real + num_synthetic(arm, numbers[1], settings)

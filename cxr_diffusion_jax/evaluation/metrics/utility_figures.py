@@ -15,12 +15,16 @@ import numpy as np
 from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
-from cxr_diffusion_jax.evaluation.metrics import ranking
+from cxr_diffusion_jax.evaluation.metrics import ranking, utility_arms
 
 _MEANINGS = {
   "real": "A classifier trained on real images, tested on other real images.",
   "tstr": "A classifier trained on generated images, tested on real ones.",
-  "real_and_synthetic": "A classifier trained on both, tested on real images.",
+  **{
+    arm: f"A classifier trained on both, {ratio} times the synthetic images, tested on"
+    " real ones."
+    for arm, ratio in utility_arms.RATIOS.items()
+  },
   "synthetic_then_real": (
     "A classifier trained on generated, then on real images, tested on real ones."
   ),
@@ -39,7 +43,7 @@ METRICS = tuple(
   for curve in ranking.CURVES
   for macro in ("macro_", "")
   for suffix in ("", "_difference")
-  if arm != "real" or (macro and not suffix)
+  if arm != utility_arms.REAL or (macro and not suffix)
 )
 RECORDS = {record.name: record for record in METRICS}
 

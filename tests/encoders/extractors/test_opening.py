@@ -10,14 +10,14 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.encoders.extractors import opening as features
+from cxr_diffusion_jax.encoders.probes import attribution, probe_fit, probe_settings
 from cxr_diffusion_jax.encoders.probes import probe as probe_lib
-from cxr_diffusion_jax.encoders.probes import probe_fit
 
 
 @pytest.fixture
 def probe():
   """An untrained probe of images of 8 pixels."""
-  settings = probe_fit.ProbeSettings(widths=(2, 4), norm_groups=1, batch_size=2)
+  settings = probe_settings.ProbeSettings(widths=(2, 4), norm_groups=1, batch_size=2)
   classifier = probe_fit.make_classifier(settings, 3)
   shapes = jax.eval_shape(classifier.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))[
     "params"
@@ -33,7 +33,7 @@ def probe():
     ),
     score_fn=probe_fit.make_score_fn(settings, 3),
     features_fn=probe_fit.make_features_fn(settings, 3),
-    attribution_fn=probe_fit.make_attribution_fn(settings, 3),
+    attribution_fn=attribution.make_attribution_fn(settings, 3),
   )
 
 

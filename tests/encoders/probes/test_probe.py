@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.encoders.probes import probe, probe_fit
+from cxr_diffusion_jax.encoders import fitting
+from cxr_diffusion_jax.encoders.probes import probe, probe_fit, probe_settings
 from cxr_diffusion_jax.evaluation.judges import adherence
 
-SETTINGS = probe.ProbeSettings(
-  widths=(4, 8), norm_groups=2, num_steps=60, batch_size=8, learning_rate=1e-2
+SETTINGS = probe_settings.ProbeSettings(
+  widths=(4, 8),
+  norm_groups=2,
+  num_steps=60,
+  check_every=20,
+  batch_size=8,
+  learning_rate=1e-2,
 )
 
 
@@ -77,6 +83,9 @@ def test_probe_file_describes_its_training(folder):
   assert described["training"]["num_validation_images"] == 32
   losses = described["training"]["losses"]
   assert losses[-1] < 0.5 * losses[0]
+  assert described["training"]["num_steps"] == 60
+  assert [*described["training"]["validation_auroc"]] == ["20", "40", "60"]
+  assert described["training"]["best_step"] in (20, 40, 60)
   assert described["settings"]["widths"] == [4, 8]
   assert {path.name for path in folder.iterdir()} == {probe.DESCRIPTION, probe.WEIGHTS}
 
@@ -98,6 +107,14 @@ def test_probe_scores_stay_within_zero_and_one(folder, inputs):
   scores = dataclasses.replace(trained, params=params).scores(inputs[0][:2])
   assert (scores > 0).all()
   assert (scores < 1).all()
+
+
+def test_saved_probe_of_other_settings_is_kept_unless_they_are_asked_for(
+  folder, inputs, validation
+):
+  """As where an accelerator trained a larger network."""
+  kept = probe.train_probe(*inputs, folder, validation=validation)
+  assert kept.fingerprint == probe.read_description(folder)["fingerprint"]
 
 
 def test_probe_is_trained_once(folder, inputs, validation):
@@ -142,12 +159,13 @@ def untrained(monkeypatch):
   """Counts trainings instead of doing them."""
   calls = []
 
-  def fit(images, findings, settings, *, progress):
+  def fit(images, findings, settings, *, validation, progress):
     calls.append(settings)
     classifier = probe_fit.make_classifier(settings, findings.shape[1])
     like = jnp.zeros((1, 16, 16, 1))
     params = jax.jit(classifier.init)(jax.random.key(settings.seed), like)["params"]
-    return params, [1.0] * settings.num_steps
+    losses = [{"loss": 1.0}] * settings.num_steps
+    return fitting.Fitted(params, losses, [(60, (0.9, -1.0))], 60)
 
   monkeypatch.setattr(probe_fit, "fit", fit)
   return calls
@@ -263,3 +281,29 @@ def test_positive_weights_of_rare_findings_are_limited():
     findings[:count, column] = 1
   weights = probe_fit.positive_weights(findings, 5.0)
   np.testing.assert_allclose(weights, [1, 3, 5, 1], rtol=1e-6)
+
+
+def test_macro_auroc_is_the_share_of_ordered_pairs():
+  scores = np.array([[0.1, 0.9], [0.4, 0.9], [0.4, 0.9], [0.8, 0.9]])
+  findings = np.array([[0, 1], [1, 1], [0, 1], [1, 1]])
+  # Pairs of the first: 3 in order, a tie of 4; the second has one class alone.
+  assert probe_fit.macro_auroc(scores, findings) == 3.5 / 4
+  assert probe_fit.macro_auroc(scores[:, 1:], findings[:, 1:]) == 0
+
+
+def test_large_images_are_reduced():
+  images = np.full((2, 448, 448, 1), 255, np.uint8)
+  assert probe_fit.to_network(images).shape == (2, 224, 224, 1)
+  np.testing.assert_allclose(probe_fit.to_network(images), 1, atol=1e-5)
+  assert probe_fit.to_network(images[:, :64, :64]).shape == (2, 64, 64, 1)
+
+
+def test_default_settings_suit_the_images():
+  settings = probe_settings.default_settings(64, 1000, num_steps=9)
+  assert (settings.stem_stride, settings.check_every) == (2, 100)
+  assert (settings.num_steps, settings.widths[0]) == (9, 16)
+  large = probe_settings.default_settings(512, 100_000, network="resnet18", patience=2)
+  assert (large.stem_stride, large.check_every, large.patience) == (4, 390, 2)
+  assert (large.widths[0], large.blocks, large.num_steps) == (64, 2, 2000)
+  with pytest.raises(errors.InputError, match="small"):
+    probe_settings.default_settings(64, 100, network="huge")

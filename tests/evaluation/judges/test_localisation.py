@@ -9,11 +9,16 @@ import pytest
 
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.encoders.probes import probe, probe_fit
+from cxr_diffusion_jax.encoders.probes import (
+  attribution,
+  probe,
+  probe_fit,
+  probe_settings,
+)
 from cxr_diffusion_jax.evaluation import measurement
 from cxr_diffusion_jax.evaluation.judges import localisation
 
-SETTINGS = probe_fit.ProbeSettings(
+SETTINGS = probe_settings.ProbeSettings(
   widths=(2, 4), norm_groups=1, batch_size=8, stem_stride=1
 )
 MASS = metadata.FINDINGS.index("Mass")
@@ -114,7 +119,7 @@ def test_localisation_maps_are_gradient_times_activation():
   images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
   x = probe_fit.to_network(images)
   params = jax.jit(classifier.init)(jax.random.key(0), x)["params"]
-  attribute = probe_fit.make_attribution_fn(SETTINGS, 3)
+  attribute = attribution.make_attribution_fn(SETTINGS, 3)
   maps = attribute(params, images, np.array([0, 2]))
   assert maps.shape == (2, 4, 4)
   assert float(maps.min()) >= 0

@@ -11,7 +11,8 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.sources.nih import metadata
-from cxr_diffusion_jax.encoders.probes import probe_fit
+from cxr_diffusion_jax.encoders import fitting
+from cxr_diffusion_jax.encoders.probes import probe_fit, probe_settings
 from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.metrics import utility, utility_figures
 from cxr_diffusion_jax.evaluation.metrics.utility_arms import (
@@ -20,7 +21,7 @@ from cxr_diffusion_jax.evaluation.metrics.utility_arms import (
 )
 
 SETTINGS = UtilitySettings(
-  network=probe_fit.ProbeSettings(
+  network=probe_settings.ProbeSettings(
     widths=(8,),
     stem_stride=2,
     norm_groups=2,
@@ -55,6 +56,9 @@ def _set(name, seed, count):
   )
 
 
+VALIDATION = _set("validation", 4, 40)
+
+
 def _shuffled(images):
   """The same images, each asked to show what another does."""
   order = np.random.default_rng(3).permutation(len(images))
@@ -76,7 +80,7 @@ class Made:
 @pytest.fixture(scope="module")
 def result(tmp_path_factory) -> Made:
   folder = tmp_path_factory.mktemp("utility")
-  train, test = _set("train", 1, 64), _set("test", 2, 80)
+  train, test, validation = _set("train", 1, 64), _set("test", 2, 80), VALIDATION
   reported, reports = [], []
   for synthetic in (dataclasses.replace(train, name="copies"), _shuffled(train)):
     reports.append(
@@ -85,6 +89,7 @@ def result(tmp_path_factory) -> Made:
         synthetic,
         test,
         folder / synthetic.name,
+        validation=validation,
         shared_folder=folder / "real",
         settings=SETTINGS,
         progress=lambda label, *_: reported.append(label),
@@ -181,8 +186,8 @@ def test_utility_trains_each_classifier_once(result):
     for kind in ("real", "copies", "shuffled")
   }
   assert [len(x) for x in names.values()] == [4, 10, 10]
-  # Updates: 40 a fit, of which a second fine-tuning with a seed makes 20.
-  assert len(result.reported) == 4 * 40 + 2 * (2 * (3 * 40 + 40 + 20))
+  # Updates: 40 a phase; a second fine-tuning with a seed has one phase.
+  assert len(result.reported) == 4 * 40 + 2 * (2 * (3 * 40 + 80 + 40))
   train, test = result.sets
   reported = []
   again = utility.measure(
@@ -190,6 +195,7 @@ def test_utility_trains_each_classifier_once(result):
     _shuffled(train),
     test,
     result.folder / "shuffled",
+    validation=VALIDATION,
     shared_folder=result.folder / "real",
     settings=SETTINGS,
     progress=lambda *now: reported.append(now),
@@ -201,11 +207,12 @@ def test_utility_trains_each_classifier_once(result):
 def test_utility_resumes_and_trains_changed_inputs(result, tmp_path, monkeypatch):
   fits = []
 
-  def fit(images, findings, settings, *, params, program, progress):
+  def fit(images, findings, settings, *, validation, params, program, progress):
+    assert len(validation[0]) == len(validation[1]) == 40
     fits.append((len(images), settings.seed, params))
     if len(fits) == 4:
       raise KeyboardInterrupt
-    return "parameters", []
+    return fitting.Fitted("parameters", [], [], 0)
 
   def scored(self, params, settings):
     assert params == "parameters"
@@ -216,7 +223,9 @@ def test_utility_resumes_and_trains_changed_inputs(result, tmp_path, monkeypatch
   train, test = result.sets
 
   def call(synthetic=train, settings=SETTINGS):
-    return utility.measure(train, synthetic, test, tmp_path, settings=settings)
+    return utility.measure(
+      train, synthetic, test, tmp_path, validation=VALIDATION, settings=settings
+    )
 
   with pytest.raises(KeyboardInterrupt):
     call()
@@ -238,6 +247,38 @@ def test_utility_resumes_and_trains_changed_inputs(result, tmp_path, monkeypatch
   assert len(fits) == count + 12 + 7 + 1
 
 
+def test_utility_adds_multiples_of_synthetic_images(result, tmp_path, monkeypatch):
+  numbers = []
+
+  def fit(images, findings, settings, *, params, **_):
+    numbers.append((len(images), params))
+    return fitting.Fitted("parameters", [], [], 0)
+
+  monkeypatch.setattr(probe_fit, "fit", fit)
+  monkeypatch.setattr(
+    utility.mixture_fit.Trainer,
+    "score",
+    lambda *_: np.random.default_rng(0).random((80, 14), np.float32),
+  )
+  train, test = result.sets
+  settings = dataclasses.replace(SETTINGS, seeds=(0,), fractions=(), ratios=(1, 3))
+  synthetic = train.take([*range(64), *range(26)])
+  report = utility.measure(
+    train, synthetic, test, tmp_path, validation=VALIDATION, settings=settings
+  )
+  assert settings.arms == (
+    "real",
+    "tstr",
+    "real_and_synthetic",
+    "real_and_synthetic_3x",
+    "synthetic_then_real",
+  )
+  phases = [(64, None), (30, None), (94, None), (154, None), (30, None)]
+  assert numbers == [*phases, (64, "parameters")]
+  assert _figure(report, "real_and_synthetic_3x_macro_auroc").num == 154
+  assert _figure(report, "tstr_macro_auroc").num == 30
+
+
 def test_utility_reports_damaged_scores(result, tmp_path):
   (path,) = (result.folder / "copies").glob("tstr-1-0-*.npz")
   train, test = result.sets
@@ -255,6 +296,7 @@ def test_utility_reports_damaged_scores(result, tmp_path):
         train,
         test,
         tmp_path,
+        validation=VALIDATION,
         shared_folder=result.folder / "real",
         settings=SETTINGS,
       )
@@ -379,7 +421,9 @@ def test_utility_rejects_bad_sets_before_training(result, tmp_path, change, repo
     rare = test.labels["findings"] * (np.arange(14) > 4)
     test = dataclasses.replace(test, labels={**test.labels, "findings": rare})
   with pytest.raises(errors.InputError, match=reported):
-    utility.measure(train, copies, test, tmp_path, settings=SETTINGS)
+    utility.measure(
+      train, copies, test, tmp_path, validation=VALIDATION, settings=SETTINGS
+    )
   assert not list(tmp_path.iterdir())
 
 
@@ -391,7 +435,10 @@ def test_utility_rejects_bad_sets_before_training(result, tmp_path, change, repo
     {"seeds": ()},
     {"seeds": (1, 1)},
     {"curve_arms": ("tstr",)},
-    {"pretraining_share": 1.0},
+    {"ratios": ()},
+    {"ratios": (2, 2)},
+    {"ratios": (0, 1)},
+    {"ratios": (6,)},
   ],
 )
 def test_utility_settings_refuse_values_out_of_range(wrong):

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.encoders.probes import probe, probe_fit
+from cxr_diffusion_jax.encoders.probes import probe, probe_settings
 from cxr_diffusion_jax.evaluation.metrics import diversity
 from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
 
@@ -52,7 +52,7 @@ def test_features_are_those_of_an_existing_probe(tmp_path):
     findings,
     tmp_path / "probe",
     validation=(images, findings),
-    settings=probe_fit.ProbeSettings(
+    settings=probe_settings.ProbeSettings(
       widths=(4,), norm_groups=2, num_steps=1, batch_size=4
     ),
   )
