@@ -268,11 +268,8 @@ def train_judge(
   training, validation = (
     image_set.of_records(records, split) for split in ("train", "validation")
   )
-  settings = None
-  if changes:
-    settings = probe_settings.default_settings(
-      records.image_size, len(training), **changes
-    )
+  default = probe_settings.default_settings
+  settings = default(records.image_size, len(training), **changes) if changes else None
   return probe.train_probe(
     training.images,
     training.labels["findings"],
