@@ -164,15 +164,8 @@ def of_runs(
     cache=cache,
     progress=progress,
   )
-
-  aligned = _aligned_judges(runs[0], judge, sets["training"], progress)
-
-  def judges_of(conditions: ImageSet) -> list[judges_lib.JudgeFn]:
-    opened = aligned(conditions).values()
-    return [*judges, *(one for one in opened if not isinstance(one, str))]
-
-  opened = aligned(sets["conditions"])
-  without |= {name: one for name, one in opened.items() if isinstance(one, str)}
+  open_aligned = _aligned_judges(runs[0], judge, sets["training"], progress)
+  aligned, not_aligned = open_aligned(sets["conditions"])
   return EvalContext(
     settings=settings,
     records=records,
@@ -182,14 +175,14 @@ def of_runs(
     reference=sets["reference"],
     training=sets["training"],
     judge=judge,
-    judges=judges_of(sets["conditions"]),
+    judges=[*judges, *aligned],
     classifiers=opened_classifiers,
     extractors=extractors,
-    skipped=skipped | without,
+    skipped=skipped | without | not_aligned,
     features=real_sets.features(cache, extractors, whole, sets, progress),
     cache=cache,
     whole=whole,
-    judges_of=judges_of,
+    judges_of=lambda conditions: [*judges, *open_aligned(conditions)[0]],
   )
 
 
@@ -198,13 +191,18 @@ def _aligned_judges(
   judge: probe.Probe,
   training: ImageSet,
   progress: types.Progress,
-) -> Callable[[ImageSet], dict[str, judges_lib.JudgeFn | str]]:
-  """Opens judges that compare images with those of given conditions; kept by these."""
+) -> Callable[[ImageSet], tuple[list[judges_lib.JudgeFn], dict[str, str]]]:
+  """Opens judges that compare images with those of given conditions, each once.
+
+  The function returns the judges, and why others are unavailable.
+  """
   records = run.dataset.records
 
   @functools.cache
-  def aligned(conditions: ImageSet) -> dict[str, judges_lib.JudgeFn | str]:
-    return {
+  def open_judges(
+    conditions: ImageSet,
+  ) -> tuple[list[judges_lib.JudgeFn], dict[str, str]]:
+    opened = {
       "anatomy": judges_lib.of_anatomy(
         run.data.root,
         training,
@@ -216,8 +214,10 @@ def _aligned_judges(
         records, conditions, judge, judge_name(run.dataset.phantom)
       ),
     }
+    reasons = {name: one for name, one in opened.items() if isinstance(one, str)}
+    return [one for one in opened.values() if not isinstance(one, str)], reasons
 
-  return aligned
+  return open_judges
 
 
 def of_split(

@@ -100,19 +100,17 @@ def linear(value: float, *parts: tuple[np.ndarray, np.ndarray]) -> Estimate:
   return Estimate(value=float(value), deviations=total, patients=int(fewest))
 
 
-def estimate(
-  figure_fn: Callable[..., np.ndarray], *patients: np.ndarray, fewest: int | None = None
-) -> Estimate:
+def estimate(figure_fn: Callable[..., np.ndarray], *patients: np.ndarray) -> Estimate:
   """A figure of samples of images, such as a quantile or an AUROC.
 
   Args:
     figure_fn: (weights [r n] of the first sample, ... of the second, ...) -> [r]; a
       weight is how often an image counts. NaN where it is undefined.
-    patients: [n] names, one array for each sample.
-    fewest: patients that the figure depends on; those of the smallest sample if None.
+    patients: [n] names, one array for each sample; the figure depends on those of the
+      smallest.
   """
   value, deviations = estimates(figure_fn, *patients)
-  fewest = fewest or min(len(np.unique(names)) for names in patients)
+  fewest = min(len(np.unique(names)) for names in patients)
   return Estimate(value=float(value), deviations=deviations, patients=fewest)
 
 

@@ -19,7 +19,6 @@ from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.models import kl_codec
 from cxr_diffusion_jax.training import denoiser_trainer
 from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.types import TokenStream
 
 NUM_STEPS = 20
 # Four levels, as Stable Diffusion has, of few channels; its text encoder's width.
@@ -132,7 +131,7 @@ def _both(unet, params, peer) -> tuple[np.ndarray, np.ndarray]:
   x_t = np.float32(rng.normal(size=(2, 8, 16, 4)))
   tokens = np.float32(rng.normal(size=(2, 77, 768)))
   t = np.array([20, 700])
-  context = (TokenStream(tokens=tokens, mask=np.ones((2, 77), bool)),)
+  context = unet_parity.context_of(tokens)
   ours = jax.jit(unet.apply)({"params": params}, x_t, t, context)
   with torch.no_grad():
     theirs = peer(

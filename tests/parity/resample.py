@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from unet import Row, channels_last, randomise, relative, rms
+from unet import Row, channels_last, context_of, randomise, relative, rms
 
 from cxr_diffusion_jax.interop import names
 from cxr_diffusion_jax.models.denoisers.unet import UNet
@@ -82,7 +82,7 @@ def _block(resample: str, conditioning: str) -> Iterator[Row]:
   yield f"{what}: output (max abs)", rms(ours), rms(theirs), difference, 2e-5
   peer_grads = {name: value.grad.numpy() for name, value in peer.named_parameters()}
   difference = relative(names.from_tree(grads), peer_grads)
-  both = float(loss), float(peer_loss)
+  both = float(loss), float(peer_loss.detach())
   yield f"{what}: gradients (relative)", *both, difference, 1e-4
 
 
@@ -113,8 +113,9 @@ def _network() -> Row:
   x_t = np.float32(rng.standard_normal((2, 8, 12, 4)))
   tokens = np.float32(rng.standard_normal((2, 5, 12)))
   t = np.array([3, 911])
-  shapes = jax.eval_shape(unet.init, jax.random.key(0), x_t, t, tokens)["params"]
-  ours = jax.jit(unet.apply)({"params": _params(peer, shapes)}, x_t, t, tokens)
+  inputs = x_t, t, context_of(tokens)
+  shapes = jax.eval_shape(unet.init, jax.random.key(0), *inputs)["params"]
+  ours = jax.jit(unet.apply)({"params": _params(peer, shapes)}, *inputs)
   asked = _channels_first(x_t), torch.from_numpy(t), torch.from_numpy(tokens)
   theirs = channels_last(peer(*asked).sample)
   difference = np.abs(ours - theirs).max()

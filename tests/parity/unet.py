@@ -16,7 +16,7 @@ import torch
 
 from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.interop import names
-from cxr_diffusion_jax.types import TokenStream
+from cxr_diffusion_jax.types import Context, TokenStream
 
 _SMALL = {
   "block_out_channels": (32, 64, 64, 64),
@@ -65,6 +65,12 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
   return model.eval()
 
 
+def context_of(tokens: np.ndarray, mask: np.ndarray | None = None) -> Context:
+  """A context of one stream [b n d]; a mask [b n] of None keeps all tokens."""
+  mask = np.ones(tokens.shape[:2], bool) if mask is None else mask
+  return (TokenStream(tokens=tokens, mask=mask),)
+
+
 def rms(x) -> float:
   """The root of the mean square."""
   return float(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))
@@ -103,7 +109,7 @@ def _case(
   tokens = np.float32(rng.normal(size=(2, 7, peer.config.cross_attention_dim)))
   mask = np.ones((2, 7), bool)
   mask[1, 7 - num_masked :] = num_masked == 0
-  context = (TokenStream(tokens=tokens, mask=mask),)
+  context = context_of(tokens, mask)
 
   def loss_fn(params):
     answer = unet.apply({"params": params}, x_t, t, context)

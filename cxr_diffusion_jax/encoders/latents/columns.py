@@ -28,9 +28,6 @@ from cxr_diffusion_jax.models import kl_codec
 
 NAME = kl_codec.COLUMN
 
-# Rows that a killed run may lose.
-_ROWS_AT_RISK = 256
-
 # Number of evenly spaced training rows used for the statistics.
 _MEASURED = 512
 
