@@ -48,3 +48,17 @@ def test_settings_name_a_bucket_root_by_its_url(settings):
   remote = dataclasses.replace(settings, root="gs://bucket/nih/")
   assert remote.tree_folder.name.startswith("nih-")
   assert remote.root == "gs://bucket/nih/"
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("resize", "stretch"),
+    ("split", "random"),
+    ("missing", "ignore"),
+    ("image_size", 0),
+  ],
+)
+def test_data_settings_refuse_bad_values(name, value):
+  with pytest.raises(errors.InputError, match=rf"config\.data\.{name}[ =]{value!r}"):
+    DataSettings(**{"root": ".", "image_size": 8, name: value})

@@ -1,7 +1,6 @@
 """What synthetic images are worth: planted answers, paired intervals, nothing twice."""
 
 import dataclasses
-import itertools
 import math
 import pathlib
 
@@ -13,12 +12,8 @@ from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.encoders import fitting
 from cxr_diffusion_jax.encoders.probes import probe_fit, probe_settings
-from cxr_diffusion_jax.evaluation import statistics
-from cxr_diffusion_jax.evaluation.metrics import utility, utility_figures
-from cxr_diffusion_jax.evaluation.metrics.utility_arms import (
-  UtilitySettings,
-  share_rows,
-)
+from cxr_diffusion_jax.evaluation.metrics import utility
+from cxr_diffusion_jax.evaluation.metrics.utility_arms import UtilitySettings
 
 SETTINGS = UtilitySettings(
   network=probe_settings.ProbeSettings(
@@ -67,7 +62,7 @@ def _shuffled(images):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Made:
+class Result:
   """Two calls with one folder of real images' scores."""
 
   sets: tuple
@@ -78,7 +73,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory) -> Made:
+def result(tmp_path_factory) -> Result:
   folder = tmp_path_factory.mktemp("utility")
   train, test, validation = _set("train", 1, 64), _set("test", 2, 80), VALIDATION
   reported, reports = [], []
@@ -95,7 +90,7 @@ def result(tmp_path_factory) -> Made:
         progress=lambda label, *_: reported.append(label),
       )
     )
-  return Made(
+  return Result(
     sets=(train, test),
     folder=folder,
     copies=reports[0],
@@ -302,79 +297,6 @@ def test_utility_reports_damaged_scores(result, tmp_path):
       )
 
 
-def test_share_rows_are_nested_and_of_whole_patients():
-  patients = np.repeat(np.arange(40), [1, 2, 3, 4] * 10)
-  for seed in (0, 1):
-    rows = [share_rows(patients, x, seed) for x in (0.07, 0.1, 0.3, 1.0)]
-    assert [len(x) for x in rows] == [7, 10, 30, 100]
-    for small, large in itertools.pairwise(rows):
-      assert set(small) < set(large)
-    # All patients but the last are whole.
-    taken, whole = np.bincount(patients[rows[2]], minlength=40), np.bincount(patients)
-    assert ((taken > 0) & (taken < whole)).sum() <= 1
-    assert rows[3].tolist() == list(range(100))
-  assert share_rows(patients, 0.3, 0).tolist() != share_rows(patients, 0.3, 1).tolist()
-
-
-def _test_set(count, patients=None):
-  findings = np.zeros((count, 14), np.uint8)
-  findings[::3, 0], findings[::2, 1] = 1, 1
-  return utility_figures.TestSet(
-    vocabulary=metadata.FINDINGS,
-    findings=findings,
-    patients=np.arange(count) if patients is None else patients,
-    counted=np.arange(14) < 2,
-    judge="",
-  )
-
-
-def test_utility_interval_covers_images_and_seeds(monkeypatch):
-  generator = np.random.default_rng(0)
-  test = _test_set(150)
-  clean = test.findings[:, 0] + generator.standard_normal(150)
-
-  def spread(scores):
-    drawn = utility_figures.sample(test, "auroc", np.stack(scores)[..., None])
-    figure = utility_figures.measurement(test, "real_macro_auroc", drawn, 0, num=1)
-    return drawn.values[:, 0].mean(), (figure.high - figure.low) / 2
-
-  test = dataclasses.replace(
-    test, findings=test.findings[:, :1], counted=test.counted[:1]
-  )
-  monkeypatch.setattr(statistics, "interval", lambda v, e, d, b: (v - e, v + e))
-  value, alone = spread([clean])
-  # Hanley and McNeil 1982, equation 1: the standard error of an area.
-  q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
-  p, n = 50, 100
-  error = value * (1 - value) + (p - 1) * (q1 - value**2) + (n - 1) * (q2 - value**2)
-  assert math.isclose(alone, math.sqrt(error / p / n), rel_tol=0.25)
-  # Equal seeds add nothing; unequal ones the variance of their mean.
-  assert math.isclose(spread([clean] * 3)[1], alone, rel_tol=1e-9)
-  seeds = [clean, generator.standard_normal(150), -clean]
-  areas = [spread([x])[0] for x in seeds]
-  both = spread(seeds)
-  assert math.isclose(both[0], np.mean(areas))
-  assert math.isclose(both[1], np.std(areas, ddof=1) / math.sqrt(3), rel_tol=0.15)
-
-
-def test_sample_draws_whole_patients():
-  generator = np.random.default_rng(0)
-  base = _test_set(60)
-  scores = base.findings[None, :, :1] + generator.standard_normal((1, 60, 1))
-  wide = {}
-  for name, repeat in (("images", False), ("patients", True)):
-    test = dataclasses.replace(
-      base,
-      findings=np.repeat(base.findings[:, :1], 4, axis=0),
-      patients=np.repeat(np.arange(60), 4) if repeat else np.arange(240),
-      counted=np.array([True]),
-    )
-    drawn = utility_figures.sample(test, "auroc", np.repeat(scores, 4, axis=1))
-    wide[name] = statistics.standard_error(drawn.deviations[:, 0])
-  # Four copies of an image tell no more than one.
-  assert math.isclose(wide["patients"] / wide["images"], 2.0, rel_tol=0.2)
-
-
 @pytest.mark.parametrize(
   ("change", "reported"),
   [
@@ -425,22 +347,3 @@ def test_utility_rejects_bad_sets_before_training(result, tmp_path, change, repo
       train, copies, test, tmp_path, validation=VALIDATION, settings=SETTINGS
     )
   assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-  "wrong",
-  [
-    {"fractions": (0.0, 1.0)},
-    {"fractions": (1.5,)},
-    {"seeds": ()},
-    {"seeds": (1, 1)},
-    {"curve_arms": ("tstr",)},
-    {"ratios": ()},
-    {"ratios": (2, 2)},
-    {"ratios": (0, 1)},
-    {"ratios": (6,)},
-  ],
-)
-def test_utility_settings_refuse_values_out_of_range(wrong):
-  with pytest.raises(errors.InputError, match="settings of utility"):
-    dataclasses.replace(SETTINGS, **wrong)
