@@ -35,7 +35,7 @@ def text(config: ml_collections.ConfigDict) -> str:
   """Returns one entry per key, by section."""
   lines = ["Keys of this config; --config.KEY=VALUE changes one."]
   section = None
-  for prefix, key, value, meaning in _keys(config):
+  for prefix, key, value, meaning in keys(config):
     if prefix != section:
       section = prefix
       lines += ["", f"{prefix}:" if prefix else "config:"]
@@ -44,12 +44,7 @@ def text(config: ml_collections.ConfigDict) -> str:
   return "\n".join(lines)
 
 
-def undescribed(config: ml_collections.ConfigDict) -> list[str]:
-  """Returns the keys that no docstring explains."""
-  return [f"{prefix}.{key}" for prefix, key, _, text in _keys(config) if not text]
-
-
-def _keys(
+def keys(
   config: ml_collections.ConfigDict, prefix: str = ""
 ) -> Iterator[tuple[str, str, object, str]]:
   """Yields section, key, value and meaning."""
@@ -61,7 +56,7 @@ def _keys(
     else:
       yield prefix, key, value, described.get(key, "")
   for name, section in subsections:
-    yield from _keys(section, name)
+    yield from keys(section, name)
 
 
 def _meanings(prefix: str, section: artifacts.JsonMapping) -> dict[str, str]:

@@ -36,7 +36,6 @@ class Metric:
     direction: "lower" or "higher" is better; "" if neither.
     bounds: smallest and largest possible value; intervals are clipped to them.
     minimum_n: minimum number of images of each set; with fewer it is undefined.
-    paired: whether generated image i is compared with the real image of condition i.
     fn: of fidelity: features of both sets -> the figure, with the influence of each
       image or deviations over patients where an interval is wanted. None for figures
       that a judge measures together with others.
@@ -49,7 +48,6 @@ class Metric:
   direction: str = ""
   bounds: tuple[float, float] = (-math.inf, math.inf)
   minimum_n: int = 1
-  paired: bool = False
   fn: "Callable[[FeaturePair], Influences | Estimate | float] | None" = None
 
   def __post_init__(self):

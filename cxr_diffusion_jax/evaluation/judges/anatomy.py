@@ -62,7 +62,6 @@ METRICS = tuple(
     direction=direction,
     bounds=(-1.0, 1.0) if figure in ("correlation", "bias") else (0.0, 1.0),
     minimum_n=MIN_IMAGES,
-    paired=True,
   )
   for quantity in QUANTITIES
   for figure, (direction, meaning) in _FIGURES.items()

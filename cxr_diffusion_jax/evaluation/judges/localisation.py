@@ -63,7 +63,6 @@ METRICS = tuple(
     direction="" if suffix else "higher",
     bounds=(0.0, math.inf if name == "concentration" else 1.0),
     minimum_n=MIN_BOXES,
-    paired=True,
   )
   for suffix in ("", OTHER_BOXES)
   for name in NAMES

@@ -95,6 +95,11 @@ def likeliest(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Of each image's candidates [n k] the one that it correlates with most.
 
+  The correlation is 1 for a copy at any brightness. Images are reduced to 64 pixels a
+  side, and what is smooth over a sixteenth of the side is removed, since all chests
+  share it. It is the greatest of Pearson's correlations at shifts of up to a
+  thirty-second of the side; 0 for an image of one value.
+
   Returns:
     Rows of training images [n], and the correlations [n] in [-1, 1].
   """
@@ -115,17 +120,6 @@ def likeliest(
       rows[row], values[row] = originals[proposed[best]], matches[best]
     progress("comparing with likely originals", last, len(images))
   return rows, values
-
-
-def correlation(x: np.ndarray, y: np.ndarray) -> float:
-  """How similar two images are, in [-1, 1]: 1 for a copy at any brightness.
-
-  Both are reduced to 64 pixels a side, and what is smooth over a sixteenth of the side
-  is removed, since all chests share it. The result is the greatest of Pearson's
-  correlations at shifts of up to a thirty-second of the side; 0 for an image of one
-  value.
-  """
-  return _best_correlation(*_details([x, y]))
 
 
 def threshold(correlations: np.ndarray) -> float:

@@ -37,7 +37,6 @@ METRICS = (
       meaning=f"Distance of features to the {what}: its {percent} % quantile.",
       bounds=(0.0, math.inf),
       minimum_n=-(-100 // percent),
-      paired=to == "condition",
     )
     for to, what in (
       ("training", "nearest training image"),
@@ -51,7 +50,6 @@ METRICS = (
       meaning=f"Share of images that are nearer than {percent} % of real test images"
       " are to training images.",
       minimum_n=-(-100 // percent),
-      paired=to == "condition",
     )
     for to in ("training", "condition")
     for percent in SHARES
@@ -60,7 +58,6 @@ METRICS = (
     name="patient_identified",
     meaning="How often the nearest conditioning image is of the generated image's own"
     " patient.",
-    paired=True,
   ),
   _share(
     name="exact_copies", meaning="Images with exactly the pixels of a training image."
