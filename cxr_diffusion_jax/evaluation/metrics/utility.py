@@ -83,7 +83,7 @@ def measure(
   """
   settings = settings or UtilitySettings()
   sets = (real_train, synthetic, real_test)
-  _check(sets, settings.min_images)
+  _check(sets)
   _check_apart(validation, real_test)
   _check_apart(real_train, validation)
   sources = [mixture_fit.read(images, progress) for images in sets]
@@ -93,7 +93,7 @@ def measure(
     findings=sources[2].findings,
     patients=sources[2].patients,
     vocabulary=real_test.vocabulary,
-    counted=_counted(sets, sources, settings.min_positives),
+    counted=_counted(sets, sources),
     judge=settings.judge,
   )
   folders = dict.fromkeys(utility_arms.ARMS, folder) | {REAL: shared_folder or folder}
@@ -145,7 +145,7 @@ def _curve(
 ) -> list[CurvePoint]:
   points = []
   for fraction in settings.fractions:
-    for arm in (one for one in settings.curve_arms if one in settings.arms):
+    for arm in (one for one in utility_arms.CURVE_ARMS if one in settings.arms):
       title = f"{arm}_macro_auroc"
       num = utility_arms.num_trained(arm, fraction, numbers, settings)
       if (fraction, arm) in scores:
@@ -156,7 +156,7 @@ def _curve(
         auroc = utility_figures.RECORDS[title].measurement(
           value=None,
           reason=f"{round(fraction * numbers[0])} real training images, fewer than"
-          f" {settings.min_images}",
+          f" {utility_arms.MIN_IMAGES}",
           num=num,
           judge=test.judge,
         )
@@ -165,22 +165,21 @@ def _curve(
   return points
 
 
-def _counted(
-  sets: Sequence[ImageSet], sources: Sequence[Source], least: int
-) -> np.ndarray:
+def _counted(sets: Sequence[ImageSet], sources: Sequence[Source]) -> np.ndarray:
   """[k] bool, findings with enough test images."""
   counted = np.ones(sources[0].findings.shape[1], bool)
   for images, source in zip(sets[::-1], sources[::-1], strict=True):
     number = source.findings.sum(axis=0, dtype=np.int64)
     # Only the test set decides, so that macro means do not depend on training images.
-    enough = counted & (number >= least)
+    enough = counted & (number >= utility_arms.MIN_POSITIVES)
     if images is sets[-1]:
       enough &= number < len(images)
     if not enough.any():
       raise errors.InputError(
         f"{images.name}: at most {number[counted].max()} of {len(images)} images with"
         " the same finding",
-        f"a finding that {least} images of each set have, and one test image has not",
+        f"a finding that {utility_arms.MIN_POSITIVES} images of each set have, and one"
+        " test image has not",
         "add images",
       )
     if images is sets[-1]:
@@ -188,10 +187,10 @@ def _counted(
   return counted
 
 
-def _check(sets: Sequence[ImageSet], least: int) -> None:
+def _check(sets: Sequence[ImageSet]) -> None:
   """Refuses sets that are too small, or share patients with the test set."""
   for images in sets:
-    wanted = 1 if images is sets[-1] else least
+    wanted = 1 if images is sets[-1] else utility_arms.MIN_IMAGES
     if len(images) < wanted:
       raise errors.InputError(
         f"{len(images)} images in {images.name or 'a set without a name'}",

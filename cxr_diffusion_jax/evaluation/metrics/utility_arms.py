@@ -29,6 +29,13 @@ ARMS = (REAL, "tstr", *RATIOS, "synthetic_then_real")
 # Arms that depend on the fraction of the real images.
 CURVE_ARMS = (REAL, BOTH, "synthetic_then_real")
 
+# Fewest images of a training set.
+MIN_IMAGES = 20
+
+# Images with a finding in the test set, for it to count in the macro means; each
+# training set needs as many of one of these findings.
+MIN_POSITIVES = 5
+
 # Between the seeds of a training and of its fine-tuning.
 _FINE_TUNING_SEED = 10_000
 
@@ -46,9 +53,6 @@ class UtilitySettings:
     ratios: of synthetic images that are added to the real ones, each from 1 to 5 times
       the images that other arms use; the first of them all.
     seeds: one training of each arm each; also choose the real images of a fraction.
-    curve_arms: of the curve, any of `CURVE_ARMS`.
-    min_positives: images with a finding in the test set, for it to count in the macro
-      means; each training set needs as many of one of these findings.
   """
 
   network: ProbeSettings = dataclasses.field(
@@ -56,21 +60,15 @@ class UtilitySettings:
   )
   seeds: tuple[int, ...] = (0, 1, 2)
   fractions: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0)
-  curve_arms: tuple[str, ...] = CURVE_ARMS
   ratios: tuple[int, ...] = (1,)
-  fine_tuning_scale: float = 1.0
-  min_images: int = 20
-  min_positives: int = 5
 
   def __post_init__(self):
     distinct = 0 < len(self.seeds) == len({*self.seeds}) and min(self.seeds) >= 0
-    known = {*self.curve_arms} <= {*CURVE_ARMS}
     counted = len({*self.ratios}) == len(self.ratios) > 0
     counted = counted and {*self.ratios} <= {*RATIOS.values()}
     for value, valid, expected in (
       (self.fractions, all(0 < x <= 1 for x in self.fractions), "shares in (0, 1]"),
       (self.seeds, distinct, "one or more numbers, each once"),
-      (self.curve_arms, known, ", ".join(CURVE_ARMS)),
       (self.ratios, counted, "one or more of 1 to 5, each once"),
     ):
       if not valid:
@@ -93,10 +91,8 @@ def fits(num_real: int, settings: UtilitySettings) -> list[Fit]:
   """All trainings, by seed: all arms, then the fractions with enough images."""
   pairs = [(1.0, arm) for arm in settings.arms]
   for fraction in settings.fractions:
-    if round(fraction * num_real) >= settings.min_images:
-      pairs += [
-        (float(fraction), arm) for arm in settings.curve_arms if arm in settings.arms
-      ]
+    if round(fraction * num_real) >= MIN_IMAGES:
+      pairs += [(float(fraction), arm) for arm in CURVE_ARMS if arm in settings.arms]
   return [(*pair, seed) for seed in settings.seeds for pair in dict.fromkeys(pairs)]
 
 
@@ -113,11 +109,7 @@ def phases(
     parts = {REAL: [of_real], "tstr": [of_synthetic]}
     parts = parts.get(arm, [of_real, of_synthetic])
     return [Phase(parts=parts, settings=network)]
-  tuning = dataclasses.replace(
-    network,
-    learning_rate=settings.fine_tuning_scale * network.learning_rate,
-    seed=seed + _FINE_TUNING_SEED,
-  )
+  tuning = dataclasses.replace(network, seed=seed + _FINE_TUNING_SEED)
   return [
     Phase(parts=[of_synthetic], settings=network),
     Phase(parts=[of_real], settings=tuning),

@@ -33,7 +33,6 @@ def test_share_rows_are_nested_and_of_whole_patients():
     {"fractions": (1.5,)},
     {"seeds": ()},
     {"seeds": (1, 1)},
-    {"curve_arms": ("tstr",)},
     {"ratios": ()},
     {"ratios": (2, 2)},
     {"ratios": (0, 1)},
