@@ -102,6 +102,7 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     missing="error",
     phantom_images=0,
     phantom_seed=0,
+    phantom_visits=0.0,
     standin=False,
     standin_steps=800,
     prompts="labels",

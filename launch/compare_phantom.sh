@@ -1,39 +1,138 @@
 #!/usr/bin/env bash
-# Which conditioning works best, on phantoms: all six paths, two training seeds, three
-# sampling seeds, equal budgets. Ends in OUT/report/report.html. Interrupted or repeated,
-# it goes on where it was.
+# Which conditioning works best, on phantoms: six paths, two training seeds, three
+# sampling seeds, equal budgets. Ends in OUT/report/report.html. Ctrl-C stops it with
+# exit code 130; the same command resumes it.
 #
-#   ./launch/compare_phantom.sh [--out FOLDER]
+#   ./launch/compare_phantom.sh [--out FOLDER] [--dry_run]   # prints its commands only
 #
-#   SIZE=dit_tiny STEPS=1200   network and updates of every run
-#   REAL=nih-cxr-mini          the same on a tree of real images, made small: 64 pixels,
-#                              stand-in encoders; a folder named after it
+# Paths that see an image see that of another patient with the same findings, sex and
+# view (same_findings): as much as a text says. Beside them, and ranked apart or with a
+# note, are paths that see another image of the patient (same_patient) or the very image
+# (self). Phantom patients have 3.6 images on average, as NIH's have. Guidance is chosen
+# for each path on validation patients. Losses are compared with those of a short run.
+#
+#   SCALE=full    as above (default); SCALE=gpu: longer, all image paths with all
+#                 references, all metrics; SCALE=smoke: two paths, a few steps, minutes
+#   SIZE=dit_tiny STEPS=700    network and updates of every run
+#   REAL=nih-cxr-mini          a tree of real images in place of phantoms, at 64 pixels
+#                 and with stand-in encoders. No same_patient and no sweep, since most
+#                 patients of a small tree have one image. OUT is named after it.
+#
+# Estimate, not a measurement, for SCALE=full on 2 idle CPU cores, at 60 images/s of
+# training and 180 evaluations/s of the network in sampling (25 steps, 50 evaluations):
+#   records, encoders, classifiers      500 s
+#   16 runs x 700 steps x 16 images    3000 s   and the short run, 50 s
+#   48 sets x 212 images               2800 s
+#   sweep, 8 paths x 64 x 3 scales      350 s
+#   losses, 16 runs x 640 images        900 s
+#   utility, 8 paths x 300 images      1000 s
+#   together                           8600 s, 2 h 25 min
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
-prepare_environment requirements.txt
 
-out=runs/compare_phantom
-if [ "${1:-}" = "--out" ]; then out="$2"; fi
-data=(--config.data.root="${out}/phantom-cxr")
+out=runs/compare_phantom dry_run=""
+if [ -n "${REAL:-}" ]; then out="runs/compare_$(basename "${REAL}")"; fi
+while [ $# -gt 0 ]; do
+  case "$1 ${2:-}" in
+    "--out "?*) out="$2"; shift 2 ;;
+    "--dry_run "*) dry_run=yes; shift ;;
+    *) echo "error: $1; expected --out FOLDER or --dry_run" >&2; exit 2 ;;
+  esac
+done
+
+paths="findings clip_text elixr_b clip_vision elixr_c elixr_bc"
+image_paths=" clip_vision elixr_c elixr_bc "
+more_references="elixr_c" # image paths that also see the patient's and the very image
+training_seeds="0 1" steps="${STEPS:-700}" size="${SIZE:-dit_tiny}"
+data=(--config.data.root="${out}/phantom-cxr" --config.data.phantom_visits=3.6
+  # Losses are compared between 300 patients of each list who have several images.
+  --config.data.phantom_images=5400 --config.data.validation_fraction=0.4)
+options=(--num 100 --seeds 0,1,2 --sweep 1,1.5,3 --sweep_num 64
+  --metrics fidelity,adherence,privacy,utility,embeddings --memorisation_num 40
+  --utility_num 300 --utility_fractions 0.1,1 --primary frechet_distance:probe)
+case "${SCALE:-full}" in
+  full) ;;
+  gpu)
+    more_references="${image_paths}" steps="${STEPS:-8000}"
+    options=(--num 150 --seeds 0,1,2 --sweep 1,1.5,2,3 --sweep_num 128 --metrics all
+      --memorisation_num 40 --utility_fractions 0.1,1 --primary frechet_distance:probe)
+    ;;
+  smoke)
+    paths="findings elixr_c" training_seeds="0" steps="${STEPS:-4}"
+    data=(--config.data.root="${out}/phantom-cxr" --config.data.phantom_visits=3.6
+      --config.data.phantom_images=1000 --config.data.validation_fraction=0.4
+      --config.data.standin_steps=4 --config.train.validate_every=4)
+    options=(--num 20 --seeds 0 --sweep 1,2 --sweep_num 20 --memorisation_num 2
+      --metrics fidelity,adherence,privacy --primary kernel_distance:probe)
+    ;;
+  *) echo "error: SCALE=${SCALE}; expected full, gpu or smoke" >&2; exit 2 ;;
+esac
 if [ -n "${REAL:-}" ]; then
-  data=(--config.data.root="${REAL}" --config.data.records_dir="${out}/records"
-    --config.data.phantom_images=0)
+  more_references=""
+  data=(--config.data.root="${REAL}" --config.data.phantom_images=0
+    --config.data.validation_fraction=0.2)
+  options=(--seeds 0,1,2 --metrics all --per_patient 0 --memorisation_num 40
+    --utility_fractions 0.1,1 --primary frechet_distance:probe)
 fi
+data+=(--config.data.records_dir="${out}/records")
 
-workdirs=()
-for seed in 0 1; do
-  for path in findings clip_text clip_vision elixr_b elixr_c elixr_bc; do
-    workdir="${out}/runs/${path}-${seed}"
-    workdirs+=("${workdir}")
-    python -m cxr_diffusion_jax.main \
-      --config "configs/phantom.py:${path},${SIZE:-dit_tiny}" "${data[@]}" \
-      --config.train.num_steps="${STEPS:-1200}" --config.seed="${seed}" \
-      --workdir "${workdir}"
+# Stages: a name, a cost relative to the others, a command.
+names=() costs=() commands=() workdirs=()
+add_stage() {
+  names+=("$1") costs+=("$2") commands+=("$(printf '%q ' "${@:3}")")
+}
+add_run() { # NAME STEPS PATH REFERENCE SEED
+  local workdir="${out}/runs/$1" reference=()
+  if [ -n "$4" ]; then reference=(--config.conditioning.reference="$4"); fi
+  add_stage "train $1" "$2" python -m cxr_diffusion_jax.main \
+    --config "configs/phantom.py:$3,${size}" "${data[@]}" ${reference[@]+"${reference[@]}"} \
+    --config.train.num_steps="$2" --config.seed="$5" --workdir "${workdir}"
+}
+
+add_run reference "$(((steps + 3) / 4))" findings "" 100
+for seed in ${training_seeds}; do
+  for path in ${paths}; do
+    references=same_findings
+    if [[ "${image_paths}" != *" ${path} "* ]]; then references=none; fi
+    if [[ " ${more_references} " == *" ${path} "* ]]; then
+      references="same_findings same_patient self"
+    fi
+    for reference in ${references}; do
+      name="${path}-${reference}-${seed}"
+      if [ "${reference}" = none ]; then name="${path}-${seed}" reference=""; fi
+      add_run "${name}" "${steps}" "${path}" "${reference}" "${seed}"
+      workdirs+=("${out}/runs/${name}")
+    done
   done
 done
-python -m cxr_diffusion_jax.compare --out "${out}/report" \
-  --workdirs "$(IFS=,; echo "${workdirs[*]}")" \
-  --num 200 --seeds 0,1,2 --features probe,clip \
-  --sweep 1,1.5,3 --sweep_num 128 --metrics all \
-  --utility_num 600 --utility_fractions 0.1,1
+# By the estimate above, judging costs nearly twice as much as training.
+add_stage compare "$((steps * 2 * ${#workdirs[@]}))" python -m cxr_diffusion_jax.compare \
+  --out "${out}/report" --workdirs "$(IFS=,; echo "${workdirs[*]}")" \
+  --features probe,clip --memorisation_reference "${out}/runs/reference" "${options[@]}"
+
+if [ -n "${dry_run}" ]; then
+  printf '%s\n' "${commands[@]}"
+  exit
+fi
+prepare_environment requirements.txt
+trap 'echo "interrupted: the same command resumes" >&2; exit 130' INT
+mkdir -p "${out}/stages"
+num="${#names[@]}" left=0 finished=0 spent=0
+for cost in "${costs[@]}"; do left=$((left + cost)); done
+for i in "${!names[@]}"; do
+  # A stage with the same command is not repeated; comparing reuses what it made.
+  stamp="${out}/stages/${names[i]// /_}"
+  if [ "$(cat "${stamp}" 2>/dev/null)" = "${commands[i]}" ]; then
+    echo "[$((i + 1))/${num}] ${names[i]}: done before"
+  else
+    eta="unknown"
+    if ((finished)); then eta="$((spent * left / finished / 60)) min"; fi
+    echo "[$((i + 1))/${num}] ${names[i]}  ETA of all ${eta}"
+    start=${SECONDS}
+    eval "${commands[i]}"
+    spent=$((spent + SECONDS - start)) finished=$((finished + costs[i]))
+    if [ "${names[i]}" != compare ]; then printf '%s' "${commands[i]}" >"${stamp}"; fi
+  fi
+  left=$((left - costs[i]))
+done

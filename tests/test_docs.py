@@ -12,8 +12,11 @@ CONFIGS = (
   *("autoencoder", "phantom", "sd15_finetune"),
 )
 
-# Flags of other programs, and those that absl defines for `--config`.
-FOREIGN = {"root", "image_size", "folder", "compression", "figures", "out", "config"}
+# Flags of other programs and of scripts, and those that absl defines for `--config`.
+FOREIGN = {
+  *("root", "image_size", "folder", "compression", "figures", "out", "config"),
+  "dry_run",
+}
 FORBIDDEN = (
   *("told", "anew", "at hand", "stands in", "hangs on", "goes on with"),
   *("had its say", "of others", "mended", "heard"),

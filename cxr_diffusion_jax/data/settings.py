@@ -38,6 +38,8 @@ class DataSettings:
     phantom_images: number of phantoms to generate at `root` if it has no dataset; 0 for
       none.
     phantom_seed: seed of the phantoms.
+    phantom_visits: mean number of images of a phantom patient; 0 for 1 to 4, 1.8 on
+      average. NIH has 3.6.
     standin: if the tree has no ELIXR embeddings, train stand-in encoders on its images
       and compute embeddings with them.
     standin_steps: updates of the stand-in training.
@@ -58,6 +60,7 @@ class DataSettings:
   missing: str = "error"
   phantom_images: int = 0
   phantom_seed: int = 0
+  phantom_visits: float = 0.0
   standin: bool = False
   standin_steps: int = 800
   prompts: str = "labels"
@@ -83,6 +86,10 @@ class DataSettings:
       value = getattr(self, name)
       if value < least:
         raise errors.InputError(f"config.data.{name}={value}", f"{least} or more")
+    if self.phantom_visits and self.phantom_visits < 1:
+      raise errors.InputError(
+        f"config.data.phantom_visits={self.phantom_visits:g}", "0, or 1 or more"
+      )
 
   @property
   def location(self) -> str:

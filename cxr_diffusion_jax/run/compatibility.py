@@ -41,6 +41,7 @@ MAY_CHANGE = (
 
 # Keys that older versions lacked, with the value that their absence implies.
 _ADDED = {
+  "data.phantom_visits": 0.0,
   "train.init_from": "",
   "model.dropout": 0.0,
   "model.head": "linear",

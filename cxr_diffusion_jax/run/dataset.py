@@ -219,6 +219,7 @@ def _make_records(
       num_images=settings.phantom_images,
       size=settings.image_size,
       seed=settings.phantom_seed,
+      visits=settings.phantom_visits,
       progress=progress,
     )
   return records_lib.prepare_records(settings, progress=progress)

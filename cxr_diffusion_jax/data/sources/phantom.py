@@ -41,6 +41,7 @@ def make_tree(
   num_images: int,
   size: int,
   seed: int,
+  visits: float = 0.0,
   progress: Progress = no_progress,
 ) -> None:
   """Makes a phantom tree unless it is complete, see `extras.phantom.tree`."""
@@ -52,5 +53,5 @@ def make_tree(
     )
   generator = importlib.import_module("cxr_diffusion_jax.extras.phantom.tree")
   generator.write_tree(
-    root, num_images=num_images, size=size, seed=seed, progress=progress
+    root, num_images=num_images, size=size, seed=seed, visits=visits, progress=progress
   )

@@ -49,8 +49,11 @@ _MEANINGS = {
   "energy": "Share of the map's sum that lies in the box.",
   "concentration": "Energy divided by the box's share of the image; 1 is an even map.",
   "iou": "Intersection over union of the box and the strong half of the map.",
-  "side": "Share of boxes in one half of the image with more of the map in that half.",
+  "side": "Share of boxes in one half of the image, the side that a prompt names, with"
+  " more of the map in that half; 0.5 is chance.",
 }
+
+_TITLES = {"side": "Side obeyed"}
 
 NAMES = tuple(_MEANINGS)
 
@@ -59,6 +62,8 @@ METRICS = tuple(
   Metric(
     name=name + suffix,
     subject="adherence",
+    title=_TITLES.get(name, "")
+    + ", boxes of others" * bool(suffix and name in _TITLES),
     meaning=_MEANINGS[name] + " Of boxes of other images: chance." * bool(suffix),
     direction="" if suffix else "higher",
     bounds=(0.0, math.inf if name == "concentration" else 1.0),

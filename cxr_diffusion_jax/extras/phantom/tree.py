@@ -52,11 +52,19 @@ class Plan:
     return f"{self.patient[index]:08d}_{self.follow_up[index]:03d}.png"
 
 
-def make_plan(num_images: int, seed: int) -> Plan:
-  """1 to 4 images a patient, seeded; 20 % in test, 5 % in each expert set."""
+def make_plan(num_images: int, seed: int, visits: float = 0.0) -> Plan:
+  """Images of patients, seeded; 20 % in test, 5 % in each expert set.
+
+  Args:
+    visits: mean number of images of a patient, of a geometric distribution; 0 for 1 to
+      4, 1.8 on average.
+  """
   rng = np.random.default_rng([seed, 2**31])
-  draws = rng.random(num_images)
-  counts = 1 + np.searchsorted(np.cumsum([0.55, 0.22, 0.13]), draws, side="right")
+  if visits:
+    counts = rng.geometric(1 / visits, num_images)
+  else:
+    draws = rng.random(num_images)
+    counts = 1 + np.searchsorted(np.cumsum([0.55, 0.22, 0.13]), draws, side="right")
   of_image = np.repeat(np.arange(num_images), counts)[:num_images]
   first = np.searchsorted(of_image, of_image)
   num_patients = int(of_image[-1]) + 1
@@ -82,6 +90,7 @@ def write_tree(
   num_images: int,
   size: int,
   seed: int = 0,
+  visits: float = 0.0,
   progress: Progress = no_progress,
   num_processes: int | None = None,
 ) -> pathlib.Path:
@@ -91,6 +100,8 @@ def write_tree(
     num_images: of all splits together, 2 or more.
     size: pixels of a side, 32 or more.
     seed: of the collection; equal settings give equal files.
+    visits: mean number of images of a patient, whose body is the same in all of them;
+      see `make_plan`.
     num_processes: that render; None takes one a core when the work is worth it.
 
   Raises:
@@ -103,11 +114,18 @@ def write_tree(
       f"a phantom tree of {num_images} images of {size} pixels",
       "2 images or more, of 32 pixels or more",
     )
-  settings = {"phantom": True, "num_images": num_images, "size": size, "seed": seed}
+  settings: artifacts.Json = {
+    "phantom": True,
+    "num_images": num_images,
+    "size": size,
+    "seed": seed,
+  }
   settings["rendering"] = RENDERING
+  if visits:
+    settings["visits"] = visits
   if _begin(root, settings):
     return root
-  plan = make_plan(num_images, seed)
+  plan = make_plan(num_images, seed, visits)
   paths = []
   for index in range(num_images):
     folder = f"images_{index // IMAGES_PER_FOLDER + 1:03d}"

@@ -70,6 +70,35 @@ def test_tree_images_are_those_of_the_renderer(tree):
     np.testing.assert_array_equal(np.asarray(image), results.image)
 
 
+def test_make_plan_gives_patients_as_many_visits_as_asked_for():
+  plan = phantom_tree.make_plan(6000, 0, visits=3.6)
+  counts = np.bincount(plan.patient)[1:]
+  assert counts.mean() == pytest.approx(3.6, abs=0.2)
+  assert counts.min() == 1
+  assert (counts > 1).mean() == pytest.approx(1 - 1 / 3.6, abs=0.05)
+  # Whole patients are in one list, and their images are numbered from 0.
+  for patient in (1, 2, 3, 50):
+    rows = plan.patient == patient
+    assert len(set(plan.is_test[rows])) == 1
+    assert plan.follow_up[rows].tolist() == list(range(counts[patient - 1]))
+  default = np.bincount(phantom_tree.make_plan(6000, 0).patient)[1:]
+  assert default.mean() == pytest.approx(1.8, abs=0.05)
+
+
+def test_visits_of_a_patient_show_one_body(tmp_path):
+  tree = phantom_tree.write_tree(tmp_path / "t", num_images=12, size=32, visits=4.0)
+  facts = [phantom_source.read_facts(path) for path in sorted(tree.rglob("*.png"))]
+  patients = phantom_tree.make_plan(12, 0, visits=4.0).patient
+  assert len(set(patients)) < 8
+  bodies = {
+    (int(patient), one["age"], one["sex"])
+    for patient, one in zip(patients, facts, strict=True)
+  }
+  assert len(bodies) == len(set(patients))
+  with pytest.raises(errors.InputError, match="visits"):
+    phantom_tree.write_tree(tree, num_images=12, size=32)
+
+
 def test_read_boxes_of_phantoms_are_in_pixels_of_1024(tree):
   result = layout.find_tree(tree)
   read = metadata.read_boxes(result.boxes)

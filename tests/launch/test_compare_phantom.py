@@ -1,0 +1,156 @@
+"""The comparison's script: its commands fit the program; it stops and resumes."""
+
+import importlib
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+
+import pytest
+
+NUM_TRAINING_SEEDS = 2
+
+# Does nothing but note its arguments; exits with 130 at the call that STOP_AT names.
+STUB = """#!/bin/bash
+echo "$*" >>"${CALLS}"
+[ "$(wc -l <"${CALLS}")" != "${STOP_AT:-}" ] || exit 130
+"""
+
+
+def _printed(repository: pathlib.Path, *arguments: str, **environment) -> list[list]:
+  """The commands of a dry run, as lists of words."""
+  script = repository / "launch" / "compare_phantom.sh"
+  result = subprocess.run(
+    ["bash", script, "--dry_run", *arguments],
+    env={**os.environ, **environment},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return [shlex.split(line) for line in result.stdout.splitlines()]
+
+
+def _flags(command: list[str]) -> dict[str, str]:
+  """Flag -> value, of words such as --a=b and --a b."""
+  text = " ".join(word.replace(" ", "") for word in command[3:])
+  return dict(re.findall(r"--(\S+?)[= ](\S+)", text))
+
+
+@pytest.mark.parametrize("scale", ["full", "gpu", "smoke"])
+def test_compare_phantom_prints_commands_that_exist(scale, repository):
+  *runs, compare = _printed(repository, SCALE=scale)
+  for run in runs:
+    assert run[:3] == ["python", "-m", "cxr_diffusion_jax.main"]
+    given = _flags(run)
+    path, choice = given.pop("config").split(":")
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    config = module.get_config(choice)
+    assert given.pop("workdir")
+    for key, value in given.items():
+      *sections, last = key.removeprefix("config.").split(".")
+      for section in sections:
+        config = config[section]
+      assert last in config, key
+      type(config[last])(value)
+      config = module.get_config(choice)
+  assert compare[:3] == ["python", "-m", "cxr_diffusion_jax.compare"]
+  folders = ("compare.py", "cli/evaluation_flags.py", "cli/sample_flags.py")
+  sources = [
+    (repository / "cxr_diffusion_jax" / name).read_text(encoding="utf-8")
+    for name in folders
+  ]
+  for flag in _flags(compare):
+    assert any(f'"{flag}"' in source for source in sources), flag
+
+
+def test_compare_phantom_compares_equal_information_beside_the_image_itself(repository):
+  reference, *runs, compare = map(_flags, _printed(repository, "--out", "here"))
+  compared = compare["workdirs"].split(",")
+  assert compared == [run["workdir"] for run in runs]
+  assert compare["memorisation_reference"] == reference["workdir"]
+  assert compare["out"] == "here/report"
+  names = [pathlib.PurePath(folder).name.rsplit("-", 1) for folder in compared]
+  by_path = {name: [n for n, _ in names].count(name) for name, _ in names}
+  assert by_path == dict.fromkeys(
+    [
+      *("findings", "clip_text", "elixr_b", "clip_vision-same_findings"),
+      *("elixr_c-same_findings", "elixr_c-same_patient", "elixr_c-self"),
+      "elixr_bc-same_findings",
+    ],
+    NUM_TRAINING_SEEDS,
+  )
+  for run in runs:
+    wanted = pathlib.PurePath(run["workdir"]).name.split("-")
+    assert run.get("config.conditioning.reference", wanted[1]) == wanted[1]
+    assert run["config.seed"] == wanted[-1]
+  budgets = {(run["config.train.num_steps"], run["config"][-8:]) for run in runs}
+  assert len(budgets) == 1
+  assert len(compare["seeds"].split(",")) == 3
+  # Membership needs 300 patients of each list, eight for each condition.
+  assert 8 * int(compare["memorisation_num"]) >= 300
+  assert compare["primary"] == "frechet_distance:probe"
+
+
+def test_compare_phantom_takes_real_images_in_place_of_phantoms(repository):
+  *runs, compare = map(_flags, _printed(repository, REAL="some/tree"))
+  assert {run["config.data.root"] for run in runs} == {"some/tree"}
+  assert {run["config.data.phantom_images"] for run in runs} == {"0"}
+  assert compare["out"] == "runs/compare_tree/report"
+  assert "sweep" not in compare
+
+
+def test_compare_phantom_stops_with_130_and_resumes(repository, tmp_path):
+  (tmp_path / "launch").mkdir()
+  (tmp_path / "bin").mkdir()
+  script = tmp_path / "launch" / "compare_phantom.sh"
+  script.write_bytes((repository / "launch" / "compare_phantom.sh").read_bytes())
+  (tmp_path / "launch" / "environment.sh").write_text("prepare_environment() { :; }\n")
+  stub, calls = tmp_path / "bin" / "python", tmp_path / "calls"
+  stub.write_text(STUB)
+  stub.chmod(0o755)
+  environment = {
+    **os.environ,
+    "PATH": f"{stub.parent}:{os.environ['PATH']}",
+    "CALLS": str(calls),
+    "SCALE": "smoke",
+  }
+
+  def run(**changes) -> subprocess.CompletedProcess:
+    return subprocess.run(
+      ["bash", script, "--out", "here"],
+      env={**environment, **changes},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  stopped = run(STOP_AT="3")
+  assert stopped.returncode == 130
+  assert len(calls.read_text().splitlines()) == 3
+  assert "[3/6] train elixr_c-same_findings-0  ETA of all 0 min" in stopped.stdout
+  assert run().returncode == 0
+  # Two runs were done; the third begins again, and the comparison ends it.
+  done = calls.read_text().splitlines()
+  assert len(done) == 3 + 4
+  assert done[3] == done[2]
+  assert "cxr_diffusion_jax.compare" in done[-1]
+  # A third call only compares; other settings train again.
+  assert run().returncode == 0
+  assert len(calls.read_text().splitlines()) == 7 + 1
+  assert run(STEPS="8").returncode == 0
+  assert len(calls.read_text().splitlines()) == 8 + 6
+
+
+def test_compare_phantom_refuses_unknown_arguments(repository):
+  script = repository / "launch" / "compare_phantom.sh"
+  for arguments, scale in ((["--bad"], "full"), (["--out"], "full"), ([], "huge")):
+    result = subprocess.run(
+      ["bash", script, *arguments],
+      env={**os.environ, "SCALE": scale},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
