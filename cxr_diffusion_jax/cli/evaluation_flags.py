@@ -42,10 +42,22 @@ flags.disclaim_key_flags()
 
 def define() -> Holders:
   """Defines the flags."""
+  return {
+    **_define_images(),
+    **sample_flags.places(),
+    **sample_flags.settings(),
+    **_define_metrics(),
+    **_define_memorisation(),
+    **_define_trained(),
+    **_define_guidance(),
+    **_define_utility(),
+  }
+
+
+def _define_images() -> Holders:
   texts, number = flags.DEFINE_list, flags.DEFINE_integer
-  quick = [name for name in measurement.SUBJECTS if name not in SLOW]
   with flag_help.group("Images"):
-    holders: Holders = {
+    return {
       "split": flags.DEFINE_string("split", "test", "Split to take conditions from."),
       "num": number("num", None, "Number of conditions; half the split by default.", 1),
       "per_patient": number(
@@ -58,9 +70,13 @@ def define() -> Holders:
         "ema_length", None, "Length of the parameters' average, made of snapshots."
       ),
     }
-  holders |= sample_flags.places() | sample_flags.settings()
+
+
+def _define_metrics() -> Holders:
+  texts, number = flags.DEFINE_list, flags.DEFINE_integer
+  quick = [name for name in measurement.SUBJECTS if name not in SLOW]
   with flag_help.group("Metrics"):
-    holders |= {
+    return {
       "metrics": texts(
         "metrics",
         quick,
@@ -94,22 +110,31 @@ def define() -> Holders:
         "reader_num", 10, "Images of each path for a reader study; 0 for none.", 0
       ),
     }
+
+
+def _define_memorisation() -> Holders:
   with flag_help.group("Memorisation"):
-    holders["memorisation_num"] = number(
-      "memorisation_num",
-      64,
-      "Conditions of training images, each of another patient; two images of each are"
-      " searched for copies, and losses of 8 times as many patients are compared. 0 for"
-      " none.",
-      0,
-    )
-    holders["memorisation_reference"] = flags.DEFINE_string(
-      "memorisation_reference",
-      "",
-      "RUN or RUN@STEP, such as an early checkpoint, whose losses are subtracted.",
-    )
+    return {
+      "memorisation_num": flags.DEFINE_integer(
+        "memorisation_num",
+        64,
+        "Conditions of training images, each of another patient; two images of each are"
+        " searched for copies, and losses of 8 times as many patients are compared. 0"
+        " for none.",
+        0,
+      ),
+      "memorisation_reference": flags.DEFINE_string(
+        "memorisation_reference",
+        "",
+        "RUN or RUN@STEP, such as an early checkpoint, whose losses are subtracted.",
+      ),
+    }
+
+
+def _define_trained() -> Holders:
+  number = flags.DEFINE_integer
   with flag_help.group("Classifiers that are trained (the probe, and utility's)"):
-    holders |= {
+    return {
       "classifier_network": flags.DEFINE_enum(
         "classifier_network",
         "",
@@ -130,8 +155,12 @@ def define() -> Holders:
         0,
       ),
     }
+
+
+def _define_guidance() -> Holders:
+  texts, number = flags.DEFINE_list, flags.DEFINE_integer
   with flag_help.group("Sweep of guidance"):
-    holders |= {
+    return {
       "sweep": texts(
         "sweep",
         [],
@@ -142,8 +171,12 @@ def define() -> Holders:
         "sweep_num", 128, "Validation conditions at each scale, at most.", 2
       ),
     }
+
+
+def _define_utility() -> Holders:
+  texts, number = flags.DEFINE_list, flags.DEFINE_integer
   with flag_help.group("Utility (classifiers trained on generated images)"):
-    holders |= {
+    return {
       "utility_num": number(
         "utility_num", 0, "Generated training images; 0 for as many as real ones.", 0
       ),
@@ -167,7 +200,6 @@ def define() -> Holders:
         "Fractions of the real training images.",
       ),
     }
-  return holders
 
 
 def which(holders: Holders) -> artifacts.Json:
