@@ -107,6 +107,8 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     standin_steps=800,
     prompts="labels",
     prompt_seed=0,
+    captions=4,
+    caption_drop=0.25,
     num_workers=0,
   )
   config.codec = dict(

@@ -1,6 +1,7 @@
 """Joins records with columns and serves them as batches, through Grain.
 
-rows -> shuffle -> repeat -> batches of B = G / n rows -> [step n + p :: n] -> load
+rows -> shuffle -> repeat (-> draw a caption) -> batches of B = G / n rows
+  -> [step n + p :: n] -> load
 
 Batch k holds the rows k B to (k + 1) B of one endless shuffled stream, and process p of
 n takes the batches step n + p: put together in the order of processes, the global batch
@@ -10,11 +11,14 @@ an iterator is ever saved. Images are never flipped: that would move the heart.
 
 from collections.abc import Iterator, Sequence
 import copy
+import functools
 import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxr_diffusion_jax.data import captions as captions_lib
+from cxr_diffusion_jax.data import pairing
 from cxr_diffusion_jax.data.columns.column import Column
 from cxr_diffusion_jax.data.records import records as records_lib
 
@@ -33,8 +37,10 @@ class JoinedSource:
     of_partner: columns of another image, see `reference`.
     targets: columns of the row's own image, always, under `target_NAME`.
     images: False to omit the images, when a column replaces them.
-    reference: the image of `of_partner`: "same_patient" (`other_image`), zeros if there
-      is none; or "same_findings" (`other_patient`), rows without one are left out.
+    reference: the image of `of_partner`: "same_patient" (`pairing.other_image`), zeros
+      if there is none; or "same_findings" (`pairing.other_patient`), rows without one
+      are left out.
+    captions: what `train_batches` draws of a row; all else reads caption 0.
 
   Raises:
     ValueError: a column of another length, or named as a field of the records.
@@ -55,6 +61,7 @@ class JoinedSource:
     targets: tuple[Column, ...] = (),
     images: bool = True,
     reference: str = "same_patient",
+    captions: captions_lib.Captions = captions_lib.NO_CAPTIONS,
   ):
     self.split = split
     self._images = images
@@ -74,6 +81,11 @@ class JoinedSource:
         raise ValueError(f"two fields are named {name}")
       present &= has_value
       self._columns[name] = column.source(split)
+    self.captions = captions
+    self._more_captions = {
+      name: [column.source(split) for column in more]
+      for name, more in captions.columns.items()
+    }
     self.row = np.flatnonzero(present).astype(np.int32)
     self.reference_row = self.row
     self._of_partner = frozenset(of_partner)
@@ -84,26 +96,36 @@ class JoinedSource:
       if reference == "same_findings":
         fields = records.fields(split)
         shared = [fields[name][self.row] for name in ("findings", "sex", "view")]
-        partner = other_patient(np.column_stack(shared), patient)
+        partner = pairing.other_patient(np.column_stack(shared), patient)
         self.num_left_out = int((partner < 0).sum())
         self.row, partner = self.row[partner >= 0], self.row[partner[partner >= 0]]
         self.reference_row = partner
       else:
-        partner = other_image(patient)
+        partner = pairing.other_image(patient)
         self.reference_row = np.where(partner < 0, -1, self.row[partner])
 
   def __len__(self) -> int:
     return len(self.row)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    index = operator.index(index)
+    return self._read(operator.index(index), 0)
+
+  def drawn(self, index: int, key: int) -> dict[str, np.ndarray]:
+    """A row with a random caption, as `captions` describes; the key decides which."""
+    caption, unknown = self.captions.draw(key)
+    record = self._read(operator.index(index), caption)
+    return captions_lib.without(record, unknown)
+
+  def _read(self, index: int, caption: int) -> dict[str, np.ndarray]:
     row = int(self.row[index])
-    values = {
-      name: self._value(
-        column, int(self.reference_row[index]) if name in self._of_partner else row
+    values = {}
+    for name, column in self._columns.items():
+      if caption and name in self._more_captions:
+        column = self._more_captions[name][caption - 1]
+      of_partner = name in self._of_partner
+      values[name] = self._value(
+        column, int(self.reference_row[index]) if of_partner else row
       )
-      for name, column in self._columns.items()
-    }
     record = self._records[row]
     if not self._images:
       del record["image"]
@@ -128,9 +150,17 @@ class JoinedSource:
   def _value(self, column: Sequence[np.ndarray], row: int) -> np.ndarray:
     return column[row] if row >= 0 else np.zeros_like(column[int(self.row[0])])
 
-  def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
-    """The fields of b rows with a leading axis; `image` is float32 in [-1, 1]."""
-    rows = [self[index] for index in indices]
+  def batch(
+    self, indices: Sequence[int], keys: Sequence[int] | None = None
+  ) -> dict[str, np.ndarray]:
+    """The fields of b rows with a leading axis; `image` is float32 in [-1, 1].
+
+    With keys, one for each row, the rows are as of `drawn`.
+    """
+    if keys is None:
+      rows = [self[index] for index in indices]
+    else:
+      rows = [self.drawn(index, key) for index, key in zip(indices, keys, strict=True)]
     batch = {
       name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "image"
     }
@@ -173,15 +203,15 @@ def train_batches(
   import grain
 
   local_size = _local_size(source, batch_size, process_index, process_count)
+  load = source.batch
+  rows = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+  if source.captions.num > 1:
+    rows, load = rows.random_map(_with_key), functools.partial(_drawn_batch, source)
   batches = (
-    grain.MapDataset.range(len(source))
-    .seed(seed)
-    .shuffle()
-    .repeat()
     # Drop the remainder: Grain could not count the batches of an endless stream.
-    .batch(local_size, drop_remainder=True)
+    rows.batch(local_size, drop_remainder=True)
     .slice(slice(start_step * process_count + process_index, None, process_count))
-    .map(source.batch)
+    .map(load)
   )
   return iter(_read_ahead(batches, num_workers, num_threads))
 
@@ -219,60 +249,15 @@ def epoch_batches(
   return iter(_read_ahead(batches, 0, num_threads))
 
 
-def other_image(patient: np.ndarray) -> np.ndarray:
-  """Finds for each row another row of its patient: the next one, else the one before.
-
-  A model whose condition comes from another image of the patient cannot just copy it.
-
-  Args:
-    patient: [n] int; rows of one patient are in the order of their images.
-
-  Returns:
-    [n] int32 rows, -1 where a patient has one image only.
-  """
-  order = np.argsort(patient, kind="stable")
-  sorted_patient = patient[order]
-  same = sorted_patient[1:] == sorted_patient[:-1]
-  partner = np.full(len(patient), -1, np.int32)
-  partner[order[1:][same]] = order[:-1][same]
-  # Last, so that the next image goes before the one before.
-  partner[order[:-1][same]] = order[1:][same]
-  return partner
+def _with_key(index: int, rng: np.random.Generator) -> tuple[int, int]:
+  """A row's index, and the key of what is drawn of it this time."""
+  return index, int(rng.integers(2**63))
 
 
-def other_patient(shared: np.ndarray, patient: np.ndarray) -> np.ndarray:
-  """Finds for each row a row of the next patient with the same labels.
-
-  Args:
-    shared: [n k] labels that both rows have, such as findings, sex and view.
-    patient: [n] int.
-
-  Returns:
-    [n] int32 rows, -1 where no other patient has the same labels. Images of one patient
-    get different images of the next one, as far as it has them.
-  """
-  if not len(patient):
-    return np.zeros(0, np.int32)
-  _, group = np.unique(shared, axis=0, return_inverse=True)
-  group = group.reshape(-1)
-  order = np.lexsort((np.arange(len(patient)), patient, group))
-  keys = np.stack([group[order], patient[order]], axis=1)
-  new = np.any(np.diff(keys, axis=0, prepend=-1) != 0, axis=1)
-  new[0] = True
-  # Runs: the images of one patient with these labels, one after the other.
-  starts = np.flatnonzero(new)
-  lengths = np.diff(starts, append=len(order))
-  of_run = keys[starts, 0]
-  first = np.searchsorted(of_run, of_run)
-  following = np.arange(1, len(starts) + 1)
-  wraps = np.append(of_run[1:] != of_run[:-1], True)
-  following = np.where(wraps, first, following)
-  run = np.cumsum(new) - 1
-  place = np.arange(len(order)) - starts[run]
-  chosen = order[starts[following[run]] + place % lengths[following[run]]]
-  partner = np.full(len(patient), -1, np.int32)
-  partner[order] = np.where(following[run] == run, -1, chosen)
-  return partner
+def _drawn_batch(
+  source: JoinedSource, rows: tuple[np.ndarray, np.ndarray]
+) -> dict[str, np.ndarray]:
+  return source.batch(*(values.tolist() for values in rows))
 
 
 def _local_size(

@@ -1,6 +1,7 @@
 """Sentences that describe a chest X-ray by its labels.
 
 findings, boxes, view, age, sex --seed--> one of many phrasings
+  caption 0 says all of it, the others leave out attributes at random
 
 The phrasings are data, `prompt_templates.json`. Every phrase there names its finding in
 a way that no other finding's phrases contain, and nothing is negated but all findings
@@ -21,13 +22,20 @@ from cxr_diffusion_jax.data import labels
 
 Choose = Callable[[Sequence[str]], str]
 
+# What a caption may leave out.
+ATTRIBUTES = ("findings", "sides", "view", "age", "sex")
+
+# The phrasings of captions that leave something out, and of no others.
+_PARTIAL = ("without_findings",)
+
 
 @functools.cache
 def phrasings() -> dict:
   """The words of prompts, as `prompt_templates.json` has them; not to be changed.
 
   Returns:
-    `templates`: with {view}, {person} and {findings}; `none`: phrases of no finding;
+    `templates`: with {view}, {person} and {findings}; `without_findings`: templates of
+    prompts that leave findings out; `none`: phrases of no finding;
     `views`, `sexes`: code or `unknown` -> words; `zones`: of a lung -> words;
     `findings`: name -> `pattern` (what its phrases contain and no other's do),
     `region` (null: central, has no side), `phrases`, `one_side` (with {place}, such as
@@ -39,7 +47,7 @@ def phrasings() -> dict:
 
 
 def prompt(
-  findings: Sequence[str],
+  findings: Sequence[str] | None,
   *,
   vocabulary: Sequence[str] | None = None,
   view: str | None = None,
@@ -51,7 +59,8 @@ def prompt(
   """One text in lower case, about 45 words at most where findings are four.
 
   Args:
-    findings: names of the vocabulary in any spelling; empty for none.
+    findings: names of the vocabulary in any spelling; empty for none; None to say
+      nothing of findings.
     vocabulary: names of the k findings; None for those that have phrasings.
     view: 'PA', 'AP' or None for unknown.
     sex: 'M', 'F' or None for unknown.
@@ -63,8 +72,7 @@ def prompt(
   Raises:
     InputError: an unknown finding, view or sex, or an impossible age.
   """
-  digest = hashlib.sha256(repr(seed).encode()).digest()
-  rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+  rng = _rng(seed)
 
   def choose(options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
@@ -75,12 +83,13 @@ def prompt(
     boxes = np.full((len(vocabulary), 4), np.nan)
   if np.shape(boxes) != (len(vocabulary), 4):
     raise ValueError(f"boxes {np.shape(boxes)}, expected ({len(vocabulary)}, 4)")
-  indices = sorted({labels.finding_index(name, vocabulary) for name in findings})
+  indices = sorted({labels.finding_index(name, vocabulary) for name in findings or ()})
   phrases = [
     _phrase(vocabulary[int(index)], boxes[int(index)], choose)
     for index in rng.permutation(indices).astype(int)
   ]
-  text = choose(words["templates"]).format(
+  templates = words["without_findings" if findings is None else "templates"]
+  text = choose(templates).format(
     view=choose(words["views"][_code("view", view, words["views"])]),
     person=_person(age, choose(words["sexes"][_code("sex", sex, words["sexes"])])),
     findings=_enumerate(phrases or [choose(words["none"])]),
@@ -99,26 +108,33 @@ def texts(
   *,
   vocabulary: Sequence[str],
   seed: int | str = 0,
+  caption: int = 0,
+  drop: float = 0.0,
 ) -> list[str]:
   """A prompt for each of n images, in the phrasing that its id and `seed` choose.
 
   Arrays are as in `Records.fields`; boxes [n k 4] as of `prompt`. A text depends on
-  its row alone.
+  its row alone. Captions other than 0 are in other phrasings, and each leaves out each
+  of `ATTRIBUTES` with probability `drop`.
   """
-  return [
-    prompt(
-      labels.names_of(row, vocabulary),
-      vocabulary=vocabulary,
-      view={0: "PA", 1: "AP"}.get(int(view)),
-      age=float(age),
-      sex={0: "F", 1: "M"}.get(int(sex)),
-      boxes=None if boxes is None else boxes[number],
-      seed=f"{seed}/{name}",
+  result = []
+  for number, (name, row, view, age, sex) in enumerate(
+    zip(ids, findings, views, ages, sexes, strict=True)
+  ):
+    row_seed = f"{seed}/{name}" + (f"/{caption}" if caption else "")
+    kept = _kept(row_seed, drop if caption else 0.0)
+    result.append(
+      prompt(
+        labels.names_of(row, vocabulary) if "findings" in kept else None,
+        vocabulary=vocabulary,
+        view={0: "PA", 1: "AP"}.get(int(view)) if "view" in kept else None,
+        age=float(age) if "age" in kept else None,
+        sex={0: "F", 1: "M"}.get(int(sex)) if "sex" in kept else None,
+        boxes=boxes[number] if boxes is not None and "sides" in kept else None,
+        seed=row_seed,
+      )
     )
-    for number, (name, row, view, age, sex) in enumerate(
-      zip(ids, findings, views, ages, sexes, strict=True)
-    )
-  ]
+  return result
 
 
 def place_of(box: np.ndarray) -> tuple[str, str]:
@@ -153,12 +169,13 @@ def place_of(box: np.ndarray) -> tuple[str, str]:
 
 @functools.cache
 def fingerprint() -> str:
-  """12 hex digits that change when any prompt may change.
+  """12 hex digits that change when any prompt that says all may change.
 
   They hash the phrasings and some hundred prompts, so a change of this module's
   grammar or of numpy's choices shows as well.
   """
-  digest = hashlib.sha256(json.dumps(phrasings(), sort_keys=True).encode())
+  words = {key: value for key, value in phrasings().items() if key not in _PARTIAL}
+  digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
   rng, vocabulary = np.random.default_rng(0), tuple(phrasings()["findings"])
   for seed in range(200):
     low, size = rng.random((14, 2)) * 0.7, rng.random((14, 2)) * 0.6
@@ -174,6 +191,25 @@ def fingerprint() -> str:
     )
     digest.update(text.encode())
   return digest.hexdigest()[:12]
+
+
+def partial_fingerprint() -> str:
+  """12 hex digits that change when any prompt may change, partial ones included."""
+  digest = hashlib.sha256(fingerprint().encode())
+  digest.update(json.dumps({key: phrasings()[key] for key in _PARTIAL}).encode())
+  digest.update(repr([sorted(_kept(seed, 0.5)) for seed in range(20)]).encode())
+  return digest.hexdigest()[:12]
+
+
+def _rng(seed: int | str) -> np.random.Generator:
+  digest = hashlib.sha256(repr(seed).encode()).digest()
+  return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def _kept(seed: int | str, drop: float) -> set[str]:
+  """The attributes that a caption says."""
+  left_out = _rng(f"left out of {seed}").random(len(ATTRIBUTES)) < drop
+  return {name for name, out in zip(ATTRIBUTES, left_out, strict=True) if not out}
 
 
 def _phrase(name: str, box: np.ndarray, choose: Choose) -> str:

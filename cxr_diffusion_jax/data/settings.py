@@ -16,6 +16,7 @@ import pathlib
 from etils import epath
 
 from cxr_diffusion_jax import artifacts, errors, naming
+from cxr_diffusion_jax.data import captions as captions_lib
 from cxr_diffusion_jax.data import images
 
 
@@ -46,6 +47,12 @@ class DataSettings:
     prompts: 'labels' to write a prompt for each image from its labels and boxes,
       'report' to take the column `report` of the tree's Data_Entry CSV.
     prompt_seed: chooses the phrasings.
+    captions: prompts of a training image, of which each step draws one: its full prompt
+      and others in other phrasings, which leave out attributes. Reports, and embeddings
+      that are files of the dataset, have one.
+    caption_drop: probability that a caption other than the full prompt leaves out an
+      attribute: findings, sides, view, age, sex; the path `findings` leaves out labels
+      at the same rate.
     num_workers: number of reader processes; 0 reads in threads of this process.
   """
 
@@ -65,6 +72,8 @@ class DataSettings:
   standin_steps: int = 800
   prompts: str = "labels"
   prompt_seed: int = 0
+  captions: int = 1
+  caption_drop: float = 0.0
   num_workers: int = 0
 
   def __post_init__(self):
@@ -82,6 +91,7 @@ class DataSettings:
     }
     for name, allowed in choices.items():
       naming.check(f"config.data.{name}", getattr(self, name), allowed)
+    captions_lib.check(self.captions, self.caption_drop)
     for name, least in (("image_size", 8), ("standin_steps", 1)):
       value = getattr(self, name)
       if value < least:

@@ -1,12 +1,13 @@
 """Runs an encoder over all records: one array per row, stored as a column.
 
   texts of the records --encode_text--> column      images --encode_images--> column
+  further captions of training rows --encode_text--> columns NAME-caption1, ...
   labels, boxes, view, age, sex --seed and id--> text     or a report as it is
 
 An interrupted run continues with the missing rows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import functools
 import hashlib
 import math
@@ -38,6 +39,17 @@ def folder(settings: DataSettings, spec: conditioning.ColumnSpec) -> pathlib.Pat
   return settings.records_folder / f"{spec.encoder}-{mark}"
 
 
+def num_captions(settings: DataSettings, spec: conditioning.ColumnSpec) -> int:
+  """How many captions of a training row a column has; reports have no phrasings."""
+  written = spec.source == "text" and settings.prompts == "labels"
+  return settings.captions if written else 1
+
+
+def caption_column(name: str, caption: int) -> str:
+  """The name of the column of a caption; caption 0 is the column `name` itself."""
+  return f"{name}-caption{caption}" if caption else name
+
+
 def encode_columns(
   settings: DataSettings,
   records: records_lib.Records,
@@ -48,6 +60,8 @@ def encode_columns(
   description: str = "",
 ) -> None:
   """Makes those columns of one encoder that are missing or stale.
+
+  A text column gets a column for each further caption of the training rows.
 
   Args:
     settings: of the data.
@@ -65,7 +79,7 @@ def encode_columns(
   description = description or open_fn().description
 
   def writer(
-    spec: conditioning.ColumnSpec, stale: columns_lib.Column | None
+    spec: conditioning.ColumnSpec, caption: int, stale: columns_lib.Column | None
   ) -> Callable[..., columns_lib.Column]:
     if stale is not None and spec.location:
       # A wrong location must not replace a good column.
@@ -77,22 +91,24 @@ def encode_columns(
       shape=shape,
       encoder=description,
       standin=encoder.standin,
-      batches=functools.partial(_rows, settings, records, encoder, spec),
+      batches=functools.partial(_rows, settings, records, encoder, spec, caption),
       flush_bytes=ROWS_AT_RISK * 2 * math.prod(shape),
     )
 
   for spec in specs:
-    facts = [base.identity(description), records.fingerprint]
-    if spec.source == "text":
-      facts.append(prompts_fingerprint(settings, records))
-    refresh_column(
-      folder(settings, spec),
-      records,
-      spec.name,
-      hashlib.sha256(repr(facts).encode()).hexdigest(),
-      functools.partial(writer, spec),
-      progress,
-    )
+    for caption in range(num_captions(settings, spec)):
+      facts = [base.identity(description), records.fingerprint]
+      if spec.source == "text":
+        facts.append(prompts_fingerprint(settings, records, caption))
+      refresh_column(
+        folder(settings, spec),
+        records,
+        caption_column(spec.name, caption),
+        hashlib.sha256(repr(facts).encode()).hexdigest(),
+        functools.partial(writer, spec, caption),
+        progress,
+        splits=_splits(records, caption),
+      )
 
 
 def refresh_column(
@@ -102,6 +118,8 @@ def refresh_column(
   fingerprint: str,
   writer: Callable[[columns_lib.Column | None], Callable[..., columns_lib.Column]],
   progress: types.Progress = types.no_progress,
+  *,
+  splits: Iterable[str] | None = None,
 ) -> columns_lib.Column:
   """Returns a column of the records, which is made if it is missing or stale.
 
@@ -113,8 +131,10 @@ def refresh_column(
     writer: stale column or None -> `write_column` with its other arguments; called
       only if the column has to be made.
     progress: called with the number of finished rows.
+    splits: that it has rows of; None for all.
   """
-  ids = {split: records.ids(split) for split in records.num_rows}
+  splits = records.num_rows if splits is None else splits
+  ids = {split: records.ids(split) for split in splits}
   column = columns_lib.open_column(target, name)
   wanted = columns_lib.ids_fingerprint(ids)
   if column is not None and columns_lib.is_fresh(column, wanted, fingerprint):
@@ -124,11 +144,17 @@ def refresh_column(
   )
 
 
+def _splits(records: records_lib.Records, caption: int) -> tuple[str, ...]:
+  """The splits that have a caption: only training draws others than 0."""
+  return ("train",) if caption else tuple(records.num_rows)
+
+
 def _rows(
   settings: DataSettings,
   records: records_lib.Records,
   encoder: base.Encoder,
   spec: conditioning.ColumnSpec,
+  caption: int,
   wanted: np.ndarray | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields (ids [k], values [k *shape]) of the wanted ids, or of all for None."""
@@ -137,12 +163,12 @@ def _rows(
       values = encoder.encode_images([spec.name], list(images[..., 0]))
       yield ids, values[spec.name]
     return
-  for split in records.num_rows:
+  for split in _splits(records, caption):
     ids = records.ids(split)
     rows = (
       np.arange(len(ids)) if wanted is None else np.flatnonzero(np.isin(ids, wanted))
     )
-    texts = record_prompts(settings, records, split) if len(rows) else []
+    texts = record_prompts(settings, records, split, caption) if len(rows) else []
     for start in range(0, len(rows), BATCH):
       batch = rows[start : start + BATCH]
       values = encoder.encode_text([spec.name], [texts[row] for row in batch])
@@ -174,9 +200,12 @@ def image_batches(
 
 
 def record_prompts(
-  settings: DataSettings, records: records_lib.Records, split: str
+  settings: DataSettings, records: records_lib.Records, split: str, caption: int = 0
 ) -> list[str]:
   """Returns one text a row of a split: written from its labels, or its report.
+
+  Captions other than 0 are in other phrasings and leave out attributes at the rate
+  `settings.caption_drop`; reports have caption 0 alone.
 
   Raises:
     errors.InputError: reports are asked for, and the tree has none or not for all.
@@ -203,12 +232,18 @@ def record_prompts(
     records.boxes(split),
     vocabulary=records.vocabulary,
     seed=settings.prompt_seed,
+    caption=caption,
+    drop=settings.caption_drop,
   )
 
 
-def prompts_fingerprint(settings: DataSettings, records: records_lib.Records) -> str:
+def prompts_fingerprint(
+  settings: DataSettings, records: records_lib.Records, caption: int = 0
+) -> str:
   """A hash of all that `record_prompts` depends on."""
   # The records' own fingerprint covers labels, boxes and reports.
   facts = [records.fingerprint, settings.prompts, settings.prompt_seed]
   facts += [prompts.fingerprint()] if settings.prompts == "labels" else []
+  if caption:
+    facts += [caption, settings.caption_drop, prompts.partial_fingerprint()]
   return hashlib.sha256(repr(facts).encode()).hexdigest()

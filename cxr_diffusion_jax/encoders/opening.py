@@ -65,6 +65,29 @@ def open_columns(
   return tuple(columns)
 
 
+def open_captions(
+  settings: DataSettings,
+  needs: conditioning.Needs,
+  columns: Sequence[columns_lib.Column],
+) -> dict[str, tuple[columns_lib.Column, ...]]:
+  """Opens captions 1 and up of those columns that have them, after `make`.
+
+  Embeddings that are files of the dataset have caption 0 alone; captions that another
+  encoder made before are not read.
+  """
+  captions = {}
+  for spec, column in zip(needs.specs, columns, strict=True):
+    about, further = column.description, []
+    for caption in range(1, encoding.num_captions(settings, spec)):
+      name = encoding.caption_column(spec.name, caption)
+      other = columns_lib.open_column(encoding.folder(settings, spec), name)
+      if other is not None and other.description.encoder == about.encoder:
+        further.append(other)
+    if further and len(further) == encoding.num_captions(settings, spec) - 1:
+      captions[spec.name] = tuple(further)
+  return captions
+
+
 def export(
   settings: DataSettings,
   columns: Sequence[columns_lib.Column],

@@ -30,12 +30,14 @@ class ColumnCard:
     standin: whether this project trained the encoder.
     fingerprint: of the column's content.
     shape: of one row; () in cards of an older version.
+    captions: of a training row, of which each step draws one.
   """
 
   encoder: str
   standin: bool
   fingerprint: str
   shape: tuple[int, ...] = ()
+  captions: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

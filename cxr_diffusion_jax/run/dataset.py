@@ -19,6 +19,7 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data import captions as captions_lib
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
@@ -39,6 +40,7 @@ class Dataset:
     targets: columns that training compares features with, not conditions. They are of
       the image itself whatever the reference, in the batch field `target_NAME`.
     latents: the column that training denoises in place of images; () for none.
+    captions: what training draws of a row's captions.
   """
 
   settings: DataSettings
@@ -48,6 +50,7 @@ class Dataset:
   phantom: bool
   targets: tuple[columns_lib.Column, ...] = ()
   latents: tuple[columns_lib.Column, ...] = ()
+  captions: captions_lib.Captions = captions_lib.NO_CAPTIONS
 
   @property
   def kind(self) -> str:
@@ -79,7 +82,7 @@ class Dataset:
       resize=self.settings.resize,
       num_rows=dict(self.records.num_rows),
       statistics=statistics,
-      columns=_described(self.columns),
+      columns=_described(self.columns, self.captions),
       targets=_described(self.targets),
       latents=_described(self.latents),
       root=os.path.abspath(self.settings.root),
@@ -130,6 +133,7 @@ class Dataset:
       self.targets,
       images,
       self.needs.reference,
+      self.captions if split == "train" else captions_lib.NO_CAPTIONS,
     )
 
   def ids(self, split: str) -> np.ndarray:
@@ -199,14 +203,20 @@ def prepare(
   records = records_lib.open_records(settings)
   if records is None or None in latents:
     raise RuntimeError(f"{settings.records_folder} changed while it was prepared")
+  columns = encoders.open_columns(settings, needs)
   return Dataset(
     settings=settings,
     records=records,
-    columns=encoders.open_columns(settings, needs),
+    columns=columns,
     needs=needs,
     phantom=phantom.is_phantom_tree(settings.root),
     targets=encoders.open_columns(settings, targets) if targets else (),
     latents=tuple(column for column in latents if column is not None),
+    captions=captions_lib.Captions(
+      num=settings.captions,
+      drop=settings.caption_drop,
+      columns=encoders.open_captions(settings, needs, columns),
+    ),
   )
 
 
@@ -227,6 +237,7 @@ def _make_records(
 
 def _described(
   columns: Sequence[columns_lib.Column],
+  captions: captions_lib.Captions = captions_lib.NO_CAPTIONS,
 ) -> dict[str, card_lib.ColumnCard]:
   return {
     about.name: card_lib.ColumnCard(
@@ -234,6 +245,7 @@ def _described(
       standin=about.standin,
       fingerprint=about.fingerprint,
       shape=tuple(about.shape),
+      captions=1 + len(captions.columns.get(about.name, ())),
     )
     for about in (column.description for column in columns)
   }

@@ -140,8 +140,9 @@ class Run:
       settings,
       root=self.data_root or self.card.root or settings.root,
       records_dir=records_dir,
-      # Phantoms are only made for training.
+      # Phantoms are only made for training, and only training draws captions.
       phantom_images=0,
+      captions=1,
     )
 
   @functools.cached_property

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.data import captions, pipeline
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records
 from tests.data.record_settings import RecordSettings
@@ -36,6 +36,7 @@ class FakeColumn:
   name: str
   num_rows: int
   absent: tuple[int, ...] = ()
+  offset: int = 0
 
   @property
   def description(self) -> SimpleNamespace:
@@ -43,7 +44,8 @@ class FakeColumn:
 
   def source(self, split: str) -> list[np.ndarray]:
     del split
-    return [np.full((2, 3), row, np.float16) for row in range(self.num_rows)]
+    rows = np.arange(self.num_rows) + self.offset
+    return [np.full((2, 3), row, np.float16) for row in rows]
 
   def present(self, split: str) -> np.ndarray:
     del split
@@ -110,6 +112,63 @@ def test_train_batches_shuffle_every_epoch(source):
   assert not np.array_equal(rows[1], rows[2])
   other = take(pipeline.train_batches(source, batch_size=1, seed=4), n)
   assert [batch["row"][0] for batch in other] != rows[0].tolist()
+
+
+@pytest.fixture
+def captioned(prepared) -> pipeline.JoinedSource:
+  """The value of row i in caption c of `txt_emb` is i + 100 c."""
+  n = prepared.num_rows["train"]
+  text, *more = (FakeColumn("txt_emb", n, offset=100 * c) for c in range(3))
+  image = FakeColumn("elixrc", n)
+  some = captions.Captions(num=3, drop=0.5, columns={"txt_emb": more})
+  return pipeline.JoinedSource(prepared, "train", (text, image), captions=some)
+
+
+def test_train_batches_draw_captions_and_leave_out_labels(captioned, source):
+  batches = take(pipeline.train_batches(captioned, batch_size=4, seed=3), 60)
+  rows = np.concatenate([batch["row"] for batch in batches])
+  plain = take(pipeline.train_batches(source, batch_size=4, seed=3), 60)
+  # The order of rows does not depend on captions.
+  np.testing.assert_array_equal(rows, np.concatenate([one["row"] for one in plain]))
+  values = np.concatenate([batch["txt_emb"][:, 0, 0] for batch in batches])
+  drawn, of_row = np.divmod(values.astype(int), 100)
+  np.testing.assert_array_equal(of_row, rows)
+  assert np.bincount(drawn).min() > 50
+  # A row gets other captions in other epochs.
+  assert all(len(set(drawn[rows == row])) == 3 for row in set(rows))
+  images = np.concatenate([batch["elixrc"][:, 0, 0] for batch in batches])
+  np.testing.assert_array_equal(images, rows)
+  known = np.concatenate([batch["view"] for batch in batches]) >= 0
+  assert known[drawn == 0].all()
+  assert 0.3 < known[drawn > 0].mean() < 0.7
+  for name in ("findings", "age", "sex", "view"):
+    assert batches[0][name].dtype == plain[0][name].dtype
+
+
+def test_batches_other_than_of_training_read_caption_0(captioned):
+  (batch,) = pipeline.epoch_batches(captioned, batch_size=len(captioned))
+  np.testing.assert_array_equal(batch["txt_emb"][:, 0, 0], batch["row"])
+  assert (batch["view"] >= 0).all()
+
+
+def test_train_batches_with_captions_start_anywhere_on_any_processes(captioned):
+  whole = take(pipeline.train_batches(captioned, batch_size=6, seed=9), 6)
+  parts = [
+    take(
+      pipeline.train_batches(
+        captioned,
+        batch_size=6,
+        seed=9,
+        start_step=2,
+        process_index=index,
+        process_count=2,
+      ),
+      4,
+    )
+    for index in range(2)
+  ]
+  for pair, expected in zip(zip(*parts, strict=True), whole[2:], strict=True):
+    assert_equal_batches(joined(list(pair)), expected)
 
 
 @pytest.mark.parametrize("process_count", [1, 2, 4])

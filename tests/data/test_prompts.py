@@ -1,5 +1,6 @@
 """Prompts: the findings can be read back exactly, and the phrasing follows the seed."""
 
+import functools
 import itertools
 import json
 import re
@@ -151,7 +152,8 @@ def test_phrasings_name_only_their_finding():
 
 def test_phrasings_of_other_words_name_no_finding():
   words = prompts.phrasings()
-  assert set(words) == {"templates", "none", "views", "sexes", "zones", "findings"}
+  of_labels = {"templates", "none", "views", "sexes", "zones", "findings"}
+  assert set(words) == of_labels | {"without_findings"}
   assert set(words["views"]) == {"PA", "AP", "unknown"}
   assert set(words["sexes"]) == {"M", "F", "unknown"}
   assert len(words["templates"]) >= 10
@@ -161,6 +163,8 @@ def test_phrasings_of_other_words_name_no_finding():
 
   for template in words["templates"]:
     assert slots(template) == {"view", "person", "findings"}
+  for template in words["without_findings"]:
+    assert slots(template) == {"view", "person"}
   for finding in words["findings"].values():
     assert not any(slots(phrase) for phrase in finding["phrases"])
     assert all(slots(phrase) == {"place"} for phrase in finding["one_side"])
@@ -170,6 +174,7 @@ def test_phrasings_of_other_words_name_no_finding():
   options += [*words["zones"].values()]
   regions = {finding["region"] for finding in words["findings"].values()} - {None}
   fixed = [*itertools.chain(*options), *words["none"], *words["templates"], *regions]
+  fixed += words["without_findings"]
   assert all(not findings_of(text) for text in fixed)
   assert all(text == text.lower() for text in fixed)
 
@@ -257,6 +262,70 @@ def test_texts_are_prompts_of_their_rows():
   assert prompts.texts(
     ids[1:2], findings[1:2], **alone, seed=7, vocabulary=metadata.FINDINGS
   ) == [result[1]]
+
+
+@functools.cache
+def captions(caption: int, drop: float, num: int = 400) -> list[str]:
+  """Captions of images with a left effusion, a PA view, 61 years, a woman."""
+  table = np.tile(boxes_of(Effusion=(0.6, 0.6, 0.2, 0.2)), (num, 1, 1))
+  return prompts.texts(
+    [f"{number:08d}_000" for number in range(num)],
+    np.tile(labels.parse("Effusion", metadata.FINDINGS), (num, 1)),
+    np.zeros(num, int),
+    np.full(num, 61.0),
+    np.zeros(num, int),
+    table,
+    vocabulary=metadata.FINDINGS,
+    caption=caption,
+    drop=drop,
+  )
+
+
+ATTRIBUTE_WORDS = {
+  "findings": "effusion|costophrenic|pleural",
+  "sides": "left",
+  "view": r"pa\b|posteroanterior",
+  "age": "61 year",
+  "sex": "woman|female",
+}
+
+
+def test_texts_of_caption_0_say_everything():
+  assert captions(0, 0.9) == captions(0, 0.0)
+  for text in captions(0, 0.9):
+    assert all(re.search(words, text) for words in ATTRIBUTE_WORDS.values()), text
+
+
+def test_texts_of_other_captions_leave_out_each_attribute_on_its_own():
+  said = np.array(
+    [
+      [bool(re.search(words, text)) for words in ATTRIBUTE_WORDS.values()]
+      for text in captions(1, 0.3)
+    ]
+  )
+  for text, findings in zip(captions(1, 0.3), said[:, 0], strict=True):
+    assert findings_of(text) == (("Effusion",) if findings else ()), text
+  rates = dict(zip(ATTRIBUTE_WORDS, said.mean(axis=0), strict=True))
+  # Without findings there is no side either.
+  wanted = dict.fromkeys(ATTRIBUTE_WORDS, 0.7) | {"sides": 0.49}
+  # Four standard deviations of a share of 400.
+  assert rates == pytest.approx(wanted, abs=0.1)
+  apart = np.corrcoef(said[:, [0, 2, 3, 4]].T)[np.triu_indices(4, 1)]
+  assert np.abs(apart).max() < 0.2
+  assert captions(1, 0.3) != captions(2, 0.3)
+  whole = captions(1, 0.0)
+  assert all(findings_of(text) == ("Effusion",) and "left" in text for text in whole)
+  assert sum(a != b for a, b in zip(whole, captions(0, 0.0), strict=True)) > 300
+
+
+def test_partial_fingerprint_follows_all_phrasings(monkeypatch):
+  whole, before = prompts.fingerprint(), prompts.partial_fingerprint()
+  changed = json.loads(json.dumps(prompts.phrasings()))
+  changed["without_findings"].append("a {view} film of {person}.")
+  monkeypatch.setattr(prompts, "phrasings", lambda: changed)
+  prompts.fingerprint.cache_clear()
+  assert prompts.fingerprint() == whole
+  assert prompts.partial_fingerprint() != before
 
 
 def test_fingerprint_follows_phrasings_and_grammar(monkeypatch):

@@ -116,6 +116,13 @@ def test_prompts_fingerprint_follows_what_texts_depend_on(
 ):
   records = open_records(settings)
   before = encoding.prompts_fingerprint(settings, records)
+  of_caption = encoding.prompts_fingerprint(settings, records, 1)
+  assert (
+    len({before, of_caption, encoding.prompts_fingerprint(settings, records, 2)}) == 3
+  )
+  dropping = dataclasses.replace(settings, captions=3, caption_drop=0.5)
+  assert encoding.prompts_fingerprint(dropping, records) == before
+  assert encoding.prompts_fingerprint(dropping, records, 1) != of_caption
   for change in ({"prompt_seed": 1}, {"prompts": "report"}):
     changed = dataclasses.replace(settings, **change)
     assert encoding.prompts_fingerprint(changed, records) != before, change

@@ -13,7 +13,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
-from cxr_diffusion_jax.encoders import base, encoding
+from cxr_diffusion_jax.encoders import base, encoding, opening
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.columns import clip as clip_columns
 
@@ -128,6 +128,38 @@ def test_clip_columns_are_not_made_twice(settings, records, save, counted):
   assert counted == {"loaded": 1, "rows": 3 * NUM_IMAGES}
   assert times(settings.records_folder) == before
   assert messages == []
+
+
+def test_captions_are_columns_of_training_rows(settings, records, save, counted):
+  needs = base.needs("clip_text", "clip_image", model=save())
+  make(settings, records, needs)
+  before, num_train = counted["rows"], records.num_rows["train"]
+  asked = dataclasses.replace(settings, captions=3, caption_drop=0.4)
+  make(asked, records, needs)
+  # The full prompts are not encoded again, and images have no captions.
+  assert counted["rows"] == before + 2 * num_train
+  columns = opening.open_columns(asked, needs)
+  captions = opening.open_captions(asked, needs, columns)
+  assert list(captions) == ["clip_text"]
+  encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
+  for number, column in enumerate(captions["clip_text"], start=1):
+    assert column.num_rows == {"train": num_train}
+    texts = encoding.record_prompts(asked, records, "train", number)
+    wanted = encoder.encode_text(["clip_text"], texts)["clip_text"]
+    np.testing.assert_allclose(values(column, "train"), wanted, rtol=1e-3, atol=1e-3)
+  before = counted["rows"]
+  for change, num_made in (
+    ({"captions": 2}, 0),
+    ({"captions": 4}, 1),
+    ({"captions": 4, "caption_drop": 0.1}, 3),
+  ):
+    changed = dataclasses.replace(asked, **change)
+    make(changed, records, needs)
+    before += num_made * num_train
+    assert counted["rows"] == before, change
+    captions = opening.open_captions(changed, needs, columns)["clip_text"]
+    assert len(captions) == changed.captions - 1
+  assert opening.open_captions(settings, needs, columns) == {}
 
 
 @pytest.mark.parametrize("name", ["clip_text", "clip_image"])

@@ -95,6 +95,30 @@ def test_elixr_standins_are_made_on_request(with_standin, monkeypatch):
   assert times(pathlib.Path(with_standin.records_dir)) == before
 
 
+def test_elixr_captions_of_stand_ins_are_drawn_and_files_have_one(with_standin):
+  needs = base.needs("txt_emb", "elixrc")
+  asked = dataclasses.replace(with_standin, captions=3, caption_drop=0.3)
+  result = dataset.prepare(asked, needs)
+  assert {name: len(more) for name, more in result.captions.columns.items()} == {
+    "txt_emb": 2
+  }
+  assert result.card.columns["txt_emb"].captions == 3
+  assert result.card.columns["elixrc"].captions == 1
+  source = result.source("train")
+  seen = {bytes(source.drawn(0, key)["txt_emb"]) for key in range(40)}
+  assert len(seen) == 3
+  assert bytes(source[0]["txt_emb"]) in seen
+  assert result.source("test").captions.num == 1
+  ids = all_ids(result.records)
+  files = np.ones((len(ids), 128, 768), np.float32)
+  write_elixr(
+    with_standin.root, "txt_emb", ids, files, encoder="the real one", standin=False
+  )
+  real = dataset.prepare(asked, needs)
+  assert real.captions.columns == {}
+  assert real.card.columns["txt_emb"].captions == 1
+
+
 def test_elixr_embeddings_are_preferred_to_standins(with_standin):
   first = dataset.prepare(with_standin, NEEDS)
   assert first.columns[0].description.standin
