@@ -31,6 +31,8 @@ def get_config(choice: str = "f4"):
   config.data = base.data
   config.parallel = base.parallel
   config.data.image_size = 128 if phantom else 512
+  # It reads no condition.
+  config.data.captions = 1
   if phantom:
     config.data.root = "phantom-cxr-128"
     config.data.phantom_images = 1200

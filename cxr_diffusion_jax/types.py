@@ -53,6 +53,7 @@ class StreamSpec:
     width: d of `TokenStream.tokens` [b n d].
     grid: (rows, columns) when the tokens are a map in row-major order.
     num_leading: tokens before those of the map, such as a class token.
+    optional: whether a context may lack the stream, which comes last.
   """
 
   name: str
@@ -60,6 +61,7 @@ class StreamSpec:
   width: int
   grid: tuple[int, int] | None = None
   num_leading: int = 0
+  optional: bool = False
 
 
 @flax.struct.dataclass

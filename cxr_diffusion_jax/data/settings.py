@@ -53,6 +53,9 @@ class DataSettings:
     caption_drop: probability that a caption other than the full prompt leaves out an
       attribute: findings, sides, view, age, sex; the path `findings` leaves out labels
       at the same rate.
+    augment: share of the training images that are rotated by up to 5 degrees, shifted
+      by up to 4 % and changed in contrast by up to 10 %, which the network is given as
+      a condition; never flipped. Not for precomputed latents.
     num_workers: number of reader processes; 0 reads in threads of this process.
   """
 
@@ -74,6 +77,7 @@ class DataSettings:
   prompt_seed: int = 0
   captions: int = 1
   caption_drop: float = 0.0
+  augment: float = 0.0
   num_workers: int = 0
 
   def __post_init__(self):
@@ -91,6 +95,8 @@ class DataSettings:
     }
     for name, allowed in choices.items():
       naming.check(f"config.data.{name}", getattr(self, name), allowed)
+    if not 0 <= self.augment <= 1:
+      raise errors.InputError(f"config.data.augment={self.augment}", "0 to 1")
     captions_lib.check(self.captions, self.caption_drop)
     for name, least in (("image_size", 8), ("standin_steps", 1)):
       value = getattr(self, name)

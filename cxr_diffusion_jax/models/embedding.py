@@ -82,7 +82,7 @@ class ContextEmbedder(nn.Module):
 
   Raw embeddings have any scale, so each token is first normalised (without parameters).
   A masked token is replaced by zeros and stays masked. The null token comes first, so
-  no mask is ever empty.
+  no mask is ever empty. An optional stream that the context lacks has a masked token.
 
   Attributes:
     width: of the sequence.
@@ -104,6 +104,9 @@ class ContextEmbedder(nn.Module):
     Raises:
       errors.InputError: other streams or shapes than specified.
     """
+    missing = self.streams[len(context) :]
+    if all(spec.optional for spec in missing):
+      context = (*context, *(_absent(spec, batch) for spec in missing))
     self._check(context)
     null = self.param("null_token", nn.initializers.normal(1.0), (self.width,))
     tokens = [jnp.broadcast_to(null, (batch, 1, self.width))]
@@ -155,3 +158,11 @@ class ContextEmbedder(nn.Module):
           f"stream {spec.name!r} with {of_map} tokens in a {spec.grid} grid",
           "rows times columns tokens",
         )
+
+
+def _absent(spec: StreamSpec, batch: int) -> TokenStream:
+  """A stream without a token."""
+  return TokenStream(
+    tokens=jnp.zeros((batch, spec.num_tokens, spec.width)),
+    mask=jnp.zeros((batch, spec.num_tokens), bool),
+  )

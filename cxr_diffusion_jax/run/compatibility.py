@@ -42,6 +42,7 @@ MAY_CHANGE = (
 # Keys that older versions lacked, with the value that their absence implies.
 _ADDED = {
   "data.phantom_visits": 0.0,
+  "data.augment": 0.0,
   "data.captions": 1,
   "data.caption_drop": 0.0,
   "train.init_from": "",

@@ -21,6 +21,7 @@ from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.models import network as network_lib
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.run import (
+  augmentation,
   codec_section,
   denoiser,
   diffusion_section,
@@ -109,9 +110,17 @@ def build(
   codec = codec_section.build({**plain["codec"], **own})
   image_size = plain["data"]["image_size"]
   latent_shape = codec.make({}).latent_shape(image_size)
-  network, init_fn = model_section.build(
-    plain["model"], latent_shape, conditioner.streams
-  )
+  streams = conditioner.streams
+  if plain["data"].get("augment"):
+    if codec.autoencoder is not None:
+      raise errors.InputError(
+        f"config.data.augment={plain['data']['augment']} with latents that are encoded"
+        " once",
+        "a codec that encodes each step's images: haar or pixel",
+        "set config.data.augment=0",
+      )
+    streams = (*streams, augmentation.STREAM)
+  network, init_fn = model_section.build(plain["model"], latent_shape, streams)
   diffusion = diffusion_section.build(plain["diffusion"])
   return Recipe(
     denoiser=denoiser.Denoiser(

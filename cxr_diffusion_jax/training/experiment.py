@@ -106,6 +106,7 @@ def build(config: recipe_lib.Config) -> Experiment:
       time_sampler=diffusion["time_sampler"],
       weighting=diffusion["weighting"],
       drop_rates=drop_rates,
+      augment=data.augment,
       alignment=alignment,
     ),
     pretrained=pretrained,

@@ -21,6 +21,7 @@ from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.diffusion import loss as loss_lib
 from cxr_diffusion_jax.diffusion import process as process_lib
 from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
+from cxr_diffusion_jax.run import augmentation
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import power_ema as power_ema_lib
 from cxr_diffusion_jax.run import state as state_lib
@@ -34,12 +35,14 @@ class Objective:
   Attributes:
     time_sampler: (key, n, schedule) -> t [n] in [0, 1].
     weighting: weight of each example's loss as a function of its time.
+    augment: share of the images that are changed, see `run.augmentation`.
   """
 
   denoiser: denoiser_lib.Denoiser
   time_sampler: time_sampler_lib.TimeSampler
   weighting: loss_lib.Weighting
   drop_rates: tuple[float, ...]
+  augment: float = 0.0
   alignment: alignment_lib.Alignment | None = None
 
 
@@ -155,6 +158,12 @@ def _inputs(
   process = denoiser.process
   time_key, noise_key, drop_key = jax.random.split(key, 3)
   # More keys, independent of the three from `split`.
+  changes = ()
+  if objective.augment:
+    image, stream = augmentation.augment(
+      jax.random.fold_in(key, 5), batch["image"], objective.augment
+    )
+    batch, changes = {**batch, "image": image}, (stream,)
   x0 = denoiser.codec.encode_batch(jax.random.fold_in(key, 3), batch)
   b = x0.shape[0]
   t = objective.time_sampler(time_key, b, process.schedule)
@@ -166,7 +175,8 @@ def _inputs(
   )
   alignment = objective.alignment
   features_target = None if alignment is None else alignment.target(batch)
-  return x_t, target, t, conditioning.drop_context(context, drop), features_target
+  context = (*conditioning.drop_context(context, drop), *changes)
+  return x_t, target, t, context, features_target
 
 
 def validation_step(

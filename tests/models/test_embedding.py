@@ -57,6 +57,20 @@ def test_context_embedder_puts_an_unmasked_null_token_first(embedder):
   np.testing.assert_allclose(pooled, [want] * 2, atol=1e-6)
 
 
+def test_an_optional_stream_may_be_missing():
+  text = StreamSpec(name="text", num_tokens=2, width=4)
+  other = StreamSpec(name="other", num_tokens=1, width=3, optional=True)
+  model = embedding.ContextEmbedder((text, other), width=8)
+  stream = TokenStream(tokens=jnp.ones((2, 2, 4)), mask=jnp.ones((2, 2), bool))
+  masked = TokenStream(tokens=jnp.ones((2, 1, 3)), mask=jnp.zeros((2, 1), bool))
+  (got, _), variables = model.init_with_output(jax.random.key(0), (stream,), 2)
+  want, _ = model.apply(variables, (stream, masked), 2)
+  np.testing.assert_array_equal(got.mask, want.mask)
+  np.testing.assert_array_equal(got.tokens, want.tokens)
+  with pytest.raises(errors.InputError, match="a context of streams"):
+    model.apply(variables, (masked,), 2)
+
+
 def test_context_embedder_distinguishes_places_of_a_map(embedder):
   module, variables, context = embedder
   same = (context[0].replace(tokens=jnp.tile(context[0].tokens[:, :1], (1, 4, 1))),)

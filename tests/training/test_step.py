@@ -73,6 +73,29 @@ def batch() -> types.Batch:
   }
 
 
+def test_train_step_tells_the_network_how_images_were_changed(objective, batch):
+  seen = {}
+
+  def apply(variables, x_t, t, context, rngs=None):
+    seen["context"], seen["x_t"] = context, x_t
+    return _apply(variables, x_t, t, context[:1], rngs)
+
+  changed = dataclasses.replace(
+    objective,
+    augment=1.0,
+    denoiser=dataclasses.replace(objective.denoiser, apply_fn=apply),
+  )
+  optimizer = optax.sgd(0.1)
+  options = dict(seed=0, ema_decay=0.9, accumulation=1)
+  step_lib.train_step(changed, optimizer, _state(optimizer), batch, **options)
+  hint, changes = seen["context"]
+  assert changes.tokens.shape == (8, 1, 8)
+  assert changes.mask.all()
+  assert hint.tokens.shape == (8, 1, 2)
+  step_lib.validation_step(changed, _state(optimizer).params, batch, seed=0)
+  assert len(seen["context"]) == 1
+
+
 def _state(optimizer, step: int = 0) -> state_lib.TrainState:
   params = {"a": jnp.float32(0.3), "b": jnp.float32(-0.2), "c": jnp.float32(0.5)}
   return state_lib.create(params, optimizer.init).replace(step=jnp.int32(step))
