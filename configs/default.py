@@ -108,7 +108,7 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     prompts="labels",
     prompt_seed=0,
     captions=4,
-    caption_drop=0.25,
+    caption_drop=0.1,
     augment=0.0,
     num_workers=0,
   )
