@@ -145,7 +145,7 @@ def test_train_batches_draw_captions_and_leave_out_labels(captioned, source):
     assert batches[0][name].dtype == plain[0][name].dtype
 
 
-def test_batches_other_than_of_training_read_caption_0(captioned):
+def test_epoch_batches_read_caption_0(captioned):
   (batch,) = pipeline.epoch_batches(captioned, batch_size=len(captioned))
   np.testing.assert_array_equal(batch["txt_emb"][:, 0, 0], batch["row"])
   assert (batch["view"] >= 0).all()

@@ -57,7 +57,7 @@ def test_context_embedder_puts_an_unmasked_null_token_first(embedder):
   np.testing.assert_allclose(pooled, [want] * 2, atol=1e-6)
 
 
-def test_an_optional_stream_may_be_missing():
+def test_context_embedder_accepts_a_missing_optional_stream():
   text = StreamSpec(name="text", num_tokens=2, width=4)
   other = StreamSpec(name="other", num_tokens=1, width=3, optional=True)
   model = embedding.ContextEmbedder((text, other), width=8)

@@ -130,7 +130,7 @@ def test_clip_columns_are_not_made_twice(settings, records, save, counted):
   assert messages == []
 
 
-def test_captions_are_columns_of_training_rows(settings, records, save, counted):
+def test_make_stores_captions_of_training_rows(settings, records, save, counted):
   needs = base.needs("clip_text", "clip_image", model=save())
   make(settings, records, needs)
   before, num_train = counted["rows"], records.num_rows["train"]
