@@ -331,13 +331,17 @@ def logs_restored(monkeypatch) -> None:
 
 
 @pytest.fixture
-def run_main(monkeypatch, capfd, logs_restored) -> Callable[..., Ended]:
+def run_main(monkeypatch, capfd, logs_restored, share_programs) -> Callable[..., Ended]:
   """Runs a main in this process, as a shell would: `run_main("prepare", "--...")`.
 
-  It saves the seconds that a process needs for its imports. Tests that need a process
-  (signals, kills, limits) use `command`.
+  It saves the seconds that a process needs for its imports, and for programs that an
+  earlier test compiled. Tests that need a process (signals, kills, limits) use
+  `command`.
   """
   from cxr_diffusion_jax.cli import command as command_lib
+  from cxr_diffusion_jax.training import denoiser_trainer
+
+  monkeypatch.setattr(denoiser_trainer, "make_programs", share_programs)
 
   def run(name: str, *arguments: str) -> Ended:
     monkeypatch.setattr(sys, "argv", [name, *arguments])

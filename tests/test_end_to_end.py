@@ -18,7 +18,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture
-def trained(workdir, small, command, ended):
+def trained(workdir, small, run_main):
   """The run, trained for 20 steps by the command if it is not yet."""
   if not workdir.is_dir():
     arguments = small.arguments(
@@ -29,7 +29,7 @@ def trained(workdir, small, command, ended):
       train__validate_every=10,
       train__log_every=5,
     )
-    result = ended(command("main", *arguments))
+    result = run_main("main", *arguments)
     assert result.code == 0, result.err
     assert "finished at step 20" in result.out
   return workdir
@@ -246,17 +246,24 @@ def test_report_shows_losses_pictures_and_the_data(trained, run_main, samples):
   assert len(_read(trained / "report.png")) > 600
 
 
-@pytest.mark.parametrize("folder", ["images", "references", "."])
+@pytest.mark.parametrize(
+  ("folder", "more"),
+  [
+    ("images", []),
+    ("references", ["--grid=seed=0,1"]),
+    (".", ["--init=x"]),
+    ("images", ["--interpolate", "a", "b"]),
+  ],
+)
 def test_sample_refuses_a_folder_with_files_of_the_user(
-  folder, trained, run_main, tmp_path
+  folder, more, trained, run_main, tmp_path
 ):
   (tmp_path / folder).mkdir(exist_ok=True)
   (tmp_path / folder / "scan.png").write_text("mine")
-  arguments = [f"--workdir={trained}", f"--out={tmp_path}"]
-  for more in ([], ["--grid=seed=0,1"], ["--init=x"], ["--interpolate", "a", "b"]):
-    complaint = run_main("sample", *arguments, *more).complaint
-    assert f"{tmp_path} holds files that this command did not write" in complaint
-    assert "scan.png" in complaint
+  arguments = [f"--workdir={trained}", f"--out={tmp_path}", *more]
+  complaint = run_main("sample", *arguments).complaint
+  assert f"{tmp_path} holds files that this command did not write" in complaint
+  assert "scan.png" in complaint
   assert (tmp_path / folder / "scan.png").read_text() == "mine"
   assert [path.name for path in tmp_path.rglob("*.*")] == ["scan.png"]
 

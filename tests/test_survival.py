@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 from cxr_diffusion_jax.run import checkpoints
+from tests.stress import kill_resume
 
 
 def _whole(workdir: pathlib.Path) -> list[int]:
@@ -25,37 +27,39 @@ def _wait_for(condition, process: subprocess.Popen) -> None:
     time.sleep(0.02)
 
 
-def test_survival_of_kills_at_random_moments(small, repository, tmp_path):
-  """Two of the kills that `tests/stress/kill_resume.py` does twenty of."""
-  script = repository / "tests" / "stress" / "kill_resume.py"
-  arguments = small.arguments(train__num_steps=40)
-  done = subprocess.run(
-    [sys.executable, script, "--kills=2", f"--folder={tmp_path}", "--", *arguments],
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
-  )
-  assert done.returncode == 0, done.stdout + done.stderr
-  assert done.stdout.count("whole checkpoints [") == 2
-  assert "bit-equal to the uninterrupted run: True; broken promises: 0" in done.stdout
-
-
-def test_survival_of_a_signal_saves_and_exits_with_its_number(
+def test_survival_of_a_kill_and_a_signal_loses_nothing(
   small, command, ended, run_main, tmp_path
 ):
-  arguments = small.arguments(tmp_path, train__num_steps=10**6)
-  process = command("main", *arguments)
-  _wait_for(lambda: _whole(tmp_path), process)
+  """What three lives learn is what one learns: `tests/stress` kills twenty times."""
+  forever = small.arguments(train__num_steps=10**6)
+  workdir, log = tmp_path / "run", tmp_path / "log.txt"
+  # Killed inside its second save.
+  plan = kill_resume.Plan(saves=2, delay=0)
+  reported = kill_resume.live(workdir, forever, log, plan)
+  assert reported.startswith("killed after"), reported
+  before = _whole(workdir)
+  assert before
+  process = command("main", *forever, f"--workdir={workdir}")
+  _wait_for(lambda: max(_whole(workdir)) > before[-1], process)
   # A second run of this folder is refused, naming the first.
-  complaint = run_main("main", *arguments).complaint
-  assert f"{tmp_path} is in use by process {process.pid} on" in complaint
+  complaint = run_main("main", *forever, f"--workdir={workdir}").complaint
+  assert f"{workdir} is in use by process {process.pid} on" in complaint
   process.send_signal(signal.SIGTERM)
   result = ended(process)
   assert result.code == 143, result.err
-  saved = max(_whole(tmp_path))
+  assert f"resuming from checkpoints/{before[-1]}" in result.err
+  saved = max(_whole(workdir))
   assert f"saved at step {saved}; repeat the same command to continue" in result.out
   assert "Traceback" not in result.err
+  # The last life, and the only one of a run that nothing interrupts.
+  whole = tmp_path / "whole"
+  for folder in (workdir, whole):
+    arguments = small.arguments(folder, train__num_steps=saved + 2)
+    result = run_main("main", *arguments)
+    assert f"finished at step {saved + 2}" in result.out, result.err
+    resumed = f"resuming from checkpoints/{saved}" in result.err
+    assert resumed == (folder == workdir)
+  assert kill_resume.equal(whole, workdir)
 
 
 def test_survival_of_an_interrupt_before_training_shows_no_traceback(
@@ -88,7 +92,7 @@ command.run(main.main)
 """
 
 
-def test_survival_of_a_disk_that_fills_up_during_a_save(
+def test_survival_of_a_disk_that_fills_up_inside_a_save(
   small, repository, tmp_path, run_main
 ):
   arguments = small.arguments(tmp_path / "run")
@@ -107,11 +111,17 @@ def test_survival_of_a_disk_that_fills_up_during_a_save(
   assert "the last whole one is of step 2" in last
   assert len(last) < 500
   assert _whole(tmp_path / "run") == [2]
-  # With room again, the same command goes on to the end.
+  # What a kill leaves is not taken for whole either.
+  torn = tmp_path / "run" / "checkpoints" / "6.orbax-checkpoint-tmp"
+  shutil.copytree(tmp_path / "run" / "checkpoints" / "2", torn)
+  with checkpoints.open_manager(tmp_path / "run", read_only=True) as manager:
+    assert manager.latest_step() == 2
+  # With room again, the same command goes on to the end, and tidies up.
   again = run_main("main", *arguments)
   assert again.code == 0, again.err
   assert "finished at step 6" in again.out
   assert _whole(tmp_path / "run") == [4, 6]
+  assert not torn.exists()
 
 
 def test_survival_reports_no_room_for_a_checkpoint_before_training(
@@ -137,16 +147,3 @@ def test_survival_of_a_picture_that_does_not_fit_on_the_disk(
     "error: step_0000000.png: No space left on device;"
     " fix: free disk space or change its rights, then repeat the command"
   )
-
-
-def test_survival_detects_a_damaged_checkpoint(small, run_main, tmp_path):
-  """What a kill leaves is passed over, and tidied up; the run goes on before it."""
-  run_main("main", *small.arguments(tmp_path, train__num_steps=4))
-  torn = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp"
-  os.rename(tmp_path / "checkpoints" / "4", torn)
-  with checkpoints.open_manager(tmp_path, read_only=True) as manager:
-    assert manager.latest_step() == 2
-  result = run_main("main", *small.arguments(tmp_path))
-  assert result.code == 0, result.err
-  assert _whole(tmp_path) == [4, 6]
-  assert not torn.exists()

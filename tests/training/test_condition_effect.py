@@ -6,12 +6,15 @@ phrasings and from a text encoder of 60 steps, it takes longer and is less sure.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
 from PIL import Image
 import pytest
 
+from cxr_diffusion_jax.encoders.clip import small as clip_small
+from cxr_diffusion_jax.encoders.standin import training as standin
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
@@ -63,8 +66,12 @@ def _seen(images: np.ndarray) -> np.ndarray:
   ],
 )
 def test_condition_effect_is_larger_than_that_of_noise(
-  path, num_steps, share, small, squares
+  path, num_steps, share, small, squares, monkeypatch
 ):
+  # Squares need a small image encoder.
+  sizes = clip_small.SmallClip(image_size=32, image_layers=1)
+  small_settings = functools.partial(standin.TrainSettings, sizes=sizes)
+  monkeypatch.setattr(standin, "TrainSettings", small_settings)
   small_recipe = dataclasses.replace(
     small, path=path, root=squares, records_dir=squares.parent / "records"
   )
