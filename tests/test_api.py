@@ -1,6 +1,5 @@
 """The Python interface: a run that travelled alone, sampled from Python."""
 
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -13,22 +12,19 @@ import pytest
 import cxr_diffusion_jax as cxr
 from cxr_diffusion_jax import api, errors
 from cxr_diffusion_jax.evaluation.metrics import diversity, frechet
+from tests.fixtures.runs import save_run
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> pathlib.Path:
-  return tmp_path_factory.mktemp("runs") / "small"
+def saved(run_of, tmp_path_factory) -> pathlib.Path:
+  """The folder of a run whose parameters are noise."""
+  return save_run(run_of("findings"), tmp_path_factory.mktemp("runs") / "small")
 
 
 @pytest.fixture
-def run(trained, small, run_main, tmp_path) -> api.Run:
-  """A run of two steps, copied without its dataset."""
-  if not trained.exists():
-    recipe = dataclasses.replace(small, path="findings")
-    arguments = recipe.arguments(trained, train__num_steps=2)
-    ended = run_main("main", *arguments)
-    assert ended.code == 0, ended.err
-  folder = shutil.copytree(trained, tmp_path / "moved")
+def run(saved, tmp_path) -> api.Run:
+  """The run, copied without its dataset."""
+  folder = shutil.copytree(saved, tmp_path / "moved")
   card = json.loads((folder / "dataset.json").read_text())
   for key in ("root", "records_dir"):
     card[key] = str(tmp_path / "gone")
@@ -52,8 +48,8 @@ def test_sample_refuses_what_the_run_cannot_use(run):
     run.sample(sampler="eular")
 
 
-def test_sample_takes_rows_of_the_dataset(run, trained, small):
-  there = cxr.load_run(trained)
+def test_sample_takes_rows_of_the_dataset(run, saved):
+  there = cxr.load_run(saved)
   ids = [str(name) for name in there.dataset.ids("test")[:2]]
   images = there.sample(image_ids=ids, num_steps=2, guidance=2.0)
   assert images.shape == (2, 32, 32)
@@ -102,7 +98,7 @@ def test_load_run_names_a_folder_without_a_run(tmp_path):
 
 def test_load_run_downloads_a_repository(run, monkeypatch):
   monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: run.folder)
-  assert cxr.load_run("someone/chest").checkpoint_step == 2
+  assert cxr.load_run("someone/chest").checkpoint_step == 3
 
 
 def test_api_import_is_quick():
