@@ -92,7 +92,7 @@ command.run(main.main)
 """
 
 
-def test_survival_of_a_disk_that_fills_up_inside_a_save(
+def test_survival_of_a_disk_that_fills_up_during_a_save(
   small, repository, tmp_path, run_main
 ):
   arguments = small.arguments(tmp_path / "run")
