@@ -94,15 +94,22 @@ pytest_plugins = (
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
-# A model of 25,000 parameters on images of 32 pixels: seconds to compile.
+# Networks of 25,000 parameters: seconds to compile, the DiT half as many.
+NETWORKS = {
+  "tiny": {
+    "model.block_channels": (8,),
+    "model.attention": (False,),
+    "model.num_heads": 2,
+    "model.context_width": 8,
+    "model.norm_groups": 4,
+  },
+  "dit_tiny": {"model.depth": 1, "model.width": 32, "model.num_heads": 2},
+}
+
+# A run on images of 32 pixels.
 SMALL = {
   "data.image_size": 32,
   "codec.levels": 1,
-  "model.block_channels": (8,),
-  "model.attention": (False,),
-  "model.num_heads": 2,
-  "model.context_width": 8,
-  "model.norm_groups": 4,
   # Runs of any length are one program then, compiled once.
   "optimizer.schedule": "constant",
   "optimizer.warmup_steps": 2,
@@ -138,29 +145,31 @@ class Small:
     root: the tree.
     records_dir: the folder of its records, shared by all tests.
     path: the conditioning path.
+    size: of the network, one of `NETWORKS`.
   """
 
   root: pathlib.Path
   records_dir: pathlib.Path
   path: str = "elixr_c"
+  size: str = "tiny"
 
   def changes(self, **changes) -> dict:
-    """Changes to `PATH.py:tiny`; `train__num_steps=3` sets train.num_steps."""
+    """Changes to `PATH.py:SIZE`; `train__num_steps=3` sets train.num_steps."""
     folders = {"data.root": str(self.root), "data.records_dir": str(self.records_dir)}
     more = {name.replace("__", "."): value for name, value in changes.items()}
-    return {**SMALL, **SMALL_PATH[self.path], **folders, **more}
+    return {**SMALL, **NETWORKS[self.size], **SMALL_PATH[self.path], **folders, **more}
 
   def config(self, **changes):
     """A ConfigDict with the recipe."""
     module = importlib.import_module(f"configs.{self.path}")
-    config = module.get_config("tiny")
+    config = module.get_config(self.size)
     config.update_from_flattened_dict(self.changes(**changes))
     return config
 
   def arguments(self, workdir: pathlib.Path | None = None, **changes) -> list[str]:
     """The recipe as flags of `main` (with a workdir) or `prepare`."""
     config = REPOSITORY / "configs" / f"{self.path}.py"
-    result = [f"--config={config}:tiny"]
+    result = [f"--config={config}:{self.size}"]
     result += [
       f"--config.{name}={value}" for name, value in self.changes(**changes).items()
     ]
@@ -234,6 +243,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     standin=True,
   )
   return Small(root=root, records_dir=folder / "records")
+
+
+@pytest.fixture(scope="session")
+def small_dit(small) -> Small:
+  """`small` with the network that compiles sooner, where any will do."""
+  return dataclasses.replace(small, size="dit_tiny")
 
 
 @pytest.fixture(scope="session")

@@ -28,10 +28,10 @@ def _wait_for(condition, process: subprocess.Popen) -> None:
 
 
 def test_survival_of_a_kill_and_a_signal_loses_nothing(
-  small, command, ended, run_main, tmp_path
+  small_dit, command, ended, run_main, tmp_path
 ):
   """What three lives learn is what one learns: `tests/stress` kills twenty times."""
-  forever = small.arguments(train__num_steps=10**6)
+  forever = small_dit.arguments(train__num_steps=10**6)
   workdir, log = tmp_path / "run", tmp_path / "log.txt"
   # Killed inside its second save.
   plan = kill_resume.Plan(saves=2, delay=0)
@@ -54,7 +54,7 @@ def test_survival_of_a_kill_and_a_signal_loses_nothing(
   # The last life, and the only one of a run that nothing interrupts.
   whole = tmp_path / "whole"
   for folder in (workdir, whole):
-    arguments = small.arguments(folder, train__num_steps=saved + 2)
+    arguments = small_dit.arguments(folder, train__num_steps=saved + 2)
     result = run_main("main", *arguments)
     assert f"finished at step {saved + 2}" in result.out, result.err
     resumed = f"resuming from checkpoints/{saved}" in result.err
@@ -63,9 +63,9 @@ def test_survival_of_a_kill_and_a_signal_loses_nothing(
 
 
 def test_survival_of_an_interrupt_before_training_shows_no_traceback(
-  small, command, ended, tmp_path
+  small_dit, command, ended, tmp_path
 ):
-  process = command("main", *small.arguments(tmp_path / "run"))
+  process = command("main", *small_dit.arguments(tmp_path / "run"))
   _wait_for((tmp_path / "run").is_dir, process)
   process.send_signal(signal.SIGINT)
   result = ended(process)
@@ -93,9 +93,9 @@ command.run(main.main)
 
 
 def test_survival_of_a_disk_that_fills_up_during_a_save(
-  small, repository, tmp_path, run_main
+  small_dit, repository, tmp_path, run_main
 ):
-  arguments = small.arguments(tmp_path / "run")
+  arguments = small_dit.arguments(tmp_path / "run")
   done = subprocess.run(
     [sys.executable, "-c", FILLED, *arguments],
     cwd=repository,
@@ -125,23 +125,23 @@ def test_survival_of_a_disk_that_fills_up_during_a_save(
 
 
 def test_survival_reports_no_room_for_a_checkpoint_before_training(
-  small, run_main, tmp_path, monkeypatch
+  small_dit, run_main, tmp_path, monkeypatch
 ):
   usage = os.statvfs_result((4096, 4096, 9, 9, 9, 0, 0, 0, 0, 255))
   monkeypatch.setattr(os, "statvfs", lambda path: usage)
-  complaint = run_main("main", *small.arguments(tmp_path)).complaint
+  complaint = run_main("main", *small_dit.arguments(tmp_path)).complaint
   assert "0.0 MB free for the checkpoints" in complaint
   assert "none is whole yet" in complaint
 
 
 def test_survival_of_a_picture_that_does_not_fit_on_the_disk(
-  small, run_main, tmp_path, monkeypatch
+  small_dit, run_main, tmp_path, monkeypatch
 ):
   def full(*_):
     raise OSError(28, "No space left on device", "step_0000000.png")
 
   monkeypatch.setattr("cxr_diffusion_jax.pictures.save", full)
-  arguments = small.arguments(tmp_path, train__sample_every=2)
+  arguments = small_dit.arguments(tmp_path, train__sample_every=2)
   complaint = run_main("main", *arguments).complaint
   assert complaint == (
     "error: step_0000000.png: No space left on device;"

@@ -6,13 +6,15 @@ from cxr_diffusion_jax.encoders import opening
 from cxr_diffusion_jax.run import run as run_lib
 
 
-def test_encoder_path_and_config_are_three_files(install, small, tmp_path, run_main):
+def test_encoder_path_and_config_are_three_files(
+  install, small_dit, tmp_path, run_main
+):
   install("encoders/columns/grey.py")
   install("conditioning/grey_and_letters.py")
   config = install("configs/grey_and_letters.py")
-  arguments = small.arguments(tmp_path / "run", train__num_steps=2)
+  arguments = small_dit.arguments(tmp_path / "run", train__num_steps=2)
   arguments = [a for a in arguments[1:] if not a.startswith("--config.conditioning")]
-  ended = run_main("main", f"--config={config}:tiny", *arguments)
+  ended = run_main("main", f"--config={config}:dit_tiny", *arguments)
   assert ended.code == 0, ended.err
   run = run_lib.open_run(tmp_path / "run")
   needs = run.recipe.conditioner.needs

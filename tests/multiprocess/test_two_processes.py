@@ -79,14 +79,14 @@ def two(repository):
     process.communicate()
 
 
-def test_two_processes_learn_what_one_learns(two, small, run_main, tmp_path):
+def test_two_processes_learn_what_one_learns(two, small_dit, run_main, tmp_path):
   changes = {"train__num_steps": STEPS, "train__sample_every": 4}
   together, alone = tmp_path / "together", tmp_path / "alone"
-  processes = two(small.arguments(together, parallel__num_devices=0, **changes))
+  processes = two(small_dit.arguments(together, parallel__num_devices=0, **changes))
   for process in processes:
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-  result = run_main("main", *small.arguments(alone, **changes))
+  result = run_main("main", *small_dit.arguments(alone, **changes))
   assert result.code == 0, result.err
   of_two, of_one = _losses(together), _losses(alone)
   assert len(of_one["train/loss"]) == STEPS
@@ -99,10 +99,10 @@ def test_two_processes_learn_what_one_learns(two, small, run_main, tmp_path):
   assert config["train"]["num_steps"] == STEPS
 
 
-def test_two_processes_end_cleanly_on_a_signal_to_one(two, small, tmp_path):
+def test_two_processes_end_cleanly_on_a_signal_to_one(two, small_dit, tmp_path):
   workdir = tmp_path / "run"
   processes = two(
-    small.arguments(workdir, parallel__num_devices=0, train__num_steps=100_000)
+    small_dit.arguments(workdir, parallel__num_devices=0, train__num_steps=100_000)
   )
   deadline = time.monotonic() + 120
   while not (workdir / "checkpoints" / "2").exists():

@@ -54,7 +54,7 @@ def emulator(monkeypatch) -> Iterator[None]:
 
 
 def test_bucket_run_is_trained_resumed_and_sampled(
-  small, repository, emulator, run_main, tmp_path
+  small_dit, repository, emulator, run_main, tmp_path
 ):
   def run(name: str, *arguments: str) -> str:
     result = run_main(name, *arguments)
@@ -62,8 +62,8 @@ def test_bucket_run_is_trained_resumed_and_sampled(
     return result.out + result.err
 
   steps = {"train__checkpoint_every": 1, "train__sample_every": 1}
-  run("main", *small.arguments(RUN, train__num_steps=1, **steps))
-  out = run("main", *small.arguments(RUN, train__num_steps=2, **steps))
+  run("main", *small_dit.arguments(RUN, train__num_steps=1, **steps))
+  out = run("main", *small_dit.arguments(RUN, train__num_steps=2, **steps))
   assert "resuming from checkpoints/1" in out
   assert "finished at step 2" in out
   images = tmp_path / "images"
