@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import gc
 import importlib
 import logging
 import os
@@ -366,6 +367,9 @@ def run_main(monkeypatch, capfd, logs_restored, share_programs) -> Callable[...,
     monkeypatch.chdir(REPOSITORY)
     capfd.readouterr()
     code, module = 0, {}
+    # A refusal collects garbage, of which a process of its own has little: without
+    # this, a second and a half for all that earlier tests have left.
+    gc.freeze()
     try:
       # A new module each time, because it defines flags when it is executed.
       module = runpy.run_module(f"cxr_diffusion_jax.{name}", run_name="under_test")
@@ -373,6 +377,7 @@ def run_main(monkeypatch, capfd, logs_restored, share_programs) -> Callable[...,
     except SystemExit as stop:
       code = stop.code or 0
     finally:
+      gc.unfreeze()
       # Remove the flags of the main alone: imported libraries keep theirs.
       groups = [value for value in module.values() if isinstance(value, dict)]
       holders = [
