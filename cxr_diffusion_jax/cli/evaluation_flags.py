@@ -101,7 +101,19 @@ def _define_metrics() -> Holders:
       "classifiers": texts(
         "classifiers",
         [],
-        "NAME.onnx of classifiers that judge findings, with NAME.json next to each.",
+        "NAME.onnx or NAME.safetensors of classifiers that judge findings, with"
+        " NAME.json next to each.",
+      ),
+      "segmenter": flags.DEFINE_string(
+        "segmenter",
+        "",
+        "NAME.onnx of a segmenter of heart and lungs, with NAME.json next to it.",
+      ),
+      "reidentification": flags.DEFINE_string(
+        "reidentification",
+        "",
+        "NAME.onnx of a network whose embedding recognises patients, with NAME.json"
+        " next to it.",
       ),
       "elixr_models": flags.DEFINE_string(
         "elixr_models", "", "Folder or hub id of ELIXR's SavedModels, as a judge."

@@ -17,7 +17,7 @@ import numpy as np
 from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
-from cxr_diffusion_jax.evaluation import measurement
+from cxr_diffusion_jax.evaluation import leaks, measurement
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
@@ -27,14 +27,10 @@ from cxr_diffusion_jax.evaluation.metrics import (
   condition_diversity,
   fidelity,
   memorisation,
-  privacy,
 )
 
 # Increased when the same images give different figures: saved ones are remeasured.
-FORMAT = 4
-
-# Pairs of generated and training images that are kept for pictures.
-NUM_PAIRS = 16
+FORMAT = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,12 +38,14 @@ class Assessment:
   """The figures of one set.
 
   Attributes:
-    nearest: rows of a generated and its nearest training image, and a caption.
+    nearest: rows of a generated and its nearest training image, and a caption; as
+      `copies`, and `elicited` of images generated for conditions of training images.
   """
 
   measurements: Sequence[Measurement]
   nearest: Sequence[tuple[int, int, str]] = ()
   copies: Sequence[tuple[int, int, str]] = ()
+  elicited: Sequence[tuple[int, int, str]] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +86,7 @@ def assess(
     measurements=[one for part in parts for one in part.measurements],
     nearest=[pair for part in parts for pair in part.nearest],
     copies=[pair for part in parts for pair in part.copies],
+    elicited=[pair for part in parts for pair in part.elicited],
   )
   if path is not None:
     values = {"schema": measurement.SCHEMA, **dataclasses.asdict(whole)}
@@ -222,42 +221,7 @@ def _privacy(
   progress: types.Progress,
 ) -> Assessment:
   del metrics
-  if context.training is None:
-    reason = "the training images of the model are not known"
-    num = len(generated.images)
-    return Assessment(
-      measurements=[judges_lib.undefined("distance_to_training_p50", reason, num=num)]
-    )
-  name = context.preferred.name
-  report = privacy.measure(
-    generated.features[name],
-    generated.images,
-    context.privacy_reference,
-    conditioning=context.features[name]["conditions"] if context.aligned else None,
-    progress=progress,
-  )
-  figures = report.measurements
-  if generated.elicited is not None:
-    figures += memorisation.measure(
-      *generated.elicited, context.privacy_reference, progress=progress
-    )
-
-  def captioned(pairs: Sequence[privacy.Pair]) -> list[tuple[int, int, str]]:
-    return [
-      (
-        pair.generated,
-        pair.training,
-        f"{pair.kind}: {pair.generated_id} and training {pair.training_id}, distance"
-        f" {pair.distance:.3g}; {pair.real_share:.0%} of real test images are nearer",
-      )
-      for pair in pairs[:NUM_PAIRS]
-    ]
-
-  return Assessment(
-    measurements=figures,
-    nearest=captioned(report.nearest),
-    copies=captioned(report.duplicates),
-  )
+  return Assessment(**leaks.measure(context, generated, progress))
 
 
 # Subject -> what measures it of one set of images.
@@ -281,6 +245,7 @@ def _fingerprint(
     [extractor.fingerprint for extractor in context.extractors],
     context.judge.fingerprint if context.judge else "",
     [one.extractor.fingerprint for one in context.classifiers],
+    [one.fingerprint for one in (context.segmenter, context.reidentification) if one],
     *([str(name) for name in images.ids] for images in sets),
     0 if generated.repeats is None else list(generated.repeats.shape),
   ]
@@ -296,4 +261,5 @@ def _read(path: pathlib.Path) -> Assessment:
     ],
     nearest=[tuple(pair) for pair in values["nearest"]],
     copies=[tuple(pair) for pair in values["copies"]],
+    elicited=[tuple(pair) for pair in values["elicited"]],
   )

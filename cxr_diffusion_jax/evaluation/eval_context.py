@@ -20,14 +20,19 @@ from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders.extractors import classifiers as classifiers_lib
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
+from cxr_diffusion_jax.encoders.extractors.onnx_network import open_embedding
+from cxr_diffusion_jax.encoders.extractors.segmenter import open_segmenter
 from cxr_diffusion_jax.encoders.probes import probe, probe_settings
 from cxr_diffusion_jax.evaluation import real_sets
-from cxr_diffusion_jax.evaluation.judges import classifier
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import privacy
+from cxr_diffusion_jax.evaluation.metrics import (
+  reidentification as reidentification_lib,
+)
 from cxr_diffusion_jax.run import run as run_lib
 
 # Preferred extractors for figures that need only one; closest to chest X-rays first.
@@ -42,6 +47,8 @@ class EvalContext:
     judge: a classifier of findings, trained on other images than conditions and
       reference; None for none.
     classifiers: those among the judges that others have trained.
+    segmenter: the user's, of heart and lungs.
+    reidentification: the user's network that recognises patients.
     features: extractor -> "conditions", "reference", "training" and, of runs, "split"
       -> [n d].
     judges_of: opens the judges for other conditions, since some compare each image with
@@ -60,7 +67,9 @@ class EvalContext:
   features: Mapping[str, Mapping[str, np.ndarray]]
   settings: DataSettings | None = None  # None for folders of images
   records: records_lib.Records | None = None  # None for folders of images
-  classifiers: Sequence[classifier.Classifier] = ()
+  classifiers: Sequence[classifiers_lib.Classifier] = ()
+  segmenter: Extractor | None = None
+  reidentification: Extractor | None = None
   phantom: bool = False
   cache: pathlib.Path | None = None
   aligned: bool = True
@@ -136,16 +145,23 @@ def of_runs(
   classifiers: Sequence[str] = (),
   probe_changes: artifacts.JsonMapping | None = None,
   elixr_models: str = "",
+  segmenter: str = "",
+  reidentification: str = "",
   progress: types.Progress = types.no_progress,
 ) -> EvalContext:
   """Prepares the evaluation of runs on the same records.
 
-  `probe_changes` are to the probe's `default_settings`.
+  Args:
+    probe_changes: to the probe's `default_settings`.
+    segmenter: the user's NAME.onnx, as `reidentification`; "" for none.
 
   Raises:
     errors.InputError: no such split, too few images, or unavailable features.
   """
   dataset, settings = runs[0].dataset, runs[0].data
+  # Refuses files that do not fit before any long work.
+  organs = open_segmenter(segmenter) if segmenter else None
+  identifying = open_embedding(reidentification) if reidentification else None
   records = dataset.records
   whole, sets = real_sets.select(runs, split, num, per_patient)
   judge = train_judge(records, probe_changes, progress)
@@ -153,19 +169,29 @@ def of_runs(
     features, settings=settings, probe=judge, weights=weights
   )
   cache = records.folder / "features"
-  opened_classifiers = classifier.open_classifiers(weights, extractors, classifiers)
+  opened_judges = classifiers_lib.open_classifiers(weights, extractors, classifiers)
   judges, without = judges_lib.open_judges(
     judge,
     judge_name(dataset.phantom),
     settings,
-    classifiers=opened_classifiers,
+    classifiers=opened_judges,
     validation=image_set.of_records(records, "validation"),
     elixr_models=elixr_models,
     cache=cache,
     progress=progress,
   )
-  open_aligned = _aligned_judges(runs[0], judge, sets["training"], progress)
+  open_aligned = judges_lib.aligned_judges(
+    settings.root,
+    records,
+    sets["training"],
+    judge,
+    judge_name(dataset.phantom),
+    organs,
+    progress,
+  )
   aligned, not_aligned = open_aligned(sets["conditions"])
+  if identifying is None:
+    without["re-identification"] = reidentification_lib.NO_NETWORK
   return EvalContext(
     settings=settings,
     records=records,
@@ -176,7 +202,9 @@ def of_runs(
     training=sets["training"],
     judge=judge,
     judges=[*judges, *aligned],
-    classifiers=opened_classifiers,
+    classifiers=opened_judges,
+    segmenter=organs,
+    reidentification=identifying,
     extractors=extractors,
     skipped=skipped | without | not_aligned,
     features=real_sets.features(cache, extractors, whole, sets, progress),
@@ -184,40 +212,6 @@ def of_runs(
     whole=whole,
     judges_of=lambda conditions: [*judges, *open_aligned(conditions)[0]],
   )
-
-
-def _aligned_judges(
-  run: run_lib.Run,
-  judge: probe.Probe,
-  training: ImageSet,
-  progress: types.Progress,
-) -> Callable[[ImageSet], tuple[list[judges_lib.JudgeFn], dict[str, str]]]:
-  """Opens judges that compare images with those of given conditions, each once.
-
-  The function returns the judges, and why others are unavailable.
-  """
-  records = run.dataset.records
-
-  @functools.cache
-  def open_judges(
-    conditions: ImageSet,
-  ) -> tuple[list[judges_lib.JudgeFn], dict[str, str]]:
-    opened = {
-      "anatomy": judges_lib.of_anatomy(
-        run.data.root,
-        training,
-        conditions,
-        records.folder / "anatomy_regressor",
-        progress,
-      ),
-      "boxes": judges_lib.of_boxes(
-        records, conditions, judge, judge_name(run.dataset.phantom)
-      ),
-    }
-    reasons = {name: one for name, one in opened.items() if isinstance(one, str)}
-    return [one for one in opened.values() if not isinstance(one, str)], reasons
-
-  return open_judges
 
 
 def of_split(

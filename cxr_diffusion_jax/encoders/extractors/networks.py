@@ -171,6 +171,12 @@ def open_network(name: str, location: str) -> Extractor | str:
   )
 
 
+def read_stored(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Arrays of a safetensors file, without those that no network here has."""
+  arrays = safetensors_folder.read_arrays([path])
+  return {key: array for key, array in arrays.items() if not key.endswith(_UNUSED)}
+
+
 def resize_as_tensorflow_1(images: jax.Array, side: int) -> jax.Array:
   """Bilinear between the pixels at i * size / side and its next, as TensorFlow 1 did.
 
@@ -195,9 +201,4 @@ def _read_weights(name: str, path: pathlib.Path, network: Network) -> types.Para
   if path.suffix != ".safetensors" or not path.is_file():
     what = "is no safetensors" if path.is_file() else "is absent"
     raise errors.InputError(f"{path} {what}", "a file in safetensors", fix)
-  stored = {
-    key: array
-    for key, array in safetensors_folder.read_arrays([path]).items()
-    if not key.endswith(_UNUSED)
-  }
-  return names.fit(stored, shapes(network), str(path), fix)
+  return names.fit(read_stored(path), shapes(network), str(path), fix)

@@ -47,6 +47,8 @@ class PathResult:
       same noise in every path; of its first run and sampling seed.
     neighbours: uint8 [m 2 h w 1], generated images beside their nearest training
       images, nearest pair first; m may be 0.
+    elicited: uint8 [m 2 h w 1], images generated for conditions of training images
+      beside these, copies first; m may be 0.
     references: uint8 [k h w 1], the images that these conditions were made from, where
       they are not the real images themselves; k may be 0.
     curve: label efficiency: (share of the real training images, arm, macro AUROC) of
@@ -66,6 +68,8 @@ class PathResult:
   references: Sequence[np.ndarray] | np.ndarray = ()
   curve: Sequence[tuple[float, str, Measurement]] = ()
   generated: ImageSet | None = None
+  elicited: Sequence[np.ndarray] = ()
+  elicited_captions: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

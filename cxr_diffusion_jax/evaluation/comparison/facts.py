@@ -65,6 +65,20 @@ def neighbours(
   }
 
 
+def elicited(
+  generated: assessment.GeneratedSet, judged: assessment.Assessment
+) -> artifacts.Json:
+  """Images for training conditions beside training images: copies, then the nearest."""
+  if generated.elicited is None:
+    return {}
+  of_training, _ = generated.elicited
+  pairs = judged.elicited[:NUM_NEIGHBOURS]
+  images = of_training.generated.images, of_training.originals.images
+  beside = [np.stack([images[0][a], images[1][b]]) for a, b, _ in pairs]
+  captions = [caption for _, _, caption in pairs]
+  return {"elicited": beside, "elicited_captions": captions} if pairs else {}
+
+
 def few_positives(context: EvalContext) -> list[str]:
   """A warning where means over findings are of few images with one of them."""
   if "findings" not in context.conditions.labels:

@@ -16,6 +16,7 @@ import numpy as np
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data.image_sets import folder as image_folder
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.encoders.extractors import classifiers as classifiers_lib
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.encoders.probes import probe
 from cxr_diffusion_jax.evaluation import assessment, selection
@@ -25,7 +26,6 @@ from cxr_diffusion_jax.evaluation.comparison import pooling
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison, PathResult
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import Options
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
-from cxr_diffusion_jax.evaluation.judges import classifier
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 
@@ -151,7 +151,7 @@ def _with_judges(
   validation: ImageSet | None,
   progress: types.Progress,
 ) -> EvalContext:
-  classifiers = classifier.open_classifiers(
+  classifiers = classifiers_lib.open_classifiers(
     options.weights, context.extractors, options.classifiers
   )
   judges, without = judges_lib.open_judges(

@@ -21,7 +21,11 @@ from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
-from cxr_diffusion_jax.evaluation.metrics import loss_membership, memorisation
+from cxr_diffusion_jax.evaluation.metrics import (
+  loss_membership,
+  memorisation,
+  reidentification,
+)
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import image_parts
 
@@ -46,26 +50,25 @@ class Options:
     per_patient: conditions of one patient at most; 0 for all of its images.
     primary: the figure that is named before the run: METRIC or METRIC:JUDGE. All others
       are exploratory.
-    classifiers: files NAME.onnx of the user's classifiers, as judges.
+    classifiers: files NAME.onnx or NAME.safetensors of the user's, as judges.
+    segmenter: file NAME.onnx of the user's, of heart and lungs; "" for none.
+    reidentification: file NAME.onnx of a network that recognises patients.
     changes: to the sample settings of the runs.
     sweep: guidance scales, of which each path's best is chosen; () for one common
       scale.
     sweep_num: validation conditions at each scale, at most.
-    memorisation_num: conditions of training images, of one patient each, that two
-      images each are generated for, to detect memorised images;
-      losses of eight times as many patients are compared. 0 for none.
+    memorisation_num: conditions of training images, of one patient each, for two
+      images each; losses of eight times as many patients are compared. 0 for none.
     memorisation_reference: RUN or RUN@STEP, whose losses are subtracted; "" for none.
     classifier_network: of the probe and of utility's classifiers; see `probe_settings`.
-    classifier_patience: figures of validation patients without growth that end their
-      training.
+    classifier_patience: checks without growth that end a training; 0 for the default.
     probe_steps: updates of the probe at most; 0 for the default.
     utility_num: images to train a classifier on; 0 for as many as are real.
     utility_ratios: of generated images that are added to real ones, 1 to 5.
     utility_balanced: whether the conditions of these have each finding equally often.
     utility_steps: updates of each of them at most; 0 for the default.
     reader_num: images of each path, and real ones, in the reader sheet; 0 for none.
-    elixr_models: folder or hub id of ELIXR's SavedModels, as a judge; "" for the
-      stand-in if there is one.
+    elixr_models: folder or hub id of ELIXR's SavedModels; "" for a stand-in, if any.
   """
 
   split: str = "test"
@@ -93,6 +96,8 @@ class Options:
   utility_fractions: Sequence[float] = (0.01, 0.1, 0.3, 1.0)
   reader_num: int = 10
   elixr_models: str = ""
+  segmenter: str = ""
+  reidentification: str = ""
 
   @functools.cached_property
   def records(self) -> tuple[Metric, ...]:
@@ -226,7 +231,7 @@ def assess_set(
     }
   wanted = {record.name for record in options.records}
   elicited = None
-  if wanted & {record.name for record in memorisation.METRICS}:
+  if {*options.records} & {*memorisation.METRICS, *reidentification.METRICS}:
     elicited = elicitation.elicit(
       of_rows, generator, options.memorisation_num, images, features, progress=progress
     )

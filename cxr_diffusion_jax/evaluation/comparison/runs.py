@@ -12,6 +12,7 @@ import pathlib
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.data.sources.nih import google_labels, layout
+from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation import eval_context as eval_context_lib
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
@@ -32,7 +33,11 @@ from cxr_diffusion_jax.evaluation.comparison.data import (
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import JudgedSet, Options
 from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
-from cxr_diffusion_jax.evaluation.judges import embedding_classifier, zero_shot
+from cxr_diffusion_jax.evaluation.judges import (
+  embedding_classifier,
+  expert_labels,
+  zero_shot,
+)
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Key, Measurement
 from cxr_diffusion_jax.evaluation.metrics import utility
@@ -83,6 +88,8 @@ def compare(
     classifiers=options.classifiers,
     probe_changes=options.classifier_changes(options.probe_steps),
     elixr_models=options.elixr_models,
+    segmenter=options.segmenter,
+    reidentification=options.reidentification,
     progress=progress,
   )
   sweep = sweep_lib.measure(context, paths, options, progress)
@@ -192,10 +199,7 @@ def _embeddings(
   columns = {
     column.description.name: column for run in runs for column in run.dataset.columns
   }
-  tree = layout.find_tree(settings.root)
-  expert = None
-  if tree.google_labels:
-    expert = google_labels.read_google_labels(tree.google_labels)
+  expert = _expert_labels(context)
   figures = []
   for name in EMBEDDINGS:
     if name in columns:
@@ -227,6 +231,38 @@ def _embeddings(
   return figures
 
 
+def _experts(context: EvalContext) -> list[Measurement]:
+  """The judges of findings against expert labels of real images, if there are any."""
+  records, expert = context.records, _expert_labels(context)
+  if records is None or expert is None:
+    return []
+  scorers = [
+    expert_labels.Scorer(
+      title=one.title,
+      findings=one.findings,
+      scores_fn=lambda images, one=one: one.head_fn(
+        features_lib.extract(one.extractor, images)
+      ),
+    )
+    for one in context.classifiers
+  ]
+  if context.judge is not None:
+    own = expert_labels.Scorer(
+      title=context.judge_name,
+      findings=records.vocabulary,
+      scores_fn=context.judge.scores,
+      standin=True,
+    )
+    scorers = [own, *scorers]
+  return expert_labels.measure(records, expert, scorers)
+
+
+def _expert_labels(context: EvalContext) -> google_labels.GoogleLabels | None:
+  assert context.settings is not None
+  paths = layout.find_tree(context.settings.root).google_labels
+  return google_labels.read_google_labels(paths) if paths else None
+
+
 def _result(
   context: EvalContext,
   path: ConditioningPath,
@@ -253,6 +289,7 @@ def _result(
     generated=first.generated.images,
     sweep=points,
     **comparison_facts.neighbours(context, images, first.assessment),
+    **comparison_facts.elicited(first.generated, first.assessment),
     description=path.runs[0].card.kind,
     curve=extras.curve,
   )
@@ -271,6 +308,7 @@ def _real(
     tables.append(assessment.floors(context, options.records, progress))
   if options.wants("adherence"):
     tables.append(assessment.keep(context.ceilings, options.records))
+    tables.append(assessment.keep(_experts(context), options.records))
   tables += [of_path[0][0].assessment.measurements for of_path in sets.values()]
   tables += [one.measurements for one in extras.values()]
   figures: dict[Key, Measurement] = {}

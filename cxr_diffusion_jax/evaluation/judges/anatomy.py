@@ -10,6 +10,9 @@ Each figure has two references: the same of the conditions' own real images, whi
 the regressor's error and so the ceiling; and the error against other conditions, which
 images reach that ignore theirs (their correlation is 0).
 
+Of real images, whose true measures are not known, a user's segmenter measures both the
+generated image and the real one: the figures are of their difference.
+
 What may be expected depends on the path. A condition that comes from the image itself
 (CLIP vision, ELIXR-C) can hold the ratio. Words or findings say whether the heart is
 enlarged and little more (by age and view): all images together correlate, those of one
@@ -26,6 +29,8 @@ from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.data.sources.nih import layout
+from cxr_diffusion_jax.encoders.extractors import segmenter
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.probes.anatomy_regressor import AnatomyRegressor
 from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
@@ -71,6 +76,7 @@ METRICS = tuple(
 GROUPS = ("finding: Cardiomegaly", "finding: No Finding")
 
 NO_FACTS = "true measures are known of phantoms alone"
+NO_SEGMENTER = "no segmenter of heart and lungs is given"
 
 
 def facts_of(
@@ -111,33 +117,60 @@ def measure(
   """
   if facts is None or regressor is None:
     return [METRICS[0].measurement(value=None, reason=NO_FACTS, num=len(generated))]
-  patients = conditions.patients
-  parts = image_set.groups(conditions)
-  groups = {"all": np.ones(len(conditions), bool)}
-  groups |= {name: parts[name] for name in GROUPS if name in parts}
-  records = {record.name: record for record in METRICS}
   measurements: list[Measurement] = []
   for of, images in (("generated", generated.images), ("real", conditions.images)):
-    measured = regressor.quantities(images)
     fields = Fields(
       judge=f"anatomy regressor, trained on {regressor.num_training:,} phantoms",
       standin=True,
       of=of,
     )
-    for name in (one for one in QUANTITIES if one in measured and one in facts):
-      for group, rows in groups.items():
-        pair = measured[name][rows], np.asarray(facts[name])[rows]
-        estimates = _compare(*pair, patients[rows])
-        measurements += [
-          records[f"{name}_{figure}"].measurement(
-            fields,
-            values,
-            group=group,
-            num=int(rows.sum()),
-            patients=conditions.num_patients and len(np.unique(patients[rows])),
-          )
-          for figure, values in estimates.items()
-        ]
+    measurements += _table(regressor.quantities(images), facts, conditions, fields)
+  return measurements
+
+
+def measure_segmented(
+  generated: ImageSet,
+  conditions: ImageSet,
+  requested: Mapping[str, np.ndarray],
+  network: Extractor,
+) -> list[Measurement]:
+  """Compares what a user's segmenter measures in generated and in real images.
+
+  `requested` is `segmenter.measure` of the conditions' real images. Images count where
+  the organs are seen in both.
+  """
+  measured = segmenter.measure(network, generated.images)
+  return _table(measured, requested, conditions, Fields(judge=network.name))
+
+
+def _table(
+  measured: Mapping[str, np.ndarray],
+  requested: Mapping[str, np.ndarray],
+  conditions: ImageSet,
+  fields: Fields,
+) -> list[Measurement]:
+  """`METRICS` of quantities that both know, of all images and of `GROUPS`."""
+  patients, parts = conditions.patients, image_set.groups(conditions)
+  groups = {"all": np.ones(len(conditions), bool)}
+  groups |= {name: parts[name] for name in GROUPS if name in parts}
+  records = {record.name: record for record in METRICS}
+  measurements: list[Measurement] = []
+  for name in (one for one in QUANTITIES if one in measured and one in requested):
+    pair = measured[name], np.asarray(requested[name])
+    known = np.isfinite(pair[0]) & np.isfinite(pair[1])
+    for group, of_group in groups.items():
+      rows = of_group & known
+      estimates = _compare(pair[0][rows], pair[1][rows], patients[rows])
+      measurements += [
+        records[f"{name}_{figure}"].measurement(
+          fields,
+          values,
+          group=group,
+          num=int(rows.sum()),
+          patients=conditions.num_patients and len(np.unique(patients[rows])),
+        )
+        for figure, values in estimates.items()
+      ]
   return measurements
 
 

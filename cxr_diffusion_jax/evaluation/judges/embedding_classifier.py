@@ -9,35 +9,23 @@ Experts' images are of validation, test and expert splits, which the classifier 
 seen. NIH has no label of fractures to learn from.
 """
 
-from collections.abc import Mapping, Sequence
-import dataclasses
+from collections.abc import Sequence
 import functools
 import pathlib
-from types import MappingProxyType
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import google_labels as google_labels_lib
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.encoders.probes import embedding_fit
-from cxr_diffusion_jax.evaluation.judges import adherence
+from cxr_diffusion_jax.evaluation.judges import expert_labels
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
 
-# Expert finding -> NIH findings, any of which counts as it in training: this project's
-# reading of Majkowska et al., Radiology 2019. Experts labelled images and NIH reports,
-# so the two definitions differ.
-_OPACITIES = ("Atelectasis", "Consolidation", "Edema", "Infiltration", "Pneumonia")
-UNIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({
-  "Airspace opacity": _OPACITIES,
-  "Nodule or mass": ("Mass", "Nodule"),
-  "Abnormal": metadata.FINDINGS,
-})  # fmt: skip
-
-TARGETS = (*metadata.FINDINGS, *UNIONS)
+TARGETS = (*metadata.FINDINGS, *expert_labels.UNIONS)
 
 NAMES = ("auroc", "average_precision")
 SOURCES = ("NIH labels", "four expert labels", "all expert labels")
@@ -55,10 +43,9 @@ METRICS = tuple(
   for name in NAMES
 )
 
-_Judged = tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray]
+_RECORDS = {record.name: record for record in METRICS}
 
-# Of `splits.SPLITS`, those that nothing is trained on.
-HELD_OUT = ("validation", "test", "expert")
+_Judged = tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray]
 
 
 def measure(
@@ -82,8 +69,11 @@ def measure(
   return [
     one
     for source, judged in judged_on.items()
-    for one in figures(
-      *judged, fields=fields, untrained=_untrained(classifier, judged[2]), source=source
+    for one in expert_labels.figures(
+      *judged,
+      fields=fields,
+      untrained=_untrained(classifier, judged[2]),
+      records={name: _RECORDS[f"{name} ({source})"] for name in NAMES},
     )
   ]
 
@@ -93,59 +83,9 @@ def targets_of(findings: np.ndarray) -> np.ndarray:
   present = np.asarray(findings) > 0.5
   unions = [
     present[:, [metadata.FINDINGS.index(name) for name in names]].any(axis=1)
-    for names in UNIONS.values()
+    for names in expert_labels.UNIONS.values()
   ]
   return np.concatenate([present, np.stack(unions, axis=1)], axis=1).astype(np.uint8)
-
-
-def figures(
-  scores: np.ndarray,
-  labels: np.ndarray,
-  names: Sequence[str],
-  patients: np.ndarray,
-  *,
-  fields: Fields,
-  untrained: Mapping[str, str],
-  source: str,
-) -> list[Measurement]:
-  """Compares scores with one source of labels.
-
-  Args:
-    labels: [n k] 0 or 1, nan unknown; images count where every finding that is labelled
-      at all is known.
-    patients: [n].
-    untrained: findings without a score -> the reason.
-  """
-  given = np.atleast_1d(np.isfinite(labels).any(axis=0))
-  reasons = {
-    f"finding: {name}": untrained.get(name, f"no {source} of it")
-    for name, known in zip(names, given, strict=True)
-    if name in untrained or not known
-  }
-  used = {k: x for k, x in enumerate(names) if f"finding: {x}" not in reasons}
-  rows = np.isfinite(labels[:, list(used)]).all(axis=1)
-  scores, requested = scores[rows][:, list(used)], labels[rows][:, list(used)] > 0.5
-  patients, num, zeros = patients[rows], int(rows.sum()), np.zeros(len(used))
-  fields = fields | Fields(patients=len(np.unique(patients)))
-  measurements = []
-  try:
-    judged = adherence.measure(scores, requested, zeros, patients=patients)
-  except errors.InputError as error:
-    groups = ["all", *(f"finding: {name}" for name in used.values())]
-    reasons = dict.fromkeys(groups, str(error)) | reasons
-  else:
-    measurements = [
-      dataclasses.replace(one, subject="embeddings", metric=f"{one.metric} ({source})")
-      for one in adherence.to_measurements(judged, list(used.values()), **fields)
-      if one.metric in NAMES
-    ]
-  for record in METRICS:
-    if record.name.endswith(f"({source})"):
-      measurements += [
-        record.measurement(fields, group=group, value=None, reason=reason, num=num)
-        for group, reason in reasons.items()
-      ]
-  return measurements
 
 
 def _untrained(
@@ -170,7 +110,7 @@ def _judged_on(
 ) -> dict[str, _Judged]:
   """Source of labels -> scores [n k], labels [n k], k findings, patients [n]."""
   ids, scores, findings, patients = [], [], [], []
-  for split in HELD_OUT:
+  for split in expert_labels.HELD_OUT:
     rows = np.flatnonzero(column.present(split))
     path = cache and cache / f"embedding_scores-{classifier.fingerprint}-{split}.npy"
     score_fn = functools.partial(classifier.scores, column.source(split), rows)
@@ -178,7 +118,7 @@ def _judged_on(
     ids.append(records.ids(split)[rows])
     findings.append(records.fields(split)["findings"][rows])
     patients.append(records.fields(split)["patient"][rows])
-  test = HELD_OUT.index("test")
+  test = expert_labels.HELD_OUT.index("test")
   nih = metadata.FINDINGS
   judged: dict[str, _Judged] = {
     SOURCES[0]: (

@@ -17,6 +17,8 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders.extractors import segmenter
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.probes import anatomy_regressor, probe
 from cxr_diffusion_jax.evaluation import metric
 from cxr_diffusion_jax.evaluation.judges import (
@@ -53,6 +55,20 @@ def of_anatomy(
   return _aligned(lambda images: anatomy.measure(images, conditions, facts, regressor))
 
 
+def of_segmenter(
+  network: Extractor | None,
+  conditions: ImageSet,
+  progress: types.Progress = types.no_progress,
+) -> JudgeFn | str:
+  """Anatomy that a user's segmenter sees in both images; or why not."""
+  if network is None:
+    return anatomy.NO_SEGMENTER
+  requested = segmenter.measure(network, conditions.images, progress)
+  return _aligned(
+    lambda images: anatomy.measure_segmented(images, conditions, requested, network)
+  )
+
+
 def of_boxes(
   records: records_lib.Records, conditions: ImageSet, judge: probe.Probe, name: str
 ) -> JudgeFn | str:
@@ -65,6 +81,35 @@ def of_boxes(
       images, conditions, boxes, judge, judge_name=name
     )
   )
+
+
+def aligned_judges(
+  root: str | os.PathLike,
+  records: records_lib.Records,
+  training: ImageSet,
+  judge: probe.Probe,
+  name: str,
+  organs: Extractor | None,
+  progress: types.Progress,
+) -> Callable[[ImageSet], tuple[list[JudgeFn], dict[str, str]]]:
+  """Opens judges that compare images with those of given conditions, each once.
+
+  The function returns the judges, and why others are unavailable. `judge` is the
+  classifier `name`, `organs` a segmenter.
+  """
+  folder = records.folder / "anatomy_regressor"
+
+  @functools.cache
+  def aligned(conditions: ImageSet) -> tuple[list[JudgeFn], dict[str, str]]:
+    opened = {
+      "anatomy": of_anatomy(root, training, conditions, folder, progress),
+      "anatomy by a segmenter": of_segmenter(organs, conditions, progress),
+      "boxes": of_boxes(records, conditions, judge, name),
+    }
+    reasons = {name: one for name, one in opened.items() if isinstance(one, str)}
+    return [one for one in opened.values() if not isinstance(one, str)], reasons
+
+  return aligned
 
 
 def open_judges(

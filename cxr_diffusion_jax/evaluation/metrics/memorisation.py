@@ -12,6 +12,7 @@ is an average, which a few memorised images do not move; TPR at 1 % FPR counts t
 (Carlini et al. 2022, 2112.03570).
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -109,10 +110,33 @@ class Conditioned:
     return correlations > threshold
 
 
+def closest(
+  elicited: Conditioned,
+  reference: privacy.Reference,
+  progress: types.Progress = types.no_progress,
+) -> list[privacy.Pair]:
+  """Copies of any training image first, then the nearest to their condition's own."""
+  num = min(privacy.NUM_CANDIDATES, len(reference.training))
+  _, rows = neighbours.nearest(elicited.features, reference.training_features, num)
+  copies = privacy.find_copies(
+    elicited.features, elicited.generated, reference, rows, progress
+  )
+  known = {pair.generated for pair in copies}
+  distances = elicited.distances()
+  return copies + [
+    privacy.pair_of(
+      "own", row, elicited.own[row], distances[row], elicited.generated, reference
+    )
+    for row in np.argsort(distances, kind="stable").tolist()
+    if row not in known
+  ]
+
+
 def measure(
   elicited: Conditioned,
   unseen: Conditioned,
   reference: privacy.Reference,
+  pairs: Sequence[privacy.Pair],
   *,
   progress: types.Progress = types.no_progress,
 ) -> list[Measurement]:
@@ -120,6 +144,7 @@ def measure(
 
   Args:
     elicited: its originals are the training images of the reference.
+    pairs: `closest` of these.
     unseen: images of patients in training are left out.
   """
   trained = np.isin(unseen.generated.patients, reference.training.patients)
@@ -140,7 +165,7 @@ def measure(
     return _RECORDS[name].measurement(fields, value=None, reason=reason)
 
   own = elicited.copied(reference.threshold, progress)
-  figures = _copies(elicited, own, reference, fields, progress)
+  figures = _copies(elicited, own, reference, fields, pairs)
   if not len(of_others):
     return [*figures, *(undefined(one.name, 1) for one in METRICS[1:])]
   unseen_own = others.copied(reference.threshold, progress)
@@ -166,16 +191,11 @@ def _copies(
   own: np.ndarray,
   reference: privacy.Reference,
   fields: Fields,
-  progress: types.Progress,
+  pairs: Sequence[privacy.Pair],
 ) -> list[Measurement]:
   """The share that copies any training image, and that of real unseen images."""
-  num = min(privacy.NUM_CANDIDATES, len(reference.training))
-  _, rows = neighbours.nearest(elicited.features, reference.training_features, num)
-  pairs = privacy.find_copies(
-    elicited.features, elicited.generated, reference, rows, progress
-  )
   copied = own.copy()
-  copied[[pair.generated for pair in pairs]] = True
+  copied[[pair.generated for pair in pairs if pair.kind != "own"]] = True
   record, patients = _RECORDS["elicited_copies"], elicited.generated.patients
   of_real = reference.test.patients
   count = Fields(num_real=len(reference.training))

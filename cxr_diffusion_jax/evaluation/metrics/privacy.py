@@ -56,7 +56,7 @@ class Pair:
   training: int
   generated_id: str
   training_id: str
-  kind: str  # "exact" copy, "near" copy, or "nearest" and no more
+  kind: str  # "exact" or "near" copy; "nearest" or its condition's "own", and no more
   distance: float
   real_share: float  # share of real test images that are nearer to training than this
   correlation: float | None = None
@@ -170,7 +170,7 @@ def measure(
     measurements=_with_patients(measurements, generated, reference),
     duplicates=copies,
     nearest=[
-      _pair("nearest", row, rows[row, 0], distances[row, 0], generated, reference)
+      pair_of("nearest", row, rows[row, 0], distances[row, 0], generated, reference)
       for row in np.argsort(distances[:, 0], kind="stable")
     ],
   )
@@ -263,13 +263,13 @@ def find_copies(
   copies = []
   for kind, row, other in pairs:
     gap = features[row].astype(np.float64) - reference.training_features[other]
-    pair = _pair(kind, row, other, np.linalg.norm(gap), generated, reference)
+    pair = pair_of(kind, row, other, np.linalg.norm(gap), generated, reference)
     correlation = 1.0 if kind == "exact" else float(correlations[row])
     copies.append(dataclasses.replace(pair, correlation=correlation))
   return copies
 
 
-def _pair(
+def pair_of(
   kind: str,
   row: int,
   other: int,
@@ -277,6 +277,7 @@ def _pair(
   generated: ImageSet,
   reference: Reference,
 ) -> Pair:
+  """A generated image [row] beside the training image [other], and their distance."""
   return Pair(
     generated=int(row),
     training=int(other),

@@ -1,6 +1,7 @@
 """Images of a comparison: the same conditions by each path, nearest training images.
 
-Comparison -> {name: images}, one row each, and figures/{samples,neighbours}.{svg,png}
+Comparison -> {name: images}, one row each, and figures/
+  {samples,neighbours,elicited}.{svg,png}
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,20 +60,31 @@ def draw(comparison: Comparison, folder: epath.Path) -> None:
         [caption.replace(", ", ",\n") for caption in comparison.captions],
       ),
     )
-  near = {p.name: p.neighbours[:PAIRS] for p in comparison.paths if len(p.neighbours)}
-  if near:
-    num = max(map(len, near.values()))
-    drawing.write(
-      folder,
-      "neighbours",
-      (2.1 * num + _margin(near), 1.1 * len(near) + 0.2),
-      lambda figure: figures.pictures(
-        figure, [_side_by_side(pairs, num) for pairs in near.values()], list(near), []
-      ),
+  for name in ("neighbours", "elicited"):
+    of_paths = {path.name: getattr(path, name)[:PAIRS] for path in comparison.paths}
+    _draw_pairs(
+      {path: pairs for path, pairs in of_paths.items() if len(pairs)}, folder, name
     )
 
 
-def _side_by_side(pairs: np.ndarray, num: int) -> Sequence[np.ndarray]:
+def _draw_pairs(
+  near: Mapping[str, Sequence[np.ndarray]], folder: epath.Path, name: str
+) -> None:
+  """Writes a row of pairs of each path."""
+  if not near:
+    return
+  num = max(map(len, near.values()))
+  drawing.write(
+    folder,
+    name,
+    (2.1 * num + _margin(near), 1.1 * len(near) + 0.2),
+    lambda figure: figures.pictures(
+      figure, [_side_by_side(pairs, num) for pairs in near.values()], list(near), []
+    ),
+  )
+
+
+def _side_by_side(pairs: Sequence[np.ndarray], num: int) -> Sequence[np.ndarray]:
   """[m 2 h w 1] -> num images [h 2w 1]; white where there are fewer pairs."""
   joined = [np.concatenate(list(pair), axis=1) for pair in pairs]
   return joined + [np.full_like(joined[0], 255)] * (num - len(joined))

@@ -89,7 +89,7 @@ def render(
     shown=images.by_name(comparison),
     shown_side=images.side(len(comparison.shown) * (len(comparison.paths) + 1)),
     near=near,
-    near_side=images.side(2 * images.PAIRS * len(near)),
+    near_side=images.side(4 * images.PAIRS * len(near)),
     pairs=images.PAIRS,
     sheet=sheet,
     arrows=rows_lib.ARROWS,

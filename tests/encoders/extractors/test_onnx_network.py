@@ -1,4 +1,4 @@
-"""A user's classifier in ONNX: what goes in and comes out, and what does not fit."""
+"""A user's network in ONNX: what goes in and comes out, and what does not fit."""
 
 import base64
 import json
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.encoders.extractors import classifiers, onnx_network
 from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
-from cxr_diffusion_jax.encoders.extractors import onnx_network
 
 USE = {"findings": ["Effusion", ""], "size": 8, "mean": 0.5, "std": [0.25]}
 
@@ -66,18 +66,19 @@ def _write(model, **changes):
 def test_onnx_network_receives_normalised_images_of_its_size(model, runtime):
   _write(model, mean=[0, 0.5, 1], std=[1, 2, 1])
   runtime.shape[0] = 4
-  extractor, findings = onnx_network.open_classifier(str(model))
-  assert findings == ("Effusion", "")
+  opened = classifiers.of_onnx(str(model))
+  extractor = opened.extractor
+  assert (opened.findings, opened.title) == (("Effusion", ""), "mine, ONNX")
   assert (extractor.name, extractor.standin) == ("onnx-mine", False)
   white = np.full((6, 16, 16, 1), 255, np.uint8)
   scores = extractor_lib.extract(extractor, white)
   np.testing.assert_allclose(scores, [[1, 0.25]] * 6)
   # One trial, and two batches of the model's own size.
   assert runtime.seen == [(4, 3, 8, 8)] * 3
-  same, _ = onnx_network.open_classifier(str(model))
+  same = classifiers.of_onnx(str(model)).extractor
   assert same.fingerprint == extractor.fingerprint
   _write(model, mean=0.1)
-  other, _ = onnx_network.open_classifier(str(model))
+  other = classifiers.of_onnx(str(model)).extractor
   assert other.fingerprint != extractor.fingerprint
 
 
@@ -85,7 +86,7 @@ def test_onnx_network_receives_normalised_images_of_its_size(model, runtime):
   ("changes", "reported"),
   [
     ({"size": 9}, "does not fit .*mine.json: Got invalid dimensions"),
-    ({"findings": ["Mass"]}, r"scores \(16, 2\) and not \(16, 1\)"),
+    ({"findings": ["Mass"]}, r"output \(16, 2\); expected .* and one score a finding"),
     ({"mean": [0, 0]}, "2 means, 1 std"),
     ({"findings": "Mass"}, r"expected \{\"findings\": \[\"Effusion\", \"Mass\"\], "),
     ({"findings": ["", ""]}, "mine.json: "),
@@ -99,27 +100,40 @@ def test_onnx_network_refuses_descriptions_that_do_not_fit(
 ):
   _write(model, **changes)
   with pytest.raises(errors.InputError, match=reported):
-    onnx_network.open_classifier(str(model))
+    classifiers.of_onnx(str(model))
 
 
 def test_onnx_network_refuses_missing_files_and_package(model, monkeypatch):
   monkeypatch.setitem(sys.modules, "onnxruntime", None)
   with pytest.raises(errors.InputError, match="fix: pip install onnxruntime"):
-    onnx_network.open_classifier(str(model))
+    classifiers.of_onnx(str(model))
   with pytest.raises(errors.InputError, match=r"expected a file NAME\.onnx"):
-    onnx_network.open_classifier(str(model.with_name("none.onnx")))
+    classifiers.of_onnx(str(model.with_name("none.onnx")))
   model.with_suffix(".json").unlink()
   with pytest.raises(errors.InputError, match=r"no such file: .*mine\.json"):
-    onnx_network.open_classifier(str(model))
+    classifiers.of_onnx(str(model))
+
+
+def test_embedding_has_unit_length(model, runtime):
+  model.with_suffix(".json").write_text('{"size": 8, "mean": 0, "std": 1}')
+  extractor = onnx_network.open_embedding(str(model))
+  assert (extractor.width, extractor.standin) == (2, False)
+  images = np.full((3, 8, 8, 1), 51, np.uint8)
+  images[0] = 0
+  vectors = extractor_lib.extract(extractor, images)
+  np.testing.assert_allclose(vectors, [[0, 0], *[[0.5**0.5] * 2] * 2], rtol=1e-6)
+  _write(model)
+  with pytest.raises(errors.InputError, match=r'expected \{"size": 224'):
+    onnx_network.open_embedding(str(model))
 
 
 def test_onnx_network_runs_a_model(model):
   pytest.importorskip("onnxruntime")
-  extractor, _ = onnx_network.open_classifier(str(model))
+  extractor = classifiers.of_onnx(str(model)).extractor
   images = np.zeros((3, 16, 16, 1), np.uint8)
   images[1] = 255
   scores = extractor_lib.extract(extractor, images)
   np.testing.assert_allclose(scores, [[-4, 2], [4, -2], [-4, 2]], atol=1e-5)
   model.write_bytes(MODEL[:40])
   with pytest.raises(errors.InputError, match=r"mine\.onnx does not fit"):
-    onnx_network.open_classifier(str(model))
+    classifiers.of_onnx(str(model))

@@ -10,7 +10,9 @@ import scipy.stats
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.data.sources.nih import metadata
+from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
 from cxr_diffusion_jax.evaluation.judges import anatomy
+from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.extras.phantom import tree as phantom_tree
 
 CARDIOMEGALY = metadata.FINDINGS.index("Cardiomegaly")
@@ -144,3 +146,32 @@ def test_facts_of_phantoms_are_those_of_the_renderer(tmp_path):
     assert facts["cardiothoracic_ratio"][row] == reported["cardiothoracic_ratio"]
     assert facts["lung_area_left"][row] == reported["lung_area"][1]
     assert facts["diaphragm_right"][row] == reported["diaphragm"][0]
+
+
+def test_segmented_anatomy_is_compared_where_both_images_show_it(asked):
+  """A segmenter that reads the ratio from the first pixel; 0 is not seen."""
+  network = extractor_lib.Extractor(
+    name="onnx-organs",
+    layer="",
+    standin=False,
+    fingerprint="",
+    width=3,
+    batch_size=40,
+    apply_fn=lambda params, images: (
+      images[:, 0, 0] / np.array([255, 2550, 2550], np.float32)
+    ),
+  )
+  real, ratios = _set(asked), asked + 0.1
+  ratios[:30] = 0
+  judge = judges_lib.of_segmenter(network, real)
+  figures = judge(_set(ratios), "generated", {})
+  table = {(one.metric, one.group): one for one in figures}
+  error = table["cardiothoracic_ratio_error", "all"]
+  assert (error.num, error.patients, error.judge) == (90, 45, "onnx-organs")
+  assert error.value == pytest.approx(0.1, abs=0.002)
+  assert not error.standin
+  correlation = table["lung_area_left_correlation", "finding: Cardiomegaly"]
+  assert (correlation.num, correlation.value > 0.99) == (30, True)
+  assert {one.of for one in figures} == {"generated"}
+  assert judge(real, "real", {}) == []
+  assert judges_lib.of_segmenter(None, real) == anatomy.NO_SEGMENTER

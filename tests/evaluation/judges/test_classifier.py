@@ -1,14 +1,17 @@
 """Published classifiers judge the findings that they share with the dataset."""
 
+import dataclasses
+import pathlib
+
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
-from cxr_diffusion_jax.encoders.extractors import networks
+from cxr_diffusion_jax.encoders.extractors import classifiers, networks
 from cxr_diffusion_jax.encoders.extractors import opening as features
-from cxr_diffusion_jax.evaluation.judges import classifier, opening
+from cxr_diffusion_jax.evaluation.judges import opening
 from cxr_diffusion_jax.evaluation.judges.classifier import ClassifierJudge
 
 VOCABULARY = ("Pleural_Thickening", "Hernia", "pleural effusion")
@@ -25,7 +28,7 @@ def _classifier(findings=("Effusion", "", "Pleural Thickening", "Lung Opacity"))
     batch_size=8,
     apply_fn=lambda params, images: images[:, 0, :4, 0].astype(np.float32),
   )
-  return classifier.Classifier(
+  return classifiers.Classifier(
     title="pixels, inverted",
     extractor=extractor,
     findings=findings,
@@ -105,8 +108,8 @@ def test_classifier_of_densenet_uses_its_own_logits(
   path = tmp_path / "densenet.safetensors"
   safetensors.numpy.save_file(densenet_arrays, path)
   weights = {"densenet": str(path)}
-  assert classifier.open_classifiers({}) == []
-  (one,) = classifier.open_classifiers(weights)
+  assert classifiers.open_classifiers({}) == []
+  (one,) = classifiers.open_classifiers(weights)
   assert one.places(("Mass", "Lung_Opacity", "effusion")) == {1: 2, 2: 0}
   images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1)).astype(np.uint8)
   _, logits = small_densenet.module.apply(
@@ -116,7 +119,7 @@ def test_classifier_of_densenet_uses_its_own_logits(
   np.testing.assert_allclose(scores, logits, rtol=1e-5)
   # Parameters are shared with features of the same network.
   opened, _ = features.open_extractors(["densenet"], weights=weights)
-  (again,) = classifier.open_classifiers(weights, opened)
+  (again,) = classifiers.open_classifiers(weights, opened)
   assert again.extractor is opened[0]
   # torchxrayvision has no threshold of what its weights were not trained on.
   densenet_arrays["op_threshs"][1] = np.nan
@@ -125,11 +128,15 @@ def test_classifier_of_densenet_uses_its_own_logits(
 
 
 def test_open_classifiers_names_each_classifier_of_a_user(monkeypatch):
-  def open_classifier(location):
-    return _classifier().extractor, ("Effusion", "", "Mass", "")
+  def of_onnx(location):
+    return dataclasses.replace(
+      _classifier(("Effusion", "", "Mass", "")),
+      title=f"{pathlib.Path(location).stem}, ONNX",
+      head_fn=lambda scores: scores,
+    )
 
-  monkeypatch.setattr(classifier.onnx_network, "open_classifier", open_classifier)
-  opened = classifier.open_classifiers({}, files=["a/x.onnx", "b/y.onnx"])
+  monkeypatch.setattr(classifiers, "of_onnx", of_onnx)
+  opened = classifiers.open_classifiers({}, files=["a/x.onnx", "b/y.onnx"])
   assert [one.title for one in opened] == ["x, ONNX", "y, ONNX"]
   judges, _ = opening.open_judges(None, "none", None, classifiers=opened)
   table = opening.measure_all(judges, _images(0), "generated", {})
@@ -141,4 +148,4 @@ def test_open_classifiers_names_each_classifier_of_a_user(monkeypatch):
   assert len(values) == 2
   assert max(values) < 0.4
   with pytest.raises(errors.InputError, match="expected files of different names"):
-    classifier.open_classifiers({}, files=["a/x.onnx", "b/x.onnx"])
+    classifiers.open_classifiers({}, files=["a/x.onnx", "b/x.onnx"])

@@ -7,7 +7,7 @@ import pytest
 
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.sources.nih import google_labels, metadata
-from cxr_diffusion_jax.evaluation.judges import embedding_classifier
+from cxr_diffusion_jax.evaluation.judges import embedding_classifier, expert_labels
 
 SIZES = {"train": 160, "validation": 40, "test": 120, "expert": 60}
 SEEN = ("Pneumothorax", "Mass", "Nodule", "Edema")
@@ -121,7 +121,7 @@ def test_targets_of_unions_are_of_any_of_their_findings():
   names = embedding_classifier.TARGETS
   result = embedding_classifier.targets_of(np.eye(15, 14))
   np.testing.assert_array_equal(result[:, :14], np.eye(15, 14))
-  for union, parts in embedding_classifier.UNIONS.items():
+  for union, parts in expert_labels.UNIONS.items():
     has = {names[k] for k in range(14) if result[k, names.index(union)]}
     assert has == set(parts)
   assert not result[14].any()

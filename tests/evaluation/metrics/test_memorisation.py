@@ -82,7 +82,15 @@ def _measure(
     features=_features(others),
     original_features=reference.test_features,
   )
-  figures = memorisation.measure(elicited, unseen, reference)
+  pairs = memorisation.closest(elicited, reference)
+  assert sorted(pair.generated for pair in pairs) == list(range(len(own)))
+  # Copies come first, then the nearest to their own image.
+  kinds = [pair.kind for pair in pairs]
+  assert kinds == sorted(kinds, key=["exact", "near", "own"].index)
+  far = [pair.distance for pair in pairs if pair.kind == "own"]
+  assert far == sorted(far)
+  assert all(pair.training == own[pair.generated] for pair in pairs)
+  figures = memorisation.measure(elicited, unseen, reference, pairs)
   return {(one.metric, one.of): one for one in figures}
 
 
