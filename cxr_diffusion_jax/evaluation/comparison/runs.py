@@ -11,17 +11,16 @@ import functools
 import pathlib
 
 from cxr_diffusion_jax import types
-from cxr_diffusion_jax.data.sources.nih import google_labels, layout
-from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation import eval_context as eval_context_lib
-from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
-from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
 from cxr_diffusion_jax.evaluation.comparison import (
+  ceilings,
   path_assessment,
   pooling,
   utility_paths,
 )
+from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
+from cxr_diffusion_jax.evaluation.comparison import facts as comparison_facts
 from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
 from cxr_diffusion_jax.evaluation.comparison import primary as primary_lib
 from cxr_diffusion_jax.evaluation.comparison import sweep as sweep_lib
@@ -33,19 +32,9 @@ from cxr_diffusion_jax.evaluation.comparison.data import (
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import JudgedSet, Options
 from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
-from cxr_diffusion_jax.evaluation.judges import (
-  embedding_classifier,
-  expert_labels,
-  zero_shot,
-)
-from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Key, Measurement
 from cxr_diffusion_jax.evaluation.metrics import utility
 from cxr_diffusion_jax.run import loss_curves
-from cxr_diffusion_jax.run import run as run_lib
-
-# Columns that the classifier of embeddings reads.
-EMBEDDINGS = ("img_emb", "elixrc")
 
 # Judged sets of each path: [run][sampling seed].
 _Sets = Mapping[str, Sequence[Sequence[JudgedSet]]]
@@ -107,9 +96,10 @@ def compare(
   }
   real = _real(context, sets, extras, options, progress)
   if options.wants("embeddings"):
-    real += assessment.keep(
-      _embeddings(context, runs, options, progress), options.records
+    figures = ceilings.of_embeddings(
+      context, runs, elixr_models=options.elixr_models, progress=progress
     )
+    real += assessment.keep(figures, options.records)
   compared = _comparison(context, paths, sets, extras, real, options, sweep, title)
   compared = dataclasses.replace(compared, warnings=[*earlier, *compared.warnings])
   comparison_data.write_metrics(compared, out)
@@ -185,84 +175,6 @@ def _extras(
   return _Extras(measurements=figures, curve=report.curve)
 
 
-def _embeddings(
-  context: EvalContext,
-  runs: Sequence[run_lib.Run],
-  options: Options,
-  progress: types.Progress,
-) -> list[Measurement]:
-  """How well findings are read from the stored embeddings of real images."""
-  settings, records = context.settings, context.records
-  assert settings is not None
-  assert records is not None
-  assert context.training is not None
-  columns = {
-    column.description.name: column for run in runs for column in run.dataset.columns
-  }
-  expert = _expert_labels(context)
-  figures = []
-  for name in EMBEDDINGS:
-    if name in columns:
-      figures += judges_lib.attempt(
-        embedding_classifier.METRICS[0].name,
-        lambda column=columns[name]: embedding_classifier.measure(
-          records, column, expert=expert, cache=context.cache, progress=progress
-        ),
-        num=len(context.training),
-        judge=name,
-        of="real",
-      )
-  stored = columns.get(zero_shot.IMAGES)
-  scorer = None
-  if stored is not None:
-    scorer = zero_shot.open_scorer(settings, elixr_models=options.elixr_models)
-  if stored is not None and isinstance(scorer, zero_shot.Scorer):
-    fields = records.fields(context.split)
-    findings, patients = fields["findings"], fields["patient"]
-    figures += judges_lib.attempt(
-      "auroc",
-      lambda: zero_shot.measure_column(
-        scorer, stored, context.split, findings, patients
-      ),
-      num=len(findings),
-      judge=f"{zero_shot.JUDGE}, stored",
-      of="real",
-    )
-  return figures
-
-
-def _experts(context: EvalContext) -> list[Measurement]:
-  """The judges of findings against expert labels of real images, if there are any."""
-  records, expert = context.records, _expert_labels(context)
-  if records is None or expert is None:
-    return []
-  scorers = [
-    expert_labels.Scorer(
-      title=one.title,
-      findings=one.findings,
-      scores_fn=lambda images, one=one: one.head_fn(
-        features_lib.extract(one.extractor, images)
-      ),
-    )
-    for one in context.classifiers
-  ]
-  if context.judge is not None:
-    own = expert_labels.Scorer(
-      title=context.judge_name,
-      findings=records.vocabulary,
-      scores_fn=context.judge.scores,
-      standin=True,
-    )
-    scorers = [own, *scorers]
-  return expert_labels.measure(records, expert, scorers)
-
-
-def _expert_labels(context: EvalContext) -> google_labels.GoogleLabels | None:
-  assert context.settings is not None
-  paths = layout.find_tree(context.settings.root).google_labels
-  return google_labels.read_google_labels(paths) if paths else None
-
-
 def _result(
   context: EvalContext,
   path: ConditioningPath,
@@ -308,7 +220,7 @@ def _real(
     tables.append(assessment.floors(context, options.records, progress))
   if options.wants("adherence"):
     tables.append(assessment.keep(context.ceilings, options.records))
-    tables.append(assessment.keep(_experts(context), options.records))
+    tables.append(ceilings.by_experts(context, options.records))
   tables += [of_path[0][0].assessment.measurements for of_path in sets.values()]
   tables += [one.measurements for one in extras.values()]
   figures: dict[Key, Measurement] = {}

@@ -17,6 +17,7 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders.elixr import zero_shot as elixr_zero_shot
 from cxr_diffusion_jax.encoders.extractors import segmenter
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.probes import anatomy_regressor, probe
@@ -145,7 +146,7 @@ def open_judges(
     fields = Fields(judge=name, standin=True, of=of, patients=images.num_patients)
     return adherence.to_measurements(figures, images.vocabulary, **fields)
 
-  def by_elixr(scorer: zero_shot.Scorer, images: ImageSet, of: str, _: Features):
+  def by_elixr(scorer: elixr_zero_shot.Scorer, images: ImageSet, of: str, _: Features):
     return zero_shot.measure(scorer, images, of=of, cache=cache, progress=progress)
 
   if judge is None:
@@ -157,9 +158,9 @@ def open_judges(
       classifier=one, validation=validation, cache=cache, progress=progress
     )
     judges.append(_attempting(by_classifier.measure, one.title))
-  scorer: zero_shot.Scorer | str = "no dataset with an encoder"
+  scorer: elixr_zero_shot.Scorer | str = "no dataset with an encoder"
   if settings is not None:
-    scorer = zero_shot.open_scorer(settings, elixr_models=elixr_models)
+    scorer = elixr_zero_shot.open_scorer(settings, elixr_models=elixr_models)
   if isinstance(scorer, str):
     skipped["ELIXR zero-shot"] = scorer
   else:

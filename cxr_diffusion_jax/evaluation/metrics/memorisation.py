@@ -18,12 +18,12 @@ import dataclasses
 import numpy as np
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.data.image_sets import duplicates
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.evaluation import statistics
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metric import Metric
 from cxr_diffusion_jax.evaluation.metrics import (
-  duplicates,
   membership,
   nearness,
   neighbours,

@@ -17,11 +17,11 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data.image_sets import duplicates
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metrics import (
-  duplicates,
   fidelity,
   membership,
   nearness,

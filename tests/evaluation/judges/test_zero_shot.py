@@ -1,7 +1,6 @@
 """Two sentences judge images: planted findings are seen, work that is done is kept."""
 
 import dataclasses
-import types as python_types
 
 import numpy as np
 import pytest
@@ -9,11 +8,10 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
-from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources.nih import metadata
+from cxr_diffusion_jax.encoders.elixr import zero_shot as elixr_zero_shot
+from cxr_diffusion_jax.encoders.elixr.zero_shot import PROMPTS
 from cxr_diffusion_jax.evaluation.judges import zero_shot
-from cxr_diffusion_jax.evaluation.judges.zero_shot import PROMPTS
-from tests.prompt_reader import findings_of
 
 EFFUSION, EDEMA = metadata.FINDINGS.index("Effusion"), metadata.FINDINGS.index("Edema")
 
@@ -31,18 +29,18 @@ class Encoder:
   seen: list = dataclasses.field(default_factory=list)
 
   def encode_text(self, columns, texts):
-    assert list(columns) == [zero_shot.TEXT]
-    return {zero_shot.TEXT: 3.0 * np.eye(128)[: len(texts)]}
+    assert list(columns) == [elixr_zero_shot.TEXT]
+    return {elixr_zero_shot.TEXT: 3.0 * np.eye(128)[: len(texts)]}
 
   def encode_images(self, columns, images):
-    assert list(columns) == [zero_shot.IMAGES]
+    assert list(columns) == [elixr_zero_shot.IMAGES]
     self.seen.extend(image.shape for image in images)
     outputs = np.zeros((len(images), 32, 128))
     outputs[..., -1] = 1
     shown = np.stack(images)[:, 0, :14] / 255.0
     outputs[:, 5, 0:28:2] = shown
     outputs[:, 7, 1:28:2] = 1 - shown
-    return {zero_shot.IMAGES: outputs}
+    return {elixr_zero_shot.IMAGES: outputs}
 
 
 def _images(seed, count=150, known=(EFFUSION, EDEMA)):
@@ -65,41 +63,12 @@ def _images(seed, count=150, known=(EFFUSION, EDEMA)):
 
 @pytest.fixture
 def scorer():
-  return zero_shot.make_scorer(Encoder(), PROMPTS)
+  return elixr_zero_shot.make_scorer(Encoder(), PROMPTS)
 
 
 def _find(table, metric, group="all"):
   (one,) = (m for m in table if (m.metric, m.group) == (metric, group))
   return one
-
-
-def test_margins_are_differences_of_the_best_cosines():
-  generator = np.random.default_rng(0)
-  outputs = generator.standard_normal((3, 4, 5))
-  texts = generator.standard_normal((2, 6, 5))
-
-  def best(image, text):
-    return max(x @ text / np.linalg.norm(x) / np.linalg.norm(text) for x in image)
-
-  result = zero_shot.margins(outputs, *texts)
-  expected = [
-    [best(image, a) - best(image, b) for a, b in zip(*texts, strict=True)]
-    for image in outputs
-  ]
-  np.testing.assert_allclose(result, expected, atol=1e-6)
-  np.testing.assert_allclose(
-    zero_shot.margins(7 * outputs, *(0.1 * texts)), result, atol=1e-6
-  )
-  assert zero_shot.margins(texts[:1, :1], texts[0, :1], -texts[0, :1]) == pytest.approx(
-    2
-  )
-
-
-def test_zero_shot_sentences_name_only_their_finding():
-  assert tuple(PROMPTS) == metadata.FINDINGS
-  for name, (with_it, without_it) in PROMPTS.items():
-    assert findings_of(with_it) == (name,)
-    assert without_it != with_it
 
 
 def test_zero_shot_sees_planted_findings(scorer):
@@ -153,12 +122,12 @@ def test_measure_encodes_images_once(scorer, tmp_path):
   assert len(scorer.encoder.seen) == 150
   images.images[149] = 0
   zero_shot.measure(scorer, images, cache=tmp_path)
-  assert len(scorer.encoder.seen) == 150 + 150 % zero_shot.BLOCK
-  other = zero_shot.make_scorer(
+  assert len(scorer.encoder.seen) == 150 + 150 % elixr_zero_shot.BLOCK
+  other = elixr_zero_shot.make_scorer(
     Encoder(description="another", seen=scorer.encoder.seen), PROMPTS
   )
   other.margins(images.images[:1], cache=tmp_path)
-  assert len(scorer.encoder.seen) == 151 + 150 % zero_shot.BLOCK
+  assert len(scorer.encoder.seen) == 151 + 150 % elixr_zero_shot.BLOCK
 
 
 def test_zero_shot_rejects_images_before_encoding(scorer):
@@ -171,12 +140,12 @@ def test_zero_shot_rejects_images_before_encoding(scorer):
 def test_measure_column_equals_measure_of_the_images(scorer, tmp_path):
   images = _images(6)
   outputs = scorer.encoder.encode_images(
-    [zero_shot.IMAGES], [image[..., 0] for image in images.images]
-  )[zero_shot.IMAGES]
+    [elixr_zero_shot.IMAGES], [image[..., 0] for image in images.images]
+  )[elixr_zero_shot.IMAGES]
   column = column_writer.write_column(
     tmp_path,
     ids={"test": images.ids},
-    name=zero_shot.IMAGES,
+    name=elixr_zero_shot.IMAGES,
     shape=(32, 128),
     encoder=f"{scorer.encoder.description}, all of a tree",
     standin=True,
@@ -194,31 +163,6 @@ def test_measure_column_equals_measure_of_the_images(scorer, tmp_path):
   assert {(one.of, one.judge) for one in stored} == {
     ("real", f"{zero_shot.JUDGE}, stored")
   }
-  other = zero_shot.make_scorer(Encoder(description="another"), PROMPTS)
+  other = elixr_zero_shot.make_scorer(Encoder(description="another"), PROMPTS)
   with pytest.raises(errors.InputError, match="which encodes the prompts"):
     zero_shot.measure_column(other, column, "test", findings, images.ids)
-
-
-def test_open_scorer_of_a_standin_negates_with_no_finding(tmp_path, monkeypatch):
-  settings = DataSettings(
-    root=str(tmp_path), image_size=32, records_dir=str(tmp_path / "records")
-  )
-  reason = zero_shot.open_scorer(settings)
-  assert isinstance(reason, str)
-  assert "standin_clip" in reason
-  with pytest.raises(errors.InputError, match="no ELIXR in"):
-    zero_shot.open_scorer(settings, elixr_models=str(tmp_path / "none"))
-  settings.standin_clip.mkdir(parents=True)
-  texts = []
-
-  def open_encoder(folder):
-    def encode_text(columns, given):
-      texts.extend(given)
-      return Encoder().encode_text(columns, given)
-
-    return python_types.SimpleNamespace(encode_text=encode_text)
-
-  monkeypatch.setattr(zero_shot.standin_elixr, "load", open_encoder)
-  zero_shot.open_scorer(settings)
-  assert texts[::2] == [with_it for with_it, _ in PROMPTS.values()]
-  assert set(texts[1::2]) == {"no finding"}

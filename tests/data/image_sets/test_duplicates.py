@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from cxr_diffusion_jax.evaluation.metrics import duplicates
+from cxr_diffusion_jax.data.image_sets import duplicates
 
 
 @pytest.fixture(scope="module")
