@@ -163,7 +163,7 @@ def _define_trained() -> Holders:
       "probe_steps": number(
         "probe_steps",
         0,
-        "Updates of the probe at most; 0 for 2,000 on CPUs, 20,000 on accelerators.",
+        "Updates of the probe at most; 0 for 1,800 on CPUs, 20,000 on accelerators.",
         0,
       ),
     }

@@ -75,6 +75,18 @@ def learning_rate(peak: float, num_steps: int) -> optax.Schedule:
   )
 
 
+def steady_learning_rate(peak: float, num_steps: int) -> optax.Schedule:
+  """`peak` after at most 100 steps, for trainings that a plateau ends.
+
+  Over the last quarter of the steps it falls to `peak` / 100, for those that it does
+  not end.
+  """
+  warmup = optax.linear_schedule(0.0, peak, min(100, max(1, num_steps // 10)))
+  last = num_steps // 4
+  falling = optax.linear_schedule(peak, 0.01 * peak, max(1, last))
+  return optax.join_schedules([warmup, falling], [num_steps - last])
+
+
 def make_step_fn(
   loss_fn: LossFn,
   tx: optax.GradientTransformation,

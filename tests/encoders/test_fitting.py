@@ -67,6 +67,12 @@ def test_fit_ends_on_a_plateau_with_the_best_parameters(program):
   assert np.abs(means[0]).max() < np.abs(means[3]).max()
 
 
+def test_steady_learning_rate_falls_over_the_last_quarter():
+  schedule = fitting.steady_learning_rate(0.1, 2000)
+  rates = [float(schedule(step)) for step in (0, 50, 100, 1499, 1750, 2000)]
+  np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.1, 0.0505, 0.001], rtol=1e-5)
+
+
 def test_fit_takes_the_last_figure_within_its_steps(program):
   plateau = fitting.Plateau(
     figure_fn=lambda params: (float(params["w"][0]),), check_every=40, patience=9

@@ -2,7 +2,7 @@
 
 loss = mean over images of sum over findings of
        -[w y log p + (1 - y) log(1 - p)],   w = clip((1 - rate) / rate, 1, limit)
-constant learning rate until the AUROC of validation patients reaches a plateau
+until the AUROC of validation patients reaches a plateau
 """
 
 from collections.abc import Callable
@@ -66,13 +66,13 @@ def compile_step(
 ) -> Program:
   """The program of `fit`: AdamW, where only kernels decay, not norms and biases."""
   classifier = make_classifier(settings, num_classes)
-  peak = settings.learning_rate
-  falling = fitting.learning_rate(peak, settings.num_steps)
-  constant = optax.linear_schedule(0.0, peak, min(100, settings.num_steps // 10))
+  schedule = fitting.learning_rate
+  if settings.patience:
+    schedule = fitting.steady_learning_rate
   tx = optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adamw(
-      constant if settings.patience else falling,
+      schedule(settings.learning_rate, settings.num_steps),
       weight_decay=settings.weight_decay,
       mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     ),

@@ -31,7 +31,7 @@ class ProbeSettings:
     num_steps: updates, at most where there is a patience.
     check_every: updates between two figures of the validation images.
     patience: figures in a row that are no better, which end the training; its result
-      has the best figure. 0 for exactly `num_steps`, where the learning rate falls.
+      has the best figure. 0 for exactly `num_steps`.
     batch_size: images in an update, and in a call of `Probe.scores`.
     max_positive_weight: limit of w above, which a finding of one in six images reaches
       at 5: rare findings count for more, but not all of the loss.
@@ -41,7 +41,7 @@ class ProbeSettings:
   blocks: int = 1
   stem_stride: int = 2
   norm_groups: int = 8
-  num_steps: int = 2000
+  num_steps: int = 1800
   check_every: int = 100
   patience: int = 5
   batch_size: int = 64
@@ -66,7 +66,7 @@ def default_settings(
   settings = ProbeSettings(
     # 28 to 64 places a side in the first stage.
     stem_stride=max(2, min(image_size, MAX_SIDE) // 56),
-    num_steps=2000 if on_cpu else 20_000,
+    num_steps=1800 if on_cpu else 20_000,
     **fields,
   )
   # Of many images, a quarter of a pass.

@@ -304,6 +304,6 @@ def test_default_settings_suit_the_images():
   assert (settings.num_steps, settings.widths[0]) == (9, 16)
   large = probe_settings.default_settings(512, 100_000, network="resnet18", patience=2)
   assert (large.stem_stride, large.check_every, large.patience) == (4, 390, 2)
-  assert (large.widths[0], large.blocks, large.num_steps) == (64, 2, 2000)
+  assert (large.widths[0], large.blocks, large.num_steps) == (64, 2, 1800)
   with pytest.raises(errors.InputError, match="small"):
     probe_settings.default_settings(64, 100, network="huge")
