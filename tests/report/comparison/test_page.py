@@ -28,12 +28,18 @@ def parsed(source) -> comparisons.Page:
 def test_pairs_of_training_conditions_are_shown():
   pairs = np.full((2, 2, 8, 8, 1), 9, np.uint8)
   captions = ["near: a-1 and training a, distance 1", "own: b-1 and training b"]
-  path = _path("a", _cmmd(1.0), elicited=list(pairs), elicited_captions=captions)
-  text = _render(_small(paths=[path, _path("b", _cmmd(2.0))]))
+  path = comparisons.path_of(
+    "a", comparisons.cmmd(1.0), elicited=list(pairs), elicited_captions=captions
+  )
+  text = comparisons.render(
+    comparisons.small(paths=[path, comparisons.path_of("b", comparisons.cmmd(2.0))])
+  )
   assert text.count(captions[0]) == text.count(captions[1]) == 3
   title = "Images for conditions of training images"
   assert title in text
-  assert title not in _render(_small(paths=[_path("a", _cmmd(1.0))]))
+  assert title not in comparisons.render(
+    comparisons.small(paths=[comparisons.path_of("a", comparisons.cmmd(1.0))])
+  )
 
 
 def test_page_loads_nothing_else(source, parsed):
