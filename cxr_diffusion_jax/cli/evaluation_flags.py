@@ -12,7 +12,7 @@ import typing
 from absl import flags
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.cli import command, flag_help, sample_flags
+from cxr_diffusion_jax.cli import classifier_flags, command, flag_help, sample_flags
 from cxr_diffusion_jax.evaluation import measurement
 
 if typing.TYPE_CHECKING:
@@ -48,9 +48,8 @@ def define() -> Holders:
     **sample_flags.settings(),
     **_define_metrics(),
     **_define_memorisation(),
-    **_define_trained(),
     **_define_guidance(),
-    **_define_utility(),
+    **classifier_flags.define(),
   }
 
 
@@ -143,32 +142,6 @@ def _define_memorisation() -> Holders:
     }
 
 
-def _define_trained() -> Holders:
-  number = flags.DEFINE_integer
-  with flag_help.group("Classifiers that are trained (the probe, and utility's)"):
-    return {
-      "classifier_network": flags.DEFINE_enum(
-        "classifier_network",
-        "",
-        ["", "small", "resnet18"],
-        "small or resnet18; by default small on CPUs, resnet18 on accelerators.",
-      ),
-      "classifier_patience": number(
-        "classifier_patience",
-        0,
-        "Checks of validation patients without growth of AUROC that end a training; 0"
-        " for 5.",
-        0,
-      ),
-      "probe_steps": number(
-        "probe_steps",
-        0,
-        "Updates of the probe at most; 0 for 1,800 on CPUs, 20,000 on accelerators.",
-        0,
-      ),
-    }
-
-
 def _define_guidance() -> Holders:
   texts, number = flags.DEFINE_list, flags.DEFINE_integer
   with flag_help.group("Sweep of guidance"):
@@ -181,35 +154,6 @@ def _define_guidance() -> Holders:
       ),
       "sweep_num": number(
         "sweep_num", 128, "Validation conditions at each scale, at most.", 2
-      ),
-    }
-
-
-def _define_utility() -> Holders:
-  texts, number = flags.DEFINE_list, flags.DEFINE_integer
-  with flag_help.group("Utility (classifiers trained on generated images)"):
-    return {
-      "utility_num": number(
-        "utility_num", 0, "Generated training images; 0 for as many as real ones.", 0
-      ),
-      "utility_steps": number(
-        "utility_steps", 0, "Updates of each classifier at most; 0 for the probe's.", 0
-      ),
-      "utility_ratios": texts(
-        "utility_ratios",
-        ["1"],
-        "Generated images that are added to the real ones, in multiples of"
-        " --utility_num, each from 1 to 5.",
-      ),
-      "utility_balanced": flags.DEFINE_bool(
-        "utility_balanced",
-        False,
-        "Whether generated training images show each finding equally often.",
-      ),
-      "utility_fractions": texts(
-        "utility_fractions",
-        ["0.01", "0.1", "0.3", "1"],
-        "Fractions of the real training images.",
       ),
     }
 
