@@ -18,15 +18,18 @@
 #                 and with stand-in encoders. No same_patient and no sweep, since most
 #                 patients of a small tree have one image. OUT is named after it.
 #
-# Estimate, not a measurement, for SCALE=full on 2 idle CPU cores, at 60 images/s of
-# training and 180 evaluations/s of the network in sampling (25 steps, 50 evaluations):
-#   records, encoders, classifiers      500 s
+#   UTILITY=1     classifiers trained on generated images too; SCALE=gpu has them anyway
+#
+# Estimate, not a measurement, for SCALE=full on 2 idle CPU cores: training at 60 images/s,
+# sampling at 180 evaluations/s of the network (25 steps, 50 evaluations an image),
+# classifiers at 10 updates/s:
+#   records, encoders, probe            700 s
 #   16 runs x 700 steps x 16 images    3000 s   and the short run, 50 s
-#   48 sets x 212 images               2800 s
+#   48 sets x 276 images               3700 s
 #   sweep, 8 paths x 64 x 3 scales      350 s
 #   losses, 16 runs x 640 images        900 s
-#   utility, 8 paths x 300 images      1000 s
-#   together                           8600 s, 2 h 25 min
+#   together                           8700 s, 2 h 25 min
+#   UTILITY=1: 8 paths x 300 images, 75 trainings of up to 1,000 updates: 2 h 15 min more
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
@@ -49,14 +52,16 @@ data=(--config.data.root="${out}/phantom-cxr" --config.data.phantom_visits=3.6
   # Losses are compared between 300 patients of each list who have several images.
   --config.data.phantom_images=5400 --config.data.validation_fraction=0.4)
 options=(--num 100 --seeds 0,1,2 --sweep 1,1.5,3 --sweep_num 64
-  --metrics fidelity,adherence,privacy,utility,embeddings --memorisation_num 40
-  --utility_num 300 --utility_fractions 0.1,1 --primary frechet_distance:probe)
+  --memorisation_num 40 --primary frechet_distance:probe)
+metrics=fidelity,adherence,diversity,privacy,embeddings
+utility=(--utility_num 300 --utility_steps 1000 --utility_fractions 1)
 case "${SCALE:-full}" in
   full) ;;
   gpu)
     more_references="${image_paths}" steps="${STEPS:-8000}"
-    options=(--num 150 --seeds 0,1,2 --sweep 1,1.5,2,3 --sweep_num 128 --metrics all
-      --memorisation_num 40 --utility_fractions 0.1,1 --primary frechet_distance:probe)
+    options=(--num 150 --seeds 0,1,2 --sweep 1,1.5,2,3 --sweep_num 128
+      --memorisation_num 40 --primary frechet_distance:probe)
+    UTILITY=1 utility=(--utility_fractions 0.1,1)
     ;;
   smoke)
     paths="findings elixr_c" training_seeds="0" steps="${STEPS:-4}"
@@ -64,7 +69,8 @@ case "${SCALE:-full}" in
       --config.data.phantom_images=1000 --config.data.validation_fraction=0.4
       --config.data.standin_steps=4 --config.train.validate_every=4)
     options=(--num 20 --seeds 0 --sweep 1,2 --sweep_num 20 --memorisation_num 2
-      --metrics fidelity,adherence,privacy --primary kernel_distance:probe)
+      --probe_steps 20 --primary kernel_distance:probe)
+    metrics=fidelity,adherence,privacy utility=(--utility_num 20 --utility_steps 4)
     ;;
   *) echo "error: SCALE=${SCALE}; expected full, gpu or smoke" >&2; exit 2 ;;
 esac
@@ -72,8 +78,12 @@ if [ -n "${REAL:-}" ]; then
   more_references=""
   data=(--config.data.root="${REAL}" --config.data.phantom_images=0
     --config.data.validation_fraction=0.2)
-  options=(--seeds 0,1,2 --metrics all --per_patient 0 --memorisation_num 40
-    --utility_fractions 0.1,1 --primary frechet_distance:probe)
+  options=(--seeds 0,1,2 --per_patient 0 --memorisation_num 40
+    --primary frechet_distance:probe)
+fi
+if [ -n "${UTILITY:-}" ]; then
+  metrics+=,utility
+  options+=("${utility[@]}")
 fi
 data+=(--config.data.records_dir="${out}/records")
 
@@ -109,7 +119,8 @@ done
 # By the estimate above, judging costs nearly twice as much as training.
 add_stage compare "$((steps * 2 * ${#workdirs[@]}))" python -m cxr_diffusion_jax.compare \
   --out "${out}/report" --workdirs "$(IFS=,; echo "${workdirs[*]}")" \
-  --features probe,clip --memorisation_reference "${out}/runs/reference" "${options[@]}"
+  --features probe,clip --memorisation_reference "${out}/runs/reference" \
+  --metrics "${metrics}" "${options[@]}"
 
 if [ -n "${dry_run}" ]; then
   printf '%s\n' "${commands[@]}"

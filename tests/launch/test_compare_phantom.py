@@ -100,6 +100,13 @@ def test_compare_phantom_takes_real_images_in_place_of_phantoms(repository):
   assert "sweep" not in compare
 
 
+def test_compare_phantom_adds_utility_on_request(repository):
+  plain = _flags(_printed(repository)[-1])
+  with_utility = _flags(_printed(repository, UTILITY="1")[-1])
+  assert with_utility["metrics"] == plain["metrics"] + ",utility"
+  assert {*with_utility} - {*plain} >= {"utility_num", "utility_steps"}
+
+
 def test_compare_phantom_stops_with_130_and_resumes(repository, tmp_path):
   (tmp_path / "launch").mkdir()
   (tmp_path / "bin").mkdir()
