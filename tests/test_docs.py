@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from cxr_diffusion_jax.evaluation import metric
+
 DOCS = ("README.md", "launch/README.md", "docs/*.md", "docs/results/*.md")
 CONFIGS = (
   *("clip_text", "clip_vision", "elixr_b", "elixr_bc", "elixr_c", "findings"),
@@ -110,3 +112,28 @@ def _has(config, key: str) -> bool:
 def test_docs_package_data_of_report_is_complete(repository: pathlib.Path):
   folder = repository / "cxr_diffusion_jax" / "report" / "templates"
   assert {path.suffix for path in folder.iterdir()} == {".html", ".css", ".js"}
+
+
+def _expanded(pattern: str) -> list[str]:
+  """The names that braces stand for, as in a shell."""
+  inner = re.search(r"\{([^{}]*)\}", pattern)
+  if inner is None:
+    return [pattern]
+  before, after = pattern[: inner.start()], pattern[inner.end() :]
+  return [
+    name for part in inner[1].split(",") for name in _expanded(before + part + after)
+  ]
+
+
+def test_docs_evaluation_lists_every_figure_and_its_minimum(pages):
+  section = pages["docs/evaluation.md"].split("## Every figure")[1].split("\n## ")[0]
+  listed = {}
+  for line in section.splitlines():
+    if line.startswith("| `"):
+      names, _, _, minimum, _ = re.split(r" \| ?", line.removeprefix("| "), maxsplit=4)
+      for pattern in re.findall(r"`([^`]+)`", names):
+        for name in {*_expanded(pattern)}:
+          assert name not in listed, name
+          listed[name] = int(minimum.split()[0].strip(","))
+  declared = {name: record.minimum_n for name, record in metric.find_all().items()}
+  assert listed == declared
