@@ -135,14 +135,6 @@ def fit(
       "weights": weights,
     }
 
-  plateau = None
-  if settings.patience:
-    assert validation is not None
-    plateau = fitting.Plateau(
-      figure_fn=_figure_fn(program.score_fn, validation, weights, settings.batch_size),
-      check_every=settings.check_every,
-      patience=settings.patience,
-    )
   return fitting.fit(
     program.step_fn,
     program.tx,
@@ -153,8 +145,24 @@ def fit(
     num_steps=settings.num_steps,
     batch_size=settings.batch_size,
     seed=settings.seed,
-    plateau=plateau,
+    plateau=_plateau(program, settings, validation, weights),
     progress=progress,
+  )
+
+
+def _plateau(
+  program: Program,
+  settings: ProbeSettings,
+  validation: tuple[types.Arrays, np.ndarray] | None,
+  weights: np.ndarray,
+) -> fitting.Plateau | None:
+  if not settings.patience:
+    return None
+  assert validation is not None
+  return fitting.Plateau(
+    figure_fn=_figure_fn(program.score_fn, validation, weights, settings.batch_size),
+    check_every=settings.check_every,
+    patience=settings.patience,
   )
 
 

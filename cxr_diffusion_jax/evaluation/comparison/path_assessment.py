@@ -4,7 +4,7 @@ runs (training seeds) x sampling seeds --generate--> sets --assess--> figures
 conditions of training, of one image a patient --> memorisation
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -13,6 +13,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
+from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation import metric as metric_lib
 from cxr_diffusion_jax.evaluation.comparison import elicitation, row_losses
@@ -221,14 +222,7 @@ def assess_set(
   }
   repeats, repeat_features = None, {}
   if options.wants("diversity"):
-    repeated = np.repeat(ids[:NUM_REPEATED], REPEATS).tolist()
-    flat = generate(repeated, name="repeats", first=FIRST_REPEAT)
-    shape = (len(repeated) // REPEATS, REPEATS)
-    repeats = np.stack(list(flat)).reshape(*shape, *flat[0].shape)
-    repeat_features = {
-      extractor.name: extract(extractor, flat, key="repeats").reshape(*shape, -1)
-      for extractor in context.extractors
-    }
+    repeats, repeat_features = _repeats(ids, generate, extract, context.extractors)
   wanted = {record.name for record in options.records}
   elicited = None
   if {*options.records} & {*memorisation.METRICS, *reidentification.METRICS}:
@@ -253,3 +247,23 @@ def assess_set(
     figures += [one for one in changes if one.metric in wanted]
   judged = dataclasses.replace(judged, measurements=figures)
   return JudgedSet(generator=generator, generated=generated, assessment=judged)
+
+
+def _repeats(
+  ids: Sequence[str],
+  generate: Callable[..., types.Arrays],
+  extract: Callable[..., np.ndarray],
+  extractors: Sequence[Extractor],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """`REPEATS` images [n r h w 1] of each of the first conditions, and features [n r d].
+
+  `generate` and `extract` are those of one set.
+  """
+  repeated = np.repeat(ids[:NUM_REPEATED], REPEATS).tolist()
+  flat = generate(repeated, name="repeats", first=FIRST_REPEAT)
+  shape = (len(repeated) // REPEATS, REPEATS)
+  images = np.stack([flat[row] for row in range(len(flat))])
+  return images.reshape(*shape, *images.shape[1:]), {
+    one.name: extract(one, flat, key="repeats").reshape(*shape, -1)
+    for one in extractors
+  }
