@@ -25,7 +25,7 @@ from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.extractors.onnx_network import open_embedding
 from cxr_diffusion_jax.encoders.extractors.segmenter import open_segmenter
-from cxr_diffusion_jax.encoders.probes import probe, probe_settings
+from cxr_diffusion_jax.encoders.probes import probe
 from cxr_diffusion_jax.evaluation import real_sets
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
 from cxr_diffusion_jax.evaluation.measurement import Measurement
@@ -262,13 +262,11 @@ def train_judge(
   training, validation = (
     image_set.of_records(records, split) for split in ("train", "validation")
   )
-  default = probe_settings.default_settings
-  settings = default(records.image_size, len(training), **changes) if changes else None
   return probe.train_probe(
     training.images,
     training.labels["findings"],
     records.folder / "probe",
     validation=(validation.images, validation.labels["findings"]),
-    settings=settings,
+    changes=changes,
     progress=progress,
   )

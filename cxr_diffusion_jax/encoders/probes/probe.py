@@ -75,6 +75,7 @@ def train_probe(
   *,
   validation: tuple[types.Arrays, np.ndarray],
   settings: ProbeSettings | None = None,
+  changes: artifacts.JsonMapping | None = None,
   progress: types.Progress = types.no_progress,
 ) -> Probe:
   """Trains and saves a probe, or loads it if the folder already holds it.
@@ -84,6 +85,7 @@ def train_probe(
     validation: images and findings of other patients, for the plateau and thresholds.
     settings: None for those of a saved probe of these images, on any machine, or
       `default_settings`.
+    changes: to `default_settings`, where there are no settings.
 
   Raises:
     errors.InputError: no images, numbers of rows or sizes that differ, or a damaged
@@ -91,11 +93,14 @@ def train_probe(
   """
   folder = epath.Path(folder)
   data = {"training": (images, findings), "validation": validation}
+  if settings is None and changes:
+    # Without an image, `_fingerprint` refuses.
+    size = len(images[0]) if len(images) else 0
+    settings = probe_settings.default_settings(size, len(images), **changes)
   for known in [settings] if settings else _saved_settings(folder):
     if read_description(folder).get("fingerprint") == _fingerprint(known, **data):
       return load_probe(folder)
   if settings is None:
-    # Without an image, `_fingerprint` refuses.
     size = len(images[0]) if len(images) else 0
     settings = probe_settings.default_settings(size, len(images))
   mark = _fingerprint(settings, **data)

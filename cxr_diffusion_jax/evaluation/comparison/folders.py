@@ -32,6 +32,9 @@ from cxr_diffusion_jax.evaluation.measurement import Measurement
 # Fewest real images with findings that a judge is trained on.
 MIN_TRAINING = 100
 
+# What folders of images are not judged by.
+NEED_CONDITIONS = ("anatomy", "anatomy by a segmenter", "boxes", "re-identification")
+
 # Shares of real images for the judge's training and for its thresholds.
 TRAINING_SHARE, VALIDATION_SHARE = 0.5, 0.1
 
@@ -73,7 +76,7 @@ def compare(
       folders.training, image_size=folders.image_size, progress=progress
     )
     image_folder.check_pair(real, training)
-  judge, rest, validation = _judge(real, folders, out, progress)
+  judge, rest, validation = _judge(real, folders, out, options, progress)
   extractors, skipped = features_lib.open_extractors(
     options.features, probe=judge, weights=options.weights
   )
@@ -162,6 +165,8 @@ def _with_judges(
     validation=validation,
     progress=progress,
   )
+  # These compare with the image of a condition, or of a condition of training.
+  without |= dict.fromkeys(NEED_CONDITIONS, "of runs alone, whose conditions are known")
   return dataclasses.replace(
     context, judges=judges, classifiers=classifiers, skipped={**skipped, **without}
   )
@@ -226,7 +231,11 @@ def _counted(images: ImageSet) -> str:
 
 
 def _judge(
-  real: ImageSet, folders: Folders, out: pathlib.Path, progress: types.Progress
+  real: ImageSet,
+  folders: Folders,
+  out: pathlib.Path,
+  options: Options,
+  progress: types.Progress,
 ) -> tuple[probe.Probe | None, ImageSet, ImageSet | None]:
   """A classifier of findings, if any, images to judge, and those of its thresholds."""
   if folders.probe:
@@ -243,6 +252,10 @@ def _judge(
     (part.images, np.asarray(part.labels["findings"])) for part in parts.values()
   )
   judge = probe.train_probe(
-    *training, out / "probe", validation=validation, progress=progress
+    *training,
+    out / "probe",
+    validation=validation,
+    changes=options.classifier_changes(options.probe_steps),
+    progress=progress,
   )
   return judge, rest, parts["validation"]

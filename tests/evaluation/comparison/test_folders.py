@@ -90,7 +90,8 @@ def test_folders_are_judged_by_a_probe_of_separate_images(
   (folders / "l.csv").write_text("\n".join(["file,findings", *rows]) + "\n")
   seen = []
 
-  def train_probe(images, findings, folder, *, validation, progress):
+  def train_probe(images, findings, folder, *, validation, changes, progress):
+    assert changes == {}
     del folder, progress
     seen.append((len(images), findings.shape, len(validation[0])))
     return judged
