@@ -19,7 +19,7 @@ import numpy as np
 
 from cxr_diffusion_jax.data import captions as captions_lib
 from cxr_diffusion_jax.data import pairing
-from cxr_diffusion_jax.data.columns.column import Column
+from cxr_diffusion_jax.data.columns.column import Column, ColumnSource
 from cxr_diffusion_jax.data.records import records as records_lib
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class JoinedSource:
     image = self._records[max(row, 0)]["image"]
     return image if row >= 0 else np.zeros_like(image)
 
-  def _value(self, column: Sequence[np.ndarray], row: int) -> np.ndarray:
+  def _value(self, column: ColumnSource, row: int) -> np.ndarray:
     return column[row] if row >= 0 else np.zeros_like(column[int(self.row[0])])
 
   def batch(

@@ -22,7 +22,9 @@ DEGREES, SHIFT, CONTRAST = 5.0, 0.04, 0.1
 STREAM = types.StreamSpec(name="augmentation", num_tokens=1, width=8, optional=True)
 
 
-def augment(key: Array, images: Array, rate: float) -> tuple[Array, types.TokenStream]:
+def augment(
+  key: Array, images: types.Array, rate: float
+) -> tuple[Array, types.TokenStream]:
   """Changes a share of the images.
 
   Args:
@@ -43,7 +45,7 @@ def augment(key: Array, images: Array, rate: float) -> tuple[Array, types.TokenS
   return changed, types.TokenStream(tokens=tokens[:, None], mask=chosen[:, None])
 
 
-def change(images: Array, changes: Array) -> Array:
+def change(images: types.Array, changes: Array) -> Array:
   """Rotates, shifts and scales grey values; what comes into view repeats the border.
 
   Args:

@@ -160,7 +160,10 @@ class ConditionBuilder:
     """Conditions of prompts or findings, as labels or as sentences for an encoder."""
     if "prompt" not in self.needs.inputs:
       return self._of_labels(request)
-    if not request.findings and "findings" in request.given:
+    wanted: list[str | None] = list(request.findings)
+    if not wanted and "findings" in request.given:
+      wanted.append(None)
+    if None in wanted and (request.prompts or not self._partial):
       raise errors.InputError(
         "age, sex or view without findings",
         "findings, from which a sentence is made",
@@ -173,11 +176,20 @@ class ConditionBuilder:
     }
     texts, vocabulary = list(request.prompts), self.run.card.vocabulary
     entries: list[artifacts.Json] = [{"prompt": text} for text in texts]
-    for text in request.findings:
-      names = labels.names_of(labels.parse(text, vocabulary), vocabulary)
+    for text in wanted:
+      names = None
+      if text is not None:
+        names = labels.names_of(labels.parse(text, vocabulary), vocabulary)
       texts.append(prompts.prompt(names, vocabulary=vocabulary, **person))
-      entries.append({"prompt": texts[-1], "findings": names})
+      known = {} if names is None else {"findings": names}
+      entries.append({"prompt": texts[-1], **known})
     return self._rows(entries, self._text_fields(texts))
+
+  @property
+  def _partial(self) -> bool:
+    """Whether the run has learned from prompts that leave out findings."""
+    columns = self.run.card.columns
+    return any(columns[name].captions > 1 for name in self.needs.text_columns)
 
   def _of_labels(self, request: Request) -> Conditions:
     texts = request.findings or ("",)

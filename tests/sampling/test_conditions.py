@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import prompts
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling.request import Request
 from tests.prompt_reader import findings_of
@@ -111,6 +112,28 @@ def test_build_encodes_prompts_and_leaves_the_image_blank(path, builder_of, enco
   assert text.all()
   assert not any(mask.any() for mask in image)
   assert result.negative is None
+
+
+def test_build_writes_partial_prompts_for_runs_that_learned_from_them(
+  builder_of, encoder
+):
+  run = builder_of("elixr_b").run
+  columns = {
+    name: dataclasses.replace(column, captions=4)
+    for name, column in run.card.columns.items()
+  }
+  card = dataclasses.replace(run.card, columns=columns)
+  builder = conditions_lib.ConditionBuilder(run=dataclasses.replace(run, card=card))
+  result = builder.build(Request(age=63.0, sex="F"), 1)
+  (entry,) = result.entries
+  assert "63 year old" in entry["prompt"]
+  assert findings_of(entry["prompt"]) == ()
+  assert not any(words in entry["prompt"] for words in prompts.phrasings()["none"])
+  assert "findings" not in entry
+  wanted = encoder.value(entry["prompt"])[None]
+  np.testing.assert_array_equal(result.fields["contrastive_txt_emb"], wanted)
+  with pytest.raises(errors.InputError, match="without findings"):
+    builder.build(Request(prompts=("a",), view="PA"), 1)
 
 
 def test_build_turns_findings_into_a_sentence(builder_of, encoder):
