@@ -1,8 +1,9 @@
 """Which caption of a row a training step reads, and which labels it leaves out.
 
-key --> caption 0: the full prompt and all labels
-        caption 1 to num - 1: another phrasing, without each attribute at a rate;
-        of the labels, findings, view, sex and age are unknown at the same rate
+seed, number of the row in the stream --> numbers in [0, 1) --> caption
+  0: the full prompt and all labels
+  1 to num - 1: another phrasing, without each attribute at a rate; of the labels,
+  findings, view, sex and age are unknown at the same rate
 
 A model that has seen partial conditions takes a request that says little.
 """
@@ -17,6 +18,9 @@ from cxr_diffusion_jax.data.columns.column import Column
 
 # The fields of a record that may be left out, and what unknown is there.
 UNKNOWN = {"findings": np.nan, "view": -1, "sex": -1, "age": np.nan}
+
+# Random numbers of a row: one for the caption and one a field, as two Philox blocks.
+NUM_DRAWS = 8
 
 
 def check(num: int, drop: float) -> None:
@@ -45,10 +49,13 @@ class Captions:
   def __post_init__(self):
     check(self.num, self.drop)
 
-  def draw(self, key: int) -> tuple[int, tuple[str, ...]]:
-    """A caption, each as likely as any other, and the fields that are unknown."""
-    rng = np.random.default_rng(key)
-    caption, left_out = int(rng.integers(self.num)), rng.random(len(UNKNOWN))
+  def choose(self, draws: np.ndarray) -> tuple[int, tuple[str, ...]]:
+    """A caption, each as likely as any other, and the fields that are unknown.
+
+    `draws` are a row of `draw`.
+    """
+    caption, *left_out = draws[: 1 + len(UNKNOWN)].tolist()
+    caption = int(caption * self.num)
     if not caption:
       return 0, ()
     fields = zip(UNKNOWN, left_out, strict=True)
@@ -56,6 +63,17 @@ class Captions:
 
 
 NO_CAPTIONS = Captions()
+
+
+def draw(seed: int, first: int, num: int) -> np.ndarray:
+  """Numbers [num NUM_DRAWS] in [0, 1) of rows `first` and on of an endless stream.
+
+  Those of a row do not depend on where the reading begins.
+  """
+  bits = np.random.Philox(key=[seed, 0])
+  # A block gives four numbers.
+  bits.advance(NUM_DRAWS // 4 * first)
+  return np.random.Generator(bits).random((num, NUM_DRAWS))
 
 
 def without(

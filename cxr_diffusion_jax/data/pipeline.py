@@ -1,6 +1,6 @@
 """Joins records with columns and serves them as batches, through Grain.
 
-rows -> shuffle -> repeat (-> draw a caption) -> batches of B = G / n rows
+rows -> shuffle -> repeat -> batches of B = G / n rows (-> draw captions)
   -> [step n + p :: n] -> load
 
 Batch k holds the rows k B to (k + 1) B of one endless shuffled stream, and process p of
@@ -110,9 +110,9 @@ class JoinedSource:
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     return self._read(operator.index(index), 0)
 
-  def drawn(self, index: int, key: int) -> dict[str, np.ndarray]:
-    """A row with a random caption, as `captions` describes; the key decides which."""
-    caption, unknown = self.captions.draw(key)
+  def drawn(self, index: int, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """A row with the caption that `Captions.choose` takes by its draws."""
+    caption, unknown = self.captions.choose(draws)
     record = self._read(operator.index(index), caption)
     return captions_lib.without(record, unknown)
 
@@ -151,16 +151,17 @@ class JoinedSource:
     return column[row] if row >= 0 else np.zeros_like(column[int(self.row[0])])
 
   def batch(
-    self, indices: Sequence[int], keys: Sequence[int] | None = None
+    self, indices: Sequence[int], draws: np.ndarray | None = None
   ) -> dict[str, np.ndarray]:
     """The fields of b rows with a leading axis; `image` is float32 in [-1, 1].
 
-    With keys, one for each row, the rows are as of `drawn`.
+    With draws, one row for each index, the rows are as of `drawn`.
     """
-    if keys is None:
+    if draws is None:
       rows = [self[index] for index in indices]
     else:
-      rows = [self.drawn(index, key) for index, key in zip(indices, keys, strict=True)]
+      pairs = zip(indices, draws, strict=True)
+      rows = [self.drawn(index, of_row) for index, of_row in pairs]
     batch = {
       name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "image"
     }
@@ -203,15 +204,16 @@ def train_batches(
   import grain
 
   local_size = _local_size(source, batch_size, process_index, process_count)
-  load = source.batch
-  rows = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-  if source.captions.num > 1:
-    rows, load = rows.random_map(_with_key), functools.partial(_drawn_batch, source)
   batches = (
+    grain.MapDataset.range(len(source))
+    .seed(seed)
+    .shuffle()
+    .repeat()
     # Drop the remainder: Grain could not count the batches of an endless stream.
-    rows.batch(local_size, drop_remainder=True)
+    .batch(local_size, drop_remainder=True)
+    .map_with_index(functools.partial(_with_draws, source.captions, seed))
     .slice(slice(start_step * process_count + process_index, None, process_count))
-    .map(load)
+    .map(functools.partial(_load, source))
   )
   return iter(_read_ahead(batches, num_workers, num_threads))
 
@@ -249,15 +251,19 @@ def epoch_batches(
   return iter(_read_ahead(batches, 0, num_threads))
 
 
-def _with_key(index: int, rng: np.random.Generator) -> tuple[int, int]:
-  """A row's index, and the key of what is drawn of it this time."""
-  return index, int(rng.integers(2**63))
+def _with_draws(
+  captions: captions_lib.Captions, seed: int, number: int, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """The indices of a batch, and the draws of its rows if there is a choice."""
+  b = len(indices)
+  return indices, (captions_lib.draw(seed, number * b, b) if captions.num > 1 else None)
 
 
-def _drawn_batch(
-  source: JoinedSource, rows: tuple[np.ndarray, np.ndarray]
+def _load(
+  source: JoinedSource, batch: tuple[np.ndarray, np.ndarray | None]
 ) -> dict[str, np.ndarray]:
-  return source.batch(*(values.tolist() for values in rows))
+  indices, draws = batch
+  return source.batch(indices.tolist(), draws)
 
 
 def _local_size(

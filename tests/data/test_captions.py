@@ -9,10 +9,17 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import captions
 
 
-def test_draw_takes_every_caption_and_leaves_out_each_field_at_the_rate():
+def test_draw_of_a_row_does_not_depend_on_the_first():
+  whole = captions.draw(5, 0, 40)
+  assert ((whole >= 0) & (whole < 1)).all()
+  np.testing.assert_array_equal(captions.draw(5, 7, 20), whole[7:27])
+  assert len(np.unique(whole)) == whole.size
+  assert not np.array_equal(captions.draw(6, 0, 40), whole)
+
+
+def test_choose_takes_every_caption_and_leaves_out_each_field_at_the_rate():
   some = captions.Captions(num=4, drop=0.3)
-  draws = [some.draw(key) for key in range(2000)]
-  assert draws == [some.draw(key) for key in range(2000)]
+  draws = [some.choose(row) for row in captions.draw(0, 0, 2000)]
   count = collections.Counter(caption for caption, _ in draws)
   assert sorted(count) == [0, 1, 2, 3]
   assert min(count.values()) > 400
@@ -24,8 +31,9 @@ def test_draw_takes_every_caption_and_leaves_out_each_field_at_the_rate():
   assert sum(len(unknown) == 4 for unknown in others) > 2
 
 
-def test_draw_of_one_caption_leaves_nothing_out():
-  assert {captions.NO_CAPTIONS.draw(key) for key in range(50)} == {(0, ())}
+def test_choose_of_one_caption_leaves_nothing_out():
+  chosen = {captions.NO_CAPTIONS.choose(row) for row in captions.draw(0, 0, 50)}
+  assert chosen == {(0, ())}
 
 
 def test_without_makes_fields_unknown():

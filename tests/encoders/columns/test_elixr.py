@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data import captions, images
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import layout
@@ -105,7 +105,7 @@ def test_elixr_captions_of_stand_ins_are_drawn_and_files_have_one(with_standin):
   assert result.card.columns["txt_emb"].captions == 3
   assert result.card.columns["elixrc"].captions == 1
   source = result.source("train")
-  seen = {bytes(source.drawn(0, key)["txt_emb"]) for key in range(40)}
+  seen = {bytes(source.drawn(0, row)["txt_emb"]) for row in captions.draw(0, 0, 40)}
   assert len(seen) == 3
   assert bytes(source[0]["txt_emb"]) in seen
   assert result.source("test").captions.num == 1
