@@ -168,30 +168,13 @@ def of_runs(
   extractors, skipped = features_lib.open_extractors(
     features, settings=settings, probe=judge, weights=weights
   )
-  cache = records.folder / "features"
-  opened_judges = classifiers_lib.open_classifiers(weights, extractors, classifiers)
-  judges, without = judges_lib.open_judges(
-    judge,
-    judge_name(dataset.phantom),
-    settings,
-    classifiers=opened_judges,
-    validation=image_set.of_records(records, "validation"),
-    elixr_models=elixr_models,
-    cache=cache,
-    progress=progress,
+  opened = classifiers_lib.open_classifiers(weights, extractors, classifiers)
+  judges_of, without = _open_judges(
+    runs[0], judge, opened, sets, elixr_models, organs, progress
   )
-  open_aligned = judges_lib.aligned_judges(
-    settings.root,
-    records,
-    sets["training"],
-    judge,
-    judge_name(dataset.phantom),
-    organs,
-    progress,
-  )
-  aligned, not_aligned = open_aligned(sets["conditions"])
   if identifying is None:
     without["re-identification"] = reidentification_lib.NO_NETWORK
+  cache = _cache(records)
   return EvalContext(
     settings=settings,
     records=records,
@@ -201,17 +184,54 @@ def of_runs(
     reference=sets["reference"],
     training=sets["training"],
     judge=judge,
-    judges=[*judges, *aligned],
-    classifiers=opened_judges,
+    judges=judges_of(sets["conditions"]),
+    classifiers=opened,
     segmenter=organs,
     reidentification=identifying,
     extractors=extractors,
-    skipped=skipped | without | not_aligned,
+    skipped=skipped | without,
     features=real_sets.features(cache, extractors, whole, sets, progress),
     cache=cache,
     whole=whole,
-    judges_of=lambda conditions: [*judges, *open_aligned(conditions)[0]],
+    judges_of=judges_of,
   )
+
+
+def _cache(records: records_lib.Records) -> pathlib.Path:
+  """Where features of the records' images are kept."""
+  return records.folder / "features"
+
+
+def _open_judges(
+  run: run_lib.Run,
+  judge: probe.Probe,
+  classifiers: Sequence[classifiers_lib.Classifier],
+  sets: Mapping[str, ImageSet],
+  elixr_models: str,
+  segmenter: Extractor | None,
+  progress: types.Progress,
+) -> tuple[Callable[[ImageSet], list[judges_lib.JudgeFn]], dict[str, str]]:
+  """Conditions -> their judges; and why others are unavailable."""
+  records, name = run.dataset.records, judge_name(run.dataset.phantom)
+  judges, without = judges_lib.open_judges(
+    judge,
+    name,
+    run.data,
+    classifiers=classifiers,
+    validation=image_set.of_records(records, "validation"),
+    elixr_models=elixr_models,
+    cache=_cache(records),
+    progress=progress,
+  )
+  open_aligned = judges_lib.aligned_judges(
+    run.data.root, records, sets["training"], judge, name, segmenter, progress
+  )
+  _, not_aligned = open_aligned(sets["conditions"])
+
+  def judges_of(conditions: ImageSet) -> list[judges_lib.JudgeFn]:
+    return [*judges, *open_aligned(conditions)[0]]
+
+  return judges_of, without | not_aligned
 
 
 def of_split(

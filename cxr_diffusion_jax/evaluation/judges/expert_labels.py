@@ -129,12 +129,6 @@ def columns_of(findings: Sequence[str], names: Sequence[str]) -> list[list[int]]
   return columns
 
 
-def _highest(scores: np.ndarray, columns: Sequence[Sequence[int]]) -> np.ndarray:
-  """[n k] of scores [n m], 0 where there is no column."""
-  padded = np.pad(scores, ((0, 0), (0, 1)), constant_values=0)
-  return np.stack([padded[:, list(one) or [-1]].max(axis=1) for one in columns], axis=1)
-
-
 def figures(
   scores: np.ndarray,
   labels: np.ndarray,
