@@ -27,15 +27,17 @@ def place(tmp_path_factory, make_autoencoder) -> pathlib.Path:
 
 
 @pytest.fixture
-def flags(small, repository, place) -> Callable[..., list[str]]:
+def flags(small_dit, repository, place) -> Callable[..., list[str]]:
   """The small run on latents: `flags(workdir, train__num_steps=2)`."""
-  labels = dataclasses.replace(small, path="findings", records_dir=place / "records")
+  labels = dataclasses.replace(
+    small_dit, path="findings", records_dir=place / "records"
+  )
 
   def make(workdir: pathlib.Path | None = None, **changes) -> list[str]:
     changes = {"codec__folder": place / "vae", "train__num_steps": 4, **changes}
     given = labels.changes(codec__scaling_factor="measured", **changes)
     del given["codec.levels"]
-    results = [f"--config={repository}/configs/findings.py:kl_tiny"]
+    results = [f"--config={repository}/configs/findings.py:kl_dit_tiny"]
     results += [f"--config.{name}={value}" for name, value in given.items()]
     return [*results, f"--workdir={workdir}"] if workdir else results
 
