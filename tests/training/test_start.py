@@ -15,7 +15,7 @@ from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.run import state as state_lib
-from cxr_diffusion_jax.training import denoiser_trainer, start
+from cxr_diffusion_jax.training import start
 
 QUICK = {
   "optimizer__schedule": "cosine",
@@ -34,13 +34,13 @@ def test_start_continues_a_finished_run_with_more_steps(train, tmp_path, caplog)
 
 
 def test_start_takes_the_averaged_parameters_of_another_run(
-  train, build, dataset, tmp_path
+  train, build, dataset, share_programs, tmp_path
 ):
   trained, _ = train(tmp_path / "first", **QUICK)
-  config = {**QUICK, "train__init_from": str(tmp_path / "first"), "seed": 1}
+  config = {**QUICK, "train__init_from": str(tmp_path / "first")}
   experiment = build(**config)
   start.check_initial(experiment, trained.state.params)
-  programs = denoiser_trainer.make_programs(experiment, dataset.card.statistics)
+  programs = share_programs(experiment, dataset.card.statistics)
   with checkpoints.open_manager(tmp_path / "second") as manager:
     state, history = start.start(experiment.config, programs, manager, dataset.card)
   assert (int(state.step), history) == (0, {})
