@@ -70,7 +70,7 @@ def test_augment_changes_a_share_and_its_tokens_tell_what_was_done():
 
 
 @pytest.mark.parametrize("size", ["tiny", "dit_tiny", "edm2_tiny"])
-def test_network_accepts_contexts_with_and_without_the_token(size):
+def test_build_accepts_contexts_with_and_without_the_token(size):
   config = findings.get_config(size)
   config.data.augment = 0.5
   recipe = recipe_lib.build(config)

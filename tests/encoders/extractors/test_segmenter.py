@@ -87,7 +87,7 @@ def test_segmenter_measures_planted_organs(model, runtime):
   _check(model)
 
 
-def test_onnxruntime_runs_a_segmenter(model):
+def test_segmenter_runs_in_onnxruntime(model):
   pytest.importorskip("onnxruntime")
   _check(model)
 

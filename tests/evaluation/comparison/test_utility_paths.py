@@ -19,7 +19,7 @@ def test_balanced_rows_show_each_finding_equally_often():
   assert len(utility_paths.balanced_rows(findings, np.arange(20), 31)) == 31
 
 
-def test_classifiers_of_utility_follow_the_options():
+def test_settings_of_utility_follow_the_options():
   options = path_assessment.Options(
     utility_steps=70, utility_ratios=(1, 5), classifier_patience=2
   )

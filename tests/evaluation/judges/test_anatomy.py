@@ -148,7 +148,7 @@ def test_facts_of_phantoms_are_those_of_the_renderer(tmp_path):
     assert facts["diaphragm_right"][row] == reported["diaphragm"][0]
 
 
-def test_segmented_anatomy_is_compared_where_both_images_show_it(asked):
+def test_of_segmenter_compares_anatomy_that_both_images_show(asked):
   """A segmenter that reads the ratio from the first pixel; 0 is not seen."""
   network = extractor_lib.Extractor(
     name="onnx-organs",

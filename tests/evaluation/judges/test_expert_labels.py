@@ -37,7 +37,7 @@ SCORER = expert_labels.Scorer(
 )
 
 
-def test_judges_are_compared_with_expert_labels(sets):
+def test_measure_compares_judges_with_expert_labels(sets):
   four = {}
   for split in ("test", "expert", "train"):
     for row in range(NUM):
@@ -65,7 +65,7 @@ def test_judges_are_compared_with_expert_labels(sets):
   assert "1 images" in few.reason
 
 
-def test_unions_are_the_highest_of_their_findings():
+def test_columns_of_unions_are_the_highest_of_their_findings():
   names = ("Airspace opacity", "Abnormal", "Mass", "Fracture")
   findings = ("Edema", "Mass", "", "Pneumonia")
   assert expert_labels.columns_of(findings, names) == [[0, 3], [0, 1, 3], [1], []]

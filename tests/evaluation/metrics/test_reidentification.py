@@ -54,7 +54,7 @@ def _measure(training, images_a_patient, recognised):
   return {(one.metric, one.of): one for one in figures}
 
 
-def test_recognised_patients_are_reported():
+def test_measure_reports_recognised_patients():
   figures = _measure(_training(2), 2, 1.0)
   for of in ("generated", "real"):
     for name in ("auroc", "tpr"):
@@ -67,14 +67,14 @@ def test_recognised_patients_are_reported():
   assert 0.01 < some.low < 0.25 < some.high
 
 
-def test_no_patient_is_recognised_by_chance():
+def test_measure_recognises_no_patient_by_chance():
   figures = _measure(_training(2), 2, 0.0)
   for name, chance in (("auroc", 0.5), ("tpr", 0.01)):
     figure = figures[f"reidentification_{name}", "generated"]
     assert figure.low <= chance <= figure.high
 
 
-def test_real_pairs_need_patients_with_several_images():
+def test_measure_of_real_pairs_needs_patients_with_several_images():
   figures = _measure(_training(1), 1, 1.0)
   assert figures["reidentification_auroc", "generated"].value > 0.98
   figure = figures["reidentification_auroc", "real"]

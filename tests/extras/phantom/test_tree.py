@@ -85,7 +85,7 @@ def test_make_plan_gives_patients_as_many_visits_as_asked_for():
   assert default.mean() == pytest.approx(1.8, abs=0.05)
 
 
-def test_visits_of_a_patient_show_one_body(tmp_path):
+def test_write_tree_shows_one_body_in_all_visits_of_a_patient(tmp_path):
   tree = phantom_tree.write_tree(tmp_path / "t", num_images=12, size=32, visits=4.0)
   facts = [phantom_source.read_facts(path) for path in sorted(tree.rglob("*.png"))]
   patients = phantom_tree.make_plan(12, 0, visits=4.0).patient

@@ -25,7 +25,7 @@ def parsed(source) -> comparisons.Page:
   return comparisons.Page(source)
 
 
-def test_pairs_of_training_conditions_are_shown():
+def test_page_shows_pairs_of_training_conditions():
   pairs = np.full((2, 2, 8, 8, 1), 9, np.uint8)
   captions = ["near: a-1 and training a, distance 1", "own: b-1 and training b"]
   path = comparisons.path_of(
