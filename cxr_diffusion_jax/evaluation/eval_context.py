@@ -245,16 +245,14 @@ def of_split(
 ) -> EvalContext:
   """The same networks for another split, with at most `num` conditions.
 
-  The conditions are of patients with at most half of its images.
+  See `real_sets.select_at_most`.
 
   Raises:
     errors.InputError: too few images in the split.
   """
   assert context.cache is not None
   assert context.judges_of is not None
-  whole, sets = real_sets.select(runs, split, None, per_patient)
-  kept = range(min(num, len(sets["conditions"])))
-  sets["conditions"] = sets["conditions"].take(kept)
+  whole, sets = real_sets.select_at_most(runs, split, num, per_patient)
   return dataclasses.replace(
     context,
     split=split,

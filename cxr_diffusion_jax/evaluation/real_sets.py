@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
@@ -37,6 +37,26 @@ def select(
     "reference": whole.take(reference, f"{split}, other patients"),
     "training": image_set.of_records(records, "train"),
   }
+
+
+def select_at_most(
+  runs: Sequence[run_lib.Run], split: str, num: int, per_patient: int
+) -> tuple[ImageSet, dict[str, ImageSet]]:
+  """`select` with `num` conditions, or as many as half of the split gives.
+
+  Raises:
+    errors.InputError: too few images in the split.
+  """
+  patients = image_set.of_records(runs[0].dataset.records, split).num_patients
+  if num <= patients // 2:
+    try:
+      return select(runs, split, num, per_patient)
+    except errors.InputError:
+      # Too few patients have a condition in every run.
+      pass
+  whole, sets = select(runs, split, None, per_patient)
+  kept = range(min(num, len(sets["conditions"])))
+  return whole, {**sets, "conditions": sets["conditions"].take(kept)}
 
 
 def reference_rows(run: run_lib.Run, split: str, num: int) -> np.ndarray:

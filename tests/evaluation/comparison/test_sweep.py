@@ -123,7 +123,7 @@ def test_of_split_has_conditions_of_other_patients(paths, judged):
   ("changes", "words"),
   [
     ({"split": "validation"}, "guidance is chosen on validation conditions"),
-    ({"primary": "frechet_distance"}, "frechet_distance is undefined: 3 images"),
+    ({"primary": "frechet_distance"}, "frechet_distance is undefined: . images"),
     ({"primary": "loss_tpr"}, "loss_tpr, which a sweep of guidance does not measure"),
   ],
 )
