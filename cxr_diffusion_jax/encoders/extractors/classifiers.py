@@ -147,9 +147,9 @@ def of_weights(location: str) -> Classifier:
     standin=False,
     width=len(findings),
     images_a_device=_IMAGES_A_DEVICE,
-    features_fn=lambda params, images: module.apply(
-      {"params": params}, described.normalised(images, channels)
-    )[1],
+    features_fn=lambda params, images: jnp.asarray(
+      module.apply({"params": params}, described.normalised(images, channels))[1]
+    ),
     params=torch_names.fit(stored, shapes, str(path), fix),
   )
   return Classifier(

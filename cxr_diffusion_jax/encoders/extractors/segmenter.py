@@ -83,7 +83,7 @@ def _largest(mask: np.ndarray) -> np.ndarray:
   """The largest connected region of a mask: stray pixels would widen it."""
   from scipy import ndimage
 
-  regions, num = ndimage.label(mask)
-  if num < 2:
+  regions = np.zeros(mask.shape, np.int32)
+  if not ndimage.label(mask, output=regions):
     return mask
   return regions == 1 + np.argmax(np.bincount(regions.ravel())[1:])

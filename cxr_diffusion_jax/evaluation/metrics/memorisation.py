@@ -125,7 +125,12 @@ def closest(
   distances = elicited.distances()
   return copies + [
     privacy.pair_of(
-      "own", row, elicited.own[row], distances[row], elicited.generated, reference
+      "own",
+      row,
+      int(elicited.own[row]),
+      float(distances[row]),
+      elicited.generated,
+      reference,
     )
     for row in np.argsort(distances, kind="stable").tolist()
     if row not in known

@@ -305,5 +305,13 @@ def test_default_settings_suit_the_images():
   large = probe_settings.default_settings(512, 100_000, network="resnet18", patience=2)
   assert (large.stem_stride, large.check_every, large.patience) == (4, 390, 2)
   assert (large.widths[0], large.blocks, large.num_steps) == (64, 2, 1800)
+  network = probe_fit.make_classifier(large, 3)
+  images = jax.ShapeDtypeStruct((2, 512, 512, 1), np.uint8)
+  logits, _ = jax.eval_shape(
+    lambda key, x: network.init_with_output(key, probe_fit.to_network(x)),
+    jax.random.key(0),
+    images,
+  )
+  assert logits.shape == (2, 3)
   with pytest.raises(errors.InputError, match="small"):
     probe_settings.default_settings(64, 100, network="huge")
