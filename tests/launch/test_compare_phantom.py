@@ -55,11 +55,9 @@ def test_compare_phantom_prints_commands_that_exist(scale, repository):
       type(config[last])(value)
       config = module.get_config(choice)
   assert compare[:3] == ["python", "-m", "cxr_diffusion_jax.compare"]
-  folders = ("compare.py", "cli/evaluation_flags.py", "cli/sample_flags.py")
-  sources = [
-    (repository / "cxr_diffusion_jax" / name).read_text(encoding="utf-8")
-    for name in folders
-  ]
+  package = repository / "cxr_diffusion_jax"
+  paths = [package / "compare.py", *(package / "cli").glob("*_flags.py")]
+  sources = [path.read_text(encoding="utf-8") for path in paths]
   for flag in _flags(compare):
     assert any(f'"{flag}"' in source for source in sources), flag
 
