@@ -39,7 +39,7 @@ UNET = {
   "model.norm_groups": 4,
 }
 
-# A DiT compiles in half the time. UNets of prompts and of ELIXR-C are trained in
+# A DiT compiles in half the time. UNets of labels and of ELIXR-C are trained in
 # `training/test_condition_effect.py` and `test_end_to_end.py`.
 DIT = {"model.depth": 1, "model.width": 32, "model.num_heads": 2}
 

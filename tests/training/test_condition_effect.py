@@ -1,7 +1,7 @@
 """After training a condition decides what an image shows, and the noise does not.
 
 A tree of 32-pixel pictures: Effusion is a bright square on the left, Mass one on the
-right. A network of 40,000 parameters learns that in 130 steps; with prompts, of many
+right. A small network learns that in 130 steps; with prompts, of many
 phrasings and from a text encoder of 60 steps, it takes longer and is less sure.
 """
 
@@ -58,22 +58,30 @@ def _seen(images: np.ndarray) -> np.ndarray:
   )
 
 
+DIT = {"model__depth": 2, "model__width": 48}
+UNET = {"model__block_channels": (16,)}
+
+
 @pytest.mark.parametrize(
-  ("path", "num_steps", "share"),
+  ("path", "size", "network", "num_steps", "share"),
   [
-    ("clip_text", 120, 0.6),
-    ("findings", 130, 0.9),
+    ("clip_text", "dit_tiny", DIT, 150, 0.6),
+    ("findings", "tiny", UNET, 130, 0.9),
   ],
 )
 def test_condition_effect_is_larger_than_that_of_noise(
-  path, num_steps, share, small, squares, monkeypatch
+  path, size, network, num_steps, share, small, squares, monkeypatch
 ):
   # Squares need a small image encoder.
   sizes = clip_small.SmallClip(image_size=32, image_layers=1)
   small_settings = functools.partial(standin.TrainSettings, sizes=sizes)
   monkeypatch.setattr(standin, "TrainSettings", small_settings)
   small_recipe = dataclasses.replace(
-    small, path=path, root=squares, records_dir=squares.parent / "records"
+    small,
+    path=path,
+    size=size,
+    root=squares,
+    records_dir=squares.parent / "records",
   )
   experiment = experiment_lib.build(
     small_recipe.config(
@@ -83,8 +91,6 @@ def test_condition_effect_is_larger_than_that_of_noise(
       # Prompts that leave out findings take longer to learn from.
       data__captions=1,
       codec__levels=2,
-      model__block_channels=(16,),
-      model__attention=(True,),
       optimizer__learning_rate=4e-3,
       train__num_steps=num_steps,
       train__batch_size=16,
@@ -93,6 +99,7 @@ def test_condition_effect_is_larger_than_that_of_noise(
       train__checkpoint_every=1000,
       sample__num_steps=8,
       sample__guidance=2.0,
+      **network,
     )
   )
   dataset = dataset_lib.prepare(experiment.data, experiment.recipe.conditioner.needs)
