@@ -18,6 +18,7 @@ from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import start
 
 QUICK = {
+  "size": "dit_tiny",
   "optimizer__schedule": "cosine",
   "train__num_steps": 2,
   "train__power_ema": (0.1,),
@@ -55,7 +56,7 @@ def test_start_takes_the_averaged_parameters_of_another_run(
 
 def test_check_initial_refuses_other_networks_naming_parameters(train, build, tmp_path):
   train(tmp_path, **QUICK)
-  other = build(model__block_channels=(16,), train__init_from=str(tmp_path))
+  other = build("dit_tiny", model__width=16, train__init_from=str(tmp_path))
   shapes = jax.eval_shape(other.recipe.init_fn, jax.random.key(0))
   with pytest.raises(errors.InputError, match=r"other parameters: .* there, .* here"):
     start.check_initial(other, shapes)
