@@ -73,16 +73,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Puts the longest files first, so that no worker is left with one at the end."""
   longest = (
     "test_every_path.py",
-    "test_survival.py",
-    "test_condition_effect.py",
     "test_two_processes.py",
-    "test_end_to_end.py",
+    "test_survival.py",
     "test_loop.py",
+    "test_condition_effect.py",
+    "test_end_to_end.py",
     "test_compare.py",
-    "test_api.py",
-    "test_bucket.py",
-    "test_folders.py",
+    "test_run.py",
     "test_opening.py",
+    "test_latent_path.py",
+    "test_api.py",
+    "test_diffusers.py",
+    "test_start.py",
   )
   rank = {name: number for number, name in enumerate(longest)}
   items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
