@@ -75,9 +75,10 @@ def dit(size: str) -> dict:
     # The tiny one learns at twice the UNet's rate.
     qk_norm=size == "tiny",
     pooled=True,
-    # `conv` for either makes neighbouring patches overlap.
-    stem="linear",
-    head="linear",
+    # Patches that overlap (docs/results/networks_on_phantoms.md); the others have the
+    # paper's ends.
+    stem="conv" if size == "tiny" else "linear",
+    head="conv" if size == "tiny" else "linear",
     remat=size not in ("tiny", "s"),
   )
 

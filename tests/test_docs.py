@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from configs import elixr_c
 from cxr_diffusion_jax.evaluation import metric
 
 DOCS = ("README.md", "launch/README.md", "docs/*.md", "docs/results/*.md")
@@ -92,7 +93,10 @@ def test_docs_flags_and_files_exist(pages, repository):
 
 def test_docs_config_keys_exist(pages, repository, monkeypatch):
   monkeypatch.syspath_prepend(str(repository))
-  configs = [importlib.import_module(f"configs.{c}").get_config() for c in CONFIGS]
+  modules = [importlib.import_module(f"configs.{c}") for c in CONFIGS]
+  # A network of each kind has keys of its own.
+  configs = [module.get_config() for module in modules]
+  configs += [elixr_c.get_config(size) for size in ("dit_s", "edm2_small")]
   importance = "diffusion.time_sampler.name"
   for name, text in pages.items():
     for key in set(re.findall(r"\bconfig\.([a-z0-9_]+(?:\.[a-z0-9_]+)+)", text)):
