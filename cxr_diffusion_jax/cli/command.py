@@ -35,6 +35,10 @@ def run(main: Callable[..., None]) -> None:
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   # Open buckets with fsspec: tensorflow's client takes seconds to import.
   os.environ.setdefault("EPATH_USE_TF", "false")
+  # TensorStore writes checkpoints past fsspec: a listing that fsspec has cached lacks
+  # them.
+  for store in ("GCS", "S3"):
+    os.environ.setdefault(f"FSSPEC_{store}", '{"use_listings_cache": false}')
 
   def guarded(argv: list[str]) -> None:
     takes_arguments = bool(inspect.signature(main).parameters)

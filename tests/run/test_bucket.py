@@ -7,11 +7,32 @@ checkpoints, the small files and TensorBoard's events go there by their own clie
 from collections.abc import Iterator
 import contextlib
 import socket
+import subprocess
+import sys
 
 from etils import epath
+import fsspec
 import pytest
 
 RUN = "gs://bucket/runs/a"
+
+# Lists a folder, adds a file by another client, as TensorStore does, and lists again.
+LISTS = """
+from etils import epath
+import requests, os
+from cxr_diffusion_jax.cli import command
+
+def main():
+  folder = epath.Path("gs://bucket/folder")
+  (folder / "a").write_text("a")
+  print([path.name for path in folder.iterdir()])
+  place = os.environ["STORAGE_EMULATOR_HOST"] + "/upload/storage/v1/b/bucket/o"
+  query = {"uploadType": "media", "name": "folder/b"}
+  requests.post(place, params=query, data=b"b", timeout=60).raise_for_status()
+  print([path.name for path in folder.iterdir()])
+
+command.run(main)
+"""
 
 
 @pytest.fixture
@@ -46,6 +67,8 @@ def emulator(monkeypatch) -> Iterator[None]:
   server.start()
   address = f"http://127.0.0.1:{port}"
   monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+  # As commands do by a variable, which fsspec reads when it is imported.
+  monkeypatch.setitem(fsspec.config.conf, "gcs", {"use_listings_cache": False})
   monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
   epath.backend.fsspec_backend._get_filesystem.cache_clear()
   yield
@@ -74,3 +97,16 @@ def test_bucket_run_is_trained_resumed_and_sampled(
   assert (images / "grid.png").is_file()
   # Nothing is written to a local folder named after the bucket.
   assert not (repository / "gs:").exists()
+
+
+@pytest.mark.usefixtures("emulator")
+def test_bucket_listings_show_what_another_client_wrote(repository):
+  ended = subprocess.run(
+    [sys.executable, "-c", LISTS],
+    cwd=repository,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert ended.returncode == 0, ended.stderr
+  assert ended.stdout.splitlines() == ["['a']", "['a', 'b']"]
