@@ -304,10 +304,12 @@ def bucket() -> Iterator[str]:
       return super()._strip_protocol(str(path).removeprefix("gs:/"))
 
   cached = epath.backend.fsspec_backend._get_filesystem
+  real = fsspec.get_filesystem_class("gcs")
   fsspec.register_implementation("gcs", Bucket, clobber=True)
   cached.cache_clear()
   yield "gs://bucket"
-  fsspec.register_implementation("gcs", "gcsfs.GCSFileSystem", clobber=True)
+  # Not by name: fsspec would go on with the class that it has loaded.
+  fsspec.register_implementation("gcs", real, clobber=True)
   cached.cache_clear()
 
 
