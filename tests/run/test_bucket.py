@@ -6,9 +6,11 @@ checkpoints, the small files and TensorBoard's events go there by their own clie
 
 from collections.abc import Iterator
 import contextlib
+import http.server
 import socket
 import subprocess
 import sys
+import threading
 
 from etils import epath
 import fsspec
@@ -110,3 +112,33 @@ def test_bucket_listings_show_what_another_client_wrote(repository):
   )
   assert ended.returncode == 0, ended.stderr
   assert ended.stdout.splitlines() == ["['a']", "['a', 'b']"]
+
+
+class _Denied(http.server.BaseHTTPRequestHandler):
+  """A store that permits nothing."""
+
+  def do_GET(self):
+    self.rfile.read(int(self.headers.get("content-length") or 0))
+    content = b'{"error": {"code": 403, "message": "no access"}}'
+    self.send_response(403)
+    self.send_header("content-type", "application/json")
+    self.send_header("content-length", str(len(content)))
+    self.end_headers()
+    self.wfile.write(content)
+
+  do_POST = do_PUT = do_DELETE = do_GET
+
+  def log_message(self, *_):
+    pass
+
+
+def test_bucket_without_permission_is_refused_at_start(command, monkeypatch):
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Denied) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+    process = command("main", "--config=phantom:findings", f"--workdir={RUN}")
+    _, err = process.communicate(timeout=120)
+    server.shutdown()
+  assert process.returncode == 2
+  assert f"error: --workdir {RUN} (Forbidden" in err
