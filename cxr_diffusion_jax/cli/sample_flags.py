@@ -6,13 +6,13 @@ Functions define the flags, so that each call of the main has its own.
 """
 
 from collections.abc import Sequence
-import pathlib
 import typing
 
 from absl import flags
 
 from cxr_diffusion_jax import artifacts, errors, naming
 from cxr_diffusion_jax.cli import command, flag_help
+from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.run import sample_section
 
 if typing.TYPE_CHECKING:
@@ -77,8 +77,8 @@ def read_prompts(path: str) -> list[str]:
     errors.InputError: no such file, not a text file, or no prompt in it.
   """
   try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
+    lines = csv_table.read_text(path).splitlines()
+  except errors.InputError as error:
     raise errors.InputError(
       f"--prompt_file {path} ({error})", "a text file with one prompt a line"
     ) from error

@@ -1,14 +1,17 @@
 """Tables in CSV files, read by the names of their columns.
 
-path -> lines -> header in one spelling, rows as wide as it -> columns, parsed
+path -> text by its byte-order mark -> rows by the header's separator, none blank
+     -> header in one spelling, rows as wide as it -> columns, parsed
 """
 
+import codecs
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import io
 import os
 from pathlib import PurePath
+import re
 from typing import TypeVar
 
 from etils import epath
@@ -18,6 +21,20 @@ from cxr_diffusion_jax import errors
 
 T = TypeVar("T")
 
+SEPARATORS = (",", ";", "\t")
+
+# UTF-32's mark begins with UTF-16's.
+_MARKS = (
+  (codecs.BOM_UTF8, "utf-8-sig"),
+  (codecs.BOM_UTF32_LE, "utf-32"),
+  (codecs.BOM_UTF32_BE, "utf-32"),
+  (codecs.BOM_UTF16_LE, "utf-16"),
+  (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+# Follows the last row, to see that no quote is open there.
+_END = "\ue000"
+
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
   """Rows as CSV, one line each."""
@@ -26,20 +43,93 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
   return text.getvalue()
 
 
-def read_csv(path: str | os.PathLike) -> list[list[str]]:
-  """All lines of a CSV file in UTF-8, with or without a byte-order mark.
+def read_text(path: str | os.PathLike) -> str:
+  """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
 
   Raises:
-    errors.InputError: the file is absent, not UTF-8 or not a CSV.
+    errors.InputError: the file cannot be read or has another encoding; with the line.
   """
+  name = os.fspath(path)
   try:
-    # Excel puts a byte-order mark before the first column's name.
-    text = epath.Path(path).read_bytes().decode("utf-8-sig")
-    return list(csv.reader(io.StringIO(text, newline="")))
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    content = epath.Path(path).read_bytes()
+  except OSError as error:
     raise errors.InputError(
-      f"cannot read {os.fspath(path)}: {error}", "a CSV file in UTF-8"
+      f"cannot read {name}: {error.strerror or error}", "a text file"
     ) from error
+  encoding = next((x for mark, x in _MARKS if content.startswith(mark)), "utf-8")
+  if encoding == "utf-8" and b"\0" in content:
+    raise errors.InputError(
+      f"{name} line {_line(content, content.index(0))} has zero bytes",
+      "a text file in UTF-8, or in UTF-16 with a byte-order mark",
+      "save it as text again",
+    )
+  try:
+    return content.decode(encoding)
+  except UnicodeDecodeError as error:
+    raise errors.InputError(
+      f"{name} line {_line(content, error.start)} is not text in {encoding.upper()}:"
+      f" byte 0x{content[error.start]:02x}",
+      "a text file in UTF-8, such as Excel's 'CSV UTF-8'",
+      "save it so, or: iconv -f CP1252 -t UTF-8 FILE, for files of Windows",
+    ) from error
+
+
+def _line(content: bytes, place: int) -> int:
+  """The number of the line with a byte."""
+  return content.count(b"\n", 0, place) + 1
+
+
+def read_rows(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
+  """The rows of a CSV file with the number of each row's first line.
+
+  Cells are separated by commas, semicolons or tabs: by what the first row has most of,
+  or what a first line `sep=;` names. Rows that a program has put into quotes as a whole
+  are unpacked. Rows without any text are left out.
+
+  Raises:
+    errors.InputError: the file is absent, not text (see `read_text`) or not a CSV.
+  """
+  text = read_text(path)
+  if named := re.match(r"sep=(.)(?=[\r\n])", text):
+    # Excel's own line; a blank one in its place keeps the numbers.
+    text, separator = text[named.end() :], named[1]
+  else:
+    head = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    # The first of several of one count.
+    separator = max(SEPARATORS, key=head.count)
+  rows = _split(path, text, separator)
+  cells = [[cell for cell in row if cell.strip()] for _, row in rows]
+  if all(len(row) == 1 and separator in row[0] for row in cells):
+    return [
+      (number, next(csv.reader([row[0]], delimiter=separator)))
+      for (number, _), row in zip(rows, cells, strict=True)
+    ]
+  return rows
+
+
+def _split(
+  path: str | os.PathLike, text: str, separator: str
+) -> list[tuple[int, list[str]]]:
+  """Rows that hold any text, and where they begin."""
+  # A row of its own at the end, unless a quote that is never closed contains it.
+  reader = csv.reader(io.StringIO(f"{text}\n{_END}", newline=""), delimiter=separator)
+  rows, number, row = [], 1, []
+  try:
+    for row in reader:
+      if any(map(str.strip, row)):
+        rows.append((number, row))
+      number = reader.line_num + 1
+  except csv.Error as error:
+    raise errors.InputError(
+      f"{os.fspath(path)} line {number} cannot be read: {error}", "a row of a CSV file"
+    ) from error
+  last, _ = rows.pop()
+  if row != [_END]:
+    raise errors.InputError(
+      f"{os.fspath(path)} line {last} has a quote that is never closed",
+      "quotes around whole cells, doubled within them",
+    )
+  return rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +139,7 @@ class CsvTable:
   Attributes:
     header: names as in the file.
     places: key -> place of its column.
-    rows: (number of the line, cells), without empty lines.
+    rows: (number of the first line, cells), without rows of blanks.
   """
 
   path: str
@@ -114,7 +204,7 @@ def read_table(
     errors.InputError: no such file, a required column missing, no rows, or a row with
       fewer or more cells than the header.
   """
-  lines = [(i, row) for i, row in enumerate(read_csv(path), start=1) if row]
+  lines = read_rows(path)
   header, rows = (lines[0][1] if lines else []), lines[1:]
   if rows and len(header) < len(rows[0][1]):
     # NIH's `OriginalImage[Width,Height]` in quotes is one cell over two columns.

@@ -161,8 +161,8 @@ def find_files(
   remote = artifacts.is_remote(folder)
   entries = epath.Path(folder).iterdir() if remote else os.scandir(folder)
   for entry in entries:
-    # macOS archives leave files such as `._00000001_000.png` behind.
-    if entry.name.startswith("."):
+    # macOS leaves `__MACOSX` and files such as `._00000001_000.png` behind.
+    if entry.name.startswith((".", "__MACOSX")):
       continue
     if entry.name.lower().endswith(suffixes):
       yield os.fspath(entry)

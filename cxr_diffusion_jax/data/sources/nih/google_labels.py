@@ -72,8 +72,8 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
 
 def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
   """Line numbers and rows, column names in one spelling."""
-  rows = csv_table.read_csv(path)
-  header = [_plain(name) for name in ",".join(rows[0] if rows else []).split(",")]
+  rows = csv_table.read_rows(path)
+  header = [_plain(x) for x in ",".join(rows[0][1] if rows else []).split(",")]
   image = {"image index", "image id"} & set(header)
   if not image or not {"airspace opacity", "abnormal"} & set(header):
     raise errors.InputError(
@@ -82,11 +82,7 @@ def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
       "move it out of google-labels/",
     )
   header = ["image" if name in image else name for name in header]
-  return [
-    (number, dict(zip(header, row, strict=False)))
-    for number, row in enumerate(rows[1:], start=2)
-    if row
-  ]
+  return [(number, dict(zip(header, row, strict=False))) for number, row in rows[1:]]
 
 
 def _plain(name: str) -> str:

@@ -105,9 +105,7 @@ def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
     InputError: a line that cannot be read.
   """
   boxes: dict[str, np.ndarray] = {}
-  for number, row in enumerate(csv_table.read_csv(path)[1:], start=2):
-    if not row:
-      continue
+  for number, row in csv_table.read_rows(path)[1:]:
     try:
       finding = labels.finding_index(row[1], FINDINGS)
       x, y, width, height = (float(cell) / NIH_SIZE for cell in row[2:6])

@@ -50,9 +50,9 @@ def read_list(path: str | os.PathLike) -> frozenset[str]:
   """Reads an official list: one image name a line; returns names without extension.
 
   Raises:
-    InputError: the list is empty.
+    InputError: the list is empty, or not text (see `csv_table.read_text`).
   """
-  lines = epath.Path(path).read_bytes().decode("utf-8-sig").splitlines()
+  lines = csv_table.read_text(path).splitlines()
   names = frozenset(map(csv_table.stem, lines)) - {""}
   if not names:
     raise errors.InputError(f"{path} is empty", "one image name a line")
