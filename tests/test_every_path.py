@@ -25,7 +25,7 @@ GIVEN = {
     "--guidance=2",
   ],
   "clip_vision": ["--reference={0}", "--reference={1}"],
-  "elixr_b": ["--prompt=effusion", "--prompt=clear lungs"],
+  "elixr_b": ["--prompt=effusion", "--prompt=no finding"],
   "elixr_bc": ["--prompt=effusion", "--reference={0}", "--reference={1}"],
   "elixr_c": ["--reference={0}", "--reference={1}"],
   "findings": ["--findings=Effusion,Mass", "--findings=No Finding", "--view=AP"],

@@ -1,6 +1,7 @@
-"""Findings as text and as multi-hot rows.
+"""Findings as text and as rows of present (1), absent (0) and unknown (nan).
 
 "Edema|Effusion" <-> [k] uint8 with two ones; "No Finding" <-> zeros
+"Edema|Mass=?"   <-> [k] float32 with a one and a nan
 
 The vocabulary, the names of the k columns, is the dataset's: `Records.vocabulary`.
 """
@@ -13,6 +14,9 @@ import numpy as np
 from cxr_diffusion_jax import errors
 
 NO_FINDING = "No Finding"
+
+# Behind the name of a finding that is unknown; alone for all that are not named.
+UNKNOWN = "=?"
 
 
 def finding_index(name: str, vocabulary: Sequence[str]) -> int:
@@ -38,13 +42,21 @@ def finding_index(name: str, vocabulary: Sequence[str]) -> int:
 def parse(text: str, vocabulary: Sequence[str]) -> np.ndarray:
   """Parses `Effusion, cardiomegaly`, `Effusion|Cardiomegaly` or `No Finding`.
 
+  A finding that is not named is absent; `Mass=?` is unknown, and so are all that are
+  not named beside `=?`.
+
   Returns:
-    [k] uint8, 1 where the finding is named.
+    [k] uint8, 1 where the finding is named; float32 with nan where one is unknown.
 
   Raises:
-    InputError: no name, an unknown one, or `No Finding` beside a finding.
+    InputError: no name, an unknown one, a finding both present and unknown, or
+      `No Finding` beside a finding.
   """
-  names = [name for name in text.replace(",", "|").split("|") if name.strip()]
+  named = [name for name in text.replace(",", "|").split("|") if name.strip()]
+  names = [name for name in named if not name.strip().endswith(UNKNOWN)]
+  unknown = [name.strip() for name in named if name not in names]
+  if unknown:
+    return _with_unknown(text, names, unknown, vocabulary)
   row = np.zeros(len(vocabulary), np.uint8)
   if not names:
     raise errors.InputError(
@@ -62,15 +74,71 @@ def parse(text: str, vocabulary: Sequence[str]) -> np.ndarray:
 
 
 def names_of(findings: np.ndarray, vocabulary: Sequence[str]) -> tuple[str, ...]:
-  """The names of the findings present (above 0.5) in one row [k]; unknown is absent."""
+  """The names of the findings present (above 0.5) in one row [k].
+
+  An empty tuple does not mean that the others are absent: see `stated`.
+  """
   return tuple(
     name for name, value in zip(vocabulary, findings, strict=True) if value > 0.5
   )
 
 
+def stated(findings: np.ndarray, vocabulary: Sequence[str]) -> tuple[str, ...] | None:
+  """What one row [k] states: the findings present, () for none, None for nothing.
+
+  () needs a full negative: every finding is known to be absent.
+  """
+  names = names_of(findings, vocabulary)
+  return names if names or np.isfinite(findings).all() else None
+
+
+def caption_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
+  """One row [k] in words for people: `Edema, Mass`, `No Finding`, `unknown`."""
+  names = stated(findings, vocabulary)
+  return "unknown" if names is None else ", ".join(names) or NO_FINDING
+
+
+def is_none(findings: np.ndarray) -> np.ndarray:
+  """Which rows [n k] are full negatives, [n] bool: all findings known and absent."""
+  # False for nan.
+  return (np.asarray(findings) <= 0.5).all(axis=-1)
+
+
+def text_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
+  """The text that `parse` reads as this row [k]: `Edema|Mass=?`, `No Finding`."""
+  unknown = np.isnan(findings)
+  if unknown.all():
+    return UNKNOWN
+  names = [
+    f"{name}{UNKNOWN * bool(nan)}"
+    for name, value, nan in zip(vocabulary, findings, unknown, strict=True)
+    if nan or value > 0.5
+  ]
+  return "|".join(names) or NO_FINDING
+
+
 def plain(name: str) -> str:
   """A name in lower case with underscores, which spellings of it share."""
   return name.strip().replace(" ", "_").casefold()
+
+
+def _with_unknown(
+  text: str, names: Sequence[str], unknown: Sequence[str], vocabulary: Sequence[str]
+) -> np.ndarray:
+  """A row [k] float32 of the names of present findings and of `Mass=?` or `=?`."""
+  present = [finding_index(name, vocabulary) for name in names]
+  row = np.full(len(vocabulary), np.nan if UNKNOWN in unknown else 0, np.float32)
+  row[present] = 1
+  for name in unknown:
+    if name == UNKNOWN:
+      continue
+    index = finding_index(name.removesuffix(UNKNOWN), vocabulary)
+    if index in present:
+      raise errors.InputError(
+        f"finding labels {text!r}", f"{vocabulary[index]} present or unknown, not both"
+      )
+    row[index] = np.nan
+  return row
 
 
 def _nearest(spelled: str, vocabulary: Sequence[str]) -> list[str]:

@@ -32,7 +32,8 @@ def other_patient(shared: np.ndarray, patient: np.ndarray) -> np.ndarray:
   """Finds for each row a row of the next patient with the same labels.
 
   Args:
-    shared: [n k] labels that both rows have, such as findings, sex and view.
+    shared: [n k] labels that both rows have, such as findings, sex and view; nan, for
+      unknown, is shared with nan alone.
     patient: [n] int.
 
   Returns:
@@ -41,7 +42,9 @@ def other_patient(shared: np.ndarray, patient: np.ndarray) -> np.ndarray:
   """
   if not len(patient):
     return np.zeros(0, np.int32)
-  _, group = np.unique(shared, axis=0, return_inverse=True)
+  # Rows with nan differ from all others in numpy's comparison of rows.
+  known = np.nan_to_num(np.asarray(shared, np.float64), nan=-2.0)
+  _, group = np.unique(known, axis=0, return_inverse=True)
   group = group.reshape(-1)
   order = np.lexsort((np.arange(len(patient)), patient, group))
   keys = np.stack([group[order], patient[order]], axis=1)

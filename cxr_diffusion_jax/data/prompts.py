@@ -5,7 +5,9 @@ findings, boxes, view, age, sex --seed--> one of many phrasings
 
 The phrasings are data, `prompt_templates.json`. Every phrase there names its finding in
 a way that no other finding's phrases contain, and nothing is negated but all findings
-at once, so the label set can be read back exactly.
+at once, so the label set can be read back exactly. That is said of rows whose findings
+are all known to be absent, in words that a report-mined `No Finding` supports: none of
+the labels was found, not that the chest is normal.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +21,12 @@ import numpy as np
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources.nih import metadata
 
 Choose = Callable[[Sequence[str]], str]
 
 # What a caption may leave out.
 ATTRIBUTES = ("findings", "sides", "view", "age", "sex")
-
-# The phrasings of captions that leave something out, and of no others.
-_PARTIAL = ("without_findings",)
 
 
 @functools.cache
@@ -61,7 +61,7 @@ def prompt(
   Args:
     findings: names of the vocabulary in any spelling; empty for none; None to say
       nothing of findings.
-    vocabulary: names of the k findings; None for those that have phrasings.
+    vocabulary: names of the k findings; None for NIH's.
     view: 'PA', 'AP' or None for unknown.
     sex: 'M', 'F' or None for unknown.
     boxes: [k 4] (x, y, width, height) as fractions of the image, nan where there is
@@ -78,7 +78,7 @@ def prompt(
     return options[int(rng.integers(len(options)))]
 
   words = phrasings()
-  vocabulary = tuple(words["findings"]) if vocabulary is None else vocabulary
+  vocabulary = metadata.FINDINGS if vocabulary is None else vocabulary
   if boxes is None:
     boxes = np.full((len(vocabulary), 4), np.nan)
   if np.shape(boxes) != (len(vocabulary), 4):
@@ -114,8 +114,10 @@ def texts(
   """A prompt for each of n images, in the phrasing that its id and `seed` choose.
 
   Arrays are as in `Records.fields`; boxes [n k 4] as of `prompt`. A text depends on
-  its row alone. Captions other than 0 are in other phrasings, and each leaves out each
-  of `ATTRIBUTES` with probability `drop`.
+  its row alone, and states the findings that are present; without one it says that
+  there is none if all are known to be absent, and else nothing of findings. Captions
+  other than 0 are in other phrasings, and each leaves out each of `ATTRIBUTES` with
+  probability `drop`.
   """
   result = []
   for number, (name, row, view, age, sex) in enumerate(
@@ -125,7 +127,7 @@ def texts(
     kept = _kept(row_seed, drop if caption else 0.0)
     result.append(
       prompt(
-        labels.names_of(row, vocabulary) if "findings" in kept else None,
+        labels.stated(row, vocabulary) if "findings" in kept else None,
         vocabulary=vocabulary,
         view={0: "PA", 1: "AP"}.get(int(view)) if "view" in kept else None,
         age=float(age) if "age" in kept else None,
@@ -169,14 +171,13 @@ def place_of(box: np.ndarray) -> tuple[str, str]:
 
 @functools.cache
 def fingerprint() -> str:
-  """12 hex digits that change when any prompt that says all may change.
+  """12 hex digits that change when the prompt of any row may change.
 
   They hash the phrasings and some hundred prompts, so a change of this module's
   grammar or of numpy's choices shows as well.
   """
-  words = {key: value for key, value in phrasings().items() if key not in _PARTIAL}
-  digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
-  rng, vocabulary = np.random.default_rng(0), tuple(phrasings()["findings"])
+  digest = hashlib.sha256(json.dumps(phrasings(), sort_keys=True).encode())
+  rng, vocabulary = np.random.default_rng(0), metadata.FINDINGS
   for seed in range(200):
     low, size = rng.random((14, 2)) * 0.7, rng.random((14, 2)) * 0.6
     boxes = np.concatenate([low, size], axis=1)
@@ -194,9 +195,8 @@ def fingerprint() -> str:
 
 
 def partial_fingerprint() -> str:
-  """12 hex digits that change when any prompt may change, partial ones included."""
+  """12 hex digits that change when a caption that leaves something out may change."""
   digest = hashlib.sha256(fingerprint().encode())
-  digest.update(json.dumps({key: phrasings()[key] for key in _PARTIAL}).encode())
   digest.update(repr([sorted(_kept(seed, 0.5)) for seed in range(20)]).encode())
   return digest.hexdigest()[:12]
 

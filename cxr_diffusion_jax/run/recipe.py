@@ -14,7 +14,8 @@ import ml_collections
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
-from cxr_diffusion_jax.data.sources import base as sources
+from cxr_diffusion_jax.data import settings as data_settings
+from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.models import codec as codec_lib
@@ -99,7 +100,7 @@ def build(
     autoencoder: folder of the codec's autoencoder, replacing the config's.
     shapes: shape of one row of each of the path's columns and of `findings`, from a
       run's dataset card; None to read them from the encoders' configurations and the
-      source's vocabulary.
+      dataset's vocabulary.
 
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.
@@ -168,8 +169,7 @@ def conditioner_section(
   make = conditioning.load(section.pop("name", ""))
   conditioner = sections.make(make, "conditioning", section, also=("name", "drop_rate"))
   if shapes is None:
-    vocabulary = sources.open_source(plain["data"].get("source", "nih")).VOCABULARY
-    shapes = encoders.shapes(conditioner.needs) | {"findings": (len(vocabulary),)}
+    shapes = encoders.shapes(conditioner.needs) | {"findings": _num_findings(plain)}
   conditioner = conditioning.with_shape(conditioner, shapes)
   streams = conditioner.streams
   rates = tuple(rates) if isinstance(rates, list | tuple) else (rates,) * len(streams)
@@ -180,3 +180,13 @@ def conditioner_section(
       + ", ".join(stream.name for stream in streams),
     )
   return conditioner, rates
+
+
+def _num_findings(plain: artifacts.JsonMapping) -> tuple[int]:
+  """The number of findings of the dataset, which may be absent so far."""
+  data = plain["data"]
+  known = {key: data[key] for key in ("root", "source", "records_dir") if key in data}
+  settings = data_settings.DataSettings(
+    **{"root": "", **known}, image_size=data["image_size"]
+  )
+  return (len(records_lib.vocabulary(settings)),)

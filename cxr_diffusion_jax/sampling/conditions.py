@@ -142,10 +142,7 @@ class ConditionBuilder:
     for (source, place), row in zip(places, rows, strict=True):
       ids = self.run.dataset.records.ids(source.split)
       own, shown = source.row[place], source.reference_row[place]
-      entry = {
-        "image_id": str(ids[own]),
-        "findings": labels.names_of(row["findings"][0], vocabulary),
-      }
+      entry = {"image_id": str(ids[own]), **_stated(row["findings"][0], vocabulary)}
       entries.append(
         entry | ({"reference_id": str(ids[shown])} if shown != own else {})
       )
@@ -160,7 +157,11 @@ class ConditionBuilder:
     """Conditions of prompts or findings, as labels or as sentences for an encoder."""
     if "prompt" not in self.needs.inputs:
       return self._of_labels(request)
-    wanted: list[str | None] = list(request.findings)
+    vocabulary = self.run.card.vocabulary
+    wanted = [
+      labels.stated(labels.parse(text, vocabulary), vocabulary)
+      for text in request.findings
+    ]
     if not wanted and "findings" in request.given:
       wanted.append(None)
     if None in wanted and (request.prompts or not self._partial):
@@ -174,12 +175,9 @@ class ConditionBuilder:
       "age": request.age,
       "sex": request.sex or None,
     }
-    texts, vocabulary = list(request.prompts), self.run.card.vocabulary
+    texts = list(request.prompts)
     entries: list[artifacts.Json] = [{"prompt": text} for text in texts]
-    for text in wanted:
-      names = None
-      if text is not None:
-        names = labels.names_of(labels.parse(text, vocabulary), vocabulary)
+    for names in wanted:
       texts.append(prompts.prompt(names, vocabulary=vocabulary, **person))
       known = {} if names is None else {"findings": names}
       entries.append({"prompt": texts[-1], **known})
@@ -207,7 +205,7 @@ class ConditionBuilder:
       entry: artifacts.Json = {name: getattr(request, name) for name in known}
       if text:
         blank["findings"][row] = findings = labels.parse(text, vocabulary)
-        entry["findings"] = labels.names_of(findings, vocabulary)
+        entry |= _stated(findings, vocabulary)
       for name, value in known.items():
         blank[name][row] = value
       entries.append(entry)
@@ -267,3 +265,9 @@ class ConditionBuilder:
       names=request_lib.distinct([request_lib.slug(entry) for entry in entries]),
       references=None,
     )
+
+
+def _stated(findings: np.ndarray, vocabulary: Sequence[str]) -> artifacts.Json:
+  """What an entry says of findings [k]; nothing where nothing is known."""
+  names = labels.stated(findings, vocabulary)
+  return {} if names is None else {"findings": names}

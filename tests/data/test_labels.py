@@ -83,6 +83,37 @@ def test_parse_reads_typed_lists(text, names):
   assert labels.names_of(row, metadata.FINDINGS) == names
 
 
+VALUES = st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=14, max_size=14)
+
+
+@given(VALUES)
+def test_parse_and_text_of_are_inverse_with_unknown_findings(values):
+  row = np.float32(values)
+  read = labels.parse(labels.text_of(row, metadata.FINDINGS), metadata.FINDINGS)
+  assert np.array_equal(read, row, equal_nan=True)
+  stated = labels.stated(row, metadata.FINDINGS)
+  if (row == 1).any():
+    assert stated == labels.names_of(row, metadata.FINDINGS)
+  else:
+    assert stated == (None if np.isnan(row).any() else ())
+  assert labels.is_none(row) == (row == 0).all()
+
+
+@pytest.mark.parametrize(
+  ("text", "present", "unknown"),
+  [
+    ("Effusion, edema=?", "Effusion", "Edema"),
+    ("=?", "", "all"),
+    ("Mass|=?", "Mass", "all but Mass"),
+  ],
+)
+def test_parse_reads_unknown_findings(text, present, unknown):
+  row = labels.parse(text, metadata.FINDINGS)
+  assert labels.names_of(row, metadata.FINDINGS) == tuple(present.split())
+  number = {"all": 14, "all but Mass": 13}.get(unknown, 1)
+  assert np.isnan(row).sum() == number
+
+
 @given(st.lists(st.sampled_from(metadata.FINDINGS), min_size=1), st.sampled_from(",|"))
 def test_parse_reads_any_list(names, separator):
   row = labels.parse(separator.join(names), metadata.FINDINGS)
@@ -90,7 +121,16 @@ def test_parse_reads_any_list(names, separator):
 
 
 @pytest.mark.parametrize(
-  "text", ["", "|", " , ", "Mass,No Finding", "No Finding|Mass", "Mass,Influenza"]
+  "text",
+  [
+    "",
+    "|",
+    " , ",
+    "Mass,No Finding",
+    "No Finding|Mass",
+    "Mass,Influenza",
+    "Mass|Mass=?",
+  ],
 )
 def test_parse_refuses_bad_lists(text):
   with pytest.raises(errors.InputError):

@@ -6,9 +6,11 @@ thumbnails npz + labels CSV -> original/*.png, Data_Entry_2017.csv,
 The subset states less than NIH's CSV:
 
 - Finding Labels: EFFUSION, ATELECTASIS, CARDIOMEGALY, CONSOLIDATION and PNEUMOTHORAX
-  are NIH's findings of the same name, PULMONARY_EDEMA is `Edema`. An image with none
-  of the six is `No Finding`, which says nothing of NIH's other eight; blank counts as
-  none.
+  are NIH's findings of the same name, PULMONARY_EDEMA is `Edema`; AIRSPACE_OPACITY and
+  FRACTURE are `Airspace_Opacity` and `Fracture`. The cell is blank where none of the
+  eight is present.
+- Unknown Labels: NIH's other eight findings throughout, and blank cells. No image is
+  `No Finding`, since eight of NIH's findings are never stated.
 - Patient ID and Follow-up # are read off the file's name, such as `00018329_008`.
 - Patient Age, Patient Gender and View Position are unknown and stay empty.
 - Expert labels: AIRSPACE_OPACITY, FRACTURE and PNEUMOTHORAX are three of Google's four
@@ -29,14 +31,17 @@ from PIL import Image
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import csv_table, npz
+from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 _FINDINGS = (
+  ("AIRSPACE_OPACITY", "Airspace_Opacity"),
   ("ATELECTASIS", "Atelectasis"),
   ("CARDIOMEGALY", "Cardiomegaly"),
   ("CONSOLIDATION", "Consolidation"),
   ("PULMONARY_EDEMA", "Edema"),
   ("EFFUSION", "Effusion"),
+  ("FRACTURE", "Fracture"),
   ("PNEUMOTHORAX", "Pneumothorax"),
 )
 _EXPERT = (
@@ -44,6 +49,7 @@ _EXPERT = (
   ("PNEUMOTHORAX", "Pneumothorax"),
   ("AIRSPACE_OPACITY", "Airspace opacity"),
 )
+_EXPERT_FILE = "google-labels/cxr14_subset_validation_labels.csv"
 
 
 def unpack(
@@ -99,7 +105,7 @@ def _plain(path: pathlib.Path, stem: str) -> str:
 
 def _read_labels(path: pathlib.Path) -> dict[str, dict[str, str]]:
   """Rows of the subset's CSV, by image id; values are '', '0' or '1'."""
-  names = [name for name, _ in (*_FINDINGS, *_EXPERT)]
+  names = [name for name, _ in _FINDINGS]
   columns = {name: (name.casefold(),) for name in ("image_id", *names)}
   table = csv_table.read_table(path, columns, {})
   ids = [_plain(path, name.removesuffix(".png")) for name in table.column("image_id")]
@@ -121,26 +127,43 @@ def _texts(rows: dict[str, dict[str, str]]) -> dict[str, str]:
   """The CSV files of the tree, by name."""
   entries = [["Image Index", "Finding Labels", "Follow-up #", "Patient ID"]]
   entries[0] += ["Patient Age", "Patient Gender", "View Position"]
+  entries[0] += [metadata.UNKNOWN_LABELS]
+  stated = {name: column for column, name in _FINDINGS}
   experts = [["Image Index", *(name for _, name in _EXPERT), "Nodule or mass"]]
   words = {"": "", "0": "NO", "1": "YES"}
   for stem, row in sorted(rows.items()):
     findings = "|".join(name for column, name in _FINDINGS if row[column] == "1")
+    unknown = "|".join(
+      name
+      for name in (*metadata.FINDINGS, *metadata.MORE_FINDINGS)
+      if name not in stated or not row[stated[name]]
+    )
     patient, follow_up = (str(int(part)) for part in stem.split("_"))
-    names = [f"{stem}.png", findings or "No Finding", follow_up, patient]
-    entries.append([*names, "", "", ""])
+    names = [f"{stem}.png", findings, follow_up, patient]
+    entries.append([*names, "", "", "", unknown])
     answers = (words[row[column]] for column, _ in _EXPERT)
     experts.append([f"{stem}.png", *answers, ""])
   return {
     "Data_Entry_2017.csv": csv_table.csv_text(entries),
-    "google-labels/cxr14_subset_validation_labels.csv": csv_table.csv_text(experts),
+    _EXPERT_FILE: csv_table.csv_text(experts),
   }
 
 
 def _check_own(root: pathlib.Path, texts: dict[str, str]) -> None:
-  """Raises InputError when `root` is the tree of something else."""
+  """Raises InputError when `root` is the tree of something else.
+
+  The tables of this subset that an earlier version wrote, where unknown was absent, are
+  written again.
+  """
+  ours = (root / _EXPERT_FILE).is_file()
+
+  def images(text: str) -> list[str]:
+    return [line.partition(",")[0] for line in text.splitlines()]
+
   for path in sorted(root.glob("Data_Entry*.csv")):
     text = path.read_text(encoding="utf-8")
-    if path.name not in texts or text != texts[path.name]:
+    own = texts.get(path.name, "")
+    if text != own and not (ours and images(text) == images(own)):
       raise errors.InputError(
         f"{path} is of another dataset",
         "an empty folder, or this subset",

@@ -39,6 +39,7 @@ ALIASES = {
   "view": ("view", "view position"),
   "patient": ("patient", "patient id", "patient_id", "subject_id"),
   "condition": ("condition",),
+  metadata.UNKNOWN_LABELS: (metadata.UNKNOWN_LABELS.casefold(),),
 }
 
 
@@ -49,9 +50,9 @@ class ImageSet:
   Attributes:
     images: [i] -> uint8 [h w 1], all of one size; an array, or read on access.
     ids: [n] str, each once.
-    labels: any of: findings [n k] 0 or 1; patient [n]; age [n] in years, nan unknown;
-      sex and view [n] int, indices of `SEXES` and `VIEWS`, -1 unknown. Of generated
-      images: what was requested.
+    labels: any of: findings [n k] 0 or 1, nan unknown; patient [n]; age [n] in years,
+      nan unknown; sex and view [n] int, indices of `SEXES` and `VIEWS`, -1 unknown. Of
+      generated images: what was requested.
   """
 
   name: str
@@ -142,7 +143,9 @@ def groups(images: ImageSet) -> dict[str, np.ndarray]:
   """Parts of a set by its labels: name -> [n] bool.
 
   Names are as in `Measurement.group`: "finding: NAME" (with "No Finding"), "sex: F",
-  "age: 40-59", "view: PA". Parts may be empty and overlap; absent labels make none.
+  "age: 40-59", "view: PA". Parts may be empty and overlap; absent labels make none. An
+  image is of "No Finding" where every finding is known to be absent, and in no part of
+  a finding that is unknown.
   """
   labels = images.labels
   parts: dict[str, np.ndarray] = {}
@@ -150,7 +153,7 @@ def groups(images: ImageSet) -> dict[str, np.ndarray]:
     present = np.asarray(labels["findings"]) > 0.5
     named = zip(images.vocabulary, present.T, strict=True)
     parts |= {f"finding: {name}": column for name, column in named}
-    parts[f"finding: {labels_lib.NO_FINDING}"] = np.logical_not(present.any(axis=1))
+    parts[f"finding: {labels_lib.NO_FINDING}"] = labels_lib.is_none(labels["findings"])
   for key, names in (("sex", SEXES), ("view", VIEWS)):
     if key in labels:
       parts |= {f"{key}: {x}": labels[key] == i for i, x in enumerate(names)}
@@ -174,6 +177,7 @@ class LabelTable:
   rows: dict[str, int]
   labels: dict[str, np.ndarray]
   whole: bool
+  vocabulary: tuple[str, ...] = metadata.FINDINGS
 
 
 def stem(name: str | os.PathLike) -> str:
@@ -188,8 +192,9 @@ def stem(name: str | os.PathLike) -> str:
 def read_labels(path: str | os.PathLike) -> LabelTable:
   """Reads a CSV of labels.
 
-  Findings are separated by `|` or by commas (in quotes), or `No Finding`; age is in
-  years; sex F or M; view PA or AP; other values are unknown.
+  Findings are separated by `|` or by commas (in quotes), or `No Finding`; `Mass=?` is
+  unknown, as are those in a column `Unknown Labels`; age is in years; sex F or M; view
+  PA or AP; other values are unknown.
 
   Raises:
     errors.InputError: no such file, no rows, a column missing, an image named twice,
@@ -198,6 +203,7 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
   required = {key: ALIASES[key] for key in ("file", "findings")}
   cells = csv_table.read_table(path, required, ALIASES)
   ids = cells.ids("file", stem).tolist()
+  vocabulary = metadata.FINDINGS
   parse_fns: dict[str, Callable[[str], object]] = {
     "findings": lambda text: labels_lib.parse(text, metadata.FINDINGS),
     "age": metadata.parse_age,
@@ -206,7 +212,12 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
     "patient": str,
     "condition": stem,
   }
-  known = {
+  known: dict[str, np.ndarray] = {}
+  if metadata.UNKNOWN_LABELS in cells.places:
+    vocabulary = (*metadata.FINDINGS, *metadata.MORE_FINDINGS)
+    known["findings"] = metadata.partly_known(cells, "findings", vocabulary)
+    del parse_fns["findings"]
+  known |= {
     key: np.array(cells.parse(key, parse_fn))
     for key, parse_fn in parse_fns.items()
     if key in cells.places
@@ -220,6 +231,7 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
     rows={name: row for row, name in enumerate(ids)},
     labels=known,
     whole=cells.header[cells.places["file"]].casefold() != NIH_FILE,
+    vocabulary=vocabulary,
   )
 
 
@@ -236,7 +248,7 @@ def label(images: ImageSet, table: LabelTable) -> ImageSet:
     )
   rows = np.array([table.rows[name] for name in ids], np.int64)
   known = {key: values[rows] for key, values in table.labels.items()}
-  return dataclasses.replace(images, labels=known, vocabulary=metadata.FINDINGS)
+  return dataclasses.replace(images, labels=known, vocabulary=table.vocabulary)
 
 
 def refuse_unmatched(table: LabelTable, sets: Sequence[ImageSet]) -> None:

@@ -50,7 +50,8 @@ def make_plan(settings: DataSettings) -> Plan:
       `settings.missing` is `drop`; no row with an image; no row to train on.
   """
   source = base.open_source(settings.source)
-  table = source.read_table(epath.Path(settings.root), image_size=settings.image_size)
+  root = epath.Path(settings.root)
+  table = base.without_unknown(source.read_table(root, image_size=settings.image_size))
   has_image = np.array([path is not None for path in table.image], bool)
   absent = table.id[~has_image]
   if absent.size:

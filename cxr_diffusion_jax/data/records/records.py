@@ -25,6 +25,7 @@ from cxr_diffusion_jax.data.records import statistics as statistics_lib
 from cxr_diffusion_jax.data.records import store
 from cxr_diffusion_jax.data.records.store import FIELDS, Records, RecordSource
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.data.sources import base
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 __all__ = (
@@ -33,6 +34,7 @@ __all__ = (
   "Records",
   "open_records",
   "prepare_records",
+  "vocabulary",
 )
 
 MAX_STATISTICS_IMAGES = 512
@@ -52,6 +54,20 @@ def open_records(settings: DataSettings) -> Records | None:
   """
   description = _read_description(settings)
   return None if description is None else _check(settings, description)[0]
+
+
+def vocabulary(settings: DataSettings) -> tuple[str, ...]:
+  """The findings of a dataset; of its records where it is gone; opens no image.
+
+  Raises:
+    InputError: no such source.
+  """
+  description = None
+  if not epath.Path(settings.root).exists():
+    description = _read_description(settings)
+  if description is not None:
+    return tuple(description["vocabulary"])
+  return base.vocabulary_of(settings.source, settings.root)
 
 
 def prepare_records(

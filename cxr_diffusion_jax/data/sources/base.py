@@ -7,13 +7,15 @@ dataset, add one such module with `VOCABULARY` and `read_table`.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
+import os
 from typing import Protocol, cast
 
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import naming
+from cxr_diffusion_jax import errors, naming
 
 PACKAGE = "cxr_diffusion_jax.data.sources"
 
@@ -78,8 +80,11 @@ class Table:
 class Source(Protocol):
   """A module of `data/sources/`.
 
+  A module may have `read_vocabulary(root)` too: the findings that the dataset at `root`
+  states, of tables whose vocabulary is another one than `VOCABULARY`.
+
   Attributes:
-    VOCABULARY: names of the findings, of every table that it reads.
+    VOCABULARY: names of the findings of tables.
   """
 
   VOCABULARY: tuple[str, ...]
@@ -95,6 +100,45 @@ class Source(Protocol):
       errors.InputError: the files are not usable.
     """
     ...
+
+
+def stated(findings: np.ndarray) -> np.ndarray:
+  """Which columns of findings [n k] are known in any row: [k] bool."""
+  return np.isfinite(findings).any(axis=0)
+
+
+def without_unknown(table: Table) -> Table:
+  """The table without the findings that are unknown in every row.
+
+  So a dataset has the labels that it states: plain NIH 14, Google's subset 8.
+  """
+  kept = stated(table.findings)
+  if kept.all():
+    return table
+  names = zip(table.vocabulary, kept, strict=True)
+  return dataclasses.replace(
+    table,
+    vocabulary=tuple(name for name, known in names if known),
+    findings=table.findings[:, kept],
+    boxes={name: boxes[kept] for name, boxes in table.boxes.items()},
+  )
+
+
+def vocabulary_of(name: str, root: epath.PathLike) -> tuple[str, ...]:
+  """The findings of the dataset at `root`, without its images.
+
+  Where there is none, or none that can be read, these are the source's `VOCABULARY`.
+
+  Raises:
+    errors.InputError: no such source.
+  """
+  source = open_source(name)
+  read = getattr(source, "read_vocabulary", None)
+  if read is not None and os.fspath(root) and epath.Path(root).exists():
+    # Preparing the data reports what is wrong with it.
+    with contextlib.suppress(errors.InputError):
+      return read(epath.Path(root))
+  return source.VOCABULARY
 
 
 def open_source(name: str) -> Source:

@@ -22,6 +22,7 @@ TEXT_KEY = "phantom"
 
 VOCABULARY = nih.VOCABULARY
 read_table = nih.read_table
+read_vocabulary = nih.read_vocabulary
 
 
 def is_phantom_tree(root: str | os.PathLike) -> bool:

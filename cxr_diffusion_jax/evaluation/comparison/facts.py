@@ -99,7 +99,7 @@ def few_positives(context: EvalContext) -> list[str]:
 
 def shown(context: EvalContext) -> list[int]:
   """Rows of conditions: the first of each finding, then those with most findings."""
-  findings = np.asarray(context.conditions.labels["findings"])
+  findings = np.asarray(context.conditions.labels["findings"]) > 0.5
   first = [int(np.flatnonzero(column)[0]) for column in findings.T if column.any()]
   order = np.argsort(-findings.sum(axis=1), kind="stable").tolist()
   return list(dict.fromkeys([*first, *order]))[:NUM_SHOWN]
@@ -108,10 +108,7 @@ def shown(context: EvalContext) -> list[int]:
 def captions(context: EvalContext) -> list[str]:
   findings = context.conditions.labels["findings"]
   vocabulary = context.conditions.vocabulary
-  return [
-    ", ".join(labels.names_of(findings[row], vocabulary)) or labels.NO_FINDING
-    for row in shown(context)
-  ]
+  return [labels.caption_of(findings[row], vocabulary) for row in shown(context)]
 
 
 def stack(images: types.Arrays, rows: Sequence[int]) -> np.ndarray:

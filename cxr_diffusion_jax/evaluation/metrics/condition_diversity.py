@@ -234,10 +234,17 @@ def _distances(side: _Side, rows: np.ndarray) -> np.ndarray:
 
 
 def _known_groups(real: ImageSet) -> dict[str, np.ndarray]:
-  """What real images may have in common: word -> names [n]."""
-  known = (key for key in ("findings", "patient") if key in real.labels)
+  """What real images may have in common: word -> names [n].
+
+  Unknown findings are in common with unknown ones.
+  """
+  keys = [key for key in ("findings", "patient") if key in real.labels]
+  known = {key: np.asarray(real.labels[key]) for key in keys}
+  if "findings" in known:
+    known["findings"] = np.nan_to_num(known["findings"].astype(float), nan=-1.0)
   return {
-    key: np.unique(real.labels[key], axis=0, return_inverse=True)[1] for key in known
+    key: np.unique(values, axis=0, return_inverse=True)[1]
+    for key, values in known.items()
   }
 
 

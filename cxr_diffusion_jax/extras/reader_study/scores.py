@@ -200,10 +200,11 @@ def _by_finding(
 ) -> Iterator[Score]:
   values = []
   for column, finding in enumerate(reader_tables.VOCABULARY):
-    wanted, value = requested[:, column], None
+    known = np.isfinite(requested[:, column])
+    wanted, value = requested[known, column].astype(np.uint8), None
     reason = f"in {'all' if wanted.any() else 'none'} of the images"
     if 0 < wanted.sum() < len(wanted):
-      value, reason = score_fn(wanted, seen[:, column]), ""
+      value, reason = score_fn(wanted, seen[known, column]), ""
       values.append(value)
     yield Score(value=value, reason=reason, finding=finding, **where)
   macro = float(np.mean(values)) if values else None

@@ -156,8 +156,10 @@ def _digest(data: bytes) -> str:
 def _findings(images: ImageSet, row: int) -> str:
   if "findings" not in images.labels:
     return ""
-  names = labels_lib.names_of(images.labels["findings"][row], images.vocabulary)
-  return "|".join(names) or labels_lib.NO_FINDING
+  stated = dict(zip(images.vocabulary, images.labels["findings"][row], strict=True))
+  # Of the findings on the sheets; other datasets may have no label of some.
+  findings = [stated.get(name, np.nan) for name in reader_tables.VOCABULARY]
+  return labels_lib.text_of(np.array(findings, np.float32), reader_tables.VOCABULARY)
 
 
 def _set_aside(folder: pathlib.Path, text: str) -> None:

@@ -33,7 +33,7 @@ class StudyKey:
   images: Sequence[str]  # names on the sheet
   sets: Sequence[str]  # `REAL` or the path that made it
   ids: Sequence[str]  # in the set
-  findings: np.ndarray  # uint8 [n 14], present or requested
+  findings: np.ndarray  # [n 14] 0 or 1, present or requested; nan unknown
   known: np.ndarray  # bool [n], whether the findings are
   repeat_of: np.ndarray  # int [n], the row shown again here, -1 for a first showing
 
@@ -124,7 +124,7 @@ def read_answers(path: str | os.PathLike, key: StudyKey) -> Answers:
     ("realism", lambda text: 1 + REALISM.index(text), f"{REALISM[0]} to {REALISM[-1]}"),
     (
       "findings",
-      lambda text: labels_lib.parse(text, VOCABULARY),
+      _parse_seen,
       f"findings separated by |, or {labels_lib.NO_FINDING}",
     ),
   ):
@@ -156,3 +156,11 @@ def _refuse(
     raise errors.InputError(
       f"{path}: {len(images)} images {what}, such as {', '.join(images[:2])}", expected
     )
+
+
+def _parse_seen(text: str) -> np.ndarray:
+  """A reader's findings, of which none is unknown."""
+  row = labels_lib.parse(text, VOCABULARY)
+  if not np.isfinite(row).all():
+    raise errors.InputError(f"findings {text!r}", "findings that are seen")
+  return row

@@ -14,8 +14,14 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.download import download
+from cxr_diffusion_jax.data.sources import base, nih
 from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
+
+SUBSET_FINDINGS = (
+  *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion"),
+  *("Pneumothorax", "Airspace_Opacity", "Fracture"),
+)
 
 
 def write(path: pathlib.Path, content: bytes) -> pathlib.Path:
@@ -138,7 +144,13 @@ def test_download_makes_a_tree_of_the_google_subset(server, tmp_path):
   with open(tmp_path / "Data_Entry_2017.csv", newline="", encoding="utf-8") as file:
     rows = list(csv.DictReader(file))
   assert [row["Image Index"] for row in rows] == names
-  assert [row["Finding Labels"] for row in rows] == ["No Finding", "Edema|Pneumothorax"]
+  present = ["", "Airspace_Opacity|Edema|Pneumothorax"]
+  assert [row["Finding Labels"] for row in rows] == present
+  never = "Emphysema|Fibrosis|Hernia|Infiltration|Mass|Nodule|Pleural_Thickening"
+  assert [row["Unknown Labels"] for row in rows] == [
+    f"Edema|{never}|Pneumonia|Fracture",
+    f"Consolidation|{never}|Pneumonia",
+  ]
   assert (rows[1]["Patient ID"], rows[1]["Follow-up #"]) == ("13", "26")
   unknown = ("Patient Age", "Patient Gender", "View Position")
   assert {row[name] for row in rows for name in unknown} == {""}
@@ -160,6 +172,12 @@ def test_download_makes_a_tree_of_the_google_subset(server, tmp_path):
   assert np.array_equal(
     expert.four_findings["00000013_026"], [0, 1, 1, np.nan], equal_nan=True
   )
+  table = base.without_unknown(nih.read_table(tmp_path, image_size=16))
+  # NIH's other eight findings are unknown throughout, so they are no labels.
+  assert table.vocabulary == nih.read_vocabulary(tmp_path) == SUBSET_FINDINGS
+  row = dict(zip(SUBSET_FINDINGS, table.findings[1].tolist(), strict=True))
+  assert {name for name, value in row.items() if value == 1} == {*present[1].split("|")}
+  assert {name for name, value in row.items() if np.isnan(value)} == {"Consolidation"}
   files = elixr.find_elixr(tmp_path, "all_contrastive_img_emb")
   assert (files.form, files.num_rows) == ("F", 2)
 

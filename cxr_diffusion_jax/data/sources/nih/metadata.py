@@ -12,6 +12,7 @@ import dataclasses
 import os
 import re
 
+from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import errors
@@ -35,6 +36,12 @@ FINDINGS = (
   "Pneumothorax",
 )
 
+# Findings beyond NIH's that a Data_Entry CSV with `Unknown Labels` may state.
+MORE_FINDINGS = ("Airspace_Opacity", "Fracture")
+
+# Column of the findings that are unknown, which the others of a row are then not.
+UNKNOWN_LABELS = "Unknown Labels"
+
 _COLUMNS = {
   "Image Index": ("image index",),
   "Finding Labels": ("finding labels",),
@@ -54,7 +61,9 @@ class Entries:
   Attributes:
     id: [n] str, the image's name without extension.
     patient, age, sex, view: as in `base.Table`; ages above 120 are unknown.
-    findings: [n 14] uint8, columns as in `FINDINGS`.
+    vocabulary: `FINDINGS`; of a CSV with a column `Unknown Labels` also
+      `MORE_FINDINGS`.
+    findings: [n k] uint8; with that column float32, nan unknown.
   """
 
   id: np.ndarray
@@ -64,6 +73,7 @@ class Entries:
   view: np.ndarray
   findings: np.ndarray
   has_reports: bool
+  vocabulary: tuple[str, ...] = FINDINGS
 
 
 def read_entries(path: str | os.PathLike) -> Entries:
@@ -73,23 +83,76 @@ def read_entries(path: str | os.PathLike) -> Entries:
     InputError: see `csv_table.read_table`; or an image named twice, or a value that
       cannot be read; with the line's number.
   """
-  optional = {"Patient ID": ("patient id",), "report": ("report",)}
+  optional = {
+    "Patient ID": ("patient id",),
+    "report": ("report",),
+    UNKNOWN_LABELS: (UNKNOWN_LABELS.casefold(),),
+  }
   table = csv_table.read_table(path, _COLUMNS, optional)
   ids = table.ids("Image Index", csv_table.stem)
   if "Patient ID" in table.places:
     patients = table.parse("Patient ID", _integer)
   else:
     patients = table.parse("Image Index", _patient)
-  findings = table.parse("Finding Labels", lambda text: labels.parse(text, FINDINGS))
+  vocabulary = FINDINGS
+  if UNKNOWN_LABELS in table.places:
+    vocabulary = (*FINDINGS, *MORE_FINDINGS)
+    findings = partly_known(table, "Finding Labels", vocabulary)
+  else:
+    parsed = table.parse("Finding Labels", lambda text: labels.parse(text, FINDINGS))
+    findings = np.stack(parsed)
   return Entries(
     id=ids,
     patient=np.array(patients, np.int32),
     age=np.array(table.parse("Patient Age", parse_age), np.float32),
     sex=np.array(table.parse("Patient Sex", _sex), np.int8),
     view=np.array(table.parse("View Position", _view), np.int8),
-    findings=np.stack(findings),
+    findings=findings,
     has_reports="report" in table.places,
+    vocabulary=vocabulary,
   )
+
+
+def partly_known(
+  table: csv_table.CsvTable, key: str, vocabulary: tuple[str, ...]
+) -> np.ndarray:
+  """Reads findings of a table with a column `UNKNOWN_LABELS`.
+
+  Args:
+    key: of the column of the findings that are present; either cell may be blank.
+
+  Returns:
+    [n k] float32, nan unknown.
+
+  Raises:
+    InputError: an unknown name, or a row whose columns do not agree; with its line.
+  """
+
+  def parse(text: str) -> np.ndarray:
+    return labels.parse(text or labels.NO_FINDING, vocabulary)
+
+  present = np.stack(table.parse(key, parse)).astype(np.float32)
+  unknown = np.stack(table.parse(UNKNOWN_LABELS, parse)) > 0.5
+  blank = np.array([not text for text in table.column(key)])
+  for wrong, why in (
+    ((present > 0.5) & unknown, "a finding that is present is not unknown"),
+    ((blank & ~unknown.any(axis=1))[:, None], f"findings, or {labels.NO_FINDING}"),
+  ):
+    if wrong.any():
+      number, _ = table.rows[int(np.flatnonzero(wrong.any(axis=1))[0])]
+      raise errors.InputError(
+        f"{table.path} line {number}, columns {table.header[table.places[key]]!r} and"
+        f" {UNKNOWN_LABELS!r}",
+        why,
+      )
+  return np.where(unknown, np.nan, present)
+
+
+def has_unknown(path: str | os.PathLike) -> bool:
+  """Whether a Data_Entry CSV has the column `Unknown Labels`; reads its first line."""
+  with epath.Path(path).open("rb") as file:
+    header = file.readline().decode("utf-8", "replace")
+  return UNKNOWN_LABELS.casefold() in header.casefold()
 
 
 def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:

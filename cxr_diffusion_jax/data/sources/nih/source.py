@@ -13,6 +13,16 @@ from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata
 VOCABULARY = metadata.FINDINGS
 
 
+def read_vocabulary(root: epath.Path) -> tuple[str, ...]:
+  """The findings that a tree states, see `base.Source`."""
+  entry = layout.find_tree(root).data_entry
+  if not metadata.has_unknown(entry):
+    return VOCABULARY
+  entries = metadata.read_entries(entry)
+  names = zip(entries.vocabulary, base.stated(entries.findings), strict=True)
+  return tuple(name for name, stated in names if stated)
+
+
 def read_table(root: epath.Path, *, image_size: int) -> base.Table:
   """Reads an NIH tree, see `base.Source`."""
   tree = layout.find_tree(root)
@@ -27,8 +37,10 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     )
   paths = [images.get(image_id) for image_id in entries.id.tolist()]
   expert = google_labels.read_google_labels(tree.google_labels)
+  boxes = {} if tree.boxes is None else metadata.read_boxes(tree.boxes)
+  more = len(entries.vocabulary) - len(metadata.FINDINGS)
   return base.Table(
-    vocabulary=VOCABULARY,
+    vocabulary=entries.vocabulary,
     origin=os.fspath(tree.data_entry),
     id=entries.id,
     patient=entries.patient,
@@ -37,7 +49,10 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     age=entries.age,
     sex=entries.sex,
     view=entries.view,
-    boxes={} if tree.boxes is None else metadata.read_boxes(tree.boxes),
+    boxes={
+      name: np.pad(box, ((0, more), (0, 0)), constant_values=np.nan)
+      for name, box in boxes.items()
+    },
     expert=expert.four_findings,
     expert_test_ids=expert.test_ids,
     official=_official(tree, entries.id),
