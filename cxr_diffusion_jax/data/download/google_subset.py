@@ -161,7 +161,7 @@ def _check_own(root: pathlib.Path, texts: dict[str, str]) -> None:
     return [line.partition(",")[0] for line in text.splitlines()]
 
   for path in sorted(root.glob("Data_Entry*.csv")):
-    text = path.read_text(encoding="utf-8")
+    text = csv_table.read_text(path)
     own = texts.get(path.name, "")
     if text != own and not (ours and images(text) == images(own)):
       raise errors.InputError(

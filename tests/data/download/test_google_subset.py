@@ -73,7 +73,7 @@ def test_unpack_never_leaves_the_folder(tmp_path, name):
     (npz(**{"00000001_000": np.array([{}])}), None, "without pickles"),
     (good_thumbnails()[:-30], None, "cannot be read as npz"),
     (npz(**{"00000055_000": np.ones(3)}), None, "no image of .* has a row in"),
-    (None, "image_id,FRACTURE\n", "lacks the column 'ATELECTASIS' and"),
+    (None, "image_id,FRACTURE\n", "lacks the column 'AIRSPACE_OPACITY' and"),
     (None, HEADER + "00000001_000,b,2,,0,0,0,,0,0\n", "line 2: .* is '2'"),
     (None, HEADER + "../x,b,1,,0,0,0,,0,0\n", "image called '../x'"),
   ],

@@ -12,7 +12,6 @@ import dataclasses
 import os
 import re
 
-from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import errors
@@ -149,10 +148,8 @@ def partly_known(
 
 
 def has_unknown(path: str | os.PathLike) -> bool:
-  """Whether a Data_Entry CSV has the column `Unknown Labels`; reads its first line."""
-  with epath.Path(path).open("rb") as file:
-    header = file.readline().decode("utf-8", "replace")
-  return UNKNOWN_LABELS.casefold() in header.casefold()
+  """Whether a Data_Entry CSV may have the column `Unknown Labels`, by its beginning."""
+  return UNKNOWN_LABELS.casefold() in csv_table.read_text(path)[:4096].casefold()
 
 
 def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
