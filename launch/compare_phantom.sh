@@ -13,7 +13,9 @@
 #
 #   SCALE=full    as above (default); SCALE=gpu: longer, all image paths with all
 #                 references, all metrics; SCALE=smoke: two paths, a few steps, minutes
-#   SIZE=dit_tiny STEPS=700    network and updates of every run
+#   SIZE=dit_tiny STEPS=700 BATCH=16    network, updates and batch of every run
+#   JOBS=8        so many trainings at a time, on an accelerator with memory to spare;
+#                 their output goes to OUT/stages/NAME.log
 #   REAL=nih-cxr-mini          a tree of real images in place of phantoms, at 64 pixels
 #                 and with stand-in encoders. No same_patient and no sweep, since most
 #                 patients of a small tree have one image. OUT is named after it.
@@ -47,7 +49,7 @@ done
 paths="findings clip_text elixr_b clip_vision elixr_c elixr_bc"
 image_paths=" clip_vision elixr_c elixr_bc "
 more_references="elixr_c" # image paths that also see the patient's and the very image
-training_seeds="0 1" steps="${STEPS:-700}" size="${SIZE:-dit_tiny}"
+training_seeds="0 1" steps="${STEPS:-700}" size="${SIZE:-dit_tiny}" jobs="${JOBS:-1}"
 data=(--config.data.root="${out}/phantom-cxr" --config.data.phantom_visits=3.6
   # Losses are compared between 300 patients of each list who have several images.
   --config.data.phantom_images=5400 --config.data.validation_fraction=0.4)
@@ -86,20 +88,29 @@ if [ -n "${UTILITY:-}" ]; then
   options+=("${utility[@]}")
 fi
 data+=(--config.data.records_dir="${out}/records")
+batch=()
+if [ -n "${BATCH:-}" ]; then batch=(--config.train.batch_size="${BATCH}"); fi
 
 # Stages: a name, a cost relative to the others, a command.
 names=() costs=() commands=() workdirs=()
 add_stage() {
   names+=("$1") costs+=("$2") commands+=("$(printf '%q ' "${@:3}")")
 }
+add_prepare() { # PATH
+  add_stage "prepare $1" 100 python -m cxr_diffusion_jax.prepare \
+    --config "configs/phantom.py:$1,${size}" "${data[@]}"
+}
 add_run() { # NAME STEPS PATH REFERENCE SEED
   local workdir="${out}/runs/$1" reference=()
   if [ -n "$4" ]; then reference=(--config.conditioning.reference="$4"); fi
   add_stage "train $1" "$2" python -m cxr_diffusion_jax.main \
     --config "configs/phantom.py:$3,${size}" "${data[@]}" ${reference[@]+"${reference[@]}"} \
-    --config.train.num_steps="$2" --config.seed="$5" --workdir "${workdir}"
+    --config.train.num_steps="$2" --config.seed="$5" ${batch[@]+"${batch[@]}"} \
+    --workdir "${workdir}"
 }
 
+# Records and columns first: trainings that run at a time only read them.
+for path in ${paths}; do add_prepare "${path}"; done
 add_run reference "$(((steps + 3) / 4))" findings "" 100
 for seed in ${training_seeds}; do
   for path in ${paths}; do
@@ -127,23 +138,53 @@ if [ -n "${dry_run}" ]; then
   exit
 fi
 prepare_environment requirements.txt
-trap 'echo "interrupted: the same command resumes" >&2; exit 130' INT
 mkdir -p "${out}/stages"
-num="${#names[@]}" left=0 finished=0 spent=0
+total="${#names[@]}" left=0 finished=0 start=${SECONDS}
 for cost in "${costs[@]}"; do left=$((left + cost)); done
+
+failed="${out}/stages/failed"
+rm -f "${failed}"
+
+run_stage() { # INDEX
+  eval "${commands[$1]}" || return
+  if [ "${names[$1]}" != compare ]; then
+    printf '%s' "${commands[$1]}" >"${out}/stages/${names[$1]// /_}"
+  fi
+}
+run_in_background() { # INDEX
+  local log="${out}/stages/${names[$1]// /_}.log"
+  # Job control, as Bash lets other background processes ignore Ctrl-C.
+  set -m
+  { run_stage "$1" || echo "${names[$1]}: see ${log}" >>"${failed}"; } >"${log}" 2>&1 &
+  set +m
+}
+stop() {
+  trap '' INT
+  for group in $(jobs -rp); do kill -INT -- "-${group}"; done
+  wait
+  echo "interrupted: the same command resumes" >&2
+  exit 130
+}
+trap stop INT
 for i in "${!names[@]}"; do
   # A stage with the same command is not repeated; comparing reuses what it made.
-  stamp="${out}/stages/${names[i]// /_}"
-  if [ "$(cat "${stamp}" 2>/dev/null)" = "${commands[i]}" ]; then
-    echo "[$((i + 1))/${num}] ${names[i]}: done before"
-  else
-    eta="unknown"
-    if ((finished)); then eta="$((spent * left / finished / 60)) min"; fi
-    echo "[$((i + 1))/${num}] ${names[i]}  ETA of all ${eta}"
-    start=${SECONDS}
-    eval "${commands[i]}"
-    spent=$((spent + SECONDS - start)) finished=$((finished + costs[i]))
-    if [ "${names[i]}" != compare ]; then printf '%s' "${commands[i]}" >"${stamp}"; fi
+  if [ "$(cat "${out}/stages/${names[i]// /_}" 2>/dev/null)" = "${commands[i]}" ]; then
+    echo "[$((i + 1))/${total}] ${names[i]}: done before"
+    left=$((left - costs[i]))
+    continue
   fi
-  left=$((left - costs[i]))
+  limit=1
+  if [[ "${names[i]}" == train* ]]; then limit="${jobs}"; fi
+  while [ "$(jobs -rp | wc -l)" -ge "${limit}" ]; do wait -n || true; done
+  if [ -s "${failed}" ]; then break; fi
+  eta="unknown"
+  if ((finished)); then eta="$(((SECONDS - start) * left / finished / 60)) min"; fi
+  echo "[$((i + 1))/${total}] ${names[i]}  ETA of all ${eta}"
+  if ((limit > 1)); then run_in_background "${i}"; else run_stage "${i}"; fi
+  left=$((left - costs[i])) finished=$((finished + costs[i]))
 done
+wait
+if [ -s "${failed}" ]; then
+  sed 's/^/error: /' "${failed}" >&2
+  exit 1
+fi

@@ -31,6 +31,18 @@ def _printed(repository: pathlib.Path, *arguments: str, **environment) -> list[l
   return [shlex.split(line) for line in result.stdout.splitlines()]
 
 
+def _split(
+  commands: list[list[str]],
+) -> tuple[list[list[str]], list[list[str]], list[str]]:
+  """The commands that prepare, those that train, and the one that compares."""
+  modules = [words[2].rpartition(".")[2] for words in commands]
+  num = modules.index("main")
+  assert {*modules[:num]} == {"prepare"}
+  assert {*modules[num:-1]} == {"main"}
+  assert modules[-1] == "compare"
+  return commands[:num], commands[num:-1], commands[-1]
+
+
 def _flags(command: list[str]) -> dict[str, str]:
   """Flag -> value, of words such as --a=b and --a b."""
   text = " ".join(word.replace(" ", "") for word in command[3:])
@@ -39,14 +51,17 @@ def _flags(command: list[str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("scale", ["full", "gpu", "smoke"])
 def test_compare_phantom_prints_commands_that_exist(scale, repository):
-  *runs, compare = _printed(repository, SCALE=scale)
-  for run in runs:
-    assert run[:3] == ["python", "-m", "cxr_diffusion_jax.main"]
-    given = _flags(run)
+  prepares, runs, compare = _split(_printed(repository, SCALE=scale, BATCH="32"))
+  assert [_flags(one)["config"] for one in prepares] == list(
+    dict.fromkeys(_flags(run)["config"] for run in runs)
+  )
+  for command in (*prepares, *runs):
+    given = _flags(command)
     path, choice = given.pop("config").split(":")
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     config = module.get_config(choice)
-    assert given.pop("workdir")
+    assert (given.pop("workdir", None) is None) == (command in prepares)
+    assert (given.get("config.train.batch_size") == "32") == (command in runs)
     for key, value in given.items():
       *sections, last = key.removeprefix("config.").split(".")
       for section in sections:
@@ -54,7 +69,6 @@ def test_compare_phantom_prints_commands_that_exist(scale, repository):
       assert last in config, key
       type(config[last])(value)
       config = module.get_config(choice)
-  assert compare[:3] == ["python", "-m", "cxr_diffusion_jax.compare"]
   package = repository / "cxr_diffusion_jax"
   paths = [package / "compare.py", *(package / "cli").glob("*_flags.py")]
   sources = [path.read_text(encoding="utf-8") for path in paths]
@@ -63,7 +77,8 @@ def test_compare_phantom_prints_commands_that_exist(scale, repository):
 
 
 def test_compare_phantom_compares_equal_information_beside_the_image_itself(repository):
-  reference, *runs, compare = map(_flags, _printed(repository, "--out", "here"))
+  _, runs, compare = _split(_printed(repository, "--out", "here"))
+  (reference, *runs), compare = map(_flags, runs), _flags(compare)
   compared = compare["workdirs"].split(",")
   assert compared == [run["workdir"] for run in runs]
   assert compare["memorisation_reference"] == reference["workdir"]
@@ -91,7 +106,8 @@ def test_compare_phantom_compares_equal_information_beside_the_image_itself(repo
 
 
 def test_compare_phantom_takes_real_images_in_place_of_phantoms(repository):
-  *runs, compare = map(_flags, _printed(repository, REAL="some/tree"))
+  _, runs, compare = _split(_printed(repository, REAL="some/tree"))
+  runs, compare = list(map(_flags, runs)), _flags(compare)
   assert {run["config.data.root"] for run in runs} == {"some/tree"}
   assert {run["config.data.phantom_images"] for run in runs} == {"0"}
   assert compare["out"] == "runs/compare_tree/report"
@@ -105,7 +121,9 @@ def test_compare_phantom_adds_utility_on_request(repository):
   assert {*with_utility} - {*plain} >= {"utility_num", "utility_steps"}
 
 
-def test_compare_phantom_stops_with_130_and_resumes(repository, tmp_path):
+@pytest.fixture
+def stubbed(repository, tmp_path):
+  """Runs the script with a stub in place of Python; `calls` reads what it was asked."""
   (tmp_path / "launch").mkdir()
   (tmp_path / "bin").mkdir()
   script = tmp_path / "launch" / "compare_phantom.sh"
@@ -130,21 +148,39 @@ def test_compare_phantom_stops_with_130_and_resumes(repository, tmp_path):
       check=False,
     )
 
-  stopped = run(STOP_AT="3")
+  return run, lambda: calls.read_text().splitlines()
+
+
+def test_compare_phantom_stops_with_130_and_resumes(stubbed):
+  run, calls = stubbed
+  stopped = run(STOP_AT="5")
   assert stopped.returncode == 130
-  assert len(calls.read_text().splitlines()) == 3
-  assert "[3/6] train elixr_c-same_findings-0  ETA of all 0 min" in stopped.stdout
+  assert len(calls()) == 5
+  assert "[5/8] train elixr_c-same_findings-0  ETA of all 0 min" in stopped.stdout
   assert run().returncode == 0
-  # Two runs were done; the third begins again, and the comparison ends it.
-  done = calls.read_text().splitlines()
-  assert len(done) == 3 + 4
-  assert done[3] == done[2]
+  # Four stages were done; the fifth begins again, and the comparison ends it.
+  done = calls()
+  assert len(done) == 5 + 4
+  assert done[5] == done[4]
   assert "cxr_diffusion_jax.compare" in done[-1]
   # A third call only compares; other settings train again.
   assert run().returncode == 0
-  assert len(calls.read_text().splitlines()) == 7 + 1
+  assert len(calls()) == 9 + 1
   assert run(STEPS="8").returncode == 0
-  assert len(calls.read_text().splitlines()) == 8 + 6
+  assert len(calls()) == 10 + 6
+
+
+def test_compare_phantom_trains_several_at_a_time(stubbed):
+  run, calls = stubbed
+  failed = run(JOBS="3", STOP_AT="4")
+  assert failed.returncode == 1
+  assert failed.stderr.startswith("error: train ")
+  assert ".log" in failed.stderr
+  assert not any("cxr_diffusion_jax.compare" in call for call in calls())
+  assert run(JOBS="3").returncode == 0
+  done = calls()
+  assert "cxr_diffusion_jax.compare" in done[-1]
+  assert len({call for call in done if ".main " in call}) == 5
 
 
 def test_compare_phantom_refuses_unknown_arguments(repository):
