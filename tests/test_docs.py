@@ -11,7 +11,8 @@ from cxr_diffusion_jax.evaluation import metric
 
 DOCS = ("README.md", "launch/README.md", "docs/*.md", "docs/results/*.md")
 CONFIGS = (
-  *("clip_text", "clip_vision", "elixr_b", "elixr_bc", "elixr_c", "findings"),
+  *("bert_text", "clip_text", "clip_vision", "elixr_b", "elixr_bc", "elixr_c"),
+  "findings",
   *("autoencoder", "phantom", "sd15_finetune"),
 )
 

@@ -65,13 +65,14 @@ ROOMS = {
   "tensorboard": ("run/loss_curves.py",),
   "tensorflow": ("encoders/elixr/saved_model.py",),
   "tensorflow_datasets": ("data/records/format.py",),
-  "transformers": ("encoders/clip/",),
+  "transformers": ("encoders/bert/", "encoders/clip/"),
   "umap": ("report/comparison/projection.py",),
 }
 NOWHERE = ("pickle", "cloudpickle", "dill", "joblib", "torch", "utils")
 
 # Where functions are compiled; all others can be called as they are.
 COMPILED = (
+  "encoders/bert/model.py",
   "encoders/clip/model.py",
   "encoders/fitting.py",
   "encoders/latents/autoencoders.py",

@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import prompts
@@ -29,6 +29,9 @@ BATCH = 64
 
 # Rows that a kill may lose.
 ROWS_AT_RISK = 512
+
+# Columns are stored in float16; this is its largest value.
+LARGEST = 65504.0
 
 
 def folder(settings: DataSettings, spec: conditioning.ColumnSpec) -> pathlib.Path:
@@ -142,6 +145,40 @@ def refresh_column(
   return writer(column)(
     target, ids=ids, name=name, fingerprint=fingerprint, progress=progress
   )
+
+
+def kept_description(
+  target: pathlib.Path, mark: str, open_fn: Callable[[], base.Encoder]
+) -> str:
+  """An encoder's description, kept beside its columns so that none is loaded again.
+
+  `mark` changes with the encoder's files; `open_fn` opens it.
+  """
+  path = target / "encoder.json"
+  if path.is_file():
+    kept = artifacts.read_json(path)
+    if kept["mark"] == mark:
+      return kept["description"]
+  description = open_fn().description
+  artifacts.write_json(path, {"mark": mark, "description": description})
+  return description
+
+
+def checked(by_name: dict[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
+  """Returns values of columns, made by a model, that float16 can hold.
+
+  Raises:
+    errors.InputError: a value that is too large, or not finite.
+  """
+  for name, values in by_name.items():
+    # Written so that NaN is refused too.
+    if not (largest := float(np.abs(values).max())) < LARGEST:
+      raise errors.InputError(
+        f"{name} of {model} reaches {largest}",
+        f"numbers below {LARGEST:.0f}, as float16 keeps them",
+        "the weights may be damaged: copy them again, or take another model",
+      )
+  return by_name
 
 
 def _splits(records: records_lib.Records, caption: int) -> tuple[str, ...]:

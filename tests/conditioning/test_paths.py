@@ -14,6 +14,9 @@ from cxr_diffusion_jax.models.denoisers import unet
 
 # Each path with its other forms.
 FORMS = [
+  ("bert_text", {"encoder": "standin"}),
+  ("bert_text", {"chunks": 2}),
+  ("bert_text", {"pooled": True}),
   ("clip_text", {"encoder": "standin"}),
   ("clip_text", {"encoder": "standin", "chunks": 2}),
   ("clip_vision", {"encoder": "standin"}),
@@ -45,7 +48,9 @@ def _batch(conditioner: base.Conditioner, b: int, seed: int = 0) -> types.Batch:
   }
   for name, shape in encoders.shapes(conditioner.needs).items():
     batch[name] = rng.standard_normal((b, *shape)).astype(np.float16)
-    if len(shape) > 1 and shape[0] > 32 and name in ("clip_text", "txt_emb"):
+    if (
+      len(shape) > 1 and shape[0] > 32 and name in ("bert_text", "clip_text", "txt_emb")
+    ):
       batch[name][:, shape[0] // 2 :] = 0
   return batch
 
@@ -186,7 +191,7 @@ def test_load_rejects_an_unknown_reference(name):
 
 def test_load_derives_user_inputs_from_the_columns():
   inputs = {name: base.load(name)(**options).needs.inputs for name, options in FORMS}
-  assert inputs["clip_text"] == ("prompt", "findings")
+  assert inputs["clip_text"] == inputs["bert_text"] == ("prompt", "findings")
   assert inputs["clip_vision"] == inputs["elixr_c"] == ("reference",)
   assert inputs["elixr_bc"] == ("prompt", "findings", "reference")
   assert inputs["findings"] == ("findings",)

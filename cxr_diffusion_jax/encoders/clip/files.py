@@ -1,30 +1,19 @@
 """The files of a CLIP: located in a folder or on the hub, read into parameters.
 
 name --> folder with config.json, tokenizer, preprocessor_config.json and weights
-model.safetensors (PyTorch or Flax) | shards with an index | flax_model.msgpack
-   --names and axes--> the tree of FlaxCLIPModel, float32, complete and fitting
+weights --names and axes--> the tree of FlaxCLIPModel, float32, complete and fitting
 """
 
 from collections.abc import Callable
 import pathlib
 
-from flax import serialization, traverse_util
-
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.encoders import hub
+from cxr_diffusion_jax.encoders import hub, weights
 from cxr_diffusion_jax.interop import names
-from cxr_diffusion_jax.interop.safetensors_folder import (
-  CONFIG,
-  damaged,
-  read_arrays,
-  read_json,
-  weight_files,
-)
+from cxr_diffusion_jax.interop.safetensors_folder import CONFIG, read_json
 
 PIXELS = "preprocessor_config.json"
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-MSGPACK = "flax_model.msgpack"
 
 _MODELS = ("text_model.", "vision_model.")
 # Old PyTorch files carry the constant table 0, 1, 2, ... as a buffer.
@@ -42,11 +31,8 @@ def resolve(name: str) -> pathlib.Path:
     cached = hub.cached(name, (CONFIG,))
     if cached is not None and _is_whole(cached):
       return cached
-    present = hub.files(name)
-    weights = [file for file in (*SAFETENSORS, MSGPACK) if file in present][:1]
-    if weights == [SAFETENSORS[1]]:
-      weights.append("model-*.safetensors")
-    return hub.download(name, ["*.json", "merges.txt", *weights])
+    forms = weights.to_download(hub.files(name))
+    return hub.download(name, ["*.json", "merges.txt", *forms])
 
   return _resolve(name, fetch)
 
@@ -92,7 +78,7 @@ def read_config(path: pathlib.Path) -> artifacts.Json:
 def check(folder: pathlib.Path) -> None:
   """Raises InputError unless a folder has a CLIP's configuration and its readers."""
   read_config(folder / CONFIG)
-  if not _has_tokenizer(folder):
+  if not weights.has_one_of(folder, TOKENIZERS):
     raise errors.InputError(
       f"no tokenizer in {folder}",
       " or ".join(" and ".join(files) for files in TOKENIZERS),
@@ -117,10 +103,7 @@ def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
     errors.InputError: no weights in a readable form, or a weight that is missing,
       unknown or of the wrong shape.
   """
-  stored = _read_weights(folder)
-  if any(name.endswith(".kernel") for name in stored):
-    # Flax's own names and axes.
-    stored = names.from_tree(traverse_util.unflatten_dict(stored, sep="."))
+  stored = weights.read(folder)
   needed = names.shapes_by_name(shapes)
   stored = {
     name: array
@@ -131,33 +114,10 @@ def read_params(folder: pathlib.Path, shapes: types.Params) -> types.Params:
   return names.fit(stored, shapes, str(folder), fix)
 
 
-def _read_weights(folder: pathlib.Path) -> artifacts.Json:
-  """Reads all arrays of the first form of weights that is there, by dotted name."""
-  if any((folder / form).is_file() for form in SAFETENSORS):
-    return read_arrays(weight_files(folder, SAFETENSORS))
-  path = folder / MSGPACK
-  if not path.is_file():
-    raise errors.InputError(
-      f"no weights in {folder}",
-      f"one of {', '.join((*SAFETENSORS, MSGPACK))}",
-      "save pytorch_model.bin again with save_pretrained(safe_serialization=True)",
-    )
-  try:
-    tree = serialization.msgpack_restore(path.read_bytes())
-  except ValueError as error:
-    raise damaged(path) from error
-  return traverse_util.flatten_dict(tree, sep=".")
-
-
-def _has_tokenizer(folder: pathlib.Path) -> bool:
-  return any(all((folder / file).is_file() for file in form) for form in TOKENIZERS)
-
-
 def _is_whole(folder: pathlib.Path) -> bool:
   """Says whether a copy that the hub's client made has all that `load` reads."""
-  present = (folder / MSGPACK).is_file() or any(
-    (folder / form).is_file()
-    and all(path.is_file() for path in weight_files(folder, (form,)))
-    for form in SAFETENSORS
+  return (
+    weights.are_whole(folder)
+    and (folder / PIXELS).is_file()
+    and weights.has_one_of(folder, TOKENIZERS)
   )
-  return present and (folder / PIXELS).is_file() and _has_tokenizer(folder)

@@ -105,8 +105,22 @@ def load_tokenizer(
   Raises:
     errors.InputError: files that cannot be read, or a tokenizer of another model.
   """
+  tokenizer = read_tokenizer(loader, folder)
+  check_tokenizer(tokenizer, text_config, folder)
+  return tokenizer
+
+
+def read_tokenizer(
+  loader: "type[transformers.AutoTokenizer | transformers.PreTrainedTokenizerFast]",
+  folder: pathlib.Path,
+) -> Tokenizer:
+  """Reads a folder's tokenizer with a class of transformers.
+
+  Raises:
+    errors.InputError: files that cannot be read.
+  """
   try:
-    tokenizer = loader.from_pretrained(folder)
+    return loader.from_pretrained(folder)
   # `tokenizers` raises plain Exception or TypeError for damaged files.
   except Exception as error:
     raise errors.InputError(
@@ -114,8 +128,6 @@ def load_tokenizer(
       "files as save_pretrained writes them",
       "copy them again",
     ) from error
-  check_tokenizer(tokenizer, text_config, folder)
-  return tokenizer
 
 
 def check_tokenizer(
@@ -155,14 +167,19 @@ def windows(
   *,
   max_tokens: int,
   chunks: int,
+  frame: tuple[int, int] | None = None,
+  unit: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Splits prompts into windows that are framed as prompts of their own.
 
   Args:
-    tokenizer: a CLIP's.
+    tokenizer: a CLIP's, or another one with a `frame`.
     prompts: n texts; what does not fit is cut, and one warning names it.
     max_tokens: l, of a window, its start and end included.
     chunks: k, windows of a prompt.
+    frame: ids of start and end; None for the tokenizer's.
+    unit: tokens that one more of `config.conditioning.chunks` would add, for the
+      warning; 0 for `max_tokens`.
 
   Returns:
     ids [n k l] int32 and mask [n k l] bool: True up to and including the end token; all
@@ -172,8 +189,8 @@ def windows(
     raise ValueError(f"got {chunks} chunks; expected at least one")
   room = max_tokens - 2
   texts = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
-  _warn_of_cuts(tokenizer, texts, room, chunks)
-  start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+  _warn_of_cuts(tokenizer, texts, chunks * room, (unit or max_tokens) - 2)
+  start, end = frame or (tokenizer.bos_token_id, tokenizer.eos_token_id)
   padding = tokenizer.pad_token_id
   shape = (len(prompts), chunks, max_tokens)
   ids = np.full(shape, end if padding is None else padding, np.int32)
@@ -189,11 +206,10 @@ def windows(
 def _warn_of_cuts(
   tokenizer: Tokenizer,
   texts: Sequence[Sequence[int]],
+  kept: int,
   room: int,
-  chunks: int,
 ) -> None:
   """Warns how many texts were cut, and what the first of them lost."""
-  kept = chunks * room
   cut = [row for row, text in enumerate(texts) if len(text) > kept]
   if not cut:
     return

@@ -12,7 +12,6 @@ are always an argument of the compiled functions, never a constant in them.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import hashlib
 import os
 import types as python_types
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.encoders import weights
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import inputs as clip_inputs
 from cxr_diffusion_jax.parallel import batches
@@ -241,19 +241,14 @@ def encode_images(
 
 def fingerprint(model: ClipModel) -> str:
   """Returns 12 hexadecimal digits of the weights and the image settings."""
-  digest = hashlib.sha256(repr(model.pixels).encode())
-  for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()[:12]
+  return weights.fingerprint(model.params, repr(model.pixels))
 
 
 def describe(model: ClipModel) -> str:
   """Returns a line for descriptions of what was made with the model."""
-  size = sum(leaf.size for leaf in jax.tree.leaves(model.params)) / 1e6
   # A stand-in is known by its weights: the folder's name says nothing elsewhere.
   label = "stand-in CLIP" if model.standin else f"CLIP {model.name}"
-  return f"{label} {size:.1f}M {fingerprint(model)}"
+  return f"{label} {weights.millions(model.params)} {fingerprint(model)}"
 
 
 def _run(

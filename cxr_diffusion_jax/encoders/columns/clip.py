@@ -10,18 +10,15 @@ Each CLIP has its own folder beside the records.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
-import hashlib
-import pathlib
 from types import MappingProxyType
 
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base, clip_text
-from cxr_diffusion_jax.data.columns import column as column_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders import encoding
+from cxr_diffusion_jax.encoders import encoding, weights
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
@@ -39,9 +36,6 @@ _DEFAULT = MappingProxyType(
     "projection_dim": 768,
   }
 )
-
-# Columns are stored in float16; this is its largest value.
-LARGEST = 65504.0
 
 
 def spec(column: str, *, model: str = "", chunks: int = 1) -> base.ColumnSpec:
@@ -89,7 +83,9 @@ def make(
       group,
       open_fn,
       progress,
-      description=_description(encoding.folder(settings, group[0]), place, open_fn),
+      description=encoding.kept_description(
+        encoding.folder(settings, group[0]), mark(place), open_fn
+      ),
     )
 
 
@@ -97,18 +93,6 @@ def open_encoder(spec: base.ColumnSpec, place: str, standin: bool) -> "ClipEncod
   """Opens a CLIP, a stand-in or not; see `EncoderModule.open_encoder`."""
   del standin
   return load(place, chunks=spec.chunks)
-
-
-def _description(target: pathlib.Path, place: str, open_fn) -> str:
-  """The description of a CLIP, kept beside its columns so that none is loaded again."""
-  new, path = mark(place), target / "encoder.json"
-  if path.is_file():
-    kept = artifacts.read_json(path)
-    if kept["mark"] == new:
-      return kept["description"]
-  description = open_fn().description
-  artifacts.write_json(path, {"mark": new, "description": description})
-  return description
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +138,7 @@ class ClipEncoder:
       self.model, prompts, chunks=self.chunks, batch_size=self.batch_size
     )
     by_name = {"clip_text": np.where(mask[..., None], tokens, np.float32(0))}
-    return self._checked(by_name)
+    return encoding.checked(by_name, self.model.name)
 
   def encode_images(
     self, columns: Sequence[str], images: Sequence[np.ndarray]
@@ -166,19 +150,7 @@ class ClipEncoder:
       self.model, images, penultimate=True, batch_size=self.batch_size
     )
     by_name = {"clip_image": embedding[:, None], "clip_patches": patches}
-    return self._checked({name: by_name[name] for name in columns})
-
-  def _checked(self, by_name: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns columns that float16 can hold."""
-    for name, values in by_name.items():
-      # Written so that NaN is refused too.
-      if not (largest := float(np.abs(values).max())) < LARGEST:
-        raise errors.InputError(
-          f"{name} of {self.model.name} reaches {largest}",
-          f"numbers below {LARGEST:.0f}, as float16 keeps them",
-          "the weights may be damaged: copy them again, or take another CLIP",
-        )
-    return by_name
+    return encoding.checked({name: by_name[name] for name in columns}, self.model.name)
 
 
 def load(name: str, *, chunks: int = 1, batch_size: int = 64) -> ClipEncoder:
@@ -212,12 +184,7 @@ def mark(name: str) -> str:
 
   Only samples of the files are read. Raises as `clip_files.resolve`.
   """
-  folder = clip_files.resolve(name)
-  digest = hashlib.sha256()
-  for pattern in ("*.json", "*.txt", "*.safetensors", "*.msgpack"):
-    for file in sorted(folder.glob(pattern)):
-      digest.update(f"{file.name} {column_lib.files_fingerprint([file])}\n".encode())
-  return digest.hexdigest()[:16]
+  return weights.mark(clip_files.resolve(name))
 
 
 def _shapes(config: artifacts.JsonMapping, chunks: int) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,187 @@
+"""The files of a BERT: located in a folder or on the hub, read into parameters.
+
+name --> folder with config.json, tokenizer and weights
+weights --without prefix and heads, axes--> the tree of the Flax module, float32
+
+Of the same form: BERT (Devlin et al., 1810.04805), RoBERTa (Liu et al., 1907.11692) and
+CXR-BERT (Boecking et al., 2204.09817), a BERT with a projection head that is not read.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+from types import MappingProxyType
+
+from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.encoders import hub, weights
+from cxr_diffusion_jax.interop import names
+from cxr_diffusion_jax.interop.safetensors_folder import CONFIG, read_json
+
+_BYTE_PAIRS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_WORD_PIECES = (("tokenizer.json",), ("vocab.txt",))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+  """A kind of model in config.json.
+
+  Attributes:
+    family: beginning of transformers' names of its classes.
+    prefix: of its weights' names, where they come with heads.
+    tokenizers: files of its tokenizer, in any of these forms.
+  """
+
+  family: str
+  prefix: str
+  tokenizers: tuple[tuple[str, ...], ...]
+
+
+_BERT = Kind(family="Bert", prefix="bert.", tokenizers=_WORD_PIECES)
+KINDS = MappingProxyType(
+  {
+    "bert": _BERT,
+    "cxr-bert": _BERT,
+    "roberta": Kind(family="Roberta", prefix="roberta.", tokenizers=_BYTE_PAIRS),
+  }
+)
+
+# The parts of the network that are read; others are heads and poolers.
+_PARTS = ("embeddings.", "encoder.")
+# Constant tables that old files carry.
+_BUFFERS = (".position_ids", ".token_type_ids")
+# As TensorFlow names the parameters of a norm, in files that began there.
+_OLD_NORM = (
+  ("LayerNorm.gamma", "LayerNorm.weight"),
+  ("LayerNorm.beta", "LayerNorm.bias"),
+)
+
+
+def resolve(name: str) -> pathlib.Path:
+  """Returns the folder that holds a BERT; an id on the hub is downloaded once.
+
+  Raises:
+    errors.InputError: no such folder, no such id that can be reached, or an id whose
+      weights are a pickle.
+  """
+
+  def fetch() -> pathlib.Path:
+    cached = hub.cached(name, (CONFIG,))
+    if cached is not None and weights.are_whole(cached) and _has_tokenizer(cached):
+      return cached
+    present = hub.files(name)
+    forms = weights.to_download(present)
+    if not forms and "pytorch_model.bin" in present:
+      raise pickled(name)
+    return hub.download(name, ["*.json", "vocab.txt", "merges.txt", *forms])
+
+  return _resolve(name, fetch)
+
+
+def find_config(name: str) -> pathlib.Path:
+  """Returns config.json alone of a BERT, from the hub if need be; see `resolve`."""
+
+  def fetch() -> pathlib.Path:
+    return hub.cached(name, (CONFIG,)) or hub.download_file(name, CONFIG).parent
+
+  return _resolve(name, fetch) / CONFIG
+
+
+def _resolve(name: str, fetch: Callable[[], pathlib.Path]) -> pathlib.Path:
+  return hub.resolve(
+    name,
+    "BERT",
+    "a folder with config.json, or an id such as"
+    " 'microsoft/BiomedVLP-CXR-BERT-specialized'",
+    "name another folder, or use the stand-in:"
+    " --config.conditioning.encoder=standin of `prepare --standin`",
+    local=lambda folder: folder if (folder / CONFIG).is_file() else None,
+    fetch=fetch,
+  )
+
+
+def pickled(name: str) -> errors.InputError:
+  """The error of a model whose only weights are PyTorch's pickle.
+
+  Its own classes are not needed to convert it, so no code of the model is run.
+  """
+  return errors.InputError(
+    f"{name} has its weights in pytorch_model.bin only, a pickle, which runs code when"
+    " it is read",
+    "weights in safetensors",
+    "convert them where PyTorch and transformers are installed and their source is"
+    ' trusted: python -c "from transformers import BertModel, BertTokenizerFast;'
+    f" [x.from_pretrained('{name}').save_pretrained('NEW_FOLDER') for x in"
+    ' (BertModel, BertTokenizerFast)]" (of a RoBERTa: RobertaModel,'
+    " RobertaTokenizerFast); then name NEW_FOLDER",
+  )
+
+
+def read_config(path: pathlib.Path) -> artifacts.Json:
+  """Reads config.json.
+
+  Raises:
+    errors.InputError: not JSON, or of another kind of model.
+  """
+  config = read_json(path)
+  kind = config.get("model_type")
+  if kind not in KINDS:
+    raise errors.InputError(
+      f"{path} describes a model of type {kind!r}",
+      f"one of {', '.join(KINDS)}",
+      "name the folder or id of such a model",
+    )
+  if config.get("position_embedding_type", "absolute") != "absolute":
+    raise errors.InputError(
+      f"{path} has {config['position_embedding_type']!r} positions", "'absolute'"
+    )
+  return config
+
+
+def positions(config: artifacts.JsonMapping) -> int:
+  """The most tokens that a model reads at once; RoBERTa's begin after the padding's."""
+  longest = config.get("max_position_embeddings", 512)
+  is_roberta = config.get("model_type") == "roberta"
+  return longest - config.get("pad_token_id", 1) - 1 if is_roberta else longest
+
+
+def check(folder: pathlib.Path) -> Kind:
+  """The kind of model in a folder with a configuration and a tokenizer.
+
+  Raises:
+    errors.InputError: one of them is absent, damaged, or of another kind of model.
+  """
+  kind = KINDS[read_config(folder / CONFIG)["model_type"]]
+  if not weights.has_one_of(folder, kind.tokenizers):
+    raise errors.InputError(
+      f"no tokenizer in {folder}",
+      " or ".join(" and ".join(files) for files in kind.tokenizers),
+      "copy the tokenizer of the model that it was trained from into it",
+    )
+  for pattern in ("*token*.json", "vocab.json"):
+    for file in sorted(folder.glob(pattern)):
+      read_json(file)
+  if not weights.are_whole(folder) and (folder / "pytorch_model.bin").is_file():
+    raise pickled(str(folder))
+  return kind
+
+
+def read_params(folder: pathlib.Path, kind: Kind, shapes: types.Params) -> types.Params:
+  """Reads the weights of a folder as a tree of float32 arrays of these shapes.
+
+  Raises:
+    errors.InputError: no weights in a readable form, or a weight of the embeddings or
+      layers that is missing, unknown or of the wrong shape.
+  """
+  stored = {}
+  for name, array in weights.read(folder).items():
+    own = name.removeprefix(kind.prefix)
+    for old, new in _OLD_NORM:
+      own = own.replace(old, new)
+    if own.startswith(_PARTS) and not own.endswith(_BUFFERS):
+      stored[own] = array
+  fix = "download or copy the folder again, weights and config.json together"
+  return names.fit(stored, shapes, str(folder), fix)
+
+
+def _has_tokenizer(folder: pathlib.Path) -> bool:
+  return any(weights.has_one_of(folder, kind.tokenizers) for kind in KINDS.values())

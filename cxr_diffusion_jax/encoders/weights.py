@@ -1,0 +1,113 @@
+"""Weights of frozen networks in a folder: located, read, and identified.
+
+model.safetensors (PyTorch or Flax) | shards with an index | flax_model.msgpack
+   --read--> {PyTorch's name: array in PyTorch's axes}
+parameters --fingerprint--> 12 hexadecimal digits
+files --mark--> 16 hexadecimal digits, without reading all of them
+"""
+
+from collections.abc import Collection, Sequence
+import hashlib
+import pathlib
+
+from flax import serialization, traverse_util
+import jax
+import numpy as np
+
+from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.data.columns import column as column_lib
+from cxr_diffusion_jax.interop import names
+from cxr_diffusion_jax.interop.safetensors_folder import (
+  damaged,
+  read_arrays,
+  weight_files,
+)
+
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+MSGPACK = "flax_model.msgpack"
+FORMS = (*SAFETENSORS, MSGPACK)
+
+# What the user can do with weights that are a pickle.
+RESAVE = "save pytorch_model.bin again with save_pretrained(safe_serialization=True)"
+
+
+def to_download(present: Collection[str]) -> list[str]:
+  """Patterns of the first form of weights among the files of an id; [] for none."""
+  weights = [file for file in FORMS if file in present][:1]
+  if weights == [SAFETENSORS[1]]:
+    weights.append("model-*.safetensors")
+  return weights
+
+
+def are_whole(folder: pathlib.Path) -> bool:
+  """Says whether a folder has weights in one form, with all of its shards."""
+  return (folder / MSGPACK).is_file() or any(
+    (folder / form).is_file()
+    and all(path.is_file() for path in weight_files(folder, (form,)))
+    for form in SAFETENSORS
+  )
+
+
+def has_one_of(folder: pathlib.Path, forms: Sequence[Sequence[str]]) -> bool:
+  """Says whether a folder has all files of one of these forms."""
+  return any(all((folder / file).is_file() for file in form) for form in forms)
+
+
+def read(folder: pathlib.Path, fix: str = "") -> artifacts.Json:
+  """Reads all arrays of the first form of weights in a folder, by PyTorch's names.
+
+  Args:
+    fix: what the user can do where the folder has none.
+
+  Raises:
+    errors.InputError: no weights in a readable form, or a damaged file.
+  """
+  stored = _read(folder, fix)
+  if any(name.endswith(".kernel") for name in stored):
+    # Flax's own names and axes.
+    stored = names.from_tree(traverse_util.unflatten_dict(stored, sep="."))
+  return stored
+
+
+def _read(folder: pathlib.Path, fix: str) -> artifacts.Json:
+  if any((folder / form).is_file() for form in SAFETENSORS):
+    return read_arrays(weight_files(folder, SAFETENSORS))
+  path = folder / MSGPACK
+  if not path.is_file():
+    raise errors.InputError(
+      f"no weights in {folder}",
+      f"one of {', '.join(FORMS)}",
+      fix
+      or "save pytorch_model.bin again with save_pretrained(safe_serialization=True)",
+    )
+  try:
+    tree = serialization.msgpack_restore(path.read_bytes())
+  except ValueError as error:
+    raise damaged(path) from error
+  return traverse_util.flatten_dict(tree, sep=".")
+
+
+def fingerprint(params: types.Params, facts: str = "") -> str:
+  """Returns 12 hexadecimal digits of parameters, and of facts beside them."""
+  digest = hashlib.sha256(facts.encode())
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()[:12]
+
+
+def millions(params: types.Params) -> str:
+  """The number of parameters, as descriptions state it: '427.6M'."""
+  return f"{sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6:.1f}M"
+
+
+def mark(folder: pathlib.Path) -> str:
+  """Returns 16 hexadecimal digits that change when a network's files do.
+
+  Only samples of the files are read.
+  """
+  digest = hashlib.sha256()
+  for pattern in ("*.json", "*.txt", "*.safetensors", "*.msgpack"):
+    for file in sorted(folder.glob(pattern)):
+      digest.update(f"{file.name} {column_lib.files_fingerprint([file])}\n".encode())
+  return digest.hexdigest()[:16]
