@@ -105,8 +105,8 @@ add_run() { # NAME STEPS PATH REFERENCE SEED
   if [ -n "$4" ]; then reference=(--config.conditioning.reference="$4"); fi
   add_stage "train $1" "$2" python -m cxr_diffusion_jax.main \
     --config "configs/phantom.py:$3,${size}" "${data[@]}" ${reference[@]+"${reference[@]}"} \
-    --config.train.num_steps="$2" --config.seed="$5" ${batch[@]+"${batch[@]}"} \
-    --workdir "${workdir}"
+    --config.train.num_steps="$2" --config.train.sample_every=0 \
+    ${batch[@]+"${batch[@]}"} --config.seed="$5" --workdir "${workdir}"
 }
 
 # Records and columns first: trainings that run at a time only read them.
