@@ -1,6 +1,11 @@
 """Reads any radiograph file as one grey channel and makes squares of it.
 
-PNG (L, RGB, RGBA, palette, 16-bit) -> [h w] uint8 -> crop | pad, Lanczos -> [s s] uint8
+PNG (L, RGB, RGBA, palette, 16-bit), JPEG -> [h w] uint8 -> crop | pad, Lanczos -> [s s]
+
+Records, references and folders to evaluate are read by these rules: colours become
+luminance (ITU-R 601-2); alpha is ignored; a palette is looked up; a JPEG is turned as
+its EXIF tag says. X-rays of 16 bits often use 10 to 14 of them, so their values are
+scaled by the smallest 2**k - 1, k from 8 to 16, that holds an image's maximum.
 
 Work on many images runs in threads: PIL decodes and resizes without Python's lock (1.9
 times as fast on two cores), and threads share no trouble with JAX's, as forks would.
@@ -8,22 +13,27 @@ times as fast on two cores), and threads share no trouble with JAX's, as forks w
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent import futures
+import contextlib
 import io
 import itertools
 import os
 import pathlib
 import struct
-from typing import TypeVar
+from typing import IO, TypeVar
 import zlib
 
+from absl import logging
 from etils import epath
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.progress import Progress
 
 MODES = ("crop", "pad")
+
+# 67 million pixels at most: the largest detectors have a fifth of that.
+MAX_SIDE = 8192
 
 # The first bytes of every PNG file.
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -32,37 +42,79 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_grey(source: str | os.PathLike | bytes) -> np.ndarray:
-  """Reads an image file as 8-bit grey.
-
-  Colours become luminance (ITU-R 601-2); alpha is ignored; a palette is looked up; 16
-  bits are scaled by their full range, v / 257.
+def read_grey(
+  source: str | os.PathLike | bytes,
+  *,
+  fix: str = "copy it again, or leave such images out with --config.data.missing=drop",
+) -> np.ndarray:
+  """Reads an image file as 8-bit grey, by the rules of this module.
 
   Args:
     source: a path or URL, or the file's bytes.
+    fix: what the user can do about a file that cannot be read.
 
   Returns:
     [h w] uint8.
 
   Raises:
-    InputError: no such file, no image, or a truncated one; with its name.
+    InputError: no such file, no image, a truncated one, or one that `open_picture`
+      refuses; with its name.
   """
   name = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
-  try:
+  with decode_errors(f"the image {name}", "a whole PNG or JPEG", fix):
     if not isinstance(source, bytes) and artifacts.is_remote(source):
       source = epath.Path(source).read_bytes()
-    with Image.open(
-      io.BytesIO(source) if isinstance(source, bytes) else source
-    ) as image:
-      image.load()
-      return to_grey(image)
-  # What PIL's decoders raise on damaged files.
-  except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
-    raise errors.InputError(
-      f"cannot read the image {name}: {error}",
-      "a whole PNG",
-      "copy it again, or leave such images out with --config.data.missing=drop",
-    ) from error
+    with (
+      io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
+      open_picture(file, name) as image,
+    ):
+      return to_grey(image, name)
+
+
+@contextlib.contextmanager
+def decode_errors(what: str, expected: str, fix: str = "") -> Iterator[None]:
+  """Turns what PIL's decoders raise on damaged files into an InputError."""
+  try:
+    yield
+  except (
+    *(OSError, SyntaxError, ValueError, struct.error, zlib.error),
+    Image.DecompressionBombError,
+  ) as error:
+    raise errors.InputError(f"cannot read {what}: {error}", expected, fix) from error
+
+
+@contextlib.contextmanager
+def open_picture(
+  file: IO[bytes], name: str, *, min_side: int = 1
+) -> Iterator[Image.Image]:
+  """Opens a PNG or JPEG, of which no pixel is decoded yet.
+
+  Raises:
+    InputError: sides outside of `min_side` to `MAX_SIDE`; or 16 bits and several
+      channels, of which PIL keeps the upper byte only. Call it in `decode_errors`.
+  """
+  start = file.read(26)
+  file.seek(0)
+
+  def check_size(width: int, height: int) -> None:
+    if not min_side <= min(width, height) <= max(width, height) <= MAX_SIDE:
+      raise errors.InputError(
+        f"{name} has {width}x{height} pixels",
+        f"sides of {min_side} to {MAX_SIDE} pixels",
+      )
+
+  if start[:8] == PNG and len(start) == 26:
+    # Before PIL, which warns of large images.
+    check_size(*struct.unpack(">II", start[16:24]))
+    if start[24] == 16 and start[25] != 0:
+      raise errors.InputError(
+        f"{name} has 16 bits and several channels",
+        "one channel of 16 bits, or 8 bits",
+        "save it as 16-bit grey without transparency",
+      )
+  with Image.open(file, formats=("PNG", "JPEG")) as image:
+    check_size(*image.size)
+    yield image
 
 
 def resize(image: np.ndarray, size: int, mode: str = "crop") -> np.ndarray:
@@ -193,26 +245,33 @@ def in_threads(
       executor.shutdown(cancel_futures=True)
 
 
-def refuse_deep_colour(name: str | os.PathLike, start: bytes) -> None:
-  """Refuses PNGs of 16 bits with several channels: PIL keeps the upper byte only.
-
-  Args:
-    name: of the image, for the message.
-    start: the first 26 bytes of the file.
-  """
-  if start[:8] == PNG and start[24:25] == b"\x10" and start[25:26] != b"\0":
-    raise errors.InputError(
-      f"{name} has 16 bits and several channels",
-      "one channel of 16 bits, or 8 bits",
-      "save it as 16-bit grey without transparency",
-    )
+def is_turned(image: Image.Image) -> bool:
+  """Whether `to_grey` exchanges width and height, as a JPEG's EXIF tag says."""
+  return _orientation(image) >= 5
 
 
-def to_grey(image: Image.Image) -> np.ndarray:
-  """Decoded pixels as grey, [h w] uint8, see `read_grey`."""
+def _orientation(image: Image.Image) -> int:
+  # Of a PNG it would be known only after decoding.
+  is_jpeg = image.format in ("JPEG", "MPO")
+  return image.getexif().get(ExifTags.Base.Orientation, 1) if is_jpeg else 1
+
+
+def to_grey(image: Image.Image, name: str) -> np.ndarray:
+  """The pixels of an opened picture as grey, [h w] uint8; `name` is for the log."""
+  image.load()
+  if _orientation(image) != 1:
+    image = ImageOps.exif_transpose(image)
   if image.mode.startswith("I"):
-    values = np.asarray(image).astype(np.int64)
-    return ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
+    values = np.asarray(image)
+    if values.dtype != np.uint16:
+      values = np.clip(values, 0, 65535).astype(np.uint16)
+    bits = max(8, int(values.max()).bit_length())
+    message = (
+      "%s has 16 bits a pixel: such images are scaled by the bits in use, %d here"
+    )
+    logging.log_first_n(logging.INFO, message, 1, name, bits)
+    levels = np.clip(np.arange(2**16) * (255 / (2**bits - 1)), 0, 255)
+    return np.round(levels).astype(np.uint8)[values]
   if image.mode in ("P", "PA"):
     # By way of RGBA, because a transparent palette entry keeps its colour there.
     image = image.convert("RGBA")

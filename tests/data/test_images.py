@@ -1,6 +1,8 @@
 """`data/images.py`: every PNG form gives the same grey; squares keep their aspect."""
 
 import io
+import struct
+import zlib
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data import images, reference
 from cxr_diffusion_jax.data.sources.nih import layout
 
 
@@ -64,6 +66,42 @@ def test_read_grey_scales_sixteen_bits_by_their_range():
   values = np.array([[0, 128, 129, 257], [32768, 65278, 65407, 65535]], np.uint16)
   read = images.read_grey(png(Image.fromarray(values)))
   np.testing.assert_array_equal(read, np.round(values / 257.0))
+
+
+def test_read_grey_scales_by_the_bits_in_use_as_references_are(tmp_path):
+  for bits in range(8, 17):
+    top = 2**bits - 1
+    values = np.linspace(0, top, 40 * 40).round().astype(np.uint16).reshape(40, 40)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    read = images.read_grey(tmp_path / "x.png")
+    np.testing.assert_array_equal(read, np.round(values * (255 / top)))
+    np.testing.assert_array_equal(read, reference.read_reference(tmp_path / "x.png"))
+
+
+@pytest.mark.parametrize(
+  ("width", "height", "depth", "colour", "message"),
+  [
+    (8193, 4, 8, 0, "has 8193x4 pixels"),
+    (60000, 60000, 8, 6, "has 60000x60000 pixels"),
+    (64, 64, 16, 2, "16 bits and several channels"),
+  ],
+)
+def test_read_grey_refuses_from_the_header(width, height, depth, colour, message):
+  header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+  chunk = b"IHDR" + header
+  data = (
+    images.PNG + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+  )
+  with pytest.raises(errors.InputError, match=message):
+    images.read_grey(data + b"\0" * 99)
+
+
+def test_read_grey_follows_the_orientation_tag():
+  exif, file = Image.Exif(), io.BytesIO()
+  exif[0x0112] = 6
+  Image.fromarray(ramp(40, 50)).save(file, format="JPEG", quality=95, exif=exif)
+  read = images.read_grey(file.getvalue()).astype(int)
+  assert abs(read - np.rot90(ramp(40, 50), -1)).max() <= 6
 
 
 def test_read_grey_reads_one_bit_as_black_and_white():

@@ -11,7 +11,6 @@ import pathlib
 
 from absl import logging
 import numpy as np
-from PIL import Image
 
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import dicom
@@ -21,6 +20,8 @@ from cxr_diffusion_jax.data.image_sets.image_set import ImageSet, OnAccess
 
 # Levels of folders that are searched, such as Kaggle's images_001/images.
 DEPTH = 3
+
+_FIX = "copy it again, or remove it from the folder"
 
 # Modes that `data/images.py` converts; CMYK, YCbCr, LAB and floats are no radiographs.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
@@ -32,7 +33,6 @@ class _Header:
 
   width: int
   height: int
-  deep: bool
 
   def __str__(self) -> str:
     return f"{self.width}x{self.height}"
@@ -49,8 +49,7 @@ def read(
 
   PNG, JPEG and DICOM are recognised by their extensions; names that begin with a dot
   are skipped. Headers are read now, pixels on access. Grey values are computed as in
-  training (`data/images.py`): luminance of colours, no alpha, 16 bits scaled by their
-  full range; DICOM as in `data/dicom.py`.
+  training, see `data/images.py` and `data/dicom.py`.
 
   Args:
     image_size: pixels of a side that all are resized to: the centred square of the
@@ -137,9 +136,6 @@ def _open(
     headers.append(header)
     progress(f"reading {folder}", len(headers), len(paths))
   _check_sizes(folder, paths, headers, image_size)
-  deep = next((path for path, x in zip(paths, headers, strict=True) if x.deep), None)
-  if deep is not None:
-    _check_depth(deep)
 
   def decode(row: int) -> np.ndarray:
     image = _decode(paths[row])
@@ -170,29 +166,29 @@ def _header(path: str) -> _Header:
   """Reads the size and the mode of a file, and checks that it is complete."""
   if path.lower().endswith(image_set.DICOM_SUFFIXES):
     dataset = dicom.open_dicom(path)
-    return _Header(width=int(dataset.Columns), height=int(dataset.Rows), deep=False)
-  try:
-    with open(path, "rb") as file:
-      start = file.read(26)
-      file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
-      end = file.read()
-      file.seek(0)
-      with Image.open(file, formats=("PNG", "JPEG")) as image:
-        (width, height), mode = image.size, image.mode
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise _unreadable(path, str(error)) from error
+    return _Header(width=int(dataset.Columns), height=int(dataset.Rows))
+  with (
+    images_lib.decode_errors(f"the image {path}", "a whole PNG or JPEG", _FIX),
+    open(path, "rb") as file,
+  ):
+    file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
+    end = file.read()
+    file.seek(0)
+    with images_lib.open_picture(file, path) as image:
+      (width, height), mode, form = image.size, image.mode, image.format
+      if images_lib.is_turned(image):
+        width, height = height, width
   if mode not in MODES and not mode.startswith("I"):
     raise errors.InputError(
       f"{path} of {width}x{height} has the mode {mode}",
       "grey, RGB, RGBA or a palette of 8 bits, or grey of 16 bits",
       "save it as 8-bit grey PNG",
     )
-  images_lib.refuse_deep_colour(path, start)
   # A truncated file is refused now, not after hours. Some tools write after the end, so
   # a file without one is decoded first.
-  if (b"IEND" if start[:8] == images_lib.PNG else b"\xff\xd9") not in end:
+  if (b"IEND" if form == "PNG" else b"\xff\xd9") not in end:
     _decode(path)
-  return _Header(width=width, height=height, deep=mode.startswith("I"))
+  return _Header(width=width, height=height)
 
 
 def _check_sizes(
@@ -224,30 +220,8 @@ def _check_sizes(
     )
 
 
-def _check_depth(path: str) -> None:
-  """Refuses values of 14 bits or fewer stored in 16, which would be black."""
-  largest = _decode(path).max()
-  if largest < 64:
-    raise errors.InputError(
-      f"{path} has 16 bits and uses the darkest {largest / 255:.0%} of their range",
-      "values up to 65535",
-      "save the images with 8 bits, windowed as they should be seen",
-    )
-
-
 def _decode(path: str) -> np.ndarray:
   """-> uint8 [h w]."""
   if path.lower().endswith(image_set.DICOM_SUFFIXES):
     return dicom.to_grey(dicom.open_dicom(path), path)
-  try:
-    return images_lib.read_grey(path)
-  except errors.InputError as error:
-    raise _unreadable(path, str(error.__cause__)) from error
-
-
-def _unreadable(path: str, reason: str) -> errors.InputError:
-  return errors.InputError(
-    f"cannot read the image {path}: {reason}",
-    "a whole PNG, JPEG or DICOM file",
-    "copy it again, or remove it from the folder",
-  )
+  return images_lib.read_grey(path, fix=_FIX)

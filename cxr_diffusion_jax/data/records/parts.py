@@ -7,6 +7,7 @@ from. Only parts that are missing, or made from other content, are made.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -47,7 +48,8 @@ class Files:
   """n image files.
 
   Attributes:
-    size: [n] int64, bytes; 0 for files in a bucket, which are not compared.
+    size: [n] int64, bytes; 0 for files in a bucket, which are not compared, and for
+      links to nothing and other files that cannot be reached.
     time: [n] int64, nanoseconds of the last change; a hint that no hash depends on.
     pixels: [n] uint64, hash of the square that the image becomes; `DAMAGED` for none.
   """
@@ -58,16 +60,14 @@ class Files:
 
 
 def stat(paths: Sequence[str], pixels: np.ndarray) -> Files:
-  """Sizes and times of files, beside known hashes of their pixels.
-
-  Raises:
-    OSError: a file is gone.
-  """
+  """Sizes and times of files, beside known hashes of their pixels."""
   sizes = np.zeros((len(paths), 2), np.int64)
   for row, path in enumerate(paths):
     if not artifacts.is_remote(path):
-      status = os.stat(path)
-      sizes[row] = status.st_size, status.st_mtime_ns
+      # Reading the image names a file that is gone.
+      with contextlib.suppress(OSError):
+        status = os.stat(path)
+        sizes[row] = status.st_size, status.st_mtime_ns
   size, time = sizes.T
   return Files(size=size, time=time, pixels=pixels)
 

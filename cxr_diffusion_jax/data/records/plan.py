@@ -18,7 +18,7 @@ from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import base
 
 # Raise it whenever records of an older program can no longer be read or trusted.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

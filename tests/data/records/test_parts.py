@@ -139,6 +139,20 @@ def test_prepare_records_refuses_or_skips_truncated_images(settings, monkeypatch
   assert records.prepare_records(settings).dropped == ()
 
 
+def test_prepare_records_names_or_skips_dead_links(settings):
+  path = next((Path(settings.root) / "original").rglob("00000003_001.png"))
+  kept = path.rename(path.parents[2] / "kept.png")
+  path.symlink_to("/gone/00000003_001.png")
+  with pytest.raises(errors.InputError, match=r"00000003_001\.png: .*No such file"):
+    records.prepare_records(settings)
+  dropping = dataclasses.replace(settings, missing="drop")
+  assert records.prepare_records(dropping).dropped == ("00000003_001",)
+  assert records.open_records(dropping) is not None
+  path.unlink()
+  path.symlink_to(kept)
+  assert records.prepare_records(settings).dropped == ()
+
+
 def test_prepare_records_handles_a_part_of_damaged_images(settings, monkeypatch):
   monkeypatch.setattr(parts.logging, "warning", lambda *args: None)
   for path in (Path(settings.root) / "original").rglob("0000000[2]_*.png"):
