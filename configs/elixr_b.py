@@ -1,4 +1,4 @@
-"""Conditioned on an ELIXR-B embedding: by default a text's 128 tokens of 768.
+"""Conditioned on an ELIXR-B embedding: of the kind that the tree's files hold.
 
   python -m cxr_diffusion_jax.main --config configs/elixr_b.py \
     --config.data.root=nih-cxr --workdir runs/elixr_b
@@ -15,6 +15,6 @@ def get_config(size: str = "small"):
   """Returns the recipe of a size with this condition."""
   config = default.get_config(size)
   config.conditioning = dict(
-    name="elixr_b", kind="txt_emb", reference="self", drop_rate=0.1
+    name="elixr_b", kind="auto", reference="self", drop_rate=0.1
   )
   return config

@@ -57,6 +57,9 @@ def main() -> None:
   settings = experiment.data
   for what in _DOWNLOAD.value:
     download.download(what, settings.root, progress=command.progress)
+  if _DOWNLOAD.value:
+    # What a path reads may depend on the files that are there.
+    experiment = experiment_lib.build(config)
   if _RESIZE.value:
     layout.resize_tree(
       settings.root,

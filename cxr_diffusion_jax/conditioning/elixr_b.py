@@ -29,33 +29,46 @@ KINDS = MappingProxyType(
   }
 )
 
+# The kind that the tree's files hold, see `encoders.elixr.choice`.
+AUTO = "auto"
+
+# Which of several that is: texts before images, then more tokens before fewer.
+PREFERRED = (
+  "txt_emb",
+  "contrastive_txt_emb",
+  "img_emb",
+  "all_contrastive_img_emb",
+  "contrastive_img_emb",
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conditioner:
   """Conditions on one of ELIXR-B's embeddings.
 
   Attributes:
-    kind: a key of `KINDS`.
+    kind: a key of `KINDS`, or "auto" for the first of `PREFERRED` that the tree has; as
+      a run stores it, the kind that was chosen.
     reference: which image, for a kind made from images: see `base.Needs`.
   """
 
-  kind: str = "txt_emb"
+  kind: str = AUTO
   reference: str = "self"
 
   def __post_init__(self):
-    naming.check("config.conditioning.kind", self.kind, KINDS)
+    naming.check("config.conditioning.kind", self.kind, (AUTO, *KINDS))
 
   @property
   def needs(self) -> base.Needs:
-    source, shape = KINDS[self.kind]
+    source, shape = KINDS[self._kind]
     column = base.ColumnSpec(
-      name=self.kind, encoder="elixr", source=source, shape=shape
+      name=self._kind, encoder="elixr", source=source, shape=shape
     )
     return base.Needs(specs=(column,), reference=self.reference)
 
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]:
-    _, shape = KINDS[self.kind]
+    _, shape = KINDS[self._kind]
     # One vector is one token.
     num_tokens = math.prod(shape[:-1])
     return (types.StreamSpec(name="elixr_b", num_tokens=num_tokens, width=shape[-1]),)
@@ -63,5 +76,10 @@ class Conditioner:
   def __call__(self, batch: types.Batch) -> types.Context:
     """Returns one stream from the batch's embeddings of this kind."""
     (spec,) = self.streams
-    values = jnp.asarray(batch[self.kind])
+    values = jnp.asarray(batch[self._kind])
     return (base.stream(values.reshape(-1, spec.num_tokens, spec.width)),)
+
+  @property
+  def _kind(self) -> str:
+    """What "auto" is without a tree."""
+    return PREFERRED[0] if self.kind == AUTO else self.kind

@@ -17,7 +17,7 @@ class Conditioner:
   """Conditions on both. `--config FILE --help` shows the meaning of these fields.
 
   Attributes:
-    kind: a key of `elixr_b.KINDS`.
+    kind: a key of `elixr_b.KINDS`, or "auto", see `elixr_b`.
     pooled: average the image's map into one token, see `elixr_c`.
     reference: which image's map: 'self' or 'same_patient', see `base.Needs`.
   """

@@ -10,6 +10,7 @@ import jax
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import settings as data_settings
+from cxr_diffusion_jax.encoders.elixr import choice as elixr_choice
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.run import diffusion_section, model_section, sections
@@ -77,6 +78,7 @@ def build(config: recipe_lib.Config) -> Experiment:
   if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**32:
     raise errors.InputError(f"config.seed={plain['seed']}", "0 to 4294967295")
   data = sections.make(data_settings.DataSettings, "data", plain["data"])
+  plain["conditioning"] = elixr_choice.settle(plain["conditioning"], data.root)
   train = sections.make(train_settings.TrainSettings, "train", plain["train"])
   optimizer = sections.make(
     optimizer_lib.OptimizerSettings, "optimizer", plain["optimizer"]

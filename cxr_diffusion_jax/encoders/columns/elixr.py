@@ -14,8 +14,8 @@ from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base, encoding
 from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.encoders.elixr import choice, saved_model
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
-from cxr_diffusion_jax.encoders.elixr import saved_model
 from cxr_diffusion_jax.encoders.elixr.files import reader
 from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES, TEXT_KINDS
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
@@ -68,8 +68,10 @@ def make(
         description=marker["encoder"],
       )
     else:
+      others = ", ".join(choice.kinds_in(settings.root))
       raise errors.InputError(
-        f"no {spec.name} embeddings in {settings.root}",
+        f"no {spec.name} embeddings in {settings.root}"
+        + f", which has {others} for config.conditioning.kind" * bool(others),
         "ELIXR files in one of the known forms, below elixrc/ or elixrb/",
         "`python -m cxr_diffusion_jax.prepare --config CONFIG` with --download elixr,"
         " with --embed elixr where the models of google/cxr-foundation are, or with"
