@@ -18,6 +18,7 @@ from etils import epath
 from cxr_diffusion_jax import artifacts, errors, naming
 from cxr_diffusion_jax.data import captions as captions_lib
 from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data.sources import base
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,17 @@ class DataSettings:
 
   Attributes:
     root: the dataset's folder or bucket, such as a tree with `original/` and
-      `Data_Entry_2017.csv`.
-    source: module of `data/sources/` that reads it.
+      `Data_Entry_2017.csv`; one for each source, separated by commas.
+    source: module of `data/sources/` that reads it; several joined by `+`, such as
+      `nih+chexpert`.
+    columns: columns of the source `table` that have other names, such as
+      `image=Path,patient=Subject,findings=Edema|Effusion`.
+    views: which of PA, AP, unknown and lateral are kept; the view of lateral images is
+      unknown to the network.
+    rename: findings that get another name, such as `Lung_Opacity=Airspace_Opacity`;
+      several with one new name are joined, those without one are left out.
+    vocabulary: the findings that are kept, after renaming, such as `Edema,Effusion`;
+      empty for all.
     image_size: side of the square images, in pixels.
     records_dir: folder of this machine for the records, columns and stand-ins of all
       datasets.
@@ -45,7 +55,7 @@ class DataSettings:
       and compute embeddings with them.
     standin_steps: updates of the stand-in training.
     prompts: 'labels' to write a prompt for each image from its labels and boxes,
-      'report' to take the column `report` of the tree's Data_Entry CSV.
+      'report' to take its radiologist's report.
     prompt_seed: chooses the phrasings.
     captions: prompts of a training image, of which each step draws one: its full prompt
       and others in other phrasings, which leave out attributes. Reports, and embeddings
@@ -62,6 +72,10 @@ class DataSettings:
   root: str
   image_size: int
   source: str = "nih"
+  columns: str = ""
+  views: str = "PA,AP,unknown"
+  rename: str = ""
+  vocabulary: str = ""
   records_dir: str = "records"
   resize: str = "crop"
   split: str = "auto"
@@ -95,6 +109,14 @@ class DataSettings:
     }
     for name, allowed in choices.items():
       naming.check(f"config.data.{name}", getattr(self, name), allowed)
+    for view in self.chosen_views:
+      naming.check("config.data.views", view, base.VIEWS)
+    num_roots, num_sources = len(self.roots), len(self.source.split("+"))
+    if num_roots != num_sources:
+      raise errors.InputError(
+        f"config.data.root={self.root} with config.data.source={self.source}",
+        f"{num_sources} folders, separated by commas",
+      )
     if not 0 <= self.augment <= 1:
       raise errors.InputError(f"config.data.augment={self.augment}", "0 to 1")
     captions_lib.check(self.captions, self.caption_drop)
@@ -108,11 +130,44 @@ class DataSettings:
       )
 
   @property
+  def roots(self) -> tuple[str, ...]:
+    """The folder or URL of each source, in the order of `source`."""
+    return _listed(self.root) if "+" in self.source else (self.root,)
+
+  @property
+  def source_names(self) -> tuple[str, ...]:
+    """A name for each root: its source, with a number from the second time on."""
+    names: list[str] = []
+    modules = self.source.split("+")
+    for place, module in enumerate(modules):
+      count = modules[: place + 1].count(module)
+      names.append(module if count == 1 else f"{module}{count}")
+    return tuple(names)
+
+  @property
+  def chosen_views(self) -> tuple[str, ...]:
+    """The views that are kept."""
+    return _listed(self.views)
+
+  @property
+  def chosen_findings(self) -> tuple[str, ...]:
+    """The findings that are kept; () for all."""
+    return _listed(self.vocabulary)
+
+  @property
+  def renamed(self) -> dict[str, str]:
+    """Finding -> its new name; an empty one leaves the finding out."""
+    return assignments("config.data.rename", self.rename)
+
+  @property
+  def exists(self) -> bool:
+    """Whether all roots exist."""
+    return all(epath.Path(root).exists() for root in self.roots)
+
+  @property
   def location(self) -> str:
-    """The dataset's folder as an absolute path, or its URL."""
-    if artifacts.is_remote(self.root):
-      return self.root.rstrip("/")
-    return os.fspath(pathlib.Path(self.root).resolve())
+    """The roots as absolute paths or URLs, separated by commas."""
+    return ",".join(map(_location, self.roots))
 
   @property
   def tree_folder(self) -> pathlib.Path:
@@ -121,13 +176,13 @@ class DataSettings:
     A dataset that was moved keeps its folder, as long as its own name is the same.
     """
     root = self.location
-    name = root.rpartition("/")[2]
+    name = "+".join(_location(one).rpartition("/")[2] for one in self.roots)
     mark = hashlib.sha256(root.encode()).hexdigest()[:8]
     records_dir = pathlib.Path(self.records_dir)
     folder = records_dir / f"{name}-{mark}"
     if not folder.is_dir():
       for other in sorted(records_dir.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 8}")):
-        if root == (recorded := _root_of(other)) or not epath.Path(recorded).exists():
+        if root == (recorded := _root_of(other)) or not _exists(recorded):
           return other
     return folder
 
@@ -140,6 +195,38 @@ class DataSettings:
   def standin_clip(self) -> pathlib.Path:
     """The folder of the stand-in CLIP, which sees images of one size."""
     return self.records_folder / "standin_clip"
+
+
+def assignments(key: str, text: str) -> dict[str, str]:
+  """Reads `a=b,c=` as {"a": "b", "c": ""}.
+
+  Raises:
+    InputError: a part without `=`, or a name that comes twice; `key` is named.
+  """
+  pairs = [part.partition("=") for part in _listed(text)]
+  result = {name.strip(): value.strip() for name, _, value in pairs}
+  if len(result) < len(pairs) or not all(sign for _, sign, _ in pairs):
+    raise errors.InputError(
+      f"{key}={text}", "NAME=OTHER,NAME=OTHER with different names"
+    )
+  return result
+
+
+def _listed(text: str) -> tuple[str, ...]:
+  return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _location(root: str) -> str:
+  if artifacts.is_remote(root):
+    return root.rstrip("/")
+  return os.fspath(pathlib.Path(root).resolve())
+
+
+def _exists(location: str) -> bool:
+  """Whether the root of a dataset exists, or all of several."""
+  if epath.Path(location).exists():
+    return True
+  return all(epath.Path(root).exists() for root in location.split(","))
 
 
 def _root_of(folder: pathlib.Path) -> str:

@@ -85,7 +85,7 @@ class Dataset:
       columns=_described(self.columns, self.captions),
       targets=_described(self.targets),
       latents=_described(self.latents),
-      root=os.path.abspath(self.settings.root),
+      root=self.settings.location,
       records_dir=os.path.abspath(self.settings.records_dir),
     )
 

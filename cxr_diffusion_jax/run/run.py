@@ -153,7 +153,7 @@ class Run:
       errors.InputError: they are missing, or their content has changed.
     """
     records = self.data.records_folder / "records.json"
-    if not (epath.Path(self.data.root).exists() or records.is_file()):
+    if not (self.data.exists or records.is_file()):
       raise errors.InputError(
         f"neither the dataset {self.data.root} nor records of it in"
         f" {self.data.records_dir} exist, which this request reads",

@@ -9,11 +9,10 @@ import hashlib
 import json
 
 from absl import logging
-from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import splits
+from cxr_diffusion_jax.data import dataset_table, splits
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import base
 
@@ -49,9 +48,7 @@ def make_plan(settings: DataSettings) -> Plan:
     InputError: the source is not usable; rows without an image, unless
       `settings.missing` is `drop`; no row with an image; no row to train on.
   """
-  source = base.open_source(settings.source)
-  root = epath.Path(settings.root)
-  table = base.without_unknown(source.read_table(root, image_size=settings.image_size))
+  table = dataset_table.read_table(settings)
   has_image = np.array([path is not None for path in table.image], bool)
   absent = table.id[~has_image]
   if absent.size:
@@ -83,8 +80,7 @@ def log_plan(settings: DataSettings, plan: Plan) -> None:
     logging.warning(
       "%d images are not in %s", plan.table.num_unlisted, plan.table.origin
     )
-  official = _official(settings, plan.table) is not None
-  logging.info("split %s", "by the official lists" if official else "by patient hash")
+  logging.info("split %s", _split_note(settings, plan))
 
 
 def settings_hash(settings: DataSettings) -> str:
@@ -154,15 +150,26 @@ def _check_absent(
     )
 
 
-def _official(
-  settings: DataSettings, table: base.Table
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _split_note(settings: DataSettings, plan: Plan) -> str:
+  """Which split it is and why, with its counts."""
+  counts = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.rows.items())
+  if _official(settings, plan.table) is not None:
+    return f"as published ({plan.table.split_note}): {counts}"
+  why = "config.data.split=hash"
+  if settings.split != "hash":
+    why = "there is no published split" + (
+      f" ({plan.table.split_note})" if plan.table.split_note else ""
+    )
+  return f"by patient hash, since {why}: {counts}"
+
+
+def _official(settings: DataSettings, table: base.Table) -> np.ndarray | None:
   if settings.split == "hash":
     return None
   if table.official is None and settings.split == "official":
     raise errors.InputError(
       f"config.data.split=official, but {settings.root} lacks its lists",
-      "train_val_list.txt or test_list.txt",
+      "the files of the published split, such as test_list.txt",
       "--config.data.split=hash splits by patient without the lists",
     )
   return table.official

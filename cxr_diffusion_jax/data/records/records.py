@@ -14,7 +14,6 @@ import functools
 import os
 
 from absl import logging
-from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
@@ -129,7 +128,7 @@ def _check(
     return None, None, None
   if records.dropped and settings.missing == "error":
     return None, None, None
-  if not epath.Path(settings.root).exists():
+  if not settings.exists:
     logging.warning("no %s: its records are used as they are", settings.root)
     return records, None, None
   plan = plan_lib.make_plan(settings)

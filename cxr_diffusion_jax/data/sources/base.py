@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import os
+import hashlib
 from typing import Protocol, cast
 
 from etils import epath
@@ -18,6 +19,12 @@ import numpy as np
 from cxr_diffusion_jax import errors, naming
 
 PACKAGE = "cxr_diffusion_jax.data.sources"
+
+# `Table.view` of a lateral X-ray, until views are chosen; it becomes -1 then.
+LATERAL = 2
+
+# Views by name, as `config.data.views` chooses them -> `Table.view`.
+VIEWS = {"PA": 0, "AP": 1, "lateral": LATERAL, "unknown": -1}
 
 # Google's four expert findings, the columns of `Table.expert`.
 EXPERT_FINDINGS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
@@ -36,13 +43,14 @@ class Table:
     image: path or URL of each image; None where the dataset lacks it.
     age: [n] float32, years; nan unknown.
     sex: [n] int8; 0 female, 1 male, -1 unknown.
-    view: [n] int8; 0 PA, 1 AP, -1 other or unknown.
+    view: [n] int8; 0 PA, 1 AP, -1 other or unknown, `LATERAL`.
     boxes: id -> [k 4] float32, (x, y, width, height) as fractions of the image's width
       and height; nan where a finding has no box.
     expert: id -> [4] float32, labels of `EXPERT_FINDINGS`; nan unknown.
     expert_test_ids: images of expert test sets, kept out of training by default.
-    official: ([n] bool for training, [n] bool for testing), the published split; None
-      where there is none.
+    official: [n] str, the published split: `train`, `validation`, `test`, or `` for
+      rows that it does not name; None where there is none.
+    split_note: where the published split is from, for the log.
     num_unlisted: number of images in the dataset without a row.
     report: id -> radiologist's report; None where the dataset has no reports.
   """
@@ -59,7 +67,8 @@ class Table:
   boxes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   expert: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   expert_test_ids: frozenset[str] = frozenset()
-  official: tuple[np.ndarray, np.ndarray] | None = None
+  official: np.ndarray | None = None
+  split_note: str = ""
   num_unlisted: int = 0
   report: Mapping[str, str] | None = None
 
@@ -82,6 +91,8 @@ class Source(Protocol):
 
   A module may have `read_vocabulary(root)` too: the findings that the dataset at `root`
   states, of tables whose vocabulary is another one than `VOCABULARY`.
+  A module may name fields of `DataSettings` in a tuple `OPTIONS`; `read_table` takes
+  them as further keyword arguments.
 
   Attributes:
     VOCABULARY: names of the findings of tables.
@@ -139,6 +150,29 @@ def vocabulary_of(name: str, root: epath.PathLike) -> tuple[str, ...]:
     with contextlib.suppress(errors.InputError):
       return read(epath.Path(root))
   return source.VOCABULARY
+def patient_numbers(names: Sequence[str]) -> np.ndarray:
+  """Numbers patients that are known by any text.
+
+  A number is a hash of the text, so that a patient keeps it when rows are added. No two
+  texts share one: of texts with the same hash, the later ones in sorted order take
+  another.
+
+  Returns:
+    [n] int32, at least 0.
+  """
+  unique, inverse = np.unique(np.array(names, np.str_), return_inverse=True)
+  numbers: dict[int, None] = {}
+  for name in unique.tolist():
+    attempt = 0
+    while (number := _hash31(name, attempt)) in numbers:
+      attempt += 1
+    numbers[number] = None
+  return np.array(list(numbers), np.int32)[inverse]
+
+
+def _hash31(name: str, attempt: int) -> int:
+  digest = hashlib.blake2b(f"{attempt}/{name}".encode(), digest_size=4).digest()
+  return int.from_bytes(digest, "little") >> 1
 
 
 def open_source(name: str) -> Source:
@@ -147,5 +181,7 @@ def open_source(name: str) -> Source:
   Raises:
     errors.InputError: no such source.
   """
-  module = naming.load("config.data.source", PACKAGE, name, without=("base",))
+  module = naming.load(
+    "config.data.source", PACKAGE, name, without=("base", "labelled")
+  )
   return cast(Source, module)

@@ -36,6 +36,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
       f"copy them there, or take a size of {sizes}",
     )
   paths = [images.get(image_id) for image_id in entries.id.tolist()]
+  official, note = _official(tree, entries.id)
   expert = google_labels.read_google_labels(tree.google_labels)
   boxes = {} if tree.boxes is None else metadata.read_boxes(tree.boxes)
   more = len(entries.vocabulary) - len(metadata.FINDINGS)
@@ -55,7 +56,8 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     },
     expert=expert.four_findings,
     expert_test_ids=expert.test_ids,
-    official=_official(tree, entries.id),
+    official=official,
+    split_note=note,
     num_unlisted=len(images) - sum(path is not None for path in paths),
     report=read_reports(tree.data_entry) if entries.has_reports else None,
   )
@@ -94,14 +96,35 @@ def read_reports(path: str | os.PathLike) -> dict[str, str]:
   return {name: text for name, text in zip(ids, reports, strict=True) if text}
 
 
-def _official(
-  tree: layout.Tree, ids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray] | None:
-  """Rows in the training list and in the test list; one list implies the other."""
-  train, test = (
-    None if path is None else np.isin(ids, np.array(sorted(read_list(path)), np.str_))
-    for path in (tree.train_val_list, tree.test_list)
-  )
-  if train is None:
-    return None if test is None else (~test, test)
-  return train, ~train if test is None else test
+def _official(tree: layout.Tree, ids: np.ndarray) -> tuple[np.ndarray | None, str]:
+  """The part of each row, and where it is from; one list implies the other."""
+  paths = {"train": tree.train_val_list, "test": tree.test_list}
+  members = {
+    part: np.isin(ids, np.array(sorted(read_list(path)), np.str_))
+    for part, path in paths.items()
+    if path is not None
+  }
+  for part, member in members.items():
+    if not member.any():
+      raise errors.InputError(
+        f"{paths[part]} names none of the {len(ids)} images of {tree.data_entry}",
+        "one image name a line",
+        "copy the list again, or take it away to split by a hash of the patient",
+      )
+  if not members:
+    return None, ""
+  note = " and ".join(path.name for path in paths.values() if path is not None)
+  if len(members) == 1:
+    (part,) = members
+    other = "test" if part == "train" else "train"
+    note += f" alone: images that it does not name are for {other}"
+    return np.where(members[part], part, other), note
+  official = np.select([members["test"], members["train"]], ["test", "train"], "")
+  both = members["train"] & members["test"]
+  if both.any():
+    raise errors.InputError(
+      f"{both.sum()} images are in both official lists, first {ids[both][0]}",
+      "no image in two splits",
+      "--config.data.split=hash splits by patient without the lists",
+    )
+  return official, note

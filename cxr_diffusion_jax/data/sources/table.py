@@ -1,0 +1,290 @@
+"""Any table of images: a CSV or parquet file beside a folder of PNG, JPEG or DICOM.
+
+image, patient, findings, age, sex, view, report, split, boxes --columns--> Table
+
+Only `image` and findings must be there. `config.data.columns` names columns that are
+called otherwise: `image=Path,patient=Subject,findings=Edema|Effusion`.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import os
+from pathlib import PurePosixPath
+
+from absl import logging
+from etils import epath
+import numpy as np
+
+from cxr_diffusion_jax import artifacts, errors, naming
+from cxr_diffusion_jax.data import csv_table, images, labels, reports, settings
+from cxr_diffusion_jax.data.sources import base, labelled
+from cxr_diffusion_jax.data.sources.nih import metadata
+
+VOCABULARY = ()
+OPTIONS = ("columns",)
+
+COLUMNS = (
+  *("image", "patient", "findings", "age", "sex", "view", "report", "split", "boxes"),
+)
+TABLES = (".csv", ".csv.gz", ".tsv", ".parquet")
+DEPTH = 6
+
+SPLITS = {
+  **dict.fromkeys(("train", "training"), "train"),
+  **dict.fromkeys(("validation", "validate", "valid", "val", "dev"), "validation"),
+  **dict.fromkeys(("test", "testing"), "test"),
+  "": "",
+}
+
+_EVERY = "*"
+
+
+def read_vocabulary(root: epath.Path, *, columns: str = "") -> tuple[str, ...]:
+  """The findings of a table, in its order of columns, or sorted from a list."""
+  return _findings(_open(_find_table(root), columns))[0]
+
+
+def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.Table:
+  """Reads a table and lists the images beside it, see `base.Source`.
+
+  Args:
+    root: the table, or a folder with one table.
+    columns: assignments of columns, see `settings.DataSettings`.
+  """
+  del image_size  # There is one size only.
+  path = _find_table(root)
+  opened = _open(path, columns)
+  table = opened.table
+  cells = table.column("image")
+  paths, num_files = _image_paths(path.parent, cells)
+  vocabulary, findings = _findings(opened)
+  ids = _ids(path, cells)
+
+  def parsed(key: str, parse_fn, default: object, dtype: type) -> np.ndarray:
+    if key not in table.places:
+      return np.full(len(ids), default, dtype)
+    return np.array(table.parse(key, parse_fn), dtype)
+
+  split = parsed("split", _split, "", np.str_)
+  return base.Table(
+    vocabulary=vocabulary,
+    origin=os.fspath(path),
+    id=ids,
+    patient=_patients(table, ids),
+    findings=findings,
+    image=paths,
+    age=parsed("age", metadata.parse_age, np.nan, np.float32),
+    sex=parsed("sex", labelled.parse_sex, -1, np.int8),
+    view=parsed("view", labelled.parse_view, -1, np.int8),
+    boxes=_boxes(table, ids, vocabulary),
+    official=split if "split" in table.places else None,
+    split_note=f"column {opened.names.get('split', 'split')} of {path.name}",
+    num_unlisted=num_files - len({path for path in paths if path}),
+    report=labelled.by_id(ids, map(reports.report_text, table.column("report")))
+    if "report" in table.places
+    else None,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Opened:
+  """A table, and the names that the config gives its columns."""
+
+  table: csv_table.CsvTable
+  names: Mapping[str, str]
+
+
+def _find_table(root: epath.Path) -> epath.Path:
+  if root.name.lower().endswith(TABLES):
+    return root
+  if not root.is_dir():
+    raise errors.InputError(
+      f"no such folder: data root {root}",
+      "a CSV or parquet file, or a folder with one",
+      "--config.data.root=FOLDER",
+    )
+  found = sorted(
+    path
+    for path in root.iterdir()
+    if path.name.lower().endswith(TABLES) and not path.name.startswith(".")
+  )
+  if len(found) != 1:
+    names = ", ".join(path.name for path in found) or "none"
+    raise errors.InputError(
+      f"{root} holds {len(found)} tables: {names}",
+      f"one file that ends in {', '.join(TABLES)}",
+      "name the file itself: --config.data.root=FOLDER/NAME.csv",
+    )
+  return found[0]
+
+
+def _open(path: epath.Path, columns: str) -> _Opened:
+  names = settings.assignments("config.data.columns", columns)
+  for key in names:
+    naming.check("column of config.data.columns", key, COLUMNS)
+  wanted = {key: (names.get(key, key).casefold(),) for key in COLUMNS}
+  image = {"image": wanted.pop("image")}
+  table = csv_table.read_table(path, image, wanted)
+  absent = [key for key in names if key not in table.places and key != "findings"]
+  if absent:
+    raise errors.InputError(
+      f"config.data.columns: {path} has no column {names[absent[0]]!r}",
+      f"one of {', '.join(filter(None, table.header))}",
+      naming.nearest(names[absent[0]], table.header),
+    )
+  return _Opened(table=table, names=names)
+
+
+def _findings(opened: _Opened) -> tuple[tuple[str, ...], np.ndarray]:
+  """The vocabulary, and findings [n k]."""
+  table = opened.table
+  if "findings" in table.places:
+    return _of_lists(table)
+  text = opened.names.get("findings", "")
+  if text == _EVERY:
+    names = _columns_of_labels(table)
+  else:
+    names = [name.strip() for name in text.split("|") if name.strip()]
+  if not names:
+    found = _columns_of_labels(table)
+    raise errors.InputError(
+      f"{table.path} has no column 'findings'",
+      "one with lists such as Edema|Effusion, or one column for each finding",
+      f"--config.data.columns='findings={'|'.join(found) or 'NAME|NAME'}'",
+    )
+  known = [name.casefold() for name in table.header]
+  for name in names:
+    naming.check("finding of config.data.columns", name.casefold(), known)
+  places = {name: known.index(name.casefold()) for name in names}
+  table = dataclasses.replace(table, places=places)
+  values = [table.parse(name, labelled.parse_label) for name in names]
+  return tuple(names), np.array(values, np.float32).T
+
+
+def _columns_of_labels(table: csv_table.CsvTable) -> list[str]:
+  """Columns of 1, 0, -1 and blanks, but not of blanks alone."""
+  taken = set(table.places.values())
+  found = []
+  for place, name in enumerate(table.header):
+    values = {row[place].strip() for _, row in table.rows}
+    if place not in taken and values <= {*labelled.LABELS} and values & {"1", "1.0"}:
+      found.append(name)
+  return found
+
+
+def _of_lists(table: csv_table.CsvTable) -> tuple[tuple[str, ...], np.ndarray]:
+  """Lists such as `Edema|Effusion` name all that is present; blank is unknown."""
+  lists = [
+    [name.strip() for name in text.split("|") if name.strip()]
+    for text in table.column("findings")
+  ]
+  spelled = {}
+  for name in sorted({name for names in lists for name in names}):
+    spelled.setdefault(labels.plain(name), name)
+  spelled.pop(labels.plain(labels.NO_FINDING), None)
+  columns = {plain: place for place, plain in enumerate(spelled)}
+  findings = np.zeros((len(lists), len(columns)), np.float32)
+  for row, names in enumerate(lists):
+    plain = [labels.plain(name) for name in names]
+    places = [columns[name] for name in plain if name in columns]
+    if places and len(places) < len(names):
+      raise errors.InputError(
+        f"{table.path} line {table.rows[row][0]}: findings {'|'.join(names)!r}",
+        f"{labels.NO_FINDING} alone or findings alone",
+      )
+    findings[row] = findings[row] if names else np.nan
+    findings[row, places] = 1
+  return tuple(spelled.values()), findings
+
+
+def _image_paths(
+  folder: epath.Path, cells: Sequence[str]
+) -> tuple[list[str | None], int]:
+  """Where each image is, None for absent ones, and the number of images there are.
+
+  A cell is a path, absolute or from the table's folder, or a name without its folder or
+  extension, where that is enough to tell images apart.
+  """
+  prefix = os.fspath(folder).rstrip("/") + "/"
+  files = [
+    os.fspath(path) for path in images.find_files(folder, labelled.IMAGES, DEPTH)
+  ]
+  by_path = {path.removeprefix(prefix): path for path in files}
+  by_stem: dict[str, str | None] = {}
+  for path in files:
+    stem = csv_table.stem(path)
+    by_stem[stem] = None if stem in by_stem else path
+
+  def find(cell: str) -> str | None:
+    path = cell.replace("\\", "/").removeprefix("./")
+    if path in by_path:
+      return by_path[path]
+    if path.startswith("/") or artifacts.is_remote(path):
+      return path if epath.Path(path).exists() else None
+    by_extension = [
+      by_path[path + end] for end in labelled.IMAGES if path + end in by_path
+    ]
+    return by_extension[0] if by_extension else by_stem.get(csv_table.stem(path))
+
+  return [find(cell) for cell in cells], len(files)
+
+
+def _ids(path: epath.Path, cells: Sequence[str]) -> np.ndarray:
+  """Names without folder and extension; with the folder where names repeat."""
+  stems = [csv_table.stem(cell) for cell in cells]
+  if len({*stems}) < len(stems):
+    paths = [PurePosixPath(cell.replace("\\", "/")).with_suffix("") for cell in cells]
+    stems = ["-".join(part for part in one.parts if part != "/") for one in paths]
+  unique, counts = np.unique(np.array(stems, np.str_), return_counts=True)
+  twice = unique[counts > 1]
+  if twice.size:
+    raise errors.InputError(
+      f"{path} names {twice.size} images twice, first {twice[0]}", "one row an image"
+    )
+  return np.array(stems, np.str_)
+
+
+def _patients(table: csv_table.CsvTable, ids: np.ndarray) -> np.ndarray:
+  """Integers as they are, other names by a hash; a blank is a patient of its own."""
+  if "patient" not in table.places:
+    logging.warning(
+      "%s has no column of patients: each image counts as one, and images of one person"
+      " may be in two splits",
+      table.path,
+    )
+    return base.patient_numbers([f"image {name}" for name in ids.tolist()])
+  names = table.column("patient")
+  numbers = {name: labelled.integer(name) for name in names}
+  if None not in numbers.values() and len({*numbers.values()}) == len(numbers):
+    return np.array([numbers[name] for name in names], np.int32)
+  pairs = zip(names, ids.tolist(), strict=True)
+  return base.patient_numbers([name or f"image {image_id}" for name, image_id in pairs])
+
+
+def _split(text: str) -> str:
+  if text.casefold() not in SPLITS:
+    raise ValueError("train, validation or test")
+  return SPLITS[text.casefold()]
+
+
+def _boxes(
+  table: csv_table.CsvTable, ids: np.ndarray, vocabulary: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Boxes of cells such as `Mass 0.1 0.2 0.3 0.3|Nodule 0.5 0.5 0.1 0.1`."""
+  if "boxes" not in table.places:
+    return {}
+
+  def parse(text: str) -> np.ndarray | None:
+    rows = []
+    for part in filter(str.strip, text.split("|")):
+      name, *numbers = part.rsplit(maxsplit=4)
+      box = np.array([float(number) for number in numbers])
+      if len(box) != 4 or not ((box >= 0) & (box <= 1)).all():
+        raise ValueError(
+          "FINDING X Y WIDTH HEIGHT, separated by |, as fractions of the image"
+        )
+      rows.append((labels.finding_index(name, vocabulary), box))
+    return labelled.boxes_of(rows, len(vocabulary)) if rows else None
+
+  parsed = zip(ids.tolist(), table.parse("boxes", parse), strict=True)
+  return {image_id: boxes for image_id, boxes in parsed if boxes is not None}
