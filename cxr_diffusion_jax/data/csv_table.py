@@ -8,11 +8,13 @@ import codecs
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import dataclasses
+import gzip
 import io
 import os
 from pathlib import PurePath
 import re
 from typing import TypeVar
+import zlib
 
 from etils import epath
 import numpy as np
@@ -46,6 +48,8 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 def read_text(path: str | os.PathLike) -> str:
   """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
 
+  A file that is compressed by gzip is unpacked.
+
   Raises:
     errors.InputError: the file cannot be read or has another encoding; with the line.
   """
@@ -56,6 +60,13 @@ def read_text(path: str | os.PathLike) -> str:
     raise errors.InputError(
       f"cannot read {name}: {error.strerror or error}", "a text file"
     ) from error
+  if content.startswith(b"\x1f\x8b"):
+    try:
+      content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+      raise errors.InputError(
+        f"cannot unpack {name}: {error}", "a whole file of gzip", "copy it again"
+      ) from error
   encoding = next((x for mark, x in _MARKS if content.startswith(mark)), "utf-8")
   if encoding == "utf-8" and b"\0" in content:
     raise errors.InputError(
@@ -84,11 +95,14 @@ def read_rows(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
 
   Cells are separated by commas, semicolons or tabs: by what the first row has most of,
   or what a first line `sep=;` names. Rows that a program has put into quotes as a whole
-  are unpacked. Rows without any text are left out.
+  are unpacked. Rows without any text are left out. A file whose name ends in `.parquet`
+  is read as if it were a CSV.
 
   Raises:
     errors.InputError: the file is absent, not text (see `read_text`) or not a CSV.
   """
+  if os.fspath(path).lower().endswith(".parquet"):
+    return _read_parquet(path)
   text = read_text(path)
   if named := re.match(r"sep=(.)(?=[\r\n])", text):
     # Excel's own line; a blank one in its place keeps the numbers.
@@ -105,6 +119,31 @@ def read_rows(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
       for (number, _), row in zip(rows, cells, strict=True)
     ]
   return rows
+
+
+def _read_parquet(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
+  """A header, and cells as a CSV would have them; lists are joined by `|`."""
+  import pyarrow
+  from pyarrow import parquet
+
+  def cell(value: object) -> str:
+    if isinstance(value, list):
+      return "|".join(map(cell, value))
+    if value is None or value != value:
+      return ""
+    return str(int(value) if isinstance(value, bool) else value)
+
+  try:
+    with epath.Path(path).open("rb") as file:
+      table = parquet.read_table(file)
+  except (OSError, pyarrow.ArrowException) as error:
+    raise errors.InputError(
+      f"cannot read {os.fspath(path)}: {error}", "a parquet file"
+    ) from error
+  columns = [map(cell, column.to_pylist()) for column in table.columns]
+  rows = [list(row) for row in zip(*columns, strict=True)]
+  numbered = enumerate([table.column_names, *rows], start=1)
+  return [(number, row) for number, row in numbered if any(map(str.strip, row))]
 
 
 def _split(

@@ -40,7 +40,7 @@ def test_assign_keeps_patients_whole_and_experts_untrained(
   official = None
   if test_patients is not None:
     in_test = np.isin(patients, list(test_patients))
-    official = (~in_test, in_test)
+    official = np.where(in_test, "test", "train")
   split = assign(
     patients,
     official=official,
@@ -70,19 +70,24 @@ def test_assign_keeps_fractions_when_patients_are_added():
 
 
 def test_assign_gives_small_trees_a_validation_split():
-  everything = (np.ones(4, bool), np.zeros(4, bool))
+  everything = np.full(4, "train")
   split = assign([1, 1, 2, 3], official=everything, validation_fraction=0.01)
   assert {"train", "validation"} == set(split)
   split = assign([1, 1, 2, 3], official=everything, validation_fraction=0)
   assert set(split) == {"train"}
 
 
-def test_assign_handles_rows_in_no_list_and_patients_in_both():
-  training, neither = np.array([True, True, False]), np.zeros(3, bool)
-  with pytest.raises(errors.InputError, match=r"1 images are in neither.*00000002_000"):
-    assign([1, 1, 2], official=(training, neither))
-  with pytest.raises(errors.InputError, match=r"1 patients are in both.*first 1;"):
-    assign([1, 1, 2], official=(np.array([True, False, True]), np.array([0, 1, 0]) > 0))
+def test_assign_keeps_the_published_validation_patients():
+  official = np.array(["train", "train", "validation", "test"])
+  split = assign([1, 2, 3, 4], official=official, validation_fraction=0.5)
+  assert split.tolist() == official.tolist()
+
+
+def test_assign_refuses_rows_in_no_list_and_patients_in_two():
+  with pytest.raises(errors.InputError, match=r"not name 1 of 3 images.*00000002_000"):
+    assign([1, 1, 2], official=np.array(["train", "train", ""]))
+  with pytest.raises(errors.InputError, match=r"1 patients are in two.*first 1;"):
+    assign([1, 1, 2], official=np.array(["train", "test", "train"]))
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0])

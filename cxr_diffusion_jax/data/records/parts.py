@@ -21,7 +21,7 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import images
+from cxr_diffusion_jax.data import dicom, images
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -126,7 +126,18 @@ class _Job:
 
 def read_square(path: str, settings: DataSettings) -> np.ndarray:
   """The image of a file as records hold it: [s s] uint8."""
-  return images.resize(images.read_grey(path), settings.image_size, settings.resize)
+  return images.resize(read_image(path), settings.image_size, settings.resize)
+
+
+def read_image(path: str) -> np.ndarray:
+  """An image of a dataset, PNG, JPEG or DICOM by its name: [h w] uint8.
+
+  Raises:
+    InputError: it cannot be read.
+  """
+  if path.lower().endswith((".dcm", ".dicom")):
+    return dicom.to_grey(dicom.open_dicom(path), path)
+  return images.read_grey(path)
 
 
 def make_parts(
@@ -271,7 +282,7 @@ def _try_example(
 ) -> artifacts.Json | errors.InputError:
   table = plan.table
   try:
-    image = images.read_grey(table.image[row] or "")
+    image = read_image(table.image[row] or "")
   except errors.InputError as error:
     return error
   image_id = str(table.id[row])

@@ -164,13 +164,14 @@ def patient_numbers(names: Sequence[str]) -> np.ndarray:
   numbers: dict[int, None] = {}
   for name in unique.tolist():
     attempt = 0
-    while (number := _hash31(name, attempt)) in numbers:
+    while (number := hash31(name, attempt)) in numbers:
       attempt += 1
     numbers[number] = None
   return np.array(list(numbers), np.int32)[inverse]
 
 
-def _hash31(name: str, attempt: int) -> int:
+def hash31(name: str, attempt: int) -> int:
+  """A hash of 31 bits, another one for each attempt."""
   digest = hashlib.blake2b(f"{attempt}/{name}".encode(), digest_size=4).digest()
   return int.from_bytes(digest, "little") >> 1
 

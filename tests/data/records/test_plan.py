@@ -70,7 +70,7 @@ def test_prepare_records_refuses_an_empty_training_split(settings):
   names = (root / "train_val_list.txt").read_text()
   with (root / "test_list.txt").open("a") as file:
     file.write(names)
-  (root / "train_val_list.txt").write_text("someone_else.png\n")
+  (root / "train_val_list.txt").unlink()
   with pytest.raises(errors.InputError, match=r"none of the 20 images .* in train"):
     records.prepare_records(settings)
 

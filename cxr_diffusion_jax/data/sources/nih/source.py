@@ -37,6 +37,8 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     )
   paths = [images.get(image_id) for image_id in entries.id.tolist()]
   official, note = _official(tree, entries.id)
+  if official is not None and any(paths):
+    _check_lists(tree, official)
   expert = google_labels.read_google_labels(tree.google_labels)
   boxes = {} if tree.boxes is None else metadata.read_boxes(tree.boxes)
   more = len(entries.vocabulary) - len(metadata.FINDINGS)
@@ -104,13 +106,6 @@ def _official(tree: layout.Tree, ids: np.ndarray) -> tuple[np.ndarray | None, st
     for part, path in paths.items()
     if path is not None
   }
-  for part, member in members.items():
-    if not member.any():
-      raise errors.InputError(
-        f"{paths[part]} names none of the {len(ids)} images of {tree.data_entry}",
-        "one image name a line",
-        "copy the list again, or take it away to split by a hash of the patient",
-      )
   if not members:
     return None, ""
   note = " and ".join(path.name for path in paths.values() if path is not None)
@@ -128,3 +123,14 @@ def _official(tree: layout.Tree, ids: np.ndarray) -> tuple[np.ndarray | None, st
       "--config.data.split=hash splits by patient without the lists",
     )
   return official, note
+
+
+def _check_lists(tree: layout.Tree, official: np.ndarray) -> None:
+  """Refuses a list of other images, whose part of the split would be empty."""
+  for part, path in (("train", tree.train_val_list), ("test", tree.test_list)):
+    if path is not None and not (official == part).any():
+      raise errors.InputError(
+        f"{path} names none of the {len(official)} images of {tree.data_entry}",
+        "one image name a line",
+        "copy the list again, or take it away to split by a hash of the patient",
+      )

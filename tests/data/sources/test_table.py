@@ -1,0 +1,163 @@
+"""The source `table`: any CSV or parquet file beside any folder of images."""
+
+import numpy as np
+from PIL import Image
+import pyarrow
+from pyarrow import parquet
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import dataset_table
+from cxr_diffusion_jax.data.records import records
+from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.data.sources import base, table
+
+ROWS = [
+  ["image", "patient", "findings", "age", "sex", "view", "report", "split", "boxes"],
+  ["a.png", "p1", "Edema|Lung mass", "50", "F", "PA", "Edema.", "train", ""],
+  ["b.jpg", "p2", "No Finding", "061Y", "male", "AP", "", "val", ""],
+  ["deep/c", "p1", "", "", "", "L", "FINDINGS: Clear.", "train", ""],
+  ["d.png", "p3", "Lung mass", "9", "M", "?", "x", "test", "Lung mass 0.1 0.2 0.3 0.4"],
+  ["gone.png", "p4", "Edema", "9", "M", "", "", "test", ""],
+]
+
+
+def write(root, rows=ROWS, name="labels.csv"):
+  (root / "deep").mkdir(parents=True, exist_ok=True)
+  for image in ("a.png", "b.jpg", "deep/c.png", "d.png"):
+    Image.new("L", (16, 16), 90).save(root / image)
+  if name.endswith(".parquet"):
+    columns = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
+    parquet.write_table(pyarrow.table(columns), root / name)
+  else:
+    (root / name).write_text("\n".join(",".join(row) for row in rows) + "\n")
+  return root
+
+
+def read(root, **options) -> base.Table:
+  settings = DataSettings(root=str(root), source="table", image_size=16, **options)
+  return dataset_table.read_table(settings)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "any.parquet"])
+def test_read_table_reads_every_column(tmp_path, name):
+  got = table.read_table(write(tmp_path, name=name), image_size=16)
+  assert got.vocabulary == ("Edema", "Lung mass")
+  assert got.id.tolist() == ["a", "b", "c", "d", "gone"]
+  nan = np.nan
+  np.testing.assert_array_equal(
+    got.findings, [[1, 1], [0, 0], [nan, nan], [0, 1], [1, 0]]
+  )
+  np.testing.assert_array_equal(got.age, np.float32([50, 61, nan, 9, 9]))
+  assert got.sex.tolist() == [0, 1, -1, 1, 1]
+  assert got.view.tolist() == [0, 1, base.LATERAL, -1, -1]
+  assert got.official.tolist() == ["train", "validation", "train", "test", "test"]
+  assert [path and path[-5:] for path in got.image][2:] == ["c.png", "d.png"[-5:], None]
+  assert got.patient[0] == got.patient[2]
+  assert len(set(got.patient.tolist())) == 4
+  assert got.report == {"a": "Edema.", "c": "Clear.", "d": "x"}
+  np.testing.assert_allclose(got.boxes["d"][1], [0.1, 0.2, 0.3, 0.4])
+  assert list(got.boxes) == ["d"]
+  assert np.isnan(got.boxes["d"][0]).all()
+
+
+def test_read_table_takes_columns_of_other_names(tmp_path):
+  rows = [
+    ["Path", "Subject", "Edema", "Mass", "visit"],
+    ["a.png", "1", "1.0", "-1", "7"],
+    ["b.jpg", "2", "0", "", "1"],
+  ]
+  root = write(tmp_path, rows)
+  got = read(root, columns="image=path,patient=Subject,findings=Edema|Mass")
+  assert got.vocabulary == ("Edema", "Mass")
+  np.testing.assert_array_equal(got.findings, [[1, np.nan], [0, np.nan]])
+  assert got.patient.tolist() == [1, 2]
+  same = read(root, columns="image=Path,patient=Subject,findings=*")
+  # A column without a label that is present is not taken for a finding.
+  assert same.vocabulary == ("Edema",)
+  for columns, message in {
+    "patient=Subject": "lacks the column 'image'",
+    "image=Path": r"no column 'findings'.*--config.data.columns='findings=Edema'",
+    "image=Path,findings=Edmea": r"'edmea'.*did you mean edema",
+    "image=Path,findings=Edema,age=Years": "no column 'Years'",
+    "picture=Path": r"'picture'; expected one of",
+    "image": "NAME=OTHER",
+  }.items():
+    with pytest.raises(errors.InputError, match=message):
+      read(root, columns=columns)
+
+
+def test_read_table_chooses_views_and_findings(tmp_path):
+  root = write(tmp_path)
+  assert read(root).id.tolist() == ["a", "b", "d", "gone"]
+  everything = read(root, views="PA,AP,unknown,lateral")
+  assert everything.view.tolist() == [0, 1, -1, -1, -1]
+  got = read(root, views="AP", rename="lung_mass=Mass", vocabulary="mass")
+  assert (got.vocabulary, got.findings.tolist()) == (("mass",), [[0.0]])
+  assert read(root, rename="Edema=Any,Lung mass=Any").findings.tolist() == [
+    *([1.0], [0.0], [1.0], [1.0]),
+  ]
+  for options, message in {
+    "rename": "'Edme'.*did you mean Edema",
+    "vocabulary": "unknown finding 'Edme'",
+    "views": "did you mean PA",
+  }.items():
+    value = {"rename": "Edme=x", "vocabulary": "Edme", "views": "P"}[options]
+    with pytest.raises(errors.InputError, match=message):
+      read(root, **{options: value})
+
+
+@pytest.mark.parametrize(
+  ("row", "message"),
+  [
+    (["b.png", "2", "Edema", "x"], "line 3: 'age' is 'x'"),
+    (["c.png", "2", "Edema|No Finding", ""], "line 3: findings 'Edema|No Finding'"),
+    (["x/a.bmp", "2", "Edema", ""], None),
+    (["./a.jpg", "2", "Edema", ""], "names 1 images twice, first a"),
+  ],
+)
+def test_read_table_names_what_is_wrong(tmp_path, row, message):
+  rows = [["image", "patient", "findings", "age"], ["a.png", "1", "Edema", "3"], row]
+  root = write(tmp_path, rows)
+  if message is None:
+    assert read(root).id.tolist() == ["a", "x-a"]
+    return
+  with pytest.raises(errors.InputError, match=message):
+    read(root)
+
+
+def test_read_table_wants_one_table(tmp_path):
+  root = write(tmp_path)
+  (root / "more.csv").write_text("image,findings\na.png,Edema\n")
+  (root / "._labels.csv").write_text("")
+  with pytest.raises(errors.InputError, match=r"2 tables: labels.csv, more.csv"):
+    read(root)
+  got = read(root / "more.csv")
+  assert len(got) == 1
+  assert got.official is None
+
+
+def test_patient_numbers_are_stable_and_never_shared(monkeypatch):
+  names = [f"patient {number}" for number in range(200)]
+  numbers = base.patient_numbers([*names, "patient 0"])
+  assert numbers[0] == numbers[-1]
+  assert len(set(numbers.tolist())) == 200
+  np.testing.assert_array_equal(base.patient_numbers(names[50:]), numbers[50:-1])
+  monkeypatch.setattr(base, "hash31", lambda name, attempt: attempt)
+  assert base.patient_numbers(["b", "a", "b"]).tolist() == [1, 0, 1]
+
+
+def test_prepare_records_reads_a_table_with_its_own_split(tmp_path):
+  root = write(tmp_path / "own")
+  settings = DataSettings(
+    root=str(root),
+    source="table",
+    image_size=16,
+    records_dir=str(tmp_path / "records"),
+    missing="drop",
+  )
+  prepared = records.prepare_records(settings)
+  assert prepared.num_rows == {"train": 1, "validation": 1, "test": 1, "expert": 0}
+  assert prepared.dropped == ("gone",)
+  (row,) = records.RecordSource(prepared, "train")
+  assert row["findings"].tolist() == [1, 1]
