@@ -5,7 +5,8 @@ roots --sources--> tables --rename--> one vocabulary --join--> views, findings c
   config.data.source=nih+chexpert   config.data.root=nih-cxr,CheXpert-v1.0-small
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 
 from absl import logging
@@ -27,13 +28,10 @@ def read_table(settings: DataSettings) -> base.Table:
   """
   renamed = settings.renamed
   tables, read = [], set()
-  modules = settings.source.split("+")
-  for name, root in zip(modules, settings.roots, strict=True):
-    source = base.open_source(name)
-    options = {key: getattr(settings, key) for key in getattr(source, "OPTIONS", ())}
-    table = source.read_table(
-      epath.Path(root), image_size=settings.image_size, **options
-    )
+  for source, root, options in _sources(settings):
+    table = source.read_table(root, image_size=settings.image_size, **options)
+    if hasattr(source, "read_vocabulary"):
+      table = base.without_unknown(table)
     read |= {labels.plain(finding) for finding in table.vocabulary}
     tables.append(with_vocabulary(table, _renamed(table.vocabulary, renamed)))
   unknown = [name for name in renamed if labels.plain(name) not in read]
@@ -45,6 +43,39 @@ def read_table(settings: DataSettings) -> base.Table:
   if settings.chosen_findings:
     table = _choose(table, settings.chosen_findings)
   return choose_views(table, settings.chosen_views)
+
+
+def vocabulary(settings: DataSettings) -> tuple[str, ...]:
+  """The findings of the table, without its images.
+
+  Of a source whose data is absent or cannot be read, its `VOCABULARY` counts.
+
+  Raises:
+    InputError: no such source.
+  """
+  if settings.chosen_findings:
+    return settings.chosen_findings
+  names: list[str] = []
+  for source, root, options in _sources(settings):
+    own = source.VOCABULARY
+    read = getattr(source, "read_vocabulary", None)
+    if read is not None and settings.root and root.exists():
+      # Preparing the data reports what is wrong with it.
+      with contextlib.suppress(errors.InputError):
+        own = read(root, **options)
+    names += _renamed(own, settings.renamed).values()
+  return tuple(dict.fromkeys(filter(None, names)))
+
+
+def _sources(
+  settings: DataSettings,
+) -> Iterator[tuple[base.Source, epath.Path, dict[str, str]]]:
+  """Each source with its root and its options."""
+  modules = settings.source.split("+")
+  for name, root in zip(modules, settings.roots, strict=True):
+    source = base.open_source(name)
+    options = {key: getattr(settings, key) for key in getattr(source, "OPTIONS", ())}
+    yield source, epath.Path(root), options
 
 
 def with_vocabulary(

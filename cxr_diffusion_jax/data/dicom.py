@@ -20,6 +20,7 @@ from cxr_diffusion_jax.data import images
 if TYPE_CHECKING:
   import pydicom
 
+EXTENSIONS = (".dcm", ".dicom")
 EXPECTED = "one grey radiograph in DICOM"
 
 
@@ -199,6 +200,17 @@ def _number(dataset: "pydicom.Dataset", keyword: str) -> float | None:
   """A number, or the first of several; None where there is none."""
   value = _first(dataset, keyword)
   return None if value in (None, "") else float(value)
+
+
+def read_image(path: str) -> np.ndarray:
+  """Reads an image of a dataset, DICOM by its extension or any other: [h w] uint8.
+
+  Raises:
+    InputError: it cannot be read.
+  """
+  if path.lower().endswith(EXTENSIONS):
+    return to_grey(open_dicom(path), path)
+  return images.read_grey(path)
 
 
 def _first(dataset: "pydicom.Dataset", keyword: str) -> Any:

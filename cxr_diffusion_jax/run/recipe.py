@@ -185,8 +185,9 @@ def conditioner_section(
 def _num_findings(plain: artifacts.JsonMapping) -> tuple[int]:
   """The number of findings of the dataset, which may be absent so far."""
   data = plain["data"]
-  known = {key: data[key] for key in ("root", "source", "records_dir") if key in data}
+  keys = ("root", "source", "columns", "rename", "vocabulary", "records_dir")
+  known = {key: data[key] for key in keys if key in data}
   settings = data_settings.DataSettings(
-    **{"root": "", **known}, image_size=data["image_size"]
+    **{"root": "", **known}, image_size=data.get("image_size", 256)
   )
   return (len(records_lib.vocabulary(settings)),)

@@ -126,18 +126,7 @@ class _Job:
 
 def read_square(path: str, settings: DataSettings) -> np.ndarray:
   """The image of a file as records hold it: [s s] uint8."""
-  return images.resize(read_image(path), settings.image_size, settings.resize)
-
-
-def read_image(path: str) -> np.ndarray:
-  """An image of a dataset, PNG, JPEG or DICOM by its name: [h w] uint8.
-
-  Raises:
-    InputError: it cannot be read.
-  """
-  if path.lower().endswith((".dcm", ".dicom")):
-    return dicom.to_grey(dicom.open_dicom(path), path)
-  return images.read_grey(path)
+  return images.resize(dicom.read_image(path), settings.image_size, settings.resize)
 
 
 def make_parts(
@@ -282,7 +271,7 @@ def _try_example(
 ) -> artifacts.Json | errors.InputError:
   table = plan.table
   try:
-    image = read_image(table.image[row] or "")
+    image = dicom.read_image(table.image[row] or "")
   except errors.InputError as error:
     return error
   image_id = str(table.id[row])

@@ -17,14 +17,13 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import splits
+from cxr_diffusion_jax.data import dataset_table, splits
 from cxr_diffusion_jax.data.records import parts as parts_lib
 from cxr_diffusion_jax.data.records import plan as plan_lib
 from cxr_diffusion_jax.data.records import statistics as statistics_lib
 from cxr_diffusion_jax.data.records import store
 from cxr_diffusion_jax.data.records.store import FIELDS, Records, RecordSource
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.data.sources import base
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 __all__ = (
@@ -62,11 +61,11 @@ def vocabulary(settings: DataSettings) -> tuple[str, ...]:
     InputError: no such source.
   """
   description = None
-  if not epath.Path(settings.root).exists():
+  if not settings.exists:
     description = _read_description(settings)
   if description is not None:
     return tuple(description["vocabulary"])
-  return base.vocabulary_of(settings.source, settings.root)
+  return dataset_table.vocabulary(settings)
 
 
 def prepare_records(

@@ -7,16 +7,14 @@ dataset, add one such module with `VOCABULARY` and `read_table`.
 """
 
 from collections.abc import Mapping, Sequence
-import contextlib
 import dataclasses
-import os
 import hashlib
 from typing import Protocol, cast
 
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax import naming
 
 PACKAGE = "cxr_diffusion_jax.data.sources"
 
@@ -90,8 +88,10 @@ class Source(Protocol):
   """A module of `data/sources/`.
 
   A module may have `read_vocabulary(root)` too: the findings that the dataset at `root`
-  states, of tables whose vocabulary is another one than `VOCABULARY`.
-  A module may name fields of `DataSettings` in a tuple `OPTIONS`; `read_table` takes
+  states, of tables whose vocabulary is another one than `VOCABULARY`; findings that are
+  unknown in all rows are left out of these tables.
+
+  A module may name fields of `DataSettings` in a tuple `OPTIONS`; both functions take
   them as further keyword arguments.
 
   Attributes:
@@ -135,21 +135,6 @@ def without_unknown(table: Table) -> Table:
   )
 
 
-def vocabulary_of(name: str, root: epath.PathLike) -> tuple[str, ...]:
-  """The findings of the dataset at `root`, without its images.
-
-  Where there is none, or none that can be read, these are the source's `VOCABULARY`.
-
-  Raises:
-    errors.InputError: no such source.
-  """
-  source = open_source(name)
-  read = getattr(source, "read_vocabulary", None)
-  if read is not None and os.fspath(root) and epath.Path(root).exists():
-    # Preparing the data reports what is wrong with it.
-    with contextlib.suppress(errors.InputError):
-      return read(epath.Path(root))
-  return source.VOCABULARY
 def patient_numbers(names: Sequence[str]) -> np.ndarray:
   """Numbers patients that are known by any text.
 

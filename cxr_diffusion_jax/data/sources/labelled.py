@@ -8,10 +8,11 @@ import re
 
 import numpy as np
 
+from cxr_diffusion_jax.data import dicom
 from cxr_diffusion_jax.data.sources import base
 
 # Files that sources take as images.
-IMAGES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+IMAGES = (".png", ".jpg", ".jpeg", *dicom.EXTENSIONS)
 
 # CheXpert's labels: an uncertain mention is as unknown as none.
 LABELS = {

@@ -41,7 +41,9 @@ _EVERY = "*"
 
 def read_vocabulary(root: epath.Path, *, columns: str = "") -> tuple[str, ...]:
   """The findings of a table, in its order of columns, or sorted from a list."""
-  return _findings(_open(_find_table(root), columns))[0]
+  names, findings = _findings(_open(_find_table(root), columns))
+  stated = zip(names, base.stated(findings), strict=True)
+  return tuple(name for name, known in stated if known)
 
 
 def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.Table:

@@ -65,12 +65,12 @@ def test_read_table_takes_columns_of_other_names(tmp_path):
   rows = [
     ["Path", "Subject", "Edema", "Mass", "visit"],
     ["a.png", "1", "1.0", "-1", "7"],
-    ["b.jpg", "2", "0", "", "1"],
+    ["b.jpg", "2", "0", "0", "1"],
   ]
   root = write(tmp_path, rows)
   got = read(root, columns="image=path,patient=Subject,findings=Edema|Mass")
   assert got.vocabulary == ("Edema", "Mass")
-  np.testing.assert_array_equal(got.findings, [[1, np.nan], [0, np.nan]])
+  np.testing.assert_array_equal(got.findings, [[1, np.nan], [0, 0]])
   assert got.patient.tolist() == [1, 2]
   same = read(root, columns="image=Path,patient=Subject,findings=*")
   # A column without a label that is present is not taken for a finding.
