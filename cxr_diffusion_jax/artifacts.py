@@ -37,9 +37,12 @@ MANIFEST = "manifest.json"
 # The file that `copy_files` copies last.
 COPIED_LAST = "config.json"
 
-_NO_ROOM = {
-  *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
-  *(errno.EACCES, errno.ENOTDIR),
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+_NO_PATH = (errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_NO_DISK = (errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT)
+_FIXES = {
+  **dict.fromkeys(_NO_ROOM + _NO_PATH, "free disk space or change its rights"),
+  **dict.fromkeys(_NO_DISK, "check the disk or the network mount"),
 }
 
 
@@ -85,12 +88,12 @@ def read_json(path: PathLike) -> Any:
     errors.InputError: the file is absent, unreadable or not JSON.
   """
   try:
-    return json.loads(epath.Path(path).read_text())
+    # From bytes, which may begin with a byte-order mark.
+    return json.loads(epath.Path(path).read_bytes())
   except FileNotFoundError as error:
     raise errors.InputError(f"no such file: {os.fspath(path)}") from error
-  except (OSError, ValueError) as error:
-    name = os.fspath(path)
-    raise errors.InputError(f"{name} is not readable JSON: {error}") from error
+  except (OSError, ValueError, RecursionError) as error:
+    raise errors.InputError(f"{path} is not readable JSON: {error}") from error
 
 
 def write_npz(
@@ -134,7 +137,7 @@ def copy_files(source: PathLike, target: PathLike) -> None:
 
 @contextlib.contextmanager
 def disk_errors(place: PathLike) -> Iterator[None]:
-  """Turns a full, read-only or forbidden disk into an `InputError`.
+  """Turns a full, read-only, forbidden or failing disk into an `InputError`.
 
   Args:
     place: the path to report if the error names no file.
@@ -142,12 +145,11 @@ def disk_errors(place: PathLike) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno not in _NO_ROOM:
+    if error.errno not in _FIXES:
       raise
-    raise errors.InputError(
-      f"{error.filename or os.fspath(place)}: {error.strerror or error}",
-      fix="free disk space or change its rights, then repeat the command",
-    ) from error
+    what = f"{error.filename or os.fspath(place)}: {error.strerror or error}"
+    fix = f"{_FIXES[error.errno]}, then repeat the command"
+    raise errors.InputError(what, fix=fix) from error
 
 
 def check_room(folder: PathLike, num_bytes: int, what: str, fix: str) -> None:

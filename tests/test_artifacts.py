@@ -52,6 +52,13 @@ def test_read_json_names_a_file_that_is_absent_or_damaged(tmp_path):
   (tmp_path / "a.json").write_text("{")
   with pytest.raises(errors.InputError, match=r"a\.json is not readable JSON"):
     artifacts.read_json(tmp_path / "a.json")
+  path = tmp_path / "a.json"
+  path.write_text("[" * 100_000)
+  with pytest.raises(errors.InputError, match="not readable JSON"):
+    artifacts.read_json(path)
+  for encoding in ("utf-8-sig", "utf-16"):
+    path.write_text('{"a": "ß"}', encoding=encoding)
+    assert artifacts.read_json(path) == {"a": "ß"}
 
 
 def test_artifacts_are_written_to_and_read_from_buckets(bucket):

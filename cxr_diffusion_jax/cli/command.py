@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 import warnings
 
 from absl import app, flags
@@ -21,6 +22,12 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.cli import configs, flag_help, terminal
 
 progress = terminal.TERMINAL.progress
+
+# Clients of object stores.
+_STORES = (
+  *("aiobotocore.", "aiohttp.", "botocore.", "fsspec.", "gcsfs.", "s3fs."),
+  *("google.api_core.", "google.auth.", "google.cloud."),
+)
 
 
 def run(main: Callable[..., None]) -> None:
@@ -120,7 +127,46 @@ def _refusal(main: Callable[[], None]) -> str:
   except KeyboardInterrupt:
     terminal.TERMINAL.write("interrupted; repeat the same command to continue")
     sys.exit(128 + signal.SIGINT)
+  except Exception as error:
+    refusal = _environment_refusal(error)
+    if refusal is None:
+      raise
+    return str(refusal)
   return ""
+
+
+def _environment_refusal(error: Exception) -> errors.InputError | None:
+  """What to say of an exception in JAX's start or an object store's client, if it is.
+
+  None of them has a class to catch: their modules tell.
+  """
+  modules = [
+    frame.f_globals.get("__name__", "")
+    for frame, _ in traceback.walk_tb(error.__traceback__)
+  ]
+  reason = (str(error).strip().splitlines() or ["no such device"])[0][:300]
+  if modules[-1] == "jax._src.xla_bridge":
+    return errors.InputError(
+      f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason}",
+      "platforms that JAX has devices of here",
+      "unset it, or install JAX for that platform: pip install 'jax[cuda]'",
+    )
+  if modules[-1].startswith("etils.epath") and str(error).endswith("://'"):
+    return errors.InputError(
+      f"a path that begins with {error}",
+      "a folder of this machine, gs:// or s3://",
+      "mount that store, or copy the folder",
+    )
+  defects = (TypeError, AttributeError, AssertionError)
+  if any(name.startswith(_STORES) for name in modules) and type(error) not in defects:
+    return errors.InputError(
+      f"a bucket cannot be used: {reason}",
+      "a bucket that exists, and permission to use it",
+      "pip install what is missing"
+      if isinstance(error, ImportError)
+      else "check its name, the network and the credentials, then repeat the command",
+    )
+  return None
 
 
 def _parse(main: Callable[..., None], argv: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ Neither PyTorch nor diffusers is needed, and no pickle is read.
 
 import os
 import pathlib
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,16 @@ from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.interop import names, options, safetensors_folder
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.models.denoisers import unet as unet_lib
+
+# diffusers' names of predictions: ours.
+_PREDICTIONS = MappingProxyType(
+  {
+    "epsilon": "epsilon",
+    "v_prediction": "v",
+    "sample": "x0",
+    "flow_prediction": "velocity",
+  }
+)
 
 
 def load_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, types.Params]:
@@ -47,6 +58,30 @@ def read_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, int, pathlib.Pa
   network = unet_lib.UNet(**fields)
   _check_files(place, unet_shapes(network, in_channels))
   return network, in_channels, place
+
+
+def read_prediction(folder: str | os.PathLike) -> str | None:
+  """What the UNet of a pipeline predicts, as `diffusion.prediction` names it.
+
+  Returns:
+    None where the folder holds a UNet alone, without a scheduler.
+
+  Raises:
+    errors.InputError: a scheduler of a kind of prediction that is not implemented.
+  """
+  place = safetensors_folder.locate(folder, "unet")
+  path = place.parent / "scheduler" / "scheduler_config.json"
+  # A UNet's own folder, though part of a pipeline, is taken as a UNet alone.
+  if place == pathlib.Path(folder).expanduser() or not path.is_file():
+    return None
+  config = safetensors_folder.read_json(path)
+  flow = str(config.get("_class_name", "")).startswith("FlowMatch")
+  kind = "flow_prediction" if flow else config.get("prediction_type", "epsilon")
+  if kind not in _PREDICTIONS:
+    raise errors.InputError(
+      f"{path} has prediction_type={kind!r}", ", ".join(_PREDICTIONS)
+    )
+  return _PREDICTIONS[kind]
 
 
 def load_autoencoder(

@@ -209,8 +209,8 @@ def _unsafe(path: pathlib.Path) -> errors.InputError:
 def read_json(path: pathlib.Path) -> artifacts.Json:
   """Reads a JSON file that holds an object; raises InputError if it does not."""
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
+    content = json.loads(path.read_bytes())
+  except (OSError, ValueError, RecursionError) as error:
     raise damaged(path) from error
   if not isinstance(content, dict):
     raise damaged(path)

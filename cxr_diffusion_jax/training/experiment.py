@@ -86,7 +86,9 @@ def build(config: recipe_lib.Config) -> Experiment:
   mesh = sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"])
   recipe = recipe_lib.build(plain, mesh=mesh)
   conditioner, drop_rates = recipe_lib.conditioner_section(plain)
-  pretrained = pretrained_lib.read(plain["model"], recipe.network)
+  pretrained = pretrained_lib.read(
+    plain["model"], recipe.network, recipe.denoiser.process.prediction
+  )
   network, alignment = alignment_lib.attach(
     sections.make(alignment_lib.RepaSettings, "repa", plain.get("repa", {})),
     recipe.network,

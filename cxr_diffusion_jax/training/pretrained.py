@@ -36,18 +36,33 @@ _FIELDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
-  """The folder of a run's initial weights; `check` and `load` read it."""
+  """The folder of a run's initial weights; `check` and `load` read it.
+
+  Attributes:
+    network: what the weights are for.
+    prediction: what it is to predict.
+  """
 
   folder: str
   network: unet_lib.UNet
+  prediction: str
 
   def check(self) -> None:
     """Reads the folder's configuration and the headers of its weights.
 
     Raises:
-      errors.InputError: the folder is absent or damaged, or holds another network.
+      errors.InputError: the folder is absent or damaged, holds another network, or is a
+        pipeline whose network predicts something else.
     """
     theirs, _, place = diffusers.read_unet(self.folder)
+    prediction = diffusers.read_prediction(self.folder)
+    if prediction not in (None, self.prediction):
+      raise errors.InputError(
+        f"config.diffusion.prediction={self.prediction}, but the scheduler of"
+        f" config.model.pretrained={self.folder} is of a network for {prediction}",
+        f"config.diffusion.prediction={prediction}",
+        f"set it, or name {place} to train these weights for another prediction",
+      )
     differing = {
       name: (getattr(self.network, name), getattr(theirs, name))
       for name in _FIELDS
@@ -82,9 +97,11 @@ class Pretrained:
 
 
 def read(
-  section: artifacts.JsonMapping, network: network_lib.Network
+  section: artifacts.JsonMapping, network: network_lib.Network, prediction: str
 ) -> Pretrained | None:
   """Reads config.model.pretrained; None if it is not set.
+
+  `prediction` is what the network is to learn, a name of `diffusion.prediction`.
 
   Raises:
     errors.InputError: the network is not a UNet.
@@ -97,7 +114,7 @@ def read(
       f"config.model.pretrained={folder} with config.model.name={section.get('name')}",
       "config.model.name=unet, the only network with published weights",
     )
-  return Pretrained(folder=str(folder), network=network)
+  return Pretrained(folder=str(folder), network=network, prediction=prediction)
 
 
 def fitting(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import contextlib
 import io
 import pathlib
+import re
 import sys
 
 from absl import flags
@@ -30,6 +31,7 @@ def test_writable_folder_refuses_a_folder_below_a_file(tmp_path):
 @pytest.mark.parametrize(
   ("raised", "code", "reported"),
   [
+    (OSError(5, "Input/output error", "f"), 2, "f: Input/output error; fix: check the"),
     (
       errors.InputError("got x", "y", "do z"),
       2,
@@ -66,6 +68,40 @@ def test_run_does_not_report_a_defect_as_wrong_input(raised, monkeypatch):
   monkeypatch.setattr(sys, "argv", ["main"])
   with pytest.raises(type(raised)):
     command.run(main)
+
+
+def _raise_in(module: str, error: Exception) -> None:
+  """Raises from a function of a module of that name."""
+  exec("raise error", {"__name__": module, "error": error})
+
+
+@pytest.mark.parametrize(
+  ("module", "raised", "reported"),
+  [
+    ("jax._src.xla_bridge", RuntimeError("no backend 'x'"), "=toaster: no backend 'x'"),
+    ("jax._src.xla_bridge", AssertionError(), "JAX_PLATFORMS=toaster: no such device"),
+    ("etils.epath.backend", KeyError("hdfs://"), "begins with 'hdfs://'; expected a"),
+    (
+      "gcsfs.core",
+      ConnectionError("no\nhost"),
+      "bucket cannot be used: no; expected",
+    ),
+    (
+      "fsspec.registry",
+      ImportError("Install s3fs"),
+      "Install s3fs; .*fix: pip ",
+    ),
+  ],
+)
+def test_run_reports_missing_devices_and_stores_in_a_line(
+  module, raised, reported, monkeypatch, capsys
+):
+  monkeypatch.setattr(sys, "argv", ["main"])
+  monkeypatch.setenv("JAX_PLATFORMS", "toaster")
+  with pytest.raises(SystemExit) as stop:
+    command.run(lambda: _raise_in(module, raised))
+  assert stop.value.code == 2
+  assert re.search(f"^error: .*{reported}.*\n$", capsys.readouterr().err)
 
 
 def test_run_exits_0_on_success(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import pathlib
 import shutil
 import types
@@ -16,7 +17,6 @@ from cxr_diffusion_jax.interop import diffusers
 from cxr_diffusion_jax.models.denoisers.unet import UNet
 from cxr_diffusion_jax.training import denoiser_trainer, loop
 from cxr_diffusion_jax.training import experiment as experiment_lib
-from cxr_diffusion_jax.training import pretrained as pretrained_lib
 from cxr_diffusion_jax.types import TokenStream
 
 # Of the small run's stream: ELIXR-C's pooled map.
@@ -80,6 +80,29 @@ def test_pretrained_run_starts_from_the_weights_of_the_folder(save, build_from):
   assert int(state.step) == 0
 
 
+def test_pretrained_pipeline_of_another_prediction_is_refused(save, build_from):
+  folder, _ = save()
+  pipeline = folder.parent / "pipeline"
+  shutil.copytree(folder, pipeline / "unet")
+  scheduler = pipeline / "scheduler" / "scheduler_config.json"
+  scheduler.parent.mkdir()
+  for content, prediction in [
+    ({"prediction_type": "v_prediction"}, "v"),
+    ({"_class_name": "DDIMScheduler"}, "epsilon"),
+    ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "velocity"),
+  ]:
+    scheduler.write_text(json.dumps(content))
+    assert diffusers.read_prediction(pipeline) == prediction
+  pretrained = dataclasses.replace(build_from(pipeline).pretrained, prediction="x0")
+  with pytest.raises(errors.InputError, match=r"=x0, but .* for velocity; .*set it"):
+    pretrained.check()
+  # Named itself, the network is free.
+  assert diffusers.read_prediction(pipeline / "unet") is None
+  scheduler.write_text('{"prediction_type": "score"}')
+  with pytest.raises(errors.InputError, match="prediction_type='score'; expected"):
+    pretrained.check()
+
+
 def test_pretrained_stream_of_another_width_has_new_cross_attention(save, build_from):
   folder, params = save(context_width=7)
   taken, fresh = _taken(build_from(folder))
@@ -138,7 +161,7 @@ def test_pretrained_with_several_streams_has_a_new_embedder(save, build_from):
     jax.numpy.zeros((1,)),
     context,
   )["params"]
-  taken = pretrained_lib.Pretrained(folder=str(folder), network=network).load(shapes)
+  taken = dataclasses.replace(experiment.pretrained, network=network).load(shapes)
   fresh = traverse_util.flatten_dict(shapes).keys() - taken.keys()
   assert {path[0] for path in fresh} == {"context_embedder"}
 

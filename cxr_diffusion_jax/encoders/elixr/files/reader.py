@@ -155,7 +155,7 @@ def _candidates(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
       if re.search("elixr|embedding", path.name.lower()) and path.is_file()
     ]
   folder = root / ("elixrc" if kind == "elixrc" else "elixrb")
-  for parent, _, names in os.walk(folder, followlinks=True):
+  for parent, _, names in os.walk(folder, followlinks=True, onerror=_unreadable):
     paths.extend(pathlib.Path(parent, name) for name in names)
   return sorted(
     (
@@ -163,6 +163,7 @@ def _candidates(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
       for path in paths
       if path.suffix in (".h5", ".hdf5", ".npz")
       and not path.name.startswith(".")
+      and "__MACOSX" not in path.parts
       and _declared_kind(path, root) in (None, kind)
     ),
     key=lambda path: [
@@ -170,6 +171,12 @@ def _candidates(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
       for part in re.split(r"(\d+)", str(path.relative_to(root)))
     ],
   )
+
+
+def _unreadable(error: OSError) -> None:
+  """Raises, as `os.walk` does not, for a folder that is there."""
+  if not isinstance(error, FileNotFoundError):
+    raise error
 
 
 def _declared_kind(path: pathlib.Path, root: pathlib.Path) -> str | None:
