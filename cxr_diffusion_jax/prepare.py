@@ -9,6 +9,7 @@ A second call does nothing; an interrupted one resumes.
 
 from absl import flags
 
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import command, configs, flag_help
 
 with flag_help.group("Data"):
@@ -56,13 +57,21 @@ def main() -> None:
   experiment = experiment_lib.build(config)
   settings = experiment.data
   for what in _DOWNLOAD.value:
-    download.download(what, settings.root, progress=command.progress)
+    download.download(
+      what, settings.nih_root or settings.root, progress=command.progress
+    )
   if _DOWNLOAD.value:
     # What a path reads may depend on the files that are there.
     experiment = experiment_lib.build(config)
   if _RESIZE.value:
+    if settings.nih_root is None:
+      raise errors.InputError(
+        f"--resize with config.data.source={settings.source}",
+        "source nih",
+        "leave it out: records hold each image at config.data.image_size",
+      )
     layout.resize_tree(
-      settings.root,
+      settings.nih_root,
       settings.image_size,
       mode=settings.resize,
       progress=command.progress,

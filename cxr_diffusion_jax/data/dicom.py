@@ -12,7 +12,9 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from etils import epath
 import numpy as np
+from PIL import Image
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import images
@@ -63,6 +65,27 @@ def open_dicom(path: str | os.PathLike, *, min_side: int = 1) -> "pydicom.Datase
   else:
     return dataset
   raise errors.InputError(f"cannot read {path}: {refusal}", EXPECTED)
+
+
+def image_size(path: str) -> tuple[float, float]:
+  """Width and height of an image, DICOM by its extension, from its header.
+
+  Returns:
+    Both nan for a file that cannot be read.
+  """
+  try:
+    if not path.lower().endswith(EXTENSIONS):
+      with epath.Path(path).open("rb") as file, Image.open(file) as image:
+        return image.size
+    import pydicom
+
+    with _named(path), epath.Path(path).open("rb") as file:
+      header = pydicom.dcmread(
+        file, stop_before_pixels=True, specific_tags=["Rows", "Columns"]
+      )
+      return float(header.Columns), float(header.Rows)
+  except (OSError, SyntaxError, ValueError, ImportError, errors.InputError):
+    return float("nan"), float("nan")
 
 
 def to_grey(dataset: "pydicom.Dataset", path: str | os.PathLike) -> np.ndarray:

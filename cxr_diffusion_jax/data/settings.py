@@ -135,6 +135,17 @@ class DataSettings:
     return _listed(self.root) if "+" in self.source else (self.root,)
 
   @property
+  def nih_root(self) -> str | None:
+    """The folder in NIH's layout, which may hold Google's labels too; None without."""
+    modules = self.source.split("+")
+    of_nih = (
+      root
+      for module, root in zip(modules, self.roots, strict=True)
+      if module in ("nih", "phantom")
+    )
+    return next(of_nih, None)
+
+  @property
   def source_names(self) -> tuple[str, ...]:
     """A name for each root: its source, with a number from the second time on."""
     names: list[str] = []

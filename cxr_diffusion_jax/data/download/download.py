@@ -42,6 +42,13 @@ _SUBSET_FILES = (
   ("precomputed_image_embeddings.npz", "elixrb"),
   ("thumbnails_id_to_webp.npz", "downloads/google-nih-subset"),
 )
+# Sources whose data each user must ask for, and where.
+_CREDENTIALED = {
+  "chexpert": "https://stanfordmlgroup.github.io/competitions/chexpert/",
+  "mimic_cxr": "https://physionet.org/content/mimic-cxr-jpg/",
+  "padchest": "https://bimcv.cipf.es/bimcv-projects/padchest/",
+  "vindr": "https://physionet.org/content/vindr-cxr/",
+}
 _NIH_DATASET = "nih-chest-xrays/data"
 _ELIXR_REPOSITORY = "Yasintuncer/nih-cxr14-elixr"
 _ELIXR_PATTERNS = ("datasets.json", "elixrc/*", "elixrb/*")
@@ -79,6 +86,13 @@ def download(
     "google-labels": lambda: _labels(root, base_url or _LABELS_URL, get),
     "google-nih-subset": lambda: _subset(root, base_url or _SUBSET_URL, get, progress),
   }
+  if what in _CREDENTIALED:
+    raise errors.InputError(
+      f"download {what}: its owners give it to registered users alone",
+      "a copy of yours",
+      f"agree to its terms at {_CREDENTIALED[what]}, download it there, then set"
+      f" config.data.source={what} and config.data.root=FOLDER",
+    )
   naming.check("download", what, sources)
   try:
     root.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,14 @@
 """
 
 from collections.abc import Iterable, Sequence
+import os
 import re
 
+from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax.data import dicom
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data import dicom, images
 from cxr_diffusion_jax.data.sources import base
 
 # Files that sources take as images.
@@ -21,7 +24,11 @@ LABELS = {
   **dict.fromkeys(("-1", "-1.0", "", "nan"), float("nan")),
 }
 
-_LATERAL = ("L", "LL", "LATERAL", "LAT", "XTABLE LATERAL", "LLAT", "RL")
+# Lateral, oblique and rib views, as corpora call them.
+_NOT_FRONTAL = (
+  *("L", "LL", "RL", "LAT", "LLAT", "LATERAL", "XTABLE LATERAL", "SWIMMERS"),
+  *("LAO", "RAO", "LPO", "RPO", "COSTAL"),
+)
 
 
 def parse_label(text: str) -> float:
@@ -41,9 +48,9 @@ def parse_sex(text: str) -> int:
 
 
 def parse_view(text: str) -> int:
-  """0 PA, 1 AP, `base.LATERAL`, -1 for anything else."""
+  """0 PA, 1 AP, `base.LATERAL` if it is not frontal, -1 for anything else."""
   text = text.strip().upper()
-  if text in _LATERAL:
+  if text in _NOT_FRONTAL:
     return base.LATERAL
   # Such as `AP AXIAL`, `AP_horizontal`, `PA LLD`.
   match = re.match(r"(PA|AP)\b", text.replace("_", " "))
@@ -70,6 +77,39 @@ def boxes_of(rows: Iterable[tuple[int, np.ndarray]], num_findings: int) -> np.nd
     high = np.nanmax(both[:, :2] + both[:, 2:], axis=0)
     boxes[column] = np.concatenate([low, high - low])
   return boxes
+
+
+def existing(paths: Iterable[epath.Path | str]) -> list[str | None]:
+  """The paths of those files that exist, None for others."""
+  names = [os.fspath(path) for path in paths]
+  exists = (epath.Path(name).exists for name in names)
+  if not any(map(artifacts.is_remote, names[:1])):
+    return [name if os.path.exists(name) else None for name in names]
+  found = images.in_threads(lambda call: call(), exists)
+  return [name if there else None for name, there in zip(names, found, strict=True)]
+
+
+def first_file(root: epath.Path, *names: str) -> epath.Path | None:
+  """The first of some files that exists, by itself or compressed as `.gz`."""
+  candidates = [root / f"{name}{end}" for name in names for end in ("", ".gz")]
+  return next((path for path in candidates if path.exists()), None)
+
+
+def need_file(root: epath.Path, *names: str, where: str) -> epath.Path:
+  """As `first_file`.
+
+  Raises:
+    InputError: none exists; `where` says from where to get it.
+  """
+  path = first_file(root, *names)
+  if path is None:
+    kind = "no such folder" if not root.is_dir() else f"no {names[0]} in it"
+    raise errors.InputError(
+      f"data root {root}: {kind}",
+      f"the folder with {' or '.join(names)}",
+      f"--config.data.root=FOLDER; get it from {where}",
+    )
+  return path
 
 
 def by_id(ids: Sequence[str] | np.ndarray, texts: Iterable[str]) -> dict[str, str]:

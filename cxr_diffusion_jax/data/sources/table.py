@@ -60,7 +60,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
   cells = table.column("image")
   paths, num_files = _image_paths(path.parent, cells)
   vocabulary, findings = _findings(opened)
-  ids = _ids(path, cells)
+  ids = _ids(cells)
 
   def parsed(key: str, parse_fn, default: object, dtype: type) -> np.ndarray:
     if key not in table.places:
@@ -231,18 +231,12 @@ def _image_paths(
   return [find(cell) for cell in cells], len(files)
 
 
-def _ids(path: epath.Path, cells: Sequence[str]) -> np.ndarray:
+def _ids(cells: Sequence[str]) -> np.ndarray:
   """Names without folder and extension; with the folder where names repeat."""
   stems = [csv_table.stem(cell) for cell in cells]
   if len({*stems}) < len(stems):
     paths = [PurePosixPath(cell.replace("\\", "/")).with_suffix("") for cell in cells]
     stems = ["-".join(part for part in one.parts if part != "/") for one in paths]
-  unique, counts = np.unique(np.array(stems, np.str_), return_counts=True)
-  twice = unique[counts > 1]
-  if twice.size:
-    raise errors.InputError(
-      f"{path} names {twice.size} images twice, first {twice[0]}", "one row an image"
-    )
   return np.array(stems, np.str_)
 
 

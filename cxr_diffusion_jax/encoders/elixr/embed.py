@@ -49,6 +49,12 @@ def embed_named(
     raise errors.InputError(
       f"--embed {unknown[0]}", f"elixr, or some of {', '.join(sorted(SHAPES))}"
     )
+  if settings.nih_root is None:
+    raise errors.InputError(
+      f"--embed with config.data.source={settings.source}",
+      "source nih, to whose files embeddings are joined",
+      "choose a path that reads no ELIXR embeddings",
+    )
   kinds = [name for name in names if name != "elixr"]
   if "elixr" in names:
     kinds += [name for name in needs.columns if name in SHAPES] or SHAPES
@@ -65,7 +71,7 @@ def embed_named(
       )
     }
   return embed(
-    settings.root,
+    settings.nih_root,
     list(dict.fromkeys(kinds)),
     encoder,
     prompts=prompts,

@@ -103,5 +103,8 @@ def by_experts(context: EvalContext, metrics: Sequence[Metric]) -> list[Measurem
 
 def _expert_labels(context: EvalContext) -> google_labels.GoogleLabels | None:
   assert context.settings is not None
-  paths = layout.find_tree(context.settings.root).google_labels
+  root = context.settings.nih_root
+  if root is None:
+    return None
+  paths = layout.find_tree(root).google_labels
   return google_labels.read_google_labels(paths) if paths else None

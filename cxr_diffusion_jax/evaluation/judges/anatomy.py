@@ -87,6 +87,8 @@ def facts_of(
   Returns:
     Those of `QUANTITIES` that all images state -> [n] float64; None for real trees.
   """
+  if not phantom.is_phantom_tree(root):
+    return None
   paths = layout.find_tree(root).originals
   facts = [phantom.read_facts(paths[str(name)]) for name in ids]
   if not all(facts):

@@ -66,6 +66,12 @@ def test_download_refuses_an_unknown_name(tmp_path):
     download.download("elixr", tmp_path / "file" / "tree")
 
 
+def test_download_says_where_to_get_corpora_with_accounts(tmp_path):
+  for what in ("chexpert", "mimic_cxr", "padchest", "vindr"):
+    with pytest.raises(errors.InputError, match=rf"terms at https://.*source={what}"):
+      download.download(what, tmp_path)
+
+
 def test_download_fetches_google_labels(server, tmp_path):
   names = [
     "four_findings_expert_labels/individual_readers.csv",
