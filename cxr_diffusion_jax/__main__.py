@@ -13,6 +13,7 @@ COMMANDS = {
   "prepare": "prepare",
   "train": "main",
   "sample": "sample",
+  "generate": "generate",
   "evaluate": "evaluate",
   "compare": "compare",
   "report": "report.__main__",

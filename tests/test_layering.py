@@ -2,7 +2,7 @@
 
 errors, progress <- types, artifacts, naming <- pictures
   <- {diffusion, models, conditioning, data, parallel} <- interop <- encoders <- run
-  <- {training, sampling} <- evaluation <- report <- extras <- cli <- mains
+  <- {training, sampling} <- evaluation <- {report, synthesis} <- extras <- cli <- mains
 """
 
 import ast
@@ -23,7 +23,7 @@ LAYERS = (
   ("run",),
   ("training", "sampling"),
   ("evaluation",),
-  ("report",),
+  ("report", "synthesis"),
   ("extras",),
   ("cli",),
   ("api",),
@@ -33,6 +33,7 @@ MAINS = (
   "compare",
   "cost",
   "evaluate",
+  "generate",
   "main",
   "prepare",
   "report/__main__",

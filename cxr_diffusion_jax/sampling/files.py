@@ -5,18 +5,22 @@ Samples --write--> OUT/{images/, references/, grid.png, pairs.png, samples.json}
 
 from collections.abc import Sequence
 import datetime
+import io
 import json
 import pathlib
 
 from etils import epath
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from cxr_diffusion_jax import pictures
+from cxr_diffusion_jax import artifacts, pictures
 from cxr_diffusion_jax.sampling import request as request_lib
 from cxr_diffusion_jax.sampling import sample as sampling
 
 GENERATED, PAIRS = "generated", "pairs.png"
+
+# The key of a PNG's text that says, in JSON, how the image was generated.
+SYNTHETIC = "synthetic"
 
 # A row of pairs.png: what it shows, and uint8 [n h w 1], one for each sample.
 Row = tuple[str, np.ndarray]
@@ -41,7 +45,9 @@ def write(
       files["reference_file"] = (f"references/{name}.png", samples.references)
     for path, images in files.values():
       (out / path).parent.mkdir(exist_ok=True)
-      Image.fromarray(images[row, ..., 0]).save(out / path)
+      is_generated = images is samples.images
+      facts = {**entry, **_origin(samples)} if is_generated else None
+      (out / path).write_bytes(png(images[row], facts))
     entries.append({**entry, **{key: path for key, (path, _) in files.items()}})
   text = json.dumps({"settings": samples.settings, "samples": entries}, indent=2)
   (out / "samples.json").write_text(text + "\n")
@@ -50,6 +56,25 @@ def write(
   rows = [shown[i : i + side] for i in range(0, len(shown), side)]
   pictures.save(pictures.grid(rows, title=samples.title), out / "grid.png")
   pictures.save(_pairs(samples, above, below), out / PAIRS)
+
+
+def png(image: np.ndarray, facts: artifacts.JsonMapping | None) -> bytes:
+  """Encodes an image uint8 [h w 1] as PNG.
+
+  Args:
+    facts: of a generated image, for its text chunk `SYNTHETIC`; None for a real one.
+  """
+  text = None
+  if facts is not None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text(SYNTHETIC, json.dumps(facts))
+  buffer = io.BytesIO()
+  Image.fromarray(image[..., 0]).save(buffer, "PNG", pnginfo=text)
+  return buffer.getvalue()
+
+
+def _origin(samples: sampling.Samples) -> artifacts.Json:
+  return {"checkpoint_step": samples.settings["checkpoint_step"]}
 
 
 def new_name(workdir: epath.Path, topic: str) -> epath.Path:

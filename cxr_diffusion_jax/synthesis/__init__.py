@@ -1,0 +1,1 @@
+"""Synthetic datasets of a trained run: planned, filtered, and written as a tree."""

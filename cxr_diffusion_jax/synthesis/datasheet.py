@@ -1,0 +1,189 @@
+"""The datasheet of a synthetic dataset: what it is, how it was made, what it is for."""
+
+from collections import Counter
+
+from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.run.run import Run
+from cxr_diffusion_jax.synthesis import plan as plan_lib
+from cxr_diffusion_jax.synthesis import rows, tree
+
+# After "Gebru et al., Datasheets for Datasets" (1803.09010), as far as it applies.
+_TEXT = """\
+# Datasheet: synthetic chest X-rays
+
+{made:,} images of {asked:,} planned. **No image shows a real patient.** Each PNG states
+so in a text chunk `synthetic`; patient numbers begin at 90000001, above all of NIH's.
+
+## Origin
+
+{origin}
+
+## Conditions and labels
+
+{labels}
+The table `Data_Entry_2017.csv` has the labels that were asked for, not what a reader
+saw in the images. Labels that were not part of the condition are empty.
+
+## Filter
+
+{judged}
+
+## Images
+
+| images | asked | made | rejected draws |
+|---|--:|--:|--:|
+{totals}
+
+| quota | asked | made | rejected draws |
+|---|--:|--:|--:|
+{quotas}
+
+## Use
+
+`--config.data.root=FOLDER` trains on this folder, as on NIH's. Intended for research:
+adding images to real training data, balancing rare findings, testing pipelines. Not for
+diagnosis, and not for evaluation in place of real images.
+
+- The model learned from its training images: what they lack or misrepresent is lacking
+  or misrepresented here, and may have been amplified.
+- A generative model can reproduce training images. Measure this with
+  `python -m cxr_diffusion_jax.evaluate --workdir RUN --metrics privacy` before
+  sharing the images.
+- {conditions}
+- Do not evaluate these images, or classifiers trained on them, with a judge that
+  filtered them: it has seen to it that they please it. Use another one.
+"""
+
+
+def text(run: Run, plan: plan_lib.Plan, facts: artifacts.Json, whole: tree.Part) -> str:
+  """Writes the datasheet of a dataset, in Markdown."""
+  image_path = rows.reads_images(run)
+  return _TEXT.format(
+    made=len(whole.entries),
+    asked=len(plan),
+    origin=_listed(_origin(run, facts)),
+    labels=_labels(facts["split"], image_path),
+    judged=_judged(facts, whole),
+    totals=_table(_totals(plan, whole)),
+    quotas=_table(_quotas(plan, whole)),
+    conditions=_conditions(facts["split"], image_path),
+  )
+
+
+def _origin(run: Run, facts: artifacts.Json) -> dict[str, object]:
+  settings = facts["settings"]
+  return {
+    "model": f"{run.name}, {run.checkpoint_text}",
+    "weights (SHA-256)": facts["weights"],
+    "condition": ", ".join(stream.name for stream in run.recipe.conditioner.streams),
+    "trained on": f"{run.card.kind}, fingerprint {run.card.fingerprint}",
+    "image size": f"{run.card.image_size} pixels",
+    "seed": facts["seed"],
+    "guidance": settings["guidance"],
+    "sampler": f"{settings['sampler']}, {settings['num_steps']} steps,"
+    f" spacing {settings['spacing']}",
+    "other settings": ", ".join(
+      f"{key} {value}"
+      for key, value in settings.items()
+      if value and key not in ("guidance", "sampler", "num_steps", "spacing")
+    ),
+    "made by": "cxr_diffusion_jax, command generate",
+  }
+
+
+def _listed(values: dict[str, object]) -> str:
+  return "\n".join(f"- {key}: {value}" for key, value in values.items())
+
+
+def _labels(split: str, image_path: bool) -> str:
+  if image_path:
+    return (
+      f"Conditions were made from real images of the split `{split}`, named in the\n"
+      "column `Condition`; labels are those of these images. Images of one real\n"
+      "patient share a synthetic patient, so that a split by patient keeps them\n"
+      "together.\n"
+    )
+  return (
+    "Conditions were composed of labels alone. Each image is a patient of its own.\n"
+    "Findings that are not named were asked to be absent.\n"
+  )
+
+
+def _conditions(split: str, image_path: bool) -> str:
+  if not image_path:
+    return "Combinations of labels may be rare or impossible in real patients."
+  warning = {
+    "train": "The model was trained on the images that conditions come from, which\n"
+    "  elicits copies of them.",
+    "test": "Conditions come from test images: do not evaluate on that test split\n"
+    "  what was trained on this dataset.",
+  }
+  close = (
+    "An image generated from a real condition can come close to that image: treat it\n"
+    "  as you treat the real one."
+  )
+  return "\n  ".join(filter(None, [close, warning.get(split, "")]))
+
+
+def _judged(facts: artifacts.Json, whole: tree.Part) -> str:
+  if not facts["judges"]:
+    return "None: every generated image is included."
+  lines = [
+    f"- {one['title']} (fingerprint {one['fingerprint']})" for one in facts["judges"]
+  ]
+  rejected = sum(whole.rejected.values())
+  drawn = rejected + len(whole.entries)
+  objections = Counter(whole.objections).most_common()
+  listed = ", ".join(f"{name} ({count:,})" for name, count in objections)
+  return "\n".join(
+    [
+      *lines,
+      "",
+      f"{rejected:,} of {drawn:,} images were rejected, each place at most"
+      f" {facts['max_draws']} times; {len(whole.missing):,} places stayed empty.",
+      "An image was rejected if a judge missed a label that was asked for, or saw one",
+      "that was not more clearly than in 98 % of real images without it.",
+      f"Reasons: {listed or 'none'}.",
+    ]
+  )
+
+
+# Name -> images asked for, images made, rejected draws.
+_Counts = dict[str, tuple[int, int, int]]
+
+
+def _quotas(plan: plan_lib.Plan, whole: tree.Part) -> _Counts:
+  made = Counter(entry.quota for entry in whole.entries)
+  counts: _Counts = {}
+  for row, quota in enumerate(plan.quotas):
+    # Rows of a plan may repeat a quota.
+    name, rejected = quota.title, whole.rejected.get(row, 0)
+    counts[name] = _sum(counts.get(name), (quota.num, made[row], rejected))
+  return counts
+
+
+def _totals(plan: plan_lib.Plan, whole: tree.Part) -> _Counts:
+  """Counts of all images, and of each finding, sex and view that quotas name."""
+  made = Counter(entry.quota for entry in whole.entries)
+  counts: _Counts = {"all": (0, 0, 0)}
+  for row, quota in enumerate(plan.quotas):
+    findings = [labels_lib.NO_FINDING] if quota.findings == () else quota.findings or ()
+    for name in filter(None, ["all", *findings, quota.sex, quota.view]):
+      one = quota.num, made[row], whole.rejected.get(row, 0)
+      counts[name] = _sum(counts.get(name), one)
+  return counts
+
+
+def _sum(
+  old: tuple[int, int, int] | None, new: tuple[int, int, int]
+) -> tuple[int, int, int]:
+  a, b, c = old or (0, 0, 0)
+  return a + new[0], b + new[1], c + new[2]
+
+
+def _table(counts: _Counts) -> str:
+  return "\n".join(
+    f"| {name.replace('|', ' + ')} | {asked:,} | {made:,} | {rejected:,} |"
+    for name, (asked, made, rejected) in counts.items()
+  )

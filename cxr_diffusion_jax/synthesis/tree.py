@@ -1,0 +1,230 @@
+"""The files of a synthetic dataset, laid out as NIH's so that its source reads them.
+
+OUT/original/90000001_000.png ...  images, each with a text chunk `synthetic`
+OUT/parts/part_00000.json ...      what is in each part; written after its images
+OUT/Data_Entry_2017.csv, datasheet.md, manifest.json   written when all parts are there
+OUT/generation.json                what makes two calls the same
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import os
+
+from etils import epath
+import numpy as np
+
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data import csv_table
+from cxr_diffusion_jax.data import labels as labels_lib
+from cxr_diffusion_jax.data.sources.nih import metadata
+from cxr_diffusion_jax.sampling import files as sample_files
+from cxr_diffusion_jax.synthesis.rows import Subject
+
+IMAGES, PARTS = "original", "parts"
+TABLE, DATASHEET, FACTS = "Data_Entry_2017.csv", "datasheet.md", "generation.json"
+
+HEADER = (
+  "Image Index",
+  "Finding Labels",
+  "Follow-up #",
+  "Patient ID",
+  "Patient Age",
+  "Patient Sex",
+  "View Position",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+  """An accepted image.
+
+  Attributes:
+    number: of the image in the plan.
+    quota: its quota's place in the plan.
+    draw: how many draws were rejected before it.
+    sha256: of the file.
+  """
+
+  number: int
+  quota: int
+  draw: int
+  file: str
+  sha256: str
+  subject: Subject
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+  """Consecutive images of a plan.
+
+  Attributes:
+    missing: numbers of images whose draws were all rejected.
+    rejected: quota -> rejected draws.
+    objections: such as 'Effusion missed' -> rejected draws; one may have several.
+  """
+
+  entries: tuple[Entry, ...]
+  missing: tuple[int, ...] = ()
+  rejected: Mapping[int, int] = dataclasses.field(default_factory=dict)
+  objections: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def claim(out: artifacts.PathLike, facts: artifacts.Json) -> epath.Path:
+  """Marks a folder as that of a dataset, or finds the one that earlier calls began.
+
+  Args:
+    facts: all that the images depend on.
+
+  Raises:
+    errors.InputError: the folder holds other files, or images of other facts.
+  """
+  folder = epath.Path(out)
+  artifacts.claim_folder(folder, (IMAGES, PARTS, TABLE, DATASHEET, FACTS))
+  path = folder / FACTS
+  saved = artifacts.read_json(path) if path.exists() else facts
+  if saved != facts:
+    differing = [key for key in facts if saved.get(key) != facts[key]]
+    places = [folder / name for name in (IMAGES, PARTS)]
+    if any(place.exists() and any(place.iterdir()) for place in places):
+      raise errors.InputError(
+        f"{folder} holds images of another call, with other {', '.join(differing)}",
+        "the same command, or a new folder",
+        "name another folder",
+      )
+  with artifacts.disk_errors(folder):
+    artifacts.write_json(path, facts)
+  return folder
+
+
+def write_image(
+  folder: epath.Path,
+  facts: artifacts.JsonMapping,
+  image: np.ndarray,
+  subject: Subject,
+  *,
+  number: int,
+  quota: int,
+  draw: int,
+  shared: bool,
+) -> Entry:
+  """Writes an accepted image, uint8 [h w 1].
+
+  Args:
+    facts: of the dataset.
+    shared: whether several images may be of one patient; then the image's number
+      follows the patient's in the file's name.
+  """
+  name = f"{subject.patient:08d}_{number if shared else 0:03d}.png"
+  origin = {
+    "weights": facts["weights"][:16],
+    "checkpoint_step": facts["checkpoint_step"],
+    "seed": facts["seed"],
+    "number": number,
+    "draw": draw,
+  }
+  shown = ("findings", "unknown", "age", "sex", "view")
+  person = {key: getattr(subject, key) for key in shown}
+  content = sample_files.png(image, {**origin, **person})
+  artifacts.write_bytes(folder / IMAGES / name, content)
+  return Entry(
+    number=number,
+    quota=quota,
+    draw=draw,
+    file=name,
+    sha256=hashlib.sha256(content).hexdigest(),
+    subject=subject,
+  )
+
+
+def part_path(folder: epath.Path, part: int) -> epath.Path:
+  """Where a part is described."""
+  return folder / PARTS / f"part_{part:05d}.json"
+
+
+def write_part(path: epath.Path, part: Part) -> None:
+  """Describes a part whose images are all written."""
+  artifacts.write_json(path, dataclasses.asdict(part))
+
+
+def read_part(path: epath.Path) -> Part:
+  """Reads what `write_part` wrote."""
+  values = artifacts.read_json(path)
+  entries = []
+  for value in values["entries"]:
+    person = value.pop("subject")
+    names = {key: tuple(person[key]) for key in ("findings", "unknown")}
+    subject = Subject(**{**person, **names})
+    entries.append(Entry(**value, subject=subject))
+  return Part(
+    entries=tuple(entries),
+    missing=tuple(values["missing"]),
+    rejected={int(quota): count for quota, count in values["rejected"].items()},
+    objections=values["objections"],
+  )
+
+
+def merge(parts: Sequence[Part]) -> Part:
+  """All parts as one."""
+  rejected, objections = Counter(), Counter()
+  for part in parts:
+    rejected.update(part.rejected)
+    objections.update(part.objections)
+  return Part(
+    entries=tuple(entry for part in parts for entry in part.entries),
+    missing=tuple(number for part in parts for number in part.missing),
+    rejected=rejected,
+    objections=objections,
+  )
+
+
+def finish(
+  folder: epath.Path, whole: Part, vocabulary: Sequence[str], datasheet: str
+) -> None:
+  """Writes the files of the whole dataset.
+
+  Args:
+    vocabulary: of the labels; NIH's other labels are written as unknown.
+  """
+  rows = _rows(whole.entries, vocabulary)
+  artifacts.write_text(folder / TABLE, csv_table.csv_text(rows))
+  artifacts.write_text(folder / DATASHEET, datasheet)
+  manifest = artifacts.read_json(folder / artifacts.MANIFEST)
+  files = {f"{IMAGES}/{entry.file}": entry.sha256 for entry in whole.entries}
+  for name in (TABLE, DATASHEET, FACTS):
+    files[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+  content = {"names": manifest["names"], "synthetic": True, "sha256": files}
+  artifacts.write_json(folder / artifacts.MANIFEST, content)
+
+
+def _rows(entries: Sequence[Entry], vocabulary: Sequence[str]) -> list[list[object]]:
+  """The lines of the table; columns that no image needs are left out."""
+  every = (*metadata.FINDINGS, *metadata.MORE_FINDINGS)
+  subjects = [entry.subject for entry in entries]
+  partly = any(subject.unknown for subject in subjects)
+  outside = [name for name in every if name not in vocabulary]
+  if not partly and tuple(vocabulary) == metadata.FINDINGS:
+    outside = []
+  more: dict[str, list[str]] = {
+    "Condition": [subject.condition for subject in subjects],
+    metadata.UNKNOWN_LABELS: [
+      "|".join([*subject.unknown, *outside]) for subject in subjects
+    ],
+  }
+  more = {name: column for name, column in more.items() if any(column)}
+  rows: list[list[object]] = [[*HEADER, *more]]
+  for number, entry in enumerate(entries):
+    subject = entry.subject
+    stem, _ = os.path.splitext(entry.file)
+    row: list[object] = [
+      entry.file,
+      "|".join(subject.findings) or ("" if subject.unknown else labels_lib.NO_FINDING),
+      int(stem.rpartition("_")[2]),
+      subject.patient,
+      "" if subject.age is None else f"{subject.age:g}",
+      subject.sex,
+      subject.view,
+    ]
+    rows.append([*row, *(column[number] for column in more.values())])
+  return rows

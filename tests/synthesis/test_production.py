@@ -1,0 +1,272 @@
+"""Synthetic datasets: quotas, rejections, kills, shards, and the written tree."""
+
+import json
+import os
+import pathlib
+import signal
+
+from etils import epath
+import numpy as np
+from PIL import Image
+import pytest
+
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data.sources import nih
+from cxr_diffusion_jax.synthesis import plan as plan_lib
+from cxr_diffusion_jax.synthesis import production as production_lib
+from cxr_diffusion_jax.synthesis.acceptance import AcceptanceJudge
+from cxr_diffusion_jax.synthesis.plan import Plan, Quota
+
+PLAN = Plan(
+  quotas=(
+    Quota(num=4, findings=("Effusion", "Mass"), sex="F", ages=(40, 59), view="AP"),
+    Quota(num=3, findings=(), ages=(63, 63)),
+    Quota(num=3, findings=("Effusion",), sex="M", view="PA"),
+  )
+)
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch) -> list[np.ndarray]:
+  """Images that hold their number and draw; the numbers of each call."""
+  calls = []
+
+  def generate(self, params, fields, *, seed, numbers, batch_size):
+    del self, params
+    calls.append(numbers)
+    assert len(numbers) == batch_size
+    assert all(len(value) == batch_size for value in fields.values())
+    images = np.zeros((len(numbers), 32, 32, 1), np.uint8)
+    images[:, 0, 0, 0] = numbers % production_lib.STRIDE
+    images[:, 0, 1, 0] = numbers // production_lib.STRIDE
+    images[:, 1] = seed
+    return images
+
+  monkeypatch.setattr(production_lib.generate_lib.Generator, "generate", generate)
+  monkeypatch.setattr(production_lib.image_parts, "weights_digest", lambda _: "ab" * 32)
+  monkeypatch.setattr(production_lib, "PART_SIZE", 4)
+  return calls
+
+
+@pytest.fixture
+def make(builder_of, tmp_path):
+  """Makes a dataset: `make("name", shard=(0, 2), seed=1) -> Outcome`."""
+
+  def make(name: str, *, plan=PLAN, path="findings", shard=(0, 1), **changes):
+    production = production_lib.prepare(
+      builder_of(path).run, plan, tmp_path / name, **{"batch_size": 2, **changes}
+    )
+    return production_lib.make(production, shard=shard)
+
+  return make
+
+
+def _judge(needed) -> AcceptanceJudge:
+  """Accepts image i in draw `needed(i)` and later."""
+
+  def score_fn(images):
+    return np.array([[one[0, 1, 0] >= needed(int(one[0, 0, 0]))] for one in images])
+
+  return AcceptanceJudge(
+    title="brightness",
+    fingerprint="f",
+    names=("Effusion",),
+    score_fn=score_fn,
+    low=np.array([0.5]),
+    high=np.array([np.nan]),
+  )
+
+
+def _files(folder: pathlib.Path) -> dict[str, bytes]:
+  return {
+    path.relative_to(folder).as_posix(): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+def test_make_fills_quotas_and_writes_a_tree_that_reads_back(make, tmp_path):
+  outcome = make("out")
+  assert outcome.remaining_parts == 0
+  assert outcome.short == ()
+  table = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  assert table.num_unlisted == 0
+  effusion, mass = (table.vocabulary.index(name) for name in ("Effusion", "Mass"))
+  expected = np.zeros((10, 14))
+  expected[:4, [effusion, mass]] = 1
+  expected[7:, effusion] = 1
+  np.testing.assert_array_equal(table.findings, expected)
+  assert table.sex.tolist() == [0] * 4 + [-1] * 3 + [1] * 3
+  assert table.view.tolist() == [1] * 4 + [-1] * 3 + [0] * 3
+  assert ((table.age[:4] >= 40) & (table.age[:4] <= 59)).all()
+  assert table.age[4:7].tolist() == [63] * 3
+  assert np.isnan(table.age[7:]).all()
+  assert table.patient.tolist() == [90_000_001 + number for number in range(10)]
+  assert table.id[0] == "90000001_000"
+
+
+def test_make_marks_every_image_as_synthetic(make, tmp_path):
+  make("out", seed=7)
+  for number, path in enumerate(sorted((tmp_path / "out/original").iterdir())):
+    with Image.open(path) as image:
+      facts = json.loads(image.text["synthetic"])
+      assert image.mode == "L"
+    assert (facts["seed"], facts["number"], facts["checkpoint_step"]) == (7, number, 3)
+    assert facts["weights"] == "ab" * 8
+  assert facts["findings"] == ["Effusion"]
+  manifest = artifacts.read_json(tmp_path / "out/manifest.json")
+  assert manifest["synthetic"] is True
+  assert len(manifest["sha256"]) == 13
+
+
+def test_make_rejects_counts_and_redraws(make, drawn, tmp_path):
+  judge = _judge(lambda number: number % 3)
+  outcome = make("out", judges=[judge])
+  assert outcome.short == ()
+  draws = {entry.number: entry.draw for entry in outcome.whole.entries}
+  # The judge does not object where no effusion was asked for.
+  asked = {*range(4), *range(7, 10)}
+  assert draws == {n: n % 3 if n in asked else 0 for n in range(10)}
+  assert outcome.whole.rejected == {0: 3, 2: 3}
+  assert outcome.whole.objections == {"Effusion missed": 6}
+  pixels = np.asarray(Image.open(tmp_path / "out/original/90000003_000.png"))
+  assert pixels[0, :2].tolist() == [2, 2]
+  assert max(max(numbers) for numbers in drawn) < 2**31
+  sheet = (tmp_path / "out/datasheet.md").read_text()
+  assert "| Effusion + Mass, F, 40-59, AP | 4 | 4 | 3 |" in sheet
+  assert "6 of 16 images were rejected" in sheet
+  assert "brightness (fingerprint f)" in sheet
+  assert "Do not evaluate these images" in sheet
+
+
+def test_make_ends_where_a_quota_cannot_be_filled(make, drawn, tmp_path):
+  judge = _judge(lambda number: 99 if number == 8 else 0)
+  outcome = make("out", judges=[judge], max_draws=3)
+  assert outcome.short == (("Effusion, M, PA", 1),)
+  assert sum(8 in numbers % production_lib.STRIDE for numbers in drawn) == 3
+  assert len(nih.read_table(epath.Path(tmp_path / "out"), image_size=32)) == 9
+  calls = len(drawn)
+  assert make("out", judges=[judge], max_draws=3).short == outcome.short
+  assert len(drawn) == calls
+
+
+def test_make_killed_at_any_write_is_resumed_to_the_same_bytes(
+  make, monkeypatch, tmp_path
+):
+  judges = [_judge(lambda number: number % 2)]
+  make("whole", judges=judges)
+  whole, write = _files(tmp_path / "whole"), artifacts.write_bytes
+  finished = False
+  for kill_at in range(40):
+    count = 0
+
+    def dying(path, content, kill_at=kill_at):
+      nonlocal count
+      count += 1
+      if count > kill_at:
+        raise KeyboardInterrupt
+      write(path, content)
+
+    monkeypatch.setattr(artifacts, "write_bytes", dying)
+    try:
+      make(f"killed-{kill_at}", judges=judges)
+      finished = True
+      break
+    except KeyboardInterrupt:
+      pass
+    monkeypatch.setattr(artifacts, "write_bytes", write)
+    make(f"killed-{kill_at}", judges=judges)
+    assert _files(tmp_path / f"killed-{kill_at}") == whole
+  assert finished
+  assert kill_at > 15
+
+
+def test_make_stops_at_a_signal_and_resumes(make, drawn, monkeypatch, tmp_path):
+  make("whole")
+  generate = production_lib.generate_lib.Generator.generate
+
+  def signalled(self, *arguments, **more):
+    if 5 in more["numbers"]:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return generate(self, *arguments, **more)
+
+  monkeypatch.setattr(production_lib.generate_lib.Generator, "generate", signalled)
+  with pytest.raises(errors.Interrupted, match="4 of 10 images are saved") as caught:
+    make("out")
+  assert caught.value.signal_number == signal.SIGTERM
+  monkeypatch.setattr(production_lib.generate_lib.Generator, "generate", generate)
+  drawn.clear()
+  make("out")
+  assert np.concatenate(drawn).min() == 4
+  assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+
+
+def test_make_by_shards_equals_one_process(make, tmp_path):
+  make("whole")
+  assert make("out", shard=(1, 2)).remaining_parts == 2
+  assert not (tmp_path / "out/datasheet.md").exists()
+  outcome = make("out", shard=(0, 2))
+  assert outcome.remaining_parts == 0
+  assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+
+
+def test_prepare_refuses_another_command_and_other_files(make, tmp_path):
+  make("out")
+  with pytest.raises(errors.InputError, match="another call, with other seed; "):
+    make("out", seed=1)
+  with pytest.raises(errors.InputError, match="with other settings, batch_size"):
+    make("out", batch_size=3, changes={"num_steps": 3})
+  (tmp_path / "taken").mkdir()
+  (tmp_path / "taken/mine.txt").touch()
+  with pytest.raises(errors.InputError, match=r"did not write: mine\.txt"):
+    make("taken")
+
+
+def test_make_takes_open_findings_from_rows_of_the_split(make, builder_of, tmp_path):
+  plan = Plan(quotas=(Quota(num=6, sex="F"),))
+  outcome = make("out", plan=plan, split="train")
+  fields = builder_of("findings").run.dataset.records.fields("train")
+  known = {tuple(row) for row in fields["findings"][fields["sex"] == 0].tolist()}
+  table = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  assert {tuple(row) for row in table.findings.astype(int).tolist()} <= known
+  assert {entry.subject.condition for entry in outcome.whole.entries} == {""}
+
+
+def test_make_of_an_image_path_takes_conditions_and_labels_from_rows(
+  make, builder_of, tmp_path
+):
+  dataset = builder_of("elixr_c").run.dataset
+  fields, ids = dataset.records.fields("train"), dataset.records.ids("train").tolist()
+  plan = plan_lib.balanced(fields, dataset.records.vocabulary, 30, alone=True)
+  outcome = make("out", plan=plan, path="elixr_c", split="train")
+  table = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  patients: dict[int, set[int]] = {}
+  for number, entry in enumerate(outcome.whole.entries):
+    row = ids.index(entry.subject.condition)
+    np.testing.assert_array_equal(table.findings[number], fields["findings"][row])
+    assert table.age[number] == fields["age"][row]
+    patients.setdefault(int(fields["patient"][row]), set()).add(table.patient[number])
+  # Real patients and synthetic ones correspond.
+  assert all(len(numbers) == 1 for numbers in patients.values())
+  assert len({*table.patient.tolist()}) == len(patients)
+  text = (tmp_path / "out/Data_Entry_2017.csv").read_text()
+  assert text.splitlines()[0].endswith(",View Position,Condition")
+
+
+def test_prepare_refuses_quotas_without_a_row(make):
+  plan = Plan(quotas=(Quota(num=1, findings=("Hernia", "Mass"), ages=(0, 1)),))
+  with pytest.raises(errors.InputError, match="1 of 1 quotas fit none of the"):
+    make("out", plan=plan, path="elixr_c", split="train")
+
+
+def test_make_writes_unknown_labels_as_unknown(make, builder_of, tmp_path, monkeypatch):
+  run = builder_of("findings").run
+  fields = {**run.dataset.records.fields("train")}
+  fields["findings"] = fields["findings"].astype(np.float32)
+  fields["findings"][:, 1] = np.nan
+  monkeypatch.setattr(type(run.dataset.records), "fields", lambda *_: fields)
+  plan = Plan(quotas=(Quota(num=3, findings=("Mass",)), Quota(num=5, view="PA")))
+  make("out", plan=plan, split="train")
+  table = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  column = table.findings[:, table.vocabulary.index("Cardiomegaly")]
+  assert np.isnan(column).tolist() == [False] * 3 + [True] * 5
