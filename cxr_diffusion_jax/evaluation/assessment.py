@@ -30,7 +30,7 @@ from cxr_diffusion_jax.evaluation.metrics import (
 )
 
 # Increased when the same images give different figures: saved ones are remeasured.
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -169,8 +169,9 @@ def of_runs(
     features, settings=settings, probe=judge, weights=weights
   )
   opened = classifiers_lib.open_classifiers(weights, extractors, classifiers)
+  by_prompts = judges_lib.of_prompts(extractors, weights or {}, settings, records)
   judges_of, without = _open_judges(
-    runs[0], judge, opened, sets, elixr_models, organs, progress
+    runs[0], judge, opened, sets, elixr_models, organs, by_prompts, progress
   )
   if identifying is None:
     without["re-identification"] = reidentification_lib.NO_NETWORK
@@ -209,6 +210,7 @@ def _open_judges(
   sets: Mapping[str, ImageSet],
   elixr_models: str,
   segmenter: Extractor | None,
+  by_prompts: judges_lib.JudgeFn | str,
   progress: types.Progress,
 ) -> tuple[Callable[[ImageSet], list[judges_lib.JudgeFn]], dict[str, str]]:
   """Conditions -> their judges; and why others are unavailable."""
@@ -227,6 +229,10 @@ def _open_judges(
     run.data.root, records, sets["training"], judge, name, segmenter, progress
   )
   _, not_aligned = open_aligned(sets["conditions"])
+  if isinstance(by_prompts, str):
+    without["image-text alignment"] = by_prompts
+  else:
+    judges.append(by_prompts)
 
   def judges_of(conditions: ImageSet) -> list[judges_lib.JudgeFn]:
     return [*judges, *open_aligned(conditions)[0]]

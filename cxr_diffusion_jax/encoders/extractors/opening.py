@@ -35,7 +35,7 @@ from cxr_diffusion_jax.encoders.extractors.extractor import Extractor, extract
 from cxr_diffusion_jax.encoders.probes import probe as probe_lib
 from cxr_diffusion_jax.encoders.standin import elixr as standin_elixr
 
-__all__ = ("AUTO", "NAMES", "Extractor", "extract", "open_extractors")
+__all__ = ("AUTO", "NAMES", "Extractor", "clip_place", "extract", "open_extractors")
 
 NAMES = ("probe", "rad_dino", "clip", "elixr_c", "inception", "densenet")
 AUTO = "auto"
@@ -145,16 +145,21 @@ def _open_rad_dino(location: str, download: bool) -> Extractor | str:
 
 def _open_clip(location: str, settings: DataSettings | None) -> Extractor | str:
   """A published CLIP's vision model, else the stand-in of the records."""
-  name = location or next(
-    (one for one in CLIPS if image_features.find(one) is not None), ""
-  )
-  folder = _standin_clip(settings)
-  if not name and folder is None:
+  place = clip_place(location, settings)
+  if not place:
     return (
       f"neither {' nor '.join(CLIPS)} is in the hub's cache, and there is no stand-in;"
       f" name one to download it: clip={CLIPS[0]}"
     )
-  return _of_encoder("clip", name or str(folder), _CLIP_LAYER, _CLIP_IMAGES)
+  return _of_encoder("clip", place, _CLIP_LAYER, _CLIP_IMAGES)
+
+
+def clip_place(location: str, settings: DataSettings | None) -> str:
+  """Folder or id of the CLIP that `clip` features are of; "" where there is none."""
+  name = location or next(
+    (one for one in CLIPS if image_features.find(one) is not None), ""
+  )
+  return name or str(_standin_clip(settings) or "")
 
 
 def _open_elixr_c(location: str, settings: DataSettings | None) -> Extractor | str:

@@ -17,13 +17,17 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders import encoding
+from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.elixr import zero_shot as elixr_zero_shot
+from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.encoders.extractors import segmenter
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
 from cxr_diffusion_jax.encoders.probes import anatomy_regressor, probe
 from cxr_diffusion_jax.evaluation import metric
 from cxr_diffusion_jax.evaluation.judges import (
   adherence,
+  alignment,
   anatomy,
   classifier,
   localisation,
@@ -111,6 +115,45 @@ def aligned_judges(
     return [one for one in opened.values() if not isinstance(one, str)], reasons
 
   return aligned
+
+
+def of_prompts(
+  extractors: Sequence[Extractor],
+  weights: Mapping[str, str],
+  settings: DataSettings,
+  records: records_lib.Records,
+) -> JudgeFn | str:
+  """Images against the prompts of their conditions, by a CLIP; or why not.
+
+  The CLIP is that among the extractors, opened with these weights. It is loaded again
+  when texts are encoded, and then released.
+  """
+  clip = next((one for one in extractors if one.name == "clip"), None)
+  if clip is None:
+    return "no clip features"
+  place = features_lib.clip_place(weights.get("clip", ""), settings)
+
+  @functools.cache
+  def texts_of(split: str) -> dict[str, str]:
+    texts = encoding.record_prompts(settings, records, split)
+    return dict(zip(map(str, records.ids(split)), texts, strict=True))
+
+  @functools.lru_cache(maxsize=4)
+  def encode(texts: tuple[str, ...]) -> np.ndarray:
+    return clip_model.encode_text(clip_model.load(place), texts)[2]
+
+  def prompts_of(ids: Sequence[str]) -> list[str]:
+    for split in records.num_rows:
+      if ids[0] in texts_of(split):
+        return [texts_of(split)[one] for one in ids]
+    raise errors.InputError(f"image {ids[0]}", "an image of the records")
+
+  by_clip = alignment.AlignmentJudge(
+    extractor=clip,
+    encode_fn=lambda texts: encode(tuple(texts)),
+    prompts_fn=prompts_of,
+  )
+  return _attempting(by_clip.measure, by_clip.title, "text_alignment")
 
 
 def open_judges(
@@ -201,10 +244,10 @@ def attempt(
     return [undefined(name, str(error), num=num, judge=judge, of=of)]
 
 
-def _attempting(judge_fn: JudgeFn, name: str) -> JudgeFn:
-  """A judge with an undefined AUROC where it refuses its input."""
+def _attempting(judge_fn: JudgeFn, name: str, figure: str = "auroc") -> JudgeFn:
+  """A judge with an undefined figure where it refuses its input."""
   return lambda images, of, features: attempt(
-    "auroc", lambda: judge_fn(images, of, features), num=len(images), judge=name, of=of
+    figure, lambda: judge_fn(images, of, features), num=len(images), judge=name, of=of
   )
 
 
