@@ -9,9 +9,8 @@ last counts; a report with neither section gives its last paragraph.
 """
 
 import difflib
+import hashlib
 import re
-
-import numpy as np
 
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ()/,&-]+):(?=\s|$)", re.MULTILINE)
 
@@ -95,11 +94,12 @@ def sentences(text: str) -> list[str]:
   return result
 
 
-def caption(text: str, rng: np.random.Generator) -> str:
+def caption(text: str, seed: str) -> str:
   """Sentences of a report in a row, from a random one on, as many as fit an encoder.
 
   Args:
     text: of `report_text`.
+    seed: chooses the first sentence.
 
   Returns:
     At least one sentence, and at most `CAPTION_WORDS` words unless that one is longer.
@@ -107,7 +107,8 @@ def caption(text: str, rng: np.random.Generator) -> str:
   parts = sentences(text)
   if not parts:
     return text
-  first = int(rng.integers(len(parts)))
+  digest = hashlib.sha256(seed.encode()).digest()
+  first = int.from_bytes(digest[:8], "little") % len(parts)
   chosen, words = [parts[first]], len(parts[first].split())
   for part in parts[first + 1 :]:
     words += len(part.split())
@@ -115,6 +116,13 @@ def caption(text: str, rng: np.random.Generator) -> str:
       break
     chosen.append(part)
   return " ".join(chosen)
+
+
+def caption_fingerprint() -> str:
+  """12 hex digits that change when captions of a report may change."""
+  text = "Dr. No saw it. The 1.5 cm mass grew, vs. before. (No edema.) " * 12
+  captions = [caption(text, str(seed)) for seed in range(20)]
+  return hashlib.sha256("\n".join(captions).encode()).hexdigest()[:12]
 
 
 def _section(heading: str) -> str:

@@ -55,11 +55,11 @@ class DataSettings:
       and compute embeddings with them.
     standin_steps: updates of the stand-in training.
     prompts: 'labels' to write a prompt for each image from its labels and boxes,
-      'report' to take its radiologist's report.
+      'report' to take its radiologist's report; rows without one count as missing.
     prompt_seed: chooses the phrasings.
     captions: prompts of a training image, of which each step draws one: its full prompt
-      and others in other phrasings, which leave out attributes. Reports, and embeddings
-      that are files of the dataset, have one.
+      and others in other phrasings, which leave out attributes; of a report, some of
+      its sentences. Embeddings that are files of the dataset have one.
     caption_drop: probability that a caption other than the full prompt leaves out an
       attribute: findings, sides, view, age, sex; the path `findings` leaves out labels
       at the same rate.

@@ -18,7 +18,7 @@ import numpy as np
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images as images_lib
-from cxr_diffusion_jax.data import prompts
+from cxr_diffusion_jax.data import prompts, reports
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
@@ -43,9 +43,8 @@ def folder(settings: DataSettings, spec: conditioning.ColumnSpec) -> pathlib.Pat
 
 
 def num_captions(settings: DataSettings, spec: conditioning.ColumnSpec) -> int:
-  """How many captions of a training row a column has; reports have no phrasings."""
-  written = spec.source == "text" and settings.prompts == "labels"
-  return settings.captions if written else 1
+  """How many captions of a training row a column has."""
+  return settings.captions if spec.source == "text" else 1
 
 
 def caption_column(name: str, caption: int) -> str:
@@ -242,7 +241,7 @@ def record_prompts(
   """Returns one text a row of a split: written from its labels, or its report.
 
   Captions other than 0 are in other phrasings and leave out attributes at the rate
-  `settings.caption_drop`; reports have caption 0 alone.
+  `settings.caption_drop`; those of a report are some of its sentences.
 
   Raises:
     errors.InputError: reports are asked for, and the tree has none or not for all.
@@ -250,15 +249,21 @@ def record_prompts(
   fields = records.fields(split)
   ids = fields["id"].tolist()
   if settings.prompts == "report":
-    reports = records.reports(split) or [""] * len(ids)
-    missing = [name for name, text in zip(ids, reports, strict=True) if not text]
+    texts = records.reports(split) or [""] * len(ids)
+    missing = [name for name, text in zip(ids, texts, strict=True) if not text]
     if missing:
       raise errors.InputError(
         f"{len(missing)} images of {settings.root} have no report, as {missing[0]}",
-        "one each, in a column `report` of Data_Entry_2017.csv",
-        "add them, or set config.data.prompts=labels",
+        "one each, in a column `report` or in the source's files",
+        "add them, leave these images out with config.data.missing=drop, or set"
+        " config.data.prompts=labels",
       )
-    return reports
+    if not caption:
+      return texts
+    return [
+      reports.caption(text, f"{settings.prompt_seed}/{name}/{caption}")
+      for name, text in zip(ids, texts, strict=True)
+    ]
   return prompts.texts(
     ids,
     fields["findings"],
@@ -281,6 +286,8 @@ def prompts_fingerprint(
   # The records' own fingerprint covers labels, boxes and reports.
   facts = [records.fingerprint, settings.prompts, settings.prompt_seed]
   facts += [prompts.fingerprint()] if settings.prompts == "labels" else []
-  if caption:
+  if caption and settings.prompts == "report":
+    facts += [caption, reports.caption_fingerprint()]
+  elif caption:
     facts += [caption, settings.caption_drop, prompts.partial_fingerprint()]
   return hashlib.sha256(repr(facts).encode()).hexdigest()

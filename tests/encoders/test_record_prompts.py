@@ -100,6 +100,31 @@ def test_record_prompts_use_reports_unchanged(settings, open_records):
   assert all_texts(settings, open_records(settings)) == ids
 
 
+def test_record_prompts_of_reports_are_sentences_of_them(settings, open_records):
+  ids = all_texts(settings, open_records(settings))
+  text = "Edema in both lungs. Heart is large. No effusion. Tubes in place. Worse." * 4
+  write_reports(settings.root, dict.fromkeys(ids, text))
+  asked = dataclasses.replace(settings, prompts="report", captions=3)
+  records = open_records(asked)
+  captions = [encoding.record_prompts(asked, records, "train", n) for n in range(3)]
+  assert set(captions[0]) == {text}
+  for caption in captions[1:]:
+    assert all(one in text for one in caption)
+    assert len(set(caption)) > 1
+  assert captions[1] != captions[2]
+  marks = [encoding.prompts_fingerprint(asked, records, n) for n in range(3)]
+  assert len(set(marks)) == 3
+
+
+def test_record_prompts_leave_out_images_without_a_report(settings, open_records):
+  ids = sorted(all_texts(settings, open_records(settings)))
+  write_reports(settings.root, dict.fromkeys(ids[1:], "Clear."))
+  asked = dataclasses.replace(settings, prompts="report", missing="drop")
+  records = open_records(asked)
+  assert sorted(all_texts(asked, records)) == ids[1:]
+  assert records.dropped == ()
+
+
 def test_record_prompts_refuse_missing_reports(settings, open_records):
   asked = dataclasses.replace(settings, prompts="report")
   records = open_records(asked)

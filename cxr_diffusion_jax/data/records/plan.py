@@ -62,7 +62,8 @@ def make_plan(settings: DataSettings) -> Plan:
     validation_fraction=settings.validation_fraction,
     train_on_expert=settings.train_on_expert,
   )
-  rows = {name: np.flatnonzero(has_image & (split == name)) for name in splits.SPLITS}
+  kept = has_image & _has_report(settings, table)
+  rows = {name: np.flatnonzero(kept & (split == name)) for name in splits.SPLITS}
   if not rows["train"].size:
     raise errors.InputError(
       f"none of the {has_image.sum()} images of {settings.root} falls in train",
@@ -148,6 +149,18 @@ def _check_absent(
       "an image for every row",
       "copy them there, or leave these rows out: --config.data.missing=drop",
     )
+
+
+def _has_report(settings: DataSettings, table: base.Table) -> np.ndarray:
+  """[n] bool, rows whose text is there; all unless reports are asked for."""
+  if settings.prompts != "report" or settings.missing == "error" or not table.report:
+    # Without reports at all, writing the texts says so.
+    return np.ones(len(table), bool)
+  reported = np.array([name in table.report for name in table.id.tolist()])
+  if not reported.all():
+    missing = np.count_nonzero(~reported)
+    logging.warning("%d images without a report are left out", missing)
+  return reported
 
 
 def _split_note(settings: DataSettings, plan: Plan) -> str:
