@@ -31,7 +31,7 @@ def conditions() -> Holders:
   text, texts = flags.DEFINE_string, flags.DEFINE_multi_string
   with flag_help.group("Conditions (by default those of images of the test split)"):
     return {
-      "prompt": texts("prompt", [], "A prompt, such as 'large left effusion'."),
+      "prompt": texts("prompt", [], "A prompt, such as 'pleural effusion, ap view'."),
       "prompt_file": text("prompt_file", "", "A text file with one prompt a line."),
       "findings": texts("findings", [], "Such as Effusion,Cardiomegaly."),
       "age": flags.DEFINE_float("age", None, "Age of the patient in years.", 0, 120),
