@@ -2,7 +2,7 @@
 
   python -m cxr_diffusion_jax.prepare --config configs/elixr_c.py \
     --config.data.root=nih-cxr [--download nih,elixr] [--resize] [--embed elixr] \
-    [--standin]
+    [--check_embeddings 256] [--standin]
 
 A second call does nothing; an interrupted one resumes.
 """
@@ -37,15 +37,24 @@ with flag_help.group("Embeddings"):
     "",
     "Folder or hub id of ELIXR's SavedModels; google/cxr-foundation if empty.",
   )
+  _CHECK = flags.DEFINE_integer(
+    "check_embeddings",
+    0,
+    "Rows whose ELIXR embeddings in files are compared with those that the SavedModels"
+    " make of the same images or prompts; 0 for none.",
+    lower_bound=0,
+  )
 
 
 def main() -> None:
   """Downloads, resizes, and makes records and columns."""
   from cxr_diffusion_jax.data.download import download
   from cxr_diffusion_jax.data.sources.nih import layout
+  from cxr_diffusion_jax.encoders.elixr import agreement as elixr_agreement
   from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
   from cxr_diffusion_jax.encoders.elixr import model as elixr_model
   from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
+  from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.training import experiment as experiment_lib
 
@@ -94,6 +103,17 @@ def main() -> None:
   for split in ("train", "validation"):
     # Fail on an empty split here, where the user can fix it.
     dataset.source(split)
+  for column in dataset.columns if _CHECK.value else ():
+    if column.description.name in SHAPES:
+      agreement = elixr_agreement.measure(
+        settings,
+        dataset.records,
+        column.description.name,
+        elixr_model.load(_ELIXR.value or elixr_saved_model.HUB_ID),
+        _CHECK.value,
+        command.progress,
+      )
+      print(f"{column.description.name}, in files and made here: {agreement.text}")
   print(f"{dataset.summary()}; in {dataset.records.folder}")
 
 

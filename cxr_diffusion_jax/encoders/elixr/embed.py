@@ -109,7 +109,7 @@ def embed(
   """
   root = pathlib.Path(settings_root)
   kinds = [kind for kind in SHAPES if kind in kinds]
-  paths = _largest_files(layout.find_tree(root))
+  paths = largest_files(layout.find_tree(root))
   texts = _texts_of(paths, kinds, prompts)
   # A multiple of the batch size, so that files end with a batch.
   rows_per_file = batch_size * max(1, rows_per_file // batch_size)
@@ -134,7 +134,7 @@ def embed(
     return tuple(kind.name for kind in work if elixr_kind.publish(kind))
 
 
-def _largest_files(tree: layout.Tree) -> dict[str, str]:
+def largest_files(tree: layout.Tree) -> dict[str, str]:
   """Stem -> the file of that image with the most pixels."""
   paths: dict[str, str] = {}
   for size in sorted(tree.resized):

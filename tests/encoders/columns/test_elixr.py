@@ -231,6 +231,8 @@ def test_prepare_embeds_what_its_path_needs(
       )
   # Once there, neither the flag nor the models are needed, and nothing is made again.
   kept = times(pathlib.Path(settings.root))
+  checking = prepare(*asked, "--check_embeddings=9")
+  assert checking.out.startswith(f"{KIND}, in files and made here: cosine 1.000")
   assert prepare(*asked).code == prepare().code == 0
   assert times(pathlib.Path(settings.root)) == kept
 
