@@ -41,6 +41,7 @@ class Dataset:
       the image itself whatever the reference, in the batch field `target_NAME`.
     latents: the column that training denoises in place of images; () for none.
     captions: what training draws of a row's captions.
+    origin: what the images are: phantom, generated or real images.
   """
 
   settings: DataSettings
@@ -51,11 +52,12 @@ class Dataset:
   targets: tuple[columns_lib.Column, ...] = ()
   latents: tuple[columns_lib.Column, ...] = ()
   captions: captions_lib.Captions = captions_lib.NO_CAPTIONS
+  origin: str = ""
 
   @property
   def kind(self) -> str:
-    """A description for people: phantoms or real images, stand-ins or not."""
-    parts = ["phantom images" if self.phantom else "real images"]
+    """A description for people: what the images are, stand-ins or not."""
+    parts = [self.origin or ("phantom images" if self.phantom else "real images")]
     parts += [
       f"stand-in {column.description.name}"
       for column in (*self.columns, *self.targets)
@@ -204,12 +206,14 @@ def prepare(
   if records is None or None in latents:
     raise RuntimeError(f"{settings.records_folder} changed while it was prepared")
   columns = encoders.open_columns(settings, needs)
+  origins = dict.fromkeys(phantom.origin_of(root) for root in settings.roots)
   return Dataset(
     settings=settings,
     records=records,
     columns=columns,
     needs=needs,
     phantom=phantom.is_phantom_tree(settings.root),
+    origin=" and ".join(origins),
     targets=encoders.open_columns(settings, targets) if targets else (),
     latents=tuple(column for column in latents if column is not None),
     captions=captions_lib.Captions(

@@ -6,7 +6,7 @@ from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.synthesis import plan as plan_lib
-from cxr_diffusion_jax.synthesis import rows, tree
+from cxr_diffusion_jax.synthesis import rows, tables, tree
 
 # After "Gebru et al., Datasheets for Datasets" (1803.09010), as far as it applies.
 _TEXT = """\
@@ -22,8 +22,8 @@ so in a text chunk `synthetic`; patient numbers begin at 90000001, above all of 
 ## Conditions and labels
 
 {labels}
-The table `Data_Entry_2017.csv` has the labels that were asked for, not what a reader
-saw in the images. Labels that were not part of the condition are empty.
+The table has the labels that were asked for, not what a reader saw in the images.
+Labels that were not part of the condition are empty.
 
 ## Filter
 
@@ -41,15 +41,17 @@ saw in the images. Labels that were not part of the condition are empty.
 
 ## Use
 
-`--config.data.root=FOLDER` trains on this folder, as on NIH's. Intended for research:
+    {flags}
+
+are the flags of `prepare` and `main` that read this folder. Intended for research:
 adding images to real training data, balancing rare findings, testing pipelines. Not for
 diagnosis, and not for evaluation in place of real images.
 
 - The model learned from its training images: what they lack or misrepresent is lacking
   or misrepresented here, and may have been amplified.
-- A generative model can reproduce training images. Measure this with
-  `python -m cxr_diffusion_jax.evaluate --workdir RUN --metrics privacy` before
-  sharing the images.
+- A generative model can reproduce training images. Before sharing these, measure it:
+  `evaluate --synthetic FOLDER/original --real TEST --training TRAIN --metrics privacy`
+  compares them with folders of images.
 - {conditions}
 - Do not evaluate these images, or classifiers trained on them, with a judge that
   filtered them: it has seen to it that they please it. Use another one.
@@ -67,6 +69,7 @@ def text(run: Run, plan: plan_lib.Plan, facts: artifacts.Json, whole: tree.Part)
     judged=_judged(facts, whole),
     totals=_table(_totals(plan, whole)),
     quotas=_table(_quotas(plan, whole)),
+    flags=tables.flags(run.card.vocabulary),
     conditions=_conditions(facts["split"], image_path),
   )
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Protocol
 
+from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors
@@ -22,6 +23,11 @@ from cxr_diffusion_jax.sampling import request as request_lib
 from cxr_diffusion_jax.synthesis import plan as plan_lib
 from cxr_diffusion_jax.synthesis import rows as rows_lib
 from cxr_diffusion_jax.synthesis.rows import FIRST_PATIENT, Rows, Subject
+
+_WARNINGS = {
+  "train": "the model may copy its training images",
+  "test": "nothing that is trained on the dataset may be evaluated on it",
+}
 
 
 class SubjectSource(Protocol):
@@ -156,6 +162,8 @@ def open_source(
     errors.InputError: a quota that no row of the split fits, where rows are needed.
   """
   if rows_lib.reads_images(run):
+    if split in _WARNINGS:
+      logging.warning("conditions come from the split %s: %s", split, _WARNINGS[split])
     rows = rows_lib.rows_of(run, split)
     matching = _matching(rows, plan, plan.quotas, split)
     orders = [

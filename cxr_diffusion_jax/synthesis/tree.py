@@ -1,8 +1,8 @@
-"""The files of a synthetic dataset, laid out as NIH's so that its source reads them.
+"""The files of a synthetic dataset, laid out so that a source of `data/` reads them.
 
 OUT/original/90000001_000.png ...  images, each with a text chunk `synthetic`
 OUT/parts/part_00000.json ...      what is in each part; written after its images
-OUT/Data_Entry_2017.csv, datasheet.md, manifest.json   written when all parts are there
+OUT/Data_Entry_2017.csv or labels.csv, datasheet.md, manifest.json   at the end
 OUT/generation.json                what makes two calls the same
 """
 
@@ -10,30 +10,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
-import os
 
 from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import csv_table
-from cxr_diffusion_jax.data import labels as labels_lib
-from cxr_diffusion_jax.data.sources.nih import metadata
+from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.sampling import files as sample_files
+from cxr_diffusion_jax.synthesis import tables
 from cxr_diffusion_jax.synthesis.rows import Subject
 
 IMAGES, PARTS = "original", "parts"
-TABLE, DATASHEET, FACTS = "Data_Entry_2017.csv", "datasheet.md", "generation.json"
-
-HEADER = (
-  "Image Index",
-  "Finding Labels",
-  "Follow-up #",
-  "Patient ID",
-  "Patient Age",
-  "Patient Sex",
-  "View Position",
-)
+DATASHEET, FACTS = "datasheet.md", phantom.GENERATION_FILE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +70,7 @@ def claim(out: artifacts.PathLike, facts: artifacts.Json) -> epath.Path:
     errors.InputError: the folder holds other files, or images of other facts.
   """
   folder = epath.Path(out)
-  artifacts.claim_folder(folder, (IMAGES, PARTS, TABLE, DATASHEET, FACTS))
+  artifacts.claim_folder(folder, (IMAGES, PARTS, *tables.NAMES, DATASHEET, FACTS))
   path = folder / FACTS
   saved = artifacts.read_json(path) if path.exists() else facts
   if saved != facts:
@@ -185,46 +174,16 @@ def finish(
   """Writes the files of the whole dataset.
 
   Args:
-    vocabulary: of the labels; NIH's other labels are written as unknown.
+    vocabulary: of the labels.
   """
-  rows = _rows(whole.entries, vocabulary)
-  artifacts.write_text(folder / TABLE, csv_table.csv_text(rows))
+  files = [entry.file for entry in whole.entries]
+  subjects = [entry.subject for entry in whole.entries]
+  name, rows = tables.make(files, subjects, vocabulary)
+  artifacts.write_text(folder / name, csv_table.csv_text(rows))
   artifacts.write_text(folder / DATASHEET, datasheet)
   manifest = artifacts.read_json(folder / artifacts.MANIFEST)
-  files = {f"{IMAGES}/{entry.file}": entry.sha256 for entry in whole.entries}
-  for name in (TABLE, DATASHEET, FACTS):
-    files[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-  content = {"names": manifest["names"], "synthetic": True, "sha256": files}
+  digests = {f"{IMAGES}/{entry.file}": entry.sha256 for entry in whole.entries}
+  for file in (name, DATASHEET, FACTS):
+    digests[file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+  content = {"names": manifest["names"], "synthetic": True, "sha256": digests}
   artifacts.write_json(folder / artifacts.MANIFEST, content)
-
-
-def _rows(entries: Sequence[Entry], vocabulary: Sequence[str]) -> list[list[object]]:
-  """The lines of the table; columns that no image needs are left out."""
-  every = (*metadata.FINDINGS, *metadata.MORE_FINDINGS)
-  subjects = [entry.subject for entry in entries]
-  partly = any(subject.unknown for subject in subjects)
-  outside = [name for name in every if name not in vocabulary]
-  if not partly and tuple(vocabulary) == metadata.FINDINGS:
-    outside = []
-  more: dict[str, list[str]] = {
-    "Condition": [subject.condition for subject in subjects],
-    metadata.UNKNOWN_LABELS: [
-      "|".join([*subject.unknown, *outside]) for subject in subjects
-    ],
-  }
-  more = {name: column for name, column in more.items() if any(column)}
-  rows: list[list[object]] = [[*HEADER, *more]]
-  for number, entry in enumerate(entries):
-    subject = entry.subject
-    stem, _ = os.path.splitext(entry.file)
-    row: list[object] = [
-      entry.file,
-      "|".join(subject.findings) or ("" if subject.unknown else labels_lib.NO_FINDING),
-      int(stem.rpartition("_")[2]),
-      subject.patient,
-      "" if subject.age is None else f"{subject.age:g}",
-      subject.sex,
-      subject.view,
-    ]
-    rows.append([*row, *(column[number] for column in more.values())])
-  return rows

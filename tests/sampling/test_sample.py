@@ -171,6 +171,9 @@ def test_write_names_files_by_number_and_condition(pairs, tmp_path):
     for key, values in (("file", pairs.images), ("reference_file", pairs.references)):
       with Image.open(tmp_path / entry[key]) as image:
         assert image.mode == "L"
+        # Real images are not marked.
+        marked = json.loads(image.text.get("synthetic", "{}"))
+        assert marked.get("number") == (row if key == "file" else None)
         np.testing.assert_array_equal(np.asarray(image), values[row, ..., 0])
   for name in ("grid.png", "pairs.png"):
     with Image.open(tmp_path / name) as image:

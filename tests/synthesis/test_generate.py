@@ -36,7 +36,9 @@ def test_generate_makes_a_tree_that_records_are_made_of(
   settings = dataclasses.replace(
     run.data, root=str(tmp_path / "out"), records_dir=str(tmp_path / "records")
   )
-  records = dataset_lib.prepare(settings, run.needs).records
+  dataset = dataset_lib.prepare(settings, run.needs)
+  assert dataset.kind == "generated images"
+  records = dataset.records
   assert sum(records.num_rows.values()) == 5
   fields = [records.fields(split) for split, n in records.num_rows.items() if n]
   effusion = records.vocabulary.index("Effusion")

@@ -1,8 +1,10 @@
 """Synthetic datasets: quotas, rejections, kills, shards, and the written tree."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 
 from etils import epath
@@ -11,7 +13,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data.sources import nih
+from cxr_diffusion_jax.data.sources import nih, table
 from cxr_diffusion_jax.synthesis import plan as plan_lib
 from cxr_diffusion_jax.synthesis import production as production_lib
 from cxr_diffusion_jax.synthesis.acceptance import AcceptanceJudge
@@ -52,9 +54,10 @@ def drawn(monkeypatch) -> list[np.ndarray]:
 def make(builder_of, tmp_path):
   """Makes a dataset: `make("name", shard=(0, 2), seed=1) -> Outcome`."""
 
-  def make(name: str, *, plan=PLAN, path="findings", shard=(0, 1), **changes):
+  def make(name: str, *, plan=PLAN, path="findings", run=None, shard=(0, 1), **changes):
+    out = name if "://" in name else tmp_path / name
     production = production_lib.prepare(
-      builder_of(path).run, plan, tmp_path / name, **{"batch_size": 2, **changes}
+      run or builder_of(path).run, plan, out, **{"batch_size": 2, **changes}
     )
     return production_lib.make(production, shard=shard)
 
@@ -89,20 +92,20 @@ def test_make_fills_quotas_and_writes_a_tree_that_reads_back(make, tmp_path):
   outcome = make("out")
   assert outcome.remaining_parts == 0
   assert outcome.short == ()
-  table = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
-  assert table.num_unlisted == 0
-  effusion, mass = (table.vocabulary.index(name) for name in ("Effusion", "Mass"))
+  read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  assert read.num_unlisted == 0
+  effusion, mass = (read.vocabulary.index(name) for name in ("Effusion", "Mass"))
   expected = np.zeros((10, 14))
   expected[:4, [effusion, mass]] = 1
   expected[7:, effusion] = 1
-  np.testing.assert_array_equal(table.findings, expected)
-  assert table.sex.tolist() == [0] * 4 + [-1] * 3 + [1] * 3
-  assert table.view.tolist() == [1] * 4 + [-1] * 3 + [0] * 3
-  assert ((table.age[:4] >= 40) & (table.age[:4] <= 59)).all()
-  assert table.age[4:7].tolist() == [63] * 3
-  assert np.isnan(table.age[7:]).all()
-  assert table.patient.tolist() == [90_000_001 + number for number in range(10)]
-  assert table.id[0] == "90000001_000"
+  np.testing.assert_array_equal(read.findings, expected)
+  assert read.sex.tolist() == [0] * 4 + [-1] * 3 + [1] * 3
+  assert read.view.tolist() == [1] * 4 + [-1] * 3 + [0] * 3
+  assert ((read.age[:4] >= 40) & (read.age[:4] <= 59)).all()
+  assert read.age[4:7].tolist() == [63] * 3
+  assert np.isnan(read.age[7:]).all()
+  assert read.patient.tolist() == [90_000_001 + number for number in range(10)]
+  assert read.id[0] == "90000001_000"
 
 
 def test_make_marks_every_image_as_synthetic(make, tmp_path):
@@ -227,8 +230,8 @@ def test_make_takes_open_findings_from_rows_of_the_split(make, builder_of, tmp_p
   outcome = make("out", plan=plan, split="train")
   fields = builder_of("findings").run.dataset.records.fields("train")
   known = {tuple(row) for row in fields["findings"][fields["sex"] == 0].tolist()}
-  table = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
-  assert {tuple(row) for row in table.findings.astype(int).tolist()} <= known
+  read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  assert {tuple(row) for row in read.findings.astype(int).tolist()} <= known
   assert {entry.subject.condition for entry in outcome.whole.entries} == {""}
 
 
@@ -239,16 +242,16 @@ def test_make_of_an_image_path_takes_conditions_and_labels_from_rows(
   fields, ids = dataset.records.fields("train"), dataset.records.ids("train").tolist()
   plan = plan_lib.balanced(fields, dataset.records.vocabulary, 30, alone=True)
   outcome = make("out", plan=plan, path="elixr_c", split="train")
-  table = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
   patients: dict[int, set[int]] = {}
   for number, entry in enumerate(outcome.whole.entries):
     row = ids.index(entry.subject.condition)
-    np.testing.assert_array_equal(table.findings[number], fields["findings"][row])
-    assert table.age[number] == fields["age"][row]
-    patients.setdefault(int(fields["patient"][row]), set()).add(table.patient[number])
+    np.testing.assert_array_equal(read.findings[number], fields["findings"][row])
+    assert read.age[number] == fields["age"][row]
+    patients.setdefault(int(fields["patient"][row]), set()).add(read.patient[number])
   # Real patients and synthetic ones correspond.
   assert all(len(numbers) == 1 for numbers in patients.values())
-  assert len({*table.patient.tolist()}) == len(patients)
+  assert len({*read.patient.tolist()}) == len(patients)
   text = (tmp_path / "out/Data_Entry_2017.csv").read_text()
   assert text.splitlines()[0].endswith(",View Position,Condition")
 
@@ -259,6 +262,32 @@ def test_prepare_refuses_quotas_without_a_row(make):
     make("out", plan=plan, path="elixr_c", split="train")
 
 
+def test_make_writes_other_vocabularies_for_the_source_table(
+  make, builder_of, tmp_path
+):
+  run = builder_of("findings").run
+  names = (*run.card.vocabulary[:-1], "Lung Lesion")
+  run = dataclasses.replace(run, card=dataclasses.replace(run.card, vocabulary=names))
+  quotas = (Quota(num=2, findings=("Lung Lesion",), sex="M"), Quota(num=1, findings=()))
+  make("out", plan=Plan(quotas=quotas), run=run)
+  sheet = (tmp_path / "out/datasheet.md").read_text()
+  columns = re.search('--config.data.columns="(.*)"', sheet)[1]
+  read = table.read_table(epath.Path(tmp_path / "out"), image_size=32, columns=columns)
+  assert read.vocabulary == names
+  assert read.findings.sum(axis=1).tolist() == [1, 1, 0]
+  assert read.findings[:, -1].tolist() == [1, 1, 0]
+  assert read.sex.tolist() == [1, 1, -1]
+  assert read.patient.tolist() == [90_000_001, 90_000_002, 90_000_003]
+  assert all(read.image)
+
+
+def test_make_writes_to_a_bucket(make, bucket):
+  make(f"{bucket}/out")
+  read = nih.read_table(epath.Path(f"{bucket}/out"), image_size=32)
+  assert len(read) == 10
+  assert make(f"{bucket}/out").remaining_parts == 0
+
+
 def test_make_writes_unknown_labels_as_unknown(make, builder_of, tmp_path, monkeypatch):
   run = builder_of("findings").run
   fields = {**run.dataset.records.fields("train")}
@@ -267,6 +296,6 @@ def test_make_writes_unknown_labels_as_unknown(make, builder_of, tmp_path, monke
   monkeypatch.setattr(type(run.dataset.records), "fields", lambda *_: fields)
   plan = Plan(quotas=(Quota(num=3, findings=("Mass",)), Quota(num=5, view="PA")))
   make("out", plan=plan, split="train")
-  table = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
-  column = table.findings[:, table.vocabulary.index("Cardiomegaly")]
+  read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  column = read.findings[:, read.vocabulary.index("Cardiomegaly")]
   assert np.isnan(column).tolist() == [False] * 3 + [True] * 5

@@ -17,6 +17,9 @@ from cxr_diffusion_jax.progress import Progress, no_progress
 
 SETTINGS_FILE = "phantom.json"
 
+# What the command `generate` writes to the folder of its dataset.
+GENERATION_FILE = "generation.json"
+
 # The key of a PNG's text that says what the image shows.
 TEXT_KEY = "phantom"
 
@@ -28,6 +31,17 @@ read_vocabulary = nih.read_vocabulary
 def is_phantom_tree(root: str | os.PathLike) -> bool:
   """Whether `root` is a tree of phantoms, complete or not."""
   return (epath.Path(root) / SETTINGS_FILE).exists()
+
+
+def origin_of(root: str | os.PathLike) -> str:
+  """What the images of a tree are: phantom, generated or real images."""
+  if is_phantom_tree(root):
+    return "phantom images"
+  root = epath.Path(root)
+  folder = root.parent if root.suffix else root
+  if (folder / GENERATION_FILE).exists():
+    return "generated images"
+  return "real images"
 
 
 def read_facts(path: str | os.PathLike) -> artifacts.Json:
