@@ -112,7 +112,13 @@ def measure(
   published = _published(settings, kind, sorted(texts), num)
   paths = {}
   if kind not in TEXT_KINDS:
-    paths = largest_files(layout.find_tree(settings.root))
+    if settings.nih_root is None:
+      raise errors.InputError(
+        f"--check_embeddings of {kind} with config.data.source={settings.source}",
+        "source nih, whose images are encoded again",
+        "leave it out",
+      )
+    paths = largest_files(layout.find_tree(settings.nih_root))
   ids, own = list(published), []
   for start in range(0, len(ids), _BATCH):
     batch = ids[start : start + _BATCH]
