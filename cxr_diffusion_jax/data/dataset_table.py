@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 
-from absl import logging
 from etils import epath
 import numpy as np
 
@@ -39,7 +38,9 @@ def read_table(settings: DataSettings) -> base.Table:
     known = dict.fromkeys(name for table in tables for name in table.vocabulary)
     naming.check("config.data.rename", unknown[0], known)
   names = settings.source_names
-  table = tables[0] if len(tables) == 1 else join(names, tables, split=settings.split)
+  table = tables[0]
+  if len(tables) > 1:
+    table = join(names, tables, settings.split, settings.validation_fraction)
   if settings.chosen_findings:
     table = _choose(table, settings.chosen_findings)
   return choose_views(table, settings.chosen_views)
@@ -128,25 +129,33 @@ def enclosing(boxes: np.ndarray) -> np.ndarray:
 
 
 def join(
-  names: Sequence[str], tables: Sequence[base.Table], *, split: str = "auto"
+  names: Sequence[str],
+  tables: Sequence[base.Table],
+  split: str = "auto",
+  validation_fraction: float = 0.05,
 ) -> base.Table:
   """One table of the rows of several; unknown findings are those a source lacks.
 
   A source without a published split is split by a hash of its patients, unless `split`
-  is `official`. Patients of two sources are never the same. An image whose name an
+  is `official`; one without published validation patients gets some where another has
+  them. Patients of two sources are never the same. An image whose name an
   earlier source has gets its own source's name in front.
 
   Args:
     names: of the sources, all different.
   """
   vocabulary = tuple(dict.fromkeys(name for t in tables for name in t.vocabulary))
+  published = [table.official for table in tables if table.official is not None]
+  if not any((official == "validation").any() for official in published):
+    # They are chosen among all patients later.
+    validation_fraction = 0.0
   taken: set[str] = set()
   parts = []
   for name, table in zip(names, tables, strict=True):
     ids = [f"{name}-{one}" if one in taken else one for one in table.id.tolist()]
     taken |= set(ids)
     table = with_vocabulary(table, {n: n for n in table.vocabulary}, vocabulary)
-    parts.append(_with_ids(_with_split(name, table, split), ids))
+    parts.append(_with_ids(_with_split(name, table, split, validation_fraction), ids))
   patients = [
     f"{name}/{patient}"
     for name, table in zip(names, tables, strict=True)
@@ -170,6 +179,8 @@ def join(
     official=_concatenated(parts) if has_split else None,
     split_note="; ".join(part.split_note for part in parts),
     num_unlisted=sum(part.num_unlisted for part in parts),
+    source=np.repeat(np.arange(len(parts)), list(map(len, parts))).astype(np.int8),
+    notes=tuple(note for part in parts for note in part.notes),
     report={key: value for part in parts for key, value in (part.report or {}).items()}
     if has_reports
     else None,
@@ -192,14 +203,12 @@ def choose_views(table: base.Table, views: Sequence[str]) -> base.Table:
       ", ".join(f"{name} ({count})" for name, count in counts.items() if count),
     )
   if not kept.all():
-    left_out = {n: count for n, count in counts.items() if count and n not in views}
-    logging.info(
-      "%d of %d images are left out by config.data.views: %s",
-      np.count_nonzero(~kept),
-      len(table),
-      ", ".join(f"{count} {name}" for name, count in left_out.items()),
+    left_out = ", ".join(
+      f"{count} {name}" for name, count in counts.items() if count and name not in views
     )
+    note = f"config.data.views leaves out {left_out} of {len(table)} images"
     table = take(table, np.flatnonzero(kept))
+    table = dataclasses.replace(table, notes=(*table.notes, note))
   view = np.where(table.view == base.LATERAL, -1, table.view).astype(np.int8)
   return dataclasses.replace(table, view=view)
 
@@ -212,6 +221,7 @@ def take(table: base.Table, rows: np.ndarray) -> base.Table:
     **{name: getattr(table, name)[rows] for name in fields},
     image=[table.image[row] for row in rows.tolist()],
     official=None if table.official is None else table.official[rows],
+    source=None if table.source is None else table.source[rows],
   )
 
 
@@ -229,16 +239,22 @@ def _choose(table: base.Table, chosen: Sequence[str]) -> base.Table:
   return with_vocabulary(table, targets, chosen)
 
 
-def _with_split(name: str, table: base.Table, split: str) -> base.Table:
+def _with_split(
+  name: str, table: base.Table, split: str, validation_fraction: float
+) -> base.Table:
   """A table of several, with the split that it has alone."""
-  if table.official is not None or split == "official":
-    return dataclasses.replace(table, split_note=f"{name}: {table.split_note}")
-  is_test = splits.hashed_test(table.patient)
-  return dataclasses.replace(
-    table,
-    official=np.where(is_test, "test", "train"),
-    split_note=f"{name}: by patient hash, as it has no published split",
-  )
+  official, note = table.official, table.split_note
+  if official is None:
+    if split == "official":
+      return table
+    official = np.where(splits.hashed_test(table.patient), "test", "train")
+    note = "by patient hash, as it has no published split"
+  if not (official == "validation").any():
+    official = official.astype("U10")
+    train = np.flatnonzero(official == "train")
+    held_out = splits.hashed_validation(table.patient[train], validation_fraction)
+    official[train[held_out]] = "validation"
+  return dataclasses.replace(table, official=official, split_note=f"{name}: {note}")
 
 
 def _with_ids(table: base.Table, ids: Sequence[str]) -> base.Table:

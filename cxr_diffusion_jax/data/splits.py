@@ -63,7 +63,7 @@ def assign_splits(
     is_validation = rest & (official == "validation")
   else:
     is_validation = np.zeros(len(ids), bool)
-    is_validation[rest] = _hashed(patients[rest], "validation", validation_fraction)
+    is_validation[rest] = hashed_validation(patients[rest], validation_fraction)
   return np.select(
     [is_test, is_expert, is_validation], ["test", "expert", "validation"], "train"
   )
@@ -72,6 +72,11 @@ def assign_splits(
 def hashed_test(patients: np.ndarray) -> np.ndarray:
   """[n] bool, the rows of the patients that a hash puts into `test`."""
   return _hashed(patients, "test", TEST_FRACTION)
+
+
+def hashed_validation(patients: np.ndarray, fraction: float) -> np.ndarray:
+  """[n] bool, the rows of the share of patients that a hash puts into `validation`."""
+  return _hashed(patients, "validation", fraction)
 
 
 def _check_official(

@@ -1,13 +1,15 @@
 """Several sources at once: one vocabulary, patients apart, each with its own split."""
 
 import dataclasses
+import os
+import pathlib
 
 import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import dataset_table, splits
-from cxr_diffusion_jax.data.records import plan, records
+from cxr_diffusion_jax.data.records import parts, plan, records
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import base
 from tests.fixtures import corpora
@@ -89,6 +91,27 @@ def test_join_keeps_patients_names_and_findings_apart():
   assert strict.official is None
 
 
+def test_join_gives_each_source_validation_patients_where_one_has_them():
+  first = make_table(official=np.array(["train", "validation", "test"]))
+  many = np.arange(100, dtype=np.int32)
+  nothing = np.full(100, -1, np.int8)
+  second = make_table(
+    id=many.astype(str),
+    patient=many,
+    findings=np.zeros((100, 2), np.float32),
+    image=["x.png"] * 100,
+    age=many.astype(np.float32),
+    sex=nothing,
+    view=nothing,
+  )
+  table = dataset_table.join(("one", "two"), (first, second), "auto", 0.2)
+  parts, counts = np.unique(table.official[3:], return_counts=True)
+  assert parts.tolist() == ["test", "train", "validation"]
+  assert (counts > [8, 40, 6]).all()
+  is_test = splits.hashed_test(many)
+  np.testing.assert_array_equal(table.official[3:] == "test", is_test)
+
+
 def test_read_table_joins_three_corpora(joined):
   table = dataset_table.read_table(joined)
   assert len(table) == 20 + 4 + 4
@@ -119,6 +142,7 @@ def test_prepare_records_of_several_sources(joined, monkeypatch):
   prepared = records.prepare_records(chosen)
   assert prepared.vocabulary == ("Effusion", "Opacity") == records.vocabulary(chosen)
   assert sum(prepared.num_rows.values()) == 28
+  assert ("%s", "config.data.views leaves out 3 lateral of 31 images") in logged
   note = next(args[1] for args in logged if args[0] == "split %s")
   assert "chexpert: train.csv and valid.csv" in note
   assert "padchest: by patient hash, as it has no published split" in note
@@ -126,6 +150,34 @@ def test_prepare_records_of_several_sources(joined, monkeypatch):
   assert records.open_records(chosen) == prepared
   where = chosen.records_folder.parent.name.rpartition("-")[0]
   assert where == "tree+CheXpert-v1.0-small+padchest"
+
+
+def test_prepare_records_reads_no_image_of_sources_twice(joined, monkeypatch):
+  fresh = records.prepare_records(
+    dataclasses.replace(joined, records_dir=f"{joined.records_dir}-other")
+  )
+  for source, root in zip(joined.source.split("+"), joined.roots, strict=True):
+    single = dataclasses.replace(
+      joined, source=source, root=root, validation_fraction=0.0
+    )
+    records.prepare_records(single)
+  # An image that changed after that is read.
+  changed = next(pathlib.Path(joined.roots[0]).rglob("00000001_000.png"))
+  os.utime(changed, ns=(1, 1))
+  read = []
+  read_image = parts.dicom.read_image
+  monkeypatch.setattr(
+    parts.dicom, "read_image", lambda path: read.append(path) or read_image(path)
+  )
+  prepared = records.prepare_records(joined)
+  assert read == [os.fspath(changed)]
+  assert prepared.fingerprints == fresh.fingerprints
+  for split, count in prepared.num_rows.items():
+    pairs = (records.RecordSource(one, split) for one in (prepared, fresh))
+    for row, other in zip(*pairs, strict=True):
+      np.testing.assert_array_equal(row["image"], other["image"])
+      count -= 1
+    assert not count
 
 
 def test_data_settings_want_a_root_for_each_source(joined):

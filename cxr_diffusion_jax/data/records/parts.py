@@ -24,6 +24,7 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import dicom, images
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
+from cxr_diffusion_jax.data.records import reuse
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.progress import Progress
 
@@ -159,11 +160,12 @@ def make_parts(
     f"records of {to_make} images of {settings.image_size} pixels",
     "another --config.data.records_dir or a smaller --config.data.image_size",
   )
-  parts = []
+  parts, squares = [], None
   done = 0
   for job, part in zip(jobs, opened, strict=True):
     if part is None:
-      part = _make_part(job, plan, settings, progress, done)
+      squares = squares or reuse.open_squares(plan.table, settings)
+      part = _make_part(job, plan, settings, squares, progress, done)
     damaged = part.files.pixels == DAMAGED
     if damaged.any() and settings.missing == "error":
       # A part of an earlier run with missing=drop.
@@ -228,6 +230,7 @@ def _make_part(
   job: _Job,
   plan: plan_lib.Plan,
   settings: DataSettings,
+  squares: reuse.SquareFn,
   progress: Progress,
   done: int,
 ) -> Part:
@@ -236,9 +239,14 @@ def _make_part(
   paths = plan.paths(job.rows)
   # Before the images are read: one that changes meanwhile shows as changed.
   files = stat(paths, np.full(len(paths), DAMAGED, np.uint64))
-  rows = images.in_threads(lambda row: _try_example(plan, row, settings), job.rows)
+
+  def make(place: int) -> artifacts.Json | errors.InputError:
+    row = int(job.rows[place])
+    known = squares(row, int(files.size[place]), int(files.time[place]))
+    return _try_example(plan, row, settings, known)
+
   examples = []
-  for position, example in enumerate(rows):
+  for position, example in enumerate(images.in_threads(make, range(len(paths)))):
     if isinstance(example, dict):
       files.pixels[position] = pixel_hash(example["image"])
       examples.append(example)
@@ -248,10 +256,7 @@ def _make_part(
       logging.warning("left out: %s", example)
     if (position + 1) % 64 == 0:
       progress("records", done + position + 1, len(plan))
-  note = {"key": job.key} | {
-    field.name: getattr(files, field.name).tolist()
-    for field in dataclasses.fields(files)
-  }
+  note = {"key": job.key} | {name: x.tolist() for name, x in vars(files).items()}
   # Before TFDS's folder has its name, so that no part is whole without this note.
   artifacts.write_text(job.path / "part.json", json.dumps(note))
   if examples:
@@ -267,22 +272,25 @@ def _make_part(
 
 
 def _try_example(
-  plan: plan_lib.Plan, row: int, settings: DataSettings
+  plan: plan_lib.Plan, row: int, settings: DataSettings, square: np.ndarray | None
 ) -> artifacts.Json | errors.InputError:
+  """An example; `square` is its image, where it is known already."""
   table = plan.table
-  try:
-    image = dicom.read_image(table.image[row] or "")
-  except errors.InputError as error:
-    return error
   image_id = str(table.id[row])
-  num_findings = len(table.vocabulary)
-  boxes = table.boxes.get(image_id, np.full((num_findings, 4), np.nan, np.float32))
-  square = images.resize(image, settings.image_size, settings.resize)
+  boxes = np.full((len(table.vocabulary), 4), np.nan, np.float32)
+  if square is None or image_id in table.boxes:
+    try:
+      image = dicom.read_image(table.image[row] or "")
+    except errors.InputError as error:
+      return error
+    boxes = table.boxes.get(image_id, boxes)
+    boxes = images.resize_boxes(boxes, image.shape, settings.resize)
+    square = images.resize(image, settings.image_size, settings.resize)
   return {
     "id": image_id,
     "image": square[:, :, np.newaxis],
     "findings": table.findings[row].astype(np.float32),
-    "boxes": images.resize_boxes(boxes, image.shape, settings.resize),
+    "boxes": boxes,
     "expert": table.expert.get(image_id, np.full(4, np.nan, np.float32)),
     "age": table.age[row],
     "sex": int(table.sex[row]),

@@ -81,6 +81,8 @@ def log_plan(settings: DataSettings, plan: Plan) -> None:
     logging.warning(
       "%d images are not in %s", plan.table.num_unlisted, plan.table.origin
     )
+  for note in plan.table.notes:
+    logging.info("%s", note)
   logging.info("split %s", _split_note(settings, plan))
 
 
@@ -158,8 +160,12 @@ def _has_report(settings: DataSettings, table: base.Table) -> np.ndarray:
     return np.ones(len(table), bool)
   reported = np.array([name in table.report for name in table.id.tolist()])
   if not reported.all():
-    missing = np.count_nonzero(~reported)
-    logging.warning("%d images without a report are left out", missing)
+    logging.log_first_n(
+      logging.WARNING,
+      "%d images without a report are left out",
+      1,
+      np.count_nonzero(~reported),
+    )
   return reported
 
 

@@ -52,6 +52,8 @@ class Table:
       rows that it does not name; None where there is none.
     split_note: where the published split is from, for the log.
     num_unlisted: number of images in the dataset without a row.
+    source: [n] int8, which of several joined sources a row is of; None for one.
+    notes: lines for the log, such as which images are left out.
     report: id -> radiologist's report; None where the dataset has no reports.
   """
 
@@ -70,6 +72,8 @@ class Table:
   official: np.ndarray | None = None
   split_note: str = ""
   num_unlisted: int = 0
+  source: np.ndarray | None = None
+  notes: tuple[str, ...] = ()
   report: Mapping[str, str] | None = None
 
   def __post_init__(self):

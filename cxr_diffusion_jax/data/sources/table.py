@@ -11,7 +11,6 @@ import dataclasses
 import os
 from pathlib import PurePosixPath
 
-from absl import logging
 from etils import epath
 import numpy as np
 
@@ -37,6 +36,10 @@ SPLITS = {
 }
 
 _EVERY = "*"
+_NO_PATIENTS = (
+  "no column of patients: each image counts as one, so images of one person may be in"
+  " two splits"
+)
 
 
 def read_vocabulary(root: epath.Path, *, columns: str = "") -> tuple[str, ...]:
@@ -81,6 +84,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
     boxes=_boxes(table, ids, vocabulary),
     official=split if "split" in table.places else None,
     split_note=f"column {opened.names.get('split', 'split')} of {path.name}",
+    notes=() if "patient" in table.places else (_NO_PATIENTS,),
     num_unlisted=num_files - len({path for path in paths if path}),
     report=labelled.by_id(ids, map(reports.report_text, table.column("report")))
     if "report" in table.places
@@ -243,11 +247,6 @@ def _ids(cells: Sequence[str]) -> np.ndarray:
 def _patients(table: csv_table.CsvTable, ids: np.ndarray) -> np.ndarray:
   """Integers as they are, other names by a hash; a blank is a patient of its own."""
   if "patient" not in table.places:
-    logging.warning(
-      "%s has no column of patients: each image counts as one, and images of one person"
-      " may be in two splits",
-      table.path,
-    )
     return base.patient_numbers([f"image {name}" for name in ids.tolist()])
   names = table.column("patient")
   numbers = {name: labelled.integer(name) for name in names}
