@@ -109,9 +109,9 @@ def _report(outcome: "production_lib.Outcome") -> None:
   if outcome.short:
     title, count = outcome.short[0]
     terminal.TERMINAL.write(
-      f"error: {len(outcome.short)} quotas are not filled, first {title!r}:"
-      f" {count} images were rejected {_DRAWS.value} times each; fix: a larger"
-      " --max_draws, or another model or judge, into a new folder"
+      f"error: {len(outcome.short)} quotas are not filled, first {title!r}, which lacks"
+      f" {count} after {_DRAWS.value} draws of each; fix: a larger --max_draws, or"
+      " another model or judge, into a new folder"
     )
     sys.exit(1)
 

@@ -48,6 +48,7 @@ class AcceptanceJudge:
   Attributes:
     names: of the labels, some of the vocabulary's and of `PERSON`'s.
     score_fn: uint8 [n s s 1] -> [n m], higher where seen.
+    real_rate: share of the real validation images that it accepts.
     low: [m] a label that was asked for must score above it; NaN for no demand.
     high: [m] a label that is absent must not score above it; NaN for no demand.
   """
@@ -58,6 +59,7 @@ class AcceptanceJudge:
   score_fn: Callable[[types.Arrays], np.ndarray]
   low: np.ndarray
   high: np.ndarray
+  real_rate: float = np.nan
 
   def objections(
     self, images: np.ndarray, subjects: Sequence[Subject]
@@ -65,8 +67,7 @@ class AcceptanceJudge:
     """What speaks against each image, such as 'Effusion missed'; empty for nothing."""
     scores = np.asarray(self.score_fn(images))
     asked = np.array([labels_of(subject, self.names) for subject in subjects])
-    missed = (asked == 1) & (scores <= self.low)
-    seen = (asked == 0) & (scores > self.high)
+    missed, seen = _against(scores, asked, self.low, self.high)
     kinds = [(name, kind) for kind in ("missed", "seen") for name in self.names]
     return [
       [f"{name} {kind}" for (name, kind), bad in zip(kinds, row, strict=True) if bad]
@@ -190,6 +191,8 @@ def _judge(
     for column, (name, values) in enumerate(labels.items())
   ]
   low, high = np.array(pairs, np.float64).reshape(-1, 2).T
+  known = np.stack(list(labels.values()), axis=1)
+  against = np.concatenate(_against(scores, known, low, high), axis=1).any(axis=1)
   return AcceptanceJudge(
     title=title,
     fingerprint=fingerprint,
@@ -197,7 +200,15 @@ def _judge(
     score_fn=score_fn,
     low=low,
     high=high,
+    real_rate=float(1 - against.mean()),
   )
+
+
+def _against(
+  scores: np.ndarray, asked: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Labels [n m] that are missed, and that are seen although absent."""
+  return (asked == 1) & (scores <= low), (asked == 0) & (scores > high)
 
 
 def _with_person(images: ImageSet) -> dict[str, np.ndarray]:

@@ -1,12 +1,14 @@
 """The datasheet of a synthetic dataset: what it is, how it was made, what it is for."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.synthesis import plan as plan_lib
 from cxr_diffusion_jax.synthesis import rows, tables, tree
+from cxr_diffusion_jax.synthesis.acceptance import AcceptanceJudge
 
 # After "Gebru et al., Datasheets for Datasets" (1803.09010), as far as it applies.
 _TEXT = """\
@@ -58,7 +60,13 @@ diagnosis, and not for evaluation in place of real images.
 """
 
 
-def text(run: Run, plan: plan_lib.Plan, facts: artifacts.Json, whole: tree.Part) -> str:
+def text(
+  run: Run,
+  plan: plan_lib.Plan,
+  facts: artifacts.Json,
+  whole: tree.Part,
+  judges: Sequence[AcceptanceJudge],
+) -> str:
   """Writes the datasheet of a dataset, in Markdown."""
   image_path = rows.reads_images(run)
   return _TEXT.format(
@@ -66,7 +74,7 @@ def text(run: Run, plan: plan_lib.Plan, facts: artifacts.Json, whole: tree.Part)
     asked=len(plan),
     origin=_listed(_origin(run, facts)),
     labels=_labels(facts["split"], image_path),
-    judged=_judged(facts, whole),
+    judged=_judged(facts, whole, judges),
     totals=_table(_totals(plan, whole)),
     quotas=_table(_quotas(plan, whole)),
     flags=tables.flags(run.card.vocabulary),
@@ -129,11 +137,15 @@ def _conditions(split: str, image_path: bool) -> str:
   return "\n  ".join(filter(None, [close, warning.get(split, "")]))
 
 
-def _judged(facts: artifacts.Json, whole: tree.Part) -> str:
-  if not facts["judges"]:
+def _judged(
+  facts: artifacts.Json, whole: tree.Part, judges: Sequence[AcceptanceJudge]
+) -> str:
+  if not judges:
     return "None: every generated image is included."
   lines = [
-    f"- {one['title']} (fingerprint {one['fingerprint']})" for one in facts["judges"]
+    f"- {one.title} (fingerprint {one.fingerprint}), which accepts"
+    f" {one.real_rate:.0%} of the real validation images by the same rule"
+    for one in judges
   ]
   rejected = sum(whole.rejected.values())
   drawn = rejected + len(whole.entries)
@@ -169,13 +181,15 @@ def _quotas(plan: plan_lib.Plan, whole: tree.Part) -> _Counts:
 def _totals(plan: plan_lib.Plan, whole: tree.Part) -> _Counts:
   """Counts of all images, and of each finding, sex and view that quotas name."""
   made = Counter(entry.quota for entry in whole.entries)
-  counts: _Counts = {"all": (0, 0, 0)}
+  parts: list[_Counts] = [{}, {}, {}, {}]
   for row, quota in enumerate(plan.quotas):
     findings = [labels_lib.NO_FINDING] if quota.findings == () else quota.findings or ()
-    for name in filter(None, ["all", *findings, quota.sex, quota.view]):
-      one = quota.num, made[row], whole.rejected.get(row, 0)
-      counts[name] = _sum(counts.get(name), one)
-  return counts
+    names = (("all",), findings, (quota.sex,), (quota.view,))
+    for counts, of_part in zip(parts, names, strict=True):
+      for name in filter(None, of_part):
+        one = quota.num, made[row], whole.rejected.get(row, 0)
+        counts[name] = _sum(counts.get(name), one)
+  return {name: count for counts in parts for name, count in counts.items()}
 
 
 def _sum(

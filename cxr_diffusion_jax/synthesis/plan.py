@@ -156,6 +156,7 @@ def balanced(
     errors.InputError: no image has a finding or none, or `num` is too small.
   """
   groups: dict[tuple[str, ...], list[_Person]] = {}
+  lacking: list[str] = []
   for k, findings in enumerate((*((name,) for name in vocabulary), ())):
     if findings and not alone:
       rows = np.flatnonzero(np.asarray(labels["findings"])[:, k] > 0.5)
@@ -164,8 +165,9 @@ def balanced(
     if len(rows):
       groups[findings] = _people(labels, rows)
     else:
-      name = findings[0] if findings else labels_lib.NO_FINDING
-      logging.warning("%s: no labelled image to plan by; it gets no quota", name)
+      lacking.append(findings[0] if findings else labels_lib.NO_FINDING)
+  if lacking:
+    logging.warning("no labelled image, so no quota: %s", ", ".join(lacking))
   if num < len(groups) or not groups:
     raise errors.InputError(
       f"{num} images for a balanced plan of {len(groups)} findings",

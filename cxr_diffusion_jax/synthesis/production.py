@@ -187,7 +187,9 @@ def make(
     whole = tree.merge([tree.read_part(path) for path in present])
     remaining = len(paths) - len(present)
     if not remaining:
-      text = datasheet.text(production.run, production.plan, production.facts, whole)
+      text = datasheet.text(
+        production.run, production.plan, production.facts, whole, production.judges
+      )
       tree.finish(folder, whole, production.run.card.vocabulary, text)
   missing = Counter(production.plan.place(number)[0] for number in whole.missing)
   quotas = production.plan.quotas

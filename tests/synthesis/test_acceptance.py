@@ -87,6 +87,7 @@ def judge(monkeypatch, validation, classifier) -> acceptance.AcceptanceJudge:
 def test_open_judges_takes_thresholds_from_validation_images(judge):
   assert judge.names == ("Edema", "Male")
   assert judge.fingerprint == "abc"
+  assert judge.real_rate == 1
   low, high = judge.low, judge.high
   assert 0.49 < low[0] < 0.7
   assert high[0] == low[0]

@@ -143,6 +143,6 @@ def test_balanced_leaves_open_what_no_label_states_and_warns(caplog):
   assert {quota.ages for quota in plan.quotas} == {None}
   # An effusion that is unknown is neither an effusion nor no finding.
   assert {quota.findings for quota in plan.quotas} == {("Edema",), ("Mass",), ()}
-  assert "Effusion: no labelled image to plan by" in caplog.text
+  assert "no labelled image, so no quota: Effusion" in caplog.text
   with pytest.raises(errors.InputError, match="2 images for a balanced plan of 3"):
     plan_lib.balanced(labels, VOCABULARY, 2)

@@ -77,6 +77,7 @@ def _judge(needed) -> AcceptanceJudge:
     score_fn=score_fn,
     low=np.array([0.5]),
     high=np.array([np.nan]),
+    real_rate=0.75,
   )
 
 
@@ -138,7 +139,8 @@ def test_make_rejects_counts_and_redraws(make, drawn, tmp_path):
   sheet = (tmp_path / "out/datasheet.md").read_text()
   assert "| Effusion + Mass, F, 40-59, AP | 4 | 4 | 3 |" in sheet
   assert "6 of 16 images were rejected" in sheet
-  assert "brightness (fingerprint f)" in sheet
+  assert "brightness (fingerprint f), which accepts 75% of the real" in sheet
+  assert "| Effusion | 7 | 7 | 6 |\n| Mass | 4 | 4 | 3 |" in sheet
   assert "Do not evaluate these images" in sheet
 
 
