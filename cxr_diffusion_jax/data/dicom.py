@@ -9,6 +9,7 @@ takes no part in them (C.7.5.1.1.2). Values of 16 bits are shown by a table of l
 
 from collections.abc import Iterator
 import contextlib
+import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def open_dicom(path: str | os.PathLike, *, min_side: int = 1) -> "pydicom.Datase
     ) from error
   with _named(path):
     try:
-      dataset = pydicom.dcmread(path)
+      dataset = pydicom.dcmread(io.BytesIO(images.read_bytes(path)))
     except pydicom.errors.InvalidDicomError as error:
       raise ValueError("it has no DICOM header") from error
     # Values are parsed on access: damaged ones raise here.

@@ -35,6 +35,9 @@ MODES = ("crop", "pad")
 # 67 million pixels at most: the largest detectors have a fifth of that.
 MAX_SIDE = 8192
 
+# Twice an image of 16 bits with these sides.
+MAX_BYTES = 4 * MAX_SIDE**2
+
 # The first bytes of every PNG file.
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -62,13 +65,22 @@ def read_grey(
   """
   name = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
   with decode_errors(f"the image {name}", "a whole PNG or JPEG", fix):
-    if not isinstance(source, bytes) and artifacts.is_remote(source):
-      source = epath.Path(source).read_bytes()
-    with (
-      io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
-      open_picture(file, name) as image,
-    ):
+    content = source if isinstance(source, bytes) else read_bytes(source)
+    with open_picture(io.BytesIO(content), name) as image:
       return to_grey(image, name)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """A whole image file; its decoder then allocates no more than there is.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is larger than any image that is read.
+  """
+  file = epath.Path(path)
+  if not artifacts.is_remote(path) and (size := file.stat().length) > MAX_BYTES:
+    raise ValueError(f"it has {size / 1e6:,.0f} MB")
+  return file.read_bytes()
 
 
 @contextlib.contextmanager

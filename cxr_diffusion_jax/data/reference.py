@@ -7,6 +7,7 @@ Pixels are read as `data/images.py` reads those of the tree; here all that is no
 radiograph is refused before any heavy work.
 """
 
+import io
 import os
 import pathlib
 import warnings
@@ -75,10 +76,8 @@ def _decode(path: pathlib.Path) -> np.ndarray:
   ):
     # What PIL warns of from 89 million pixels on is refused.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    with (
-      path.open("rb") as file,
-      images.open_picture(file, name, min_side=MIN_SIDE) as image,
-    ):
+    file = io.BytesIO(images.read_bytes(path))
+    with images.open_picture(file, name, min_side=MIN_SIDE) as image:
       if not image.mode.startswith("I") and image.mode not in ("1", "L", "LA"):
         _check_colour(image, path)
       return images.to_grey(image, str(path))

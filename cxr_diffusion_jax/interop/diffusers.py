@@ -7,9 +7,11 @@ Same weights, same numbers in float32; what is saved and loaded again is bit-equ
 Neither PyTorch nor diffusers is needed, and no pickle is read.
 """
 
+from collections.abc import Callable
 import os
 import pathlib
 from types import MappingProxyType
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,8 @@ from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.interop import names, options, safetensors_folder
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
 from cxr_diffusion_jax.models.denoisers import unet as unet_lib
+
+T = TypeVar("T")
 
 # diffusers' names of predictions: ours.
 _PREDICTIONS = MappingProxyType(
@@ -52,12 +56,31 @@ def read_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, int, pathlib.Pa
   Checks the weights' names and shapes; errors are those of `load_unet`.
   """
   place = safetensors_folder.locate(folder, "unet")
-  config = safetensors_folder.read_config(place, options.UNET.class_name)
-  where = str(place / safetensors_folder.CONFIG)
-  fields, in_channels = options.read_unet(config, where)
+  fields, in_channels = read_fields(place, options.UNET, options.read_unet)
   network = unet_lib.UNet(**fields)
   _check_files(place, unet_shapes(network, in_channels))
   return network, in_channels, place
+
+
+def read_fields(
+  place: pathlib.Path,
+  kind: options.Options,
+  read_fn: Callable[[artifacts.JsonMapping, str], T],
+) -> T:
+  """Returns what `read_fn` makes of a model's config.json.
+
+  Raises:
+    errors.InputError: of `read_fn`, or values of a wrong type.
+  """
+  config = safetensors_folder.read_config(place, kind.class_name)
+  where = str(place / safetensors_folder.CONFIG)
+  try:
+    return read_fn(config, where)
+  except (TypeError, ValueError, LookupError, AttributeError) as error:
+    raise errors.InputError(
+      f"{where} has a value of a wrong type: {error}",
+      "what diffusers' save_pretrained wrote",
+    ) from error
 
 
 def read_prediction(folder: str | os.PathLike) -> str | None:
@@ -99,9 +122,8 @@ def read_autoencoder(
 ) -> tuple[autoencoder_lib.AutoencoderKL, pathlib.Path]:
   """Returns an autoencoder without its weights, and the model's folder."""
   place = safetensors_folder.locate(folder, "vae")
-  config = safetensors_folder.read_config(place, options.AUTOENCODER.class_name)
-  where = str(place / safetensors_folder.CONFIG)
-  return autoencoder_lib.AutoencoderKL(**options.read_autoencoder(config, where)), place
+  fields = read_fields(place, options.AUTOENCODER, options.read_autoencoder)
+  return autoencoder_lib.AutoencoderKL(**fields), place
 
 
 def save_unet(

@@ -146,6 +146,8 @@ def _read(path: epath.Path) -> artifacts.Json:
       "name the folder that main was called with",
     )
   values = artifacts.read_json(path)
+  if not isinstance(values, dict):
+    raise errors.InputError(f"{path} holds no JSON object", "what training wrote there")
   check_format(os.fspath(path), values)
   values.pop("format", None)
   return values
@@ -154,7 +156,7 @@ def _read(path: epath.Path) -> artifacts.Json:
 def check_format(place: str, values: artifacts.JsonMapping) -> None:
   """Raises errors.InputError for a file of a newer version."""
   version = values.get("format", 1)
-  if version > FORMAT:
+  if not isinstance(version, int) or version > FORMAT:
     raise errors.InputError(
       f"{place} has format {version}",
       f"format {FORMAT} or older",

@@ -124,9 +124,13 @@ def test_open_run_refuses_a_folder_without_its_config(place, tmp_path):
 def test_open_run_refuses_newer_formats(place, tmp_path):
   folder = shutil.copytree(place / "run", tmp_path / "run")
   config = json.loads((folder / "config.json").read_text())
-  config["format"] = card_lib.FORMAT + 1
-  (folder / "config.json").write_text(json.dumps(config))
-  with pytest.raises(errors.InputError, match=r"has format 3; expected format 2"):
+  for version, said in [(card_lib.FORMAT + 1, "3"), (None, "None")]:
+    config["format"] = version
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(errors.InputError, match=f"has format {said}; expected"):
+      run_lib.open_run(folder)
+  (folder / "config.json").write_text("[]")
+  with pytest.raises(errors.InputError, match="no JSON object"):
     run_lib.open_run(folder)
 
 

@@ -225,7 +225,6 @@ def _view(text: str) -> int:
 
 
 def _integer(text: str) -> int:
-  try:
-    return int(text)
-  except ValueError as error:
-    raise ValueError("an integer") from error
+  if not re.fullmatch(r"\d{1,10}", text.strip()) or int(text) >= 2**31:
+    raise ValueError("a whole number below 2147483648")
+  return int(text)

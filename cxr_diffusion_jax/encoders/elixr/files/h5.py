@@ -8,6 +8,7 @@ not read.
 from collections.abc import Iterator
 import contextlib
 import pathlib
+import re
 
 import h5py
 import numpy as np
@@ -109,14 +110,39 @@ def batches(
 def _open(path: pathlib.Path) -> Iterator[h5py.File]:
   """Opens for reading; what HDF5 cannot read is an InputError that names the file."""
   try:
+    _check_heaps(path)
     with h5py.File(path, "r") as file:
       yield file
-  except (OSError, RuntimeError) as error:
+  # All that h5py raises on damaged files.
+  except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
     raise errors.InputError(
       f"{path} cannot be read as HDF5: {error}",
       "a whole HDF5 file",
       "download or copy the file again, or move it out of the tree",
     ) from error
+
+
+def _check_heaps(path: pathlib.Path) -> None:
+  """Raises OSError for a damaged heap of texts, in which HDF5 would loop for ever.
+
+  Files of embeddings have them, if at all, near their beginning.
+  """
+  with path.open("rb") as file:
+    start = file.read(2**20)
+
+  def number(place: int, size: int) -> int:
+    return int.from_bytes(start[place : place + size], "little")
+
+  for heap in re.finditer(rb"GCOL\x01", start):
+    place = heap.start() + 16
+    end = min(heap.start() + number(heap.start() + 8, 8), len(start))
+    while place + 16 <= end:
+      index, size = number(place, 2), number(place + 8, 8)
+      # Entry 0 is the free space, with its header; others are padded to 8 bytes.
+      step = 16 + (size + 7) // 8 * 8 if index else size
+      if step == 0:
+        raise OSError("a damaged heap")
+      place += step
 
 
 def _value_key(

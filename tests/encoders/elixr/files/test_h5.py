@@ -130,3 +130,22 @@ def test_h5_names_rows_that_are_not_finite(tmp_path, number):
     errors.InputError, match=r"img_emb_1\.h5 .* 1 rows .*00000002_002"
   ):
     read_all(files)
+
+
+def test_h5_refuses_heaps_in_which_hdf5_would_loop(tmp_path):
+  path = write_h5(
+    tmp_path / "elixrb/img_emb/img_emb_1.h5",
+    Image__Index=stems_of(1).astype("S"),
+    img_emb=values_of("img_emb", 1),
+  )
+  with h5py.File(path, "r+") as file:
+    file.attrs["encoder"] = "of a test"
+  assert elixr.find_elixr(tmp_path, "img_emb").encoder == "of a test"
+  content = bytearray(path.read_bytes())
+  # The heap's one text takes 16 + 16 bytes after its header; then comes the free space.
+  free = content.index(b"GCOL") + 16 + 32
+  assert int.from_bytes(content[free : free + 2], "little") == 0
+  content[free + 8 : free + 16] = bytes(8)
+  path.write_bytes(content)
+  with pytest.raises(errors.InputError, match=r"img_emb_1\.h5 cannot .* damaged heap"):
+    elixr.find_elixr(tmp_path, "img_emb")
