@@ -92,6 +92,18 @@ def stated(findings: np.ndarray, vocabulary: Sequence[str]) -> tuple[str, ...] |
   return names if names or np.isfinite(findings).all() else None
 
 
+def aligned(
+  findings: np.ndarray, vocabulary: Sequence[str], names: Sequence[str]
+) -> np.ndarray:
+  """Findings [n k] in the columns of other names: [n m], nan for those not in k."""
+  places = {plain(name): column for column, name in enumerate(vocabulary)}
+  columns = [places.get(plain(name), len(vocabulary)) for name in names]
+  if columns == list(range(len(vocabulary))):
+    return np.asarray(findings)
+  blank = np.full((len(findings), 1), np.nan, np.float32)
+  return np.concatenate([findings, blank], axis=1)[:, columns]
+
+
 def caption_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
   """One row [k] in words for people: `Edema, Mass`, `No Finding`, `unknown`."""
   names = stated(findings, vocabulary)

@@ -50,3 +50,9 @@ def test_other_patient_is_none_only_where_there_is_none():
   # Spread over images, not all on a few.
   assert np.bincount(partner[7:], minlength=800).max() < 20
   assert pairing.other_patient(labels[:0], patient[:0]).shape == (0,)
+
+
+def test_other_patient_shares_what_is_unknown():
+  labels = np.array([[0, np.nan], [0, 0], [0, np.nan], [0, 0]])
+  expected = [2, 3, 0, 1]
+  np.testing.assert_array_equal(pairing.other_patient(labels, np.arange(4)), expected)

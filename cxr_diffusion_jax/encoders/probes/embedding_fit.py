@@ -67,7 +67,7 @@ def train(
 
   Args:
     rows: [n] of its training split that have a value.
-    targets: [n t] 0 or 1.
+    targets: [n t] 0 or 1; nan unknown, which is left out.
     cache: keeps the weights, after each target; None for none.
 
   Raises:
@@ -80,7 +80,7 @@ def train(
     )
   fingerprint = _fingerprint(column, rows, targets)
   path = cache and cache / f"embedding_classifier-{fingerprint}.npz"
-  known = (targets.min(axis=0) == 0) & (targets.max(axis=0) == 1)
+  known = (targets == 0).any(axis=0) & (targets == 1).any(axis=0)
   state: dict[str, np.ndarray] = {}
   if path is not None and path.is_file():
     with np.load(path, allow_pickle=False) as file:
@@ -97,7 +97,9 @@ def train(
       "done": ~known,
     }
     for k in np.flatnonzero(~state["done"]):
-      state["weights"][k], state["bias"][k] = _fit(features, targets[:, k])
+      stated = np.isfinite(targets[:, k])
+      part = features if stated.all() else features[stated]
+      state["weights"][k], state["bias"][k] = _fit(part, targets[stated, k])
       state["done"][k] = True
       if path is not None:
         artifacts.write_npz(path, state)
@@ -137,5 +139,6 @@ def _fingerprint(
   facts = (FORMAT, STRENGTH, about.name, about.fingerprint, targets.shape)
   digest = hashlib.sha256(repr(facts).encode())
   digest.update(np.ascontiguousarray(rows, np.int64).tobytes())
-  digest.update(np.ascontiguousarray(targets, np.uint8).tobytes())
+  codes = np.nan_to_num(targets, nan=2)
+  digest.update(np.ascontiguousarray(codes, np.uint8).tobytes())
   return digest.hexdigest()[:16]

@@ -30,7 +30,7 @@ class Source:
   """An image set, ready for training or scoring."""
 
   images: types.Arrays  # n of uint8 [h w 1], in memory where they fit
-  findings: np.ndarray  # [n k] uint8, 0 or 1
+  findings: np.ndarray  # [n k] uint8, 0 or 1; float32 with nan where some are unknown
   patients: np.ndarray  # [n] names; where unknown, each image has its own
   digest: str  # of all pixels
 
@@ -136,14 +136,16 @@ def read(images: image_set.ImageSet, progress: types.Progress) -> Source:
   """Reads a set once: its digest, and its images into memory if they fit.
 
   Raises:
-    errors.InputError: no findings, findings that are not 0 or 1, or images that are
-      not uint8 [h w 1] of one size.
+    errors.InputError: no findings, findings that are not 0, 1 or nan, or images that
+      are not uint8 [h w 1] of one size.
   """
   findings = np.asarray(images.labels.get("findings", ()))
-  if findings.shape[:1] != (len(images),) or not np.isin(findings, (0, 1)).all():
+  known = np.isfinite(findings)
+  valid = np.isin(findings, (0, 1)) | np.isnan(findings)
+  if findings.shape[:1] != (len(images),) or not valid.all():
     raise errors.InputError(
       f"{images.name}: {len(images)} images, findings {list(findings.shape)}",
-      "a row of 0 and 1 for each image",
+      "a row of 0, 1 and nan for unknown, for each image",
     )
   shape = np.shape(images.images[0])
   fits = len(images) * int(np.prod(shape)) <= probe_fit.MAX_BYTES_IN_MEMORY
@@ -164,7 +166,7 @@ def read(images: image_set.ImageSet, progress: types.Progress) -> Source:
       progress(f"utility, reading {images.name}", row + 1, len(images))
   return Source(
     images=images.images if in_memory is None else in_memory,
-    findings=findings.astype(np.uint8),
+    findings=findings.astype(np.uint8 if known.all() else np.float32),
     patients=images.patients,
     digest=digest.hexdigest(),
   )

@@ -36,7 +36,8 @@ class Probe:
 
   Attributes:
     thresholds: [k] float64, above which a score means that the finding is seen; NaN
-      where the validation images have the finding always or never.
+      where the validation images have the finding always or never, as far as it is
+      known, or where it is unknown in all training images.
     score_fn: (params, uint8 [b s s 1]) -> [b k] in [0, 1], compiled.
     features_fn: (params, uint8 [b s s 1]) -> [b d] before the last layer, compiled.
     attribution_fn: (params, uint8 [b s s 1], column [b]) -> [b h w], where a score
@@ -82,6 +83,7 @@ def train_probe(
 
   Args:
     images: n real training images, `images[i]` uint8 [s s 1], all of one size.
+    findings: [n k] 0 or 1; nan where unknown, which is left out of the loss.
     validation: images and findings of other patients, for the plateau and thresholds.
     settings: None for those of a saved probe of these images, on any machine, or
       `default_settings`.
@@ -111,6 +113,7 @@ def train_probe(
   params = fitted.params
   probe = _build(settings, params, np.full(findings.shape[1], np.nan), len(images[0]))
   thresholds = youden_thresholds(probe.scores(validation[0]), validation[1])
+  thresholds[~np.isfinite(findings).any(axis=0)] = np.nan
   probe = dataclasses.replace(probe, thresholds=thresholds, fingerprint=mark)
   losses = [terms["loss"] for terms in fitted.losses]
   training = {
@@ -174,18 +177,18 @@ def youden_thresholds(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
   Each lies halfway between two scores; of equally good ones it is the lowest, and where
   none is better than chance it is the highest score. NaN for findings without positives
-  or without negatives.
+  or without negatives. `positive` is nan where unknown, which is left out.
   """
-  scores, positive = np.asarray(scores, np.float64), np.asarray(positive) > 0.5
+  scores, positive = np.asarray(scores, np.float64), np.asarray(positive)
   thresholds = np.full(scores.shape[1], np.nan)
   for k in range(scores.shape[1]):
-    num_positive = int(positive[:, k].sum())
-    if not 0 < num_positive < len(positive):
+    has, lacks = positive[:, k] > 0.5, positive[:, k] <= 0.5
+    if not has.any() or not lacks.any():
       continue
-    cuts = np.unique(scores[:, k])
+    cuts = np.unique(scores[has | lacks, k])
     cuts[:-1] += np.diff(cuts) / 2
-    with_it = np.sort(scores[positive[:, k], k])
-    without = np.sort(scores[~positive[:, k], k])
+    with_it = np.sort(scores[has, k])
+    without = np.sort(scores[lacks, k])
     missed = np.searchsorted(with_it, cuts, side="right") / len(with_it)
     passed = np.searchsorted(without, cuts, side="right") / len(without)
     gain = passed - missed
@@ -245,13 +248,14 @@ def _fingerprint(
         "images, each with one row",
       )
     size, columns = size or len(images[0]), columns or findings.shape[1]
-    if findings.shape[1:] != (columns,) or not np.isin(findings, (0, 1)).all():
+    known = np.nan_to_num(findings, nan=2)
+    if findings.shape[1:] != (columns,) or not np.isin(known, (0, 1, 2)).all():
       raise ValueError(
-        f"{name} findings {findings.shape}, not [n {columns}] of 0 and 1"
+        f"{name} findings {findings.shape}, not [n {columns}] of 0, 1 and nan"
       )
     sample = probe_fit.sample_images(images, size)
     digest.update(f"{name} {len(images)} {size} {columns}".encode())
-    digest.update(np.ascontiguousarray(findings, np.uint8).tobytes())
+    digest.update(np.ascontiguousarray(known, np.uint8).tobytes())
     digest.update(sample.tobytes())
   return digest.hexdigest()[:16]
 

@@ -1,6 +1,6 @@
 """Small convolutional classifiers and regressors: how they are trained and applied.
 
-loss = mean over images of sum over findings of
+loss = mean over images of sum over findings that are known of
        -[w y log p + (1 - y) log(1 - p)],   w = clip((1 - rate) / rate, 1, limit)
 until the AUROC of validation patients reaches a plateau
 """
@@ -55,10 +55,11 @@ class Program:
 def findings_loss(
   logits: types.Array, findings: types.Array, weights: types.Array
 ) -> jax.Array:
-  """The loss above, of findings [b k] 0 or 1."""
-  each = optax.sigmoid_binary_cross_entropy(logits, findings)
+  """The loss above, of findings [b k] 0 or 1; nan is unknown and has no gradient."""
+  known = jnp.isfinite(findings)
+  each = optax.sigmoid_binary_cross_entropy(logits, jnp.where(known, findings, 0))
   weighted = each * jnp.where(findings > 0.5, weights, 1)
-  return weighted.sum(axis=-1).mean()
+  return jnp.where(known, weighted, 0).sum(axis=-1).mean()
 
 
 def compile_step(
@@ -110,7 +111,7 @@ def fit(
 
   Args:
     images: n of uint8 [s s 1]; each is read once an epoch.
-    findings: [n k] 0 or 1; or other targets of the program's loss.
+    findings: [n k] 0 or 1, nan unknown; or other targets of the program's loss.
     validation: images and findings of other patients, for settings with a patience.
     params: to begin with (fine-tuning), which remain unchanged; None for random ones.
     program: of `compile_step` with these settings and any seed, to compile once for
@@ -212,9 +213,14 @@ def to_network(images: types.Array) -> jax.Array:
 
 
 def macro_auroc(scores: np.ndarray, findings: np.ndarray) -> float:
-  """Mean AUROC of the findings that some images [n k] have and some have not; or 0."""
+  """Mean AUROC of the findings that some images [n k] have and some have not; or 0.
+
+  Images count where a finding is known.
+  """
   areas = []
-  for score, present in zip(scores.T, np.asarray(findings).T > 0.5, strict=True):
+  for every, values in zip(scores.T, np.asarray(findings).T, strict=True):
+    known = np.isfinite(values)
+    score, present = every[known], values[known] > 0.5
     others = np.sort(score[~present])
     if 0 < len(others) < len(score):
       # Ties count one half.
@@ -226,7 +232,7 @@ def macro_auroc(scores: np.ndarray, findings: np.ndarray) -> float:
 
 def positive_weights(findings: np.ndarray, limit: float) -> np.ndarray:
   """Returns [k] float32 w of the loss above; 1 for findings that no image has."""
-  rate = np.mean(findings, axis=0)
+  rate = np.nan_to_num(_rates(findings))
   weights = np.clip((1 - rate) / np.maximum(rate, 1e-9), 1, limit)
   return np.where(rate > 0, weights, 1).astype(np.float32)
 
@@ -274,20 +280,31 @@ def _figure_fn(
   images, findings = validation
   num = min(len(images), MAX_VALIDATION)
   rows = np.unique(np.linspace(0, len(images) - 1, num).astype(int))
-  shown, present = np.stack([images[int(row)] for row in rows]), findings[rows] > 0.5
+  shown, wanted = np.stack([images[int(row)] for row in rows]), findings[rows]
+  present, known = wanted > 0.5, np.isfinite(wanted)
 
   def figure(params: types.Params) -> tuple[float, ...]:
     scores = batches.in_batches(
       lambda part: score_fn(params, shown[part]), len(shown), batch_size
     )
     right = np.clip(np.where(present, scores, 1 - scores), 1e-7, 1)
-    loss = -(np.log(right) * np.where(present, weights, 1)).sum(axis=1).mean()
-    return round(macro_auroc(scores, present), 3), -float(loss)
+    loss = -(np.log(right) * np.where(present, weights, known)).sum(axis=1).mean()
+    return round(macro_auroc(scores, wanted), 3), -float(loss)
 
   return figure
 
 
 def _log_odds(findings: np.ndarray, weights: np.ndarray) -> np.ndarray:
   """Returns [k] float32, the constant logits of least weighted loss."""
-  rate = np.clip(np.mean(findings, axis=0), 1e-3, 1 - 1e-3)
+  rate = np.clip(np.nan_to_num(_rates(findings), nan=0.5), 1e-3, 1 - 1e-3)
   return np.log(weights * rate / (1 - rate)).astype(np.float32)
+
+
+def _rates(findings: np.ndarray) -> np.ndarray:
+  """Returns [k], the share of the images with it where it is known; nan for nowhere."""
+  known = np.isfinite(findings)
+  if known.all():
+    return np.mean(findings, axis=0)
+  number = known.sum(axis=0)
+  present = np.where(known, findings, 0).sum(axis=0, dtype=np.float64)
+  return np.where(number > 0, present / np.maximum(number, 1), np.nan)

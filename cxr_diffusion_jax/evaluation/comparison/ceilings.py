@@ -63,7 +63,12 @@ def of_embeddings(
     figures += judges_lib.attempt(
       "auroc",
       lambda: zero_shot.measure_column(
-        scorer, stored, context.split, findings, patients
+        scorer,
+        stored,
+        context.split,
+        findings,
+        patients,
+        vocabulary=records.vocabulary,
       ),
       num=len(findings),
       judge=f"{zero_shot.JUDGE}, stored",

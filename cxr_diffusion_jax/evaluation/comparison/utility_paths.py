@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.encoders.probes import probe_settings
@@ -69,7 +70,7 @@ def training_images(
   assert training is not None
   usable = np.flatnonzero(np.isin(training.ids, run.dataset.ids("train")))
   num = (options.utility_num or len(usable)) * max(options.utility_ratios)
-  findings = np.asarray(training.labels["findings"]) > 0.5
+  findings = np.asarray(training.labels["findings"])
   if options.utility_balanced:
     rows = balanced_rows(findings, usable, num)
   else:
@@ -89,13 +90,15 @@ def training_images(
 def balanced_rows(findings: np.ndarray, usable: np.ndarray, num: int) -> np.ndarray:
   """Draws `num` of the usable rows, in turn one with each finding and one with none.
 
-  Those of a finding are drawn in a shuffled order, and repeat once all were drawn.
-  Findings [n k] bool that no usable row has are left out.
+  Those of a finding are drawn in a shuffled order, and repeat once all were drawn. Rows
+  with none are full negatives. Findings [n k] (nan unknown) that no usable row has are
+  left out.
   """
   generator = np.random.default_rng(0)
-  columns = [*findings[usable].T, ~findings[usable].any(axis=1)]
+  columns = [*(findings[usable] > 0.5).T, labels.is_none(findings[usable])]
   orders = [
     generator.permutation(usable[present]) for present in columns if present.any()
   ]
+  orders = orders or [generator.permutation(usable)]
   turns = -(-num // len(orders))
   return np.stack([np.resize(order, turns) for order in orders], axis=1).ravel()[:num]

@@ -6,7 +6,8 @@ scores [n k], requested [n k] -> per finding and macro -> [Measurement, ...]
   found              share above the threshold of images with it: sensitivity
   false alarms       share above the threshold of the others: 1 - specificity
 
-All figures depend on the classifier; those of real images are their ceiling.
+Images count for a finding where it is known. All figures depend on the classifier;
+those of real images are their ceiling.
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,7 @@ class Adherence:
   """
 
   num_images: int
+  num_known: np.ndarray  # [k] int, images whose finding is known
   num_positive: np.ndarray  # [k] int, images requested with the finding
   counted: np.ndarray  # [k] bool
   values: Mapping[str, np.ndarray]  # [k], NaN where undefined
@@ -93,7 +95,8 @@ def measure(
 
   Args:
     scores: [n k] finite, higher where the finding is seen.
-    requested: [n k], 1 where the finding was requested or, of real images, is labelled.
+    requested: [n k], 1 where the finding was requested or, of real images, is labelled;
+      nan where it is unknown.
     thresholds: [k], a finding is seen where its score is above; NaN for none.
     patients: [n] names; None if unknown: each image counts as a patient.
 
@@ -106,18 +109,19 @@ def measure(
   scores, requested = np.asarray(scores), np.asarray(requested)
   thresholds = np.asarray(thresholds, np.float64)
   check(scores, requested, thresholds, min_positives)
-  n, positive = len(requested), requested > 0.5
+  n = len(requested)
   names = np.arange(n) if patients is None else patients
-  num_positive = positive.sum(axis=0)
-  enough = (num_positive >= max(1, min_positives)) & (num_positive < n)
+  num_known, num_positive = _counts(requested)
+  enough = (num_positive >= max(1, min_positives)) & (num_positive < num_known)
   counted = enough & np.isfinite(thresholds)
-  single = _figures(scores, positive, thresholds, np.ones((1, n)))
+  single = _figures(scores, requested, thresholds, np.ones((1, n)))
   columns = np.flatnonzero(counted)
   estimates = _estimates(
-    scores[:, columns], positive[:, columns], thresholds[columns], names
+    scores[:, columns], requested[:, columns], thresholds[columns], names
   )
   return Adherence(
     num_images=n,
+    num_known=num_known,
     num_positive=num_positive,
     counted=counted,
     values={name: figures[0] for name, figures in single.items()},
@@ -146,7 +150,8 @@ def to_measurements(
           value=value if known else None,
           reason="" if known else _why_undefined(figures, k),
         )
-      measurements.append(record.measurement(common, figure, group=f"finding: {name}"))
+      own = Fields(group=f"finding: {name}", num=int(figures.num_known[k]))
+      measurements.append(record.measurement(common | own, figure))
   return measurements
 
 
@@ -176,12 +181,12 @@ def check(
     raise ValueError(f"scores, requested and thresholds of {shapes}, not of one [n k]")
   if not np.isfinite(scores).all():
     raise ValueError("scores that are not finite")
-  if not np.isin(requested, (0, 1)).all():
-    raise ValueError("requested holds more than 0 and 1")
-  n, num_positive = len(requested), (requested > 0.5).sum(axis=0)
-  least = max(1, min_positives)
-  enough = (num_positive >= least) & (num_positive < n) & np.isfinite(thresholds)
-  if not enough.any():
+  if not (np.isin(requested, (0, 1)) | np.isnan(requested)).all():
+    raise ValueError("requested holds more than 0, 1 and nan")
+  n, least = len(requested), max(1, min_positives)
+  num_known, num_positive = _counts(requested)
+  enough = (num_positive >= least) & (num_positive < num_known)
+  if not (enough & np.isfinite(thresholds)).any():
     raise errors.InputError(
       f"{n} images, at most {num_positive.max(initial=0)} with the same finding",
       f"a finding with a threshold, {least} images with it and one without",
@@ -189,37 +194,46 @@ def check(
     )
 
 
+def _counts(requested: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Images whose finding is known, and those with it: [k] each."""
+  return np.isfinite(requested).sum(axis=0), (requested > 0.5).sum(axis=0)
+
+
 def _figures(
-  scores: np.ndarray, positive: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
+  scores: np.ndarray, requested: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
   """Returns name -> [r k] figures of images that count `weights` [r n] times."""
-  columns = range(scores.shape[1])
+  pairs = list(zip(scores.T, requested.T, strict=True))
   curves = {
-    name: np.stack([fn(scores[:, k], positive[:, k], weights) for k in columns], axis=1)
+    name: np.stack(
+      [ranking.of_known(fn, score, finding, weights) for score, finding in pairs],
+      axis=1,
+    )
     for name, fn in ranking.CURVES.items()
   }
   seen = (scores > thresholds).astype(np.float64)
   shares = {}
-  for name, group in (("found", positive), ("false_alarms", ~positive)):
+  for name, group in (("found", requested > 0.5), ("false_alarms", requested <= 0.5)):
     share = ranking.ratio(weights @ (seen * group), weights @ group.astype(np.float64))
     shares[name] = np.where(np.isfinite(thresholds), share, np.nan)
   return {**curves, **shares}
 
 
 def _estimates(
-  scores: np.ndarray, positive: np.ndarray, thresholds: np.ndarray, names: np.ndarray
+  scores: np.ndarray, requested: np.ndarray, thresholds: np.ndarray, names: np.ndarray
 ) -> dict[str, list[Estimate]]:
   """Returns name -> the macro mean, then each of k findings, with their deviations."""
 
   def figures_fn(weights: np.ndarray) -> np.ndarray:
-    figures = _figures(scores, positive, thresholds, weights)
+    figures = _figures(scores, requested, thresholds, weights)
     table = np.stack([figures[name] for name in NAMES], axis=1)
     return np.concatenate([_macro(table)[..., None], table], axis=-1)
 
   whole, deviations = statistics.estimates(figures_fn, names)
   # A figure depends on no more patients than have the finding, or lack it.
   fewest = [
-    min(len(np.unique(names[rows])) for rows in (has, ~has)) for has in positive.T
+    min(len(np.unique(names[rows])) for rows in (finding > 0.5, finding <= 0.5))
+    for finding in requested.T
   ]
   patients = [min(sum(fewest), len(np.unique(names))), *fewest]
   return {
@@ -240,8 +254,10 @@ def _macro(figures: np.ndarray) -> np.ndarray:
 
 
 def _why_undefined(figures: Adherence, k: int) -> str:
-  count = int(figures.num_positive[k])
-  if count in (0, figures.num_images):
+  count, known = int(figures.num_positive[k]), int(figures.num_known[k])
+  if not known:
+    return f"unknown in all {figures.num_images} images"
+  if count in (0, known):
     which = "no" if count == 0 else "every"
-    return f"{which} image of {figures.num_images} has it: one class alone"
+    return f"{which} image of {known} has it: one class alone"
   return "no threshold: one class alone in the validation images"

@@ -16,6 +16,7 @@ import pathlib
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources.nih import google_labels as google_labels_lib
@@ -58,7 +59,8 @@ def measure(
 ) -> list[Measurement]:
   """Trains on the training split and judges the held-out splits."""
   rows = np.flatnonzero(column.present("train"))
-  targets = targets_of(records.fields("train")["findings"][rows])
+  findings = records.fields("train")["findings"][rows]
+  targets = targets_of(findings, records.vocabulary)
   classifier = embedding_fit.train(
     column, rows, targets, cache=cache, progress=progress
   )
@@ -78,14 +80,24 @@ def measure(
   ]
 
 
-def targets_of(findings: np.ndarray) -> np.ndarray:
-  """Joins findings [n 14] to `TARGETS` [n 17], uint8."""
-  present = np.asarray(findings) > 0.5
-  unions = [
-    present[:, [metadata.FINDINGS.index(name) for name in names]].any(axis=1)
-    for names in expert_labels.UNIONS.values()
-  ]
-  return np.concatenate([present, np.stack(unions, axis=1)], axis=1).astype(np.uint8)
+def targets_of(
+  findings: np.ndarray, vocabulary: Sequence[str] = metadata.FINDINGS
+) -> np.ndarray:
+  """Joins findings [n k] to `TARGETS` [n 17], uint8; float32 with nan for unknown.
+
+  A union that is no finding of its own is present with any of its findings, absent
+  without all of them, and else unknown.
+  """
+  own = labels_lib.aligned(findings, vocabulary, metadata.FINDINGS)
+  own = np.where(np.isnan(own), np.nan, own > 0.5)
+  unions = []
+  for union, names in expert_labels.UNIONS.items():
+    stated = labels_lib.aligned(findings, vocabulary, [union])[:, 0]
+    parts = own[:, [metadata.FINDINGS.index(name) for name in names]]
+    joined = np.where((parts > 0.5).any(axis=1), 1, parts.sum(axis=1))
+    unions.append(np.where(np.isnan(stated), joined, stated > 0.5))
+  targets = np.concatenate([own, np.stack(unions, axis=1)], axis=1)
+  return targets.astype(np.uint8 if np.isfinite(targets).all() else np.float32)
 
 
 def _untrained(
@@ -122,7 +134,8 @@ def _judged_on(
   nih = metadata.FINDINGS
   judged: dict[str, _Judged] = {
     SOURCES[0]: (
-      *(_scores_of(scores[test], nih), 1.0 * findings[test]),
+      _scores_of(scores[test], nih),
+      1.0 * labels_lib.aligned(findings[test], records.vocabulary, nih),
       *(nih, patients[test]),
     )
   }

@@ -142,8 +142,7 @@ def figures(
   """Compares scores with one source of labels.
 
   Args:
-    labels: [n k] 0 or 1, nan unknown; images count where every finding that is labelled
-      at all is known.
+    labels: [n k] 0 or 1, nan unknown; images count for a finding where it is known.
     patients: [n].
     untrained: findings without a score -> the reason.
     records: figure of `adherence` -> the metric that it is reported as.
@@ -155,8 +154,9 @@ def figures(
     if name in untrained or not known
   }
   used = {k: x for k, x in enumerate(names) if f"finding: {x}" not in reasons}
-  rows = np.isfinite(labels[:, list(used)]).all(axis=1)
-  scores, requested = scores[rows][:, list(used)], labels[rows][:, list(used)] > 0.5
+  rows = np.isfinite(labels[:, list(used)]).any(axis=1)
+  scores, given = scores[rows][:, list(used)], labels[rows][:, list(used)]
+  requested = np.where(np.isnan(given), np.nan, given > 0.5)
   patients, num, zeros = patients[rows], int(rows.sum()), np.zeros(len(used))
   fields = fields | Fields(patients=len(np.unique(patients)))
   measurements: list[Measurement] = []

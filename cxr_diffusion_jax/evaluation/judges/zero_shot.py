@@ -6,11 +6,13 @@ images --`encoders.elixr.zero_shot`--> margins [n 14]
 Nothing is trained here: the judge has never seen the findings' labels.
 """
 
+from collections.abc import Sequence
 import pathlib
 
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.data import labels
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.encoders import base as encoder_lib
@@ -51,7 +53,8 @@ def measure(
   Raises:
     errors.InputError: no finding with enough images.
   """
-  requested = np.asarray(images.labels["findings"]) > 0.5
+  findings = np.asarray(images.labels["findings"])
+  requested = labels.aligned(findings, images.vocabulary, scorer.names)
   # Encoding is slow: refuse what can be refused first.
   adherence.check(np.zeros(requested.shape), requested, np.zeros(requested.shape[1]))
   scores = scorer.margins(images.images, cache=cache, progress=progress)
@@ -65,6 +68,8 @@ def measure_column(
   split: str,
   findings: np.ndarray,
   patients: np.ndarray,
+  *,
+  vocabulary: Sequence[str],
 ) -> list[Measurement]:
   """Judges the stored embeddings of real images, without encoding them again.
 
@@ -73,6 +78,7 @@ def measure_column(
   Args:
     findings: [n k], the split's labels; rows without a value are left out.
     patients: [n] of the split.
+    vocabulary: names of the k findings.
 
   Raises:
     errors.InputError: another encoder's column, or no finding with enough images.
@@ -90,7 +96,8 @@ def measure_column(
   for first in range(0, len(rows), BLOCK):
     block = np.stack([source[int(row)] for row in rows[first : first + BLOCK]])
     scores.append(margins(block, scorer.positive, scorer.negative))
-  scores, requested = np.concatenate(scores), np.asarray(findings)[rows] > 0.5
+  scores = np.concatenate(scores)
+  requested = labels.aligned(np.asarray(findings)[rows], vocabulary, scorer.names)
   patients = np.asarray(patients)[rows]
   num_patients = len(np.unique(patients))
   fields = Fields(judge=f"{JUDGE}, stored", of="real", patients=num_patients)
@@ -104,7 +111,10 @@ def _measure_margins(
   patients: np.ndarray,
   fields: Fields,
 ) -> list[Measurement]:
-  """Figures of adherence and mean margins [n k]; above 0 a finding counts as seen."""
+  """Figures of adherence and mean margins [n k]; above 0 a finding counts as seen.
+
+  `requested` [n k] is 0, 1 or nan for unknown.
+  """
   names, zeros = scorer.names, np.zeros(len(scorer.names))
   figures = adherence.measure(scores, requested, zeros, patients=patients)
   common = fields | Fields(standin=scorer.encoder.standin)
@@ -112,7 +122,7 @@ def _measure_margins(
   least, counted = adherence.MIN_POSITIVES, figures.counted
   few = f"fewer than {least} of {len(scores)} images have it, or all have"
   groups = ["all", *(f"finding: {name}" for name in names)]
-  for record, chosen in zip(METRICS, (requested, ~requested), strict=True):
+  for record, chosen in zip(METRICS, (requested > 0.5, requested <= 0.5), strict=True):
     means = iter(
       statistics.means_of_chosen(scores[:, counted], chosen[:, counted], patients)
     )

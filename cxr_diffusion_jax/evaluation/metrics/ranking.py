@@ -44,6 +44,21 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
   return np.where(undefined, np.nan, part / np.where(undefined, 1, whole))
 
 
+def of_known(
+  curve_fn: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+  scores: np.ndarray,
+  findings: np.ndarray,
+  weights: np.ndarray,
+) -> np.ndarray:
+  """A curve of the images whose finding [n] (0, 1 or nan) is known: [r]."""
+  known = np.isfinite(findings)
+  if known.all() and known.size:
+    return curve_fn(scores, findings > 0.5, weights)
+  if not known.any():
+    return np.full(len(weights), np.nan)
+  return curve_fn(scores[known], findings[known] > 0.5, weights[:, known])
+
+
 # Metric -> (scores [n], positive [n], weights [r n]) -> [r].
 CURVES: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = (
   MappingProxyType({"auroc": auroc, "average_precision": average_precision})

@@ -169,11 +169,11 @@ def _counted(sets: Sequence[ImageSet], sources: Sequence[Source]) -> np.ndarray:
   """[k] bool, findings with enough test images."""
   counted = np.ones(sources[0].findings.shape[1], bool)
   for images, source in zip(sets[::-1], sources[::-1], strict=True):
-    number = source.findings.sum(axis=0, dtype=np.int64)
+    number = (source.findings > 0.5).sum(axis=0)
     # Only the test set decides, so that macro means do not depend on training images.
     enough = counted & (number >= utility_arms.MIN_POSITIVES)
     if images is sets[-1]:
-      enough &= number < len(images)
+      enough &= (source.findings <= 0.5).any(axis=0)
     if not enough.any():
       raise errors.InputError(
         f"{images.name}: at most {number[counted].max()} of {len(images)} images with"

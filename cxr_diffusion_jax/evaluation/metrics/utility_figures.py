@@ -52,7 +52,7 @@ RECORDS = {record.name: record for record in METRICS}
 class TestSet:
   """The labels that scores are compared with."""
 
-  findings: np.ndarray  # [t k] 0 or 1
+  findings: np.ndarray  # [t k] 0 or 1, nan unknown
   patients: np.ndarray  # [t] names
   vocabulary: tuple[str, ...]
   counted: np.ndarray  # [k] bool, findings in the macro means
@@ -102,16 +102,18 @@ def measurement(
   of: str = "generated",
 ) -> Measurement:
   """One column of a sample."""
-  group, reason = "all", ""
+  group, reason, known = "all", "", np.isfinite(test.findings).any(axis=1)
   if column < len(test.counted):
     group = f"finding: {test.vocabulary[column]}"
-    count = int(test.findings[:, column].sum())
-    if count in (0, len(test.findings)):
-      reason = f"{count} of {len(test.findings)} test images have it"
+    finding = test.findings[:, column]
+    known = np.isfinite(finding)
+    count = int((finding > 0.5).sum())
+    if count in (0, known.sum()):
+      reason = f"{count} of {known.sum()} test images have it"
   low = high = None
   values, num_seeds = drawn.values[:, column], len(drawn.values)
   error = statistics.standard_error(drawn.deviations[:, column])
-  patients = len(np.unique(test.patients))
+  patients = len(np.unique(test.patients[known]))
   if not reason and np.isfinite(error):
     # A single seed has no variance, and its interval is that of the patients alone.
     between = values.var(ddof=1) / num_seeds if num_seeds > 1 else 0.0
@@ -127,7 +129,7 @@ def measurement(
     low=low,
     high=high,
     num=num,
-    num_real=len(test.findings),
+    num_real=int(known.sum()),
     real_patients=patients,
     judge=test.judge,
     group=group,
@@ -153,11 +155,14 @@ def _values(
 ) -> np.ndarray:
   """Returns [r s k+1] of images that count `weights` [r t] times."""
   num_seeds, _, num_findings = scores.shape
-  positive = test.findings > 0.5
+  findings = test.findings
+  both = (findings > 0.5).any(axis=0) & (findings <= 0.5).any(axis=0)
   values = np.full((len(weights), num_seeds, num_findings + 1), np.nan)
-  for k in np.flatnonzero(positive.any(axis=0) & ~positive.all(axis=0)):
+  for k in np.flatnonzero(both):
     for s in range(num_seeds):
-      values[:, s, k] = ranking.CURVES[metric](scores[s, :, k], positive[:, k], weights)
+      values[:, s, k] = ranking.of_known(
+        ranking.CURVES[metric], scores[s, :, k], findings[:, k], weights
+      )
   defined = np.isfinite(values[..., :-1]) & test.counted
   total = np.where(defined, values[..., :-1], 0).sum(axis=-1)
   number = defined.sum(axis=-1)

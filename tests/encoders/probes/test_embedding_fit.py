@@ -52,6 +52,21 @@ def test_train_gives_the_scores_of_a_fit_in_memory(column, targets):
   )
 
 
+def test_train_leaves_out_rows_whose_target_is_unknown(column, targets):
+  rows = np.arange(NUM_ROWS)
+  unknown = targets[:, :3].astype(np.float32)
+  # Every second row of the first; all with or without it of the others.
+  unknown[::2, 0] = np.nan
+  unknown[:, 1] = np.where(unknown[:, 1] == 1, 1, np.nan)
+  unknown[:, 2] = np.nan
+  result = embedding_fit.train(column, rows, unknown)
+  assert result.known.tolist() == [True, False, False]
+  scores = result.scores(column.source("train"), rows)
+  present = targets[:, 0] == 1
+  assert scores[present, 0].min() > scores[~present, 0].max()
+  assert not scores[:, 1:].any()
+
+
 def test_train_resumes_after_each_target(column, targets, tmp_path, monkeypatch):
   fits = []
 

@@ -291,6 +291,54 @@ def test_macro_auroc_is_the_share_of_ordered_pairs():
   assert probe_fit.macro_auroc(scores[:, 1:], findings[:, 1:]) == 0
 
 
+def test_findings_loss_has_no_gradient_of_unknown_findings():
+  generator = np.random.default_rng(0)
+  logits = generator.standard_normal((6, 3)).astype(np.float32)
+  findings = (generator.random((6, 3)) < 0.5).astype(np.float32)
+  unknown = generator.random((6, 3)) < 0.4
+  weights = np.float32([1, 2, 3])
+  partly = np.where(unknown, np.nan, findings)
+  loss, gradient = jax.value_and_grad(probe_fit.findings_loss)(logits, partly, weights)
+  whole = jax.grad(probe_fit.findings_loss)(logits, findings, weights)
+  assert np.isfinite(loss)
+  assert (np.asarray(gradient)[unknown] == 0).all()
+  np.testing.assert_array_equal(np.asarray(gradient)[~unknown], whole[~unknown])
+
+
+def test_weights_and_areas_are_of_the_rows_whose_finding_is_known():
+  generator = np.random.default_rng(0)
+  findings = (generator.random((60, 3)) < 0.3).astype(np.float32)
+  scores = generator.random((60, 3))
+  findings[:20, 0], findings[:, 2] = np.nan, np.nan
+  weights = probe_fit.positive_weights(findings, 9.0)
+  known = probe_fit.positive_weights(findings[20:, :1].astype(np.uint8), 9.0)
+  np.testing.assert_allclose(weights[[0, 2]], [known[0], 1], rtol=1e-6)
+  alone = [
+    probe_fit.macro_auroc(scores[rows, k : k + 1], findings[rows, k : k + 1])
+    for rows, k in ((slice(20, None), 0), (slice(None), 1))
+  ]
+  assert probe_fit.macro_auroc(scores, findings) == pytest.approx(np.mean(alone))
+  thresholds = probe.youden_thresholds(scores, findings)
+  (first,) = probe.youden_thresholds(scores[20:, :1], findings[20:, :1])
+  assert thresholds[0] == first
+  assert np.isnan(thresholds[2])
+
+
+def test_probe_takes_unknown_findings(inputs, validation, tmp_path, untrained):
+  images, findings = inputs
+  partly = findings.astype(np.float32)
+  partly[::3, 0], partly[:, 1] = np.nan, np.nan
+  given = {"validation": validation, "settings": SETTINGS}
+  first = probe.train_probe(images, partly, tmp_path, **given)
+  # Unknown in training is no finding that the probe can see.
+  assert np.isnan(first.thresholds).tolist() == [False, True, True]
+  again = probe.train_probe(images, partly, tmp_path, **given)
+  assert len(untrained) == 1
+  assert again.fingerprint == first.fingerprint
+  whole = probe.train_probe(images, findings, tmp_path, **given)
+  assert whole.fingerprint != first.fingerprint
+
+
 def test_large_images_are_reduced():
   images = np.full((2, 448, 448, 1), 255, np.uint8)
   assert probe_fit.to_network(images).shape == (2, 224, 224, 1)

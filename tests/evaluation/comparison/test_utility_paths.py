@@ -19,6 +19,15 @@ def test_balanced_rows_show_each_finding_equally_often():
   assert len(utility_paths.balanced_rows(findings, np.arange(20), 31)) == 31
 
 
+def test_balanced_rows_take_no_unknown_row_for_one_without_findings():
+  findings = np.zeros((9, 2), np.float32)
+  findings[:3, 0], findings[3:7, 1] = 1, np.nan
+  rows = utility_paths.balanced_rows(findings, np.arange(9), 20)
+  assert {*rows.tolist()} == {0, 1, 2, 7, 8}
+  findings[:] = np.nan
+  assert len(np.unique(utility_paths.balanced_rows(findings, np.arange(9), 9))) == 9
+
+
 def test_settings_of_utility_follow_the_options():
   options = path_assessment.Options(
     utility_steps=70, utility_ratios=(1, 5), classifier_patience=2

@@ -168,6 +168,28 @@ def test_measure_gives_the_defined_figures(planted):
   ).all()
 
 
+def test_measure_with_unknown_findings_is_that_of_the_known_rows(planted):
+  scores, asked, thresholds = planted
+  unknown = np.random.default_rng(2).random(asked.shape) < 0.3
+  result = adherence.measure(scores, np.where(unknown, np.nan, asked), thresholds)
+  assert result.num_known.tolist() == (~unknown).sum(axis=0).tolist()
+  for k in range(3):
+    rows = ~unknown[:, k]
+    alone = adherence.measure(
+      scores[rows, k : k + 1], asked[rows, k : k + 1], thresholds[k : k + 1]
+    )
+    for name, values in alone.values.items():
+      assert result.values[name][k] == pytest.approx(values[0]), (name, k)
+      assert result.findings[name][k].value == pytest.approx(values[0])
+  names = ("a", "b", "c", "d")
+  nowhere = np.where(np.arange(4) == 3, np.nan, asked)
+  table = adherence.to_measurements(
+    adherence.measure(scores, nowhere, thresholds), names
+  )
+  (last,) = (x for x in table if (x.metric, x.group) == ("auroc", "finding: d"))
+  assert (last.value, last.reason) == (None, "unknown in all 200 images")
+
+
 def test_measure_of_shuffled_conditions_is_chance(planted):
   scores, asked, thresholds = planted
   asked = asked[np.random.default_rng(1).permutation(200)]

@@ -19,6 +19,7 @@ class Records:
   """Names and findings of a split."""
 
   of_split: dict
+  vocabulary: tuple = metadata.FINDINGS
 
   def ids(self, split):
     return self.fields(split)["id"]
@@ -125,3 +126,16 @@ def test_targets_of_unions_are_of_any_of_their_findings():
     has = {names[k] for k in range(14) if result[k, names.index(union)]}
     assert has == set(parts)
   assert not result[14].any()
+
+
+def test_targets_of_another_vocabulary_are_unknown_where_nothing_is_stated():
+  vocabulary = ("Edema", "Pneumothorax", "Airspace_Opacity")
+  findings = np.float32([[0, 0, 1], [1, 0, 0], [0, np.nan, np.nan]])
+  result = embedding_classifier.targets_of(findings, vocabulary)
+  table = dict(zip(embedding_classifier.TARGETS, result.T.tolist(), strict=True))
+  assert table["Edema"] == [0, 1, 0]
+  np.testing.assert_array_equal(table["Pneumothorax"], [0, 0, np.nan])
+  assert np.isnan(table["Mass"]).all()
+  # The dataset's own label goes before the union of its parts.
+  np.testing.assert_array_equal(table["Airspace opacity"], [1, 0, np.nan])
+  np.testing.assert_array_equal(table["Abnormal"], [np.nan, 1, np.nan])

@@ -155,7 +155,9 @@ def test_measure_column_equals_measure_of_the_images(scorer, tmp_path):
     dtype="float32",
   )
   findings = images.labels["findings"]
-  stored = zero_shot.measure_column(scorer, column, "test", findings, images.ids)
+  stored = zero_shot.measure_column(
+    scorer, column, "test", findings, images.ids, vocabulary=metadata.FINDINGS
+  )
   result = zero_shot.measure(scorer, images.take(range(2, 150)))
   assert [one.value for one in stored] == pytest.approx(
     [one.value for one in result], nan_ok=True
@@ -165,4 +167,6 @@ def test_measure_column_equals_measure_of_the_images(scorer, tmp_path):
   }
   other = elixr_zero_shot.make_scorer(Encoder(description="another"), PROMPTS)
   with pytest.raises(errors.InputError, match="which encodes the prompts"):
-    zero_shot.measure_column(other, column, "test", findings, images.ids)
+    zero_shot.measure_column(
+      other, column, "test", findings, images.ids, vocabulary=metadata.FINDINGS
+    )

@@ -51,6 +51,25 @@ def test_measurement_interval_covers_images_and_seeds(monkeypatch):
   assert math.isclose(both[1], np.std(areas, ddof=1) / math.sqrt(3), rel_tol=0.15)
 
 
+def test_figures_of_unknown_findings_are_those_of_the_known_images():
+  base = _test_set(90)
+  scores = base.findings[None] + np.random.default_rng(0).standard_normal((2, 90, 14))
+  findings = base.findings.astype(np.float32)
+  findings[:30, 0] = np.nan
+  test = dataclasses.replace(base, findings=findings)
+  drawn = utility_figures.sample(test, "auroc", scores)
+  rows = slice(30, None)
+  alone = dataclasses.replace(
+    base, findings=base.findings[rows], patients=base.patients[rows]
+  )
+  expected = utility_figures.sample(alone, "auroc", scores[:, rows])
+  np.testing.assert_allclose(drawn.values[:, 0], expected.values[:, 0])
+  figure = utility_figures.measurement(test, "tstr_auroc", drawn, 0, num=1)
+  assert (figure.num_real, figure.real_patients) == (60, 60)
+  figure = utility_figures.measurement(test, "tstr_macro_auroc", drawn, 14, num=1)
+  assert figure.num_real == 90
+
+
 def test_sample_draws_whole_patients():
   generator = np.random.default_rng(0)
   base = _test_set(60)
