@@ -248,14 +248,15 @@ def _fingerprint(
         "images, each with one row",
       )
     size, columns = size or len(images[0]), columns or findings.shape[1]
-    known = np.nan_to_num(findings, nan=2)
-    if findings.shape[1:] != (columns,) or not np.isin(known, (0, 1, 2)).all():
+    valid = np.isin(findings, (0, 1)) | np.isnan(findings)
+    if findings.shape[1:] != (columns,) or not valid.all():
       raise ValueError(
         f"{name} findings {findings.shape}, not [n {columns}] of 0, 1 and nan"
       )
     sample = probe_fit.sample_images(images, size)
     digest.update(f"{name} {len(images)} {size} {columns}".encode())
-    digest.update(np.ascontiguousarray(known, np.uint8).tobytes())
+    codes = np.nan_to_num(findings, nan=2)
+    digest.update(np.ascontiguousarray(codes, np.uint8).tobytes())
     digest.update(sample.tobytes())
   return digest.hexdigest()[:16]
 

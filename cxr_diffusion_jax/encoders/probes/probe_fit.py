@@ -18,6 +18,7 @@ import safetensors.numpy
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import fitting
 from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
+from cxr_diffusion_jax.encoders.probes import finding_rates
 from cxr_diffusion_jax.encoders.probes.probe_settings import MAX_SIDE, ProbeSettings
 from cxr_diffusion_jax.encoders.standin import loss as standin_loss
 from cxr_diffusion_jax.models import classifier as classifier_lib
@@ -119,11 +120,11 @@ def fit(
   """
   program = program or compile_step(settings, findings.shape[1])
   if weights is None:
-    weights = positive_weights(findings, settings.max_positive_weight)
+    weights = finding_rates.positive_weights(findings, settings.max_positive_weight)
   if params is None:
     key, like = jax.random.key(settings.seed), jnp.zeros((1, *images[0].shape))
     initial = program.init_fn(key, like)["params"]
-    initial["head"]["bias"] = jnp.asarray(_log_odds(findings, weights))
+    initial["head"]["bias"] = jnp.asarray(finding_rates.log_odds(findings, weights))
     params = initial
   else:
     # The first step consumes the parameters that it is given.
@@ -230,13 +231,6 @@ def macro_auroc(scores: np.ndarray, findings: np.ndarray) -> float:
   return float(np.mean(areas)) if areas else 0.0
 
 
-def positive_weights(findings: np.ndarray, limit: float) -> np.ndarray:
-  """Returns [k] float32 w of the loss above; 1 for findings that no image has."""
-  rate = np.nan_to_num(_rates(findings))
-  weights = np.clip((1 - rate) / np.maximum(rate, 1e-9), 1, limit)
-  return np.where(rate > 0, weights, 1).astype(np.float32)
-
-
 def check_images(images: types.Arrays, size: int) -> None:
   """Raises `errors.InputError` unless all images are uint8 [size size 1]."""
   for image in images:
@@ -292,19 +286,3 @@ def _figure_fn(
     return round(macro_auroc(scores, wanted), 3), -float(loss)
 
   return figure
-
-
-def _log_odds(findings: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """Returns [k] float32, the constant logits of least weighted loss."""
-  rate = np.clip(np.nan_to_num(_rates(findings), nan=0.5), 1e-3, 1 - 1e-3)
-  return np.log(weights * rate / (1 - rate)).astype(np.float32)
-
-
-def _rates(findings: np.ndarray) -> np.ndarray:
-  """Returns [k], the share of the images with it where it is known; nan for nowhere."""
-  known = np.isfinite(findings)
-  if known.all():
-    return np.mean(findings, axis=0)
-  number = known.sum(axis=0)
-  present = np.where(known, findings, 0).sum(axis=0, dtype=np.float64)
-  return np.where(number > 0, present / np.maximum(number, 1), np.nan)

@@ -12,7 +12,12 @@ import pytest
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders import fitting
-from cxr_diffusion_jax.encoders.probes import probe, probe_fit, probe_settings
+from cxr_diffusion_jax.encoders.probes import (
+  finding_rates,
+  probe,
+  probe_fit,
+  probe_settings,
+)
 from cxr_diffusion_jax.evaluation.judges import adherence
 
 SETTINGS = probe_settings.ProbeSettings(
@@ -279,7 +284,7 @@ def test_positive_weights_of_rare_findings_are_limited():
   findings = np.zeros((100, 4))
   for column, count in enumerate((50, 25, 1, 0)):
     findings[:count, column] = 1
-  weights = probe_fit.positive_weights(findings, 5.0)
+  weights = finding_rates.positive_weights(findings, 5.0)
   np.testing.assert_allclose(weights, [1, 3, 5, 1], rtol=1e-6)
 
 
@@ -310,8 +315,8 @@ def test_weights_and_areas_are_of_the_rows_whose_finding_is_known():
   findings = (generator.random((60, 3)) < 0.3).astype(np.float32)
   scores = generator.random((60, 3))
   findings[:20, 0], findings[:, 2] = np.nan, np.nan
-  weights = probe_fit.positive_weights(findings, 9.0)
-  known = probe_fit.positive_weights(findings[20:, :1].astype(np.uint8), 9.0)
+  weights = finding_rates.positive_weights(findings, 9.0)
+  known = finding_rates.positive_weights(findings[20:, :1].astype(np.uint8), 9.0)
   np.testing.assert_allclose(weights[[0, 2]], [known[0], 1], rtol=1e-6)
   alone = [
     probe_fit.macro_auroc(scores[rows, k : k + 1], findings[rows, k : k + 1])
