@@ -22,7 +22,14 @@ from cxr_diffusion_jax.parallel import distributed
 from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import image_parts
-from cxr_diffusion_jax.synthesis import acceptance, datasheet, rows, subjects, tree
+from cxr_diffusion_jax.synthesis import (
+  acceptance,
+  datasheet,
+  locks,
+  rows,
+  subjects,
+  tree,
+)
 from cxr_diffusion_jax.synthesis import plan as plan_lib
 from cxr_diffusion_jax.synthesis.acceptance import AcceptanceJudge
 from cxr_diffusion_jax.synthesis.rows import Subject
@@ -165,7 +172,11 @@ def make(
   sizes = [len(_numbers(production, part)) for part in own]
   done = sum(n for n, part in zip(sizes, own, strict=True) if paths[part].exists())
   _check_room(production, sum(sizes) - done)
-  with distributed.signals() as received, artifacts.disk_errors(folder):
+  with (
+    distributed.signals() as received,
+    artifacts.disk_errors(folder),
+    locks.parts(folder / tree.FACTS, own),
+  ):
     progress("images", done, sum(sizes))
     for part in own:
       if paths[part].exists():
@@ -183,6 +194,7 @@ def make(
       tree.write_part(paths[part], _make_part(production, part, report))
       done += len(_numbers(production, part))
       progress("images", done, sum(sizes))
+  with artifacts.disk_errors(folder):
     present = [path for path in paths if path.exists()]
     whole = tree.merge([tree.read_part(path) for path in present])
     remaining = len(paths) - len(present)

@@ -18,7 +18,7 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.sampling import files as sample_files
-from cxr_diffusion_jax.synthesis import tables
+from cxr_diffusion_jax.synthesis import locks, tables
 from cxr_diffusion_jax.synthesis.rows import Subject
 
 IMAGES, PARTS = "original", "parts"
@@ -70,20 +70,21 @@ def claim(out: artifacts.PathLike, facts: artifacts.Json) -> epath.Path:
     errors.InputError: the folder holds other files, or images of other facts.
   """
   folder = epath.Path(out)
-  artifacts.claim_folder(folder, (IMAGES, PARTS, *tables.NAMES, DATASHEET, FACTS))
-  path = folder / FACTS
-  saved = artifacts.read_json(path) if path.exists() else facts
-  if saved != facts:
-    differing = [key for key in facts if saved.get(key) != facts[key]]
-    places = [folder / name for name in (IMAGES, PARTS)]
-    if any(place.exists() and any(place.iterdir()) for place in places):
-      raise errors.InputError(
-        f"{folder} holds images of another call, with other {', '.join(differing)}",
-        "the same command, or a new folder",
-        "name another folder",
-      )
-  with artifacts.disk_errors(folder):
-    artifacts.write_json(path, facts)
+  with locks.alone(folder), artifacts.disk_errors(folder):
+    artifacts.claim_folder(folder, (IMAGES, PARTS, *tables.NAMES, DATASHEET, FACTS))
+    path = folder / FACTS
+    saved = artifacts.read_json(path) if path.exists() else {}
+    if saved and saved != facts:
+      differing = [key for key in facts if saved.get(key) != facts[key]]
+      places = [folder / name for name in (IMAGES, PARTS)]
+      if any(place.exists() and any(place.iterdir()) for place in places):
+        raise errors.InputError(
+          f"{folder} holds images of another call, with other {', '.join(differing)}",
+          "the same command, or a new folder",
+          "name another folder",
+        )
+    if saved != facts:
+      artifacts.write_json(path, facts)
   return folder
 
 
@@ -176,14 +177,15 @@ def finish(
   Args:
     vocabulary: of the labels.
   """
-  files = [entry.file for entry in whole.entries]
-  subjects = [entry.subject for entry in whole.entries]
-  name, rows = tables.make(files, subjects, vocabulary)
-  artifacts.write_text(folder / name, csv_table.csv_text(rows))
-  artifacts.write_text(folder / DATASHEET, datasheet)
-  manifest = artifacts.read_json(folder / artifacts.MANIFEST)
-  digests = {f"{IMAGES}/{entry.file}": entry.sha256 for entry in whole.entries}
-  for file in (name, DATASHEET, FACTS):
-    digests[file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-  content = {"names": manifest["names"], "synthetic": True, "sha256": digests}
-  artifacts.write_json(folder / artifacts.MANIFEST, content)
+  with locks.alone(folder):
+    files = [entry.file for entry in whole.entries]
+    subjects = [entry.subject for entry in whole.entries]
+    name, rows = tables.make(files, subjects, vocabulary)
+    artifacts.write_text(folder / name, csv_table.csv_text(rows))
+    artifacts.write_text(folder / DATASHEET, datasheet)
+    manifest = artifacts.read_json(folder / artifacts.MANIFEST)
+    digests = {f"{IMAGES}/{entry.file}": entry.sha256 for entry in whole.entries}
+    for file in (name, DATASHEET, FACTS):
+      digests[file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    content = {"names": manifest["names"], "synthetic": True, "sha256": digests}
+    artifacts.write_json(folder / artifacts.MANIFEST, content)

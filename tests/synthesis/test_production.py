@@ -1,11 +1,15 @@
 """Synthetic datasets: quotas, rejections, kills, shards, and the written tree."""
 
+from concurrent import futures
+import csv
 import dataclasses
 import json
 import os
 import pathlib
 import re
 import signal
+import subprocess
+import sys
 
 from etils import epath
 import numpy as np
@@ -16,6 +20,7 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.sources import nih, table
 from cxr_diffusion_jax.synthesis import plan as plan_lib
 from cxr_diffusion_jax.synthesis import production as production_lib
+from cxr_diffusion_jax.synthesis import tree
 from cxr_diffusion_jax.synthesis.acceptance import AcceptanceJudge
 from cxr_diffusion_jax.synthesis.plan import Plan, Quota
 
@@ -215,6 +220,36 @@ def test_make_by_shards_equals_one_process(make, tmp_path):
   assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 
 
+def test_claim_by_several_processes_at_once_agrees(tmp_path):
+  facts = {"seed": 0, "plan": list(range(2000))}
+  with futures.ThreadPoolExecutor(8) as pool:
+    for number in range(5):
+      out = [tmp_path / f"out-{number}"] * 8
+      for folder in pool.map(tree.claim, out, [facts] * 8):
+        assert artifacts.read_json(folder / "generation.json") == facts
+
+
+def test_make_refuses_parts_that_another_process_makes(make, tmp_path):
+  make("out", shard=(1, 2))
+  hold = (
+    "import fcntl, sys; file = open(sys.argv[1], 'r+b');"
+    "fcntl.lockf(file, fcntl.LOCK_EX, 1, 2); print('held', flush=True);"
+    "sys.stdin.read()"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", hold, str(tmp_path / "out/generation.json")],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as other:
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(errors.InputError, match="in use by another process"):
+      make("out", shard=(0, 2))
+    assert make("out", shard=(1, 2)).remaining_parts == 2
+    other.communicate("")
+  assert make("out", shard=(0, 2)).remaining_parts == 0
+
+
 def test_prepare_refuses_another_command_and_other_files(make, tmp_path):
   make("out")
   with pytest.raises(errors.InputError, match="another call, with other seed; "):
@@ -225,6 +260,8 @@ def test_prepare_refuses_another_command_and_other_files(make, tmp_path):
   (tmp_path / "taken/mine.txt").touch()
   with pytest.raises(errors.InputError, match=r"did not write: mine\.txt"):
     make("taken")
+  with pytest.raises(errors.InputError, match=r"mine\.txt is a file"):
+    make("taken/mine.txt")
 
 
 def test_make_takes_open_findings_from_rows_of_the_split(make, builder_of, tmp_path):
@@ -256,6 +293,43 @@ def test_make_of_an_image_path_takes_conditions_and_labels_from_rows(
   assert len({*read.patient.tolist()}) == len(patients)
   text = (tmp_path / "out/Data_Entry_2017.csv").read_text()
   assert text.splitlines()[0].endswith(",View Position,Condition")
+
+
+def test_make_labels_what_a_condition_shows(make, builder_of, tmp_path):
+  """Of the same patient's other image, the labels are that image's."""
+  run = builder_of("elixr_c", conditioning__reference="same_patient").run
+  make("out", plan=Plan(quotas=(Quota(num=12, view="PA"),)), run=run, split="train")
+  read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  fields, ids = run.dataset.records.fields("train"), run.dataset.records.ids("train")
+  with (tmp_path / "out/Data_Entry_2017.csv").open() as file:
+    shown = [ids.tolist().index(row["Condition"]) for row in csv.DictReader(file)]
+  np.testing.assert_array_equal(read.findings, fields["findings"][shown])
+  assert (fields["view"][shown] == 0).all()
+
+
+@pytest.mark.parametrize("path", ["elixr_b", "elixr_bc"])
+def test_make_of_paths_that_read_a_text(path, make, encoder, tmp_path, monkeypatch):
+  texts = []
+  encode = type(encoder).encode_text
+
+  def encode_text(self, columns, prompts):
+    texts.extend(prompts)
+    return encode(self, columns, prompts)
+
+  monkeypatch.setattr(type(encoder), "encode_text", encode_text)
+  plan = Plan(quotas=(Quota(num=6, findings=("Mass",)), Quota(num=1)))
+  make("out", plan=plan, path=path, split="train")
+  read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
+  mass = read.vocabulary.index("Mass")
+  np.testing.assert_array_equal(read.findings[:6], [np.eye(14)[mass]] * 6)
+  if path == "elixr_b":
+    masses = texts[:6]
+    assert all("mass" in text or "lesion" in text for text in masses)
+    # Phrasings differ from image to image.
+    assert len({*masses}) > 2
+  else:
+    # Text and image come from one row.
+    assert not texts
 
 
 def test_prepare_refuses_quotas_without_a_row(make):

@@ -1,0 +1,71 @@
+"""Locks of a synthetic dataset's folder, for the processes that share it.
+
+The operating system frees them when a process ends, however it ends. Buckets and file
+systems without locks are not protected.
+"""
+
+from collections.abc import Iterable, Iterator
+import contextlib
+import errno
+import os
+import pathlib
+
+from cxr_diffusion_jax import artifacts, errors
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextlib.contextmanager
+def alone(folder: artifacts.PathLike) -> Iterator[None]:
+  """Waits until no other process is in such a block of the folder, which is made.
+
+  Raises:
+    errors.InputError: it is a file, or cannot be made.
+  """
+  import fcntl
+
+  if artifacts.is_remote(folder):
+    yield
+    return
+  if pathlib.Path(folder).is_file():
+    raise errors.InputError(f"{folder} is a file", "a folder", "name another one")
+  with artifacts.disk_errors(folder):
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+  place = os.open(folder, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):
+      fcntl.flock(place, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(place)
+
+
+@contextlib.contextmanager
+def parts(path: artifacts.PathLike, numbers: Iterable[int]) -> Iterator[None]:
+  """Keeps other processes from making some parts.
+
+  Args:
+    path: a file of the dataset that is not replaced meanwhile, nor read, which would
+      free the locks; byte i of it stands for part i.
+
+  Raises:
+    errors.InputError: another process makes one of them.
+  """
+  import fcntl
+
+  if artifacts.is_remote(path):
+    yield
+    return
+  with open(path, "r+b") as file:
+    try:
+      for number in numbers:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise errors.InputError(
+          f"{os.path.dirname(path)} is in use by another process, which makes the same"
+          " images",
+          "a folder, or a shard of it, that no other process makes",
+          "wait for it, or name another shard",
+        ) from error
+    yield
