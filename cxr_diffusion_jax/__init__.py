@@ -1,7 +1,7 @@
 """Diffusion models of chest X-rays, conditioned on text, images and ELIXR.
 
 import cxr_diffusion_jax as cxr
-images = cxr.load_run("runs/clip_text").sample(prompt="large left effusion", num=4)
+images = cxr.load_run("runs/clip_text").sample(prompt="pleural effusion", num=4)
 """
 
 from etils import epy

@@ -174,11 +174,8 @@ def _split_note(settings: DataSettings, plan: Plan) -> str:
   counts = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.rows.items())
   if _official(settings, plan.table) is not None:
     return f"as published ({plan.table.split_note}): {counts}"
-  why = "config.data.split=hash"
-  if settings.split != "hash":
-    why = "there is no published split" + (
-      f" ({plan.table.split_note})" if plan.table.split_note else ""
-    )
+  asked = settings.split == "hash"
+  why = "config.data.split=hash" if asked else "there is no published split"
   return f"by patient hash, since {why}: {counts}"
 
 

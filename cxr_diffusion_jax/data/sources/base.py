@@ -128,7 +128,7 @@ class Source(Protocol):
 
 def stated(findings: np.ndarray) -> np.ndarray:
   """Which columns of findings [n k] are known in any row: [k] bool."""
-  return np.isfinite(findings).any(axis=0)
+  return np.any(np.isfinite(findings), axis=0)
 
 
 def without_unknown(table: Table) -> Table:

@@ -80,7 +80,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     id=ids,
     patient=np.array([_patient(path) for path in paths], np.int32),
     findings=np.concatenate([findings_of(table) for table in tables.values()]),
-    image=labelled.existing(root / path for path in paths),
+    image=labelled.existing(root, paths),
     age=np.array(column("Age", metadata.parse_age, np.nan), np.float32),
     sex=np.array(column("Sex", labelled.parse_sex, -1), np.int8),
     view=np.where(is_lateral, base.LATERAL, view).astype(np.int8),

@@ -79,14 +79,16 @@ def boxes_of(rows: Iterable[tuple[int, np.ndarray]], num_findings: int) -> np.nd
   return boxes
 
 
-def existing(paths: Iterable[epath.Path | str]) -> list[str | None]:
-  """The paths of those files that exist, None for others."""
-  names = [os.fspath(path) for path in paths]
-  exists = (epath.Path(name).exists for name in names)
-  if not any(map(artifacts.is_remote, names[:1])):
-    return [name if os.path.exists(name) else None for name in names]
-  found = images.in_threads(lambda call: call(), exists)
-  return [name if there else None for name, there in zip(names, found, strict=True)]
+def existing(folder: epath.Path, names: Iterable[str]) -> list[str | None]:
+  """The paths of those files below a folder that exist, None for others."""
+  # Joined as texts: path objects take most of the time at 400,000 files.
+  prefix = os.fspath(folder).rstrip("/")
+  paths = [f"{prefix}/{name}" for name in names]
+  if artifacts.is_remote(prefix):
+    exist = images.in_threads(lambda path: epath.Path(path).exists(), paths)
+  else:
+    exist = map(os.path.exists, paths)
+  return [path if there else None for path, there in zip(paths, exist, strict=True)]
 
 
 def first_file(root: epath.Path, *names: str) -> epath.Path | None:

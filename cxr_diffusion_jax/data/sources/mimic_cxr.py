@@ -73,7 +73,7 @@ def _images(
   found: list[str | None] = [None] * len(stems)
   for extension in _EXTENSIONS:
     rows = [row for row, path in enumerate(found) if path is None]
-    paths = labelled.existing(files / f"{stems[row]}{extension}" for row in rows)
+    paths = labelled.existing(files, [f"{stems[row]}{extension}" for row in rows])
     for row, path in zip(rows, paths, strict=True):
       found[row] = path
   return found
