@@ -113,6 +113,7 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     prompt_seed=0,
     captions=4,
     caption_drop=0.1,
+    balance=0.0,
     augment=0.0,
     num_workers=0,
   )

@@ -1,6 +1,6 @@
 """Joins records with columns and serves them as batches, through Grain.
 
-rows -> shuffle -> repeat -> batches of B = G / n rows (-> draw captions)
+rows -> shuffle -> repeat (-> balance) -> batches of B = G / n rows (-> draw captions)
   -> [step n + p :: n] -> load
 
 Batch k holds the rows k B to (k + 1) B of one endless shuffled stream, and process p of
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxr_diffusion_jax.data import balance as balance_lib
 from cxr_diffusion_jax.data import captions as captions_lib
 from cxr_diffusion_jax.data import pairing
 from cxr_diffusion_jax.data.columns.column import Column, ColumnSource
@@ -66,7 +67,8 @@ class JoinedSource:
     self.split = split
     self._images = images
     self._records = records_lib.RecordSource(records, split)
-    self._patient = records.fields(split)["patient"]
+    fields = records.fields(split)
+    self._patient, self._findings = fields["patient"], fields["findings"]
     self._columns = {}
     present = np.ones(len(self._records), bool)
     named = [(column.description.name, column) for column in columns]
@@ -94,7 +96,6 @@ class JoinedSource:
       # Among the rows that are there: a partner without a value is none.
       patient = self._patient[self.row]
       if reference == "same_findings":
-        fields = records.fields(split)
         shared = [fields[name][self.row] for name in ("findings", "sex", "view")]
         partner = pairing.other_patient(np.column_stack(shared), patient)
         self.num_left_out = int((partner < 0).sum())
@@ -106,6 +107,11 @@ class JoinedSource:
 
   def __len__(self) -> int:
     return len(self.row)
+
+  @property
+  def findings(self) -> np.ndarray:
+    """[len k] of the rows' own images; nan unknown."""
+    return self._findings[self.row]
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     return self._read(operator.index(index), 0)
@@ -184,6 +190,7 @@ def train_batches(
   start_step: int = 0,
   process_index: int = 0,
   process_count: int = 1,
+  balance: float = 0.0,
   num_workers: int = 0,
   num_threads: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -191,6 +198,7 @@ def train_batches(
 
   Args:
     seed: of the order, 0 to 2^32 - 1.
+    balance: the cap of `balance.weights`, by which rows are drawn; 0 for each once.
     num_workers: worker processes; 0 reads in threads of this process.
     num_threads: threads that read batches ahead, in this process or in each worker.
 
@@ -204,13 +212,12 @@ def train_batches(
   import grain
 
   local_size = _local_size(source, batch_size, process_index, process_count)
+  rows = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+  if balance:
+    rows = rows.map_with_index(balance_lib.Sampler.make(source.findings, balance, seed))
   batches = (
-    grain.MapDataset.range(len(source))
-    .seed(seed)
-    .shuffle()
-    .repeat()
     # Drop the remainder: Grain could not count the batches of an endless stream.
-    .batch(local_size, drop_remainder=True)
+    rows.batch(local_size, drop_remainder=True)
     .map_with_index(functools.partial(_with_draws, source.captions, seed))
     .slice(slice(start_step * process_count + process_index, None, process_count))
     .map(functools.partial(_load, source))

@@ -16,8 +16,8 @@ import pathlib
 from etils import epath
 
 from cxr_diffusion_jax import artifacts, errors, naming
+from cxr_diffusion_jax.data import balance, images
 from cxr_diffusion_jax.data import captions as captions_lib
-from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.sources import base
 
 
@@ -63,6 +63,9 @@ class DataSettings:
     caption_drop: probability that a caption other than the full prompt leaves out an
       attribute: findings, sides, view, age, sex; the path `findings` leaves out labels
       at the same rate.
+    balance: training rows of rare findings are drawn more often, in proportion to the
+      inverse frequency of a row's rarest finding, at most this many times as often as
+      rows without a finding; 0 for all rows equally often.
     augment: share of the training images that are rotated by up to 5 degrees, shifted
       by up to 4 % and changed in contrast by up to 10 %, which the network is given as
       a condition; never flipped. Not for precomputed latents.
@@ -91,6 +94,7 @@ class DataSettings:
   prompt_seed: int = 0
   captions: int = 1
   caption_drop: float = 0.0
+  balance: float = 0.0
   augment: float = 0.0
   num_workers: int = 0
 
@@ -120,6 +124,7 @@ class DataSettings:
     if not 0 <= self.augment <= 1:
       raise errors.InputError(f"config.data.augment={self.augment}", "0 to 1")
     captions_lib.check(self.captions, self.caption_drop)
+    balance.check(self.balance)
     for name, least in (("image_size", 8), ("standin_steps", 1)):
       value = getattr(self, name)
       if value < least:

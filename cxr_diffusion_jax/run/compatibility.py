@@ -47,6 +47,7 @@ MAY_CHANGE = (
 _ADDED = {
   "data.phantom_visits": 0.0,
   "data.augment": 0.0,
+  "data.balance": 0.0,
   "data.captions": 1,
   "data.caption_drop": 0.0,
   "train.init_from": "",

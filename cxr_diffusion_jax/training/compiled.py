@@ -158,6 +158,7 @@ def train_batches(
     start_step=start_step,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
+    balance=experiment.data.balance,
     num_workers=experiment.data.num_workers,
   )
   for batch in batches:

@@ -9,10 +9,11 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
+from absl import logging
 import jax
 
 from cxr_diffusion_jax import artifacts, types
-from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.data import balance, pipeline
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import power_ema as power_ema_lib
@@ -41,7 +42,12 @@ class DenoiserTrainer:
   show: Callable[[types.Params, int], "Image.Image | None"]
 
   def batches(self, start_step: int) -> Iterator[types.Batch]:
-    return compiled.train_batches(self._source("train"), self.experiment, start_step)
+    source = self._source("train")
+    if cap := self.experiment.data.balance:
+      vocabulary = self.dataset.records.vocabulary
+      shares = balance.summary(source.findings, vocabulary, cap)
+      logging.info("config.data.balance=%g, shares of findings: %s", cap, shares)
+    return compiled.train_batches(source, self.experiment, start_step)
 
   def validate(self, params: types.Params) -> dict[str, float]:
     """The validation loss with and without the condition, and the gap to training.

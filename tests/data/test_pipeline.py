@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from cxr_diffusion_jax.data import captions, pipeline
+from cxr_diffusion_jax.data import balance, captions, pipeline
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records
 from tests.data.record_settings import RecordSettings
@@ -169,6 +169,35 @@ def test_train_batches_with_captions_start_anywhere_on_any_processes(captioned):
   ]
   for pair, expected in zip(zip(*parts, strict=True), whole[2:], strict=True):
     assert_equal_batches(joined(list(pair)), expected)
+
+
+def test_balanced_batches_start_anywhere_on_any_processes(captioned, source):
+  options = {"batch_size": 6, "seed": 9, "balance": 3.0}
+  whole = take(pipeline.train_batches(captioned, **options), 40)
+  parts = [
+    take(
+      pipeline.train_batches(
+        captioned, **options, start_step=2, process_index=index, process_count=2
+      ),
+      6,
+    )
+    for index in range(2)
+  ]
+  for pair, expected in zip(zip(*parts, strict=True), whole[2:8], strict=True):
+    assert_equal_batches(joined(list(pair)), expected)
+  rows = np.concatenate([batch["row"] for batch in whole])
+  weights = balance.weights(captioned.findings, 3.0)
+  num = len(rows) // len(source) * len(source)
+  counts = np.bincount(rows[:num], minlength=len(source)) / num
+  np.testing.assert_allclose(counts, weights / weights.sum(), atol=0.02)
+  assert weights.max() > 1
+  # A cap of one changes nothing.
+  plain, same = (
+    take(pipeline.train_batches(source, batch_size=4, seed=3, balance=cap), STEPS)
+    for cap in (0.0, 1.0)
+  )
+  for batch, expected in zip(same, plain, strict=True):
+    assert_equal_batches(batch, expected)
 
 
 @pytest.mark.parametrize("process_count", [1, 2, 4])
