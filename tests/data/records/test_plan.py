@@ -75,6 +75,16 @@ def test_prepare_records_refuses_an_empty_training_split(settings):
     records.prepare_records(settings)
 
 
+def test_prepare_records_refuses_lists_of_other_images(settings):
+  root = Path(settings.root)
+  (root / "train_val_list.txt").unlink()
+  (root / "test_list.txt").write_text("someone_else.png\n")
+  with pytest.raises(errors.InputError, match=r"not name 20 of 20 .*split=hash"):
+    records.prepare_records(settings)
+  by_hash = dataclasses.replace(settings, split="hash")
+  assert records.prepare_records(by_hash).num_rows["train"] > 0
+
+
 def test_official_split_needs_a_list(settings):
   for name in ("train_val_list.txt", "test_list.txt"):
     (Path(settings.root) / name).unlink()

@@ -37,8 +37,6 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     )
   paths = [images.get(image_id) for image_id in entries.id.tolist()]
   official, note = _official(tree, entries.id)
-  if official is not None and any(paths):
-    _check_lists(tree, official)
   expert = google_labels.read_google_labels(tree.google_labels)
   boxes = {} if tree.boxes is None else metadata.read_boxes(tree.boxes)
   more = len(entries.vocabulary) - len(metadata.FINDINGS)
@@ -109,28 +107,16 @@ def _official(tree: layout.Tree, ids: np.ndarray) -> tuple[np.ndarray | None, st
   if not members:
     return None, ""
   note = " and ".join(path.name for path in paths.values() if path is not None)
+  if not any(member.any() for member in members.values()):
+    # Lists of other images: refused, unless the split is by patient hash.
+    return np.full(len(ids), ""), note
   if len(members) == 1:
     (part,) = members
     other = "test" if part == "train" else "train"
     note += f" alone: images that it does not name are for {other}"
     return np.where(members[part], part, other), note
   official = np.select([members["test"], members["train"]], ["test", "train"], "")
-  both = members["train"] & members["test"]
-  if both.any():
-    raise errors.InputError(
-      f"{both.sum()} images are in both official lists, first {ids[both][0]}",
-      "no image in two splits",
-      "--config.data.split=hash splits by patient without the lists",
-    )
+  both = np.count_nonzero(members["train"] & members["test"])
+  if both:
+    note += f", {both} images that both name are for test"
   return official, note
-
-
-def _check_lists(tree: layout.Tree, official: np.ndarray) -> None:
-  """Refuses a list of other images, whose part of the split would be empty."""
-  for part, path in (("train", tree.train_val_list), ("test", tree.test_list)):
-    if path is not None and not (official == part).any():
-      raise errors.InputError(
-        f"{path} names none of the {len(official)} images of {tree.data_entry}",
-        "one image name a line",
-        "copy the list again, or take it away to split by a hash of the patient",
-      )
