@@ -33,7 +33,9 @@ def conditions() -> Holders:
     return {
       "prompt": texts("prompt", [], "A prompt, such as 'pleural effusion, ap view'."),
       "prompt_file": text("prompt_file", "", "A text file with one prompt a line."),
-      "findings": texts("findings", [], "Such as Effusion,Cardiomegaly."),
+      "findings": texts(
+        "findings", [], "Such as Effusion,Edema=?: present, unknown, others absent."
+      ),
       "age": flags.DEFINE_float("age", None, "Age of the patient in years.", 0, 120),
       "sex": flags.DEFINE_enum("sex", "", ["", "F", "M"], "Sex of the patient."),
       "view": flags.DEFINE_enum("view", "", ["", "PA", "AP"], "View of the X-ray."),

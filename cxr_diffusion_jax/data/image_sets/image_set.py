@@ -6,6 +6,7 @@ labels.csv -> LabelTable -> its rows in the order of a set's images -> ImageSet.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import itertools
 import os
 import pathlib
 
@@ -16,6 +17,7 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.sources import base
 from cxr_diffusion_jax.data.sources.nih import metadata
 
 # Names of stored codes, as the records number them.
@@ -215,7 +217,10 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
   known: dict[str, np.ndarray] = {}
   if metadata.UNKNOWN_LABELS in cells.places:
     vocabulary = (*metadata.FINDINGS, *metadata.MORE_FINDINGS)
-    known["findings"] = metadata.partly_known(cells, "findings", vocabulary)
+    findings = metadata.partly_known(cells, "findings", vocabulary)
+    stated = base.stated(findings)
+    known["findings"] = findings[:, stated]
+    vocabulary = tuple(itertools.compress(vocabulary, stated))
     del parse_fns["findings"]
   known |= {
     key: np.array(cells.parse(key, parse_fn))

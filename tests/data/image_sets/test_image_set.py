@@ -35,6 +35,14 @@ def test_read_labels_reads_what_is_unknown(tmp_path):
   assert table.vocabulary[14:] == ("Airspace_Opacity", "Fracture")
   stated = [labels_lib.text_of(x, table.vocabulary) for x in table.labels["findings"]]
   assert stated == ["Edema|Mass=?|Fracture", "Hernia=?", "No Finding"]
+  # A finding that is unknown in all rows is none of the table's.
+  path.write_text(
+    text.replace("Finding,\n", "Finding,Mass|Hernia\n").replace(
+      "b,,Hernia", "b,,Hernia|Mass"
+    ),
+    encoding="utf-8",
+  )
+  assert "Mass" not in image_set.read_labels(path).vocabulary
   path.write_text(text.replace("Edema|", "Mass|"), encoding="utf-8")
   with pytest.raises(errors.InputError, match=r"line 2.*is not unknown"):
     image_set.read_labels(path)
