@@ -113,7 +113,7 @@ def caption_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
 def is_none(findings: np.ndarray) -> np.ndarray:
   """Which rows [n k] are full negatives, [n] bool: all findings known and absent."""
   # False for nan.
-  return (np.asarray(findings) <= 0.5).all(axis=-1)
+  return np.asarray((np.asarray(findings) <= 0.5).all(axis=-1))
 
 
 def text_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
