@@ -1,4 +1,4 @@
-"""What sources share: how cells of their tables are read.
+"""What sources share: how cells of their tables are read, and where images are.
 
 "Female" -> 0    "LATERAL" -> 2    "-1.0" -> nan    boxes of readers -> one a finding
 """
@@ -11,11 +11,14 @@ from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import dicom, images
+from cxr_diffusion_jax.data import csv_table, dicom, images
 from cxr_diffusion_jax.data.sources import base
 
 # Files that sources take as images.
 IMAGES = (".png", ".jpg", ".jpeg", *dicom.EXTENSIONS)
+
+# Levels of folders in which images of a table are looked for.
+_DEPTH = 6
 
 # CheXpert's labels: an uncertain mention is as unknown as none.
 LABELS = {
@@ -27,7 +30,7 @@ LABELS = {
 # Lateral, oblique and rib views, as corpora call them.
 _NOT_FRONTAL = (
   *("L", "LL", "RL", "LAT", "LLAT", "LATERAL", "XTABLE LATERAL", "SWIMMERS"),
-  *("LAO", "RAO", "LPO", "RPO", "COSTAL"),
+  *("LEFT LATERAL", "RIGHT LATERAL", "LAO", "RAO", "LPO", "RPO", "COSTAL", "EXCLUDE"),
 )
 
 
@@ -52,9 +55,11 @@ def parse_view(text: str) -> int:
   text = text.strip().upper()
   if text in _NOT_FRONTAL:
     return base.LATERAL
-  # Such as `AP AXIAL`, `AP_horizontal`, `PA LLD`.
-  match = re.match(r"(PA|AP)\b", text.replace("_", " "))
-  return -1 if match is None else ("PA", "AP").index(match[1])
+  # Such as `AP AXIAL`, `AP_horizontal`, `PA LLD`, `postero-anterior`.
+  words = re.sub(r"[_-]", " ", text)
+  if re.match(r"PA\b|POSTERO ?ANTERIOR\b", words):
+    return 0
+  return 1 if re.match(r"AP\b|ANTERO ?POSTERIOR\b", words) else -1
 
 
 def integer(text: str) -> int | None:
@@ -77,6 +82,34 @@ def boxes_of(rows: Iterable[tuple[int, np.ndarray]], num_findings: int) -> np.nd
     high = np.nanmax(both[:, :2] + both[:, 2:], axis=0)
     boxes[column] = np.concatenate([low, high - low])
   return boxes
+
+
+def find_images(
+  folder: epath.Path, cells: Sequence[str]
+) -> tuple[list[str | None], int]:
+  """Where each image is, None for absent ones, and the number of images there are.
+
+  A cell is a path, absolute or from the table's folder, or a name without its folder or
+  extension, where that is enough to tell images apart.
+  """
+  prefix = os.fspath(folder).rstrip("/") + "/"
+  files = [os.fspath(path) for path in images.find_files(folder, IMAGES, _DEPTH)]
+  by_path = {path.removeprefix(prefix): path for path in files}
+  by_stem: dict[str, str | None] = {}
+  for path in files:
+    stem = csv_table.stem(path)
+    by_stem[stem] = None if stem in by_stem else path
+
+  def find(cell: str) -> str | None:
+    path = cell.replace("\\", "/").removeprefix("./")
+    if path in by_path:
+      return by_path[path]
+    if path.startswith("/") or artifacts.is_remote(path):
+      return path if epath.Path(path).exists() else None
+    by_extension = [by_path[path + end] for end in IMAGES if path + end in by_path]
+    return by_extension[0] if by_extension else by_stem.get(csv_table.stem(path))
+
+  return [find(cell) for cell in cells], len(files)
 
 
 def existing(folder: epath.Path, names: Iterable[str]) -> list[str | None]:

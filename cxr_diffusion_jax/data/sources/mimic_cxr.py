@@ -23,6 +23,9 @@ VOCABULARY = chexpert.VOCABULARY
 _EXTENSIONS = (".jpg", ".png", ".dcm")
 _PARTS = {"train": "train", "validate": "validation", "test": "test"}
 
+# What some images have in place of `ViewPosition`, such as `postero-anterior`.
+_VIEW_CODE = "ViewCodeSequence_CodeMeaning"
+
 # Studies at which it is looked whether reports are there.
 _SAMPLED = 256
 
@@ -32,7 +35,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
   del image_size  # There is one size only.
   path = labelled.need_file(root, _name("metadata"), where=PAGE)
   wanted = ("dicom_id", "subject_id", "study_id", "ViewPosition")
-  optional = {"StudyDate": ("studydate",)}
+  optional = {key: (key.casefold(),) for key in ("StudyDate", _VIEW_CODE)}
   table = csv_table.read_table(
     path, {key: (key.casefold(),) for key in wanted}, optional
   )
@@ -53,7 +56,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     image=_images(root, folders, ids),
     age=age,
     sex=sex,
-    view=np.array(table.parse("ViewPosition", labelled.parse_view), np.int8),
+    view=_views(table),
     official=official,
     split_note=_name("split"),
     report=_reports(root, ids, folders),
@@ -77,6 +80,14 @@ def _images(
     for row, path in zip(rows, paths, strict=True):
       found[row] = path
   return found
+
+
+def _views(table: csv_table.CsvTable) -> np.ndarray:
+  view = np.array(table.parse("ViewPosition", labelled.parse_view), np.int8)
+  if _VIEW_CODE not in table.places:
+    return view
+  coded = np.array(table.parse(_VIEW_CODE, labelled.parse_view), np.int8)
+  return np.where(view < 0, coded, view)
 
 
 def _findings(root: epath.Path, studies: Sequence[str]) -> np.ndarray:

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from pathlib import PurePosixPath
+import re
 
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, naming
-from cxr_diffusion_jax.data import csv_table, images, labels, reports, settings
+from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax.data import csv_table, labels, reports, settings
 from cxr_diffusion_jax.data.sources import base, labelled
 from cxr_diffusion_jax.data.sources.nih import metadata
 
@@ -26,7 +27,6 @@ COLUMNS = (
   *("image", "patient", "findings", "age", "sex", "view", "report", "split", "boxes"),
 )
 TABLES = (".csv", ".csv.gz", ".tsv", ".parquet")
-DEPTH = 6
 
 SPLITS = {
   **dict.fromkeys(("train", "training"), "train"),
@@ -61,7 +61,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
   opened = _open(path, columns)
   table = opened.table
   cells = table.column("image")
-  paths, num_files = _image_paths(path.parent, cells)
+  paths, num_files = labelled.find_images(path.parent, cells)
   vocabulary, findings = _findings(opened)
   ids = _ids(cells)
 
@@ -70,6 +70,10 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
       return np.full(len(ids), default, dtype)
     return np.array(table.parse(key, parse_fn), dtype)
 
+  sex = parsed("sex", labelled.parse_sex, -1, np.int8)
+  view = parsed("view", labelled.parse_view, -1, np.int8)
+  _check_codes(table, "sex", sex, "F or M")
+  _check_codes(table, "view", view, "PA, AP or lateral")
   split = parsed("split", _split, "", np.str_)
   return base.Table(
     vocabulary=vocabulary,
@@ -79,8 +83,8 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
     findings=findings,
     image=paths,
     age=parsed("age", metadata.parse_age, np.nan, np.float32),
-    sex=parsed("sex", labelled.parse_sex, -1, np.int8),
-    view=parsed("view", labelled.parse_view, -1, np.int8),
+    sex=sex,
+    view=view,
     boxes=_boxes(table, ids, vocabulary),
     official=split if "split" in table.places else None,
     split_note=f"column {opened.names.get('split', 'split')} of {path.name}",
@@ -181,7 +185,7 @@ def _columns_of_labels(table: csv_table.CsvTable) -> list[str]:
 def _of_lists(table: csv_table.CsvTable) -> tuple[tuple[str, ...], np.ndarray]:
   """Lists such as `Edema|Effusion` name all that is present; blank is unknown."""
   lists = [
-    [name.strip() for name in text.split("|") if name.strip()]
+    [name.strip() for name in re.split(r"[|,;]", text) if name.strip()]
     for text in table.column("findings")
   ]
   spelled = {}
@@ -203,38 +207,6 @@ def _of_lists(table: csv_table.CsvTable) -> tuple[tuple[str, ...], np.ndarray]:
   return tuple(spelled.values()), findings
 
 
-def _image_paths(
-  folder: epath.Path, cells: Sequence[str]
-) -> tuple[list[str | None], int]:
-  """Where each image is, None for absent ones, and the number of images there are.
-
-  A cell is a path, absolute or from the table's folder, or a name without its folder or
-  extension, where that is enough to tell images apart.
-  """
-  prefix = os.fspath(folder).rstrip("/") + "/"
-  files = [
-    os.fspath(path) for path in images.find_files(folder, labelled.IMAGES, DEPTH)
-  ]
-  by_path = {path.removeprefix(prefix): path for path in files}
-  by_stem: dict[str, str | None] = {}
-  for path in files:
-    stem = csv_table.stem(path)
-    by_stem[stem] = None if stem in by_stem else path
-
-  def find(cell: str) -> str | None:
-    path = cell.replace("\\", "/").removeprefix("./")
-    if path in by_path:
-      return by_path[path]
-    if path.startswith("/") or artifacts.is_remote(path):
-      return path if epath.Path(path).exists() else None
-    by_extension = [
-      by_path[path + end] for end in labelled.IMAGES if path + end in by_path
-    ]
-    return by_extension[0] if by_extension else by_stem.get(csv_table.stem(path))
-
-  return [find(cell) for cell in cells], len(files)
-
-
 def _ids(cells: Sequence[str]) -> np.ndarray:
   """Names without folder and extension; with the folder where names repeat."""
   stems = [csv_table.stem(cell) for cell in cells]
@@ -254,6 +226,21 @@ def _patients(table: csv_table.CsvTable, ids: np.ndarray) -> np.ndarray:
     return np.array([numbers[name] for name in names], np.int32)
   pairs = zip(names, ids.tolist(), strict=True)
   return base.patient_numbers([name or f"image {image_id}" for name, image_id in pairs])
+
+
+def _check_codes(
+  table: csv_table.CsvTable, key: str, codes: np.ndarray, expected: str
+) -> None:
+  """Refuses a column with text of which no cell is understood."""
+  texts = table.column(key) if key in table.places else []
+  if any(texts) and (codes < 0).all():
+    header = table.header[table.places[key]]
+    raise errors.InputError(
+      f"{table.path}: no cell of {header!r} is known,"
+      f" first {next(filter(None, texts))}",
+      expected,
+      "translate the column, or name another: --config.data.columns",
+    )
 
 
 def _split(text: str) -> str:

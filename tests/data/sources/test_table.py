@@ -10,7 +10,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import dataset_table
 from cxr_diffusion_jax.data.records import records
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.data.sources import base, table
+from cxr_diffusion_jax.data.sources import base, labelled, table
 
 ROWS = [
   ["image", "patient", "findings", "age", "sex", "view", "report", "split", "boxes"],
@@ -112,6 +112,7 @@ def test_read_table_chooses_views_and_findings(tmp_path):
   [
     (["b.png", "2", "Edema", "x"], "line 3: 'age' is 'x'"),
     (["c.png", "2", "Edema|No Finding", ""], "line 3: findings 'Edema|No Finding'"),
+    (["b.png", "2", "Edema; No Finding", ""], r"findings 'Edema\|No Finding'"),
     (["x/a.bmp", "2", "Edema", ""], None),
     (["./a.jpg", "2", "Edema", ""], "names 1 images twice, first a"),
   ],
@@ -124,6 +125,34 @@ def test_read_table_names_what_is_wrong(tmp_path, row, message):
     return
   with pytest.raises(errors.InputError, match=message):
     read(root)
+
+
+def test_read_table_refuses_codes_that_it_does_not_know(tmp_path):
+  rows = [
+    ["image", "sex", "Findings"],
+    ["a.png", "1", "Edema;Mass"],
+    ["b.jpg", "0", ""],
+  ]
+  with pytest.raises(errors.InputError, match="no cell of 'sex' is known, first 1"):
+    read(write(tmp_path, rows))
+  rows[1][1] = "Female"
+  got = read(write(tmp_path / "other", rows, "labels.tsv"))
+  assert got.vocabulary == ("Edema", "Mass")
+  assert got.sex.tolist() == [0, -1]
+  (note,) = got.notes
+  assert "each image counts as one" in note
+
+
+@pytest.mark.parametrize(
+  ("text", "view"),
+  [
+    *(("PA", 0), ("postero-anterior", 0), ("AP AXIAL", 1), ("AP_horizontal", 1)),
+    *(("antero-posterior", 1), ("left lateral", 2), ("COSTAL", 2), ("PAN", -1)),
+    *(("", -1), ("frontal", -1)),
+  ],
+)
+def test_parse_view_knows_the_names_of_corpora(text, view):
+  assert labelled.parse_view(text) == view
 
 
 def test_read_table_wants_one_table(tmp_path):
