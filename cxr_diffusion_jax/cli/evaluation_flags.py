@@ -16,6 +16,7 @@ from cxr_diffusion_jax.cli import classifier_flags, command, flag_help, sample_f
 from cxr_diffusion_jax.evaluation import measurement
 
 if typing.TYPE_CHECKING:
+  from cxr_diffusion_jax.evaluation import metric as metric_lib
   from cxr_diffusion_jax.evaluation.comparison import path_assessment
 
 Holders = dict[str, flags.FlagHolder]
@@ -196,14 +197,14 @@ def options(holders: Holders) -> "path_assessment.Options":
   names = {field.name for field in dataclasses.fields(path_assessment.Options)}
   fractions = command.numbers("utility_fractions", given["utility_fractions"])
   parsed: artifacts.Json = {
-    "primary": _primary(given["primary"]),
+    "primary": given["primary"],
     "seeds": _whole("seeds", given["seeds"]),
     "features": tuple(given["features"]),
     "weights": _pairs("weights", given["weights"]),
     "classifiers": tuple(given["classifiers"]),
     "metrics": _metrics(given["metrics"]),
     "changes": sample_flags.changes(holders),
-    "sweep": command.numbers("sweep", given["sweep"]) or (),
+    "sweep": _sweep(given["sweep"], given["sweep_num"], _primary(given["primary"])),
     "utility_fractions": fractions or (),
     "utility_ratios": _whole("utility_ratios", given["utility_ratios"]),
   }
@@ -221,11 +222,11 @@ def _metrics(names: Sequence[str]) -> tuple[str, ...]:
   return tuple(names)
 
 
-def _primary(text: str) -> str:
-  from cxr_diffusion_jax.evaluation import metric
+def _primary(text: str) -> "metric_lib.Metric":
+  from cxr_diffusion_jax.evaluation import metric as metric_lib
 
   try:
-    (record,) = metric.select([text.partition(":")[0]])
+    (record,) = metric_lib.select([text.partition(":")[0]])
   except (errors.InputError, ValueError) as error:
     raise errors.InputError(
       f"--primary={text}", "the name of one metric, or METRIC:JUDGE"
@@ -234,7 +235,20 @@ def _primary(text: str) -> str:
     raise errors.InputError(
       f"--primary={text}", "a figure of which lower or higher is better"
     )
-  return text
+  return record
+
+
+def _sweep(
+  texts: Sequence[str], num: int, primary: "metric_lib.Metric"
+) -> tuple[float, ...]:
+  scales = command.numbers("sweep", list(texts)) or ()
+  if scales and num < primary.minimum_n:
+    raise errors.InputError(
+      f"--sweep_num={num} with --primary={primary.name}",
+      f"{primary.minimum_n} or more, as guidance is chosen by a figure that is"
+      " undefined for fewer images",
+    )
+  return scales
 
 
 def _whole(name: str, texts: Sequence[str]) -> tuple[int, ...]:

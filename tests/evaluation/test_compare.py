@@ -160,8 +160,9 @@ def test_evaluate_writes_into_the_run(run_main, workdirs, judged):
     (["--metrics=fid"], "--metrics fid; expected all, some of fidelity"),
     (["--seeds=0,0"], "--seeds=0,0"),
     (["--sweep=much"], "--sweep=much"),
+    (["--sweep=2", "--sweep_num=49"], "--sweep_num=49 with --primary=frechet_distance"),
     (
-      ["--sweep=2", "--sweep_num=4"],
+      ["--sweep=2", "--sweep_num=50"],
       "a sweep of guidance on validation conditions: 1 conditions",
     ),
     (["--weights=rad_dino"], "--weights=rad_dino"),
