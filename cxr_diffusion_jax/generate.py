@@ -109,9 +109,9 @@ def _report(outcome: "production_lib.Outcome") -> None:
   if outcome.short:
     title, count = outcome.short[0]
     terminal.TERMINAL.write(
-      f"error: {len(outcome.short)} quotas are not filled, first {title!r}, which lacks"
-      f" {count} after {_DRAWS.value} draws of each; fix: a larger --max_draws, or"
-      " another model or judge, into a new folder"
+      f"error: quotas that are not filled: {len(outcome.short)}, first {title!r}, which"
+      f" lacks {count} images after {_DRAWS.value} draws of each; fix: a larger"
+      " --max_draws, or another model or judge, into a new folder"
     )
     sys.exit(1)
 

@@ -56,7 +56,7 @@ diagnosis, and not for evaluation in place of real images.
   compares them with folders of images.
 - {conditions}
 - Do not evaluate these images, or classifiers trained on them, with a judge that
-  filtered them: it has seen to it that they please it. Use another one.
+  filtered them: they were selected to agree with it. Use another one.
 """
 
 

@@ -166,43 +166,56 @@ def make(
     errors.Interrupted: a signal came; whole parts are kept.
     errors.InputError: the disk is full or cannot be written to.
   """
-  folder, (first, step) = production.folder, shard
+  first, step = shard
   own = range(first, production.num_parts, step)
-  paths = [tree.part_path(folder, part) for part in range(production.num_parts)]
-  sizes = [len(_numbers(production, part)) for part in own]
-  done = sum(n for n, part in zip(sizes, own, strict=True) if paths[part].exists())
-  _check_room(production, sum(sizes) - done)
   with (
     distributed.signals() as received,
-    artifacts.disk_errors(folder),
-    locks.parts(folder / tree.FACTS, own),
+    artifacts.disk_errors(production.folder),
+    locks.parts(production.folder / tree.FACTS, own),
   ):
-    progress("images", done, sum(sizes))
-    for part in own:
-      if paths[part].exists():
-        continue
+    _make_parts(production, own, received, progress)
+  with artifacts.disk_errors(production.folder):
+    return _finish(production)
 
-      def report(accepted: int, before: int = done) -> None:
-        if received:
-          raise errors.Interrupted(
-            received[0],
-            f"interrupted: {before:,} of {sum(sizes):,} images are saved; repeat the"
-            " same command to continue",
-          )
-        progress("images", before + accepted, sum(sizes))
 
-      tree.write_part(paths[part], _make_part(production, part, report))
-      done += len(_numbers(production, part))
-      progress("images", done, sum(sizes))
-  with artifacts.disk_errors(folder):
-    present = [path for path in paths if path.exists()]
-    whole = tree.merge([tree.read_part(path) for path in present])
-    remaining = len(paths) - len(present)
-    if not remaining:
-      text = datasheet.text(
-        production.run, production.plan, production.facts, whole, production.judges
-      )
-      tree.finish(folder, whole, production.run.card.vocabulary, text)
+def _make_parts(
+  production: Production,
+  own: range,
+  received: Sequence[int],
+  progress: types.Progress,
+) -> None:
+  """Makes those of some parts that are not whole, until a signal is received."""
+  sizes = {part: len(_numbers(production, part)) for part in own}
+  whole = tree.read_parts(production.folder, own)
+  total, done = sum(sizes.values()), sum(sizes[part] for part in whole)
+  _check_room(production, total - done)
+  progress("images", done, total)
+  for part in (part for part in own if part not in whole):
+
+    def report(accepted: int, before: int = done) -> None:
+      if received:
+        raise errors.Interrupted(
+          received[0],
+          f"interrupted: {before:,} of {total:,} images are saved; repeat the same"
+          " command to continue",
+        )
+      progress("images", before + accepted, total)
+
+    tree.write_part(production.folder, part, _make_part(production, part, report))
+    done += sizes[part]
+    progress("images", done, total)
+
+
+def _finish(production: Production) -> Outcome:
+  """Writes the table and the datasheet if all parts are there."""
+  parts = tree.read_parts(production.folder, range(production.num_parts))
+  whole = tree.merge(list(parts.values()))
+  remaining = production.num_parts - len(parts)
+  if not remaining:
+    text = datasheet.text(
+      production.run, production.plan, production.facts, whole, production.judges
+    )
+    tree.finish(production.folder, whole, production.run.card.vocabulary, text)
   missing = Counter(production.plan.place(number)[0] for number in whole.missing)
   quotas = production.plan.quotas
   return Outcome(

@@ -7,7 +7,7 @@ OUT/generation.json                what makes two calls the same
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
 
@@ -128,19 +128,30 @@ def write_image(
   )
 
 
-def part_path(folder: epath.Path, part: int) -> epath.Path:
-  """Where a part is described."""
-  return folder / PARTS / f"part_{part:05d}.json"
-
-
-def write_part(path: epath.Path, part: Part) -> None:
+def write_part(folder: epath.Path, number: int, part: Part) -> None:
   """Describes a part whose images are all written."""
-  artifacts.write_json(path, dataclasses.asdict(part))
+  artifacts.write_json(_part_path(folder, number), dataclasses.asdict(part))
 
 
-def read_part(path: epath.Path) -> Part:
-  """Reads what `write_part` wrote."""
-  values = artifacts.read_json(path)
+def read_parts(folder: epath.Path, numbers: Iterable[int]) -> dict[int, Part]:
+  """Reads those of some parts that are whole: described, and with all their images."""
+  images = folder / IMAGES
+  present = {path.name for path in images.iterdir()} if images.exists() else set()
+  parts = {}
+  for number in numbers:
+    path = _part_path(folder, number)
+    if path.exists():
+      part = _part_of(artifacts.read_json(path))
+      if present.issuperset(entry.file for entry in part.entries):
+        parts[number] = part
+  return parts
+
+
+def _part_path(folder: epath.Path, number: int) -> epath.Path:
+  return folder / PARTS / f"part_{number:05d}.json"
+
+
+def _part_of(values: artifacts.Json) -> Part:
   entries = []
   for value in values["entries"]:
     person = value.pop("subject")

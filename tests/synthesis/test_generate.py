@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.synthesis import acceptance
 from tests.fixtures.runs import save_run
 
 
@@ -49,6 +50,27 @@ def test_generate_makes_a_tree_that_records_are_made_of(
   assert run_main("generate", *arguments, "--batch_size=4").code == 0
   again = run_main("generate", *arguments, "--batch_size=4", "--seed=1")
   assert "holds images of another call, with other seed" in again.complaint
+
+
+def test_generate_exits_with_1_where_a_quota_is_not_filled(
+  run_main, workdir, plan, tmp_path, monkeypatch
+):
+  judge = acceptance.AcceptanceJudge(
+    title="sees no effusion",
+    fingerprint="f",
+    names=("Effusion",),
+    score_fn=lambda images: np.zeros((len(images), 1)),
+    low=np.array([0.5]),
+    high=np.array([0.5]),
+  )
+  monkeypatch.setattr(acceptance, "open_judges", lambda *_, **__: [judge])
+  arguments = (f"--workdir={workdir}", f"--out={tmp_path / 'out'}", f"--plan={plan}")
+  done = run_main("generate", *arguments, "--batch_size=4", "--max_draws=2")
+  assert done.code == 1
+  assert "3 images: " in done.out
+  assert "4 were rejected" in done.out
+  assert "not filled: 1, first 'Effusion, F, 63, AP', which lacks 2 images" in done.err
+  assert (tmp_path / "out/datasheet.md").exists()
 
 
 @pytest.mark.parametrize(

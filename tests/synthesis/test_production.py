@@ -211,6 +211,16 @@ def test_make_stops_at_a_signal_and_resumes(make, drawn, monkeypatch, tmp_path):
   assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 
 
+def test_make_remakes_images_that_were_deleted(make, drawn, tmp_path):
+  make("whole")
+  make("out")
+  (tmp_path / "out/original/90000006_000.png").unlink()
+  drawn.clear()
+  make("out")
+  assert sorted({*np.concatenate(drawn).tolist()}) == [4, 5, 6, 7]
+  assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+
+
 def test_make_by_shards_equals_one_process(make, tmp_path):
   make("whole")
   assert make("out", shard=(1, 2)).remaining_parts == 2
