@@ -69,6 +69,7 @@ def main() -> None:
   from cxr_diffusion_jax.run import card as card_lib
   from cxr_diffusion_jax.run import run as run_lib
   from cxr_diffusion_jax.synthesis import acceptance, rows
+  from cxr_diffusion_jax.synthesis import dataset as dataset_lib
   from cxr_diffusion_jax.synthesis import plan as plan_lib
   from cxr_diffusion_jax.synthesis import production as production_lib
 
@@ -83,7 +84,7 @@ def main() -> None:
     raise errors.InputError(f"--plan {BALANCED}", "with --num, the number of images")
   which = {"checkpoint": _CHECKPOINT.value, "ema_length": _LENGTH.value}
   run = run_lib.open_run(workdir, **which, **sample_flags.values(_PLACES))
-  production = production_lib.prepare(
+  dataset = dataset_lib.prepare(
     run,
     plan or rows.balanced(run, _SPLIT.value, _NUM.value or 0),
     _OUT.value,
@@ -94,7 +95,7 @@ def main() -> None:
     max_draws=_DRAWS.value,
     batch_size=_BATCH.value,
   )
-  _report(production_lib.make(production, shard=shard, progress=command.progress))
+  _report(production_lib.make(dataset, shard=shard, progress=command.progress))
 
 
 def _report(outcome: "production_lib.Outcome") -> None:

@@ -1,14 +1,13 @@
 """The datasheet of a synthetic dataset: what it is, how it was made, what it is for."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.synthesis import plan as plan_lib
 from cxr_diffusion_jax.synthesis import rows, tables, tree
-from cxr_diffusion_jax.synthesis.acceptance import AcceptanceJudge
+from cxr_diffusion_jax.synthesis.dataset import SyntheticDataset
 
 # After "Gebru et al., Datasheets for Datasets" (1803.09010), as far as it applies.
 _TEXT = """\
@@ -60,21 +59,16 @@ diagnosis, and not for evaluation in place of real images.
 """
 
 
-def text(
-  run: Run,
-  plan: plan_lib.Plan,
-  facts: artifacts.Json,
-  whole: tree.Part,
-  judges: Sequence[AcceptanceJudge],
-) -> str:
-  """Writes the datasheet of a dataset, in Markdown."""
+def text(dataset: SyntheticDataset, whole: tree.Part) -> str:
+  """Writes the datasheet of a dataset, of which `whole` was made, in Markdown."""
+  run, plan, facts = dataset.run, dataset.plan, dataset.facts
   image_path = rows.reads_images(run)
   return _TEXT.format(
     made=len(whole.entries),
     asked=len(plan),
     origin=_listed(_origin(run, facts)),
-    labels=_labels(facts["split"], image_path),
-    judged=_judged(facts, whole, judges),
+    labels=_labels(plan, facts["split"], image_path),
+    judged=_judged(dataset, whole),
     totals=_table(_totals(plan, whole)),
     quotas=_table(_quotas(plan, whole)),
     flags=tables.flags(run.card.vocabulary),
@@ -107,7 +101,7 @@ def _listed(values: dict[str, object]) -> str:
   return "\n".join(f"- {key}: {value}" for key, value in values.items())
 
 
-def _labels(split: str, image_path: bool) -> str:
+def _labels(plan: plan_lib.Plan, split: str, image_path: bool) -> str:
   if image_path:
     return (
       f"Conditions were made from real images of the split `{split}`, named in the\n"
@@ -115,10 +109,13 @@ def _labels(split: str, image_path: bool) -> str:
       "patient share a synthetic patient, so that a split by patient keeps them\n"
       "together.\n"
     )
-  return (
+  text = (
     "Conditions were composed of labels alone. Each image is a patient of its own.\n"
     "Findings that are not named were asked to be absent.\n"
   )
+  if any(quota.findings is None for quota in plan.quotas):
+    text += f"Findings that a quota left open are those of images of `{split}`.\n"
+  return text
 
 
 def _conditions(split: str, image_path: bool) -> str:
@@ -137,15 +134,13 @@ def _conditions(split: str, image_path: bool) -> str:
   return "\n  ".join(filter(None, [close, warning.get(split, "")]))
 
 
-def _judged(
-  facts: artifacts.Json, whole: tree.Part, judges: Sequence[AcceptanceJudge]
-) -> str:
-  if not judges:
+def _judged(dataset: SyntheticDataset, whole: tree.Part) -> str:
+  if not dataset.judges:
     return "None: every generated image is included."
   lines = [
     f"- {one.title} (fingerprint {one.fingerprint}), which accepts"
     f" {one.real_rate:.0%} of the real validation images by the same rule"
-    for one in judges
+    for one in dataset.judges
   ]
   rejected = sum(whole.rejected.values())
   drawn = rejected + len(whole.entries)
@@ -156,7 +151,7 @@ def _judged(
       *lines,
       "",
       f"{rejected:,} of {drawn:,} images were rejected, each place at most"
-      f" {facts['max_draws']} times; {len(whole.missing):,} places stayed empty.",
+      f" {dataset.max_draws} times; {len(whole.missing):,} places stayed empty.",
       "An image was rejected if a judge missed a label that was asked for, or saw one",
       "that was not more clearly than in 98 % of real images without it.",
       f"Reasons: {listed or 'none'}.",

@@ -12,65 +12,20 @@ byte. Processes share a dataset by parts: process p of n makes the parts p, p + 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import json
 
-from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.parallel import distributed
-from cxr_diffusion_jax.run.run import Run
-from cxr_diffusion_jax.sampling import generate as generate_lib
-from cxr_diffusion_jax.sampling import image_parts
 from cxr_diffusion_jax.synthesis import (
   acceptance,
   datasheet,
   locks,
   rows,
-  subjects,
   tree,
 )
-from cxr_diffusion_jax.synthesis import plan as plan_lib
-from cxr_diffusion_jax.synthesis.acceptance import AcceptanceJudge
+from cxr_diffusion_jax.synthesis.dataset import STRIDE, SyntheticDataset
 from cxr_diffusion_jax.synthesis.rows import Subject
-
-# Images of a part, at least: what a kill may lose.
-PART_SIZE = 64
-
-# Draws of one image have different noise: number + draw * STRIDE, below 2^31.
-STRIDE = 2**24
-MAX_DRAWS = 100
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Production:
-  """A dataset to make into a folder.
-
-  Attributes:
-    facts: all that the images depend on.
-    max_draws: draws of each image at most.
-  """
-
-  run: Run
-  plan: plan_lib.Plan
-  source: subjects.SubjectSource
-  judges: Sequence[AcceptanceJudge]
-  generator: generate_lib.Generator
-  folder: epath.Path
-  facts: artifacts.Json
-  seed: int
-  batch_size: int
-  max_draws: int
-
-  @property
-  def part_size(self) -> int:
-    """Images of a part: a multiple of the batch."""
-    return self.batch_size * -(-PART_SIZE // self.batch_size)
-
-  @property
-  def num_parts(self) -> int:
-    """Parts of the whole dataset."""
-    return -(-len(self.plan) // self.part_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,70 +44,8 @@ class Outcome:
   short: tuple[tuple[str, int], ...]
 
 
-def prepare(
-  run: Run,
-  plan: plan_lib.Plan,
-  out: artifacts.PathLike,
-  *,
-  split: str = "validation",
-  seed: int = 0,
-  changes: artifacts.JsonMapping | None = None,
-  judges: Sequence[AcceptanceJudge] = (),
-  max_draws: int = 10,
-  batch_size: int = 32,
-) -> Production:
-  """Prepares a dataset, or an earlier call's to be resumed.
-
-  Args:
-    out: folder of the dataset, local or in a bucket.
-    split: where conditions come from, for paths that need an image.
-    changes: to the run's sample settings.
-
-  Raises:
-    errors.InputError: a folder of another dataset, a quota that has no condition, or
-      settings out of range.
-  """
-  if not 1 <= max_draws <= MAX_DRAWS:
-    raise errors.InputError(f"{max_draws} draws of an image", f"1 to {MAX_DRAWS}")
-  if len(plan) > STRIDE:
-    raise errors.InputError(f"{len(plan):,} images", f"{STRIDE:,} or fewer")
-  generator = generate_lib.make_generator(run.recipe, changes)
-  settings = dataclasses.asdict(generator.settings)
-  del settings["num_images"]
-  facts: artifacts.Json = {
-    "data": run.card.fingerprint,
-    "checkpoint_step": run.checkpoint_step,
-    "ema_length": run.ema_length,
-    "weights": image_parts.weights_digest(run),
-    "settings": settings,
-    "seed": seed,
-    "split": split,
-    "batch_size": batch_size,
-    "max_draws": max_draws,
-    "judges": [
-      {"title": judge.title, "fingerprint": judge.fingerprint} for judge in judges
-    ],
-    "plan": [dataclasses.asdict(quota) for quota in plan.quotas],
-  }
-  # As they are read back.
-  facts = json.loads(json.dumps(facts))
-  source = subjects.open_source(run, plan, split=split, seed=seed)
-  return Production(
-    run=run,
-    plan=plan,
-    source=source,
-    judges=judges,
-    generator=generator,
-    folder=tree.claim(out, facts),
-    facts=facts,
-    seed=seed,
-    batch_size=batch_size,
-    max_draws=max_draws,
-  )
-
-
 def make(
-  production: Production,
+  dataset: SyntheticDataset,
   *,
   shard: tuple[int, int] = (0, 1),
   progress: types.Progress = types.no_progress,
@@ -167,28 +60,28 @@ def make(
     errors.InputError: the disk is full or cannot be written to.
   """
   first, step = shard
-  own = range(first, production.num_parts, step)
+  own = range(first, dataset.num_parts, step)
   with (
     distributed.signals() as received,
-    artifacts.disk_errors(production.folder),
-    locks.parts(production.folder / tree.FACTS, own),
+    artifacts.disk_errors(dataset.folder),
+    locks.parts(dataset.folder / tree.FACTS, own),
   ):
-    _make_parts(production, own, received, progress)
-  with artifacts.disk_errors(production.folder):
-    return _finish(production)
+    _make_parts(dataset, own, received, progress)
+  with artifacts.disk_errors(dataset.folder):
+    return _finish(dataset)
 
 
 def _make_parts(
-  production: Production,
+  dataset: SyntheticDataset,
   own: range,
   received: Sequence[int],
   progress: types.Progress,
 ) -> None:
   """Makes those of some parts that are not whole, until a signal is received."""
-  sizes = {part: len(_numbers(production, part)) for part in own}
-  whole = tree.read_parts(production.folder, own)
+  sizes = {part: len(dataset.numbers(part)) for part in own}
+  whole = tree.read_parts(dataset.folder, own)
   total, done = sum(sizes.values()), sum(sizes[part] for part in whole)
-  _check_room(production, total - done)
+  _check_room(dataset, total - done)
   progress("images", done, total)
   for part in (part for part in own if part not in whole):
 
@@ -201,23 +94,21 @@ def _make_parts(
         )
       progress("images", before + accepted, total)
 
-    tree.write_part(production.folder, part, _make_part(production, part, report))
+    tree.write_part(dataset.folder, part, _make_part(dataset, part, report))
     done += sizes[part]
     progress("images", done, total)
 
 
-def _finish(production: Production) -> Outcome:
+def _finish(dataset: SyntheticDataset) -> Outcome:
   """Writes the table and the datasheet if all parts are there."""
-  parts = tree.read_parts(production.folder, range(production.num_parts))
+  parts = tree.read_parts(dataset.folder, range(dataset.num_parts))
   whole = tree.merge(list(parts.values()))
-  remaining = production.num_parts - len(parts)
+  remaining = dataset.num_parts - len(parts)
   if not remaining:
-    text = datasheet.text(
-      production.run, production.plan, production.facts, whole, production.judges
-    )
-    tree.finish(production.folder, whole, production.run.card.vocabulary, text)
-  missing = Counter(production.plan.place(number)[0] for number in whole.missing)
-  quotas = production.plan.quotas
+    text = datasheet.text(dataset, whole)
+    tree.finish(dataset.folder, whole, dataset.run.card.vocabulary, text)
+  missing = Counter(dataset.plan.place(number)[0] for number in whole.missing)
+  quotas = dataset.plan.quotas
   return Outcome(
     whole=whole,
     remaining_parts=remaining,
@@ -225,38 +116,33 @@ def _finish(production: Production) -> Outcome:
   )
 
 
-def _numbers(production: Production, part: int) -> range:
-  start = part * production.part_size
-  return range(start, min(start + production.part_size, len(production.plan)))
-
-
 def _make_part(
-  production: Production, part: int, report: Callable[[int], None]
+  dataset: SyntheticDataset, part: int, report: Callable[[int], None]
 ) -> tree.Part:
   """Draws the images of a part until each is accepted or has had all its draws."""
-  remaining = list(_numbers(production, part))
-  shared = rows.reads_images(production.run)
+  remaining = list(dataset.numbers(part))
+  shared = rows.reads_images(dataset.run)
   entries: list[tree.Entry] = []
   rejected, objections = Counter(), Counter()
-  for draw in range(production.max_draws):
+  for draw in range(dataset.max_draws):
     again = []
-    for numbers in _chunks(remaining, production.batch_size):
+    for numbers in _chunks(remaining, dataset.batch_size):
       report(len(entries))
-      asked = production.source.subjects(numbers, draw)
-      images = _draw(production, asked, numbers, draw)
-      refused = acceptance.objections(production.judges, images, asked)
+      asked = dataset.source.subjects(numbers, draw)
+      images = _draw(dataset, asked, numbers, draw)
+      refused = acceptance.objections(dataset.judges, images, asked)
       for number, subject, image, against in zip(
         numbers, asked, images, refused, strict=True
       ):
-        quota, _ = production.plan.place(number)
+        quota, _ = dataset.plan.place(number)
         if against:
           again.append(number)
           rejected[quota] += 1
           objections.update(against)
           continue
         entry = tree.write_image(
-          production.folder,
-          production.facts,
+          dataset.folder,
+          dataset.facts,
           image,
           subject,
           number=number,
@@ -277,20 +163,20 @@ def _make_part(
 
 
 def _draw(
-  production: Production,
+  dataset: SyntheticDataset,
   asked: Sequence[Subject],
   numbers: Sequence[int],
   draw: int,
 ) -> np.ndarray:
   """Generates one image a subject; pads with the last, to compile only one shape."""
-  conditions = production.source.conditions(asked, numbers, draw)
-  padded = np.minimum(np.arange(production.batch_size), len(numbers) - 1)
-  images = production.generator.generate(
-    production.run.ema_params,
+  conditions = dataset.source.conditions(asked, numbers, draw)
+  padded = np.minimum(np.arange(dataset.batch_size), len(numbers) - 1)
+  images = dataset.generator.generate(
+    dataset.run.ema_params,
     conditions.take(padded).fields,
-    seed=production.seed,
+    seed=dataset.seed,
     numbers=np.asarray(numbers)[padded] + draw * STRIDE,
-    batch_size=production.batch_size,
+    batch_size=dataset.batch_size,
   )
   return images[: len(numbers)]
 
@@ -300,12 +186,12 @@ def _chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     yield numbers[start : start + size]
 
 
-def _check_room(production: Production, num_images: int) -> None:
+def _check_room(dataset: SyntheticDataset, num_images: int) -> None:
   """Refuses a disk without room for the images, of which PNG saves about half."""
-  if not artifacts.is_remote(production.folder):
+  if not artifacts.is_remote(dataset.folder):
     artifacts.check_room(
-      production.folder,
-      num_images * production.run.card.image_size**2 // 2,
+      dataset.folder,
+      num_images * dataset.run.card.image_size**2 // 2,
       f"{num_images:,} images",
       "free disk space, or name another folder",
     )

@@ -18,6 +18,7 @@ import pytest
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.sources import nih, table
+from cxr_diffusion_jax.synthesis import dataset as dataset_lib
 from cxr_diffusion_jax.synthesis import plan as plan_lib
 from cxr_diffusion_jax.synthesis import production as production_lib
 from cxr_diffusion_jax.synthesis import tree
@@ -44,14 +45,14 @@ def drawn(monkeypatch) -> list[np.ndarray]:
     assert len(numbers) == batch_size
     assert all(len(value) == batch_size for value in fields.values())
     images = np.zeros((len(numbers), 32, 32, 1), np.uint8)
-    images[:, 0, 0, 0] = numbers % production_lib.STRIDE
-    images[:, 0, 1, 0] = numbers // production_lib.STRIDE
+    images[:, 0, 0, 0] = numbers % dataset_lib.STRIDE
+    images[:, 0, 1, 0] = numbers // dataset_lib.STRIDE
     images[:, 1] = seed
     return images
 
-  monkeypatch.setattr(production_lib.generate_lib.Generator, "generate", generate)
-  monkeypatch.setattr(production_lib.image_parts, "weights_digest", lambda _: "ab" * 32)
-  monkeypatch.setattr(production_lib, "PART_SIZE", 4)
+  monkeypatch.setattr(dataset_lib.generate_lib.Generator, "generate", generate)
+  monkeypatch.setattr(dataset_lib.image_parts, "weights_digest", lambda _: "ab" * 32)
+  monkeypatch.setattr(dataset_lib, "PART_SIZE", 4)
   return calls
 
 
@@ -61,10 +62,10 @@ def make(builder_of, tmp_path):
 
   def make(name: str, *, plan=PLAN, path="findings", run=None, shard=(0, 1), **changes):
     out = name if "://" in name else tmp_path / name
-    production = production_lib.prepare(
+    dataset = dataset_lib.prepare(
       run or builder_of(path).run, plan, out, **{"batch_size": 2, **changes}
     )
-    return production_lib.make(production, shard=shard)
+    return production_lib.make(dataset, shard=shard)
 
   return make
 
@@ -153,7 +154,7 @@ def test_make_ends_where_a_quota_cannot_be_filled(make, drawn, tmp_path):
   judge = _judge(lambda number: 99 if number == 8 else 0)
   outcome = make("out", judges=[judge], max_draws=3)
   assert outcome.short == (("Effusion, M, PA", 1),)
-  assert sum(8 in numbers % production_lib.STRIDE for numbers in drawn) == 3
+  assert sum(8 in numbers % dataset_lib.STRIDE for numbers in drawn) == 3
   assert len(nih.read_table(epath.Path(tmp_path / "out"), image_size=32)) == 9
   calls = len(drawn)
   assert make("out", judges=[judge], max_draws=3).short == outcome.short
@@ -193,18 +194,18 @@ def test_make_killed_at_any_write_is_resumed_to_the_same_bytes(
 
 def test_make_stops_at_a_signal_and_resumes(make, drawn, monkeypatch, tmp_path):
   make("whole")
-  generate = production_lib.generate_lib.Generator.generate
+  generate = dataset_lib.generate_lib.Generator.generate
 
   def signalled(self, *arguments, **more):
     if 5 in more["numbers"]:
       os.kill(os.getpid(), signal.SIGTERM)
     return generate(self, *arguments, **more)
 
-  monkeypatch.setattr(production_lib.generate_lib.Generator, "generate", signalled)
+  monkeypatch.setattr(dataset_lib.generate_lib.Generator, "generate", signalled)
   with pytest.raises(errors.Interrupted, match="4 of 10 images are saved") as caught:
     make("out")
   assert caught.value.signal_number == signal.SIGTERM
-  monkeypatch.setattr(production_lib.generate_lib.Generator, "generate", generate)
+  monkeypatch.setattr(dataset_lib.generate_lib.Generator, "generate", generate)
   drawn.clear()
   make("out")
   assert np.concatenate(drawn).min() == 4
