@@ -80,15 +80,17 @@ def numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
     raise errors.InputError(f"--{name}={','.join(texts)}", "numbers") from error
 
 
-def workdir(path: str) -> epath.Path:
+def workdir(path: str, flag: str = "--workdir") -> epath.Path:
   """Creates the folder of a run, local or in a bucket, and returns it.
+
+  `flag` is what named it.
 
   Raises:
     errors.InputError: it cannot be made or written to.
   """
   if artifacts.is_remote(path) and not path.startswith("gs://"):
     raise errors.InputError(
-      f"--workdir {path}",
+      f"{flag} {path}",
       "a folder of this machine, or gs://BUCKET/FOLDER: checkpoints are written to no"
       " other store",
     )
@@ -102,16 +104,16 @@ def workdir(path: str) -> epath.Path:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = getattr(error, "strerror", "") or lines[0][:200]
     raise errors.InputError(
-      f"--workdir {path} ({reason})", "a folder that can be written to"
+      f"{flag} {path} ({reason})", "a folder that can be written to"
     ) from error
   return folder
 
 
-def writable_folder(path: str) -> pathlib.Path:
+def writable_folder(path: str, flag: str = "--workdir") -> pathlib.Path:
   """The same of a folder that may not be in a bucket."""
   if artifacts.is_remote(path):
-    raise errors.InputError(path, "a folder of this machine")
-  return pathlib.Path(workdir(path))
+    raise errors.InputError(f"{flag} {path}", "a folder of this machine")
+  return pathlib.Path(workdir(path, flag))
 
 
 def _refusal(main: Callable[[], None]) -> str:

@@ -173,7 +173,7 @@ def output_folder(path: str | os.PathLike, *, adopt: bool = False) -> pathlib.Pa
   Raises:
     errors.InputError: it holds other files, or cannot be written to.
   """
-  folder = command.writable_folder(os.fspath(path))
+  folder = command.writable_folder(os.fspath(path), "--out")
   artifacts.claim_folder(folder, _OUTPUTS, adopt=adopt)
   return folder
 

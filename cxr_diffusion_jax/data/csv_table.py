@@ -8,7 +8,6 @@ import codecs
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import dataclasses
-import gzip
 import io
 import os
 from pathlib import PurePath
@@ -24,6 +23,9 @@ from cxr_diffusion_jax import errors
 T = TypeVar("T")
 
 SEPARATORS = (",", ";", "\t")
+
+# What a compressed table may hold.
+MAX_BYTES = 10**9
 
 # UTF-32's mark begins with UTF-16's.
 _MARKS = (
@@ -62,8 +64,8 @@ def read_text(path: str | os.PathLike) -> str:
     ) from error
   if content.startswith(b"\x1f\x8b"):
     try:
-      content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+      content = _unpack(content)
+    except (ValueError, zlib.error) as error:
       raise errors.InputError(
         f"cannot unpack {name}: {error}", "a whole file of gzip", "copy it again"
       ) from error
@@ -83,6 +85,21 @@ def read_text(path: str | os.PathLike) -> str:
       "a text file in UTF-8, such as Excel's 'CSV UTF-8'",
       "save it so, or: iconv -f CP1252 -t UTF-8 FILE, for files of Windows",
     ) from error
+
+
+def _unpack(content: bytes) -> bytes:
+  """All members of a file of gzip; ValueError if one is cut or they hold too much."""
+  parts, room = [], MAX_BYTES
+  while content:
+    unpacker = zlib.decompressobj(31)  # Of gzip.
+    parts.append(unpacker.decompress(content, room + 1))
+    room -= len(parts[-1])
+    if room < 0:
+      raise ValueError(f"it holds more than {MAX_BYTES / 1e6:,.0f} MB")
+    if not unpacker.eof:
+      raise ValueError("its end is missing")
+    content = unpacker.unused_data.lstrip(b"\0")
+  return b"".join(parts)
 
 
 def _line(content: bytes, place: int) -> int:

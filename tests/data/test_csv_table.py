@@ -1,6 +1,7 @@
 """`data/csv_table.py`: tables as office programs save them read alike, or are named."""
 
 import codecs
+import gzip
 
 import pytest
 
@@ -55,6 +56,16 @@ def test_read_rows_leaves_blank_rows_out_and_counts_lines(write):
   assert rows == [(1, ["image", "note"]), (4, ["a\nb", "1"]), (7, ["c", "2"])]
   table = csv_table.read_table(write(text), {"image": ("image",)}, {})
   assert table.column("image") == ["a\nb", "c"]
+
+
+def test_read_rows_unpacks_gzip(write, monkeypatch):
+  packed = gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode())
+  assert csv_table.read_rows(write(packed)) == ROWS
+  with pytest.raises(errors.InputError, match=r"table\.csv: its end is missing"):
+    csv_table.read_rows(write(packed[:-9]))
+  monkeypatch.setattr(csv_table, "MAX_BYTES", len(TABLE))
+  with pytest.raises(errors.InputError, match="it holds more than 0 MB"):
+    csv_table.read_rows(write(packed))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import io
 import json
 import pathlib
 import struct
+import tempfile
 from types import MappingProxyType
 
 import numpy as np
 
-PNG = b"\x89PNG\r\n\x1a\n"
+from tests.fixtures import corpora
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,22 +58,43 @@ def _csv() -> list[Tree]:
   files = {name: text.encode() for name, text in nih.items()}
   # No image is opened.
   files |= {f"images/{name}": b"" for name in names}
-  trees = [Tree(files=files, target=name) for name in nih]
   own = (
     "image;patient;findings;age;sex;view;split\r\n"
     '"a.png";P1;"Effusion|Mass";58;F;PA;train\r\n"b.png";P2;No Finding;;M;AP;test\r\n'
   )
-  folder = {"table.csv": own.encode("utf-16"), "a.png": b"", "b.png": b""}
-  return [*trees, Tree(files=folder, target="table.csv")]
+  folder = {"labels.csv": own.encode("utf-16"), "a.png": b"", "b.png": b""}
+  sources = [("nih", files, name) for name in nih]
+  sources += [("table", folder, "labels.csv")]
+  with tempfile.TemporaryDirectory() as place:
+    for source, write in [
+      ("chexpert", corpora.write_chexpert),
+      ("mimic_cxr", corpora.write_mimic_cxr),
+      ("padchest", corpora.write_padchest),
+      ("vindr", corpora.write_vindr),
+    ]:
+      root = write(pathlib.Path(place))
+      paths = [path for path in root.rglob("*") if path.is_file()]
+      files = {str(path.relative_to(root)): path.read_bytes() for path in paths}
+      texts = [name for name in files if name.endswith((".csv", ".csv.gz", ".txt"))]
+      sources += [(source, files, name) for name in texts]
+  return [
+    Tree(
+      files={f"{source}/{key}": x for key, x in files.items()},
+      target=f"{source}/{name}",
+    )
+    for source, files, name in sources
+  ]
 
 
 def _read_csv(folder: pathlib.Path) -> None:
-  from etils import epath
+  from cxr_diffusion_jax.data import dataset_table
+  from cxr_diffusion_jax.data.settings import DataSettings
 
-  from cxr_diffusion_jax.data.sources import nih, table
-
-  source = table if (folder / "table.csv").exists() else nih
-  source.read_table(epath.Path(folder), image_size=8)
+  (root,) = folder.iterdir()
+  views = "PA,AP,unknown,lateral"
+  dataset_table.read_table(
+    DataSettings(root=str(root), source=root.name, image_size=8, views=views)
+  )
 
 
 def _png() -> list[Tree]:

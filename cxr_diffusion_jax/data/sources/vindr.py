@@ -133,7 +133,8 @@ def _boxes(
     path = labelled.first_file(folder, f"annotations_{part}.csv")
     for image_id, place, reader, box in [] if path is None else _rows(path):
       # Without the image, its size is unknown.
-      if image_id in files and findings[image_id][place] == 1:
+      known = image_id in files and image_id in findings
+      if known and findings[image_id][place] == 1:
         by_reader[image_id].setdefault((place, reader), []).append(box)
   sizes = _sizes(root, {image_id: files[image_id] for image_id in by_reader})
   boxes = {}

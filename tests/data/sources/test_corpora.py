@@ -160,6 +160,10 @@ def test_vindr_takes_majorities_and_median_boxes(tmp_path):
   assert np.isfinite(table.boxes["a1"]).all(axis=1).sum() == 1
   (root / "train" / "a1.dicom").write_bytes(b"damaged")
   assert np.isnan(read("vindr", root).boxes["a1"]).all()
+  # Boxes of an image without labels.
+  labels = root / "annotations" / "image_labels_test.csv"
+  labels.write_text(labels.read_text().replace("d4,", "d5,"))
+  assert sorted(read("vindr", root).boxes) == ["a1"]
 
 
 WRITERS: dict[str, Callable[[Path], Path]] = {

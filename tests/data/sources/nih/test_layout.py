@@ -56,6 +56,15 @@ def test_find_tree_finds_labels_and_lists(make_tree):
   ]
 
 
+@pytest.mark.parametrize("name", ["test_list.txt", "BBox_List_2017.csv"])
+def test_find_tree_refuses_lists_that_are_lost(make_tree, name):
+  root = make_tree().root
+  (root / name).unlink(missing_ok=True)
+  (root / name).symlink_to("/gone")
+  with pytest.raises(errors.InputError, match=f"{name} is a link to nothing"):
+    layout.find_tree(root)
+
+
 def test_find_tree_prefers_the_corrected_csv(make_tree):
   small = make_tree()
   (small.root / "Data_Entry_2017_v2020.csv").write_text("")
