@@ -5,7 +5,7 @@ PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv, images flat or in folders 
 Source: Bustos et al., 1901.07441. Each report has a list of 174 findings and 19
 diagnoses; those that a list does not name are absent. They are unknown where there is
 no list or it says `exclude`, and, beside the named ones, where it says `unchanged` or
-`suboptimal study`. There is no published split.
+`suboptimal study`, or a label that leaves one open. There is no published split.
 """
 
 import ast
@@ -65,7 +65,8 @@ FINDINGS = {
   "Scoliosis": ("scoliosis",),
   "Support_Devices": (
     *("electrical device", "dual chamber device", "single chamber device", "pacemaker"),
-    *("dai", "artificial heart valve", "catheter", "central venous catheter"),
+    *("dai", "artificial heart valve", "artificial mitral heart valve"),
+    *("artificial aortic heart valve", "catheter", "central venous catheter"),
     "central venous catheter via subclavian vein",
     "central venous catheter via jugular vein",
     "central venous catheter via umbilical vein",
@@ -74,6 +75,15 @@ FINDINGS = {
     "ventriculoperitoneal drain tube",
   ),
   "Tuberculosis": ("tuberculosis", "tuberculosis sequelae"),
+}
+
+# Finding -> labels that leave it open: it is unknown beside them.
+LEFT_OPEN = {
+  "Edema": ("heart insufficiency", "kerley lines"),
+  "Effusion": ("costophrenic angle blunting",),
+  "Emphysema": ("copd signs", "air trapping", "bullas"),
+  "Fibrosis": ("post radiotherapy changes", "asbestosis signs"),
+  "Nodule": ("pseudonodule", "granuloma", "calcified granuloma"),
 }
 
 VOCABULARY = tuple(FINDINGS)
@@ -140,7 +150,8 @@ def parse_labels(text: str) -> np.ndarray:
   if not names or names & {*_ALL_UNKNOWN}:
     return unknown
   present = np.array([bool(names & {*own}) for own in FINDINGS.values()])
-  rest = np.nan if names & {*_REST_UNKNOWN} else 0.0
+  is_open = np.array([bool(names & {*LEFT_OPEN.get(name, ())}) for name in FINDINGS])
+  rest = np.where(is_open | bool(names & {*_REST_UNKNOWN}), np.nan, 0.0)
   return np.where(present, 1.0, rest).astype(np.float32)
 
 

@@ -133,6 +133,16 @@ def test_padchest_takes_lists_as_complete_unless_they_say_otherwise(tmp_path):
   assert read("padchest", root).view.tolist() == [0, 1, 0, 0]
 
 
+def test_padchest_leaves_findings_open():
+  findings = padchest.parse_labels("['COPD signs', 'kyphosis']")
+  known = dict(zip(padchest.VOCABULARY, findings.tolist(), strict=True))
+  assert known["COPD"] == 1
+  assert np.isnan(known.pop("Emphysema"))
+  assert sum(known.values()) == 1
+  both = padchest.parse_labels("['bullas', 'emphysema']")
+  assert both[padchest.VOCABULARY.index("Emphysema")] == 1
+
+
 @pytest.mark.parametrize("text", ["normal", "[", "3", "__import__('os')"])
 def test_padchest_refuses_what_is_no_list(text):
   with pytest.raises(ValueError, match="list"):
