@@ -2,16 +2,18 @@
 
 import io
 
+from etils import epath
 import jax
 import numpy as np
 from PIL import Image
 import pytest
 
 from cxr_diffusion_jax.conditioning import findings
-from cxr_diffusion_jax.data import labels, pipeline, prompts
+from cxr_diffusion_jax.data import csv_table, labels, pipeline, prompts
 from cxr_diffusion_jax.data.download import google_subset
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.records import records as records_lib
+from cxr_diffusion_jax.data.sources import nih
 from cxr_diffusion_jax.encoders import encoding
 from cxr_diffusion_jax.encoders.probes import probe_fit
 from tests.data.record_settings import RecordSettings
@@ -104,9 +106,16 @@ def _check_loss_and_groups(prepared: records_lib.Records, splits: list[str]) -> 
 def test_unpack_rewrites_tables_in_which_unknown_was_absent(settings, tmp_path):
   path = tmp_path / "tree" / "Data_Entry_2017.csv"
   now = path.read_text(encoding="utf-8")
-  # As an earlier version wrote them: without the last column.
-  old = "\n".join(line.rpartition(",")[0] for line in now.splitlines()) + "\n"
-  path.write_text(old, encoding="utf-8")
+  # As an earlier version wrote them: six findings, without the last column.
+  rows = [line.split(",")[:-1] for line in now.splitlines()]
+  for row in rows[1:]:
+    row[1] = row[1].replace("Airspace_Opacity|Fracture", "") or labels.NO_FINDING
+  path.write_text(csv_table.csv_text(rows), encoding="utf-8")
+  table = nih.read_table(epath.Path(settings.root), image_size=16)
+  assert table.vocabulary == nih.VOCABULARY
+  (note,) = table.notes
+  assert "takes unknown findings as absent" in note
   given = tmp_path / "thumbnails.npz", tmp_path / "labels.csv"
   google_subset.unpack(*given, tmp_path / "tree")
   assert path.read_text(encoding="utf-8") == now
+  assert not nih.read_table(epath.Path(settings.root), image_size=16).notes

@@ -18,6 +18,10 @@ NO_FINDING = "No Finding"
 # Behind the name of a finding that is unknown; alone for all that are not named.
 UNKNOWN = "=?"
 
+# Labels of what is no pathology, of which a statement that there is none says nothing:
+# CheXpert's `No Finding` is "the absence of all pathologies".
+NO_PATHOLOGIES = ("Support_Devices",)
+
 
 def finding_index(name: str, vocabulary: Sequence[str]) -> int:
   """The column of a finding, in any spelling: `Pleural Thickening`, `Infiltrate`.
@@ -86,10 +90,10 @@ def names_of(findings: np.ndarray, vocabulary: Sequence[str]) -> tuple[str, ...]
 def stated(findings: np.ndarray, vocabulary: Sequence[str]) -> tuple[str, ...] | None:
   """What one row [k] states: the findings present, () for none, None for nothing.
 
-  () needs a full negative: every finding is known to be absent.
+  () needs a full negative, see `is_none`.
   """
   names = names_of(findings, vocabulary)
-  return names if names or np.isfinite(findings).all() else None
+  return names if names or is_none(np.asarray(findings), vocabulary) else None
 
 
 def aligned(
@@ -110,10 +114,18 @@ def caption_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
   return "unknown" if names is None else ", ".join(names) or NO_FINDING
 
 
-def is_none(findings: np.ndarray) -> np.ndarray:
-  """Which rows [n k] are full negatives, [n] bool: all findings known and absent."""
+def is_none(findings: np.ndarray, vocabulary: Sequence[str] = ()) -> np.ndarray:
+  """Which rows [n k] are full negatives, [n] bool: all findings known and absent.
+
+  Of `NO_PATHOLOGIES` it is enough that they are not known to be present.
+  """
+  findings = np.asarray(findings)
   # False for nan.
-  return np.asarray((np.asarray(findings) <= 0.5).all(axis=-1))
+  absent = findings <= 0.5
+  others = np.isin(vocabulary, NO_PATHOLOGIES)
+  if others.any():
+    absent = absent | (others & np.isnan(findings))
+  return np.asarray(absent.all(axis=-1))
 
 
 def text_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:

@@ -193,7 +193,7 @@ def showing(
   """
   asked = [name in findings for name in vocabulary]
   if not any(asked):
-    return labels_lib.is_none(rows)
+    return labels_lib.is_none(rows, vocabulary)
   return ((np.asarray(rows) > 0.5) == asked).all(axis=1)
 
 

@@ -99,6 +99,14 @@ def test_parse_and_text_of_are_inverse_with_unknown_findings(values):
   assert labels.is_none(row) == (row == 0).all()
 
 
+def test_full_negatives_need_no_word_on_devices():
+  vocabulary = ("Edema", "Support_Devices")
+  rows = np.float32([[0, np.nan], [0, 0], [np.nan, 0], [0, 1], [1, np.nan]])
+  assert labels.is_none(rows, vocabulary).tolist() == [True, True, False, False, False]
+  stated = [labels.stated(row, vocabulary) for row in rows]
+  assert stated == [(), (), None, ("Support_Devices",), ("Edema",)]
+
+
 @pytest.mark.parametrize(
   ("text", "present", "unknown"),
   [

@@ -49,7 +49,7 @@ _EXPERT = (
   ("PNEUMOTHORAX", "Pneumothorax"),
   ("AIRSPACE_OPACITY", "Airspace opacity"),
 )
-_EXPERT_FILE = "google-labels/cxr14_subset_validation_labels.csv"
+_EXPERT_FILE = f"google-labels/{metadata.SUBSET_LABELS}"
 
 
 def unpack(

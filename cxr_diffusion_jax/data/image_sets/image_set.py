@@ -155,7 +155,8 @@ def groups(images: ImageSet) -> dict[str, np.ndarray]:
     present = np.asarray(labels["findings"]) > 0.5
     named = zip(images.vocabulary, present.T, strict=True)
     parts |= {f"finding: {name}": column for name, column in named}
-    parts[f"finding: {labels_lib.NO_FINDING}"] = labels_lib.is_none(labels["findings"])
+    none = labels_lib.is_none(labels["findings"], images.vocabulary)
+    parts[f"finding: {labels_lib.NO_FINDING}"] = none
   for key, names in (("sex", SEXES), ("view", VIEWS)):
     if key in labels:
       parts |= {f"{key}: {x}": labels[key] == i for i, x in enumerate(names)}

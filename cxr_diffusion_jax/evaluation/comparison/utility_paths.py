@@ -3,6 +3,7 @@
 conditions of training images, several noises each --first run--> images -> utility
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -72,7 +73,7 @@ def training_images(
   num = (options.utility_num or len(usable)) * max(options.utility_ratios)
   findings = np.asarray(training.labels["findings"])
   if options.utility_balanced:
-    rows = balanced_rows(findings, usable, num)
+    rows = balanced_rows(findings, usable, num, training.vocabulary)
   else:
     # An order that does not depend on patients; as often as it takes.
     rows = np.resize(np.random.default_rng(0).permutation(usable), num)
@@ -87,7 +88,9 @@ def training_images(
   return dataclasses.replace(requested, images=images)
 
 
-def balanced_rows(findings: np.ndarray, usable: np.ndarray, num: int) -> np.ndarray:
+def balanced_rows(
+  findings: np.ndarray, usable: np.ndarray, num: int, vocabulary: Sequence[str] = ()
+) -> np.ndarray:
   """Draws `num` of the usable rows, in turn one with each finding and one with none.
 
   Those of a finding are drawn in a shuffled order, and repeat once all were drawn. Rows
@@ -95,7 +98,7 @@ def balanced_rows(findings: np.ndarray, usable: np.ndarray, num: int) -> np.ndar
   left out.
   """
   generator = np.random.default_rng(0)
-  columns = [*(findings[usable] > 0.5).T, labels.is_none(findings[usable])]
+  columns = [*(findings[usable] > 0.5).T, labels.is_none(findings[usable], vocabulary)]
   orders = [
     generator.permutation(usable[present]) for present in columns if present.any()
   ]

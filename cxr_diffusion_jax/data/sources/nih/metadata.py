@@ -38,6 +38,9 @@ FINDINGS = (
 # Findings beyond NIH's that a Data_Entry CSV with `Unknown Labels` may state.
 MORE_FINDINGS = ("Airspace_Opacity", "Fracture")
 
+# The file of the subset's expert labels, which `download.google_subset` writes.
+SUBSET_LABELS = "cxr14_subset_validation_labels.csv"
+
 # Column of the findings that are unknown, which the others of a row are then not.
 UNKNOWN_LABELS = "Unknown Labels"
 

@@ -12,6 +12,11 @@ from cxr_diffusion_jax.data.sources.nih import google_labels, layout, metadata
 
 VOCABULARY = metadata.FINDINGS
 
+_OLD_SUBSET = (
+  "{} of Google's subset is of an earlier version and takes unknown findings as absent:"
+  " write it again with prepare --download google-nih-subset"
+)
+
 
 def read_vocabulary(root: epath.Path) -> tuple[str, ...]:
   """The findings that a tree states, see `base.Source`."""
@@ -40,6 +45,11 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
   expert = google_labels.read_google_labels(tree.google_labels)
   boxes = {} if tree.boxes is None else metadata.read_boxes(tree.boxes)
   more = len(entries.vocabulary) - len(metadata.FINDINGS)
+  notes = ()
+  if not more and any(
+    path.name == metadata.SUBSET_LABELS for path in tree.google_labels
+  ):
+    notes = (_OLD_SUBSET.format(tree.data_entry),)
   return base.Table(
     vocabulary=entries.vocabulary,
     origin=os.fspath(tree.data_entry),
@@ -59,6 +69,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     official=official,
     split_note=note,
     num_unlisted=len(images) - sum(path is not None for path in paths),
+    notes=notes,
     report=read_reports(tree.data_entry) if entries.has_reports else None,
   )
 
