@@ -33,7 +33,7 @@ FINDINGS = {
   "Lung Lesion": "Lung_Lesion",
   "Lung Opacity": "Lung_Opacity",
   "Pleural Effusion": "Effusion",
-  "Pleural Other": "Pleural_Other",
+  "Pleural Other": "Other_Pleural_Abnormality",
   "Pneumonia": "Pneumonia",
   "Pneumothorax": "Pneumothorax",
   "Support Devices": "Support_Devices",
