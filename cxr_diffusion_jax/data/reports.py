@@ -8,9 +8,12 @@ their data: lines of capitals that end in a colon; of several sections with one 
 last counts; a report with neither section gives its last paragraph.
 """
 
+from collections.abc import Sequence
 import difflib
 import hashlib
 import re
+
+from cxr_diffusion_jax import errors
 
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ()/,&-]+):(?=\s|$)", re.MULTILINE)
 
@@ -116,6 +119,34 @@ def caption(text: str, seed: str) -> str:
       break
     chosen.append(part)
   return " ".join(chosen)
+
+
+def captions(
+  ids: Sequence[str], texts: Sequence[str] | None, *, seed: int, number: int
+) -> list[str]:
+  """A caption of each image's report: the whole of it, or another one of its captions.
+
+  Args:
+    texts: reports, '' for none; None where there are none at all.
+    number: 0 for whole reports.
+  """
+  texts = [""] * len(ids) if texts is None else texts
+  if not number:
+    return list(texts)
+  pairs = zip(ids, texts, strict=True)
+  return [caption(text, f"{seed}/{name}/{number}") for name, text in pairs]
+
+
+def check(ids: Sequence[str], texts: Sequence[str], root: str) -> None:
+  """Raises InputError if an image of the dataset at `root` has no report."""
+  missing = [name for name, text in zip(ids, texts, strict=True) if not text]
+  if missing:
+    raise errors.InputError(
+      f"{len(missing)} images of {root} have no report, as {missing[0]}",
+      "one each, in a column `report` or in the source's files",
+      "add them, leave these images out with config.data.missing=drop, or set"
+      " config.data.prompts=labels or report_or_labels",
+    )
 
 
 def caption_fingerprint() -> str:

@@ -55,7 +55,8 @@ class DataSettings:
       and compute embeddings with them.
     standin_steps: updates of the stand-in training.
     prompts: 'labels' to write a prompt for each image from its labels and boxes,
-      'report' to take its radiologist's report; rows without one count as missing.
+      'report' to take its radiologist's report; rows without one count as missing,
+      or with 'report_or_labels' have a prompt of their labels.
     prompt_seed: chooses the phrasings.
     captions: prompts of a training image, of which each step draws one: its full prompt
       and others in other phrasings, which leave out attributes; of a report, some of
@@ -109,7 +110,7 @@ class DataSettings:
       "resize": images.MODES,
       "split": ("auto", "official", "hash"),
       "missing": ("error", "drop"),
-      "prompts": ("labels", "report"),
+      "prompts": ("labels", "report", "report_or_labels"),
     }
     for name, allowed in choices.items():
       naming.check(f"config.data.{name}", getattr(self, name), allowed)

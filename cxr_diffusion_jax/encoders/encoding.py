@@ -240,31 +240,22 @@ def record_prompts(
 ) -> list[str]:
   """Returns one text a row of a split: written from its labels, or its report.
 
+  With `report_or_labels`, images without a report have a prompt of their labels.
   Captions other than 0 are in other phrasings and leave out attributes at the rate
   `settings.caption_drop`; those of a report are some of its sentences.
 
   Raises:
-    errors.InputError: reports are asked for, and the tree has none or not for all.
+    errors.InputError: only reports are asked for, and an image has none.
   """
   fields = records.fields(split)
-  ids = fields["id"].tolist()
+  ids, seed = fields["id"].tolist(), settings.prompt_seed
+  reported = [""] * len(ids)
+  if settings.prompts != "labels":
+    reported = reports.captions(ids, records.reports(split), seed=seed, number=caption)
   if settings.prompts == "report":
-    texts = records.reports(split) or [""] * len(ids)
-    missing = [name for name, text in zip(ids, texts, strict=True) if not text]
-    if missing:
-      raise errors.InputError(
-        f"{len(missing)} images of {settings.root} have no report, as {missing[0]}",
-        "one each, in a column `report` or in the source's files",
-        "add them, leave these images out with config.data.missing=drop, or set"
-        " config.data.prompts=labels",
-      )
-    if not caption:
-      return texts
-    return [
-      reports.caption(text, f"{settings.prompt_seed}/{name}/{caption}")
-      for name, text in zip(ids, texts, strict=True)
-    ]
-  return prompts.texts(
+    reports.check(ids, reported, settings.root)
+    return reported
+  written = prompts.texts(
     ids,
     fields["findings"],
     fields["view"],
@@ -273,10 +264,11 @@ def record_prompts(
     # Sides and zones are those of the whole image, whatever a crop leaves of it.
     records.boxes(split),
     vocabulary=records.vocabulary,
-    seed=settings.prompt_seed,
+    seed=seed,
     caption=caption,
     drop=settings.caption_drop,
   )
+  return [text or other for text, other in zip(reported, written, strict=True)]
 
 
 def prompts_fingerprint(
@@ -285,9 +277,12 @@ def prompts_fingerprint(
   """A hash of all that `record_prompts` depends on."""
   # The records' own fingerprint covers labels, boxes and reports.
   facts = [records.fingerprint, settings.prompts, settings.prompt_seed]
-  facts += [prompts.fingerprint()] if settings.prompts == "labels" else []
-  if caption and settings.prompts == "report":
-    facts += [caption, reports.caption_fingerprint()]
-  elif caption:
-    facts += [caption, settings.caption_drop, prompts.partial_fingerprint()]
+  if settings.prompts != "report":
+    facts.append(prompts.fingerprint())
+  if caption:
+    facts.append(caption)
+    if settings.prompts != "report":
+      facts += [settings.caption_drop, prompts.partial_fingerprint()]
+    if settings.prompts != "labels":
+      facts.append(reports.caption_fingerprint())
   return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -122,6 +122,10 @@ def test_record_prompts_leave_out_images_without_a_report(settings, open_records
   asked = dataclasses.replace(settings, prompts="report", missing="drop")
   records = open_records(asked)
   assert sorted(all_texts(asked, records)) == ids[1:]
+  both = dataclasses.replace(settings, prompts="report_or_labels")
+  written = all_texts(settings, open_records(settings))
+  texts = all_texts(both, open_records(both))
+  assert texts == {**dict.fromkeys(ids, "Clear."), ids[0]: written[ids[0]]}
   assert records.dropped == ()
 
 
@@ -148,7 +152,11 @@ def test_prompts_fingerprint_follows_what_texts_depend_on(
   dropping = dataclasses.replace(settings, captions=3, caption_drop=0.5)
   assert encoding.prompts_fingerprint(dropping, records) == before
   assert encoding.prompts_fingerprint(dropping, records, 1) != of_caption
-  for change in ({"prompt_seed": 1}, {"prompts": "report"}):
+  for change in (
+    {"prompt_seed": 1},
+    {"prompts": "report"},
+    {"prompts": "report_or_labels"},
+  ):
     changed = dataclasses.replace(settings, **change)
     assert encoding.prompts_fingerprint(changed, records) != before, change
   for change in (
