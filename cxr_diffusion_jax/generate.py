@@ -68,7 +68,7 @@ def main() -> None:
   """Reads the plan, makes the images, and says what is in the folder."""
   from cxr_diffusion_jax.run import card as card_lib
   from cxr_diffusion_jax.run import run as run_lib
-  from cxr_diffusion_jax.synthesis import acceptance, rows
+  from cxr_diffusion_jax.synthesis import acceptance, locks, rows
   from cxr_diffusion_jax.synthesis import dataset as dataset_lib
   from cxr_diffusion_jax.synthesis import plan as plan_lib
   from cxr_diffusion_jax.synthesis import production as production_lib
@@ -84,17 +84,19 @@ def main() -> None:
     raise errors.InputError(f"--plan {BALANCED}", "with --num, the number of images")
   which = {"checkpoint": _CHECKPOINT.value, "ema_length": _LENGTH.value}
   run = run_lib.open_run(workdir, **which, **sample_flags.values(_PLACES))
-  dataset = dataset_lib.prepare(
-    run,
-    plan or rows.balanced(run, _SPLIT.value, _NUM.value or 0),
-    _OUT.value,
-    split=_SPLIT.value,
-    seed=_SEED.value,
-    changes=sample_flags.changes(_SETTINGS),
-    judges=acceptance.open_judges(run, _ACCEPT.value, progress=command.progress),
-    max_draws=_DRAWS.value,
-    batch_size=_BATCH.value,
-  )
+  # Of several shards, one makes the records and trains the probe.
+  with locks.alone(workdir):
+    dataset = dataset_lib.prepare(
+      run,
+      plan or rows.balanced(run, _SPLIT.value, _NUM.value or 0),
+      _OUT.value,
+      split=_SPLIT.value,
+      seed=_SEED.value,
+      changes=sample_flags.changes(_SETTINGS),
+      judges=acceptance.open_judges(run, _ACCEPT.value, progress=command.progress),
+      max_draws=_DRAWS.value,
+      batch_size=_BATCH.value,
+    )
   _report(production_lib.make(dataset, shard=shard, progress=command.progress))
 
 

@@ -10,6 +10,8 @@ import errno
 import os
 import pathlib
 
+from absl import logging
+
 from cxr_diffusion_jax import artifacts, errors
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -33,8 +35,13 @@ def alone(folder: artifacts.PathLike) -> Iterator[None]:
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
   place = os.open(folder, os.O_RDONLY)
   try:
+    # No file system with locks: nothing to wait for.
     with contextlib.suppress(OSError):
-      fcntl.flock(place, fcntl.LOCK_EX)
+      try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        logging.info("waiting for another process in %s", folder)
+        fcntl.flock(place, fcntl.LOCK_EX)
     yield
   finally:
     os.close(place)
