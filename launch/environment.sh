@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv if it is missing or its requirements have
 # changed, and activates it. Its argument is a requirements file.
 #

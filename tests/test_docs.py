@@ -20,6 +20,9 @@ CONFIGS = (
 FOREIGN = {
   *("root", "image_size", "folder", "compression", "figures", "out", "config"),
   "dry_run",
+  # launch/tpu_vm.sh, xpk, sbatch and sky.
+  *("name", "zone", "type", "spot", "setup", "cluster", "workload", "command"),
+  *("nodes", "env"),
 }
 FORBIDDEN = (
   *("told", "anew", "at hand", "stands in", "hangs on", "goes on with"),
