@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from etils import epath
 import numpy as np
 import pytest
 
@@ -214,6 +215,30 @@ def test_corpora_become_records_of_whole_and_partial_downloads(
   partial = records.prepare_records(settings)
   assert sum(partial.num_rows.values()) == after
   assert partial.dropped == (gone,)
+
+
+def test_corpora_are_read_from_a_bucket(bucket, tmp_path):
+  for source, write in WRITERS.items():
+    root = write(tmp_path)
+    for path in root.rglob("*"):
+      if path.is_file():
+        target = epath.Path(bucket) / source / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    here, there = read(source, root), read(source, f"{bucket}/{source}")
+    assert there.id.tolist() == here.id.tolist()
+    np.testing.assert_array_equal(there.findings, here.findings)
+    assert all(path.startswith(bucket) for path in there.image)
+    assert sorted(there.boxes) == sorted(here.boxes)
+    assert there.report == here.report
+  # DICOM of the bucket is decoded too.
+  settings = DataSettings(
+    root=f"{bucket}/vindr",
+    source="vindr",
+    image_size=16,
+    records_dir=str(tmp_path / "records"),
+  )
+  assert sum(records.prepare_records(settings).num_rows.values()) == 5
 
 
 @pytest.mark.parametrize("source", WRITERS)
