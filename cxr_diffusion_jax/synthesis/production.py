@@ -164,24 +164,26 @@ def _make_part(
 
 def _draw(
   dataset: SyntheticDataset,
-  asked: Sequence[Subject],
-  numbers: Sequence[int],
+  asked: list[Subject],
+  numbers: list[int],
   draw: int,
 ) -> np.ndarray:
-  """Generates one image a subject; pads with the last, to compile only one shape."""
-  conditions = dataset.source.conditions(asked, numbers, draw)
-  padded = np.minimum(np.arange(dataset.batch_size), len(numbers) - 1)
+  """Generates one image a subject."""
+  count = len(numbers)
+  # Pad with the last, so that encoder and network compile only one shape.
+  numbers = [*numbers, *numbers[-1:] * (dataset.batch_size - count)]
+  asked = [*asked, *asked[-1:] * (dataset.batch_size - count)]
   images = dataset.generator.generate(
     dataset.run.ema_params,
-    conditions.take(padded).fields,
+    dataset.source.conditions(asked, numbers, draw).fields,
     seed=dataset.seed,
-    numbers=np.asarray(numbers)[padded] + draw * STRIDE,
+    numbers=np.asarray(numbers) + draw * STRIDE,
     batch_size=dataset.batch_size,
   )
-  return images[: len(numbers)]
+  return images[:count]
 
 
-def _chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:
   for start in range(0, len(numbers), size):
     yield numbers[start : start + size]
 

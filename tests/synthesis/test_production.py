@@ -17,6 +17,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.sources import nih, table
 from cxr_diffusion_jax.synthesis import dataset as dataset_lib
 from cxr_diffusion_jax.synthesis import plan as plan_lib
@@ -302,8 +303,9 @@ def test_make_of_an_image_path_takes_conditions_and_labels_from_rows(
   # Real patients and synthetic ones correspond.
   assert all(len(numbers) == 1 for numbers in patients.values())
   assert len({*read.patient.tolist()}) == len(patients)
-  text = (tmp_path / "out/Data_Entry_2017.csv").read_text()
-  assert text.splitlines()[0].endswith(",View Position,Condition")
+  # `evaluate --labels` reads the same table.
+  labels = image_set.read_labels(tmp_path / "out/Data_Entry_2017.csv").labels
+  assert labels["condition"][0] == outcome.whole.entries[0].subject.condition
 
 
 def test_make_labels_what_a_condition_shows(make, builder_of, tmp_path):
@@ -334,6 +336,7 @@ def test_make_of_paths_that_read_a_text(path, make, encoder, tmp_path, monkeypat
   mass = read.vocabulary.index("Mass")
   np.testing.assert_array_equal(read.findings[:6], [np.eye(14)[mass]] * 6)
   if path == "elixr_b":
+    # Six images in batches of two.
     masses = texts[:6]
     assert all("mass" in text or "lesion" in text for text in masses)
     # Phrasings differ from image to image.
