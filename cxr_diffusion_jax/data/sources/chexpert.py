@@ -4,8 +4,8 @@ train.csv, valid.csv, test.csv (Path, Sex, Age, Frontal/Lateral, AP/PA, 14 label
 
 Source: Irvin et al., 1901.07031; CheXpert Plus (2405.19538) adds reports. Uncertain and
 blank labels are unknown. `No Finding` is labelled where no pathology is mentioned as
-present or uncertain, in order "to capture the absence of all pathologies" (section 3 of
-the paper), so blanks beside it are absences, except of `Support Devices`.
+present or uncertain; the paper intends it "to capture the absence of all pathologies".
+So blanks beside it are absences, except of `Support Devices`.
 """
 
 from collections.abc import Sequence
