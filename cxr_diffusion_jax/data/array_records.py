@@ -8,6 +8,8 @@ from typing import cast
 
 from cxr_diffusion_jax import artifacts
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 
 def write(
   path: str | os.PathLike, records: Iterable[bytes], *, compression: str
@@ -34,10 +36,11 @@ def write(
       writer.close()
   except RuntimeError as error:
     # array_record states the reason only in its message.
-    if "No space left" not in str(error):
+    codes = [code for code in _DISK_ERRORS if os.strerror(code) in str(error)]
+    if not codes:
       raise
     pathlib.Path(partial).unlink(missing_ok=True)
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
+    raise OSError(codes[0], os.strerror(codes[0]), os.fspath(path)) from error
   with open(partial, "rb") as file:
     os.fsync(file.fileno())
   os.replace(partial, path)

@@ -153,11 +153,11 @@ def _read_parquet(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
   try:
     with epath.Path(path).open("rb") as file:
       table = parquet.read_table(file)
-  except (OSError, pyarrow.ArrowException) as error:
+    columns = [[cell(value) for value in x.to_pylist()] for x in table.columns]
+  except (OSError, ValueError, pyarrow.ArrowException) as error:
     raise errors.InputError(
       f"cannot read {os.fspath(path)}: {error}", "a parquet file"
     ) from error
-  columns = [map(cell, column.to_pylist()) for column in table.columns]
   rows = [list(row) for row in zip(*columns, strict=True)]
   numbered = enumerate([table.column_names, *rows], start=1)
   return [(number, row) for number, row in numbered if any(map(str.strip, row))]

@@ -36,6 +36,9 @@ def _grey(side: int = 12) -> np.ndarray:
 
 
 def _csv() -> list[Tree]:
+  import pyarrow
+  from pyarrow import parquet
+
   rows = [
     "00000001_000.png,Edema|Effusion,0,1,058Y,M,PA,2682,2749,0.143,0.171,",
     "00000002_003.png,No Finding,3,2,41,F,AP,2682,2749,0.143,0.171,",
@@ -65,6 +68,15 @@ def _csv() -> list[Tree]:
   folder = {"labels.csv": own.encode("utf-16"), "a.png": b"", "b.png": b""}
   sources = [("nih", files, name) for name in nih]
   sources += [("table", folder, "labels.csv")]
+  columns = {
+    "image": ["a.png", "b.png"],
+    "findings": [["Mass"], []],
+    "age": [1.5, None],
+  }
+  file = io.BytesIO()
+  parquet.write_table(pyarrow.table(columns), file)
+  images = {"a.png": b"", "b.png": b""}
+  sources += [("table", {"x.parquet": file.getvalue(), **images}, "x.parquet")]
   with tempfile.TemporaryDirectory() as place:
     for source, write in [
       ("chexpert", corpora.write_chexpert),

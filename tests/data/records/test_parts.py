@@ -163,13 +163,14 @@ def test_prepare_records_handles_a_part_of_damaged_images(settings, monkeypatch)
   assert prepared.ids("expert").shape == (0,)
 
 
-def test_prepare_records_keeps_parts_on_a_full_disk(settings, monkeypatch):
+@pytest.mark.parametrize("reason", ["No space left on device", "Disk quota exceeded"])
+def test_prepare_records_keeps_parts_on_a_full_disk(settings, monkeypatch, reason):
   class Full:
     def __init__(self, path, options):
       Path(path).touch()
 
     def write(self, record):
-      raise RuntimeError("UNKNOWN: write() failed: No space left on device")
+      raise RuntimeError(f"UNKNOWN: write() failed: {reason}")
 
     def close(self):
       pass
@@ -185,7 +186,7 @@ def test_prepare_records_keeps_parts_on_a_full_disk(settings, monkeypatch):
     "ArrayRecordWriter",
     lambda *args: (whole if next(result, None) is not None else Full)(*args),
   )
-  with pytest.raises(errors.InputError, match=r"cannot write .*: No space left .*fix:"):
+  with pytest.raises(errors.InputError, match=f"cannot write .*: {reason}.*fix:"):
     records.prepare_records(settings)
   notes = sorted(Path(settings.folder).glob("parts/*/chest_xrays"))
   before = {path: path.stat().st_mtime_ns for path in notes}
