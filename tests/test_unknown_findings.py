@@ -16,6 +16,7 @@ from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.sources import nih
 from cxr_diffusion_jax.encoders import encoding
 from cxr_diffusion_jax.encoders.probes import probe_fit
+from cxr_diffusion_jax.run import recipe
 from tests.data.record_settings import RecordSettings
 from tests.prompt_reader import findings_of
 
@@ -60,6 +61,11 @@ def settings(tmp_path) -> RecordSettings:
 
 def test_google_subset_keeps_what_is_unknown_from_files_to_losses(settings):
   assert len(records_lib.vocabulary(settings)) == 8
+  plain = {"conditioning": {"name": "findings"}}
+  plain["data"] = {"root": settings.root, "source": "nih", "image_size": 16}
+  # The network is built before the data are prepared.
+  made, _ = recipe.conditioner_section(plain)
+  assert made.streams[0].num_tokens == 8 + 3
   prepared = records_lib.prepare_records(settings)
   assert prepared.vocabulary == records_lib.vocabulary(settings)
   assert prepared.vocabulary[6:] == ("Airspace_Opacity", "Fracture")

@@ -166,7 +166,9 @@ class ConditionBuilder:
       wanted.append(None)
     if None in wanted and (request.prompts or not self._partial):
       raise errors.InputError(
-        "age, sex or view without findings",
+        "findings of which nothing is known"
+        if request.findings
+        else "age, sex or view without findings",
         "findings, from which a sentence is made",
         "write them into the prompt, or add the finding 'No Finding'",
       )

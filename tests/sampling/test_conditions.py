@@ -81,6 +81,11 @@ def test_build_leaves_other_fields_unknown(builder_of):
   assert mask[0].tolist() == [False] * 16 + [True]
   (mask,) = _masks(builder, builder.build(Request(findings=("Mass",)), 1).fields)
   assert mask[0].tolist() == [True] * 14 + [False] * 3
+  request = Request(findings=("Mass,Nodule=?", "=?"))
+  result = builder.build(request, 1)
+  (mask,) = _masks(builder, result.fields)
+  assert mask.sum(axis=1).tolist() == [13, 0]
+  assert result.entries == [{"findings": ("Mass",)}, {}]
   (mask,) = _masks(builder, builder.build(Request(view="PA"), 1).fields)
   assert mask[0].tolist() == [False] * 14 + [True, False, False]
 
@@ -154,6 +159,12 @@ def test_build_turns_findings_into_a_sentence(builder_of, encoder):
   ]
   values = np.stack([encoder.value(text) for text in texts])
   np.testing.assert_array_equal(result.fields["contrastive_txt_emb"], values)
+
+
+def test_build_of_a_sentence_refuses_findings_that_state_nothing(builder_of):
+  builder = builder_of("elixr_b")
+  with pytest.raises(errors.InputError, match="findings of which nothing is known"):
+    builder.build(Request(findings=("Mass=?",)), 1)
 
 
 def test_build_gives_one_row_for_a_negative_prompt(builder_of, encoder):
