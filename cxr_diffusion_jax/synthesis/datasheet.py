@@ -32,12 +32,8 @@ Labels that were not part of the condition are empty.
 
 ## Images
 
-| images | asked | made | rejected draws |
-|---|--:|--:|--:|
 {totals}
 
-| quota | asked | made | rejected draws |
-|---|--:|--:|--:|
 {quotas}
 
 ## Use
@@ -69,8 +65,8 @@ def text(dataset: SyntheticDataset, whole: tree.Part) -> str:
     origin=_listed(_origin(run, facts)),
     labels=_labels(plan, facts["split"], image_path),
     judged=_judged(dataset, whole),
-    totals=_table(_totals(plan, whole)),
-    quotas=_table(_quotas(plan, whole)),
+    totals=_table("images", _totals(plan), plan, whole, image_path),
+    quotas=_table("quota", _quotas(plan), plan, whole, image_path),
     flags=tables.flags(run.card.vocabulary),
     conditions=_conditions(facts["split"], image_path),
   )
@@ -159,43 +155,47 @@ def _judged(dataset: SyntheticDataset, whole: tree.Part) -> str:
   )
 
 
-# Name -> images asked for, images made, rejected draws.
-_Counts = dict[str, tuple[int, int, int]]
+# Name -> places of quotas in the plan.
+_Groups = dict[str, list[int]]
 
 
-def _quotas(plan: plan_lib.Plan, whole: tree.Part) -> _Counts:
-  made = Counter(entry.quota for entry in whole.entries)
-  counts: _Counts = {}
+def _quotas(plan: plan_lib.Plan) -> _Groups:
+  groups: _Groups = {}
   for row, quota in enumerate(plan.quotas):
-    # Rows of a plan may repeat a quota.
-    name, rejected = quota.title, whole.rejected.get(row, 0)
-    counts[name] = _sum(counts.get(name), (quota.num, made[row], rejected))
-  return counts
+    groups.setdefault(quota.title, []).append(row)
+  return groups
 
 
-def _totals(plan: plan_lib.Plan, whole: tree.Part) -> _Counts:
-  """Counts of all images, and of each finding, sex and view that quotas name."""
-  made = Counter(entry.quota for entry in whole.entries)
-  parts: list[_Counts] = [{}, {}, {}, {}]
+def _totals(plan: plan_lib.Plan) -> _Groups:
+  """All quotas, then those of each finding, sex and view that quotas name."""
+  groups: list[_Groups] = [{}, {}, {}, {}]
   for row, quota in enumerate(plan.quotas):
     findings = [labels_lib.NO_FINDING] if quota.findings == () else quota.findings or ()
     names = (("all",), findings, (quota.sex,), (quota.view,))
-    for counts, of_part in zip(parts, names, strict=True):
-      for name in filter(None, of_part):
-        one = quota.num, made[row], whole.rejected.get(row, 0)
-        counts[name] = _sum(counts.get(name), one)
-  return {name: count for counts in parts for name, count in counts.items()}
+    for of_kind, named in zip(groups, names, strict=True):
+      for name in filter(None, named):
+        of_kind.setdefault(name, []).append(row)
+  return {name: rows for of_kind in groups for name, rows in of_kind.items()}
 
 
-def _sum(
-  old: tuple[int, int, int] | None, new: tuple[int, int, int]
-) -> tuple[int, int, int]:
-  a, b, c = old or (0, 0, 0)
-  return a + new[0], b + new[1], c + new[2]
-
-
-def _table(counts: _Counts) -> str:
-  return "\n".join(
-    f"| {name.replace('|', ' + ')} | {asked:,} | {made:,} | {rejected:,} |"
-    for name, (asked, made, rejected) in counts.items()
-  )
+def _table(
+  name: str, groups: _Groups, plan: plan_lib.Plan, whole: tree.Part, image_path: bool
+) -> str:
+  """Counts of groups; of paths that read an image also of the conditions' images."""
+  entries: dict[int, list[tree.Entry]] = {}
+  for entry in whole.entries:
+    entries.setdefault(entry.quota, []).append(entry)
+  heads = [name, "asked", "made", "rejected draws"]
+  heads += ["different conditions"] if image_path else []
+  lines = [heads, ["---", *["--:"] * (len(heads) - 1)]]
+  for title, quotas in groups.items():
+    made = [entry for row in quotas for entry in entries.get(row, ())]
+    counts = [
+      sum(plan.quotas[row].num for row in quotas),
+      len(made),
+      sum(whole.rejected.get(row, 0) for row in quotas),
+      len({entry.subject.condition for entry in made}),
+    ]
+    shown = [f"{count:,}" for count in counts[: len(heads) - 1]]
+    lines.append([title.replace("|", " + "), *shown])
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,31 +1,26 @@
 """Which images a synthetic dataset is to have: quotas by findings, sex, age and view.
 
-plan.csv, vocabulary --read--> Plan        labels, num --balanced--> Plan
+plan.csv, vocabulary --read--> Plan, as does `balance` from labels
 image number --place--> its quota, and which image of the quota it is
 """
 
 import bisect
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import itertools
 import os
 import re
 
-from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.data import labels as labels_lib
-from cxr_diffusion_jax.data.image_sets.image_set import AGE_BANDS, SEXES, VIEWS
+from cxr_diffusion_jax.data.image_sets.image_set import SEXES, VIEWS
 
 COLUMNS = ("findings", "sex", "age", "view", "num")
 
 OLDEST = 120
-
-# Sex, (youngest, oldest) and view of a quota.
-_Person = tuple[str, tuple[int, int] | None, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +113,7 @@ def read(
     name: table.parse(name, parse_fns[name]) if name in table.places else open_cells
     for name in COLUMNS
   }
-  nums = columns["num"] if "num" in table.places else _shares(num, len(table.rows))
+  nums = columns["num"] if "num" in table.places else shares(num, len(table.rows))
   quotas = tuple(
     Quota(num=count, findings=findings, sex=sex or "", ages=ages, view=view or "")
     for findings, sex, ages, view, count in zip(
@@ -135,53 +130,19 @@ def read(
   return plan
 
 
-def balanced(
-  labels: Mapping[str, np.ndarray],
-  vocabulary: Sequence[str],
-  num: int,
-  *,
-  alone: bool = False,
-) -> Plan:
-  """Plans equally many images of each finding alone, and of No Finding.
-
-  Those of one finding are divided evenly over sexes, `AGE_BANDS` and views, as far as
-  some labelled image with this finding is of them.
-
-  Args:
-    labels: findings [n k], 1 present, 0 absent, nan unknown; sex and view [n], -1
-      unknown; age [n] years, nan unknown.
-    alone: whether only labelled images count that show no other finding.
+def shares(num: int | None, rows: int) -> list[int]:
+  """Divides a number of images evenly over rows; parts differ by one at most.
 
   Raises:
-    errors.InputError: no image has a finding or none, or `num` is too small.
+    errors.InputError: no number, or fewer images than rows.
   """
-  groups: dict[tuple[str, ...], list[_Person]] = {}
-  lacking: list[str] = []
-  for k, findings in enumerate((*((name,) for name in vocabulary), ())):
-    if findings and not alone:
-      rows = np.flatnonzero(np.asarray(labels["findings"])[:, k] > 0.5)
-    else:
-      rows = np.flatnonzero(showing(labels["findings"], findings, vocabulary))
-    if len(rows):
-      groups[findings] = _people(labels, rows)
-    else:
-      lacking.append(findings[0] if findings else labels_lib.NO_FINDING)
-  if lacking:
-    logging.warning("no labelled image, so no quota: %s", ", ".join(lacking))
-  if num < len(groups) or not groups:
+  if num is None or num < rows:
     raise errors.InputError(
-      f"{num} images for a balanced plan of {len(groups)} findings",
-      "at least one image of each finding, and labelled images to plan by",
+      f"{'no number of' if num is None else num} images for {rows} quotas",
+      "one or more for each",
+      "give a total number of images, or each row's in a column 'num'",
     )
-  used: Counter[object] = Counter()
-  quotas = [
-    Quota(num=count, findings=findings, sex=sex, ages=ages, view=view)
-    for (findings, people), share in zip(
-      groups.items(), _shares(num, len(groups)), strict=True
-    )
-    for (sex, ages, view), count in _spread(people, share, used)
-  ]
-  return Plan(quotas=tuple(quotas))
+  return [num * (row + 1) // rows - num * row // rows for row in range(rows)]
 
 
 def showing(
@@ -195,66 +156,6 @@ def showing(
   if not any(asked):
     return labels_lib.is_none(rows, vocabulary)
   return ((np.asarray(rows) > 0.5) == asked).all(axis=1)
-
-
-def _people(labels: Mapping[str, np.ndarray], rows: np.ndarray) -> list[_Person]:
-  """Combinations of sex, age band and view of some rows, sorted.
-
-  An attribute that no row knows is left open; else rows that lack it do not count.
-  """
-  ages = np.asarray(labels["age"], np.float64)
-  sexes = [SEXES[code] if code >= 0 else "" for code in labels["sex"][rows]]
-  views = [VIEWS[code] if code >= 0 else "" for code in labels["view"][rows]]
-  bands = [_band(age, ages) for age in ages[rows]]
-  columns = (sexes, bands, views)
-  needed = [any(column) for column in columns]
-  people = {
-    person
-    for person in zip(*columns, strict=True)
-    if all(value or not must for value, must in zip(person, needed, strict=True))
-  }
-  # No row may know all attributes that some row knows.
-  return sorted(people or {("", None, "")}, key=str)
-
-
-def _band(age: float, ages: np.ndarray) -> tuple[int, int] | None:
-  """The band of an age, no wider than the ages in it that occur."""
-  for low, high in AGE_BANDS:
-    if low <= age < high:
-      inside = ages[(ages >= low) & (ages < high)]
-      return int(inside.min()), int(inside.max())
-  return None
-
-
-def _spread(
-  people: Sequence[_Person], num: int, used: Counter[object]
-) -> list[tuple[_Person, int]]:
-  """Divides images evenly; the remainder goes where an attribute is rarest so far."""
-  counts = Counter(dict.fromkeys(people, num // len(people)))
-  _count_attributes(counts, used)
-  for _ in range(num % len(people)):
-    free = [person for person in people if counts[person] == num // len(people)]
-    rarest = min(free, key=lambda person: sum(used[pair] for pair in enumerate(person)))
-    counts[rarest] += 1
-    _count_attributes({rarest: 1}, used)
-  return [(person, counts[person]) for person in people if counts[person]]
-
-
-def _count_attributes(counts: Mapping[_Person, int], used: Counter[object]) -> None:
-  for person, count in counts.items():
-    for pair in enumerate(person):
-      used[pair] += count
-
-
-def _shares(num: int | None, rows: int) -> list[int]:
-  """Divides a number evenly; the parts differ by one at most."""
-  if num is None or num < rows:
-    raise errors.InputError(
-      f"{'no number of' if num is None else num} images for {rows} quotas",
-      "one or more for each",
-      "give a total number of images, or each row's in a column 'num'",
-    )
-  return [num * (row + 1) // rows - num * row // rows for row in range(rows)]
 
 
 def _findings(text: str, vocabulary: Sequence[str]) -> tuple[str, ...] | None:

@@ -12,6 +12,7 @@ from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.image_sets.image_set import SEXES, VIEWS
 from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
+from cxr_diffusion_jax.synthesis import balance
 from cxr_diffusion_jax.synthesis import plan as plan_lib
 
 # Above the numbers of NIH's patients, so that no synthetic one is taken for a real one.
@@ -128,7 +129,7 @@ def rows_of(run: Run, split: str) -> Rows:
 
 
 def balanced(run: Run, split: str, num: int) -> plan_lib.Plan:
-  """The balanced plan of a run, see `plan.balanced`.
+  """The balanced plan of a run, see `balance.balanced`.
 
   Its combinations are those of the training labels; of paths that read an image, those
   of images of the split, which conditions are taken from, with one finding or none.
@@ -138,6 +139,6 @@ def balanced(run: Run, split: str, num: int) -> plan_lib.Plan:
   """
   if reads_images(run):
     labels = rows_of(run, split).labels
-    return plan_lib.balanced(labels, run.card.vocabulary, num, alone=True)
+    return balance.balanced(labels, run.card.vocabulary, num, of_images=True)
   labels = run.dataset.records.fields("train")
-  return plan_lib.balanced(labels, run.card.vocabulary, num)
+  return balance.balanced(labels, run.card.vocabulary, num)

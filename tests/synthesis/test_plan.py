@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.synthesis import balance
 from cxr_diffusion_jax.synthesis import plan as plan_lib
 
 VOCABULARY = ("Edema", "Effusion", "Mass")
@@ -98,7 +99,7 @@ def _labels(rows: int = 400) -> dict[str, np.ndarray]:
 
 
 def test_balanced_gives_findings_and_persons_equal_quotas():
-  plan = plan_lib.balanced(_labels(), VOCABULARY, 403)
+  plan = balance.balanced(_labels(), VOCABULARY, 403)
   assert len(plan) == 403
   by_finding, by_sex, by_view = Counter(), Counter(), Counter()
   for quota in plan.quotas:
@@ -123,26 +124,44 @@ def test_balanced_counts_findings_in_company_or_alone():
     "view": np.array([-1, -1]),
     "age": np.array([30, 50], np.float32),
   }
-  plan = plan_lib.balanced(labels, VOCABULARY, 6)
+  plan = balance.balanced(labels, VOCABULARY, 6)
   assert [quota.title for quota in plan.quotas] == [
     "Edema, M, 50",
     "Effusion, M, 50",
     "No Finding, F, 30",
   ]
   assert {quota.num for quota in plan.quotas} == {2}
-  plan = plan_lib.balanced(labels, VOCABULARY, 6, alone=True)
+  plan = balance.balanced(labels, VOCABULARY, 6, of_images=True)
   assert [quota.title for quota in plan.quotas] == ["No Finding, F, 30"]
+
+
+def test_balanced_uses_images_of_a_finding_equally_often():
+  """Of eleven images, ten are of women: these get ten of eleven images of a quota."""
+  labels = {
+    "findings": np.concatenate([np.eye(1, 3), np.zeros((11, 3))]),
+    "sex": np.array([0, *[0] * 10, 1]),
+    "view": np.zeros(12, int),
+    "age": np.full(12, 50.0),
+  }
+  plan = balance.balanced(labels, VOCABULARY, 44, of_images=True)
+  assert {quota.title: quota.num for quota in plan.quotas} == {
+    "Edema, F, 50, PA": 22,
+    "No Finding, F, 50, PA": 20,
+    "No Finding, M, 50, PA": 2,
+  }
+  plan = balance.balanced(labels, VOCABULARY, 44)
+  assert [quota.num for quota in plan.quotas] == [22, 11, 11]
 
 
 def test_balanced_leaves_open_what_no_label_states_and_warns(caplog):
   labels = _labels()
   labels["age"] = np.full(400, np.nan, np.float32)
   labels["findings"][labels["findings"][:, 1] > 0, 1] = np.nan
-  plan = plan_lib.balanced(labels, VOCABULARY, 30)
+  plan = balance.balanced(labels, VOCABULARY, 30)
   assert len(plan) == 30
   assert {quota.ages for quota in plan.quotas} == {None}
   # An effusion that is unknown is neither an effusion nor no finding.
   assert {quota.findings for quota in plan.quotas} == {("Edema",), ("Mass",), ()}
   assert "no labelled image, so no quota: Effusion" in caplog.text
   with pytest.raises(errors.InputError, match="2 images for a balanced plan of 3"):
-    plan_lib.balanced(labels, VOCABULARY, 2)
+    balance.balanced(labels, VOCABULARY, 2)

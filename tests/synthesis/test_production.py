@@ -19,10 +19,9 @@ import pytest
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.sources import nih, table
+from cxr_diffusion_jax.synthesis import balance, tree
 from cxr_diffusion_jax.synthesis import dataset as dataset_lib
-from cxr_diffusion_jax.synthesis import plan as plan_lib
 from cxr_diffusion_jax.synthesis import production as production_lib
-from cxr_diffusion_jax.synthesis import tree
 from cxr_diffusion_jax.synthesis.acceptance import AcceptanceJudge
 from cxr_diffusion_jax.synthesis.plan import Plan, Quota
 
@@ -291,7 +290,7 @@ def test_make_of_an_image_path_takes_conditions_and_labels_from_rows(
 ):
   dataset = builder_of("elixr_c").run.dataset
   fields, ids = dataset.records.fields("train"), dataset.records.ids("train").tolist()
-  plan = plan_lib.balanced(fields, dataset.records.vocabulary, 30, alone=True)
+  plan = balance.balanced(fields, dataset.records.vocabulary, 30, of_images=True)
   outcome = make("out", plan=plan, path="elixr_c", split="train")
   read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
   patients: dict[int, set[int]] = {}
@@ -303,6 +302,10 @@ def test_make_of_an_image_path_takes_conditions_and_labels_from_rows(
   # Real patients and synthetic ones correspond.
   assert all(len(numbers) == 1 for numbers in patients.values())
   assert len({*read.patient.tolist()}) == len(patients)
+  sheet = (tmp_path / "out/datasheet.md").read_text()
+  assert "| images | asked | made | rejected draws | different conditions |" in sheet
+  different = len({entry.subject.condition for entry in outcome.whole.entries})
+  assert f"| all | 30 | 30 | 0 | {different} |" in sheet
   # `evaluate --labels` reads the same table.
   labels = image_set.read_labels(tmp_path / "out/Data_Entry_2017.csv").labels
   assert labels["condition"][0] == outcome.whole.entries[0].subject.condition
