@@ -19,6 +19,7 @@ from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import parquet_table
 
 T = TypeVar("T")
 
@@ -119,7 +120,7 @@ def read_rows(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
     errors.InputError: the file is absent, not text (see `read_text`) or not a CSV.
   """
   if os.fspath(path).lower().endswith(".parquet"):
-    return _read_parquet(path)
+    return parquet_table.read_rows(path)
   text = read_text(path)
   if named := re.match(r"sep=(.)(?=[\r\n])", text):
     # Excel's own line; a blank one in its place keeps the numbers.
@@ -136,31 +137,6 @@ def read_rows(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
       for (number, _), row in zip(rows, cells, strict=True)
     ]
   return rows
-
-
-def _read_parquet(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
-  """A header, and cells as a CSV would have them; lists are joined by `|`."""
-  import pyarrow
-  from pyarrow import parquet
-
-  def cell(value: object) -> str:
-    if isinstance(value, list):
-      return "|".join(map(cell, value))
-    if value is None or value != value:
-      return ""
-    return str(int(value) if isinstance(value, bool) else value)
-
-  try:
-    with epath.Path(path).open("rb") as file:
-      table = parquet.read_table(file)
-    columns = [[cell(value) for value in x.to_pylist()] for x in table.columns]
-  except (OSError, ValueError, pyarrow.ArrowException) as error:
-    raise errors.InputError(
-      f"cannot read {os.fspath(path)}: {error}", "a parquet file"
-    ) from error
-  rows = [list(row) for row in zip(*columns, strict=True)]
-  numbered = enumerate([table.column_names, *rows], start=1)
-  return [(number, row) for number, row in numbered if any(map(str.strip, row))]
 
 
 def _split(
