@@ -89,13 +89,14 @@ def _people(
   bands = [_band(age, ages) for age in ages[rows]]
   columns = (sexes, bands, views)
   needed = [any(column) for column in columns]
-  people = Counter(
+  people: Counter[_Person] = Counter(
     person
     for person in zip(*columns, strict=True)
     if all(value or not must for value, must in zip(person, needed, strict=True))
   )
   # No row may know all attributes that some row knows.
-  known = people or {("", None, ""): len(rows)}
+  anybody: _Person = ("", None, "")
+  known = people or Counter({anybody: len(rows)})
   return {person: known[person] for person in sorted(known, key=str)}
 
 

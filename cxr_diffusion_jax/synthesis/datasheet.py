@@ -40,9 +40,10 @@ Labels that were not part of the condition are empty.
 
     {flags}
 
-are the flags of `prepare` and `main` that read this folder. Intended for research:
-adding images to real training data, balancing rare findings, testing pipelines. Not for
-diagnosis, and not for evaluation in place of real images.
+are the flags of `prepare` and `main` that read this folder; no image of it is in a test
+split. Intended for research: adding images to real training data, balancing rare
+findings, testing pipelines. Not for diagnosis, and not for evaluation in place of real
+images.
 
 - The model learned from its training images: what they lack or misrepresent is lacking
   or misrepresented here, and may have been amplified.

@@ -3,19 +3,21 @@
 NIH's findings  -> Data_Entry_2017.csv, for `config.data.source=nih`
 other findings  -> labels.csv, one column each, for `config.data.source=table`
 
-Columns that no image needs are left out. Unknown labels stay unknown.
+Columns that no image needs are left out. Unknown labels stay unknown. All images are
+for training: none is ever in a test split.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.data import labels as labels_lib
-from cxr_diffusion_jax.data.csv_table import stem
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.synthesis.rows import Subject
 
-NAMES = ("Data_Entry_2017.csv", "labels.csv")
+NIH, TRAINING, GENERAL = "Data_Entry_2017.csv", "train_val_list.txt", "labels.csv"
+NAMES = (NIH, TRAINING, GENERAL)
 
 CONDITION = "Condition"
 
@@ -40,8 +42,8 @@ def flags(vocabulary: Sequence[str]) -> str:
 
 def make(
   files: Sequence[str], subjects: Sequence[Subject], vocabulary: Sequence[str]
-) -> tuple[str, list[Sequence[object]]]:
-  """Returns the name of the table, and its lines with the header."""
+) -> dict[str, str]:
+  """Returns the table, and NIH's list of training images: name -> text."""
   nih = is_nih(vocabulary)
   make_columns = _nih if nih else _general
   columns = {
@@ -51,7 +53,10 @@ def make(
   if not any(columns[CONDITION]):
     del columns[CONDITION]
   rows = zip(*columns.values(), strict=True)
-  return NAMES[0] if nih else NAMES[1], [tuple(columns), *rows]
+  text = csv_table.csv_text([tuple(columns), *rows])
+  if not nih:
+    return {GENERAL: text}
+  return {NIH: text, TRAINING: "".join(f"{file}\n" for file in files)}
 
 
 def _nih(
@@ -67,7 +72,7 @@ def _nih(
       "|".join(one.findings) or ("" if one.unknown else labels_lib.NO_FINDING)
       for one in subjects
     ],
-    "Follow-up #": [int(stem(file).rpartition("_")[2]) for file in files],
+    "Follow-up #": [int(csv_table.stem(file).rpartition("_")[2]) for file in files],
     "Patient ID": [one.patient for one in subjects],
     "Patient Age": list(map(_age, subjects)),
     "Patient Sex": [one.sex for one in subjects],
@@ -94,6 +99,7 @@ def _general(
     "age": list(map(_age, subjects)),
     "sex": [one.sex for one in subjects],
     "view": [one.view for one in subjects],
+    "split": ["train"] * len(subjects),
     **{
       name: ["" if np.isnan(value) else int(value) for value in column]
       for name, column in zip(vocabulary, findings, strict=True)

@@ -2,7 +2,7 @@
 
 OUT/original/90000001_000.png ...  images, each with a text chunk `synthetic`
 OUT/parts/part_00000.json ...      what is in each part; written after its images
-OUT/Data_Entry_2017.csv or labels.csv, datasheet.md, manifest.json   at the end
+OUT/Data_Entry_2017.csv, train_val_list.txt (or labels.csv), datasheet.md, manifest.json
 OUT/generation.json                what makes two calls the same
 """
 
@@ -15,7 +15,6 @@ from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.sampling import files as sample_files
 from cxr_diffusion_jax.synthesis import locks, tables
@@ -191,12 +190,12 @@ def finish(
   with locks.alone(folder):
     files = [entry.file for entry in whole.entries]
     subjects = [entry.subject for entry in whole.entries]
-    name, rows = tables.make(files, subjects, vocabulary)
-    artifacts.write_text(folder / name, csv_table.csv_text(rows))
-    artifacts.write_text(folder / DATASHEET, datasheet)
+    texts = tables.make(files, subjects, vocabulary) | {DATASHEET: datasheet}
+    for name, text in texts.items():
+      artifacts.write_text(folder / name, text)
     manifest = artifacts.read_json(folder / artifacts.MANIFEST)
     digests = {f"{IMAGES}/{entry.file}": entry.sha256 for entry in whole.entries}
-    for file in (name, DATASHEET, FACTS):
+    for file in (*texts, FACTS):
       digests[file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
     content = {"names": manifest["names"], "synthetic": True, "sha256": digests}
     artifacts.write_json(folder / artifacts.MANIFEST, content)

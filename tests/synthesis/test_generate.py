@@ -41,6 +41,7 @@ def test_generate_makes_a_tree_that_records_are_made_of(
   assert dataset.kind == "generated images"
   records = dataset.records
   assert sum(records.num_rows.values()) == 5
+  assert records.num_rows["test"] == 0
   fields = [records.fields(split) for split, n in records.num_rows.items() if n]
   effusion = records.vocabulary.index("Effusion")
   assert sum(of["findings"][:, effusion].sum() for of in fields) == 2

@@ -126,7 +126,7 @@ def test_make_marks_every_image_as_synthetic(make, tmp_path):
   assert facts["findings"] == ["Effusion"]
   manifest = artifacts.read_json(tmp_path / "out/manifest.json")
   assert manifest["synthetic"] is True
-  assert len(manifest["sha256"]) == 13
+  assert len(manifest["sha256"]) == 14
 
 
 def test_make_rejects_counts_and_redraws(make, drawn, tmp_path):
@@ -372,6 +372,7 @@ def test_make_writes_other_vocabularies_for_the_source_table(
   assert read.sex.tolist() == [1, 1, -1]
   assert read.patient.tolist() == [90_000_001, 90_000_002, 90_000_003]
   assert all(read.image)
+  assert read.official.tolist() == ["train"] * 3
 
 
 def test_make_writes_to_a_bucket(make, bucket):
