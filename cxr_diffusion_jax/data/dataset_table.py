@@ -29,6 +29,7 @@ def read_table(settings: DataSettings) -> base.Table:
   tables, read = [], set()
   for source, root, options in _sources(settings):
     table = source.read_table(root, image_size=settings.image_size, **options)
+    _check_ids(table)
     if hasattr(source, "read_vocabulary"):
       table = base.without_unknown(table)
     read |= {labels.plain(finding) for finding in table.vocabulary}
@@ -223,6 +224,16 @@ def take(table: base.Table, rows: np.ndarray) -> base.Table:
     official=None if table.official is None else table.official[rows],
     source=None if table.source is None else table.source[rows],
   )
+
+
+def _check_ids(table: base.Table) -> None:
+  unique, counts = np.unique(table.id, return_counts=True)
+  twice = unique[counts > 1]
+  if twice.size:
+    raise errors.InputError(
+      f"{table.origin} names {twice.size} images twice, first {twice[0]}",
+      "one row an image",
+    )
 
 
 def _renamed(vocabulary: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:

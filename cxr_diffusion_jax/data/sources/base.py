@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax import naming
 
 PACKAGE = "cxr_diffusion_jax.data.sources"
 
@@ -31,8 +31,6 @@ EXPERT_FINDINGS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or ma
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
   """The images of a dataset and their metadata; n rows, k findings.
-
-  An id that comes twice raises InputError.
 
   Attributes:
     vocabulary: names of the k findings.
@@ -85,13 +83,6 @@ class Table:
     expected = dict.fromkeys(shapes, (n,)) | {"findings": (n, len(self.vocabulary))}
     if shapes != expected:
       raise ValueError(f"a table of {shapes}, expected {expected}")
-    unique, counts = np.unique(self.id, return_counts=True)
-    twice = unique[counts > 1]
-    if twice.size:
-      raise errors.InputError(
-        f"{self.origin} names {twice.size} images twice, first {twice[0]}",
-        "one row an image",
-      )
 
   def __len__(self) -> int:
     return len(self.id)

@@ -134,7 +134,8 @@ def _comparison(
   ]
   better = {one.key: one.better for result in results for one in result.measurements}
   shown = comparison_facts.shown(context)
-  name = pathlib.Path(context.settings.root).name if context.settings else context.split
+  roots = context.settings.roots if context.settings else (context.split,)
+  name = "+".join(pathlib.Path(root).name for root in roots)
   return Comparison(
     title=title or f"Conditioning paths on {name}",
     facts=comparison_facts.of_paths(context, paths, sets, options, sweep),
