@@ -7,7 +7,7 @@ The order and the equations are those of DICOM PS3.3, C.11.1 and C.11.2; pixel p
 takes no part in them (C.7.5.1.1.2). Values of 16 bits are shown by a table of levels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import io
 import os
@@ -208,7 +208,7 @@ def _look_up(item: "pydicom.Dataset", values: np.ndarray) -> tuple[np.ndarray, i
   return table[index.astype(np.int64)], 2**bits - 1
 
 
-def _table(data: Any, entries: int, bits: int) -> np.ndarray:
+def _table(data: "bytes | int | Sequence[int]", entries: int, bits: int) -> np.ndarray:
   """The entries of a LUT, in words of 16 bits or, of 8 bits, two in a word: uint16."""
   words = (
     np.frombuffer(data[: len(data) // 2 * 2], "<u2")

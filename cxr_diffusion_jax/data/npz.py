@@ -39,8 +39,14 @@ def read_entry(
 ) -> np.ndarray:
   """One array; damage, and what would have to be unpickled, is an InputError."""
   try:
-    member = name if name in entries.zip.namelist() else f"{name}.npy"
-    with entries.zip.open(member) as file:
+    archive = entries.zip
+    if archive is None:
+      raise ValueError("it is closed")
+    try:
+      member = archive.getinfo(f"{name}.npy")
+    except KeyError:
+      member = archive.getinfo(name)
+    with archive.open(member) as file:
       version = np.lib.format.read_magic(file)
       first = version == (1, 0)
       read_header = getattr(np.lib.format, f"read_array_header_{1 if first else 2}_0")
@@ -48,7 +54,7 @@ def read_entry(
       if dtype.hasobject:
         raise ValueError("it would have to be unpickled")
       num_bytes = math.prod(shape) * dtype.itemsize
-      if num_bytes > MAX_BYTES:
+      if not 0 <= num_bytes <= MAX_BYTES:
         raise ValueError(f"it has {num_bytes / 1e6:,.0f} MB")
       content = file.read(num_bytes + 1)
     if len(content) != num_bytes:

@@ -37,6 +37,7 @@ def test_read_entry_reads_what_numpy_writes(tmp_path, array):
   ("descr", "shape", "content", "message"),
   [
     ("<f4", (10**12,), b"\0" * 99, "it has 4,000,000 MB"),
+    ("<f4", (-3,), b"\0" * 99, "it has -0 MB"),
     ("<f4", (4,), b"\0" * 12, r"not the 16 bytes of the shape \(4,\)"),
     ("<f4", (2,), b"\0" * 10**6, r"not the 8 bytes of the shape \(2,\)"),
     ("|O", (1,), b"\x80\x04N.", "would have to be unpickled"),
