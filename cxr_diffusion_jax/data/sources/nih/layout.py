@@ -3,7 +3,8 @@
 root -> {size or original: {stem: path}}, Data_Entry CSV, boxes, lists, Google labels
 
 `original/` may be flat or hold Kaggle's `images_001..012/images/`; NIH's own archives
-unpack to `images/`, Kaggle's straight into the root: both are taken too.
+unpack to `images/`, Kaggle's straight into the root or, resized, to
+`images-224/images-224/`: these are taken too.
 """
 
 import dataclasses
@@ -70,8 +71,10 @@ def find_tree(root: str | os.PathLike) -> Tree:
   originals: dict[str, str] = {}
   resized: dict[int, dict[str, str]] = {}
   for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-    if match := re.fullmatch(r"(\d+)x(\1)", folder.name):
-      resized[int(match[1])] = _by_stem(folder)
+    # Kaggle's resized copy has `images-224/images-224/`.
+    if match := re.fullmatch(r"(\d+)x\1|images-(\d+)", folder.name):
+      size = int(match[1] or match[2])
+      resized[size] = {**resized.get(size, {}), **_by_stem(folder)}
     elif re.fullmatch(r"original|images(_\d+)?", folder.name):
       originals.update(_by_stem(folder))
   if not originals and not any(resized.values()):
@@ -87,8 +90,8 @@ def find_tree(root: str | os.PathLike) -> Tree:
     data_entry=_data_entry(root),
     originals=originals,
     resized=resized,
-    boxes=_first_file(root, "BBox_List_2017.csv"),
     # Kaggle's resized copy adds `_NIH` to the names of the lists.
+    boxes=_first_file(root, "BBox_List_2017.csv", "BBox_List_2017_Official_NIH.csv"),
     train_val_list=_first_file(root, "train_val_list.txt", "train_val_list_NIH.txt"),
     test_list=_first_file(root, "test_list.txt", "test_list_NIH.txt"),
     google_labels=tuple(sorted(map(epath.Path, csvs))),

@@ -16,6 +16,7 @@ from cxr_diffusion_jax.data.sources.nih import layout
     "images",
     "images_001/images",
     "24x24",
+    "images-24/images-24",
   ],
 )
 def test_images_are_found_flat_and_nested(make_tree, folder):
@@ -46,6 +47,9 @@ def test_find_tree_never_uses_smaller_copies(make_tree):
 
 def test_find_tree_finds_labels_and_lists(make_tree):
   small = make_tree()
+  official = small.root / "BBox_List_2017_Official_NIH.csv"
+  official.write_text("Image Index\n")
+  assert layout.find_tree(small.root).boxes == official
   (small.root / "BBox_List_2017.csv").write_text("Image Index\n")
   tree = layout.find_tree(small.root)
   assert tree.boxes == small.root / "BBox_List_2017.csv"
