@@ -1,7 +1,8 @@
 """The exceptions that commands turn into exit codes.
 
 Library code raises `InputError` where the user's input is wrong: one line on stderr,
-exit code 2, no traceback. `Interrupted` ends work that a signal stopped after a clean
+exit code 2, no traceback. `MissingHosts` is for other hosts that did not start: one
+line, exit code 1. `Interrupted` ends work that a signal stopped after a clean
 save: exit code 128 + signal. Any other exception is a bug.
 """
 
@@ -28,6 +29,13 @@ def require_positive(name: str, value: float) -> None:
   """Raises InputError unless a value is above 0."""
   if not value > 0:
     raise InputError(f"{name}={value}", "above 0")
+
+
+class MissingHosts(Exception):
+  """Processes of a run on several hosts that did not start in time.
+
+  Unlike wrong input, it may pass when the command is repeated: exit code 1.
+  """
 
 
 class Interrupted(Exception):

@@ -19,6 +19,9 @@ with flag_help.group("Run"):
   _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other hosts of a run on several hosts."
   )
+  _JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", 300, "Seconds to wait for the other hosts.", lower_bound=1
+  )
 
 
 def main() -> None:
@@ -35,7 +38,7 @@ def main() -> None:
   from cxr_diffusion_jax.training import experiment as experiment_lib
 
   terminal.announce_compiling()
-  distributed.initialize(_DISTRIBUTED.value)
+  distributed.initialize(_DISTRIBUTED.value, timeout=_JOIN_TIMEOUT.value)
   experiment = experiment_lib.build(_CONFIG.value)
   workdir = command.workdir(_WORKDIR.value)
   with lock.hold(workdir):

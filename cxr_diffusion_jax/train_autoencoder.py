@@ -29,6 +29,9 @@ with flag_help.group("Run"):
   _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other hosts of a run on several hosts."
   )
+  _JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", 300, "Seconds to wait for the other hosts.", lower_bound=1
+  )
   _FEATURES = flags.DEFINE_string(
     "features",
     "auto",
@@ -50,7 +53,7 @@ def main() -> None:
   from cxr_diffusion_jax.training import loop, start
 
   terminal.announce_compiling()
-  distributed.initialize(_DISTRIBUTED.value)
+  distributed.initialize(_DISTRIBUTED.value, timeout=_JOIN_TIMEOUT.value)
   experiment = settings.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
   with lock.hold(workdir):

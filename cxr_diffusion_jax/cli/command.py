@@ -1,6 +1,7 @@
 """What the commands share: flags, help, exit codes, output folders.
 
-argv --parse--> main() --> exit code: 0 done, 2 wrong input, 128 + signal interrupted
+argv --parse--> main() --> exit code: 0 done, 1 hosts missing, 2 wrong input,
+                           128 + signal interrupted
 """
 
 from collections.abc import Callable, Iterable
@@ -123,6 +124,9 @@ def _refusal(main: Callable[[], None]) -> str:
       main()
   except errors.InputError as error:
     return str(error)
+  except errors.MissingHosts as error:
+    terminal.TERMINAL.write(f"error: {error}")
+    sys.exit(1)
   except errors.Interrupted as error:
     print(error)
     sys.exit(128 + error.signal_number)

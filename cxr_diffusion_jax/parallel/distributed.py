@@ -1,46 +1,140 @@
 """The start and the end of a run on one or several hosts.
 
-environment --initialize--> jax.distributed; SIGTERM, SIGINT --signals--> last save
+environment --identify--> Process --roll call--> jax.distributed
+SIGTERM, SIGINT --signals--> last save
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
+import dataclasses
 import os
+import re
 import signal
 from types import FrameType
 
 import jax
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.parallel import roll_call
 
 
-def initialize(wanted: bool) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Process:
+  """This process among those of a run, as its launcher describes it.
+
+  None is what the launcher does not say; JAX may know it.
+
+  Attributes:
+    address: host:port of process 0.
+    count: number of processes.
+    index: 0 for the first process.
+  """
+
+  address: str | None = None
+  count: int | None = None
+  index: int | None = None
+
+
+def initialize(wanted: bool, *, timeout: int = 300) -> None:
   """Joins the other hosts of a run. Call it before any device is used.
 
-  Slurm, Kubernetes, TPU slices and Open MPI identify the processes themselves. Other
-  launchers set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+  Slurm, TPU slices and Open MPI identify the processes themselves. Other launchers set
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
   Args:
     wanted: whether the user asked for it; JAX_COORDINATOR_ADDRESS also does.
+    timeout: seconds to wait for the others.
 
   Raises:
     errors.InputError: the processes are not identified.
+    errors.MissingHosts: some did not join in time.
   """
   if not wanted and "JAX_COORDINATOR_ADDRESS" not in os.environ:
     return
-  # JAX itself reads the address only.
-  num_processes, process_id = (
-    int(os.environ[name]) if name in os.environ else None
-    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-  )
+  process = identify(os.environ)
+  address, count, index = process.address, process.count, process.index
+  if address is not None and count is not None and index is not None and count > 1:
+    roll_call.wait(address, count, index, timeout)
   try:
-    jax.distributed.initialize(num_processes=num_processes, process_id=process_id)
+    jax.distributed.initialize(
+      coordinator_address=address,
+      num_processes=count,
+      process_id=index,
+      initialization_timeout=timeout,
+    )
   except ValueError as error:
     raise errors.InputError(
       f"a run on several hosts: {error}",
       fix="use a launcher that JAX knows, or set JAX_COORDINATOR_ADDRESS,"
       " JAX_NUM_PROCESSES and JAX_PROCESS_ID",
     ) from error
+
+
+def identify(environment: Mapping[str, str]) -> Process:
+  """Reads which process this is from the variables of its launcher.
+
+  JAX's variables come first, then those of Slurm and of a slice of Google Kubernetes
+  Engine, with the ports that JAX uses there.
+
+  Raises:
+    errors.InputError: a variable that is not what it should be.
+  """
+  launcher = _slurm(environment) or _gke_slice(environment) or Process()
+  address = environment.get("JAX_COORDINATOR_ADDRESS") or launcher.address
+  if address is not None and not re.fullmatch(r".+:\d{1,5}", address):
+    raise errors.InputError(f"JAX_COORDINATOR_ADDRESS={address}", "host:port")
+  count = _number(environment, "JAX_NUM_PROCESSES", launcher.count)
+  index = _number(environment, "JAX_PROCESS_ID", launcher.index)
+  if count is not None and index is not None and not index < count:
+    raise errors.InputError(
+      f"process {index} of {count}", f"JAX_PROCESS_ID from 0 to {count - 1}"
+    )
+  return Process(address=address, count=count, index=index)
+
+
+def _slurm(environment: Mapping[str, str]) -> Process | None:
+  """A task of `srun`; the coordinator is on the first node of the step."""
+  if "OMPI_MCA_orte_hnp_uri" in environment:
+    return None  # mpirun within a Slurm job, which JAX knows.
+  names = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
+  if not all(f"SLURM_{name}" in environment for name in names):
+    return None
+  # node7 | node7,node9 | node[007-010,012]
+  first = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
+  port = environment.get("JAX_COORDINATOR_PORT")
+  return Process(
+    address=f"{''.join(first.groups('')) if first else ''}:"
+    f"{port or 61440 + int(environment['SLURM_JOB_ID']) % 4096}",
+    count=int(environment["SLURM_NTASKS"]),
+    index=int(environment["SLURM_PROCID"]),
+  )
+
+
+def _gke_slice(environment: Mapping[str, str]) -> Process | None:
+  """A pod of one TPU slice; several slices are left to JAX."""
+  workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get(
+    "TPU_WORKER_HOSTNAMES", ""
+  )
+  names = [worker.partition(":")[0] for worker in workers.split(",")]
+  several = environment.get("MEGASCALE_NUM_SLICES", "1") != "1"
+  if len(names) < 2 or several or "TPU_WORKER_ID" not in environment:
+    return None
+  return Process(
+    address=f"{names[0]}:{environment.get('JAX_COORDINATOR_PORT', '8482')}",
+    count=len(names),
+    index=int(environment["TPU_WORKER_ID"]),
+  )
+
+
+def _number(
+  environment: Mapping[str, str], name: str, default: int | None
+) -> int | None:
+  value = environment.get(name)
+  if value is None:
+    return default
+  if not value.isdecimal():
+    raise errors.InputError(f"{name}={value}", "a whole number")
+  return int(value)
 
 
 @contextlib.contextmanager

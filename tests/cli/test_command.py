@@ -42,6 +42,7 @@ def test_writable_folder_refuses_a_folder_below_a_file(tmp_path):
       2,
       "error: f: No space left on device",
     ),
+    (errors.MissingHosts("1 of 2 did not join"), 1, "error: 1 of 2 did not join\n"),
     (KeyboardInterrupt(), 130, "interrupted; repeat the same command to continue\n"),
     (errors.Interrupted(15, "saved at step 3"), 143, "saved at step 3\n"),
   ],

@@ -1,10 +1,12 @@
 """Joining the hosts of a run."""
 
+import os
+
 import jax
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.parallel import distributed
+from cxr_diffusion_jax.parallel import distributed, roll_call
 
 
 @pytest.fixture
@@ -14,12 +16,14 @@ def joined(monkeypatch) -> list[dict]:
 
   def initialize(**arguments):
     calls.append(arguments)
-    if set(arguments.values()) == {None}:
+    if arguments["num_processes"] is None:
       raise ValueError("Number of processes must be defined.")
 
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
-  for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
-    monkeypatch.delenv(f"JAX_{name}", raising=False)
+  monkeypatch.setattr(roll_call, "wait", lambda *arguments: None)
+  for name in os.environ:
+    if name.startswith(("JAX_COORD", "JAX_NUM", "JAX_PROC", "SLURM_", "TPU_")):
+      monkeypatch.delenv(name)
   return calls
 
 
@@ -29,14 +33,83 @@ def test_initialize_does_nothing_on_one_host(joined):
 
 
 def test_initialize_reads_the_launcher(joined, monkeypatch):
+  waited = []
+  monkeypatch.setattr(roll_call, "wait", lambda *arguments: waited.append(arguments))
   monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
   monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
   monkeypatch.setenv("JAX_PROCESS_ID", "0")
-  distributed.initialize(False)
-  assert joined == [{"num_processes": 2, "process_id": 0}]
+  distributed.initialize(False, timeout=7)
+  (call,) = joined
+  assert (call["coordinator_address"], call["num_processes"]) == ("localhost:1", 2)
+  assert (call["process_id"], call["initialization_timeout"]) == (0, 7)
+  assert waited == [("localhost:1", 2, 0, 7)]
 
 
 def test_initialize_refuses_unnamed_hosts(joined):
   with pytest.raises(errors.InputError, match="set JAX_COORDINATOR_ADDRESS"):
     distributed.initialize(True)
-  assert joined == [{"num_processes": None, "process_id": None}]
+  assert len(joined) == 1
+
+
+SLURM = {
+  "SLURM_JOB_ID": "4099",
+  "SLURM_NTASKS": "16",
+  "SLURM_PROCID": "9",
+  "SLURM_LOCALID": "1",
+}
+
+
+@pytest.mark.parametrize(
+  ("nodes", "first"),
+  [
+    ("node7", "node7"),
+    ("node7,node9", "node7"),
+    ("node[007-010,012]", "node007"),
+    ("gpu-a[3,5],login", "gpu-a3"),
+  ],
+)
+def test_identify_reads_slurm_as_jax_does(nodes, first, monkeypatch):
+  from jax._src.clusters import slurm_cluster
+
+  environment = {**SLURM, "SLURM_STEP_NODELIST": nodes}
+  process = distributed.identify(environment)
+  assert process == distributed.Process(address=f"{first}:61443", count=16, index=9)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  address = slurm_cluster.SlurmCluster.get_coordinator_address(None, None)
+  assert process.address == address
+
+
+def test_identify_reads_a_gke_slice_and_leaves_several_to_jax():
+  environment = {"TPU_WORKER_HOSTNAMES": "a.cxr,b.cxr", "TPU_WORKER_ID": "1"}
+  process = distributed.identify(environment)
+  assert process == distributed.Process(address="a.cxr:8482", count=2, index=1)
+  for changes in (
+    {"MEGASCALE_NUM_SLICES": "2"},
+    {"TPU_WORKER_HOSTNAMES": "localhost"},
+  ):
+    assert distributed.identify({**environment, **changes}) == distributed.Process()
+
+
+def test_identify_prefers_the_variables_of_jax():
+  environment = {**SLURM, "SLURM_STEP_NODELIST": "node7"}
+  environment |= {"JAX_COORDINATOR_ADDRESS": "[::1]:80", "JAX_PROCESS_ID": "3"}
+  process = distributed.identify(environment)
+  assert process == distributed.Process(address="[::1]:80", count=16, index=3)
+  # Within mpirun, JAX identifies the processes.
+  environment = {**SLURM, "SLURM_STEP_NODELIST": "node7", "OMPI_MCA_orte_hnp_uri": ""}
+  assert distributed.identify(environment) == distributed.Process()
+
+
+@pytest.mark.parametrize(
+  ("environment", "reason"),
+  [
+    ({"COORDINATOR_ADDRESS": "host"}, "expected host:port"),
+    ({"NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES=two; expected a whole number"),
+    ({"NUM_PROCESSES": "2", "PROCESS_ID": "2"}, "JAX_PROCESS_ID from 0 to 1"),
+    ({"NUM_PROCESSES": "2", "PROCESS_ID": "-1"}, "JAX_PROCESS_ID=-1"),
+  ],
+)
+def test_identify_refuses(environment, reason):
+  with pytest.raises(errors.InputError, match=reason):
+    distributed.identify({f"JAX_{name}": value for name, value in environment.items()})
