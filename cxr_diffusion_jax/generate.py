@@ -85,7 +85,7 @@ def main() -> None:
   which = {"checkpoint": _CHECKPOINT.value, "ema_length": _LENGTH.value}
   run = run_lib.open_run(workdir, **which, **sample_flags.values(_PLACES))
   # Of several shards, one makes the records and trains the probe.
-  with locks.alone(workdir):
+  with locks.alone(workdir / card_lib.CONFIG):
     dataset = dataset_lib.prepare(
       run,
       plan or rows.balanced(run, _SPLIT.value, _NUM.value or 0),

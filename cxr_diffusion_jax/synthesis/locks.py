@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 import contextlib
 import errno
 import os
-import pathlib
 
 from absl import logging
 
@@ -18,29 +17,21 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def alone(folder: artifacts.PathLike) -> Iterator[None]:
-  """Waits until no other process is in such a block of the folder, which is made.
-
-  Raises:
-    errors.InputError: it is a file, or cannot be made.
-  """
+def alone(path: artifacts.PathLike) -> Iterator[None]:
+  """Waits until no other process is in such a block of a file or folder."""
   import fcntl
 
-  if artifacts.is_remote(folder):
+  if artifacts.is_remote(path):
     yield
     return
-  if pathlib.Path(folder).is_file():
-    raise errors.InputError(f"{folder} is a file", "a folder", "name another one")
-  with artifacts.disk_errors(folder):
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-  place = os.open(folder, os.O_RDONLY)
+  place = os.open(path, os.O_RDONLY)
   try:
     # No file system with locks: nothing to wait for.
     with contextlib.suppress(OSError):
       try:
         fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
-        logging.info("waiting for another process in %s", folder)
+        logging.info("waiting for another process that uses %s", path)
         fcntl.flock(place, fcntl.LOCK_EX)
     yield
   finally:

@@ -69,6 +69,10 @@ def claim(out: artifacts.PathLike, facts: artifacts.Json) -> epath.Path:
     errors.InputError: the folder holds other files, or images of other facts.
   """
   folder = epath.Path(out)
+  if folder.exists() and not folder.is_dir():
+    raise errors.InputError(f"{folder} is a file", "a folder", "name another one")
+  with artifacts.disk_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
   with locks.alone(folder), artifacts.disk_errors(folder):
     artifacts.claim_folder(folder, (IMAGES, PARTS, *tables.NAMES, DATASHEET, FACTS))
     path = folder / FACTS

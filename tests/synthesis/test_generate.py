@@ -91,6 +91,13 @@ def test_generate_refuses_wrong_flags(run_main, workdir, tmp_path, arguments, me
   assert not out.exists()
 
 
+def test_generate_refuses_the_folder_of_the_run(run_main, workdir, plan):
+  refused = run_main(
+    "generate", f"--workdir={workdir}", f"--out={workdir}", f"--plan={plan}"
+  )
+  assert "holds files that this command did not write" in refused.complaint
+
+
 def test_generate_refuses_a_wrong_plan_before_it_opens_the_run(
   run_main, workdir, plan, tmp_path
 ):
