@@ -41,6 +41,7 @@ def main() -> None:
   distributed.initialize(_DISTRIBUTED.value, timeout=_JOIN_TIMEOUT.value)
   experiment = experiment_lib.build(_CONFIG.value)
   workdir = command.workdir(_WORKDIR.value)
+  distributed.check_shared(workdir)
   with lock.hold(workdir):
     resumed = start.check_resumable(
       workdir,

@@ -56,6 +56,7 @@ def main() -> None:
   distributed.initialize(_DISTRIBUTED.value, timeout=_JOIN_TIMEOUT.value)
   experiment = settings.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
+  distributed.check_shared(epath.Path(workdir))
   with lock.hold(workdir):
     start.check_resumable(workdir, experiment.config)
     features = _encoder(experiment.loss.perceptual, "config.loss.perceptual")

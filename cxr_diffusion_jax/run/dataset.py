@@ -177,7 +177,8 @@ def prepare(
 ) -> Dataset:
   """Makes records and columns where they are missing or stale, and opens them.
 
-  On several hosts, the first one does the work and the others wait.
+  On several hosts, the first one does the work and the others wait. They read the same
+  folder, or one of their own with the same records.
 
   Args:
     needs: the columns that a path reads, and the encoder of each.
@@ -186,7 +187,7 @@ def prepare(
 
   Raises:
     errors.InputError: the tree, an image, an encoder or an embedding file is not
-      usable, or the tree has no embeddings of a kind.
+      usable, the tree has no embeddings of a kind, or another host has no records.
   """
   if jax.process_index() == 0:
     records = _make_records(settings, progress)
@@ -204,6 +205,13 @@ def prepare(
     latents = (latent_columns.open_column(settings, autoencoder),)
   records = records_lib.open_records(settings)
   if records is None or None in latents:
+    if jax.process_index() > 0:
+      raise errors.InputError(
+        f"{settings.records_folder}: process {jax.process_index()} sees no records of"
+        " these settings",
+        "a folder that all hosts share, or one with records on each host",
+        "run prepare on this host",
+      )
     raise RuntimeError(f"{settings.records_folder} changed while it was prepared")
   columns = encoders.open_columns(settings, needs)
   origins = dict.fromkeys(phantom.origin_of(root) for root in settings.roots)

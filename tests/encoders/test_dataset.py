@@ -20,6 +20,13 @@ def needs(make_clip) -> conditioning.Needs:
   return base.needs("clip_text", "clip_image", model=clip, reference="same_patient")
 
 
+def test_prepare_refuses_a_host_without_records(settings, tmp_path, monkeypatch):
+  other = dataclasses.replace(settings, records_dir=str(tmp_path / "own disk"))
+  monkeypatch.setattr(dataset.jax, "process_index", lambda: 1)
+  with pytest.raises(errors.InputError, match="process 1 sees no records"):
+    dataset.prepare(other, conditioning.Needs())
+
+
 def test_prepare_takes_references_of_the_patient_and_own_text(settings, needs):
   result = dataset.prepare(settings, needs)
   encoder = clip_columns.load(needs.specs[0].model, batch_size=1)
