@@ -18,6 +18,9 @@
 #   --delete           deletes the slice at the end; without it, it runs on and costs
 #   --dry_run          prints the commands only
 #
+# Ctrl-C ends this script, not the run on the slice; the same command ends that run
+# after a save, and resumes it.
+#
 # Exit code: that of `main`. 0 ends the work, 2 (wrong input) is not repeated.
 # POLL=60 is the number of seconds between two looks at the slice.
 set -euo pipefail
