@@ -70,7 +70,7 @@ class EvalContext:
   classifiers: Sequence[classifiers_lib.Classifier] = ()
   segmenter: Extractor | None = None
   reidentification: Extractor | None = None
-  phantom: bool = False
+  origin: str = "real images"
   cache: pathlib.Path | None = None
   aligned: bool = True
   whole: ImageSet | None = None  # of the split; None for folders of images
@@ -131,7 +131,7 @@ class EvalContext:
   @property
   def judge_name(self) -> str:
     """The judge's name in tables."""
-    return judge_name(self.phantom) if self.judge else "none"
+    return judge_name(self.origin) if self.judge else "none"
 
 
 def of_runs(
@@ -180,7 +180,7 @@ def of_runs(
     settings=settings,
     records=records,
     split=split,
-    phantom=dataset.phantom,
+    origin=dataset.origin,
     conditions=sets["conditions"],
     reference=sets["reference"],
     training=sets["training"],
@@ -214,7 +214,7 @@ def _open_judges(
   progress: types.Progress,
 ) -> tuple[Callable[[ImageSet], list[judges_lib.JudgeFn]], dict[str, str]]:
   """Conditions -> their judges; and why others are unavailable."""
-  records, name = run.dataset.records, judge_name(run.dataset.phantom)
+  records, name = run.dataset.records, judge_name(run.dataset.origin)
   judges, without = judges_lib.open_judges(
     judge,
     name,
@@ -272,9 +272,13 @@ def of_split(
   )
 
 
-def judge_name(phantom: bool) -> str:
-  """The name of a probe in tables."""
-  return f"probe, trained on {'phantoms' if phantom else 'real images'}"
+def judge_name(origin: str) -> str:
+  """The name of a probe in tables.
+
+  Args:
+    origin: of the images that it is trained on, as of `Dataset`.
+  """
+  return f"probe, trained on {origin}"
 
 
 def train_judge(

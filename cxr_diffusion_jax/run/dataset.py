@@ -37,34 +37,37 @@ class Dataset:
 
   Attributes:
     columns: embeddings in the records' row order.
+    origin: what the images are: phantom, generated or real images.
     targets: columns that training compares features with, not conditions. They are of
       the image itself whatever the reference, in the batch field `target_NAME`.
     latents: the column that training denoises in place of images; () for none.
     captions: what training draws of a row's captions.
-    origin: what the images are: phantom, generated or real images.
   """
 
   settings: DataSettings
   records: records_lib.Records
   columns: tuple[columns_lib.Column, ...]
   needs: conditioning.Needs
-  phantom: bool
+  origin: str
   targets: tuple[columns_lib.Column, ...] = ()
   latents: tuple[columns_lib.Column, ...] = ()
   captions: captions_lib.Captions = captions_lib.NO_CAPTIONS
-  origin: str = ""
+
+  @property
+  def phantom(self) -> bool:
+    """Whether all images are phantoms."""
+    return self.origin == phantom.ORIGIN
 
   @property
   def kind(self) -> str:
     """A description for people: what the images are, stand-ins or not."""
-    parts = [self.origin or ("phantom images" if self.phantom else "real images")]
-    parts += [
+    standins = [
       f"stand-in {column.description.name}"
       for column in (*self.columns, *self.targets)
       if column.description.standin
     ]
     # A condition and a target may be the same column.
-    return ", ".join(dict.fromkeys(parts))
+    return ", ".join(dict.fromkeys([self.origin, *standins]))
 
   @functools.cached_property
   def card(self) -> card_lib.DatasetCard:
@@ -220,7 +223,6 @@ def prepare(
     records=records,
     columns=columns,
     needs=needs,
-    phantom=phantom.is_phantom_tree(settings.root),
     origin=" and ".join(origins),
     targets=encoders.open_columns(settings, targets) if targets else (),
     latents=tuple(column for column in latents if column is not None),

@@ -130,7 +130,7 @@ def open_judges(
   judges = [_of_classifier(one, validation, labels, progress) for one in opened]
   if PROBE in names:
     trained = eval_context.train_judge(records, None, progress)
-    title = eval_context.judge_name(run.dataset.phantom)
+    title = eval_context.judge_name(run.dataset.origin)
     known = {name: labels[name] for name in validation.vocabulary}
     judges.insert(
       0, _judge(title, trained.fingerprint, trained.scores, validation, known)

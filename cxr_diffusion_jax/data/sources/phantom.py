@@ -23,6 +23,9 @@ GENERATION_FILE = "generation.json"
 # The key of a PNG's text that says what the image shows.
 TEXT_KEY = "phantom"
 
+# What the images of such a tree are, see `origin_of`.
+ORIGIN = "phantom images"
+
 VOCABULARY = nih.VOCABULARY
 read_table = nih.read_table
 read_vocabulary = nih.read_vocabulary
@@ -36,7 +39,7 @@ def is_phantom_tree(root: str | os.PathLike) -> bool:
 def origin_of(root: str | os.PathLike) -> str:
   """What the images of a tree are: phantom, generated or real images."""
   if is_phantom_tree(root):
-    return "phantom images"
+    return ORIGIN
   root = epath.Path(root)
   folder = root.parent if root.suffix else root
   if (folder / GENERATION_FILE).exists():

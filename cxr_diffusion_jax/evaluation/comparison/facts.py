@@ -11,6 +11,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data import labels
+from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.evaluation import assessment
 from cxr_diffusion_jax.evaluation.comparison.path_assessment import JudgedSet, Options
 from cxr_diffusion_jax.evaluation.comparison.paths import ConditioningPath
@@ -129,11 +130,10 @@ def of_paths(
   generators = [of_path[0][0].generator.generator for of_path in sets.values()]
   costs = sorted({generator.evaluations() for generator in generators})
   settings = first.generator.settings
-  kind = "phantoms" if context.phantom else "real images"
   return {
-    "conditions": f"{len(context.conditions):,} {context.split} images ({kind}) of"
-    f" {context.conditions.num_patients:,} patients, one image generated for each, run"
-    " and seed; the same noise in every path",
+    "conditions": f"{len(context.conditions):,} {context.split} conditions"
+    f" ({context.origin}) of {context.conditions.num_patients:,} patients, one image"
+    " generated for each, run and seed; the same noise in every path",
     "reference": f"{len(context.reference):,} {context.split} images of"
     f" {context.reference.num_patients:,} other patients",
     "primary figure": f"{options.primary}, named before the run",
@@ -211,7 +211,7 @@ def limitations(context: EvalContext, *, swept: bool = True) -> list[str]:
     swept: whether each path has its best guidance, or there are no paths.
   """
   return [
-    *([ON_PHANTOMS] if context.phantom else []),
+    *([ON_PHANTOMS] if context.origin == phantom.ORIGIN else []),
     *([] if swept else [ONE_GUIDANCE]),
     *LIMITATIONS,
   ]
