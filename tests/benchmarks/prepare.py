@@ -6,7 +6,7 @@ NIH-shaped tree of 1024-pixel PNGs -> records of 256 pixels      | in turns, eac
   python tests/benchmarks/prepare.py --num 1000 --turns 3
 
 Prints both rates, their ratio, the time that NIH's 112,120 images take, and the peak
-memory for 3,000 and for 6,000 small pictures, which should not grow: `prepare` holds
+memory for 3,000 and for 12,000 small pictures, which should not grow: `prepare` holds
 one part of the records (128 MiB). Statistics, of at most
 512 images, are no part of the rate; they are added to the time once. The CPU's time an
 image compares the two on a machine that others use too.
@@ -110,7 +110,7 @@ def main() -> None:
         return executor.submit(prepare, str(root), str(folder), size).result()
 
     memory = []
-    for num in (3000, 6000):
+    for num in (3000, 12_000):
       make_tree(root, num, 64)
       memory.append(f"{run()[3]:.0f} MB of {num:,} pictures")
       shutil.rmtree(root)
