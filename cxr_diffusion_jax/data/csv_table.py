@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import io
 import os
-from pathlib import PurePath
+from pathlib import PurePosixPath
 import re
 from typing import TypeVar
 import zlib
@@ -272,5 +272,9 @@ def read_table(
 
 
 def stem(name: str) -> str:
-  """The name of a file without its folder and extension."""
-  return PurePath(name.strip()).stem
+  """The name of a file without its folder and extension.
+
+  Digits behind a dot are no extension: DICOM's identifiers are such as `1.2.840.113`.
+  """
+  path = PurePosixPath(name.strip().replace("\\", "/"))
+  return path.name if path.suffix[1:].isdigit() else path.stem

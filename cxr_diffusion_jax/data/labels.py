@@ -31,10 +31,10 @@ def finding_index(name: str, vocabulary: Sequence[str]) -> int:
   """
   # NIH's box file says Infiltrate where the labels say Infiltration.
   spelled = plain(name)
-  spelled = {"infiltrate": "infiltration"}.get(spelled, spelled)
-  for index, finding in enumerate(vocabulary):
-    if plain(finding) == spelled:
-      return index
+  for same in (spelled, {"infiltrate": "infiltration"}.get(spelled, spelled)):
+    for index, finding in enumerate(vocabulary):
+      if plain(finding) == same:
+        return index
   near = _nearest(spelled, vocabulary)
   raise errors.InputError(
     f"unknown finding {name!r}",

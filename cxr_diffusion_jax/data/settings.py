@@ -122,6 +122,11 @@ class DataSettings:
         f"config.data.root={self.root} with config.data.source={self.source}",
         f"{num_sources} folders, separated by commas",
       )
+    if len({*map(_location, self.roots)}) < num_roots:
+      raise errors.InputError(
+        f"config.data.root={self.root}",
+        "different folders, as patients of two sources are never the same",
+      )
     if not 0 <= self.augment <= 1:
       raise errors.InputError(f"config.data.augment={self.augment}", "0 to 1")
     captions_lib.check(self.captions, self.caption_drop)

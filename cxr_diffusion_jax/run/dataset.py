@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import os
-import pathlib
 
 from absl import logging
 import jax
@@ -20,7 +19,7 @@ import numpy as np
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import captions as captions_lib
-from cxr_diffusion_jax.data import pipeline
+from cxr_diffusion_jax.data import csv_table, pipeline
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -160,7 +159,7 @@ class Dataset:
         source = self._join(split)
         for place, image_id in enumerate(self.records.ids(split)[source.row]):
           places[str(image_id)] = (source, place)
-    stems = [pathlib.PurePath(image_id).stem for image_id in image_ids]
+    stems = [csv_table.stem(image_id) for image_id in image_ids]
     unknown = [stem for stem in stems if stem not in places]
     if unknown:
       raise errors.InputError(
@@ -192,6 +191,7 @@ def prepare(
     errors.InputError: the tree, an image, an encoder or an embedding file is not
       usable, the tree has no embeddings of a kind, or another host has no records.
   """
+  records = None
   if jax.process_index() == 0:
     records = _make_records(settings, progress)
     for columns in (needs, targets):
@@ -206,7 +206,8 @@ def prepare(
   latents = ()
   if autoencoder is not None:
     latents = (latent_columns.open_column(settings, autoencoder),)
-  records = records_lib.open_records(settings)
+  if records is None:
+    records = records_lib.open_records(settings)
   if records is None or None in latents:
     if jax.process_index() > 0:
       raise errors.InputError(

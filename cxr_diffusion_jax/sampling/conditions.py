@@ -15,8 +15,8 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data import csv_table, labels, pipeline, prompts, reference
 from cxr_diffusion_jax.data import images as images_lib
-from cxr_diffusion_jax.data import labels, pipeline, prompts, reference
 from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.run.run import Run
@@ -74,7 +74,7 @@ class ConditionBuilder:
     takes = self.needs.inputs
     if "reference" in takes and pathlib.Path(text).is_file():
       return Request(references=(text,))
-    known = self.run.has_image(pathlib.PurePath(text).stem)
+    known = self.run.has_image(csv_table.stem(text))
     if not known and "prompt" in takes:
       return Request(prompts=(text,))
     if not known and "findings" in takes:

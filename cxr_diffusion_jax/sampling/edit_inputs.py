@@ -11,8 +11,8 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data import csv_table, reference
 from cxr_diffusion_jax.data import images as images_lib
-from cxr_diffusion_jax.data import reference
 from cxr_diffusion_jax.run.card import DatasetCard
 from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import image_to_image
@@ -135,7 +135,7 @@ def request_of(
 def _read_init(run: Run, text: str) -> tuple[np.ndarray, str]:
   """Returns an image [h w] uint8, and its id if it is in the records."""
   if not pathlib.Path(text).exists():
-    stem = pathlib.PurePath(text).stem
+    stem = csv_table.stem(text)
     if not run.has_image(stem):
       raise errors.InputError(
         f"init {text}", "a PNG, JPEG or DICOM file, or the id of an image of the run"

@@ -62,3 +62,8 @@ def test_settings_name_a_bucket_root_by_its_url(settings):
 def test_data_settings_refuse_bad_values(name, value):
   with pytest.raises(errors.InputError, match=rf"config\.data\.{name}[ =]{value!r}"):
     DataSettings(**{"root": ".", "image_size": 8, name: value})
+
+
+def test_settings_refuse_one_folder_as_two_sources():
+  with pytest.raises(errors.InputError, match="expected different folders"):
+    DataSettings(root="a,./a", source="nih+nih", image_size=8)

@@ -64,6 +64,12 @@ def make_plan(settings: DataSettings) -> Plan:
   )
   kept = has_image & _has_report(settings, table)
   rows = {name: np.flatnonzero(kept & (split == name)) for name in splits.SPLITS}
+  if not rows["train"].size and _official(settings, table) is None:
+    raise errors.InputError(
+      f"the hash of patients puts none of the {has_image.sum()} images of"
+      f" {settings.root} into train",
+      "more patients, or a published split",
+    )
   if not rows["train"].size:
     raise errors.InputError(
       f"none of the {has_image.sum()} images of {settings.root} falls in train",
@@ -84,6 +90,7 @@ def log_plan(settings: DataSettings, plan: Plan) -> None:
   for note in plan.table.notes:
     logging.info("%s", note)
   logging.info("split %s", _split_note(settings, plan))
+  logging.info("findings present, absent, unknown: %s", _findings_note(plan))
 
 
 def settings_hash(settings: DataSettings) -> str:
@@ -143,7 +150,9 @@ def _check_absent(
   what = _absent(settings, table, absent)
   if absent.size == len(table):
     raise errors.InputError(
-      f"{what}: no name joins", "images with the names that the table gives"
+      f"{what}: no name joins",
+      "images with the names that the table gives",
+      "names of files must end in .png, .jpg, .jpeg, .dcm or .dicom",
     )
   if settings.missing == "error":
     raise errors.InputError(
@@ -177,6 +186,18 @@ def _split_note(settings: DataSettings, plan: Plan) -> str:
   asked = settings.split == "hash"
   why = "config.data.split=hash" if asked else "there is no published split"
   return f"by patient hash, since {why}: {counts}"
+
+
+def _findings_note(plan: Plan) -> str:
+  """How many images of all splits have each finding present, absent and unknown."""
+  rows = np.concatenate(list(plan.rows.values()))
+  findings = plan.table.findings[rows]
+  present, absent = (findings == 1).sum(axis=0), (findings == 0).sum(axis=0)
+  parts = [
+    f"{name} {one:,}, {none:,}, {len(rows) - one - none:,}"
+    for name, one, none in zip(plan.table.vocabulary, present, absent, strict=True)
+  ]
+  return "; ".join(parts) or "none is known of any image"
 
 
 def _official(settings: DataSettings, table: base.Table) -> np.ndarray | None:

@@ -14,6 +14,7 @@ import re
 from etils import epath
 import numpy as np
 
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import csv_table, reports
 from cxr_diffusion_jax.data.sources import base, labelled
 from cxr_diffusion_jax.data.sources.nih import metadata
@@ -92,6 +93,10 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
 
 def findings_of(table: csv_table.CsvTable) -> np.ndarray:
   """Findings [n k] of `FINDINGS`, from the labels of a table that has its columns."""
+  if not {*FINDINGS} & {*table.places}:
+    raise errors.InputError(
+      f"{table.path} has no labels", f"columns such as {', '.join(list(FINDINGS)[:3])}"
+    )
   values = [
     table.parse(name, labelled.parse_label)
     if name in table.places
@@ -122,7 +127,7 @@ def _paths(table: csv_table.CsvTable) -> list[str]:
   """Paths below the root: without the name of the version's folder."""
 
   def parse(text: str) -> str:
-    path = re.sub(r"^CheXpert[^/]*/", "", text)
+    path = _VERSION.sub("", text)
     if _PATH.search(path) is None:
       raise ValueError("FOLDER/patientNUMBER/studyNUMBER/NAME.jpg")
     return path
@@ -130,7 +135,8 @@ def _paths(table: csv_table.CsvTable) -> list[str]:
   return table.parse("Path", parse)
 
 
-_PATH = re.compile(r"patient(\d+)/(study\d+)/([^/]+)$")
+_VERSION = re.compile(r"^CheXpert[^/]*/")
+_PATH = re.compile(r"patient(\d{1,9})/(study\d+)/([^/]+)$")
 
 
 def _id(path: str) -> str:
@@ -155,14 +161,15 @@ def _reports(
   found = sorted(root.glob("df_chexpert_plus*.csv"))
   if not found:
     return None
-  sections = {key: (f"section_{key}",) for key in ("findings", "impression", "summary")}
+  keys = ("findings", "impression")
   table = csv_table.read_table(
-    found[-1], {"path": ("path_to_image",)}, {**sections, "report": ("report",)}
+    found[-1],
+    {"path": ("path_to_image",), **{key: (f"section_{key}",) for key in keys}},
+    {},
   )
-  places = [key for key in ("findings", "impression") if key in table.places]
-  rows = zip(*(table.column(key) for key in places), strict=True)
+  rows = zip(*(table.column(key) for key in keys), strict=True)
   texts = {
-    _stem(path): reports.without_marks(" ".join(filter(None, row)))
+    _stem(_VERSION.sub("", path)): reports.without_marks(" ".join(filter(None, row)))
     for path, row in zip(table.column("path"), rows, strict=True)
   }
   return labelled.by_id(ids, [texts.get(_stem(path), "") for path in paths])

@@ -3,6 +3,7 @@
 "Female" -> 0    "LATERAL" -> 2    "-1.0" -> nan    boxes of readers -> one a finding
 """
 
+import collections
 from collections.abc import Iterable, Sequence
 import os
 import re
@@ -11,7 +12,7 @@ from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import csv_table, dicom, images
+from cxr_diffusion_jax.data import csv_table, dicom, images, labels
 from cxr_diffusion_jax.data.sources import base
 
 # Files that sources take as images.
@@ -22,10 +23,16 @@ _DEPTH = 6
 
 # CheXpert's labels: an uncertain mention is as unknown as none.
 LABELS = {
-  **dict.fromkeys(("1", "1.0"), 1.0),
-  **dict.fromkeys(("0", "0.0"), 0.0),
+  **dict.fromkeys(("1", "1.0", "true"), 1.0),
+  **dict.fromkeys(("0", "0.0", "false"), 0.0),
   **dict.fromkeys(("-1", "-1.0", "", "nan"), float("nan")),
 }
+
+# Words in place of findings of which it is not known what they state.
+_NO_NAMES = (
+  *("na", "n/a", "#n/a", "none", "null", "normal", "no_findings", "unknown"),
+  *("true", "false", "yes", "no"),
+)
 
 # Lateral, oblique and rib views, as corpora call them.
 _NOT_FRONTAL = (
@@ -35,7 +42,7 @@ _NOT_FRONTAL = (
 
 
 def parse_label(text: str) -> float:
-  """1 present, 0 absent, nan for uncertain (-1) and blank cells.
+  """1 or true: present, 0 or false: absent, nan for uncertain (-1) and blank cells.
 
   Raises:
     ValueError: another value.
@@ -69,6 +76,51 @@ def integer(text: str) -> int | None:
   return None
 
 
+def findings_of_lists(
+  table: csv_table.CsvTable, key: str
+) -> tuple[tuple[str, ...], np.ndarray]:
+  """Lists such as `Edema|Effusion` name all that is present; blank is unknown.
+
+  `Mass=?` is unknown, and so is all that a list with `=?` does not name.
+
+  Returns:
+    The vocabulary, sorted, and findings [n k] float32.
+
+  Raises:
+    InputError: a cell that is no list of findings.
+  """
+  lists = table.parse(key, _list)
+  names = {name.removesuffix(labels.UNKNOWN).strip() for one in lists for name in one}
+  spelled = {}
+  for name in sorted(names - {labels.NO_FINDING, ""}):
+    spelled.setdefault(labels.plain(name), name)
+  vocabulary = tuple(spelled.values())
+  parsed = {
+    names: labels.parse("|".join(names) or labels.UNKNOWN, vocabulary)
+    for names in dict.fromkeys(lists)
+  }
+  return vocabulary, np.array([parsed[names] for names in lists], np.float32)
+
+
+def _list(text: str) -> tuple[str, ...]:
+  """The names in a cell; ValueError for words that may mean none or unknown."""
+  if text.casefold() == "nan":
+    return ()
+  parts = (part.strip() for part in re.split(r"[|,;]", text))
+  none = labels.plain(labels.NO_FINDING)
+  names = tuple(
+    labels.NO_FINDING if labels.plain(part) == none else part for part in parts if part
+  )
+  for name in names:
+    if labels.plain(name) in _NO_NAMES or re.fullmatch(r"[-+\d.#/?]*", name):
+      raise ValueError(
+        f"names of findings, {labels.NO_FINDING}, or a blank cell for unknown"
+      )
+  if len(names) > 1 and labels.NO_FINDING in names:
+    raise ValueError(f"{labels.NO_FINDING} alone or findings alone")
+  return names
+
+
 def boxes_of(rows: Iterable[tuple[int, np.ndarray]], num_findings: int) -> np.ndarray:
   """The smallest boxes around those of each finding: [k 4] float32, nan for none.
 
@@ -90,7 +142,7 @@ def find_images(
   """Where each image is, None for absent ones, and the number of images there are.
 
   A cell is a path, absolute or from the table's folder, or a name without its folder or
-  extension, where that is enough to tell images apart.
+  extension, if no other cell and no other image has that name.
   """
   prefix = os.fspath(folder).rstrip("/") + "/"
   files = [os.fspath(path) for path in images.find_files(folder, IMAGES, _DEPTH)]
@@ -99,15 +151,21 @@ def find_images(
   for path in files:
     stem = csv_table.stem(path)
     by_stem[stem] = None if stem in by_stem else path
+  # Of `p1/image` and `p2/image`, the one that is absent must not get the other's.
+  stems = collections.Counter(map(csv_table.stem, cells))
 
   def find(cell: str) -> str | None:
     path = cell.replace("\\", "/").removeprefix("./")
     if path in by_path:
       return by_path[path]
-    if path.startswith("/") or artifacts.is_remote(path):
-      return path if epath.Path(path).exists() else None
+    is_absolute = path.startswith("/") or artifacts.is_remote(path)
+    if is_absolute and epath.Path(path).exists():
+      return path
     by_extension = [by_path[path + end] for end in IMAGES if path + end in by_path]
-    return by_extension[0] if by_extension else by_stem.get(csv_table.stem(path))
+    if by_extension:
+      return by_extension[0]
+    stem = csv_table.stem(path)
+    return by_stem.get(stem) if stems[stem] == 1 else None
 
   return [find(cell) for cell in cells], len(files)
 
@@ -138,7 +196,8 @@ def need_file(root: epath.Path, *names: str, where: str) -> epath.Path:
   """
   path = first_file(root, *names)
   if path is None:
-    kind = "no such folder" if not root.is_dir() else f"no {names[0]} in it"
+    missing = "not a folder" if root.exists() else "no such folder"
+    kind = f"no {names[0]} in it" if root.is_dir() else missing
     raise errors.InputError(
       f"data root {root}: {kind}",
       f"the folder with {' or '.join(names)}",

@@ -14,6 +14,7 @@ import os
 from etils import epath
 import numpy as np
 
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import csv_table, images, reports
 from cxr_diffusion_jax.data.sources import base, chexpert, labelled
 
@@ -51,7 +52,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     vocabulary=VOCABULARY,
     origin=os.fspath(path),
     id=ids,
-    patient=np.array(table.parse("subject_id", int), np.int32),
+    patient=np.array(table.parse("subject_id", _integer), np.int32),
     findings=_findings(root, studies),
     image=_images(root, folders, ids),
     age=age,
@@ -61,6 +62,13 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     split_note=_name("split"),
     report=_reports(root, ids, folders),
   )
+
+
+def _integer(text: str) -> int:
+  number = labelled.integer(text)
+  if number is None:
+    raise ValueError("a whole number below 2147483648")
+  return number
 
 
 def _name(part: str) -> str:
@@ -99,6 +107,12 @@ def _findings(root: epath.Path, studies: Sequence[str]) -> np.ndarray:
   unknown = np.full((1, len(VOCABULARY)), np.nan, np.float32)
   values = np.concatenate([chexpert.findings_of(table), unknown])
   rows = {study: row for row, study in enumerate(table.column("study_id"))}
+  if not {*studies} & {*rows}:
+    raise errors.InputError(
+      f"{path} names none of the studies of {_name('metadata')}, first {studies[0]}",
+      f"its own study_id for each study; it begins with {next(iter(rows))}",
+      "take both files as published",
+    )
   return values[[rows.get(study, -1) for study in studies]]
 
 
@@ -132,7 +146,7 @@ def _people(
   people = csv_table.read_table(path, {key: (key,) for key in wanted}, {})
   genders = people.parse("gender", labelled.parse_sex)
   births = np.subtract(
-    people.parse("anchor_year", int), people.parse("anchor_age", int)
+    people.parse("anchor_year", _integer), people.parse("anchor_age", _integer)
   )
   known = {
     subject: (gender, birth)

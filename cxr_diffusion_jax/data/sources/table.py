@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from pathlib import PurePosixPath
-import re
 
 from etils import epath
 import numpy as np
@@ -36,6 +35,13 @@ SPLITS = {
 }
 
 _EVERY = "*"
+
+# Texts of a column of sexes that mean unknown or other, in lower case.
+_NO_SEX = (
+  *("u", "unk", "unknown", "o", "other", "x", "d", "n", "na", "n/a", "nan", "none"),
+  *("-", "?", "not specified", "-1"),
+)
+
 _NO_PATIENTS = (
   "no column of patients: each image counts as one, so images of one person may be in"
   " two splits"
@@ -60,7 +66,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
   path = _find_table(root)
   opened = _open(path, columns)
   table = opened.table
-  cells = table.column("image")
+  cells = table.parse("image", _image)
   paths, num_files = labelled.find_images(path.parent, cells)
   vocabulary, findings = _findings(opened)
   ids = _ids(cells)
@@ -72,7 +78,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
 
   sex = parsed("sex", labelled.parse_sex, -1, np.int8)
   view = parsed("view", labelled.parse_view, -1, np.int8)
-  _check_codes(table, "sex", sex, "F or M")
+  _check_codes(table, "sex", sex, "F or M", _NO_SEX)
   _check_codes(table, "view", view, "PA, AP or lateral")
   split = parsed("split", _split, "", np.str_)
   return base.Table(
@@ -108,8 +114,9 @@ def _find_table(root: epath.Path) -> epath.Path:
   if root.name.lower().endswith(TABLES):
     return root
   if not root.is_dir():
+    kind = "not a folder" if root.exists() else "no such folder"
     raise errors.InputError(
-      f"no such folder: data root {root}",
+      f"{kind}: data root {root}",
       "a CSV or parquet file, or a folder with one",
       "--config.data.root=FOLDER",
     )
@@ -148,9 +155,9 @@ def _open(path: epath.Path, columns: str) -> _Opened:
 def _findings(opened: _Opened) -> tuple[tuple[str, ...], np.ndarray]:
   """The vocabulary, and findings [n k]."""
   table = opened.table
-  if "findings" in table.places:
-    return _of_lists(table)
   text = opened.names.get("findings", "")
+  if "findings" in table.places and not (text and _has_labels(table)):
+    return labelled.findings_of_lists(table, "findings")
   if text == _EVERY:
     names = _columns_of_labels(table)
   else:
@@ -171,40 +178,22 @@ def _findings(opened: _Opened) -> tuple[tuple[str, ...], np.ndarray]:
   return tuple(names), np.array(values, np.float32).T
 
 
+def _has_labels(table: csv_table.CsvTable) -> bool:
+  """Whether the column `findings` is one finding's labels, in place of lists."""
+  cells = {text.casefold() for text in table.column("findings")}
+  return cells <= {*labelled.LABELS} and cells != {""}
+
+
 def _columns_of_labels(table: csv_table.CsvTable) -> list[str]:
   """Columns of 1, 0, -1 and blanks, but not of blanks alone."""
   taken = set(table.places.values())
   found = []
   for place, name in enumerate(table.header):
-    values = {row[place].strip() for _, row in table.rows}
-    if place not in taken and values <= {*labelled.LABELS} and values & {"1", "1.0"}:
+    values = {row[place].strip().casefold() for _, row in table.rows}
+    known = values <= {*labelled.LABELS} and values & {"1", "1.0", "true"}
+    if place not in taken and known:
       found.append(name)
   return found
-
-
-def _of_lists(table: csv_table.CsvTable) -> tuple[tuple[str, ...], np.ndarray]:
-  """Lists such as `Edema|Effusion` name all that is present; blank is unknown."""
-  lists = [
-    [name.strip() for name in re.split(r"[|,;]", text) if name.strip()]
-    for text in table.column("findings")
-  ]
-  spelled = {}
-  for name in sorted({name for names in lists for name in names}):
-    spelled.setdefault(labels.plain(name), name)
-  spelled.pop(labels.plain(labels.NO_FINDING), None)
-  columns = {plain: place for place, plain in enumerate(spelled)}
-  findings = np.zeros((len(lists), len(columns)), np.float32)
-  for row, names in enumerate(lists):
-    plain = [labels.plain(name) for name in names]
-    places = [columns[name] for name in plain if name in columns]
-    if places and len(places) < len(names):
-      raise errors.InputError(
-        f"{table.path} line {table.rows[row][0]}: findings {'|'.join(names)!r}",
-        f"{labels.NO_FINDING} alone or findings alone",
-      )
-    findings[row] = findings[row] if names else np.nan
-    findings[row, places] = 1
-  return tuple(spelled.values()), findings
 
 
 def _ids(cells: Sequence[str]) -> np.ndarray:
@@ -228,16 +217,36 @@ def _patients(table: csv_table.CsvTable, ids: np.ndarray) -> np.ndarray:
   return base.patient_numbers([name or f"image {image_id}" for name, image_id in pairs])
 
 
+def _image(text: str) -> str:
+  if not text:
+    raise ValueError("the name of an image in every row")
+  return text
+
+
 def _check_codes(
-  table: csv_table.CsvTable, key: str, codes: np.ndarray, expected: str
+  table: csv_table.CsvTable,
+  key: str,
+  codes: np.ndarray,
+  expected: str,
+  unknown: Sequence[str] | None = None,
 ) -> None:
-  """Refuses a column with text of which no cell is understood."""
+  """Refuses a column with text of which no cell is understood.
+
+  Args:
+    unknown: all texts that may mean unknown; with them, each other cell is refused
+      that is not understood: beside `H`, `M` may mean `mujer`.
+  """
   texts = table.column(key) if key in table.places else []
-  if any(texts) and (codes < 0).all():
-    header = table.header[table.places[key]]
+  header = table.header[table.places[key]] if texts else ""
+  pairs = zip(texts, codes.tolist(), strict=False)
+  rest = [text for text, code in pairs if code < 0 and text]
+  if unknown is not None:
+    rest = [text for text in rest if text.casefold() not in unknown]
+  elif (codes >= 0).any():
+    rest = []
+  if rest:
     raise errors.InputError(
-      f"{table.path}: no cell of {header!r} is known,"
-      f" first {next(filter(None, texts))}",
+      f"{table.path}: {len(rest)} cells of {header!r} are not known, first {rest[0]}",
       expected,
       "translate the column, or name another: --config.data.columns",
     )

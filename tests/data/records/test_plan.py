@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 import shutil
 
+import numpy as np
 from PIL import Image
 import pytest
 
@@ -83,6 +84,29 @@ def test_prepare_records_refuses_lists_of_other_images(settings):
     records.prepare_records(settings)
   by_hash = dataclasses.replace(settings, split="hash")
   assert records.prepare_records(by_hash).num_rows["train"] > 0
+
+
+def test_prepare_records_says_which_split_leaves_no_training_image(settings):
+  path = Path(settings.root) / "Data_Entry_2017.csv"
+  header, *rows = path.read_text().splitlines()
+  # Both are put into test.
+  rows = [row for row in rows if row.startswith(("00000001", "00000002"))]
+  path.write_text("\n".join([header, *rows]))
+  with pytest.raises(errors.InputError, match="the hash of patients puts none"):
+    records.prepare_records(dataclasses.replace(settings, split="hash"))
+
+
+def test_log_plan_counts_what_is_known_of_findings(settings, monkeypatch):
+  lines = []
+  monkeypatch.setattr(
+    plan.logging, "info", lambda text, *args: lines.append(text % args)
+  )
+  chosen = dataclasses.replace(settings, rename="Mass=A,Nodule=A", vocabulary="A,Edema")
+  made = plan.make_plan(chosen)
+  plan.log_plan(chosen, made)
+  values = made.table.findings[:, 1]
+  present = np.count_nonzero(values)
+  assert f"; Edema {present}, {len(values) - present}, 0" in lines[-1]
 
 
 def test_official_split_needs_a_list(settings):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import dataset_table
+from cxr_diffusion_jax.data import csv_table, dataset_table
 from cxr_diffusion_jax.data.records import records
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import base, padchest
 from tests.fixtures import corpora
 
 TEXT = "There is a small right effusion. No pneumothorax. Small right pleural effusion."
+PLUS = "train/patient00002/study1/view1_frontal.jpg"
 ALL_VIEWS = "PA,AP,unknown,lateral"
 
 
@@ -64,7 +65,7 @@ def test_chexpert_takes_its_test_set_and_the_reports_of_plus(tmp_path):
     root / "df_chexpert_plus_240401.csv",
     [
       ("path_to_image", "section_findings", "section_impression"),
-      ("train/patient00002/study1/view1_frontal.jpg", "Edema.", "Worse than ___."),
+      (f"CheXpert-v1.0/{PLUS}", "Edema.", "Worse than ___."),
     ],
   )
   table = read("chexpert", root)
@@ -112,6 +113,45 @@ def test_mimic_cxr_reads_sectioned_reports_and_patients(tmp_path):
   assert table.report["2a2277a9"] == "Clear."
   assert table.sex.tolist() == [0, -1, -1]
   np.testing.assert_array_equal(table.age, np.float32([52, np.nan, np.nan]))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+  text = csv_table.read_text(path).replace(old, new)
+  corpora.write_csv(path, [line.split(",") for line in text.splitlines()])
+
+
+@pytest.mark.parametrize(
+  ("source", "name", "old", "new", "message"),
+  [
+    ("chexpert", "train.csv", "00002", "9" * 11, "line 3: 'Path' is .*patient99999"),
+    ("mimic_cxr", "metadata", "10000032", "9" * 11, "line 2: 'subject_id' is"),
+    (
+      "mimic_cxr",
+      "chexpert",
+      "5",
+      "9",
+      "none of the studies of .*first 50414267",
+    ),
+  ],
+)
+def test_corpora_refuse_numbers_that_join_nothing(
+  source, name, old, new, message, tmp_path
+):
+  root = getattr(corpora, f"write_{source}")(tmp_path)
+  if not name.endswith(".csv"):
+    name = f"mimic-cxr-2.0.0-{name}.csv.gz"
+  edit(root / name, old, new)
+  with pytest.raises(errors.InputError, match=message):
+    read(source, root)
+
+
+def test_chexpert_refuses_tables_without_labels(tmp_path):
+  root = corpora.write_chexpert(tmp_path)
+  path = root / "train.csv"
+  rows = [line.split(",")[:5] for line in path.read_text().splitlines()]
+  corpora.write_csv(path, rows)
+  with pytest.raises(errors.InputError, match=r"train.csv has no labels"):
+    read("chexpert", root)
 
 
 def test_padchest_takes_lists_as_complete_unless_they_say_otherwise(tmp_path):

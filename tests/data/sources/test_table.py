@@ -111,8 +111,17 @@ def test_read_table_chooses_views_and_findings(tmp_path):
   ("row", "message"),
   [
     (["b.png", "2", "Edema", "x"], "line 3: 'age' is 'x'"),
-    (["c.png", "2", "Edema|No Finding", ""], "line 3: findings 'Edema|No Finding'"),
-    (["b.png", "2", "Edema; No Finding", ""], r"findings 'Edema\|No Finding'"),
+    (
+      ["c.png", "2", "Edema|No Finding", ""],
+      r"line 3: .* 'Edema\|No Finding'",
+    ),
+    (["b.png", "2", "Edema; no_finding", ""], "expected No Finding alone"),
+    (
+      ["b.png", "2", "Normal", ""],
+      "line 3: .*expected names of findings, No Find",
+    ),
+    (["b.png", "2", "0", ""], "'findings' is '0'"),
+    (["", "2", "Edema", ""], "line 3: 'image' is ''"),
     (["x/a.bmp", "2", "Edema", ""], None),
     (["./a.jpg", "2", "Edema", ""], "names 1 images twice, first a"),
   ],
@@ -133,14 +142,55 @@ def test_read_table_refuses_codes_that_it_does_not_know(tmp_path):
     ["a.png", "1", "Edema;Mass"],
     ["b.jpg", "0", ""],
   ]
-  with pytest.raises(errors.InputError, match="no cell of 'sex' is known, first 1"):
+  with pytest.raises(errors.InputError, match=r"2 cells of 'sex' .*first 1"):
     read(write(tmp_path, rows))
-  rows[1][1] = "Female"
+  # `M` beside `H` may be a woman.
+  rows[1][1], rows[2][1] = "M", "H"
+  with pytest.raises(errors.InputError, match=r"1 cells of 'sex' .*first H"):
+    read(write(tmp_path / "spanish", rows))
+  rows[1][1], rows[2][1] = "Female", "X"
   got = read(write(tmp_path / "other", rows, "labels.tsv"))
   assert got.vocabulary == ("Edema", "Mass")
   assert got.sex.tolist() == [0, -1]
   (note,) = got.notes
   assert "each image counts as one" in note
+
+
+def test_read_table_takes_lists_with_unknown_findings(tmp_path):
+  cells = ["Edema|Infiltrate=?", "no_finding", "=?|infiltrate", "nan"]
+  rows = [["image", "findings"]]
+  rows += [[f"{name}.png", cell] for name, cell in zip("abcd", cells, strict=True)]
+  got = read(write(tmp_path, rows))
+  assert got.vocabulary == ("Edema", "Infiltrate")
+  nan = np.nan
+  expected = [[1, nan], [0, 0], [nan, 1], [nan, nan]]
+  np.testing.assert_array_equal(got.findings, expected)
+
+
+def test_read_table_takes_one_column_of_labels(tmp_path):
+  rows = [["image", "Edema"], ["a.png", "TRUE"], ["b.jpg", "0"], ["d.png", ""]]
+  root = write(tmp_path, rows)
+  for columns in ("findings=Edema", "findings=*"):
+    got = read(root, columns=columns)
+    assert got.vocabulary == ("Edema",)
+    np.testing.assert_array_equal(got.findings, [[1], [0], [np.nan]])
+
+
+def test_read_table_gives_no_row_the_image_of_another(tmp_path):
+  write(tmp_path, [["image", "findings"], ["p1/c.png", "Edema"], ["deep/c", "Mass"]])
+  got = read(tmp_path)
+  assert (got.id.tolist(), got.image[0]) == (["p1-c", "deep-c"], None)
+  assert str(got.image[1]).endswith("deep/c.png")
+
+
+def test_read_table_joins_identifiers_and_paths_of_elsewhere(tmp_path):
+  for name in ("1.2.840.1", "1.2.840.2"):
+    (tmp_path / "x").mkdir(exist_ok=True)
+    Image.new("L", (16, 16)).save(tmp_path / "x" / f"{name}.png")
+  names = ["1.2.840.1", "1.2.840.2", "C:\\scans\\a.png", "/old/place/b.jpg"]
+  got = read(write(tmp_path, [["image", "findings"], *([name, ""] for name in names)]))
+  assert got.id.tolist() == ["1.2.840.1", "1.2.840.2", "a", "b"]
+  assert all(got.image)
 
 
 @pytest.mark.parametrize(
