@@ -9,7 +9,6 @@ OUT/manifest.json: a tree that --config.data.root=OUT trains on. The same comman
 resumes an interrupted dataset. Exit code 1 if a quota cannot be filled.
 """
 
-import re
 import sys
 import typing
 
@@ -67,14 +66,15 @@ _PLACES = sample_flags.places()
 def main() -> None:
   """Reads the plan, makes the images, and says what is in the folder."""
   from cxr_diffusion_jax.run import card as card_lib
+  from cxr_diffusion_jax.run import locks
   from cxr_diffusion_jax.run import run as run_lib
-  from cxr_diffusion_jax.synthesis import acceptance, locks, rows
+  from cxr_diffusion_jax.synthesis import acceptance, rows
   from cxr_diffusion_jax.synthesis import dataset as dataset_lib
   from cxr_diffusion_jax.synthesis import plan as plan_lib
   from cxr_diffusion_jax.synthesis import production as production_lib
 
   terminal.announce_compiling()
-  workdir, shard = epath.Path(_WORKDIR.value), _shard(_SHARD.value)
+  workdir, shard = epath.Path(_WORKDIR.value), sample_flags.shard(_SHARD.value)
   plan = None
   if _PLAN.value != BALANCED:
     # A wrong plan is refused before a model is loaded.
@@ -117,13 +117,6 @@ def _report(outcome: "production_lib.Outcome") -> None:
       " --max_draws, or another model or judge, into a new folder"
     )
     sys.exit(1)
-
-
-def _shard(text: str) -> tuple[int, int]:
-  match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
-  if not match or int(match[1]) >= int(match[2]):
-    raise errors.InputError(f"--shard {text}", "P/N, such as 0/4 to 3/4")
-  return int(match[1]), int(match[2])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main() -> None:
 
   from cxr_diffusion_jax.evaluation.metrics import reconstruction
   from cxr_diffusion_jax.parallel import distributed
-  from cxr_diffusion_jax.run import compatibility, lock
+  from cxr_diffusion_jax.run import compatibility, locks
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.run import denoiser as denoiser_lib
   from cxr_diffusion_jax.sampling import sample as sampling
@@ -42,7 +42,7 @@ def main() -> None:
   experiment = experiment_lib.build(_CONFIG.value)
   workdir = command.workdir(_WORKDIR.value)
   distributed.check_shared(workdir)
-  with lock.hold(workdir):
+  with locks.hold(workdir):
     resumed = start.check_resumable(
       workdir,
       experiment.config,

@@ -48,7 +48,7 @@ def main() -> None:
   from cxr_diffusion_jax.extras.autoencoder import settings
   from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
   from cxr_diffusion_jax.parallel import distributed
-  from cxr_diffusion_jax.run import compatibility, lock
+  from cxr_diffusion_jax.run import compatibility, locks
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.training import loop, start
 
@@ -57,7 +57,7 @@ def main() -> None:
   experiment = settings.build(_CONFIG.value)
   workdir = command.writable_folder(_WORKDIR.value)
   distributed.check_shared(epath.Path(workdir))
-  with lock.hold(workdir):
+  with locks.hold(workdir):
     start.check_resumable(workdir, experiment.config)
     features = _encoder(experiment.loss.perceptual, "config.loss.perceptual")
     programs = trainer_lib.make_programs(experiment, features)

@@ -6,6 +6,7 @@ Functions define the flags, so that each call of the main has its own.
 """
 
 from collections.abc import Sequence
+import re
 import typing
 
 from absl import flags
@@ -244,3 +245,15 @@ def ends(first: str, rest: Sequence[str], others: Sequence[str]) -> tuple[str, .
   if both and others:
     raise errors.InputError(f"--interpolate with --{others[0]}", "one of them")
   return both
+
+
+def shard(text: str) -> tuple[int, int]:
+  """Reads `--shard P/N`.
+
+  Raises:
+    errors.InputError: not two numbers, or not P < N.
+  """
+  match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise errors.InputError(f"--shard {text}", "P/N, such as 0/4 to 3/4")
+  return int(match[1]), int(match[2])

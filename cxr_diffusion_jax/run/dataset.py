@@ -8,6 +8,7 @@ Everything here can be interrupted and repeated; finished work is not repeated.
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import os
@@ -28,6 +29,7 @@ from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.run import card as card_lib
+from cxr_diffusion_jax.run import locks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,12 +195,7 @@ def prepare(
   """
   records = None
   if jax.process_index() == 0:
-    records = _make_records(settings, progress)
-    for columns in (needs, targets):
-      if columns is not None:
-        encoders.make(settings, records, columns, progress)
-    if autoencoder is not None:
-      latent_columns.make(settings, records, autoencoder, progress)
+    _make(settings, needs, targets, autoencoder, progress)
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -233,6 +230,43 @@ def prepare(
       columns=encoders.open_captions(settings, needs, columns),
     ),
   )
+
+
+def _make(
+  settings: DataSettings,
+  needs: conditioning.Needs,
+  targets: conditioning.Needs | None,
+  autoencoder: autoencoders.Autoencoder | None,
+  progress: types.Progress,
+) -> None:
+  """Makes what is missing. A second process waits, then finds what the first made."""
+  with contextlib.ExitStack() as stack:
+    if settings.exists or settings.phantom_images:
+      stack.enter_context(locks.make_alone(settings.records_folder, "records"))
+    records = _make_records(settings, progress)
+  with contextlib.ExitStack() as stack:
+    # In one order, so that no two processes wait for each other.
+    for what in sorted(_made(settings, needs, targets, autoencoder)):
+      stack.enter_context(locks.make_alone(settings.records_folder, what))
+    for columns in (needs, targets):
+      if columns is not None:
+        encoders.make(settings, records, columns, progress)
+    if autoencoder is not None:
+      latent_columns.make(settings, records, autoencoder, progress)
+
+
+def _made(
+  settings: DataSettings,
+  needs: conditioning.Needs,
+  targets: conditioning.Needs | None,
+  autoencoder: autoencoders.Autoencoder | None,
+) -> set[str]:
+  """What two processes must not make at once: columns, and stand-ins of several."""
+  made = {latent_columns.NAME} if autoencoder is not None else set()
+  for spec in (*needs.specs, *(targets.specs if targets else ())):
+    standin = settings.standin or spec.model == conditioning.STANDIN
+    made.add(spec.encoder if standin else f"{spec.encoder}-{spec.name}")
+  return made
 
 
 def _make_records(

@@ -17,10 +17,10 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.parallel import distributed
+from cxr_diffusion_jax.run import locks
 from cxr_diffusion_jax.synthesis import (
   acceptance,
   datasheet,
-  locks,
   rows,
   tree,
 )

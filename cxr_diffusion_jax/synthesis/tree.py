@@ -16,8 +16,9 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.sources import phantom
+from cxr_diffusion_jax.run import locks
 from cxr_diffusion_jax.sampling import files as sample_files
-from cxr_diffusion_jax.synthesis import locks, tables
+from cxr_diffusion_jax.synthesis import tables
 from cxr_diffusion_jax.synthesis.rows import Subject
 
 IMAGES, PARTS = "original", "parts"

@@ -11,7 +11,7 @@ from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
 from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
 from cxr_diffusion_jax.interop import diffusers
 from cxr_diffusion_jax.parallel import sharding
-from cxr_diffusion_jax.run import lock
+from cxr_diffusion_jax.run import locks
 from cxr_diffusion_jax.training import loop
 
 ADVERSARY = {"discriminator__weight": 0.5, "discriminator__start_step": 1}
@@ -115,7 +115,7 @@ def test_run_of_the_command_trains_and_reports(
   reported = json.loads((tmp_path / autoencoder_report.FILE).read_text())
   assert (reported["step"], reported["factor"]) == (4, 2)
   assert 0 < reported["psnr"] < 60
-  assert (tmp_path / lock.NAME).exists()
+  assert (tmp_path / locks.NAME).exists()
   assert "rfid" not in reported
   wrong = run_main("train_autoencoder", *arguments, "--config.loss.kl_weight=1e-3")
   assert "loss.kl_weight (1e-06 there, 0.001 here)" in wrong.complaint
