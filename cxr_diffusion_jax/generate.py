@@ -46,6 +46,9 @@ with flag_help.group("Which images"):
     "Split to take conditions from, for paths that need an image. Training images"
     " elicit copies of themselves, and test images leak into what is trained.",
   )
+  _KEEP_IDS = flags.DEFINE_bool(
+    "keep_ids", False, "Name the real image of each condition in the table."
+  )
   _SEED = flags.DEFINE_integer("seed", 0, "Seed of conditions and noise.", 0)
   _BATCH = flags.DEFINE_integer("batch_size", 32, "Images generated at a time.", 1)
   _SHARD = flags.DEFINE_string(
@@ -96,6 +99,7 @@ def main() -> None:
       judges=acceptance.open_judges(run, _ACCEPT.value, progress=command.progress),
       max_draws=_DRAWS.value,
       batch_size=_BATCH.value,
+      keep_ids=_KEEP_IDS.value,
     )
   _report(production_lib.make(dataset, shard=shard, progress=command.progress))
 

@@ -233,8 +233,8 @@ def read_table(
     optional: the same of columns that may be absent.
 
   Raises:
-    errors.InputError: no such file, a required column missing, no rows, or a row with
-      fewer or more cells than the header.
+    errors.InputError: no such file, a required column missing or a column that comes
+      twice, no rows, or a row with fewer or more cells than the header.
   """
   lines = read_rows(path)
   header, rows = (lines[0][1] if lines else []), lines[1:]
@@ -257,6 +257,11 @@ def read_table(
       f" it has {', '.join(filter(None, header))}",
       "; ".join(f"a column named {', '.join(required[key])}" for key in missing),
       "name the columns so in the first line",
+    )
+  twice = [header[place] for place in places.values() if known.count(known[place]) > 1]
+  if twice:
+    raise errors.InputError(
+      f"{os.fspath(path)} has two columns named {twice[0]!r}", "one", "rename the other"
     )
   if not rows:
     raise errors.InputError(f"{path} has no rows", "a header and a row for each image")

@@ -33,6 +33,7 @@ class SyntheticDataset:
 
   Attributes:
     facts: all that the images depend on.
+    keep_ids: whether the table names the real image of each condition.
     max_draws: draws of each image at most.
   """
 
@@ -46,6 +47,7 @@ class SyntheticDataset:
   seed: int
   batch_size: int
   max_draws: int
+  keep_ids: bool = False
 
   @property
   def part_size(self) -> int:
@@ -74,6 +76,7 @@ def prepare(
   judges: Sequence[AcceptanceJudge] = (),
   max_draws: int = 10,
   batch_size: int = 32,
+  keep_ids: bool = False,
 ) -> SyntheticDataset:
   """Prepares a dataset, or an earlier call's to be resumed.
 
@@ -81,6 +84,7 @@ def prepare(
     out: folder of the dataset, local or in a bucket.
     split: where conditions come from, for paths that need an image.
     changes: to the run's sample settings.
+    keep_ids: whether the table names the real image of each condition.
 
   Raises:
     errors.InputError: a folder of another dataset, a quota that has no condition, or
@@ -122,4 +126,5 @@ def prepare(
     seed=seed,
     batch_size=batch_size,
     max_draws=max_draws,
+    keep_ids=keep_ids,
   )

@@ -64,7 +64,7 @@ def text(dataset: SyntheticDataset, whole: tree.Part) -> str:
     made=len(whole.entries),
     asked=len(plan),
     origin=_listed(_origin(run, facts)),
-    labels=_labels(plan, facts["split"], image_path),
+    labels=_labels(plan, facts["split"], image_path, dataset.keep_ids),
     judged=_judged(dataset, whole),
     totals=_table("images", _totals(plan), plan, whole, image_path),
     quotas=_table("quota", _quotas(plan), plan, whole, image_path),
@@ -98,13 +98,19 @@ def _listed(values: dict[str, object]) -> str:
   return "\n".join(f"- {key}: {value}" for key, value in values.items())
 
 
-def _labels(plan: plan_lib.Plan, split: str, image_path: bool) -> str:
+def _labels(plan: plan_lib.Plan, split: str, image_path: bool, keep_ids: bool) -> str:
   if image_path:
+    ids = (
+      "The column `Condition` names them: do not pass it on where the real images may\n"
+      "not be identified."
+      if keep_ids
+      else "No file names them. Who has the same images, the model and the seed can\n"
+      "find out which they were; `generate --keep_ids` writes them to the table."
+    )
     return (
-      f"Conditions were made from real images of the split `{split}`, named in the\n"
-      "column `Condition`; labels are those of these images. Images of one real\n"
-      "patient share a synthetic patient, so that a split by patient keeps them\n"
-      "together.\n"
+      f"Conditions were made from real images of the split `{split}`. {ids}\n"
+      "Labels are those of these images. Images of one real patient share a synthetic\n"
+      "patient, so that a split by patient keeps them together.\n"
     )
   text = (
     "Conditions were composed of labels alone. Each image is a patient of its own.\n"

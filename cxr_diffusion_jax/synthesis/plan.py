@@ -173,7 +173,8 @@ def _code(text: str, names: Sequence[str]) -> str:
 def _ages(text: str) -> tuple[int, int] | None:
   if not text:
     return None
-  match = re.fullmatch(r"(\d{1,3})(?:\s*-\s*(\d{1,3}))?", text)
+  # Word processors write a dash in place of a hyphen.
+  match = re.fullmatch(r"(\d{1,3})(?:\s*[-\u2013]\s*(\d{1,3}))?", text)
   ends = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
   if not ends[0] <= ends[1] <= OLDEST:
     raise ValueError(

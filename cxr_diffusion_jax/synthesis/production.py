@@ -102,11 +102,17 @@ def _make_parts(
 def _finish(dataset: SyntheticDataset) -> Outcome:
   """Writes the table and the datasheet if all parts are there."""
   parts = tree.read_parts(dataset.folder, range(dataset.num_parts))
-  whole = tree.merge(list(parts.values()))
+  whole = _with_conditions(dataset, tree.merge(list(parts.values())))
   remaining = dataset.num_parts - len(parts)
   if not remaining:
     text = datasheet.text(dataset, whole)
-    tree.finish(dataset.folder, whole, dataset.run.card.vocabulary, text)
+    tree.finish(
+      dataset.folder,
+      whole,
+      dataset.run.card.vocabulary,
+      text,
+      keep_ids=dataset.keep_ids,
+    )
   missing = Counter(dataset.plan.place(number)[0] for number in whole.missing)
   quotas = dataset.plan.quotas
   return Outcome(
@@ -114,6 +120,17 @@ def _finish(dataset: SyntheticDataset) -> Outcome:
     remaining_parts=remaining,
     short=tuple((quotas[row].title, missing[row]) for row in sorted(missing)),
   )
+
+
+def _with_conditions(dataset: SyntheticDataset, whole: tree.Part) -> tree.Part:
+  """Adds the ids of the conditions, which no file of a part holds."""
+  if not rows.reads_images(dataset.run):
+    return whole
+  entries = []
+  for entry in whole.entries:
+    (subject,) = dataset.source.subjects([entry.number], entry.draw)
+    entries.append(dataclasses.replace(entry, subject=subject))
+  return dataclasses.replace(whole, entries=tuple(entries))
 
 
 def _make_part(

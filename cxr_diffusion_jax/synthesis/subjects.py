@@ -170,10 +170,11 @@ def open_source(
       np.random.default_rng([seed, place]).permutation(matching[place])
       for place in range(len(plan.quotas))
     ]
-    _, ranks = np.unique(rows.labels["patient"], return_inverse=True)
-    return OfRows(
-      run=run, plan=plan, rows=rows, orders=orders, patients=FIRST_PATIENT + ranks
-    )
+    unique, ranks = np.unique(rows.labels["patient"], return_inverse=True)
+    # In another order than the real patients' numbers.
+    mixed = np.random.default_rng([seed, len(plan.quotas)]).permutation(len(unique))
+    patients = FIRST_PATIENT + mixed[ranks]
+    return OfRows(run=run, plan=plan, rows=rows, orders=orders, patients=patients)
   rows = None
   unplanned = [quota for quota in plan.quotas if quota.findings is None]
   if unplanned:

@@ -41,17 +41,23 @@ def flags(vocabulary: Sequence[str]) -> str:
 
 
 def make(
-  files: Sequence[str], subjects: Sequence[Subject], vocabulary: Sequence[str]
+  files: Sequence[str],
+  subjects: Sequence[Subject],
+  vocabulary: Sequence[str],
+  *,
+  keep_ids: bool,
 ) -> dict[str, str]:
-  """Returns the table, and NIH's list of training images: name -> text."""
+  """Returns the table, and NIH's list of training images: name -> text.
+
+  Args:
+    keep_ids: whether the table names the real image of each condition.
+  """
   nih = is_nih(vocabulary)
   make_columns = _nih if nih else _general
-  columns = {
-    **make_columns(files, subjects, vocabulary),
-    CONDITION: [subject.condition for subject in subjects],
-  }
-  if not any(columns[CONDITION]):
-    del columns[CONDITION]
+  columns = {**make_columns(files, subjects, vocabulary)}
+  conditions = [subject.condition for subject in subjects]
+  if keep_ids and any(conditions):
+    columns[CONDITION] = conditions
   rows = zip(*columns.values(), strict=True)
   text = csv_table.csv_text([tuple(columns), *rows])
   if not nih:

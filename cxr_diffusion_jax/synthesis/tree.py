@@ -133,8 +133,11 @@ def write_image(
 
 
 def write_part(folder: epath.Path, number: int, part: Part) -> None:
-  """Describes a part whose images are all written."""
-  artifacts.write_json(_part_path(folder, number), dataclasses.asdict(part))
+  """Describes a part whose images are all written, without ids of real images."""
+  values = dataclasses.asdict(part)
+  for entry in values["entries"]:
+    del entry["subject"]["condition"]
+  artifacts.write_json(_part_path(folder, number), values)
 
 
 def read_parts(folder: epath.Path, numbers: Iterable[int]) -> dict[int, Part]:
@@ -185,17 +188,25 @@ def merge(parts: Sequence[Part]) -> Part:
 
 
 def finish(
-  folder: epath.Path, whole: Part, vocabulary: Sequence[str], datasheet: str
+  folder: epath.Path,
+  whole: Part,
+  vocabulary: Sequence[str],
+  datasheet: str,
+  *,
+  keep_ids: bool,
 ) -> None:
   """Writes the files of the whole dataset.
 
   Args:
     vocabulary: of the labels.
+    keep_ids: whether the table names the real image of each condition.
   """
   with locks.alone(folder):
     files = [entry.file for entry in whole.entries]
     subjects = [entry.subject for entry in whole.entries]
-    texts = tables.make(files, subjects, vocabulary) | {DATASHEET: datasheet}
+    texts = tables.make(files, subjects, vocabulary, keep_ids=keep_ids) | {
+      DATASHEET: datasheet
+    }
     for name, text in texts.items():
       artifacts.write_text(folder / name, text)
     manifest = artifacts.read_json(folder / artifacts.MANIFEST)

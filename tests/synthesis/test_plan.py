@@ -27,7 +27,7 @@ def write(tmp_path):
 def test_read_takes_each_row_as_a_quota(write):
   path = write(
     "Findings,sex,age,view,num",
-    "mass|Edema,F,40-59,AP,2",
+    "mass|Edema,F,40\u201359,AP,2",
     "No Finding,m,63,,1",
     ",,,PA,3",
   )
@@ -67,6 +67,8 @@ def test_read_divides_a_number_over_rows_without_one(write):
     (("view,num", "PA,0"), None, "line 2: 'num' is '0' .* 1 or more"),
     (("view,num", "PA,"), None, "line 2: 'num' is ''"),
     (("finding,num", "Edema,3"), None, "column 'finding'; .* did you mean findings?"),
+    (("findings,Findings,num", "Edema,Mass,3"), None,
+     "two columns named 'findings'"),
     (("num", "3"), None, "no column to plan by"),
     (("view,num",), None, "has no rows"),
     (("view,num", "PA,3"), 4, "4 images for .* add up to 3"),

@@ -291,7 +291,7 @@ def test_make_of_an_image_path_takes_conditions_and_labels_from_rows(
   dataset = builder_of("elixr_c").run.dataset
   fields, ids = dataset.records.fields("train"), dataset.records.ids("train").tolist()
   plan = balance.balanced(fields, dataset.records.vocabulary, 30, of_images=True)
-  outcome = make("out", plan=plan, path="elixr_c", split="train")
+  outcome = make("out", plan=plan, path="elixr_c", split="train", keep_ids=True)
   read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
   patients: dict[int, set[int]] = {}
   for number, entry in enumerate(outcome.whole.entries):
@@ -314,7 +314,13 @@ def test_make_of_an_image_path_takes_conditions_and_labels_from_rows(
 def test_make_labels_what_a_condition_shows(make, builder_of, tmp_path):
   """Of the same patient's other image, the labels are that image's."""
   run = builder_of("elixr_c", conditioning__reference="same_patient").run
-  make("out", plan=Plan(quotas=(Quota(num=12, view="PA"),)), run=run, split="train")
+  make(
+    "out",
+    plan=Plan(quotas=(Quota(num=12, view="PA"),)),
+    run=run,
+    split="train",
+    keep_ids=True,
+  )
   read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
   fields, ids = run.dataset.records.fields("train"), run.dataset.records.ids("train")
   with (tmp_path / "out/Data_Entry_2017.csv").open() as file:
@@ -393,3 +399,24 @@ def test_make_writes_unknown_labels_as_unknown(make, builder_of, tmp_path, monke
   read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
   column = read.findings[:, read.vocabulary.index("Cardiomegaly")]
   assert np.isnan(column).tolist() == [False] * 3 + [True] * 5
+
+
+def test_make_writes_nothing_of_a_real_image_unless_ids_are_kept(
+  make, builder_of, tmp_path
+):
+  records = builder_of("elixr_c").run.dataset.records
+  plan = Plan(quotas=(Quota(num=9, view="PA"),))
+  outcome = make("out", plan=plan, path="elixr_c", split="train")
+  # Their number is counted all the same.
+  different = {entry.subject.condition for entry in outcome.whole.entries}
+  sheet = (tmp_path / "out/datasheet.md").read_text()
+  assert "No file names them" in sheet
+  assert f"| all | 9 | 9 | 0 | {len(different)} |" in sheet
+  ids = [str(name).encode() for name in records.ids("train")]
+  for name, content in _files(tmp_path / "out").items():
+    assert not any(real in content for real in ids), name
+  # The same images, and a table with the ids.
+  make("out", plan=plan, path="elixr_c", split="train", keep_ids=True)
+  labels = image_set.read_labels(tmp_path / "out/Data_Entry_2017.csv").labels
+  assert {*labels["condition"]} == different
+  assert "column `Condition`" in (tmp_path / "out/datasheet.md").read_text()
