@@ -116,6 +116,12 @@ class DataSettings:
       naming.check(f"config.data.{name}", getattr(self, name), allowed)
     for view in self.chosen_views:
       naming.check("config.data.views", view, base.VIEWS)
+    if "," in self.source:
+      raise errors.InputError(
+        f"config.data.source={self.source}",
+        "sources joined by +",
+        f"--config.data.source={'+'.join(_listed(self.source))}",
+      )
     num_roots, num_sources = len(self.roots), len(self.source.split("+"))
     if num_roots != num_sources:
       raise errors.InputError(

@@ -67,3 +67,5 @@ def test_data_settings_refuse_bad_values(name, value):
 def test_settings_refuse_one_folder_as_two_sources():
   with pytest.raises(errors.InputError, match="expected different folders"):
     DataSettings(root="a,./a", source="nih+nih", image_size=8)
+  with pytest.raises(errors.InputError, match=r"fix: --config.data.source=nih\+vindr"):
+    DataSettings(root="a,b", source="nih, vindr", image_size=8)

@@ -6,6 +6,7 @@
 import collections
 from collections.abc import Iterable, Sequence
 import os
+from pathlib import PurePosixPath
 import re
 
 from etils import epath
@@ -134,6 +135,18 @@ def boxes_of(rows: Iterable[tuple[int, np.ndarray]], num_findings: int) -> np.nd
     high = np.nanmax(both[:, :2] + both[:, 2:], axis=0)
     boxes[column] = np.concatenate([low, high - low])
   return boxes
+
+
+def image_ids(cells: Sequence[str]) -> np.ndarray:
+  """Names without folder and extension; with the folder where names repeat."""
+  stems = [csv_table.stem(cell) for cell in cells]
+  if len({*stems}) < len(stems):
+    folders = [PurePosixPath(cell.replace("\\", "/")).parent.parts for cell in cells]
+    stems = [
+      "-".join((*(part for part in parts if part != "/"), stem))
+      for parts, stem in zip(folders, stems, strict=True)
+    ]
+  return np.array(stems, np.str_)
 
 
 def find_images(

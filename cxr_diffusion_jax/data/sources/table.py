@@ -9,7 +9,6 @@ called otherwise: `image=Path,patient=Subject,findings=Edema|Effusion`.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
-from pathlib import PurePosixPath
 
 from etils import epath
 import numpy as np
@@ -69,7 +68,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
   cells = table.parse("image", _image)
   paths, num_files = labelled.find_images(path.parent, cells)
   vocabulary, findings = _findings(opened)
-  ids = _ids(cells)
+  ids = labelled.image_ids(cells)
 
   def parsed(key: str, parse_fn, default: object, dtype: type) -> np.ndarray:
     if key not in table.places:
@@ -94,7 +93,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
     boxes=_boxes(table, ids, vocabulary),
     official=split if "split" in table.places else None,
     split_note=f"column {opened.names.get('split', 'split')} of {path.name}",
-    notes=() if "patient" in table.places else (_NO_PATIENTS,),
+    notes=_notes(opened, vocabulary),
     num_unlisted=num_files - len({path for path in paths if path}),
     report=labelled.by_id(ids, map(reports.report_text, table.column("report")))
     if "report" in table.places
@@ -140,16 +139,39 @@ def _open(path: epath.Path, columns: str) -> _Opened:
   for key in names:
     naming.check("column of config.data.columns", key, COLUMNS)
   wanted = {key: (names.get(key, key).casefold(),) for key in COLUMNS}
-  image = {"image": wanted.pop("image")}
-  table = csv_table.read_table(path, image, wanted)
+  table = csv_table.read_table(path, {}, wanted)
+  header = ", ".join(filter(None, table.header))
   absent = [key for key in names if key not in table.places and key != "findings"]
   if absent:
     raise errors.InputError(
       f"config.data.columns: {path} has no column {names[absent[0]]!r}",
-      f"one of {', '.join(filter(None, table.header))}",
+      f"one of {header}",
       naming.nearest(names[absent[0]], table.header),
     )
+  if "image" not in table.places:
+    raise errors.InputError(
+      f"{path} lacks the column 'image'; it has {header}",
+      "a column of the names of images",
+      f"if it is called {table.header[0]!r}:"
+      f" --config.data.columns='image={table.header[0]}'",
+    )
   return _Opened(table=table, names=names)
+
+
+def _notes(opened: _Opened, vocabulary: Sequence[str]) -> tuple[str, ...]:
+  """What the log says of columns."""
+  table = opened.table
+  notes = () if "patient" in table.places else (_NO_PATIENTS,)
+  read = {table.header[place] for place in table.places.values()}
+  known = {name.casefold() for name in vocabulary}
+  rest = [
+    name
+    for name in table.header
+    if name and name not in read and name.casefold() not in known
+  ]
+  if rest:
+    notes += (f"columns not read: {', '.join(rest)} (see config.data.columns)",)
+  return notes
 
 
 def _findings(opened: _Opened) -> tuple[tuple[str, ...], np.ndarray]:
@@ -194,15 +216,6 @@ def _columns_of_labels(table: csv_table.CsvTable) -> list[str]:
     if place not in taken and known:
       found.append(name)
   return found
-
-
-def _ids(cells: Sequence[str]) -> np.ndarray:
-  """Names without folder and extension; with the folder where names repeat."""
-  stems = [csv_table.stem(cell) for cell in cells]
-  if len({*stems}) < len(stems):
-    paths = [PurePosixPath(cell.replace("\\", "/")).with_suffix("") for cell in cells]
-    stems = ["-".join(part for part in one.parts if part != "/") for one in paths]
-  return np.array(stems, np.str_)
 
 
 def _patients(table: csv_table.CsvTable, ids: np.ndarray) -> np.ndarray:

@@ -73,10 +73,11 @@ def test_read_table_takes_columns_of_other_names(tmp_path):
   np.testing.assert_array_equal(got.findings, [[1, np.nan], [0, 0]])
   assert got.patient.tolist() == [1, 2]
   same = read(root, columns="image=Path,patient=Subject,findings=*")
+  assert got.notes == ("columns not read: visit (see config.data.columns)",)
   # A column without a label that is present is not taken for a finding.
   assert same.vocabulary == ("Edema",)
   for columns, message in {
-    "patient=Subject": "lacks the column 'image'",
+    "patient=Subject": r"lacks the column 'image'.*columns='image=Path'",
     "image=Path": r"no column 'findings'.*--config.data.columns='findings=Edema'",
     "image=Path,findings=Edmea": r"'edmea'.*did you mean edema",
     "image=Path,findings=Edema,age=Years": "no column 'Years'",
@@ -191,6 +192,8 @@ def test_read_table_joins_identifiers_and_paths_of_elsewhere(tmp_path):
   got = read(write(tmp_path, [["image", "findings"], *([name, ""] for name in names)]))
   assert got.id.tolist() == ["1.2.840.1", "1.2.840.2", "a", "b"]
   assert all(got.image)
+  cells = ["a/1.2.3", "a/1.2.4", "/b/1.2.3"]
+  assert labelled.image_ids(cells).tolist() == ["a-1.2.3", "a-1.2.4", "b-1.2.3"]
 
 
 @pytest.mark.parametrize(
