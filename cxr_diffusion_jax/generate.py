@@ -49,7 +49,7 @@ with flag_help.group("Which images"):
   _KEEP_IDS = flags.DEFINE_bool(
     "keep_ids", False, "Name the real image of each condition in the table."
   )
-  _SEED = flags.DEFINE_integer("seed", 0, "Seed of conditions and noise.", 0)
+  _SEED = flags.DEFINE_integer("seed", 0, "Seed of conditions and noise.", 0, 2**32 - 1)
   _BATCH = flags.DEFINE_integer("batch_size", 32, "Images generated at a time.", 1)
   _SHARD = flags.DEFINE_string(
     "shard", "0/1", "P/N: this process makes every Nth part, from part P on."
@@ -96,7 +96,9 @@ def main() -> None:
       split=_SPLIT.value,
       seed=_SEED.value,
       changes=sample_flags.changes(_SETTINGS),
-      judges=acceptance.open_judges(run, _ACCEPT.value, progress=command.progress),
+      open_judges_fn=lambda: acceptance.open_judges(
+        run, _ACCEPT.value, progress=command.progress
+      ),
       max_draws=_DRAWS.value,
       batch_size=_BATCH.value,
       keep_ids=_KEEP_IDS.value,

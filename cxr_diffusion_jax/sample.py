@@ -43,7 +43,7 @@ with flag_help.group("How many"):
     "num", None, "Number of images; by default 16, or one set a condition.", 1
   )
   _PER = flags.DEFINE_integer("per_condition", 2, "Images of each condition.", 1)
-  _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+  _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", -(2**31), 2**32 - 1)
   _BATCH = flags.DEFINE_integer("batch_size", 16, "Images generated at a time.", 1)
   _AUTO = flags.DEFINE_integer(
     "autoguidance", None, "Step of an earlier checkpoint to guide away from."

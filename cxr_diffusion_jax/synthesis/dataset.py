@@ -5,7 +5,7 @@ run, plan, settings --prepare--> SyntheticDataset, and the folder is claimed for
 What the images depend on is written to the folder: another call there is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 
@@ -73,7 +73,7 @@ def prepare(
   split: str = "validation",
   seed: int = 0,
   changes: artifacts.JsonMapping | None = None,
-  judges: Sequence[AcceptanceJudge] = (),
+  open_judges_fn: Callable[[], Sequence[AcceptanceJudge]] = tuple,
   max_draws: int = 10,
   batch_size: int = 32,
   keep_ids: bool = False,
@@ -84,6 +84,7 @@ def prepare(
     out: folder of the dataset, local or in a bucket.
     split: where conditions come from, for paths that need an image.
     changes: to the run's sample settings.
+    open_judges_fn: called last, as it may train a judge.
     keep_ids: whether the table names the real image of each condition.
 
   Raises:
@@ -107,14 +108,16 @@ def prepare(
     "split": split,
     "batch_size": batch_size,
     "max_draws": max_draws,
-    "judges": [
-      {"title": judge.title, "fingerprint": judge.fingerprint} for judge in judges
-    ],
     "plan": [dataclasses.asdict(quota) for quota in plan.quotas],
   }
   # As they are read back.
   facts = json.loads(json.dumps(facts))
   source = subjects.open_source(run, plan, split=split, seed=seed)
+  tree.check(out, facts)
+  judges = open_judges_fn()
+  facts["judges"] = [
+    {"title": judge.title, "fingerprint": judge.fingerprint} for judge in judges
+  ]
   return SyntheticDataset(
     run=run,
     plan=plan,

@@ -60,6 +60,27 @@ class Part:
   objections: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
+_NAMES = (IMAGES, PARTS, *tables.NAMES, DATASHEET, FACTS)
+
+
+def check(out: artifacts.PathLike, facts: artifacts.Json) -> None:
+  """Refuses the folder of another dataset before any long work; creates nothing.
+
+  Args:
+    facts: those on which the images depend that are known already.
+
+  Raises:
+    errors.InputError: the folder holds other files, or images of other facts.
+  """
+  folder = _folder(out)
+  if not folder.exists():
+    return
+  with locks.alone(folder), artifacts.disk_errors(folder):
+    if any(folder.iterdir()):
+      artifacts.claim_folder(folder, _NAMES)
+      _check_facts(folder, facts)
+
+
 def claim(out: artifacts.PathLike, facts: artifacts.Json) -> epath.Path:
   """Marks a folder as that of a dataset, or finds the one that earlier calls began.
 
@@ -69,27 +90,36 @@ def claim(out: artifacts.PathLike, facts: artifacts.Json) -> epath.Path:
   Raises:
     errors.InputError: the folder holds other files, or images of other facts.
   """
-  folder = epath.Path(out)
-  if folder.exists() and not folder.is_dir():
-    raise errors.InputError(f"{folder} is a file", "a folder", "name another one")
+  folder = _folder(out)
   with artifacts.disk_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
   with locks.alone(folder), artifacts.disk_errors(folder):
-    artifacts.claim_folder(folder, (IMAGES, PARTS, *tables.NAMES, DATASHEET, FACTS))
-    path = folder / FACTS
-    saved = artifacts.read_json(path) if path.exists() else {}
-    if saved and saved != facts:
-      differing = [key for key in facts if saved.get(key) != facts[key]]
-      places = [folder / name for name in (IMAGES, PARTS)]
-      if any(place.exists() and any(place.iterdir()) for place in places):
-        raise errors.InputError(
-          f"{folder} holds images of another call, with other {', '.join(differing)}",
-          "the same command, or a new folder",
-          "name another folder",
-        )
-    if saved != facts:
-      artifacts.write_json(path, facts)
+    artifacts.claim_folder(folder, _NAMES)
+    if _check_facts(folder, facts) != facts:
+      artifacts.write_json(folder / FACTS, facts)
   return folder
+
+
+def _folder(out: artifacts.PathLike) -> epath.Path:
+  folder = epath.Path(out)
+  if folder.exists() and not folder.is_dir():
+    raise errors.InputError(f"{folder} is a file", "a folder", "name another one")
+  return folder
+
+
+def _check_facts(folder: epath.Path, facts: artifacts.Json) -> artifacts.Json:
+  """The facts of a folder; InputError if it has images of others."""
+  path = folder / FACTS
+  saved = artifacts.read_json(path) if path.exists() else {}
+  differing = [key for key in facts if saved and saved.get(key) != facts[key]]
+  places = [folder / name for name in (IMAGES, PARTS)]
+  if differing and any(place.exists() and any(place.iterdir()) for place in places):
+    raise errors.InputError(
+      f"{folder} holds images of another call, with other {', '.join(differing)}",
+      "the same command, or a new folder",
+      "name another folder",
+    )
+  return saved
 
 
 def write_image(

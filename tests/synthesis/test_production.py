@@ -60,10 +60,23 @@ def drawn(monkeypatch) -> list[np.ndarray]:
 def make(builder_of, tmp_path):
   """Makes a dataset: `make("name", shard=(0, 2), seed=1) -> Outcome`."""
 
-  def make(name: str, *, plan=PLAN, path="findings", run=None, shard=(0, 1), **changes):
+  def make(
+    name: str,
+    *,
+    plan=PLAN,
+    path="findings",
+    run=None,
+    shard=(0, 1),
+    judges=(),
+    **changes,
+  ):
     out = name if "://" in name else tmp_path / name
     dataset = dataset_lib.prepare(
-      run or builder_of(path).run, plan, out, **{"batch_size": 2, **changes}
+      run or builder_of(path).run,
+      plan,
+      out,
+      open_judges_fn=lambda: judges,
+      **{"batch_size": 2, **changes},
     )
     return production_lib.make(dataset, shard=shard)
 
@@ -273,6 +286,20 @@ def test_prepare_refuses_another_command_and_other_files(make, tmp_path):
     make("taken")
   with pytest.raises(errors.InputError, match=r"mine\.txt is a file"):
     make("taken/mine.txt")
+
+
+def test_prepare_refuses_before_it_opens_judges(builder_of, make, tmp_path):
+  make("out")
+
+  def open_judges():
+    raise AssertionError
+
+  run = builder_of("findings").run
+  hernia = Plan(quotas=(Quota(num=1, sex="F", ages=(120, 120)),))
+  for plan, out in ((hernia, "new"), (hernia, "out"), (PLAN, "out")):
+    with pytest.raises(errors.InputError):
+      dataset_lib.prepare(run, plan, tmp_path / out, seed=1, open_judges_fn=open_judges)
+  assert not (tmp_path / "new").exists()
 
 
 def test_make_takes_open_findings_from_rows_of_the_split(make, builder_of, tmp_path):
