@@ -122,7 +122,8 @@ def is_none(findings: np.ndarray, vocabulary: Sequence[str] = ()) -> np.ndarray:
   findings = np.asarray(findings)
   # False for nan.
   absent = findings <= 0.5
-  others = np.isin(vocabulary, NO_PATHOLOGIES)
+  no_pathologies = {plain(name) for name in NO_PATHOLOGIES}
+  others = np.array([plain(name) in no_pathologies for name in vocabulary], bool)
   if others.any():
     absent = absent | (others & np.isnan(findings))
   return np.asarray(absent.all(axis=-1))

@@ -16,7 +16,7 @@ import pathlib
 from etils import epath
 
 from cxr_diffusion_jax import artifacts, errors, naming
-from cxr_diffusion_jax.data import balance, images
+from cxr_diffusion_jax.data import balance, images, labels
 from cxr_diffusion_jax.data import captions as captions_lib
 from cxr_diffusion_jax.data.sources import base
 
@@ -132,6 +132,16 @@ class DataSettings:
       raise errors.InputError(
         f"config.data.root={self.root}",
         "different folders, as patients of two sources are never the same",
+      )
+    names = [labels.plain(name) for name in self.chosen_findings]
+    targets = {labels.plain(name) for name in self.renamed.values()}
+    if len({*names}) < len(names) or labels.plain(labels.NO_FINDING) in {
+      *names,
+      *targets,
+    }:
+      raise errors.InputError(
+        f"config.data.vocabulary={self.vocabulary}, rename={self.rename}",
+        f"different findings, of which {labels.NO_FINDING} is none",
       )
     if not 0 <= self.augment <= 1:
       raise errors.InputError(f"config.data.augment={self.augment}", "0 to 1")

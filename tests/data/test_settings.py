@@ -64,8 +64,11 @@ def test_data_settings_refuse_bad_values(name, value):
     DataSettings(**{"root": ".", "image_size": 8, name: value})
 
 
-def test_settings_refuse_one_folder_as_two_sources():
+def test_settings_refuse_sources_and_findings_that_are_the_same():
   with pytest.raises(errors.InputError, match="expected different folders"):
     DataSettings(root="a,./a", source="nih+nih", image_size=8)
+  for names in ({"vocabulary": "Edema,edema"}, {"rename": "Edema=No_Finding"}):
+    with pytest.raises(errors.InputError, match="different findings, of which No"):
+      DataSettings(root="a", image_size=8, **names)
   with pytest.raises(errors.InputError, match=r"fix: --config.data.source=nih\+vindr"):
     DataSettings(root="a,b", source="nih, vindr", image_size=8)

@@ -103,6 +103,40 @@ def findings_of_lists(
   return vocabulary, np.array([parsed[names] for names in lists], np.float32)
 
 
+def findings_of_columns(
+  table: csv_table.CsvTable,
+) -> tuple[tuple[str, ...], np.ndarray]:
+  """The findings that a table's keys name, one column of `parse_label` each.
+
+  Blanks beside a 1 of `No Finding` are absences, except of what is no pathology.
+
+  Returns:
+    The vocabulary without `No Finding`, and findings [n k] float32.
+
+  Raises:
+    InputError: a cell that is no label, or a finding and `No Finding` both present.
+  """
+  values = {
+    name: np.array(table.parse(name, parse_label), np.float32) for name in table.places
+  }
+  none = np.zeros(len(table.rows), bool)
+  for name in table.places:
+    if labels.plain(name) == labels.plain(labels.NO_FINDING):
+      none |= values.pop(name) == 1
+  others = {labels.plain(name) for name in labels.NO_PATHOLOGIES}
+  for name, column in values.items():
+    if labels.plain(name) in others:
+      continue
+    if (wrong := np.flatnonzero(none & (column == 1))).size:
+      raise errors.InputError(
+        f"{table.path} line {table.rows[wrong[0]][0]}: {name} and {labels.NO_FINDING}",
+        f"{labels.NO_FINDING} alone or findings alone",
+      )
+    column[none & np.isnan(column)] = 0
+  findings = np.stack([*values.values(), none])[:-1].T
+  return tuple(values), findings.astype(np.float32)
+
+
 def _list(text: str) -> tuple[str, ...]:
   """The names in a cell; ValueError for words that may mean none or unknown."""
   if text.casefold() == "nan":

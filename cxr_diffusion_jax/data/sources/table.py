@@ -195,9 +195,7 @@ def _findings(opened: _Opened) -> tuple[tuple[str, ...], np.ndarray]:
   for name in names:
     naming.check("finding of config.data.columns", name.casefold(), known)
   places = {name: known.index(name.casefold()) for name in names}
-  table = dataclasses.replace(table, places=places)
-  values = [table.parse(name, labelled.parse_label) for name in names]
-  return tuple(names), np.array(values, np.float32).T
+  return labelled.findings_of_columns(dataclasses.replace(table, places=places))
 
 
 def _has_labels(table: csv_table.CsvTable) -> bool:

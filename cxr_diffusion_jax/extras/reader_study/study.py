@@ -14,6 +14,7 @@ import io
 import os
 import pathlib
 
+from absl import logging
 import numpy as np
 from PIL import Image
 
@@ -31,10 +32,23 @@ RESERVED = (reader_tables.REAL, "generated", "all")
 
 
 def of_comparison(compared: Comparison, out: pathlib.Path, num_per_set: int) -> None:
-  """Writes OUT/reader_study for some images of every path; nothing for none."""
-  if num_per_set and compared.reference is not None:
-    sets = {path.name: path.generated for path in compared.paths if path.generated}
-    write(compared.reference, sets, out / "reader_study", num_per_set=num_per_set)
+  """Writes OUT/reader_study for some images of every path; nothing for none.
+
+  Where a path or the real set has too few images, fewer of each path are shown: after
+  hours of evaluation, this must not be an error.
+  """
+  real = compared.reference
+  sets = {path.name: path.generated for path in compared.paths if path.generated}
+  if not num_per_set or real is None or not sets:
+    return
+  num = min(num_per_set, len(real) // len(sets), *map(len, sets.values()))
+  if num < num_per_set:
+    logging.warning(
+      "Reader study: %d images of each path in place of %d, as there are %d real ones.",
+      *(num, num_per_set, len(real)),
+    )
+  if num:
+    write(real, sets, out / "reader_study", num_per_set=num)
 
 
 def write(

@@ -7,7 +7,7 @@ from pyarrow import parquet
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import dataset_table
+from cxr_diffusion_jax.data import dataset_table, labels
 from cxr_diffusion_jax.data.records import records
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import base, labelled, table
@@ -175,6 +175,28 @@ def test_read_table_takes_one_column_of_labels(tmp_path):
     got = read(root, columns=columns)
     assert got.vocabulary == ("Edema",)
     np.testing.assert_array_equal(got.findings, [[1], [0], [np.nan]])
+
+
+def test_read_table_takes_no_finding_among_columns_as_no_finding_of_its_own(tmp_path):
+  rows = [
+    ["image", "No Finding", "Edema", "Mass", "Support Devices"],
+    *(
+      ["a.png", "1", "", "0", ""],
+      ["b.jpg", "", "", "1", "1"],
+      ["d.png", "1", "1", "", ""],
+    ),
+  ]
+  named = "findings=No Finding|Edema|Mass|Support Devices"
+  with pytest.raises(errors.InputError, match="line 4: Edema and No Finding"):
+    read(write(tmp_path, rows), columns=named)
+  rows[3][1] = "0"
+  for columns in (named, "findings=*"):
+    got = read(write(tmp_path, rows), columns=columns)
+    assert got.vocabulary == ("Edema", "Mass", "Support Devices")
+    nan = np.nan
+    expected = [[0, 0, nan], [nan, 1, 1], [1, nan, nan]]
+    np.testing.assert_array_equal(got.findings, expected)
+    assert labels.is_none(got.findings, got.vocabulary).tolist() == [True, False, False]
 
 
 def test_read_table_gives_no_row_the_image_of_another(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -175,3 +176,27 @@ def test_read_key_refuses_other_files(tmp_path):
   path.write_text("image,set,id,findings,repeat_of\na,real,b,,\n")
   with pytest.raises(errors.InputError, match="1 real of 1 images"):
     reader_tables.read_key(path)
+
+
+@pytest.mark.parametrize(("num_real", "shown"), [(60, 10), (9, 4), (1, 0)])
+def test_study_of_a_comparison_shows_as_many_images_as_there_are(
+  tmp_path, num_real, shown
+):
+  paths = [
+    SimpleNamespace(name=name, generated=images) for name, images in SETS.items()
+  ]
+  compared = SimpleNamespace(reference=images_of("real", num_real), paths=paths)
+  reader_study.of_comparison(compared, tmp_path, 10)
+  key = tmp_path / "reader_study" / "key.csv"
+  assert key.exists() == bool(shown)
+  if shown:
+    sets = reader_tables.read_key(key).sets
+    assert {name: len({*key_ids(key, name)}) for name in SETS} == dict.fromkeys(
+      SETS, shown
+    )
+    assert "real" in sets
+
+
+def key_ids(path: pathlib.Path, name: str) -> list[str]:
+  key = reader_tables.read_key(path)
+  return [one for one, of_set in zip(key.ids, key.sets, strict=True) if of_set == name]
