@@ -53,6 +53,13 @@ def has_one_of(folder: pathlib.Path, forms: Sequence[Sequence[str]]) -> bool:
   return any(all((folder / file).is_file() for file in form) for form in forms)
 
 
+def absent(folder: pathlib.Path, fix: str = "") -> errors.InputError:
+  """The error of a folder without weights."""
+  return errors.InputError(
+    f"no weights in {folder}", f"one of {', '.join(FORMS)}", fix or RESAVE
+  )
+
+
 def read(folder: pathlib.Path, fix: str = "") -> artifacts.Json:
   """Reads all arrays of the first form of weights in a folder, by PyTorch's names.
 
@@ -74,12 +81,7 @@ def _read(folder: pathlib.Path, fix: str) -> artifacts.Json:
     return read_arrays(weight_files(folder, SAFETENSORS))
   path = folder / MSGPACK
   if not path.is_file():
-    raise errors.InputError(
-      f"no weights in {folder}",
-      f"one of {', '.join(FORMS)}",
-      fix
-      or "save pytorch_model.bin again with save_pretrained(safe_serialization=True)",
-    )
+    raise absent(folder, fix)
   try:
     tree = serialization.msgpack_restore(path.read_bytes())
   except ValueError as error:

@@ -11,7 +11,8 @@ import json
 
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, errors, naming
+from cxr_diffusion_jax.data import splits
 from cxr_diffusion_jax.run.run import Run
 from cxr_diffusion_jax.sampling import generate as generate_lib
 from cxr_diffusion_jax.sampling import image_parts
@@ -91,6 +92,7 @@ def prepare(
     errors.InputError: a folder of another dataset, a quota that has no condition, or
       settings out of range.
   """
+  naming.check("the split", split, splits.SPLITS)
   if not 1 <= max_draws <= MAX_DRAWS:
     raise errors.InputError(f"{max_draws} draws of an image", f"1 to {MAX_DRAWS}")
   if len(plan) > STRIDE:

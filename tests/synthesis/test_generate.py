@@ -82,6 +82,7 @@ def test_generate_exits_with_1_where_a_quota_is_not_filled(
     (("--num=60", "--shard=4/4"), "--shard 4/4; expected P/N"),
     (("--num=60", "--accept=prob"), "a judge 'prob'"),
     (("--num=60", "--max_draws=101"), "101 draws of an image"),
+    (("--num=60", "--split=tset"), "the split"),
     (("--num=60", f"--seed={2**32}"), "flag --seed=4294967296"),
   ],
 )

@@ -239,6 +239,8 @@ def test_make_by_shards_equals_one_process(make, tmp_path):
   make("whole")
   assert make("out", shard=(1, 2)).remaining_parts == 2
   assert not (tmp_path / "out/datasheet.md").exists()
+  with pytest.raises(errors.InputError, match=r"not finished.* each of its shards"):
+    nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
   outcome = make("out", shard=(0, 2))
   assert outcome.remaining_parts == 0
   assert _files(tmp_path / "out") == _files(tmp_path / "whole")

@@ -13,12 +13,12 @@ from PIL import Image
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.artifacts import is_remote
 from cxr_diffusion_jax.data.sources import nih
+from cxr_diffusion_jax.data.sources.nih import layout
 from cxr_diffusion_jax.progress import Progress, no_progress
 
 SETTINGS_FILE = "phantom.json"
 
-# What the command `generate` writes to the folder of its dataset.
-GENERATION_FILE = "generation.json"
+GENERATION_FILE = layout.GENERATION_FILE
 
 # The key of a PNG's text that says what the image shows.
 TEXT_KEY = "phantom"

@@ -45,6 +45,24 @@ KINDS = MappingProxyType(
   }
 )
 
+# What transformers takes where config.json does not say it.
+_SIZES = MappingProxyType(
+  {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+  }
+)
+_LARGEST = 10**6
+_ACTIVATIONS = (
+  *("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu"),
+  *("relu", "silu", "swish", "tanh"),
+)
+_COPY = "download or copy the folder again, weights and config.json together"
+
 # The parts of the network that are read; others are heads and poolers.
 _PARTS = ("embeddings.", "encoder.")
 # Constant tables that old files carry.
@@ -120,7 +138,7 @@ def read_config(path: pathlib.Path) -> artifacts.Json:
   """Reads config.json.
 
   Raises:
-    errors.InputError: not JSON, or of another kind of model.
+    errors.InputError: not JSON, of another kind of model, or sizes of none.
   """
   config = read_json(path)
   kind = config.get("model_type")
@@ -133,6 +151,28 @@ def read_config(path: pathlib.Path) -> artifacts.Json:
   if config.get("position_embedding_type", "absolute") != "absolute":
     raise errors.InputError(
       f"{path} has {config['position_embedding_type']!r} positions", "'absolute'"
+    )
+  sizes = {name: config.get(name, size) for name, size in _SIZES.items()}
+  if config["model_type"] == "roberta":
+    sizes["pad_token_id"] = config.get("pad_token_id", 1)
+  for name, size in sizes.items():
+    if type(size) is not int or not 1 <= size <= _LARGEST:
+      raise errors.InputError(
+        f"{path} has {name} {size!r}", f"1 to {_LARGEST:,}", _COPY
+      )
+  if sizes["hidden_size"] % sizes["num_attention_heads"]:
+    raise errors.InputError(
+      f"{path} has {sizes['num_attention_heads']} heads of {sizes['hidden_size']}",
+      "a number of heads that divides hidden_size",
+      _COPY,
+    )
+  if positions(config) < 1:
+    raise errors.InputError(f"{path} has positions for no token", "1 or more", _COPY)
+  if (activation := config.get("hidden_act", "gelu")) not in _ACTIVATIONS:
+    raise errors.InputError(
+      f"{path} has hidden_act {activation!r}",
+      f"one of {', '.join(_ACTIVATIONS)}",
+      _COPY,
     )
   return config
 
@@ -148,7 +188,8 @@ def check(folder: pathlib.Path) -> Kind:
   """The kind of model in a folder with a configuration and a tokenizer.
 
   Raises:
-    errors.InputError: one of them is absent, damaged, or of another kind of model.
+    errors.InputError: one of them, or the weights, is absent, damaged, or of another
+      kind of model.
   """
   kind = KINDS[read_config(folder / CONFIG)["model_type"]]
   if not weights.has_one_of(folder, kind.tokenizers):
@@ -160,8 +201,10 @@ def check(folder: pathlib.Path) -> Kind:
   for pattern in ("*token*.json", "vocab.json"):
     for file in sorted(folder.glob(pattern)):
       read_json(file)
-  if not weights.are_whole(folder) and (folder / "pytorch_model.bin").is_file():
-    raise pickled(str(folder))
+  if not any((folder / form).is_file() for form in weights.FORMS):
+    if (folder / "pytorch_model.bin").is_file():
+      raise pickled(str(folder))
+    raise weights.absent(folder)
   return kind
 
 
@@ -179,8 +222,7 @@ def read_params(folder: pathlib.Path, kind: Kind, shapes: types.Params) -> types
       own = own.replace(old, new)
     if own.startswith(_PARTS) and not own.endswith(_BUFFERS):
       stored[own] = array
-  fix = "download or copy the folder again, weights and config.json together"
-  return names.fit(stored, shapes, str(folder), fix)
+  return names.fit(stored, shapes, str(folder), _COPY)
 
 
 def _has_tokenizer(folder: pathlib.Path) -> bool:

@@ -10,6 +10,7 @@ stand-in CLIP, whose `bert_cls` is the text in the space shared with images.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import pathlib
 
 import einops
 import numpy as np
@@ -107,7 +108,11 @@ def shapes(name: str, chunks: int = 1) -> dict[str, tuple[int, ...]]:
   # CXR-BERT's sizes are BERT's defaults.
   config: artifacts.JsonMapping = {}
   if name != bert_text.DEFAULT:
-    config = bert_files.read_config(bert_files.find_config(name))
+    path = bert_files.find_config(name)
+    config = bert_files.read_config(path)
+    if pathlib.Path(name).is_dir():
+      # Before any long work; of an id, the other files may not be here yet.
+      bert_files.check(path.parent)
   return _shapes(bert_files.positions(config), config.get("hidden_size", 768), chunks)
 
 

@@ -109,6 +109,16 @@ def _change_config(folder: pathlib.Path, **values) -> None:
       lambda f: _change_config(f, position_embedding_type="relative_key"),
       "'relative_key' positions",
     ),
+    (
+      lambda f: _change_config(f, hidden_size="big"),
+      "hidden_size 'big'; expected 1 to",
+    ),
+    (lambda f: _change_config(f, num_attention_heads=5), "5 heads of 16"),
+    (
+      lambda f: _change_config(f, max_position_embeddings=0),
+      "max_position_embeddings 0",
+    ),
+    (lambda f: _change_config(f, hidden_act="none"), "hidden_act 'none'; expected one"),
     (lambda f: _change_config(f, num_hidden_layers=1), r"unknown: encoder\.layer\.1"),
     (lambda f: _change_config(f, num_hidden_layers=3), r"missing: encoder\.layer\.2"),
     (
@@ -127,6 +137,14 @@ def test_load_reports_what_does_not_fit(folder, change, reported):
   change(folder)
   with pytest.raises(errors.InputError, match=reported):
     bert_model.load(folder)
+
+
+def test_shapes_refuse_a_folder_without_all_files(folder):
+  """When the experiment is built: `prepare` on a whole corpus takes hours."""
+  assert bert_columns.shapes(str(folder))["bert_cls"][-1] == 16
+  (folder / "model.safetensors").unlink()
+  with pytest.raises(errors.InputError, match="no weights in"):
+    bert_columns.shapes(str(folder))
 
 
 def test_resolve_refuses_an_id_with_a_pickle_alone(monkeypatch):

@@ -18,6 +18,9 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import csv_table, images
 from cxr_diffusion_jax.progress import Progress
 
+# What the command `generate` writes to the folder of its dataset.
+GENERATION_FILE = "generation.json"
+
 IMAGES = (".png", ".jpg", ".jpeg")
 
 
@@ -124,6 +127,12 @@ def _data_entry(root: epath.Path) -> epath.Path:
   # The 2020 version corrects ages and the sex of some patients: preferred.
   names = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
   path = _first_file(root, *names)
+  if path is None and (root / GENERATION_FILE).exists():
+    raise errors.InputError(
+      f"{root} is a synthetic dataset that is not finished",
+      "a whole one",
+      "repeat the command generate there, with each of its shards",
+    )
   if path is None:
     raise errors.InputError(
       f"no Data_Entry CSV in {root}",
