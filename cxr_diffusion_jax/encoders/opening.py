@@ -52,6 +52,15 @@ def make(
     base.load(name).make(settings, records, specs, progress)
 
 
+def parts(settings: DataSettings, needs: Sequence[conditioning.Needs]) -> set[str]:
+  """What two processes must not make at once: columns, and stand-ins of several."""
+  names = set()
+  for spec in (spec for one in needs for spec in one.specs):
+    standin = settings.standin or spec.model == conditioning.STANDIN
+    names.add(spec.encoder if standin else f"{spec.encoder}-{spec.name}")
+  return names
+
+
 def open_columns(
   settings: DataSettings, needs: conditioning.Needs
 ) -> tuple[columns_lib.Column, ...]:

@@ -195,7 +195,7 @@ def prepare(
   """
   records = None
   if jax.process_index() == 0:
-    _make(settings, needs, targets, autoencoder, progress)
+    records = _make(settings, needs, targets, autoencoder, progress)
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -238,39 +238,29 @@ def _make(
   targets: conditioning.Needs | None,
   autoencoder: autoencoders.Autoencoder | None,
   progress: types.Progress,
-) -> None:
+) -> records_lib.Records:
   """Makes what is missing. A second process waits, then finds what the first made."""
   with contextlib.ExitStack() as stack:
     if settings.exists or settings.phantom_images:
       stack.enter_context(locks.make_alone(settings.records_folder, "records"))
-    records = _make_records(settings, progress)
+    records = _make_records(settings, needs, progress)
   with contextlib.ExitStack() as stack:
+    parts = encoders.parts(settings, [one for one in (needs, targets) if one])
+    if autoencoder is not None:
+      parts.add(latent_columns.NAME)
     # In one order, so that no two processes wait for each other.
-    for what in sorted(_made(settings, needs, targets, autoencoder)):
+    for what in sorted(parts):
       stack.enter_context(locks.make_alone(settings.records_folder, what))
     for columns in (needs, targets):
       if columns is not None:
         encoders.make(settings, records, columns, progress)
     if autoencoder is not None:
       latent_columns.make(settings, records, autoencoder, progress)
-
-
-def _made(
-  settings: DataSettings,
-  needs: conditioning.Needs,
-  targets: conditioning.Needs | None,
-  autoencoder: autoencoders.Autoencoder | None,
-) -> set[str]:
-  """What two processes must not make at once: columns, and stand-ins of several."""
-  made = {latent_columns.NAME} if autoencoder is not None else set()
-  for spec in (*needs.specs, *(targets.specs if targets else ())):
-    standin = settings.standin or spec.model == conditioning.STANDIN
-    made.add(spec.encoder if standin else f"{spec.encoder}-{spec.name}")
-  return made
+  return records
 
 
 def _make_records(
-  settings: DataSettings, progress: types.Progress
+  settings: DataSettings, needs: conditioning.Needs, progress: types.Progress
 ) -> records_lib.Records:
   if settings.phantom_images:
     phantom.make_tree(
@@ -281,7 +271,13 @@ def _make_records(
       visits=settings.phantom_visits,
       progress=progress,
     )
-  return records_lib.prepare_records(settings, progress=progress)
+  # Embeddings that are files of the dataset have no model, and need no text.
+  encodes_texts = any(spec.source == "text" and spec.model for spec in needs.specs)
+  return records_lib.prepare_records(
+    settings,
+    needs_reports=settings.prompts == "report" and encodes_texts,
+    progress=progress,
+  )
 
 
 def _described(

@@ -1,5 +1,8 @@
 """A dataset is prepared and opened at once."""
 
+import pytest
+
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import dataset_table
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -21,3 +24,20 @@ def test_prepare_reads_the_table_once(tmp_path, monkeypatch):
     dataset = dataset_lib.prepare(settings, conditioning.Needs())
     assert dataset.records.num_rows["train"] == 1
     assert len(reads) == starts
+
+
+def test_prepare_refuses_rows_without_a_report_before_images_are_read(tmp_path):
+  root = corpora.write_mimic_cxr(tmp_path)
+  settings = DataSettings(
+    root=str(root),
+    source="mimic_cxr",
+    image_size=16,
+    records_dir=str(tmp_path / "r"),
+    prompts="report",
+  )
+  text = conditioning.ColumnSpec(
+    name="clip_text", encoder="clip", source="text", model="standin"
+  )
+  with pytest.raises(errors.InputError, match=r"1 images .* have no report"):
+    dataset_lib.prepare(settings, conditioning.Needs(specs=(text,)))
+  assert not [*(tmp_path / "r").rglob("*array_record*")]

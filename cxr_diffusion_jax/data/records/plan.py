@@ -12,7 +12,7 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import dataset_table, splits
+from cxr_diffusion_jax.data import dataset_table, reports, splits
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import base
 
@@ -77,6 +77,14 @@ def make_plan(settings: DataSettings) -> Plan:
       "--config.data.split=hash splits by patient without the lists",
     )
   return Plan(table=table, rows=rows, absent=tuple(absent.tolist()))
+
+
+def check_reports(settings: DataSettings, plan: Plan) -> None:
+  """Raises InputError if a row has no report."""
+  rows = np.concatenate(list(plan.rows.values()))
+  ids = plan.table.id[rows].tolist()
+  texts = plan.table.report or {}
+  reports.check(ids, [texts.get(name, "") for name in ids], settings.root)
 
 
 def log_plan(settings: DataSettings, plan: Plan) -> None:
@@ -158,7 +166,8 @@ def _check_absent(
     raise errors.InputError(
       what,
       "an image for every row",
-      "copy them there, or leave these rows out: --config.data.missing=drop",
+      "copy them there (as .png, .jpg, .jpeg, .dcm or .dicom), or leave these rows out:"
+      " --config.data.missing=drop",
     )
 
 

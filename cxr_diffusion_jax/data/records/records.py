@@ -69,9 +69,15 @@ def vocabulary(settings: DataSettings) -> tuple[str, ...]:
 
 
 def prepare_records(
-  settings: DataSettings, *, progress: Progress = no_progress
+  settings: DataSettings,
+  *,
+  needs_reports: bool = False,
+  progress: Progress = no_progress,
 ) -> Records:
   """Makes the records of a dataset, or opens them; resumes where a killed run stopped.
+
+  Args:
+    needs_reports: refuse rows without a report before any image is read.
 
   Raises:
     InputError: the dataset is not usable (see `plan.make_plan`), an image is damaged
@@ -86,6 +92,8 @@ def prepare_records(
         _note_files(settings, description, files)
       return records
   plan = plan or plan_lib.make_plan(settings)
+  if needs_reports:
+    plan_lib.check_reports(settings, plan)
   plan_lib.log_plan(settings, plan)
   folder = settings.records_folder
   try:

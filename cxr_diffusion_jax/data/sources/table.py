@@ -126,6 +126,12 @@ def _find_table(root: epath.Path) -> epath.Path:
   )
   if len(found) != 1:
     names = ", ".join(path.name for path in found) or "none"
+    if not found and (sheets := sorted(root.glob("*.xls*"))):
+      raise errors.InputError(
+        f"{root} holds no table but {sheets[0].name}",
+        f"one file that ends in {', '.join(TABLES)}",
+        "save it by Excel's 'CSV UTF-8'",
+      )
     raise errors.InputError(
       f"{root} holds {len(found)} tables: {names}",
       f"one file that ends in {', '.join(TABLES)}",

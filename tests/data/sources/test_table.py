@@ -238,6 +238,10 @@ def test_read_table_wants_one_table(tmp_path):
     read(root)
   got = read(root / "more.csv")
   assert len(got) == 1
+  (tmp_path / "excel").mkdir()
+  (tmp_path / "excel" / "labels.xlsx").write_bytes(b"PK")
+  with pytest.raises(errors.InputError, match=r"no table but labels.xlsx; .*CSV UTF-8"):
+    read(tmp_path / "excel")
   assert got.official is None
 
 
