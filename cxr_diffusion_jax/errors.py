@@ -17,6 +17,7 @@ class InputError(Exception):
   """
 
   def __init__(self, got: str, expected: str = "", fix: str = ""):
+    self.got, self.expected, self.fix = got, expected, fix
     parts = [got]
     if expected:
       parts.append(f"expected {expected}")

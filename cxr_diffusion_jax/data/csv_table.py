@@ -212,12 +212,16 @@ class CsvTable:
     if refused:
       text, error = next(iter(refused.items()))
       count = sum(text in refused for text in texts)
-      raise errors.InputError(
+      got = (
         f"{self.path} line {self.rows[texts.index(text)][0]}:"
         f" {self.header[self.places[key]]!r} is {text!r}"
-        f" ({count} of {len(texts)} rows cannot be read)",
-        str(error),
-      ) from error
+        f" ({count} of {len(texts)} rows cannot be read)"
+      )
+      if isinstance(error, errors.InputError):
+        raise errors.InputError(
+          f"{got}: {error.got}", error.expected, error.fix
+        ) from error
+      raise errors.InputError(got, str(error)) from error
     return [parsed[text] for text in texts]
 
 

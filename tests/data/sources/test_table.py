@@ -269,3 +269,10 @@ def test_prepare_records_reads_a_table_with_its_own_split(tmp_path):
   assert prepared.dropped == ("gone",)
   (row,) = records.RecordSource(prepared, "train")
   assert row["findings"].tolist() == [1, 1]
+
+
+def test_read_table_says_what_is_wrong_in_a_cell_in_one_sentence(tmp_path):
+  rows = [["image", "findings", "boxes"], ["a.png", "Edema", "Edme 0.1 0.1 0.2 0.2"]]
+  message = r"read\): unknown finding 'Edme'; expected one of .*; fix: did you"
+  with pytest.raises(errors.InputError, match=message):
+    read(write(tmp_path, rows))
