@@ -7,6 +7,8 @@
 A second call does nothing; an interrupted one resumes.
 """
 
+import functools
+
 from absl import flags
 
 from cxr_diffusion_jax import errors
@@ -59,12 +61,22 @@ def main() -> None:
   from cxr_diffusion_jax.training import experiment as experiment_lib
 
   config = _CONFIG.value
+  load_fn = functools.cache(elixr_model.load)
+  models = _ELIXR.value or elixr_saved_model.HUB_ID
   if _STANDIN.value:
     config.data.standin = True
     if "encoder" in config.conditioning:
       config.conditioning.encoder = "standin"
   experiment = experiment_lib.build(config)
   settings = experiment.data
+  checked = [
+    name for name in experiment.recipe.conditioner.needs.columns if name in SHAPES
+  ]
+  if _CHECK.value and (_CHECK.value < 2 or not checked):
+    raise errors.InputError(
+      f"--check_embeddings {_CHECK.value} of columns {', '.join(checked) or 'none'}",
+      f"2 rows or more, and a path that reads one of {', '.join(sorted(SHAPES))}",
+    )
   for what in _DOWNLOAD.value:
     download.download(
       what, settings.nih_root or settings.root, progress=command.progress
@@ -90,9 +102,12 @@ def main() -> None:
       settings,
       _EMBED.value,
       experiment.recipe.conditioner.needs,
-      elixr_model.load(_ELIXR.value or elixr_saved_model.HUB_ID),
+      load_fn(models),
       command.progress,
     )
+  if _CHECK.value:
+    # Fail on models that are not there before making records.
+    load_fn(models)
   dataset = dataset_lib.prepare(
     settings,
     experiment.recipe.conditioner.needs,
@@ -103,17 +118,11 @@ def main() -> None:
   for split in ("train", "validation"):
     # Fail on an empty split here, where the user can fix it.
     dataset.source(split)
-  for column in dataset.columns if _CHECK.value else ():
-    if column.description.name in SHAPES:
-      agreement = elixr_agreement.measure(
-        settings,
-        dataset.records,
-        column.description.name,
-        elixr_model.load(_ELIXR.value or elixr_saved_model.HUB_ID),
-        _CHECK.value,
-        command.progress,
-      )
-      print(f"{column.description.name}, in files and made here: {agreement.text}")
+  for name in checked if _CHECK.value else ():
+    agreement = elixr_agreement.measure(
+      settings, dataset.records, name, load_fn(models), _CHECK.value, command.progress
+    )
+    print(f"{name}, in files and made here: {agreement.text}")
   print(f"{dataset.summary()}; in {dataset.records.folder}")
 
 

@@ -148,10 +148,12 @@ def _take(
 
 def _sign(file: int) -> None:
   """Writes who has the lock; not necessary, and a disk may be full."""
+  entry = json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode()
   with contextlib.suppress(OSError):
-    os.truncate(file, 0)
-    entry = {"host": socket.gethostname(), "pid": os.getpid()}
-    os.write(file, json.dumps(entry).encode())
+    # A process that comes again changes no file.
+    if os.pread(file, len(entry) + 1, 0) != entry:
+      os.truncate(file, 0)
+      os.write(file, entry)
 
 
 def _holder(path: pathlib.Path) -> str:

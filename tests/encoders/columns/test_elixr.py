@@ -233,6 +233,8 @@ def test_prepare_embeds_what_its_path_needs(
   kept = times(pathlib.Path(settings.root))
   checking = prepare(*asked, "--check_embeddings=9")
   assert checking.out.startswith(f"{KIND}, in files and made here: cosine 1.000")
+  refused = prepare(*asked, "--check_embeddings=1")
+  assert f"--check_embeddings 1 of columns {KIND}; expected 2 rows" in refused.complaint
   assert prepare(*asked).code == prepare().code == 0
   assert times(pathlib.Path(settings.root)) == kept
 
