@@ -9,6 +9,7 @@ A missing field is blank (zeros or unknown), which gives no token.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -30,7 +31,10 @@ VIEWS, SEXES = ("PA", "AP"), ("F", "M")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConditionBuilder:
-  """Builds conditions for a run; opens its records for requests that name rows."""
+  """Builds conditions for a run; opens its records for requests that name rows.
+
+  Encoders are opened on first use and kept: a builder for many batches loads them once.
+  """
 
   run: Run
 
@@ -234,12 +238,18 @@ class ConditionBuilder:
     return fields
 
   def _encoder(self, name: str) -> encoder_lib.Encoder:
-    (spec,) = (spec for spec in self.needs.specs if spec.name == name)
-    return encoders.open_encoder(
-      spec,
-      self.run.card.columns[name],
-      [self.run.folder / encoders.STANDIN_CLIP, self.run.data.standin_clip],
-    )
+    if name not in self._opened:
+      (spec,) = (spec for spec in self.needs.specs if spec.name == name)
+      self._opened[name] = encoders.open_encoder(
+        spec,
+        self.run.card.columns[name],
+        [self.run.folder / encoders.STANDIN_CLIP, self.run.data.standin_clip],
+      )
+    return self._opened[name]
+
+  @functools.cached_property
+  def _opened(self) -> dict[str, encoder_lib.Encoder]:
+    return {}
 
   def _blank(self, count: int) -> dict[str, np.ndarray]:
     """Returns [count ...] of every field, blank."""

@@ -9,6 +9,7 @@ Draw d of image i depends on the plan, the seed, i and d alone.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Protocol
 
 from absl import logging
@@ -65,8 +66,7 @@ class OfLabels:
     self, subjects: Sequence[Subject], numbers: Sequence[int], draw: int
   ) -> request_lib.Conditions:
     """See `SubjectSource`."""
-    builder = conditions_lib.ConditionBuilder(run=self.run)
-    vocabulary = self.run.card.vocabulary
+    builder, vocabulary = self._builder, self.run.card.vocabulary
     if "prompt" in builder.needs.inputs:
       texts = tuple(
         prompts.prompt(
@@ -93,6 +93,10 @@ class OfLabels:
       for subject in subjects
     ]
     return request_lib.join_rows(parts)
+
+  @functools.cached_property
+  def _builder(self) -> conditions_lib.ConditionBuilder:
+    return conditions_lib.ConditionBuilder(run=self.run)
 
   def _subject(self, number: int, draw: int) -> Subject:
     quota = self.plan.quotas[self.plan.place(number)[0]]

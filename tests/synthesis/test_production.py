@@ -19,6 +19,7 @@ import pytest
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.sources import nih, table
+from cxr_diffusion_jax.sampling import conditions
 from cxr_diffusion_jax.synthesis import balance, tree
 from cxr_diffusion_jax.synthesis import dataset as dataset_lib
 from cxr_diffusion_jax.synthesis import production as production_lib
@@ -368,12 +369,20 @@ def test_make_of_paths_that_read_a_text(path, make, encoder, tmp_path, monkeypat
     return encode(self, columns, prompts)
 
   monkeypatch.setattr(type(encoder), "encode_text", encode_text)
+  opened = []
+  monkeypatch.setattr(
+    conditions.encoders,
+    "open_encoder",
+    lambda *_, **__: opened.append(1) or encoder,
+  )
   plan = Plan(quotas=(Quota(num=6, findings=("Mass",)), Quota(num=1)))
   make("out", plan=plan, path=path, split="train")
   read = nih.read_table(epath.Path(tmp_path / "out"), image_size=32)
   mass = read.vocabulary.index("Mass")
   np.testing.assert_array_equal(read.findings[:6], [np.eye(14)[mass]] * 6)
   if path == "elixr_b":
+    # Several batches, and weights that are read once.
+    assert len(opened) == 1
     # Six images in batches of two.
     masses = texts[:6]
     assert all("mass" in text or "lesion" in text for text in masses)
