@@ -79,7 +79,7 @@ def _make_parts(
 ) -> None:
   """Makes those of some parts that are not whole, until a signal is received."""
   sizes = {part: len(dataset.numbers(part)) for part in own}
-  whole = tree.read_parts(dataset.folder, own)
+  whole = tree.read_parts(dataset.folder, own, verify=True)
   total, done = sum(sizes.values()), sum(sizes[part] for part in whole)
   _check_room(dataset, total - done)
   progress("images", done, total)

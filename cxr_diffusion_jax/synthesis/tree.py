@@ -170,18 +170,43 @@ def write_part(folder: epath.Path, number: int, part: Part) -> None:
   artifacts.write_json(_part_path(folder, number), values)
 
 
-def read_parts(folder: epath.Path, numbers: Iterable[int]) -> dict[int, Part]:
-  """Reads those of some parts that are whole: described, and with all their images."""
+def read_parts(
+  folder: epath.Path, numbers: Iterable[int], *, verify: bool = False
+) -> dict[int, Part]:
+  """Reads those of some parts that are whole: described, and with all their images.
+
+  Args:
+    verify: whether images of this machine must have the content that was written.
+
+  Raises:
+    errors.InputError: a description that cannot be read.
+  """
   images = folder / IMAGES
   present = {path.name for path in images.iterdir()} if images.exists() else set()
   parts = {}
   for number in numbers:
     path = _part_path(folder, number)
     if path.exists():
-      part = _part_of(artifacts.read_json(path))
-      if present.issuperset(entry.file for entry in part.entries):
+      try:
+        part = _part_of(artifacts.read_json(path))
+      except (KeyError, TypeError, AttributeError) as error:
+        raise errors.InputError(
+          f"{path} is damaged",
+          "a part of this dataset",
+          "delete the file: its images are made again",
+        ) from error
+      whole = present.issuperset(entry.file for entry in part.entries)
+      if whole and verify and not artifacts.is_remote(folder):
+        whole = all(
+          _digest(images / entry.file) == entry.sha256 for entry in part.entries
+        )
+      if whole:
         parts[number] = part
   return parts
+
+
+def _digest(path: epath.Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _part_path(folder: epath.Path, number: int) -> epath.Path:
@@ -242,6 +267,6 @@ def finish(
     manifest = artifacts.read_json(folder / artifacts.MANIFEST)
     digests = {f"{IMAGES}/{entry.file}": entry.sha256 for entry in whole.entries}
     for file in (*texts, FACTS):
-      digests[file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+      digests[file] = _digest(folder / file)
     content = {"names": manifest["names"], "synthetic": True, "sha256": digests}
     artifacts.write_json(folder / artifacts.MANIFEST, content)

@@ -226,13 +226,22 @@ def test_make_stops_at_a_signal_and_resumes(make, drawn, monkeypatch, tmp_path):
   assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 
 
-def test_make_remakes_images_that_were_deleted(make, drawn, tmp_path):
+def test_make_refuses_a_damaged_description_of_a_part(make, tmp_path):
+  make("out")
+  (tmp_path / "out/parts/part_00001.json").write_text('{"missing": []}')
+  with pytest.raises(errors.InputError, match=r"part_00001\.json is damaged"):
+    make("out")
+
+
+def test_make_remakes_images_that_were_deleted_or_damaged(make, drawn, tmp_path):
   make("whole")
   make("out")
   (tmp_path / "out/original/90000006_000.png").unlink()
+  cut = tmp_path / "out/original/90000009_000.png"
+  cut.write_bytes(cut.read_bytes()[:50])
   drawn.clear()
   make("out")
-  assert sorted({*np.concatenate(drawn).tolist()}) == [4, 5, 6, 7]
+  assert sorted({*np.concatenate(drawn).tolist()}) == [4, 5, 6, 7, 8, 9]
   assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 
 
