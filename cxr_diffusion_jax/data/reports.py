@@ -27,7 +27,7 @@ _MISSPELLED = 0.8
 
 # A mark with the words that lead to it: `study of ___`, `Dr. ___`, `at ___ p.m.`
 _MARK = re.compile(
-  r"(?:\b(?:dr|drs|mr|mrs|ms|dated?|of|on|at|by|from|to|with|than|since|in|and)\b\.?\s+)*"
+  r"(?:\b(?:dr|drs|mr|mrs|ms|dated?|of|on|at|by|from|to|with|than|since|in|and)\b\.?\s+){0,8}"
   r"_{2,}(?:\s*[:/,-]\s*_{2,})*(?:\s*[ap]\.?m\b\.?)?",
   re.IGNORECASE,
 )

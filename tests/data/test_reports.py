@@ -82,3 +82,9 @@ def test_caption_covers_long_reports_within_its_words():
   assert seen == set(reports.sentences(text))
   assert reports.caption("", "0") == ""
   assert captions[0] == reports.caption(text, "0")
+
+
+def test_report_text_takes_linear_time():
+  text = "of " * 40_000
+  # Minutes, if each word could begin a mark that ends at the last one.
+  assert reports.report_text(text) == text.strip()

@@ -13,7 +13,7 @@ from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import csv_table, dicom, images, labels
+from cxr_diffusion_jax.data import csv_table, dicom, images, labels, reports
 from cxr_diffusion_jax.data.sources import base
 
 # Files that sources take as images.
@@ -251,6 +251,22 @@ def need_file(root: epath.Path, *names: str, where: str) -> epath.Path:
       f"--config.data.root=FOLDER; get it from {where}",
     )
   return path
+
+
+def reports_of(
+  table: csv_table.CsvTable, key: str, ids: np.ndarray
+) -> tuple[dict[str, str], tuple[str, ...]]:
+  """Image -> text of its report, and a note on reports of which nothing is taken."""
+  cells = table.column(key)
+  texts = [reports.report_text(cell) for cell in cells]
+  lost = [row for row, text in enumerate(texts) if cells[row] and not text]
+  if not lost:
+    return by_id(ids, texts), ()
+  note = (
+    f"{len(lost)} reports have headings, but neither FINDINGS nor IMPRESSION, and count"
+    f" as absent, first line {table.rows[lost[0]][0]}"
+  )
+  return by_id(ids, texts), (note,)
 
 
 def by_id(ids: Sequence[str] | np.ndarray, texts: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import errors, naming
-from cxr_diffusion_jax.data import csv_table, labels, reports, settings
+from cxr_diffusion_jax.data import csv_table, labels, settings
 from cxr_diffusion_jax.data.sources import base, labelled
 from cxr_diffusion_jax.data.sources.nih import metadata
 
@@ -80,6 +80,9 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
   _check_codes(table, "sex", sex, "F or M", _NO_SEX)
   _check_codes(table, "view", view, "PA, AP or lateral")
   split = parsed("split", _split, "", np.str_)
+  report, lost = None, ()
+  if "report" in table.places:
+    report, lost = labelled.reports_of(table, "report", ids)
   return base.Table(
     vocabulary=vocabulary,
     origin=os.fspath(path),
@@ -93,11 +96,9 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
     boxes=_boxes(table, ids, vocabulary),
     official=split if "split" in table.places else None,
     split_note=f"column {opened.names.get('split', 'split')} of {path.name}",
-    notes=_notes(opened, vocabulary),
+    notes=_notes(opened, vocabulary) + lost,
     num_unlisted=num_files - len({path for path in paths if path}),
-    report=labelled.by_id(ids, map(reports.report_text, table.column("report")))
-    if "report" in table.places
-    else None,
+    report=report,
   )
 
 

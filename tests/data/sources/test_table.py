@@ -276,3 +276,12 @@ def test_read_table_says_what_is_wrong_in_a_cell_in_one_sentence(tmp_path):
   message = r"read\): unknown finding 'Edme'; expected one of .*; fix: did you"
   with pytest.raises(errors.InputError, match=message):
     read(write(tmp_path, rows))
+
+
+def test_read_table_counts_reports_of_which_nothing_is_taken(tmp_path):
+  rows = [["image", "findings", "report"]]
+  rows += [["a.png", "", "BEFUND: Erguss."], ["b.jpg", "", "Clear."], ["d.png", "", ""]]
+  got = read(write(tmp_path, rows))
+  assert got.report == {"b": "Clear."}
+  assert "1 reports have headings, but neither" in got.notes[-1]
+  assert got.notes[-1].endswith("first line 2")
