@@ -6,7 +6,7 @@ parameters --fingerprint--> 12 hexadecimal digits
 files --mark--> 16 hexadecimal digits, without reading all of them
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 import hashlib
 import pathlib
 
@@ -16,8 +16,10 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data.columns import column as column_lib
+from cxr_diffusion_jax.encoders import hub
 from cxr_diffusion_jax.interop import names
 from cxr_diffusion_jax.interop.safetensors_folder import (
+  CONFIG,
   damaged,
   read_arrays,
   weight_files,
@@ -113,3 +115,32 @@ def mark(folder: pathlib.Path) -> str:
     for file in sorted(folder.glob(pattern)):
       digest.update(f"{file.name} {column_lib.files_fingerprint([file])}\n".encode())
   return digest.hexdigest()[:16]
+
+
+def find_config(name: str, what: str, example: str) -> pathlib.Path:
+  """Returns config.json alone of a model, from the hub if need be; see `resolve`."""
+
+  def fetch() -> pathlib.Path:
+    return hub.cached(name, (CONFIG,)) or hub.download_file(name, CONFIG).parent
+
+  return resolve(name, what, example, fetch) / CONFIG
+
+
+def resolve(
+  name: str, what: str, example: str, fetch: Callable[[], pathlib.Path]
+) -> pathlib.Path:
+  """Returns the folder of a model with config.json; see `hub.resolve`.
+
+  Args:
+    what: the kind of model, for messages.
+    example: an id on the hub, for messages.
+  """
+  return hub.resolve(
+    name,
+    what,
+    f"a folder with {CONFIG}, or an id such as {example!r}",
+    "name another folder, or use the stand-in:"
+    " --config.conditioning.encoder=standin of `prepare --standin`",
+    local=lambda folder: folder if (folder / CONFIG).is_file() else None,
+    fetch=fetch,
+  )

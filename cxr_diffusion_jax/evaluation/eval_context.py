@@ -164,11 +164,14 @@ def of_runs(
   identifying = open_embedding(reidentification) if reidentification else None
   records = dataset.records
   whole, sets = real_sets.select(runs, split, num, per_patient)
-  judge = train_judge(records, probe_changes, progress)
-  extractors, skipped = features_lib.open_extractors(
-    features, settings=settings, probe=judge, weights=weights
+  opened = classifiers_lib.open_classifiers(weights, files=classifiers)
+  train_fn = functools.cache(
+    functools.partial(train_judge, records, probe_changes, progress)
   )
-  opened = classifiers_lib.open_classifiers(weights, extractors, classifiers)
+  extractors, skipped = features_lib.open_extractors(
+    features, settings=settings, probe_fn=train_fn, weights=weights
+  )
+  judge = train_fn()
   by_prompts = judges_lib.of_prompts(extractors, weights or {}, settings, records)
   judges_of, without = _open_judges(
     runs[0], judge, opened, sets, elixr_models, organs, by_prompts, progress

@@ -98,22 +98,13 @@ def prepare(
   if len(plan) > STRIDE:
     raise errors.InputError(f"{len(plan):,} images", f"{STRIDE:,} or fewer")
   generator = generate_lib.make_generator(run.recipe, changes)
-  settings = dataclasses.asdict(generator.settings)
-  del settings["num_images"]
-  facts: artifacts.Json = {
-    "data": run.card.fingerprint,
-    "checkpoint_step": run.checkpoint_step,
-    "ema_length": run.ema_length,
-    "weights": image_parts.weights_digest(run),
-    "settings": settings,
+  facts = {
+    **_facts(run, plan, generator),
     "seed": seed,
     "split": split,
     "batch_size": batch_size,
     "max_draws": max_draws,
-    "plan": [dataclasses.asdict(quota) for quota in plan.quotas],
   }
-  # As they are read back.
-  facts = json.loads(json.dumps(facts))
   source = subjects.open_source(run, plan, split=split, seed=seed)
   tree.check(out, facts)
   judges = open_judges_fn()
@@ -133,3 +124,20 @@ def prepare(
     max_draws=max_draws,
     keep_ids=keep_ids,
   )
+
+
+def _facts(
+  run: Run, plan: plan_lib.Plan, generator: generate_lib.Generator
+) -> artifacts.Json:
+  """What the images depend on besides the arguments of `prepare`, as read back."""
+  settings = dataclasses.asdict(generator.settings)
+  del settings["num_images"]
+  facts = {
+    "data": run.card.fingerprint,
+    "checkpoint_step": run.checkpoint_step,
+    "ema_length": run.ema_length,
+    "weights": image_parts.weights_digest(run),
+    "settings": settings,
+    "plan": [dataclasses.asdict(quota) for quota in plan.quotas],
+  }
+  return json.loads(json.dumps(facts))

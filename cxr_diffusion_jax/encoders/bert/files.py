@@ -7,7 +7,6 @@ Of the same form: BERT (Devlin et al., 1810.04805), RoBERTa (Liu et al., 1907.11
 CXR-BERT (Boecking et al., 2204.09817), a BERT with a projection head that is not read.
 """
 
-from collections.abc import Callable
 import dataclasses
 import pathlib
 from types import MappingProxyType
@@ -16,6 +15,8 @@ from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import hub, weights
 from cxr_diffusion_jax.interop import names
 from cxr_diffusion_jax.interop.safetensors_folder import CONFIG, read_json
+
+_EXAMPLE = "microsoft/BiomedVLP-CXR-BERT-specialized"
 
 _BYTE_PAIRS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _WORD_PIECES = (("tokenizer.json",), ("vocab.txt",))
@@ -92,29 +93,12 @@ def resolve(name: str) -> pathlib.Path:
       raise pickled(name)
     return hub.download(name, ["*.json", "vocab.txt", "merges.txt", *forms])
 
-  return _resolve(name, fetch)
+  return weights.resolve(name, "BERT", _EXAMPLE, fetch)
 
 
 def find_config(name: str) -> pathlib.Path:
   """Returns config.json alone of a BERT, from the hub if need be; see `resolve`."""
-
-  def fetch() -> pathlib.Path:
-    return hub.cached(name, (CONFIG,)) or hub.download_file(name, CONFIG).parent
-
-  return _resolve(name, fetch) / CONFIG
-
-
-def _resolve(name: str, fetch: Callable[[], pathlib.Path]) -> pathlib.Path:
-  return hub.resolve(
-    name,
-    "BERT",
-    "a folder with config.json, or an id such as"
-    " 'microsoft/BiomedVLP-CXR-BERT-specialized'",
-    "name another folder, or use the stand-in:"
-    " --config.conditioning.encoder=standin of `prepare --standin`",
-    local=lambda folder: folder if (folder / CONFIG).is_file() else None,
-    fetch=fetch,
-  )
+  return weights.find_config(name, "BERT", _EXAMPLE)
 
 
 def pickled(name: str) -> errors.InputError:

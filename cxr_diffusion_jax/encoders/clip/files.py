@@ -4,13 +4,14 @@ name --> folder with config.json, tokenizer, preprocessor_config.json and weight
 weights --names and axes--> the tree of FlaxCLIPModel, float32, complete and fitting
 """
 
-from collections.abc import Callable
 import pathlib
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders import hub, weights
 from cxr_diffusion_jax.interop import names
 from cxr_diffusion_jax.interop.safetensors_folder import CONFIG, read_json
+
+_EXAMPLE = "openai/clip-vit-large-patch14"
 
 PIXELS = "preprocessor_config.json"
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -34,28 +35,12 @@ def resolve(name: str) -> pathlib.Path:
     forms = weights.to_download(hub.files(name))
     return hub.download(name, ["*.json", "merges.txt", *forms])
 
-  return _resolve(name, fetch)
+  return weights.resolve(name, "CLIP", _EXAMPLE, fetch)
 
 
 def find_config(name: str) -> pathlib.Path:
   """Returns config.json alone of a CLIP, from the hub if need be; see `resolve`."""
-
-  def fetch() -> pathlib.Path:
-    return hub.cached(name, (CONFIG,)) or hub.download_file(name, CONFIG).parent
-
-  return _resolve(name, fetch) / CONFIG
-
-
-def _resolve(name: str, fetch: Callable[[], pathlib.Path]) -> pathlib.Path:
-  return hub.resolve(
-    name,
-    "CLIP",
-    "a folder with config.json, or an id such as 'openai/clip-vit-large-patch14'",
-    "name another folder, or use the stand-in:"
-    " --config.conditioning.encoder=standin of `prepare --standin`",
-    local=lambda folder: folder if (folder / CONFIG).is_file() else None,
-    fetch=fetch,
-  )
+  return weights.find_config(name, "CLIP", _EXAMPLE)
 
 
 def read_config(path: pathlib.Path) -> artifacts.Json:

@@ -20,12 +20,11 @@ from cxr_diffusion_jax.conditioning import base, bert_text
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base as encoder_lib
-from cxr_diffusion_jax.encoders import encoding, weights
+from cxr_diffusion_jax.encoders import encoding, named
 from cxr_diffusion_jax.encoders.bert import files as bert_files
 from cxr_diffusion_jax.encoders.bert import model as bert_model
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
-from cxr_diffusion_jax.encoders.standin import training as standin_training
 
 COLUMNS = ("bert_text", "bert_cls")
 
@@ -61,25 +60,9 @@ def make(
   Raises:
     errors.InputError: a BERT is not usable.
   """
-  for model, chunks in dict.fromkeys((spec.model, spec.chunks) for spec in specs):
-    group = [spec for spec in specs if (spec.model, spec.chunks) == (model, chunks)]
-    place = group[0].location or model
-    standin = place == base.STANDIN
-    if standin:
-      standin_training.train_clip(settings, records, progress)
-      place = str(settings.standin_clip)
-    folder = settings.standin_clip if standin else bert_files.resolve(place)
-    open_fn = functools.cache(functools.partial(open_encoder, group[0], place, standin))
-    encoding.encode_columns(
-      settings,
-      records,
-      group,
-      open_fn,
-      progress,
-      description=encoding.kept_description(
-        encoding.folder(settings, group[0]), weights.mark(folder), open_fn
-      ),
-    )
+  named.make_columns(
+    settings, records, specs, open_encoder, bert_files.resolve, progress
+  )
 
 
 def open_encoder(

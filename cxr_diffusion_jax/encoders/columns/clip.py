@@ -18,11 +18,10 @@ from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base, clip_text
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders import encoding, weights
+from cxr_diffusion_jax.encoders import encoding, named
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
-from cxr_diffusion_jax.encoders.standin import training as standin
 
 TEXT = ("clip_text",)
 IMAGES = ("clip_image", "clip_patches")
@@ -70,23 +69,9 @@ def make(
   Raises:
     errors.InputError: a CLIP is not usable.
   """
-  for model, chunks in dict.fromkeys((spec.model, spec.chunks) for spec in specs):
-    group = [spec for spec in specs if (spec.model, spec.chunks) == (model, chunks)]
-    place = group[0].location or model
-    if place == base.STANDIN:
-      standin.train_clip(settings, records, progress)
-      place = str(settings.standin_clip)
-    open_fn = functools.cache(functools.partial(open_encoder, group[0], place, False))
-    encoding.encode_columns(
-      settings,
-      records,
-      group,
-      open_fn,
-      progress,
-      description=encoding.kept_description(
-        encoding.folder(settings, group[0]), mark(place), open_fn
-      ),
-    )
+  named.make_columns(
+    settings, records, specs, open_encoder, clip_files.resolve, progress
+  )
 
 
 def open_encoder(spec: base.ColumnSpec, place: str, standin: bool) -> "ClipEncoder":
@@ -177,14 +162,6 @@ def shapes(name: str, chunks: int = 1) -> dict[str, tuple[int, ...]]:
   else:
     config = clip_files.read_config(clip_files.find_config(name))
   return _shapes(config, chunks)
-
-
-def mark(name: str) -> str:
-  """Returns 16 hexadecimal digits that change when a CLIP's files on disk do.
-
-  Only samples of the files are read. Raises as `clip_files.resolve`.
-  """
-  return weights.mark(clip_files.resolve(name))
 
 
 def _shapes(config: artifacts.JsonMapping, chunks: int) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ A distance between sets of images is one between their features: every figure de
 the network and the layer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import importlib.util
 import pathlib
@@ -53,12 +53,14 @@ def open_extractors(
   names: Sequence[str] | str,
   *,
   settings: DataSettings | None = None,
-  probe: probe_lib.Probe | None = None,
+  probe_fn: Callable[[], probe_lib.Probe | None] = lambda: None,
   weights: Mapping[str, str] | None = None,
 ) -> tuple[list[Extractor], dict[str, str]]:
   """Opens extractors.
 
   Args:
+    probe_fn: returns the probe, if there is one; called when all others are open, as
+      it may train it.
     weights: name -> a folder or an id on the hub, or the file of "inception" and
       "densenet".
 
@@ -80,23 +82,24 @@ def open_extractors(
       f"{AUTO}, or some of {', '.join(NAMES)}",
     )
   opened, skipped = [], {}
-  for name in NAMES:
+  # The probe, which is first in order, is opened last.
+  for name in (*NAMES[1:], NAMES[0]):
     if name not in wanted:
       continue
-    result = _open(name, settings, probe, weights.get(name, ""), not auto)
+    result = _open(name, settings, probe_fn, weights.get(name, ""), not auto)
     if isinstance(result, Extractor):
       opened.append(result)
     elif auto:
       skipped[name] = result
     else:
       raise errors.InputError(f"no {name} features: {result}")
-  return opened, skipped
+  return sorted(opened, key=lambda one: NAMES.index(one.name)), skipped
 
 
 def _open(
   name: str,
   settings: DataSettings | None,
-  probe: probe_lib.Probe | None,
+  probe_fn: Callable[[], probe_lib.Probe | None],
   location: str,
   download: bool,
 ) -> Extractor | str:
@@ -107,6 +110,7 @@ def _open(
   """
   match name:
     case "probe":
+      probe = probe_fn()
       return _of_probe(probe) if probe else "no probe was trained on these images"
     case "rad_dino":
       return _open_rad_dino(location, download)

@@ -78,7 +78,7 @@ def compare(
     image_folder.check_pair(real, training)
   judge, rest, validation = _judge(real, folders, out, options, progress)
   extractors, skipped = features_lib.open_extractors(
-    options.features, probe=judge, weights=options.weights
+    options.features, probe_fn=lambda: judge, weights=options.weights
   )
   if not extractors:
     raise errors.InputError(

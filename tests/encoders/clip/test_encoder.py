@@ -13,6 +13,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base
+from cxr_diffusion_jax.encoders import weights
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
@@ -203,17 +204,20 @@ def test_shapes_report_an_unreachable_hub(monkeypatch, tmp_path):
 
 
 def test_mark_changes_only_with_the_files(folder):
-  before = clip_columns.mark(str(folder))
-  assert clip_columns.mark(str(folder)) == before
+  def mark() -> str:
+    return weights.mark(clip_files.resolve(str(folder)))
+
+  before = mark()
+  assert mark() == before
   (folder / "notes.md").write_text("mine", encoding="utf-8")
-  assert clip_columns.mark(str(folder)) == before
+  assert mark() == before
   marks = {before}
   for file in ("model.safetensors", "config.json", "vocab.json", "merges.txt"):
     content = (folder / file).read_bytes()
     os.utime(folder / file)
-    assert clip_columns.mark(str(folder)) in marks
+    assert mark() in marks
     (folder / file).write_bytes(content[:-1] + b"x")
-    marks.add(clip_columns.mark(str(folder)))
+    marks.add(mark())
   (folder / "preprocessor_config.json").unlink()
-  marks.add(clip_columns.mark(str(folder)))
+  marks.add(mark())
   assert len(marks) == 6

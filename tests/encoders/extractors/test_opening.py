@@ -2,6 +2,7 @@
 
 import json
 import types
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 def test_auto_opens_available_extractors(probe):
-  opened, skipped = features.open_extractors("auto", probe=probe)
+  opened, skipped = features.open_extractors("auto", probe_fn=lambda: probe)
   assert [extractor.name for extractor in opened] == ["probe"]
   assert set(skipped) == set(features.NAMES) - {"probe"}
   assert "not in the hub's cache" in skipped["rad_dino"]
@@ -57,7 +58,7 @@ def test_auto_opens_available_extractors(probe):
 
 
 def test_probe_features_give_its_logits(probe):
-  (extractor,), skipped = features.open_extractors(["probe"], probe=probe)
+  (extractor,), skipped = features.open_extractors(["probe"], probe_fn=lambda: probe)
   assert (extractor.standin, extractor.width, skipped) == (True, 8, {})
   images = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
   result = features.extract(extractor, images)
@@ -142,3 +143,14 @@ def test_extract_of_elixr_c_is_the_mean_of_its_map(monkeypatch, tmp_path):
   images = np.full((3, 4, 4, 1), 7, np.uint8)
   result = features.extract(extractor, images)
   np.testing.assert_allclose(result, np.full((3, 1376), 7 + 31.5))
+
+
+def test_open_extractors_makes_no_probe_before_others_are_refused(tmp_path):
+  def train() -> NoReturn:
+    pytest.fail("the probe was trained")
+
+  for features_of in (["probe", "clip"], "auto"):
+    with pytest.raises(errors.InputError, match="no such file.*config.json"):
+      features.open_extractors(
+        features_of, probe_fn=train, weights={"clip": str(tmp_path)}
+      )
