@@ -4,8 +4,7 @@ records(split) --selection--> conditions, reference
 records(train) --probe_fit--> judge
 available networks --------> extractors --features--> of conditions, reference, training
 
-Everything here is shared by all compared runs; features of real images are cached next
-to their records.
+Shared by all compared runs. Features of real images are cached next to the records.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -165,9 +164,7 @@ def of_runs(
   records = dataset.records
   whole, sets = real_sets.select(runs, split, num, per_patient)
   opened = classifiers_lib.open_classifiers(weights, files=classifiers)
-  train_fn = functools.cache(
-    functools.partial(train_judge, records, probe_changes, progress)
-  )
+  train_fn = functools.cache(lambda: train_judge(records, probe_changes, progress))
   extractors, skipped = features_lib.open_extractors(
     features, settings=settings, probe_fn=train_fn, weights=weights
   )
