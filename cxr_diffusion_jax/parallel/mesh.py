@@ -3,6 +3,7 @@
 batch is split over data x fsdp; parameters over fsdp and tensor.
 """
 
+from collections.abc import Sequence
 import math
 
 import jax
@@ -14,7 +15,12 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(
-  *, data: int = -1, fsdp: int = 1, tensor: int = 1, num_devices: int = 0
+  *,
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  num_devices: int = 0,
+  devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
   """Builds the mesh of a run.
 
@@ -27,19 +33,21 @@ def make_mesh(
     tensor: parts that the width of attention and feed-forward layers is split into.
     num_devices: devices to use; 0 for all. One of the axes may be -1: as many as
       the devices fill.
+    devices: the devices to use, such as those of a topology that is compiled for;
+      None for those of this run.
 
   Raises:
     errors.InputError: more devices are asked for than there are, or the axes do
       not multiply to the number of devices.
   """
-  available = jax.devices()
+  available = list(jax.devices() if devices is None else devices)
   if num_devices > len(available) or num_devices < 0:
     raise errors.InputError(
       f"config.parallel.num_devices={num_devices}",
       f"0 (all) to {len(available)}, the {available[0].platform} devices of this run",
       "ask for fewer devices, or start on a machine with more",
     )
-  devices = available[:num_devices] if num_devices else available
+  chosen = available[:num_devices] if num_devices else available
   sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
   free = [name for name, size in sizes.items() if size == -1]
   fixed = math.prod(size for size in sizes.values() if size != -1)
@@ -47,19 +55,28 @@ def make_mesh(
     raise errors.InputError(
       f"config.parallel axes {sizes}", "positive sizes, at most one of them -1"
     )
-  fills = len(devices) % fixed == 0 and (free or fixed == len(devices))
+  fills = len(chosen) % fixed == 0 and (free or fixed == len(chosen))
   if not fills:
     raise errors.InputError(
-      f"config.parallel axes {sizes}, which make {fixed} of {len(devices)} devices",
+      f"config.parallel axes {sizes}, which make {fixed} of {len(chosen)} devices",
       "sizes whose product is the number of devices, or one of them -1",
       "change config.parallel, or set config.parallel.num_devices",
     )
   for name in free:
-    sizes[name] = len(devices) // fixed
+    sizes[name] = len(chosen) // fixed
   shape = tuple(sizes[name] for name in AXES)
   grid = mesh_utils.create_device_mesh(
-    shape, devices, allow_split_physical_axes=num_devices > 0
+    shape, chosen, allow_split_physical_axes=num_devices > 0
   )
   return jax.sharding.Mesh(
     grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
   )
+
+
+def platform(mesh: jax.sharding.Mesh) -> str:
+  """Returns the platform of a mesh's devices: 'cpu', 'gpu' or 'tpu'.
+
+  It may differ from `jax.default_backend()`: programs are also compiled for other
+  machines.
+  """
+  return mesh.devices.flat[0].platform

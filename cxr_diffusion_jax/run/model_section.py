@@ -19,8 +19,13 @@ def build(
   section: artifacts.JsonMapping,
   latent_shape: tuple[int, int, int],
   streams: tuple[types.StreamSpec, ...],
+  *,
+  platform: str,
 ) -> tuple[network_lib.Network, Callable[[jax.Array], types.Params]]:
   """Reads the section: the network, and (key) -> its parameters.
+
+  Args:
+    platform: where it will run, see `mesh.platform`; decides what 'auto' means.
 
   Raises:
     errors.InputError: an unknown network or key, or a value out of range.
@@ -28,7 +33,7 @@ def build(
   section = dict(section)
   name = section.pop("name", "")
   network = naming.load("config.model.name", NETWORKS, name).NETWORK
-  settings, dtype = fields(section)
+  settings, dtype = fields(section, platform)
   given = {
     "dtype": dtype,
     "out_channels": latent_shape[-1],
@@ -51,8 +56,10 @@ def build(
   return model, init_fn
 
 
-def fields(section: artifacts.JsonMapping) -> tuple[artifacts.Json, jnp.dtype]:
-  """Returns the fields of a network except its dtype, and the dtype.
+def fields(
+  section: artifacts.JsonMapping, platform: str
+) -> tuple[artifacts.Json, jnp.dtype]:
+  """Returns the fields of a network except its dtype, and the dtype on a platform.
 
   Raises:
     errors.InputError: an unknown dtype.
@@ -64,7 +71,7 @@ def fields(section: artifacts.JsonMapping) -> tuple[artifacts.Json, jnp.dtype]:
   dtype = values.pop("dtype", "auto")
   if dtype == "auto":
     # CPUs emulate bfloat16, which is slow.
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    dtype = "float32" if platform == "cpu" else "bfloat16"
   if dtype not in ("bfloat16", "float16", "float32"):
     raise errors.InputError(
       f"config.model.dtype={dtype!r}", "auto, bfloat16, float16 or float32"

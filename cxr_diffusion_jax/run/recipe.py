@@ -106,6 +106,7 @@ def build(
     errors.InputError: an unknown key, a missing one, or a value out of range.
   """
   plain = read_config(config)
+  mesh = mesh_lib.make_mesh() if mesh is None else mesh
   conditioner, _ = conditioner_section(plain, shapes)
   own = {"folder": autoencoder} if autoencoder else {}
   codec = codec_section.build({**plain["codec"], **own})
@@ -121,7 +122,9 @@ def build(
         "set config.data.augment=0",
       )
     streams = (*streams, augmentation.STREAM)
-  network, init_fn = model_section.build(plain["model"], latent_shape, streams)
+  network, init_fn = model_section.build(
+    plain["model"], latent_shape, streams, platform=mesh_lib.platform(mesh)
+  )
   diffusion = diffusion_section.build(plain["diffusion"])
   return Recipe(
     denoiser=denoiser.Denoiser(
@@ -137,7 +140,7 @@ def build(
     latent_shape=latent_shape,
     sample=sections.make(sample_section.SampleSettings, "sample", plain["sample"]),
     autoencoder=codec.autoencoder,
-    mesh=mesh_lib.make_mesh() if mesh is None else mesh,
+    mesh=mesh,
   )
 
 

@@ -18,6 +18,7 @@ from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.parallel import batches as batches_lib
+from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
@@ -90,7 +91,7 @@ class Compiler:
     self._batch = sharding.batch_sharding(mesh)
     self.shapes = jax.eval_shape(create, *example)
     self.shardings = sharding.state_shardings(self.shapes, mesh, tensor_parallel)
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    on_cpu = mesh_lib.platform(mesh) == "cpu"
     self.create = jax.jit(
       create,
       out_shardings=self.shardings,

@@ -3,6 +3,7 @@
 {data, optimizer, train, repa, parallel, seed} + Recipe --build--> Experiment
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import jax
@@ -68,8 +69,14 @@ class Experiment:
     )
 
 
-def build(config: recipe_lib.Config) -> Experiment:
+def build(
+  config: recipe_lib.Config, devices: Sequence[jax.Device] | None = None
+) -> Experiment:
   """Reads a config.
+
+  Args:
+    devices: the devices of the mesh, such as those of a topology that is compiled
+      for; None for those of this run.
 
   Raises:
     errors.InputError: an unknown key, a missing one, or a value out of range.
@@ -83,7 +90,9 @@ def build(config: recipe_lib.Config) -> Experiment:
   optimizer = sections.make(
     optimizer_lib.OptimizerSettings, "optimizer", plain["optimizer"]
   )
-  mesh = sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"])
+  mesh = sections.make(
+    mesh_lib.make_mesh, "parallel", plain["parallel"], given={"devices": devices}
+  )
   recipe = recipe_lib.build(plain, mesh=mesh)
   conditioner, drop_rates = recipe_lib.conditioner_section(plain)
   pretrained = pretrained_lib.read(

@@ -1,5 +1,6 @@
 """Meshes are filled up from the devices there are, and refuse what cannot be."""
 
+import jax
 import pytest
 
 from cxr_diffusion_jax import errors
@@ -14,6 +15,12 @@ def test_make_mesh_fills_one_axis_with_remaining_devices():
 def test_make_mesh_uses_fewer_devices_on_request():
   result = mesh.make_mesh(num_devices=1)
   assert result.size == 1
+
+
+def test_make_mesh_uses_given_devices():
+  result = mesh.make_mesh(devices=jax.devices()[2:4])
+  assert result.devices.flatten().tolist() == jax.devices()[2:4]
+  assert mesh.platform(result) == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,10 @@ def build(
     "train": train_settings.TrainSettings,
     "sample": PictureSettings,
   }
-  values, dtype = model_section.fields(plain["model"])
+  mesh = sections.make(
+    mesh_lib.make_mesh, "parallel", plain["parallel"], given={"devices": None}
+  )
+  values, dtype = model_section.fields(plain["model"], mesh_lib.platform(mesh))
   channels = {"in_channels": 1, "out_channels": 1, "dtype": dtype}
   experiment = AutoencoderExperiment(
     seed=plain["seed"],
@@ -159,7 +162,7 @@ def build(
       given={**channels, "scaling_factor": 1.0, "shift_factor": 0.0},
       also=("dtype", "name"),
     ),
-    mesh=sections.make(mesh_lib.make_mesh, "parallel", plain["parallel"]),
+    mesh=mesh,
     config=plain,
     **{name: sections.make(make, name, plain[name]) for name, make in makers.items()},
   )
