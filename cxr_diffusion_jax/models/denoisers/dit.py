@@ -7,6 +7,8 @@ t (+ mean of the context) -> vector c -> scale, shift and gate of every block
 Peebles and Xie 2022 (2212.09748). Gates and the output start at zero (adaLN-zero).
 """
 
+import functools
+
 from einops import rearrange
 from flax import linen as nn
 from jax import Array
@@ -16,6 +18,7 @@ import numpy as np
 from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.models import dit_blocks, embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
+from cxr_diffusion_jax.models.block_scan import apply_blocks
 from cxr_diffusion_jax.models.dit_blocks import Block, Condition, Style, modulate
 from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
@@ -62,6 +65,7 @@ class DiT(nn.Module):
       borders. It starts at zero.
     context_streams: the context's streams; may be empty.
     remat: recompute activations in the backward pass, to save memory.
+    scan_blocks: compile one block as a loop's body; see `block_scan`.
     feature_layer: the block, from 0, whose output is sown as features.
   """
 
@@ -81,6 +85,7 @@ class DiT(nn.Module):
   head: str = "linear"
   context_streams: tuple[StreamSpec, ...] = ()
   remat: bool = False
+  scan_blocks: bool = False
   feature_layer: int | None = None
   dtype: jnp.dtype = jnp.float32
 
@@ -118,12 +123,25 @@ class DiT(nn.Module):
       angles=self._angles((rows, columns)),
       query_positions=places if self.positions == "rotary" else None,
     )
-    block = nn.remat(Block) if self.remat else Block
-    for i in range(self.depth):
-      x = block(self._style(), name=f"blocks_{i}")(x, condition)
-      features = x[:, num_before:].reshape(batch, rows, columns, self.width)
-      network.sow_features(self, i, features)
+    layer = self.depth - 1 if self.feature_layer is None else self.feature_layer
+    x = self._apply_blocks(range(layer + 1), x, condition)
+    features = x[:, num_before:].reshape(batch, rows, columns, self.width)
+    network.sow_features(self, layer, features)
+    x = self._apply_blocks(range(layer + 1, self.depth), x, condition)
     return self._project_out(x[:, num_before:], vector, rows)
+
+  def _apply_blocks(self, which: range, x: Array, condition: Condition) -> Array:
+    # A loop's rounds are not merged with their recomputation, and need no barrier.
+    block = nn.remat(Block, prevent_cse=not self.scan_blocks) if self.remat else Block
+    return apply_blocks(
+      self,
+      functools.partial(block, self._style()),
+      [f"blocks_{i}" for i in which],
+      x,
+      condition,
+      scan=self.scan_blocks,
+      dtype=self.dtype,
+    )
 
   def _embed_patches(self, x_t: Array) -> Array:
     """[b h w c] -> a token [b n width] for each patch."""

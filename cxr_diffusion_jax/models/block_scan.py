@@ -1,0 +1,73 @@
+"""Applies equal blocks one after the other, or in a loop that is compiled once.
+
+x <- block_i(x, *inputs), i = 0 ... n - 1
+
+unrolled   n copies of the block in the program: compile time grows with n
+scanned    stack(params_0 ... params_n-1) --jax.lax.scan--> one copy
+
+Each block has its own subtree of parameters either way, so that checkpoints, sharding
+rules and published weights do not depend on the choice. On CPUs, XLA computes gradients
+of convolutions in loops on a slow path, and a loop of matrix products gains nothing.
+"""
+
+from collections.abc import Callable, Sequence
+
+from flax import linen as nn
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from cxr_diffusion_jax import types
+
+
+def apply_blocks(
+  parent: nn.Module,
+  make: Callable[..., nn.Module],
+  names: Sequence[str],
+  x: Array,
+  *inputs: types.Params,
+  scan: bool,
+  dtype: jnp.dtype,
+) -> Array:
+  """Applies blocks of equal fields and shapes, from within a compact method.
+
+  Initialisation is always unrolled, and so are fewer than two blocks. Dropout of
+  scanned blocks draws other masks than that of unrolled ones. A scanned block cannot
+  sow.
+
+  Args:
+    parent: the module that has the blocks as children.
+    make: makes one block, given `name` or `parent`.
+    names: of the blocks, in their order.
+    x: of any shape, which each block preserves, as it does the dtype.
+    inputs: of every block besides x.
+    dtype: to which the blocks cast kernels. Only these are cast before they are
+      stacked, to save memory and communication.
+  """
+  if not scan or len(names) < 2 or parent.is_initializing():
+    for name in names:
+      x = make(name=name)(x, *inputs)
+    return x
+  params = [parent.variables["params"][name] for name in names]
+  block = make(parent=None)
+  keys = None
+  if parent.has_rng("dropout"):
+    keys = jax.random.split(parent.make_rng("dropout"), len(names))
+
+  def body(x: Array, own: types.Params) -> tuple[Array, None]:
+    params, key = own
+    rngs = {} if key is None else {"dropout": key}
+    return block.apply({"params": params}, x, *inputs, rngs=rngs), None
+
+  return jax.lax.scan(body, x, (_stack(params, dtype), keys))[0]
+
+
+def _stack(trees: Sequence[types.Params], dtype: jnp.dtype) -> types.Params:
+  """Arrays [...] of n trees -> [n ...], kernels in `dtype`."""
+
+  def stack(path, *leaves):
+    if path[-1].key == "kernel":
+      leaves = [leaf.astype(dtype) for leaf in leaves]
+    return jnp.stack(leaves)
+
+  return jax.tree_util.tree_map_with_path(stack, *trees)
