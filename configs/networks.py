@@ -11,6 +11,7 @@ def unet(size: str) -> dict:
   return dict(
     name="unet",
     dtype="auto",
+    scan_blocks="auto",
     dropout=_dropout(size),
     **{
       "tiny": dict(
@@ -80,6 +81,7 @@ def dit(size: str) -> dict:
     stem="conv" if size == "tiny" else "linear",
     head="conv" if size == "tiny" else "linear",
     remat=size not in ("tiny", "s"),
+    scan_blocks="auto",
   )
 
 

@@ -19,7 +19,6 @@ from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.run import model_section
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
@@ -46,7 +45,11 @@ def of_experiment(experiment: experiment_lib.Experiment) -> Cost:
   if "remat" in section:
     section["remat"] = False
   model, init_fn = model_section.build(
-    section, recipe.latent_shape, streams, platform=mesh_lib.platform(recipe.mesh)
+    # Unrolled, on any machine.
+    section,
+    recipe.latent_shape,
+    streams,
+    platform="cpu",
   )
   params = jax.eval_shape(init_fn, jax.random.key(0))
   inputs = jax.eval_shape(

@@ -37,8 +37,7 @@ UNET = Options(
     "norm_num_groups": 32,
     "cross_attention_dim": 1280,
     "transformer_layers_per_block": 1,
-    # Numbers of heads, in spite of the name.
-    "attention_head_dim": 8,
+    "attention_head_dim": 8,  # Numbers of heads, in spite of the name.
     "use_linear_projection": False,
     "resnet_time_scale_shift": "default",
     "time_embedding_dim": None,
@@ -81,6 +80,7 @@ _WRITTEN = (
   "parent",
   "pooled",
   "remat",
+  "scan_blocks",
   "time_conditioning",
   "transformer_blocks",
   "zero_init",

@@ -8,6 +8,7 @@ blocked  one head and one block of queries at a time, recomputed for the gradien
 cudnn    the fused kernel of NVIDIA GPUs, for 16-bit inputs
 """
 
+import functools
 import math
 
 from einops import rearrange
@@ -17,6 +18,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.models import embedding
+from cxr_diffusion_jax.models.block_scan import apply_blocks
 from cxr_diffusion_jax.types import TokenStream
 
 # Layer name -> axis of its kernel that is split over the mesh's axis `tensor`: the
@@ -233,6 +235,7 @@ class SpatialTransformer(nn.Module):
       find the same place in a grid stream.
     zero_init: start as the identity.
     skip_scale: factor on the output.
+    scan_blocks: compile one block as a loop's body; see `block_scan`.
   """
 
   num_heads: int
@@ -242,6 +245,7 @@ class SpatialTransformer(nn.Module):
   query_positions: bool = False
   zero_init: bool = False
   skip_scale: float = 1.0
+  scan_blocks: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -255,9 +259,16 @@ class SpatialTransformer(nn.Module):
     h = norm(x).astype(self.dtype)
     h = self._project(channels, "proj_in", nn.linear.default_kernel_init)(h)
     h = rearrange(h, "b h w c -> b (h w) c")
-    for i in range(self.num_blocks):
-      name = f"transformer_blocks_{i}"
-      h = TransformerBlock(self.num_heads, self.dtype, name=name)(h, context, positions)
+    h = apply_blocks(
+      self,
+      functools.partial(TransformerBlock, self.num_heads, self.dtype),
+      [f"transformer_blocks_{i}" for i in range(self.num_blocks)],
+      h,
+      context,
+      positions,
+      scan=self.scan_blocks,
+      dtype=self.dtype,
+    )
     h = rearrange(h, "b (h w) c -> b h w c", h=height)
     init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
     x = x + self._project(channels, "proj_out", init)(h)

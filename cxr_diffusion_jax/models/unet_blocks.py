@@ -143,6 +143,7 @@ class Style:
   skip_scale: float
   dropout: float
   remat: bool
+  scan_blocks: bool
   dtype: jnp.dtype
 
   def resnet(self, channels: int, name: str, resample: str = "keep") -> nn.Module:

@@ -28,6 +28,7 @@ MAY_CHANGE = (
   "data.vocabulary",
   # Read only at step 0; it may move, but not be added or removed.
   "model.pretrained",
+  "model.scan_blocks",
   "parallel.",
   "sample.",
   "train.checkpoint_every",
@@ -52,6 +53,7 @@ _ADDED = {
   "data.caption_drop": 0.0,
   "train.init_from": "",
   "model.dropout": 0.0,
+  "model.scan_blocks": "auto",
   "model.head": "linear",
   "model.stem": "linear",
 }

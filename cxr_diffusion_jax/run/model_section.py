@@ -4,6 +4,7 @@ config.model --build--> (network, key -> parameters)
 """
 
 from collections.abc import Callable
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ def build(
     "out_channels": latent_shape[-1],
     "context_streams": streams,
   }
+  if "scan_blocks" in inspect.signature(network).parameters:
+    given["scan_blocks"] = _scan_blocks(settings.pop("scan_blocks", "auto"), platform)
   if settings.pop("pretrained", "") and hasattr(network, "published_fields"):
     given |= network.published_fields(streams)
     settings = {key: value for key, value in settings.items() if key not in given}
@@ -47,7 +50,7 @@ def build(
     "model",
     settings,
     given=given,
-    also=("dtype", "name", "pretrained"),
+    also=("dtype", "name", "pretrained", *(given.keys() & {"scan_blocks"})),
   )
 
   def init_fn(key: jax.Array) -> types.Params:
@@ -77,6 +80,16 @@ def fields(
       f"config.model.dtype={dtype!r}", "auto, bfloat16, float16 or float32"
     )
   return values, jnp.dtype(dtype)
+
+
+def _scan_blocks(value: bool | str, platform: str) -> bool:
+  """The field for a config's 'auto', True or False; flags make strings of these."""
+  choices = {"auto": platform != "cpu", "true": True, "false": False}
+  if str(value).lower() not in choices:
+    raise errors.InputError(
+      f"config.model.scan_blocks={value!r}", "auto, True or False"
+    )
+  return choices[str(value).lower()]
 
 
 def empty_inputs(

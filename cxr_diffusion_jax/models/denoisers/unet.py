@@ -63,6 +63,7 @@ class UNet(network.LevelFeatures, nn.Module):
     zero_init: start each residual branch and the output at zero.
     dropout: rate in the resnets while training.
     remat: recompute activations in the backward pass, to save memory.
+    scan_blocks: compile one block of a transformer as a loop's body; see `block_scan`.
     feature_layer: the down block, from 0, whose output is sown as features; the number
       of levels for the middle block.
   """
@@ -86,6 +87,7 @@ class UNet(network.LevelFeatures, nn.Module):
   zero_init: bool = True
   dropout: float = 0.0
   remat: bool = False
+  scan_blocks: bool = False
   feature_layer: int | None = None
   dtype: jnp.dtype = jnp.float32
 
