@@ -56,6 +56,7 @@ ROOMS = {
   "onnxruntime": ("encoders/extractors/onnx_network.py",),
   "optax": (
     "encoders/fitting.py",
+    "encoders/fitting_steps.py",
     "encoders/standin/",
     "encoders/probes/",
     "extras/autoencoder/",
@@ -76,6 +77,7 @@ COMPILED = (
   "encoders/bert/model.py",
   "encoders/clip/model.py",
   "encoders/fitting.py",
+  "encoders/fitting_steps.py",
   "encoders/latents/autoencoders.py",
   "encoders/extractors/extractor.py",
   "encoders/probes/attribution.py",

@@ -4,11 +4,14 @@
   running mean of the parameters --held-out images--> figure -> plateau: stop, the best
 
 The number of steps depends on the inputs alone, so that the same inputs give the same
-parameters on the same kind of machine.
+parameters on the same kind of machine. An accelerator runs several steps in a call,
+while the host reads the batches of the next one.
 """
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -17,20 +20,12 @@ import numpy as np
 import optax
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.encoders import fitting_steps
 
 # (key, parameters, batch) -> (scalar, further scalars by name)
 LossFn = Callable[
   [jax.Array, types.Params, types.Batch], tuple[jax.Array, dict[str, jax.Array]]
 ]
-# (key, parameters, optimizer state, batch) -> (parameters, optimizer state, losses);
-# the given parameters and state are consumed.
-StepFn = Callable[
-  [jax.Array, types.Params, optax.OptState, types.Batch],
-  tuple[types.Params, optax.OptState, dict[str, jax.Array]],
-]
-
-# Share of the previous mean in the running mean of the parameters.
-_DECAY = 0.99
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +86,7 @@ def make_step_fn(
   loss_fn: LossFn,
   tx: optax.GradientTransformation,
   constrain_fn: Callable[[types.Params], types.Params] = lambda params: params,
-) -> StepFn:
+) -> fitting_steps.StepFn:
   """Returns one update, compiled when it is first called.
 
   The scalar of `loss_fn` is minimised and reported as "loss"; `constrain_fn` is applied
@@ -112,7 +107,7 @@ def make_step_fn(
 
 
 def fit(
-  step_fn: StepFn,
+  step_fn: fitting_steps.StepFn,
   tx: optax.GradientTransformation,
   params: types.Params,
   read_batch: Callable[[np.ndarray], types.Batch],
@@ -123,6 +118,7 @@ def fit(
   batch_size: int,
   seed: int,
   plateau: Plateau | None = None,
+  steps_per_call: int | None = None,
   progress: types.Progress = types.no_progress,
 ) -> Fitted:
   """Runs the steps.
@@ -139,58 +135,66 @@ def fit(
     seed: of the order and of each step's key.
     plateau: ends the training early; the result is the running mean with the best
       figure. None for the parameters after the last step.
+    steps_per_call: at most; None for one on CPUs, several on accelerators.
     progress: called after each step, with the loss in its label.
 
   Raises:
     FloatingPointError: the loss is not finite.
   """
-  key, opt_state = jax.random.key(seed), tx.init(params)
-  best = _Best(plateau, params) if plateau else None
-  losses = []
-  order = shuffled_rows(num_rows, num_steps, batch_size, seed)
-  for step, rows in enumerate(order, start=1):
-    params, opt_state, metrics = step_fn(
-      jax.random.fold_in(key, step - 1), params, opt_state, read_batch(rows)
-    )
-    losses.append({term: float(value) for term, value in metrics.items()})
-    loss = losses[-1]["loss"]
-    if not np.isfinite(loss):
-      raise FloatingPointError(f"loss of the {name} at step {step - 1}: {losses[-1]}")
-    done = best is not None and best.after(step, params, last=step == num_steps)
-    progress(f"{name}, loss {loss:.3f}", step, step if done else num_steps)
-    if done:
-      break
-  if best is None:
-    return Fitted(params, losses, [], len(losses))
+  key = jax.random.key(seed)
+  mean = jax.tree.map(jnp.array, params) if plateau else None
+  state, best = fitting_steps.State(params, tx.init(params), mean), _Best()
+  losses: list[dict[str, float]] = []
+  batches = map(read_batch, shuffled_rows(num_rows, num_steps, batch_size, seed))
+  if steps_per_call is None:
+    batch = next(batches, {})
+    steps_per_call = fitting_steps.default_steps_per_call(params, batch)
+    batches = itertools.chain([batch], batches)
+  check_every = plateau.check_every if plateau else num_steps
+  calls = fitting_steps.calls(batches, num_steps, check_every, steps_per_call)
+  with contextlib.closing(calls):
+    for stacked, count in calls:
+      first = len(losses)
+      state, terms = fitting_steps.run(step_fn, state, key, first, stacked, count)
+      losses += terms
+      for step, one in enumerate(terms, start=first):
+        if not np.isfinite(one["loss"]):
+          raise FloatingPointError(f"loss of the {name} at step {step}: {one}")
+      done = plateau is not None and best.reached(
+        plateau, len(losses), num_steps, state.mean
+      )
+      total = len(losses) if done else num_steps
+      for step, one in enumerate(terms, start=first + 1):
+        progress(f"{name}, loss {one['loss']:.3f}", step, total)
+      if done:
+        break
+  if not plateau:
+    return Fitted(state.params, losses, [], len(losses))
   return Fitted(best.params, losses, best.figures, best.step)
 
 
+@dataclasses.dataclass
 class _Best:
   """The running mean of the parameters with the best figure so far."""
 
-  def __init__(self, plateau: Plateau, params: types.Params):
-    self._plateau = plateau
-    self._mean = jax.tree.map(jnp.array, params)
-    self.figures: list[tuple[int, tuple[float, ...]]] = []
-    self.params, self.step, self._best = self._mean, 0, ()
+  params: types.Params = None
+  step: int = 0
+  figure: tuple[float, ...] = ()
+  figures: list[tuple[int, tuple[float, ...]]] = dataclasses.field(default_factory=list)
 
-  def after(self, step: int, params: types.Params, *, last: bool) -> bool:
-    """Adds the parameters of a step; whether the plateau is reached."""
-    # The first steps weigh less: the initial parameters are far from a minimum.
-    decay = min(_DECAY, step / (step + 9))
-    self._mean = _moved(self._mean, params, decay)
-    if not last and step % self._plateau.check_every:
+  def reached(
+    self, plateau: Plateau, step: int, num_steps: int, mean: types.Params
+  ) -> bool:
+    """Measures the mean after a step, where a figure is due; whether to stop."""
+    if step < num_steps and step % plateau.check_every:
       return False
-    figure = self._plateau.figure_fn(self._mean)
+    figure = plateau.figure_fn(mean)
     self.figures.append((step, figure))
-    if figure > self._best:
-      self.params, self.step, self._best = self._mean, step, figure
-    return step - self.step >= self._plateau.patience * self._plateau.check_every
-
-
-@jax.jit
-def _moved(mean: types.Params, params: types.Params, decay: float) -> types.Params:
-  return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, mean, params)
+    if figure > self.figure:
+      # A copy: the next call may consume the mean.
+      self.params = jax.tree.map(jnp.array, mean)
+      self.step, self.figure = step, figure
+    return step - self.step >= plateau.patience * plateau.check_every
 
 
 def shuffled_rows(

@@ -67,6 +67,37 @@ def test_fit_ends_on_a_plateau_with_the_best_parameters(program):
   assert np.abs(means[0]).max() < np.abs(means[3]).max()
 
 
+def test_fit_is_the_same_with_several_steps_in_a_call(program):
+  def run(steps_per_call):
+    means, reported = [], []
+    plateau = fitting.Plateau(
+      figure_fn=lambda params: means.append(np.asarray(params["w"])) or (0.5,),
+      check_every=25,
+      patience=3,
+    )
+    fitted = fitting.fit(
+      *program,
+      start(),
+      read_batch,
+      20,
+      **OPTIONS,
+      plateau=plateau,
+      steps_per_call=steps_per_call,
+      progress=lambda *now: reported.append(now[1:]),
+    )
+    return fitted, means, reported
+
+  (one, means, reported), (several, same_means, same_reported) = run(1), run(10)
+  # A call ends where a figure is due: 10, 20, 25, 35, ...
+  assert [step for step, _ in several.figures] == [25, 50, 75, 100]
+  assert (one.figures, one.best_step) == (several.figures, several.best_step)
+  assert len(reported) == len(same_reported) == 100
+  losses = [[step["loss"] for step in fitted.losses] for fitted in (one, several)]
+  np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(means, same_means, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(one.params["w"], several.params["w"], rtol=1e-5)
+
+
 def test_steady_learning_rate_falls_over_the_last_quarter():
   schedule = fitting.steady_learning_rate(0.1, 2000)
   rates = [float(schedule(step)) for step in (0, 50, 100, 1499, 1750, 2000)]
@@ -85,8 +116,10 @@ def test_fit_takes_the_last_figure_within_its_steps(program):
 
 
 def test_fit_stops_on_a_loss_that_is_not_finite(program):
-  with pytest.raises(FloatingPointError, match="line at step 0"):
-    fitting.fit(*program, {"w": jnp.full(3, jnp.nan)}, read_batch, 20, **OPTIONS)
+  for steps in (1, 10):
+    nan = {"w": jnp.full(3, jnp.nan)}
+    with pytest.raises(FloatingPointError, match="line at step 0"):
+      fitting.fit(*program, nan, read_batch, 20, **OPTIONS, steps_per_call=steps)
 
 
 def test_shuffled_rows_are_whole_passes():

@@ -119,7 +119,7 @@ def train(
   program = probe_fit.compile_step(settings, len(names), squared_loss)
   params = program.init_fn(jax.random.key(settings.seed), jnp.zeros((1, size, size, 1)))
   fitted = probe_fit.fit(
-    images,
+    probe_fit.in_memory(images),
     (values - mean) / scale,
     settings,
     name="anatomy regressor",

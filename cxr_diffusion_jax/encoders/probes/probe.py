@@ -108,7 +108,11 @@ def train_probe(
   mark = _fingerprint(settings, **data)
   start = time.monotonic()
   fitted = probe_fit.fit(
-    _in_memory(images), findings, settings, validation=validation, progress=progress
+    probe_fit.in_memory(images),
+    findings,
+    settings,
+    validation=validation,
+    progress=progress,
   )
   params = fitted.params
   probe = _build(settings, params, np.full(findings.shape[1], np.nan), len(images[0]))
@@ -259,11 +263,3 @@ def _fingerprint(
     digest.update(np.ascontiguousarray(codes, np.uint8).tobytes())
     digest.update(sample.tobytes())
   return digest.hexdigest()[:16]
-
-
-def _in_memory(images: types.Arrays) -> types.Arrays:
-  """Reads images into memory, where they fit: each is used in many steps."""
-  fits = len(images) * images[0].nbytes <= probe_fit.MAX_BYTES_IN_MEMORY
-  if fits and not isinstance(images, np.ndarray):
-    return np.stack([images[row] for row in range(len(images))])
-  return images

@@ -16,7 +16,7 @@ import optax
 import safetensors.numpy
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.encoders import fitting
+from cxr_diffusion_jax.encoders import fitting, fitting_steps
 from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
 from cxr_diffusion_jax.encoders.probes import finding_rates
 from cxr_diffusion_jax.encoders.probes.probe_settings import MAX_SIDE, ProbeSettings
@@ -49,7 +49,7 @@ class Program:
 
   init_fn: Callable[[jax.Array, types.Array], types.Params]
   tx: optax.GradientTransformation
-  step_fn: fitting.StepFn
+  step_fn: fitting_steps.StepFn
   score_fn: ImagesFn
 
 
@@ -131,8 +131,9 @@ def fit(
     params = jax.tree.map(jnp.array, params)
 
   def read_batch(rows: np.ndarray) -> types.Batch:
+    in_memory = isinstance(images, np.ndarray)
     return {
-      "image": np.stack([images[row] for row in rows]),
+      "image": images[rows] if in_memory else np.stack([images[row] for row in rows]),
       "findings": np.asarray(findings[rows], np.float32),
       "weights": weights,
     }
@@ -213,24 +214,6 @@ def to_network(images: types.Array) -> jax.Array:
   return reduced(images) / 127.5 - 1
 
 
-def macro_auroc(scores: np.ndarray, findings: np.ndarray) -> float:
-  """Mean AUROC of the findings that some images [n k] have and some have not; or 0.
-
-  Images count where a finding is known.
-  """
-  areas = []
-  for every, values in zip(scores.T, np.asarray(findings).T, strict=True):
-    known = np.isfinite(values)
-    score, present = every[known], values[known] > 0.5
-    others = np.sort(score[~present])
-    if 0 < len(others) < len(score):
-      # Ties count one half.
-      low = np.searchsorted(others, score[present], "left")
-      high = np.searchsorted(others, score[present], "right")
-      areas.append((low + high).mean() / 2 / len(others))
-  return float(np.mean(areas)) if areas else 0.0
-
-
 def check_images(images: types.Arrays, size: int) -> None:
   """Raises `errors.InputError` unless all images are uint8 [size size 1]."""
   for image in images:
@@ -248,6 +231,14 @@ def sample_images(images: types.Arrays, size: int) -> np.ndarray:
   sample = [np.asarray(images[int(row)]) for row in rows]
   check_images(sample, size)
   return np.stack(sample)
+
+
+def in_memory(images: types.Arrays) -> types.Arrays:
+  """Reads images into memory, where they fit: each is used in many steps."""
+  fits = len(images) * images[0].nbytes <= MAX_BYTES_IN_MEMORY
+  if fits and not isinstance(images, np.ndarray):
+    return np.stack([images[row] for row in range(len(images))])
+  return images
 
 
 def to_bytes(params: types.Params, metadata: dict[str, str] | None = None) -> bytes:
@@ -276,13 +267,23 @@ def _figure_fn(
   rows = np.unique(np.linspace(0, len(images) - 1, num).astype(int))
   shown, wanted = np.stack([images[int(row)] for row in rows]), findings[rows]
   present, known = wanted > 0.5, np.isfinite(wanted)
+  parts = [
+    (shown[part], num) for part, num in batches.batch_rows(len(rows), batch_size)
+  ]
+  on_device: list[types.Array] = []
 
   def figure(params: types.Params) -> tuple[float, ...]:
-    scores = batches.in_batches(
-      lambda part: score_fn(params, shown[part]), len(shown), batch_size
+    if fitting_steps.on_cpu(params):
+      each = (np.asarray(score_fn(params, part)) for part, _ in parts)
+    else:
+      # The images stay there, and all calls start before the first result is awaited.
+      on_device[:] = on_device or [jax.device_put(part) for part, _ in parts]
+      each = [score_fn(params, part) for part in on_device]
+    scores = np.concatenate(
+      [np.asarray(part)[:num] for part, (_, num) in zip(each, parts, strict=True)]
     )
     right = np.clip(np.where(present, scores, 1 - scores), 1e-7, 1)
     loss = -(np.log(right) * np.where(present, weights, known)).sum(axis=1).mean()
-    return round(macro_auroc(scores, wanted), 3), -float(loss)
+    return round(finding_rates.macro_auroc(scores, wanted), 3), -float(loss)
 
   return figure

@@ -292,8 +292,8 @@ def test_macro_auroc_is_the_share_of_ordered_pairs():
   scores = np.array([[0.1, 0.9], [0.4, 0.9], [0.4, 0.9], [0.8, 0.9]])
   findings = np.array([[0, 1], [1, 1], [0, 1], [1, 1]])
   # Pairs of the first: 3 in order, a tie of 4; the second has one class alone.
-  assert probe_fit.macro_auroc(scores, findings) == 3.5 / 4
-  assert probe_fit.macro_auroc(scores[:, 1:], findings[:, 1:]) == 0
+  assert finding_rates.macro_auroc(scores, findings) == 3.5 / 4
+  assert finding_rates.macro_auroc(scores[:, 1:], findings[:, 1:]) == 0
 
 
 def test_findings_loss_has_no_gradient_of_unknown_findings():
@@ -319,10 +319,10 @@ def test_weights_and_areas_are_of_the_rows_whose_finding_is_known():
   known = finding_rates.positive_weights(findings[20:, :1].astype(np.uint8), 9.0)
   np.testing.assert_allclose(weights[[0, 2]], [known[0], 1], rtol=1e-6)
   alone = [
-    probe_fit.macro_auroc(scores[rows, k : k + 1], findings[rows, k : k + 1])
+    finding_rates.macro_auroc(scores[rows, k : k + 1], findings[rows, k : k + 1])
     for rows, k in ((slice(20, None), 0), (slice(None), 1))
   ]
-  assert probe_fit.macro_auroc(scores, findings) == pytest.approx(np.mean(alone))
+  assert finding_rates.macro_auroc(scores, findings) == pytest.approx(np.mean(alone))
   thresholds = probe.youden_thresholds(scores, findings)
   (first,) = probe.youden_thresholds(scores[20:, :1], findings[20:, :1])
   assert thresholds[0] == first
