@@ -213,27 +213,6 @@ def resize_files(
       progress(f"resize to {image_size}", count, len(paths))
 
 
-def find_files(
-  folder: str | os.PathLike, suffixes: tuple[str, ...], depth: int = 3
-) -> Iterator[str]:
-  """Yields the paths of files in a folder and `depth - 1` levels below.
-
-  Args:
-    suffixes: in lower case, with the dot.
-  """
-  # Faster than pathlib: it knows what is a folder without another call.
-  remote = artifacts.is_remote(folder)
-  entries = epath.Path(folder).iterdir() if remote else os.scandir(folder)
-  for entry in entries:
-    # macOS leaves `__MACOSX` and files such as `._00000001_000.png` behind.
-    if entry.name.startswith((".", "__MACOSX")):
-      continue
-    if entry.name.lower().endswith(suffixes):
-      yield os.fspath(entry)
-    elif depth > 1 and entry.is_dir():
-      yield from find_files(entry, suffixes, depth - 1)
-
-
 def in_threads(
   function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Generator[Result, None, None]:

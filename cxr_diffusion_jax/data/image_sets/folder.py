@@ -13,7 +13,7 @@ from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
-from cxr_diffusion_jax.data import dicom
+from cxr_diffusion_jax.data import dicom, file_search
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet, OnAccess
@@ -122,7 +122,7 @@ def _open(
   if not folder.is_dir():
     kind = "not a folder" if folder.exists() else "no such folder"
     raise errors.InputError(f"{kind}: {folder}", "a folder of images")
-  paths = images_lib.find_files(folder, image_set.SUFFIXES, DEPTH)
+  paths = file_search.find_files(folder, image_set.SUFFIXES, DEPTH)
   files = sorted((image_set.stem(path), path) for path in paths)
   if not files:
     raise errors.InputError(

@@ -13,7 +13,14 @@ from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import csv_table, dicom, images, labels, reports
+from cxr_diffusion_jax.data import (
+  csv_table,
+  dicom,
+  file_search,
+  images,
+  labels,
+  reports,
+)
 from cxr_diffusion_jax.data.sources import base
 
 # Files that sources take as images.
@@ -192,7 +199,7 @@ def find_images(
   extension, if no other cell and no other image has that name.
   """
   prefix = os.fspath(folder).rstrip("/") + "/"
-  files = [os.fspath(path) for path in images.find_files(folder, IMAGES, _DEPTH)]
+  files = [os.fspath(path) for path in file_search.find_files(folder, IMAGES, _DEPTH)]
   by_path = {path.removeprefix(prefix): path for path in files}
   by_stem: dict[str, str | None] = {}
   for path in files:

@@ -14,7 +14,7 @@ import os
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax.data import csv_table, images, reports
+from cxr_diffusion_jax.data import csv_table, file_search, reports
 from cxr_diffusion_jax.data.sources import base, labelled
 
 PAGE = "https://bimcv.cipf.es/bimcv-projects/padchest/"
@@ -109,7 +109,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
   ids = table.ids("ImageID", csv_table.stem)
   files = {
     csv_table.stem(name): name
-    for name in images.find_files(root, labelled.IMAGES, depth=4)
+    for name in file_search.find_files(root, labelled.IMAGES, depth=4)
   }
   image = [files.get(name) for name in ids.tolist()]
   sex = [-1] * len(ids)

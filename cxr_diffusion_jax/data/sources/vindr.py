@@ -15,7 +15,7 @@ import os
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax.data import csv_table, dicom, images
+from cxr_diffusion_jax.data import csv_table, dicom, file_search, images
 from cxr_diffusion_jax.data.sources import base, labelled
 
 PAGE = "https://physionet.org/content/vindr-cxr/"
@@ -78,7 +78,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     csv_table.stem(path): path
     for part in PARTS
     if (root / part).is_dir()
-    for path in images.find_files(root / part, labelled.IMAGES)
+    for path in file_search.find_files(root / part, labelled.IMAGES)
   }
   image = [files.get(name) for name in ids.tolist()]
   both = {*parts.values()} == {*PARTS}

@@ -15,7 +15,7 @@ import re
 from etils import epath
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import csv_table, images
+from cxr_diffusion_jax.data import csv_table, file_search, images
 from cxr_diffusion_jax.progress import Progress
 
 # What the command `generate` writes to the folder of its dataset.
@@ -87,7 +87,7 @@ def find_tree(root: str | os.PathLike) -> Tree:
       "--config.data.root=FOLDER, or prepare --download nih",
     )
   labels = root / "google-labels"
-  csvs = images.find_files(labels, (".csv",)) if labels.is_dir() else ()
+  csvs = file_search.find_files(labels, (".csv",)) if labels.is_dir() else ()
   return Tree(
     root=root,
     data_entry=_data_entry(root),
@@ -155,4 +155,4 @@ def _first_file(root: epath.Path, *names: str) -> epath.Path | None:
 
 
 def _by_stem(folder: epath.Path) -> dict[str, str]:
-  return {csv_table.stem(path): path for path in images.find_files(folder, IMAGES)}
+  return {csv_table.stem(path): path for path in file_search.find_files(folder, IMAGES)}

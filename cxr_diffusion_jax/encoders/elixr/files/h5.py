@@ -112,6 +112,7 @@ def _open(path: pathlib.Path) -> Iterator[h5py.File]:
   try:
     _check_heaps(path)
     with h5py.File(path, "r") as file:
+      _check_inside(path, file)
       yield file
   # All that h5py raises on damaged files.
   except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
@@ -143,6 +144,23 @@ def _check_heaps(path: pathlib.Path) -> None:
       if step == 0:
         raise OSError("a damaged heap")
       place += step
+
+
+def _check_inside(path: pathlib.Path, file: h5py.File) -> None:
+  """Refuses what would read other files of this machine: links and outside data."""
+  for name in file:
+    link = file.get(name, getlink=True)
+    what = "" if isinstance(link, h5py.HardLink) else "a link"
+    if not what:
+      entry = file[name]
+      if isinstance(entry, h5py.Dataset) and (entry.external or entry.is_virtual):
+        what = "data of other files"
+    if what:
+      raise errors.InputError(
+        f"{path}: {name!r} is {what}",
+        "datasets whose data are in the file itself",
+        "copy the data into the file, for example with h5repack",
+      )
 
 
 def _value_key(

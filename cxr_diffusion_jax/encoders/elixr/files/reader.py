@@ -27,10 +27,16 @@ import re
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data import file_search
 from cxr_diffusion_jax.encoders.base import NAMELESS
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import h5 as elixr_h5
 from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES
+
+_SUFFIXES = (".h5", ".hdf5", ".npz")
+
+# Levels of folders that are searched for files.
+_DEPTH = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,13 +161,14 @@ def _candidates(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
       if re.search("elixr|embedding", path.name.lower()) and path.is_file()
     ]
   folder = root / ("elixrc" if kind == "elixrc" else "elixrb")
-  for parent, _, names in os.walk(folder, followlinks=True, onerror=_unreadable):
-    paths.extend(pathlib.Path(parent, name) for name in names)
+  if folder.is_dir():
+    inside = file_search.find_files(folder, _SUFFIXES, _DEPTH)
+    paths.extend(map(pathlib.Path, inside))
   return sorted(
     (
       path
       for path in paths
-      if path.suffix in (".h5", ".hdf5", ".npz")
+      if path.suffix in _SUFFIXES
       and not path.name.startswith(".")
       and "__MACOSX" not in path.parts
       and _declared_kind(path, root) in (None, kind)
@@ -171,12 +178,6 @@ def _candidates(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
       for part in re.split(r"(\d+)", str(path.relative_to(root)))
     ],
   )
-
-
-def _unreadable(error: OSError) -> None:
-  """Raises, as `os.walk` does not, for a folder that is there."""
-  if not isinstance(error, FileNotFoundError):
-    raise error
 
 
 def _declared_kind(path: pathlib.Path, root: pathlib.Path) -> str | None:

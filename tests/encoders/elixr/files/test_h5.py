@@ -149,3 +149,36 @@ def test_h5_refuses_heaps_in_which_hdf5_would_loop(tmp_path):
   path.write_bytes(content)
   with pytest.raises(errors.InputError, match=r"img_emb_1\.h5 cannot .* damaged heap"):
     elixr.find_elixr(tmp_path, "img_emb")
+
+
+def _external_link(file, other):
+  file["embeddings"] = h5py.ExternalLink(str(other), "embeddings")
+
+
+def _soft_link(file, other):
+  file["there"] = h5py.ExternalLink(str(other), "/")
+  file["embeddings"] = h5py.SoftLink("/there/embeddings")
+
+
+def _external_storage(file, other):
+  shape = (2, 32, 128)
+  external = [(str(other), 0, h5py.h5f.UNLIMITED)]
+  file.create_dataset("embeddings", shape, "f4", external=external)
+
+
+def _virtual(file, other):
+  layout = h5py.VirtualLayout((2, 32, 128), "f4")
+  layout[:] = h5py.VirtualSource(str(other), "embeddings", (2, 32, 128))
+  file.create_virtual_dataset("embeddings", layout)
+
+
+@pytest.mark.parametrize(
+  "place", [_external_link, _soft_link, _external_storage, _virtual]
+)
+def test_h5_refuses_data_of_other_files(tmp_path, place):
+  other = write_h5(tmp_path / "private.hdf", embeddings=np.ones((2, 32, 128), "f4"))
+  path = write_h5(tmp_path / "elixrb/x.h5", image_ids=stems_of(2).astype("S"))
+  with h5py.File(path, "r+") as file:
+    place(file, other)
+  with pytest.raises(errors.InputError, match=r"embeddings' is (a link|data of other)"):
+    elixr.find_elixr(tmp_path, "all_contrastive_img_emb")
