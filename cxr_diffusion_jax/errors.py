@@ -6,6 +6,8 @@ line, exit code 1. `Interrupted` ends work that a signal stopped after a clean
 save: exit code 128 + signal. Any other exception is a bug.
 """
 
+import signal
+
 
 class InputError(Exception):
   """Input that cannot be used, in one line: got, expected, how to fix it.
@@ -50,3 +52,14 @@ class Interrupted(Exception):
   def __init__(self, signal_number: int, message: str):
     super().__init__(message)
     self.signal_number = signal_number
+
+
+def exit_code(error: BaseException) -> int:
+  """Returns the code that a command exits with after an error."""
+  if isinstance(error, InputError):
+    return 2
+  if isinstance(error, Interrupted):
+    return 128 + error.signal_number
+  if isinstance(error, KeyboardInterrupt):
+    return 128 + signal.SIGINT
+  return 1

@@ -9,6 +9,7 @@ from cxr_diffusion_jax.cli import (
   command,
   configs,
   flag_help,
+  host_flags,
   metrics_logger,
   terminal,
 )
@@ -16,15 +17,17 @@ from cxr_diffusion_jax.cli import (
 with flag_help.group("Run"):
   _CONFIG = configs.define()
   _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-  _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the other hosts of a run on several hosts."
-  )
-  _JOIN_TIMEOUT = flags.DEFINE_integer(
-    "join_timeout", 300, "Seconds to wait for the other hosts.", lower_bound=1
-  )
+  _HOSTS = host_flags.define()
 
 
 def main() -> None:
+  """Trains, on one host or several."""
+  terminal.announce_compiling()
+  with host_flags.joined(_HOSTS):
+    _train()
+
+
+def _train() -> None:
   """Builds the experiment, prepares its data and trains it."""
   import jax
 
@@ -37,9 +40,8 @@ def main() -> None:
   from cxr_diffusion_jax.training import denoiser_trainer, loop, start
   from cxr_diffusion_jax.training import experiment as experiment_lib
 
-  terminal.announce_compiling()
-  distributed.initialize(_DISTRIBUTED.value, timeout=_JOIN_TIMEOUT.value)
   experiment = experiment_lib.build(_CONFIG.value)
+  compatibility.check_hosts(experiment.config)
   workdir = command.workdir(_WORKDIR.value)
   distributed.check_shared(workdir)
   with locks.hold(workdir):
@@ -64,6 +66,7 @@ def main() -> None:
       autoencoder=experiment.autoencoder,
       progress=command.progress,
     )
+    compatibility.check_hosts_data(dataset.card)
     logging.info("data: %s", dataset.summary())
     metrics_logger.list_parameters(workdir, "denoiser", shapes)
     reconstruction.write(experiment, dataset, workdir)

@@ -16,6 +16,7 @@ from cxr_diffusion_jax.cli import (
   command,
   configs,
   flag_help,
+  host_flags,
   metrics_logger,
   terminal,
 )
@@ -26,12 +27,7 @@ if typing.TYPE_CHECKING:
 with flag_help.group("Run"):
   _CONFIG = configs.define()
   _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-  _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the other hosts of a run on several hosts."
-  )
-  _JOIN_TIMEOUT = flags.DEFINE_integer(
-    "join_timeout", 300, "Seconds to wait for the other hosts.", lower_bound=1
-  )
+  _HOSTS = host_flags.define()
   _FEATURES = flags.DEFINE_string(
     "features",
     "auto",
@@ -42,6 +38,13 @@ with flag_help.group("Run"):
 
 
 def main() -> None:
+  """Trains and evaluates, on one host or several."""
+  terminal.announce_compiling()
+  with host_flags.joined(_HOSTS):
+    _train()
+
+
+def _train() -> None:
   """Builds the experiment, prepares its images, trains and evaluates it."""
   from cxr_diffusion_jax.conditioning import base as conditioning
   from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
@@ -52,9 +55,8 @@ def main() -> None:
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.training import loop, start
 
-  terminal.announce_compiling()
-  distributed.initialize(_DISTRIBUTED.value, timeout=_JOIN_TIMEOUT.value)
   experiment = settings.build(_CONFIG.value)
+  compatibility.check_hosts(experiment.config)
   workdir = command.writable_folder(_WORKDIR.value)
   distributed.check_shared(epath.Path(workdir))
   with locks.hold(workdir):
@@ -64,6 +66,7 @@ def main() -> None:
     dataset = dataset_lib.prepare(
       experiment.data, conditioning.Needs(), progress=command.progress
     )
+    compatibility.check_hosts_data(dataset.card)
     logging.info("data: %s", dataset.summary())
     size = experiment.data.image_size
     logging.info("autoencoder: %s", trainer_lib.describe(experiment.network, size))

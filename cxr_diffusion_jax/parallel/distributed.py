@@ -4,9 +4,10 @@ environment --identify--> Process --roll call--> jax.distributed
 SIGTERM, SIGINT --signals--> last save
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import secrets
@@ -19,6 +20,10 @@ import jax
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.parallel import roll_call
+from cxr_diffusion_jax.parallel import store as store_lib
+
+# Key of the first signal that ends a run.
+_SIGNAL = "signal"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class Process:
   index: int | None = None
 
 
-def initialize(wanted: bool, *, timeout: int = 300) -> None:
+def initialize(wanted: bool, *, timeout: int = 300, heartbeat: int = 60) -> None:
   """Joins the other hosts of a run. Call it before any device is used.
 
   Slurm, TPU slices and Open MPI identify the processes themselves. Other launchers set
@@ -47,6 +52,8 @@ def initialize(wanted: bool, *, timeout: int = 300) -> None:
   Args:
     wanted: whether the user asked for it; JAX_COORDINATOR_ADDRESS also does.
     timeout: seconds to wait for the others.
+    heartbeat: seconds without a sign of life after which a process is lost, which
+      ends the others.
 
   Raises:
     errors.InputError: the processes are not identified.
@@ -64,6 +71,7 @@ def initialize(wanted: bool, *, timeout: int = 300) -> None:
       num_processes=count,
       process_id=index,
       initialization_timeout=timeout,
+      heartbeat_timeout_seconds=heartbeat,
     )
   except ValueError as error:
     raise errors.InputError(
@@ -178,30 +186,80 @@ def _appears(path: epath.Path, seconds: float) -> bool:
   return exists
 
 
+def check_same(what: str, values: Mapping[str, object], fix: str) -> None:
+  """Checks that all processes of a run have the same values.
+
+  Args:
+    what: names the values.
+    values: of this process, as JSON takes them.
+    fix: what the user can do about other values.
+
+  Raises:
+    errors.InputError: this process has others than process 0; the keys are named.
+  """
+  store = store_lib.open_store()
+  if store is None:
+    return
+  key = f"same/{what}"
+  if store.index == 0:
+    store.set(key, json.dumps(values))
+    return
+  here, first = json.loads(json.dumps(values)), json.loads(store.wait(key))
+  differing = [
+    f"{name} ({here.get(name, 'unset')} here, {first.get(name, 'unset')} in process 0)"
+    for name in sorted(here.keys() | first.keys())
+    if here.get(name) != first.get(name)
+  ]
+  if differing:
+    raise errors.InputError(
+      f"process {store.index} has another {what}: {'; '.join(differing[:5])}",
+      "that of process 0 in every process",
+      fix=fix,
+    )
+
+
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
   """Collects SIGTERM and SIGINT instead of ending the process; a second one ends it.
 
-  On several hosts JAX's preemption service handles them, so that all stop at one step.
+  On several hosts JAX's preemption service handles SIGTERM, and SIGINT is passed on to
+  it, so that all stop at one step.
 
   Yields:
     The signals received so far.
   """
   numbers: list[int] = []
-  if jax.process_count() > 1:
-    yield numbers
-    return
+  store = store_lib.open_store() if jax.process_count() > 1 else None
 
   def receive(number: int, frame: FrameType | None) -> None:
     del frame
     numbers.append(number)
     signal.signal(number, previous[signal.Signals(number)])
+    if store is not None:
+      store.set(_SIGNAL, str(number))
+      os.kill(os.getpid(), signal.SIGTERM)
 
-  previous = {
-    number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)
-  }
+  handled = (signal.SIGINT,) if store else (signal.SIGTERM, signal.SIGINT)
+  previous = {number: signal.signal(number, receive) for number in handled}
   try:
     yield numbers
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)
+
+
+def stops(received: Sequence[int], step: int) -> bool:
+  """Whether a signal ends the run after this step, the same in all processes."""
+  if jax.process_count() == 1:
+    return bool(received)
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.reached_preemption_sync_point(step)
+
+
+def stopped_by(received: Sequence[int]) -> int:
+  """Returns the signal that ended the run, whichever process received it."""
+  store = store_lib.open_store() if jax.process_count() > 1 else None
+  if store is None:
+    return received[0]
+  return int(store.get(_SIGNAL) or signal.SIGTERM)

@@ -7,14 +7,14 @@ of the average and of the optimiser's moments end in the parameters' paths, so t
 rules apply to them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import math
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import errors, types
 
 # Arrays below this many elements cost more to gather than to keep whole.
 FSDP_FLOOR = 2**14
@@ -67,15 +67,60 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def batch_part(mesh: jax.sharding.Mesh) -> tuple[int, int]:
+  """Returns which part of each batch this process reads, and how many parts there are.
+
+  Processes that hold the same rows, as where the axis `tensor` spans hosts, read the
+  same part.
+
+  Raises:
+    errors.InputError: a process has no device in the mesh, or holds some rows of
+      another's part but not all.
+  """
+  size = mesh.shape["data"] * mesh.shape["fsdp"]
+  rows: dict[int, set[int]] = {}
+  for device, (row,) in batch_sharding(mesh).devices_indices_map((size,)).items():
+    rows.setdefault(device.process_index, set()).update(range(size)[row])
+  return part_of(rows, jax.process_index(), jax.process_count())
+
+
+def part_of(
+  rows: Mapping[int, Collection[int]], index: int, count: int
+) -> tuple[int, int]:
+  """The same from the rows of a batch that each process holds.
+
+  Args:
+    rows: process -> its rows, of which each is held by at least one process.
+    index: number of a process, of `count`.
+  """
+  idle = [process for process in range(count) if process not in rows]
+  if idle:
+    raise errors.InputError(
+      f"a mesh without a device of process {', '.join(map(str, idle[:16]))}",
+      "devices of every process",
+      "set config.parallel.num_devices=0, or start fewer processes",
+    )
+  parts = sorted({tuple(sorted(part)) for part in rows.values()})
+  num_rows = len(set().union(*parts))
+  if any(len(part) * len(parts) != num_rows for part in parts):
+    raise errors.InputError(
+      "a mesh whose axis tensor ends within a host",
+      "one that spans whole hosts, or none",
+      "make config.parallel.tensor a divisor or a multiple of the devices of a host",
+    )
+  return parts.index(tuple(sorted(rows[index]))), len(parts)
+
+
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Returns the sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> types.Batch:
-  """Makes global arrays [b ...] of the rows [b_local ...] that this process has read.
+  """Makes global arrays [b ...] of the rows that this process has read.
 
-  Every process has read the same number.
+  Args:
+    batch: the part of the batch that `batch_part` names, [b/parts ...].
   """
   sharding = batch_sharding(mesh)
   return {

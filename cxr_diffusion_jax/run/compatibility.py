@@ -7,20 +7,27 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
+from cxr_diffusion_jax.parallel import distributed
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import sections
+
+# Config keys of places that may differ between the hosts of a run: their contents are
+# compared.
+LOCATIONS = (
+  "codec.folder",
+  "conditioning.encoder",
+  "repa.encoder",
+  "data.records_dir",
+  "data.root",
+)
 
 # Config keys, or sections if they end in a dot, that a resumed run may change: how
 # long, where and how fast it trains and what it reports, but not what it learns.
 MAY_CHANGE = (
   # The contents of these are compared by `check_data` and `check_autoencoder`.
-  "codec.folder",
-  "conditioning.encoder",
-  "repa.encoder",
+  *LOCATIONS,
   "data.columns",
-  "data.records_dir",
   "data.rename",
-  "data.root",
   "data.num_workers",
   "data.source",
   "data.standin",
@@ -107,6 +114,24 @@ def check_config(
   if "train.num_steps" in differing and new.get("optimizer.schedule") == "cosine":
     lines.append(f"the cosine learning rate now ends at step {new['train.num_steps']}")
   return lines
+
+
+def check_hosts(config: artifacts.JsonMapping) -> None:
+  """Raises errors.InputError if hosts of a run have different configs."""
+  flat = flatten(sections.plain(config))
+  values = {key: value for key, value in flat.items() if key not in LOCATIONS}
+  distributed.check_same("config", values, "start the same command on every host")
+
+
+def check_hosts_data(card: card_lib.DatasetCard) -> None:
+  """Raises errors.InputError if hosts of a run read different data."""
+  values = {f"records {name}": value for name, value in card.fingerprints.items()}
+  for columns in (card.columns, card.targets, card.latents):
+    for name, (encoder, _, fingerprint) in _identity(columns, exact=True).items():
+      values[name] = f"{fingerprint} of {encoder}"
+  distributed.check_same(
+    "dataset", values, "copy the data and the records of one host to the others"
+  )
 
 
 def check_data(

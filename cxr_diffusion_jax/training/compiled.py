@@ -152,13 +152,14 @@ def train_batches(
   source: pipeline.JoinedSource, experiment: ExperimentLike, start_step: int
 ) -> Iterator[types.Batch]:
   """Yields training batches from a step on, endlessly, placed on the devices."""
+  index, count = sharding.batch_part(experiment.mesh)
   batches = pipeline.train_batches(
     source,
     batch_size=experiment.train.batch_size,
     seed=experiment.seed,
     start_step=start_step,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    process_index=index,
+    process_count=count,
     balance=experiment.data.balance,
     num_workers=experiment.data.num_workers,
   )
@@ -181,11 +182,12 @@ def summed(
     max_batches: number of batches to use; 0 for all.
   """
   sums: dict[str, float] = {}
+  index, count = sharding.batch_part(experiment.mesh)
   batches = pipeline.epoch_batches(
     source,
     batch_size=experiment.train.batch_size,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    process_index=index,
+    process_count=count,
   )
   for number, batch in enumerate(batches):
     if 0 < max_batches <= number:

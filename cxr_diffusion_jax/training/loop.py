@@ -8,7 +8,7 @@ that is not finite ends it and keeps the earlier checkpoints.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import signal
+import functools
 from typing import TYPE_CHECKING, Protocol
 
 from absl import logging
@@ -19,7 +19,7 @@ import numpy as np
 from cxr_diffusion_jax import artifacts, errors, pictures, types
 from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
-from cxr_diffusion_jax.parallel import distributed
+from cxr_diffusion_jax.parallel import distributed, failures, store
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints, snapshots
 from cxr_diffusion_jax.run import dataset as dataset_lib
@@ -127,6 +127,7 @@ def train(
     ) as manager,
     snapshots.keeper(workdir, settings.power_ema) as keep_averages,
     distributed.signals() as received,
+    failures.announced(store.open_store()),
   ):
     state, saved = start_lib.start(
       trainable.experiment.config, trainable.programs, manager, dataset.card
@@ -146,7 +147,7 @@ def train(
       manager=manager,
       keep_averages=keep_averages,
       actions=actions,
-      stop=lambda step: bool(received) or manager.reached_preemption(step),
+      stop=functools.partial(distributed.stops, received),
     )
     if int(state.step) == 0 and settings.sample_every:
       updates.show(state, 0)
@@ -158,8 +159,7 @@ def train(
       state, reason = updates.run(state)
     checkpoints.wait(manager)
   writer.flush()
-  # On several hosts, JAX's preemption service receives the signal.
-  number = [*received, signal.SIGTERM][0] if reason == "interrupted" else 0
+  number = distributed.stopped_by(received) if reason == "interrupted" else 0
   return Outcome(state=state, history=history, reason=reason, signal_number=number)
 
 

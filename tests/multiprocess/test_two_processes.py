@@ -79,18 +79,33 @@ def two(repository):
     process.communicate()
 
 
-def test_two_processes_learn_what_one_learns(two, small_dit, run_main, tmp_path):
+@pytest.fixture(scope="module")
+def known() -> dict[str, list[float]]:
+  """Losses of one process, once a test has trained it."""
+  return {}
+
+
+@pytest.fixture
+def alone(known, small_dit, run_main, tmp_path) -> dict[str, list[float]]:
+  """Losses of `STEPS` steps of one process."""
+  if not known:
+    changes = {"train__num_steps": STEPS, "train__sample_every": 4}
+    result = run_main("main", *small_dit.arguments(tmp_path / "alone", **changes))
+    assert result.code == 0, result.err
+    known.update(_losses(tmp_path / "alone"))
+  return known
+
+
+def test_two_processes_learn_what_one_learns(two, small_dit, alone, tmp_path):
   changes = {"train__num_steps": STEPS, "train__sample_every": 4}
-  together, alone = tmp_path / "together", tmp_path / "alone"
+  together = tmp_path / "together"
   processes = two(small_dit.arguments(together, parallel__num_devices=0, **changes))
   for process in processes:
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-  result = run_main("main", *small_dit.arguments(alone, **changes))
-  assert result.code == 0, result.err
-  of_two, of_one = _losses(together), _losses(alone)
-  assert len(of_one["train/loss"]) == STEPS
-  for tag, values in of_one.items():
+  of_two = _losses(together)
+  assert len(alone["train/loss"]) == STEPS
+  for tag, values in alone.items():
     assert of_two[tag] == pytest.approx(values, rel=0, abs=1e-5), tag
   # One of them writes, and what they write together is read by one.
   assert len(list(together.glob("events.*"))) == 1
@@ -99,19 +114,29 @@ def test_two_processes_learn_what_one_learns(two, small_dit, run_main, tmp_path)
   assert config["train"]["num_steps"] == STEPS
 
 
-def test_two_processes_end_cleanly_on_a_signal_to_one(two, small_dit, tmp_path):
+def test_two_processes_with_a_tensor_axis_end_cleanly_on_a_signal_to_one(
+  two, small_dit, alone, run_main, tmp_path
+):
+  """Both read the same rows, since each holds half of the wide layers."""
   workdir = tmp_path / "run"
-  processes = two(
-    small_dit.arguments(workdir, parallel__num_devices=0, train__num_steps=100_000)
-  )
+  changes = {"parallel__num_devices": 0, "parallel__tensor": 2}
+  processes = two(small_dit.arguments(workdir, train__num_steps=100_000, **changes))
   deadline = time.monotonic() + 120
-  while not (workdir / "checkpoints" / "2").exists():
+  while not (workdir / "checkpoints" / str(STEPS)).exists():
     assert time.monotonic() < deadline
     for process in processes:
       assert process.poll() is None, process.communicate()[1]
     time.sleep(0.1)
-  processes[1].send_signal(signal.SIGTERM)
+  processes[1].send_signal(signal.SIGINT)
   for process in processes:
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 143, err
+    assert process.returncode == 130, err
     assert "repeat the same command to continue" in out
+  losses = _losses(workdir)["train/loss"]
+  assert losses[:STEPS] == pytest.approx(alone["train/loss"], rel=0, abs=1e-5)
+  # One process continues from what two have saved.
+  step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+  assert step == len(losses)
+  result = run_main("main", *small_dit.arguments(workdir, train__num_steps=step + 1))
+  assert result.code == 0, result.err
+  assert len(_losses(workdir)["train/loss"]) == step + 1

@@ -6,6 +6,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
+from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.parallel import mesh, sharding
 
 RULES = {"to_q": 1, "net_gate": 1, "to_out_0": 0, "net_2": 0}
@@ -48,6 +49,37 @@ def test_state_shardings_place_moments_with_their_parameters(cube):
   wanted = placed["params"]["to_q"]["kernel"]
   assert wanted.spec == PartitionSpec("fsdp", "tensor")
   assert placed["opt_state"][0]["mu"]["to_q"]["kernel"] == wanted
+
+
+@pytest.mark.parametrize(
+  ("rows", "parts"),
+  [
+    # Two processes of two devices: the axis tensor is within each, then spans both.
+    ({0: {0, 1}, 1: {2, 3}}, [(0, 2), (1, 2)]),
+    ({0: {0}, 1: {0}}, [(0, 1), (0, 1)]),
+    ({0: {2, 3}, 1: {0, 1}, 2: {2, 3}, 3: {0, 1}}, [(1, 2), (0, 2), (1, 2), (0, 2)]),
+    ({0: {0, 2}, 1: {1, 3}}, [(0, 2), (1, 2)]),
+  ],
+)
+def test_part_of_gives_the_same_part_to_holders_of_the_same_rows(rows, parts):
+  assert [sharding.part_of(rows, i, len(rows)) for i in range(len(rows))] == parts
+
+
+@pytest.mark.parametrize(
+  ("rows", "reason"),
+  [
+    ({0: {0, 1}, 1: {1, 2}, 2: {2, 3}}, "tensor ends within a host"),
+    ({0: {0, 1, 2}, 1: {3}}, "tensor ends within a host"),
+    ({0: {0, 1}}, "without a device of process 1; .*num_devices=0"),
+  ],
+)
+def test_part_of_refuses_rows_that_cannot_be_parts(rows, reason):
+  with pytest.raises(errors.InputError, match=reason):
+    sharding.part_of(rows, 0, max(2, len(rows)))
+
+
+def test_batch_part_of_one_process_is_the_whole(cube):
+  assert sharding.batch_part(cube) == (0, 1)
 
 
 def test_place_batch_keeps_the_rows(cube):

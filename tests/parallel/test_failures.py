@@ -1,0 +1,112 @@
+"""The first process that fails ends all of a run; processes are threads here."""
+
+import contextlib
+import json
+import signal
+import threading
+
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.parallel import distributed, failures, store
+
+
+class MemoryStore:
+  """The store of one process; all processes share the values."""
+
+  def __init__(self, values: dict[str, str], index: int, count: int):
+    self.index, self.count = index, count
+    self._values = values
+
+  def set(self, key: str, value: str) -> bool:
+    return self._values.setdefault(key, value) is value
+
+  def get(self, key: str) -> str | None:
+    return self._values.get(key)
+
+  def wait(self, key: str) -> str:
+    while key not in self._values:
+      threading.Event().wait(0.01)
+    return self._values[key]
+
+  def close(self) -> None:
+    """Has nothing to close."""
+
+
+@pytest.fixture
+def stores() -> list[MemoryStore]:
+  """Of a run of three processes."""
+  values: dict[str, str] = {}
+  return [MemoryStore(values, index, 3) for index in range(3)]
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+def test_shared_ends_all_with_the_reason_and_code_of_the_first(failing, stores):
+  lines, codes = {}, {}
+  ended = {index: threading.Event() for index in range(3)}
+
+  def run(store: MemoryStore) -> None:
+    index = store.index
+
+    def end(code: int) -> None:
+      codes[index] = code
+      ended[index].set()
+
+    write_fn = lines.setdefault(index, []).append
+    with failures.shared(store, write_fn=write_fn, exit_fn=end):
+      if index == failing:
+        raise errors.InputError("no file a.csv")
+      # As in an exchange with a process that never comes.
+      ended[index].wait(20)
+
+  def quietly(store: MemoryStore) -> None:
+    with contextlib.suppress(errors.InputError):
+      run(store)
+
+  threads = [threading.Thread(target=quietly, args=(store,)) for store in stores]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(30)
+  others = {0, 1, 2} - {failing}
+  assert codes == dict.fromkeys(others, 2)
+  # The command itself shows the error of the process that failed.
+  assert lines[failing] == []
+  for index in others:
+    (line,) = lines[index]
+    assert line.startswith(f"error: process {failing} on ")
+    assert line.endswith("ended: no file a.csv")
+
+
+def test_announced_keeps_the_first_reason_and_no_clean_end(stores):
+  with pytest.raises(errors.Interrupted), failures.announced(stores[0]):
+    raise errors.Interrupted(signal.SIGTERM, "saved")
+  assert stores[0].get("failed") is None
+  for store_of_one, error in zip(
+    stores, (OSError("disk"), KeyError("b")), strict=False
+  ):
+    with pytest.raises(type(error)), failures.announced(store_of_one):
+      raise error
+  failure = json.loads(stores[2].get("failed"))
+  assert (failure["process"], failure["reason"]) == (0, "OSError: disk")
+  assert failure["code"] == 1
+
+
+def test_check_same_names_the_keys_that_differ(stores, monkeypatch):
+  def check(index: int, **values) -> None:
+    monkeypatch.setattr(store, "open_store", lambda: stores[index])
+    distributed.check_same("config", values, "start the same command")
+
+  check(0, seed=1, size=(2, 3), size_of=4)
+  check(1, seed=1, size=[2, 3], size_of=4)
+  with pytest.raises(
+    errors.InputError,
+    match=r"process 2 has another config: seed \(2 here, 1 in process 0\); size_of"
+    r" \(unset here, 4 in process 0\); expected .*; fix: start",
+  ):
+    check(2, seed=2, size=(2, 3))
+
+
+def test_shared_and_check_same_do_nothing_on_one_host():
+  with failures.shared(None, write_fn=print):
+    distributed.check_same("config", {"a": object()}, "")
