@@ -11,13 +11,17 @@ A size sets the image, the code that is denoised, the network and its batch:
   dit_b     512    64x64x64    160 M       several GPUs
   dit_l     512    64x64x64    560 M       TPU slices, several GPUs
   dit_xl    512    64x64x64    826 M       TPU slices, several GPUs
+  radit_b   512    64x64x64    310 M       several GPUs: RadiT's size, see
+  radit_l   512    64x64x64    600 M       `networks.radit`; kl_radit_b and so on are
+  radit_xl  512    64x64x64    1,310 M     closest to the paper
   edm2_tiny   64   16x16x16    about 2 M   tiny's FLOPs, with EDM2's layers and its
                                            recipe: `edm` below, no weight decay
   edm2_small  256  64x64x16    about 32 M  one GPU
 
 `kl_` before a size denoises latents of Stable Diffusion's autoencoder, or of the one in
 config.codec.folder, in place of wavelets: at 256 pixels 32x32x4, at 512 64x64x4, and
-`kl_base` has all of Stable Diffusion 1.5's shapes.
+`kl_base` has all of Stable Diffusion 1.5's shapes. It is what to take at 256 and 512
+pixels; see docs/networks.md, also for the cost and the sources of every size.
 
 A recipe sets what is learned of the noise; `configs/PATH.py:SIZE` has the first one,
 `configs/PATH.py:SIZE,RECIPE` another:
@@ -37,7 +41,7 @@ A recipe sets what is learned of the noise; `configs/PATH.py:SIZE` has the first
 import ml_collections
 from ml_collections import config_dict
 
-from configs import networks
+from configs import networks, training
 
 # A size's network, and the scale of all else: image, code, batch, steps.
 SCALES = {
@@ -49,6 +53,9 @@ SCALES = {
   "dit_b": "base",
   "dit_l": "base",
   "dit_xl": "base",
+  "radit_b": "base",
+  "radit_l": "base",
+  "radit_xl": "base",
   "edm2_tiny": "tiny",
   "edm2_small": "small",
 }
@@ -130,55 +137,24 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
       scaling_factor="own",
     )
   network, _, network_size = choice.rpartition("_")
-  make = {"": networks.unet, "dit": networks.dit, "edm2": networks.edm2}[network]
-  config.model = make(network_size)
+  config.model = {
+    "": networks.unet,
+    "dit": networks.dit,
+    "edm2": networks.edm2,
+    "radit": networks.radit,
+  }[network](network_size)
   if latent and choice == "small":
     # Half the side of its wavelets: attention at the same sides as there.
     config.model.attention = (False, True, True, True)
+  if latent and choice == "base":
+    # Stable Diffusion's network exactly, to be imported and exported.
+    config.model.query_positions = False
   config.diffusion, sampling = diffusion(
     recipe or ("edm" if network == "edm2" else "flow")
   )
-  config.optimizer = dict(
-    learning_rate={"tiny": 1e-3, "small": 3e-4, "base": 1e-4}[size],
-    schedule="cosine",
-    warmup_steps={"tiny": 100, "small": 1000, "base": 2000}[size],
-    final_rate=0.0,
-    weight_decay=0.01,
-    clip_norm=1.0,
-    b1=0.9,
-    b2=0.99,
-    accumulation=1,
-  )
-  if choice == "dit_tiny":
-    # On phantoms, 300 steps at 1e-3 end at a validation loss of 0.74, at this 0.70.
-    config.optimizer.learning_rate = 2e-3
-  if network == "edm2":
-    # Its weights have unit magnitude: a learning rate is the angle that they turn by.
-    config.optimizer.update(
-      learning_rate=0.01,
-      schedule="inverse_sqrt",
-      decay_after={"tiny": 500, "small": 35_000}[size],
-      weight_decay=0.0,
-      clip_norm=0.0,
-      unit_weights=True,
-    )
-  config.train = dict(
-    num_steps={"tiny": 2000, "small": 200_000, "base": 400_000}[size],
-    batch_size={"tiny": 16, "small": 64, "base": 256}[size],
-    ema_decay={"tiny": 0.995, "small": 0.9999, "base": 0.9999}[size],
-    power_ema=(),
-    power_ema_every={"tiny": 250, "small": 5000, "base": 5000}[size],
-    log_every={"tiny": 50, "small": 100, "base": 100}[size],
-    validate_every={"tiny": 250, "small": 2000, "base": 2000}[size],
-    validation_batches=16,
-    sample_every={"tiny": 500, "small": 5000, "base": 5000}[size],
-    checkpoint_every={"tiny": 250, "small": 2000, "base": 2000}[size],
-    keep=2,
-    keep_every=0,
-    patience=0,
-    profile_steps=0,
-    init_from="",
-  )
+  kind = network if network in ("", "edm2") else "dit"
+  config.optimizer = training.optimizer(kind or "unet", size)
+  config.train = training.train(size)
   config.repa = dict(
     weight=0.0,
     column="elixrc",

@@ -1,6 +1,6 @@
 """The section `model` of a config: each architecture's sizes.
 
-size --unet, dit or edm2--> the settings of `cxr_diffusion_jax/models`
+size --unet, dit, radit or edm2--> the settings of `cxr_diffusion_jax/models`
 
 A size's FLOPs: python -m cxr_diffusion_jax.cost --config configs/elixr_c.py:SIZE
 """
@@ -44,7 +44,8 @@ def unet(size: str) -> dict:
         num_heads=8,
         context_width=768,
         norm_groups=32,
-        query_positions=False,
+        # No parameter: cross-attention finds places in the map of a reference.
+        query_positions=True,
         time_conditioning="additive",
         remat=True,
       ),
@@ -73,8 +74,8 @@ def dit(size: str) -> dict:
     context_mode="cross",
     positions="rotary",
     swiglu=False,
-    # The tiny one learns at twice the UNet's rate.
-    qk_norm=size == "tiny",
+    # Bounds the logits of bfloat16 and of high rates.
+    qk_norm=True,
     pooled=True,
     # Patches that overlap (docs/results/networks_on_phantoms.md); the others have the
     # paper's ends.
@@ -83,6 +84,24 @@ def dit(size: str) -> dict:
     remat=size not in ("tiny", "s"),
     scan_blocks="auto",
   )
+
+
+def radit(size: str) -> dict:
+  """Returns the section `model` of a rectified flow transformer of RadiT's size.
+
+  RadiT (2606.19460) has 0.3 B (B) and 1.3 B (XL) parameters. What we know of it and
+  what is our choice is listed in docs/networks.md. The rule for the shape is that of
+  Stable Diffusion 3 (2403.03206, section 5.3): heads of 64 channels, as many as blocks.
+  """
+  depth = {"b": 16, "l": 20, "xl": 26}[size]
+  return {
+    **dit("b"),
+    "depth": depth,
+    "width": 64 * depth,
+    "num_heads": depth,
+    "context_mode": "tokens",
+    "dropout": 0.0,
+  }
 
 
 def edm2(size: str) -> dict:

@@ -3,41 +3,49 @@
 import importlib.util
 import itertools
 import pathlib
+import re
 
 import jax
 import pytest
 
+from configs import default, training
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.run import recipe as recipe_lib
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
-# Parameters of a denoiser, in millions: at least, at most.
-PARAMETERS = {
-  "tiny": (1.5, 4),
-  "small": (25, 50),
-  "base": (850, 900),
-  "dit_tiny": (3, 4.5),
-  "dit_s": (38, 42),
-  "dit_b": (155, 165),
-  "dit_l": (555, 570),
-  "dit_xl": (820, 835),
-  "edm2_tiny": (1.2, 2.2),
-  "edm2_small": (30, 34),
-  "kl_small": (35, 38),
-}
+# Training images of NIH ChestX-ray14: 86,524 of train_val less 5 % of the patients.
+NIH = 82_200
 
+FOLDER = pathlib.Path(__file__).parents[1]
+
+
+def _tables() -> dict[str, dict[str, str]]:
+  """docs/networks.md: size -> column -> cell, of both tables of sizes."""
+  text = (FOLDER / "docs" / "networks.md").read_text("utf-8")
+  rows = {}
+  for table in re.findall(r"^\| size \|.*\n(?:\|.*\n)+", text, re.MULTILINE):
+    head, _, *lines = (
+      [c.strip(" `") for c in x.split("|")[1:-1]] for x in table.splitlines()
+    )
+    for cells in lines:
+      rows.setdefault(cells[0], {}).update(zip(head, cells, strict=True))
+  return rows
+
+
+DOCS = _tables()
 # `sd15_finetune` is tested where its weights are: tests/training/test_pretrained.py;
 # `autoencoder` is no denoiser: tests/training/autoencoder/test_settings.py.
 CONFIGS = sorted(
   path.stem
-  for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
-  if path.stem not in ("autoencoder", "default", "networks", "sd15_finetune")
+  for path in (FOLDER / "configs").glob("*.py")
+  if path.stem
+  not in ("autoencoder", "default", "networks", "sd15_finetune", "training")
 )
 
 
 def _load(name: str):
-  path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.py"
+  path = FOLDER / "configs" / f"{name}.py"
   spec = importlib.util.spec_from_file_location(f"config_{name}", path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -53,7 +61,11 @@ def test_configs_exist_for_every_path():
   [
     *itertools.product(CONFIGS, ("tiny", "small", "base", "dit_tiny")),
     # What takes seconds to trace, for one path; all paths have the same, see below.
-    *(("elixr_c", size) for size in PARAMETERS if "_" in size),
+    *(
+      ("elixr_c", size)
+      for size in DOCS
+      if "_" in size and size not in ("kl_base", "radit_l")
+    ),
   ],
 )
 def test_config_builds_and_has_its_stated_size(name, size):
@@ -65,8 +77,8 @@ def test_config_builds_and_has_its_stated_size(name, size):
   # Shapes alone: nothing of this is allocated.
   shapes = jax.eval_shape(experiment.recipe.init_fn, jax.random.key(0))
   millions = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
-  low, high = PARAMETERS[size]
-  assert low <= millions <= high
+  if name == "elixr_c":
+    assert f"{millions:,.1f} M" == DOCS[size]["parameters"]
   codec = experiment.recipe.make_codec({})
   assert codec.latent_shape(config.data.image_size) == experiment.recipe.latent_shape
   path = "elixr_c" if name == "phantom" else name
@@ -105,7 +117,7 @@ def test_configs_of_phantoms_exist_for_every_path_and_download_nothing(path):
     assert config[section] == plain[section]
 
 
-@pytest.mark.parametrize("size", PARAMETERS)
+@pytest.mark.parametrize("size", DOCS)
 def test_configs_of_paths_differ_only_in_their_condition(size):
   recipes = [_load(path).get_config(size).to_dict() for path in conditioning.names()]
   for recipe in recipes:
@@ -136,5 +148,40 @@ def test_configs_of_latents_exist_at_every_size(size, latent):
   assert experiment_lib.build(config).recipe.latent_shape == latent
   assert config.codec.name == "kl"
   sections = {name for name in config if config[name] != waves[name]}
-  # Attention is at the same sides, which are at other levels then.
-  assert sections == ({"codec", "model"} if size == "small" else {"codec"})
+  # `small` has attention at the same sides, which are at other levels then; `base` is
+  # Stable Diffusion's network, whose queries have no positions.
+  assert sections == ({"codec"} if size == "tiny" else {"codec", "model"})
+
+
+def test_docs_list_every_size_and_what_its_training_costs():
+  assert DOCS.keys() - {size for size in DOCS if size.startswith("kl_")} == {
+    *default.SCALES
+  }
+  for size, row in DOCS.items():
+    config = default.get_config(size)
+    images = config.train.num_steps * config.train.batch_size
+    flops = float(row["training"].removesuffix(" G").replace(",", "")) * 1e9 * images
+    assert {name: row[name] for name in ("batch", "steps", "rate", "epochs")} == {
+      "batch": str(config.train.batch_size),
+      "steps": f"{config.train.num_steps:,}",
+      "rate": f"{config.optimizer.learning_rate:g}",
+      "epochs": "phantoms" if images < NIH else f"{images / NIH:.0f}",
+    }, size
+    assert row["FLOPs"] == f"{flops:.1e}".replace("e+", "e"), size
+
+
+def test_learning_rate_follows_the_square_root_of_the_batch():
+  assert training.scaled(2e-4, 128, 512) == 4e-4
+  for size in ("small", "base", "dit_s", "dit_xl", "radit_l"):
+    config = default.get_config(size)
+    network = "dit" if "dit" in size else f"unet_{size}"
+    rate, batch = training.PUBLISHED[network]
+    expected = rate * (config.train.batch_size / batch) ** 0.5
+    assert config.optimizer.learning_rate == pytest.approx(expected, rel=0.02)
+
+
+def test_no_size_trains_for_more_than_100_000_steps_or_320_epochs():
+  for size in default.SCALES:
+    train = default.get_config(size).train
+    assert train.num_steps <= 100_000
+    assert train.num_steps * train.batch_size <= 320 * NIH

@@ -14,7 +14,7 @@ from cxr_diffusion_jax import errors, naming
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 
 # Shared by other configs; not configs themselves.
-_SHARED = ("default", "networks")
+_SHARED = ("default", "networks", "training")
 
 
 def define() -> flags.FlagHolder:
