@@ -207,14 +207,44 @@ def _unsafe(path: pathlib.Path) -> errors.InputError:
 
 
 def read_json(path: pathlib.Path) -> artifacts.Json:
-  """Reads a JSON file that holds an object; raises InputError if it does not."""
+  """Reads a JSON file that holds an object.
+
+  Raises:
+    errors.InputError: it does not, or it is the config.json of a model that is too
+      large to be real, which would take all time and memory.
+  """
   try:
     content = json.loads(path.read_bytes())
   except (OSError, ValueError, RecursionError) as error:
     raise damaged(path) from error
   if not isinstance(content, dict):
     raise damaged(path)
+  if path.name == CONFIG:
+    _check_sizes(path, content)
   return content
+
+
+# Far more than any published model has. The largest number is a vocabulary.
+_MOST_LAYERS, _MOST_LEVELS, _LARGEST = 200, 10, 10**6
+
+
+def _check_sizes(path: pathlib.Path, config: artifacts.JsonMapping) -> None:
+  """Raises errors.InputError for numbers and lists beyond the limits."""
+  for key, value in config.items():
+    if isinstance(value, dict):
+      _check_sizes(path, value)
+      continue
+    entries = value if isinstance(value, list) else [value]
+    most = _MOST_LAYERS if "layers" in key else _LARGEST
+    numbers = [entry for entry in entries if isinstance(entry, int | float)]
+    if "block" in key and len(entries) > _MOST_LEVELS:
+      raise errors.InputError(
+        f"{path} has {len(entries):,} levels in {key}", f"at most {_MOST_LEVELS}"
+      )
+    if numbers and not max(map(abs, numbers)) <= most:
+      raise errors.InputError(
+        f"{path} has {key}={max(numbers, key=abs):,}", f"at most {most:,}"
+      )
 
 
 def damaged(path: pathlib.Path) -> errors.InputError:

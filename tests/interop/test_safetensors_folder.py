@@ -94,6 +94,23 @@ def test_read_config_reports_a_wrong_configuration(text, written):
     safetensors_folder.read_config(written, "Toy")
 
 
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    {"layers_per_block": 10**7},
+    {"block_out_channels": [32] * 10**5},
+    {"block_out_channels": [32, 10**12]},
+    {"text_config": {"num_hidden_layers": 10**7}},
+    {"hidden_size": float("nan")},
+  ],
+)
+def test_read_config_refuses_sizes_of_no_real_model(written, sizes):
+  text = json.dumps({"_class_name": "Toy", "vocab_size": 250_002, **sizes})
+  (written / "config.json").write_text(text)
+  with pytest.raises(errors.InputError, match="at most"):
+    safetensors_folder.read_config(written, "Toy")
+
+
 def test_read_refuses_a_pickle_and_says_how_to_convert_it(written):
   (written / WEIGHTS).unlink()
   (written / "diffusion_pytorch_model.bin").write_bytes(b"")

@@ -25,6 +25,9 @@ from cxr_diffusion_jax.encoders.elixr.files.file import (
 _GENERIC_KEYS = ("Embeddings", "Embedding", "embeddings")
 _ID_KEYS = ("Image Index", "image_ids")
 
+# Of a file. The largest public corpora have fewer than a million images.
+_MOST_ROWS = 10**7
+
 
 def inspect(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
   """Locates the rows of a kind in an HDF5 file; None if it holds another kind.
@@ -40,6 +43,11 @@ def inspect(path: pathlib.Path, kind: str, declared: bool) -> ElixrFile | None:
     if key is None:
       return None
     num_rows = dataset(file, key).shape[0]
+    if num_rows > _MOST_ROWS:
+      # A compressed file of a megabyte can state any number.
+      raise errors.InputError(
+        f"{path} has {num_rows:,} rows", f"at most {_MOST_ROWS:,}"
+      )
     ids_key, ids_path, num_ids = _find_ids(path, file)
     if num_ids != num_rows:
       raise errors.InputError(

@@ -182,3 +182,12 @@ def test_h5_refuses_data_of_other_files(tmp_path, place):
     place(file, other)
   with pytest.raises(errors.InputError, match=r"embeddings' is (a link|data of other)"):
     elixr.find_elixr(tmp_path, "all_contrastive_img_emb")
+
+
+def test_h5_refuses_more_rows_than_any_corpus_has(tmp_path):
+  path = write_h5(tmp_path / "elixrb/x.h5", image_ids=stems_of(2).astype("S"))
+  with h5py.File(path, "r+") as file:
+    # Nothing is stored: rows that were never written are zeros.
+    file.create_dataset("embeddings", (10**9, 32, 128), "f4", chunks=(1, 32, 128))
+  with pytest.raises(errors.InputError, match=r"1,000,000,000 rows; expected at most"):
+    elixr.find_elixr(tmp_path, "all_contrastive_img_emb")
