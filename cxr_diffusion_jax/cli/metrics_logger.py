@@ -21,6 +21,10 @@ if TYPE_CHECKING:
   from cxr_diffusion_jax import types
 
 
+# Steps before a profile: the first one compiles, and some are dispatched ahead.
+_WARM_UP = 8
+
+
 def list_parameters(workdir: epath.Path, name: str, shapes: "types.Params") -> None:
   """Writes WORKDIR/parameters.txt and logs their number."""
   # Imports tensorflow, which takes seconds.
@@ -86,6 +90,41 @@ class TerminalWriter:
     """Has nothing to close."""
 
 
+class Profile:
+  """Writes a trace of a few steps, once, to FOLDER/plugins/profile.
+
+  Args:
+    num_steps: steps of the trace.
+    last: number of the run's last step; a short run skips fewer first steps.
+  """
+
+  def __init__(self, folder: str, num_steps: int, *, last: int):
+    self._folder, self._num_steps, self._last = folder, num_steps, last
+    self._begin: int | None = None
+    self._running = False
+
+  def __call__(self, step: int) -> None:
+    """Starts or ends the trace; called after each step with its number."""
+    import jax
+
+    if self._begin is None:
+      self._begin = max(min(step + _WARM_UP, self._last - self._num_steps), step)
+    if step == self._begin:
+      jax.profiler.start_trace(self._folder)
+      self._running = True
+    elif step == self._begin + self._num_steps:
+      self.close()
+
+  def close(self) -> None:
+    """Writes a trace that is still running."""
+    import jax
+
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()
+      logging.info("saved a profile below %s/plugins/profile", self._folder)
+
+
 @contextlib.contextmanager
 def opened(
   workdir: epath.Path,
@@ -127,9 +166,9 @@ def opened(
     writers = [TerminalWriter(num_steps), metric_writers.AsyncWriter(events)]
   writer = metric_writers.MultiWriter(writers)
   if profile_steps:
-    actions.append(
-      periodic_actions.Profile(logdir=str(workdir), num_profile_steps=profile_steps)
-    )
+    profile = Profile(str(workdir), profile_steps, last=num_steps)
+    stack.callback(profile.close)
+    actions.append(profile)
   try:
     with stack, contextlib.closing(writer):
       writer.write_hparams(dict(config))

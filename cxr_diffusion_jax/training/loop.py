@@ -25,6 +25,7 @@ from cxr_diffusion_jax.run import checkpoints, snapshots
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import compiled, step_metrics
+from cxr_diffusion_jax.training import goodput as goodput_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 from cxr_diffusion_jax.training import start as start_lib
 
@@ -121,6 +122,7 @@ def train(
       is not finite, or a checkpoint cannot be written.
   """
   settings, dataset = trainable.experiment.train, trainable.dataset
+  goodput = goodput_lib.Goodput()
   with (
     checkpoints.open_manager(
       workdir, keep=settings.keep, keep_every=settings.keep_every
@@ -129,9 +131,10 @@ def train(
     distributed.signals() as received,
     failures.announced(store.open_store()),
   ):
-    state, saved = start_lib.start(
-      trainable.experiment.config, trainable.programs, manager, dataset.card
-    )
+    with goodput.lost("start"):
+      state, saved = start_lib.start(
+        trainable.experiment.config, trainable.programs, manager, dataset.card
+      )
     history = History(**saved)
     checkpoints.check_space(manager, state)
     if jax.process_index() == 0:
@@ -144,6 +147,7 @@ def train(
       workdir=workdir,
       writer=writer,
       history=history,
+      goodput=goodput,
       manager=manager,
       keep_averages=keep_averages,
       actions=actions,
@@ -157,7 +161,9 @@ def train(
       reason = "no improvement"
     elif int(state.step) < settings.num_steps:
       state, reason = updates.run(state)
-    checkpoints.wait(manager)
+    with goodput.lost("checkpoints"):
+      checkpoints.wait(manager)
+  logging.info("%s", goodput.summary())
   writer.flush()
   number = distributed.stopped_by(received) if reason == "interrupted" else 0
   return Outcome(state=state, history=history, reason=reason, signal_number=number)
@@ -171,6 +177,7 @@ class _Updates:
   workdir: artifacts.PathLike
   writer: step_metrics.Writer
   history: History
+  goodput: goodput_lib.Goodput
   manager: checkpoints.Manager
   keep_averages: Callable[[state_lib.TrainState], None]
   actions: Sequence[Callable[[int], object]]
@@ -188,33 +195,41 @@ class _Updates:
       ),
     )
     batches = self.trainable.batches(start)
+    train_step = self.goodput.first_call("compile", self.trainable.programs.train_step)
     for step in range(start + 1, settings.num_steps + 1):
-      state, scalars = self.trainable.programs.train_step(state, next(batches))
+      with self.goodput.lost("input", metrics.is_idle):
+        batch = next(batches)
+      state, scalars = train_step(state, batch)
       metrics.add(step, scalars)
       for action in self.actions:
         action(step)
       last = step == settings.num_steps
       stop = self.stop(step)
       if stop or last or step % settings.log_every == 0:
-        metrics.write(step)
+        metrics.write(step, self.goodput.scalars())
       if stop:
         # A preempted machine leaves no time to validate or to draw samples.
         self.save(state, None)
         return state, "finished" if last else "interrupted"
       due = last or step % settings.checkpoint_every == 0
-      loss = None
-      if due or step % settings.validate_every == 0:
+      validates = due or step % settings.validate_every == 0
+      shows, keeps = (
+        bool(period) and (last or step % period == 0)
+        for period in (
+          settings.sample_every,
+          settings.power_ema_every if settings.power_ema else 0,
+        )
+      )
+      if validates or shows or keeps:
+        # It also waits for the steps, whose time is theirs.
         metrics.check_finite()
-        loss = self.validate(state, step)
+      loss = self.validate(state, step) if validates else None
       stale = not last and 0 < settings.patience <= self.history.since_best
-      ends = last or stale
-      if settings.sample_every and (ends or step % settings.sample_every == 0):
+      if shows or (stale and settings.sample_every):
         self.show(state, step)
-      if settings.power_ema and (ends or step % settings.power_ema_every == 0):
-        metrics.check_finite()
-        self.keep_averages(state)
+      if keeps or (stale and settings.power_ema):
+        self.keep(state)
       if due or stale:
-        metrics.check_finite()
         self.save(state, loss)
       if stale:
         return state, "no improvement"
@@ -222,7 +237,8 @@ class _Updates:
 
   def validate(self, state: state_lib.TrainState, step: int) -> float:
     """Computes, checks, writes and records the validation loss."""
-    scalars = self.trainable.validate(state.ema_params)
+    with self.goodput.lost("validation"):
+      scalars = self.trainable.validate(state.ema_params)
     step_metrics.check_finite("validation/loss", scalars["loss"], step)
     named = {f"validation/{name}": value for name, value in scalars.items()}
     self.writer.write_scalars(step, named)
@@ -237,12 +253,19 @@ class _Updates:
       "data": self.trainable.dataset.card.to_json(),
       "history": dataclasses.asdict(self.history),
     }
-    checkpoints.save(self.manager, state, entry, loss)
+    with self.goodput.lost("checkpoints"):
+      checkpoints.save(self.manager, state, entry, loss)
     logging.info("saving checkpoints/%d", int(state.step))
+
+  def keep(self, state: state_lib.TrainState) -> None:
+    """Saves a snapshot of the averages of power profiles."""
+    with self.goodput.lost("checkpoints"):
+      self.keep_averages(state)
 
   def show(self, state: state_lib.TrainState, step: int) -> None:
     """Writes WORKDIR/samples/step_STEP.png, and the same to TensorBoard."""
-    picture = self.trainable.show(state.ema_params, step)
+    with self.goodput.lost("samples"):
+      picture = self.trainable.show(state.ema_params, step)
     if picture is None:
       return
     path = epath.Path(self.workdir) / "samples" / f"step_{step:07d}.png"

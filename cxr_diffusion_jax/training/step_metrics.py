@@ -57,14 +57,23 @@ class StepMetrics:
       # Each step in flight holds its batch on the device.
       jax.block_until_ready(self._pending[-1 - _IN_FLIGHT][1])
 
+  def is_idle(self) -> bool:
+    """Whether the device has done all steps, or will have in a moment."""
+    last = [metrics for _, metrics in self._pending[-1:]]
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(last))
+
   def check_finite(self) -> None:
     """Raises errors.InputError naming the first step and scalar that is not finite."""
     for step, metrics in self._pending:
       for name, value in metrics.items():
         check_finite(f"train/{name}", float(value), step)
 
-  def write(self, step: int) -> None:
-    """Checks the scalars, and writes their means and the speed since the last call."""
+  def write(self, step: int, more: Mapping[str, float]) -> None:
+    """Checks the scalars, and writes their means and the speed since the last call.
+
+    Args:
+      more: further scalars by tag.
+    """
     self._pending = jax.device_get(self._pending)
     self.check_finite()
     now = time.monotonic()
@@ -77,6 +86,6 @@ class StepMetrics:
     scalars["train/learning_rate"] = float(np.asarray(self._learning_rate(step - 1)))
     scalars["train/images_per_second"] = rate * self._batch_size
     scalars["train/examples"] = step * self._batch_size
-    self._writer.write_scalars(step, scalars)
+    self._writer.write_scalars(step, {**scalars, **more})
     self._pending = []
     self._start = (step, now)

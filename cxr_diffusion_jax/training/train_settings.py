@@ -39,7 +39,7 @@ class TrainSettings:
     keep: number of newest checkpoints kept, besides the best one.
     keep_every: also keep checkpoints at multiples of this step; 0 for none.
     patience: stop after this many validations without a new best; 0 for never.
-    profile_steps: steps of a profile written to WORKDIR/plugins; 0 for none.
+    profile_steps: steps of a profile, written once to WORKDIR/plugins; 0 for none.
     init_from: folder of a run whose averaged parameters are the first ones of this
       run; "" for none. The networks must be the same.
   """

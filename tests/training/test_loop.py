@@ -224,6 +224,7 @@ def test_train_saves_and_ends_on_each_signal(run_toy, tmp_path):
   resumed, writer, _ = run_toy()
   assert (resumed.reason, resumed.signal_number) == ("finished", 0)
   assert sorted(writer.scalars) == [6]
+  assert 0 < writer.scalars[6]["train/goodput"] < 1
   expected = np.float32(0)
   for number in range(1, 7):
     expected += np.float32(1 / number)
