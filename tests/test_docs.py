@@ -23,6 +23,8 @@ FOREIGN = {
   # launch/tpu_vm.sh, xpk, sbatch and sky.
   *("name", "zone", "type", "spot", "setup", "cluster", "workload", "command"),
   *("nodes", "env"),
+  # xprof.
+  *("logdir", "port"),
 }
 FORBIDDEN = (
   *("told", "anew", "at hand", "stands in", "hangs on", "goes on with"),
