@@ -174,7 +174,7 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     clip_x0=(),
   )
   config.sample.update(SAMPLER | sampling)
-  config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0)
+  config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0, mesh="axes")
   return config
 
 

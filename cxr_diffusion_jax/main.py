@@ -33,6 +33,7 @@ def _train() -> None:
 
   from cxr_diffusion_jax.evaluation.metrics import reconstruction
   from cxr_diffusion_jax.parallel import distributed
+  from cxr_diffusion_jax.planning import mesh_choice
   from cxr_diffusion_jax.run import compatibility, locks
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.run import denoiser as denoiser_lib
@@ -40,7 +41,7 @@ def _train() -> None:
   from cxr_diffusion_jax.training import denoiser_trainer, loop, start
   from cxr_diffusion_jax.training import experiment as experiment_lib
 
-  experiment = experiment_lib.build(_CONFIG.value)
+  experiment = experiment_lib.build(mesh_choice.settle(_CONFIG.value))
   compatibility.check_hosts(experiment.config)
   workdir = command.workdir(_WORKDIR.value)
   distributed.check_shared(workdir)

@@ -92,15 +92,21 @@ def products(program: core.ClosedJaxpr) -> float:
   """FLOPs of a traced program's matrix products and convolutions."""
   total = 0.0
   for equation in program.jaxpr.eqns:
-    if equation.primitive.name == "dot_general":
-      (contracted, _), _ = equation.params["dimension_numbers"]
-      left, _, out = _shapes(equation)
-      total += 2.0 * math.prod(left[axis] for axis in contracted) * math.prod(out)
-    elif equation.primitive.name == "conv_general_dilated":
-      total += _convolution(equation)
+    total += product(equation)
     for rounds, body in _bodies(equation):
       total += rounds * products(body)
   return total
+
+
+def product(equation: core.JaxprEqn) -> float:
+  """FLOPs of one matrix product or convolution; 0 for any other equation."""
+  if equation.primitive.name == "dot_general":
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, _, out = _shapes(equation)
+    return 2.0 * math.prod(left[axis] for axis in contracted) * math.prod(out)
+  if equation.primitive.name == "conv_general_dilated":
+    return _convolution(equation)
+  return 0.0
 
 
 def xla(program: core.ClosedJaxpr) -> float:

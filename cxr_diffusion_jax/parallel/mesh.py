@@ -9,7 +9,7 @@ import math
 import jax
 from jax.experimental import mesh_utils
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, naming
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -20,6 +20,7 @@ def make_mesh(
   fsdp: int = 1,
   tensor: int = 1,
   num_devices: int = 0,
+  mesh: str = "axes",
   devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
   """Builds the mesh of a run.
@@ -33,6 +34,8 @@ def make_mesh(
     tensor: parts that the width of attention and feed-forward layers is split into.
     num_devices: devices to use; 0 for all. One of the axes may be -1: as many as
       the devices fill.
+    mesh: 'axes' for the sizes above; 'auto' to let `main` choose data and fsdp by
+      memory (`planning.mesh_choice`), which replaces them before this is called.
     devices: the devices to use, such as those of a topology that is compiled for;
       None for those of this run.
 
@@ -40,6 +43,7 @@ def make_mesh(
     errors.InputError: more devices are asked for than there are, or the axes do
       not multiply to the number of devices.
   """
+  naming.check("config.parallel.mesh", mesh, ("auto", "axes"))
   available = list(jax.devices() if devices is None else devices)
   if num_devices > len(available) or num_devices < 0:
     raise errors.InputError(
@@ -48,22 +52,7 @@ def make_mesh(
       "ask for fewer devices, or start on a machine with more",
     )
   chosen = available[:num_devices] if num_devices else available
-  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-  free = [name for name, size in sizes.items() if size == -1]
-  fixed = math.prod(size for size in sizes.values() if size != -1)
-  if len(free) > 1 or any(size == 0 or size < -1 for size in sizes.values()):
-    raise errors.InputError(
-      f"config.parallel axes {sizes}", "positive sizes, at most one of them -1"
-    )
-  fills = len(chosen) % fixed == 0 and (free or fixed == len(chosen))
-  if not fills:
-    raise errors.InputError(
-      f"config.parallel axes {sizes}, which make {fixed} of {len(chosen)} devices",
-      "sizes whose product is the number of devices, or one of them -1",
-      "change config.parallel, or set config.parallel.num_devices",
-    )
-  for name in free:
-    sizes[name] = len(chosen) // fixed
+  sizes = axis_sizes(len(chosen), data=data, fsdp=fsdp, tensor=tensor)
   shape = tuple(sizes[name] for name in AXES)
   grid = mesh_utils.create_device_mesh(
     shape, chosen, allow_split_physical_axes=num_devices > 0
@@ -71,6 +60,33 @@ def make_mesh(
   return jax.sharding.Mesh(
     grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
   )
+
+
+def axis_sizes(
+  num_devices: int, *, data: int = -1, fsdp: int = 1, tensor: int = 1
+) -> dict[str, int]:
+  """Returns the size of each axis of a mesh; one may be -1, see `make_mesh`.
+
+  Raises:
+    errors.InputError: the axes do not multiply to the number of devices.
+  """
+  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  free = [name for name, size in sizes.items() if size == -1]
+  fixed = math.prod(size for size in sizes.values() if size != -1)
+  if len(free) > 1 or any(size == 0 or size < -1 for size in sizes.values()):
+    raise errors.InputError(
+      f"config.parallel axes {sizes}", "positive sizes, at most one of them -1"
+    )
+  fills = num_devices % fixed == 0 and (free or fixed == num_devices)
+  if not fills:
+    raise errors.InputError(
+      f"config.parallel axes {sizes}, which make {fixed} of {num_devices} devices",
+      "sizes whose product is the number of devices, or one of them -1",
+      "change config.parallel, or set config.parallel.num_devices",
+    )
+  for name in free:
+    sizes[name] = num_devices // fixed
+  return sizes
 
 
 def platform(mesh: jax.sharding.Mesh) -> str:

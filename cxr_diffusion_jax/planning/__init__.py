@@ -1,0 +1,1 @@
+"""Plans a run: memory, FLOPs, traffic and time on machines that are not here."""

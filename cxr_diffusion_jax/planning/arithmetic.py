@@ -1,0 +1,209 @@
+"""What a training step needs on a mesh, by arithmetic: seconds, on any machine.
+
+state      the sharding rules applied to parameters, averages and moments: exact
+FLOPs      products of the traced step, at one chip's share of the batch: exact
+memory, traffic   of `traced`: estimates
+links      gradients reduced over `data`, parameters gathered and scattered over `fsdp`
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+from jax.extend import core
+
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.parallel import mesh as mesh_lib
+from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.planning import inputs, traced
+from cxr_diffusion_jax.run import recipe as recipe_lib
+from cxr_diffusion_jax.run import state as state_lib
+from cxr_diffusion_jax.training import denoiser_trainer
+from cxr_diffusion_jax.training import experiment as experiment_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+  """What may be changed to make a step fit: the mesh, and how gradients are made."""
+
+  data: int
+  fsdp: int = 1
+  tensor: int = 1
+  remat: bool = False
+  accumulation: int = 1
+
+  @property
+  def num_chips(self) -> int:
+    return self.data * self.fsdp * self.tensor
+
+  @property
+  def axes_text(self) -> str:
+    """The mesh, such as 'data=2,fsdp=8'."""
+    sizes = {axis: getattr(self, axis) for axis in mesh_lib.AXES}
+    return ",".join(f"{k}={v}" for k, v in sizes.items() if v > 1) or "data=1"
+
+  def flags_from(self, own: "Setting") -> str:
+    """The flags of a command that turn the setting `own` into this one."""
+    keys = {
+      **{axis: f"parallel.{axis}" for axis in mesh_lib.AXES},
+      "remat": "model.remat",
+      "accumulation": "optimizer.accumulation",
+    }
+    return " ".join(
+      f"--config.{key}={getattr(self, name)}"
+      for name, key in keys.items()
+      if getattr(self, name) != getattr(own, name)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+  """What one chip needs for a step; bytes, FLOPs.
+
+  Attributes:
+    parameters: number of the whole network's.
+    state: bytes of parameters, averages and moments.
+    batch: bytes of its part of a batch.
+    sent: bytes that it sends to others.
+    operations: of the traced program, by which its compilation takes longer.
+  """
+
+  parameters: int
+  state: float
+  batch: float
+  temporaries: float
+  traffic: float
+  flops: float
+  sent: float
+  operations: int
+
+  @property
+  def memory(self) -> float:
+    """Bytes at the peak."""
+    return self.state + self.batch + self.temporaries
+
+
+class Planner:
+  """The training step of a config on any mesh; programs are traced once.
+
+  Args:
+    config: its mesh is ignored.
+    bfloat16: whether `dtype=auto` means bfloat16, as it does on accelerators.
+    device: a device to trace for; nothing runs on it.
+  """
+
+  def __init__(
+    self, config: recipe_lib.Config, *, bfloat16: bool, device: jax.Device | None = None
+  ):
+    self._config = recipe_lib.read_config(config)
+    self._devices = [device or jax.devices()[0]]
+    model = self._config["model"]
+    if bfloat16 and model.get("dtype", "auto") == "auto":
+      self._config["model"] = {**model, "dtype": "bfloat16"}
+
+  @property
+  def batch_size(self) -> int:
+    """Examples of a step, over all chips."""
+    return self._config["train"]["batch_size"]
+
+  @property
+  def can_remat(self) -> bool:
+    """Whether the network has the setting `remat`."""
+    return "remat" in self._config["model"]
+
+  def setting(self, mesh_shape: artifacts.JsonMapping) -> Setting:
+    """The config's own setting on a mesh."""
+    return Setting(
+      **{axis: mesh_shape[axis] for axis in mesh_lib.AXES},
+      remat=bool(self._config["model"].get("remat", False)),
+      accumulation=self._config["optimizer"].get("accumulation", 1),
+    )
+
+  def step(self, setting: Setting) -> Step:
+    """Estimates a step.
+
+    Raises:
+      errors.InputError: the batch does not divide by the mesh.
+    """
+    parts = setting.data * setting.fsdp
+    if self.batch_size % (parts * setting.accumulation):
+      raise errors.InputError(
+        f"a batch of {self.batch_size}",
+        f"a multiple of {parts * setting.accumulation}: {parts} chips that share it,"
+        f" {setting.accumulation} parts each",
+      )
+    traced_step = self._traced(
+      self.batch_size // parts, setting.remat, setting.accumulation
+    )
+    mesh = jax.sharding.AbstractMesh(
+      tuple(getattr(setting, axis) for axis in mesh_lib.AXES), mesh_lib.AXES
+    )
+    state, tensor_parallel = traced_step.state, traced_step.tensor_parallel
+    placed = jax.tree.map(
+      lambda shape, place: jax.ShapeDtypeStruct(
+        shape.shape, shape.dtype, sharding=place
+      ),
+      state,
+      sharding.state_shardings(state, mesh, tensor_parallel),
+    )
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state.params)}
+    split = {
+      shape
+      for shape in shapes
+      if math.prod(shape) >= sharding.FSDP_FLOOR
+      and any(side % setting.fsdp == 0 for side in shape)
+    }
+    estimate = traced.estimate(
+      traced_step.program,
+      donated=True,
+      share=lambda shape: 1 / setting.fsdp if shape in split else 1.0,
+    )
+    whole = inputs.num_bytes(state.params)
+    return Step(
+      parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
+      state=inputs.chip_bytes(placed),
+      batch=traced_step.batch,
+      temporaries=estimate.temporaries,
+      traffic=estimate.traffic,
+      flops=estimate.flops / setting.tensor,
+      sent=_sent(whole, setting),
+      operations=estimate.operations,
+    )
+
+  @functools.cache  # noqa: B019
+  def _traced(self, batch_size: int, remat: bool, accumulation: int) -> "_Traced":
+    config = dict(self._config)
+    config["parallel"] = dict(data=1)
+    config["train"] = {**config["train"], "batch_size": batch_size}
+    config["optimizer"] = {**config["optimizer"], "accumulation": accumulation}
+    if self.can_remat:
+      config["model"] = {**config["model"], "remat": remat}
+    experiment = experiment_lib.build(config, self._devices)
+    programs = denoiser_trainer.make_programs(experiment, {})
+    state, batch = programs.like(), inputs.train_batch(experiment, batch_size)
+    return _Traced(
+      program=jax.make_jaxpr(programs.train_step)(state, batch),
+      state=state,
+      batch=inputs.num_bytes(batch),
+      tensor_parallel=dict(experiment.recipe.network.tensor_parallel),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Traced:
+  """A step at one chip's share of the batch."""
+
+  program: core.ClosedJaxpr
+  state: state_lib.TrainState
+  batch: float
+  tensor_parallel: dict[str, int]
+
+
+def _sent(parameters: float, setting: Setting) -> float:
+  """Bytes that a chip sends: see `collectives`."""
+  data, fsdp = setting.data, setting.fsdp
+  held = parameters / (fsdp * setting.tensor)
+  reduced = 2 * (data - 1) / data * held
+  # Gathered for the prediction and for its gradient, which is then scattered.
+  return reduced + 3 * (fsdp - 1) * held

@@ -1,0 +1,191 @@
+"""Collectives and loops of a compiled program, read from its HLO text.
+
+HLO text --parse--> computations --rounds of their loops--> bytes that a chip sends
+
+A ring of n chips sends (n - 1) / n of an array to gather or scatter it, and twice that
+to reduce it everywhere.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+import re
+
+KINDS = (
+  "all-gather",
+  "all-reduce",
+  "all-to-all",
+  "collective-permute",
+  "reduce-scatter",
+)
+
+_BITS = {
+  **dict.fromkeys(("pred", "s8", "u8"), 8),
+  **dict.fromkeys(("s16", "u16", "f16", "bf16"), 16),
+  **dict.fromkeys(("s32", "u32", "f32"), 32),
+  **dict.fromkeys(("s64", "u64", "f64", "c64"), 64),
+  **dict.fromkeys(("s4", "u4"), 4),
+}
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_OPERANDS = re.compile(r"%([\w.\-]+)")
+# Operations that move nothing, or whose computations count for themselves.
+_FREE = {
+  *("bitcast", "call", "conditional", "constant", "get-tuple-element", "parameter"),
+  *("tuple", "while"),
+}
+_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_BODY = re.compile(r"\bbody=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traffic:
+  """What one chip sends in one call of a program, by kind of collective.
+
+  Attributes:
+    count: calls, with all rounds of loops.
+    sent: bytes.
+  """
+
+  count: int = 0
+  sent: float = 0.0
+
+
+def parse(text: str) -> dict[str, Traffic]:
+  """Returns the collectives of a compiled program, by kind."""
+  computations, entry = _computations(text)
+  rounds = _rounds(computations, entry)
+  totals = {}
+  for name, lines in computations.items():
+    if not rounds.get(name):
+      continue
+    for kind, sent in _collectives(lines):
+      before = totals.get(kind, Traffic())
+      totals[kind] = Traffic(
+        count=before.count + rounds[name], sent=before.sent + rounds[name] * sent
+      )
+  return dict(sorted(totals.items()))
+
+
+def repeated_traffic(text: str) -> float:
+  """Bytes that loops read and write after their first round.
+
+  XLA's own count holds each body once. Arrays with as many rows as the loop has rounds
+  count one row a round: they are what a loop is over.
+  """
+  computations, entry = _computations(text)
+  total = 0.0
+  for name, times in _rounds(computations, entry, loops_only=True).items():
+    if times < 2:
+      continue
+    sizes: dict[str, float] = {}
+    for line in computations[name]:
+      match = _OPERATION.match(line)
+      if match is None:
+        continue
+      own, result, operation, rest = match.groups()
+      sizes[own] = _result_size(result, times)
+      if operation not in _FREE:
+        read = {o for o in _OPERANDS.findall(rest.partition("), ")[0]) if o in sizes}
+        total += (times - 1) * (sizes[own] + sum(sizes[o] for o in read))
+  return total
+
+
+def longest_square(text: str) -> int:
+  """The greatest n such that an array's last two axes are both at least n."""
+  squares = {0}
+  for match in _ARRAY.finditer(text):
+    sides = [int(side) for side in match[2].split(",") if side]
+    if len(sides) > 1:
+      squares.add(min(sides[-2:]))
+  return max(squares)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """Name -> lines of each computation, and the name of the first that runs."""
+  computations: dict[str, list[str]] = {}
+  entry, lines = "", []
+  for line in text.splitlines():
+    head = _HEAD.match(line)
+    if head and not line.startswith(("HloModule", " ")):
+      lines = computations.setdefault(head[2], [])
+      entry = head[2] if head[1] else entry
+    elif line.startswith(" "):
+      lines.append(line)
+  return computations, entry
+
+
+def _rounds(
+  computations: Mapping[str, list[str]], entry: str, *, loops_only: bool = False
+) -> dict[str, int]:
+  """How often each computation runs; loops without a known count run once.
+
+  Args:
+    loops_only: leave out what single operations call: fused and reducing functions.
+  """
+  rounds: dict[str, int] = {}
+
+  def visit(name: str, times: int) -> None:
+    rounds[name] = rounds.get(name, 0) + times
+    for line in computations.get(name, ()):
+      called = (_BODY if loops_only else _CALLED).findall(line)
+      for branches in _BRANCHES.findall(line):
+        called += [branch.strip().lstrip("%") for branch in branches.split(",")]
+      trips = _TRIPS.search(line) if " while(" in line else None
+      for other in called:
+        visit(other, times * (int(trips[1]) if trips else 1))
+
+  visit(entry, 1)
+  return rounds
+
+
+def _collectives(lines: list[str]) -> Iterator[tuple[str, float]]:
+  """Kind and bytes that a chip sends of each collective of a computation."""
+  for line in lines:
+    match = _OPERATION.match(line)
+    if match is None:
+      continue
+    _, result, name, rest = match.groups()
+    kind = name.removesuffix("-start")
+    if kind not in KINDS:
+      continue
+    sizes = [_size(*array) for array in _ARRAY.findall(result)]
+    if name.endswith("-start") and kind in ("all-gather", "collective-permute"):
+      # The result of a start is a pair: what is sent, and what arrives.
+      sizes = [max(sizes, default=0.0)]
+    n = _group(rest)
+    total, part = sum(sizes), (n - 1) / n
+    match kind:
+      case "all-reduce":
+        yield kind, 2 * part * total
+      case "reduce-scatter":
+        yield kind, (n - 1) * total
+      case "collective-permute":
+        yield kind, total
+      case _:
+        yield kind, part * total
+
+
+def _group(rest: str) -> int:
+  """The number of chips in each group of a collective."""
+  if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+    return int(match[2])
+  if match := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+    return len(match[1].split(","))
+  return 2
+
+
+def _result_size(result: str, rounds: int) -> float:
+  """Bytes of a result in one round of a loop."""
+  total = 0.0
+  for kind, sides in _ARRAY.findall(result):
+    stacked = sides.split(",")[0] == str(rounds)
+    total += _size(kind, sides) / (rounds if stacked else 1)
+  return total
+
+
+def _size(kind: str, sides: str) -> float:
+  return math.prod(int(s) for s in sides.split(",") if s) * _BITS.get(kind, 0) / 8

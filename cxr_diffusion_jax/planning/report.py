@@ -1,0 +1,164 @@
+"""The text of a plan: memory, work and time of a chip, by arithmetic and compiled."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+
+from cxr_diffusion_jax.planning import (
+  arithmetic,
+  compiling,
+  mesh_choice,
+  roofline,
+  topologies,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """One config on one topology.
+
+  Attributes:
+    compiled: None where the topology has no compiler here, or it was not asked for.
+    images: examples to train on.
+  """
+
+  topology: topologies.Topology
+  setting: arithmetic.Setting
+  batch_size: int
+  images: int
+  step: arithmetic.Step
+  compiled: compiling.Compiled | None = None
+  sampler: compiling.Compiled | None = None
+
+  @property
+  def factor(self) -> float:
+    """By which the estimate of temporaries is multiplied, as the compiler found."""
+    if self.compiled and self.compiled.temporaries:
+      return self.compiled.temporaries / max(self.step.temporaries, 1.0)
+    return mesh_choice.MARGIN
+
+  @property
+  def free(self) -> float:
+    """Bytes of a chip that a step leaves free; negative where it does not fit."""
+    memory = self.topology.chip.memory
+    if self.compiled is None:
+      step = self.step
+      return memory - step.state - step.batch - self.factor * step.temporaries
+    return -self.compiled.over or memory - self.compiled.peak
+
+  @property
+  def fits(self) -> bool:
+    return self.free >= 0
+
+  @property
+  def traffic(self) -> float:
+    """Bytes of memory traffic: the compiler's count, or the estimate."""
+    counted = self.compiled.traffic if self.compiled else 0.0
+    return counted or self.step.traffic
+
+  @property
+  def bounds(self) -> roofline.Roofline | None:
+    """The roofline of a step."""
+    sent = self.step.sent
+    if self.compiled and self.compiled.collectives:
+      sent = self.compiled.sent
+    return roofline.of_step(
+      self.topology.chip, flops=self.step.flops, traffic=self.traffic, sent=sent
+    )
+
+
+def lines(plan: Plan) -> Iterator[str]:
+  """Yields the lines of a plan."""
+  topology, setting, step = plan.topology, plan.setting, plan.step
+  yield (
+    f"{topology.name}: {topology.num_chips} x {_chip_text(topology.chip)}; mesh"
+    f" {setting.axes_text}"
+  )
+  yield (
+    f"{step.parameters / 1e6:.1f} M parameters, batch {plan.batch_size}"
+    f" ({plan.batch_size // (setting.data * setting.fsdp)} a chip), remat"
+    f" {'on' if setting.remat else 'off'}, accumulation {setting.accumulation}"
+  )
+  yield ""
+  yield from _table(plan)
+  yield ""
+  yield _memory_text(plan)
+  yield from _time(plan)
+  if plan.compiled is not None:
+    yield from _collectives(plan.compiled)
+  if plan.sampler is not None:
+    yield _sampler_text(plan.sampler, topology.chip)
+
+
+def _chip_text(chip: topologies.Chip) -> str:
+  if not chip.tflops:
+    return "a simulated device"
+  return (
+    f"{chip.name} ({chip.tflops:.0f} TFLOP/s in bfloat16, {chip.memory / 1e9:.1f} GB"
+    f" at {chip.memory_rate / 1e9:.0f} GB/s)"
+  )
+
+
+def _table(plan: Plan) -> Iterator[str]:
+  step, compiled = plan.step, plan.compiled
+  if compiled is not None and compiled.over:
+    compiled = None
+  rows: Sequence[tuple[str, float, float | None]] = (
+    (
+      "arguments (state, batch), GB",
+      (step.state + step.batch) / 1e9,
+      compiled and compiled.arguments / 1e9,
+    ),
+    (
+      "temporaries, GB",
+      step.temporaries / 1e9,
+      compiled and compiled.temporaries / 1e9,
+    ),
+    ("peak, GB", step.memory / 1e9, compiled and compiled.peak / 1e9),
+    ("products, TFLOP", step.flops / 1e12, None),
+    ("memory traffic, GB", step.traffic / 1e9, compiled and compiled.traffic / 1e9),
+    ("sent to other chips, GB", step.sent / 1e9, compiled and compiled.sent / 1e9),
+  )
+  yield "| a chip, a training step | by arithmetic | compiled |"
+  yield "|:--|--:|--:|"
+  for name, estimate, exact in rows:
+    shown = "" if exact is None else f"{exact:.3g}"
+    yield f"| {name} | {estimate:.3g} | {shown} |"
+
+
+def _memory_text(plan: Plan) -> str:
+  basis = "compiled" if plan.compiled else f"estimated, temporaries x {plan.factor:g}"
+  if plan.topology.chip.memory == float("inf"):
+    return f"memory: no limit is known ({basis})"
+  state = "fits" if plan.fits else "does not fit"
+  amount = f"{abs(plan.free) / 1e9:.2f} GB {'free' if plan.fits else 'too much'}"
+  return f"memory: {state}, {amount} ({basis})"
+
+
+def _time(plan: Plan) -> Iterator[str]:
+  bounds = plan.bounds
+  if bounds is None:
+    return
+  yield (
+    f"step: at least {1e3 * bounds.seconds:.3g} ms, limited by {bounds.limit}"
+    f" (products {1e3 * bounds.products:.3g}, memory {1e3 * bounds.memory:.3g}, links"
+    f" {1e3 * bounds.links:.3g} ms); at most {bounds.share_of_peak:.0%} of peak"
+  )
+  rate = plan.batch_size / bounds.seconds
+  yield (
+    f"at most {rate:.4g} images/s; {plan.images:,} images: at least"
+    f" {plan.images / rate / 3600:.3g} h"
+  )
+  chips = plan.setting.data * plan.setting.fsdp
+  yield f"input: {plan.step.batch * chips / bounds.seconds / 1e6:.4g} MB/s of batches"
+
+
+def _collectives(compiled: compiling.Compiled) -> Iterator[str]:
+  for kind, traffic in compiled.collectives.items():
+    yield f"{kind}: {traffic.count} a step, {traffic.sent / 1e9:.3g} GB sent by a chip"
+
+
+def _sampler_text(sampler: compiling.Compiled, chip: topologies.Chip) -> str:
+  if sampler.over:
+    return f"sampler: does not fit, {sampler.over / 1e9:.2f} GB too much (compiled)"
+  fits = "" if sampler.peak <= chip.memory else ", which does not fit"
+  return f"sampler: peak {sampler.peak / 1e9:.3g} GB{fits} (compiled)"
