@@ -20,6 +20,7 @@ COMMANDS = {
   "score-readers": "score_readers",
   "train-autoencoder": "train_autoencoder",
   "cost": "cost",
+  "plan": "plan",
 }
 
 

@@ -2,7 +2,8 @@
 
 errors, progress <- types, artifacts, naming <- pictures
   <- {diffusion, models, conditioning, data, parallel} <- interop <- encoders <- run
-  <- {training, sampling} <- evaluation <- {report, synthesis} <- extras <- cli <- mains
+  <- {training, sampling} <- evaluation <- {report, synthesis} <- extras <- planning
+  <- cli <- mains
 """
 
 import ast
@@ -25,6 +26,7 @@ LAYERS = (
   ("evaluation",),
   ("report", "synthesis"),
   ("extras",),
+  ("planning",),
   ("cli",),
   ("api",),
 )
@@ -35,6 +37,7 @@ MAINS = (
   "evaluate",
   "generate",
   "main",
+  "plan",
   "prepare",
   "report/__main__",
   "sample",

@@ -6,8 +6,8 @@ memory, traffic   of `traced`: estimates
 links      gradients reduced over `data`, parameters gathered and scattered over `fsdp`
 """
 
+from collections.abc import Sequence
 import dataclasses
-import functools
 import math
 
 import jax
@@ -96,28 +96,29 @@ class Planner:
   def __init__(
     self, config: recipe_lib.Config, *, bfloat16: bool, device: jax.Device | None = None
   ):
-    self._config = recipe_lib.read_config(config)
+    self.config = recipe_lib.read_config(config)
     self._devices = [device or jax.devices()[0]]
-    model = self._config["model"]
+    model = self.config["model"]
     if bfloat16 and model.get("dtype", "auto") == "auto":
-      self._config["model"] = {**model, "dtype": "bfloat16"}
+      self.config["model"] = {**model, "dtype": "bfloat16"}
+    self._steps: dict[tuple[int, bool, int], _Traced] = {}
 
   @property
   def batch_size(self) -> int:
     """Examples of a step, over all chips."""
-    return self._config["train"]["batch_size"]
+    return self.config["train"]["batch_size"]
 
   @property
   def can_remat(self) -> bool:
     """Whether the network has the setting `remat`."""
-    return "remat" in self._config["model"]
+    return "remat" in self.config["model"]
 
   def setting(self, mesh_shape: artifacts.JsonMapping) -> Setting:
     """The config's own setting on a mesh."""
     return Setting(
       **{axis: mesh_shape[axis] for axis in mesh_lib.AXES},
-      remat=bool(self._config["model"].get("remat", False)),
-      accumulation=self._config["optimizer"].get("accumulation", 1),
+      remat=bool(self.config["model"].get("remat", False)),
+      accumulation=self.config["optimizer"].get("accumulation", 1),
     )
 
   def step(self, setting: Setting) -> Step:
@@ -133,9 +134,7 @@ class Planner:
         f"a multiple of {parts * setting.accumulation}: {parts} chips that share it,"
         f" {setting.accumulation} parts each",
       )
-    traced_step = self._traced(
-      self.batch_size // parts, setting.remat, setting.accumulation
-    )
+    traced_step = self._traced(self.batch_size // parts, setting)
     mesh = jax.sharding.AbstractMesh(
       tuple(getattr(setting, axis) for axis in mesh_lib.AXES), mesh_lib.AXES
     )
@@ -171,23 +170,40 @@ class Planner:
       operations=estimate.operations,
     )
 
-  @functools.cache  # noqa: B019
-  def _traced(self, batch_size: int, remat: bool, accumulation: int) -> "_Traced":
-    config = dict(self._config)
-    config["parallel"] = dict(data=1)
-    config["train"] = {**config["train"], "batch_size": batch_size}
-    config["optimizer"] = {**config["optimizer"], "accumulation": accumulation}
-    if self.can_remat:
-      config["model"] = {**config["model"], "remat": remat}
-    experiment = experiment_lib.build(config, self._devices)
-    programs = denoiser_trainer.make_programs(experiment, {})
-    state, batch = programs.like(), inputs.train_batch(experiment, batch_size)
-    return _Traced(
-      program=jax.make_jaxpr(programs.train_step)(state, batch),
-      state=state,
-      batch=inputs.num_bytes(batch),
-      tensor_parallel=dict(experiment.recipe.network.tensor_parallel),
-    )
+  def _traced(self, batch_size: int, setting: Setting) -> "_Traced":
+    """The step at one chip's share of the batch."""
+    key = (batch_size, setting.remat, setting.accumulation)
+    if key not in self._steps:
+      alone = dataclasses.replace(setting, data=1, fsdp=1, tensor=1)
+      experiment = build(self.config, alone, batch_size, self._devices)
+      programs = denoiser_trainer.make_programs(experiment, {})
+      state, batch = programs.like(), inputs.train_batch(experiment, batch_size)
+      self._steps[key] = _Traced(
+        program=jax.make_jaxpr(programs.train_step)(state, batch),
+        state=state,
+        batch=inputs.num_bytes(batch),
+        tensor_parallel=dict(experiment.recipe.network.tensor_parallel),
+      )
+    return self._steps[key]
+
+
+def build(
+  config: artifacts.JsonMapping,
+  setting: Setting,
+  batch_size: int,
+  devices: Sequence[jax.Device],
+) -> experiment_lib.Experiment:
+  """Builds a config's experiment with a setting and a batch on given devices."""
+  model = dict(config["model"])
+  if "remat" in model:
+    model["remat"] = setting.remat
+  changes = {
+    "model": model,
+    "parallel": {axis: getattr(setting, axis) for axis in mesh_lib.AXES},
+    "train": {**config["train"], "batch_size": batch_size},
+    "optimizer": {**config["optimizer"], "accumulation": setting.accumulation},
+  }
+  return experiment_lib.build({**config, **changes}, devices)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,10 @@ _FREE = {
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+# Groups along axes of a mesh: mesh['a'=2,'b'=4], device_ids=(...) {'b'}; a part of an
+# axis is 'b':(1)2.
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
+_BOUND = re.compile(r"= s32\[\](?:\{[^}]*\})? constant\((\d+)\)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -58,11 +62,15 @@ def parse(text: str) -> dict[str, Traffic]:
   """Returns the collectives of a compiled program, by kind."""
   computations, entry = _computations(text)
   rounds = _rounds(computations, entry)
-  totals = {}
+  totals, seen = {}, set()
   for name, lines in computations.items():
     if not rounds.get(name):
       continue
-    for kind, sent in _collectives(lines):
+    for kind, sent, channel in _collectives(lines):
+      # The start and the end of an asynchronous collective are of one channel.
+      if channel in seen:
+        continue
+      seen |= {channel} if channel else set()
       before = totals.get(kind, Traffic())
       totals[kind] = Traffic(
         count=before.count + rounds[name], sent=before.sent + rounds[name] * sent
@@ -134,16 +142,27 @@ def _rounds(
       called = (_BODY if loops_only else _CALLED).findall(line)
       for branches in _BRANCHES.findall(line):
         called += [branch.strip().lstrip("%") for branch in branches.split(",")]
-      trips = _TRIPS.search(line) if " while(" in line else None
+      trips = _trips(line, computations) if " while(" in line else 1
       for other in called:
-        visit(other, times * (int(trips[1]) if trips else 1))
+        visit(other, times * trips)
 
   visit(entry, 1)
   return rounds
 
 
-def _collectives(lines: list[str]) -> Iterator[tuple[str, float]]:
-  """Kind and bytes that a chip sends of each collective of a computation."""
+def _trips(line: str, computations: Mapping[str, list[str]]) -> int:
+  """The rounds of a loop, from its own mark or the bound of its condition."""
+  if known := _TRIPS.search(line):
+    return int(known[1])
+  condition = re.search(r"\bcondition=%?([\w.\-]+)", line)
+  lines = computations.get(condition[1], []) if condition else []
+  bounds = [bound for each in lines for bound in _BOUND.findall(each)]
+  compares = any("direction=LT" in each for each in lines)
+  return int(bounds[0]) if compares and len(bounds) == 1 else 1
+
+
+def _collectives(lines: list[str]) -> Iterator[tuple[str, float, str]]:
+  """Kind, bytes that a chip sends and channel of each collective of a computation."""
   for line in lines:
     match = _OPERATION.match(line)
     if match is None:
@@ -157,20 +176,22 @@ def _collectives(lines: list[str]) -> Iterator[tuple[str, float]]:
       # The result of a start is a pair: what is sent, and what arrives.
       sizes = [max(sizes, default=0.0)]
     n = _group(rest)
-    total, part = sum(sizes), (n - 1) / n
-    match kind:
-      case "all-reduce":
-        yield kind, 2 * part * total
-      case "reduce-scatter":
-        yield kind, (n - 1) * total
-      case "collective-permute":
-        yield kind, total
-      case _:
-        yield kind, part * total
+    factors = {
+      "all-reduce": 2 * (n - 1) / n,
+      "reduce-scatter": n - 1,
+      "collective-permute": 1,
+    }
+    channel = re.search(r"channel_id=(\d+)", rest)
+    sent = factors.get(kind, (n - 1) / n) * sum(sizes)
+    yield kind, sent, channel[1] if channel else ""
 
 
 def _group(rest: str) -> int:
   """The number of chips in each group of a collective."""
+  if match := _MESH.search(rest):
+    sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
+    axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", match[2])
+    return math.prod(int(part or sizes[axis]) for axis, part in axes)
   if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
     return int(match[2])
   if match := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):

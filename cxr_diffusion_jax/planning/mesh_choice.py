@@ -89,11 +89,14 @@ def smallest_slice(
   return None
 
 
-def settle(config: recipe_lib.Config) -> recipe_lib.Config:
+def settle(config: recipe_lib.Config, memory: float | None = None) -> recipe_lib.Config:
   """Returns the config of a run, with a mesh that fits if `parallel.mesh` is 'auto'.
 
   The choice follows from the config and the devices alone, so that all hosts of a run
   make the same one.
+
+  Args:
+    memory: bytes of a device; None for what the device itself reports.
 
   Raises:
     errors.InputError: no mesh fits.
@@ -103,7 +106,7 @@ def settle(config: recipe_lib.Config) -> recipe_lib.Config:
     return config
   mesh = mesh_lib.make_mesh(**plain["parallel"])
   device = mesh.devices.flat[0]
-  memory = _memory(device)
+  memory = memory or _memory(device)
   planner = arithmetic.Planner(
     plain, bfloat16=device.platform != "cpu", device=jax.local_devices()[0]
   )
