@@ -88,7 +88,7 @@ def devices(topology: topologies.Topology) -> list[jax.Device]:
     raise errors.InputError(
       f"topology {topology.name} without libtpu, the TPU compiler",
       "libtpu beside JAX; no TPU is needed",
-      "pip install 'cxr-diffusion-jax[tpu]', or pass --compile=false for arithmetic alone",
+      "pip install 'cxr-diffusion-jax[tpu]', or use --compile=false: arithmetic only",
     )
   try:
     return list(
