@@ -15,6 +15,10 @@ def get_config(size: str = "small"):
   """Returns the recipe of a size with this condition."""
   config = default.get_config(size)
   config.conditioning = dict(
-    name="clip_text", encoder="openai/clip-vit-large-patch14", chunks=1, drop_rate=0.1
+    name="clip_text",
+    encoder="openai/clip-vit-large-patch14",
+    chunks=1,
+    all_states=False,
+    drop_rate=0.1,
   )
   return config

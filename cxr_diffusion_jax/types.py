@@ -71,10 +71,12 @@ class TokenStream:
   Attributes:
     tokens: [b n d] float.
     mask: [b n] bool, True where the token is real (not padding, not dropped).
+    null: [b n d], the tokens that replace a dropped stream; None to mask it.
   """
 
   tokens: jax.Array
   mask: jax.Array
+  null: jax.Array | None = None
 
 
 # One entry a stream, in the order of the conditioner's specifications.

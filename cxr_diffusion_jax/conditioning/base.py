@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors, naming, types
 
@@ -40,6 +41,7 @@ class ColumnSpec:
       needs none, or where embeddings are files of the dataset.
     chunks: windows of tokens that a prompt may fill.
     location: folder or hub id where the weights are now; "" for `model`.
+    empty: whether the states of the empty prompt are kept, as the null condition.
   """
 
   name: str
@@ -49,6 +51,7 @@ class ColumnSpec:
   model: str = ""
   chunks: int = 1
   location: str = ""
+  empty: bool = False
 
   def __post_init__(self):
     naming.check(f"source of column {self.name}", self.source, SOURCES)
@@ -153,22 +156,50 @@ def stream(values: types.Array) -> types.TokenStream:
   return types.TokenStream(tokens=tokens, mask=jnp.any(tokens != 0, axis=-1))
 
 
-def drop_context(context: types.Context, drop: jax.Array) -> types.Context:
-  """Masks whole streams of single examples; `drop` [b s] bool is True to drop stream s.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class WithNull:
+  """A conditioner of one stream whose null condition is tokens, not their absence.
 
-  What remains of an example without any stream is the null token that the denoiser
-  adds: training with dropped streams makes guidance possible (Ho and Salimans,
-  2207.12598).
+  Attributes:
+    states: [n d], the tokens of an example without a condition.
+  """
+
+  conditioner: Conditioner
+  states: np.ndarray
+
+  @property
+  def needs(self) -> Needs:
+    return self.conditioner.needs
+
+  @property
+  def streams(self) -> tuple[types.StreamSpec, ...]:
+    return self.conditioner.streams
+
+  def __call__(self, batch: types.Batch) -> types.Context:
+    (given,) = self.conditioner(batch)
+    null = jnp.broadcast_to(jnp.asarray(self.states), given.tokens.shape)
+    present = jnp.any(given.mask, axis=1)[:, None]
+    tokens = jnp.where(present[..., None], given.tokens, null)
+    return (types.TokenStream(tokens=tokens, mask=given.mask | ~present, null=null),)
+
+
+def drop_context(context: types.Context, drop: jax.Array) -> types.Context:
+  """Drops whole streams of single examples; `drop` [b s] bool is True to drop stream s.
+
+  A stream is masked, or replaced by its `null`. What remains of an example without any
+  stream is the null token that the denoiser adds: training with dropped streams makes
+  guidance possible (Ho and Salimans, 2207.12598).
   """
   return tuple(
     dataclasses.replace(stream, mask=stream.mask & ~drop[:, i, None])
+    if stream.null is None
+    else dataclasses.replace(
+      stream, tokens=jnp.where(drop[:, i, None, None], stream.null, stream.tokens)
+    )
     for i, stream in enumerate(context)
   )
 
 
 def drop_all(context: types.Context) -> types.Context:
   """Drops every stream of every example: the unconditional context."""
-  return tuple(
-    dataclasses.replace(stream, mask=jnp.zeros_like(stream.mask, dtype=bool))
-    for stream in context
-  )
+  return drop_context(context, jnp.ones((1, len(context)), bool))

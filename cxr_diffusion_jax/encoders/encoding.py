@@ -23,7 +23,7 @@ from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
-from cxr_diffusion_jax.encoders import base
+from cxr_diffusion_jax.encoders import base, empty_text
 
 BATCH = 64
 
@@ -111,6 +111,7 @@ def encode_columns(
         progress,
         splits=_splits(records, caption),
       )
+    empty_text.make(folder(settings, spec), [spec], description, open_fn)
 
 
 def refresh_column(

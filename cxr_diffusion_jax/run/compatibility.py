@@ -53,6 +53,7 @@ MAY_CHANGE = (
 
 # Keys that older versions lacked, with the value that their absence implies.
 _ADDED = {
+  "conditioning.all_states": False,
   "data.phantom_visits": 0.0,
   "data.augment": 0.0,
   "data.balance": 0.0,

@@ -25,11 +25,12 @@ from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import phantom
+from cxr_diffusion_jax.encoders import empty_text
 from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.run import card as card_lib
-from cxr_diffusion_jax.run import locks
+from cxr_diffusion_jax.run import locks, null_context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,8 @@ class Dataset:
   def card(self) -> card_lib.DatasetCard:
     """The dataset card that a run stores."""
     statistics = dict(self.records.statistics)
+    if empty := empty_text.read(self.needs.specs, self.columns):
+      statistics[null_context.KEY] = null_context.to_json(empty)
     for column in self.latents:
       measured = latent_columns.statistics(column)
       modes = {**statistics.get("modes", {}), latent_columns.NAME: measured["modes"]}

@@ -24,12 +24,13 @@ from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.run import (
   augmentation,
   codec_section,
-  denoiser,
   diffusion_section,
   model_section,
+  null_context,
   sample_section,
   sections,
 )
+from cxr_diffusion_jax.run import denoiser as denoiser_lib
 
 Config = ml_collections.ConfigDict | artifacts.JsonMapping
 
@@ -57,7 +58,7 @@ class Recipe:
     latent_shape: (h, w, c) of what is denoised.
   """
 
-  denoiser: denoiser.Denoiser
+  denoiser: denoiser_lib.Denoiser
   make_codec: Callable[[artifacts.JsonMapping], codec_lib.Codec]
   network: network_lib.Network
   init_fn: Callable[[jax.Array], types.Params]
@@ -77,10 +78,17 @@ class Recipe:
     return self.denoiser.codec
 
   def with_statistics(self, statistics: artifacts.JsonMapping) -> "Recipe":
-    """Returns the recipe with a codec built from measured statistics."""
-    codec = self.make_codec(statistics)
+    """Returns the recipe with codec and null condition from measured statistics."""
+    return dataclasses.replace(self, denoiser=self.bound(self.denoiser, statistics))
+
+  def bound(
+    self, denoiser: denoiser_lib.Denoiser, statistics: artifacts.JsonMapping
+  ) -> denoiser_lib.Denoiser:
+    """Returns a denoiser of this recipe with what follows from the statistics."""
     return dataclasses.replace(
-      self, denoiser=dataclasses.replace(self.denoiser, codec=codec)
+      denoiser,
+      codec=self.make_codec(statistics),
+      conditioner=null_context.bind(denoiser.conditioner, statistics),
     )
 
 
@@ -127,10 +135,10 @@ def build(
   )
   diffusion = diffusion_section.build(plain["diffusion"])
   return Recipe(
-    denoiser=denoiser.Denoiser(
+    denoiser=denoiser_lib.Denoiser(
       apply_fn=network.apply,
       codec=codec.make(statistics or {}),
-      conditioner=conditioner,
+      conditioner=null_context.bind(conditioner, statistics or {}),
       process=diffusion["process"],
       preconditioning=diffusion["preconditioning"],
     ),

@@ -60,12 +60,13 @@ class Experiment:
     return None if self.alignment is None else self.alignment.needs
 
   def make_objective(self, statistics: artifacts.JsonMapping) -> step_lib.Objective:
-    """Returns the objective with codec and times that fit the records' statistics."""
-    codec = self.recipe.make_codec(statistics)
+    """Returns the objective with what follows from the records' statistics."""
+    denoiser = self.recipe.bound(self.objective.denoiser, statistics)
+    variance = denoiser.codec.mode_variance
     return dataclasses.replace(
       self.objective,
-      denoiser=dataclasses.replace(self.objective.denoiser, codec=codec),
-      time_sampler=self.objective.time_sampler.for_variance(codec.mode_variance),
+      denoiser=denoiser,
+      time_sampler=self.objective.time_sampler.for_variance(variance),
     )
 
 

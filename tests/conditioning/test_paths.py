@@ -19,6 +19,7 @@ FORMS = [
   ("bert_text", {"pooled": True}),
   ("clip_text", {"encoder": "standin"}),
   ("clip_text", {"encoder": "standin", "chunks": 2}),
+  ("clip_text", {"encoder": "standin", "all_states": True}),
   ("clip_vision", {"encoder": "standin"}),
   ("clip_vision", {"encoder": "standin", "pooled": True}),
   *(("elixr_b", {"kind": kind}) for kind in elixr_b.KINDS),

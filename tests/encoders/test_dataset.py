@@ -1,15 +1,18 @@
 """A dataset joins records and columns, of each image or of its patient's other one."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.conditioning import clip_text
 from cxr_diffusion_jax.encoders import base, encoding
 from cxr_diffusion_jax.encoders.columns import clip as clip_columns
-from cxr_diffusion_jax.run import dataset
+from cxr_diffusion_jax.run import card as card_lib
+from cxr_diffusion_jax.run import dataset, null_context
 
 pytestmark = pytest.mark.usefixtures("one_by_one")
 
@@ -55,6 +58,20 @@ def test_prepare_takes_references_of_the_patient_and_own_text(settings, needs):
       seen = encoder.encode_images(["clip_image"], [reference[..., 0]])["clip_image"]
       np.testing.assert_allclose(record["clip_image"], seen[0], rtol=2e-3, atol=2e-3)
   assert 0 < num_with < sum(result.records.num_rows.values())
+
+
+def test_prepare_keeps_the_states_of_the_empty_prompt(settings, make_clip, monkeypatch):
+  clip = str(make_clip("clip", ["pleural effusion of a patient"]))
+  path = clip_text.Conditioner(encoder=clip, all_states=True, shape=(48, 16))
+  card = dataset.prepare(settings, path.needs).card
+  text = json.dumps(card.to_json())
+  card = card_lib.from_json(json.loads(text), {"data": {"image_size": 32}})
+  states = null_context.bind(path, card.statistics).states
+  (wanted,) = clip_columns.load(clip).encode_text(["clip_states"], [""])["clip_states"]
+  np.testing.assert_allclose(states, wanted, rtol=2e-3, atol=2e-3)
+  # Nothing is loaded or encoded again.
+  monkeypatch.setattr(clip_columns, "load", None)
+  assert dataset.prepare(settings, path.needs).card.statistics == card.statistics
 
 
 def test_prepare_shares_columns_between_references(settings, needs, monkeypatch):

@@ -69,6 +69,11 @@ def test_check_config_refuses_to_add_or_remove_published_weights():
 def test_check_config_accepts_an_older_config_and_tuples():
   assert compatibility.check_config(CONFIG, _changed(train__init_from="")) == []
   assert compatibility.check_config(CONFIG, _changed(train__power_ema=())) == []
+  assert (
+    compatibility.check_config(CONFIG, _changed(conditioning__all_states=False)) == []
+  )
+  with pytest.raises(errors.InputError, match=r"all_states \(False there, True here\)"):
+    compatibility.check_config(CONFIG, _changed(conditioning__all_states=True))
 
 
 def test_check_config_refuses_other_learning_with_both_values_and_a_way_on():

@@ -234,6 +234,9 @@ def test_pretrained_recipe_starts_from_stable_diffusion(choice, width, num_strea
   assert network.context_width == width
   streams = network.context_streams
   assert (None if streams is None else len(streams)) == num_streams
+  # Of a prompt, it sees all 77 states, as Stable Diffusion was trained.
+  of_prompts = experiment.recipe.conditioner.needs.columns == ("clip_states",)
+  assert of_prompts == ("," not in choice)
   if choice == "base":
     shapes = jax.eval_shape(experiment.recipe.init_fn, jax.random.key(0))
     # Stable Diffusion 1.5's UNet, to the last one.

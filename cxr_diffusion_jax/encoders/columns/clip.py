@@ -1,6 +1,7 @@
 """Columns of a CLIP, computed from prompts and images of the records or a user.
 
   clip_text    [77*k d]   last hidden state of k windows, zeros where the mask is False
+  clip_states  [77*k d]   the same with the states of the padding
   clip_patches [1+g*g d]  penultimate hidden states, class token first
   clip_image   [1 p]      the image in the space shared with texts, not normalised
 
@@ -23,7 +24,7 @@ from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 
-TEXT = ("clip_text",)
+TEXT = ("clip_text", "clip_states")
 IMAGES = ("clip_image", "clip_patches")
 COLUMNS = (*TEXT, *IMAGES)
 
@@ -122,8 +123,11 @@ class ClipEncoder:
     tokens, mask, _ = clip_model.encode_text(
       self.model, prompts, chunks=self.chunks, batch_size=self.batch_size
     )
-    by_name = {"clip_text": np.where(mask[..., None], tokens, np.float32(0))}
-    return encoding.checked(by_name, self.model.name)
+    by_name = {
+      "clip_text": np.where(mask[..., None], tokens, np.float32(0)),
+      "clip_states": tokens,
+    }
+    return encoding.checked({name: by_name[name] for name in columns}, self.model.name)
 
   def encode_images(
     self, columns: Sequence[str], images: Sequence[np.ndarray]
@@ -170,7 +174,7 @@ def _shapes(config: artifacts.JsonMapping, chunks: int) -> dict[str, tuple[int, 
   grid = vision.get("image_size", 224) // vision.get("patch_size", 32)
   max_tokens = text.get("max_position_embeddings", 77)
   return {
-    "clip_text": (chunks * max_tokens, text.get("hidden_size", 512)),
+    **dict.fromkeys(TEXT, (chunks * max_tokens, text.get("hidden_size", 512))),
     "clip_patches": (1 + grid**2, vision.get("hidden_size", 768)),
     "clip_image": (1, config.get("projection_dim", 512)),
   }

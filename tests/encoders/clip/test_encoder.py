@@ -42,7 +42,7 @@ def images() -> list[np.ndarray]:
 
 
 def test_columns_have_the_shapes_promised(encoder, images):
-  result = encoder.encode_text(["clip_text"], PROMPTS)
+  result = encoder.encode_text(["clip_text", "clip_states"], PROMPTS)
   result |= encoder.encode_images(["clip_image", "clip_patches"], images)
   assert set(result) == set(encoder.shapes)
   for name, values in result.items():
@@ -118,6 +118,7 @@ def test_shapes_of_a_folder_are_those_of_its_model(encoder):
   chunks = encoder.chunks
   assert clip_columns.shapes(str(FOLDER), chunks) == {
     "clip_text": (16 * chunks, 16),
+    "clip_states": (16 * chunks, 16),
     "clip_patches": (17, 16),
     "clip_image": (1, 8),
   }
@@ -143,6 +144,7 @@ def test_shapes_of_the_published_clip_need_no_file(monkeypatch):
   monkeypatch.setattr(clip_files, "find_config", None)
   assert clip_columns.shapes("openai/clip-vit-large-patch14") == {
     "clip_text": (77, 768),
+    "clip_states": (77, 768),
     "clip_patches": (257, 1024),
     "clip_image": (1, 768),
   }
@@ -167,6 +169,7 @@ def test_shapes_use_the_defaults_of_transformers(nested, tmp_path):
   num_patches = 1 + (vision.image_size // vision.patch_size) ** 2
   assert clip_columns.shapes(str(tmp_path)) == {
     "clip_text": (text.max_position_embeddings, text.hidden_size),
+    "clip_states": (text.max_position_embeddings, text.hidden_size),
     "clip_patches": (num_patches, vision.hidden_size),
     "clip_image": (1, config.projection_dim),
   }
