@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 import contextlib
 import functools
 import gc
+import hashlib
 import inspect
 import os
 import pathlib
+import platform
 import signal
 import sys
 import traceback
@@ -43,6 +45,7 @@ def run(main: Callable[..., None]) -> None:
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   # Open buckets with fsspec: tensorflow's client takes seconds to import.
   os.environ.setdefault("EPATH_USE_TF", "false")
+  keep_compiled()
   # TensorStore writes checkpoints past fsspec: a listing that fsspec has cached lacks
   # them.
   for store in ("GCS", "S3"):
@@ -65,6 +68,31 @@ def run(main: Callable[..., None]) -> None:
       _fail(refusal)
 
   app.run(guarded, flags_parser=functools.partial(_parse, main))
+
+
+def keep_compiled() -> None:
+  """Has JAX keep compiled programs in ~/.cache/cxr_diffusion_jax; before its import.
+
+  Each kind of CPU has its own folder, because programs do not run on all others. JAX's
+  own variables have precedence: JAX_COMPILATION_CACHE_DIR is another folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  cpu = platform.machine()
+  with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+    lines = (line for line in file if line.startswith(("model name", "flags")))
+    cpu += "-" + hashlib.sha256("".join(sorted(set(lines))).encode()).hexdigest()[:8]
+  home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  folder = os.path.join(home, "cxr_diffusion_jax", "compiled", cpu)
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError:
+    return
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+  # JAX locks a cache only if its size is limited.
+  os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 << 30))
 
 
 def numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import io
+import os
 import pathlib
 import re
 import sys
@@ -173,3 +174,22 @@ def test_numbers_parses_a_flag():
     command.numbers("guidance", ["3", "x"])
   with pytest.raises(errors.InputError, match="--guidance=3,,4; expected numbers"):
     command.numbers("guidance", ["3", "", "4"])
+
+
+def test_keep_compiled_leaves_jax_its_own_variables(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+  command.keep_compiled()
+  assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "elsewhere"
+  assert list(tmp_path.iterdir()) == []
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  command.keep_compiled()
+  folder = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+  assert folder.parent == tmp_path / "cxr_diffusion_jax" / "compiled"
+  assert folder.is_dir()
+  # A file where the folder should be: nothing is kept, and nothing fails.
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+  (tmp_path / "file").write_text("")
+  command.keep_compiled()
+  assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
