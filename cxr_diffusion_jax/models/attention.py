@@ -1,15 +1,16 @@
-"""Attention with masked keys, fast on each backend, and the transformer around it.
+"""Attention with masked keys, fast on each platform, and the transformer around it.
 
 attend(q, k, v) = softmax(q k^T / sqrt(d)) v,  softmax in float32
 
 plain    the formula; the scores [b h q k] exist in memory
-blocked  one head and one block of queries at a time, recomputed for the gradient: a
-         few MB, which fit a CPU's cache (Rabe and Staats 2021, 2112.05682)
+chunked  one block of queries at a time, recomputed for the gradient
+blocked  one head and one block of queries at a time: a few MB, which fit a CPU's cache
+         (Rabe and Staats 2021, 2112.05682)
 cudnn    the fused kernel of NVIDIA GPUs, for 16-bit inputs
+flash    a fused kernel for TPUs, see `flash_attention`
 """
 
 import functools
-import math
 
 from einops import rearrange
 from flax import linen as nn
@@ -17,7 +18,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from cxr_diffusion_jax.models import embedding
+from cxr_diffusion_jax.models import attention_kernels, embedding, placement
 from cxr_diffusion_jax.models.block_scan import apply_blocks
 from cxr_diffusion_jax.types import TokenStream
 
@@ -27,6 +28,9 @@ TENSOR_PARALLEL = {
   **dict.fromkeys(("to_q", "to_k", "to_v", "net_0"), 1),
   **dict.fromkeys(("to_out_0", "net_2"), 0),
 }
+
+# The most scores of a head that accelerators keep in memory: 1 MB.
+PLAIN_SCORES = 2**18
 
 
 def attend(
@@ -43,111 +47,53 @@ def attend(
 
   Args:
     mask: [b k] bool, True for visible keys; None for all.
-    implementation: 'plain', 'blocked', 'cudnn', or 'auto' for the fastest one for these
-      shapes on the default backend.
+    implementation: a name from above, or 'auto' for `choose` on the platform of
+      `placement.on_mesh`.
     block_size: queries per block of 'blocked'; by default `block_size_for(q, k)`.
   """
   if implementation == "auto":
-    implementation = _fastest(query)
+    implementation = choose(query, key.shape[1], placement.platform())
+  operands = query, key, value, mask
   match implementation:
     case "plain":
-      return _plain(query, key, value, mask)
+      return attention_kernels.plain(*operands)
+    case "chunked":
+      return attention_kernels.chunked(*operands)
     case "blocked":
-      size = block_size or block_size_for(query.shape[1], key.shape[1])
-      return _blocked(query, key, value, mask, size)
+      size = block_size or attention_kernels.block_size_for(
+        query.shape[1], key.shape[1]
+      )
+      return attention_kernels.blocked(*operands, size)
     case "cudnn":
-      return _cudnn(query, key, value, mask)
+      return attention_kernels.cudnn(*operands)
+    case "flash":
+      # Pallas takes 0.4 s to import, and only TPUs need it.
+      from cxr_diffusion_jax.models import flash_attention
+
+      return flash_attention.attend(*operands)
   raise ValueError(f"unknown implementation {implementation!r}")
 
 
-def _fastest(query: Array) -> str:
-  """The implementation for these shapes; see tests/benchmarks/attention.py."""
+def choose(
+  query: Array | jax.ShapeDtypeStruct, num_keys: int, platform: str | None
+) -> str:
+  """The implementation for queries [b q h d]; see tests/benchmarks/attention.py.
+
+  None has an array [.. q k] of more than `PLAIN_SCORES` in memory. Without a platform,
+  it is one that runs on all.
+  """
   num_queries, width = query.shape[1], query.shape[3]
-  backend = jax.default_backend()
-  if backend == "cpu":
+  if platform in ("cpu", None):
     return "blocked" if num_queries >= 256 else "plain"
   sixteen_bit = query.dtype in (jnp.bfloat16, jnp.float16)
-  if backend == "gpu" and sixteen_bit and width % 8 == 0 and width <= 128:
+  if platform == "gpu" and sixteen_bit and width % 8 == 0 and width <= 128:
     return "cudnn"
-  return "plain"
+  if platform == "tpu" and query.dtype in (jnp.bfloat16, jnp.float32):
+    from cxr_diffusion_jax.models import flash_attention
 
-
-def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
-  scale = 1 / math.sqrt(query.shape[-1])
-  scores = jnp.einsum(
-    "bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32
-  )
-  if mask is not None:
-    scores = _hide(scores, mask[:, None, None])
-  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-
-
-def _hide(scores: Array, mask: Array) -> Array:
-  """Uses the lowest finite number, not -inf, so that an all-masked row stays finite."""
-  return jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-
-
-def _blocked(
-  query: Array, key: Array, value: Array, mask: Array | None, size: int
-) -> Array:
-  """`_plain` for one sample, head and block of queries at a time.
-
-  Keys and values are transposed to [d k]. Their gradients are then products with a
-  long last axis, which XLA computes seven times faster than the other order.
-  """
-  batch, num_queries, num_heads, width = query.shape
-  padding = -num_queries % size
-  query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
-  query = query * (1 / math.sqrt(width))
-
-  @jax.checkpoint
-  def block(query, key, value, mask):
-    scores = jnp.matmul(query, key, preferred_element_type=jnp.float32)
-    if mask is not None:
-      scores = _hide(scores, mask)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return weights @ value.T
-
-  def one_head(operands):
-    query, key, value, mask = operands
-    return jax.lax.map(lambda q: block(q, key, value, mask), query)
-
-  query = rearrange(query, "b (n s) h d -> (b h) n s d", s=size)
-  key, value = (rearrange(x, "b k h d -> (b h) d k") for x in (key, value))
-  if mask is not None:
-    mask = jnp.repeat(mask, num_heads, axis=0)
-  out = jax.lax.map(one_head, (query, key, value, mask))
-  out = rearrange(out, "(b h) n s d -> b (n s) h d", b=batch)
-  return out[:, :num_queries]
-
-
-def block_size_for(num_queries: int, num_keys: int) -> int:
-  """Queries per block, such that its float32 scores fit 4 MB of a core's cache."""
-  size = 2**20 // num_keys
-  size = max(32, min(512, 2 ** int(math.log2(max(size, 1)))))
-  return min(size, num_queries)
-
-
-def _cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
-  """The fused kernel; pads odd lengths, because its masked gradient needs even ones."""
-  num_queries, num_keys = query.shape[1], key.shape[1]
-  if mask is None and (num_queries % 2 or num_keys % 2):
-    mask = jnp.ones(key.shape[:2], bool)
-  if mask is not None:
-    query = _pad_tokens(query, -num_queries % 2)
-    key, value = (_pad_tokens(x, -num_keys % 8) for x in (key, value))
-    mask = jnp.pad(mask, ((0, 0), (0, -num_keys % 8)))
-    shape = (mask.shape[0], 1, query.shape[1], mask.shape[1])
-    mask = jnp.broadcast_to(mask[:, None, None], shape)
-  out = jax.nn.dot_product_attention(
-    query, key, value, mask=mask, implementation="cudnn"
-  )
-  return out[:, :num_queries]
-
-
-def _pad_tokens(x: Array, num: int) -> Array:
-  return jnp.pad(x, ((0, 0), (0, num), (0, 0), (0, 0)))
+    if flash_attention.fits(num_keys, width, query.dtype):
+      return "flash"
+  return "plain" if num_queries * num_keys <= PLAIN_SCORES else "chunked"
 
 
 class Attention(nn.Module):
