@@ -12,7 +12,7 @@ from jax import Array
 import jax.numpy as jnp
 
 # Scores of one head that `chunked` computes at a time.
-_CHUNK_SCORES = 2**18
+CHUNK_SCORES = 2**18
 
 
 def plain(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
@@ -33,7 +33,7 @@ def chunked(query: Array, key: Array, value: Array, mask: Array | None) -> Array
   by side and which are split over a mesh.
   """
   num_queries, dtype = query.shape[1], value.dtype
-  num_chunks = -(-num_queries // max(16, _CHUNK_SCORES // key.shape[1]))
+  num_chunks = -(-num_queries // max(16, CHUNK_SCORES // key.shape[1]))
   size = -(-num_queries // num_chunks)
   query = _pad_tokens(query, num_chunks * size - num_queries)
   query = rearrange(query, "b (n s) h d -> n b s h d", s=size)

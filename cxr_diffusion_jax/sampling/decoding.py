@@ -14,7 +14,7 @@ import numpy as np
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.models import codec as codec_lib
-from cxr_diffusion_jax.models import kl_codec
+from cxr_diffusion_jax.models import kl_codec, placement
 from cxr_diffusion_jax.parallel import batches as batches_lib
 from cxr_diffusion_jax.parallel import sharding
 
@@ -54,6 +54,7 @@ def _over_rows(
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
 
   @functools.partial(jax.jit, in_shardings=(split, whole), out_shardings=whole)
+  @placement.on_mesh(mesh)
   def program(rows, params):
     return fn(rows, params)
 

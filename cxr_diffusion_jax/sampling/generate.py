@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax.models import placement
 from cxr_diffusion_jax.parallel import batches as batches_lib
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
@@ -83,6 +84,7 @@ def make_generate(
   apart = bool(denoiser.codec.columns)
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+  @placement.on_mesh(mesh)
   def generate(params, batch, keys, *, scale=None, negative=None, weak_params=None):
     denoise_fn = guide(params, scale, negative, weak_params)
     noise_keys, step_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)

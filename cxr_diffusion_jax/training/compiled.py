@@ -17,6 +17,7 @@ from cxr_diffusion_jax import artifacts, types
 from cxr_diffusion_jax.data import pipeline
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.encoders.latents import autoencoders
+from cxr_diffusion_jax.models import placement
 from cxr_diffusion_jax.parallel import batches as batches_lib
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.parallel import sharding
@@ -87,6 +88,7 @@ class Compiler:
     mesh: jax.sharding.Mesh,
     tensor_parallel: Mapping[str, int],
   ):
+    self._mesh = mesh
     self._whole = sharding.replicated(mesh)
     self._batch = sharding.batch_sharding(mesh)
     self.shapes = jax.eval_shape(create, *example)
@@ -144,6 +146,7 @@ class Compiler:
     # Pass them as arguments: large constants would be compiled into the program.
     placed = jax.device_put(constants, self._whole)
     in_shardings = (*in_shardings, *(self._whole for _ in constants))
+    function = placement.on_mesh(self._mesh)(function)
     compiled = jax.jit(function, in_shardings=in_shardings, **options)
     return (lambda *given: compiled(*given, *placed)) if constants else compiled
 
@@ -211,6 +214,7 @@ def of_rows(
 
   Every process reads all rows.
   """
+  function = placement.on_mesh(mesh)(function)
   compiled = jax.jit(function, out_shardings=sharding.replicated(mesh))
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   b = -(-min(batch_size, len(source)) // parts) * parts

@@ -75,7 +75,7 @@ def main() -> None:
     times, difference = compare(*shape)
     batch, num_queries, _, heads, width = shape
     query = jax.ShapeDtypeStruct((batch, num_queries, heads, width), jnp.float32)
-    choice = attention._fastest(query)
+    choice = attention.choose(query, shape[2], jax.default_backend())
     for name, (plain, blocked) in zip(("forward", "gradient"), times, strict=True):
       print(
         f"{label:20} {name:8} {plain * 1e3:7.1f}ms {blocked * 1e3:7.1f}ms "

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.models import attention
+from cxr_diffusion_jax.models import attention, attention_kernels, flash_attention
 
 
 def _formula(query, key, value, mask):
@@ -32,7 +32,9 @@ def operands():
   return query, key, value, mask
 
 
-@pytest.mark.parametrize("implementation", ["plain", "blocked", "auto"])
+@pytest.mark.parametrize(
+  "implementation", ["plain", "chunked", "blocked", "flash", "auto"]
+)
 def test_attend_equals_the_formula(operands, implementation):
   # 70 queries in blocks of 32: the last block is padded.
   query, key, value, mask = operands
@@ -43,8 +45,13 @@ def test_attend_equals_the_formula(operands, implementation):
   np.testing.assert_allclose(got, _formula(query, key, value, everything), atol=2e-6)
 
 
-def test_blocked_attention_has_the_gradient_of_plain(operands):
+@pytest.mark.parametrize("implementation", ["chunked", "blocked", "flash"])
+def test_attention_has_the_gradient_of_plain(operands, implementation, monkeypatch):
+  # Several blocks of queries, and a row without visible keys.
+  monkeypatch.setattr(attention_kernels, "CHUNK_SCORES", 2**10)
+  monkeypatch.setattr(flash_attention, "BLOCK_SCORES", 2**12)
   query, key, value, mask = operands
+  mask = mask.at[1].set(False)
 
   def loss(operands, implementation):
     return jnp.sum(
@@ -53,13 +60,14 @@ def test_blocked_attention_has_the_gradient_of_plain(operands):
 
   gradient = jax.jit(jax.grad(loss), static_argnums=1)
   expected = gradient((query, key, value), "plain")
-  for got, want in zip(gradient((query, key, value), "blocked"), expected, strict=True):
+  gradients = gradient((query, key, value), implementation)
+  for got, want in zip(gradients, expected, strict=True):
     # Both are within 6e-7 of float64, relative to the largest entry.
     largest = float(jnp.max(jnp.abs(want)))
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-6 * largest)
 
 
-@pytest.mark.parametrize("implementation", ["plain", "blocked"])
+@pytest.mark.parametrize("implementation", ["plain", "chunked", "blocked", "flash"])
 def test_attend_ignores_masked_keys_and_is_finite_for_empty_rows(
   operands, implementation
 ):
@@ -118,12 +126,12 @@ def test_cudnn_attention_is_called_with_supported_shapes(operands, monkeypatch):
 
 
 def test_attend_refuses_an_unknown_implementation(operands):
-  with pytest.raises(ValueError, match="flash"):
-    attention.attend(*operands, "flash")
+  with pytest.raises(ValueError, match="paged"):
+    attention.attend(*operands, "paged")
 
 
 def test_block_size_for_bounds_the_scores_in_memory():
   for num_keys in (64, 1024, 4096, 16384):
-    size = attention.block_size_for(4096, num_keys)
+    size = attention_kernels.block_size_for(4096, num_keys)
     assert 32 <= size <= 512
     assert size == 32 or size * num_keys <= 2**20

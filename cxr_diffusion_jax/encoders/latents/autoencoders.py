@@ -22,7 +22,7 @@ from cxr_diffusion_jax.encoders import hub
 from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.interop import safetensors_folder
 from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
-from cxr_diffusion_jax.models import kl_codec
+from cxr_diffusion_jax.models import kl_codec, placement
 from cxr_diffusion_jax.parallel import batches
 
 # Has Stable Diffusion's shape, so a config that names it is built without any file.
@@ -112,6 +112,7 @@ class Autoencoder:
     )
 
     @functools.partial(jax.jit, in_shardings=(whole, rows), out_shardings=rows)
+    @placement.on_mesh(mesh)
     def moments(params, images):
       scaled = images.astype(jnp.float32) / 127.5 - 1.0
       return kl_codec.moments(self.network, params, scaled)

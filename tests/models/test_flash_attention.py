@@ -1,0 +1,155 @@
+"""The kernel for TPUs, interpreted on the CPU: narrow and odd heads, meshes, choice."""
+
+import functools
+import math
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax.models import attention, placement
+from cxr_diffusion_jax.models.denoisers import dit, edm2, unet
+from cxr_diffusion_jax.parallel import mesh as mesh_lib
+
+
+def _draw(batch, num_queries, num_keys, heads, width, dtype=jnp.float32):
+  keys = jax.random.split(jax.random.key(1), 4)
+  lengths = (num_queries, num_keys, num_keys, num_queries)
+  return [
+    jax.random.normal(key, (batch, length, heads, width), dtype)
+    for key, length in zip(keys, lengths, strict=True)
+  ]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _output_and_gradients(implementation, *operands):
+  *operands, cotangent = operands
+  out, pull = jax.vjp(
+    lambda *qkv: attention.attend(*qkv, implementation=implementation), *operands
+  )
+  return out, *pull(cotangent)
+
+
+@pytest.mark.parametrize(
+  ("heads", "width"),
+  [
+    (3, 64),  # two heads share 128 lanes, one lane group is half empty
+    (1, 72),  # of DiT-XL: padded to 128
+  ],
+)
+def test_flash_attention_pads_heads_to_whole_lanes(heads, width):
+  operands = _draw(1, 40, 24, heads, width)
+  expected = _output_and_gradients("plain", *operands)
+  for got, want in zip(
+    _output_and_gradients("flash", *operands), expected, strict=True
+  ):
+    np.testing.assert_allclose(got, want, atol=3e-6)
+
+
+def test_flash_attention_in_bfloat16_is_as_accurate_as_plain():
+  operands = _draw(1, 64, 48, 2, 64)
+  exact = _output_and_gradients("plain", *operands)
+  rounded = [x.astype(jnp.bfloat16) for x in operands]
+
+  def worst(implementation):
+    values = _output_and_gradients(implementation, *rounded)
+    assert all(value.dtype == jnp.bfloat16 for value in values)
+    return max(
+      float(jnp.max(jnp.abs(value.astype(jnp.float32) - want)))
+      for value, want in zip(values, exact, strict=True)
+    )
+
+  assert worst("flash") <= 1.1 * worst("plain")
+
+
+def test_flash_attention_is_split_over_the_mesh():
+  mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
+  operands = _draw(4, 16, 24, 4, 64)
+  mask = jax.random.bernoulli(jax.random.key(2), 0.6, (4, 24))
+  place = jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(("data", "fsdp"), None, "tensor")
+  )
+  placed = [jax.device_put(x, place) for x in operands]
+
+  def loss(operands, implementation):
+    *qkv, cotangent = operands
+    return jnp.sum(attention.attend(*qkv, mask, implementation) * cotangent)
+
+  gradient = jax.grad(placement.on_mesh(mesh)(loss))
+  compiled = jax.jit(gradient, static_argnums=1).lower(placed, "flash").compile()
+  # Each device works on its own samples and heads.
+  for collective in ("all-gather", "all-reduce", "all-to-all"):
+    assert collective not in compiled.as_text()
+  expected = jax.jit(gradient, static_argnums=1)(operands, "plain")
+  for got, want in zip(compiled(placed), expected, strict=True):
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_attention_is_chosen_by_the_mesh():
+  def choose(platform, num_queries, num_keys, width, dtype=jnp.bfloat16):
+    query = jax.ShapeDtypeStruct((1, num_queries, 2, width), dtype)
+    return attention.choose(query, num_keys, platform)
+
+  assert choose("tpu", 4096, 4096, 64) == "flash"
+  assert choose("tpu", 4096, 77, 40, jnp.float32) == "flash"
+  # Too large for the chip's memory.
+  assert choose("tpu", 4096, 4096, 512) == "chunked"
+  assert choose("gpu", 4096, 4096, 64) == "cudnn"
+  assert choose("gpu", 4096, 4096, 64, jnp.float32) == "chunked"
+  assert choose("gpu", 4096, 4096, 512) == "chunked"
+  assert choose("gpu", 256, 64, 20) == "plain"
+  for platform in ("cpu", None):
+    assert choose(platform, 4096, 4096, 64) == "blocked"
+    assert choose(platform, 64, 64, 64) == "plain"
+  assert placement.platform() is None
+  with placement.on_mesh(mesh_lib.make_mesh()):
+    assert placement.platform() == "cpu"
+
+
+def _largest_scores(text: str) -> int:
+  """The largest product of an array's last two axes in StableHLO."""
+  shapes = re.findall(r"tensor<([0-9x]+)x[a-z]", text)
+  axes = (tuple(map(int, shape.split("x")))[-2:] for shape in shapes)
+  return max(math.prod(pair) for pair in axes if len(pair) == 2)
+
+
+ONE_LEVEL = dict(block_channels=(16,), num_layers=1, attention=(True,))
+NETWORKS = {
+  "dit": dit.DiT(patch_size=1, depth=1, width=16, num_heads=2),
+  "unet": unet.UNet(
+    **ONE_LEVEL, num_heads=2, norm_groups=4, context_width=8, context_streams=()
+  ),
+  "edm2": edm2.EDM2(**ONE_LEVEL, head_width=8, context_width=8),
+}
+
+
+@pytest.mark.parametrize(
+  ("name", "platform", "dtype"),
+  [
+    ("dit", "tpu", jnp.bfloat16),
+    ("unet", "tpu", jnp.float32),
+    ("edm2", "gpu", jnp.float32),
+    ("dit", "cpu", jnp.float32),
+  ],
+)
+def test_no_program_has_all_scores_in_memory(name, platform, dtype):
+  """The gradient for 4,096 tokens, lowered for devices that are not here."""
+  network = NETWORKS[name].clone(dtype=dtype)
+  x_t, t = jnp.zeros((1, 64, 64, 4)), jnp.zeros((1,))
+  params = jax.eval_shape(network.init, jax.random.key(0), x_t, t, ())
+  device = types.SimpleNamespace(platform=platform)
+  mesh = types.SimpleNamespace(devices=np.array([device]), size=1, shape={"data": 1})
+
+  @placement.on_mesh(mesh)
+  def loss(params, x_t, t):
+    return jnp.sum(network.apply(params, x_t, t, ()) ** 2)
+
+  traced = jax.jit(jax.grad(loss)).trace(params, x_t, t)
+  names = {"gpu": "cuda"}
+  text = traced.lower(lowering_platforms=(names.get(platform, platform),)).as_text()
+  assert ("tpu_custom_call" in text) == (platform == "tpu")
+  # The largest others are 4,096 tokens of 128 channels.
+  assert _largest_scores(text) <= 4096 * 512
