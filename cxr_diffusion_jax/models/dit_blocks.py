@@ -15,13 +15,13 @@ import dataclasses
 from einops import rearrange
 from flax import linen as nn
 import flax.struct
-import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from cxr_diffusion_jax.models import network
 from cxr_diffusion_jax.models.attention import attend
+from cxr_diffusion_jax.models.modulation import modulate
 from cxr_diffusion_jax.types import TokenStream
 
 # The slowest pair's period over the fastest's.
@@ -104,19 +104,6 @@ def rotate(x: Array, angles: Array | np.ndarray) -> Array:
   return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
-def normalise(x: Array) -> Array:
-  """[... c] -> float32 of mean 0 and variance 1, without parameters."""
-  x = x.astype(jnp.float32)
-  x = x - jnp.mean(x, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
-
-
-def modulate(x: Array, shift: Array, scale: Array) -> Array:
-  """norm(x [b n c]) (1 + scale [b c]) + shift [b c], float32."""
-  shift, scale = (v.astype(jnp.float32)[:, None] for v in (shift, scale))
-  return normalise(x) * (1 + scale) + shift
-
-
 class Attention(nn.Module):
   """Multi-head attention of tokens to themselves or to a context."""
 
@@ -178,14 +165,14 @@ class Block(nn.Module):
     shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
       modulation(condition.vector), 6, axis=-1
     )
-    h = modulate(x, shift_1, scale_1).astype(style.dtype)
+    h = modulate(x, shift_1, scale_1, style.dtype)
     h = Attention(style, name="attn1")(h, h, condition.mask, condition.angles)
     x = x + gate_1[:, None] * h
     if style.cross:
-      query = normalise(x).astype(style.dtype)
+      query = modulate(x, None, None, style.dtype)
       if condition.query_positions is not None:
         query = query + condition.query_positions
       attention = Attention(style, zero_init=True, name="attn2")
       x = x + attention(query, condition.stream.tokens, condition.stream.mask)
-    h = modulate(x, shift_2, scale_2).astype(style.dtype)
+    h = modulate(x, shift_2, scale_2, style.dtype)
     return x + gate_2[:, None] * MLP(style, name="mlp")(h)

@@ -19,7 +19,8 @@ from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.models import dit_blocks, embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
 from cxr_diffusion_jax.models.block_scan import apply_blocks
-from cxr_diffusion_jax.models.dit_blocks import Block, Condition, Style, modulate
+from cxr_diffusion_jax.models.dit_blocks import Block, Condition, Style
+from cxr_diffusion_jax.models.modulation import modulate
 from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 # The gate of SwiGLU is split as `net_0`, see `attention.TENSOR_PARALLEL`.
@@ -213,7 +214,7 @@ class DiT(nn.Module):
       2 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation"
     )
     shift, scale = jnp.split(modulation(vector), 2, axis=-1)
-    x, size = modulate(x, shift, scale), self.patch_size
+    x, size = modulate(x, shift, scale, jnp.float32), self.patch_size
 
     def to_map(x):
       return rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=size, q=size)
