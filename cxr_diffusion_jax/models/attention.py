@@ -19,6 +19,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax.models import attention_kernels, embedding, placement
+from cxr_diffusion_jax.models import heads as heads_lib
 from cxr_diffusion_jax.models.block_scan import apply_blocks
 from cxr_diffusion_jax.types import TokenStream
 
@@ -40,6 +41,7 @@ def attend(
   mask: Array | None = None,
   implementation: str = "auto",
   block_size: int | None = None,
+  preparation: heads_lib.Preparation | None = None,
 ) -> Array:
   """Attention of every query [b q h d] to all unmasked keys [b k h d]: [b q h d].
 
@@ -50,9 +52,17 @@ def attend(
     implementation: a name from above, or 'auto' for `choose` on the platform of
       `placement.on_mesh`.
     block_size: queries per block of 'blocked'; by default `block_size_for(q, k)`.
+    preparation: of queries and keys; 'flash' does it on the chip.
   """
   if implementation == "auto":
     implementation = choose(query, key.shape[1], placement.platform())
+  if implementation == "flash":
+    # Pallas takes 0.4 s to import, and only TPUs need it.
+    from cxr_diffusion_jax.models import flash_attention
+
+    return flash_attention.attend(query, key, value, mask, preparation)
+  if preparation is not None:
+    query, key = preparation(query, key)
   operands = query, key, value, mask
   match implementation:
     case "plain":
@@ -66,11 +76,6 @@ def attend(
       return attention_kernels.blocked(*operands, size)
     case "cudnn":
       return attention_kernels.cudnn(*operands)
-    case "flash":
-      # Pallas takes 0.4 s to import, and only TPUs need it.
-      from cxr_diffusion_jax.models import flash_attention
-
-      return flash_attention.attend(*operands)
   raise ValueError(f"unknown implementation {implementation!r}")
 
 

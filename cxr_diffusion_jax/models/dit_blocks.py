@@ -21,6 +21,7 @@ import numpy as np
 
 from cxr_diffusion_jax.models import network
 from cxr_diffusion_jax.models.attention import attend
+from cxr_diffusion_jax.models.heads import Preparation
 from cxr_diffusion_jax.models.modulation import modulate
 from cxr_diffusion_jax.types import TokenStream
 
@@ -96,12 +97,14 @@ def grid_angles(
   return angles.reshape(-1, 2 * pairs).astype(np.float32)
 
 
-def rotate(x: Array, angles: Array | np.ndarray) -> Array:
-  """Rotates the pairs (i, i + d/2) of x [b n h d] by angles [n d/2] in radians."""
-  cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = [first * cos - second * sin, second * cos + first * sin]
-  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+class HeadScale(nn.Module):
+  """The factors [d] of a normalised head, ones before training."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self) -> Array:
+    return self.param("scale", nn.initializers.ones, (self.width,))
 
 
 class Attention(nn.Module):
@@ -121,16 +124,19 @@ class Attention(nn.Module):
     """x [b n c] to source [b m c] with mask [b m], rotated by angles -> [b n c]."""
     style, width = self.style, x.shape[-1]
 
-    def project(name, inputs, norm):
+    def project(name, inputs):
       out = style.dense(width, name)(inputs)
-      out = rearrange(out, "b n (h d) -> b n h d", h=style.num_heads)
-      if norm is not None and style.qk_norm:
-        out = nn.RMSNorm(dtype=jnp.float32, name=norm)(out).astype(style.dtype)
-      return out if norm is None or angles is None else rotate(out, angles)
+      return rearrange(out, "b n (h d) -> b n h d", h=style.num_heads)
 
-    query = project("to_q", x, "norm_q")
-    key = project("to_k", source, "norm_k")
-    out = attend(query, key, project("to_v", source, None), mask)
+    query, key = project("to_q", x), project("to_k", source)
+    scales = None
+    if style.qk_norm:
+      scales = tuple(
+        HeadScale(query.shape[-1], name=name)() for name in ("norm_q", "norm_k")
+      )
+    preparation = Preparation(scales=scales, angles=angles)
+    value = project("to_v", source)
+    out = attend(query, key, value, mask, preparation=preparation)
     init = nn.initializers.zeros if self.zero_init else None
     return style.dense(width, "to_out_0", init)(rearrange(out, "b n h d -> b n (h d)"))
 

@@ -8,6 +8,7 @@ of 64 channels to 128. Heads that share lanes are separated by zeros in the quer
 which costs nothing: the matrix unit contracts 128 channels at a time.
 """
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import math
@@ -20,8 +21,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from cxr_diffusion_jax.models import flash_kernels, placement
+from cxr_diffusion_jax.models import heads as heads_lib
 
 LANES = 128
+SCALES = ("query_scale", "key_scale")
 
 # Bytes of on-chip memory that a kernel may use, of 64 MiB or more; the default is 16.
 VMEM_LIMIT = 40 * 2**20
@@ -37,56 +40,63 @@ def fits(num_keys: int, width: int, dtype: jnp.dtype) -> bool:
   """Whether all keys [k h d] of a group of heads of this width fit on the chip."""
   keys = _round_up(num_keys, LANES)
   lanes = max(LANES, _padded_width(width))
-  # Keys, values and their gradients, twice for the copies in flight; the sums of the
-  # gradients; and scores.
-  needed = keys * lanes * (8 * jnp.dtype(dtype).itemsize + 8)
+  # Keys, values and their gradients, twice for the copies in flight, and prepared keys;
+  # sums of the gradients and twice the tables of positions; and scores.
+  needed = keys * lanes * (9 * jnp.dtype(dtype).itemsize + 6 * 4)
   needed += 6 * 4 * max(BLOCK_SCORES, 16 * keys)
   return needed <= VMEM_LIMIT
 
 
-def attend(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def attend(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array | None = None,
+  preparation: heads_lib.Preparation | None = None,
+) -> Array:
   """`attention.attend` of queries [b q h d] to keys [b k h d] with mask [b k].
 
   Split over the mesh of `placement.on_mesh`; interpreted, slowly, where that is not of
   TPUs.
   """
-  batch, num_queries, heads, width = query.shape
-  num_keys = key.shape[1]
+  batch, num_queries, heads, channels = query.shape
   mesh = placement.current()
   rows, columns = placement.axes_of(mesh, batch, heads) if mesh else (None, None)
   parts = mesh.shape["tensor"] if mesh and columns else 1
-  padded_width = _padded_width(width)
-  group = max(1, LANES // padded_width)
-  num_blocks = -(-num_queries // _most_queries(num_keys))
+  width = _padded_width(channels)
+  group = max(1, LANES // width)
+  num_blocks = -(-num_queries // _most_queries(key.shape[1]))
   block = _round_up(-(-num_queries // num_blocks), 16)
-  more = (
-    (0, _round_up(heads // parts, group) * parts - heads),
-    (0, padded_width - width),
+  tiling = flash_kernels.Tiling(
+    channels=channels, width=width, group=group, block=block
   )
+  more = _round_up(heads // parts, group) * parts - heads
+  padded = block * num_blocks, _round_up(key.shape[1], LANES)
 
   def lay_out(x: Array, length: int) -> Array:
-    x = jnp.pad(x, ((0, 0), (0, length - x.shape[1]), *more))
-    return x.reshape(*x.shape[:2], -1)
+    padding = ((0, 0), (0, length - x.shape[1]), (0, more), (0, width - channels))
+    return jnp.pad(x, padding).reshape(batch, length, -1)
 
-  padded_keys = _round_up(num_keys, LANES)
-  bias = _bias(mask, batch, num_keys, padded_keys)
+  constants = _tables(preparation, tiling, max(padded))
+  bias = _bias(mask, *key.shape[:2], padded[1])
+  if bias is not None:
+    constants["bias"] = bias
   static = _Static(
-    tiling=flash_kernels.Tiling(
-      width=padded_width, group=group, block=block, scale=1 / math.sqrt(width)
-    ),
+    tiling=tiling,
     interpret=placement.platform() != "tpu",
     mesh=mesh,
     spec=PartitionSpec(rows, None, columns),
   )
   out = _attend(
     static,
-    bias,
-    lay_out(query, block * num_blocks),
-    lay_out(key, padded_keys),
-    lay_out(value, padded_keys),
+    constants,
+    _scales(preparation, tiling),
+    lay_out(query, padded[0]),
+    lay_out(key, padded[1]),
+    lay_out(value, padded[1]),
   )
-  out = out.reshape(*out.shape[:2], -1, padded_width)
-  return out[:, :num_queries, :heads, :width]
+  out = out.reshape(batch, padded[0], -1, width)
+  return out[:, :num_queries, :heads, :channels]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,36 @@ class _Static:
   interpret: bool
   mesh: Mesh | None
   spec: PartitionSpec
+
+
+def _tables(
+  preparation: heads_lib.Preparation | None, tiling: flash_kernels.Tiling, length: int
+) -> dict[str, Array]:
+  """`cos` and `sin` [length lanes] of the angles; 0 for padding."""
+  if preparation is None or preparation.angles is None:
+    return {}
+  cos, sin = jnp.cos(preparation.angles), jnp.sin(preparation.angles)
+  halves = {"cos": (cos, cos), "sin": (-sin, sin)}
+  padding = ((0, length - len(cos)), (0, tiling.width - tiling.channels))
+  return {
+    name: jnp.tile(jnp.pad(jnp.concatenate(pair, axis=1), padding), (1, tiling.group))
+    for name, pair in halves.items()
+  }
+
+
+def _scales(
+  preparation: heads_lib.Preparation | None, tiling: flash_kernels.Tiling
+) -> dict[str, Array]:
+  """`query_scale` and `key_scale` [1 lanes] of normalised heads."""
+  if preparation is None or preparation.scales is None:
+    return {}
+  padding = (0, tiling.width - tiling.channels)
+  return {
+    name: jnp.tile(jnp.pad(scale.astype(jnp.float32), padding), tiling.group)[None]
+    for name, scale in zip(
+      ("query_scale", "key_scale"), preparation.scales, strict=True
+    )
+  }
 
 
 def _padded_width(width: int) -> int:
@@ -134,11 +174,16 @@ def _bias(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-  static: _Static, bias: Array | None, query: Array, key: Array, value: Array
+  static: _Static,
+  constants: dict[str, Array],
+  scales: dict[str, Array],
+  query: Array,
+  key: Array,
+  value: Array,
 ) -> Array:
   """[b q c] over all heads' channels, whose lengths the blocks divide."""
-  (out,) = _call(static, flash_kernels.forward, (bias, query, key, value), (query,), ())
-  return out
+  inputs = {**constants, **scales, "query": query, "key": key, "value": value}
+  return _call(static, flash_kernels.forward, inputs, {"out": "query"})["out"]
 
 
 def _forward(static, *operands):
@@ -146,80 +191,105 @@ def _forward(static, *operands):
 
 
 def _backward(static, operands, cotangent):
-  _, query, key, value = operands
-  sums = pltpu.VMEM((key.shape[1], static.tiling.lanes), jnp.float32)
-  gradients = _call(
-    static,
-    flash_kernels.backward,
-    (*operands, cotangent),
-    (query, key, value),
-    (sums, sums),
-  )
-  return None, *gradients
+  constants, scales, query, key, value = operands
+  inputs = {"query": query, "key": key, "value": value, "cotangent": cotangent}
+  inputs = {**constants, **scales, **inputs}
+  like = {f"d_{name}": name for name in (*scales, "query", "key", "value")}
+  gradients = _call(static, flash_kernels.backward, inputs, like)
+  # Each sample and group of heads has its own part.
+  of_scales = {name: jnp.sum(gradients[f"d_{name}"], axis=(0, 1)) for name in scales}
+  of_arrays = (gradients[f"d_{name}"] for name in ("query", "key", "value"))
+  return None, of_scales, *of_arrays
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _call(static, kernel, operands, outputs, scratch) -> tuple[Array, ...]:
+def _call(
+  static: _Static,
+  kernel: Callable[[flash_kernels.Tiling, flash_kernels.Refs], None],
+  inputs: dict[str, Array],
+  outputs: dict[str, str],
+) -> dict[str, Array]:
   """Runs a kernel on each device's samples and heads.
 
   Args:
-    operands: bias or None, query, key, value, and for the gradient the output's.
-    outputs: arrays like the results.
+    outputs: name of a result -> that of the input whose shape it has, or of a scale.
   """
-  masked = operands[0] is not None
-  operands = operands if masked else operands[1:]
   tiling = static.tiling
 
-  def local(*operands):
-    query, key = operands[masked : masked + 2]
+  def local(inputs: dict[str, Array]) -> dict[str, Array]:
+    query, key = inputs["query"], inputs["key"]
     batch, num_queries, channels = query.shape
-    num_keys, lanes = key.shape[1], tiling.lanes
-    queries = pl.BlockSpec((1, tiling.block, lanes), lambda b, h, i: (b, i, h))
-    keys = pl.BlockSpec((1, num_keys, lanes), lambda b, h, i: (b, 0, h))
-    bias = pl.BlockSpec((1, 1, num_keys), lambda b, h, i: (b, 0, 0))
-    places = [*([bias] if masked else []), queries, keys, keys, queries]
-    backward = len(outputs) > 1
-    results = [
-      jax.ShapeDtypeStruct(like.shape, like.dtype)
-      for like in ((query, key, key) if backward else (query,))
-    ]
-    heads = channels // tiling.width
+    groups, num_keys = channels // tiling.lanes, key.shape[1]
+    results = {
+      name: jax.ShapeDtypeStruct(inputs[like].shape, query.dtype)
+      if inputs[like].ndim == 3
+      else jax.ShapeDtypeStruct((batch, groups, 1, tiling.lanes), jnp.float32)
+      for name, like in outputs.items()
+    }
+    scratch = flash_kernels.scratch(
+      tiling,
+      inputs["key"],
+      prepared=bool(inputs.keys() & {"cos", "key_scale"}),
+      backward="d_query" in outputs,
+    )
     # The estimate is of the formula: without padding of heads and the scores that the
     # backward pass computes again.
-    products = (4 if backward else 2) * batch * heads * num_queries * num_keys
-    moved = sum(x.size * x.dtype.itemsize for x in (*operands, *results))
+    scores = batch * groups * tiling.group * num_queries * num_keys
+    products = 4 if "d_query" in outputs else 2
+    moved = sum(
+      x.size * jnp.dtype(x.dtype).itemsize
+      for x in (*inputs.values(), *results.values())
+    )
+
+    def blocks(
+      arrays: Mapping[str, Array | jax.ShapeDtypeStruct],
+    ) -> list[pl.BlockSpec]:
+      return [
+        flash_kernels.block_spec(name, x.shape, tiling) for name, x in arrays.items()
+      ]
+
+    def body(*refs: jax.Ref) -> None:
+      kernel(tiling, dict(zip((*inputs, *results, *scratch), refs, strict=True)))
+
     call = pl.pallas_call(
-      functools.partial(kernel, tiling, masked),
-      out_shape=results,
-      grid=(batch, channels // lanes, num_queries // tiling.block),
-      in_specs=places[: len(operands)],
-      out_specs=[queries, keys, keys] if backward else [queries],
-      scratch_shapes=scratch,
+      body,
+      out_shape=list(results.values()),
+      grid=(batch, groups, num_queries // tiling.block),
+      in_specs=blocks(inputs),
+      out_specs=blocks(results),
+      scratch_shapes=list(scratch.values()),
       compiler_params=pltpu.CompilerParams(
         dimension_semantics=("parallel", "parallel", "arbitrary"),
         vmem_limit_bytes=VMEM_LIMIT,
       ),
       cost_estimate=pl.CostEstimate(
-        flops=round(2 * products / tiling.scale**2),
-        transcendentals=batch * heads * num_queries * num_keys,
+        flops=2 * products * scores * tiling.channels,
+        transcendentals=scores,
         bytes_accessed=moved,
       ),
       interpret=static.interpret,
     )
-    return tuple(call(*operands))
+    return dict(zip(results, call(*inputs.values()), strict=True))
 
   if static.mesh is None or static.mesh.size == 1:
-    return local(*operands)
-  specs = [static.spec] * len(operands)
-  if masked:
-    specs[0] = PartitionSpec(static.spec[0])
+    return local(inputs)
+  rows, _, columns = static.spec
+
+  def spec(name: str) -> PartitionSpec:
+    if name.endswith("_scale") and name in outputs:
+      return PartitionSpec(rows, columns)
+    if name == "bias":
+      return PartitionSpec(rows)
+    replicated = name in ("cos", "sin", *SCALES)
+    return PartitionSpec() if replicated else static.spec
+
   split = jax.shard_map(
     local,
     mesh=static.mesh,
-    in_specs=tuple(specs),
-    out_specs=(static.spec,) * len(outputs),
+    in_specs=({name: spec(name) for name in inputs},),
+    out_specs={name: spec(name) for name in outputs},
     check_vma=False,
   )
-  return split(*operands)
+  return split(inputs)

@@ -3,18 +3,23 @@
 s = q k^T / sqrt(d);  p = exp(s - max s) / sum;  out = p v
 dv = p^T do;  ds = p (do v^T - sum(p do v^T)) / sqrt(d);  dq = ds k;  dk = ds^T q
 
-References hold [1 n lanes] of one sample and one group of heads, the bias [1 1 k].
+Queries and keys are first normalised and rotated as by `heads.Preparation`.
+References hold [1 n lanes] of one sample and one group of heads; `bias` [1 1 k]; `cos`
+and `sin` [n lanes]; `query_scale` and `key_scale` [1 lanes].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
 
 import jax
 from jax import Array
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
-Ref = jax.Ref
+from cxr_diffusion_jax.models import heads as heads_lib
+
+Refs = Mapping[str, jax.Ref]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,81 +27,197 @@ class Tiling:
   """How a kernel divides queries and heads.
 
   Attributes:
+    channels: of a head.
     width: channels of a head, padded.
     group: heads that are processed together.
     block: queries that are processed together.
-    scale: factor on the scores.
   """
 
+  channels: int
   width: int
   group: int
   block: int
-  scale: float
 
   @property
   def lanes(self) -> int:
     """Channels of a group of heads."""
     return self.group * self.width
 
+  @property
+  def scale(self) -> float:
+    """Factor on the scores."""
+    return self.channels**-0.5
+
   def heads(self, x: Array) -> Iterator[tuple[Array | None, Array]]:
     """Each head's lanes [1 lanes] bool, and x [n lanes] with zeros elsewhere."""
     if self.group == 1:
       yield None, x
       return
-    lane = jax.lax.broadcasted_iota(jnp.int32, (1, x.shape[1]), 1)
+    lane = _lane(x)
     for i in range(self.group):
       own = (lane >= i * self.width) & (lane < (i + 1) * self.width)
       yield own, jnp.where(own, x, jnp.zeros_like(x))
 
 
-def forward(tiling: Tiling, masked: bool, *refs: Ref) -> None:
-  """Writes the output of a block of queries, from bias if masked, q, k, v."""
-  query, key, value, out_ref = refs[masked:]
-  bias = refs[0][0] if masked else None
-  key, value, out = key[0], value[0], None
-  for own, query_of_head in tiling.heads(query[0]):
-    scores = _scores(query_of_head, key, bias, tiling.scale)
-    exponents, total = _exponents(scores)
+def block_spec(name: str, shape: tuple[int, ...], tiling: Tiling) -> pl.BlockSpec:
+  """The part of an array that a step (sample, group of heads, block of queries) has."""
+  if name in ("query", "cotangent", "out", "d_query"):
+    return pl.BlockSpec((1, tiling.block, tiling.lanes), lambda b, h, i: (b, i, h))
+  if name in ("key", "value", "d_key", "d_value"):
+    return pl.BlockSpec((1, shape[1], tiling.lanes), lambda b, h, i: (b, 0, h))
+  if name == "bias":
+    return pl.BlockSpec((1, 1, shape[2]), lambda b, h, i: (b, 0, 0))
+  if name in ("d_query_scale", "d_key_scale"):
+    return pl.BlockSpec((1, 1, 1, tiling.lanes), lambda b, h, i: (b, h, 0, 0))
+  return pl.BlockSpec(shape, lambda b, h, i: (0, 0))
+
+
+def scratch(
+  tiling: Tiling, key: Array, prepared: bool, backward: bool
+) -> dict[str, pl.MemoryRef]:
+  """Buffers of a group of heads that live from its first block of queries on."""
+  shape, buffers = (key.shape[1], tiling.lanes), {}
+  if prepared:
+    buffers["ready_key"] = pltpu.VMEM(shape, key.dtype)
+  if backward:
+    for name in ("key_sum", "value_sum"):
+      buffers[name] = pltpu.VMEM(shape, jnp.float32)
+  return buffers
+
+
+def forward(tiling: Tiling, refs: Refs) -> None:
+  """Writes `out`, of a block of queries."""
+  bias, key, value, out = _bias(refs), _ready_key(tiling, refs), refs["value"][0], None
+  for own, query in tiling.heads(_ready_query(tiling, refs)):
+    exponents, total = _exponents(_scores(query, key, bias, tiling.scale))
     out_of_head = _dot(exponents.astype(value.dtype), value, 1, 0) / total
     out = out_of_head if out is None else jnp.where(own, out_of_head, out)
-  out_ref[0] = out.astype(out_ref.dtype)
+  refs["out"][0] = out.astype(value.dtype)
 
 
-def backward(tiling: Tiling, masked: bool, *refs: Ref) -> None:
-  """Writes dq of a block of queries, and after the last one dk and dv."""
-  query, key, value, cotangent, d_query, d_key, d_value, key_sum, value_sum = refs[
-    masked:
-  ]
-  bias = refs[0][0] if masked else None
-  step, dtype = pl.program_id(2), d_query.dtype
-  key, value, query_sum = key[0], value[0], None
+def backward(tiling: Tiling, refs: Refs) -> None:
+  """Writes `d_query` of a block, and after the last one `d_key`, `d_value`."""
+  bias, key, value = _bias(refs), _ready_key(tiling, refs), refs["value"][0]
+  key_sum, value_sum, dtype = refs["key_sum"], refs["value_sum"], value.dtype
 
-  @pl.when(step == 0)
+  @pl.when(pl.program_id(2) == 0)
   def _():
-    key_sum[...] = jnp.zeros_like(key_sum)
-    value_sum[...] = jnp.zeros_like(value_sum)
+    for name in ("key_sum", "value_sum", "d_query_scale"):
+      if name in refs:
+        refs[name][...] = jnp.zeros_like(refs[name])
 
-  by_head = zip(tiling.heads(query[0]), tiling.heads(cotangent[0]), strict=True)
-  for (own, query_of_head), (_, cotangent_of_head) in by_head:
-    scores = _scores(query_of_head, key, bias, tiling.scale)
-    exponents, total = _exponents(scores)
+  query_sum = None
+  by_head = zip(
+    tiling.heads(_ready_query(tiling, refs)),
+    tiling.heads(refs["cotangent"][0]),
+    strict=True,
+  )
+  for (own, query), (_, cotangent) in by_head:
+    exponents, total = _exponents(_scores(query, key, bias, tiling.scale))
     weights = exponents / total
-    value_sum[...] += _dot(weights.astype(dtype), cotangent_of_head, 0, 0)
-    d_weights = _dot(cotangent_of_head, value, 1, 1)
+    value_sum[...] += _dot(weights.astype(dtype), cotangent, 0, 0)
+    d_weights = _dot(cotangent, value, 1, 1)
     mean = jnp.sum(weights * d_weights, axis=1, keepdims=True)
     d_scores = tiling.scale * weights * (d_weights - mean)
     if bias is not None:
       d_scores = jnp.where(bias < 0, 0.0, d_scores)
     d_scores = d_scores.astype(dtype)
-    key_sum[...] += _dot(d_scores, query_of_head, 0, 0)
+    key_sum[...] += _dot(d_scores, query, 0, 0)
     product = _dot(d_scores, key, 1, 0)
     query_sum = product if query_sum is None else jnp.where(own, product, query_sum)
-  d_query[0] = query_sum.astype(dtype)
 
-  @pl.when(step == pl.num_programs(2) - 1)
+  rows = _rows_of_block(tiling)
+  d_query, d_scale = _unprepare(tiling, refs, "query", rows, query_sum)
+  refs["d_query"][0] = d_query.astype(dtype)
+  if d_scale is not None:
+    refs["d_query_scale"][0, 0] += d_scale
+
+  @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
   def _():
-    d_key[0] = key_sum[...].astype(d_key.dtype)
-    d_value[0] = value_sum[...].astype(d_value.dtype)
+    rows = pl.ds(0, key.shape[0])
+    d_key, d_scale = _unprepare(tiling, refs, "key", rows, key_sum[...])
+    refs["d_key"][0] = d_key.astype(dtype)
+    refs["d_value"][0] = value_sum[...].astype(dtype)
+    if d_scale is not None:
+      refs["d_key_scale"][0, 0] = d_scale
+
+
+def _ready_query(tiling: Tiling, refs: Refs) -> Array:
+  return _prepare(tiling, refs, "query", _rows_of_block(tiling))
+
+
+def _ready_key(tiling: Tiling, refs: Refs) -> Array:
+  """All keys, prepared with the first block of queries."""
+  if "ready_key" not in refs:
+    return refs["key"][0]
+
+  @pl.when(pl.program_id(2) == 0)
+  def _():
+    rows = pl.ds(0, refs["key"].shape[1])
+    refs["ready_key"][...] = _prepare(tiling, refs, "key", rows)
+
+  return refs["ready_key"][...]
+
+
+def _rows_of_block(tiling: Tiling) -> pl.Slice:
+  start = pl.multiple_of(pl.program_id(2) * tiling.block, 16)
+  return pl.ds(start, tiling.block)
+
+
+def _prepare(tiling: Tiling, refs: Refs, name: str, rows: pl.Slice) -> Array:
+  raw = refs[name][0]
+  x = raw.astype(jnp.float32)
+  if f"{name}_scale" in refs:
+    x = x * _inverse_rms(tiling, x) * refs[f"{name}_scale"][...]
+  if "cos" in refs:
+    x = x * refs["cos"][rows, :] + _partners(tiling, x) * refs["sin"][rows, :]
+  return x.astype(raw.dtype)
+
+
+def _unprepare(
+  tiling: Tiling, refs: Refs, name: str, rows: pl.Slice, gradient: Array
+) -> tuple[Array, Array | None]:
+  """The gradients of the unprepared x [n lanes] and, if normalised, its scale."""
+  if "cos" in refs:
+    partners = _partners(tiling, gradient)
+    gradient = gradient * refs["cos"][rows, :] - partners * refs["sin"][rows, :]
+  if f"{name}_scale" not in refs:
+    return gradient, None
+  x = refs[name][0].astype(jnp.float32)
+  inverse = _inverse_rms(tiling, x)
+  normal = x * inverse
+  d_scale = jnp.sum(gradient * normal, axis=0, keepdims=True)
+  gradient = gradient * refs[f"{name}_scale"][...]
+  along = _mean_of_head(tiling, gradient * normal)
+  return inverse * (gradient - normal * along), d_scale
+
+
+def _inverse_rms(tiling: Tiling, x: Array) -> Array:
+  return jax.lax.rsqrt(_mean_of_head(tiling, x * x) + heads_lib.EPSILON)
+
+
+def _mean_of_head(tiling: Tiling, x: Array) -> Array:
+  """In every lane the mean over its head's channels; padding must be zero."""
+  mean = None
+  for own, part in tiling.heads(x):
+    of_head = jnp.sum(part, axis=1, keepdims=True) / tiling.channels
+    mean = of_head if mean is None else jnp.where(own, of_head, mean)
+  return mean
+
+
+def _partners(tiling: Tiling, x: Array) -> Array:
+  """x [n lanes] with channels i and i + d/2 of each head swapped."""
+  half = tiling.channels // 2
+  first = _lane(x) % tiling.width < half
+  return jnp.where(first, pltpu.roll(x, x.shape[1] - half, 1), pltpu.roll(x, half, 1))
+
+
+def _lane(x: Array) -> Array:
+  return jax.lax.broadcasted_iota(jnp.int32, (1, x.shape[1]), 1)
+
+
+def _bias(refs: Refs) -> Array | None:
+  return refs["bias"][0] if "bias" in refs else None
 
 
 def _scores(query: Array, key: Array, bias: Array | None, scale: float) -> Array:

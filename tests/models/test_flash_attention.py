@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.models import attention, placement
+from cxr_diffusion_jax.models import (
+  attention,
+  dit_blocks,
+  flash_attention,
+  heads,
+  placement,
+)
 from cxr_diffusion_jax.models.denoisers import dit, edm2, unet
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 
@@ -47,6 +53,31 @@ def test_flash_attention_pads_heads_to_whole_lanes(heads, width):
     _output_and_gradients("flash", *operands), expected, strict=True
   ):
     np.testing.assert_allclose(got, want, atol=3e-6)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_flash_attention_prepares_heads_on_the_chip(normalised, monkeypatch):
+  # Several blocks of queries; heads of 20 channels are padded to 32.
+  monkeypatch.setattr(flash_attention, "BLOCK_SCORES", 2**12)
+  *operands, cotangent = _draw(2, 40, 40, 3, 20)
+  angles = dit_blocks.grid_angles((5, 8), 20)
+  scales = 1 + jax.random.normal(jax.random.key(3), (2, 20)) / 4
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def compute(implementation, scales, *operands):
+    def out(scales, *operands):
+      scales = tuple(scales) if normalised else None
+      preparation = heads.Preparation(scales=scales, angles=angles)
+      return attention.attend(
+        *operands, implementation=implementation, preparation=preparation
+      )
+
+    out, pull = jax.vjp(out, scales, *operands)
+    return out, *pull(cotangent)
+
+  expected = compute("plain", scales, *operands)
+  for got, want in zip(compute("flash", scales, *operands), expected, strict=True):
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_flash_attention_in_bfloat16_is_as_accurate_as_plain():
