@@ -4,10 +4,9 @@ x <- x + gate_1 attention(modulate(x, shift_1, scale_1))
 x <- x + cross_attention(norm(x), context)                       if cross
 x <- x + gate_2 mlp(modulate(x, shift_2, scale_2))
 
-Rotary positions in two dimensions: the product of a query rotated by a and a key
-rotated by b depends only on a - b (Su et al. 2021, 2104.09864). Half of a head's pairs
-of channels rotate with the row, half with the column, at the frequencies for images of
-Heo et al. 2024 (2403.13298).
+Rotary positions (see `heads`) in two dimensions: half of a head's pairs of channels
+rotate with the row, half with the column, at the frequencies for images of Heo et al.
+2024 (2403.13298).
 """
 
 import dataclasses

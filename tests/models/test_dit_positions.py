@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.models import dit_blocks
+from cxr_diffusion_jax.models import dit_blocks, heads
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def _everywhere(vector, grid):
   """The vector at each cell of a grid, turned by its place: [n d]."""
   angles = dit_blocks.grid_angles(grid, vector.size)
   tokens = np.broadcast_to(vector, (1, len(angles), 1, vector.size))
-  return np.asarray(dit_blocks.rotate(tokens, angles))[0, :, 0]
+  return np.asarray(heads.rotate(tokens, angles))[0, :, 0]
 
 
 def test_rotate_makes_products_depend_only_on_differences_of_places(vector):
@@ -38,7 +38,7 @@ def test_rotate_keeps_lengths_and_is_the_identity_at_zero(vector):
   lengths = np.linalg.norm(turned, axis=-1)
   np.testing.assert_allclose(lengths, np.linalg.norm(vector), rtol=1e-5)
   tokens = vector[None, None, None]
-  still = dit_blocks.rotate(tokens, np.zeros((1, vector.size // 2), np.float32))
+  still = heads.rotate(tokens, np.zeros((1, vector.size // 2), np.float32))
   np.testing.assert_array_equal(still, tokens)
 
 
@@ -60,5 +60,5 @@ def test_grid_angles_turn_at_most_a_radian_per_cell():
 def test_rotate_keeps_the_dtype():
   tokens = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
   angles = dit_blocks.grid_angles((2, 2), 8)
-  shape = jax.eval_shape(dit_blocks.rotate, tokens, angles)
+  shape = jax.eval_shape(heads.rotate, tokens, angles)
   assert (shape.dtype, shape.shape) == (jnp.bfloat16, tokens.shape)
