@@ -37,15 +37,32 @@ _MARKS = (
   (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 # Follows the last row, to see that no quote is open there.
 _END = "\ue000"
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-  """Rows as CSV, one line each."""
+  """Rows as CSV, one line each.
+
+  Text that a spreadsheet would run as a formula begins with an apostrophe.
+  """
   text = io.StringIO()
-  csv.writer(text, lineterminator="\n").writerows(rows)
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerows([_harmless(cell) for cell in row] for row in rows)
   return text.getvalue()
+
+
+def _harmless(cell: object) -> object:
+  """The cell, or its text after an apostrophe if it begins as a formula does."""
+  if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+    return cell
+  try:
+    float(cell)
+  except ValueError:
+    return f"'{cell}"
+  return cell
 
 
 def read_text(path: str | os.PathLike) -> str:

@@ -4,9 +4,8 @@
 """
 
 from collections.abc import Iterable, Sequence
-import csv
-import io
 
+from cxr_diffusion_jax.data import csv_table
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.report.comparison import rows as rows_lib
@@ -53,17 +52,15 @@ def markdown(
 
 def table(comparison: comparison_data.Comparison, rows: Sequence[rows_lib.Row]) -> str:
   """Every measurement with all of its digits; empty where there is no value."""
-  buffer = io.StringIO()
-  writer = csv.writer(buffer, lineterminator="\n")
-  writer.writerow(COLUMNS)
+  lines: list[Sequence[object]] = [COLUMNS]
   for row in rows:
     for path, each in row.of_paths.items():
       ranked = row.verdict is not None and path in row.verdict.ranking
       best = ("yes" if path in row.best else "no") if ranked else ""
-      writer.writerow(_values(each, path, best))
+      lines.append(_values(each, path, best))
     if row.real:
-      writer.writerow(_values(row.real, "", ""))
-  return buffer.getvalue()
+      lines.append(_values(row.real, "", ""))
+  return csv_table.csv_text(lines)
 
 
 def _scales(comparison: comparison_data.Comparison) -> list[str]:
