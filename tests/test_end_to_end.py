@@ -17,9 +17,16 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   return tmp_path_factory.mktemp("runs") / "small"
 
 
+# Where clients of the hub, of Kaggle and of clouds look for a user's secret.
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "KAGGLE_KEY", "AWS_SECRET_ACCESS_KEY")
+SECRET = "hf_not_a_real_secret_93715"
+
+
 @pytest.fixture
-def trained(workdir, small, run_main):
+def trained(workdir, small, run_main, monkeypatch):
   """The run, trained for 20 steps by the command if it is not yet."""
+  for name in SECRETS:
+    monkeypatch.setenv(name, SECRET)
   if not workdir.is_dir():
     arguments = small.arguments(
       workdir,
@@ -32,6 +39,7 @@ def trained(workdir, small, run_main):
     result = run_main("main", *arguments)
     assert result.code == 0, result.err
     assert "finished at step 20" in result.out
+    assert SECRET not in result.out + result.err
   return workdir
 
 
@@ -48,6 +56,19 @@ def test_main_writes_what_scripts_rely_on(trained, small):
   assert sorted(path.name for path in (trained / "samples").iterdir()) == names
   events = list(trained.glob("events.out.tfevents.*"))
   assert len(events) == 1
+
+
+def test_no_secret_of_the_environment_is_written(trained, samples, tmp_path):
+  samples(tmp_path, "--num=1", "--steps=1")
+  files = [
+    path
+    for folder in (trained, tmp_path)
+    for path in folder.rglob("*")
+    if path.is_file()
+  ]
+  assert len(files) > 20
+  for path in files:
+    assert SECRET.encode() not in path.read_bytes(), path
 
 
 def test_main_writes_tensorboard_losses_and_pictures(trained):
