@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax.conditioning import findings
-from cxr_diffusion_jax.data import csv_table, labels, pipeline, prompts
+from cxr_diffusion_jax.data import csv_text, labels, pipeline, prompts
 from cxr_diffusion_jax.data.download import google_subset
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.records import records as records_lib
@@ -116,7 +116,7 @@ def test_unpack_rewrites_tables_in_which_unknown_was_absent(settings, tmp_path):
   rows = [line.split(",")[:-1] for line in now.splitlines()]
   for row in rows[1:]:
     row[1] = row[1].replace("Airspace_Opacity|Fracture", "") or labels.NO_FINDING
-  path.write_text(csv_table.csv_text(rows), encoding="utf-8")
+  path.write_text(csv_text.csv_text(rows), encoding="utf-8")
   table = nih.read_table(epath.Path(settings.root), image_size=16)
   assert table.vocabulary == nih.VOCABULARY
   (note,) = table.notes

@@ -5,7 +5,7 @@ path -> text by its byte-order mark -> rows by the header's separator, none blan
 """
 
 import codecs
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -37,32 +37,8 @@ _MARKS = (
   (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
 # Follows the last row, to see that no quote is open there.
 _END = "\ue000"
-
-
-def csv_text(rows: Iterable[Iterable[object]]) -> str:
-  """Rows as CSV, one line each.
-
-  Text that a spreadsheet would run as a formula begins with an apostrophe.
-  """
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerows([_harmless(cell) for cell in row] for row in rows)
-  return text.getvalue()
-
-
-def _harmless(cell: object) -> object:
-  """The cell, or its text after an apostrophe if it begins as a formula does."""
-  if not isinstance(cell, str) or not cell.startswith(_FORMULA):
-    return cell
-  try:
-    float(cell)
-  except ValueError:
-    return f"'{cell}"
-  return cell
 
 
 def read_text(path: str | os.PathLike) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cxr_diffusion_jax.data import csv_table
+from cxr_diffusion_jax.data import csv_table, csv_text
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.synthesis.rows import Subject
@@ -59,7 +59,7 @@ def make(
   if keep_ids and any(conditions):
     columns[CONDITION] = conditions
   rows = zip(*columns.values(), strict=True)
-  text = csv_table.csv_text([tuple(columns), *rows])
+  text = csv_text.csv_text([tuple(columns), *rows])
   if not nih:
     return {GENERAL: text}
   return {NIH: text, TRAINING: "".join(f"{file}\n" for file in files)}

@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from cxr_diffusion_jax.data import csv_table
+from cxr_diffusion_jax.data import csv_table, csv_text
 from cxr_diffusion_jax.data.sources.nih import layout, metadata
 from cxr_diffusion_jax.data.sources.nih import source as nih
 
@@ -50,7 +50,7 @@ def make_rare(
   header, *rows = [row for _, row in csv_table.read_rows(path)]
   kept = [row for number, row in enumerate(rows) if number not in {*removed.tolist()}]
   path.unlink()
-  path.write_text(csv_table.csv_text([header, *kept]), encoding="utf-8")
+  path.write_text(csv_text.csv_text([header, *kept]), encoding="utf-8")
   return min(keep, int((train & present).sum())), int(train.sum()) - len(removed)
 
 

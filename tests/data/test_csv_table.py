@@ -82,14 +82,3 @@ def test_read_rows_unpacks_gzip(write, monkeypatch):
 def test_read_rows_names_file_and_line(write, content, message):
   with pytest.raises(errors.InputError, match=message):
     csv_table.read_rows(write(content))
-
-
-def test_csv_text_gives_spreadsheets_no_formulas():
-  rows = [
-    ["=HYPERLINK(1)", "+1-cmd", "-no effusion", "@SUM(A1)", "\tx", "a=b"],
-    ["-1.5", "+2", -3, None, "", "'=x"],
-  ]
-  assert csv_table.csv_text(rows).splitlines() == [
-    "'=HYPERLINK(1),'+1-cmd,'-no effusion,'@SUM(A1),'\tx,a=b",
-    "-1.5,+2,-3,,,'=x",
-  ]

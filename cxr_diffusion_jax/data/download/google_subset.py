@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.data import csv_table, npz
+from cxr_diffusion_jax.data import csv_table, csv_text, npz
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.progress import Progress, no_progress
 
@@ -144,8 +144,8 @@ def _texts(rows: dict[str, dict[str, str]]) -> dict[str, str]:
     answers = (words[row[column]] for column, _ in _EXPERT)
     experts.append([f"{stem}.png", *answers, ""])
   return {
-    "Data_Entry_2017.csv": csv_table.csv_text(entries),
-    _EXPERT_FILE: csv_table.csv_text(experts),
+    "Data_Entry_2017.csv": csv_text.csv_text(entries),
+    _EXPERT_FILE: csv_text.csv_text(experts),
   }
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import labels as labels_lib
-from cxr_diffusion_jax.data.csv_table import csv_text
+from cxr_diffusion_jax.data.csv_text import csv_text
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.evaluation.comparison.data import Comparison
 from cxr_diffusion_jax.extras.reader_study import tables as reader_tables

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from cxr_diffusion_jax.data import csv_table
+from cxr_diffusion_jax.data import csv_text
 from cxr_diffusion_jax.evaluation.comparison import data as comparison_data
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.report.comparison import rows as rows_lib
@@ -60,7 +60,7 @@ def table(comparison: comparison_data.Comparison, rows: Sequence[rows_lib.Row]) 
       lines.append(_values(each, path, best))
     if row.real:
       lines.append(_values(row.real, "", ""))
-  return csv_table.csv_text(lines)
+  return csv_text.csv_text(lines)
 
 
 def _scales(comparison: comparison_data.Comparison) -> list[str]:
