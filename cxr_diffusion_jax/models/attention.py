@@ -10,8 +10,6 @@ cudnn    the fused kernel of NVIDIA GPUs, for 16-bit inputs
 flash    a fused kernel for TPUs, see `flash_attention`
 """
 
-import functools
-
 from einops import rearrange
 from flax import linen as nn
 import jax
@@ -212,12 +210,15 @@ class SpatialTransformer(nn.Module):
     h = rearrange(h, "b h w c -> b (h w) c")
     h = apply_blocks(
       self,
-      functools.partial(TransformerBlock, self.num_heads, self.dtype),
+      TransformerBlock,
+      (self.num_heads, self.dtype),
       [f"transformer_blocks_{i}" for i in range(self.num_blocks)],
       h,
       context,
       positions,
       scan=self.scan_blocks,
+      # Of a UNet, `remat` recomputes whole transformers.
+      remat=False,
       dtype=self.dtype,
     )
     h = rearrange(h, "b (h w) c -> b h w c", h=height)

@@ -11,6 +11,7 @@ of convolutions in loops on a slow path, and a loop of matrix products gains not
 """
 
 from collections.abc import Callable, Sequence
+import functools
 
 from flax import linen as nn
 import jax
@@ -22,11 +23,13 @@ from cxr_diffusion_jax import types
 
 def apply_blocks(
   parent: nn.Module,
-  make: Callable[..., nn.Module],
+  kind: Callable[..., nn.Module],
+  fields: tuple[object, ...],
   names: Sequence[str],
   x: Array,
   *inputs: types.Params,
   scan: bool,
+  remat: bool,
   dtype: jnp.dtype,
 ) -> Array:
   """Applies blocks of equal fields and shapes, from within a compact method.
@@ -37,23 +40,34 @@ def apply_blocks(
 
   Args:
     parent: the module that has the blocks as children.
-    make: makes one block, given `name` or `parent`.
+    kind: the class of the blocks.
+    fields: of every block.
     names: of the blocks, in their order.
     x: of any shape, which each block preserves, as it does the dtype.
     inputs: of every block besides x.
+    remat: keep only each block's input for the backward pass. Otherwise, a loop keeps
+      the results of layers with parameters too. It would keep every intermediate result
+      in memory, which the compiler avoids where it sees all blocks.
     dtype: to which the blocks cast kernels. Only these are cast before they are
       stacked, to save memory and communication.
   """
   if not scan or len(names) < 2 or parent.is_initializing():
+    kind = nn.remat(kind) if remat else kind
     for name in names:
-      x = make(name=name)(x, *inputs)
+      x = kind(*fields, name=name)(x, *inputs)
     return x
   params = [parent.variables["params"][name] for name in names]
-  block = make(parent=None)
+  block = kind(*fields, parent=None)
   keys = None
   if parent.has_rng("dropout"):
     keys = jax.random.split(parent.make_rng("dropout"), len(names))
 
+  @functools.partial(
+    jax.checkpoint,
+    # Rounds of a loop are never merged with their recomputation.
+    prevent_cse=False,
+    policy=None if remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  )
   def body(x: Array, own: types.Params) -> tuple[Array, None]:
     params, key = own
     rngs = {} if key is None else {"dropout": key}

@@ -124,7 +124,7 @@ class _Stack(nn.Module):
   def __call__(self, x):
     names = [f"blocks_{i}" for i in range(len(x))]
     return block_scan.apply_blocks(
-      self, _Dropping, names, x, scan=self.scan, dtype=x.dtype
+      self, _Dropping, (), names, x, scan=self.scan, remat=False, dtype=x.dtype
     )
 
 

@@ -7,8 +7,6 @@ t (+ mean of the context) -> vector c -> scale, shift and gate of every block
 Peebles and Xie 2022 (2212.09748). Gates and the output start at zero (adaLN-zero).
 """
 
-import functools
-
 from einops import rearrange
 from flax import linen as nn
 from jax import Array
@@ -132,15 +130,15 @@ class DiT(nn.Module):
     return self._project_out(x[:, num_before:], vector, rows)
 
   def _apply_blocks(self, which: range, x: Array, condition: Condition) -> Array:
-    # A loop's rounds are not merged with their recomputation, and need no barrier.
-    block = nn.remat(Block, prevent_cse=not self.scan_blocks) if self.remat else Block
     return apply_blocks(
       self,
-      functools.partial(block, self._style()),
+      Block,
+      (self._style(),),
       [f"blocks_{i}" for i in which],
       x,
       condition,
       scan=self.scan_blocks,
+      remat=self.remat,
       dtype=self.dtype,
     )
 
