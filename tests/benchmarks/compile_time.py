@@ -17,13 +17,11 @@ import time
 
 import jax
 from jax.experimental import topologies
-import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from configs import elixr_c
-from cxr_diffusion_jax.encoders import base as encoders
-from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.planning import inputs
 from cxr_diffusion_jax.training import denoiser_trainer
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
@@ -63,8 +61,8 @@ def row(size: str, arguments: argparse.Namespace, devices: list) -> list[str]:
   experiment = experiment_lib.build(config, devices)
   programs = denoiser_trainer.make_programs(experiment, {})
   start = time.perf_counter()
-  traced = programs.train_step.trace(programs.like(), batch_of(experiment))
-  lowered = traced.lower(lowering_platforms=("tpu",))
+  batch = inputs.train_batch(experiment, experiment.train.batch_size)
+  lowered = programs.train_step.lower(programs.like(), batch)
   ready, cpu = time.perf_counter(), cpu_seconds()
   memory = lowered.compile().memory_analysis()
   return [
@@ -77,18 +75,6 @@ def row(size: str, arguments: argparse.Namespace, devices: list) -> list[str]:
     f"{memory.peak_memory_in_bytes / 2**30:.2f}",
     f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f}",
   ]
-
-
-def batch_of(experiment: experiment_lib.Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of a batch: images, and the columns of the condition."""
-  side, place = experiment.data.image_size, sharding.batch_sharding(experiment.mesh)
-  shapes = encoders.shapes(experiment.recipe.conditioner.needs)
-  return {
-    name: jax.ShapeDtypeStruct(
-      (experiment.train.batch_size, *shape), np.float32, sharding=place
-    )
-    for name, shape in {"image": (side, side, 1), **shapes}.items()
-  }
 
 
 def cpu_seconds() -> float:
