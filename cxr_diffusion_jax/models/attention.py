@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax.models import attention_kernels, embedding, placement
 from cxr_diffusion_jax.models import heads as heads_lib
-from cxr_diffusion_jax.models.block_scan import apply_blocks
+from cxr_diffusion_jax.models.block_scan import apply_blocks, kept
 from cxr_diffusion_jax.types import TokenStream
 
 # Layer name -> axis of its kernel that is split over the mesh's axis `tensor`: the
@@ -117,7 +117,7 @@ class Attention(nn.Module):
       return rearrange(out, "b n (h d) -> b n h d", h=self.num_heads)
 
     query = project("to_q", x)
-    out = attend(query, project("to_k", source), project("to_v", source), mask)
+    out = kept(attend(query, project("to_k", source), project("to_v", source), mask))
     out = rearrange(out, "b n h d -> b n (h d)")
     return nn.Dense(width, dtype=self.dtype, name="to_out_0")(out)
 

@@ -15,10 +15,12 @@ import functools
 
 from flax import linen as nn
 import jax
-from jax import Array
+from jax import Array, ad_checkpoint
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import types
+
+_KEPT = "kept"
 
 
 def apply_blocks(
@@ -46,8 +48,8 @@ def apply_blocks(
     x: of any shape, which each block preserves, as it does the dtype.
     inputs: of every block besides x.
     remat: keep only each block's input for the backward pass. Otherwise, a loop keeps
-      the results of layers with parameters too. It would keep every intermediate result
-      in memory, which the compiler avoids where it sees all blocks.
+      the results of linear layers and what is marked as `kept`; without a choice, it
+      would keep every intermediate result.
     dtype: to which the blocks cast kernels. Only these are cast before they are
       stacked, to save memory and communication.
   """
@@ -66,7 +68,7 @@ def apply_blocks(
     jax.checkpoint,
     # Rounds of a loop are never merged with their recomputation.
     prevent_cse=False,
-    policy=None if remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    policy=None if remat else _kept(),
   )
   def body(x: Array, own: types.Params) -> tuple[Array, None]:
     params, key = own
@@ -74,6 +76,19 @@ def apply_blocks(
     return block.apply({"params": params}, x, *inputs, rngs=rngs), None
 
   return jax.lax.scan(body, x, (_stack(params, dtype), keys))[0]
+
+
+def kept(x: Array) -> Array:
+  """Marks what a scanned block keeps for the backward pass, besides its layers."""
+  return ad_checkpoint.checkpoint_name(x, _KEPT)
+
+
+def _kept() -> Callable[..., bool]:
+  """Which results a loop keeps without `remat`."""
+  policies = jax.checkpoint_policies
+  return policies.save_from_both_policies(
+    policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(_KEPT)
+  )
 
 
 def _stack(trees: Sequence[types.Params], dtype: jnp.dtype) -> types.Params:

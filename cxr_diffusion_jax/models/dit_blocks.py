@@ -20,6 +20,7 @@ import numpy as np
 
 from cxr_diffusion_jax.models import network
 from cxr_diffusion_jax.models.attention import attend
+from cxr_diffusion_jax.models.block_scan import kept
 from cxr_diffusion_jax.models.heads import Preparation
 from cxr_diffusion_jax.models.modulation import modulate
 from cxr_diffusion_jax.types import TokenStream
@@ -135,7 +136,7 @@ class Attention(nn.Module):
       )
     preparation = Preparation(scales=scales, angles=angles)
     value = project("to_v", source)
-    out = attend(query, key, value, mask, preparation=preparation)
+    out = kept(attend(query, key, value, mask, preparation=preparation))
     init = nn.initializers.zeros if self.zero_init else None
     return style.dense(width, "to_out_0", init)(rearrange(out, "b n h d -> b n (h d)"))
 
