@@ -136,20 +136,20 @@ def copy_files(source: PathLike, target: PathLike) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(place: PathLike) -> Iterator[None]:
+def disk_errors(place: PathLike, *, making: bool = False) -> Iterator[None]:
   """Turns a full, read-only, forbidden or failing disk into an `InputError`.
 
-  Args:
-    place: the path to report if the error names no file.
+  `place` is reported if the error names no file; `making` says that it is created,
+  which some file systems, such as /proc, refuse as if the folder above were missing.
   """
   try:
     yield
   except OSError as error:
-    if error.errno not in _FIXES:
+    if error.errno not in _FIXES and not (making and error.errno == errno.ENOENT):
       raise
     what = f"{error.filename or os.fspath(place)}: {error.strerror or error}"
-    fix = f"{_FIXES[error.errno]}, then repeat the command"
-    raise errors.InputError(what, fix=fix) from error
+    fix = _FIXES.get(error.errno, "name another folder")
+    raise errors.InputError(what, fix=f"{fix}, then repeat the command") from error
 
 
 def check_room(folder: PathLike, num_bytes: int, what: str, fix: str) -> None:
@@ -180,7 +180,7 @@ def new_folder(folder: PathLike) -> Iterator[pathlib.Path]:
   target = epath.Path(folder if is_remote(folder) else os.path.realpath(folder))
   check_owned(target)
   inside = not is_remote(target) and target.exists()
-  with disk_errors(target):
+  with disk_errors(target, making=True):
     place = None
     if not is_remote(target):
       place = target if inside else target.parent

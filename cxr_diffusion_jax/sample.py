@@ -27,7 +27,7 @@ if typing.TYPE_CHECKING:
 with flag_help.group("Run"):
   _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   _OUT = flags.DEFINE_string(
-    "out", "", "Folder to write; a new one in WORKDIR if empty."
+    "out", "", "Folder to write; a new one in WORKDIR by default."
   )
   _CHECKPOINT = sample_flags.checkpoint()
   _LENGTH = flags.DEFINE_float(

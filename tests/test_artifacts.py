@@ -1,11 +1,13 @@
 """Files are there whole or not at all, on local disks and in buckets."""
 
 import contextlib
+import os
 
 import numpy as np
 import pytest
 
 from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.synthesis import tree
 
 
 def test_load_or_make_makes_an_array_once(tmp_path):
@@ -99,6 +101,19 @@ def test_new_folder_appears_whole_or_not_at_all(tmp_path):
       (staging / "x.txt").write_text("2")
       raise ZeroDivisionError
   assert _tree(tmp_path) == {"a/out/x.txt": "1"}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux's /proc")
+def test_new_folder_refuses_a_file_system_without_new_folders():
+  # It answers as if the folder above were missing.
+  for folder in ("/proc/x", "/proc/x/y"):
+    with (
+      pytest.raises(errors.InputError, match=r"^/proc/.*: No such file.*fix: name an"),
+      artifacts.new_folder(folder),
+    ):
+      pytest.fail("not refused")
+    with pytest.raises(errors.InputError, match=r"^/proc/.*: No such file"):
+      tree.claim(folder, {})
 
 
 def test_new_folder_replaces_what_its_manifest_lists(tmp_path):

@@ -165,6 +165,14 @@ def test_bad_input_meaningless_flags(name, flag, message, run_main, small, tmp_p
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["sample", "generate", "compare", "evaluate"])
+def test_bad_input_empty_out(name, run_main):
+  workdir = f"--workdir{'s' * (name == 'compare')}=somewhere"
+  for empty in ("", " "):
+    complaint = run_main(name, workdir, f"--out={empty}").complaint
+    assert complaint == "error: --out is empty; expected a folder"
+
+
 @pytest.mark.parametrize(
   ("config", "message"),
   [

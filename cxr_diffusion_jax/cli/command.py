@@ -214,6 +214,10 @@ def _parse(main: Callable[..., None], argv: Iterable[str]) -> list[str]:
         print(help_text, flush=True)
       sys.exit(0)
     rest = flags.FLAGS(argv)
+    for name in {"out", "workdir"} & {*flags.FLAGS}:
+      # An unset variable of a shell; the current folder is '.'.
+      if flags.FLAGS[name].present and not str(flags.FLAGS[name].value).strip():
+        raise errors.InputError(f"--{name} is empty", "a folder")
     if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
       # An error inside a config file is raised when the config is first read.
       flags.FLAGS["config"].value["seed"]

@@ -91,7 +91,7 @@ def claim(out: artifacts.PathLike, facts: artifacts.Json) -> epath.Path:
     errors.InputError: the folder holds other files, or images of other facts.
   """
   folder = _folder(out)
-  with artifacts.disk_errors(folder):
+  with artifacts.disk_errors(folder, making=True):
     folder.mkdir(parents=True, exist_ok=True)
   with locks.alone(folder), artifacts.disk_errors(folder):
     artifacts.claim_folder(folder, _NAMES)

@@ -1,7 +1,10 @@
 """A folder is written by one process at a time."""
 
 from concurrent import futures
+import errno
+import fcntl
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -107,7 +110,28 @@ def test_prepare_waits_for_another_process_and_finds_its_records(
   assert progress == []
 
 
-def test_make_alone_reads_a_folder_that_cannot_be_written_to(tmp_path):
-  (tmp_path / "file").touch()
-  with locks.make_alone(tmp_path / "file" / "records", "records"):
-    pass
+def test_make_alone_reads_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+  records = tmp_path / "records"
+  with locks.make_alone(records, "records"):
+    (records / "image").write_text("pixels")
+  before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+  def read_only(self, *arguments, **options):
+    raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+  with monkeypatch.context() as patched:
+    # Rights do not stop root.
+    patched.setattr(pathlib.Path, "open", read_only)
+    patched.setattr(fcntl, "lockf", None)
+    with locks.make_alone(records, "records"):
+      assert sorted(os.listdir(records)) == ["image", "records.lock.json"]
+  assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+  # One that cannot even be created.
+  with locks.make_alone(records / "image" / "below", "records"):
+    assert (records / "image").read_text() == "pixels"
+  # An error inside is the caller's, whether or not there is a lock.
+  with (
+    pytest.raises(OSError, match="no room"),
+    locks.make_alone(records / "image" / "below", "records"),
+  ):
+    raise OSError("no room")

@@ -122,6 +122,11 @@ def test_prepare_records_infers_the_other_official_list(settings):
   both = records.prepare_records(settings)
   (Path(settings.root) / "train_val_list.txt").unlink()
   assert records.open_records(settings) == both
+  # It may be cut short, which puts test images into training.
+  (warning,) = plan.make_plan(settings).table.notes
+  names = len((Path(settings.root) / "test_list.txt").read_text().split())
+  assert warning.startswith(f"test_list.txt has {names} names, NIH's own 25,596.")
+  assert "all other images are for train: copy it again" in warning
   (Path(settings.root) / "test_list.txt").rename(
     Path(settings.root) / "test_list_NIH.txt"
   )

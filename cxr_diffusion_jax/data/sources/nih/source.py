@@ -17,6 +17,9 @@ _OLD_SUBSET = (
   " write it again with prepare --download google-nih-subset"
 )
 
+# Names in the published lists.
+_PUBLISHED = {"train": 86_524, "test": 25_596}
+
 
 def read_vocabulary(root: epath.Path) -> tuple[str, ...]:
   """The findings that a tree states, see `base.Source`."""
@@ -41,15 +44,14 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
       f"copy them there, or take a size of {sizes}",
     )
   paths = [images.get(image_id) for image_id in entries.id.tolist()]
-  official, note = _official(tree, entries.id)
+  official, note, notes = _official(tree, entries.id)
   expert = google_labels.read_google_labels(tree.google_labels)
   boxes = {} if tree.boxes is None else metadata.read_boxes(tree.boxes)
   more = len(entries.vocabulary) - len(metadata.FINDINGS)
-  notes = ()
   if not more and any(
     path.name == metadata.SUBSET_LABELS for path in tree.google_labels
   ):
-    notes = (_OLD_SUBSET.format(tree.data_entry),)
+    notes = (*notes, _OLD_SUBSET.format(tree.data_entry))
   return base.Table(
     vocabulary=entries.vocabulary,
     origin=os.fspath(tree.data_entry),
@@ -107,27 +109,36 @@ def read_reports(path: str | os.PathLike) -> dict[str, str]:
   return {name: text for name, text in zip(ids, reports, strict=True) if text}
 
 
-def _official(tree: layout.Tree, ids: np.ndarray) -> tuple[np.ndarray | None, str]:
-  """The part of each row, and where it is from; one list implies the other."""
+def _official(
+  tree: layout.Tree, ids: np.ndarray
+) -> tuple[np.ndarray | None, str, tuple[str, ...]]:
+  """The part of each row, its origin, and warnings; one list implies the other."""
   paths = {"train": tree.train_val_list, "test": tree.test_list}
+  lists = {part: read_list(path) for part, path in paths.items() if path is not None}
   members = {
-    part: np.isin(ids, np.array(sorted(read_list(path)), np.str_))
-    for part, path in paths.items()
-    if path is not None
+    part: np.isin(ids, np.array(sorted(names), np.str_))
+    for part, names in lists.items()
   }
   if not members:
-    return None, ""
+    return None, "", ()
   note = " and ".join(path.name for path in paths.values() if path is not None)
   if not any(member.any() for member in members.values()):
     # Lists of other images: refused, unless the split is by patient hash.
-    return np.full(len(ids), ""), note
+    return np.full(len(ids), ""), note, ()
   if len(members) == 1:
     (part,) = members
     other = "test" if part == "train" else "train"
+    name, count = note, len(lists[part])
     note += f" alone: images that it does not name are for {other}"
-    return np.where(members[part], part, other), note
+    warnings = ()
+    if count != _PUBLISHED[part]:
+      warnings = (
+        f"{name} has {count:,} names, NIH's own {_PUBLISHED[part]:,}. There is no other"
+        f" list, so all other images are for {other}: copy it again if it is cut short",
+      )
+    return np.where(members[part], part, other), note, warnings
   official = np.select([members["test"], members["train"]], ["test", "train"], "")
   both = np.count_nonzero(members["train"] & members["test"])
   if both:
     note += f", {both} images that both name are for test"
-  return official, note
+  return official, note, ()
