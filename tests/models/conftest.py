@@ -1,6 +1,7 @@
 """Random parameters of any module: compiling its own `init` takes seconds."""
 
 from collections.abc import Callable
+import types
 from typing import Any
 
 import jax
@@ -22,5 +23,16 @@ def draw() -> Callable[..., Any]:
     return jax.tree.map(
       lambda leaf: scale * rng.standard_normal(leaf.shape).astype(np.float32), shapes
     )
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def pretend_mesh():
+  """(platform) -> what `placement.on_mesh` reads of a mesh of one such device."""
+
+  def make(platform):
+    device = types.SimpleNamespace(platform=platform)
+    return types.SimpleNamespace(devices=np.array([device]), size=1, shape={"data": 1})
 
   return make

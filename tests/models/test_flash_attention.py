@@ -3,7 +3,6 @@
 import functools
 import math
 import re
-import types
 
 import jax
 import jax.numpy as jnp
@@ -166,15 +165,13 @@ NETWORKS = {
     ("dit", "cpu", jnp.float32),
   ],
 )
-def test_no_program_has_all_scores_in_memory(name, platform, dtype):
+def test_no_program_has_all_scores_in_memory(name, platform, dtype, pretend_mesh):
   """The gradient for 4,096 tokens, lowered for devices that are not here."""
   network = NETWORKS[name].clone(dtype=dtype)
   x_t, t = jnp.zeros((1, 64, 64, 4)), jnp.zeros((1,))
   params = jax.eval_shape(network.init, jax.random.key(0), x_t, t, ())
-  device = types.SimpleNamespace(platform=platform)
-  mesh = types.SimpleNamespace(devices=np.array([device]), size=1, shape={"data": 1})
 
-  @placement.on_mesh(mesh)
+  @placement.on_mesh(pretend_mesh(platform))
   def loss(params, x_t, t):
     return jnp.sum(network.apply(params, x_t, t, ()) ** 2)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.models import placement
 from cxr_diffusion_jax.models.denoisers.dit import DiT
 from cxr_diffusion_jax.types import StreamSpec, TokenStream
 
@@ -229,3 +230,24 @@ def test_dit_with_remat_is_equal_and_learns_all_parameters():
 def test_dit_refuses_wrong_sizes(changes, size, message):
   with pytest.raises(errors.InputError, match=message):
     jax.eval_shape(_make(**changes).init, jax.random.key(0), *_inputs(*size))
+
+
+def test_scanned_blocks_keep_results_of_products_alone_for_the_gradient(pretend_mesh):
+  model = _make(
+    width=32, qk_norm=True, dropout=0.5, scan_blocks=True, dtype=jnp.bfloat16
+  )
+  inputs = _inputs(height=16, width=16)
+  params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+
+  @placement.on_mesh(pretend_mesh("tpu"))
+  def residuals(params):
+    rngs = {"dropout": jax.random.key(0)}
+    return jax.vjp(lambda params: model.apply(params, *inputs, rngs=rngs), params)[1]
+
+  kept = jax.tree.leaves(jax.eval_shape(residuals, params))
+  hidden = [x.dtype for x in kept if x.shape == (2, 2, 64, 128)]
+  # Of both blocks: the units before the GELU, and the mask of dropout.
+  assert sorted(hidden, key=str) == [jnp.bfloat16, jnp.bool_]
+  tokens = [x for x in kept if x.ndim > 3 and x.size == 2 * 2 * 64 * 32]
+  # Input; q, k, v, attention, output; q, attention, output; and the MLP's output.
+  assert [x.dtype for x in tokens] == [jnp.bfloat16] * 10
