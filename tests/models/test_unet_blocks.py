@@ -1,11 +1,13 @@
 """Residual blocks: what they do at the start, and how they change resolution."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax.models import unet_blocks
+from cxr_diffusion_jax.models import placement, unet_blocks
 
 
 @pytest.mark.parametrize("time_conditioning", ["additive", "scale_shift"])
@@ -21,6 +23,20 @@ def test_resnet_block_starts_as_the_identity(time_conditioning):
   params["conv2"]["kernel"] = jnp.ones_like(params["conv2"]["kernel"])
   first = apply({"params": params}, x, time)
   assert np.max(np.abs(first - apply({"params": params}, x, -time))) > 1e-2
+
+
+def test_convolutions_stay_apart_on_tpus_only():
+  module, x = unet_blocks.Upsample(), np.ones((1, 2, 2, 1), np.float32)
+  params = jax.eval_shape(module.init, jax.random.key(0), x)
+
+  def program(platform):
+    device = types.SimpleNamespace(platform=platform)
+    mesh = types.SimpleNamespace(devices=np.array([device]))
+    apply = placement.on_mesh(mesh)(module.apply)
+    return str(jax.make_jaxpr(lambda params: apply(params, x))(params))
+
+  assert program("tpu").count("optimization_barrier") == 2
+  assert "optimization_barrier" not in program("gpu") + program("cpu")
 
 
 def test_downsample_pads_both_sides():
