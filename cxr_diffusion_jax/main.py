@@ -32,7 +32,7 @@ def _train() -> None:
   import jax
 
   from cxr_diffusion_jax.evaluation.metrics import reconstruction
-  from cxr_diffusion_jax.parallel import distributed
+  from cxr_diffusion_jax.parallel import agreement
   from cxr_diffusion_jax.planning import mesh_choice
   from cxr_diffusion_jax.run import compatibility, locks
   from cxr_diffusion_jax.run import dataset as dataset_lib
@@ -44,7 +44,7 @@ def _train() -> None:
   experiment = experiment_lib.build(mesh_choice.settle(_CONFIG.value))
   compatibility.check_hosts(experiment.config)
   workdir = command.workdir(_WORKDIR.value)
-  distributed.check_shared(workdir)
+  agreement.check_shared(workdir)
   with locks.hold(workdir):
     resumed = start.check_resumable(
       workdir,

@@ -2,50 +2,19 @@
 
   python -m cxr_diffusion_jax.prepare --config configs/elixr_c.py \
     --config.data.root=nih-cxr [--download nih,elixr] [--resize] [--embed elixr] \
-    [--check_embeddings 256] [--standin]
+    [--check_embeddings 256] [--standin] [--shard P/N]
 
 A second call does nothing; an interrupted one resumes.
 """
 
 import functools
 
-from absl import flags
-
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.cli import command, configs, flag_help
+from cxr_diffusion_jax.cli import command, configs, flag_help, prepare_flags
 
 with flag_help.group("Data"):
   _CONFIG = configs.define()
-  _DOWNLOAD = flags.DEFINE_list(
-    "download",
-    [],
-    "What to download into the root: nih, elixr, google-labels, google-nih-subset.",
-  )
-  _RESIZE = flags.DEFINE_bool(
-    "resize", False, "Write resized copies to ROOT/{image_size}x{image_size}."
-  )
-with flag_help.group("Embeddings"):
-  _STANDIN = flags.DEFINE_bool(
-    "standin", False, "Make missing embeddings with small stand-in encoders."
-  )
-  _EMBED = flags.DEFINE_list(
-    "embed",
-    [],
-    "ELIXR embeddings to make with its SavedModels: 'elixr' for those that the config's"
-    " path reads, or names such as elixrc, txt_emb.",
-  )
-  _ELIXR = flags.DEFINE_string(
-    "elixr_models",
-    "",
-    "Folder or hub id of ELIXR's SavedModels; google/cxr-foundation if empty.",
-  )
-  _CHECK = flags.DEFINE_integer(
-    "check_embeddings",
-    0,
-    "Rows whose ELIXR embeddings in files are compared with those that the SavedModels"
-    " make of the same images or prompts; 0 for none.",
-    lower_bound=0,
-  )
+_FLAGS = prepare_flags.define()
 
 
 def main() -> None:
@@ -58,12 +27,15 @@ def main() -> None:
   from cxr_diffusion_jax.encoders.elixr import saved_model as elixr_saved_model
   from cxr_diffusion_jax.encoders.elixr.files.file import SHAPES
   from cxr_diffusion_jax.run import dataset as dataset_lib
+  from cxr_diffusion_jax.run import preparation
   from cxr_diffusion_jax.training import experiment as experiment_lib
 
-  config = _CONFIG.value
+  config, shard = _CONFIG.value, prepare_flags.shard(_FLAGS)
+  given = {name: holder.value for name, holder in _FLAGS.items()}
+  num_checked = given["check_embeddings"]
   load_fn = functools.cache(elixr_model.load)
-  models = _ELIXR.value or elixr_saved_model.HUB_ID
-  if _STANDIN.value:
+  models = given["elixr_models"] or elixr_saved_model.HUB_ID
+  if given["standin"]:
     config.data.standin = True
     if "encoder" in config.conditioning:
       config.conditioning.encoder = "standin"
@@ -72,19 +44,19 @@ def main() -> None:
   checked = [
     name for name in experiment.recipe.conditioner.needs.columns if name in SHAPES
   ]
-  if _CHECK.value and (_CHECK.value < 2 or not checked):
+  if num_checked and (num_checked < 2 or not checked):
     raise errors.InputError(
-      f"--check_embeddings {_CHECK.value} of columns {', '.join(checked) or 'none'}",
+      f"--check_embeddings {num_checked} of columns {', '.join(checked) or 'none'}",
       f"2 rows or more, and a path that reads one of {', '.join(sorted(SHAPES))}",
     )
-  for what in _DOWNLOAD.value:
+  for what in given["download"]:
     download.download(
       what, settings.nih_root or settings.root, progress=command.progress
     )
-  if _DOWNLOAD.value:
+  if given["download"]:
     # What a path reads may depend on the files that are there.
     experiment = experiment_lib.build(config)
-  if _RESIZE.value:
+  if given["resize"]:
     if settings.nih_root is None:
       raise errors.InputError(
         f"--resize with config.data.source={settings.source}",
@@ -97,30 +69,43 @@ def main() -> None:
       mode=settings.resize,
       progress=command.progress,
     )
-  if _EMBED.value:
+  if given["embed"]:
     elixr_embed.embed_named(
       settings,
-      _EMBED.value,
+      given["embed"],
       experiment.recipe.conditioner.needs,
       load_fn(models),
       command.progress,
     )
-  if _CHECK.value:
+  if num_checked:
     # Fail on models that are not there before making records.
     load_fn(models)
-  dataset = dataset_lib.prepare(
-    settings,
-    experiment.recipe.conditioner.needs,
+  asked = preparation.Asked(
+    needs=experiment.recipe.conditioner.needs,
     targets=experiment.targets,
     autoencoder=experiment.autoencoder,
+  )
+  if shard[1] > 1:
+    print(preparation.make_share(settings, asked, shard, command.progress))
+    return
+  dataset = dataset_lib.prepare(
+    settings,
+    asked.needs,
+    targets=asked.targets,
+    autoencoder=asked.autoencoder,
     progress=command.progress,
   )
   for split in ("train", "validation"):
     # Fail on an empty split here, where the user can fix it.
     dataset.source(split)
-  for name in checked if _CHECK.value else ():
+  for name in checked if num_checked else ():
     agreement = elixr_agreement.measure(
-      settings, dataset.records, name, load_fn(models), _CHECK.value, command.progress
+      settings,
+      dataset.records,
+      name,
+      load_fn(models),
+      num_checked,
+      command.progress,
     )
     print(f"{name}, in files and made here: {agreement.text}")
   print(f"{dataset.summary()}; in {dataset.records.folder}")

@@ -50,7 +50,7 @@ def _train() -> None:
   from cxr_diffusion_jax.extras.autoencoder import report as autoencoder_report
   from cxr_diffusion_jax.extras.autoencoder import settings
   from cxr_diffusion_jax.extras.autoencoder import trainer as trainer_lib
-  from cxr_diffusion_jax.parallel import distributed
+  from cxr_diffusion_jax.parallel import agreement
   from cxr_diffusion_jax.run import compatibility, locks
   from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.training import loop, start
@@ -58,7 +58,7 @@ def _train() -> None:
   experiment = settings.build(_CONFIG.value)
   compatibility.check_hosts(experiment.config)
   workdir = command.writable_folder(_WORKDIR.value)
-  distributed.check_shared(epath.Path(workdir))
+  agreement.check_shared(epath.Path(workdir))
   with locks.hold(workdir):
     start.check_resumable(workdir, experiment.config)
     features = _encoder(experiment.loss.perceptual, "config.loss.perceptual")

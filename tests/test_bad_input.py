@@ -214,6 +214,13 @@ def test_bad_input_missing_required_flag(name, flags, run_main):
   assert "--workdir" in complaint or "--config" in complaint
 
 
+def test_bad_input_shard_of_work_that_is_not_shared(run_main, small):
+  complaint = run_main(
+    "prepare", *small.arguments(), "--shard=0/2", "--download=nih", "--resize"
+  ).complaint
+  assert "--shard with --download and --resize" in complaint
+
+
 def test_bad_input_unwritable_workdir(run_main, small, tmp_path):
   (tmp_path / "file").write_text("not a folder")
   workdir = tmp_path / "file" / "run"

@@ -46,7 +46,7 @@ def joined(holders: Holders) -> Iterator[None]:
   """
   import jax
 
-  from cxr_diffusion_jax.parallel import distributed, failures, store
+  from cxr_diffusion_jax.parallel import agreement, distributed, failures, store
 
   distributed.initialize(
     holders["distributed"].value,
@@ -56,7 +56,7 @@ def joined(holders: Holders) -> Iterator[None]:
   opened = store.open_store()
   with failures.shared(opened, write_fn=terminal.TERMINAL.write):
     if opened is not None:
-      distributed.check_same(
+      agreement.check_same(
         "code",
         {"cxr_diffusion_jax": _code(), "jax": jax.__version__},
         "install the same version on every host",

@@ -123,8 +123,10 @@ def refresh_column(
   progress: types.Progress = types.no_progress,
   *,
   splits: Iterable[str] | None = None,
-) -> columns_lib.Column:
+) -> columns_lib.Column | None:
   """Returns a column of the records, which is made if it is missing or stale.
+
+  With a share of the records, its rows are made, but no column; None then.
 
   Args:
     target: the folder with `columns/NAME`.
@@ -143,7 +145,12 @@ def refresh_column(
   if column is not None and columns_lib.is_fresh(column, wanted, fingerprint):
     return column
   return writer(column)(
-    target, ids=ids, name=name, fingerprint=fingerprint, progress=progress
+    target,
+    ids=ids,
+    name=name,
+    fingerprint=fingerprint,
+    progress=progress,
+    share=records.share,
   )
 
 

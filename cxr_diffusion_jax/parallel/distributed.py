@@ -7,15 +7,11 @@ SIGTERM, SIGINT --signals--> last save
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import json
 import os
 import re
-import secrets
 import signal
-import time
 from types import FrameType
 
-from etils import epath
 import jax
 
 from cxr_diffusion_jax import errors
@@ -146,76 +142,6 @@ def _number(
   if not value.isdecimal():
     raise errors.InputError(f"{name}={value}", "a whole number")
   return int(value)
-
-
-def check_shared(folder: epath.Path, patience: float = 5) -> None:
-  """Checks that all processes of a run see the same folder.
-
-  Args:
-    patience: seconds that a network disk may take to show a new file.
-
-  Raises:
-    errors.InputError: some do not see what process 0 writes there; the same in all.
-  """
-  if jax.process_count() == 1:
-    return
-  from jax.experimental import multihost_utils
-  import numpy as np
-
-  token = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
-  probe = folder / f".shared-{int(token):08x}"
-  if jax.process_index() == 0:
-    probe.write_text("")
-  multihost_utils.sync_global_devices("probe written")
-  seen = multihost_utils.process_allgather(np.asarray(_appears(probe, patience)))
-  if jax.process_index() == 0:
-    probe.unlink()
-  others = ", ".join(str(index) for index in np.flatnonzero(~seen)[:16])
-  if others:
-    raise errors.InputError(
-      f"{folder} is not shared: processes {others} do not see what process 0 writes",
-      "a folder that all hosts share, or gs://BUCKET/FOLDER",
-    )
-
-
-def _appears(path: epath.Path, seconds: float) -> bool:
-  """Whether a file exists within a time."""
-  deadline = time.monotonic() + seconds
-  while not (exists := path.exists()) and time.monotonic() < deadline:
-    time.sleep(0.1)
-  return exists
-
-
-def check_same(what: str, values: Mapping[str, object], fix: str) -> None:
-  """Checks that all processes of a run have the same values.
-
-  Args:
-    what: names the values.
-    values: of this process, as JSON takes them.
-    fix: what the user can do about other values.
-
-  Raises:
-    errors.InputError: this process has others than process 0; the keys are named.
-  """
-  store = store_lib.open_store()
-  if store is None:
-    return
-  key = f"same/{what}"
-  if store.index == 0:
-    store.set(key, json.dumps(values))
-    return
-  here, first = json.loads(json.dumps(values)), json.loads(store.wait(key))
-  differing = [
-    f"{name} ({here.get(name, 'unset')} here, {first.get(name, 'unset')} in process 0)"
-    for name in sorted(here.keys() | first.keys())
-    if here.get(name) != first.get(name)
-  ]
-  if differing:
-    raise errors.InputError(
-      f"process {store.index} has another {what}: {'; '.join(differing[:5])}",
-      "that of process 0 in every process",
-      fix=fix,
-    )
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
-from cxr_diffusion_jax.parallel import distributed
+from cxr_diffusion_jax.parallel import agreement
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import sections
 
@@ -121,7 +121,7 @@ def check_hosts(config: artifacts.JsonMapping) -> None:
   """Raises errors.InputError if hosts of a run have different configs."""
   flat = flatten(sections.plain(config))
   values = {key: value for key, value in flat.items() if key not in LOCATIONS}
-  distributed.check_same("config", values, "start the same command on every host")
+  agreement.check_same("config", values, "start the same command on every host")
 
 
 def check_hosts_data(card: card_lib.DatasetCard) -> None:
@@ -130,7 +130,7 @@ def check_hosts_data(card: card_lib.DatasetCard) -> None:
   for columns in (card.columns, card.targets, card.latents):
     for name, (encoder, _, fingerprint) in _identity(columns, exact=True).items():
       values[name] = f"{fingerprint} of {encoder}"
-  distributed.check_same(
+  agreement.check_same(
     "dataset", values, "copy the data and the records of one host to the others"
   )
 

@@ -8,7 +8,6 @@ Everything here can be interrupted and repeated; finished work is not repeated.
 """
 
 from collections.abc import Sequence
-import contextlib
 import dataclasses
 import functools
 import os
@@ -30,7 +29,7 @@ from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.run import card as card_lib
-from cxr_diffusion_jax.run import locks, null_context
+from cxr_diffusion_jax.run import null_context, preparation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,8 +183,8 @@ def prepare(
 ) -> Dataset:
   """Makes records and columns where they are missing or stale, and opens them.
 
-  On several hosts, the first one does the work and the others wait. They read the same
-  folder, or one of their own with the same records.
+  Several hosts with one folder share the work. With a folder of its own, the first one
+  makes its records, and each of the others must have the same records there.
 
   Args:
     needs: the columns that a path reads, and the encoder of each.
@@ -196,13 +195,8 @@ def prepare(
     errors.InputError: the tree, an image, an encoder or an embedding file is not
       usable, the tree has no embeddings of a kind, or another host has no records.
   """
-  records = None
-  if jax.process_index() == 0:
-    records = _make(settings, needs, targets, autoencoder, progress)
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices("prepared")
+  asked = preparation.Asked(needs=needs, targets=targets, autoencoder=autoencoder)
+  records = preparation.make(settings, asked, progress)
   latents = ()
   if autoencoder is not None:
     latents = (latent_columns.open_column(settings, autoencoder),)
@@ -232,54 +226,6 @@ def prepare(
       drop=settings.caption_drop,
       columns=encoders.open_captions(settings, needs, columns),
     ),
-  )
-
-
-def _make(
-  settings: DataSettings,
-  needs: conditioning.Needs,
-  targets: conditioning.Needs | None,
-  autoencoder: autoencoders.Autoencoder | None,
-  progress: types.Progress,
-) -> records_lib.Records:
-  """Makes what is missing. A second process waits, then finds what the first made."""
-  with contextlib.ExitStack() as stack:
-    if settings.exists or settings.phantom_images:
-      stack.enter_context(locks.make_alone(settings.records_folder, "records"))
-    records = _make_records(settings, needs, progress)
-  with contextlib.ExitStack() as stack:
-    parts = encoders.parts(settings, [one for one in (needs, targets) if one])
-    if autoencoder is not None:
-      parts.add(latent_columns.NAME)
-    # In one order, so that no two processes wait for each other.
-    for what in sorted(parts):
-      stack.enter_context(locks.make_alone(settings.records_folder, what))
-    for columns in (needs, targets):
-      if columns is not None:
-        encoders.make(settings, records, columns, progress)
-    if autoencoder is not None:
-      latent_columns.make(settings, records, autoencoder, progress)
-  return records
-
-
-def _make_records(
-  settings: DataSettings, needs: conditioning.Needs, progress: types.Progress
-) -> records_lib.Records:
-  if settings.phantom_images:
-    phantom.make_tree(
-      settings.root,
-      num_images=settings.phantom_images,
-      size=settings.image_size,
-      seed=settings.phantom_seed,
-      visits=settings.phantom_visits,
-      progress=progress,
-    )
-  # Embeddings that are files of the dataset have no model, and need no text.
-  encodes_texts = any(spec.source == "text" and spec.model for spec in needs.specs)
-  return records_lib.prepare_records(
-    settings,
-    needs_reports=settings.prompts == "report" and encodes_texts,
-    progress=progress,
   )
 
 

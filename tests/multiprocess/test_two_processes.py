@@ -98,8 +98,9 @@ def alone(known, small_dit, run_main, tmp_path) -> dict[str, list[float]]:
 
 def test_two_processes_learn_what_one_learns(two, small_dit, alone, tmp_path):
   changes = {"train__num_steps": STEPS, "train__sample_every": 4}
-  together = tmp_path / "together"
-  processes = two(small_dit.arguments(together, parallel__num_devices=0, **changes))
+  together, folder = tmp_path / "together", tmp_path / "records"
+  changes |= {"parallel__num_devices": 0, "data__records_dir": folder}
+  processes = two(small_dit.arguments(together, **changes))
   for process in processes:
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -110,6 +111,9 @@ def test_two_processes_learn_what_one_learns(two, small_dit, alone, tmp_path):
   # One of them writes, and what they write together is read by one.
   assert len(list(together.glob("events.*"))) == 1
   assert (together / "samples" / "step_0000004.png").exists()
+  # Each has made parts of the records.
+  made = {path.name for path in folder.rglob("records-*-of-2.lock.json")}
+  assert made == {"records-0-of-2.lock.json", "records-1-of-2.lock.json"}
   config = json.loads((together / "config.json").read_text())
   assert config["train"]["num_steps"] == STEPS
 

@@ -2,10 +2,7 @@
 
 import os
 
-from etils import epath
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
@@ -116,34 +113,3 @@ def test_identify_prefers_the_variables_of_jax():
 def test_identify_refuses(environment, reason):
   with pytest.raises(errors.InputError, match=reason):
     distributed.identify({f"JAX_{name}": value for name, value in environment.items()})
-
-
-@pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("shared", [True, False])
-def test_check_shared_refuses_folders_of_each_host(
-  shared, index, tmp_path, monkeypatch
-):
-  """As process 0 or 1; the other one is simulated."""
-  folders = [tmp_path / "a", tmp_path / ("a" if shared else "b")]
-  for folder in folders:
-    folder.mkdir(exist_ok=True)
-
-  def sync(name: str) -> None:
-    del name
-    (folders[0] / ".shared-00000007").touch()
-
-  def gather(seen):
-    return np.stack([np.asarray(True), seen if index else np.asarray(shared)])
-
-  monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda _: np.uint32(7))
-  monkeypatch.setattr(multihost_utils, "sync_global_devices", sync)
-  monkeypatch.setattr(multihost_utils, "process_allgather", gather)
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(jax, "process_index", lambda: index)
-  if shared:
-    distributed.check_shared(epath.Path(folders[index]))
-  else:
-    with pytest.raises(errors.InputError, match="processes 1 do not see"):
-      distributed.check_shared(epath.Path(folders[index]), patience=0)
-  if index == 0:
-    assert list(folders[0].iterdir()) == []

@@ -8,29 +8,8 @@ import threading
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.parallel import distributed, failures, store
-
-
-class MemoryStore:
-  """The store of one process; all processes share the values."""
-
-  def __init__(self, values: dict[str, str], index: int, count: int):
-    self.index, self.count = index, count
-    self._values = values
-
-  def set(self, key: str, value: str) -> bool:
-    return self._values.setdefault(key, value) is value
-
-  def get(self, key: str) -> str | None:
-    return self._values.get(key)
-
-  def wait(self, key: str) -> str:
-    while key not in self._values:
-      threading.Event().wait(0.01)
-    return self._values[key]
-
-  def close(self) -> None:
-    """Has nothing to close."""
+from cxr_diffusion_jax.parallel import failures
+from tests.parallel.memory_store import MemoryStore
 
 
 @pytest.fixture
@@ -92,21 +71,6 @@ def test_announced_keeps_the_first_reason_and_no_clean_end(stores):
   assert failure["code"] == 1
 
 
-def test_check_same_names_the_keys_that_differ(stores, monkeypatch):
-  def check(index: int, **values) -> None:
-    monkeypatch.setattr(store, "open_store", lambda: stores[index])
-    distributed.check_same("config", values, "start the same command")
-
-  check(0, seed=1, size=(2, 3), size_of=4)
-  check(1, seed=1, size=[2, 3], size_of=4)
-  with pytest.raises(
-    errors.InputError,
-    match=r"process 2 has another config: seed \(2 here, 1 in process 0\); size_of"
-    r" \(unset here, 4 in process 0\); expected .*; fix: start",
-  ):
-    check(2, seed=2, size=(2, 3))
-
-
-def test_shared_and_check_same_do_nothing_on_one_host():
+def test_shared_does_nothing_on_one_host():
   with failures.shared(None, write_fn=print):
-    distributed.check_same("config", {"a": object()}, "")
+    pass

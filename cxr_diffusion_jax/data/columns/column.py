@@ -53,6 +53,11 @@ class ColumnDescription:
   num_duplicates: int = 0
 
   @property
+  def row_bytes(self) -> int:
+    """Bytes of one row."""
+    return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+  @property
   def fingerprint(self) -> str:
     """Of the source and of the ids together."""
     both = self.source_fingerprint + self.ids_fingerprint
@@ -186,6 +191,19 @@ def open_column(folder: str | os.PathLike, name: str) -> Column | None:
   column = Column(folder=target, description=ColumnDescription(**values))
   shards = [path for split in column.num_rows for path, _ in column.shards(split)]
   return column if all(path.is_file() for path in shards) else None
+
+
+def missing_of(
+  num_rows: dict[str, int], ids: np.ndarray, done: np.ndarray
+) -> dict[str, dict[str, tuple]]:
+  """The `missing` and `missing_rows` of a description."""
+  ends = np.cumsum(list(num_rows.values()))[:-1]
+  splits = zip(num_rows, np.split(ids, ends), np.split(done, ends), strict=True)
+  missing, missing_rows = {}, {}
+  for split, of_split, present in splits:
+    missing[split] = tuple(of_split[~present].tolist())
+    missing_rows[split] = tuple(np.flatnonzero(~present).tolist())
+  return {"missing": missing, "missing_rows": missing_rows}
 
 
 def write_description(folder: pathlib.Path, description: ColumnDescription) -> None:

@@ -77,6 +77,12 @@ class Scratch:
     if self._unflushed >= self._flush_bytes:
       self.flush()
 
+  def take(self, other: "Scratch") -> None:
+    """Copies the rows that are done in another scratch of the same plan."""
+    for row in np.flatnonzero(other.done & ~self.done).tolist():
+      self.write(np.array([row]), np.frombuffer(other.read(row), np.uint8)[np.newaxis])
+    self.flush()
+
   def flush(self) -> None:
     """Puts the rows on the disk, then their marks: a marked row is never lost."""
     os.fsync(self._rows)

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import shutil
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,9 @@ Batches = Stream | Callable[[np.ndarray | None], Stream]
 
 _NUM_EXAMPLES = 3
 
+# Folders of rows that other processes have made: `share-FIRST-COUNT`.
+_SHARE = "share-"
+
 
 def write_column(
   folder: str | os.PathLike,
@@ -46,10 +50,14 @@ def write_column(
   progress: Progress = no_progress,
   flush_bytes: int = 128 << 20,
   shard_bytes: int = 512 << 20,
-) -> Column:
+  share: tuple[int, int] = (0, 1),
+) -> Column | None:
   """Writes a column beside the records in `folder`, in place of an older one.
 
   The same call resumes after a kill. It temporarily needs twice the disk space.
+
+  Several processes each make a share first; the same call without `share` then makes
+  the column of their rows, and of rows that none has made.
 
   Args:
     ids: the records' ids '<U' [n], each split in row order.
@@ -62,6 +70,10 @@ def write_column(
     dtype: numpy's name of a floating-point type.
     flush_bytes: how much of the work a kill may lose.
     shard_bytes: of values in one file, at most.
+    share: (p, n): make the pth of n blocks of rows, not the column.
+
+  Returns:
+    The column; None for a share.
 
   Raises:
     InputError: no id joins; rows lack a value and `missing` is 'error'; values have
@@ -76,55 +88,60 @@ def write_column(
     source_fingerprint=fingerprint,
     ids_fingerprint=column_lib.ids_fingerprint(ids),
     num_rows={split: len(ids[split]) for split in sorted(ids)},
-    rows_per_shard=max(1, shard_bytes // _row_bytes(shape, dtype)),
+    rows_per_shard=1,
     missing={},
     missing_rows={},
   )
+  description = dataclasses.replace(
+    description, rows_per_shard=max(1, shard_bytes // description.row_bytes)
+  )
   target = pathlib.Path(folder) / "columns" / name
   all_ids = np.concatenate([ids[split] for split in description.num_rows])
+  part, parts = share
+  own = np.zeros(len(all_ids), bool)
+  own[len(own) * part // parts : len(own) * (part + 1) // parts] = True
   with (
     artifacts.disk_errors(target),
-    _open_scratch(target, description, flush_bytes) as scratch,
+    _open_scratch(target, description, flush_bytes, own) as scratch,
   ):
+    for folder in sorted(target.glob(f"{_SHARE}*")) if parts == 1 else ():
+      with _scratch(folder, description, 0) as other:
+        scratch.take(other)
     num_duplicates, strangers = _gather(
-      scratch, description, all_ids, batches, progress
+      scratch, description, all_ids, own, batches, progress
     )
+    if parts > 1:
+      return None
     _check_missing(name, all_ids, scratch.done, strangers, missing)
     description = dataclasses.replace(
       description,
       num_duplicates=num_duplicates,
-      **_missing_of(description.num_rows, all_ids, scratch.done),
+      **column_lib.missing_of(description.num_rows, all_ids, scratch.done),
     )
     column = Column(folder=target, description=description)
     _publish(column, scratch, progress)
+    for folder in target.glob(f"{_SHARE}*"):
+      shutil.rmtree(folder)
     scratch.remove()
   return column
 
 
-def _row_bytes(shape: tuple[int, ...], dtype: str) -> int:
-  return int(np.prod(shape)) * np.dtype(dtype).itemsize
-
-
 def _open_scratch(
-  target: pathlib.Path, description: ColumnDescription, flush_bytes: int
+  target: pathlib.Path,
+  description: ColumnDescription,
+  flush_bytes: int,
+  own: np.ndarray,
 ) -> column_scratch.Scratch:
-  """Opens the scratch of this column; other ids or another source start again."""
-  num_rows = sum(description.num_rows.values())
-  row_bytes = _row_bytes(description.shape, description.dtype)
-  keys = ("source_fingerprint", "ids_fingerprint", "dtype", "shape")
+  """Opens the scratch of some rows; other ids or another source start again."""
   target.mkdir(parents=True, exist_ok=True)
-  scratch = column_scratch.Scratch(
-    target / "scratch",
-    plan={key: getattr(description, key) for key in keys},
-    num_rows=num_rows,
-    row_bytes=row_bytes,
-    flush_bytes=flush_bytes,
-  )
+  first, num_rows = int(own.argmax()), int(own.sum())
+  name = "scratch" if own.all() else f"{_SHARE}{first}-{num_rows}"
+  scratch = _scratch(target / name, description, flush_bytes)
   try:
     # The rows once in the scratch and once in the shards, less what is there already.
     artifacts.check_room(
       target,
-      (2 * num_rows - int(scratch.done.sum())) * row_bytes,
+      (2 * num_rows - int(scratch.done[own].sum())) * description.row_bytes,
       f"column {description.name}",
       "free disk, or put the records on another one",
     )
@@ -134,14 +151,28 @@ def _open_scratch(
   return scratch
 
 
+def _scratch(
+  folder: pathlib.Path, description: ColumnDescription, flush_bytes: int
+) -> column_scratch.Scratch:
+  keys = ("source_fingerprint", "ids_fingerprint", "dtype", "shape")
+  return column_scratch.Scratch(
+    folder,
+    plan={key: getattr(description, key) for key in keys},
+    num_rows=sum(description.num_rows.values()),
+    row_bytes=description.row_bytes,
+    flush_bytes=flush_bytes,
+  )
+
+
 def _gather(
   scratch: column_scratch.Scratch,
   description: ColumnDescription,
   ids: np.ndarray,
+  own: np.ndarray,
   batches: Batches,
   progress: Progress,
 ) -> tuple[int, list[str]]:
-  """Fills the scratch; rows that an earlier run finished are not written again.
+  """Fills the scratch's own rows; those of an earlier run are not written again.
 
   Returns:
     How many values were left out since their id had come before, and some ids that came
@@ -153,11 +184,12 @@ def _gather(
     raise ValueError(f"{label}: an id has two rows")
   strangers: list[str] = []
   num_duplicates, seen = 0, np.zeros(len(ids), bool)
-  progress(label, int(scratch.done.sum()), len(ids))
-  if scratch.done.all():
+  row_of = {identifier: row for identifier, row in row_of.items() if own[row]}
+  progress(label, int(scratch.done[own].sum()), len(row_of))
+  if scratch.done[own].all():
     return 0, []
   for batch_ids, values in (
-    batches(ids[~scratch.done]) if callable(batches) else batches
+    batches(ids[own & ~scratch.done]) if callable(batches) else batches
   ):
     if values.shape[1:] != shape or len(values) != len(batch_ids):
       raise errors.InputError(
@@ -177,7 +209,7 @@ def _gather(
     if new.any():
       kept = values if new.all() else values[new]
       scratch.write(rows[new], _cast(label, batch_ids[new], kept, description.dtype))
-      progress(label, int(scratch.done.sum()), len(ids))
+      progress(label, int(scratch.done[own].sum()), len(row_of))
   scratch.flush()
   if callable(batches) and not scratch.done.any():
     # It has none of these ids: see which ones it has.
@@ -231,19 +263,6 @@ def _check_missing(
       "one each",
       "add the missing files, or set config.data.missing='drop'",
     )
-
-
-def _missing_of(
-  num_rows: dict[str, int], ids: np.ndarray, done: np.ndarray
-) -> dict[str, dict[str, tuple]]:
-  """The `missing` and `missing_rows` of a description."""
-  ends = np.cumsum(list(num_rows.values()))[:-1]
-  splits = zip(num_rows, np.split(ids, ends), np.split(done, ends), strict=True)
-  missing, missing_rows = {}, {}
-  for split, of_split, present in splits:
-    missing[split] = tuple(of_split[~present].tolist())
-    missing_rows[split] = tuple(np.flatnonzero(~present).tolist())
-  return {"missing": missing, "missing_rows": missing_rows}
 
 
 def _publish(

@@ -6,13 +6,9 @@ A part is whole once TFDS's folder has its name and `part.json` says what it was
 from. Only parts that are missing, or made from other content, are made.
 """
 
-from collections.abc import Callable, Sequence
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
-import os
 from pathlib import Path
 import re
 import shutil
@@ -22,6 +18,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import dicom, images
+from cxr_diffusion_jax.data.records import files as files_lib
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
 from cxr_diffusion_jax.data.records import reuse
@@ -36,70 +33,6 @@ MAX_PART_ROWS = 4096
 
 FOLDER = "parts"
 
-# The pixel hash of a file that cannot be read.
-DAMAGED = 0
-
-# Files of a new time but the old size that are read again. A copied tree has new times
-# everywhere; a tree of other images shows among this many.
-MAX_SAMPLED = 64
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Files:
-  """n image files.
-
-  Attributes:
-    size: [n] int64, bytes; 0 for files in a bucket, which are not compared, and for
-      links to nothing and other files that cannot be reached.
-    time: [n] int64, nanoseconds of the last change; a hint that no hash depends on.
-    pixels: [n] uint64, hash of the square that the image becomes; `DAMAGED` for none.
-  """
-
-  size: np.ndarray
-  time: np.ndarray
-  pixels: np.ndarray
-
-
-def stat(paths: Sequence[str], pixels: np.ndarray) -> Files:
-  """Sizes and times of files, beside known hashes of their pixels."""
-  sizes = np.zeros((len(paths), 2), np.int64)
-  for row, path in enumerate(paths):
-    if not artifacts.is_remote(path):
-      # Reading the image names a file that is gone.
-      with contextlib.suppress(OSError):
-        status = os.stat(path)
-        sizes[row] = status.st_size, status.st_mtime_ns
-  size, time = sizes.T
-  return Files(size=size, time=time, pixels=pixels)
-
-
-def pixel_hash(square: np.ndarray) -> int:
-  """Hash of a square [s s] uint8; never `DAMAGED`."""
-  code = hashlib.blake2b(square.tobytes(), digest_size=8).digest()
-  return int.from_bytes(code, "little") or 1
-
-
-def refresh(
-  old: Files, paths: Sequence[str], read_square: Callable[[str], np.ndarray]
-) -> Files | None:
-  """Sizes and times of files that are now at `paths`; None if the pixels of one differ.
-
-  Files of another size are decoded, and a sample of those of another time.
-  """
-  new = stat(paths, old.pixels)
-  suspects = np.flatnonzero(new.size != old.size)
-  touched = np.flatnonzero((new.size == old.size) & (new.time != old.time))
-  sample = np.linspace(0, len(touched) - 1, min(len(touched), MAX_SAMPLED))
-  suspects = np.concatenate([suspects, touched[np.unique(sample.round().astype(int))]])
-
-  def is_same(row: int) -> bool:
-    try:
-      return pixel_hash(read_square(paths[row])) == old.pixels[row]
-    except errors.InputError:
-      return old.pixels[row] == DAMAGED
-
-  return new if all(images.in_threads(is_same, suspects.tolist())) else None
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
@@ -112,7 +45,7 @@ class Part:
 
   split: str
   shards: tuple[tuple[Path, int], ...]
-  files: Files
+  files: files_lib.Files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,12 +64,19 @@ def read_square(path: str, settings: DataSettings) -> np.ndarray:
 
 
 def make_parts(
-  plan: plan_lib.Plan, settings: DataSettings, *, progress: Progress
+  plan: plan_lib.Plan,
+  settings: DataSettings,
+  *,
+  shard: tuple[int, int] = (0, 1),
+  progress: Progress,
 ) -> list[Part]:
   """Makes all parts that are not there yet, and deletes those that belong to no row.
 
+  Args:
+    shard: (p, n): of the parts p, p + n, ... alone, while other processes make others.
+
   Returns:
-    The parts, in row order.
+    The parts, in row order; of a shard, its own.
 
   Raises:
     InputError: an image that cannot be read, unless `settings.missing` is `drop`; or
@@ -147,7 +87,9 @@ def make_parts(
   folder.mkdir(parents=True, exist_ok=True)
   jobs = _jobs(plan, folder, settings)
   unused = set(folder.iterdir()) - {job.path for job in jobs}
-  for path in (*unused, *folder.parent.glob("parts-*")):
+  first, step = shard
+  jobs = jobs[first::step]
+  for path in (*unused, *folder.parent.glob("parts-*")) if first == 0 else ():
     # Other files are not ours; an earlier version wrote `parts-HASH`.
     if re.fullmatch(r"[a-z]+-\d{5}|parts-[0-9a-f]{16}", path.name):
       shutil.rmtree(path)
@@ -161,12 +103,12 @@ def make_parts(
     "another --config.data.records_dir or a smaller --config.data.image_size",
   )
   parts, squares = [], None
-  done = 0
+  done, total = 0, sum(len(job.rows) for job in jobs)
   for job, part in zip(jobs, opened, strict=True):
     if part is None:
       squares = squares or reuse.open_squares(plan.table, settings)
-      part = _make_part(job, plan, settings, squares, progress, done)
-    damaged = part.files.pixels == DAMAGED
+      part = _make_part(job, plan, settings, squares, progress, (done, total))
+    damaged = part.files.pixels == files_lib.DAMAGED
     if damaged.any() and settings.missing == "error":
       # A part of an earlier run with missing=drop.
       first = plan.table.id[job.rows[damaged]][0]
@@ -177,8 +119,14 @@ def make_parts(
       )
     parts.append(part)
     done += len(job.rows)
-    progress("records", done, len(plan))
+    progress("records", done, total)
   return parts
+
+
+def num_missing(plan: plan_lib.Plan, settings: DataSettings) -> int:
+  """Returns the number of parts that are not there yet."""
+  jobs = _jobs(plan, settings.records_folder / FOLDER, settings)
+  return sum(_open_part(job, plan, settings) is None for job in jobs)
 
 
 def _jobs(plan: plan_lib.Plan, folder: Path, settings: DataSettings) -> list[_Job]:
@@ -212,16 +160,16 @@ def _open_part(job: _Job, plan: plan_lib.Plan, settings: DataSettings) -> Part |
   saved = artifacts.read_json(note)
   if saved["key"] != job.key:
     return None
-  old = Files(
+  old = files_lib.Files(
     size=np.array(saved["size"], np.int64),
     time=np.array(saved["time"], np.int64),
     pixels=np.array(saved["pixels"], np.uint64),
   )
   read = functools.partial(read_square, settings=settings)
-  files = refresh(old, plan.paths(job.rows), read)
+  files = files_lib.refresh(old, plan.paths(job.rows), read)
   shards = record_format.shards(job.path, job.split)
   num_rows = sum(count for _, count in shards)
-  if files is None or num_rows != np.count_nonzero(files.pixels != DAMAGED):
+  if files is None or num_rows != np.count_nonzero(files.pixels != files_lib.DAMAGED):
     return None
   return Part(split=job.split, shards=shards, files=files)
 
@@ -232,13 +180,14 @@ def _make_part(
   settings: DataSettings,
   squares: reuse.SquareFn,
   progress: Progress,
-  done: int,
+  of_all: tuple[int, int],
 ) -> Part:
+  """Makes a part; `of_all` is how many rows were done before, and of how many."""
   shutil.rmtree(job.path, ignore_errors=True)
   job.path.mkdir()
   paths = plan.paths(job.rows)
   # Before the images are read: one that changes meanwhile shows as changed.
-  files = stat(paths, np.full(len(paths), DAMAGED, np.uint64))
+  files = files_lib.stat(paths, np.full(len(paths), files_lib.DAMAGED, np.uint64))
 
   def make(place: int) -> artifacts.Json | errors.InputError:
     row = int(job.rows[place])
@@ -248,14 +197,15 @@ def _make_part(
   examples = []
   for position, example in enumerate(images.in_threads(make, range(len(paths)))):
     if isinstance(example, dict):
-      files.pixels[position] = pixel_hash(example["image"])
+      files.pixels[position] = files_lib.pixel_hash(example["image"])
       examples.append(example)
     elif settings.missing == "error":
       raise example
     else:
       logging.warning("left out: %s", example)
     if (position + 1) % 64 == 0:
-      progress("records", done + position + 1, len(plan))
+      done, total = of_all
+      progress("records", done + position + 1, total)
   note = {"key": job.key} | {name: x.tolist() for name, x in vars(files).items()}
   # Before TFDS's folder has its name, so that no part is whole without this note.
   artifacts.write_text(job.path / "part.json", json.dumps(note))

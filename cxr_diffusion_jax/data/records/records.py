@@ -8,7 +8,7 @@ made from. Ids and labels are compared in full; images by their size, and by the
 hash of their pixels where that changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import functools
 import os
@@ -18,6 +18,7 @@ import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import dataset_table, splits
+from cxr_diffusion_jax.data.records import files as files_lib
 from cxr_diffusion_jax.data.records import parts as parts_lib
 from cxr_diffusion_jax.data.records import plan as plan_lib
 from cxr_diffusion_jax.data.records import statistics as statistics_lib
@@ -30,8 +31,10 @@ __all__ = (
   "FIELDS",
   "RecordSource",
   "Records",
+  "look_whole",
   "open_records",
   "prepare_records",
+  "prepare_shard",
   "vocabulary",
 )
 
@@ -54,6 +57,13 @@ def open_records(settings: DataSettings) -> Records | None:
   return None if description is None else _check(settings, description)[0]
 
 
+def look_whole(settings: DataSettings) -> bool:
+  """Whether there are records of the same settings, of whatever content."""
+  description = _read_description(settings)
+  mark = plan_lib.settings_hash(settings)
+  return description is not None and description["fingerprints"]["settings"] == mark
+
+
 def vocabulary(settings: DataSettings) -> tuple[str, ...]:
   """The findings of a dataset; of its records where it is gone; opens no image.
 
@@ -66,6 +76,35 @@ def vocabulary(settings: DataSettings) -> tuple[str, ...]:
   if description is not None:
     return tuple(description["vocabulary"])
   return dataset_table.vocabulary(settings)
+
+
+def prepare_shard(
+  settings: DataSettings,
+  shard: tuple[int, int],
+  *,
+  needs_reports: bool = False,
+  progress: Progress = no_progress,
+) -> int:
+  """Makes a share of the records, while other processes make other shares.
+
+  Once all are made, `prepare_records` joins them.
+
+  Args:
+    shard: (p, n): this process makes every nth part, from part p on.
+
+  Returns:
+    The number of parts that other processes have not made yet.
+
+  Raises:
+    InputError: as `prepare_records`.
+  """
+  if open_records(settings) is not None:
+    return 0
+  plan = _make_plan(settings, needs_reports)
+  with _writing(settings):
+    (settings.records_folder / "records.json").unlink(missing_ok=True)
+    parts_lib.make_parts(plan, settings, shard=shard, progress=progress)
+  return parts_lib.num_missing(plan, settings)
 
 
 def prepare_records(
@@ -91,17 +130,32 @@ def prepare_records(
       if files is not None:
         _note_files(settings, description, files)
       return records
-  plan = plan or plan_lib.make_plan(settings)
+  plan = _make_plan(settings, needs_reports, plan)
+  with _writing(settings):
+    # First, so that no description points to records that are being replaced.
+    (settings.records_folder / "records.json").unlink(missing_ok=True)
+    parts = parts_lib.make_parts(plan, settings, progress=progress)
+    return _finish(settings, plan, parts)
+
+
+def _make_plan(
+  settings: DataSettings, needs_reports: bool, known: plan_lib.Plan | None = None
+) -> plan_lib.Plan:
+  """Makes the plan, unless it is known, then checks and logs it."""
+  plan = known or plan_lib.make_plan(settings)
   if needs_reports:
     plan_lib.check_reports(settings, plan)
   plan_lib.log_plan(settings, plan)
+  return plan
+
+
+@contextlib.contextmanager
+def _writing(settings: DataSettings) -> Iterator[None]:
+  """Creates the records' folder; errors of the disk become one line."""
   folder = settings.records_folder
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    # First, so that no description points to records that are being replaced.
-    (folder / "records.json").unlink(missing_ok=True)
-    parts = parts_lib.make_parts(plan, settings, progress=progress)
-    return _finish(settings, plan, parts)
+    yield
   except OSError as error:
     raise errors.InputError(
       f"cannot write records to {error.filename or folder}: {error.strerror or error}",
@@ -128,7 +182,7 @@ def _read_description(settings: DataSettings) -> artifacts.Json | None:
 
 def _check(
   settings: DataSettings, description: artifacts.JsonMapping
-) -> tuple[Records | None, plan_lib.Plan | None, parts_lib.Files | None]:
+) -> tuple[Records | None, plan_lib.Plan | None, files_lib.Files | None]:
   """The records if they belong to the dataset; its plan and image files as read."""
   records = store.of_description(settings.records_folder, description)
   if description["fingerprints"]["settings"] != plan_lib.settings_hash(settings):
@@ -149,17 +203,17 @@ def _check(
   if saved["labels"] != plan_lib.labels_hash(plan.table, _all(rows)):
     return None, plan, None
   read = functools.partial(parts_lib.read_square, settings=settings)
-  files = parts_lib.refresh(old, plan.paths(_all(plan.rows)), read)
+  files = files_lib.refresh(old, plan.paths(_all(plan.rows)), read)
   return None if files is None else records, plan, files
 
 
-def _read_files(settings: DataSettings) -> parts_lib.Files:
+def _read_files(settings: DataSettings) -> files_lib.Files:
   with np.load(settings.records_folder / "files.npz") as arrays:
-    return parts_lib.Files(**arrays)
+    return files_lib.Files(**arrays)
 
 
 def _note_files(
-  settings: DataSettings, description: artifacts.Json, files: parts_lib.Files
+  settings: DataSettings, description: artifacts.Json, files: files_lib.Files
 ) -> None:
   """Saves where the dataset is now and its files' times, for a faster next check."""
   folder = settings.records_folder
@@ -177,13 +231,13 @@ def _all(rows: Mapping[str, np.ndarray]) -> np.ndarray:
   return np.concatenate([rows[split] for split in splits.SPLITS])
 
 
-def _kept(plan: plan_lib.Plan, files: parts_lib.Files) -> dict[str, np.ndarray]:
+def _kept(plan: plan_lib.Plan, files: files_lib.Files) -> dict[str, np.ndarray]:
   """Rows of every split whose image could be read."""
   kept, start = {}, 0
   for split in splits.SPLITS:
     rows = plan.rows[split]
     pixels = files.pixels[start : start + len(rows)]
-    kept[split] = rows[pixels != parts_lib.DAMAGED]
+    kept[split] = rows[pixels != files_lib.DAMAGED]
     start += len(rows)
   return kept
 
@@ -193,7 +247,7 @@ def _finish(
 ) -> Records:
   """Writes the index of rows, the statistics and the description, in this order."""
   folder = settings.records_folder
-  files = parts_lib.Files(
+  files = files_lib.Files(
     **{
       name: np.concatenate([getattr(part.files, name) for part in parts])
       for name in vars(parts[0].files)
@@ -203,7 +257,7 @@ def _finish(
   damaged = np.setdiff1d(_all(plan.rows), _all(rows))
   artifacts.write_npz(folder / "rows.npz", store.index_of(plan, rows))
   artifacts.write_npz(folder / "files.npz", vars(files))
-  pixels = files.pixels[files.pixels != parts_lib.DAMAGED]
+  pixels = files.pixels[files.pixels != files_lib.DAMAGED]
   description = {
     "format": plan_lib.FORMAT,
     "root": settings.location,

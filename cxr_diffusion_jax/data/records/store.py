@@ -30,6 +30,8 @@ class Records:
       order), `labels` and `images` (the pixels of the squares); of content alone.
     dropped: ids of rows left out, because their image is absent or damaged.
     shards: split -> (file below `folder`, its rows), in row order.
+    share: (p, n): this process makes the pth of n parts of each column, while others
+      make the other parts.
   """
 
   folder: Path
@@ -40,6 +42,7 @@ class Records:
   statistics: artifacts.Json
   dropped: tuple[str, ...]
   shards: dict[str, tuple[tuple[str, int], ...]]
+  share: tuple[int, int] = (0, 1)
 
   @property
   def fingerprint(self) -> str:

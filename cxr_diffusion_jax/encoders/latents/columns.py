@@ -85,7 +85,8 @@ def make(
   num_images = stamps[-1][0]
   if num_images:
     progress(f"latents, {_rate(stamps)}", num_images, num_images)
-  _write_statistics(column)
+  if column is not None:
+    _write_statistics(column)
 
 
 def open_column(

@@ -224,3 +224,29 @@ def test_files_fingerprint_is_of_content_alone(tmp_path):
     b.write_bytes(other)
     prints.add(columns.files_fingerprint([b]))
   assert len(prints) == 5
+
+
+def test_write_column_joins_the_rows_of_shares(tmp_path):
+  """Three of four processes make their rows; the last call makes the others."""
+  asked = []
+
+  def batches(ids):
+    asked.append([] if ids is None else ids.tolist())
+    return batches_of(asked[-1])
+
+  alone = content(write(tmp_path / "alone"))
+  for part in (2, 0, 3, 0):
+    assert write(tmp_path / "shared", batches=batches, share=(part, 4)) is None
+  # A share that is done is not made again; nobody else sees a column yet.
+  assert sorted(map(len, asked)) == [6, 7, 7]
+  assert columns.open_column(tmp_path / "shared", "toy") is None
+  column = write(tmp_path / "shared", batches=batches)
+  assert len(asked.pop()) == 7
+  check_rows(column)
+  shared = content(column)
+  assert shared == alone
+  assert not [path for path in column.folder.iterdir() if path.is_dir()]
+  # Shares of another source are not taken.
+  write(tmp_path / "shared", batches=batches, share=(0, 2), fingerprint="old")
+  write(tmp_path / "shared", batches=batches, fingerprint="new")
+  assert len(asked.pop()) == 27

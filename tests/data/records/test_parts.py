@@ -194,3 +194,24 @@ def test_prepare_records_keeps_parts_on_a_full_disk(settings, monkeypatch, reaso
   monkeypatch.setattr(module, "ArrayRecordWriter", whole)
   assert sum(records.prepare_records(settings).num_rows.values()) == 20
   assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_prepare_shard_makes_every_nth_part_and_prepare_records_joins_them(
+  settings, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(parts, "MAX_PART_ROWS", 3)
+  whole = records.prepare_records(settings)
+  num_parts = len(list(Path(settings.folder).glob("parts/*")))
+  shared = dataclasses.replace(settings, folder=str(tmp_path / "shared"))
+  missing = [records.prepare_shard(shared, (part, 2)) for part in (1, 1, 0)]
+  assert missing == [num_parts - num_parts // 2] * 2 + [0]
+  assert records.open_records(shared) is None
+  made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part.json")}
+  assert not records.look_whole(shared)
+  joined = records.prepare_records(shared)
+  assert {path: path.stat().st_mtime_ns for path in made} == made
+  assert records.look_whole(shared)
+  assert joined.fingerprint == whole.fingerprint
+  assert_equal_rows(rows_of(joined), rows_of(whole))
+  # Nothing is left to make.
+  assert records.prepare_shard(shared, (1, 2)) == 0

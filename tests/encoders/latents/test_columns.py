@@ -14,6 +14,7 @@ from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.encoders.latents import columns as latent_columns
 from cxr_diffusion_jax.run import dataset as dataset_lib
+from cxr_diffusion_jax.run import preparation
 
 NUM_IMAGES = 24
 
@@ -126,3 +127,18 @@ def test_make_refuses_an_indivisible_image_size(settings, records, autoencoder):
   odd = dataclasses.replace(settings, image_size=33)
   with pytest.raises(errors.InputError, match=r"image size 33 .* multiple of 2"):
     latent_columns.make(odd, records, autoencoder)
+
+
+def test_make_share_leaves_the_joining_alone(settings, records, autoencoder, encoded):
+  asked = preparation.Asked(needs=conditioning.Needs(), autoencoder=autoencoder)
+  for part in (1, 0):
+    text = preparation.make_share(settings, asked, (part, 2))
+    assert text.startswith(f"share {part} of 2 is made")
+  assert latent_columns.open_column(settings, autoencoder) is None
+  assert sum(encoded) == sum(records.num_rows.values())
+  dataset = dataset_lib.prepare(settings, asked.needs, autoencoder=autoencoder)
+  assert sum(encoded) == sum(records.num_rows.values())
+  source = records_lib.RecordSource(records, "train")
+  images = np.stack([source[row]["image"] for row in range(3)])
+  expected = autoencoder.encode(images).astype(np.float16)
+  np.testing.assert_array_equal(values(dataset.latents[0], "train")[:3], expected)
