@@ -20,7 +20,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax.models import attention
+from cxr_diffusion_jax.models import attention, network
 
 
 def pixel_norm(x: Array) -> Array:
@@ -90,9 +90,14 @@ class Linear(nn.Module):
     x, weight = x.astype(self.dtype), weight.astype(self.dtype)
     if not self.window:
       return x @ weight
-    return jax.lax.conv_general_dilated(
-      x, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+
+    def conv(x: Array) -> Array:
+      numbers = ("NHWC", "HWIO", "NHWC")
+      return jax.lax.conv_general_dilated(
+        x, weight, (1, 1), "SAME", dimension_numbers=numbers
+      )
+
+    return network.convolve(conv, x)
 
 
 class CosineAttention(nn.Module):

@@ -6,16 +6,17 @@ The keys of `config.model` are the network's fields. Three fields follow from th
 of the config: `out_channels`, `context_streams` and `dtype`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import inspect
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from flax import linen as nn
+import jax
 from jax import Array
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.models import block_scan
+from cxr_diffusion_jax.models import block_scan, placement
 from cxr_diffusion_jax.types import Context
 
 T = TypeVar("T")
@@ -124,6 +125,17 @@ def dropped(module: nn.Module, rate: float, x: Array) -> Array:
   # A mask takes longer to draw again than to read.
   mask = block_scan.kept(mask)
   return jnp.where(mask, x / (1 - rate), jnp.zeros_like(x))
+
+
+def convolve(conv: Callable[[Array], Array], x: Array) -> Array:
+  """conv(x), a convolution that TPUs do not fuse with what comes before and after.
+
+  Fused, a norm and an activation would be computed once more for each tap that reads
+  them, in float32, and compiling takes several times as long: docs/scaling.md.
+  """
+  if placement.platform() != "tpu":
+    return conv(x)
+  return jax.lax.optimization_barrier(conv(jax.lax.optimization_barrier(x)))
 
 
 def sow_features(module: nn.Module, layer: int, features: Array) -> None:

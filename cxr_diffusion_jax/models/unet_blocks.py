@@ -15,11 +15,10 @@ import dataclasses
 
 from einops import reduce, repeat
 from flax import linen as nn
-import jax
 from jax import Array
 import jax.numpy as jnp
 
-from cxr_diffusion_jax.models import network, placement
+from cxr_diffusion_jax.models import network
 from cxr_diffusion_jax.models.attention import SpatialTransformer
 from cxr_diffusion_jax.types import TokenStream
 
@@ -63,7 +62,7 @@ class ResnetBlock(nn.Module):
       module = nn.Conv(
         self.channels, size, kernel_init=init, dtype=self.dtype, name=name
       )
-      return convolve(module, x.astype(self.dtype))
+      return network.convolve(module, x.astype(self.dtype))
 
     last_init = (
       nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
@@ -89,18 +88,6 @@ class ResnetBlock(nn.Module):
     if x.shape[-1] != self.channels:
       x = conv("conv_shortcut", x, (1, 1))
     return x + h if self.skip_scale == 1 else (x + h) * self.skip_scale
-
-
-def convolve(conv: nn.Conv, x: Array) -> Array:
-  """conv(x) of x [b h w c], which TPUs do not fuse with what comes before and after.
-
-  Fused, a norm and an activation would be computed once more for each tap that reads
-  them, in float32, and compiling takes several times as long: docs/scaling.md.
-  """
-  if placement.platform() != "tpu":
-    return conv(x)
-  x = jax.lax.optimization_barrier(x)
-  return jax.lax.optimization_barrier(conv(x))
 
 
 def resampled(x: Array, resample: str) -> Array:
@@ -129,7 +116,7 @@ class Downsample(nn.Module):
     conv = nn.Conv(
       x.shape[-1], (3, 3), 2, padding=self.padding, dtype=self.dtype, name="conv"
     )
-    return convolve(conv, x)
+    return network.convolve(conv, x)
 
 
 class Upsample(nn.Module):
@@ -140,7 +127,7 @@ class Upsample(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     conv = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name="conv")
-    return convolve(conv, resampled(x, "up"))
+    return network.convolve(conv, resampled(x, "up"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -156,7 +156,7 @@ class DiT(nn.Module):
         dtype=self.dtype,
         name="patch_in",
       )
-      return rearrange(conv(x_t), "b h w c -> b (h w) c")
+      return rearrange(network.convolve(conv, x_t), "b h w c -> b (h w) c")
     x = rearrange(x_t, "b (h p) (w q) c -> b (h w) (p q c)", p=size, q=size)
     return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="patch_in")(x)
 
@@ -225,7 +225,7 @@ class DiT(nn.Module):
     features = max(self.width // size**2, 1) * size**2
     x = nn.Dense(features, dtype=self.dtype, name="head_in")(x)
     conv = nn.Conv(self.out_channels, (3, 3), kernel_init=zeros, name="head_out")
-    return out + conv(nn.silu(to_map(x)))
+    return out + network.convolve(conv, nn.silu(to_map(x)))
 
   def _check(self, x_t: Array) -> None:
     for name, choices in CHOICES.items():

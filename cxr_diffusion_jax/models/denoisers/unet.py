@@ -20,13 +20,7 @@ import jax.numpy as jnp
 from cxr_diffusion_jax import artifacts, errors, naming
 from cxr_diffusion_jax.models import embedding, network
 from cxr_diffusion_jax.models.attention import TENSOR_PARALLEL
-from cxr_diffusion_jax.models.unet_blocks import (
-  DownBlock,
-  MidBlock,
-  Style,
-  UpBlock,
-  convolve,
-)
+from cxr_diffusion_jax.models.unet_blocks import DownBlock, MidBlock, Style, UpBlock
 from cxr_diffusion_jax.types import Context, StreamSpec, TokenStream
 
 CHOICES = {
@@ -123,7 +117,7 @@ class UNet(network.LevelFeatures, nn.Module):
     last = len(levels) - 1
 
     conv = nn.Conv(levels[0][1], (3, 3), dtype=self.dtype, name="conv_in")
-    x = convolve(conv, x_t)
+    x = network.convolve(conv, x_t)
     skips = [x]
     for i, channels in levels:
       block = DownBlock(
@@ -171,7 +165,7 @@ class UNet(network.LevelFeatures, nn.Module):
     init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
     # Float32, because the loss depends on small differences of the output.
     conv = nn.Conv(self.out_channels, (3, 3), kernel_init=init, name="conv_out")
-    return convolve(conv, nn.silu(x))
+    return network.convolve(conv, nn.silu(x))
 
   def _condition(
     self, x_t: Array, t: Array, context: Context
