@@ -10,7 +10,6 @@ checkpoint is renamed from a temporary name, so a killed run leaves no partial o
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import dataclasses
 import functools
 import math
 import re
@@ -20,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax.run import checksums
 from cxr_diffusion_jax.run import state as state_lib
 
 Manager = ocp.CheckpointManager
@@ -31,14 +31,13 @@ SNAPSHOTS = "power_ema"
 BEST, NEWEST = "best", "newest"
 
 
-@contextlib.contextmanager
 def open_manager(
   workdir: artifacts.PathLike,
   *,
   keep: int = 2,
   keep_every: int = 0,
   read_only: bool = False,
-) -> Iterator[Manager]:
+) -> contextlib.AbstractContextManager[Manager]:
   """Opens WORKDIR/checkpoints, and closes it.
 
   Args:
@@ -55,31 +54,40 @@ def open_manager(
     get_metric_fn=_loss_of, reverse=True, n=1, keep_checkpoints_without_metrics=False
   )
   often = [policies.EveryNSteps(keep_every)] if keep_every else []
-  policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best, *often])
-  manager = ocp.CheckpointManager(
-    _absolute(workdir, "checkpoints"),
-    item_names=("state", "ema_params", "run"),
-    # Without `best_fn`, losses are not written, and a resumed run forgets the best.
-    options=dataclasses.replace(
-      _options(read_only), preservation_policy=policy, best_fn=_loss_of
-    ),
-  )
-  with _closing(manager):
-    yield manager
+  kept = policies.AnyPreservationPolicy([policies.LatestN(keep), best, *often])
+  # Without `best_fn`, losses are not written, and a resumed run forgets the best.
+  choices = {"preservation_policy": kept, "best_fn": _loss_of}
+  names = ("state", "ema_params", "run")
+  with _opened(
+    _absolute(workdir, "checkpoints"), read_only, names, **choices
+  ) as opened:
+    yield opened
 
 
 def _loss_of(metrics: Mapping[str, float]) -> float:
   return metrics.get("validation_loss", math.inf)
 
 
-def _options(read_only: bool) -> ocp.CheckpointManagerOptions:
-  return ocp.CheckpointManagerOptions(
-    cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
-  )
-
-
 @contextlib.contextmanager
-def _closing(manager: Manager) -> Iterator[Manager]:
+def _opened(
+  place: epath.Path, read_only: bool, names: tuple[str, ...] | None = None, **choices
+) -> Iterator[Manager]:
+  """A manager, closed at the end."""
+  seal = functools.partial(checksums.seal_written, place)
+  options = ocp.CheckpointManagerOptions(
+    cleanup_tmp_directories=not read_only,
+    create=not read_only,
+    read_only=read_only,
+    async_options=ocp.AsyncOptions(post_finalization_callback=seal),
+    **choices,
+  )
+  try:
+    manager = ocp.CheckpointManager(place, item_names=names, options=options)
+  except ValueError as error:
+    raise errors.InputError(
+      f"a file _CHECKPOINT_METADATA in {place} is damaged ({_reason(error)})",
+      fix="delete those files: nothing else is lost",
+    ) from error
   try:
     yield manager
   finally:
@@ -117,8 +125,7 @@ def open_snapshots(
   workdir: artifacts.PathLike, *, read_only: bool = False
 ) -> contextlib.AbstractContextManager[Manager]:
   """Opens WORKDIR/power_ema, where nothing is deleted, and closes it."""
-  place = _absolute(workdir, SNAPSHOTS)
-  return _closing(ocp.CheckpointManager(place, options=_options(read_only)))
+  return _opened(_absolute(workdir, SNAPSHOTS), read_only)
 
 
 def save_snapshot(
@@ -190,19 +197,17 @@ def find_step(manager: Manager, checkpoint: int | str) -> int:
     with _reading(manager, steps[-1]):
       losses = {step: _loss_of(manager.metrics(step) or {}) for step in steps}
     return min(reversed(steps), key=lambda step: losses[step])
-  for step in steps:
-    if str(step) == str(checkpoint):
-      return step
-  known = ", ".join(map(str, steps))
-  raise errors.InputError(
-    f"checkpoint {checkpoint}", f"one of the steps {known}, {BEST} or {NEWEST}"
-  )
+  if checkpoint in map(str, steps) or checkpoint in steps:
+    return int(checkpoint)
+  known = f"one of the steps {', '.join(map(str, steps))}, {BEST} or {NEWEST}"
+  raise errors.InputError(f"checkpoint {checkpoint}", known)
 
 
 def restore_ema(manager: Manager, like: types.Params, step: int) -> types.Params:
   """Restores the averaged parameters of a step that `find_step` returned."""
-  items = _restore(manager, step, ema_params=ocp.args.StandardRestore(like))
-  return items["ema_params"]
+  return _restore(manager, step, ema_params=ocp.args.StandardRestore(like))[
+    "ema_params"
+  ]
 
 
 def ema_shapes(manager: Manager) -> dict[str, tuple[int, ...]]:
@@ -211,8 +216,7 @@ def ema_shapes(manager: Manager) -> dict[str, tuple[int, ...]]:
   folder = epath.Path(manager.directory) / str(step) / "ema_params"
   with _reading(manager, step):
     tree: types.Params = ocp.StandardCheckpointer().metadata(folder)
-    tree = dict(getattr(tree, "item_metadata", tree))
-  return named_shapes(tree)
+    return named_shapes(dict(getattr(tree, "item_metadata", tree)))
 
 
 def named_shapes(tree: types.Params) -> dict[str, tuple[int, ...]]:
@@ -244,12 +248,14 @@ def _restore(
   manager: Manager, step: int, **items: ocp.args.CheckpointArgs
 ) -> types.Params:
   with _reading(manager, step):
+    if jax.process_index() == 0:
+      checksums.check(epath.Path(manager.directory) / str(step), tuple(items))
     return manager.restore(step, args=ocp.args.Composite(**items))
 
 
 @contextlib.contextmanager
 def _reading(manager: Manager, step: int) -> Iterator[None]:
-  """Turns the errors of a damaged checkpoint into a one-line `InputError`."""
+  """Turns the errors of a damaged checkpoint into an `InputError`."""
   try:
     yield
   except (OSError, ValueError, KeyError, TypeError) as error:
@@ -279,13 +285,12 @@ def _last(manager: Manager) -> str:
 
 def _reason(error: Exception) -> str:
   """The end of TensorStore's long error message, which states the cause."""
-  text = re.sub(r"\s*\[.*?\]", "", str(error)).strip()
-  return text.split(": ")[-1][:200]
+  return re.sub(r"\s*\[.*?\]", "", str(error)).strip().split(": ")[-1][:200]
 
 
 @contextlib.contextmanager
 def _writing(manager: Manager) -> Iterator[None]:
-  """Turns a failed write into a one-line `InputError`; old checkpoints stay intact."""
+  """Turns a failed write into an `InputError`; old checkpoints stay intact."""
   try:
     yield
   except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ import dataclasses
 from absl import logging
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import artifacts, errors, types
@@ -16,7 +17,7 @@ from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.run import card as card_lib
-from cxr_diffusion_jax.run import checkpoints, compatibility
+from cxr_diffusion_jax.run import checkpoints, checksums, compatibility
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import compiled as programs_lib
 from cxr_diffusion_jax.training import experiment as experiment_lib
@@ -31,6 +32,8 @@ def check_resumable(
 ) -> bool:
   """Refuses to resume a different run, before any data is prepared.
 
+  A newest checkpoint that is damaged is set aside if an older one is whole.
+
   Args:
     targets: needs of the columns that training compares with, if any.
 
@@ -39,9 +42,13 @@ def check_resumable(
 
   Raises:
     errors.InputError: the checkpoints in the folder belong to another config, another
-      autoencoder's latents, or another encoder's columns.
+      autoencoder's latents, or another encoder's columns; or none is whole.
   """
-  if not (epath.Path(workdir) / "checkpoints").exists():
+  folder = epath.Path(workdir) / "checkpoints"
+  if jax.process_index() == 0:
+    checksums.set_damaged_aside(folder)
+  multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+  if not folder.exists():
     return False
   with checkpoints.open_manager(workdir, read_only=True) as manager:
     step = manager.latest_step()

@@ -1,0 +1,116 @@
+"""`run/checksums.py`: no bit of a checkpoint can change without a word."""
+
+import random
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.parallel import mesh as mesh_lib
+from cxr_diffusion_jax.run import checkpoints, checksums
+from tests.run import test_checkpoints
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """A folder with two checkpoints."""
+  folder = tmp_path_factory.mktemp("run")
+  with checkpoints.open_manager(folder) as manager:
+    for step in (1, 2):
+      checkpoints.save(manager, _state(step), {"config": {}}, 0.5)
+  return folder
+
+
+@pytest.fixture
+def workdir(saved, tmp_path):
+  return shutil.copytree(saved, tmp_path / "run")
+
+
+def _state(step: int):
+  return test_checkpoints._state(step, mesh_lib.make_mesh())
+
+
+def _flip(path, generator: random.Random) -> None:
+  content = bytearray(path.read_bytes())
+  content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+  path.write_bytes(content)
+
+
+def _files(workdir, step: int) -> list:
+  """All files but two, which Orbax writes after the others."""
+  files = [path for path in workdir.glob(f"checkpoints/{step}/**/*") if path.is_file()]
+  late = ("_CHECKPOINT_METADATA", "commit_success.txt")
+  return [path for path in files if path.name not in late]
+
+
+def test_check_detects_every_flipped_bit_and_names_the_file(workdir):
+  folder, generator = workdir / "checkpoints/2", random.Random(0)
+  checksums.check(folder)
+  files = [path for path in _files(workdir, 2) if path.name != checksums.FILE]
+  assert len(files) > 15
+  for path in files * 4:
+    content = path.read_bytes()
+    _flip(path, generator)
+    with pytest.raises(checksums.Damaged, match=path.name):
+      checksums.check(folder)
+    path.write_bytes(content)
+  checksums.check(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{"])
+def test_restore_does_not_need_the_file_that_is_not_sealed(workdir, content):
+  path = workdir / "checkpoints/2/_CHECKPOINT_METADATA"
+  if content is None:
+    path.unlink()
+  else:
+    path.write_bytes(content)
+  with checkpoints.open_manager(workdir) as manager:
+    assert checkpoints.find_step(manager, checkpoints.BEST) == 2
+    restored, _ = checkpoints.restore(manager, _state(0))
+  np.testing.assert_array_equal(
+    restored.params["to_q"]["kernel"], _state(2).params["to_q"]["kernel"]
+  )
+
+
+def test_open_manager_says_that_such_a_file_can_be_deleted(workdir):
+  path = workdir / "checkpoints/2/_CHECKPOINT_METADATA"
+  path.write_bytes(b'{"item_handlers": 3}')
+  with (
+    pytest.raises(errors.InputError, match="delete those files"),
+    checkpoints.open_manager(workdir),
+  ):
+    pass
+
+
+def test_check_detects_missing_files_and_looks_at_the_parts_that_are_read(workdir):
+  folder = workdir / "checkpoints/2"
+  next((folder / "state").rglob("manifest.ocdbt")).unlink()
+  checksums.check(folder, ("ema_params", "run"))
+  with pytest.raises(checksums.Damaged, match=r"manifest\.ocdbt"):
+    checksums.check(folder, ("state",))
+  (folder / checksums.FILE).write_text('{"a": 1')
+  with pytest.raises(checksums.Damaged, match="cannot be read"):
+    checksums.check(folder, ("run",))
+
+
+def test_set_damaged_aside_goes_back_to_the_newest_whole_checkpoint(workdir):
+  folder = workdir / "checkpoints"
+  checksums.set_damaged_aside(folder)
+  assert not (workdir / "damaged").exists()
+  largest = max(_files(workdir, 2), key=lambda path: path.stat().st_size)
+  _flip(largest, random.Random(1))
+  checksums.set_damaged_aside(folder)
+  assert (workdir / "damaged/2/state").is_dir()
+  with checkpoints.open_manager(workdir) as manager:
+    assert manager.all_steps() == [1]
+    restored, _ = checkpoints.restore(manager, _state(0))
+    for old, new in zip(
+      jax.tree.leaves(_state(1)), jax.tree.leaves(restored), strict=True
+    ):
+      np.testing.assert_array_equal(old, new)
+  _flip(next((folder / "1/run").rglob("metadata")), random.Random(2))
+  with pytest.raises(errors.InputError, match="and none is whole"):
+    checksums.set_damaged_aside(folder)
+  assert (folder / "1").is_dir()
