@@ -58,10 +58,7 @@ def open_manager(
   # Without `best_fn`, losses are not written, and a resumed run forgets the best.
   choices = {"preservation_policy": kept, "best_fn": _loss_of}
   names = ("state", "ema_params", "run")
-  with _opened(
-    _absolute(workdir, "checkpoints"), read_only, names, **choices
-  ) as opened:
-    yield opened
+  return _opened(_absolute(workdir, "checkpoints"), read_only, names, **choices)
 
 
 def _loss_of(metrics: Mapping[str, float]) -> float:
