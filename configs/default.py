@@ -174,7 +174,14 @@ def get_config(choice: str = "small") -> ml_collections.ConfigDict:
     clip_x0=(),
   )
   config.sample.update(SAMPLER | sampling)
-  config.parallel = dict(data=-1, fsdp=1, tensor=1, num_devices=0, mesh="axes")
+  config.parallel = dict(
+    data=-1,
+    fsdp=1,
+    tensor=1,
+    num_devices=0,
+    # Parameters, averages and moments of 160 M to 1.3 B may not fit one chip.
+    mesh="auto" if size == "base" else "axes",
+  )
   return config
 
 

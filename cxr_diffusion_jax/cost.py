@@ -6,12 +6,6 @@ More sizes of the same config may follow; --config.KEY=VALUE applies to all of t
 FLOPs are per image; a multiply-add counts as two.
 """
 
-import runpy
-
-from absl import flags
-from ml_collections import config_flags
-
-from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import command, configs, flag_help
 
 with flag_help.group("Config"):
@@ -23,17 +17,8 @@ def main(sizes: list[str]) -> None:
   from cxr_diffusion_jax.extras import cost as cost_lib
   from cxr_diffusion_jax.training import experiment as experiment_lib
 
-  flag = flags.FLAGS["config"]
-  path, _, first = config_flags.get_config_filename(flag).partition(":")
-  configs = {first or "default": _CONFIG.value}
-  for size in sizes:
-    try:
-      config = runpy.run_path(path)["get_config"](size)
-    except ValueError as error:
-      raise errors.InputError(str(error)) from error
-    config.update_from_flattened_dict(config_flags.get_override_values(flag))
-    configs[size] = config
-  experiments = {name: experiment_lib.build(config) for name, config in configs.items()}
+  of_sizes = configs.of_sizes(_CONFIG, sizes)
+  experiments = {name: experiment_lib.build(of_sizes[name]) for name in of_sizes}
   for line in cost_lib.table(
     (name, cost_lib.of_experiment(experiment))
     for name, experiment in experiments.items()

@@ -1,9 +1,12 @@
 """Plans a run on a TPU slice or GPUs that need not be here: memory, time, limits.
 
   python -m cxr_diffusion_jax.plan --config configs/elixr_c.py:base --topology v5e:4x4
+  python -m cxr_diffusion_jax.plan --config configs/elixr_c.py:base dit_b \
+    --topology v5e-16,h200x8
 
 Compiles the training step and the sampler for a TPU slice, which needs libtpu (the
-extra `tpu`) but no TPU, or for simulated CPU devices. GPUs are planned by arithmetic.
+extra `tpu`) but no TPU, or for simulated CPU devices. GPUs are planned by arithmetic,
+and so are several sizes or topologies, which make a table.
 """
 
 import os
@@ -16,10 +19,11 @@ from cxr_diffusion_jax.cli import command, configs, flag_help
 
 with flag_help.group("Plan"):
   _CONFIG = configs.define()
-  _TOPOLOGY = flags.DEFINE_string(
+  _TOPOLOGY = flags.DEFINE_list(
     "topology",
     None,
-    "A TPU slice (v5e:4x4, v5e-16, v6e-8, v5p:2x2x1), GPUs (h100x8, h200x8) or cpu:N.",
+    "A TPU slice (v5e:4x4, v5e-16, v6e-8, v5p:2x2x1), GPUs (h100x8, h200x8) or cpu:N;"
+    " several for a table.",
     required=True,
   )
   _BATCH = flags.DEFINE_integer(
@@ -44,14 +48,23 @@ with flag_help.group("Compiling"):
   )
 
 
-def main() -> None:
-  """Plans one config on one topology and prints what it needs."""
+def main(sizes: list[str]) -> None:
+  """Plans a config on a topology, or prints a table of several."""
   # The plan is made on CPUs, whatever else this machine has.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  from cxr_diffusion_jax.planning import planned, topologies
+  from cxr_diffusion_jax.planning import planned, table, topologies
 
-  topology = topologies.parse(_TOPOLOGY.value)
+  topology, *others = (topologies.parse(name) for name in _TOPOLOGY.value)
+  if sizes or others:
+    if _MESH.value or _IMAGES.value:
+      raise errors.InputError("--mesh or --images for a table", "one config and slice")
+    of_sizes = configs.of_sizes(_CONFIG, sizes)
+    for config in of_sizes.values():
+      config.train.batch_size = _BATCH.value or config.train.batch_size
+    for line in table.lines(of_sizes, [topology, *others], command.progress):
+      print(line, flush=True)
+    return
   if topology.compiler == "cpu":
     count = f"--xla_force_host_platform_device_count={topology.num_chips}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"

@@ -52,7 +52,6 @@ ROOMS = {
   "matplotlib": ("report/",),
   "ml_collections": (
     "cli/",
-    "cost.py",
     "extras/",
     "run/",
   ),

@@ -3,9 +3,12 @@
 --config elixr_c:tiny --resolve_flag--> configs/elixr_c.py:tiny --> ConfigDict
 """
 
+from collections.abc import Sequence
 import pathlib
+import runpy
 
 from absl import flags
+import ml_collections
 from ml_collections import config_flags
 
 from cxr_diffusion_jax import errors, naming
@@ -28,6 +31,27 @@ def define() -> flags.FlagHolder:
   )
   flags.mark_flag_as_required("config")
   return holder
+
+
+def of_sizes(
+  holder: flags.FlagHolder, sizes: Sequence[str]
+) -> dict[str, ml_collections.ConfigDict]:
+  """Returns --config and other sizes of the same file, with the same changes of keys.
+
+  Raises:
+    errors.InputError: there is no such size.
+  """
+  flag = flags.FLAGS["config"]
+  path, _, first = config_flags.get_config_filename(flag).partition(":")
+  configs = {first or "default": holder.value}
+  for size in sizes:
+    try:
+      config = runpy.run_path(path)["get_config"](size)
+    except ValueError as error:
+      raise errors.InputError(str(error)) from error
+    config.update_from_flattened_dict(config_flags.get_override_values(flag))
+    configs[size] = config
+  return configs
 
 
 def names() -> list[str]:

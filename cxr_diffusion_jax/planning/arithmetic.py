@@ -89,18 +89,27 @@ class Planner:
 
   Args:
     config: its mesh is ignored.
-    bfloat16: whether `dtype=auto` means bfloat16, as it does on accelerators.
+    accelerator: whether 'auto' means what it does on accelerators: bfloat16, and equal
+      blocks as one loop.
     device: a device to trace for; nothing runs on it.
   """
 
   def __init__(
-    self, config: recipe_lib.Config, *, bfloat16: bool, device: jax.Device | None = None
+    self,
+    config: recipe_lib.Config,
+    *,
+    accelerator: bool,
+    device: jax.Device | None = None,
   ):
     self.config = recipe_lib.read_config(config)
     self._devices = [device or jax.devices()[0]]
-    model = self.config["model"]
-    if bfloat16 and model.get("dtype", "auto") == "auto":
-      self.config["model"] = {**model, "dtype": "bfloat16"}
+    if accelerator:
+      model = self.config["model"]
+      chosen = {"dtype": "bfloat16", "scan_blocks": "True"}
+      self.config["model"] = {
+        key: chosen.get(key, value) if value == "auto" else value
+        for key, value in model.items()
+      }
     self._steps: dict[tuple[int, bool, int], _Traced] = {}
 
   @property

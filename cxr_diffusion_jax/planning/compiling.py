@@ -107,7 +107,7 @@ def train_step(experiment: experiment_lib.Experiment) -> Compiled:
   """Compiles the training step as `main` runs it, except that nothing runs."""
   programs = denoiser_trainer.make_programs(experiment, {})
   batch = inputs.train_batch(experiment, experiment.train.batch_size)
-  return _compile(lambda: programs.train_step.lower(programs.like(), batch))
+  return compile_program(lambda: programs.train_step.lower(programs.like(), batch))
 
 
 def sampler(experiment: experiment_lib.Experiment, batch_size: int) -> Compiled:
@@ -122,7 +122,7 @@ def sampler(experiment: experiment_lib.Experiment, batch_size: int) -> Compiled:
   params = denoiser_trainer.make_programs(experiment, {}).like().ema_params
   program = generate.make_generator(recipe).compiled
   batch = inputs.condition(experiment, b)
-  return _compile(lambda: program.lower(params, batch, inputs.keys(b)))
+  return compile_program(lambda: program.lower(params, batch, inputs.keys(b)))
 
 
 def cache_file(
@@ -191,7 +191,8 @@ def versions() -> dict[str, str]:
   return known
 
 
-def _compile(lower: Callable[[], jax.stages.Lowered]) -> Compiled:
+def compile_program(lower: Callable[[], jax.stages.Lowered]) -> Compiled:
+  """Compiles what `lower` returns; a program too large for a chip has only `over`."""
   start = time.perf_counter()
   lowered = lower()
   try:

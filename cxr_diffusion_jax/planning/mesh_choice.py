@@ -108,7 +108,7 @@ def settle(config: recipe_lib.Config, memory: float | None = None) -> recipe_lib
   device = mesh.devices.flat[0]
   memory = memory or _memory(device)
   planner = arithmetic.Planner(
-    plain, bfloat16=device.platform != "cpu", device=jax.local_devices()[0]
+    plain, accelerator=device.platform != "cpu", device=jax.local_devices()[0]
   )
   own = planner.setting(mesh.shape)
   if memory is None:

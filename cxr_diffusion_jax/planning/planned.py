@@ -53,7 +53,8 @@ class Request:
       errors.InputError: a mesh that the topology does not divide by.
     """
     plain = recipe_lib.read_config(self.config)
-    axes = {k: v for k, v in plain["parallel"].items() if k in mesh_lib.AXES}
+    own = plain["parallel"]
+    axes = {k: v for k, v in own.items() if k in mesh_lib.AXES}
     if self.mesh:
       axes = {"data": 1 if -1 in self.mesh.values() else -1, **self.mesh}
     sizes = mesh_lib.axis_sizes(self.topology.num_chips, **axes)
@@ -69,7 +70,7 @@ class Request:
       )
     return {
       **plain,
-      "parallel": {**sizes, "num_devices": 0},
+      "parallel": {**sizes, "mesh": "axes" if self.mesh else own.get("mesh", "axes")},
       "train": {**plain["train"], "batch_size": batch_size},
     }
 
@@ -85,8 +86,12 @@ def run(request: Request, *, compile_programs: bool = True) -> Iterator[str]:
   compile_programs = compile_programs and bool(topology.compiler)
   # Fail on a missing compiler before the arithmetic, which takes seconds.
   devices = compiling.devices(topology) if compile_programs else None
-  planner = arithmetic.Planner(plain, bfloat16=topology.compiler != "cpu")
+  planner = arithmetic.Planner(plain, accelerator=topology.compiler != "cpu")
   setting = planner.setting(plain["parallel"])
+  if plain["parallel"]["mesh"] == "auto":
+    meshes = mesh_choice.meshes(setting)
+    chosen = mesh_choice.first_that_fits(planner, meshes, topology.chip.memory)
+    setting = chosen[0] if chosen else setting
   plan = report.Plan(
     topology=topology,
     setting=setting,
@@ -95,7 +100,8 @@ def run(request: Request, *, compile_programs: bool = True) -> Iterator[str]:
     step=planner.step(setting),
   )
   if devices is not None:
-    experiment = experiment_lib.build(plain, devices)
+    sizes = {axis: getattr(setting, axis) for axis in mesh_lib.AXES}
+    experiment = experiment_lib.build({**plain, "parallel": sizes}, devices)
     seconds = compiling.expected_seconds(topology, plan.step.operations)
     train_step = functools.partial(compiling.train_step, experiment)
     compiled = yield from _figures(request, "train", experiment, seconds, train_step)

@@ -6,7 +6,7 @@ The model of a compiler: elementwise operations are fused into what reads them, 
 their values are never stored, unless a matrix product reads them or an expensive one
 (exp, random bits) is read twice. A stored value is written once, read by each of its
 readers, and lives until the last one. Bodies of loops count once a round, and their
-memory once.
+memory once; small ones run on the chip, without traffic but for operands and results.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +21,15 @@ import numpy as np
 from cxr_diffusion_jax import artifacts
 from cxr_diffusion_jax.extras import cost
 
-_EXPENSIVE = {
-  *("erf", "exp", "log", "log1p", "logistic", "random_bits", "sin", "cos", "tanh"),
-  *("erf_inv", "pow", "threefry2x32"),
-}
+# A loop with less memory than this runs on the chip: attention in blocks, which
+# accelerators compute in one kernel.
+ON_CHIP = 16e6
+
+_EXPENSIVE = {"erf_inv", "random_bits", "threefry2x32"}
+# New names for what is stored already.
+_VIEWS = {"bitcast_convert_type", "copy", "expand_dims", "reshape", "squeeze"}
 _FUSED = _EXPENSIVE | {
+  *("cos", "erf", "exp", "log", "log1p", "logistic", "pow", "sin", "tanh"),
   *("abs", "add", "add_any", "and", "bitcast_convert_type", "broadcast_in_dim"),
   *("clamp", "convert_element_type", "copy", "div", "eq", "expand_dims", "floor"),
   *("ge", "gt", "integer_pow", "iota", "is_finite", "le", "lt", "max", "min", "mul"),
@@ -33,14 +37,16 @@ _FUSED = _EXPENSIVE | {
   *("random_wrap", "rem", "reshape", "round", "rsqrt", "select_n", "shift_left"),
   *("shift_right_arithmetic", "shift_right_logical", "sign", "slice", "sqrt"),
   *("square", "squeeze", "stop_gradient", "sub", "transpose", "xor"),
-  *("optimization_barrier", "name", "sharding_constraint"),
+  *("concatenate", "name", "optimization_barrier", "pad", "sharding_constraint"),
+  *("split",),
 }
+_PRODUCTS = ("dot_general", "conv_general_dilated")
+
 # Operations that compute their elementwise inputs on the fly.
 _ABSORBING = {
   *("reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce"),
-  *("argmax", "argmin", "reduce_precision", "concatenate", "pad", "dynamic_slice"),
+  *("argmax", "argmin", "reduce_precision", "dynamic_slice", *_PRODUCTS),
 }
-_PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,10 +176,12 @@ def _inside(
     case _:
       return {}
   inner = [estimate(body, share=share) for body in bodies]
+  temporaries = max(part.temporaries for part in inner)
+  on_chip = equation.primitive.name == "scan" and temporaries < ON_CHIP
   return {
     "flops": rounds * max(part.flops for part in inner),
-    "inner": max(part.temporaries for part in inner),
-    "inner_traffic": rounds * max(part.traffic for part in inner),
+    "inner": temporaries,
+    "inner_traffic": 0.0 if on_chip else rounds * max(part.traffic for part in inner),
     "operations": sum(part.operations for part in inner),
   }
 
@@ -237,7 +245,20 @@ def _roots(
     costly = op.name in _EXPENSIVE or any(v in expensive for v in op.inputs)
     for value in op.outputs:
       names = readers.get(value, [])
-      if not op.fused or value in kept or _is_stored(op.name, names, costly):
+      n, size = len(names), flat.sizes[value]
+      held = [flat.sizes[r] for r in sources - arguments]
+      # Sums of many values are stored as they grow.
+      sums = len(held) > 2 and sum(held) > 2.5 * size
+      again = n * sum(flat.sizes[r] for r in sources) > (n + 1) * size
+      if op.name in _VIEWS and value not in kept:
+        roots[value] = sources
+      elif (
+        not op.fused
+        or value in kept
+        or _is_stored(op.name, names, costly)
+        or (n > 1 and again)
+        or sums
+      ):
         roots[value] = frozenset([value])
       else:
         roots[value] = sources
