@@ -73,7 +73,8 @@ def apply_blocks(
   def body(x: Array, own: types.Params) -> tuple[Array, None]:
     params, key = own
     rngs = {} if key is None else {"dropout": key}
-    return block.apply({"params": params}, x, *inputs, rngs=rngs), None
+    x = jnp.asarray(block.apply({"params": params}, x, *inputs, rngs=rngs))
+    return x, None
 
   return jax.lax.scan(body, x, (_stack(params, dtype), keys))[0]
 

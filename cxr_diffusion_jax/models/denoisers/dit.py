@@ -212,7 +212,8 @@ class DiT(nn.Module):
       2 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation"
     )
     shift, scale = jnp.split(modulation(vector), 2, axis=-1)
-    x, size = modulate(x, shift, scale, jnp.float32), self.patch_size
+    x = jnp.asarray(modulate(x, shift, scale, jnp.float32))
+    size = self.patch_size
 
     def to_map(x):
       return rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=size, q=size)
