@@ -14,5 +14,5 @@ from configs import default
 def get_config(size: str = "small"):
   """Returns the recipe of a size with this condition."""
   config = default.get_config(size)
-  config.conditioning = dict(name="findings", drop_rate=0.1)
+  config.conditioning = dict(name="findings", source_token=False, drop_rate=0.1)
   return config

@@ -50,6 +50,7 @@ class Run(run_lib.Run):
     age: float | None = None,
     sex: str = "",
     view: str = "",
+    source: str = "",
     reference: Texts = (),
     image_ids: Texts = (),
     split: str = "",
@@ -67,6 +68,7 @@ class Run(run_lib.Run):
       age: in years.
       sex: 'F' or 'M'.
       view: 'PA' or 'AP'.
+      source: name of one of several datasets that the run was trained on.
       reference: path of one X-ray or several; each is a condition.
       image_ids: images of the run's dataset; each is a condition.
       split: split of the run's dataset from which conditions are taken evenly.
@@ -90,6 +92,7 @@ class Run(run_lib.Run):
       age=age,
       sex=sex,
       view=view,
+      source=source,
       references=_texts(reference),
       image_ids=_texts(image_ids),
       negative_prompt=negative_prompt,

@@ -40,6 +40,7 @@ def conditions() -> Holders:
       "age": flags.DEFINE_float("age", None, "Age of the patient in years.", 0, 120),
       "sex": flags.DEFINE_enum("sex", "", ["", "F", "M"], "Sex of the patient."),
       "view": flags.DEFINE_enum("view", "", ["", "PA", "AP"], "View of the X-ray."),
+      "source": text("source", "", "Dataset that images are to be like, of several."),
       "reference": texts("reference", [], "An X-ray: PNG, JPEG or DICOM file."),
       "image_ids": flags.DEFINE_list(
         "image_ids", [], "Images of the dataset to take conditions from."

@@ -68,10 +68,12 @@ class Needs:
     reference: which image the columns made from images describe: 'self' for the one to
       be generated, 'same_patient' for another one of its patient, 'same_findings' for
       one of another patient with the same findings, sex and view.
+    sources: whether the source of each image of a joined dataset is read.
   """
 
   specs: tuple[ColumnSpec, ...] = ()
   reference: str = "self"
+  sources: bool = False
 
   def __post_init__(self):
     if self.reference not in REFERENCES:

@@ -1,6 +1,7 @@
 """The labels themselves as tokens, without an encoder: the baseline to beat.
 
   findings [b k], view [b], sex [b], age [b] --> tokens [b k + 3, 2 k + 15]
+  with the source [b] of s joined datasets   --> tokens [b k + 4, 2 k + 15 + s]
 
 Each token has its own entries of 2 k + 15: a finding one of two (present, absent), view
 and sex one of two each, and age eleven overlapping bumps of ten years. The projection
@@ -24,27 +25,33 @@ class Conditioner:
   """Conditions on findings, view, sex and age, as the records have them.
 
   Attributes:
+    source_token: give each image's source too, so that scanners and labels of one
+      dataset need not be mixed with those of another.
+    num_sources: s; of the dataset, with `source_token`.
     shape: (k,), the size of the dataset's vocabulary, which is read where it is ().
   """
 
+  source_token: bool = False
+  num_sources: int = 0
   shape: tuple[int, ...] = ()
 
   @property
   def needs(self) -> base.Needs:
-    return base.Needs()
+    return base.Needs(sources=self.source_token)
 
   @property
   def streams(self) -> tuple[types.StreamSpec, ...]:
     (k,) = self.shape
-    width = 2 * k + 2 + 2 + NUM_BUMPS
-    return (types.StreamSpec(name="findings", num_tokens=k + 3, width=width),)
+    width = 2 * k + 2 + 2 + NUM_BUMPS + self.num_sources
+    num_tokens = k + 3 + (self.num_sources > 0)
+    return (types.StreamSpec(name="findings", num_tokens=num_tokens, width=width),)
 
   def __call__(self, batch: types.Batch) -> types.Context:
     """Returns one stream.
 
     Args:
       batch: findings [b k] in [0, 1], nan unknown; view (0 PA, 1 AP) and sex (0 F,
-        1 M) [b], -1 unknown; age [b] years, nan unknown.
+        1 M) [b], -1 unknown; age [b] years, nan unknown; source [b], -1 unknown.
     """
     (spec,) = self.streams
     places = jnp.eye(spec.width)
@@ -54,8 +61,13 @@ class Conditioner:
     absent = (1 - findings)[..., None] * places[1:end:2]
     view = _one_of_two(batch["view"], places[end : end + 2])
     sex = _one_of_two(batch["sex"], places[end + 2 : end + 4])
-    age = _bumps(batch["age"], places[end + 4 :])
-    others = jnp.stack([view, sex, age], axis=1)
+    end += 4
+    others = [view, sex, _bumps(batch["age"], places[end : end + NUM_BUMPS])]
+    if self.num_sources:
+      # Unknown sources have no entry, so that their row is zeros.
+      one_hot = jax.nn.one_hot(batch["source"], self.num_sources)
+      others.append(one_hot @ places[end + NUM_BUMPS :])
+    others = jnp.stack(others, axis=1)
     # Unknown is nan so far; a token of zeros is masked.
     tokens = jnp.nan_to_num(jnp.concatenate([present + absent, others], axis=1))
     return (base.stream(tokens),)

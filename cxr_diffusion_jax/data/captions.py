@@ -3,7 +3,7 @@
 seed, number of the row in the stream --> numbers in [0, 1) --> caption
   0: the full prompt and all labels
   1 to num - 1: another phrasing, without each attribute at a rate; of the labels,
-  findings, view, sex and age are unknown at the same rate
+  findings, view, sex, age and source are unknown at the same rate
 
 A model that has seen partial conditions takes a request that says little.
 """
@@ -17,7 +17,7 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data.columns.column import Column
 
 # The fields of a record that may be left out, and what unknown is there.
-UNKNOWN = {"findings": np.nan, "view": -1, "sex": -1, "age": np.nan}
+UNKNOWN = {"findings": np.nan, "view": -1, "sex": -1, "age": np.nan, "source": -1}
 
 # Random numbers of a row: one for the caption and one a field, as two Philox blocks.
 NUM_DRAWS = 8
@@ -79,6 +79,10 @@ def draw(seed: int, first: int, num: int) -> np.ndarray:
 def without(
   record: Mapping[str, np.ndarray], unknown: Collection[str]
 ) -> dict[str, np.ndarray]:
-  """A record whose fields of these names are unknown."""
-  blank = {name: np.full_like(record[name], UNKNOWN[name]) for name in unknown}
+  """A record whose fields of these names, as far as it has them, are unknown."""
+  blank = {
+    name: np.full_like(record[name], UNKNOWN[name])
+    for name in unknown
+    if name in record
+  }
   return {**record, **blank}

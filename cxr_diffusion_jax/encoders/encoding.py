@@ -111,7 +111,8 @@ def encode_columns(
         progress,
         splits=_splits(records, caption),
       )
-    empty_text.make(folder(settings, spec), [spec], description, open_fn)
+    if records.share[0] == 0:
+      empty_text.make(folder(settings, spec), [spec], description, open_fn)
 
 
 def refresh_column(

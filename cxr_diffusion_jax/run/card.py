@@ -6,13 +6,15 @@ The card holds what a codec and a request need, so that a run opens without its 
 and fingerprints that identify the data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 
 from etils import epath
 
 from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data import captions as captions_lib
+from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.sources.nih import metadata
 
 # Version of the run folder's format; raised when older readers cannot read new runs.
@@ -80,6 +82,23 @@ class DatasetCard:
   def to_json(self) -> artifacts.Json:
     """Plain values for `dataset.json`."""
     return dataclasses.asdict(self)
+
+
+def describe(
+  columns: Sequence[columns_lib.Column],
+  captions: captions_lib.Captions = captions_lib.NO_CAPTIONS,
+) -> dict[str, ColumnCard]:
+  """Cards of columns by name; `captions` are those of their training rows."""
+  return {
+    about.name: ColumnCard(
+      encoder=about.encoder,
+      standin=about.standin,
+      fingerprint=about.fingerprint,
+      shape=tuple(about.shape),
+      captions=1 + len(captions.columns.get(about.name, ())),
+    )
+    for about in (column.description for column in columns)
+  }
 
 
 def from_json(

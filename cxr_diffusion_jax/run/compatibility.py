@@ -54,6 +54,7 @@ MAY_CHANGE = (
 # Keys that older versions lacked, with the value that their absence implies.
 _ADDED = {
   "conditioning.all_states": False,
+  "conditioning.source_token": False,
   "data.phantom_visits": 0.0,
   "data.augment": 0.0,
   "data.balance": 0.0,

@@ -90,9 +90,9 @@ class Dataset:
       resize=self.settings.resize,
       num_rows=dict(self.records.num_rows),
       statistics=statistics,
-      columns=_described(self.columns, self.captions),
-      targets=_described(self.targets),
-      latents=_described(self.latents),
+      columns=card_lib.describe(self.columns, self.captions),
+      targets=card_lib.describe(self.targets),
+      latents=card_lib.describe(self.latents),
       root=self.settings.location,
       records_dir=os.path.abspath(self.settings.records_dir),
     )
@@ -211,6 +211,12 @@ def prepare(
         "run prepare on this host",
       )
     raise RuntimeError(f"{settings.records_folder} changed while it was prepared")
+  if needs.sources and not records.sources:
+    raise errors.InputError(
+      f"{records.folder} does not say which source each image is of",
+      "records of several sources, opened once with their data by this version",
+      "make config.data.root available, or remove the folder",
+    )
   columns = encoders.open_columns(settings, needs)
   origins = dict.fromkeys(phantom.origin_of(root) for root in settings.roots)
   return Dataset(
@@ -227,19 +233,3 @@ def prepare(
       columns=encoders.open_captions(settings, needs, columns),
     ),
   )
-
-
-def _described(
-  columns: Sequence[columns_lib.Column],
-  captions: captions_lib.Captions = captions_lib.NO_CAPTIONS,
-) -> dict[str, card_lib.ColumnCard]:
-  return {
-    about.name: card_lib.ColumnCard(
-      encoder=about.encoder,
-      standin=about.standin,
-      fingerprint=about.fingerprint,
-      shape=tuple(about.shape),
-      captions=1 + len(captions.columns.get(about.name, ())),
-    )
-    for about in (column.description for column in columns)
-  }

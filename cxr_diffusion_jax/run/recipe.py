@@ -182,6 +182,15 @@ def conditioner_section(
   if shapes is None:
     shapes = encoders.shapes(conditioner.needs) | {"findings": _num_findings(plain)}
   conditioner = conditioning.with_shape(conditioner, shapes)
+  if conditioner.needs.sources:
+    names = plain["data"].get("source", "").split("+")
+    if len(names) < 2:
+      raise errors.InputError(
+        f"config.conditioning.source_token=True with config.data.source={names[0]}",
+        "several sources, such as nih+chexpert",
+        "leave source_token out",
+      )
+    conditioner = dataclasses.replace(conditioner, num_sources=len(names))
   streams = conditioner.streams
   rates = tuple(rates) if isinstance(rates, list | tuple) else (rates,) * len(streams)
   if len(rates) != len(streams) or not all(0 <= rate <= 1 for rate in rates):

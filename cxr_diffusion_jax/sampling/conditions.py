@@ -105,6 +105,11 @@ class ConditionBuilder:
         ", ".join(takes),
         "sample a run of a path that takes it",
       )
+    if request.source and request.source not in self._sources:
+      raise errors.InputError(
+        f"source {request.source!r}",
+        " or ".join(self._sources) or "none: this run has no token of the source",
+      )
     given = set(request.given)
     alone = {"unconditional"} | ({"image_ids"} if len(self.needs.inputs) < 3 else set())
     if (alone & given and len(given) > 1) or {"image_ids", "reference"} <= given:
@@ -141,7 +146,7 @@ class ConditionBuilder:
 
   def _of_places(self, places: Sequence[tuple[pipeline.JoinedSource, int]]):
     rows = [source.batch([place]) for source, place in places]
-    wanted = self.needs.columns or LABELS
+    wanted = self.needs.columns or (*LABELS, *["source"] * self.needs.sources)
     entries, vocabulary = [], self.run.card.vocabulary
     for (source, place), row in zip(places, rows, strict=True):
       ids = self.run.dataset.records.ids(source.split)
@@ -205,6 +210,8 @@ class ConditionBuilder:
         if text not in codes:
           raise errors.InputError(f"{name} {text!r}", " or ".join(codes))
         known[name] = codes.index(text)
+    if request.source:
+      known["source"] = self._sources.index(request.source)
     blank = self._blank(len(texts))
     entries, vocabulary = [], self.run.card.vocabulary
     for row, text in enumerate(texts):
@@ -247,6 +254,11 @@ class ConditionBuilder:
       )
     return self._opened[name]
 
+  @property
+  def _sources(self) -> tuple[str, ...]:
+    """Names of the sources that the run can be asked for."""
+    return self.run.data.source_names if self.needs.sources else ()
+
   @functools.cached_property
   def _opened(self) -> dict[str, encoder_lib.Encoder]:
     return {}
@@ -260,7 +272,7 @@ class ConditionBuilder:
         "age": np.full(count, np.nan, np.float32),
         "sex": np.full(count, -1, np.float32),
         "view": np.full(count, -1, np.float32),
-      }
+      } | ({"source": np.full(count, -1, np.int32)} if self.needs.sources else {})
     return {
       name: np.zeros((count, *column.shape), np.float16)
       for name, column in card.columns.items()

@@ -28,6 +28,7 @@ class Request:
   age: float | None = None  # years
   sex: str = ""  # 'F' or 'M'
   view: str = ""  # 'PA' or 'AP'
+  source: str = ""  # of several that the run was trained on
   references: tuple[str, ...] = ()  # paths of X-rays
   negative_prompt: str = ""  # what to guide away from
   unconditional: bool = False
@@ -35,7 +36,7 @@ class Request:
   @property
   def given(self) -> tuple[str, ...]:
     """Names of the given kinds of condition."""
-    person = self.age is not None or self.sex or self.view
+    person = self.age is not None or self.sex or self.view or self.source
     values = {
       "prompt": self.prompts,
       "findings": self.findings or person,

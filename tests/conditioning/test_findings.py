@@ -42,6 +42,17 @@ def test_conditioner_places_view_sex_and_age_apart(batch):
   assert tokens[1, 16, 36] == pytest.approx(np.exp(-0.125), rel=1e-5)
 
 
+def test_conditioner_gives_each_source_a_token_of_its_own(batch):
+  several = findings.Conditioner(source_token=True, num_sources=2, shape=(14,))
+  batch["source"] = np.array([0, -1, 1])
+  (stream,), (without,) = several(batch), CONDITIONER(batch)
+  np.testing.assert_array_equal(stream.tokens[:, :17, :43], without.tokens)
+  assert not stream.tokens[:, :17, 43:].any()
+  np.testing.assert_array_equal(stream.mask[:, 17], [True, False, True])
+  np.testing.assert_array_equal(stream.tokens[0, 17], np.eye(45)[43])
+  np.testing.assert_array_equal(stream.tokens[2, 17], np.eye(45)[44])
+
+
 def test_conditioner_mixes_fractional_findings(batch):
   batch["findings"][0, 2] = 0.25
   (stream,) = CONDITIONER(batch)

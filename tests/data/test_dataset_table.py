@@ -7,11 +7,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.data import dataset_table, splits
+from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.conditioning import findings
+from cxr_diffusion_jax.data import captions, dataset_table, splits
 from cxr_diffusion_jax.data.records import parts, plan, records
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import base
+from cxr_diffusion_jax.run import dataset
 from tests.fixtures import corpora
 
 NAN = np.nan
@@ -178,6 +180,46 @@ def test_prepare_records_reads_no_image_of_sources_twice(joined, monkeypatch):
       np.testing.assert_array_equal(row["image"], other["image"])
       count -= 1
     assert not count
+
+
+def test_records_of_several_sources_name_the_source_of_each_image(joined, monkeypatch):
+  made = records.prepare_records(joined)
+  assert made.sources == joined.source_names
+  table = dataset_table.read_table(joined)
+  wanted = dict(zip(table.id.tolist(), table.source.tolist(), strict=True))
+  for split in made.num_rows:
+    of_split = [wanted[one] for one in made.ids(split).tolist()]
+    np.testing.assert_array_equal(made.source(split), of_split)
+  read = records.RecordSource(made, "train")
+  assert [read[row]["source"] for row in range(len(read))] == list(made.source("train"))
+  unknown = captions.without(read[0], ("source",))
+  assert unknown["source"] == -1
+
+  # An earlier version did not write it; it is added, and no image is read for that.
+  folder = joined.records_folder
+  description = artifacts.read_json(folder / "records.json")
+  del description["sources"]
+  artifacts.write_json(folder / "records.json", description)
+  with np.load(folder / "rows.npz") as rows:
+    older = {name: rows[name] for name in rows if not name.endswith("/source")}
+  artifacts.write_npz(folder / "rows.npz", older)
+  opened = records.open_records(joined)
+  assert not opened.sources
+  assert "source" not in records.RecordSource(opened, "train")[0]
+  path = findings.Conditioner(source_token=True, num_sources=3)
+  # Without their data, they are used as they are.
+  places = [pathlib.Path(root) for root in joined.roots]
+  for place in places:
+    place.rename(f"{place}-gone")
+  with pytest.raises(errors.InputError, match="does not say which source each"):
+    dataset.prepare(joined, path.needs)
+  for place in places:
+    pathlib.Path(f"{place}-gone").rename(place)
+  monkeypatch.setattr(parts, "make_parts", None)
+  assert records.prepare_records(joined) == made
+  np.testing.assert_array_equal(
+    records.open_records(joined).source("test"), made.source("test")
+  )
 
 
 def test_data_settings_want_a_root_for_each_source(joined):

@@ -117,3 +117,16 @@ def test_conditioner_section_needs_no_encoder_for_known_shapes():
   config["conditioning"] = {"name": "findings"}
   conditioner, _ = recipe.conditioner_section(config, shapes)
   assert conditioner.streams[0].num_tokens == 3 + 3
+
+
+def test_conditioner_section_counts_the_sources_of_a_joined_dataset():
+  config = {
+    "conditioning": {"name": "findings", "source_token": True},
+    "data": {"source": "nih+chexpert+nih"},
+  }
+  conditioner, _ = recipe.conditioner_section(config, {"findings": (3,)})
+  (stream,) = conditioner.streams
+  assert (stream.num_tokens, stream.width) == (3 + 4, 2 * 3 + 15 + 3)
+  config["data"]["source"] = "nih"
+  with pytest.raises(errors.InputError, match=r"source=nih; expected several sources"):
+    recipe.conditioner_section(config, {"findings": (3,)})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.conditioning import findings
 from cxr_diffusion_jax.data import prompts
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling.request import Request
@@ -32,6 +33,31 @@ def test_conditions_are_spread_over_the_split(path, builder_of):
     np.testing.assert_array_equal(result.references[row], grey)
     for name, value in result.fields.items():
       np.testing.assert_array_equal(value[row], source.batch([place])[name][0])
+
+
+def test_build_gives_the_source_of_several(builder_of):
+  run = builder_of("findings").run
+  with pytest.raises(errors.InputError, match="'nih'; expected none: this run has no"):
+    builder_of("findings").build(Request(source="nih"), 1)
+  path = findings.Conditioner(source_token=True, num_sources=2, shape=(14,))
+  denoiser = dataclasses.replace(run.recipe.denoiser, conditioner=path)
+  data = {**run.config["data"], "source": "nih+table", "root": "a,b"}
+  several = dataclasses.replace(
+    run,
+    config={**run.config, "data": data},
+    recipe=dataclasses.replace(run.recipe, denoiser=denoiser),
+    data_root="a,b",
+  )
+  builder = conditions_lib.ConditionBuilder(run=several)
+  result = builder.build(Request(source="table", age=40.0), 1)
+  assert result.entries[0] == {"age": 40.0, "source": "table"}
+  (stream,) = path(result.fields)
+  assert np.flatnonzero(stream.mask[0]).tolist() == [16, 17]
+  assert np.flatnonzero(stream.tokens[0, 17]).tolist() == [2 * 14 + 15 + 1]
+  (stream,) = path(builder.build(Request(unconditional=True), 1).fields)
+  assert not stream.mask.any()
+  with pytest.raises(errors.InputError, match="'chexpert'; expected nih or table"):
+    builder.build(Request(source="chexpert"), 1)
 
 
 def test_build_gives_at_most_one_condition_per_image(builder_of):

@@ -127,8 +127,11 @@ def prepare_records(
   if description is not None:
     records, plan, files = _check(settings, description)
     if records is not None:
-      if files is not None:
+      if files is not None and plan is not None:
         _note_files(settings, description, files)
+        if plan.table.source is not None and "sources" not in description:
+          index = store.index_of(plan, _kept(plan, files))
+          records = store.add_sources(records, description, index, settings)
       return records
   plan = _make_plan(settings, needs_reports, plan)
   with _writing(settings):
@@ -271,6 +274,7 @@ def _finish(
     "resize": settings.resize,
     "vocabulary": list(plan.table.vocabulary),
     "num_rows": {split: len(of_split) for split, of_split in rows.items()},
+    "sources": list(settings.source_names) if plan.table.source is not None else [],
     "statistics": {},
     "dropped": [*plan.absent, *plan.table.id[damaged].tolist()],
     "shards": {

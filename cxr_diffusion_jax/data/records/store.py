@@ -12,6 +12,7 @@ from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.data import array_records, splits
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
+from cxr_diffusion_jax.data.settings import DataSettings
 
 # Kept beside the records too, where a whole split is read at once.
 INDEXED_FIELDS = ("id", "patient", "findings", "age", "sex", "view")
@@ -32,6 +33,8 @@ class Records:
     shards: split -> (file below `folder`, its rows), in row order.
     share: (p, n): this process makes the pth of n parts of each column, while others
       make the other parts.
+    sources: names of the sources that were joined; () for one, and for records of an
+      earlier version that were not opened with their dataset since.
   """
 
   folder: Path
@@ -43,6 +46,7 @@ class Records:
   dropped: tuple[str, ...]
   shards: dict[str, tuple[tuple[str, int], ...]]
   share: tuple[int, int] = (0, 1)
+  sources: tuple[str, ...] = ()
 
   @property
   def fingerprint(self) -> str:
@@ -69,6 +73,12 @@ class Records:
     boxes[stored["boxed_rows"]] = stored["boxes"]
     return boxes
 
+  def source(self, split: str) -> np.ndarray | None:
+    """[n] int32, the place in `sources` of each row; None without sources."""
+    if not self.sources:
+      return None
+    return self._read(split, "source")["source"].astype(np.int32)
+
   def reports(self, split: str) -> list[str] | None:
     """Reports in row order, '' for none; None if the dataset has no reports."""
     try:
@@ -89,8 +99,8 @@ class RecordSource:
   nan unknown), age float32 (years, nan unknown), sex int32 (0 F, 1 M, -1), view int32
   (0 PA, 1 AP, -1), patient int32, boxes float32 [k 4] (x, y, width, height as fractions
   of the square, nan where none), expert float32 [4] (`base.EXPERT_FINDINGS`, nan
-  unknown), row int32 (i). Arrays are read-only. May be pickled and used by many threads
-  at once.
+  unknown), row int32 (i), and of joined sources source int32 (`Records.source`). Arrays
+  are read-only. May be pickled and used by many threads at once.
   """
 
   def __init__(self, records: Records, split: str):
@@ -101,6 +111,7 @@ class RecordSource:
     self._reader = array_records.open_files(
       [(records.folder / name, count) for name, count in records.shards[split]]
     )
+    self._source = records.source(split)
     self._message = record_format.example_class()
 
   def __getstate__(self) -> artifacts.Json:
@@ -117,9 +128,10 @@ class RecordSource:
     if not -len(self) <= row < len(self):
       raise IndexError(f"row {row} of {len(self)} in {self.split}")
     row %= len(self)
-    return record_format.parse_example(
+    record = record_format.parse_example(
       self._message, self._reader[row], self.image_size, row
     )
+    return record if self._source is None else record | {"source": self._source[row]}
 
 
 def _check_split(records: Records, split: str) -> None:
@@ -140,6 +152,7 @@ def of_description(folder: Path, description: artifacts.JsonMapping) -> Records:
       split: tuple((name, count) for name, count in of_split)
       for split, of_split in description["shards"].items()
     },
+    sources=tuple(description.get("sources", ())),
   )
 
 
@@ -151,6 +164,8 @@ def index_of(
   index: dict[str, np.ndarray] = {}
   for split, some in rows.items():
     fields = {name: getattr(table, name)[some] for name in INDEXED_FIELDS}
+    if table.source is not None:
+      fields["source"] = table.source[some]
     if not np.isnan(table.findings).any():
       fields["findings"] = fields["findings"].astype(np.uint8)
     ids = table.id[some].tolist()
@@ -164,3 +179,22 @@ def index_of(
       fields["report"] = np.frombuffer(json.dumps(reports).encode(), np.uint8)
     index |= {f"{split}/{name}": value for name, value in fields.items()}
   return index
+
+
+def add_sources(
+  records: Records,
+  description: artifacts.Json,
+  index: Mapping[str, np.ndarray],
+  settings: DataSettings,
+) -> Records:
+  """Adds the source of each row to records of an earlier version, which left it out.
+
+  `index` is that of `index_of`. On a read-only disk they stay as they are.
+  """
+  try:
+    artifacts.write_npz(records.folder / "rows.npz", index)
+    description["sources"] = list(settings.source_names)
+    artifacts.write_json(records.folder / "records.json", description)
+  except OSError:
+    return records
+  return of_description(records.folder, description)
