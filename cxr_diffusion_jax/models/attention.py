@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from cxr_diffusion_jax.models import attention_kernels, embedding, placement
 from cxr_diffusion_jax.models import heads as heads_lib
 from cxr_diffusion_jax.models.block_scan import apply_blocks, kept
+from cxr_diffusion_jax.models.group_norm import GroupNorm
 from cxr_diffusion_jax.types import TokenStream
 
 # Layer name -> axis of its kernel that is split over the mesh's axis `tensor`: the
@@ -204,8 +205,7 @@ class SpatialTransformer(nn.Module):
     positions = None
     if self.query_positions:
       positions = embedding.grid_positions(height, width, channels)
-    norm = nn.GroupNorm(self.norm_groups, epsilon=1e-6, dtype=jnp.float32, name="norm")
-    h = norm(x).astype(self.dtype)
+    h = GroupNorm(self.norm_groups, 1e-6, dtype=self.dtype, name="norm")(x)
     h = self._project(channels, "proj_in", nn.linear.default_kernel_init)(h)
     h = rearrange(h, "b h w c -> b (h w) c")
     h = apply_blocks(

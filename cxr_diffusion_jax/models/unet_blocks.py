@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from cxr_diffusion_jax.models import network
 from cxr_diffusion_jax.models.attention import SpatialTransformer
+from cxr_diffusion_jax.models.group_norm import GroupNorm
 from cxr_diffusion_jax.types import TokenStream
 
 
@@ -53,16 +54,17 @@ class ResnetBlock(nn.Module):
   def __call__(self, x: Array, time: Array | None = None) -> Array:
     """x [b h w c], time [b d] or None -> [b h w channels]."""
 
-    def norm(name: str, x: Array) -> Array:
-      return nn.GroupNorm(
-        self.norm_groups, epsilon=self.epsilon, dtype=jnp.float32, name=name
-      )(x)
+    def norm_silu(name: str, x: Array, *modulation: Array | None) -> Array:
+      norm = GroupNorm(
+        self.norm_groups, self.epsilon, silu=True, dtype=self.dtype, name=name
+      )
+      return norm(x, *modulation)
 
     def conv(name, x, size, init=nn.linear.default_kernel_init):
       module = nn.Conv(
         self.channels, size, kernel_init=init, dtype=self.dtype, name=name
       )
-      return network.convolve(module, x.astype(self.dtype))
+      return network.convolve(module, x)
 
     last_init = (
       nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
@@ -71,19 +73,16 @@ class ResnetBlock(nn.Module):
     if time is not None:
       width = self.channels * (2 if scale_shift else 1)
       dense = nn.Dense(width, dtype=self.dtype, name="time_emb_proj")
-      time = jnp.asarray(dense(nn.silu(time)))[:, None, None]
+      time = jnp.asarray(dense(nn.silu(time)))
 
-    h = resampled(nn.silu(norm("norm1", x)), self.resample)
+    h = resampled(norm_silu("norm1", x), self.resample)
     x = resampled(x, self.resample)
     h = conv("conv1", h, (3, 3))
-    if time is None:
-      h = norm("norm2", h)
-    elif scale_shift:
-      scale, shift = jnp.split(time.astype(jnp.float32), 2, axis=-1)
-      h = norm("norm2", h) * (1 + scale) + shift
+    if time is not None and scale_shift:
+      h = norm_silu("norm2", h, *jnp.split(time.astype(jnp.float32), 2, axis=-1))
     else:
-      h = norm("norm2", h + time)
-    h = network.dropped(self, self.dropout, nn.silu(h))
+      h = norm_silu("norm2", h if time is None else h + time[:, None, None])
+    h = network.dropped(self, self.dropout, h)
     h = conv("conv2", h, (3, 3), last_init)
     if x.shape[-1] != self.channels:
       x = conv("conv_shortcut", x, (1, 1))
