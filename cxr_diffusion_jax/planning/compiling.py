@@ -27,7 +27,7 @@ from cxr_diffusion_jax.training import denoiser_trainer
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
 # Seconds of one core for a traced operation; docs/results/plan.md.
-SECONDS_AN_OPERATION = {"tpu": 0.012, "cpu": 0.004}
+SECONDS_AN_OPERATION = {"tpu": 0.007, "cpu": 0.004}
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 

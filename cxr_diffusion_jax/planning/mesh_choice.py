@@ -72,7 +72,10 @@ def nearest(
   factor: float = MARGIN,
 ) -> tuple[arithmetic.Setting, arithmetic.Step] | None:
   """Returns the first of the `candidates` that fits, or None."""
-  settings = candidates(own, planner.batch_size, planner.can_remat)
+  settings = list(candidates(own, planner.batch_size, planner.can_remat))
+  # Tracing takes seconds: where the last one does not fit, no other does.
+  if not first_that_fits(planner, settings[-1:], memory, factor=factor):
+    return None
   return first_that_fits(planner, settings, memory, factor=factor)
 
 

@@ -114,7 +114,7 @@ def run(request: Request, *, compile_programs: bool = True) -> Iterator[str]:
       plan = dataclasses.replace(plan, sampler=compiled)
   yield from report.lines(plan)
   if not plan.fits:
-    yield from _remedy(planner, plan)
+    yield _remedy(planner, plan)
 
 
 def _figures(

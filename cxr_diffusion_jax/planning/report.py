@@ -89,6 +89,11 @@ def lines(plan: Plan) -> Iterator[str]:
     yield _sampler_text(plan.sampler, topology.chip)
 
 
+def figure(value: float) -> str:
+  """Three digits of a number above 0.001, without an exponent."""
+  return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def _chip_text(chip: topologies.Chip) -> str:
   if not chip.tflops:
     return "a simulated device"
@@ -121,8 +126,8 @@ def _table(plan: Plan) -> Iterator[str]:
   yield "| a chip, a training step | by arithmetic | compiled |"
   yield "|:--|--:|--:|"
   for name, estimate, exact in rows:
-    shown = "" if exact is None else f"{exact:.3g}"
-    yield f"| {name} | {estimate:.3g} | {shown} |"
+    shown = "" if exact is None else figure(exact)
+    yield f"| {name} | {figure(estimate)} | {shown} |"
 
 
 def _memory_text(plan: Plan) -> str:
@@ -139,17 +144,17 @@ def _time(plan: Plan) -> Iterator[str]:
   if bounds is None:
     return
   yield (
-    f"step: at least {1e3 * bounds.seconds:.3g} ms, limited by {bounds.limit}"
-    f" (products {1e3 * bounds.products:.3g}, memory {1e3 * bounds.memory:.3g}, links"
-    f" {1e3 * bounds.links:.3g} ms); at most {bounds.share_of_peak:.0%} of peak"
+    f"step: at least {figure(1e3 * bounds.seconds)} ms, limited by {bounds.limit}"
+    f" (products {figure(1e3 * bounds.products)}, memory"
+    f" {figure(1e3 * bounds.memory)}, links {figure(1e3 * bounds.links)} ms); at most {bounds.share_of_peak:.0%} of peak"
   )
   rate = plan.batch_size / bounds.seconds
   yield (
-    f"at most {rate:.4g} images/s; {plan.images:,} images: at least"
-    f" {plan.images / rate / 3600:.3g} h"
+    f"at most {figure(rate)} images/s; {plan.images:,} images: at least"
+    f" {figure(plan.images / rate / 3600)} h"
   )
   chips = plan.setting.data * plan.setting.fsdp
-  yield f"input: {plan.step.batch * chips / bounds.seconds / 1e6:.4g} MB/s of batches"
+  yield f"input: {figure(plan.step.batch * chips / bounds.seconds / 1e6)} MB/s of batches"
 
 
 def _collectives(compiled: compiling.Compiled) -> Iterator[str]:

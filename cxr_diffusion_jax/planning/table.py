@@ -72,9 +72,9 @@ def _row(planner: arithmetic.Planner, topology: topologies.Topology) -> Sequence
     f"{step.state / 1e9:.2f}",
     f"{(chip.memory - plan.free) / 1e9:.2f}",
     f"{chip.memory / 1e9:.1f}",
-    f"{step.flops / 1e12:.3g}",
-    f"{1e3 * bounds.seconds:.3g}",
+    report.figure(step.flops / 1e12),
+    report.figure(1e3 * bounds.seconds),
     f"{bounds.limit}, {bounds.share_of_peak:.0%} of peak",
-    f"{rate:.3g}",
-    f"{images / rate / 3600:.2g}",
+    report.figure(rate),
+    f"{images / rate / 3600:.1f}",
   )

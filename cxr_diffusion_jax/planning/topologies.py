@@ -38,8 +38,9 @@ class Chip:
 _TPU_DOCS = "https://cloud.google.com/tpu/docs"
 _NVIDIA = "https://www.nvidia.com/en-us/data-center"
 
-# Links: half of the two-way rate that is published. TPUs keep a part of their memory
-# for themselves: the compiler of v5e allows 15.75 GiB.
+# Links: half of the two-way rate that is published. Memory: the compiler of v5e allows
+# 15.75 of 16 GiB, and JAX takes three quarters of a GPU's unless
+# XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 CHIPS = {
   chip.name: chip
   for chip in (
@@ -73,7 +74,7 @@ CHIPS = {
     Chip(
       name="h100",
       tflops=989,
-      memory=80 * GB,
+      memory=0.75 * 80 * GB,
       memory_rate=3350 * GB,
       link_rate=450 * GB,
       device_kind="NVIDIA H100 80GB HBM3",
@@ -82,7 +83,7 @@ CHIPS = {
     Chip(
       name="h200",
       tflops=989,
-      memory=141 * GB,
+      memory=0.75 * 141 * GB,
       memory_rate=4800 * GB,
       link_rate=450 * GB,
       device_kind="NVIDIA H200",

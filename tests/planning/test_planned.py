@@ -14,6 +14,7 @@ from cxr_diffusion_jax.planning import (
   arithmetic,
   compiling,
   mesh_choice,
+  planned,
   report,
   roofline,
   topologies,
@@ -153,6 +154,25 @@ def test_settle_chooses_a_mesh_by_memory(build):
   settled = mesh_choice.settle(config, memory=whole)
   assert settled["parallel"]["fsdp"] > 1
   assert mesh_lib.make_mesh(**settled["parallel"]).size == 8
+
+
+def test_run_names_the_nearest_setting_or_refuses(build):
+  config = build(model__context_width=64).config
+  config = {**config, "parallel": {"data": -1}}
+  step = arithmetic.Planner(config, accelerator=True).step(arithmetic.Setting(data=8))
+
+  def run(memory: float) -> list[str]:
+    h100 = topologies.parse("h100x8")
+    small = dataclasses.replace(
+      h100, chip=dataclasses.replace(h100.chip, memory=memory)
+    )
+    return list(planned.run(planned.Request(config=config, topology=small)))
+
+  last = run(step.memory)[-1]
+  assert last.startswith("nearest setting that fits")
+  assert "--config.parallel.data=4 --config.parallel.fsdp=2" in last
+  with pytest.raises(errors.InputError, match="fits no mesh of h100x8"):
+    run(1e3)
 
 
 def test_memory_excess_is_read_from_the_compiler():
