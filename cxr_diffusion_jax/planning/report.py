@@ -143,18 +143,19 @@ def _time(plan: Plan) -> Iterator[str]:
   bounds = plan.bounds
   if bounds is None:
     return
+  parts = {"products": bounds.products, "memory": bounds.memory, "links": bounds.links}
+  listed = ", ".join(f"{name} {figure(1e3 * parts[name])}" for name in parts)
   yield (
     f"step: at least {figure(1e3 * bounds.seconds)} ms, limited by {bounds.limit}"
-    f" (products {figure(1e3 * bounds.products)}, memory"
-    f" {figure(1e3 * bounds.memory)}, links {figure(1e3 * bounds.links)} ms); at most {bounds.share_of_peak:.0%} of peak"
+    f" ({listed} ms); at most {bounds.share_of_peak:.0%} of peak"
   )
   rate = plan.batch_size / bounds.seconds
   yield (
     f"at most {figure(rate)} images/s; {plan.images:,} images: at least"
     f" {figure(plan.images / rate / 3600)} h"
   )
-  chips = plan.setting.data * plan.setting.fsdp
-  yield f"input: {figure(plan.step.batch * chips / bounds.seconds / 1e6)} MB/s of batches"
+  read = plan.step.batch * plan.setting.data * plan.setting.fsdp / bounds.seconds
+  yield f"input: {figure(read / 1e6)} MB/s of batches"
 
 
 def _collectives(compiled: compiling.Compiled) -> Iterator[str]:
