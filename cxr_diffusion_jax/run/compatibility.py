@@ -90,17 +90,12 @@ def check_config(
   Raises:
     errors.InputError: they differ in what is learned; the keys are named.
   """
-  # Plain: a saved config comes from JSON, which has no tuples.
-  old, new = (
-    {**_ADDED, **flatten(sections.plain(config))} for config in (saved, wanted)
-  )
-  differing = [
-    key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
-  ]
+  old, new = _flat(saved), _flat(wanted)
+  differing = _differing(old, new)
   refused = [
-    f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)"
+    _both(key, old, new)
     for key in differing
-    if not {key, f"{key.split('.')[0]}."} & {*MAY_CHANGE}
+    if not _may_change(key)
     or (key == "model.pretrained" and not (old.get(key) and new.get(key)))
   ]
   if refused:
@@ -116,6 +111,66 @@ def check_config(
   if "train.num_steps" in differing and new.get("optimizer.schedule") == "cosine":
     lines.append(f"the cosine learning rate now ends at step {new['train.num_steps']}")
   return lines
+
+
+def check_unedited(
+  folder: artifacts.PathLike,
+  saved: artifacts.JsonMapping,
+  config: artifacts.JsonMapping,
+  card: card_lib.DatasetCard,
+  *,
+  newest: bool,
+) -> None:
+  """Compares a run's config.json and dataset.json with what a checkpoint holds.
+
+  Args:
+    folder: the run's folder, for the message.
+    saved: of the checkpoint, with the entries `config` and `data`.
+    newest: whether it is the newest, which has the present section `sample`.
+
+  Raises:
+    errors.InputError: they differ in what sampling depends on; the keys are named.
+  """
+  old, new = _flat(saved["config"]), _flat(config)
+  differing = [
+    f"config.{_both(key, old, new)}"
+    for key in _differing(old, new)
+    if not _may_change(key) or (newest and key.startswith("sample."))
+  ]
+  then = card_lib.from_json(saved["data"], saved["config"])
+  there, here = (
+    {name: getattr(one, name) for name in ("image_size", "resize", "vocabulary")}
+    | {f"statistics.{key}": value for key, value in one.statistics.items()}
+    | {f"columns.{key}": column.encoder for key, column in one.columns.items()}
+    for one in (then, card)
+  )
+  differing += [f"dataset.{key}" for key in _differing(there, here)]
+  if differing:
+    raise errors.InputError(
+      f"config.json or dataset.json in {folder} is not as training wrote it:"
+      f" {'; '.join(differing[:5])}",
+      "what the checkpoints hold",
+      "put the values back, or copy the run's folder again",
+    )
+
+
+def _flat(config: artifacts.JsonMapping) -> artifacts.Json:
+  """A whole config, flat and plain: one from JSON has no tuples."""
+  return {**_ADDED, **flatten(sections.plain(config))}
+
+
+def _differing(old: artifacts.JsonMapping, new: artifacts.JsonMapping) -> list[str]:
+  return [
+    key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+  ]
+
+
+def _may_change(key: str) -> bool:
+  return bool({key, f"{key.split('.')[0]}."} & {*MAY_CHANGE})
+
+
+def _both(key: str, old: artifacts.JsonMapping, new: artifacts.JsonMapping) -> str:
+  return f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} here)"
 
 
 def check_hosts(config: artifacts.JsonMapping) -> None:

@@ -114,6 +114,26 @@ def test_open_run_reads_the_first_version(place, tmp_path):
   assert len(run.dataset.ids("test"))
 
 
+@pytest.mark.parametrize(
+  ("name", "edit", "message"),
+  [
+    ("config.json", ("diffusion", "prediction", "epsilon"), "diffusion.prediction"),
+    ("config.json", ("sample", "num_steps", 3), r"sample.num_steps \(\d+ there, 3 "),
+    ("dataset.json", ("statistics", "std", 9.0), "dataset.statistics.std"),
+    ("dataset.json", ("vocabulary", 0, "Effusion"), "dataset.vocabulary"),
+  ],
+)
+def test_open_run_refuses_files_that_were_edited(place, tmp_path, name, edit, message):
+  folder = shutil.copytree(place / "run", tmp_path / "run")
+  content = json.loads((folder / name).read_text())
+  section, key, value = edit
+  assert content[section][key] != value
+  content[section][key] = value
+  (folder / name).write_text(json.dumps(content))
+  with pytest.raises(errors.InputError, match=message):
+    run_lib.open_run(folder)
+
+
 def test_open_run_refuses_a_folder_without_its_config(place, tmp_path):
   folder = shutil.copytree(place / "run", tmp_path / "run")
   (folder / "config.json").unlink()
