@@ -153,6 +153,11 @@ def test_configs_of_latents_exist_at_every_size(size, latent):
   assert sections == ({"codec"} if size == "tiny" else {"codec", "model"})
 
 
+def test_docs_list_every_recipe():
+  text = (FOLDER / "docs" / "networks.md").read_text("utf-8").split("## Objectives")[1]
+  assert tuple(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == default.RECIPES
+
+
 def test_docs_list_every_size_and_what_its_training_costs():
   assert DOCS.keys() - {size for size in DOCS if size.startswith("kl_")} == {
     *default.SCALES

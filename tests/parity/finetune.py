@@ -119,9 +119,10 @@ def _batch(experiment: experiment_lib.Experiment) -> dict[str, np.ndarray]:
   images = np.tanh(np.float32(rng.normal(size=(8, side, side, 1))))
   codec = experiment.recipe.make_codec({})
   moments = jax.jit(kl_codec.moments, static_argnums=0)
+  (column,) = experiment.recipe.conditioner.needs.columns
   return {
     "latent": np.asarray(moments(codec.autoencoder, codec.params, images)),
-    "clip_text": np.float32(rng.normal(size=(8, 77, 768))),
+    column: np.float32(rng.normal(size=(8, 77, 768))),
   }
 
 

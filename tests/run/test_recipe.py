@@ -114,6 +114,8 @@ def test_conditioner_section_needs_no_encoder_for_known_shapes():
   shapes = {"clip_text": (77, 8), "findings": (3,)}
   conditioner, _ = recipe.conditioner_section(config, shapes)
   assert conditioner.needs.specs[0].shape == (77, 8)
+  # A config of an earlier version: masked after the prompt's end, as it was trained.
+  assert conditioner.needs.columns == ("clip_text",)
   config["conditioning"] = {"name": "findings"}
   conditioner, _ = recipe.conditioner_section(config, shapes)
   assert conditioner.streams[0].num_tokens == 3 + 3
