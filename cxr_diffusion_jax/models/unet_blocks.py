@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import Array
 import jax.numpy as jnp
 
-from cxr_diffusion_jax.models import network
+from cxr_diffusion_jax.models import convolution, network
 from cxr_diffusion_jax.models.attention import SpatialTransformer
 from cxr_diffusion_jax.models.group_norm import GroupNorm
 from cxr_diffusion_jax.types import TokenStream
@@ -62,7 +62,12 @@ class ResnetBlock(nn.Module):
 
     def conv(name, x, size, init=nn.linear.default_kernel_init):
       module = nn.Conv(
-        self.channels, size, kernel_init=init, dtype=self.dtype, name=name
+        self.channels,
+        size,
+        kernel_init=init,
+        dtype=self.dtype,
+        conv_general_dilated=convolution.conv_general_dilated,
+        name=name,
       )
       return network.convolve(module, x)
 
@@ -125,8 +130,17 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    conv = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name="conv")
-    return network.convolve(conv, resampled(x, "up"))
+    conv_fn, repeated = convolution.conv_of_repeated, x.astype(self.dtype)
+    if not convolution.on_cpu():
+      conv_fn, repeated = None, resampled(x, "up")
+    conv = nn.Conv(
+      x.shape[-1],
+      (3, 3),
+      dtype=self.dtype,
+      conv_general_dilated=conv_fn,
+      name="conv",
+    )
+    return network.convolve(conv, repeated)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
