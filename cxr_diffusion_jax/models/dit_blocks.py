@@ -131,9 +131,8 @@ class Attention(nn.Module):
     query, key = project("to_q", x), project("to_k", source)
     scales = None
     if style.qk_norm:
-      scales = tuple(
-        HeadScale(query.shape[-1], name=name)() for name in ("norm_q", "norm_k")
-      )
+      size = query.shape[-1]
+      scales = HeadScale(size, name="norm_q")(), HeadScale(size, name="norm_k")()
     preparation = Preparation(scales=scales, angles=angles)
     value = project("to_v", source)
     out = kept(attend(query, key, value, mask, preparation=preparation))

@@ -78,7 +78,7 @@ def attend(
     return jnp.pad(x, padding).reshape(batch, length, -1)
 
   constants = _tables(preparation, tiling, max(padded))
-  bias = _bias(mask, *key.shape[:2], padded[1])
+  bias = _bias(mask, batch, key.shape[1], padded[1])
   if bias is not None:
     constants["bias"] = bias
   static = _Static(
@@ -95,7 +95,7 @@ def attend(
     lay_out(key, padded[1]),
     lay_out(value, padded[1]),
   )
-  out = out.reshape(batch, padded[0], -1, width)
+  out = jnp.asarray(out).reshape(batch, padded[0], -1, width)
   return out[:, :num_queries, :heads, :channels]
 
 

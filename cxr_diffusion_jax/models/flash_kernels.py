@@ -8,7 +8,7 @@ References hold [1 n lanes] of one sample and one group of heads; `bias` [1 1 k]
 and `sin` [n lanes]; `query_scale` and `key_scale` [1 lanes].
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from cxr_diffusion_jax.models import heads as heads_lib
 
 Refs = Mapping[str, jax.Ref]
+Rows = slice | pl.Slice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,15 +49,24 @@ class Tiling:
     """Factor on the scores."""
     return self.channels**-0.5
 
-  def heads(self, x: Array) -> Iterator[tuple[Array | None, Array]]:
-    """Each head's lanes [1 lanes] bool, and x [n lanes] with zeros elsewhere."""
+  def heads(self, x: Array) -> list[Array]:
+    """For each head x [n lanes], with zeros in other heads' lanes."""
     if self.group == 1:
-      yield None, x
-      return
+      return [x]
+    zeros = jnp.zeros_like(x)
+    return [jnp.where(self._own(i, x), x, zeros) for i in range(self.group)]
+
+  def join(self, by_head: Sequence[Array]) -> Array:
+    """From each head's array [n lanes] or [n 1] its lanes: [n lanes]."""
+    whole = by_head[0]
+    for i, of_head in enumerate(by_head[1:], start=1):
+      own = self._own(i, jnp.broadcast_to(of_head, (len(of_head), self.lanes)))
+      whole = jnp.where(own, of_head, whole)
+    return whole
+
+  def _own(self, i: int, x: Array) -> Array:
     lane = _lane(x)
-    for i in range(self.group):
-      own = (lane >= i * self.width) & (lane < (i + 1) * self.width)
-      yield own, jnp.where(own, x, jnp.zeros_like(x))
+    return (lane >= i * self.width) & (lane < (i + 1) * self.width)
 
 
 def block_spec(name: str, shape: tuple[int, ...], tiling: Tiling) -> pl.BlockSpec:
@@ -87,12 +97,12 @@ def scratch(
 
 def forward(tiling: Tiling, refs: Refs) -> None:
   """Writes `out`, of a block of queries."""
-  bias, key, value, out = _bias(refs), _ready_key(tiling, refs), refs["value"][0], None
-  for own, query in tiling.heads(_ready_query(tiling, refs)):
+  bias, key, value = _bias(refs), _ready_key(tiling, refs), refs["value"][0]
+  out = []
+  for query in tiling.heads(_ready_query(tiling, refs)):
     exponents, total = _exponents(_scores(query, key, bias, tiling.scale))
-    out_of_head = _dot(exponents.astype(value.dtype), value, 1, 0) / total
-    out = out_of_head if out is None else jnp.where(own, out_of_head, out)
-  refs["out"][0] = out.astype(value.dtype)
+    out.append(_dot(exponents.astype(value.dtype), value, 1, 0) / total)
+  refs["out"][0] = tiling.join(out).astype(value.dtype)
 
 
 def backward(tiling: Tiling, refs: Refs) -> None:
@@ -104,15 +114,14 @@ def backward(tiling: Tiling, refs: Refs) -> None:
   def _():
     for name in ("key_sum", "value_sum", "d_query_scale"):
       if name in refs:
-        refs[name][...] = jnp.zeros_like(refs[name])
+        refs[name][...] = jnp.zeros(refs[name].shape, jnp.float32)
 
-  query_sum = None
-  by_head = zip(
+  d_queries = []
+  for query, cotangent in zip(
     tiling.heads(_ready_query(tiling, refs)),
     tiling.heads(refs["cotangent"][0]),
     strict=True,
-  )
-  for (own, query), (_, cotangent) in by_head:
+  ):
     exponents, total = _exponents(_scores(query, key, bias, tiling.scale))
     weights = exponents / total
     value_sum[...] += _dot(weights.astype(dtype), cotangent, 0, 0)
@@ -123,11 +132,10 @@ def backward(tiling: Tiling, refs: Refs) -> None:
       d_scores = jnp.where(bias < 0, 0.0, d_scores)
     d_scores = d_scores.astype(dtype)
     key_sum[...] += _dot(d_scores, query, 0, 0)
-    product = _dot(d_scores, key, 1, 0)
-    query_sum = product if query_sum is None else jnp.where(own, product, query_sum)
+    d_queries.append(_dot(d_scores, key, 1, 0))
 
   rows = _rows_of_block(tiling)
-  d_query, d_scale = _unprepare(tiling, refs, "query", rows, query_sum)
+  d_query, d_scale = _unprepare(tiling, refs, "query", rows, tiling.join(d_queries))
   refs["d_query"][0] = d_query.astype(dtype)
   if d_scale is not None:
     refs["d_query_scale"][0, 0] += d_scale
@@ -159,12 +167,12 @@ def _ready_key(tiling: Tiling, refs: Refs) -> Array:
   return refs["ready_key"][...]
 
 
-def _rows_of_block(tiling: Tiling) -> pl.Slice:
+def _rows_of_block(tiling: Tiling) -> Rows:
   start = pl.multiple_of(pl.program_id(2) * tiling.block, 16)
   return pl.ds(start, tiling.block)
 
 
-def _prepare(tiling: Tiling, refs: Refs, name: str, rows: pl.Slice) -> Array:
+def _prepare(tiling: Tiling, refs: Refs, name: str, rows: Rows) -> Array:
   raw = refs[name][0]
   x = raw.astype(jnp.float32)
   if f"{name}_scale" in refs:
@@ -175,7 +183,7 @@ def _prepare(tiling: Tiling, refs: Refs, name: str, rows: pl.Slice) -> Array:
 
 
 def _unprepare(
-  tiling: Tiling, refs: Refs, name: str, rows: pl.Slice, gradient: Array
+  tiling: Tiling, refs: Refs, name: str, rows: Rows, gradient: Array
 ) -> tuple[Array, Array | None]:
   """The gradients of the unprepared x [n lanes] and, if normalised, its scale."""
   if "cos" in refs:
@@ -198,11 +206,9 @@ def _inverse_rms(tiling: Tiling, x: Array) -> Array:
 
 def _mean_of_head(tiling: Tiling, x: Array) -> Array:
   """In every lane the mean over its head's channels; padding must be zero."""
-  mean = None
-  for own, part in tiling.heads(x):
-    of_head = jnp.sum(part, axis=1, keepdims=True) / tiling.channels
-    mean = of_head if mean is None else jnp.where(own, of_head, mean)
-  return mean
+  return tiling.join(
+    [jnp.sum(part, axis=1, keepdims=True) / tiling.channels for part in tiling.heads(x)]
+  )
 
 
 def _partners(tiling: Tiling, x: Array) -> Array:

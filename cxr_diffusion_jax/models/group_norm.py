@@ -42,22 +42,13 @@ class GroupNorm(nn.Module):
       gain, offset = gain * (1 + scale), offset * (1 + scale)
     if shift is not None:
       offset = offset + shift
-    return normalise_groups(
-      x, gain, offset, self.num_groups, self.epsilon, self.silu, self.dtype
-    )
+    options = self.num_groups, self.epsilon, self.silu, self.dtype
+    return jnp.asarray(_normalise_groups(x, gain, offset, *options))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
-def normalise_groups(
-  x: Array,
-  gain: Array,
-  offset: Array,
-  num_groups: int,
-  epsilon: float,
-  silu: bool,
-  dtype: jnp.dtype,
-) -> Array:
-  """See the module; x [b ... c], gain and offset [b c] or [1 c] in float32."""
+def _normalise_groups(x, gain, offset, num_groups, epsilon, silu, dtype):
+  """x [b ... c], gain and offset [b c] or [1 c] in float32 -> [b ... c]."""
   return _forward(x, gain, offset, num_groups, epsilon, silu, dtype)[0]
 
 
@@ -93,7 +84,7 @@ def _backward(num_groups, epsilon, silu, dtype, residuals, cotangent):
   return d_x.astype(x.dtype), d_gain, d_offset
 
 
-normalise_groups.defvjp(_forward, _backward)
+_normalise_groups.defvjp(_forward, _backward)
 
 
 def _inner(x: Array) -> tuple[int, ...]:

@@ -14,7 +14,6 @@ from jax import Array
 import jax.numpy as jnp
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def modulate(
   x: Array, shift: Array | None, scale: Array | None, dtype: jnp.dtype
 ) -> Array:
@@ -22,6 +21,11 @@ def modulate(
 
   Peebles and Xie 2022 (2212.09748), section 3.2.
   """
+  return jnp.asarray(_modulate(x, shift, scale, dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _modulate(x, shift, scale, dtype):
   return _apply(_normalise(x)[0], shift, scale).astype(dtype)
 
 
@@ -62,4 +66,4 @@ def _backward(dtype, residuals, cotangent):
   return d_x.astype(x.dtype), d_shift, d_scale
 
 
-modulate.defvjp(_forward, _backward)
+_modulate.defvjp(_forward, _backward)

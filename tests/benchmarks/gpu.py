@@ -416,7 +416,8 @@ def vae(tiny: bool) -> Iterator[dict]:
   import jax
   import jax.numpy as jnp
 
-  from cxr_diffusion_jax.models import autoencoder
+  from cxr_diffusion_jax.models import autoencoder, placement
+  from cxr_diffusion_jax.parallel import mesh as mesh_lib
 
   side, batch = (32, 1) if tiny else (512, 8)
   dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
@@ -424,8 +425,10 @@ def vae(tiny: bool) -> Iterator[dict]:
   network = autoencoder.AutoencoderKL(block_channels=channels, dtype=dtype)
   images = jax.random.uniform(jax.random.key(0), (batch, side, side, 3))
   params = jax.jit(network.init)(jax.random.key(0), images)
-  encode = jax.jit(lambda p, x: network.apply(p, x, method="encode"))
-  decode = jax.jit(lambda p, z: network.apply(p, z, method="decode"))
+  # Attention is chosen by the mesh's platform.
+  placed = placement.on_mesh(mesh_lib.make_mesh())
+  encode = jax.jit(placed(lambda p, x: network.apply(p, x, method="encode")))
+  decode = jax.jit(placed(lambda p, z: network.apply(p, z, method="decode")))
   latent = jax.block_until_ready(encode(params, images))[0]
   jax.block_until_ready(decode(params, latent))
   yield {}
