@@ -60,9 +60,13 @@ def main(sizes: list[str]) -> None:
     if _MESH.value or _IMAGES.value:
       raise errors.InputError("--mesh or --images for a table", "one config and slice")
     of_sizes = configs.of_sizes(_CONFIG, sizes)
-    for config in of_sizes.values():
-      config.train.batch_size = _BATCH.value or config.train.batch_size
-    for line in table.lines(of_sizes, [topology, *others], command.progress):
+    lines = table.lines(
+      of_sizes,
+      [topology, *others],
+      batch_size=_BATCH.value,
+      progress=command.progress,
+    )
+    for line in lines:
       print(line, flush=True)
     return
   if topology.compiler == "cpu":

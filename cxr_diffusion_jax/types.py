@@ -19,6 +19,7 @@ __all__ = (
   "Batch",
   "Context",
   "DenoiseFn",
+  "Device",
   "Params",
   "Progress",
   "StreamSpec",
@@ -34,6 +35,16 @@ Batch = dict[str, Array]
 
 # A tree of parameters, as created by Flax Linen.
 Params = Any
+
+
+class Device(Protocol):
+  """A `jax.Device`, which JAX exports without a type."""
+
+  @property
+  def platform(self) -> str: ...
+  @property
+  def device_kind(self) -> str: ...
+  def memory_stats(self) -> dict[str, int] | None: ...
 
 
 class Arrays(Protocol):

@@ -9,7 +9,7 @@ import math
 import jax
 from jax.experimental import mesh_utils
 
-from cxr_diffusion_jax import errors, naming
+from cxr_diffusion_jax import errors, naming, types
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -21,7 +21,7 @@ def make_mesh(
   tensor: int = 1,
   num_devices: int = 0,
   mesh: str = "axes",
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[types.Device] | None = None,
 ) -> jax.sharding.Mesh:
   """Builds the mesh of a run.
 

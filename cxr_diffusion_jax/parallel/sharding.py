@@ -16,6 +16,8 @@ import numpy as np
 
 from cxr_diffusion_jax import errors, types
 
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
+
 # Arrays below this many elements cost more to gather than to keep whole.
 FSDP_FLOOR = 2**14
 
@@ -23,7 +25,7 @@ FSDP_FLOOR = 2**14
 def parameter_spec(
   path: tuple[str, ...],
   shape: tuple[int, ...],
-  mesh: jax.sharding.Mesh,
+  mesh: AnyMesh,
   tensor_parallel: Mapping[str, int],
 ) -> PartitionSpec:
   """Returns how one parameter is split.
@@ -46,7 +48,7 @@ def parameter_spec(
 
 
 def state_shardings(
-  tree: types.Params, mesh: jax.sharding.Mesh, tensor_parallel: Mapping[str, int]
+  tree: types.Params, mesh: AnyMesh, tensor_parallel: Mapping[str, int]
 ) -> types.Params:
   """Returns the sharding of every array of a tree (parameters, moments, averages)."""
 

@@ -13,7 +13,7 @@ import math
 import jax
 from jax.extend import core
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.planning import inputs, traced
@@ -91,6 +91,7 @@ class Planner:
     config: its mesh is ignored.
     accelerator: whether 'auto' means what it does on accelerators: bfloat16, and equal
       blocks as one loop.
+    batch_size: examples of a step; 0 for the config's.
     device: a device to trace for; nothing runs on it.
   """
 
@@ -99,9 +100,13 @@ class Planner:
     config: recipe_lib.Config,
     *,
     accelerator: bool,
-    device: jax.Device | None = None,
+    batch_size: int = 0,
+    device: types.Device | None = None,
   ):
     self.config = recipe_lib.read_config(config)
+    if batch_size:
+      train = {**self.config["train"], "batch_size": batch_size}
+      self.config = {**self.config, "train": train}
     self._devices = [device or jax.devices()[0]]
     if accelerator:
       model = self.config["model"]
@@ -200,7 +205,7 @@ def build(
   config: artifacts.JsonMapping,
   setting: Setting,
   batch_size: int,
-  devices: Sequence[jax.Device],
+  devices: Sequence[types.Device],
 ) -> experiment_lib.Experiment:
   """Builds a config's experiment with a setting and a batch on given devices."""
   model = dict(config["model"])

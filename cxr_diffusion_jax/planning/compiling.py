@@ -15,11 +15,12 @@ import json
 import pathlib
 import re
 import time
+from typing import cast
 
 import jax
 from jax.experimental import topologies as jax_topologies
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.planning import collectives as collectives_lib
 from cxr_diffusion_jax.planning import inputs, topologies
 from cxr_diffusion_jax.sampling import generate
@@ -64,7 +65,7 @@ class Compiled:
     return sum(kind.sent for kind in self.collectives.values())
 
 
-def devices(topology: topologies.Topology) -> list[jax.Device]:
+def devices(topology: topologies.Topology) -> list[types.Device]:
   """Returns the devices of a topology that a compiler here can compile for.
 
   Raises:
@@ -106,8 +107,9 @@ def devices(topology: topologies.Topology) -> list[jax.Device]:
 def train_step(experiment: experiment_lib.Experiment) -> Compiled:
   """Compiles the training step as `main` runs it, except that nothing runs."""
   programs = denoiser_trainer.make_programs(experiment, {})
+  step = cast(jax.stages.Wrapped, programs.train_step)
   batch = inputs.train_batch(experiment, experiment.train.batch_size)
-  return compile_program(lambda: programs.train_step.lower(programs.like(), batch))
+  return compile_program(lambda: step.lower(programs.like(), batch))
 
 
 def sampler(experiment: experiment_lib.Experiment, batch_size: int) -> Compiled:
@@ -120,7 +122,7 @@ def sampler(experiment: experiment_lib.Experiment, batch_size: int) -> Compiled:
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   b = -(-batch_size // parts) * parts
   params = denoiser_trainer.make_programs(experiment, {}).like().ema_params
-  program = generate.make_generator(recipe).compiled
+  program = cast(jax.stages.Wrapped, generate.make_generator(recipe).compiled)
   batch = inputs.condition(experiment, b)
   return compile_program(lambda: program.lower(params, batch, inputs.keys(b)))
 
@@ -204,6 +206,8 @@ def compile_program(lower: Callable[[], jax.stages.Lowered]) -> Compiled:
     return Compiled(seconds=time.perf_counter() - start, over=over)
   seconds = time.perf_counter() - start
   memory, counts = program.memory_analysis(), program.cost_analysis() or {}
+  if memory is None:
+    raise ValueError("this compiler does not analyse memory")
   text = program.as_text() or ""
   arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
   outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes

@@ -9,7 +9,7 @@ import dataclasses
 from absl import logging
 import jax
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.planning import arithmetic, topologies
 from cxr_diffusion_jax.run import recipe as recipe_lib
@@ -139,7 +139,7 @@ def settle(config: recipe_lib.Config, memory: float | None = None) -> recipe_lib
   return {**plain, "parallel": {**plain["parallel"], **axes}}
 
 
-def _memory(device: jax.Device) -> float | None:
+def _memory(device: types.Device) -> float | None:
   """Bytes that a device's programs may use; None if unknown."""
   statistics = device.memory_stats() if device.platform != "cpu" else None
   if statistics and "bytes_limit" in statistics:

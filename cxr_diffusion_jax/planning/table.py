@@ -24,18 +24,20 @@ _HEAD = (
 def lines(
   configs: Mapping[str, recipe_lib.Config],
   slices: Sequence[topologies.Topology],
+  *,
+  batch_size: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> Iterator[str]:
   """Yields the lines of a table, each as soon as it is known.
 
-  Each row has the config's own batch, the nearest setting that fits and the time of the
-  config's steps. `peak` has the margin of `mesh_choice`.
+  Each row has the config's own batch, or `batch_size`, the nearest setting that fits,
+  and the time of the config's steps. `peak` has the margin of `mesh_choice`.
   """
   yield f"| {' | '.join(_HEAD)} |"
   yield "|:--|:--|--:|:--|:--|--:|--:|--:|--:|--:|:--|--:|--:|"
   done, total = 0, len(configs) * len(slices)
   for size, config in configs.items():
-    planner = arithmetic.Planner(config, accelerator=True)
+    planner = arithmetic.Planner(config, accelerator=True, batch_size=batch_size)
     for topology in slices:
       progress(f"plans, {size} on {topology.name}", done, total)
       yield f"| {' | '.join((size, topology.name, *_row(planner, topology)))} |"

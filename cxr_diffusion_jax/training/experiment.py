@@ -8,7 +8,7 @@ import dataclasses
 
 import jax
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import settings as data_settings
 from cxr_diffusion_jax.encoders.elixr import choice as elixr_choice
@@ -71,7 +71,7 @@ class Experiment:
 
 
 def build(
-  config: recipe_lib.Config, devices: Sequence[jax.Device] | None = None
+  config: recipe_lib.Config, devices: Sequence[types.Device] | None = None
 ) -> Experiment:
   """Reads a config.
 
