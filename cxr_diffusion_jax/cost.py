@@ -3,7 +3,7 @@
   python -m cxr_diffusion_jax.cost --config configs/elixr_c.py:tiny [small dit_s ...]
 
 More sizes of the same config may follow; --config.KEY=VALUE applies to all of them.
-FLOPs are per image; a multiply-add counts as two.
+FLOPs are per image, and of the config's whole run; a multiply-add counts as two.
 """
 
 from cxr_diffusion_jax.cli import command, configs, flag_help

@@ -26,9 +26,14 @@ from cxr_diffusion_jax.training import experiment as experiment_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """The cost of one example in FLOPs, from products and by XLA."""
+  """The cost of one example in FLOPs, from products and by XLA.
+
+  Attributes:
+    images: examples of the whole run, steps times batch.
+  """
 
   parameters: int
+  images: int
   forward: float  # of a prediction
   forward_xla: float
   training: float  # of a loss and its gradient
@@ -68,6 +73,7 @@ def of_experiment(experiment: experiment_lib.Experiment) -> Cost:
     training = jax.make_jaxpr(jax.value_and_grad(loss))(params, *inputs)
   return Cost(
     parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+    images=experiment.train.num_steps * experiment.train.batch_size,
     forward=products(forward),
     forward_xla=xla(forward),
     training=products(training),
@@ -77,17 +83,26 @@ def of_experiment(experiment: experiment_lib.Experiment) -> Cost:
 
 def table(costs: Iterable[tuple[str, Cost]]) -> Iterator[str]:
   """Yields the lines of a Markdown table, each as soon as its cost is known."""
-  yield "| size | parameters | forward | by XLA | off | training | by XLA | off |"
-  yield "|:--|--:|--:|--:|--:|--:|--:|--:|"
+  yield (
+    "| size | parameters | forward | by XLA | off | training | by XLA | off | images"
+    " | whole run |"
+  )
+  yield "|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
   for name, cost in costs:
     forward, training = (
-      f"{ours / 1e9:.3g} G | {theirs / 1e9:.3g} G | {ours / theirs - 1:+.1%}"
+      f"{_digits(ours)} G | {_digits(theirs)} G | {ours / theirs - 1:+.1%}"
       for ours, theirs in (
         (cost.forward, cost.forward_xla),
         (cost.training, cost.training_xla),
       )
     )
-    yield f"| {name} | {cost.parameters / 1e6:.1f} M | {forward} | {training} |"
+    run = f"{cost.images:,} | {cost.training * cost.images:.2g}"
+    yield f"| {name} | {cost.parameters / 1e6:.1f} M | {forward} | {training} | {run} |"
+
+
+def _digits(flops: float) -> str:
+  """10^9 FLOPs, to three digits."""
+  return f"{float(f'{flops / 1e9:.3g}'):,.10g}"
 
 
 def products(program: core.ClosedJaxpr) -> float:

@@ -132,7 +132,13 @@ def test_cost_command_prints_a_line_per_size(run_main):
   result = run_main("cost", *arguments)
   assert result.code == 0, result.err
   head, rule, line = result.out.splitlines()
-  assert head.count("|") == rule.count("|") == line.count("|") == 9
+  assert head.count("|") == rule.count("|") == line.count("|") == 11
+  training, run = (
+    float(line.split("|")[n].strip(" G").replace(",", "")) for n in (6, 10)
+  )
+  # 2,000 steps of 16 images.
+  assert line.split("|")[9].strip() == "32,000"
+  assert run == pytest.approx(training * 1e9 * 32_000, rel=0.05)
   assert line.startswith("| dit_tiny | 1.4 M | 0.1")
   result = run_main("cost", *arguments, "huge")
   assert "config size 'huge'; expected one of tiny, small" in result.complaint
