@@ -40,6 +40,8 @@ def main() -> None:
     [pathlib.Path(workdir) for workdir in _WORKDIRS.value],
     **evaluation_flags.which(_OPTIONS),
   )
+  if evaluation_flags.make_share(paths, options, _OPTIONS):
+    return
   out = evaluation_flags.output_folder(_OUT.value)
   compared = comparison.compare(paths, out, options, progress=command.progress)
   reader_study.of_comparison(compared, out, options.reader_num)

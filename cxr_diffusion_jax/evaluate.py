@@ -63,6 +63,8 @@ def main() -> None:
       "--workdir of a run, or --real and --synthetic",
     )
   if real and synthetic:
+    if _OPTIONS["shard"].value != "0/1":
+      raise errors.InputError("--shard with --real", "--workdir, whose images it makes")
     out = evaluation_flags.output_folder(_OUT.value or "evaluation")
     compared = folder_comparison.compare(
       folder_comparison.Folders(
@@ -80,30 +82,30 @@ def main() -> None:
     page = comparison_page.write(compared, out)
   else:
     page = _of_run(pathlib.Path(workdir or ""), options)
+  if page is None:
+    return
   print((page.parent / "table.md").read_text(encoding="utf-8"))
   print(f"report: {page}")
 
 
-def _of_run(workdir: pathlib.Path, options: "path_assessment.Options") -> "epath.Path":
+def _of_run(
+  workdir: pathlib.Path, options: "path_assessment.Options"
+) -> "epath.Path | None":
+  """Judges the images of a run, or generates a share of them; returns the page."""
   from cxr_diffusion_jax.evaluation.comparison import path_assessment
   from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
   from cxr_diffusion_jax.evaluation.comparison import runs as comparison
   from cxr_diffusion_jax.extras.reader_study import study as reader_study
   from cxr_diffusion_jax.report.comparison import page as comparison_page
 
-  (path,) = paths = paths_lib.open_paths(
-    [workdir],
-    **evaluation_flags.which(_OPTIONS),
-  )
+  (path,) = paths = paths_lib.open_paths([workdir], **evaluation_flags.which(_OPTIONS))
+  if evaluation_flags.make_share(paths, options, _OPTIONS):
+    return None
   folder = path_assessment.folder_of(path.runs[0])
   out = evaluation_flags.output_folder(_OUT.value or folder, adopt=not _OUT.value)
   title = f"{path.name}, step {path.steps[0]}"
   compared = comparison.compare(
-    paths,
-    out,
-    options,
-    title=title,
-    progress=command.progress,
+    paths, out, options, title=title, progress=command.progress
   )
   reader_study.of_comparison(compared, out, options.reader_num)
   metrics_logger.write_scalars(

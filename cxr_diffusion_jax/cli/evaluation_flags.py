@@ -18,6 +18,7 @@ from cxr_diffusion_jax.evaluation import measurement
 if typing.TYPE_CHECKING:
   from cxr_diffusion_jax.evaluation import metric as metric_lib
   from cxr_diffusion_jax.evaluation.comparison import path_assessment
+  from cxr_diffusion_jax.evaluation.comparison import paths as paths_lib
 
 Holders = dict[str, flags.FlagHolder]
 
@@ -65,6 +66,12 @@ def _define_images() -> Holders:
       ),
       "seeds": texts("seeds", ["0"], "Seeds of the noise."),
       "batch_size": number("batch_size", 32, "Images generated at a time.", 1),
+      "shard": flags.DEFINE_string(
+        "shard",
+        "0/1",
+        "P/N: only generate share P of N of the images, beside other processes; a call"
+        " without it judges them.",
+      ),
       "checkpoint": sample_flags.checkpoint(),
       "ema_length": flags.DEFINE_float(
         "ema_length", None, "Length of the parameters' average, made of snapshots."
@@ -157,6 +164,29 @@ def _define_guidance() -> Holders:
         "sweep_num", 128, "Validation conditions at each scale, at most.", 2
       ),
     }
+
+
+def make_share(
+  paths: "Sequence[paths_lib.ConditioningPath]",
+  options: "path_assessment.Options",
+  holders: Holders,
+) -> bool:
+  """Generates a share of the images, if `--shard` asks for one; returns whether.
+
+  Raises:
+    errors.InputError: not P/N.
+  """
+  from cxr_diffusion_jax.evaluation.comparison import image_shares
+
+  share = sample_flags.shard(holders["shard"].value)
+  if share[1] == 1:
+    return False
+  total = image_shares.make(paths, options, share, command.progress)
+  print(
+    f"share {share[0]} of {share[1]} of {total:,} images is made: when the others are"
+    " done, the same command without --shard judges them"
+  )
+  return True
 
 
 def which(holders: Holders) -> artifacts.Json:

@@ -23,8 +23,10 @@ from cxr_diffusion_jax.parallel import store as store_lib
 
 _FAILED = "failed"
 
-# Time in which process 0, whose end ends all others, lets them read the reason.
+# Time that process 0, whose end ends all others at once, lets them show the reason, and
+# from a process's last note to its end.
 _GRACE_SECONDS = 10.0
+_END_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +104,7 @@ def shared(
       return  # JAX ends this process.
     if failure.process != store.index and not failing.is_set():
       write_fn(f"error: {failure}")
-      _leave(store)
-      end(failure.code)
+      _leave(store, failure.code, write_fn, end)
 
   watcher = threading.Thread(target=watch, daemon=True, name="failures")
   watcher.start()
@@ -115,20 +116,29 @@ def shared(
     raise
   except BaseException as error:
     failing.set()
-    _leave(store)
     # Before the handlers of JAX, which would wait for the other processes.
-    atexit.register(end, errors.exit_code(error))
+    atexit.register(_leave, store, errors.exit_code(error), write_fn, end)
     raise
 
 
-def _leave(store: store_lib.Store) -> None:
-  """Notes that this process knows of the end; process 0 waits until all do."""
+def _leave(
+  store: store_lib.Store,
+  code: int,
+  write_fn: Callable[[str], object],
+  exit_fn: Callable[[int], object],
+) -> None:
+  """Ends this process; process 0 waits until the others do, since it has the store."""
   with contextlib.suppress(ConnectionError):
     store.set(f"{_FAILED}/{store.index}", "")
     deadline = time.monotonic() + _GRACE_SECONDS
-    for other in range(0 if store.index else store.count):
-      while store.get(f"{_FAILED}/{other}") is None and time.monotonic() < deadline:
-        time.sleep(0.1)
+    lost = [] if store.index else list(range(store.count))
+    while lost and time.monotonic() < deadline:
+      lost = [other for other in lost if store.get(f"{_FAILED}/{other}") is None]
+      time.sleep(_END_SECONDS if not lost else 0.1)
+    if lost:
+      listed = ", ".join(map(str, lost[:16]))
+      write_fn(f"no answer from {len(lost)} of {store.count} processes: {listed}")
+  exit_fn(code)
 
 
 def _close(store: store_lib.Store, watcher: threading.Thread) -> None:

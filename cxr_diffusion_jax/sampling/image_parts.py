@@ -91,6 +91,7 @@ def generate(
   *,
   name: str = "images",
   first: int = 0,
+  share: tuple[int, int] = (0, 1),
   progress: types.Progress = types.no_progress,
 ) -> "Parts":
   """Generates one image for the condition of each record.
@@ -99,9 +100,10 @@ def generate(
     image_ids: ids of any split; may repeat.
     name: names the purpose, and the folder.
     first: number of the first image, which determines its noise.
+    share: (p, n): the parts p, p + n, ... alone, while other processes make others.
 
   Returns:
-    The images in order, read on access.
+    The images in order, read on access; of a share, only its own can be read.
   """
   folder = generator.folder / name
   folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +114,8 @@ def generate(
     ids = list(image_ids[start : start + PART_SIZE])
     path = folder / f"part_{start // PART_SIZE:05d}.npz"
     paths.append(path)
+    if start // PART_SIZE % share[1] != share[0]:
+      continue
     part = _read(path) if path.is_file() else {"ids": np.array([])}
     if part["ids"].tolist() != ids or part["first"] != first:
       fields = builder.build(Request(image_ids=tuple(ids)), len(ids)).fields

@@ -131,6 +131,31 @@ def test_compare_reuses_images_of_the_same_noise(compared, out, workdirs):
   assert ((left @ right.T).argmax(axis=1) == np.arange(24)).mean() > 0.9
 
 
+def test_compare_shard_makes_the_images_that_compare_judges(
+  compared, compare, workdirs, tmp_path
+):
+  del compared  # It has made all images.
+  workdir = workdirs[0]
+  folder = workdir / "evaluation" / "3" / "generated"
+
+  def images() -> dict[str, bytes]:
+    parts = {path.relative_to(folder): path for path in folder.rglob("part_*.npz")}
+    return {
+      str(name): np.load(path)["images"].tobytes() for name, path in parts.items()
+    }
+
+  wanted = images()
+  folder.rename(tmp_path / "all")
+  for share in ("1/2", "0/2"):
+    result = compare(f"--workdirs={workdir}", f"--shard={share}")
+    assert result.code == 0, result.err
+    assert f"share {share[0]} of 2 of" in result.out
+  assert images() == wanted
+  assert {name.split("/")[1] for name in wanted} == {
+    *("images", "repeats", "swapped", "elicited")
+  }
+
+
 def test_evaluate_writes_into_the_run(run_main, workdirs, judged):
   result = run_main(
     "evaluate",
@@ -186,6 +211,7 @@ def test_compare_refuses_a_folder_without_a_run(run_main, tmp_path):
     (["--real=a"], "--real; expected --workdir of a run, or --real and --synthetic"),
     (["--workdir=w", "--real=a", "--synthetic=b"], "--workdir and --real"),
     (["--real=a", "--synthetic=b"], "no such folder: a"),
+    (["--real=a", "--synthetic=b", "--shard=0/2"], "--shard with --real"),
   ],
 )
 def test_evaluate_refuses_ambiguous_inputs(arguments, words, run_main, tmp_path):

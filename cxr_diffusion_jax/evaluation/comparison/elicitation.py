@@ -13,17 +13,29 @@ import dataclasses
 import numpy as np
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.evaluation import selection
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.metrics import memorisation
+from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import image_parts
 
 # Images for each condition.
 REPEATS = 2
 
+# Of the folder of these images.
+NAME = "elicited"
+
 # Number of the first one's noise, which no other image has.
 FIRST = 3 * 10**6
+
+
+def rows(training: ImageSet, run: run_lib.Run, num: int) -> np.ndarray:
+  """Rows [2 num] of training images whose conditions elicit copies of them."""
+  usable = np.isin(training.ids, run.dataset.ids("train"))
+  chosen = selection.sample_patients(training.ids, training.patients, usable, num)
+  return np.repeat(chosen, REPEATS)
 
 
 def elicit(
@@ -49,14 +61,12 @@ def elicit(
   training = context.training
   if not num or training is None:
     return None
-  usable = np.isin(training.ids, generator.run.dataset.ids("train"))
-  rows = selection.sample_patients(training.ids, training.patients, usable, num)
-  own = np.repeat(rows, REPEATS)
+  own = rows(training, generator.run, num)
   requested = training.take(own, name="images for training conditions")
   elicited = image_parts.generate(
     generator,
     requested.ids.tolist(),
-    name="elicited",
+    name=NAME,
     first=FIRST,
     progress=progress,
   )

@@ -114,6 +114,12 @@ class Options:
     }
     return {name: value for name, value in given.items() if value}
 
+  @property
+  def elicits(self) -> bool:
+    """Whether images of training conditions are searched for copies."""
+    metrics = {*memorisation.METRICS, *reidentification.METRICS}
+    return bool({*self.records} & metrics)
+
   def wants(self, subject: str) -> bool:
     """Whether any metric of a subject is selected."""
     return any(record.subject == subject for record in self.records)
@@ -213,7 +219,8 @@ def assess_set(
   of_rows, context = context, context.of_run(generator.run)
   name = f"{generator.run.folder.name}, seed {generator.seed}"
   generate = functools.partial(image_parts.generate, generator, progress=progress)
-  images = generate(ids, name=kind, first=first)
+  asked = image_requests(ids, options, kind, first)
+  images = generate(**asked[kind])
   cache = generator.folder / "features"
   extract = functools.partial(features_lib.extract, cache=cache, progress=progress)
   features = {
@@ -221,11 +228,12 @@ def assess_set(
     for extractor in context.extractors
   }
   repeats, repeat_features = None, {}
-  if options.wants("diversity"):
-    repeats, repeat_features = _repeats(ids, generate, extract, context.extractors)
-  wanted = {record.name for record in options.records}
+  if "repeats" in asked:
+    repeats, repeat_features = _repeats(
+      generate(**asked["repeats"]), extract, context.extractors
+    )
   elicited = None
-  if {*options.records} & {*memorisation.METRICS, *reidentification.METRICS}:
+  if options.elicits:
     elicited = elicitation.elicit(
       of_rows, generator, options.memorisation_num, images, features, progress=progress
     )
@@ -240,28 +248,45 @@ def assess_set(
     context, generated, options.records, folder=generator.folder, progress=progress
   )
   figures = [*judged.measurements, *of_run]
-  if wanted & {record.name for record in adherence.CHANGES}:
-    # The same number has the same noise: the condition alone differs.
-    swapped = generate([*ids[1:], ids[0]][:NUM_SWAPPED], name="swapped")
-    changes = adherence.changes(images, swapped)
+  if "swapped" in asked:
+    changes = adherence.changes(images, generate(**asked["swapped"]))
+    wanted = {record.name for record in options.records}
     figures += [one for one in changes if one.metric in wanted]
   judged = dataclasses.replace(judged, measurements=figures)
   return JudgedSet(generator=generator, generated=generated, assessment=judged)
 
 
+def image_requests(
+  ids: Sequence[str], options: Options, kind: str = "images", first: int = 0
+) -> dict[str, artifacts.Json]:
+  """The images to generate for conditions: name -> arguments of `image_parts.generate`.
+
+  Args:
+    ids: of the images that the conditions are of.
+    kind: names the purpose of one image for each of them.
+    first: number of the first of these.
+  """
+  asked = {kind: {"image_ids": ids, "name": kind, "first": first}}
+  if options.wants("diversity"):
+    repeated = np.repeat(ids[:NUM_REPEATED], REPEATS).tolist()
+    asked["repeats"] = {"image_ids": repeated, "name": "repeats", "first": FIRST_REPEAT}
+  if {one.name for one in options.records} & {one.name for one in adherence.CHANGES}:
+    # The same number has the same noise: the condition alone differs.
+    swapped = [*ids[1:], ids[0]][:NUM_SWAPPED]
+    asked["swapped"] = {"image_ids": swapped, "name": "swapped"}
+  return asked
+
+
 def _repeats(
-  ids: Sequence[str],
-  generate: Callable[..., types.Arrays],
+  flat: types.Arrays,
   extract: Callable[..., np.ndarray],
   extractors: Sequence[Extractor],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """`REPEATS` images [n r h w 1] of each of the first conditions, and features [n r d].
+  """Images [n r h w 1] of the first conditions and features [n r d]; `flat`: [nr ...].
 
-  `generate` and `extract` are those of one set.
+  `extract` is that of one set.
   """
-  repeated = np.repeat(ids[:NUM_REPEATED], REPEATS).tolist()
-  flat = generate(repeated, name="repeats", first=FIRST_REPEAT)
-  shape = (len(repeated) // REPEATS, REPEATS)
+  shape = (len(flat) // REPEATS, REPEATS)
   images = np.stack([flat[row] for row in range(len(flat))])
   return images.reshape(*shape, *images.shape[1:]), {
     one.name: extract(one, flat, key="repeats").reshape(*shape, -1)

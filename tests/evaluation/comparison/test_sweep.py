@@ -48,12 +48,12 @@ def requested(monkeypatch) -> list[tuple[str, str, float, int, tuple[str, ...]]]
   """(path, kind, scale, first, ids) of requests; copies except at the best scale."""
   asked = []
 
-  def generate(generator, ids, *, name="images", first=0, progress=None):
+  def generate(generator, image_ids, *, name="images", first=0, progress=None):
     path = generator.run.folder.name
     scale = generator.generator.settings.guidance
-    asked.append((path, name, scale, first, tuple(ids)))
+    asked.append((path, name, scale, first, tuple(image_ids)))
     size = generator.run.dataset.records.image_size
-    images = np.random.default_rng(1).integers(0, 255, (len(ids), size, size, 1))
+    images = np.random.default_rng(1).integers(0, 255, (len(image_ids), size, size, 1))
     if scale != BEST[path]:
       records = generator.run.dataset.records
       images[0] = image_set.of_records(records, "train").images[0]
