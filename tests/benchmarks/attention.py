@@ -1,22 +1,27 @@
-"""How much the blocked attention of the CPU saves over the plain formula.
+"""How much other implementations of attention save over the plain formula.
 
   python tests/benchmarks/attention.py
+  TPU_SKIP_MDS_QUERY=1 python tests/benchmarks/attention.py --topology v5e:2x2
 
-Prints, for each shape, the fastest of several interleaved runs of both, forward and
-with the gradient, and the ratio plain / blocked. Above 1 the blocked one is faster.
+The first prints, for each shape, the fastest of several interleaved runs of the plain
+one and the CPU's, forward and with the gradient, and the ratio plain / blocked. Above 1
+the blocked one is faster. The second compiles the gradient in bfloat16 for a chip of a
+TPU slice, which need not be here (libtpu must), and prints the compiler's own counts.
 """
 
+import argparse
 import pathlib
 import sys
 import time
 
 import jax
+from jax.experimental import topologies
 import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from cxr_diffusion_jax.models import attention
+from cxr_diffusion_jax.models import attention, placement
 
 # (what it is, batch, queries, keys, heads, width of a head)
 SHAPES = (
@@ -26,6 +31,14 @@ SHAPES = (
   ("small, 32x32 self", 4, 1024, 1024, 4, 64),
   ("16x16 self", 16, 256, 256, 4, 24),
   ("8x8 self", 32, 64, 64, 4, 16),
+)
+
+# Images of a chip's batch.
+TPU_SHAPES = (
+  ("dit_s, 32x32 self", 4, 1024, 1024, 6, 64),
+  ("dit_s, 64 cross", 4, 1024, 65, 6, 64),
+  ("dit_xl, 32x32 self", 4, 1024, 1024, 16, 72),
+  ("base, 64x64 self", 2, 4096, 4096, 8, 40),
 )
 
 
@@ -67,8 +80,41 @@ def compare(batch, num_queries, num_keys, heads, width, num_runs: int = 5):
   return times, difference
 
 
+def compile_for(topology: str) -> None:
+  """Prints HBM traffic and temporaries of the gradient on one chip."""
+  devices = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
+  mesh = jax.sharding.Mesh(np.array(devices[:1]), ("data",))
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  print(f"{topology}, jax {jax.__version__}, bfloat16, output and gradient, one chip")
+  print(f"{'shape':20} {'':8} {'HBM':>10} {'temporary':>10}")
+  for label, batch, num_queries, num_keys, heads, width in TPU_SHAPES:
+    query, key = (
+      jax.ShapeDtypeStruct((batch, n, heads, width), jnp.bfloat16, sharding=place)
+      for n in (num_queries, num_keys)
+    )
+    for name in ("plain", "flash"):
+
+      @placement.on_mesh(mesh)
+      def run(query, key, value, cotangent, name=name):
+        out, pull = jax.vjp(
+          lambda *operands: attention.attend(*operands, None, name), query, key, value
+        )
+        return out, pull(cotangent)
+
+      compiled = jax.jit(run).lower(query, key, key, query).compile()
+      traffic = compiled.cost_analysis()["bytes accessed"] / 1e6
+      temporary = compiled.memory_analysis().temp_size_in_bytes / 1e6
+      print(f"{label:20} {name:8} {traffic:7.0f} MB {temporary:7.0f} MB", flush=True)
+
+
 def main() -> None:
-  """Prints the table."""
+  """Prints the table of this machine, or of a slice."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--topology", default="", help="a TPU slice, such as v5e:2x2")
+  topology = parser.parse_args().topology
+  if topology:
+    compile_for(topology)
+    return
   print(f"backend {jax.default_backend()}, jax {jax.__version__}")
   print(f"{'shape':20} {'pass':8} {'plain':>9} {'blocked':>9} {'ratio':>6}  auto")
   for label, *shape in SHAPES:
