@@ -184,6 +184,18 @@ class Planner:
       operations=estimate.operations,
     )
 
+  def sampling(self, setting: Setting, num_images: int) -> traced.Estimate:
+    """Estimates one chip's work on `num_images`, as `sample` draws them."""
+    b = -(-num_images // (setting.data * setting.fsdp))
+    alone = dataclasses.replace(setting, data=1, fsdp=1, tensor=1, accumulation=1)
+    experiment = build(self.config, alone, b, self._devices)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(experiment.recipe.init_fn, key)
+    program = jax.make_jaxpr(inputs.generator(experiment))(
+      params, inputs.condition(experiment, b), inputs.keys(b)
+    )
+    return traced.estimate(program)
+
   def _traced(self, batch_size: int, setting: Setting) -> "_Traced":
     """The step at one chip's share of the batch."""
     key = (batch_size, setting.remat, setting.accumulation)

@@ -23,7 +23,6 @@ from jax.experimental import topologies as jax_topologies
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.planning import collectives as collectives_lib
 from cxr_diffusion_jax.planning import inputs, topologies
-from cxr_diffusion_jax.sampling import generate
 from cxr_diffusion_jax.training import denoiser_trainer
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
@@ -118,11 +117,11 @@ def sampler(experiment: experiment_lib.Experiment, batch_size: int) -> Compiled:
   Args:
     batch_size: images; rounded up to a multiple that the mesh divides.
   """
-  mesh, recipe = experiment.mesh, experiment.recipe.with_statistics({})
+  mesh = experiment.mesh
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   b = -(-batch_size // parts) * parts
   params = denoiser_trainer.make_programs(experiment, {}).like().ema_params
-  program = cast(jax.stages.Wrapped, generate.make_generator(recipe).compiled)
+  program = inputs.generator(experiment)
   batch = inputs.condition(experiment, b)
   return compile_program(lambda: program.lower(params, batch, inputs.keys(b)))
 

@@ -3,13 +3,17 @@
 experiment --train_inputs--> (state, batch)   --sample_inputs--> (params, batch, keys)
 """
 
+import dataclasses
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.parallel import sharding
+from cxr_diffusion_jax.sampling import generate
 from cxr_diffusion_jax.training import experiment as experiment_lib
 
 
@@ -41,6 +45,16 @@ def train_batch(
   if experiment.targets is not None:
     fields |= {f"target_{s.name}": s.shape for s in experiment.targets.specs}
   return condition(experiment, batch_size) | _placed(experiment, fields, batch_size)
+
+
+def generator(experiment: experiment_lib.Experiment) -> jax.stages.Wrapped:
+  """The sampler (params, condition, keys) -> images; latents for an autoencoder."""
+  recipe = experiment.recipe.with_statistics({})
+  if recipe.codec.columns:
+    # It would decode in a program of its own.
+    denoiser = dataclasses.replace(recipe.denoiser, codec=codec_lib.Pixel())
+    recipe = dataclasses.replace(recipe, denoiser=denoiser)
+  return cast(jax.stages.Wrapped, generate.make_generator(recipe).compiled)
 
 
 def keys(batch_size: int) -> jax.ShapeDtypeStruct:

@@ -140,9 +140,10 @@ def settle(config: recipe_lib.Config, memory: float | None = None) -> recipe_lib
 
 
 def _memory(device: types.Device) -> float | None:
-  """Bytes that a device's programs may use; None if unknown."""
-  statistics = device.memory_stats() if device.platform != "cpu" else None
-  if statistics and "bytes_limit" in statistics:
-    return statistics["bytes_limit"]
+  """Bytes that a device's programs may use, the same on all hosts; None if unknown."""
   chip = topologies.chip_of(device.device_kind)
-  return None if chip is None else chip.memory
+  if chip is not None:
+    return chip.memory
+  statistics = device.memory_stats() if device.platform != "cpu" else None
+  # Hosts may report slightly different limits.
+  return statistics["bytes_limit"] // 2**30 * 2**30 if statistics else None

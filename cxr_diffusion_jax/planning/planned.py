@@ -99,6 +99,11 @@ def run(request: Request, *, compile_programs: bool = True) -> Iterator[str]:
     images=request.images or planner.batch_size * plain["train"]["num_steps"],
     step=planner.step(setting),
   )
+  if request.sample_batch:
+    sampling = planner.sampling(setting, request.sample_batch)
+    plan = dataclasses.replace(
+      plan, sampling=sampling, sample_batch=request.sample_batch
+    )
   if devices is not None:
     sizes = {axis: getattr(setting, axis) for axis in mesh_lib.AXES}
     experiment = experiment_lib.build({**plain, "parallel": sizes}, devices)

@@ -9,6 +9,7 @@ from cxr_diffusion_jax.planning import (
   mesh_choice,
   roofline,
   topologies,
+  traced,
 )
 
 
@@ -19,6 +20,8 @@ class Plan:
   Attributes:
     compiled: None where the topology has no compiler here, or it was not asked for.
     images: examples to train on.
+    sampling: one chip's part of drawing `sample_batch` images.
+    sampler: the same program, compiled.
   """
 
   topology: topologies.Topology
@@ -28,6 +31,8 @@ class Plan:
   step: arithmetic.Step
   compiled: compiling.Compiled | None = None
   sampler: compiling.Compiled | None = None
+  sampling: traced.Estimate | None = None
+  sample_batch: int = 0
 
   @property
   def factor(self) -> float:
@@ -85,8 +90,8 @@ def lines(plan: Plan) -> Iterator[str]:
   yield from _time(plan)
   if plan.compiled is not None:
     yield from _collectives(plan.compiled)
-  if plan.sampler is not None:
-    yield _sampler_text(plan.sampler, topology.chip)
+  if plan.sampling is not None:
+    yield _sampler_text(plan, plan.sampling)
 
 
 def figure(value: float) -> str:
@@ -163,8 +168,20 @@ def _collectives(compiled: compiling.Compiled) -> Iterator[str]:
     yield f"{kind}: {traffic.count} a step, {traffic.sent / 1e9:.3g} GB sent by a chip"
 
 
-def _sampler_text(sampler: compiling.Compiled, chip: topologies.Chip) -> str:
-  if sampler.over:
-    return f"sampler: does not fit, {sampler.over / 1e9:.2f} GB too much (compiled)"
-  fits = "" if sampler.peak <= chip.memory else ", which does not fit"
-  return f"sampler: peak {sampler.peak / 1e9:.3g} GB{fits} (compiled)"
+def _sampler_text(plan: Plan, sampling: traced.Estimate) -> str:
+  chip, compiled = plan.topology.chip, plan.sampler
+  memory, basis = 4 * plan.step.parameters + sampling.temporaries, "estimated"
+  if compiled is not None:
+    memory, basis = compiled.over + chip.memory, "compiled"
+    if not compiled.over:
+      memory = compiled.peak
+  fits = "" if memory <= chip.memory else ", which does not fit"
+  text = (
+    f"sampler, {plan.sample_batch} images: {figure(memory / 1e9)} GB{fits} ({basis})"
+  )
+  bounds = roofline.of_step(
+    chip, flops=sampling.flops, traffic=sampling.traffic, sent=0
+  )
+  if bounds is None:
+    return text
+  return f"{text}, at least {figure(bounds.seconds)} s, limited by {bounds.limit}"

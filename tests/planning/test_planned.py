@@ -223,3 +223,4 @@ def test_plan_command_prints_a_plan_of_gpus(run_main):
   assert "h200x8: 8 x h200 (989 TFLOP/s" in result.out
   assert "memory: fits" in result.out
   assert "1,000,000 images: at least" in result.out
+  assert "sampler, 16 images: " in result.out
