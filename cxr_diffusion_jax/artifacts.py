@@ -6,7 +6,7 @@ new_folder: write aside -> rename to FOLDER, with a manifest of what is in it
 Paths are `etils.epath` paths: a local folder, `gs://bucket/...` or `s3://bucket/...`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import errno
 import io
@@ -104,23 +104,6 @@ def write_npz(
   save = np.savez_compressed if compressed else np.savez
   save(buffer, **arrays, allow_pickle=False)
   write_bytes(path, buffer.getvalue())
-
-
-def load_or_make(path: PathLike | None, make: Callable[[], np.ndarray]) -> np.ndarray:
-  """Returns the array in a file, or makes it and writes the file.
-
-  Args:
-    path: an .npy file, named after all that its values depend on; None for no file.
-  """
-  if path is None:
-    return make()
-  if epath.Path(path).exists():
-    with epath.Path(path).open("rb") as file:
-      return np.load(io.BytesIO(file.read()), allow_pickle=False)
-  values, buffer = make(), io.BytesIO()
-  np.save(buffer, values, allow_pickle=False)
-  write_bytes(path, buffer.getvalue())
-  return values
 
 
 def copy_files(source: PathLike, target: PathLike) -> None:

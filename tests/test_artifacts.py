@@ -3,32 +3,10 @@
 import contextlib
 import os
 
-import numpy as np
 import pytest
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.synthesis import tree
-
-
-def test_load_or_make_makes_an_array_once(tmp_path):
-  path, calls = tmp_path / "folder" / "a.npy", []
-
-  def make():
-    calls.append(1)
-    return np.arange(3.0)
-
-  for _ in range(2):
-    np.testing.assert_array_equal(artifacts.load_or_make(path, make), np.arange(3.0))
-  assert len(calls) == 1
-  assert [one.name for one in path.parent.iterdir()] == ["a.npy"]
-  artifacts.load_or_make(None, make)
-  assert len(calls) == 2
-
-
-def test_load_or_make_leaves_no_file_after_an_error(tmp_path):
-  with pytest.raises(ZeroDivisionError):
-    artifacts.load_or_make(tmp_path / "a.npy", lambda: np.array(1 // 0))
-  assert not list(tmp_path.iterdir())
 
 
 def test_write_text_keeps_the_old_file_after_a_failure(tmp_path, monkeypatch):
@@ -66,9 +44,6 @@ def test_read_json_names_a_file_that_is_absent_or_damaged(tmp_path):
 def test_artifacts_are_written_to_and_read_from_buckets(bucket):
   artifacts.write_json(f"{bucket}/run/a.json", {"b": 1})
   assert artifacts.read_json(f"{bucket}/run/a.json") == {"b": 1}
-  result = artifacts.load_or_make(f"{bucket}/run/a.npy", lambda: np.ones(2))
-  again = artifacts.load_or_make(f"{bucket}/run/a.npy", lambda: np.zeros(2))
-  np.testing.assert_array_equal(result, again)
   assert artifacts.is_remote(bucket)
   assert not artifacts.is_remote("runs/a")
 

@@ -1,6 +1,6 @@
 """The states of the empty prompt, which some paths take for "no condition".
 
-encoder("") --make--> <column's folder>/empty-NAME-HASH.npy --read--> [n d] float16
+encoder("") --make--> <column's folder>/empty-NAME-HASH.npz --read--> [n d] float16
 
 They belong to an encoder, not to rows, so that they are kept beside its columns.
 """
@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax import array_files
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.encoders import base
@@ -31,7 +31,7 @@ def make(
   """
   for spec in specs:
     if spec.empty:
-      artifacts.load_or_make(
+      array_files.load_or_make(
         _path(folder, spec.name, description),
         lambda name=spec.name: (
           open_fn().encode_text([name], [""])[name][0].astype(np.float16)
@@ -44,10 +44,9 @@ def read(
 ) -> dict[str, np.ndarray]:
   """Returns the states [n d] of each column that needs them, after `make`."""
   return {
-    spec.name: np.load(
+    spec.name: array_files.read(
       # COLUMN's folder is <folder>/columns/COLUMN.
-      _path(column.folder.parents[1], spec.name, column.description.encoder),
-      allow_pickle=False,
+      _path(column.folder.parents[1], spec.name, column.description.encoder)
     )
     for spec, column in zip(specs, columns, strict=True)
     if spec.empty
@@ -56,4 +55,4 @@ def read(
 
 def _path(folder: pathlib.Path, name: str, description: str) -> pathlib.Path:
   mark = hashlib.sha256(base.identity(description).encode()).hexdigest()[:8]
-  return folder / f"empty-{name}-{mark}.npy"
+  return folder / f"empty-{name}-{mark}.npz"

@@ -13,14 +13,12 @@ import pathlib
 from absl import logging
 import jax
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import array_files, artifacts, errors
 
 FILE = "checksums.json"
 
 # Orbax writes the last two after the others; nothing here reads them.
 _UNSEALED = (FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
-
-_BLOCK = 8 << 20
 
 
 class Damaged(OSError):
@@ -110,10 +108,4 @@ def _files(root: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _sum(path: pathlib.Path) -> list[int]:
   """Size and CRC32C."""
-  import google_crc32c
-
-  checksum = google_crc32c.Checksum()
-  with path.open("rb") as file:
-    while block := file.read(_BLOCK):
-      checksum.update(block)
-  return [path.stat().st_size, int.from_bytes(checksum.digest(), "big")]
+  return [path.stat().st_size, array_files.checksum(path)]

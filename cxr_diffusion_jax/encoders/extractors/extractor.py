@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import array_files, artifacts, errors, types
 
 # Increased when the same network gives different features: saved ones are recomputed.
 FORMAT = 1
@@ -134,9 +134,11 @@ def extract(
   with artifacts.disk_errors(cache):
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{extractor.name}-{extractor.fingerprint}-{key}.npy"
-    _drop_stale(path, _origin(images))
+    origin = _origin(images)
+    _drop_stale(path, origin)
     if not path.is_file():
       _write(path, extractor, images, lambda done: progress(label, done, len(images)))
+      _note(path, origin, array_files.checksum(path))
     return np.load(path)
 
 
@@ -220,14 +222,26 @@ def _check(image: np.ndarray, shape: tuple[int, ...], row: int) -> None:
 
 
 def _drop_stale(path: pathlib.Path, origin: str) -> None:
-  """Removes features of other images, and writes the origin of new ones."""
+  """Removes features that are damaged or of other images; notes the origin of new ones.
+
+  Files of earlier versions have no checksum.
+  """
   note = path.with_suffix(".json")
   saved = artifacts.read_json(note) if note.exists() else {}
-  if saved.get("origin") == origin:
+  checksum = saved.get("crc32c")
+  whole = checksum is None or not path.is_file()
+  if saved.get("origin") == origin and (
+    whole or checksum == array_files.checksum(path)
+  ):
     return
   for old in (path, path.with_name(f"{path.name}.partial")):
     old.unlink(missing_ok=True)
-  artifacts.write_json(note, {"origin": origin})
+  _note(path, origin)
+
+
+def _note(path: pathlib.Path, origin: str, checksum: int | None = None) -> None:
+  note = {"origin": origin, "crc32c": checksum}
+  artifacts.write_json(path.with_suffix(".json"), note)
 
 
 def _origin(images: types.Arrays) -> str:

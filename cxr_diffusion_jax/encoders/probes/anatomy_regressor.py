@@ -174,11 +174,17 @@ def _save(regressor: AnatomyRegressor, path: epath.Path, mark: str) -> None:
     "num_training": regressor.num_training,
     "image_size": regressor.image_size,
   }
-  data = probe_fit.to_bytes(
-    regressor.params, metadata={"regressor": json.dumps(description)}
-  )
+  metadata = {"regressor": json.dumps(description)}
+  metadata["sha256"] = _digest(regressor.params, metadata["regressor"])
+  data = probe_fit.to_bytes(regressor.params, metadata=metadata)
   with artifacts.disk_errors(path):
     artifacts.write_bytes(path, data)
+
+
+def _digest(params: types.Params, description: str) -> str:
+  """Identifies all that a file holds."""
+  content = probe_fit.to_bytes(params) + description.encode()
+  return hashlib.sha256(content).hexdigest()
 
 
 def _load(
@@ -195,7 +201,12 @@ def _load(
     raise errors.InputError(
       f"{path} is damaged: {error}", fix=f"remove {path}"
     ) from error
-  description = json.loads(header.get("__metadata__", {}).get("regressor", "{}"))
+  metadata = header.get("__metadata__", {})
+  text = metadata.get("regressor", "{}")
+  if metadata.get("sha256") != _digest(params, text):
+    # Damaged, or of an earlier version without a digest.
+    return None
+  description = json.loads(text)
   if description.pop("fingerprint", "") != mark:
     return None
   return AnatomyRegressor(

@@ -90,6 +90,19 @@ def test_extract_reuses_its_cache(images, tmp_path):
   assert len(counted.seen) == 3 + 3 + 1 + 3 + 3
 
 
+def test_extract_makes_damaged_features_again(images, tmp_path):
+  counted = Counted()
+  first = features.extract(_extractor(counted), images, cache=tmp_path)
+  (path,) = tmp_path.glob("*.npy")
+  content = bytearray(path.read_bytes())
+  content[-3] ^= 4
+  path.write_bytes(content)
+  calls = len(counted.seen)
+  again = features.extract(_extractor(counted), images, cache=tmp_path)
+  np.testing.assert_array_equal(again, first)
+  assert len(counted.seen) == 2 * calls
+
+
 def test_extract_refuses_other_images(images, tmp_path):
   extractor = _extractor(Counted())
   for wrong, messages in (

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import array_files, errors
 from cxr_diffusion_jax.evaluation.comparison import row_losses
 from cxr_diffusion_jax.evaluation.metrics import nearness
 from tests.fixtures.runs import save_run
@@ -18,7 +18,7 @@ def test_row_losses_do_not_depend_on_the_batch_and_are_cached(run_of, tmp_path):
   assert losses.shape == (3, row_losses.NUM_TIMES)
   assert (losses > 0).all()
   (path,) = tmp_path.iterdir()
-  np.save(path, losses + 1)
+  np.savez(path, values=losses + 1)
   np.testing.assert_allclose(model.losses("train", rows, tmp_path), losses + 1)
   one = model.losses("train", rows[1:2], tmp_path, batch_size=2)
   np.testing.assert_allclose(one[0], losses[1], rtol=1e-4)
@@ -33,7 +33,7 @@ def test_measure_finds_no_leak_against_the_model_itself(run_of, tmp_path, monkey
   assert {one.judge for one in figures} == {"denoising loss, less that of run@3"}
   assert 0 < figures[0].num <= row_losses.PATIENTS_PER_CONDITION
   for path in (tmp_path / "losses").iterdir():
-    assert np.isfinite(np.load(path)).all()
+    assert np.isfinite(array_files.read(path)).all()
   assert len(list((tmp_path / "losses").iterdir())) == 2
 
 
