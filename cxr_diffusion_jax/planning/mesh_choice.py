@@ -13,6 +13,7 @@ from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.planning import arithmetic, topologies
 from cxr_diffusion_jax.run import recipe as recipe_lib
+from cxr_diffusion_jax.run import sections
 
 # The estimate's margin: the compiler's figures were up to this much higher on the
 # programs of docs/results/plan.md.
@@ -92,39 +93,49 @@ def smallest_slice(
   return None
 
 
-def settle(config: recipe_lib.Config, memory: float | None = None) -> recipe_lib.Config:
+def settle(config: recipe_lib.Config) -> recipe_lib.Config:
   """Returns the config of a run, with a mesh that fits if `parallel.mesh` is 'auto'.
 
   The choice follows from the config and the devices alone, so that all hosts of a run
   make the same one.
 
-  Args:
-    memory: bytes of a device; None for what the device itself reports.
-
   Raises:
     errors.InputError: no mesh fits.
   """
   plain = recipe_lib.read_config(config)
-  if plain["parallel"].get("mesh", "axes") != "auto":
+  parallel = plain["parallel"]
+  if parallel.get("mesh", "axes") != "auto":
     return config
-  mesh = mesh_lib.make_mesh(**plain["parallel"])
+  mesh = sections.make(
+    mesh_lib.make_mesh, "parallel", parallel, given={"devices": None}
+  )
   device = mesh.devices.flat[0]
-  memory = memory or _memory(device)
+  memory = _memory(device)
+  if memory is None:
+    logging.info("config.parallel.mesh=auto: the memory of a device is unknown")
+    return config
   planner = arithmetic.Planner(
     plain, accelerator=device.platform != "cpu", device=jax.local_devices()[0]
   )
-  own = planner.setting(mesh.shape)
-  if memory is None:
-    logging.info(
-      "config.parallel.mesh=auto: no limit of memory is known; %s", own.axes_text
-    )
-    return config
+  setting = choose_mesh(planner, planner.setting(mesh.shape), memory)
+  axes = {axis: getattr(setting, axis) for axis in mesh_lib.AXES}
+  return {**plain, "parallel": {**parallel, **axes}}
+
+
+def choose_mesh(
+  planner: arithmetic.Planner, own: arithmetic.Setting, memory: float
+) -> arithmetic.Setting:
+  """Returns the first of the `meshes` that fits, and logs it.
+
+  Raises:
+    errors.InputError: none fits.
+  """
   chosen = first_that_fits(planner, meshes(own), memory)
   if chosen is None:
     other = nearest(planner, own, memory)
     raise errors.InputError(
-      f"config.parallel.mesh='auto': no mesh of {own.num_chips} {device.device_kind}"
-      f" fits {memory / 1e9:.1f} GB each",
+      f"config.parallel.mesh='auto': no mesh of {own.num_chips} devices fits their"
+      f" {memory / 1e9:.1f} GB each",
       "more devices, or a smaller config.train.batch_size",
       "" if other is None else other[0].flags_from(own),
     )
@@ -135,8 +146,7 @@ def settle(config: recipe_lib.Config, memory: float | None = None) -> recipe_lib
     step.memory / 1e9,
     memory / 1e9,
   )
-  axes = {axis: getattr(setting, axis) for axis in mesh_lib.AXES}
-  return {**plain, "parallel": {**plain["parallel"], **axes}}
+  return setting
 
 
 def _memory(device: types.Device) -> float | None:

@@ -119,7 +119,7 @@ def run(request: Request, *, compile_programs: bool = True) -> Iterator[str]:
       plan = dataclasses.replace(plan, sampler=compiled)
   yield from report.lines(plan)
   if not plan.fits:
-    yield _remedy(planner, plan)
+    yield remedy(planner, plan)
 
 
 def _figures(
@@ -165,7 +165,7 @@ def _ticking(progress: types.Progress, label: str, expected: int) -> Iterator[No
     thread.join()
 
 
-def _remedy(planner: arithmetic.Planner, plan: report.Plan) -> str:
+def remedy(planner: arithmetic.Planner, plan: report.Plan) -> str:
   """The nearest setting that fits, or the smallest slice that would."""
   memory = plan.topology.chip.memory
   chosen = mesh_choice.nearest(planner, plan.setting, memory, factor=plan.factor)

@@ -143,36 +143,42 @@ def test_compiled_figures_are_of_one_chip():
   assert compiled.over == 0
 
 
-def test_settle_chooses_a_mesh_by_memory(build):
-  config = {**build(model__context_width=64).config, "parallel": {"data": -1}}
-  assert mesh_choice.settle(config) is config
-  config["parallel"] = {"data": -1, "mesh": "auto"}
-  # The limit of a CPU's memory is unknown.
-  assert mesh_choice.settle(config) is config
-  planner = arithmetic.Planner(config, accelerator=False)
-  whole = planner.step(arithmetic.Setting(data=8)).memory
-  settled = mesh_choice.settle(config, memory=whole)
-  assert settled["parallel"]["fsdp"] > 1
-  assert mesh_lib.make_mesh(**settled["parallel"]).size == 8
+def test_choose_mesh_takes_the_least_fsdp_that_fits():
+  assert mesh_choice.choose_mesh(FakePlanner(), OWN, 10 * GB).axes_text == (
+    "data=2,fsdp=4"
+  )
+  assert mesh_choice.choose_mesh(FakePlanner(), OWN, 99 * GB) == OWN
+  with pytest.raises(errors.InputError, match=r"no mesh of 8 .*model\.remat=True"):
+    mesh_choice.choose_mesh(FakePlanner(), OWN, 5 * GB)
 
 
-def test_run_names_the_nearest_setting_or_refuses(build):
-  config = build(model__context_width=64).config
-  config = {**config, "parallel": {"data": -1}}
-  step = arithmetic.Planner(config, accelerator=True).step(arithmetic.Setting(data=8))
+def test_settle_keeps_the_mesh_where_memory_is_unknown(build):
+  for parallel in ({"data": -1}, {"data": -1, "mesh": "auto"}):
+    config = {**build().config, "parallel": parallel}
+    assert mesh_choice.settle(config) is config
+  with pytest.raises(errors.InputError, match=r"config\.parallel\.mesh 'most'"):
+    build(parallel__mesh="most")
 
-  def run(memory: float) -> list[str]:
-    h100 = topologies.parse("h100x8")
-    small = dataclasses.replace(
-      h100, chip=dataclasses.replace(h100.chip, memory=memory)
+
+def test_remedy_names_the_nearest_setting_or_refuses():
+  def remedy(memory: float) -> str:
+    topology = topologies.parse("v5e:2x4")
+    plan = report.Plan(
+      topology=dataclasses.replace(
+        topology, chip=dataclasses.replace(topology.chip, memory=memory)
+      ),
+      setting=OWN,
+      batch_size=FakePlanner.batch_size,
+      images=1,
+      step=_step(),
     )
-    return list(planned.run(planned.Request(config=config, topology=small)))
+    return planned.remedy(FakePlanner(), plan)
 
-  last = run(step.memory)[-1]
-  assert last.startswith("nearest setting that fits")
-  assert "--config.parallel.data=4 --config.parallel.fsdp=2" in last
-  with pytest.raises(errors.InputError, match="fits no mesh of h100x8"):
-    run(1e3)
+  text = remedy(10 * GB)
+  assert text.startswith("nearest setting that fits, about 9.0 GB by arithmetic: ")
+  assert text.endswith("--config.parallel.data=2 --config.parallel.fsdp=4")
+  with pytest.raises(errors.InputError, match="fits no mesh of v5e:2x4"):
+    remedy(1)
 
 
 def test_memory_excess_is_read_from_the_compiler():
