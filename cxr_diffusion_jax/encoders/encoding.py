@@ -82,7 +82,7 @@ def encode_columns(
 
   def writer(
     spec: conditioning.ColumnSpec, caption: int, stale: columns_lib.Column | None
-  ) -> Callable[..., columns_lib.Column]:
+  ) -> Callable[..., columns_lib.Column | None]:
     if stale is not None and spec.location:
       # A wrong location must not replace a good column.
       base.check_same(spec.name, description, stale.description.encoder)
@@ -120,7 +120,9 @@ def refresh_column(
   records: records_lib.Records,
   name: str,
   fingerprint: str,
-  writer: Callable[[columns_lib.Column | None], Callable[..., columns_lib.Column]],
+  writer: Callable[
+    [columns_lib.Column | None], Callable[..., columns_lib.Column | None]
+  ],
   progress: types.Progress = types.no_progress,
   *,
   splits: Iterable[str] | None = None,

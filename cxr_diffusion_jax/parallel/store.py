@@ -3,12 +3,18 @@
 process --set--> coordinator, in process 0 --get, wait--> all processes
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import jax
 
-if TYPE_CHECKING:
-  from jax._src.lib import _jax
+
+class _Client(Protocol):
+  """The methods of jaxlib's DistributedRuntimeClient in use."""
+
+  def key_value_set(self, key: str, value: str) -> None: ...
+  def key_value_try_get(self, key: str) -> str: ...
+  def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str: ...
+
 
 _PREFIX = "cxr_diffusion_jax/"
 _WAIT_MILLISECONDS = 3_600_000
@@ -44,17 +50,17 @@ class Store(Protocol):
 
 def open_store() -> Store | None:
   """Returns the store of a run on several hosts; None on one."""
-  if not jax.distributed.is_initialized():
-    return None
   # JAX has no public name for it; Orbax reads the same one.
   from jax._src import distributed
 
   state = distributed.global_state
+  if state.client is None:
+    return None
   return _Store(state.client, state.process_id, state.num_processes)
 
 
 class _Store:
-  def __init__(self, client: "_jax.DistributedRuntimeClient", index: int, count: int):
+  def __init__(self, client: _Client, index: int, count: int):
     self._client, self.index, self.count = client, index, count
 
   def set(self, key: str, value: str) -> bool:

@@ -30,7 +30,7 @@ class Goodput:
   def __init__(self, time_fn: Callable[[], float] = time.monotonic):
     self._time_fn = time_fn
     self._start = time_fn()
-    self._lost = dict.fromkeys(CAUSES, 0.0)
+    self._lost: dict[str, float] = dict.fromkeys(CAUSES, 0.0)
 
   @contextlib.contextmanager
   def lost(self, cause: str, count_fn: Callable[[], bool] = lambda: True) -> Iterator:

@@ -1,5 +1,6 @@
 """What is saved comes back, on any mesh; what is half is never taken for whole."""
 
+import math
 import os
 import shutil
 import types as python_types
@@ -49,13 +50,16 @@ def test_restore_is_exact_on_another_mesh(manager, mesh):
   saved = _state(3, mesh)
   checkpoints.save(manager, saved, RUN, 0.5)
   checkpoints.wait(manager)
-  other = mesh_lib.make_mesh(data=1, fsdp=2, tensor=4)
-  restored, run = checkpoints.restore(manager, _like(other))
-  assert run == RUN
-  for old, new in zip(jax.tree.leaves(saved), jax.tree.leaves(restored), strict=True):
-    np.testing.assert_array_equal(old, new)
-  kernel = restored.params["to_q"]["kernel"]
-  assert kernel.sharding.mesh.shape == other.shape
+  for shape in ((1, 8, 1), (2, 2, 2), (1, 1, 1)):
+    sizes = dict(zip(mesh_lib.AXES, shape, strict=True))
+    other = mesh_lib.make_mesh(**sizes, num_devices=math.prod(shape))
+    restored, run = checkpoints.restore(manager, _like(other))
+    assert run == RUN
+    for old, new in zip(jax.tree.leaves(saved), jax.tree.leaves(restored), strict=True):
+      np.testing.assert_array_equal(old, new)
+    kernel = restored.params["to_q"]["kernel"]
+    assert dict(kernel.sharding.mesh.shape) == sizes
+    assert len(kernel.sharding.device_set) == math.prod(shape)
 
 
 def test_restore_ema_reads_only_the_average(manager, mesh):
