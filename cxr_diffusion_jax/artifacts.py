@@ -131,7 +131,7 @@ def disk_errors(place: PathLike, *, making: bool = False) -> Iterator[None]:
     if error.errno not in _FIXES and not (making and error.errno == errno.ENOENT):
       raise
     what = f"{error.filename or os.fspath(place)}: {error.strerror or error}"
-    fix = _FIXES.get(error.errno, "name another folder")
+    fix = _FIXES.get(error.errno or 0, "name another folder")
     raise errors.InputError(what, fix=f"{fix}, then repeat the command") from error
 
 
