@@ -6,7 +6,7 @@ A ring of n chips sends (n - 1) / n of an array to gather or scatter it, and twi
 to reduce it everywhere.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import math
 import re
@@ -27,6 +27,9 @@ _BITS = {
   **dict.fromkeys(("s4", "u4"), 4),
 }
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+# An array with its layout, in which S(1) is a TPU's memory on the chip.
+_PLACED = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
+ON_CHIP = "S(1)"
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _OPERANDS = re.compile(r"%([\w.\-]+)")
@@ -100,6 +103,45 @@ def repeated_traffic(text: str) -> float:
         read = {o for o in _OPERANDS.findall(rest.partition("), ")[0]) if o in sizes}
         total += (times - 1) * (sizes[own] + sum(sizes[o] for o in read))
   return total
+
+
+def memory_traffic(text: str) -> float:
+  """Bytes between a TPU and its memory in one call, with all rounds of loops.
+
+  XLA's own count of bytes accessed holds every use of every array, but those that the
+  compiler keeps in the memory on the chip cross only where they are copied.
+  """
+  computations, entry = _computations(text)
+  total = 0.0
+  for name, times in _rounds(computations, entry, loops_only=True).items():
+    sizes: dict[str, float] = {}
+    for line in computations.get(name, ()):
+      match = _OPERATION.match(line)
+      if match is None:
+        continue
+      own, result, operation, rest = match.groups()
+      placed = _PLACED.findall(result)
+      sizes[own] = sum(
+        _row_size(kind, sides, times)
+        for kind, sides, layout in placed
+        if ON_CHIP not in layout
+      )
+      if operation in _FREE or operation.endswith("-done"):
+        continue
+      if operation in ("async-start", "copy-start", "slice-start"):
+        total += times * _copied(placed, times)
+      else:
+        read = {o for o in _OPERANDS.findall(rest.partition("), ")[0]) if o in sizes}
+        total += times * (sizes[own] + sum(sizes[o] for o in read))
+  return total
+
+
+def _copied(placed: Sequence[tuple[str, str, str]], times: int) -> float:
+  """Bytes of an asynchronous copy, whose result lists source, target and scalars."""
+  arrays = [array for array in placed if array[1]]
+  size = min((_row_size(k, s, times) for k, s, _ in arrays), default=0.0)
+  spaces = {ON_CHIP in layout for *_, layout in arrays}
+  return size if len(spaces) > 1 else 0.0 if True in spaces else 2 * size
 
 
 def longest_square(text: str) -> int:
@@ -201,11 +243,13 @@ def _group(rest: str) -> int:
 
 def _result_size(result: str, rounds: int) -> float:
   """Bytes of a result in one round of a loop."""
-  total = 0.0
-  for kind, sides in _ARRAY.findall(result):
-    stacked = sides.split(",")[0] == str(rounds)
-    total += _size(kind, sides) / (rounds if stacked else 1)
-  return total
+  return sum(_row_size(*array, rounds) for array in _ARRAY.findall(result))
+
+
+def _row_size(kind: str, sides: str, rounds: int) -> float:
+  """Bytes of an array in one round: of a row, if it has one for each round."""
+  stacked = rounds > 1 and sides.split(",")[0] == str(rounds)
+  return _size(kind, sides) / (rounds if stacked else 1)
 
 
 def _size(kind: str, sides: str) -> float:

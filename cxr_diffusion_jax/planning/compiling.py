@@ -42,7 +42,8 @@ class Compiled:
     over: bytes by which it exceeds the chip's memory, which made the compiler stop; the
       other figures are 0 then.
     flops: of all operations; the body of a loop counts once.
-    traffic: bytes read and written, in all rounds of loops.
+    traffic: bytes read and written, in all rounds of loops; on TPUs without those that
+      stay on the chip.
     longest_square: see `collectives.longest_square`.
   """
 
@@ -216,10 +217,16 @@ def compile_program(lower: Callable[[], jax.stages.Lowered]) -> Compiled:
     temporaries=temporaries,
     peak=max(memory.peak_memory_in_bytes, arguments + temporaries + outputs),
     flops=counts.get("flops", 0.0),
-    traffic=counts.get("bytes accessed", 0.0) + collectives_lib.repeated_traffic(text),
+    traffic=_traffic(text, counts.get("bytes accessed", 0.0)),
     longest_square=collectives_lib.longest_square(text),
     collectives=collectives_lib.parse(text),
   )
+
+
+def _traffic(text: str, accessed: float) -> float:
+  if collectives_lib.ON_CHIP in text:
+    return collectives_lib.memory_traffic(text)
+  return accessed + collectives_lib.repeated_traffic(text)
 
 
 def memory_excess(message: str) -> float | None:

@@ -89,3 +89,29 @@ def test_parse_reads_a_compiled_program():
   kinds = collectives.parse(product.lower(shape, shape).compile().as_text())
   assert set(kinds) == {"all-reduce"}
   assert kinds["all-reduce"].sent == 2 * 3 / 4 * 32 * 32 * 4
+
+
+def test_memory_traffic_leaves_out_what_stays_on_the_chip():
+  # A loop of 3 rounds over the rows of a stack, and a copy of one array to the chip.
+  text = """
+HloModule step
+
+%body (p: (s32[], f32[3,256], f32[8,128])) -> (s32[], f32[3,256], f32[8,128]) {
+  %p = (s32[], f32[3,256]{1,0}, f32[8,128]{1,0:T(8,128)S(1)}) parameter(0)
+  %stack = f32[3,256]{1,0} get-tuple-element(%p), index=1
+  %chip = f32[8,128]{1,0:T(8,128)S(1)} get-tuple-element(%p), index=2
+  %next = f32[8,128]{1,0:T(8,128)S(1)} fusion(%stack, %chip), kind=kLoop, calls=%f
+  ROOT %t = (s32[], f32[3,256]{1,0}, f32[8,128]{1,0:T(8,128)S(1)}) tuple(%i, %stack, %next)
+}
+
+ENTRY %main (x: f32[8,128], y: bf16[3,256]) -> bf16[8,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %s = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+  %d = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%s)
+  %w = (s32[], f32[3,256]{1,0}, f32[8,128]{1,0:T(8,128)S(1)}) while(%i), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %g = f32[8,128]{1,0:T(8,128)S(1)} get-tuple-element(%w), index=2
+  ROOT %r = bf16[8,128]{1,0:T(8,128)(2,1)} fusion(%g), kind=kLoop, calls=%h
+}
+"""  # noqa: E501
+  copied, rows, result = 8 * 128 * 4, 3 * 256 * 4, 8 * 128 * 2
+  assert collectives.memory_traffic(text) == copied + rows + result
