@@ -243,7 +243,7 @@ def _group(rest: str) -> int:
 
 def _result_size(result: str, rounds: int) -> float:
   """Bytes of a result in one round of a loop."""
-  return sum(_row_size(*array, rounds) for array in _ARRAY.findall(result))
+  return sum(_row_size(kind, sides, rounds) for kind, sides in _ARRAY.findall(result))
 
 
 def _row_size(kind: str, sides: str, rounds: int) -> float:
