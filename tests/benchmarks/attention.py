@@ -22,6 +22,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from cxr_diffusion_jax.models import attention, placement
+from cxr_diffusion_jax.planning import collectives
 
 # (what it is, batch, queries, keys, heads, width of a head)
 SHAPES = (
@@ -102,7 +103,7 @@ def compile_for(topology: str) -> None:
         return out, pull(cotangent)
 
       compiled = jax.jit(run).lower(query, key, key, query).compile()
-      traffic = compiled.cost_analysis()["bytes accessed"] / 1e6
+      traffic = collectives.memory_traffic(compiled.as_text()) / 1e6
       temporary = compiled.memory_analysis().temp_size_in_bytes / 1e6
       print(f"{label:20} {name:8} {traffic:7.0f} MB {temporary:7.0f} MB", flush=True)
 
