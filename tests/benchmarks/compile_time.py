@@ -5,7 +5,7 @@
 
 Needs libtpu, which `pip install libtpu` adds, and no TPU: the step is compiled from
 shapes. Prints a Markdown row for each size: seconds to trace and to compile, CPU time
-of compiling, memory of a chip, and the peak memory of this process. XLA's own counts of
+of both, memory of a chip, and the peak memory of this process. XLA's own counts of
 FLOPs and bytes are left out, because they count a loop's body once.
 """
 
@@ -52,6 +52,7 @@ def main() -> None:
 
 def row(size: str, arguments: argparse.Namespace, devices: list) -> list[str]:
   """The cells of a size after its name."""
+  cpu = cpu_seconds()
   config = elixr_c.get_config(size)
   config.parallel.fsdp = arguments.fsdp
   if "scan_blocks" in config.model:
@@ -63,7 +64,7 @@ def row(size: str, arguments: argparse.Namespace, devices: list) -> list[str]:
   start = time.perf_counter()
   batch = inputs.train_batch(experiment, experiment.train.batch_size)
   lowered = programs.train_step.lower(programs.like(), batch)
-  ready, cpu = time.perf_counter(), cpu_seconds()
+  ready = time.perf_counter()
   memory = lowered.compile().memory_analysis()
   return [
     str(config.train.batch_size),
