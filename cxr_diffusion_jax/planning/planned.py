@@ -171,8 +171,9 @@ def remedy(planner: arithmetic.Planner, plan: report.Plan) -> str:
   chosen = mesh_choice.nearest(planner, plan.setting, memory, factor=plan.factor)
   if chosen is not None:
     setting, step = chosen
+    peak = step.state + step.batch + plan.factor * step.temporaries
     return (
-      f"nearest setting that fits, about {step.memory / 1e9:.1f} GB by arithmetic:"
+      f"nearest setting that fits, about {peak / 1e9:.1f} GB by arithmetic:"
       f" {setting.flags_from(plan.setting)}"
     )
   larger = mesh_choice.smallest_slice(planner, plan.setting, plan.topology)

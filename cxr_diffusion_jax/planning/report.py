@@ -37,9 +37,13 @@ class Plan:
   @property
   def factor(self) -> float:
     """By which the estimate of temporaries is multiplied, as the compiler found."""
-    if self.compiled and self.compiled.temporaries:
-      return self.compiled.temporaries / max(self.step.temporaries, 1.0)
-    return mesh_choice.MARGIN
+    if self.compiled is None:
+      return mesh_choice.MARGIN
+    actual = self.compiled.temporaries
+    if self.compiled.over:
+      actual = self.topology.chip.memory + self.compiled.over
+      actual -= self.step.state + self.step.batch
+    return max(actual, 1.0) / max(self.step.temporaries, 1.0)
 
   @property
   def free(self) -> float:
@@ -164,6 +168,8 @@ def _time(plan: Plan) -> Iterator[str]:
 
 
 def _collectives(compiled: compiling.Compiled) -> Iterator[str]:
+  side = compiled.longest_square
+  yield f"largest square in the last two axes of an array: {side:,} x {side:,}"
   for kind, traffic in compiled.collectives.items():
     yield f"{kind}: {traffic.count} a step, {traffic.sent / 1e9:.3g} GB sent by a chip"
 

@@ -161,7 +161,7 @@ def test_settle_keeps_the_mesh_where_memory_is_unknown(build):
 
 
 def test_remedy_names_the_nearest_setting_or_refuses():
-  def remedy(memory: float) -> str:
+  def remedy(memory: float, compiled=None) -> str:
     topology = topologies.parse("v5e:2x4")
     plan = report.Plan(
       topology=dataclasses.replace(
@@ -170,13 +170,17 @@ def test_remedy_names_the_nearest_setting_or_refuses():
       setting=OWN,
       batch_size=FakePlanner.batch_size,
       images=1,
-      step=_step(),
+      step=FakePlanner().step(OWN),
+      compiled=compiled,
     )
     return planned.remedy(FakePlanner(), plan)
 
   text = remedy(10 * GB)
-  assert text.startswith("nearest setting that fits, about 9.0 GB by arithmetic: ")
+  assert text.startswith("nearest setting that fits, about 9.8 GB by arithmetic: ")
   assert text.endswith("--config.parallel.data=2 --config.parallel.fsdp=4")
+  # By arithmetic it fits, but the compiler refused it.
+  over = compiling.Compiled(seconds=1, over=3 * GB)
+  assert remedy(25 * GB, over).endswith("data=4 --config.parallel.fsdp=2")
   with pytest.raises(errors.InputError, match="fits no mesh of v5e:2x4"):
     remedy(1)
 
