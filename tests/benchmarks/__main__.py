@@ -97,9 +97,10 @@ def show(part: str, result: dict) -> None:
     if "error" in one:
       print(f"{part:11} {side}: not measured, {one['error']}")
       continue
+    memory = f"{one['running_gib']:.2f} GiB ({one['peak_gib']:.2f} with the first run)"
     print(
       f"{part:11} {side}: {describe(one['seconds'])} s, of CPU"
-      f" {describe(one['cpu_seconds'])} s, {one['peak_gib']:.2f} GiB,"
+      f" {describe(one['cpu_seconds'])} s, {memory},"
       f" {one['million_parameters']:.1f} M parameters; {one['versions']}"
     )
   if "ratio_seconds" in result:
