@@ -200,6 +200,8 @@ class _Updates:
       with self.goodput.lost("input", metrics.is_idle):
         batch = next(batches)
       state, scalars = train_step(state, batch)
+      if step == start + 1:
+        compiled.release_memory()
       metrics.add(step, scalars)
       for action in self.actions:
         action(step)
