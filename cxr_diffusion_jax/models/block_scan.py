@@ -19,6 +19,7 @@ from jax import Array, ad_checkpoint
 import jax.numpy as jnp
 
 from cxr_diffusion_jax import types
+from cxr_diffusion_jax.models import placement
 
 _KEPT = "kept"
 
@@ -71,12 +72,25 @@ def apply_blocks(
     policy=None if remat else _kept(),
   )
   def body(x: Array, own: types.Params) -> tuple[Array, None]:
-    params, key = own
+    params, key = _gather(own[0]), own[1]
     rngs = {} if key is None else {"dropout": key}
     x = jnp.asarray(block.apply({"params": params}, x, *inputs, rngs=rngs))
     return x, None
 
   return jax.lax.scan(body, x, (_stack(params, dtype), keys))[0]
+
+
+def _gather(params: types.Params) -> types.Params:
+  """One block's parameters, whole on every device if none is split over `tensor`.
+
+  Otherwise the partitioner takes a loop's `fsdp` for tensor parallelism: it would
+  gather the activations of the whole batch in place of an MLP's kernels.
+  """
+  mesh = placement.current()
+  if mesh is None or mesh.size == 1 or mesh.shape.get("tensor", 1) > 1:
+    return params
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return jax.lax.with_sharding_constraint(params, whole)
 
 
 def kept(x: Array) -> Array:
