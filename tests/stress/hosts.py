@@ -34,6 +34,7 @@ FLAGS = {
   "model.width": 64,
   "model.num_heads": 2,
   "optimizer.schedule": "constant",
+  "optimizer.warmup_steps": 2,
   "train.batch_size": 8,
   "train.checkpoint_every": 2,
   "train.log_every": 1,
