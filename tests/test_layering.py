@@ -17,7 +17,7 @@ PACKAGE = "cxr_diffusion_jax"
 LAYERS = (
   ("errors", "progress"),
   ("types", "artifacts", "naming"),
-  ("array_files",),
+  ("checked_files",),
   ("pictures",),
   ("diffusion", "models", "conditioning", "data", "parallel"),
   ("interop",),

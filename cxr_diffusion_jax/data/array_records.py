@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 import errno
 import os
 import pathlib
-from typing import cast
 
-from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax import artifacts, errors
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -61,5 +60,34 @@ def open_files(
   paths = [f"{os.fspath(path)}[0:{num_rows}]" for path, num_rows in files]
   if not paths:
     return ()
-  # It implements the part of Sequence that is used here.
-  return cast(Sequence[bytes], array_record_data_source.ArrayRecordDataSource(paths))
+  return _Files(array_record_data_source.ArrayRecordDataSource(paths), paths)
+
+
+class _Files(Sequence[bytes]):
+  """The records of files; damage, which the format detects, names the file.
+
+  Args:
+    paths: each with its rows at the end, as array_record takes them.
+  """
+
+  def __init__(self, source: Sequence[bytes], paths: Sequence[str]):
+    self._source, self._paths = source, paths
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, row):
+    try:
+      return self._source[row]
+    except RuntimeError as error:
+      first = 0
+      for path in self._paths:
+        name, _, rows = path.rpartition("[0:")
+        first += int(rows.removesuffix("]"))
+        if row < first:
+          break
+      raise errors.InputError(
+        f"{name} is damaged in row {row}: {str(error)[:200]}",
+        fix="remove the folder of these records or of this column, and repeat the"
+        " command",
+      ) from error

@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import array_files
+from cxr_diffusion_jax import checked_files
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.encoders import base
@@ -31,7 +31,7 @@ def make(
   """
   for spec in specs:
     if spec.empty:
-      array_files.load_or_make(
+      checked_files.load_or_make(
         _path(folder, spec.name, description),
         lambda name=spec.name: (
           open_fn().encode_text([name], [""])[name][0].astype(np.float16)
@@ -44,7 +44,7 @@ def read(
 ) -> dict[str, np.ndarray]:
   """Returns the states [n d] of each column that needs them, after `make`."""
   return {
-    spec.name: array_files.read(
+    spec.name: checked_files.read(
       # COLUMN's folder is <folder>/columns/COLUMN.
       _path(column.folder.parents[1], spec.name, column.description.encoder)
     )

@@ -13,7 +13,7 @@ import pathlib
 from absl import logging
 import jax
 
-from cxr_diffusion_jax import array_files, artifacts, errors
+from cxr_diffusion_jax import artifacts, checked_files, errors
 
 FILE = "checksums.json"
 
@@ -108,4 +108,4 @@ def _files(root: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _sum(path: pathlib.Path) -> list[int]:
   """Size and CRC32C."""
-  return [path.stat().st_size, array_files.checksum(path)]
+  return [path.stat().st_size, checked_files.checksum(path)]

@@ -142,6 +142,8 @@ def check_unedited(
     {name: getattr(one, name) for name in ("image_size", "resize", "vocabulary")}
     | {f"statistics.{key}": value for key, value in one.statistics.items()}
     | {f"columns.{key}": column.encoder for key, column in one.columns.items()}
+    # Cards of the first version have no fingerprints.
+    | ({"fingerprints": dict(one.fingerprints)} if card.fingerprints else {})
     for one in (then, card)
   )
   differing += [f"dataset.{key}" for key in _differing(there, here)]

@@ -75,6 +75,13 @@ class Run:
     """
     folder = cls._find(folder)
     config, card = card_lib.read(folder)
+    with checkpoints.open_manager(folder, read_only=True) as manager:
+      newest = checkpoints.find_step(manager, checkpoints.NEWEST)
+      # An average of snapshots may end where there is no checkpoint.
+      own_step = ema_length is None
+      at = checkpoints.find_step(manager, checkpoint) if own_step else newest
+      saved = checkpoints.restore_run(manager, at)
+    compatibility.check_unedited(folder, saved, config, card, newest=at == newest)
     # Older versions stored no shapes.
     shapes = {name: column.shape for name, column in card.columns.items()}
     shapes["findings"] = (len(card.vocabulary),)
@@ -89,12 +96,6 @@ class Run:
       card = card.with_shapes(encoders.shapes(recipe.conditioner.needs))
     compatibility.check_autoencoder(card, recipe.autoencoder)
     params, step = read_params(folder, recipe, config, checkpoint, ema_length)
-    with checkpoints.open_manager(folder, read_only=True) as manager:
-      newest = checkpoints.find_step(manager, checkpoints.NEWEST)
-      # An average of snapshots may end where there is no checkpoint.
-      at = step if step in manager.all_steps() else newest
-      saved = checkpoints.restore_run(manager, at)
-    compatibility.check_unedited(folder, saved, config, card, newest=at == newest)
     return cls(
       folder=folder,
       config=config,

@@ -3,7 +3,7 @@
   restore or init -> [batch -> update -> log, validate, sample, save]* -> last save
 
 A signal (SIGTERM, SIGINT) saves and ends the run; the same command resumes it. A loss
-that is not finite ends it and keeps the earlier checkpoints.
+that is not finite ends it before anything of it is saved.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -29,8 +29,9 @@ def check_finite(name: str, value: float, step: int) -> None:
     raise errors.InputError(
       f"{name} is {value} at step {step}",
       "a finite number",
-      "lower config.optimizer.learning_rate or config.optimizer.clip_norm; earlier"
-      " checkpoints are intact",
+      "the same command would repeat this: lower config.optimizer.learning_rate or"
+      " config.optimizer.clip_norm in a new --workdir, with --config.train.init_from"
+      " naming this one if it has a checkpoint to begin from",
     )
 
 

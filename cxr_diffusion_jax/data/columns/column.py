@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import pathlib
 
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax import checked_files
 from cxr_diffusion_jax.data import array_records
 
 _FORMAT = 1
@@ -179,16 +178,19 @@ def open_column(folder: str | os.PathLike, name: str) -> Column | None:
     None where there is none, or it is unfinished, or files of it are missing.
   """
   target = pathlib.Path(folder) / "columns" / name
+  path = target / _DESCRIPTION
+  if not path.is_file():
+    return None
+  values = checked_files.read_json(path)
+  if values.pop("format", None) != _FORMAT:
+    return None
   try:
-    values = json.loads((target / _DESCRIPTION).read_text(encoding="utf-8"))
-  except FileNotFoundError:
-    return None
-  if values.pop("format") != _FORMAT:
-    return None
-  values["shape"] = tuple(values["shape"])
-  for key in ("missing", "missing_rows"):
-    values[key] = {split: tuple(rows) for split, rows in values[key].items()}
-  column = Column(folder=target, description=ColumnDescription(**values))
+    values["shape"] = tuple(values["shape"])
+    for key in ("missing", "missing_rows"):
+      values[key] = {split: tuple(rows) for split, rows in values[key].items()}
+    column = Column(folder=target, description=ColumnDescription(**values))
+  except (KeyError, TypeError, AttributeError) as error:
+    raise checked_files.damaged(path, error) from error
   shards = [path for split in column.num_rows for path, _ in column.shards(split)]
   return column if all(path.is_file() for path in shards) else None
 
@@ -209,7 +211,7 @@ def missing_of(
 def write_description(folder: pathlib.Path, description: ColumnDescription) -> None:
   """Makes the shards in `folder` a column."""
   values = {"format": _FORMAT, **dataclasses.asdict(description)}
-  artifacts.write_json(folder / _DESCRIPTION, values)
+  checked_files.write_json(folder / _DESCRIPTION, values)
 
 
 def remove_column(folder: pathlib.Path) -> None:

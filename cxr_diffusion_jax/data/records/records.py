@@ -16,7 +16,7 @@ import os
 from absl import logging
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, checked_files, errors
 from cxr_diffusion_jax.data import dataset_table, splits
 from cxr_diffusion_jax.data.records import files as files_lib
 from cxr_diffusion_jax.data.records import parts as parts_lib
@@ -174,7 +174,7 @@ def _read_description(settings: DataSettings) -> artifacts.Json | None:
   path = folder / "records.json"
   if not path.is_file():
     return None
-  description = artifacts.read_json(path)
+  description = checked_files.read_json(path)
   if description["format"] != plan_lib.FORMAT:
     logging.info("%s holds records of an earlier version: made again", folder)
     return None
@@ -211,8 +211,8 @@ def _check(
 
 
 def _read_files(settings: DataSettings) -> files_lib.Files:
-  with np.load(settings.records_folder / "files.npz") as arrays:
-    return files_lib.Files(**arrays)
+  path = settings.records_folder / "files.npz"
+  return files_lib.Files(**checked_files.read_npz(path))
 
 
 def _note_files(
@@ -227,7 +227,7 @@ def _note_files(
       artifacts.write_npz(folder / "files.npz", vars(files))
     if description["root"] != settings.location:
       description["root"] = settings.location
-      artifacts.write_json(folder / "records.json", description)
+      checked_files.write_json(folder / "records.json", description)
 
 
 def _all(rows: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -292,5 +292,5 @@ def _finish(
   description["statistics"] = statistics_lib.image_statistics(
     train[round(row)]["image"] for row in chosen
   )
-  artifacts.write_json(folder / "records.json", description)
+  checked_files.write_json(folder / "records.json", description)
   return store.of_description(folder, description)

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax import checked_files
 from cxr_diffusion_jax.data.records import plan as plan_lib
 from cxr_diffusion_jax.data.records import store
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -62,7 +62,7 @@ def _open(name: str, settings: DataSettings) -> _Single | None:
   folder = settings.records_folder
   if not (folder / "records.json").is_file() or not (folder / "files.npz").is_file():
     return None
-  description = artifacts.read_json(folder / "records.json")
+  description = checked_files.read_json(folder / "records.json")
   mark = plan_lib.settings_hash(settings)
   if description["format"] != plan_lib.FORMAT:
     return None
@@ -75,10 +75,10 @@ def _open(name: str, settings: DataSettings) -> _Single | None:
     for split in splits
     for row, image_id in enumerate(records.ids(split).tolist())
   ]
-  with np.load(folder / "files.npz") as files:
-    # Of files that could be read, in the order of rows.
-    read = files["pixels"] != 0
-    sizes, times = files["size"][read].tolist(), files["time"][read].tolist()
+  files = checked_files.read_npz(folder / "files.npz")
+  # Of files that could be read, in the order of rows.
+  read = files["pixels"] != 0
+  sizes, times = files["size"][read].tolist(), files["time"][read].tolist()
   if len(sizes) != len(rows):
     return None
   return _Single(

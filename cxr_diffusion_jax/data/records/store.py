@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, checked_files, errors
 from cxr_diffusion_jax.data import array_records, splits
 from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import plan as plan_lib
@@ -88,8 +88,9 @@ class Records:
 
   def _read(self, split: str, *names: str) -> dict[str, np.ndarray]:
     _check_split(self, split)
-    with np.load(self.folder / "rows.npz") as rows:
-      return {name: rows[f"{split}/{name}"] for name in names}
+    keys = [f"{split}/{name}" for name in names]
+    rows = checked_files.read_npz(self.folder / "rows.npz", keys)
+    return {name: rows[key] for name, key in zip(names, keys, strict=True)}
 
 
 class RecordSource:
@@ -194,7 +195,7 @@ def add_sources(
   try:
     artifacts.write_npz(records.folder / "rows.npz", index)
     description["sources"] = list(settings.source_names)
-    artifacts.write_json(records.folder / "records.json", description)
+    checked_files.write_json(records.folder / "records.json", description)
   except OSError:
     return records
   return of_description(records.folder, description)

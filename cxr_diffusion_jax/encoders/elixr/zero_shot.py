@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from cxr_diffusion_jax import array_files, types
+from cxr_diffusion_jax import checked_files, types
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.encoders import base as encoder_lib
 from cxr_diffusion_jax.encoders.elixr import model as elixr_model
@@ -87,7 +87,7 @@ class Scorer:
         return margins(outputs, self.positive, self.negative)
 
       path = cache / f"zero_shot-{digest.hexdigest()[:24]}.npz" if cache else None
-      scores.append(array_files.load_or_make(path, encoded))
+      scores.append(checked_files.load_or_make(path, encoded))
       progress("zero-shot margins", rows.stop, len(images))
     return np.concatenate(scores)
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import array_files, artifacts, errors, types
+from cxr_diffusion_jax import artifacts, checked_files, errors, types
 
 # Increased when the same network gives different features: saved ones are recomputed.
 FORMAT = 1
@@ -138,7 +138,7 @@ def extract(
     _drop_stale(path, origin)
     if not path.is_file():
       _write(path, extractor, images, lambda done: progress(label, done, len(images)))
-      _note(path, origin, array_files.checksum(path))
+      _note(path, origin, checked_files.checksum(path))
     return np.load(path)
 
 
@@ -231,7 +231,7 @@ def _drop_stale(path: pathlib.Path, origin: str) -> None:
   checksum = saved.get("crc32c")
   whole = checksum is None or not path.is_file()
   if saved.get("origin") == origin and (
-    whole or checksum == array_files.checksum(path)
+    whole or checksum == checked_files.checksum(path)
   ):
     return
   for old in (path, path.with_name(f"{path.name}.partial")):

@@ -18,7 +18,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, checked_files, errors, types
 from cxr_diffusion_jax.encoders.probes import attribution, probe_fit, probe_settings
 from cxr_diffusion_jax.encoders.probes.probe_settings import ProbeSettings
 from cxr_diffusion_jax.parallel import batches
@@ -164,7 +164,7 @@ def load_probe(folder: epath.PathLike) -> Probe:
 def read_description(folder: epath.PathLike) -> artifacts.Json:
   """Returns the content of `probe.json` in a folder, {} where there is none."""
   path = epath.Path(folder) / DESCRIPTION
-  return artifacts.read_json(path) if path.exists() else {}
+  return checked_files.read_json(path) if path.exists() else {}
 
 
 def _saved_settings(folder: epath.Path) -> list[ProbeSettings]:
@@ -173,7 +173,10 @@ def _saved_settings(folder: epath.Path) -> list[ProbeSettings]:
   if description.get("format") != FORMAT:
     return []
   values = description["settings"]
-  return [ProbeSettings(**{**values, "widths": tuple(values["widths"])})]
+  try:
+    return [ProbeSettings(**{**values, "widths": tuple(values["widths"])})]
+  except TypeError as error:
+    raise checked_files.damaged(folder / DESCRIPTION, error) from error
 
 
 def youden_thresholds(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -236,7 +239,7 @@ def _save(
     "weights": hashlib.sha256(data).hexdigest(),
     "training": training,
   }
-  artifacts.write_json(folder / DESCRIPTION, description)
+  checked_files.write_json(folder / DESCRIPTION, description)
 
 
 def _fingerprint(

@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import array_files, errors, types
+from cxr_diffusion_jax import checked_files, errors, types
 from cxr_diffusion_jax.evaluation import selection
 from cxr_diffusion_jax.evaluation.measurement import Measurement
 from cxr_diffusion_jax.evaluation.metrics import loss_membership, nearness
@@ -85,7 +85,7 @@ class Model:
       )
 
     path = None if folder is None else folder / f"losses-{split}-{name}.npz"
-    return array_files.load_or_make(path, compute)
+    return checked_files.load_or_make(path, compute)
 
 
 def measure(

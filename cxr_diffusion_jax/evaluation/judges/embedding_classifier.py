@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import array_files, types
+from cxr_diffusion_jax import checked_files, types
 from cxr_diffusion_jax.data import labels as labels_lib
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
@@ -126,7 +126,7 @@ def _judged_on(
     rows = np.flatnonzero(column.present(split))
     path = cache and cache / f"embedding_scores-{classifier.fingerprint}-{split}.npz"
     score_fn = functools.partial(classifier.scores, column.source(split), rows)
-    scores.append(array_files.load_or_make(path, score_fn))
+    scores.append(checked_files.load_or_make(path, score_fn))
     ids.append(records.ids(split)[rows])
     findings.append(records.fields(split)["findings"][rows])
     patients.append(records.fields(split)["patient"][rows])

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax import array_files, errors
+from cxr_diffusion_jax import checked_files, errors
 from cxr_diffusion_jax.evaluation.comparison import row_losses
 from cxr_diffusion_jax.evaluation.metrics import nearness
 from tests.fixtures.runs import save_run
@@ -33,7 +33,7 @@ def test_measure_finds_no_leak_against_the_model_itself(run_of, tmp_path, monkey
   assert {one.judge for one in figures} == {"denoising loss, less that of run@3"}
   assert 0 < figures[0].num <= row_losses.PATIENTS_PER_CONDITION
   for path in (tmp_path / "losses").iterdir():
-    assert np.isfinite(array_files.read(path)).all()
+    assert np.isfinite(checked_files.read(path)).all()
   assert len(list((tmp_path / "losses").iterdir())) == 2
 
 
