@@ -57,7 +57,7 @@ def apply_blocks(
   if not scan or len(names) < 2 or parent.is_initializing():
     kind = nn.remat(kind) if remat else kind
     for name in names:
-      x = kind(*fields, name=name)(x, *inputs)
+      x = kind(*fields, name=name)(placement.split_rows(x), *inputs)
     return x
   params = [parent.variables["params"][name] for name in names]
   block = kind(*fields, parent=None)
@@ -74,8 +74,9 @@ def apply_blocks(
   def body(x: Array, own: types.Params) -> tuple[Array, None]:
     params, key = _gather(own[0]), own[1]
     rngs = {} if key is None else {"dropout": key}
+    x = placement.split_rows(x)
     x = jnp.asarray(block.apply({"params": params}, x, *inputs, rngs=rngs))
-    return x, None
+    return placement.split_rows(x), None
 
   return jax.lax.scan(body, x, (_stack(params, dtype), keys))[0]
 

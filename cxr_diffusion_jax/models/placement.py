@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import contextlib
 import contextvars
 
-from jax.sharding import Mesh
+import jax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # Set only while a program is traced.
 _current: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar(
@@ -53,3 +55,20 @@ def axes_of(
   tensor = sizes.pop("tensor", 1)
   rows = tuple(sizes) if num_rows % (mesh.size // tensor) == 0 else None
   return rows, "tensor" if tensor > 1 and num_columns % tensor == 0 else None
+
+
+def split_rows(x: Array) -> Array:
+  """x [b ...], a sample whole on one device; the compiler might split it otherwise.
+
+  With parameters split over `fsdp`, it gathers activations of the whole batch instead
+  of the parameters of one layer.
+  """
+  mesh = current()
+  if mesh is None or mesh.size == 1:
+    return x
+  rows, _ = axes_of(mesh, x.shape[0], 1)
+  if rows is None:
+    return x
+  free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+  place = NamedSharding(mesh, PartitionSpec(rows, *free))
+  return jax.lax.with_sharding_constraint(x, place)

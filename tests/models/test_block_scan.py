@@ -145,3 +145,29 @@ def test_blocks_drop_by_the_key_and_by_their_place(scan):
   np.testing.assert_array_equal(masks(1), masks(1))
   assert len(np.unique([*masks(1), *masks(2)], axis=0)) == 8
   assert 0.4 < masks(1).mean() < 0.6
+
+
+def test_scanned_blocks_never_gather_the_batch():
+  mesh = mesh_lib.make_mesh(data=1, fsdp=8)
+  network = dit.DiT(
+    depth=2, width=128, num_heads=1, patch_size=1, scan_blocks=True, pooled=False
+  )
+  x_t, t = jnp.zeros((16, 4, 5, 4)), jnp.zeros(16)
+  params = jax.eval_shape(network.init, jax.random.key(0), x_t, t, ())["params"]
+  parameters = sharding.state_shardings(params, mesh, network.tensor_parallel)
+  rows = sharding.batch_sharding(mesh)
+
+  @placement.on_mesh(mesh)
+  def gradient(params, x_t, t):
+    def loss(params):
+      return jnp.mean(network.apply({"params": params}, x_t, t, ()) ** 2)
+
+    return jax.grad(loss)(params)
+
+  jitted = jax.jit(
+    gradient, in_shardings=(parameters, rows, rows), out_shardings=parameters
+  )
+  text = jitted.lower(params, x_t, t).compile().as_text()
+  # 16 samples of 20 tokens; a device has 2.
+  assert "[2,20,128]" in text
+  assert "[16,20," not in text
