@@ -7,7 +7,7 @@ card, every round trip waits for the others' turns. On a CPU, gradients of convo
 are over ten times slower inside XLA's loops, so that a step is a call there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent import futures
 import functools
 import itertools
@@ -63,7 +63,11 @@ def run(
 
 
 def _step(
-  step_fn: StepFn, state: State, key: jax.Array, step: types.Array, batch: types.Batch
+  step_fn: StepFn,
+  state: State,
+  key: jax.Array,
+  step: types.Array | int,
+  batch: types.Batch,
 ) -> tuple[State, dict[str, jax.Array]]:
   params, opt_state, terms = step_fn(
     jax.random.fold_in(key, step), state.params, state.opt_state, batch
@@ -98,7 +102,7 @@ def _steps(
 
 @jax.jit
 def _moved(
-  mean: types.Params, params: types.Params, num_steps: types.Array
+  mean: types.Params, params: types.Params, num_steps: types.Array | int
 ) -> types.Params:
   # The first steps weigh less: the initial parameters are far from a minimum.
   decay = jnp.minimum(_DECAY, num_steps / (num_steps + 9))
@@ -110,7 +114,7 @@ def calls(
   num_steps: int,
   check_every: int,
   steps_per_call: int,
-) -> Iterator[tuple[types.Batch, int]]:
+) -> Generator[tuple[types.Batch, int], None, None]:
   """Yields the batches of each call, [k b ...], and how many of the k are steps.
 
   A call ends where a figure is due. The next one is read while one is in use.

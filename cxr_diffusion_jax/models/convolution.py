@@ -53,16 +53,20 @@ def conv_general_dilated(
   **options,
 ) -> Array:
   """`jax.lax.conv_general_dilated` of NHWC, HWIO; a field of `nn.Conv`."""
-  padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
   plain = set(window_strides) == {1} and options.get("feature_group_count", 1) == 1
   for name in ("lhs_dilation", "rhs_dilation"):
     plain &= set(options.get(name) or (1,)) == {1}
-  plain &= padding == "SAME" or (kernel.shape[0] == 3 and padding == _SAME)
+  same = padding == "SAME" if isinstance(padding, str) else _is_same(kernel, padding)
+  plain &= same
   if plain and x.ndim == 4:
     form = choose(x.shape, kernel.shape, x.dtype)
     if form != "direct":
       return _FORMS[form](x, kernel)
   return jax.lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
+
+
+def _is_same(kernel: Array, padding: Sequence[tuple[int, int]]) -> bool:
+  return kernel.shape[0] == 3 and tuple(map(tuple, padding)) == _SAME
 
 
 def conv_of_repeated(x: Array, kernel: Array, strides, padding, **options) -> Array:

@@ -131,9 +131,12 @@ def fit(
     params = jax.tree.map(jnp.array, params)
 
   def read_batch(rows: np.ndarray) -> types.Batch:
-    in_memory = isinstance(images, np.ndarray)
+    if isinstance(images, np.ndarray):
+      image = np.asarray(images)[rows]
+    else:
+      image = np.stack([images[row] for row in rows])
     return {
-      "image": images[rows] if in_memory else np.stack([images[row] for row in rows]),
+      "image": image,
       "findings": np.asarray(findings[rows], np.float32),
       "weights": weights,
     }
