@@ -91,10 +91,12 @@ def devices(topology: topologies.Topology) -> list[types.Device]:
       "libtpu beside JAX; no TPU is needed",
       "pip install 'cxr-diffusion-jax[tpu]', or use --compile=false: arithmetic only",
     )
+  # By default, libtpu takes a host of four chips.
+  alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.num_chips == 1 else {}
   try:
     return list(
       jax_topologies.get_topology_desc(
-        topology_name=topology.name, platform="tpu"
+        topology_name=topology.name, platform="tpu", **alone
       ).devices
     )
   except RuntimeError as error:
