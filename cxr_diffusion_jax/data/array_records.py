@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 import errno
 import os
 import pathlib
+from typing import cast
+
+import numpy as np
 
 from cxr_diffusion_jax import artifacts, errors
 
@@ -60,7 +63,9 @@ def open_files(
   paths = [f"{os.fspath(path)}[0:{num_rows}]" for path, num_rows in files]
   if not paths:
     return ()
-  return _Files(array_record_data_source.ArrayRecordDataSource(paths), paths)
+  # It implements the part of Sequence that is used here.
+  source = array_record_data_source.ArrayRecordDataSource(paths)
+  return _Files(cast(Sequence[bytes], source), paths)
 
 
 class _Files(Sequence[bytes]):
@@ -80,14 +85,10 @@ class _Files(Sequence[bytes]):
     try:
       return self._source[row]
     except RuntimeError as error:
-      first = 0
-      for path in self._paths:
-        name, _, rows = path.rpartition("[0:")
-        first += int(rows.removesuffix("]"))
-        if row < first:
-          break
+      ends = np.cumsum([int(path.rpartition(":")[2][:-1]) for path in self._paths])
+      path = self._paths[np.searchsorted(ends, row, side="right")]
       raise errors.InputError(
-        f"{name} is damaged in row {row}: {str(error)[:200]}",
+        f"{path.rpartition('[')[0]} is damaged in row {row}: {str(error)[:200]}",
         fix="remove the folder of these records or of this column, and repeat the"
         " command",
       ) from error

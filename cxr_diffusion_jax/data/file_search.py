@@ -39,10 +39,9 @@ def _find_files(
     if entry.name.lower().endswith(suffixes):
       yield os.fspath(entry)
     elif depth > 1 and _is_folder(entry):
-      inside = parents and _identity(entry)
-      if not inside or inside not in parents:
-        inner = (*parents, inside) if inside else ()
-        yield from _find_files(entry, suffixes, depth - 1, inner)
+      inside = (_identity(entry),) if parents else ()
+      if not {*inside} & {*parents}:
+        yield from _find_files(entry, suffixes, depth - 1, (*parents, *inside))
 
 
 def _is_folder(entry: os.DirEntry | epath.Path) -> bool:

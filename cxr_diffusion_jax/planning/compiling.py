@@ -233,7 +233,14 @@ def _traffic(text: str, accessed: float) -> float:
 
 def memory_excess(message: str) -> float | None:
   """Bytes by which a program exceeds memory, from the compiler's error; None if not."""
-  match = re.search(r"[Ee]xceeded \w+ capacity by ([\d.]+)([KMGT]?)", message)
-  if match is None:
-    return None
-  return float(match[1]) * 1024 ** " KMGT".index(match[2] or " ")
+  size = r"([\d.]+)([KMGT]?)"
+
+  def number_of_bytes(number: str, unit: str) -> float:
+    return float(number) * 1024 ** " KMGT".index(unit or " ")
+
+  if match := re.search(rf"[Ee]xceeded \w+ capacity by {size}", message):
+    return number_of_bytes(*match.groups())
+  if match := re.search(rf"\({size}\) exceeds available \w+ \({size}\)", message):
+    needed, there = match.groups()[:2], match.groups()[2:]
+    return number_of_bytes(*needed) - number_of_bytes(*there)
+  return None

@@ -194,7 +194,7 @@ def find_step(manager: Manager, checkpoint: int | str) -> int:
     with _reading(manager, steps[-1]):
       losses = {step: _loss_of(manager.metrics(step) or {}) for step in steps}
     return min(reversed(steps), key=lambda step: losses[step])
-  if checkpoint in map(str, steps) or checkpoint in steps:
+  if str(checkpoint) in map(str, steps):
     return int(checkpoint)
   known = f"one of the steps {', '.join(map(str, steps))}, {BEST} or {NEWEST}"
   raise errors.InputError(f"checkpoint {checkpoint}", known)

@@ -188,6 +188,8 @@ def test_remedy_names_the_nearest_setting_or_refuses():
 def test_memory_excess_is_read_from_the_compiler():
   message = "Used 25.13G of 15.75G hbm. Exceeded hbm capacity by 9.50G."
   assert compiling.memory_excess(message) == 9.5 * 2**30
+  message = "required for HLO temporaries (20.5G) exceeds available HBM (512M)."
+  assert compiling.memory_excess(message) == 20 * 2**30
   assert compiling.memory_excess("INTERNAL: another error") is None
 
 

@@ -65,5 +65,4 @@ def test_a_program_too_large_is_reported():
     config, compiling.devices(topologies.parse("v5e:1x1"))
   )
   compiled = compiling.train_step(experiment)
-  print(compiled)
   assert compiled.over > 0
