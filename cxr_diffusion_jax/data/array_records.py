@@ -86,7 +86,7 @@ class _Files(Sequence[bytes]):
       return self._source[row]
     except RuntimeError as error:
       ends = np.cumsum([int(path.rpartition(":")[2][:-1]) for path in self._paths])
-      path = self._paths[np.searchsorted(ends, row, side="right")]
+      path = self._paths[int(np.searchsorted(ends, row, side="right"))]
       raise errors.InputError(
         f"{path.rpartition('[')[0]} is damaged in row {row}: {str(error)[:200]}",
         fix="remove the folder of these records or of this column, and repeat the"

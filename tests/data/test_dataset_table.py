@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, checked_files, errors
 from cxr_diffusion_jax.conditioning import findings
 from cxr_diffusion_jax.data import captions, dataset_table, splits
 from cxr_diffusion_jax.data.records import parts, plan, records
@@ -197,9 +197,9 @@ def test_records_of_several_sources_name_the_source_of_each_image(joined, monkey
 
   # An earlier version did not write it; it is added, and no image is read for that.
   folder = joined.records_folder
-  description = artifacts.read_json(folder / "records.json")
+  description = checked_files.read_json(folder / "records.json")
   del description["sources"]
-  artifacts.write_json(folder / "records.json", description)
+  checked_files.write_json(folder / "records.json", description)
   with np.load(folder / "rows.npz") as rows:
     older = {name: rows[name] for name in rows if not name.endswith("/source")}
   artifacts.write_npz(folder / "rows.npz", older)

@@ -269,7 +269,9 @@ def _check_flags(arguments: list[str], repository: pathlib.Path) -> dict[str, st
   """Asserts that `main` has these flags and the config these keys; returns them."""
   text = " ".join(arguments).replace("--distributed", "--distributed=")
   given = dict(re.findall(r"--([\w.]+)[= ](\S*)", text))
-  main = (repository / "cxr_diffusion_jax" / "main.py").read_text()
+  package = repository / "cxr_diffusion_jax"
+  files = package / "main.py", package / "cli" / "host_flags.py"
+  main = "".join(path.read_text() for path in files)
   path, _, choice = given["config"].partition(":")
   module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
   for flag in given:

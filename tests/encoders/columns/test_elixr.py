@@ -58,7 +58,8 @@ def test_elixr_columns_refuse_a_tree_without_embeddings(settings, run_main, repo
   )
   assert "--download elixr" in ended.complaint
   # What it names can be typed.
-  source = (repository / "cxr_diffusion_jax" / "prepare.py").read_text("utf-8")
+  flags = repository / "cxr_diffusion_jax" / "cli" / "prepare_flags.py"
+  source = flags.read_text("utf-8")
   for flag in ("download", "embed", "standin"):
     assert f'"{flag}",' in source
 
