@@ -99,5 +99,12 @@ def test_announced_keeps_the_first_reason_and_no_clean_end(stores):
 
 
 def test_shared_does_nothing_on_one_host():
-  with failures.shared(None, write_fn=print):
-    pass
+  written, done = [], []
+  with failures.shared(None, write_fn=written.append):
+    done.append(True)
+  with (
+    pytest.raises(ZeroDivisionError),
+    failures.shared(None, write_fn=written.append),
+  ):
+    raise ZeroDivisionError
+  assert (done, written) == ([True], [])

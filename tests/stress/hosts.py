@@ -2,7 +2,7 @@
 
   python tests/stress/hosts.py --folder /tmp/hosts [--cases counts,signals,...]
 
-  counts   a run goes on with 1, 2, 4 processes and 8 devices, in turn; its losses are
+  counts   a run resumes with 1, 2, 4 processes and 8 devices, in turn; its losses are
            those of one process
   signals  SIGINT or SIGTERM to one process: all save at one step, exit codes 130, 143
   config   a process has another seed: all exit with 2 and the key
