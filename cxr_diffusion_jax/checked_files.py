@@ -19,6 +19,9 @@ from cxr_diffusion_jax import artifacts, errors
 
 _BLOCK = 8 << 20
 
+# Seconds of work between two saves of what has not ended: a kill loses no more.
+SAVE_PERIOD = 30.0
+
 # The entry of a JSON file that holds its checksum.
 _CHECKSUM = "crc32"
 

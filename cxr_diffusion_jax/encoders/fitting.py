@@ -1,6 +1,7 @@
 """Trains small networks on one device: stand-in encoders, probes and regressors.
 
   rows of whole shuffled passes -> batch -> step_fn -> parameters, losses of each step
+  state --`unfinished`--> file, from which an interrupted training is resumed
   running mean of the parameters --held-out images--> figure -> plateau: stop, the best
 
 The number of steps depends on the inputs alone, so that the same inputs give the same
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import itertools
+import time
 from typing import NamedTuple
 
 import jax
@@ -19,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cxr_diffusion_jax import types
+from cxr_diffusion_jax import checked_files, types
 from cxr_diffusion_jax.encoders import fitting_steps
+from cxr_diffusion_jax.encoders.unfinished import Unfinished
 
 # (key, parameters, batch) -> (scalar, further scalars by name)
 LossFn = Callable[
@@ -119,6 +122,7 @@ def fit(
   seed: int,
   plateau: Plateau | None = None,
   steps_per_call: int | None = None,
+  unfinished: Unfinished | None = None,
   progress: types.Progress = types.no_progress,
 ) -> Fitted:
   """Runs the steps.
@@ -136,6 +140,8 @@ def fit(
     plateau: ends the training early; the result is the running mean with the best
       figure. None for the parameters after the last step.
     steps_per_call: at most; None for one on CPUs, several on accelerators.
+    unfinished: keeps the state, and is resumed; the caller removes it after saving
+      the result. None for none.
     progress: called after each step, with the loss in its label.
 
   Raises:
@@ -145,13 +151,19 @@ def fit(
   mean = jax.tree.map(jnp.array, params) if plateau else None
   state, best = fitting_steps.State(params, tx.init(params), mean), _Best()
   losses: list[dict[str, float]] = []
-  batches = map(read_batch, shuffled_rows(num_rows, num_steps, batch_size, seed))
+  if unfinished:
+    state, best, losses = _resumed(unfinished, state)
+  rows = shuffled_rows(num_rows, num_steps, batch_size, seed)
+  batches = map(read_batch, itertools.islice(rows, len(losses), None))
   if steps_per_call is None:
     batch = next(batches, {})
     steps_per_call = fitting_steps.default_steps_per_call(params, batch)
     batches = itertools.chain([batch], batches)
   check_every = plateau.check_every if plateau else num_steps
-  calls = fitting_steps.calls(batches, num_steps, check_every, steps_per_call)
+  calls = fitting_steps.calls(
+    batches, num_steps, check_every, steps_per_call, len(losses)
+  )
+  saved = time.monotonic()
   with contextlib.closing(calls):
     for stacked, count in calls:
       first = len(losses)
@@ -168,6 +180,9 @@ def fit(
         progress(f"{name}, loss {one['loss']:.3f}", step, total)
       if done:
         break
+      if unfinished and time.monotonic() - saved >= checked_files.SAVE_PERIOD:
+        _keep(unfinished, state, best, losses)
+        saved = time.monotonic()
   if not plateau:
     return Fitted(state.params, losses, [], len(losses))
   return Fitted(best.params, losses, best.figures, best.step)
@@ -195,6 +210,32 @@ class _Best:
       self.params = jax.tree.map(jnp.array, mean)
       self.step, self.figure = step, figure
     return step - self.step >= plateau.patience * plateau.check_every
+
+
+def _keep(
+  unfinished: Unfinished,
+  state: fitting_steps.State,
+  best: _Best,
+  losses: list[dict[str, float]],
+) -> None:
+  facts = {"step": best.step, "figure": best.figure, "figures": best.figures}
+  unfinished.write((state, best.params), {"losses": losses, "best": facts})
+
+
+def _resumed(
+  unfinished: Unfinished, state: fitting_steps.State
+) -> tuple[fitting_steps.State, _Best, list[dict[str, float]]]:
+  """What `_keep` saved; the initial state where nothing fits."""
+  leaves, facts = unfinished.read() or ([], {})
+  best = _Best(**facts.get("best", {}))
+  like = state, (state.params if best.step else None)
+  expected = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(like)]
+  if [(leaf.shape, leaf.dtype) for leaf in leaves] != expected:
+    return state, _Best(), []
+  best.figure = tuple(best.figure)
+  best.figures = [(step, tuple(figure)) for step, figure in best.figures]
+  state, best.params = jax.tree.unflatten(jax.tree.structure(like), leaves)
+  return state, best, facts["losses"]
 
 
 def shuffled_rows(

@@ -114,12 +114,14 @@ def calls(
   num_steps: int,
   check_every: int,
   steps_per_call: int,
+  first: int = 0,
 ) -> Generator[tuple[types.Batch, int], None, None]:
   """Yields the batches of each call, [k b ...], and how many of the k are steps.
 
-  A call ends where a figure is due. The next one is read while one is in use.
+  The first batch is that of step `first`. A call ends where a figure is due. The next
+  one is read while one is in use.
   """
-  some = _stacked(batches, num_steps, check_every, steps_per_call)
+  some = _stacked(batches, num_steps, check_every, steps_per_call, first)
   if steps_per_call == 1:
     yield from some
     return
@@ -135,8 +137,8 @@ def _stacked(
   num_steps: int,
   check_every: int,
   steps_per_call: int,
+  step: int,
 ) -> Iterator[tuple[types.Batch, int]]:
-  step = 0
   while step < num_steps:
     left = min(num_steps - step, check_every - step % check_every)
     count = min(steps_per_call, left)

@@ -2,7 +2,7 @@
 
 conditions of image ids --sampler, sharded--> FOLDER/<fingerprint>/part_00000.npz ...
 
-Parts are written completely or not at all; a repeated call generates missing ones.
+A long part is written every 30 s; a repeated call generates the missing images.
 Image i depends only on the run, its sampler, the seed, i and its condition, so
 requesting more images does not change the first ones, and the noise is the same for
 every path.
@@ -14,11 +14,13 @@ import functools
 import hashlib
 import json
 import pathlib
+import time
 
+from absl import logging
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax import artifacts, checked_files, errors, types
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
@@ -116,17 +118,18 @@ def generate(
     paths.append(path)
     if start // PART_SIZE % share[1] != share[0]:
       continue
-    part = _read(path) if path.is_file() else {"ids": np.array([])}
-    if part["ids"].tolist() != ids or part["first"] != first:
+    kept = _kept(path, ids, first)
+    if len(kept) < len(ids):
       fields = builder.build(Request(image_ids=tuple(ids)), len(ids)).fields
-      part = {
-        "ids": np.array(ids, dtype=np.str_),
-        "first": np.array(first, np.int64),
-        "images": _images_of(generator, fields, len(ids), first + start),
-      }
-      if jax.process_index() == 0:
-        with artifacts.disk_errors(path):
-          artifacts.write_npz(path, part, compressed=True)
+      for images in _complete(generator, fields, kept, len(ids), first + start):
+        part = {
+          "ids": np.array(ids[: len(images)], dtype=np.str_),
+          "first": np.array(first, np.int64),
+          "images": images,
+        }
+        if jax.process_index() == 0:
+          with artifacts.disk_errors(path):
+            artifacts.write_npz(path, part, compressed=True)
     progress(label, start + len(ids), len(image_ids))
   return Parts(paths, len(image_ids))
 
@@ -150,22 +153,48 @@ class Parts:
     return self._read(self._paths[index // PART_SIZE])[index % PART_SIZE]
 
 
-def _images_of(
-  generator: PartGenerator, fields: types.Batch, count: int, first: int
-) -> np.ndarray:
-  """A smaller part is padded with its last image, to compile only one shape."""
+def _complete(
+  generator: PartGenerator,
+  fields: types.Batch,
+  kept: np.ndarray,
+  count: int,
+  first: int,
+) -> Iterator[np.ndarray]:
+  """Generates the rest of a part; yields all of its images so far, to be written.
+
+  A smaller batch is padded with the last image, to compile only one shape.
+  """
   b = min(generator.batch_size, PART_SIZE)
-  rows = np.minimum(np.arange(-(-count // b) * b), count - 1)
-  images = generator.generator.generate(
-    generator.run.ema_params,
-    {key: value[rows] for key, value in fields.items()},
-    seed=generator.seed,
-    numbers=first + rows,
-    batch_size=b,
-  )
-  return images[:count]
+  images, saved = kept, time.monotonic()
+  for start in range(len(kept), count, b):
+    rows = np.minimum(np.arange(start, start + b), count - 1)
+    new = generator.generator.generate(
+      generator.run.ema_params,
+      {key: value[rows] for key, value in fields.items()},
+      seed=generator.seed,
+      numbers=first + rows,
+      batch_size=b,
+    )
+    images = np.concatenate([images, new])[:count] if len(images) else new[:count]
+    ended = len(images) == count
+    if ended or time.monotonic() - saved >= checked_files.SAVE_PERIOD:
+      yield images
+      saved = time.monotonic()
+
+
+def _kept(path: pathlib.Path, ids: list[str], first: int) -> np.ndarray:
+  """The first images of a part, as far as they are on disk."""
+  nothing = np.zeros(0, np.uint8)
+  if not path.is_file():
+    return nothing
+  try:
+    part = _read(path)
+  except errors.InputError as error:
+    logging.warning("%s; its images are generated again", error)
+    return nothing
+  same = part["ids"].tolist() == ids[: len(part["ids"])] and part["first"] == first
+  return part["images"] if same else nothing
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  with np.load(path) as part:
-    return dict(part)
+  return checked_files.read_npz(path, ("ids", "first", "images"))

@@ -5,7 +5,9 @@ import numpy as np
 import optax
 import pytest
 
+from cxr_diffusion_jax import checked_files
 from cxr_diffusion_jax.encoders import fitting
+from cxr_diffusion_jax.encoders.unfinished import Unfinished
 
 X = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
 Y = X @ np.array([1.0, -2.0, 0.5], np.float32)
@@ -96,6 +98,64 @@ def test_fit_is_the_same_with_several_steps_in_a_call(program):
   np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(means, same_means, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(one.params["w"], several.params["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 10])
+def test_fit_resumes_an_interrupted_training_bit_for_bit(
+  program, tmp_path, steps_per_call, monkeypatch
+):
+  monkeypatch.setattr(checked_files, "SAVE_PERIOD", 0)
+
+  def run(kill_at, unfinished):
+    reads = []
+
+    def read(rows):
+      reads.append(rows)
+      if len(reads) == kill_at:
+        raise KeyboardInterrupt
+      return read_batch(rows)
+
+    plateau = fitting.Plateau(
+      figure_fn=lambda params: (round(float(params["w"][0]), 2),),
+      check_every=25,
+      patience=3,
+    )
+    options = {**OPTIONS, "plateau": plateau, "steps_per_call": steps_per_call}
+    fitted = fitting.fit(*program, start(), read, 20, **options, unfinished=unfinished)
+    return fitted, len(reads)
+
+  whole, num_reads = run(0, None)
+  unfinished = Unfinished(path=tmp_path / "state.npz", mark="a")
+  for kill_at in (30, 31, 5):
+    with pytest.raises(KeyboardInterrupt):
+      run(kill_at, unfinished)
+  other = Unfinished(path=tmp_path / "other.npz", mark="b")
+  other.path.write_bytes(unfinished.path.read_bytes())
+  again, num_again = run(0, other)
+  resumed, num_left = run(0, unfinished)
+  assert num_again == num_reads
+  assert num_left < num_reads - 30
+  for fitted in (again, resumed):
+    np.testing.assert_array_equal(fitted.params["w"], whole.params["w"])
+    assert fitted[1:] == whole[1:]
+  unfinished.remove()
+  other.remove()
+  assert not [*tmp_path.iterdir()]
+
+
+def test_damaged_state_of_a_training_starts_it_from_the_beginning(
+  program, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(checked_files, "SAVE_PERIOD", 0)
+  unfinished = Unfinished(path=tmp_path / "state.npz", mark="a")
+  whole = fitting.fit(*program, start(), read_batch, 20, **OPTIONS)
+  fitting.fit(*program, start(), read_batch, 20, **OPTIONS, unfinished=unfinished)
+  content = unfinished.path.read_bytes()
+  unfinished.path.write_bytes(content[:-100])
+  again = fitting.fit(
+    *program, start(), read_batch, 20, **OPTIONS, unfinished=unfinished
+  )
+  np.testing.assert_array_equal(again.params["w"], whole.params["w"])
 
 
 def test_steady_learning_rate_falls_over_the_last_quarter():

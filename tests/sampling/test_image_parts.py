@@ -68,6 +68,31 @@ def test_generate_remakes_only_an_interrupted_part(generator, ids, calls):
   assert calls == [4, 4, 4, 4]
 
 
+def test_generate_resumes_within_a_part(generator, ids, calls, monkeypatch):
+  whole = [*image_parts.generate(generator, ids)]
+  monkeypatch.setattr(image_parts.checked_files, "SAVE_PERIOD", 0)
+  small = dataclasses.replace(generator, folder=generator.folder / "b", batch_size=2)
+  inner, generate = [], image_parts.generate_lib.Generator.generate
+
+  def killed(self, *inputs, **more):
+    inner.append(0)
+    if len(inner) == 4:
+      raise KeyboardInterrupt
+    return generate(self, *inputs, **more)
+
+  monkeypatch.setattr(image_parts.generate_lib.Generator, "generate", killed)
+  with pytest.raises(KeyboardInterrupt):
+    image_parts.generate(small, ids)
+  # Three of five batches are on disk.
+  resumed = image_parts.generate(small, ids)
+  assert len(inner) == 4 + 2
+  np.testing.assert_array_equal([*resumed], whole)
+  # Damage is generated again.
+  (small.folder / "images/part_00001.npz").write_bytes(b"no zip")
+  np.testing.assert_array_equal([*image_parts.generate(small, ids)], whole)
+  assert len(inner) == 6 + 2
+
+
 def test_generate_replaces_images_of_other_conditions_or_noise(generator, ids, calls):
   image_parts.generate(generator, ids[:4])
   noise = [image[0, 1, 0] for image in image_parts.generate(generator, ids[4:8])]

@@ -25,9 +25,11 @@ import safetensors
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.encoders.probes import probe_fit, probe_settings
 from cxr_diffusion_jax.encoders.probes.probe_settings import ProbeSettings
+from cxr_diffusion_jax.encoders.unfinished import Unfinished
 from cxr_diffusion_jax.parallel import batches
 
 FILE = "anatomy_regressor.safetensors"
+UNFINISHED = "anatomy_regressor.unfinished.npz"
 
 # Increased when the same settings give a different network: old ones are retrained.
 FORMAT = 2
@@ -118,6 +120,7 @@ def train(
     raise errors.InputError(f"{', '.join(same)} is the same in all training images")
   program = probe_fit.compile_step(settings, len(names), squared_loss)
   params = program.init_fn(jax.random.key(settings.seed), jnp.zeros((1, size, size, 1)))
+  unfinished = Unfinished(path=path.with_name(UNFINISHED), mark=mark)
   fitted = probe_fit.fit(
     probe_fit.in_memory(images),
     (values - mean) / scale,
@@ -126,6 +129,7 @@ def train(
     params=params["params"],
     program=program,
     weights=np.ones(len(names), np.float32),
+    unfinished=unfinished,
     progress=progress,
   )
   regressor = AnatomyRegressor(
@@ -138,6 +142,7 @@ def train(
     params=fitted.params,
   )
   _save(regressor, path, mark)
+  unfinished.remove()
   return regressor
 
 

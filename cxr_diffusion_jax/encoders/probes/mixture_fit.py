@@ -3,6 +3,8 @@
 phase: parts of image sets -> `probe_fit.fit`, to a plateau of validation patients
   -> parameters -> next phase ...
   -> scores [t k] of the test images -> NAME-FINGERPRINT.npz, trained only once
+
+The parameters of a first phase are kept too: several classifiers begin with them.
 """
 
 from collections.abc import Sequence
@@ -11,11 +13,15 @@ import hashlib
 import pathlib
 import zipfile
 
+from absl import logging
+import flax.traverse_util
+import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, checked_files, errors, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.encoders.probes import probe_fit, probe_settings
+from cxr_diffusion_jax.encoders.unfinished import Unfinished
 from cxr_diffusion_jax.parallel import batches
 
 # Raised when the same phases give other scores: saved ones are computed again.
@@ -77,16 +83,43 @@ class Trainer:
     if len(phases) > 1:
       first = fingerprint(phases[:1], self._test, self._validation)
       if self._first_phase[0] != first:
-        self._first_phase = first, self._fit(phases[0], None, progress)
-      phases, params = phases[1:], self._first_phase[1]
-    for phase in phases:
-      params = self._fit(phase, params, progress)
+        kept = folder / f"first_phase-{first[:16]}.npz"
+        self._first_phase = first, self._fit_first(phases[0], kept, first, progress)
+      params = self._first_phase[1]
+    unfinished = Unfinished(path=_unfinished(path), mark=mark)
+    for number, phase in list(enumerate(phases))[len(phases) > 1 :]:
+      one = dataclasses.replace(unfinished, mark=f"{mark} {number}")
+      params = self._fit(phase, params, one, progress)
     scores = self.score(params, phases[-1].settings)
     artifacts.write_npz(path, {"scores": scores, "fingerprint": np.array(mark)})
+    unfinished.remove()
     return scores
 
+  def _fit_first(
+    self, phase: Phase, path: pathlib.Path, mark: str, progress: types.Progress
+  ) -> types.Params:
+    """Parameters after a first phase, trained or read."""
+    if path.is_file():
+      try:
+        leaves = checked_files.read_npz(path)
+        return flax.traverse_util.unflatten_dict(
+          {name: jnp.asarray(leaf) for name, leaf in leaves.items()}, sep="/"
+        )
+      except errors.InputError as error:
+        logging.warning("%s; it is trained again", error)
+    unfinished = Unfinished(path=_unfinished(path), mark=mark)
+    params = self._fit(phase, None, unfinished, progress)
+    leaves = flax.traverse_util.flatten_dict(params, sep="/")
+    artifacts.write_npz(path, {name: np.asarray(leaves[name]) for name in leaves})
+    unfinished.remove()
+    return params
+
   def _fit(
-    self, phase: Phase, params: types.Params | None, progress: types.Progress
+    self,
+    phase: Phase,
+    params: types.Params | None,
+    unfinished: Unfinished,
+    progress: types.Progress,
   ) -> types.Params:
     sources = [source for source, _ in phase.parts]
     starts = np.cumsum([0, *(len(source.images) for source in sources)])
@@ -102,6 +135,7 @@ class Trainer:
       validation=(self._validation.images, self._validation.findings),
       params=params,
       program=self._program(phase.settings, findings.shape[1]),
+      unfinished=unfinished,
       progress=progress,
     )
     return fitted.params
@@ -183,6 +217,10 @@ def fingerprint(phases: Sequence[Phase], test: Source, validation: Source) -> st
       digest.update(np.asarray(rows, np.int64).tobytes())
       digest.update(np.ascontiguousarray(source.findings[rows]).tobytes())
   return digest.hexdigest()
+
+
+def _unfinished(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f"{path.stem}.unfinished.npz")
 
 
 def _load(path: pathlib.Path, mark: str) -> np.ndarray:

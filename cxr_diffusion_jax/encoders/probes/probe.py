@@ -21,10 +21,12 @@ import numpy as np
 from cxr_diffusion_jax import artifacts, checked_files, errors, types
 from cxr_diffusion_jax.encoders.probes import attribution, probe_fit, probe_settings
 from cxr_diffusion_jax.encoders.probes.probe_settings import ProbeSettings
+from cxr_diffusion_jax.encoders.unfinished import Unfinished
 from cxr_diffusion_jax.parallel import batches
 
 DESCRIPTION = "probe.json"
 WEIGHTS = "weights.safetensors"
+UNFINISHED = "unfinished.npz"
 
 # Increased when the same settings give a different probe: saved ones are retrained.
 FORMAT = 2
@@ -81,6 +83,8 @@ def train_probe(
 ) -> Probe:
   """Trains and saves a probe, or loads it if the folder already holds it.
 
+  An interrupted training is resumed.
+
   Args:
     images: n real training images, `images[i]` uint8 [s s 1], all of one size.
     findings: [n k] 0 or 1; nan where unknown, which is left out of the loss.
@@ -107,11 +111,13 @@ def train_probe(
     settings = probe_settings.default_settings(size, len(images))
   mark = _fingerprint(settings, **data)
   start = time.monotonic()
+  unfinished = Unfinished(path=folder / UNFINISHED, mark=mark)
   fitted = probe_fit.fit(
     probe_fit.in_memory(images),
     findings,
     settings,
     validation=validation,
+    unfinished=unfinished,
     progress=progress,
   )
   params = fitted.params
@@ -130,6 +136,7 @@ def train_probe(
     "losses": losses[:: max(1, len(losses) // 50)],
   }
   _save(probe, settings, training, folder)
+  unfinished.remove()
   return probe
 
 

@@ -21,6 +21,7 @@ from cxr_diffusion_jax.encoders.extractors import extractor as extractor_lib
 from cxr_diffusion_jax.encoders.probes import finding_rates
 from cxr_diffusion_jax.encoders.probes.probe_settings import MAX_SIDE, ProbeSettings
 from cxr_diffusion_jax.encoders.standin import loss as standin_loss
+from cxr_diffusion_jax.encoders.unfinished import Unfinished
 from cxr_diffusion_jax.models import classifier as classifier_lib
 from cxr_diffusion_jax.models import network
 from cxr_diffusion_jax.parallel import batches
@@ -103,6 +104,7 @@ def fit(
   params: types.Params | None = None,
   program: Program | None = None,
   weights: np.ndarray | None = None,
+  unfinished: Unfinished | None = None,
   progress: types.Progress = types.no_progress,
 ) -> fitting.Fitted:
   """Trains a classifier.
@@ -117,6 +119,7 @@ def fit(
     params: to begin with (fine-tuning), which remain unchanged; None for random ones.
     program: of `compile_step` with these settings and any seed, to compile once for
       several trainings.
+    unfinished: see `fitting.fit`.
   """
   program = program or compile_step(settings, findings.shape[1])
   if weights is None:
@@ -152,6 +155,7 @@ def fit(
     batch_size=settings.batch_size,
     seed=settings.seed,
     plateau=_plateau(program, settings, validation, weights),
+    unfinished=unfinished,
     progress=progress,
   )
 

@@ -27,6 +27,7 @@ from cxr_diffusion_jax.encoders.clip import inputs as clip_inputs
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import loss as standin_loss
+from cxr_diffusion_jax.encoders.unfinished import Unfinished
 
 MARKER = "standin.json"
 
@@ -98,7 +99,12 @@ def train_standin(
   if read_marker(folder).get("fingerprint") == fingerprint:
     return folder
   start = time.monotonic()
-  model, losses = _train(images, list(prompts), findings, settings, progress)
+  unfinished = Unfinished(
+    path=folder.with_name(f"{folder.name}.unfinished.npz"), mark=fingerprint
+  )
+  model, losses = _train(
+    images, list(prompts), findings, settings, unfinished, progress
+  )
   marker = {
     "standin": True,
     "encoder": clip_model.describe(model),
@@ -110,6 +116,7 @@ def train_standin(
     "losses": losses[:: max(1, len(losses) // 50)],
   }
   _save(model, marker, folder)
+  unfinished.remove()
   return folder
 
 
@@ -137,6 +144,7 @@ def _train(
   prompts: list[str],
   findings: np.ndarray,
   settings: TrainSettings,
+  unfinished: Unfinished,
   progress: types.Progress,
 ) -> tuple[clip_model.ClipModel, list[dict[str, float]]]:
   """Returns the trained model and the losses of each step."""
@@ -179,6 +187,7 @@ def _train(
     num_steps=settings.num_steps,
     batch_size=settings.batch_size,
     seed=settings.seed,
+    unfinished=unfinished,
     progress=progress,
   )
   return dataclasses.replace(model, params=fitted.params["clip"]), fitted.losses

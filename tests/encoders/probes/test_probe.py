@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, checked_files, errors
 from cxr_diffusion_jax.encoders import fitting
 from cxr_diffusion_jax.encoders.probes import (
   finding_rates,
@@ -138,16 +138,33 @@ def test_probe_is_trained_once(folder, inputs, validation):
   assert again.fingerprint == probe.read_description(folder)["fingerprint"]
 
 
-def test_probe_is_deterministic(folder, inputs, validation, tmp_path):
+def test_probe_is_deterministic_and_interruptions_change_nothing(
+  folder, inputs, validation, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(checked_files, "SAVE_PERIOD", 0)
   messages = []
-  again = probe.train_probe(
-    list(inputs[0]),
-    inputs[1],
-    tmp_path,
-    validation=validation,
-    settings=SETTINGS,
-    progress=lambda *now: messages.append(now),
-  )
+
+  def report(*now):
+    messages.append(now)
+    if len(messages) == 30:
+      raise KeyboardInterrupt
+
+  def train():
+    return probe.train_probe(
+      list(inputs[0]),
+      inputs[1],
+      tmp_path,
+      validation=validation,
+      settings=SETTINGS,
+      progress=report,
+    )
+
+  with pytest.raises(KeyboardInterrupt):
+    train()
+  # Step 30 was reported, but not saved.
+  assert messages.pop()[1] == 30
+  again = train()
+  assert not (tmp_path / probe.UNFINISHED).exists()
   assert [done for _, done, _ in messages] == list(range(1, 61))
   assert {total for _, _, total in messages} == {60}
   assert messages[0][0].startswith("probe, loss")
@@ -164,7 +181,7 @@ def untrained(monkeypatch):
   """Counts trainings instead of doing them."""
   calls = []
 
-  def fit(images, findings, settings, *, validation, progress):
+  def fit(images, findings, settings, *, validation, unfinished, progress):
     calls.append(settings)
     classifier = probe_fit.make_classifier(settings, findings.shape[1])
     like = jnp.zeros((1, 16, 16, 1))

@@ -15,6 +15,9 @@ from cxr_diffusion_jax.encoders.probes import probe_fit, probe_settings
 from cxr_diffusion_jax.evaluation.metrics import utility
 from cxr_diffusion_jax.evaluation.metrics.utility_arms import UtilitySettings
 
+# What a training gives in tests that do not train.
+PARAMS = {"head": {"bias": np.float32(1)}}
+
 SETTINGS = UtilitySettings(
   network=probe_settings.ProbeSettings(
     widths=(8,),
@@ -177,10 +180,15 @@ def test_utility_curve_skips_too_few_images(result):
 def test_utility_trains_each_classifier_once(result):
   # Two seeds; real images alone with both shares, in the first call only.
   names = {
-    kind: sorted(path.name for path in (result.folder / kind).iterdir())
+    kind: sorted(path.name for path in (result.folder / kind).glob("*"))
     for kind in ("real", "copies", "shuffled")
   }
-  assert [len(x) for x in names.values()] == [4, 10, 10]
+  first = {
+    kind: [x for x in each if "first_phase" in x] for kind, each in names.items()
+  }
+  assert [len(x) for x in first.values()] == [0, 2, 2]
+  assert [len(x) for x in names.values()] == [4, 10 + 2, 10 + 2]
+  assert not any("unfinished" in name for each in names.values() for name in each)
   # Updates: 40 a phase; a second fine-tuning with a seed has one phase.
   assert len(result.reported) == 4 * 40 + 2 * (2 * (3 * 40 + 80 + 40))
   train, test = result.sets
@@ -202,15 +210,15 @@ def test_utility_trains_each_classifier_once(result):
 def test_utility_resumes_and_trains_changed_inputs(result, tmp_path, monkeypatch):
   fits = []
 
-  def fit(images, findings, settings, *, validation, params, program, progress):
+  def fit(images, findings, settings, *, validation, params, **_):
     assert len(validation[0]) == len(validation[1]) == 40
     fits.append((len(images), settings.seed, params))
     if len(fits) == 4:
       raise KeyboardInterrupt
-    return fitting.Fitted("parameters", [], [], 0)
+    return fitting.Fitted(PARAMS, [], [], 0)
 
   def scored(self, params, settings):
-    assert params == "parameters"
+    assert params == PARAMS
     return np.random.default_rng(len(fits)).random((80, 14), np.float32)
 
   monkeypatch.setattr(probe_fit, "fit", fit)
@@ -247,7 +255,7 @@ def test_utility_adds_multiples_of_synthetic_images(result, tmp_path, monkeypatc
 
   def fit(images, findings, settings, *, params, **_):
     numbers.append((len(images), params))
-    return fitting.Fitted("parameters", [], [], 0)
+    return fitting.Fitted(PARAMS, [], [], 0)
 
   monkeypatch.setattr(probe_fit, "fit", fit)
   monkeypatch.setattr(
@@ -269,7 +277,7 @@ def test_utility_adds_multiples_of_synthetic_images(result, tmp_path, monkeypatc
     "synthetic_then_real",
   )
   phases = [(64, None), (30, None), (94, None), (154, None), (30, None)]
-  assert numbers == [*phases, (64, "parameters")]
+  assert numbers == [*phases, (64, PARAMS)]
   assert _figure(report, "real_and_synthetic_3x_macro_auroc").num == 154
   assert _figure(report, "tstr_macro_auroc").num == 30
 
