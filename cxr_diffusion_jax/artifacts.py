@@ -14,13 +14,12 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 from typing import Any
 
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, staging
 
 PathLike = str | os.PathLike
 
@@ -163,26 +162,27 @@ def new_folder(folder: PathLike) -> Iterator[pathlib.Path]:
   target = epath.Path(folder if is_remote(folder) else os.path.realpath(folder))
   check_owned(target)
   inside = not is_remote(target) and target.exists()
-  with disk_errors(target, making=True):
-    place = None
-    if not is_remote(target):
-      place = target if inside else target.parent
-      place.mkdir(parents=True, exist_ok=True)
-    outer = pathlib.Path(tempfile.mkdtemp(SUFFIX, f".{target.name}-", place))
-  # `mkdtemp` makes a folder that only its owner can read.
-  staging = outer / target.name
-  staging.mkdir()
-  try:
-    yield staging
-    sizes = {name: (staging / name).stat().st_size for name in _files(staging)}
+  with contextlib.ExitStack() as stack:
+    with disk_errors(target, making=True):
+      places = []
+      if not is_remote(target):
+        # A call that was killed at its end left its folder beside a whole one.
+        places = [target, target.parent] if inside else [target.parent]
+        places[0].mkdir(parents=True, exist_ok=True)
+      outer = stack.enter_context(
+        staging.temporary_folder(f".{target.name}-", SUFFIX, places)
+      )
+    # A temporary folder can be read by its owner alone.
+    new = outer / target.name
+    new.mkdir()
+    yield new
+    sizes = {name: (new / name).stat().st_size for name in _files(new)}
     with disk_errors(target):
       if inside or is_remote(target):
-        _replace_files(target, staging, sizes)
+        _replace_files(target, new, sizes)
       else:
-        write_json(staging / MANIFEST, {"files": sizes})
-        staging.rename(target)
-  finally:
-    shutil.rmtree(outer, ignore_errors=True)
+        write_json(new / MANIFEST, {"files": sizes})
+        new.rename(target)
 
 
 def claim_folder(
@@ -262,7 +262,7 @@ def _files(folder: PathLike) -> list[str]:
 
 
 def _replace_files(
-  target: epath.Path, staging: pathlib.Path, sizes: Mapping[str, int]
+  target: epath.Path, new: pathlib.Path, sizes: Mapping[str, int]
 ) -> None:
   """Moves files into a folder that exists, and deletes those of the earlier call."""
   check_owned(target)
@@ -273,10 +273,10 @@ def _replace_files(
     (target / name).unlink(missing_ok=True)
   for name in sizes:
     if is_remote(target):
-      write_bytes(target / name, (staging / name).read_bytes())
+      write_bytes(target / name, (new / name).read_bytes())
     else:
       (target / name).parent.mkdir(parents=True, exist_ok=True)
-      os.replace(staging / name, target / name)
+      os.replace(new / name, target / name)
   for parent in sorted({os.path.dirname(name) for name in old} - {""})[::-1]:
     with contextlib.suppress(OSError):
       os.rmdir(target / parent)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 
 import pytest
 
@@ -76,6 +77,25 @@ def test_new_folder_appears_whole_or_not_at_all(tmp_path):
       (staging / "x.txt").write_text("2")
       raise ZeroDivisionError
   assert _tree(tmp_path) == {"a/out/x.txt": "1"}
+
+
+def test_new_folder_removes_what_a_killed_call_left(tmp_path):
+  (tmp_path / ".out-abc.partial" / "out").mkdir(parents=True)
+  (tmp_path / ".output-abc.partial").mkdir()
+  with artifacts.new_folder(tmp_path / "out") as first:
+    (first / "a.txt").write_text("1")
+    # Another call does not touch it while it is in use.
+    with artifacts.new_folder(tmp_path / "out") as second:
+      (second / "a.txt").write_text("2")
+    assert (first / "a.txt").read_text() == "1"
+    shutil.rmtree(tmp_path / "out")
+  assert _tree(tmp_path) == {"out/a.txt": "1"}
+  (tmp_path / ".out-abc.partial").mkdir()
+  (tmp_path / "out/.out-abc.partial").mkdir()
+  with artifacts.new_folder(tmp_path / "out"):
+    pass
+  folders = {path.name for path in tmp_path.rglob("*") if path.is_dir()}
+  assert folders == {"out", ".output-abc.partial"}
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux's /proc")

@@ -1,6 +1,6 @@
 """Imports between packages follow the layers of the design, read from the source.
 
-errors, progress <- types, artifacts, naming <- pictures
+errors, progress, staging <- types, artifacts, naming <- pictures
   <- {diffusion, models, conditioning, data, parallel} <- interop <- encoders <- run
   <- {training, sampling} <- evaluation <- {report, synthesis} <- extras <- planning
   <- cli <- mains
@@ -15,7 +15,7 @@ import pytest
 PACKAGE = "cxr_diffusion_jax"
 
 LAYERS = (
-  ("errors", "progress"),
+  ("errors", "progress", "staging"),
   ("types", "artifacts", "naming"),
   ("checked_files",),
   ("pictures",),
