@@ -229,6 +229,15 @@ def check_owned(folder: PathLike) -> None:
   )
 
 
+def is_whole(folder: PathLike) -> bool:
+  """Whether a folder has all files of its manifest, as `new_folder` wrote them."""
+  sizes, present = _manifest(epath.Path(folder)), {*_files(folder)}
+  return all(
+    name in present and size == (epath.Path(folder) / name).stat().length
+    for name, size in sizes.items()
+  )
+
+
 def _refuse(folder: epath.Path, names: list[str]) -> None:
   names = sorted(name for name in names if not name.endswith(SUFFIX))
   if names:

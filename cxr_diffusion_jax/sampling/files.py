@@ -9,6 +9,7 @@ import io
 import json
 import pathlib
 
+from absl import logging
 from etils import epath
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -87,13 +88,18 @@ def new_name(workdir: epath.Path, topic: str) -> epath.Path:
 
 
 def newest(workdir: epath.Path) -> epath.Path | None:
-  """The newest folder of `new_name` with pictures of pairs; None if there is none.
+  """The newest whole folder of `new_name` with pictures of pairs; None if none is.
 
   In runs of earlier versions, WORKDIR/generated is itself such a folder.
   """
   folder = epath.Path(workdir) / GENERATED
   dated = sorted(folder.glob(f"*/{PAIRS}")) or [folder / PAIRS]
-  return dated[-1].parent if dated[-1].exists() else None
+  folders = [path.parent for path in dated if path.exists()]
+  for place in reversed(folders):
+    if artifacts.is_whole(place):
+      return place
+    logging.warning("%s is incomplete: its `sample` was interrupted; repeat it", place)
+  return None
 
 
 def _pairs(

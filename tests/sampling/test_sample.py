@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions
@@ -203,6 +203,14 @@ def test_newest_is_the_last_folder_with_pairs(tmp_path):
     (tmp_path / "generated" / name).mkdir(parents=True, exist_ok=True)
     if not name.endswith("c"):
       (tmp_path / "generated" / name / "pairs.png").touch()
+  assert sample_files.newest(tmp_path).name == "20260102-000000_b"
+  # As a killed call leaves a folder whose files it was replacing.
+  newer = tmp_path / "generated/20260103-000000_c"
+  with artifacts.new_folder(newer) as folder:
+    (folder / sample_files.PAIRS).write_bytes(b"png")
+    (folder / "samples.json").write_text("{}")
+  assert sample_files.newest(tmp_path).name == newer.name
+  (newer / "samples.json").unlink()
   assert sample_files.newest(tmp_path).name == "20260102-000000_b"
 
 
