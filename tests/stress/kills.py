@@ -1,6 +1,7 @@
 """Kills every command at random moments; the same command must go on to the same end.
 
   python tests/stress/kills.py --num 50 --folder /tmp/kills [--commands evaluate,...]
+  ... --commands judge --judge_steps 2000    # the training of evaluate's judge alone
 
 Runs each command twice undisturbed, on the same files: how long it takes, and which of
 its values repeat. Then, again and again from the state before the command: starts it,
@@ -71,6 +72,7 @@ KILLS = 3
 
 # What says when and how long something ran: never compared.
 UNCOMPARED = ("events.", "lock.json", ".lock.json")
+UNCOMPARED_ENTRIES = ("seconds", "crc32")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,9 +127,10 @@ class Place:
       "evaluate": [f"--workdir={run}", *judging],
       "compare": [f"--workdirs={run}", f"--out={work}/report", *judging],
       "export": [f"--export={work}/export"],
+      "judge": [f"--judge={work}/run", f"--judge_steps={self._judge_steps}"],
       "generate": [f"--workdir={run}", f"--out={work}/made", "--num=12"],
     }[name]
-    if name == "export":
+    if name in ("export", "judge"):
       return [sys.executable, str(REPOSITORY / "tests/stress/kills.py"), *more]
     module = {"encode": "prepare", "train": "main", "save": "main"}.get(name, name)
     return [sys.executable, "-m", f"cxr_diffusion_jax.{module}", *more]
@@ -227,7 +230,8 @@ def _content(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
 def _entries(place: str, value: object) -> Iterator[tuple[str, bytes]]:
   if isinstance(value, dict):
     for key, inner in value.items():
-      yield from _entries(f"{place}.{key}", inner)
+      if key not in UNCOMPARED_ENTRIES:
+        yield from _entries(f"{place}.{key}", inner)
   else:
     yield place, repr(value).encode()
 
@@ -347,6 +351,15 @@ def export(folder: str) -> None:
   diffusers.save_autoencoder(folder, network, params)
 
 
+def train_judge(run: str, num_steps: int) -> None:
+  """Trains the judge of a run's records, as the first long work of `evaluate`."""
+  from cxr_diffusion_jax.evaluation import eval_context
+  from cxr_diffusion_jax.run import run as run_lib
+
+  changes = {"num_steps": num_steps, "patience": num_steps}
+  eval_context.train_judge(run_lib.open_run(run).dataset.records, changes)
+
+
 def main() -> int:
   """Returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -357,9 +370,13 @@ def main() -> int:
   parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
   parser.add_argument("--judge_steps", type=int, default=20)
   parser.add_argument("--export", help="used by the harness itself")
+  parser.add_argument("--judge", help="used by the harness itself")
   given = parser.parse_args()
   if given.export:
     export(given.export)
+    return 0
+  if given.judge:
+    train_judge(given.judge, given.judge_steps)
     return 0
   place = Place(given.folder, given.judge_steps)
   (place.folder / "states/before prepare").mkdir(parents=True, exist_ok=True)
@@ -367,7 +384,8 @@ def main() -> int:
   for index, name in enumerate(chosen):
     if not (place.folder / f"states/before {name}").exists():
       # "save" begins where "train" does, and others where the one before has ended.
-      previous = COMMANDS[COMMANDS.index(name) - 1]
+      position = COMMANDS.index("evaluate" if name == "judge" else name)
+      previous = COMMANDS[position - 1]
       place.restore("before train" if name == "save" else f"after {previous}")
       place.keep(f"before {name}")
     kills = len(range(index, given.num, len(chosen)))
