@@ -25,6 +25,8 @@ FOREIGN = {
   *("nodes", "env"),
   # xprof.
   *("logdir", "port"),
+  # tests/stress.
+  *("commands", "judge", "judge_steps"),
 }
 FORBIDDEN = (
   *("told", "anew", "at hand", "stands in", "hangs on", "goes on with"),

@@ -362,7 +362,7 @@ def train_judge(run: str, num_steps: int) -> None:
 
 def main() -> int:
   """Returns the exit code."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
   parser.add_argument("--num", type=int, default=50)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--folder", type=pathlib.Path)
