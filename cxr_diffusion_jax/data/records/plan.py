@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
+import pathlib
 
 from absl import logging
 import numpy as np
@@ -99,6 +100,17 @@ def log_plan(settings: DataSettings, plan: Plan) -> None:
     logging.info("%s", note)
   logging.info("split %s", _split_note(settings, plan))
   logging.info("findings present, absent, unknown: %s", _findings_note(plan))
+
+
+def check_format(path: pathlib.Path, version: int) -> None:
+  """Raises errors.InputError for records of a newer version."""
+  if version > FORMAT:
+    raise errors.InputError(
+      f"{path} has format {version}",
+      f"format {FORMAT} or older",
+      "update cxr_diffusion_jax to the version that made these records, or name"
+      " another --config.data.records_dir",
+    )
 
 
 def settings_hash(settings: DataSettings) -> str:

@@ -51,7 +51,7 @@ def open_records(settings: DataSettings) -> Records | None:
     content, or lack rows although `settings.missing` is `error`.
 
   Raises:
-    InputError: the dataset is not usable.
+    InputError: the dataset is not usable, or the records are of a newer version.
   """
   description = _read_description(settings)
   return None if description is None else _check(settings, description)[0]
@@ -175,6 +175,7 @@ def _read_description(settings: DataSettings) -> artifacts.Json | None:
   if not path.is_file():
     return None
   description = checked_files.read_json(path)
+  plan_lib.check_format(path, description["format"])
   if description["format"] != plan_lib.FORMAT:
     logging.info("%s holds records of an earlier version: made again", folder)
     return None
