@@ -94,6 +94,8 @@ def get_config(choice: str = "f4"):
     keep_every=0,
     patience=0,
     profile_steps=0,
+    on_nan="stop",
+    max_skipped=10,
   )
   config.sample = dict(num_images=6)
   return config

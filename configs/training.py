@@ -88,5 +88,7 @@ def train(size: str) -> dict:
     keep_every=0,
     patience=0,
     profile_steps=0,
+    on_nan="stop",
+    max_skipped=10,
     init_from="",
   )

@@ -17,6 +17,7 @@ from cxr_diffusion_jax.cli import (
 with flag_help.group("Run"):
   _CONFIG = configs.define()
   _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  _FROM_STEP = configs.define_from_step()
   _HOSTS = host_flags.define()
 
 
@@ -52,6 +53,7 @@ def _train() -> None:
       experiment.autoencoder,
       experiment.recipe.conditioner.needs,
       experiment.targets,
+      _FROM_STEP.value,
     )
     # Fail on a network that cannot be built before preparing the data.
     shapes = jax.eval_shape(

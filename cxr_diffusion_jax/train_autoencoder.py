@@ -27,6 +27,7 @@ if typing.TYPE_CHECKING:
 with flag_help.group("Run"):
   _CONFIG = configs.define()
   _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  _FROM_STEP = configs.define_from_step()
   _HOSTS = host_flags.define()
   _FEATURES = flags.DEFINE_string(
     "features",
@@ -60,7 +61,7 @@ def _train() -> None:
   workdir = command.writable_folder(_WORKDIR.value)
   agreement.check_shared(epath.Path(workdir))
   with locks.hold(workdir):
-    start.check_resumable(workdir, experiment.config)
+    start.check_resumable(workdir, experiment.config, from_step=_FROM_STEP.value)
     features = _encoder(experiment.loss.perceptual, "config.loss.perceptual")
     programs = trainer_lib.make_programs(experiment, features)
     dataset = dataset_lib.prepare(

@@ -20,6 +20,17 @@ FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 _SHARED = ("default", "networks", "training")
 
 
+def define_from_step() -> "flags.FlagHolder[int | None]":
+  """The flag `--from_step` of commands that train."""
+  return flags.DEFINE_integer(
+    "from_step",
+    None,
+    "Checkpoint to go on from, where the learning rate and clip_norm may change; later"
+    " ones are moved to WORKDIR/set_aside. By default the newest.",
+    lower_bound=0,
+  )
+
+
 def define() -> flags.FlagHolder:
   """Defines --config, which is required."""
   holder = config_flags.DEFINE_config_file(

@@ -1,4 +1,4 @@
-"""Checks that a resumed run has the same config and data, except for `MAY_CHANGE`."""
+"""Checks that a resumed run has the same config and data, but for what may change."""
 
 from collections.abc import Mapping
 from typing import NoReturn
@@ -42,7 +42,9 @@ MAY_CHANGE = (
   "train.keep",
   "train.keep_every",
   "train.log_every",
+  "train.max_skipped",
   "train.num_steps",
+  "train.on_nan",
   "train.patience",
   "train.power_ema_every",
   "train.profile_steps",
@@ -50,6 +52,10 @@ MAY_CHANGE = (
   "train.validate_every",
   "train.validation_batches",
 )
+
+# Keys that a run may also change to go on from a checkpoint that it was given by step,
+# as after a divergence. They change what is learned.
+RATES = ("optimizer.clip_norm", "optimizer.learning_rate")
 
 # Keys that older versions lacked, with the value that their absence implies.
 _ADDED = {
@@ -61,6 +67,8 @@ _ADDED = {
   "data.captions": 1,
   "data.caption_drop": 0.0,
   "train.init_from": "",
+  "train.max_skipped": 10,
+  "train.on_nan": "stop",
   "model.dropout": 0.0,
   "model.scan_blocks": "auto",
   "model.head": "linear",
@@ -80,9 +88,17 @@ def flatten(tree: artifacts.JsonMapping, prefix: str = "") -> artifacts.Json:
 
 
 def check_config(
-  saved: artifacts.JsonMapping, wanted: artifacts.JsonMapping, workdir: str = "RUN"
+  saved: artifacts.JsonMapping,
+  wanted: artifacts.JsonMapping,
+  workdir: str = "RUN",
+  *,
+  rates: bool = False,
 ) -> list[str]:
   """Compares the config of a checkpoint with the one the run has now.
+
+  Args:
+    workdir: for the message.
+    rates: whether `RATES` may change.
 
   Returns:
     One line for each allowed change.
@@ -95,7 +111,7 @@ def check_config(
   refused = [
     _both(key, old, new)
     for key in differing
-    if not _may_change(key)
+    if not (_may_change(key) or (rates and key in RATES))
     or (key == "model.pretrained" and not (old.get(key) and new.get(key)))
   ]
   if refused:
@@ -135,7 +151,7 @@ def check_unedited(
   differing = [
     f"config.{_both(key, old, new)}"
     for key in _differing(old, new)
-    if not _may_change(key) or (newest and key.startswith("sample."))
+    if not (_may_change(key) or key in RATES) or (newest and key.startswith("sample."))
   ]
   then = card_lib.from_json(saved["data"], saved["config"])
   there, here = (

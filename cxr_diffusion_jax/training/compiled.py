@@ -24,8 +24,8 @@ from cxr_diffusion_jax.parallel import batches as batches_lib
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import state as state_lib
+from cxr_diffusion_jax.training import divergence, train_settings
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
-from cxr_diffusion_jax.training import train_settings
 
 
 class ExperimentLike(Protocol):
@@ -64,6 +64,7 @@ class Programs:
     like: () -> shapes, dtypes and shardings of a state, for restoring.
     train_step: (state, batch) -> (state, metrics); donates the state.
     validation_step: (averaged parameters, batch) -> sums.
+    examine: (state, batch, step) -> values [b] of the rows of that step's batch.
   """
 
   init: Callable[[], state_lib.TrainState]
@@ -73,6 +74,7 @@ class Programs:
     tuple[state_lib.TrainState, dict[str, jax.Array]],
   ]
   validation_step: Callable[[types.Params, types.Batch], dict[str, jax.Array]]
+  examine: Callable[[state_lib.TrainState, types.Batch, int], dict[str, jax.Array]]
 
 
 class Compiler:
@@ -118,9 +120,9 @@ class Compiler:
     function: Callable[..., tuple[types.Params, types.Params]],
     *constants: types.Params,
   ) -> Callable[[types.Params, types.Batch], tuple[types.Params, types.Params]]:
-    """Compiles (state, batch, *constants) -> (state, metrics)."""
+    """Compiles (state, batch, *constants) -> (state, metrics), see `guarded`."""
     return self._with_constants(
-      function,
+      divergence.guarded(function),
       constants,
       in_shardings=(self.shardings, self._batch),
       out_shardings=(self.shardings, self._whole),
@@ -137,6 +139,14 @@ class Compiler:
       in_shardings=(self.shardings.ema_params, self._batch),
       out_shardings=self._whole,
     )
+
+  def examine(
+    self,
+    function: Callable[..., dict[str, jax.Array]],
+  ) -> Callable[[state_lib.TrainState, types.Batch, int], dict[str, jax.Array]]:
+    """Compiles (state, batch, step) -> values [b] of each row, on every device."""
+    function = placement.on_mesh(self._mesh)(divergence.with_inputs(function))
+    return jax.jit(function, out_shardings=self._whole)
 
   def gather(self, params: types.Params) -> types.Params:
     """Copies averaged parameters to every device."""

@@ -136,9 +136,11 @@ def make_programs(
   validation_step = functools.partial(
     step_lib.validation_step, objective, seed=experiment.seed
   )
+  rows_step = functools.partial(step_lib.rows_step, objective, seed=experiment.seed)
   return compiled.Programs(
     init=init,
     like=compiler.like,
     train_step=compiler.update(train_step),
     validation_step=compiler.evaluate(validation_step),
+    examine=compiler.examine(rows_step),
   )

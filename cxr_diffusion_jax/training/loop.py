@@ -2,8 +2,8 @@
 
   restore or init -> [batch -> update -> log, validate, sample, save]* -> last save
 
-A signal (SIGTERM, SIGINT) saves and ends the run; the same command resumes it. A loss
-that is not finite ends it before anything of it is saved.
+A signal (SIGTERM, SIGINT) saves and ends the run; the same command resumes it. A step
+that is not finite is never applied; it ends the run or is skipped, see `divergence`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from cxr_diffusion_jax.run import card as card_lib
 from cxr_diffusion_jax.run import checkpoints, snapshots
 from cxr_diffusion_jax.run import dataset as dataset_lib
 from cxr_diffusion_jax.run import state as state_lib
-from cxr_diffusion_jax.training import compiled, step_metrics
+from cxr_diffusion_jax.training import compiled, divergence, step_metrics
 from cxr_diffusion_jax.training import goodput as goodput_lib
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 from cxr_diffusion_jax.training import start as start_lib
@@ -64,11 +64,13 @@ class History:
 
   Attributes:
     since_best: number of validations since the best one.
+    changes: lines of rates that were changed when it was resumed.
   """
 
   best_loss: float = float("inf")
   best_step: int = 0
   since_best: int = 0
+  changes: list[str] = dataclasses.field(default_factory=list)
 
   def add(self, step: int, loss: float) -> None:
     if loss < self.best_loss:
@@ -195,6 +197,12 @@ class _Updates:
       ),
     )
     batches = self.trainable.batches(start)
+    watch = divergence.Watch(
+      workdir=self.workdir,
+      settings=settings,
+      examine=self.examine,
+      ids=lambda: self.trainable.dataset.records.ids("train"),
+    )
     train_step = self.goodput.first_call("compile", self.trainable.programs.train_step)
     for step in range(start + 1, settings.num_steps + 1):
       with self.goodput.lost("input", metrics.is_idle):
@@ -207,12 +215,7 @@ class _Updates:
         action(step)
       last = step == settings.num_steps
       stop = self.stop(step)
-      if stop or last or step % settings.log_every == 0:
-        metrics.write(step, self.goodput.scalars())
-      if stop:
-        # A preempted machine leaves no time to validate or to draw samples.
-        self.save(state, None)
-        return state, "finished" if last else "interrupted"
+      writes = stop or last or step % settings.log_every == 0
       due = last or step % settings.checkpoint_every == 0
       validates = due or step % settings.validate_every == 0
       shows, keeps = (
@@ -222,9 +225,16 @@ class _Updates:
           settings.power_ema_every if settings.power_ema else 0,
         )
       )
-      if validates or shows or keeps:
+      if writes or validates or shows or keeps:
         # It also waits for the steps, whose time is theirs.
-        metrics.check_finite()
+        for of_step, values in metrics.unchecked():
+          watch.check(state, of_step, values)
+      if writes:
+        metrics.write(step, self.goodput.scalars())
+      if stop:
+        # A preempted machine leaves no time to validate or to draw samples.
+        self.save(state, None)
+        return state, "finished" if last else "interrupted"
       loss = self.validate(state, step) if validates else None
       stale = not last and 0 < settings.patience <= self.history.since_best
       if shows or (stale and settings.sample_every):
@@ -241,11 +251,23 @@ class _Updates:
     """Computes, checks, writes and records the validation loss."""
     with self.goodput.lost("validation"):
       scalars = self.trainable.validate(state.ema_params)
-    step_metrics.check_finite("validation/loss", scalars["loss"], step)
+    if not np.isfinite(scalars["loss"]):
+      checkpoints.wait(self.manager)
+      raise divergence.not_finite(
+        "validation/loss", scalars["loss"], step, self.workdir
+      )
     named = {f"validation/{name}": value for name, value in scalars.items()}
     self.writer.write_scalars(step, named)
     self.history.add(step, scalars["loss"])
     return scalars["loss"]
+
+  def examine(self, state: state_lib.TrainState, step: int) -> dict[str, np.ndarray]:
+    """Values of the rows of a step's batch with these parameters."""
+    # The error that may follow names the newest checkpoint.
+    checkpoints.wait(self.manager)
+    batch = next(self.trainable.batches(step - 1))
+    examine = self.trainable.programs.examine
+    return jax.device_get(examine(state, batch, step))
 
   def save(self, state: state_lib.TrainState, loss: float | None) -> None:
     """Starts to save a checkpoint."""

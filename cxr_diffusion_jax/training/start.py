@@ -29,6 +29,7 @@ def check_resumable(
   autoencoder: autoencoders.Autoencoder | None = None,
   needs: conditioning.Needs | None = None,
   targets: conditioning.Needs | None = None,
+  from_step: int | None = None,
 ) -> bool:
   """Refuses to resume a different run, before any data is prepared.
 
@@ -36,16 +37,23 @@ def check_resumable(
 
   Args:
     targets: needs of the columns that training compares with, if any.
+    from_step: checkpoint to go on from, with other rates if the config says so; later
+      ones are set aside. None for the newest, with its rates.
 
   Returns:
     Whether there is a checkpoint to resume from.
 
   Raises:
     errors.InputError: the checkpoints in the folder belong to another config, another
-      autoencoder's latents, or another encoder's columns; or none is whole.
+      autoencoder's latents, or another encoder's columns; none is whole; or there is
+      no checkpoint `from_step`.
   """
   folder = epath.Path(workdir) / "checkpoints"
   if jax.process_index() == 0:
+    if from_step is not None:
+      flat = compatibility.flatten(config)
+      rates = {key: flat[key] for key in compatibility.RATES}
+      checksums.set_later_aside(workdir, from_step, rates)
     checksums.set_damaged_aside(folder)
   multihost_utils.sync_global_devices("damaged checkpoints are set aside")
   if not folder.exists():
@@ -54,7 +62,9 @@ def check_resumable(
     step = manager.latest_step()
     if step is not None:
       saved = _saved(manager, step)
-      compatibility.check_config(saved["config"], config, str(workdir))
+      compatibility.check_config(
+        saved["config"], config, str(workdir), rates=from_step is not None
+      )
       card = card_lib.from_json(saved["data"], saved["config"])
       compatibility.check_autoencoder(card, autoencoder)
       standin = epath.Path(workdir) / encoders.STANDIN_CLIP
@@ -85,12 +95,15 @@ def start(
   step = manager.latest_step()
   if step is not None:
     saved = _saved(manager, step)
-    for line in compatibility.check_config(saved["config"], config):
+    history = saved["history"]
+    for line in compatibility.check_config(saved["config"], config, rates=True):
       logging.info("%s", line)
+      if line.split(":")[0].removeprefix("config.") in compatibility.RATES:
+        history.setdefault("changes", []).append(f"from step {step + 1}: {line}")
     compatibility.check_data(card_lib.from_json(saved["data"], saved["config"]), card)
     state, _ = checkpoints.restore(manager, programs.like())
     logging.info("resuming from checkpoints/%d", step)
-    return state, saved["history"]
+    return state, history
   state = programs.init()
   folder = config["train"].get("init_from")
   if folder:

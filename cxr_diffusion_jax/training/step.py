@@ -111,9 +111,7 @@ def train_step(
     The next state, and scalars: `loss`, `grad_norm`, and `repa_loss` if there is an
     alignment.
   """
-  key = jax.random.fold_in(
-    denoiser_lib.stream_key(seed, denoiser_lib.TRAIN_STREAM), state.step
-  )
+  key = _step_key(seed, state.step)
   inputs = _inputs(objective, key, batch)
   loss_and_grad = jax.value_and_grad(
     functools.partial(total_loss, objective, dropout_key=jax.random.fold_in(key, 4)),
@@ -148,6 +146,29 @@ def train_step(
     projector=projector,
   )
   return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
+
+
+def rows_step(
+  objective: Objective,
+  state: state_lib.TrainState,
+  batch: types.Batch,
+  step: types.Array,
+  *,
+  seed: int,
+) -> dict[str, jax.Array]:
+  """The time `t` and `loss` of each row [b] in update `step`, counted from 1."""
+  key = _step_key(seed, step - 1)
+  x_t, target, t, context, _ = _inputs(objective, key, batch)
+  dropout_key = jax.random.fold_in(key, 4)
+  denoise_fn = objective.denoiser.denoise_fn(state.params, dropout_key)
+  return {"t": t, "loss": losses(objective, denoise_fn(x_t, t, context), target, t)}
+
+
+def _step_key(seed: int, step: types.Array) -> jax.Array:
+  """The key of the update after `step` updates."""
+  return jax.random.fold_in(
+    denoiser_lib.stream_key(seed, denoiser_lib.TRAIN_STREAM), step
+  )
 
 
 def _inputs(

@@ -1,14 +1,12 @@
-"""Collects scalars of training steps on the device; checks, averages, writes them."""
+"""Collects scalars of training steps on the device; averages and writes them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import time
 from typing import Protocol
 
 import jax
 import numpy as np
 import optax
-
-from cxr_diffusion_jax import errors
 
 
 class Writer(Protocol):
@@ -21,18 +19,6 @@ class Writer(Protocol):
 
 # Steps that may be dispatched ahead of the device.
 _IN_FLIGHT = 4
-
-
-def check_finite(name: str, value: float, step: int) -> None:
-  """Raises errors.InputError for a scalar that is not finite."""
-  if not np.isfinite(value):
-    raise errors.InputError(
-      f"{name} is {value} at step {step}",
-      "a finite number",
-      "the same command would repeat this: lower config.optimizer.learning_rate or"
-      " config.optimizer.clip_norm in a new --workdir, with --config.train.init_from"
-      " naming this one if it has a checkpoint to begin from",
-    )
 
 
 class StepMetrics:
@@ -50,6 +36,7 @@ class StepMetrics:
     self._learning_rate = learning_rate
     self._pending: list[tuple[int, dict[str, jax.Array]]] = []
     self._start = (step, time.monotonic())
+    self._checked = step
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Stores the scalars of a step; waits only if the device is far behind."""
@@ -63,27 +50,31 @@ class StepMetrics:
     last = [metrics for _, metrics in self._pending[-1:]]
     return all(leaf.is_ready() for leaf in jax.tree.leaves(last))
 
-  def check_finite(self) -> None:
-    """Raises errors.InputError naming the first step and scalar that is not finite."""
-    for step, metrics in self._pending:
-      for name, value in metrics.items():
-        check_finite(f"train/{name}", float(value), step)
+  def unchecked(self) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yields each step and its scalars once; waits for the device."""
+    new = [entry for entry in self._pending if entry[0] > self._checked]
+    for step, metrics in jax.device_get(new):
+      self._checked = step
+      yield step, {name: float(value) for name, value in metrics.items()}
 
   def write(self, step: int, more: Mapping[str, float]) -> None:
-    """Checks the scalars, and writes their means and the speed since the last call.
+    """Writes the means of the scalars and the speed since the last call.
+
+    Means are over steps whose scalars are finite; `train/skipped` counts the others.
 
     Args:
       more: further scalars by tag.
     """
-    self._pending = jax.device_get(self._pending)
-    self.check_finite()
+    steps = [values for _, values in jax.device_get(self._pending)]
+    finite = [s for s in steps if all(np.isfinite(value) for value in s.values())]
     now = time.monotonic()
     rate = (step - self._start[0]) / max(now - self._start[1], 1e-9)
-    names = self._pending[0][1]
     scalars = {
-      f"train/{name}": float(np.mean([metrics[name] for _, metrics in self._pending]))
-      for name in names
+      f"train/{name}": float(np.mean([values[name] for values in finite]))
+      for name in (steps[0] if finite else ())
     }
+    if len(finite) < len(steps):
+      scalars["train/skipped"] = float(len(steps) - len(finite))
     scalars["train/learning_rate"] = float(np.asarray(self._learning_rate(step - 1)))
     scalars["train/images_per_second"] = rate * self._batch_size
     scalars["train/examples"] = step * self._batch_size

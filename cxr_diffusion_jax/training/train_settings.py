@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import errors, naming
 from cxr_diffusion_jax.run import power_ema as power_ema_lib
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ _MAY_BE_ZERO = (
   "sample_every",
   "validation_batches",
 )
+
+_NO_COUNTS = ("ema_decay", "init_from", "on_nan", "power_ema")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,10 @@ class TrainSettings:
     keep_every: also keep checkpoints at multiples of this step; 0 for none.
     patience: stop after this many validations without a new best; 0 for never.
     profile_steps: steps of a profile, written once to WORKDIR/plugins; 0 for none.
+    on_nan: what a step does whose loss, gradient or parameters are not finite: 'stop'
+      ends the run, 'skip' goes on without its update. Both write the rows of its batch
+      to WORKDIR/diverged.
+    max_skipped: steps in a row that may be skipped before the run ends.
     init_from: folder of a run whose averaged parameters are the first ones of this
       run; "" for none. The networks must be the same.
   """
@@ -58,12 +64,15 @@ class TrainSettings:
   keep_every: int = 0
   patience: int = 0
   profile_steps: int = 0
+  on_nan: str = "stop"
+  max_skipped: int = 10
   init_from: str = ""
 
   def __post_init__(self):
+    naming.check("unknown config.train.on_nan", self.on_nan, ("stop", "skip"))
     for name, value in dataclasses.asdict(self).items():
       least = 0 if name in _MAY_BE_ZERO else 1
-      if name not in ("ema_decay", "init_from", "power_ema") and value < least:
+      if name not in _NO_COUNTS and value < least:
         raise errors.InputError(f"config.train.{name}={value}", f"{least} or more")
     if not 0 <= self.ema_decay < 1:
       raise errors.InputError(f"config.train.ema_decay={self.ema_decay}", "[0, 1)")

@@ -16,10 +16,10 @@ import pytest
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.parallel import sharding
 from cxr_diffusion_jax.run import card as card_lib
-from cxr_diffusion_jax.run import checkpoints
+from cxr_diffusion_jax.run import checkpoints, checksums
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.run import state as state_lib
-from cxr_diffusion_jax.training import loop, train_settings
+from cxr_diffusion_jax.training import divergence, loop, train_settings
 from cxr_diffusion_jax.training import optimizer as optimizer_lib
 
 CARD = card_lib.DatasetCard(
@@ -44,21 +44,28 @@ class Toy:
   dataset: types.SimpleNamespace
   losses: list = dataclasses.field(default_factory=list)
   shown: list = dataclasses.field(default_factory=list)
-  broken_step: int = 0
+  bad_steps: tuple[int, ...] = ()
 
   @property
   def programs(self):
-    return types.SimpleNamespace(init=_init, like=_init, train_step=self.step)
+    return types.SimpleNamespace(
+      init=_init,
+      like=_init,
+      train_step=divergence.guarded(self.step),
+      examine=divergence.with_inputs(lambda state, batch, step: {"loss": batch["x"]}),
+    )
 
   def batches(self, start_step):
     for step in itertools.count(start_step + 1):
-      yield {"x": jnp.float32(1 / step)}
+      bad = step in self.bad_steps
+      x = jnp.array([1 / step, jnp.nan if bad else 1 / step], jnp.float32)
+      yield {"x": x, "row": jnp.array([0, 1])}
 
   def step(self, state, batch):
     step = state.step + 1
-    params = {"a": state.params["a"] + batch["x"]}
+    params = {"a": state.params["a"] + batch["x"].mean()}
     state = state.replace(step=step, params=params, ema_params=params)
-    return state, {"loss": jnp.where(step == self.broken_step, jnp.nan, params["a"])}
+    return state, {"loss": params["a"]}
 
   def validate(self, params):
     loss = self.losses.pop(0) if self.losses else float(params["a"])
@@ -98,9 +105,10 @@ def run_toy(tmp_path):
     action=lambda step: None,
     seed=0,
     num_steps=6,
+    learning_rate=0.1,
     card=CARD,
     losses=(),
-    broken_step=0,
+    bad_steps=(),
     **changes,
   ):
     defaults = {"log_every": 1, "checkpoint_every": 2, "sample_every": 0}
@@ -108,19 +116,26 @@ def run_toy(tmp_path):
     experiment = types.SimpleNamespace(
       autoencoder=None,
       train=train_settings.TrainSettings(num_steps=num_steps, **settings),
-      optimizer=optimizer_lib.OptimizerSettings(learning_rate=0.1, schedule="constant"),
+      optimizer=optimizer_lib.OptimizerSettings(
+        learning_rate=learning_rate, schedule="constant"
+      ),
       config={
         "seed": seed,
         "data": {"image_size": 8},
-        "optimizer": {"schedule": "constant"},
+        "optimizer": {"schedule": "constant", "learning_rate": learning_rate},
         "train": {"num_steps": num_steps},
       },
     )
     toy = Toy(
       experiment=experiment,
-      dataset=types.SimpleNamespace(card=card, settings=None, columns=()),
+      dataset=types.SimpleNamespace(
+        card=card,
+        settings=None,
+        columns=(),
+        records=types.SimpleNamespace(ids=lambda split: np.array(["a.png", "b.png"])),
+      ),
       losses=list(losses),
-      broken_step=broken_step,
+      bad_steps=bad_steps,
     )
     writer = Writer()
     outcome = loop.train(toy, tmp_path, writer=writer, actions=[action])
@@ -247,13 +262,71 @@ def test_train_stops_at_an_infinite_loss_and_names_the_step(
   log_every, run_toy, tmp_path
 ):
   with pytest.raises(errors.InputError) as caught:
-    run_toy(broken_step=4, checkpoint_every=1, log_every=log_every)
-  assert "train/loss is nan at step 4" in str(caught.value)
-  assert "lower config.optimizer.learning_rate" in str(caught.value)
+    run_toy(bad_steps=(4,), checkpoint_every=1, log_every=log_every)
+  message, rows = str(caught.value), tmp_path / "diverged" / "step_4.csv"
+  assert f"train/loss is nan at step 4; the rows of its batch are in {rows}" in message
+  assert (
+    "--from_step 3, the newest checkpoint, or an earlier one (1, 2), and" in message
+  )
   assert max(_steps(tmp_path)) == 3
+  assert rows.read_text().splitlines() == [
+    "image,row,loss,finite_x",
+    "b.png,1,nan,False",
+    "a.png,0,0.25,True",
+  ]
   with checkpoints.open_manager(tmp_path, read_only=True) as manager:
     history = checkpoints.restore_run(manager, 3)["history"]
   assert history["best_loss"] < np.inf
+
+
+def test_train_says_that_there_is_no_checkpoint_before_the_first(run_toy):
+  with pytest.raises(errors.InputError, match="there is no checkpoint yet"):
+    run_toy(bad_steps=(1,))
+
+
+def test_train_skips_steps_that_are_not_finite(run_toy, tmp_path):
+  """Their updates are left out; the step, and with it batch and noise, goes on."""
+  outcome, writer, _ = run_toy(bad_steps=(2, 3), on_nan="skip", max_skipped=2)
+  expected = sum(1 / step for step in (1, 4, 5, 6))
+  np.testing.assert_allclose(outcome.state.params["a"], expected, rtol=1e-6)
+  np.testing.assert_array_equal(
+    outcome.state.ema_params["a"], outcome.state.params["a"]
+  )
+  assert int(outcome.state.step) == 6
+  named = [
+    (s, v["train/skipped"]) for s, v in writer.scalars.items() if "train/skipped" in v
+  ]
+  assert named == [(2, 1), (3, 1)]
+  assert all(np.isfinite(list(v.values())).all() for v in writer.scalars.values())
+  names = {path.name for path in (tmp_path / "diverged").iterdir()}
+  assert names == {"step_2.csv", "step_3.csv"}
+
+
+def test_train_ends_after_too_many_skipped_in_a_row(run_toy):
+  with pytest.raises(errors.InputError, match="nan at step 5"):
+    run_toy(bad_steps=(2, 4, 5), on_nan="skip", max_skipped=1)
+
+
+def test_train_goes_on_with_a_lower_rate_from_an_earlier_step(run_toy, tmp_path):
+  """What the error names: the newest checkpoint, or an earlier one by from_step."""
+  changes = {"checkpoint_every": 1, "keep": 9}
+  with pytest.raises(errors.InputError):
+    run_toy(bad_steps=(5,), **changes)
+  checksums.set_later_aside(tmp_path, 2, {"rate": 0.05})
+  assert _steps(tmp_path) == [1, 2]
+  aside = tmp_path / "set_aside" / "after_2-1" / "checkpoints"
+  assert {path.name for path in aside.iterdir()} == {"3", "4"}
+  outcome, *_ = run_toy(learning_rate=0.05, **changes)
+  assert outcome.history.changes == [
+    "from step 3: config.optimizer.learning_rate: 0.1 -> 0.05"
+  ]
+  # The same command again resumes; it goes back again with another rate only.
+  checksums.set_later_aside(tmp_path, 2, {"rate": 0.05})
+  assert max(_steps(tmp_path)) == 6
+  with pytest.raises(errors.InputError, match=r"no checkpoint 7 .*one of 1, 2"):
+    checksums.set_later_aside(tmp_path, 7, {"rate": 0.05})
+  checksums.set_later_aside(tmp_path, 2, {"rate": 0.01})
+  assert max(_steps(tmp_path)) == 2
 
 
 def test_train_stops_at_an_infinite_validation_loss(run_toy, tmp_path):

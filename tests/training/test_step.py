@@ -17,6 +17,7 @@ from cxr_diffusion_jax.diffusion import time_sampler as time_sampler_lib
 from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.run import denoiser as denoiser_lib
 from cxr_diffusion_jax.run import state as state_lib
+from cxr_diffusion_jax.training import divergence
 from cxr_diffusion_jax.training import step as step_lib
 from tests.fixtures import empirical
 
@@ -250,3 +251,44 @@ def test_losses_of_rows_are_lower_for_memorised_images(objective):
     for images in (seen, unseen)
   )
   assert of_seen.mean(axis=1).max() < of_unseen.mean(axis=1).min()
+
+
+def _guarded(objective, batch, state):
+  optimizer = optax.adam(0.1)
+  step = functools.partial(
+    step_lib.train_step, objective, optimizer, seed=0, ema_decay=0.9, accumulation=1
+  )
+  return jax.jit(divergence.guarded(step))(state, batch)
+
+
+def test_guarded_step_leaves_out_the_update_of_a_row_that_is_not_finite(
+  objective, batch
+):
+  optimizer = optax.adam(0.1)
+  state, _ = _guarded(objective, batch, _state(optimizer))
+  batch["hint"][3] = np.nan
+  after, metrics = _guarded(objective, batch, state)
+  assert np.isnan(metrics["loss"])
+  assert int(after.step) == int(state.step) + 1
+  for old, new in zip(
+    jax.tree.leaves(state.replace(step=0)),
+    jax.tree.leaves(after.replace(step=0)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(new, old)
+
+
+def test_rows_step_has_the_losses_whose_mean_the_step_minimises(objective, batch):
+  state = _state(optax.adam(0.1), step=4)
+  _, metrics = _guarded(objective, batch, state)
+  rows = step_lib.rows_step(objective, state, batch, 5, seed=0)
+  np.testing.assert_allclose(np.mean(rows["loss"]), metrics["loss"], rtol=1e-6)
+  batch["hint"][3] = np.nan
+  examine = divergence.with_inputs(
+    functools.partial(step_lib.rows_step, objective, seed=0)
+  )
+  broken = examine(state, batch, 5)
+  for name in ("loss", "finite_hint"):
+    flags = np.isfinite(broken[name]) if name == "loss" else broken[name]
+    np.testing.assert_array_equal(flags, np.arange(8) != 3)
+  np.testing.assert_array_equal(broken["t"], rows["t"])

@@ -109,6 +109,24 @@ def validation_step(
   return _sums(each, batch["valid"])
 
 
+def rows_step(
+  objective: objective_lib.Objective,
+  frozen: types.Params,
+  state: state_lib.TrainState,
+  batch: types.Batch,
+  step: types.Array,
+) -> dict[str, jax.Array]:
+  """The `loss` of each row [b], without noise, crops and the discriminator."""
+  del step
+  params = state.params[AUTOENCODER]
+  mean, logvar = _encode(objective, params, batch["image"])
+  output = _decode(objective, params, mean)
+  each = objective_lib.dissimilarity(objective, frozen, output, batch["image"])
+  return {
+    "loss": each["dissimilarity"] + objective_lib.divergence(objective, mean, logvar)
+  }
+
+
 def latent_step(
   objective: objective_lib.Objective, params: types.Params, batch: types.Batch
 ) -> dict[str, jax.Array]:

@@ -228,6 +228,9 @@ def make_programs(
     like=compiler.like,
     train_step=compiler.update(train_step, frozen),
     validation_step=compiler.evaluate(validation_step, frozen),
+    examine=compiler.examine(
+      functools.partial(autoencoder_step.rows_step, objective, frozen)
+    ),
     latent_step=compiler.evaluate(latent_step),
     reconstruct=compiler.evaluate(
       lambda params, image: network.apply({"params": params}, image)
