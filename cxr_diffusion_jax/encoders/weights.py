@@ -6,7 +6,8 @@ parameters --fingerprint--> 12 hexadecimal digits
 files --mark--> 16 hexadecimal digits, without reading all of them
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+import contextlib
 import hashlib
 import pathlib
 
@@ -53,6 +54,26 @@ def are_whole(folder: pathlib.Path) -> bool:
 def has_one_of(folder: pathlib.Path, forms: Sequence[Sequence[str]]) -> bool:
   """Says whether a folder has all files of one of these forms."""
   return any(all((folder / file).is_file() for file in form) for form in forms)
+
+
+@contextlib.contextmanager
+def described(folder: pathlib.Path) -> Iterator[None]:
+  """Turns what transformers raises for settings that no model has into one line.
+
+  Raises:
+    errors.InputError: the code under it raised anything but an InputError.
+  """
+  try:
+    yield
+  except errors.InputError:
+    raise
+  # Whatever a network or a processor does with sizes that make no sense.
+  except Exception as error:
+    raise errors.InputError(
+      f"the JSON files in {folder} describe no model: {' '.join(str(error).split())}",
+      "files as save_pretrained writes them",
+      "copy them again",
+    ) from error
 
 
 def absent(folder: pathlib.Path, fix: str = "") -> errors.InputError:

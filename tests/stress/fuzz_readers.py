@@ -9,12 +9,20 @@ import io
 import json
 import pathlib
 import struct
+import tarfile
 import tempfile
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tests.fixtures import corpora
+
+if TYPE_CHECKING:
+  from cxr_diffusion_jax.data.settings import DataSettings
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+VERSIONS, ENCODERS = TESTS / "versions", TESTS / "encoders"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -327,6 +335,77 @@ def _read_json(folder: pathlib.Path) -> None:
   )
 
 
+def _committed(part: str) -> list[Tree]:
+  """The committed run and records; each file of `part` is a target in turn."""
+  with tarfile.open(sorted(VERSIONS.glob("*.tar.gz"))[-1]) as archive:
+    members = [member for member in archive.getmembers() if member.isfile()]
+    files = {member.name: archive.extractfile(member).read() for member in members}
+  return [
+    Tree(files=files, target=name) for name in files if name.split("/")[0] == part
+  ]
+
+
+def _read_run(folder: pathlib.Path) -> None:
+  from cxr_diffusion_jax.run import run as run_lib
+
+  run_lib.open_run(folder / "run")
+
+
+def _records_settings(folder: pathlib.Path) -> "DataSettings":
+  from cxr_diffusion_jax.data.settings import DataSettings
+
+  records_dir = str(folder / "records")
+  return DataSettings(root="/absent", records_dir=records_dir, image_size=32)
+
+
+def _records() -> list[Tree]:
+  """The committed records, named after a tree that is not there."""
+  trees = _committed("records")
+  (before,) = {name.split("/")[1] for name in trees[0].files if "records/" in name}
+  after = _records_settings(pathlib.Path()).tree_folder.name
+  files = {name.replace(before, after): x for name, x in trees[0].files.items()}
+  return [
+    Tree(files=files, target=tree.target.replace(before, after)) for tree in trees
+  ]
+
+
+def _read_records(folder: pathlib.Path) -> None:
+  from cxr_diffusion_jax.data.records import records, store
+
+  opened = records.open_records(_records_settings(folder))
+  if opened is None:
+    return
+  for split, count in opened.num_rows.items():
+    opened.ids(split)
+    opened.fields(split)
+    source = store.RecordSource(opened, split)
+    for row in range(count):
+      source[row]
+
+
+def _encoder(place: str) -> list[Tree]:
+  """The folder of a small encoder in tests/encoders; each file is a target in turn."""
+  root = ENCODERS / place
+  files = {
+    path.name: path.read_bytes()
+    for path in sorted(root.iterdir())
+    if path.suffix in (".json", ".txt", ".safetensors")
+  }
+  return [Tree(files=files, target=name) for name in files]
+
+
+def _read_clip(folder: pathlib.Path) -> None:
+  from cxr_diffusion_jax.encoders.clip import model
+
+  model.load(folder)
+
+
+def _read_bert(folder: pathlib.Path) -> None:
+  from cxr_diffusion_jax.encoders.bert import model
+
+  model.load(folder)
+
+
 def _all_of(*calls: Callable[[], object]) -> None:
   """Makes all calls, and then raises the first InputError."""
   from cxr_diffusion_jax import errors
@@ -350,6 +429,13 @@ SEEDS: Mapping[str, Callable[[], Iterable[Tree]]] = MappingProxyType(
     "npz": _npz,
     "safetensors": _safetensors,
     "json": _json,
+    "run": lambda: _committed("run"),
+    "records": _records,
+    "clip": lambda: _encoder("clip/torch_clip"),
+    "bert": lambda: [
+      *_encoder("bert/torch_bert/cxr_bert"),
+      *_encoder("bert/torch_bert/roberta"),
+    ],
   }
 )
 
@@ -362,5 +448,9 @@ READERS: Mapping[str, Callable[[pathlib.Path], None]] = MappingProxyType(
     "npz": lambda folder: _read_elixr(folder, "all_contrastive_img_emb"),
     "safetensors": _read_safetensors,
     "json": _read_json,
+    "run": _read_run,
+    "records": _read_records,
+    "clip": _read_clip,
+    "bert": _read_bert,
   }
 )

@@ -67,9 +67,10 @@ def load(name: str | os.PathLike) -> BertModel:
   transformers = clip_model.library()
   values = bert_files.read_config(folder / bert_files.CONFIG)
   # CXR-BERT's configuration is a BERT's, under another name.
-  config = getattr(transformers, f"{kind.family}Config").from_dict(values)
-  module_class = getattr(transformers, f"Flax{kind.family}Model").module_class
-  module = module_class(config=config, add_pooling_layer=False)
+  with weights.described(folder):
+    config = getattr(transformers, f"{kind.family}Config").from_dict(values)
+    module_class = getattr(transformers, f"Flax{kind.family}Model").module_class
+    module = module_class(config=config, add_pooling_layer=False)
   is_roberta = kind.family == "Roberta"
 
   def inputs(ids, mask):
@@ -84,11 +85,12 @@ def load(name: str | os.PathLike) -> BertModel:
     return module.apply({"params": params}, *given).last_hidden_state
 
   ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  shapes = jax.eval_shape(
-    lambda key, ids: module.init(key, *inputs(ids, jnp.ones_like(ids))),
-    jax.random.key(0),
-    ids,
-  )["params"]
+  with weights.described(folder):
+    shapes = jax.eval_shape(
+      lambda key, ids: module.init(key, *inputs(ids, jnp.ones_like(ids))),
+      jax.random.key(0),
+      ids,
+    )["params"]
   return BertModel(
     name=os.fspath(name),
     config=config,

@@ -100,16 +100,19 @@ def load(name: str | os.PathLike) -> ClipModel:
   folder = clip_files.resolve(os.fspath(name))
   clip_files.check(folder)
   transformers = library()
-  config = transformers.CLIPConfig.from_pretrained(folder)
-  processor = transformers.CLIPImageProcessor.from_pretrained(folder)
+  with weights.described(folder):
+    config = transformers.CLIPConfig.from_pretrained(folder)
+    processor = transformers.CLIPImageProcessor.from_pretrained(folder)
+    pixels = clip_inputs.read_pixels(processor, config)
+    shapes = parameter_shapes(config)
   return assemble(
     name=os.fspath(name),
     config=config,
-    params=clip_files.read_params(folder, parameter_shapes(config)),
+    params=clip_files.read_params(folder, shapes),
     tokenizer=clip_inputs.load_tokenizer(
       transformers.AutoTokenizer, folder, config.text_config
     ),
-    pixels=clip_inputs.read_pixels(processor, config),
+    pixels=pixels,
   )
 
 

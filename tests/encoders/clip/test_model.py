@@ -141,3 +141,20 @@ def test_load_reports_a_tokenizer_of_another_vocabulary(folder):
   path.write_text(json.dumps(words), encoding="utf-8")
   with pytest.raises(errors.InputError, match=r"has 515 ids.*at most 514"):
     clip_model.load(folder)
+
+
+@pytest.mark.parametrize(
+  ("file", "old", "new"),
+  [
+    ("config.json", '"max_position_embeddings": 16', '"max_position_embeddings": -1'),
+    ("preprocessor_config.json", '"shortest_edge"', '"shortes"'),
+  ],
+)
+def test_load_refuses_settings_of_no_model(folder, file, old, new):
+  path = folder / file
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+  with pytest.raises(errors.InputError, match="describe no model") as caught:
+    clip_model.load(folder)
+  assert "\n" not in str(caught.value)
