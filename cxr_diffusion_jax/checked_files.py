@@ -55,22 +55,29 @@ def read(path: artifacts.PathLike) -> np.ndarray:
 
 
 def read_npz(
-  path: artifacts.PathLike, names: Sequence[str] | None = None
+  path: artifacts.PathLike,
+  names: Sequence[str] | None = None,
+  *,
+  optional: bool = False,
 ) -> dict[str, np.ndarray]:
   """Reads arrays of an .npz, all of them by default. A zip file has a CRC32 for each.
 
+  Args:
+    optional: whether names may be absent, and are then left out.
+
   Raises:
-    KeyError: one of the names is not in the file.
-    errors.InputError: there is no file, or it is damaged.
+    errors.InputError: there is no file, it is damaged, or an array is absent.
   """
   try:
     with (
       epath.Path(path).open("rb") as file,
       np.load(file, allow_pickle=False) as entries,
     ):
-      if absent := [name for name in names or () if name not in entries]:
-        raise KeyError(*absent)
-      return {name: entries[name] for name in names or entries.files}
+      names = entries.files if names is None else names
+      absent = [name for name in names if name not in entries]
+      if absent and not optional:
+        raise damaged(path, f"no {', '.join(absent)}")
+      return {name: entries[name] for name in names if name not in absent}
   except (OSError, ValueError, TypeError, NotImplementedError, *_DAMAGE) as error:
     raise damaged(path, error) from error
 

@@ -65,3 +65,12 @@ def test_read_json_refuses_what_was_not_written(tmp_path):
   path.write_text("[]")
   with pytest.raises(errors.InputError, match="no JSON object"):
     checked_files.read_json(path)
+
+
+def test_read_npz_names_an_array_that_is_absent(tmp_path):
+  """A flipped bit in a zip file's directory renames an entry."""
+  path = tmp_path / "a.npz"
+  np.savez(path, value=np.arange(3))
+  with pytest.raises(errors.InputError, match=r"a\.npz is absent or damaged \(no valu"):
+    checked_files.read_npz(path, ["value", "values"])
+  assert checked_files.read_npz(path, ["values"], optional=True) == {}

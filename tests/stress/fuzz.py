@@ -242,8 +242,8 @@ def _serve() -> None:
   writes: list[str] = []
   sys.addaudithook(lambda event, args: _note_write(writes, event, args))
   answers = os.fdopen(os.dup(1), "w")
-  # Libraries may print.
-  sys.stdout = sys.stderr
+  # Libraries may print, also those in C.
+  os.dup2(2, 1)
   print("ready", file=answers, flush=True)
   for line in sys.stdin:
     reader, folder = json.loads(line)

@@ -81,10 +81,9 @@ class Records:
 
   def reports(self, split: str) -> list[str] | None:
     """Reports in row order, '' for none; None if the dataset has no reports."""
-    try:
-      return json.loads(self._read(split, "report")["report"].tobytes())
-    except KeyError:
-      return None
+    key = f"{split}/report"
+    rows = checked_files.read_npz(self.folder / "rows.npz", [key], optional=True)
+    return json.loads(rows[key].tobytes()) if key in rows else None
 
   def _read(self, split: str, *names: str) -> dict[str, np.ndarray]:
     _check_split(self, split)
