@@ -73,11 +73,11 @@ def read_npz(
       epath.Path(path).open("rb") as file,
       np.load(file, allow_pickle=False) as entries,
     ):
-      names = entries.files if names is None else names
-      absent = [name for name in names if name not in entries]
+      wanted = entries.files if names is None else names
+      absent = [name for name in wanted if name not in entries]
       if absent and not optional:
         raise damaged(path, f"no {', '.join(absent)}")
-      return {name: entries[name] for name in names if name not in absent}
+      return {name: entries[name] for name in wanted if name not in absent}
   except (OSError, ValueError, TypeError, NotImplementedError, *_DAMAGE) as error:
     raise damaged(path, error) from error
 
