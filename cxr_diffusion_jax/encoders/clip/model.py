@@ -105,13 +105,14 @@ def load(name: str | os.PathLike) -> ClipModel:
     processor = transformers.CLIPImageProcessor.from_pretrained(folder)
     pixels = clip_inputs.read_pixels(processor, config)
     shapes = parameter_shapes(config)
+    tokenizer = clip_inputs.load_tokenizer(
+      transformers.AutoTokenizer, folder, config.text_config
+    )
   return assemble(
     name=os.fspath(name),
     config=config,
     params=clip_files.read_params(folder, shapes),
-    tokenizer=clip_inputs.load_tokenizer(
-      transformers.AutoTokenizer, folder, config.text_config
-    ),
+    tokenizer=tokenizer,
     pixels=pixels,
   )
 

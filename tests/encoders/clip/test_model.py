@@ -147,6 +147,7 @@ def test_load_reports_a_tokenizer_of_another_vocabulary(folder):
   ("file", "old", "new"),
   [
     ("config.json", '"max_position_embeddings": 16', '"max_position_embeddings": -1'),
+    ("config.json", '"vocab_size": 514', '"vocab_size": []'),
     ("preprocessor_config.json", '"shortest_edge"', '"shortes"'),
   ],
 )
