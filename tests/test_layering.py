@@ -49,7 +49,7 @@ MAINS = (
 # Libraries that one room alone may know, and where a name ends in "/", a whole folder.
 ROOMS = {
   "clu": ("cli/metrics_logger.py",),
-  "grain": ("data/pipeline.py",),
+  "grain": ("data/pipeline.py", "data/read_ahead.py"),
   "matplotlib": ("report/",),
   "ml_collections": (
     "cli/",

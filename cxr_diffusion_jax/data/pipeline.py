@@ -13,18 +13,14 @@ from collections.abc import Iterator, Sequence
 import copy
 import functools
 import operator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxr_diffusion_jax.data import balance as balance_lib
 from cxr_diffusion_jax.data import captions as captions_lib
-from cxr_diffusion_jax.data import pairing
+from cxr_diffusion_jax.data import pairing, read_ahead
 from cxr_diffusion_jax.data.columns.column import Column, ColumnSource
 from cxr_diffusion_jax.data.records import records as records_lib
-
-if TYPE_CHECKING:
-  import grain
 
 
 class JoinedSource:
@@ -222,7 +218,7 @@ def train_batches(
     .slice(slice(start_step * process_count + process_index, None, process_count))
     .map(functools.partial(_load, source))
   )
-  return iter(_read_ahead(batches, num_workers, num_threads))
+  return iter(read_ahead.read_ahead(batches, num_workers, num_threads))
 
 
 def epoch_batches(
@@ -255,7 +251,7 @@ def epoch_batches(
     }
 
   batches = grain.MapDataset.range(num_batches).map(load)
-  return iter(_read_ahead(batches, 0, num_threads))
+  return iter(read_ahead.read_ahead(batches, 0, num_threads))
 
 
 def _with_draws(
@@ -283,16 +279,3 @@ def _local_size(
   if batch_size < 1 or batch_size % process_count:
     raise ValueError(f"batch_size {batch_size} by {process_count} processes")
   return batch_size // process_count
-
-
-def _read_ahead(
-  batches: "grain.MapDataset", num_workers: int, num_threads: int
-) -> "grain.IterDataset":
-  import grain
-
-  # One batch waiting for each thread: 64 images of 512 pixels take 64 MiB.
-  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
-  dataset = batches.to_iter_dataset(options)
-  if num_workers:
-    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-  return dataset
