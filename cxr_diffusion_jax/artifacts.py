@@ -27,8 +27,7 @@ PathLike = str | os.PathLike
 Json = dict[str, Any]
 JsonMapping = Mapping[str, Any]
 
-# What an interrupted write leaves behind; never read.
-SUFFIX = ".partial"
+SUFFIX = staging.SUFFIX
 
 # Lists the files of a folder that a command wrote, with their sizes; written last.
 MANIFEST = "manifest.json"
@@ -169,9 +168,7 @@ def new_folder(folder: PathLike) -> Iterator[pathlib.Path]:
         # A call that was killed at its end left its folder beside a whole one.
         places = [target, target.parent] if inside else [target.parent]
         places[0].mkdir(parents=True, exist_ok=True)
-      outer = stack.enter_context(
-        staging.temporary_folder(f".{target.name}-", SUFFIX, places)
-      )
+      outer = stack.enter_context(staging.temporary_folder(f".{target.name}-", places))
     # A temporary folder can be read by its owner alone.
     new = outer / target.name
     new.mkdir()

@@ -67,6 +67,7 @@ ROOMS = {
   ),
   "orbax": ("run/checkpoints.py",),
   "pydicom": ("data/dicom.py",),
+  "tempfile": ("staging.py", "extras/phantom/tree.py"),
   "tensorboard": ("run/loss_curves.py",),
   "tensorflow": ("encoders/elixr/saved_model.py",),
   "tensorflow_datasets": ("data/records/format.py",),

@@ -6,13 +6,12 @@ train --write_scalars, write_images--> events in WORKDIR;  step 50/100  loss 1.6
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import functools
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 from absl import logging
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, errors, staging
 from cxr_diffusion_jax.cli import terminal
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def opened(
   if jax.process_index() == 0:
     folder = str(workdir)
     if artifacts.is_remote(workdir):
-      folder = stack.enter_context(tempfile.TemporaryDirectory())
+      folder = str(stack.enter_context(staging.temporary_folder(".cxr-events-")))
       upload = functools.partial(artifacts.copy_files, folder, workdir)
       stack.callback(upload)
       actions.append(

@@ -10,12 +10,11 @@ embeddings would mean something else.
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import tempfile
 from typing import Protocol
 
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, errors, staging, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
@@ -149,9 +148,9 @@ def _standin_folder(
     if not artifacts.is_remote(folder):
       yield str(folder)
       return
-    with tempfile.TemporaryDirectory() as copy:
+    with staging.temporary_folder(".cxr-encoder-") as copy:
       artifacts.copy_files(folder, copy)
-      yield copy
+      yield str(copy)
     return
   raise errors.InputError(
     f"the stand-in that made {spec.name} ({made_by.encoder}) is not in"

@@ -9,14 +9,13 @@
 import dataclasses
 import json
 import pathlib
-import tempfile
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax import artifacts, staging, types
 from cxr_diffusion_jax.encoders.clip import inputs as clip_inputs
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 
@@ -166,8 +165,7 @@ def _tokenizer(
   words += dict.fromkeys("".join(pair) for pair in merges)
   words += [START, END]
   lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-  with tempfile.TemporaryDirectory() as scratch:
-    folder = pathlib.Path(scratch)
+  with staging.temporary_folder(".cxr-tokenizer-") as folder:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     vocabulary = json.dumps({word: i for i, word in enumerate(words)})
     (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
