@@ -166,7 +166,12 @@ class Child:
 
   def _start(self) -> subprocess.Popen:
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), "--child"]
-    changes = {"PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
+    changes = {
+      "PYTHONDONTWRITEBYTECODE": "1",
+      "JAX_PLATFORMS": "cpu",
+      # Compiled programs would be files written.
+      "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
     self._process = subprocess.Popen(
       command,
       cwd=self._place,
