@@ -26,6 +26,9 @@ from cxr_diffusion_jax.training import train_settings
 # Below WORKDIR.
 FOLDER = "diverged"
 
+# Fields in which nan is a value: unknown.
+_MAY_BE_NAN = ("age", "boxes", "expert", "findings")
+
 Step = Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]
 
 
@@ -62,10 +65,6 @@ def with_inputs(
     return {"row": batch["row"], **function(state, batch, step), **finite}
 
   return examine
-
-
-# Fields in which nan is a value: unknown.
-_MAY_BE_NAN = ("age", "boxes", "expert", "findings")
 
 
 @dataclasses.dataclass(kw_only=True)
