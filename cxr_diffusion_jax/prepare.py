@@ -8,9 +8,13 @@ A second call does nothing; an interrupted one resumes.
 """
 
 import functools
+from typing import TYPE_CHECKING
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.cli import command, configs, flag_help, prepare_flags
+
+if TYPE_CHECKING:
+  from cxr_diffusion_jax.data import settings as data_settings
 
 with flag_help.group("Data"):
   _CONFIG = configs.define()
@@ -20,7 +24,6 @@ _FLAGS = prepare_flags.define()
 def main() -> None:
   """Downloads, resizes, and makes records and columns."""
   from cxr_diffusion_jax.data.download import download
-  from cxr_diffusion_jax.data.sources.nih import layout
   from cxr_diffusion_jax.encoders.elixr import agreement as elixr_agreement
   from cxr_diffusion_jax.encoders.elixr import embed as elixr_embed
   from cxr_diffusion_jax.encoders.elixr import model as elixr_model
@@ -57,18 +60,7 @@ def main() -> None:
     # What a path reads may depend on the files that are there.
     experiment = experiment_lib.build(config)
   if given["resize"]:
-    if settings.nih_root is None:
-      raise errors.InputError(
-        f"--resize with config.data.source={settings.source}",
-        "source nih",
-        "leave it out: records hold each image at config.data.image_size",
-      )
-    layout.resize_tree(
-      settings.nih_root,
-      settings.image_size,
-      mode=settings.resize,
-      progress=command.progress,
-    )
+    _resize(settings)
   if given["embed"]:
     elixr_embed.embed_named(
       settings,
@@ -109,6 +101,24 @@ def main() -> None:
     )
     print(f"{name}, in files and made here: {agreement.text}")
   print(f"{dataset.summary()}; in {dataset.records.folder}")
+
+
+def _resize(settings: "data_settings.DataSettings") -> None:
+  """Writes resized copies of NIH's images into the tree."""
+  from cxr_diffusion_jax.data.sources.nih import layout
+
+  if settings.nih_root is None:
+    raise errors.InputError(
+      f"--resize with config.data.source={settings.source}",
+      "source nih",
+      "leave it out: records hold each image at config.data.image_size",
+    )
+  layout.resize_tree(
+    settings.nih_root,
+    settings.image_size,
+    mode=settings.resize,
+    progress=command.progress,
+  )
 
 
 if __name__ == "__main__":

@@ -205,6 +205,22 @@ def _backward(static, operands, cotangent):
 _attend.defvjp(_forward, _backward)
 
 
+def _cost(
+  tiling: flash_kernels.Tiling,
+  inputs: Mapping[str, Array],
+  results: Mapping[str, jax.ShapeDtypeStruct],
+) -> pl.CostEstimate:
+  """Of the formula: without padding of heads and without scores computed again."""
+  batch, num_queries, channels = inputs["query"].shape
+  pairs = num_queries * inputs["key"].shape[1]
+  scores = batch * (channels // tiling.lanes * tiling.group) * pairs
+  products = 4 if "d_query" in results else 2
+  arrays = (*inputs.values(), *results.values())
+  moved = sum(x.size * jnp.dtype(x.dtype).itemsize for x in arrays)
+  flops = 2 * products * scores * tiling.channels
+  return pl.CostEstimate(flops=flops, transcendentals=scores, bytes_accessed=moved)
+
+
 def _call(
   static: _Static,
   kernel: Callable[[flash_kernels.Tiling, flash_kernels.Refs], None],
@@ -219,9 +235,9 @@ def _call(
   tiling = static.tiling
 
   def local(inputs: dict[str, Array]) -> dict[str, Array]:
-    query, key = inputs["query"], inputs["key"]
+    query = inputs["query"]
     batch, num_queries, channels = query.shape
-    groups, num_keys = channels // tiling.lanes, key.shape[1]
+    groups = channels // tiling.lanes
     results = {
       name: jax.ShapeDtypeStruct(inputs[like].shape, query.dtype)
       if inputs[like].ndim == 3
@@ -233,14 +249,6 @@ def _call(
       inputs["key"],
       prepared=bool(inputs.keys() & {"cos", "key_scale"}),
       backward="d_query" in outputs,
-    )
-    # The estimate is of the formula: without padding of heads and the scores that the
-    # backward pass computes again.
-    scores = batch * groups * tiling.group * num_queries * num_keys
-    products = 4 if "d_query" in outputs else 2
-    moved = sum(
-      x.size * jnp.dtype(x.dtype).itemsize
-      for x in (*inputs.values(), *results.values())
     )
 
     def blocks(
@@ -264,11 +272,7 @@ def _call(
         dimension_semantics=("parallel", "parallel", "arbitrary"),
         vmem_limit_bytes=VMEM_LIMIT,
       ),
-      cost_estimate=pl.CostEstimate(
-        flops=2 * products * scores * tiling.channels,
-        transcendentals=scores,
-        bytes_accessed=moved,
-      ),
+      cost_estimate=_cost(tiling, inputs, results),
       interpret=static.interpret,
     )
     return dict(zip(results, call(*inputs.values()), strict=True))

@@ -118,7 +118,7 @@ def from_json(
     older = {
       "phantom": values["kind"].startswith("phantom"),
       "vocabulary": metadata.FINDINGS,
-      "image_size": data["image_size"],
+      "image_size": data.get("image_size", 0),
       "resize": data.get("resize", "crop"),
     }
     values = {**older, **values}

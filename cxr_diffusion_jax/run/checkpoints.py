@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.run import checksums
+from cxr_diffusion_jax.run import checksums, set_aside
 from cxr_diffusion_jax.run import state as state_lib
 
 Manager = ocp.CheckpointManager
@@ -272,12 +272,8 @@ def _without_average(state: state_lib.TrainState) -> artifacts.Json:
 
 
 def _last(manager: Manager) -> str:
-  # The manager also lists a save that has only begun; the folder does not.
-  folder = epath.Path(manager.directory)
-  # An empty folder of a bucket does not exist.
-  names = [path.name for path in folder.iterdir()] if folder.exists() else []
-  steps = [int(name) for name in names if name.isdigit()]
-  return f"the last whole one is of step {max(steps)}" if steps else "none is whole yet"
+  steps = set_aside.steps_in(manager.directory)
+  return f"the last whole one is of step {steps[-1]}" if steps else "none is whole yet"
 
 
 def _reason(error: Exception) -> str:

@@ -20,6 +20,7 @@ import optax
 
 from cxr_diffusion_jax import artifacts, errors, types
 from cxr_diffusion_jax.data import csv_text
+from cxr_diffusion_jax.run import set_aside
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import train_settings
 
@@ -108,7 +109,9 @@ class Watch:
     rows = f"; the rows of its batch are in {os.fspath(path)}"
     limit = self.settings.max_skipped if self.settings.on_nan == "skip" else 0
     if self.in_a_row > limit:
-      raise not_finite(f"train/{name}", value, step, self.workdir, rows)
+      raise not_finite(
+        f"train/{name}", value, step, self.workdir, rows, may_skip=limit == 0
+      )
     logging.warning("skipped step %d: train/%s is %s%s", step, name, value, rows)
 
 
@@ -129,22 +132,33 @@ def _write_rows(
 
 
 def not_finite(
-  name: str, value: float, step: int, workdir: artifacts.PathLike, more: str = ""
+  name: str,
+  value: float,
+  step: int,
+  workdir: artifacts.PathLike,
+  more: str = "",
+  *,
+  may_skip: bool = False,
 ) -> errors.InputError:
-  """The error of a scalar that is not finite; it says what there is to go on from."""
-  folder = epath.Path(workdir) / "checkpoints"
-  names = [path.name for path in folder.iterdir()] if folder.exists() else []
-  steps = sorted(int(name) for name in names if name.isdigit())
+  """The error of a scalar that is not finite; it says what there is to go on from.
+
+  Args:
+    more: appended to what was found.
+    may_skip: whether skipping the step is another way on.
+  """
+  steps = set_aside.steps_in(epath.Path(workdir) / "checkpoints")
   rates = "a lower --config.optimizer.learning_rate or --config.optimizer.clip_norm"
   if steps:
     *earlier, newest = steps
     others = f", or an earlier one ({', '.join(map(str, earlier))})" if earlier else ""
     fix = (
       f"repeat the command with --from_step {newest}, the newest checkpoint{others},"
-      f" and {rates}; or with --config.train.on_nan=skip"
+      f" and {rates}"
     )
   else:
     fix = f"there is no checkpoint yet: repeat the command with {rates}"
+  if may_skip:
+    fix += "; or with --config.train.on_nan=skip"
   return errors.InputError(
     f"{name} is {value} at step {step}{more}", "a finite number", fix
   )

@@ -17,7 +17,7 @@ from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.encoders import opening as encoders
 from cxr_diffusion_jax.encoders.latents import autoencoders
 from cxr_diffusion_jax.run import card as card_lib
-from cxr_diffusion_jax.run import checkpoints, checksums, compatibility
+from cxr_diffusion_jax.run import checkpoints, compatibility, set_aside
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import compiled as programs_lib
 from cxr_diffusion_jax.training import experiment as experiment_lib
@@ -53,8 +53,8 @@ def check_resumable(
     if from_step is not None:
       flat = compatibility.flatten(config)
       rates = {key: flat[key] for key in compatibility.RATES}
-      checksums.set_later_aside(workdir, from_step, rates)
-    checksums.set_damaged_aside(folder)
+      set_aside.set_later_aside(workdir, from_step, rates)
+    set_aside.set_damaged_aside(folder)
   multihost_utils.sync_global_devices("damaged checkpoints are set aside")
   if not folder.exists():
     return False

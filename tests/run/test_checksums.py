@@ -3,7 +3,6 @@
 import random
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -19,7 +18,7 @@ def saved(tmp_path_factory):
   folder = tmp_path_factory.mktemp("run")
   with checkpoints.open_manager(folder) as manager:
     for step in (1, 2):
-      checkpoints.save(manager, _state(step), {"config": {}}, 0.5)
+      checkpoints.save(manager, state_of(step), {"config": {}}, 0.5)
   return folder
 
 
@@ -28,7 +27,7 @@ def workdir(saved, tmp_path):
   return shutil.copytree(saved, tmp_path / "run")
 
 
-def _state(step: int):
+def state_of(step: int):
   return test_checkpoints._state(step, mesh_lib.make_mesh())
 
 
@@ -68,9 +67,9 @@ def test_restore_does_not_need_the_file_that_is_not_sealed(workdir, content):
     path.write_bytes(content)
   with checkpoints.open_manager(workdir) as manager:
     assert checkpoints.find_step(manager, checkpoints.BEST) == 2
-    restored, _ = checkpoints.restore(manager, _state(0))
+    restored, _ = checkpoints.restore(manager, state_of(0))
   np.testing.assert_array_equal(
-    restored.params["to_q"]["kernel"], _state(2).params["to_q"]["kernel"]
+    restored.params["to_q"]["kernel"], state_of(2).params["to_q"]["kernel"]
   )
 
 
@@ -93,24 +92,3 @@ def test_check_detects_missing_files_and_looks_at_the_parts_that_are_read(workdi
   (folder / checksums.FILE).write_text('{"a": 1')
   with pytest.raises(checksums.Damaged, match="cannot be read"):
     checksums.check(folder, ("run",))
-
-
-def test_set_damaged_aside_goes_back_to_the_newest_whole_checkpoint(workdir):
-  folder = workdir / "checkpoints"
-  checksums.set_damaged_aside(folder)
-  assert not (workdir / "damaged").exists()
-  largest = max(_files(workdir, 2), key=lambda path: path.stat().st_size)
-  _flip(largest, random.Random(1))
-  checksums.set_damaged_aside(folder)
-  assert (workdir / "damaged/2/state").is_dir()
-  with checkpoints.open_manager(workdir) as manager:
-    assert manager.all_steps() == [1]
-    restored, _ = checkpoints.restore(manager, _state(0))
-    for old, new in zip(
-      jax.tree.leaves(_state(1)), jax.tree.leaves(restored), strict=True
-    ):
-      np.testing.assert_array_equal(old, new)
-  _flip(next((folder / "1/run").rglob("metadata")), random.Random(2))
-  with pytest.raises(errors.InputError, match="and none is whole"):
-    checksums.set_damaged_aside(folder)
-  assert (folder / "1").is_dir()

@@ -134,6 +134,14 @@ def test_open_run_refuses_files_that_were_edited(place, tmp_path, name, edit, me
     run_lib.open_run(folder)
 
 
+def test_open_run_names_a_key_of_the_config_that_was_renamed(place, tmp_path):
+  """As by a flipped bit; the card, which reads the size too, is not blamed."""
+  path = shutil.copytree(place / "run", tmp_path / "run") / "config.json"
+  path.write_text(path.read_text().replace('"image_size"', '"image_qize"'))
+  with pytest.raises(errors.InputError, match=r"config\.data\.image_qize"):
+    run_lib.open_run(path.parent)
+
+
 def test_open_run_refuses_a_folder_without_its_config(place, tmp_path):
   folder = shutil.copytree(place / "run", tmp_path / "run")
   (folder / "config.json").unlink()

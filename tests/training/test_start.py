@@ -12,7 +12,7 @@ from cxr_diffusion_jax.encoders import base as encoders
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.columns import clip as clip_columns
 from cxr_diffusion_jax.run import card as card_lib
-from cxr_diffusion_jax.run import checkpoints
+from cxr_diffusion_jax.run import checkpoints, set_aside
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.run import state as state_lib
 from cxr_diffusion_jax.training import start
@@ -111,3 +111,20 @@ def test_check_resumable_accepts_an_encoder_elsewhere_and_refuses_another(
   assert check(moved)
   with pytest.raises(errors.InputError, match="which made the column clip_image"):
     check(other)
+
+
+def test_check_resumable_takes_another_rate_from_a_step_that_is_named(
+  build, dataset, tmp_path
+):
+  """The flag --from_step; without it the change is refused."""
+  config = build().config
+  lower = {**config, "optimizer": {**config["optimizer"], "learning_rate": 1e-5}}
+  state = state_lib.create({"a": jax.numpy.zeros(2)}, lambda learned: learned)
+  run = {"config": config, "data": dataset.card.to_json(), "history": {}}
+  with checkpoints.open_manager(tmp_path) as manager:
+    for step in (1, 2):
+      checkpoints.save(manager, state.replace(step=jax.numpy.int32(step)), run)
+  with pytest.raises(errors.InputError, match=r"optimizer\.learning_rate"):
+    start.check_resumable(tmp_path, lower)
+  assert start.check_resumable(tmp_path, lower, from_step=1)
+  assert set_aside.steps_in(tmp_path / "checkpoints") == [1]
