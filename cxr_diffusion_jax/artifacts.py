@@ -8,18 +8,16 @@ Paths are `etils.epath` paths: a local folder, `gs://bucket/...` or `s3://bucket
 
 from collections.abc import Iterable, Iterator, Mapping
 import contextlib
-import errno
 import io
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import errors, staging
+from cxr_diffusion_jax import disk, errors, staging
 
 PathLike = str | os.PathLike
 
@@ -34,14 +32,6 @@ MANIFEST = "manifest.json"
 
 # The file that `copy_files` copies last.
 COPIED_LAST = "config.json"
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-_NO_PATH = (errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-_NO_DISK = (errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT)
-_FIXES = {
-  **dict.fromkeys(_NO_ROOM + _NO_PATH, "free disk space or change its rights"),
-  **dict.fromkeys(_NO_DISK, "check the disk or the network mount"),
-}
 
 
 def is_remote(path: PathLike) -> bool:
@@ -62,11 +52,18 @@ def write_bytes(path: PathLike, content: bytes) -> None:
     path.write_bytes(content)
     return
   partial = f"{os.fspath(path)}{SUFFIX}"
-  with open(partial, "wb") as file:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial, path)
+  try:
+    with open(partial, "wb") as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(partial, path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      os.unlink(partial)
+    # Errors of `write` and `fsync` name no file.
+    error.filename = os.fspath(path)
+    raise
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -117,34 +114,6 @@ def copy_files(source: PathLike, target: PathLike) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(place: PathLike, *, making: bool = False) -> Iterator[None]:
-  """Turns a full, read-only, forbidden or failing disk into an `InputError`.
-
-  `place` is reported if the error names no file; `making` says that it is created,
-  which some file systems, such as /proc, refuse as if the folder above were missing.
-  """
-  try:
-    yield
-  except OSError as error:
-    if error.errno not in _FIXES and not (making and error.errno == errno.ENOENT):
-      raise
-    what = f"{error.filename or os.fspath(place)}: {error.strerror or error}"
-    fix = _FIXES.get(error.errno or 0, "name another folder")
-    raise errors.InputError(what, fix=f"{fix}, then repeat the command") from error
-
-
-def check_room(folder: PathLike, num_bytes: int, what: str, fix: str) -> None:
-  """Raises `errors.InputError` unless a local disk has room for `what`."""
-  free = shutil.disk_usage(folder).free
-  if free < num_bytes:
-    raise errors.InputError(
-      f"{free / 1e6:,.1f} MB free for {what} in {os.fspath(folder)}",
-      f"{num_bytes / 1e6:,.1f} MB",
-      fix,
-    )
-
-
-@contextlib.contextmanager
 def new_folder(folder: PathLike) -> Iterator[pathlib.Path]:
   """Yields an empty local folder whose files become those of `folder` at the end.
 
@@ -162,7 +131,7 @@ def new_folder(folder: PathLike) -> Iterator[pathlib.Path]:
   check_owned(target)
   inside = not is_remote(target) and target.exists()
   with contextlib.ExitStack() as stack:
-    with disk_errors(target, making=True):
+    with disk.reporting(target, making=True):
       places = []
       if not is_remote(target):
         # A call that was killed at its end left its folder beside a whole one.
@@ -174,7 +143,7 @@ def new_folder(folder: PathLike) -> Iterator[pathlib.Path]:
     new.mkdir()
     yield new
     sizes = {name: (new / name).stat().st_size for name in _files(new)}
-    with disk_errors(target):
+    with disk.reporting(target):
       if inside or is_remote(target):
         _replace_files(target, new, sizes)
       else:
@@ -196,7 +165,7 @@ def claim_folder(
     errors.InputError: it holds other files, or cannot be written to.
   """
   target = epath.Path(folder)
-  with disk_errors(target):
+  with disk.reporting(target):
     present = [path.name for path in target.iterdir()] if target.exists() else []
     names = {*names, MANIFEST}
     claimed = MANIFEST in present and "names" in read_json(target / MANIFEST)

@@ -22,14 +22,14 @@ with flag_help.group("Study"):
 
 def main() -> None:
   """Reads the answers, prints the tables, writes the figures."""
-  from cxr_diffusion_jax import artifacts
+  from cxr_diffusion_jax import artifacts, disk
   from cxr_diffusion_jax.extras.reader_study import report as reader_report
   from cxr_diffusion_jax.extras.reader_study import scores as reader_scores
 
   key = pathlib.Path(_KEY.value)
   scores = reader_scores.score(key, _ANSWERS.value)
   out = key.with_name("scores.json")
-  with artifacts.disk_errors(out):
+  with disk.reporting(out):
     text = json.dumps(reader_scores.to_json(scores), indent=2)
     artifacts.write_text(out, text + "\n")
   print(reader_report.text(scores))

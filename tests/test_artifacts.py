@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, disk, errors
 from cxr_diffusion_jax.synthesis import tree
 
 
@@ -19,7 +19,7 @@ def test_write_text_keeps_the_old_file_after_a_failure(tmp_path, monkeypatch):
   monkeypatch.setattr(artifacts.os, "fsync", fail)
   with (
     pytest.raises(errors.InputError, match="No space left"),
-    artifacts.disk_errors(tmp_path),
+    disk.reporting(tmp_path),
   ):
     artifacts.write_text(tmp_path / "a.txt", "new")
   assert (tmp_path / "a.txt").read_text() == "old"

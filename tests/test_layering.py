@@ -1,6 +1,6 @@
 """Imports between packages follow the layers of the design, read from the source.
 
-errors, progress, staging <- types, artifacts, naming <- pictures
+errors, progress, staging <- disk <- types, artifacts, naming <- pictures
   <- {diffusion, models, conditioning, data, parallel} <- interop <- encoders <- run
   <- {training, sampling} <- evaluation <- {report, synthesis} <- extras <- planning
   <- cli <- mains
@@ -16,6 +16,7 @@ PACKAGE = "cxr_diffusion_jax"
 
 LAYERS = (
   ("errors", "progress", "staging"),
+  ("disk",),
   ("types", "artifacts", "naming"),
   ("checked_files",),
   ("pictures",),

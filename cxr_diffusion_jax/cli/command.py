@@ -21,7 +21,7 @@ import warnings
 from absl import app, flags
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, disk, errors
 from cxr_diffusion_jax.cli import configs, flag_help, terminal
 
 progress = terminal.TERMINAL.progress
@@ -148,7 +148,7 @@ def writable_folder(path: str, flag: str = "--workdir") -> pathlib.Path:
 def _refusal(main: Callable[[], None]) -> str:
   """Runs a main; returns an error message for the user, or ''."""
   try:
-    with artifacts.disk_errors(os.getcwd()):
+    with disk.reporting(os.getcwd()):
       main()
   except errors.InputError as error:
     return str(error)

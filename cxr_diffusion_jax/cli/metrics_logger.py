@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors, staging
+from cxr_diffusion_jax import artifacts, disk, errors, staging
 from cxr_diffusion_jax.cli import terminal
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def list_parameters(workdir: epath.Path, name: str, shapes: "types.Params") -> N
 
   overview = parameter_overview.get_parameter_overview(shapes, include_stats=False)
   if jax.process_index() == 0:
-    (workdir / "parameters.txt").write_text(overview + "\n")
+    artifacts.write_text(workdir / "parameters.txt", overview + "\n")
   logging.info(
     "%s: %s parameters, listed in parameters.txt",
     name,
@@ -178,6 +178,7 @@ def opened(
       raise error.__context__ from error
     raise errors.InputError(
       f"TensorBoard's events could not be written to {workdir}"
-      f" ({str(error).split(';')[-1].split('[')[0].strip()})",
+      f" ({str(error).split(';')[-1].split('[')[0].strip()})"
+      + disk.free_space(workdir, disk.fault(error)),
       fix="make room, then repeat the command",
     ) from error

@@ -1,16 +1,13 @@
 """ArrayRecord files: written completely or not at all, with random read access."""
 
 from collections.abc import Iterable, Sequence
-import errno
 import os
 import pathlib
 from typing import cast
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+from cxr_diffusion_jax import artifacts, disk, errors
 
 
 def write(
@@ -29,20 +26,19 @@ def write(
 
   partial = f"{os.fspath(path)}{artifacts.SUFFIX}"
   # Groups of one record, so that any record is read without its neighbours.
-  writer = array_record_module.ArrayRecordWriter(partial, f"group_size:1,{compression}")
+  options = f"group_size:1,{compression}"
   try:
+    writer = array_record_module.ArrayRecordWriter(partial, options)
     try:
       for record in records:
         writer.write(record)
     finally:
       writer.close()
   except RuntimeError as error:
-    # array_record states the reason only in its message.
-    codes = [code for code in _DISK_ERRORS if os.strerror(code) in str(error)]
-    if not codes:
-      raise
     pathlib.Path(partial).unlink(missing_ok=True)
-    raise OSError(codes[0], os.strerror(codes[0]), os.fspath(path)) from error
+    if not (code := disk.fault(error)):
+      raise
+    raise OSError(code, os.strerror(code), os.fspath(path)) from error
   with open(partial, "rb") as file:
     os.fsync(file.fileno())
   os.replace(partial, path)

@@ -27,7 +27,7 @@ from etils import epath
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, disk, errors
 from cxr_diffusion_jax.progress import Progress
 
 MODES = ("crop", "pad")
@@ -208,7 +208,7 @@ def resize_files(
     Image.fromarray(square).save(png, format="PNG")
     artifacts.write_bytes(folder / f"{stem}.png", png.getvalue())
 
-  with artifacts.disk_errors(folder):
+  with disk.reporting(folder):
     for count, _ in enumerate(in_threads(write, paths.items()), start=1):
       progress(f"resize to {image_size}", count, len(paths))
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors, staging, types
+from cxr_diffusion_jax import artifacts, disk, errors, staging, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.records import records as records_lib
@@ -104,7 +104,7 @@ def export(
   """Copies the stand-in encoder of a run's columns, if any, into the run's folder."""
   standin = any(column.description.standin for column in columns)
   if standin and settings.standin_clip.is_dir():
-    with artifacts.disk_errors(workdir):
+    with disk.reporting(workdir):
       artifacts.copy_files(settings.standin_clip, epath.Path(workdir) / STANDIN_CLIP)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, checked_files, errors, types
+from cxr_diffusion_jax import artifacts, checked_files, disk, errors, types
 
 _FACTS = "facts"
 
@@ -40,7 +40,7 @@ class Unfinished:
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     text = json.dumps({**facts, "mark": self.mark}).encode()
     arrays = {f"leaf_{i:05d}": leaf for i, leaf in enumerate(leaves)}
-    with artifacts.disk_errors(self.path):
+    with disk.reporting(self.path):
       artifacts.write_npz(self.path, arrays | {_FACTS: np.frombuffer(text, np.uint8)})
 
   def read(self) -> tuple[list[jax.Array], artifacts.Json] | None:

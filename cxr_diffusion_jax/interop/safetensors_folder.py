@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, disk, errors
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
@@ -118,7 +118,7 @@ def write(
   import safetensors
   from safetensors import numpy as safetensors_numpy
 
-  with artifacts.disk_errors(folder):
+  with disk.reporting(folder):
     folder.mkdir(parents=True, exist_ok=True)
     other = sorted(
       path.name for path in folder.glob(f"{STEM}*") if path.name not in (WHOLE, _PART)

@@ -18,7 +18,7 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, disk, errors, types
 from cxr_diffusion_jax.run import checksums, set_aside
 from cxr_diffusion_jax.run import state as state_lib
 
@@ -227,7 +227,7 @@ def check_space(manager: Manager, saved: types.Params) -> None:
   """Raises `errors.InputError` if the disk has no room for one more such tree."""
   if artifacts.is_remote(manager.directory):
     return
-  artifacts.check_room(
+  disk.check_room(
     manager.directory,
     sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)),
     "the checkpoints",
@@ -288,6 +288,7 @@ def _writing(manager: Manager) -> Iterator[None]:
     yield
   except (OSError, ValueError) as error:
     raise errors.InputError(
-      f"a checkpoint could not be written to {manager.directory} ({_reason(error)})",
+      f"a checkpoint could not be written to {manager.directory} ({_reason(error)})"
+      + disk.free_space(manager.directory, disk.fault(error)),
       fix=f"make room or repair the disk, then repeat the command: {_last(manager)}",
     ) from error

@@ -20,7 +20,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, checked_files, errors, types
+from cxr_diffusion_jax import artifacts, checked_files, disk, errors, types
 from cxr_diffusion_jax.run import run as run_lib
 from cxr_diffusion_jax.sampling import conditions as conditions_lib
 from cxr_diffusion_jax.sampling import generate as generate_lib
@@ -128,7 +128,7 @@ def generate(
           "images": images,
         }
         if jax.process_index() == 0:
-          with artifacts.disk_errors(path):
+          with disk.reporting(path):
             artifacts.write_npz(path, part, compressed=True)
     progress(label, start + len(ids), len(image_ids))
   return Parts(paths, len(image_ids))

@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, disk, errors, types
 from cxr_diffusion_jax.parallel import distributed
 from cxr_diffusion_jax.run import locks
 from cxr_diffusion_jax.synthesis import (
@@ -63,11 +63,11 @@ def make(
   own = range(first, dataset.num_parts, step)
   with (
     distributed.signals() as received,
-    artifacts.disk_errors(dataset.folder),
+    disk.reporting(dataset.folder),
     locks.parts(dataset.folder / tree.FACTS, own),
   ):
     _make_parts(dataset, own, received, progress)
-  with artifacts.disk_errors(dataset.folder):
+  with disk.reporting(dataset.folder):
     return _finish(dataset)
 
 
@@ -208,7 +208,7 @@ def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:
 def _check_room(dataset: SyntheticDataset, num_images: int) -> None:
   """Refuses a disk without room for the images, of which PNG saves about half."""
   if not artifacts.is_remote(dataset.folder):
-    artifacts.check_room(
+    disk.check_room(
       dataset.folder,
       num_images * dataset.run.card.image_size**2 // 2,
       f"{num_images:,} images",

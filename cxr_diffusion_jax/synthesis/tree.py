@@ -14,7 +14,7 @@ import hashlib
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, disk, errors
 from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.run import locks
 from cxr_diffusion_jax.sampling import files as sample_files
@@ -75,7 +75,7 @@ def check(out: artifacts.PathLike, facts: artifacts.Json) -> None:
   folder = _folder(out)
   if not folder.exists():
     return
-  with locks.alone(folder), artifacts.disk_errors(folder):
+  with locks.alone(folder), disk.reporting(folder):
     if any(folder.iterdir()):
       artifacts.claim_folder(folder, _NAMES)
       _check_facts(folder, facts)
@@ -91,9 +91,9 @@ def claim(out: artifacts.PathLike, facts: artifacts.Json) -> epath.Path:
     errors.InputError: the folder holds other files, or images of other facts.
   """
   folder = _folder(out)
-  with artifacts.disk_errors(folder, making=True):
+  with disk.reporting(folder, making=True):
     folder.mkdir(parents=True, exist_ok=True)
-  with locks.alone(folder), artifacts.disk_errors(folder):
+  with locks.alone(folder), disk.reporting(folder):
     artifacts.claim_folder(folder, _NAMES)
     if _check_facts(folder, facts) != facts:
       artifacts.write_json(folder / FACTS, facts)

@@ -316,13 +316,13 @@ def attack(
     row.kills += chain
     last = place.live(name, None)
     row.repeated = max(row.repeated, (lived + last.seconds - seconds) / chain)
-    for kind, text in _faults(place, last, files, values):
+    for kind, text in faults(place, last, files, values):
       row.faults[kind] += 1
       print(f"  {name}: {kind}: {text}", flush=True)
   return row
 
 
-def _faults(
+def faults(
   place: Place, last: Life, files: set[str], values: dict[str, str]
 ) -> Iterator[tuple[str, str]]:
   if last.code or "Traceback" in last.text:

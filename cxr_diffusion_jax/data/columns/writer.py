@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import disk, errors
 from cxr_diffusion_jax.data import array_records
 from cxr_diffusion_jax.data.columns import column as column_lib
 from cxr_diffusion_jax.data.columns import scratch as column_scratch
@@ -101,7 +101,7 @@ def write_column(
   own = np.zeros(len(all_ids), bool)
   own[len(own) * part // parts : len(own) * (part + 1) // parts] = True
   with (
-    artifacts.disk_errors(target),
+    disk.reporting(target),
     _open_scratch(target, description, flush_bytes, own) as scratch,
   ):
     for folder in sorted(target.glob(f"{_SHARE}*")) if parts == 1 else ():
@@ -139,7 +139,7 @@ def _open_scratch(
   scratch = _scratch(target / name, description, flush_bytes)
   try:
     # The rows once in the scratch and once in the shards, less what is there already.
-    artifacts.check_room(
+    disk.check_room(
       target,
       (2 * num_rows - int(scratch.done[own].sum())) * description.row_bytes,
       f"column {description.name}",

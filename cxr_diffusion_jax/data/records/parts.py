@@ -16,7 +16,7 @@ import shutil
 from absl import logging
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, disk, errors
 from cxr_diffusion_jax.data import dicom, images
 from cxr_diffusion_jax.data.records import files as files_lib
 from cxr_diffusion_jax.data.records import format as record_format
@@ -95,7 +95,7 @@ def make_parts(
       shutil.rmtree(path)
   opened = [_open_part(job, plan, settings) for job in jobs]
   to_make = sum(len(j.rows) for j, p in zip(jobs, opened, strict=True) if p is None)
-  artifacts.check_room(
+  disk.check_room(
     folder,
     # Records are compressed by a quarter, so this is enough.
     to_make * settings.image_size**2,

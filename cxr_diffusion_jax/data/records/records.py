@@ -16,7 +16,7 @@ import os
 from absl import logging
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, checked_files, errors
+from cxr_diffusion_jax import artifacts, checked_files, disk
 from cxr_diffusion_jax.data import dataset_table, splits
 from cxr_diffusion_jax.data.records import files as files_lib
 from cxr_diffusion_jax.data.records import parts as parts_lib
@@ -156,16 +156,10 @@ def _make_plan(
 def _writing(settings: DataSettings) -> Iterator[None]:
   """Creates the records' folder; errors of the disk become one line."""
   folder = settings.records_folder
-  try:
+  other = "name another --config.data.records_dir"
+  with disk.reporting(folder, making=True, instead=other):
     folder.mkdir(parents=True, exist_ok=True)
     yield
-  except OSError as error:
-    raise errors.InputError(
-      f"cannot write records to {error.filename or folder}: {error.strerror or error}",
-      "a folder with enough room that may be written to",
-      "free disk space or name another --config.data.records_dir, then repeat the"
-      " command",
-    ) from error
 
 
 def _read_description(settings: DataSettings) -> artifacts.Json | None:

@@ -15,7 +15,7 @@ import pathlib
 from absl import logging
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import disk, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.records import records as records_lib
@@ -120,7 +120,7 @@ def embed(
     for kind in kinds
   ]
   done = len(paths) - len(frozenset().union(*(kind.missing for kind in work)))
-  with artifacts.disk_errors(root):
+  with disk.reporting(root):
     _check_disk(root, work)
     for names, stems in _by_kinds(work).items():
       group = [kind for kind in work if kind.name in names]
@@ -165,7 +165,7 @@ def _texts_of(
 
 
 def _check_disk(root: pathlib.Path, work: Sequence[KindFiles]) -> None:
-  artifacts.check_room(
+  disk.check_room(
     root,
     sum(len(kind.missing) * kind.row_bytes for kind in work),
     ", ".join(kind.name for kind in work),

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, checked_files, errors, types
+from cxr_diffusion_jax import artifacts, checked_files, disk, errors, types
 
 # Increased when the same network gives different features: saved ones are recomputed.
 FORMAT = 1
@@ -131,7 +131,7 @@ def extract(
       done += len(rows)
       progress(label, done, len(images))
     return features
-  with artifacts.disk_errors(cache):
+  with disk.reporting(cache):
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{extractor.name}-{extractor.fingerprint}-{key}.npy"
     origin = _origin(images)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, disk, errors, types
 from cxr_diffusion_jax.encoders import hub
 from cxr_diffusion_jax.interop import diffusers as interop
 from cxr_diffusion_jax.interop import safetensors_folder
@@ -137,7 +137,7 @@ def export(autoencoder: Autoencoder, workdir: artifacts.PathLike) -> None:
   """Copies a local autoencoder into a run's folder, so that it moves with the run."""
   if pathlib.Path(autoencoder.name).expanduser().is_dir():
     place = safetensors_folder.locate(resolve(autoencoder.name), "vae")
-    with artifacts.disk_errors(workdir):
+    with disk.reporting(workdir):
       artifacts.copy_files(place, epath.Path(workdir) / OWN)
 
 

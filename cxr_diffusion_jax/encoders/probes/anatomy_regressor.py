@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, disk, errors, types
 from cxr_diffusion_jax.encoders.probes import probe_fit, probe_settings
 from cxr_diffusion_jax.encoders.probes.probe_settings import ProbeSettings
 from cxr_diffusion_jax.encoders.unfinished import Unfinished
@@ -182,7 +182,7 @@ def _save(regressor: AnatomyRegressor, path: epath.Path, mark: str) -> None:
   metadata = {"regressor": json.dumps(description)}
   metadata["sha256"] = _digest(regressor.params, metadata["regressor"])
   data = probe_fit.to_bytes(regressor.params, metadata=metadata)
-  with artifacts.disk_errors(path):
+  with disk.reporting(path):
     artifacts.write_bytes(path, data)
 
 

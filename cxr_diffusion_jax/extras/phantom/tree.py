@@ -22,7 +22,7 @@ import tempfile
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, disk, errors
 from cxr_diffusion_jax.data.sources.phantom import SETTINGS_FILE, TEXT_KEY, read_facts
 from cxr_diffusion_jax.extras.phantom import render
 from cxr_diffusion_jax.extras.phantom import tables as phantom_tables
@@ -123,18 +123,19 @@ def write_tree(
   settings["rendering"] = RENDERING
   if visits:
     settings["visits"] = visits
-  if _begin(root, settings):
-    return root
-  plan = make_plan(num_images, seed, visits)
-  paths = []
-  for index in range(num_images):
-    folder = f"images_{index // IMAGES_PER_FOLDER + 1:03d}"
-    paths.append(root / "original" / folder / "images" / plan.name(index))
-    paths[-1].parent.mkdir(parents=True, exist_ok=True)
-  _render(plan, paths, size, seed, progress, num_processes)
-  facts = [read_facts(path) for path in paths]
-  phantom_tables.write_tables(root, plan, facts, settings)
-  artifacts.write_json(root / SETTINGS_FILE, {**settings, "complete": True})
+  with disk.reporting(root):
+    if _begin(root, settings):
+      return root
+    plan = make_plan(num_images, seed, visits)
+    paths = []
+    for index in range(num_images):
+      folder = f"images_{index // IMAGES_PER_FOLDER + 1:03d}"
+      paths.append(root / "original" / folder / "images" / plan.name(index))
+      paths[-1].parent.mkdir(parents=True, exist_ok=True)
+    _render(plan, paths, size, seed, progress, num_processes)
+    facts = [read_facts(path) for path in paths]
+    phantom_tables.write_tables(root, plan, facts, settings)
+    artifacts.write_json(root / SETTINGS_FILE, {**settings, "complete": True})
   return root
 
 
@@ -142,7 +143,9 @@ def _begin(root: pathlib.Path, settings: artifacts.Json) -> bool:
   """Claims `root` for a tree of `settings`; whether it is complete already."""
   path = root / SETTINGS_FILE
   if not path.is_file():
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    # A full disk may have left a part of the file.
+    unfinished = path.with_name(path.name + artifacts.SUFFIX)
+    if root.exists() and (not root.is_dir() or {*root.iterdir()} - {unfinished}):
       raise errors.InputError(
         f"{root} exists and is no phantom tree",
         f"an empty or new folder, or one with {SETTINGS_FILE}",

@@ -186,7 +186,9 @@ def test_prepare_records_keeps_parts_on_a_full_disk(settings, monkeypatch, reaso
     "ArrayRecordWriter",
     lambda *args: (whole if next(result, None) is not None else Full)(*args),
   )
-  with pytest.raises(errors.InputError, match=f"cannot write .*: {reason}.*fix:"):
+  with pytest.raises(
+    errors.InputError, match=f"array_rec.*: {reason}.*fix:.*records_dir"
+  ):
     records.prepare_records(settings)
   notes = sorted(Path(settings.folder).glob("parts/*/chest_xrays"))
   before = {path: path.stat().st_mtime_ns for path in notes}
