@@ -115,7 +115,6 @@ def write(
     errors.InputError: the folder holds weights in another form, which readers would
       take first, or cannot be written to.
   """
-  import safetensors
   from safetensors import numpy as safetensors_numpy
 
   with disk.reporting(folder):
@@ -129,13 +128,8 @@ def write(
       )
     part = folder / _PART
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    try:
-      # PyTorch's readers ask for this entry.
-      safetensors_numpy.save_file(whole, part, metadata={"format": "pt"})
-    except safetensors.SafetensorError as error:
-      raise errors.InputError(
-        f"{part} could not be written ({error})", fix="make room, or name another disk"
-      ) from error
+    # PyTorch's readers ask for this entry.
+    safetensors_numpy.save_file(whole, part, metadata={"format": "pt"})
     with open(part, "rb") as file:
       os.fsync(file.fileno())
     os.replace(part, folder / WHOLE)

@@ -223,15 +223,20 @@ def named_shapes(tree: types.Params) -> dict[str, tuple[int, ...]]:
   return {name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def check_space(manager: Manager, saved: types.Params) -> None:
-  """Raises `errors.InputError` if the disk has no room for one more such tree."""
+def check_space(manager: Manager, saved: types.Params, num: int = 1) -> None:
+  """Raises `errors.InputError` if the disk has no room for checkpoints of such a tree.
+
+  `num` is how many there will be in all; one has to fit even if they are there.
+  """
   if artifacts.is_remote(manager.directory):
     return
+  num = max(1, num - len(manager.all_steps()))
   disk.check_room(
     manager.directory,
-    sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)),
-    "the checkpoints",
-    f"make room, then repeat the command: {_last(manager)}",
+    num * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)),
+    f"{num} more checkpoints" if num > 1 else "a checkpoint",
+    "make room, or keep fewer by --config.train.keep, then repeat the command:"
+    f" {_last(manager)}",
   )
 
 

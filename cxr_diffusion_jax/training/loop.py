@@ -9,6 +9,7 @@ that is not finite is never applied; it ends the run or is skipped, see `diverge
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from absl import logging
@@ -138,7 +139,8 @@ def train(
         trainable.experiment.config, trainable.programs, manager, dataset.card
       )
     history = History(**saved)
-    checkpoints.check_space(manager, state)
+    saves = math.ceil(settings.num_steps / settings.checkpoint_every)
+    checkpoints.check_space(manager, state, min(settings.keep + 1, saves))
     if jax.process_index() == 0:
       card_lib.write(workdir, trainable.experiment.config, dataset.card)
       encoders.export(dataset.settings, dataset.columns, workdir)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, disk, errors, staging, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -124,13 +124,18 @@ def _save(
   model: clip_model.ClipModel, marker: artifacts.Json, folder: pathlib.Path
 ) -> None:
   """Replaces the folder, marker included, as a whole or not at all."""
-  part = folder.with_name(f"{folder.name}.part")
-  shutil.rmtree(part, ignore_errors=True)
-  part.mkdir(parents=True)
-  clip_small.save(model, part)
-  (part / MARKER).write_text(json.dumps(marker, indent=2), encoding="utf-8")
-  shutil.rmtree(folder, ignore_errors=True)
-  part.rename(folder)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with (
+    disk.reporting(folder),
+    staging.temporary_folder(f".{folder.name}-", [folder.parent]) as outer,
+  ):
+    # A temporary folder can be read by its owner alone.
+    new = outer / folder.name
+    new.mkdir()
+    clip_small.save(model, new)
+    artifacts.write_json(new / MARKER, marker)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
 
 
 def read_marker(folder: pathlib.Path) -> artifacts.Json:
