@@ -23,7 +23,9 @@ _BLOCK = 8 << 20
 SAVE_PERIOD = 30.0
 
 # The entry of a JSON file that holds its checksum.
-_CHECKSUM = "crc32"
+CHECKSUM = "crc32"
+
+_REMAKE = "remove it and repeat the command"
 
 # What zipfile raises on damaged files.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
@@ -84,30 +86,32 @@ def read_npz(
 
 def write_json(path: artifacts.PathLike, values: artifacts.JsonMapping) -> None:
   """`artifacts.write_json` of an object, with the CRC32 of its text as last entry."""
-  artifacts.write_json(path, {**values, _CHECKSUM: _crc32(values)})
+  artifacts.write_json(path, {**values, CHECKSUM: _crc32(values)})
 
 
-def read_json(path: artifacts.PathLike) -> artifacts.Json:
+def read_json(path: artifacts.PathLike, fix: str = _REMAKE) -> artifacts.Json:
   """Reads what `write_json` wrote. Files of earlier versions have no checksum.
+
+  Args:
+    fix: what to do about a file that is damaged.
 
   Raises:
     errors.InputError: there is no file, or it is damaged.
   """
   values = artifacts.read_json(path)
   if not isinstance(values, dict):
-    raise damaged(path, "no JSON object")
-  checksum = values.pop(_CHECKSUM, None)
+    raise damaged(path, "no JSON object", fix)
+  checksum = values.pop(CHECKSUM, None)
   if checksum not in (None, _crc32(values)):
-    raise damaged(path, "not as it was written")
+    raise damaged(path, "not as it was written", fix)
   return values
 
 
-def damaged(path: artifacts.PathLike, why: object) -> errors.InputError:
-  """The error of a file that can be made again."""
-  return errors.InputError(
-    f"{os.fspath(path)} is absent or damaged ({why})",
-    fix="remove it and repeat the command",
-  )
+def damaged(
+  path: artifacts.PathLike, why: object, fix: str = _REMAKE
+) -> errors.InputError:
+  """The error of a file, by default of one that can be made again."""
+  return errors.InputError(f"{os.fspath(path)} is absent or damaged ({why})", fix=fix)
 
 
 def _crc32(values: artifacts.JsonMapping) -> int:

@@ -12,15 +12,18 @@ import os
 
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, checked_files, errors
 from cxr_diffusion_jax.data import captions as captions_lib
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.sources.nih import metadata
 
 # Version of the run folder's format; raised when older readers cannot read new runs.
-FORMAT = 2
+FORMAT = 3
 
 CONFIG, DATASET = "config.json", "dataset.json"
+
+# Entries of the files that are not of the config or the card.
+_EXTRA = ("format", checked_files.CHECKSUM)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,14 +144,14 @@ def write(
 ) -> None:
   """Writes both files, each completely or not at all."""
   folder = epath.Path(folder)
-  artifacts.write_json(folder / DATASET, {"format": FORMAT, **card.to_json()})
-  artifacts.write_json(folder / CONFIG, {"format": FORMAT, **config})
+  checked_files.write_json(folder / DATASET, {"format": FORMAT, **card.to_json()})
+  checked_files.write_json(folder / CONFIG, {"format": FORMAT, **config})
 
 
 def read(
   folder: artifacts.PathLike,
 ) -> tuple[artifacts.Json, DatasetCard]:
-  """Reads both files: (config, card).
+  """Reads both files: (config, card). `check_whole` compares their checksums.
 
   Raises:
     errors.InputError: the folder holds no run, or one of a newer format.
@@ -168,8 +171,18 @@ def _read(path: epath.Path) -> artifacts.Json:
   if not isinstance(values, dict):
     raise errors.InputError(f"{path} holds no JSON object", "what training wrote there")
   check_format(os.fspath(path), values)
-  values.pop("format", None)
-  return values
+  return {key: values[key] for key in values if key not in _EXTRA}
+
+
+def check_whole(folder: artifacts.PathLike) -> None:
+  """Compares both files with their checksums, which earlier versions did not write.
+
+  Raises:
+    errors.InputError: a file was changed after training wrote it.
+  """
+  fix = "copy it again, or delete its entry crc32 if it was changed on purpose"
+  for name in (CONFIG, DATASET):
+    checked_files.read_json(epath.Path(folder) / name, fix)
 
 
 def check_format(place: str, values: artifacts.JsonMapping) -> None:

@@ -145,7 +145,8 @@ def check_unedited(
     newest: whether it is the newest, which has the present section `sample`.
 
   Raises:
-    errors.InputError: they differ in what sampling depends on; the keys are named.
+    errors.InputError: they differ in what sampling depends on, and the keys are named;
+      or a file is not as it was written.
   """
   old, new = _flat(saved["config"]), _flat(config)
   differing = [
@@ -170,6 +171,8 @@ def check_unedited(
       "what the checkpoints hold",
       "put the values back, or copy the run's folder again",
     )
+  # Values that a run may change, such as `data.root`.
+  card_lib.check_whole(folder)
 
 
 def _flat(config: artifacts.JsonMapping) -> artifacts.Json:

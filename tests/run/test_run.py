@@ -101,7 +101,7 @@ def test_open_run_reads_the_first_version(place, tmp_path):
   folder = shutil.copytree(place / "run", tmp_path / "run")
   config = json.loads((folder / "config.json").read_text())
   card = json.loads((folder / "dataset.json").read_text())
-  del config["format"], config["train"]["init_from"]
+  del config["format"], config["crc32"], config["train"]["init_from"]
   first = {"fingerprint", "kind", "num_rows", "statistics", "columns"}
   card = {name: value for name, value in card.items() if name in first}
   (folder / "config.json").write_text(json.dumps(config))
@@ -134,6 +134,20 @@ def test_open_run_refuses_files_that_were_edited(place, tmp_path, name, edit, me
     run_lib.open_run(folder)
 
 
+def test_open_run_refuses_another_place_unless_it_was_changed_on_purpose(
+  place, tmp_path
+):
+  path = shutil.copytree(place / "run", tmp_path / "run") / "config.json"
+  content = json.loads(path.read_text())
+  content["data"]["columns"] = "elsewhere"
+  path.write_text(json.dumps(content))
+  with pytest.raises(errors.InputError, match=r"config\.json .*not as .*entry crc32"):
+    run_lib.open_run(path.parent)
+  del content["crc32"]
+  path.write_text(json.dumps(content))
+  assert run_lib.open_run(path.parent).config["data"]["columns"] == "elsewhere"
+
+
 def test_open_run_names_a_key_of_the_config_that_was_renamed(place, tmp_path):
   """As by a flipped bit; the card, which reads the size too, is not blamed."""
   path = shutil.copytree(place / "run", tmp_path / "run") / "config.json"
@@ -152,7 +166,7 @@ def test_open_run_refuses_a_folder_without_its_config(place, tmp_path):
 def test_open_run_refuses_newer_formats(place, tmp_path):
   folder = shutil.copytree(place / "run", tmp_path / "run")
   config = json.loads((folder / "config.json").read_text())
-  for version, said in [(card_lib.FORMAT + 1, "3"), (None, "None")]:
+  for version, said in [(card_lib.FORMAT + 1, "4"), (None, "None")]:
     config["format"] = version
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(errors.InputError, match=f"has format {said}; expected"):

@@ -87,7 +87,7 @@ def kinds(place: pathlib.Path) -> dict[str, Kind]:
   """Name -> kind, for the run in `place`."""
   from cxr_diffusion_jax.encoders.probes import probe
   from cxr_diffusion_jax.evaluation import eval_context
-  from cxr_diffusion_jax.run import checksums, compatibility
+  from cxr_diffusion_jax.run import checksums
   from cxr_diffusion_jax.run import run as run_lib
 
   folder = place / "run"
@@ -98,15 +98,7 @@ def kinds(place: pathlib.Path) -> dict[str, Kind]:
     run = run_lib.open_run(folder, checkpoint=checkpoint)
     # Where the data was is no more than a hint.
     card = dataclasses.replace(run.card, root="", records_dir="")
-    # So are places, and how a run was trained that is done: nothing is made of them.
-    free = (*compatibility.MAY_CHANGE, *compatibility.RATES)
-    config = {
-      key: value
-      for key, value in compatibility.flatten(run.config).items()
-      if key.startswith("sample.")
-      or not {key, f"{key.split('.')[0]}."}.intersection(free)
-    }
-    return _digest([run.ema_params, config, card.to_json()])
+    return _digest([run.ema_params, run.config, card.to_json()])
 
   def read_checkpoint() -> str:
     # As a resumed run does before it restores the state.

@@ -16,6 +16,8 @@ import tempfile
 
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
 from cxr_diffusion_jax import api
 from cxr_diffusion_jax.data.records import plan
 from cxr_diffusion_jax.run import card

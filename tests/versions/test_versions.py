@@ -12,7 +12,7 @@ from cxr_diffusion_jax.data.records import records as records_lib
 from tests.versions import make_run
 
 # Each version that was ever written, and whether it is opened or refused.
-OPENED = ("run2_records3",)
+OPENED = ("run2_records3", "run3_records3")
 
 
 @pytest.fixture(params=OPENED)
@@ -36,7 +36,7 @@ def _open(place: pathlib.Path) -> api.Run:
 
 def _set_format(path: pathlib.Path, version: int) -> None:
   values = {**json.loads(path.read_text()), "format": version}
-  # Records have a checksum, which is new too.
+  # Runs of format 2 have no checksum.
   if values.pop("crc32", None) is None:
     path.write_text(json.dumps(values))
   else:
