@@ -11,6 +11,7 @@ and lets it end. A fault is
   exit      the last call fails, or prints a traceback
   files     a file more or less than after the undisturbed command, in the folder of
             all files or in that of temporary files
+  workers   processes that a killed command started live on for more than 10 s
   values    a value that both undisturbed commands agree on differs: bytes; arrays of
             .npz and checkpoints; entries of .json; lines of text
 
@@ -69,6 +70,8 @@ COMMANDS = (
 )
 # Kills of a command before it may end.
 KILLS = 3
+# Seconds that workers may outlive the process that started them.
+MAX_ORPHANED = 10
 
 # What says when and how long something ran: never compared.
 UNCOMPARED = ("events.", "lock.json", ".lock.json")
@@ -77,10 +80,11 @@ UNCOMPARED_ENTRIES = ("seconds", "crc32")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Life:
-  """One process: its exit code, and the seconds that it lived."""
+  """One process: its exit code, and the seconds that it and then its workers lived."""
 
   code: int
   seconds: float
+  orphaned: float
   text: str
 
 
@@ -97,10 +101,12 @@ class Row:
 class Place:
   """The folder in which commands run, and states of it that are kept."""
 
-  def __init__(self, folder: pathlib.Path, judge_steps: int):
+  def __init__(
+    self, folder: pathlib.Path, judge_steps: int, more: dict[str, int] | None = None
+  ):
     self.folder, self.work = folder.resolve(), folder.resolve() / "work"
     self.temporary = self.folder / "tmp"
-    self._judge_steps = judge_steps
+    self._judge_steps, self._more = judge_steps, more or {}
 
   def arguments(self, name: str) -> list[str]:
     """The command line of a command."""
@@ -108,7 +114,9 @@ class Place:
     path = "findings" if name == "prepare" else "elixr_c"
     roots = {"data.root": work / "tree", "data.records_dir": work / "records"}
     recipe = [f"--config={REPOSITORY}/configs/phantom.py:{path},dit_tiny"]
-    recipe += [f"--config.{key}={value}" for key, value in (FLAGS | roots).items()]
+    recipe += [
+      f"--config.{key}={value}" for key, value in (FLAGS | roots | self._more).items()
+    ]
     judging = [
       "--num=16",
       "--per_patient=0",
@@ -170,17 +178,23 @@ class Place:
         process.send_signal(number)
       code = process.wait()
     seconds = time.monotonic() - start
-    self._await_children(process.pid)
-    return Life(code=code, seconds=seconds, text=log.read_text(errors="replace"))
+    orphaned = self._await_children(process.pid)
+    text = log.read_text(errors="replace")
+    return Life(code=code, seconds=seconds, orphaned=orphaned, text=text)
 
   @staticmethod
-  def _await_children(group: int) -> None:
-    """Waits until the workers of an ended process have ended too, 20 s at most."""
+  def _await_children(group: int) -> float:
+    """Waits until the workers of an ended process have ended too; returns seconds.
+
+    After 20 s it kills them.
+    """
+    start = time.monotonic()
     with contextlib.suppress(ProcessLookupError):
       for _ in range(200):
         os.killpg(group, 0)
         time.sleep(0.1)
       os.killpg(group, signal.SIGKILL)
+    return time.monotonic() - start
 
   def files(self) -> set[str]:
     """Names of all files, except inside checkpoints, whose files are of no fixed name.
@@ -312,7 +326,11 @@ def attack(
       if name == "save":
         wait = draw.choice([0.0, draw.uniform(0, 0.05), draw.uniform(0, 0.5)])
         end = inside_save(place.work / "run/checkpoints", wait, number)
-      lived += place.live(name, end).seconds
+      life = place.live(name, end)
+      lived += life.seconds
+      if life.orphaned > MAX_ORPHANED:
+        row.faults["workers"] += 1
+        print(f"  {name}: workers: lived on for {life.orphaned:.0f} s", flush=True)
     row.kills += chain
     last = place.live(name, None)
     row.repeated = max(row.repeated, (lived + last.seconds - seconds) / chain)
