@@ -140,10 +140,10 @@ def new_folder(folder: PathLike) -> Iterator[pathlib.Path]:
       outer = stack.enter_context(staging.temporary_folder(f".{target.name}-", places))
     # A temporary folder can be read by its owner alone.
     new = outer / target.name
-    new.mkdir()
-    yield new
-    sizes = {name: (new / name).stat().st_size for name in _files(new)}
     with disk.reporting(target):
+      new.mkdir()
+      yield new
+      sizes = {name: (new / name).stat().st_size for name in _files(new)}
       if inside or is_remote(target):
         _replace_files(target, new, sizes)
       else:

@@ -183,3 +183,12 @@ def test_claim_folder_refuses_files_of_the_user(tmp_path):
   with pytest.raises(errors.InputError, match=r"did not write: a\.txt;"):
     artifacts.claim_folder(tmp_path / "old", ["a.txt", "b"])
   artifacts.claim_folder(tmp_path / "old", ["a.txt", "b"], adopt=True)
+
+
+def test_new_folder_is_named_when_a_file_in_it_does_not_fit(tmp_path):
+  with (
+    pytest.raises(errors.InputError, match=rf"{tmp_path}/out: No space left"),
+    artifacts.new_folder(tmp_path / "out"),
+  ):
+    raise OSError(28, "No space left on device")
+  assert not [*tmp_path.iterdir()]

@@ -8,8 +8,8 @@ limit, on the same files: the most room that it takes, and which of its values r
 Then, for so many sizes between nothing and that room: starts the command on a disk of
 that size, makes the disk large, and starts it again. A fault is
 
-  exit      on the full disk: another exit code than 2, or not one line that says how
-            much is free and what to do; or a traceback
+  exit      on the full disk: another exit code than 2, or not one line that names a
+            file or folder, what is free and what to do; or a traceback
   hang      it has not ended after --seconds
   lost      a file of before the command, or a checkpoint, is gone, changed or torn
   again     with room: the command fails, or its files and values differ from those of a
@@ -77,6 +77,11 @@ class Disk(kills.Place):
     size = f"remount,size={max(num_bytes, 1)}"
     subprocess.run(["mount", "-o", size, str(self._mount)], check=True)
 
+  def is_named(self, line: str) -> bool:
+    """Whether a line names a file or folder of the disk, the free space and a fix."""
+    named = re.search(rf"{self._mount}\S*.*fix: ", line)
+    return bool(named) and bool(re.search(r"\d MB free", line))
+
   def used(self) -> int:
     """Bytes of the disk that are in use."""
     usage = shutil.disk_usage(self._mount)
@@ -136,7 +141,7 @@ def _faults_when_full(
     yield "hang", life.text[-500:]
   elif life.code not in (0, 2) or "Traceback" in life.text:
     yield "exit", f"{life.code}: {life.text[-2500:]}"
-  elif life.code == 2 and (len(lines) != 1 or not _is_helpful(lines[0])):
+  elif life.code == 2 and (len(lines) != 1 or not disk.is_named(lines[0])):
     yield "exit", f"not one helpful line: {lines}"
   try:
     now = disk.values()
@@ -146,10 +151,6 @@ def _faults_when_full(
     return
   if lost := [key for key, value in before.items() if now.get(key) != value]:
     yield "lost", f"{len(lost)}: {', '.join(sorted(lost)[:5])}"
-
-
-def _is_helpful(line: str) -> bool:
-  return bool(re.search(r"\d MB free", line)) and "fix: " in line
 
 
 def main() -> int:
