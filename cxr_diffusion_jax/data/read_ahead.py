@@ -4,6 +4,7 @@ batches -> threads of this process | of `num_workers` processes -> iterator
 """
 
 import multiprocessing
+from multiprocessing import shared_memory
 import os
 import signal
 import threading
@@ -36,11 +37,25 @@ def read_ahead(
 
 
 def _start_worker(index: int, count: int) -> None:
-  """Lets worker `index` of `count` end with its reader, and not at Ctrl-C."""
+  """Lets worker `index` of `count` end with its reader, and at no other signal."""
   del index, count
-  # Ctrl-C reaches the whole group; the reader still takes batches until it has saved.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # Ctrl-C, `timeout` and schedulers signal the whole group; the reader still takes
+  # batches until it has saved, and stops its workers itself.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  shared_memory.SharedMemory = _SharedMemory
   threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+class _SharedMemory(shared_memory.SharedMemory):
+  """Shared memory that exists only together with its entry in the resource tracker."""
+
+  registering = threading.Lock()
+
+  def __init__(self, *args, **kwargs):
+    # A thread that ended between both would leave memory that nobody removes.
+    with self.registering:
+      super().__init__(*args, **kwargs)
 
 
 def _end_with_parent() -> None:
@@ -52,4 +67,5 @@ def _end_with_parent() -> None:
   """
   if (parent := multiprocessing.parent_process()) is not None:
     parent.join()
+    _SharedMemory.registering.acquire(timeout=5)
     os._exit(1)

@@ -8,30 +8,43 @@ import subprocess
 import sys
 
 READ = """
-import multiprocessing, os, signal, sys
+import multiprocessing, os, signal, time
 from absl import flags
 import grain
 import numpy as np
 from cxr_diffusion_jax.data import read_ahead
 flags.FLAGS.mark_as_parsed()
-batches = grain.MapDataset.range(10**6).map(lambda i: np.full(512, i))
+
+def read(i):
+  from multiprocessing import resource_tracker
+  register = resource_tracker.register
+  def register_late(name, kind):
+    print(name, flush=True)
+    time.sleep(0.5)
+    register(name, kind)
+  if i == 20:
+    resource_tracker.register = register_late
+  return np.full(512, i)
+
+batches = grain.MapDataset.range(10**6).map(read)
 iterator = iter(read_ahead.read_ahead(batches, 1, 1))
 batch = next(iterator)
-os.kill(multiprocessing.active_children()[0].pid, signal.SIGINT)
+for number in (signal.SIGINT, signal.SIGTERM):
+  os.kill(multiprocessing.active_children()[0].pid, number)
 for _ in range(9):
   batch = next(iterator)
 print(batch.shm.name, batch[0], flush=True)
-sys.stdin.read()
+for _ in iterator:
+  pass
 """
 
 
-def test_workers_and_shared_memory_end_with_a_killed_process_and_not_at_ctrl_c(
+def test_workers_and_shared_memory_end_with_a_killed_process_and_at_no_other_signal(
   repository,
 ):
   process = subprocess.Popen(
     [sys.executable, "-c", READ],
     cwd=repository,
-    stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
     start_new_session=True,
@@ -43,10 +56,13 @@ def test_workers_and_shared_memory_end_with_a_killed_process_and_not_at_ctrl_c(
       assert value == "9"
       shared = pathlib.Path("/dev/shm", name)
       assert shared.exists() == (sys.platform == "linux")
+      # The next has been created, but is not registered yet.
+      late = pathlib.Path("/dev/shm" + process.stdout.readline().strip())
       process.kill()
       # The worker and Python's resource tracker inherited the pipe: it ends with them.
       process.communicate(timeout=10)
       assert not shared.exists()
+      assert not late.exists()
   finally:
     with contextlib.suppress(ProcessLookupError):
       os.killpg(process.pid, signal.SIGKILL)
