@@ -22,7 +22,7 @@ Prints a table; exit code 1 if there is a fault. Needs Linux's /proc.
 
 import argparse
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import csv
 import dataclasses
@@ -87,6 +87,10 @@ class Soak:
     self.finished: list[tuple[float, float]] = []  # seconds, MB of the run
     self.orphaned = 0.0
     self._kill_every, self._start = kill_every, time.monotonic()
+
+  def is_full(self, row: Sequence[Sample]) -> bool:
+    """Whether these samples of a life last as long as one between two kills."""
+    return len(row) > 1 and row[-1].seconds - row[0].seconds > 0.8 * self._kill_every
 
   def seconds(self) -> float:
     """Seconds since the start."""
@@ -211,15 +215,23 @@ def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def growths(soak: Soak) -> Iterator[tuple[str, float, float]]:
   """(quantity, its mean, its growth over the whole time as a share of the mean).
 
-  Of trainings, each by the median of the second half of its life, where all is loaded;
-  and of the disk of finished runs.
+  Of trainings that were not ended earlier than others, each by the median of the second
+  half of its life, where all is loaded; of memory within the longest of them; and of
+  the disk of finished runs.
   """
-  trainings = [i for i, name in soak.lives.items() if name == "train"]
-  rows = [[s for s in soak.samples if s.life == i] for i in trainings]
-  rows = [row[len(row) // 2 :] for row in rows if len(row) > 8]
+  rows = [
+    [s for s in soak.samples if s.life == i]
+    for i, name in soak.lives.items()
+    if name == "train"
+  ]
+  # The last samples see processes end.
+  rows = [row[len(row) // 2 : -5] for row in rows if soak.is_full(row)]
   for name in ("memory", "files", "threads", "shared"):
     values = [np.median([getattr(s, name) for s in row]) for row in rows]
     yield name, *_growth([row[0].seconds for row in rows], values)
+  longest = max(rows, key=len)
+  memory = [s.memory for s in longest]
+  yield "memory within one", *_growth([s.seconds for s in longest], memory)
   yield "disk of a finished run", *_growth(*zip(*soak.finished, strict=True))
 
 
@@ -291,7 +303,7 @@ def main() -> int:
     plot(soak, given.plot)
   print(f"\n{len(soak.lives) - first} lives, {len(soak.finished)} finished runs")
   print(f"workers outlived their process by {soak.orphaned:.1f} s at most\n")
-  print("| of a training | mean | growth |\n|---|--:|--:|")
+  print("| of trainings | mean | growth |\n|---|--:|--:|")
   for name, mean, growth in growths(soak):
     if growth > given.tolerance:
       soak.fault("growth", f"{name} by {growth:.0%}")
