@@ -1,6 +1,7 @@
 """Imports between packages follow the layers of the design, read from the source.
 
-errors, progress, staging <- disk <- types, artifacts, naming <- pictures
+errors, progress, staging <- disk <- types, artifacts, naming
+  <- checked_files <- checksums <- pictures
   <- {diffusion, models, conditioning, data, parallel} <- interop <- encoders <- run
   <- {training, sampling} <- evaluation <- {report, synthesis} <- extras <- planning
   <- cli <- mains
@@ -19,6 +20,7 @@ LAYERS = (
   ("disk",),
   ("types", "artifacts", "naming"),
   ("checked_files",),
+  ("checksums",),
   ("pictures",),
   ("diffusion", "models", "conditioning", "data", "parallel"),
   ("interop",),

@@ -15,7 +15,7 @@ from flax import serialization, traverse_util
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import artifacts, checksums, errors, types
 from cxr_diffusion_jax.data.columns import column as column_lib
 from cxr_diffusion_jax.encoders import hub
 from cxr_diffusion_jax.interop import names
@@ -90,8 +90,10 @@ def read(folder: pathlib.Path, fix: str = "") -> artifacts.Json:
     fix: what the user can do where the folder has none.
 
   Raises:
-    errors.InputError: no weights in a readable form, or a damaged file.
+    errors.InputError: no weights in a readable form, or a damaged file; also one that
+      is not of the weights.
   """
+  checksums.check_model(folder)
   stored = _read(folder, fix)
   if any(name.endswith(".kernel") for name in stored):
     # Flax's own names and axes.

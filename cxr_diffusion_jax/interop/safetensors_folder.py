@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, disk, errors
+from cxr_diffusion_jax import artifacts, checksums, disk, errors
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
@@ -66,6 +66,7 @@ def read_config(folder: pathlib.Path, class_name: str) -> artifacts.Json:
   Raises:
     errors.InputError: no JSON object, or of another class of models.
   """
+  checksums.check_model(folder, (CONFIG,))
   config = read_json(folder / CONFIG)
   stored = config.get("_class_name")
   if stored != class_name:
@@ -91,6 +92,7 @@ def read_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads all arrays by name, as float32, on the host; raises as `read_shapes`."""
+  checksums.check_model(folder)
   return read_arrays(weight_files(folder))
 
 
@@ -132,11 +134,13 @@ def write(
     safetensors_numpy.save_file(whole, part, metadata={"format": "pt"})
     with open(part, "rb") as file:
       os.fsync(file.fileno())
+    (folder / checksums.FILE).unlink(missing_ok=True)
     os.replace(part, folder / WHOLE)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     artifacts.write_text(folder / CONFIG, text)
     # The library makes a file that its owner alone can read.
     shutil.copymode(folder / CONFIG, folder / WHOLE)
+    checksums.seal(folder, (WHOLE, CONFIG))
 
 
 _PART = f"{WHOLE}.part"

@@ -18,8 +18,8 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from cxr_diffusion_jax import artifacts, disk, errors, types
-from cxr_diffusion_jax.run import checksums, set_aside
+from cxr_diffusion_jax import artifacts, checksums, disk, errors, types
+from cxr_diffusion_jax.run import set_aside
 from cxr_diffusion_jax.run import state as state_lib
 
 Manager = ocp.CheckpointManager

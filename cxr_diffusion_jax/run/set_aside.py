@@ -10,8 +10,7 @@ import pathlib
 from absl import logging
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors
-from cxr_diffusion_jax.run import checksums
+from cxr_diffusion_jax import artifacts, checksums, errors
 
 
 def steps_in(folder: artifacts.PathLike) -> list[int]:

@@ -24,6 +24,13 @@ def written(tmp_path):
   return tmp_path / "model"
 
 
+@pytest.fixture
+def unsealed(written):
+  """The same of another program, which writes no checksums."""
+  (written / "checksums.json").unlink()
+  return written
+
+
 def _check(folder, arrays=ARRAYS):
   result = safetensors_folder.read(folder)
   assert result.keys() == arrays.keys()
@@ -37,7 +44,11 @@ def _check(folder, arrays=ARRAYS):
 def test_write_then_read_is_the_identity(written):
   _check(written)
   assert safetensors_folder.read_config(written, "Toy") == {}
-  assert {path.name for path in written.iterdir()} == {WEIGHTS, "config.json"}
+  assert {path.name for path in written.iterdir()} == {
+    WEIGHTS,
+    "config.json",
+    "checksums.json",
+  }
   # Whoever may read the one may read the other.
   assert len({path.stat().st_mode for path in written.iterdir()}) == 1
   # A second time takes the place of the first.
@@ -46,52 +57,52 @@ def test_write_then_read_is_the_identity(written):
   assert safetensors_folder.read_config(written, "Toy") == {"x": 1}
 
 
-def test_read_joins_shards_by_their_index(written):
-  (written / WEIGHTS).unlink()
+def test_read_joins_shards_by_their_index(unsealed):
+  (unsealed / WEIGHTS).unlink()
   names = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
   for name, (key, array) in zip(names, ARRAYS.items(), strict=True):
-    safetensors_numpy.save_file({key: array}, written / name)
+    safetensors_numpy.save_file({key: array}, unsealed / name)
   index = {"weight_map": dict(zip(ARRAYS, names, strict=True))}
-  (written / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
-  _check(written)
-  (written / names[1]).unlink()
+  (unsealed / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+  _check(unsealed)
+  (unsealed / names[1]).unlink()
   with pytest.raises(errors.InputError, match=r"00002-of-00002.* is absent"):
-    safetensors_folder.read_shapes(written)
-  (written / f"{WEIGHTS}.index.json").write_text("{}")
+    safetensors_folder.read_shapes(unsealed)
+  (unsealed / f"{WEIGHTS}.index.json").write_text("{}")
   with pytest.raises(errors.InputError, match=r"index.json is absent or cannot"):
-    safetensors_folder.read_shapes(written)
+    safetensors_folder.read_shapes(unsealed)
 
 
-def test_read_takes_a_16_bit_variant_if_there_is_no_other(written):
+def test_read_takes_a_16_bit_variant_if_there_is_no_other(unsealed):
   half = {name: array.astype(np.float16) for name, array in ARRAYS.items()}
-  (written / WEIGHTS).unlink()
+  (unsealed / WEIGHTS).unlink()
   safetensors_numpy.save_file(
-    half, written / "diffusion_pytorch_model.fp16.safetensors"
+    half, unsealed / "diffusion_pytorch_model.fp16.safetensors"
   )
-  _check(written)
-  safetensors_numpy.save_file({"c": np.ones(1, np.float32)}, written / WEIGHTS)
-  _check(written, {"c": np.ones(1, np.float32)})
+  _check(unsealed)
+  safetensors_numpy.save_file({"c": np.ones(1, np.float32)}, unsealed / WEIGHTS)
+  _check(unsealed, {"c": np.ones(1, np.float32)})
 
 
-def test_read_ignores_other_weights_under_the_name_of_a_variant(written):
-  (written / WEIGHTS).rename(written / "diffusion_pytorch_model.non_ema.safetensors")
+def test_read_ignores_other_weights_under_the_name_of_a_variant(unsealed):
+  (unsealed / WEIGHTS).rename(unsealed / "diffusion_pytorch_model.non_ema.safetensors")
   with pytest.raises(errors.InputError, match="no weights in"):
-    safetensors_folder.read(written)
+    safetensors_folder.read(unsealed)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 60, -1])
-def test_read_shapes_reports_a_truncated_file(kept, written):
-  data = (written / WEIGHTS).read_bytes()
-  (written / WEIGHTS).write_bytes(data[:kept])
+def test_read_shapes_reports_a_truncated_file(kept, unsealed):
+  data = (unsealed / WEIGHTS).read_bytes()
+  (unsealed / WEIGHTS).write_bytes(data[:kept])
   with pytest.raises(errors.InputError, match=f"{WEIGHTS} is absent or cannot be"):
-    safetensors_folder.read_shapes(written)
+    safetensors_folder.read_shapes(unsealed)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])
-def test_read_config_reports_a_wrong_configuration(text, written):
-  (written / "config.json").write_text(text)
+def test_read_config_reports_a_wrong_configuration(text, unsealed):
+  (unsealed / "config.json").write_text(text)
   with pytest.raises(errors.InputError, match=r"config.json is absent or cannot"):
-    safetensors_folder.read_config(written, "Toy")
+    safetensors_folder.read_config(unsealed, "Toy")
 
 
 @pytest.mark.parametrize(
@@ -104,21 +115,21 @@ def test_read_config_reports_a_wrong_configuration(text, written):
     {"hidden_size": float("nan")},
   ],
 )
-def test_read_config_refuses_sizes_of_no_real_model(written, sizes):
+def test_read_config_refuses_sizes_of_no_real_model(unsealed, sizes):
   text = json.dumps({"_class_name": "Toy", "vocab_size": 250_002, **sizes})
-  (written / "config.json").write_text(text)
+  (unsealed / "config.json").write_text(text)
   with pytest.raises(errors.InputError, match="at most"):
-    safetensors_folder.read_config(written, "Toy")
+    safetensors_folder.read_config(unsealed, "Toy")
 
 
-def test_read_refuses_a_pickle_and_says_how_to_convert_it(written):
-  (written / WEIGHTS).unlink()
-  (written / "diffusion_pytorch_model.bin").write_bytes(b"")
+def test_read_refuses_a_pickle_and_says_how_to_convert_it(unsealed):
+  (unsealed / WEIGHTS).unlink()
+  (unsealed / "diffusion_pytorch_model.bin").write_bytes(b"")
   with pytest.raises(errors.InputError) as caught:
-    safetensors_folder.read(written)
+    safetensors_folder.read(unsealed)
   reported = str(caught.value)
   assert "diffusion_pytorch_model.bin is a pickle" in reported
-  assert f"AutoModel.from_pretrained('{written}', use_safetensors=False)" in reported
+  assert f"AutoModel.from_pretrained('{unsealed}', use_safetensors=False)" in reported
   assert ".save_pretrained('NEW_FOLDER')" in reported
 
 
@@ -136,26 +147,26 @@ def test_locate_lists_the_files_of_a_folder_without_a_model(tmp_path):
     safetensors_folder.locate(tmp_path / "nowhere", "vae")
 
 
-def test_write_does_not_shadow_weights_in_another_form(written):
-  (written / WEIGHTS).rename(written / "diffusion_pytorch_model.fp16.safetensors")
+def test_write_does_not_shadow_weights_in_another_form(unsealed):
+  (unsealed / WEIGHTS).rename(unsealed / "diffusion_pytorch_model.fp16.safetensors")
   with pytest.raises(errors.InputError, match=r"fp16.safetensors already"):
-    safetensors_folder.write(written, {}, ARRAYS)
+    safetensors_folder.write(unsealed, {}, ARRAYS)
 
 
-def test_write_keeps_the_old_model_after_a_failure(written, monkeypatch):
+def test_write_keeps_the_old_model_after_a_failure(unsealed, monkeypatch):
   def fail(*arguments):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(os, "replace", fail)
   with pytest.raises(errors.InputError, match="No space left"):
-    safetensors_folder.write(written, {"_class_name": "Other"}, {"c": np.ones(1)})
-  _check(written)
-  assert safetensors_folder.read_config(written, "Toy") == {}
+    safetensors_folder.write(unsealed, {"_class_name": "Other"}, {"c": np.ones(1)})
+  _check(unsealed)
+  assert safetensors_folder.read_config(unsealed, "Toy") == {}
 
 
-def test_read_refuses_an_index_that_leaves_its_folder(written):
-  (written / WEIGHTS).rename(written.parent / "outside.safetensors")
+def test_read_refuses_an_index_that_leaves_its_folder(unsealed):
+  (unsealed / WEIGHTS).rename(unsealed.parent / "outside.safetensors")
   index = {"weight_map": dict.fromkeys(ARRAYS, "../outside.safetensors")}
-  (written / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+  (unsealed / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
   with pytest.raises(errors.InputError, match=r"outside.safetensors is absent"):
-    safetensors_folder.read(written)
+    safetensors_folder.read(unsealed)

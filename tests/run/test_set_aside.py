@@ -8,7 +8,7 @@ import pytest
 
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.run import checkpoints, set_aside
-from tests.run.test_checksums import state_of
+from tests.test_checksums import state_of
 
 
 @pytest.fixture

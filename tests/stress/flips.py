@@ -85,9 +85,9 @@ def make(place: pathlib.Path) -> None:
 
 def kinds(place: pathlib.Path) -> dict[str, Kind]:
   """Name -> kind, for the run in `place`."""
+  from cxr_diffusion_jax import checksums
   from cxr_diffusion_jax.encoders.probes import probe
   from cxr_diffusion_jax.evaluation import eval_context
-  from cxr_diffusion_jax.run import checksums
   from cxr_diffusion_jax.run import run as run_lib
 
   folder = place / "run"

@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax import artifacts, checked_files, types
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
@@ -103,14 +103,14 @@ def statistics(column: columns_lib.Column) -> artifacts.Json:
   posteriors, about their one mean. `modes` are variances of the posteriors' means, see
   `data.records.statistics`; an earlier version did not write them.
   """
-  measured = artifacts.read_json(column.folder / "statistics.json")
+  measured = checked_files.read_json(column.folder / "statistics.json")
   return {NAME: measured[NAME], "modes": measured.get("modes", [])}
 
 
 def _write_statistics(column: columns_lib.Column) -> None:
   path = column.folder / "statistics.json"
   mark = column.description.fingerprint
-  if path.is_file() and artifacts.read_json(path)["fingerprint"] == mark:
+  if path.is_file() and checked_files.read_json(path)["fingerprint"] == mark:
     return
   source = column.source("train")
   count = min(len(source), _MEASURED)
@@ -125,7 +125,7 @@ def _write_statistics(column: columns_lib.Column) -> None:
   std = math.sqrt(max(sums[1] / max(sums[2], 1) - mean**2, 0.0))
   measured = {"mean": mean, "std": std, "num_images": count}
   modes = statistics_lib.mode_variances([np.stack(means)]) if means else []
-  artifacts.write_json(path, {"fingerprint": mark, NAME: measured, "modes": modes})
+  checked_files.write_json(path, {"fingerprint": mark, NAME: measured, "modes": modes})
 
 
 def _rate(stamps: Sequence[tuple[int, float]]) -> str:

@@ -18,7 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cxr_diffusion_jax import artifacts, disk, errors, staging, types
+from cxr_diffusion_jax import (
+  artifacts,
+  checked_files,
+  checksums,
+  disk,
+  errors,
+  staging,
+  types,
+)
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
@@ -133,7 +141,8 @@ def _save(
     new = outer / folder.name
     new.mkdir()
     clip_small.save(model, new)
-    artifacts.write_json(new / MARKER, marker)
+    checked_files.write_json(new / MARKER, marker)
+    checksums.seal(new)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 
@@ -141,7 +150,7 @@ def _save(
 def read_marker(folder: pathlib.Path) -> artifacts.Json:
   """Returns what `standin.json` of a folder says, {} where there is none."""
   path = folder / MARKER
-  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+  return checked_files.read_json(path) if path.is_file() else {}
 
 
 def _train(

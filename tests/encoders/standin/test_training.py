@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
-from cxr_diffusion_jax.encoders import fitting
+from cxr_diffusion_jax.encoders import fitting, weights
 from cxr_diffusion_jax.encoders.clip import model as clip_model
 from cxr_diffusion_jax.encoders.clip import small as clip_small
 from cxr_diffusion_jax.encoders.standin import training as standin
@@ -146,3 +146,19 @@ def test_train_standin_refuses_other_numbers_of_rows(inputs, tmp_path, drop):
   uneven = [rows[:-1] if i == drop else rows for i, rows in enumerate(inputs)]
   with pytest.raises(errors.InputError, match="at least two training images"):
     standin.train_standin(*uneven, tmp_path / "clip", settings=SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "flax_model.msgpack"])
+def test_a_standin_of_which_a_bit_changed_is_refused(trained, tmp_path, name):
+  folder = shutil.copytree(trained, tmp_path / "clip")
+  content = bytearray((folder / name).read_bytes())
+  content[len(content) // 2] ^= 1
+  (folder / name).write_bytes(content)
+  with pytest.raises(errors.InputError, match=f"{name} is not as it was written"):
+    weights.read(folder)
+
+
+def test_read_marker_names_a_damaged_file(tmp_path):
+  (tmp_path / "standin.json").write_text("{")
+  with pytest.raises(errors.InputError, match=r"standin\.json is not readable"):
+    standin.read_marker(tmp_path)

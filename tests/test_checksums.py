@@ -1,4 +1,4 @@
-"""`run/checksums.py`: no bit of a checkpoint can change without a word."""
+"""`checksums.py`: no bit of a checkpoint or a network can change without a word."""
 
 import random
 import shutil
@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import checksums, errors
 from cxr_diffusion_jax.parallel import mesh as mesh_lib
-from cxr_diffusion_jax.run import checkpoints, checksums
+from cxr_diffusion_jax.run import checkpoints
 from tests.run import test_checkpoints
 
 
@@ -92,3 +92,18 @@ def test_check_detects_missing_files_and_looks_at_the_parts_that_are_read(workdi
   (folder / checksums.FILE).write_text('{"a": 1')
   with pytest.raises(checksums.Damaged, match="cannot be read"):
     checksums.check(folder, ("run",))
+
+
+def test_check_model_says_how_to_go_on_with_a_file_that_was_changed(tmp_path):
+  (tmp_path / "config.json").write_text("{}")
+  (tmp_path / "weights").write_bytes(b"abc")
+  checksums.check_model(tmp_path)
+  checksums.seal(tmp_path, ("config.json", "weights"))
+  (tmp_path / "README.md").write_text("added")
+  checksums.check_model(tmp_path)
+  _flip(tmp_path / "weights", random.Random(0))
+  checksums.check_model(tmp_path, ("config.json",))
+  with pytest.raises(errors.InputError, match=r"weights is not .*delete its checksums"):
+    checksums.check_model(tmp_path)
+  (tmp_path / checksums.FILE).unlink()
+  checksums.check_model(tmp_path)
