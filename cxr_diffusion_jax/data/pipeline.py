@@ -218,7 +218,7 @@ def train_batches(
     .slice(slice(start_step * process_count + process_index, None, process_count))
     .map(functools.partial(_load, source))
   )
-  return iter(read_ahead.read_ahead(batches, num_workers, num_threads))
+  return read_ahead.read_ahead(batches, num_workers, num_threads)
 
 
 def epoch_batches(
@@ -251,7 +251,7 @@ def epoch_batches(
     }
 
   batches = grain.MapDataset.range(num_batches).map(load)
-  return iter(read_ahead.read_ahead(batches, 0, num_threads))
+  return read_ahead.read_ahead(batches, 0, num_threads)
 
 
 def _with_draws(

@@ -3,21 +3,28 @@
 batches -> threads of this process | of `num_workers` processes -> iterator
 """
 
+from collections.abc import Iterator
 import multiprocessing
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 import os
 import signal
 import threading
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
   import grain
 
 
+# Those that a whole process group receives, at Ctrl-C or from a scheduler.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 def read_ahead(
   batches: "grain.MapDataset", num_workers: int, num_threads: int
-) -> "grain.IterDataset":
-  """Returns a dataset whose iterators prepare the next batches in advance.
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns an iterator that prepares the next batches in advance.
 
   Args:
     num_workers: worker processes; 0 reads in threads of this process.
@@ -28,20 +35,32 @@ def read_ahead(
   # One batch waiting for each thread: 64 images of 512 pixels take 64 MiB.
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
   dataset = batches.to_iter_dataset(options)
-  if num_workers:
-    dataset = dataset.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=num_workers),
-      worker_init_fn=_start_worker,
-    )
-  return dataset
+  if not num_workers:
+    return iter(dataset)
+  workers = grain.MultiprocessingOptions(num_workers=num_workers)
+  return _from_workers(dataset.mp_prefetch(workers, worker_init_fn=_start_worker))
+
+
+def _from_workers(dataset: "grain.IterDataset") -> Iterator[dict[str, np.ndarray]]:
+  iterator = iter(dataset)
+  # Unless it runs, the first worker starts it, which unblocks the signals.
+  resource_tracker.ensure_running()
+  # Workers, and the threads that start them, inherit this: a signal to the whole group
+  # does not end them before `_start_worker`. The first batch comes after all starts.
+  previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+  try:
+    first = next(iterator)
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+  yield first
+  yield from iterator
 
 
 def _start_worker(index: int, count: int) -> None:
   """Lets worker `index` of `count` end with its reader, and at no other signal."""
   del index, count
-  # Ctrl-C, `timeout` and schedulers signal the whole group; the reader still takes
-  # batches until it has saved, and stops its workers itself.
-  for number in (signal.SIGINT, signal.SIGTERM):
+  # The reader still takes batches until it has saved, and stops its workers itself.
+  for number in _SIGNALS:
     signal.signal(number, signal.SIG_IGN)
   shared_memory.SharedMemory = _SharedMemory
   threading.Thread(target=_end_with_parent, daemon=True).start()

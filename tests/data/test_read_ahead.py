@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 READ = """
-import multiprocessing, os, signal, time
+import multiprocessing, os, signal, threading, time
 from absl import flags
 import grain
 import numpy as np
@@ -27,10 +27,17 @@ def read(i):
   return np.full(512, i)
 
 batches = grain.MapDataset.range(10**6).map(read)
-iterator = iter(read_ahead.read_ahead(batches, 1, 1))
+iterator = read_ahead.read_ahead(batches, 1, 1)
+
+def send_signals():
+  while not (workers := multiprocessing.active_children()):
+    time.sleep(0.001)
+  for number in (signal.SIGINT, signal.SIGTERM):
+    os.kill(workers[0].pid, number)
+
+threading.Thread(target=send_signals).start()
 batch = next(iterator)
-for number in (signal.SIGINT, signal.SIGTERM):
-  os.kill(multiprocessing.active_children()[0].pid, number)
+send_signals()
 for _ in range(9):
   batch = next(iterator)
 print(batch.shm.name, batch[0], flush=True)
