@@ -179,8 +179,9 @@ def _save(regressor: AnatomyRegressor, path: epath.Path, mark: str) -> None:
     "num_training": regressor.num_training,
     "image_size": regressor.image_size,
   }
+  description["sha256"] = _digest(regressor.params, json.dumps(description))
+  # One entry: safetensors writes several in any order, and equal files are to be equal.
   metadata = {"regressor": json.dumps(description)}
-  metadata["sha256"] = _digest(regressor.params, metadata["regressor"])
   data = probe_fit.to_bytes(regressor.params, metadata=metadata)
   with disk.reporting(path):
     artifacts.write_bytes(path, data)
@@ -202,16 +203,16 @@ def _load(
   try:
     params = probe_fit.from_bytes(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-  except (safetensors.SafetensorError, ValueError) as error:
+    description = dict(
+      json.loads(header.get("__metadata__", {}).get("regressor", "{}"))
+    )
+  except (safetensors.SafetensorError, ValueError, TypeError) as error:
     raise errors.InputError(
       f"{path} is damaged: {error}", fix=f"remove {path}"
     ) from error
-  metadata = header.get("__metadata__", {})
-  text = metadata.get("regressor", "{}")
-  if metadata.get("sha256") != _digest(params, text):
+  if description.pop("sha256", "") != _digest(params, json.dumps(description)):
     # Damaged, or of an earlier version without a digest.
     return None
-  description = json.loads(text)
   if description.pop("fingerprint", "") != mark:
     return None
   return AnatomyRegressor(
