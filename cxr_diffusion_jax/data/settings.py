@@ -9,13 +9,12 @@ RECORDS_DIR/NAME-HASH/SIZE/standin_clip/         the stand-in encoder
 import dataclasses
 import glob
 import hashlib
-import json
 import os
 import pathlib
 
 from etils import epath
 
-from cxr_diffusion_jax import artifacts, errors, naming
+from cxr_diffusion_jax import artifacts, checked_files, errors, naming
 from cxr_diffusion_jax.data import balance, images, labels
 from cxr_diffusion_jax.data import captions as captions_lib
 from cxr_diffusion_jax.data.sources import base
@@ -270,5 +269,5 @@ def _exists(location: str) -> bool:
 def _root_of(folder: pathlib.Path) -> str:
   """Where the dataset of a folder below `records_dir` was last; "." if unknown."""
   for path in folder.glob("*/records.json"):
-    return json.loads(path.read_text()).get("root", ".")
+    return checked_files.read_json(path).get("root", ".")
   return "."

@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import checked_files, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images as images_lib
 from cxr_diffusion_jax.data import prompts, reports
@@ -166,11 +166,11 @@ def kept_description(
   """
   path = target / "encoder.json"
   if path.is_file():
-    kept = artifacts.read_json(path)
+    kept = checked_files.read_json(path)
     if kept["mark"] == mark:
       return kept["description"]
   description = open_fn().description
-  artifacts.write_json(path, {"mark": mark, "description": description})
+  checked_files.write_json(path, {"mark": mark, "description": description})
   return description
 
 

@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors, types
-from cxr_diffusion_jax.encoders import hub
+from cxr_diffusion_jax import errors, types
+from cxr_diffusion_jax.encoders import hub, weights
 from cxr_diffusion_jax.encoders.clip import files as clip_files
 from cxr_diffusion_jax.encoders.clip import model as clip_model
+from cxr_diffusion_jax.interop.safetensors_folder import read_json
 
 # Looked for in the hub's local cache, best for chest X-rays first.
 KNOWN = (
@@ -80,18 +81,18 @@ def load(name: str) -> ImageFeatures:
     errors.InputError: nothing there, another kind of model, or weights that do not fit.
   """
   folder = find(name) or clip_files.resolve(name)
-  config = artifacts.read_json(folder / FILES[0])
-  pixels = artifacts.read_json(folder / FILES[1])
+  config, pixels = (read_json(folder / name) for name in FILES[:2])
   kind = config.get("model_type")
   if kind not in ("clip", "dinov2"):
     raise errors.InputError(
       f"{folder / FILES[0]} describes a model of type {kind!r}", "'clip' or 'dinov2'"
     )
-  mean, std = (
-    np.asarray(pixels[key], np.float32) for key in ("image_mean", "image_std")
-  )
   make = _clip if kind == "clip" else _dino
-  side, shapes, vision, layer = make(folder)
+  with weights.described(folder):
+    mean, std = (
+      np.asarray(pixels[key], np.float32) for key in ("image_mean", "image_std")
+    )
+    side, shapes, vision, layer = make(folder)
 
   def apply_fn(params, image):
     shape = (image.shape[0], side, side, 1)

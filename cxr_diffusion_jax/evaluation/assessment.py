@@ -14,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, types
+from cxr_diffusion_jax import checked_files, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.evaluation import leaks, measurement
@@ -90,7 +90,7 @@ def assess(
   )
   if path is not None:
     values = {"schema": measurement.SCHEMA, **dataclasses.asdict(whole)}
-    artifacts.write_json(path, values)
+    checked_files.write_json(path, values)
   return whole
 
 
@@ -253,7 +253,7 @@ def _fingerprint(
 
 
 def _read(path: pathlib.Path) -> Assessment:
-  values = artifacts.read_json(path)
+  values = checked_files.read_json(path)
   return Assessment(
     measurements=[
       Measurement(**one | {"deviations": tuple(one["deviations"])})

@@ -20,7 +20,7 @@ from typing import cast
 import jax
 from jax.experimental import topologies as jax_topologies
 
-from cxr_diffusion_jax import artifacts, errors, types
+from cxr_diffusion_jax import checked_files, errors, types
 from cxr_diffusion_jax.planning import collectives as collectives_lib
 from cxr_diffusion_jax.planning import inputs, topologies
 from cxr_diffusion_jax.training import denoiser_trainer
@@ -157,7 +157,7 @@ def cache_file(
 
 def read(path: pathlib.Path) -> Compiled:
   """Reads what `write` has written."""
-  values = artifacts.read_json(path)
+  values = checked_files.read_json(path)
   kinds = values.pop("collectives")
   return Compiled(
     **values,
@@ -168,7 +168,7 @@ def read(path: pathlib.Path) -> Compiled:
 def write(path: pathlib.Path, compiled: Compiled) -> None:
   """Writes figures as JSON."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  artifacts.write_json(path, dataclasses.asdict(compiled))
+  checked_files.write_json(path, dataclasses.asdict(compiled))
 
 
 def expected_seconds(topology: topologies.Topology, operations: int) -> float:

@@ -14,7 +14,7 @@ import hashlib
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, disk, errors
+from cxr_diffusion_jax import artifacts, checked_files, disk, errors
 from cxr_diffusion_jax.data.sources import phantom
 from cxr_diffusion_jax.run import locks
 from cxr_diffusion_jax.sampling import files as sample_files
@@ -167,7 +167,7 @@ def write_part(folder: epath.Path, number: int, part: Part) -> None:
   values = dataclasses.asdict(part)
   for entry in values["entries"]:
     del entry["subject"]["condition"]
-  artifacts.write_json(_part_path(folder, number), values)
+  checked_files.write_json(_part_path(folder, number), values)
 
 
 def read_parts(
@@ -188,7 +188,7 @@ def read_parts(
     path = _part_path(folder, number)
     if path.exists():
       try:
-        part = _part_of(artifacts.read_json(path))
+        part = _part_of(checked_files.read_json(path))
       except (KeyError, TypeError, AttributeError) as error:
         raise errors.InputError(
           f"{path} is damaged",

@@ -86,9 +86,12 @@ def test_load_refuses_a_missing_or_another_model(dino, tmp_path, monkeypatch):
   assert image_features.available() is None
   monkeypatch.setattr(image_features, "KNOWN", ("nobody/nothing", str(dino)))
   assert image_features.available() == str(dino)
-  with pytest.raises(errors.InputError, match="no such file"):
+  with pytest.raises(errors.InputError, match=r"config\.json is absent"):
     image_features.load(str(tmp_path))
   (tmp_path / "config.json").write_text('{"model_type": "bert"}')
   (tmp_path / "preprocessor_config.json").write_text("{}")
   with pytest.raises(errors.InputError, match="'bert'; expected 'clip' or 'dinov2'"):
+    image_features.load(str(tmp_path))
+  (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
+  with pytest.raises(errors.InputError, match="describe no model: 'image_mean'"):
     image_features.load(str(tmp_path))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from etils import epath
 import numpy as np
 
-from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax import artifacts, checked_files
 from cxr_diffusion_jax.data import array_records
 from cxr_diffusion_jax.data.sources import base
 
@@ -129,8 +129,11 @@ def shards(folder: Path, split: str) -> tuple[tuple[Path, int], ...]:
   info = dataset / "dataset_info.json"
   if not info.is_file():
     return ()
-  (description,) = artifacts.read_json(info)["splits"]
-  counts = [int(count) for count in description["shardLengths"]]
+  try:
+    (description,) = artifacts.read_json(info)["splits"]
+    counts = [int(count) for count in description["shardLengths"]]
+  except (KeyError, TypeError, ValueError) as error:
+    raise checked_files.damaged(info, f"{type(error).__name__}: {error}") from error
   paths = sorted(dataset.glob(f"{NAME}-{split}.array_record-*"))
   # Fewer when somebody deleted one: the dataset is made again.
   return tuple(zip(paths, counts, strict=True)) if len(paths) == len(counts) else ()

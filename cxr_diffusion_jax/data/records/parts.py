@@ -8,7 +8,6 @@ from. Only parts that are missing, or made from other content, are made.
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 import re
 import shutil
@@ -16,7 +15,7 @@ import shutil
 from absl import logging
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, disk, errors
+from cxr_diffusion_jax import artifacts, checked_files, disk, errors
 from cxr_diffusion_jax.data import dicom, images
 from cxr_diffusion_jax.data.records import files as files_lib
 from cxr_diffusion_jax.data.records import format as record_format
@@ -157,7 +156,7 @@ def _open_part(job: _Job, plan: plan_lib.Plan, settings: DataSettings) -> Part |
   note = job.path / "part.json"
   if not note.is_file():
     return None
-  saved = artifacts.read_json(note)
+  saved = checked_files.read_json(note)
   if saved["key"] != job.key:
     return None
   old = files_lib.Files(
@@ -208,7 +207,7 @@ def _make_part(
       progress("records", done + position + 1, total)
   note = {"key": job.key} | {name: x.tolist() for name, x in vars(files).items()}
   # Before TFDS's folder has its name, so that no part is whole without this note.
-  artifacts.write_text(job.path / "part.json", json.dumps(note))
+  checked_files.write_json(job.path / "part.json", note)
   if examples:
     record_format.write_dataset(
       job.path,

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, checked_files, disk, errors, types
+from cxr_diffusion_jax import checked_files, disk, errors, types
 
 # Increased when the same network gives different features: saved ones are recomputed.
 FORMAT = 1
@@ -227,7 +227,7 @@ def _drop_stale(path: pathlib.Path, origin: str) -> None:
   Files of earlier versions have no checksum.
   """
   note = path.with_suffix(".json")
-  saved = artifacts.read_json(note) if note.exists() else {}
+  saved = checked_files.read_json(note) if note.exists() else {}
   checksum = saved.get("crc32c")
   whole = checksum is None or not path.is_file()
   if saved.get("origin") == origin and (
@@ -241,7 +241,7 @@ def _drop_stale(path: pathlib.Path, origin: str) -> None:
 
 def _note(path: pathlib.Path, origin: str, checksum: int | None = None) -> None:
   note = {"origin": origin, "crc32c": checksum}
-  artifacts.write_json(path.with_suffix(".json"), note)
+  checked_files.write_json(path.with_suffix(".json"), note)
 
 
 def _origin(images: types.Arrays) -> str:

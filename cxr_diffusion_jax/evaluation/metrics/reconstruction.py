@@ -14,7 +14,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax import artifacts, checked_files
 from cxr_diffusion_jax.evaluation.metrics import diversity
 from cxr_diffusion_jax.models import codec as codec_lib
 from cxr_diffusion_jax.run import dataset as dataset_lib
@@ -102,7 +102,7 @@ def write(
   facts = {"autoencoder": encoders, "records": dataset.records.fingerprint}
   path = epath.Path(workdir) / FILE
   if path.exists():
-    saved = artifacts.read_json(path)
+    saved = checked_files.read_json(path)
     if {name: saved.get(name) for name in facts} == facts:
       return
   split = "test" if "test" in dataset.splits else "validation"
@@ -113,7 +113,7 @@ def write(
   codec = experiment.recipe.make_codec(dataset.card.statistics)
   figures = describe(measure(codec, experiment.mesh, images))
   if jax.process_index() == 0:
-    artifacts.write_json(path, {**facts, "split": split, **figures})
+    checked_files.write_json(path, {**facts, "split": split, **figures})
 
 
 def read(workdir: artifacts.PathLike, config: artifacts.JsonMapping) -> str:
@@ -122,7 +122,7 @@ def read(workdir: artifacts.PathLike, config: artifacts.JsonMapping) -> str:
   if not path.exists():
     exact = config.get("codec", {}).get("name") in ("haar", "pixel")
     return "exact: the codec is invertible" if exact else "not measured"
-  saved = artifacts.read_json(path)
+  saved = checked_files.read_json(path)
   values: artifacts.Json = {
     field.name: math.nan if saved[field.name] is None else saved[field.name]
     for field in dataclasses.fields(Reconstruction)

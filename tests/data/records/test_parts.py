@@ -11,6 +11,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data.records import format as record_format
 from cxr_diffusion_jax.data.records import parts, records
 from tests.data.record_settings import assert_equal_rows, rows_of
 
@@ -217,3 +218,12 @@ def test_prepare_shard_makes_every_nth_part_and_prepare_records_joins_them(
   assert_equal_rows(rows_of(joined), rows_of(whole))
   # Nothing is left to make.
   assert records.prepare_shard(shared, (1, 2)) == 0
+
+
+@pytest.mark.parametrize("text", ['{"splits": [{}]}', '{"splits": 3}', "{", "[]"])
+def test_shards_names_a_damaged_description(tmp_path, text):
+  path = tmp_path / record_format.NAME / record_format.VERSION / "dataset_info.json"
+  path.parent.mkdir(parents=True)
+  path.write_text(text)
+  with pytest.raises(errors.InputError, match=r"dataset_info\.json"):
+    record_format.shards(tmp_path, "train")

@@ -26,7 +26,7 @@ import re
 
 import numpy as np
 
-from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax import artifacts, checked_files, errors
 from cxr_diffusion_jax.data import file_search
 from cxr_diffusion_jax.encoders.base import NAMELESS
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
@@ -75,7 +75,7 @@ class ElixrFiles:
     """
     paths = [file.path for file in self.files]
     paths.extend(sorted({file.ids_path for file in self.files if file.ids_path}))
-    kept = artifacts.read_json(cache) if cache and cache.is_file() else {}
+    kept = checked_files.read_json(cache) if cache and cache.is_file() else {}
     hashes, changed = [], False
     for path in paths:
       status = path.stat()
@@ -87,7 +87,7 @@ class ElixrFiles:
         kept[key], changed = {"stamp": stamp, "sha256": content}, True
       hashes.append(kept[key]["sha256"])
     if cache and changed:
-      artifacts.write_json(cache, kept)
+      checked_files.write_json(cache, kept)
     facts = [self.kind, *hashes]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

@@ -1,13 +1,12 @@
 """Every form of ELIXR file is read, joined on stems; damage is reported in one line."""
 
-import json
 import os
 import shutil
 
 import numpy as np
 import pytest
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import checked_files, errors
 from cxr_diffusion_jax.encoders.elixr.files import file as elixr_file
 from cxr_diffusion_jax.encoders.elixr.files import reader as elixr
 from tests.encoders.elixr.files.made_files import (
@@ -192,10 +191,14 @@ def test_fingerprint_follows_the_content(tmp_path):
   )
   assert len({before, more, fingerprint(root)}) == 3
   # A file that has not changed is not read again.
-  kept = json.loads(cache.read_text())
+  kept = checked_files.read_json(cache)
   kept[str(path.resolve())]["sha256"] = "known"
-  cache.write_text(json.dumps(kept))
+  checked_files.write_json(cache, kept)
   assert fingerprint(root) != fingerprint(root, None)
+  # A damaged hash would be of other files.
+  cache.write_text(cache.read_text().replace("known", "knowm"))
+  with pytest.raises(errors.InputError, match=r"hashes\.json .*not as it was written"):
+    fingerprint(root)
 
 
 def test_find_elixr_refuses_unknown_kinds_and_missing_trees(tmp_path):
