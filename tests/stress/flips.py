@@ -2,9 +2,10 @@
 
   python tests/stress/flips.py --num 1000 --folder /tmp/flips
 
-Makes phantoms, records, columns, a stand-in encoder, a probe and a run of two steps in
-the folder, if it has none. Then, for each flip: a random bit of a random file of a kind
-is flipped, all of that kind is read, and the bit is flipped back.
+Makes phantoms, records, columns, a stand-in encoder, a probe, a run of two steps, an
+autoencoder with its latents, features and a kept array in the folder, if it has none.
+Then, for each flip: a random bit of a random file of a kind is flipped, all of that
+kind is read, and the bit is flipped back.
 
   detected   refused with one line that names the file or its folder, or made again
   harmless   what was read is bit for bit what it was before
@@ -25,6 +26,8 @@ import subprocess
 import sys
 import time
 
+from absl import logging
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
@@ -32,7 +35,8 @@ sys.path.insert(0, str(REPOSITORY))
 UNREAD = ("*.png", "events.*", "*.lock.json", "parameters.txt", "_CHECKPOINT_METADATA")
 
 
-OUTCOMES = ("detected", "harmless", "fault")
+# What a reader returns whose files would be made again.
+AGAIN = "made again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,13 +90,17 @@ def make(place: pathlib.Path) -> None:
 def kinds(place: pathlib.Path) -> dict[str, Kind]:
   """Name -> kind, for the run in `place`."""
   from cxr_diffusion_jax import checksums
+  from cxr_diffusion_jax.data.records import parts, plan
   from cxr_diffusion_jax.encoders.probes import probe
   from cxr_diffusion_jax.evaluation import eval_context
+  from cxr_diffusion_jax.run import dataset as dataset_lib
   from cxr_diffusion_jax.run import run as run_lib
 
   folder = place / "run"
-  records = run_lib.open_run(folder).dataset.records
+  run = run_lib.open_run(folder)
+  records, settings = run.dataset.records, run.data
   eval_context.train_judge(records, {"num_steps": 2})
+  rows = plan.make_plan(settings)
 
   def read_run(checkpoint: int) -> str:
     run = run_lib.open_run(folder, checkpoint=checkpoint)
@@ -106,8 +114,10 @@ def kinds(place: pathlib.Path) -> dict[str, Kind]:
     return read_run(1)
 
   def read_rows() -> str:
-    dataset = run_lib.open_run(folder).dataset
-    return _digest([*_rows(dataset)])
+    return _digest([*_rows(dataset_lib.prepare(settings, run.needs))])
+
+  def read_parts() -> str:
+    return AGAIN if parts.num_missing(rows, settings) else ""
 
   def read_probe() -> str:
     opened = probe.load_probe(records.folder / "probe")
@@ -125,19 +135,115 @@ def kinds(place: pathlib.Path) -> dict[str, Kind]:
     "records": Kind(
       folder=records.folder, patterns=("*.json", "*.npz", "parts/**/*"), read=read_rows
     ),
+    "JSON of TFDS and parts": Kind(
+      folder=records.folder / "parts", patterns=("**/*.json",), read=read_parts
+    ),
     "columns": Kind(
       folder=records.folder / "columns", patterns=("**/*",), read=read_rows
     ),
     "probe": Kind(folder=records.folder / "probe", patterns=("*",), read=read_probe),
+    **_networks(place, settings, records),
+    **_kept(place, records),
   }
 
 
-def flip(kind: Kind, draw: random.Random) -> tuple[str, str]:
-  """Flips one bit, reads, and flips it back: (what came of it, file and message)."""
+def _networks(place: pathlib.Path, settings, records) -> dict[str, Kind]:
+  """A stand-in encoder, an autoencoder, and its latents."""
+  import jax
+  import jax.numpy as jnp
+
+  from cxr_diffusion_jax.encoders.latents import autoencoders, columns
+  from cxr_diffusion_jax.encoders.standin import elixr, training
+  from cxr_diffusion_jax.interop import diffusers
+  from cxr_diffusion_jax.models import autoencoder as autoencoder_lib
+
+  standin, own = place / "run/encoders/standin_clip", place / "autoencoder"
+  if not own.is_dir():
+    network = autoencoder_lib.AutoencoderKL(
+      in_channels=1,
+      out_channels=1,
+      latent_channels=2,
+      block_channels=(16, 32),
+      norm_groups=8,
+      num_layers=1,
+    )
+    params = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    diffusers.save_autoencoder(own, network, params)
+  found = autoencoders.find(str(own))
+  columns.make(settings, records, found)
+
+  def read_standin() -> str:
+    marker, encoder = training.read_marker(standin), elixr.load(standin).model
+    ids = encoder.tokenizer(["effusion, 58 years"])["input_ids"]
+    config = encoder.config.to_json_string()
+    return _digest([marker, encoder.params, repr(encoder.pixels), ids, config])
+
+  def read_autoencoder() -> str:
+    opened = autoencoders.find(str(own))
+    return _digest([repr(opened.network), opened.params])
+
+  def read_latents() -> str:
+    column = columns.open_column(settings, found)
+    if column is None:
+      return AGAIN
+    sources = [column.source(split) for split in column.description.num_rows]
+    rows = [source[row] for source in sources for row in range(len(source))]
+    return _digest([*rows, columns.statistics(column)])
+
+  return {
+    "stand-in encoder": Kind(folder=standin, patterns=("*",), read=read_standin),
+    "autoencoder": Kind(folder=own, patterns=("*",), read=read_autoencoder),
+    "latents": Kind(
+      folder=columns.folder(settings, found), patterns=("**/*",), read=read_latents
+    ),
+  }
+
+
+def _kept(place: pathlib.Path, records) -> dict[str, Kind]:
+  """What `evaluate` and `compare` keep: features, and an array."""
+  import numpy as np
+
+  from cxr_diffusion_jax import checked_files
+  from cxr_diffusion_jax.data.image_sets import image_set
+  from cxr_diffusion_jax.encoders.extractors import extractor
+
+  images = image_set.record_images(records, "test")
+  network = extractor.of_network(
+    name="corner",
+    layer="pixels",
+    standin=True,
+    width=16,
+    images_a_device=8,
+    features_fn=lambda params, images: images[:, :4, :4, 0].reshape(-1, 16),
+    params={},
+  )
+  values = np.random.default_rng(0).normal(size=(20, 4))
+  features, arrays = place / "features", place / "arrays"
+  arrays.mkdir(exist_ok=True)
+
+  def read_array() -> str:
+    return _digest([checked_files.load_or_make(arrays / "a.npz", lambda: values)])
+
+  return {
+    "features": Kind(
+      folder=features,
+      patterns=("*",),
+      read=lambda: _digest([extractor.extract(network, images, cache=features)]),
+    ),
+    "kept array": Kind(folder=arrays, patterns=("*",), read=read_array),
+  }
+
+
+def flip(
+  kind: Kind, paths: list[pathlib.Path], before: str, draw: random.Random
+) -> tuple[str, str]:
+  """Flips one bit, reads, and flips it back: (what came of it, file and message).
+
+  `before` is what is read where nothing is flipped.
+  """
   from cxr_diffusion_jax import errors
 
-  before = kind.read()
-  path = draw.choice(kind.files())
+  path = draw.choice(paths)
   content = path.read_bytes()
   changed = bytearray(content)
   place, bit = draw.randrange(len(changed)), draw.randrange(8)
@@ -146,6 +252,7 @@ def flip(kind: Kind, draw: random.Random) -> tuple[str, str]:
   path.write_bytes(changed)
   try:
     after = kind.read()
+    again = not path.is_file() or path.read_bytes() != changed
   except (errors.InputError, OSError) as error:
     named = any(str(one) in str(error) for one in (path.name, *path.parents[:3]))
     return ("detected" if named else "fault"), f"{where}: {error}"
@@ -153,6 +260,8 @@ def flip(kind: Kind, draw: random.Random) -> tuple[str, str]:
     return "fault", f"{where}: {type(error).__name__}: {error}"
   finally:
     path.write_bytes(content)
+  if after == AGAIN or (again and after == before):
+    return "detected", f"{where}: {AGAIN}"
   return ("harmless" if after == before else "fault"), f"{where}: other values"
 
 
@@ -180,25 +289,33 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--num", type=int, default=1000)
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--kinds", help="names, separated by commas; all by default")
   parser.add_argument("--folder", type=pathlib.Path, required=True)
   arguments = parser.parse_args()
   make(arguments.folder)
-  found = kinds(arguments.folder)
+  logging.set_verbosity(logging.ERROR)
+  every = kinds(arguments.folder)
+  chosen = arguments.kinds.split(",") if arguments.kinds else [*every]
   faults = 0
-  for number, (name, kind) in enumerate(found.items()):
-    draw = random.Random(f"{arguments.seed} {name}")
+  print("| kind | files | detected | harmless | fault | s |", flush=True)
+  for number, name in enumerate(chosen):
+    kind, draw = every[name], random.Random(f"{arguments.seed} {name}")
+    # Reading may make files.
+    before = kind.read()
+    paths = kind.files()
     counts, start = collections.Counter(), time.monotonic()
-    for _ in range(len(range(number, arguments.num, len(found)))):
-      outcome, text = flip(kind, draw)
+    for _ in range(number, arguments.num, len(chosen)):
+      outcome, text = flip(kind, paths, before, draw)
       counts[outcome] += 1
       if outcome == "fault":
         print(f"{name}: {text}", flush=True)
+    if kind.read() != before:
+      counts["fault"] += 1
+      print(f"{name}: a reader changed other files", flush=True)
     faults += counts["fault"]
-    shown = ", ".join(
-      f"{counts[key]} {key}" for key in ("detected", "harmless", "fault")
-    )
-    seconds = time.monotonic() - start
-    print(f"{name}: {len(kind.files())} files, {shown}; {seconds:.0f} s", flush=True)
+    shown = [counts[key] for key in ("detected", "harmless", "fault")]
+    row = [name, len(paths), *shown, round(time.monotonic() - start)]
+    print(f"| {' | '.join(map(str, row))} |", flush=True)
   sys.exit(faults > 0)
 
 
