@@ -39,7 +39,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 FLAGS = {
   "data.image_size": 32,
-  "data.phantom_images": 480,
+  "data.phantom_images": 160,
   "data.validation_fraction": 0.2,
   "data.standin_steps": 10,
   "codec.levels": 1,
@@ -64,7 +64,6 @@ COMMANDS = (
   "save",
   "sample",
   "evaluate",
-  "utility",
   "compare",
   "export",
   "generate",
@@ -127,10 +126,6 @@ class Place:
       "--reader_num=2",
       "--split=train",
     ]
-    # Its test patients are not those of training.
-    utility = ["--metrics=utility", "--split=test", "--num=8", "--batch_size=8"]
-    utility += ["--probe_steps=20", "--utility_steps=20", "--utility_num=100"]
-    utility += ["--per_patient=0", "--utility_fractions=1"]
     more = {
       "prepare": recipe,
       "encode": recipe,
@@ -138,7 +133,6 @@ class Place:
       "save": [*recipe, f"--workdir={run}"],
       "sample": [f"--workdir={run}", f"--out={work}/samples", "--num=4"],
       "evaluate": [f"--workdir={run}", *judging],
-      "utility": [f"--workdir={run}", f"--out={work}/utility", *utility],
       "compare": [f"--workdirs={run}", f"--out={work}/report", *judging],
       "export": [f"--export={work}/export"],
       "judge": [f"--judge={work}/run", f"--judge_steps={self._judge_steps}"],
@@ -146,12 +140,7 @@ class Place:
     }[name]
     if name in ("export", "judge"):
       return [sys.executable, str(REPOSITORY / "tests/stress/kills.py"), *more]
-    module = {
-      "encode": "prepare",
-      "train": "main",
-      "save": "main",
-      "utility": "evaluate",
-    }.get(name, name)
+    module = {"encode": "prepare", "train": "main", "save": "main"}.get(name, name)
     return [sys.executable, "-m", f"cxr_diffusion_jax.{module}", *more]
 
   def restore(self, state: str) -> None:
