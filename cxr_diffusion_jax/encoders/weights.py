@@ -57,8 +57,12 @@ def has_one_of(folder: pathlib.Path, forms: Sequence[Sequence[str]]) -> bool:
 
 
 @contextlib.contextmanager
-def described(folder: pathlib.Path) -> Iterator[None]:
-  """Turns what transformers raises for settings that no model has into one line.
+def described(
+  folder: artifacts.PathLike,
+  expected: str = "files as save_pretrained writes them",
+  fix: str = "copy them again",
+) -> Iterator[None]:
+  """Turns what libraries raise for settings that no model has into one line.
 
   Raises:
     errors.InputError: the code under it raised anything but an InputError.
@@ -70,9 +74,9 @@ def described(folder: pathlib.Path) -> Iterator[None]:
   # Whatever a network or a processor does with sizes that make no sense.
   except Exception as error:
     raise errors.InputError(
-      f"the JSON files in {folder} describe no model: {' '.join(str(error).split())}",
-      "files as save_pretrained writes them",
-      "copy them again",
+      f"the files in {folder} describe no model: {' '.join(str(error).split())}",
+      expected,
+      fix,
     ) from error
 
 

@@ -137,8 +137,8 @@ def _repair(content: bytes) -> bytes:
 class Child:
   """A process that reads one folder after the other; a new one after each crash."""
 
-  def __init__(self, place: pathlib.Path):
-    self._place = place
+  def __init__(self, place: pathlib.Path, readers: Sequence[str]):
+    self._place, self._readers = place, readers
     self._process: subprocess.Popen | None = None
 
   def read(self, reader: str, folder: pathlib.Path) -> tuple[str, str, float]:
@@ -166,6 +166,7 @@ class Child:
 
   def _start(self) -> subprocess.Popen:
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), "--child"]
+    command.append(",".join(self._readers))
     changes = {
       "PYTHONDONTWRITEBYTECODE": "1",
       "JAX_PLATFORMS": "cpu",
@@ -195,7 +196,7 @@ def fuzz(
   keep: pathlib.Path | None = None,
 ) -> list[Outcome]:
   """Reads `num` mutated files with each reader; `place` is an empty folder."""
-  child, outcomes = Child(place), []
+  child, outcomes = Child(place, readers), []
   try:
     for reader in readers:
       trees = list(fuzz_readers.SEEDS[reader]())
@@ -208,7 +209,7 @@ def fuzz(
         is_valid = number % 10 == 0
         if not is_valid:
           content = mutate(content, draw, name=tree.target)
-        files = {**tree.files, tree.target: content}
+        files = tree.finish_fn({**tree.files, tree.target: content})
         for name, data in files.items():
           (folder / name).parent.mkdir(parents=True, exist_ok=True)
           (folder / name).write_bytes(data)
@@ -230,11 +231,11 @@ def fuzz(
   return outcomes
 
 
-def _serve() -> None:
+def _serve(readers: Sequence[str]) -> None:
   """The child: a folder a line in, an outcome a line out."""
   import resource
 
-  for name in fuzz_readers.SEEDS:
+  for name in readers:
     with tempfile.TemporaryDirectory() as folder:
       tree = next(iter(fuzz_readers.SEEDS[name]()))
       for path, content in tree.files.items():
@@ -294,10 +295,10 @@ def main() -> None:
   parser.add_argument("--num", type=int, default=1000)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--keep", type=pathlib.Path)
-  parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+  parser.add_argument("--child", help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.child:
-    _serve()
+    _serve(arguments.child.split(","))
     return
   chosen = [*fuzz_readers.READERS] if arguments.reader == "all" else [arguments.reader]
   print(f"{'reader':12} files  read  refused  faults  slowest", flush=True)

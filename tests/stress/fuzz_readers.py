@@ -30,12 +30,37 @@ class Tree:
   """A valid tree, of which one file is mutated.
 
   Attributes:
-    files: path in the tree -> content.
+    files: path in the tree -> content. JSON and folders have no checksums of ours, as
+      those of earlier versions: with them, no mutation would be read any further.
     target: the path of the file to mutate.
+    finish_fn: what is done to the files after the mutation.
   """
 
   files: Mapping[str, bytes]
   target: str
+  finish_fn: Callable[[dict[str, bytes]], dict[str, bytes]] = lambda files: files
+
+
+def _of_folder(folder: pathlib.Path, **options) -> list[Tree]:
+  """The files of a folder; each is a target in turn."""
+  paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+  files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+  files = _without_checksums(files)
+  return [Tree(files=files, target=name, **options) for name in files]
+
+
+def _without_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
+  from cxr_diffusion_jax import checked_files, checksums
+
+  kept = {}
+  for name, content in files.items():
+    if name.endswith(".json"):
+      values = json.loads(content)
+      if isinstance(values, dict) and values.pop(checked_files.CHECKSUM, None):
+        content = json.dumps(values, indent=2).encode()
+    if not name.endswith(checksums.FILE):
+      kept[name] = content
+  return kept
 
 
 def _grey(side: int = 12) -> np.ndarray:
@@ -340,6 +365,7 @@ def _committed(part: str) -> list[Tree]:
   with tarfile.open(sorted(VERSIONS.glob("*.tar.gz"))[-1]) as archive:
     members = [member for member in archive.getmembers() if member.isfile()]
     files = {member.name: archive.extractfile(member).read() for member in members}
+  files = _without_checksums(files)
   return [
     Tree(files=files, target=name) for name in files if name.split("/")[0] == part
   ]
@@ -406,6 +432,113 @@ def _read_bert(folder: pathlib.Path) -> None:
   model.load(folder)
 
 
+def _probe() -> list[Tree]:
+  """A small probe; of its weights, the description states the hash."""
+  import hashlib
+
+  import jax
+
+  from cxr_diffusion_jax.encoders.probes import probe, probe_fit, probe_settings
+
+  settings = probe_settings.ProbeSettings(widths=(4, 8), norm_groups=2)
+  classifier = probe_fit.make_classifier(settings, 3)
+  params = classifier.init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
+  weights = probe_fit.to_bytes(params["params"])
+
+  def described(data: bytes, description: dict) -> bytes:
+    weights = hashlib.sha256(data).hexdigest()
+    return json.dumps({**description, "weights": weights}).encode()
+
+  description = {
+    "format": probe.FORMAT,
+    "fingerprint": "f",
+    "image_size": 16,
+    "settings": dataclasses.asdict(settings),
+    "thresholds": [0.5, None, 0.25],
+    "training": {"num_steps": 2},
+  }
+  files = {
+    probe.WEIGHTS: weights,
+    probe.DESCRIPTION: described(weights, description),
+  }
+  return [
+    Tree(files=files, target=probe.DESCRIPTION),
+    Tree(
+      files=files,
+      target=probe.WEIGHTS,
+      finish_fn=lambda new: {
+        **new,
+        probe.DESCRIPTION: described(new[probe.WEIGHTS], description),
+      },
+    ),
+  ]
+
+
+def _read_probe(folder: pathlib.Path) -> None:
+  from cxr_diffusion_jax.encoders.probes import probe
+
+  probe.load_probe(folder)
+
+
+def _pipeline() -> list[Tree]:
+  """UNet, autoencoder and scheduler, in one file of weights each and in shards."""
+  import jax
+
+  from cxr_diffusion_jax.interop import diffusers
+  from cxr_diffusion_jax.models import autoencoder
+  from cxr_diffusion_jax.models.denoisers import unet as unet_lib
+
+  unet = unet_lib.UNet(
+    out_channels=4,
+    block_channels=(8,),
+    num_layers=1,
+    attention=(False,),
+    num_heads=2,
+    context_width=8,
+    norm_groups=4,
+    time_conditioning="scale_shift",
+  )
+  vae = autoencoder.AutoencoderKL(block_channels=(8,), norm_groups=4, num_layers=1)
+  image = np.zeros((1, 4, 4, 3), np.float32)
+  shapes = jax.eval_shape(vae.init, jax.random.key(0), image)["params"]
+  zeros = {
+    "unet": jax.tree.map(
+      lambda leaf: np.zeros(leaf.shape, np.float32), diffusers.unet_shapes(unet, 4)
+    ),
+    "vae": jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes),
+  }
+  weights = "diffusion_pytorch_model.safetensors"
+  with tempfile.TemporaryDirectory() as place:
+    folder = pathlib.Path(place)
+    diffusers.save_unet(folder / "unet", unet, zeros["unet"])
+    diffusers.save_autoencoder(folder / "vae", vae, zeros["vae"])
+    scheduler = {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    trees = _of_folder(folder)
+    whole = (folder / "vae" / weights).read_bytes()
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    names = [name for name in header if not name.startswith("__")]
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "part.safetensors")}
+    (folder / "vae" / weights).rename(folder / "vae/part.safetensors")
+    (folder / "vae" / f"{weights}.index.json").write_text(json.dumps(index))
+    (folder / "vae/checksums.json").unlink()
+    return [
+      *trees,
+      *(tree for tree in _of_folder(folder) if tree.target.endswith("index.json")),
+    ]
+
+
+def _read_pipeline(folder: pathlib.Path) -> None:
+  from cxr_diffusion_jax.interop import diffusers
+
+  _all_of(
+    lambda: diffusers.load_unet(folder),
+    lambda: diffusers.load_autoencoder(folder),
+    lambda: diffusers.read_prediction(folder),
+  )
+
+
 def _all_of(*calls: Callable[[], object]) -> None:
   """Makes all calls, and then raises the first InputError."""
   from cxr_diffusion_jax import errors
@@ -431,6 +564,8 @@ SEEDS: Mapping[str, Callable[[], Iterable[Tree]]] = MappingProxyType(
     "json": _json,
     "run": lambda: _committed("run"),
     "records": _records,
+    "probe": _probe,
+    "pipeline": _pipeline,
     "clip": lambda: _encoder("clip/torch_clip"),
     "bert": lambda: [
       *_encoder("bert/torch_bert/cxr_bert"),
@@ -450,6 +585,8 @@ READERS: Mapping[str, Callable[[pathlib.Path], None]] = MappingProxyType(
     "json": _read_json,
     "run": _read_run,
     "records": _read_records,
+    "probe": _read_probe,
+    "pipeline": _read_pipeline,
     "clip": _read_clip,
     "bert": _read_bert,
   }

@@ -19,9 +19,11 @@ import jax
 import numpy as np
 
 from cxr_diffusion_jax import artifacts, checked_files, errors, types
+from cxr_diffusion_jax.encoders import weights
 from cxr_diffusion_jax.encoders.probes import attribution, probe_fit, probe_settings
 from cxr_diffusion_jax.encoders.probes.probe_settings import ProbeSettings
 from cxr_diffusion_jax.encoders.unfinished import Unfinished
+from cxr_diffusion_jax.interop import names
 from cxr_diffusion_jax.parallel import batches
 
 DESCRIPTION = "probe.json"
@@ -30,6 +32,9 @@ UNFINISHED = "unfinished.npz"
 
 # Increased when the same settings give a different probe: saved ones are retrained.
 FORMAT = 2
+
+# Of a stage, and stages; a damaged number would build a network for hours.
+_MOST_BLOCKS = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,26 +151,30 @@ def load_probe(folder: epath.PathLike) -> Probe:
   description = read_description(folder)
   if not description:
     raise errors.InputError(f"no {DESCRIPTION} in {folder}", "a probe", "train one")
-  if description["format"] != FORMAT:
+  if description.get("format") != FORMAT:
     raise errors.InputError(
-      f"{folder / DESCRIPTION} of format {description['format']}",
+      f"{folder / DESCRIPTION} of format {description.get('format')}",
       f"{FORMAT}",
       "train it again",
     )
   path = folder / WEIGHTS
   data = path.read_bytes() if path.exists() else b""
-  if hashlib.sha256(data).hexdigest() != description["weights"]:
+  if hashlib.sha256(data).hexdigest() != description.get("weights"):
     raise errors.InputError(
       f"{path} is not what was saved there", fix=f"remove {folder / DESCRIPTION}"
     )
   (settings,) = _saved_settings(folder)
-  probe = _build(
-    settings,
-    probe_fit.from_bytes(data),
-    np.array(description["thresholds"], np.float64),  # None becomes NaN.
-    description["image_size"],
-  )
-  return dataclasses.replace(probe, fingerprint=description["fingerprint"])
+  fix = f"remove {folder / DESCRIPTION}"
+  with weights.described(folder, "a probe", fix):
+    params = probe_fit.from_bytes(data)
+    thresholds = np.array(description["thresholds"], np.float64)  # None becomes NaN.
+    size, fingerprint = description["image_size"], description["fingerprint"]
+    image = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
+    init = probe_fit.make_classifier(settings, len(thresholds)).init
+    shapes = jax.eval_shape(init, jax.random.key(0), image)["params"]
+    names.check(names.shapes_by_name(params), shapes, str(path), fix)
+    probe = _build(settings, params, thresholds, size)
+  return dataclasses.replace(probe, fingerprint=fingerprint)
 
 
 def read_description(folder: epath.PathLike) -> artifacts.Json:
@@ -179,10 +188,13 @@ def _saved_settings(folder: epath.Path) -> list[ProbeSettings]:
   description = read_description(folder)
   if description.get("format") != FORMAT:
     return []
-  values = description["settings"]
   try:
-    return [ProbeSettings(**{**values, "widths": tuple(values["widths"])})]
-  except TypeError as error:
+    values = description["settings"]
+    settings = ProbeSettings(**{**values, "widths": tuple(values["widths"])})
+    if settings.blocks > _MOST_BLOCKS or len(settings.widths) > _MOST_BLOCKS:
+      raise ValueError("a network of more layers than any probe")
+    return [settings]
+  except (KeyError, TypeError, ValueError) as error:
     raise checked_files.damaged(folder / DESCRIPTION, error) from error
 
 

@@ -1,6 +1,7 @@
 """A probe is trained once, sees what is there, and is whole or not there at all."""
 
 import dataclasses
+import errno
 import json
 import pathlib
 import shutil
@@ -221,7 +222,7 @@ def test_train_probe_leaves_nothing_after_an_interrupted_save(
   folder, inputs, validation, tmp_path, monkeypatch, untrained
 ):
   def full(*_):
-    raise OSError("no space left")
+    raise OSError(errno.ENOSPC, "no space left")
 
   copy = pathlib.Path(shutil.copytree(folder, tmp_path / "probe"))
   other = dataclasses.replace(SETTINGS, seed=2)
@@ -268,6 +269,28 @@ def test_load_probe_reports_damage(folder, inputs, validation, tmp_path):
   described = dict(probe.read_description(copy), format=0)
   (copy / probe.DESCRIPTION).write_text(json.dumps(described))
   with pytest.raises(errors.InputError, match="train it again"):
+    probe.load_probe(copy)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"settings": {"widths": [4, 16]}}, "of a wrong shape"),
+    ({"settings": {"widths": [4, 8], "blocks": 10**9}}, "more layers than any probe"),
+    ({"settings": {}}, r"probe\.json is absent or damaged"),
+    ({"thresholds": "high"}, "describe no model"),
+    ({"fingerprint": None, "weights": None}, "not what was saved"),
+  ],
+)
+def test_load_probe_refuses_a_description_of_another_network(
+  folder, tmp_path, changes, message
+):
+  copy = shutil.copytree(folder, tmp_path / "probe")
+  described = probe.read_description(copy)
+  if changes.get("settings"):
+    changes = {"settings": {**described["settings"], **changes["settings"]}}
+  (copy / probe.DESCRIPTION).write_text(json.dumps({**described, **changes}))
+  with pytest.raises(errors.InputError, match=message):
     probe.load_probe(copy)
 
 
