@@ -18,7 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from cxr_diffusion_jax.run import checkpoints, checksums
+from cxr_diffusion_jax import checksums
+from cxr_diffusion_jax.run import checkpoints
 from cxr_diffusion_jax.run import state as state_lib
 
 
