@@ -9,8 +9,8 @@ SIGKILL, SIGTERM and SIGINT in turn (the last two to all its processes, as by `t
 and by Ctrl-C); after each of these, `sample` or `evaluate` reads the run. A fault is
 
   exit      another exit code than the signal's, or a traceback
-  steps     a life resumes from elsewhere than the newest whole checkpoint, or more than
-            one save's steps are lost (none after SIGTERM and SIGINT)
+  steps     a life resumes from elsewhere than the newest whole checkpoint, or steps are
+            lost; after SIGKILL those of two saves may be
   state     the last checkpoint of a run is not the undisturbed one, bit for bit
   left      workers that live on for more than 10 s, shared memory, temporary files or
             unfinished checkpoints
