@@ -73,6 +73,20 @@ def test_restore_does_not_need_the_file_that_is_not_sealed(workdir, content):
   )
 
 
+def test_restore_names_a_checkpoint_whose_arrays_orbax_cannot_decode(
+  workdir, monkeypatch
+):
+  """As of a damaged one without checksums."""
+
+  def fail(*args, **kwargs):
+    raise Exception("while reading array index: Error decoding chunk")
+
+  with checkpoints.open_manager(workdir) as manager:
+    monkeypatch.setattr(manager, "restore", fail)
+    with pytest.raises(errors.InputError, match=r"2 is damaged.*decoding chunk"):
+      checkpoints.restore(manager, state_of(0))
+
+
 def test_open_manager_says_that_such_a_file_can_be_deleted(workdir):
   path = workdir / "checkpoints/2/_CHECKPOINT_METADATA"
   path.write_bytes(b'{"item_handlers": 3}')

@@ -100,11 +100,11 @@ def read_prediction(folder: str | os.PathLike) -> str | None:
   config = safetensors_folder.read_json(path)
   flow = str(config.get("_class_name", "")).startswith("FlowMatch")
   kind = "flow_prediction" if flow else config.get("prediction_type", "epsilon")
-  if kind not in _PREDICTIONS:
+  if str(kind) not in _PREDICTIONS:
     raise errors.InputError(
       f"{path} has prediction_type={kind!r}", ", ".join(_PREDICTIONS)
     )
-  return _PREDICTIONS[kind]
+  return _PREDICTIONS[str(kind)]
 
 
 def load_autoencoder(

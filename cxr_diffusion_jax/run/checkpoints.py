@@ -202,9 +202,8 @@ def find_step(manager: Manager, checkpoint: int | str) -> int:
 
 def restore_ema(manager: Manager, like: types.Params, step: int) -> types.Params:
   """Restores the averaged parameters of a step that `find_step` returned."""
-  return _restore(manager, step, ema_params=ocp.args.StandardRestore(like))[
-    "ema_params"
-  ]
+  restored = _restore(manager, step, ema_params=ocp.args.StandardRestore(like))
+  return restored["ema_params"]
 
 
 def ema_shapes(manager: Manager) -> dict[str, tuple[int, ...]]:
@@ -260,7 +259,9 @@ def _reading(manager: Manager, step: int) -> Iterator[None]:
   """Turns the errors of a damaged checkpoint into an `InputError`."""
   try:
     yield
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (RuntimeError, MemoryError):  # of the device, not of the files
+    raise
+  except Exception as error:  # Orbax raises bare ones, where arrays are damaged
     others = sorted({*manager.all_steps()} - {step})
     older = f", or delete it to continue from step {others[-1]}" if others else ""
     raise errors.InputError(

@@ -10,7 +10,7 @@ reader; exit code 1 if there is a fault. `--keep FOLDER` stores the files of fau
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import json
 import os
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
+from typing import Any
 import zlib
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -59,7 +60,12 @@ class Outcome:
 
 
 def mutate(content: bytes, draw: random.Random, *, name: str) -> bytes:
-  """Changes 1 to 3 places; a PNG's checksums are right again in half of the files."""
+  """Changes 1 to 3 places; a PNG's checksums are right again in half of the files.
+
+  Half of the JSON files stay JSON, with a value of another type, or without it.
+  """
+  if name.endswith(".json") and draw.random() < 0.5:
+    return _retype(content, draw)
   for _ in range(draw.choice([1, 1, 2, 3])):
     change = draw.choice([_flip, _cut, _insert, _duplicate, _swap, _number, _number])
     content = change(content, draw, name.endswith(TEXT))
@@ -119,6 +125,34 @@ def _number(content: bytes, draw: random.Random, text: bool) -> bytes:
   if draw.random() < 0.3:
     place = len(content) - place
   return content[:place] + word + content[place + len(word) :]
+
+
+def _retype(content: bytes, draw: random.Random) -> bytes:
+  """Replaces a value anywhere in JSON, moves it elsewhere, or leaves it out."""
+  root = json.loads(content)
+  places = [*_places(root)]
+  if not places:
+    return b"[]"
+  holder, key = draw.choice(places)
+  if draw.random() < 0.2:
+    del holder[key]
+  elif draw.random() < 0.3:
+    other, name = draw.choice(places)
+    holder[key] = json.loads(json.dumps(other[name]))
+  else:
+    old = holder[key]
+    wrapped = [[old], {"a": old}, str(old), [old] * 1000, {}, [], "", None, True]
+    numbers = [-1, 0, 0.5, 10**18, 1e308, float("nan"), "\0", "../../x", "9" * 400]
+    holder[key] = draw.choice([*wrapped, *numbers])
+  return json.dumps(root).encode()
+
+
+def _places(value: dict | list) -> Iterator[tuple[dict | list, Any]]:
+  """Every object or list in JSON, with each of its keys or positions."""
+  for key in value if isinstance(value, dict) else range(len(value)):
+    yield value, key
+    if isinstance(value[key], dict | list):
+      yield from _places(value[key])
 
 
 def _repair(content: bytes) -> bytes:

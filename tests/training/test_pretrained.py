@@ -101,6 +101,9 @@ def test_pretrained_pipeline_of_another_prediction_is_refused(save, build_from):
   scheduler.write_text('{"prediction_type": "score"}')
   with pytest.raises(errors.InputError, match="prediction_type='score'; expected"):
     pretrained.check()
+  scheduler.write_text('{"prediction_type": ["score"]}')
+  with pytest.raises(errors.InputError, match="prediction_type="):
+    diffusers.read_prediction(pipeline)
 
 
 def test_pretrained_stream_of_another_width_has_new_cross_attention(save, build_from):
