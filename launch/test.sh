@@ -15,8 +15,8 @@ trap 'kill "${checker}" 2>/dev/null || true; rm -rf "${logs}"' EXIT
 color=no
 [ ! -t 1 ] || color=yes
 tests=0 types=0
-# Compiled modules are kept beside the environment, which is installed without any:
-# each process that a test starts would compile all libraries for 2 seconds.
+# Compiled modules are kept in the environment, which is installed without any: each
+# process that trains would take nine more seconds to compile its libraries.
 unset PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX="${PWD}/.venv/bytecode"
 # The tests of a file share fixtures, so they stay with one worker.

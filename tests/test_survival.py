@@ -82,6 +82,8 @@ import resource, sys
 from cxr_diffusion_jax import main
 from cxr_diffusion_jax.cli import command
 from cxr_diffusion_jax.run import checkpoints
+# Python would keep half of a compiled module, which later tests then import.
+sys.dont_write_bytecode = True
 save = checkpoints.save
 def save_on_a_full_disk(manager, state, *rest):
   if int(state.step) > 3:
