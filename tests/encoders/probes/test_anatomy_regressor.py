@@ -88,6 +88,14 @@ def test_train_retrains_for_other_inputs(folder, tmp_path):
     _opened(copy)
 
 
+def test_equal_regressors_are_equal_files(folder, tmp_path):
+  path, files = tmp_path / "one", set()
+  for _ in range(8):
+    anatomy_regressor._save(_opened(folder), path, "mark")
+    files.add(path.read_bytes())
+  assert len(files) == 1
+
+
 def test_fingerprint_depends_on_images_and_facts():
   values = np.zeros((8, 1))
   images = np.zeros((8, 4, 4, 1), np.uint8)
