@@ -353,11 +353,12 @@ def faults(
     yield "values", f"{len(changed)}: {', '.join(sorted(changed)[:5])}"
 
 
-def export(folder: str) -> None:
-  """Saves an autoencoder as diffusers reads it."""
+def export(folder: str) -> int:
+  """Saves an autoencoder as diffusers reads it; returns the exit code of a command."""
   import jax
   import jax.numpy as jnp
 
+  from cxr_diffusion_jax import errors
   from cxr_diffusion_jax.interop import diffusers
   from cxr_diffusion_jax.models import autoencoder
 
@@ -366,7 +367,12 @@ def export(folder: str) -> None:
   )
   image = jnp.zeros((1, 8, 8, 1))
   params = jax.jit(network.init)(jax.random.key(0), image)["params"]
-  diffusers.save_autoencoder(folder, network, params)
+  try:
+    diffusers.save_autoencoder(folder, network, params)
+  except errors.InputError as error:
+    print(f"error: {error}")
+    return 2
+  return 0
 
 
 def train_judge(run: str, num_steps: int) -> None:
@@ -391,8 +397,7 @@ def main() -> int:
   parser.add_argument("--judge", help="used by the harness itself")
   given = parser.parse_args()
   if given.export:
-    export(given.export)
-    return 0
+    return export(given.export)
   if given.judge:
     train_judge(given.judge, given.judge_steps)
     return 0
