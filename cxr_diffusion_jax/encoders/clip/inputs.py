@@ -52,7 +52,9 @@ def read_pixels(processor: Any, config: "transformers.CLIPConfig") -> PixelSetti
   """Reads the settings of transformers' CLIPImageProcessor.
 
   Raises:
-    errors.InputError: it makes images of another size than the model of `config` takes.
+    errors.InputError: it makes images of another size than the model of `config` takes,
+      or scales them by no numbers.
+    TypeError, ValueError: values of another type.
   """
   crop = config.vision_config.image_size
   size = processor.size.get("shortest_edge", processor.size.get("height"))
@@ -62,6 +64,13 @@ def read_pixels(processor: Any, config: "transformers.CLIPConfig") -> PixelSetti
       f"preprocessor_config.json makes images of {cropped} pixels from {size}",
       f"{crop} pixels, as config.json says",
       "take both files from the same model",
+    )
+  scales = np.asarray([processor.image_mean, processor.image_std], np.float32)
+  if scales.shape != (2, 3) or not (np.isfinite(scales).all() and scales[1].all()):
+    raise errors.InputError(
+      f"preprocessor_config.json has image_mean and image_std {scales.tolist()}",
+      "three numbers each, image_std not 0",
+      "copy it again",
     )
   return PixelSettings(
     size=size,

@@ -149,6 +149,8 @@ def test_load_reports_a_tokenizer_of_another_vocabulary(folder):
     ("config.json", '"max_position_embeddings": 16', '"max_position_embeddings": -1'),
     ("config.json", '"vocab_size": 514', '"vocab_size": []'),
     ("preprocessor_config.json", '"shortest_edge"', '"shortes"'),
+    ("preprocessor_config.json", '"image_std": [', '"image_std": [{}, '),
+    ("preprocessor_config.json", '"image_mean": [', '"image_mean": ["x", '),
   ],
 )
 def test_load_refuses_settings_of_no_model(folder, file, old, new):
