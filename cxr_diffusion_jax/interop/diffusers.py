@@ -7,7 +7,8 @@ Same weights, same numbers in float32; what is saved and loaded again is bit-equ
 Neither PyTorch nor diffusers is needed, and no pickle is read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import os
 import pathlib
 from types import MappingProxyType
@@ -58,7 +59,9 @@ def read_unet(folder: str | os.PathLike) -> tuple[unet_lib.UNet, int, pathlib.Pa
   place = safetensors_folder.locate(folder, "unet")
   fields, in_channels = read_fields(place, options.UNET, options.read_unet)
   network = unet_lib.UNet(**fields)
-  _check_files(place, unet_shapes(network, in_channels))
+  with _typed(place):
+    shapes = unet_shapes(network, in_channels)
+  _check_files(place, shapes)
   return network, in_channels, place
 
 
@@ -73,12 +76,18 @@ def read_fields(
     errors.InputError: of `read_fn`, or values of a wrong type.
   """
   config = safetensors_folder.read_config(place, kind.class_name)
-  where = str(place / safetensors_folder.CONFIG)
+  with _typed(place):
+    return read_fn(config, str(place / safetensors_folder.CONFIG))
+
+
+@contextlib.contextmanager
+def _typed(place: pathlib.Path) -> Iterator[None]:
+  """Turns what is raised for values that no network has into an `InputError`."""
   try:
-    return read_fn(config, where)
-  except (TypeError, ValueError, LookupError, AttributeError) as error:
+    yield
+  except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
     raise errors.InputError(
-      f"{where} has a value of a wrong type: {error}",
+      f"{place / safetensors_folder.CONFIG} has a value of a wrong type: {error}",
       "what diffusers' save_pretrained wrote",
     ) from error
 
@@ -112,7 +121,8 @@ def load_autoencoder(
 ) -> tuple[autoencoder_lib.AutoencoderKL, types.Params]:
   """Loads an AutoencoderKL of the folder or of its `vae`; see `load_unet`."""
   network, place = read_autoencoder(folder)
-  shapes = _autoencoder_shapes(network)
+  with _typed(place):
+    shapes = _autoencoder_shapes(network)
   _check_files(place, shapes)
   return network, _read_params(place, shapes)
 

@@ -230,3 +230,12 @@ def test_save_unet_and_autoencoder_refuse_other_parameters(own, tmp_path):
   with pytest.raises(errors.InputError, match="missing"):
     diffusers.save_autoencoder(tmp_path / "new", AutoencoderKL(), params)
   assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+  "config", [{"latent_channels": "4"}, {"norm_num_groups": "8"}, {"out_channels": {}}]
+)
+def test_load_autoencoder_refuses_values_of_a_wrong_type(folder, config):
+  place = folder("autoencoder", config=config)
+  with pytest.raises(errors.InputError, match=r"config\.json"):
+    diffusers.load_autoencoder(place)
