@@ -155,7 +155,7 @@ def _arrays(paths: Iterable[pathlib.Path]) -> Iterator[tuple[Any, str]]:
       with safetensors.safe_open(path, framework="flax") as file:
         for name in file.keys():  # noqa: SIM118 - no mapping
           yield file, name
-    except (safetensors.SafetensorError, FileNotFoundError) as error:
+    except (safetensors.SafetensorError, OSError) as error:
       raise damaged(path) from error
 
 

@@ -68,6 +68,10 @@ def test_read_joins_shards_by_their_index(unsealed):
   (unsealed / names[1]).unlink()
   with pytest.raises(errors.InputError, match=r"00002-of-00002.* is absent"):
     safetensors_folder.read_shapes(unsealed)
+  # The folder itself.
+  (unsealed / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": ""}}')
+  with pytest.raises(errors.InputError, match="is absent or cannot"):
+    safetensors_folder.read_shapes(unsealed)
   (unsealed / f"{WEIGHTS}.index.json").write_text("{}")
   with pytest.raises(errors.InputError, match=r"index.json is absent or cannot"):
     safetensors_folder.read_shapes(unsealed)
