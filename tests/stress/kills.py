@@ -211,10 +211,15 @@ class Place:
     return names
 
   def values(self) -> dict[str, str]:
-    """Digests of what all files hold, by file and place in it."""
+    """Digests of what all files hold, by file and place in it.
+
+    Without those of unfinished folders, which are never read.
+    """
     values = {}
     for name in self.files():
       path = self.folder / name
+      if ".partial/" in name:
+        continue
       if path.is_file() and not path.name.endswith(UNCOMPARED):
         for key, content in _content(path):
           values[f"{name} {key}"] = hashlib.sha256(content).hexdigest()
