@@ -25,8 +25,6 @@ FOREIGN = {
   *("nodes", "env"),
   # xprof.
   *("logdir", "port"),
-  # tests/stress.
-  *("commands", "judge", "judge_steps"),
 }
 FORBIDDEN = (
   *("told", "anew", "at hand", "stands in", "hangs on", "goes on with"),
@@ -82,13 +80,16 @@ def test_docs_pages_use_plain_words(phrase, pages):
 
 
 def test_docs_flags_and_files_exist(pages, repository):
+  folders = ("cxr_diffusion_jax", "tests/stress", "tests/benchmarks")
   sources = "\n".join(
     path.read_text(encoding="utf-8")
-    for path in (repository / "cxr_diffusion_jax").rglob("*.py")
+    for folder in folders
+    for path in (repository / folder).rglob("*.py")
   )
   for name, text in pages.items():
     for flag in set(re.findall(r"--([a-z][a-z_]*)\b(?![.-])", text)) - FOREIGN:
-      assert f'"{flag}"' in sources, f"{name}: --{flag}"
+      # absl's flags, and argparse's.
+      assert re.search(f'"(--)?{flag}"', sources), f"{name}: --{flag}"
     for module in set(re.findall(r"python -m (cxr_diffusion_jax\.\w+)", text)):
       assert importlib.util.find_spec(module), f"{name}: {module}"
     pattern = r"\b((?:configs|launch|tests|docs|cxr_diffusion_jax)/[\w/]+\.\w+)"
