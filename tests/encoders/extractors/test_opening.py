@@ -80,7 +80,7 @@ def test_open_extractors_rejects_unavailable_names(probe, tmp_path):
     (["resnet"], {}, "features resnet; expected auto, or some of probe, rad_dino"),
     ([], {}, r"features \(none\)"),
     ("auto", {"resnet": "x"}, "features resnet"),
-    ("auto", {"rad_dino": str(tmp_path)}, "no such file"),
+    ("auto", {"rad_dino": str(tmp_path)}, "json is absent"),
     ("auto", {"clip": "/nowhere/at/all"}, "no CLIP in '/nowhere/at/all'"),
     ("auto", {"elixr_c": str(tmp_path)}, "saved_model.pb"),
   ):
@@ -150,7 +150,7 @@ def test_open_extractors_makes_no_probe_before_others_are_refused(tmp_path):
     pytest.fail("the probe was trained")
 
   for features_of in (["probe", "clip"], "auto"):
-    with pytest.raises(errors.InputError, match="no such file"):
+    with pytest.raises(errors.InputError, match="json is absent"):
       features.open_extractors(
         features_of, probe_fn=train, weights={"clip": str(tmp_path)}
       )
