@@ -126,7 +126,8 @@ def read_config(path: pathlib.Path) -> artifacts.Json:
   """
   config = read_json(path)
   kind = config.get("model_type")
-  if kind not in KINDS:
+  # A list, which no dict looks up, is no kind either.
+  if str(kind) not in KINDS:
     raise errors.InputError(
       f"{path} describes a model of type {kind!r}",
       f"one of {', '.join(KINDS)}",

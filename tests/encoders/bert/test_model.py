@@ -106,6 +106,10 @@ def _change_config(folder: pathlib.Path, **values) -> None:
   [
     (lambda f: _change_config(f, model_type="t5"), "type 't5'; expected one of bert"),
     (
+      lambda f: _change_config(f, model_type=["bert"]),
+      r"type \[.bert.\]; exp",
+    ),
+    (
       lambda f: _change_config(f, position_embedding_type="relative_key"),
       "'relative_key' positions",
     ),
