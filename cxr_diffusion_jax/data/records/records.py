@@ -169,13 +169,17 @@ def _read_description(settings: DataSettings) -> artifacts.Json | None:
   if not path.is_file():
     return None
   description = checked_files.read_json(path)
-  plan_lib.check_format(path, description["format"])
-  if description["format"] != plan_lib.FORMAT:
-    logging.info("%s holds records of an earlier version: made again", folder)
-    return None
-  shards = [name for of_split in description["shards"].values() for name, _ in of_split]
-  names = (*shards, "rows.npz", "files.npz")
-  return description if all((folder / name).is_file() for name in names) else None
+  try:
+    plan_lib.check_format(path, description["format"])
+    if description["format"] != plan_lib.FORMAT:
+      logging.info("%s holds records of an earlier version: made again", folder)
+      return None
+    shards = store.of_description(folder, description).shards.values()
+    names = (*(name for of_split in shards for name, _ in of_split), "rows.npz")
+    whole = all((folder / name).is_file() for name in (*names, "files.npz"))
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise checked_files.damaged(path, f"{type(error).__name__}: {error}") from error
+  return description if whole else None
 
 
 def _check(

@@ -140,16 +140,19 @@ def _check_split(records: Records, split: str) -> None:
 
 
 def of_description(folder: Path, description: artifacts.JsonMapping) -> Records:
+  """Raises what a missing entry or one of another type raises."""
   return Records(
     folder=folder,
     image_size=description["image_size"],
     vocabulary=tuple(description["vocabulary"]),
-    num_rows=description["num_rows"],
+    num_rows={
+      split: operator.index(count) for split, count in description["num_rows"].items()
+    },
     fingerprints=description["fingerprints"],
     statistics=description["statistics"],
     dropped=tuple(description["dropped"]),
     shards={
-      split: tuple((name, count) for name, count in of_split)
+      split: tuple((name, operator.index(count)) for name, count in of_split)
       for split, of_split in description["shards"].items()
     },
     sources=tuple(description.get("sources", ())),

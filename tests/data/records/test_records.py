@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import checked_files, errors
 from cxr_diffusion_jax.data import images
 from cxr_diffusion_jax.data.records import parts, records
 from cxr_diffusion_jax.data.sources.nih import layout, metadata
@@ -299,3 +299,15 @@ def test_prepare_records_reads_real_images(nih_cxr_mini, tmp_path):
   assert prepared.statistics["num_images"] == 512
   assert -0.5 < prepared.statistics["mean"] < 0.5
   assert 0.3 < prepared.statistics["std"] < 0.7
+
+
+@pytest.mark.parametrize(
+  "change", [{"statistics": None}, {"num_rows": {"train": 2.0}}, {"shards": "x"}]
+)
+def test_open_records_names_a_description_of_other_types(settings, change):
+  path = records.prepare_records(settings).folder / "records.json"
+  description = checked_files.read_json(path) | change
+  values = {key: value for key, value in description.items() if value is not None}
+  checked_files.write_json(path, values)
+  with pytest.raises(errors.InputError, match=r"records\.json is absent or damaged"):
+    records.open_records(settings)
