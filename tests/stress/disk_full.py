@@ -169,12 +169,8 @@ def main() -> int:
     os.environ[INSIDE] = "1"
     os.execvp(own[0], [*own, sys.executable, *sys.argv])
   disk, rows = Disk(given.folder), {}
-  (disk.folder / "states/before prepare").mkdir(parents=True, exist_ok=True)
   for name in given.commands.split(","):
-    if not (disk.folder / f"states/before {name}").exists():
-      previous = COMMANDS[COMMANDS.index(name) - 1]
-      disk.restore(f"after {previous}")
-      disk.keep(f"before {name}")
+    disk.begin(name)
     rows[name] = sweep(disk, name, given.num, given.seconds)
   print("\n| command | writes, kB | sizes | one line, exit code 2 | done | faults |")
   print("|---|--:|--:|--:|--:|--:|")

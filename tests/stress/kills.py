@@ -156,6 +156,17 @@ class Place:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(self.work, target, symlinks=True)
 
+  def begin(self, name: str) -> None:
+    """Keeps the state in which a command begins, unless there is one.
+
+    "save" begins where "train" does, and others where the one before has ended.
+    """
+    (self.folder / "states/before prepare").mkdir(parents=True, exist_ok=True)
+    if not (self.folder / f"states/before {name}").exists():
+      previous = COMMANDS[COMMANDS.index("evaluate" if name == "judge" else name) - 1]
+      self.restore("before train" if name == "save" else f"after {previous}")
+      self.keep(f"before {name}")
+
   def live(self, name: str, end: Callable[[subprocess.Popen], int] | None) -> Life:
     """Starts a command, and ends it with a signal when `end` returns one."""
     log, start = self.folder / f"{name}.log", time.monotonic()
@@ -407,15 +418,9 @@ def main() -> int:
     train_judge(given.judge, given.judge_steps)
     return 0
   place = Place(given.folder, given.judge_steps)
-  (place.folder / "states/before prepare").mkdir(parents=True, exist_ok=True)
   chosen, rows = given.commands.split(","), {}
   for index, name in enumerate(chosen):
-    if not (place.folder / f"states/before {name}").exists():
-      # "save" begins where "train" does, and others where the one before has ended.
-      position = COMMANDS.index("evaluate" if name == "judge" else name)
-      previous = COMMANDS[position - 1]
-      place.restore("before train" if name == "save" else f"after {previous}")
-      place.keep(f"before {name}")
+    place.begin(name)
     kills = len(range(index, given.num, len(chosen)))
     draw = random.Random(f"{given.seed} {name}")
     number = getattr(signal, f"SIG{given.signal}")
