@@ -9,6 +9,8 @@ All paths have the same conditions, noise, scales and judges.
 from collections.abc import Mapping, Sequence
 import dataclasses
 
+from absl import logging
+
 from cxr_diffusion_jax import errors, types
 from cxr_diffusion_jax.evaluation import eval_context as eval_context_lib
 from cxr_diffusion_jax.evaluation import metric as metric_lib
@@ -161,6 +163,8 @@ def _of_path(
     )
     points.append(_point(context, judged.assessment.measurements, options, scale))
   best = choose(points)
+  tried = ", ".join(f"{one.primary.value:.4g} at {one.guidance:g}" for one in points)
+  logging.info("%s: %s %s; guidance %g", path.name, options.primary, tried, best)
   return [dataclasses.replace(point, chosen=point.guidance == best) for point in points]
 
 
