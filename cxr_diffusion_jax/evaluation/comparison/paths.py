@@ -3,7 +3,7 @@
 workdirs --open_run--> runs --config without seed--> ConditioningPath(name, runs)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -30,7 +30,8 @@ class ConditioningPath:
   """Runs that differ only in their seed.
 
   Attributes:
-    name: of the conditioning path; of the first run's folder where two have one path.
+    name: of the conditioning path; where several have one, with its reference; where
+      that is the same too, of the first run's folder.
   """
 
   name: str
@@ -103,18 +104,34 @@ def open_paths(
   groups: dict[str, list[run_lib.Run]] = {}
   for run in runs:
     groups.setdefault(_recipe(run.config), []).append(run)
-  named = [of_path[0].config["conditioning"]["name"] for of_path in groups.values()]
   paths = [
-    ConditioningPath(
-      name=name if named.count(name) == 1 else of_path[0].folder.name,
-      runs=tuple(of_path),
-      config=of_path[0].config,
-    )
-    for name, of_path in zip(named, groups.values(), strict=True)
+    ConditioningPath(name=name, runs=tuple(of_path), config=of_path[0].config)
+    for name, of_path in zip(_names(groups.values()), groups.values(), strict=True)
   ]
   if len({path.name for path in paths}) != len(paths):
     raise errors.InputError("two runs of one name", "folders of different names")
   return paths
+
+
+def _names(groups: Iterable[Sequence[run_lib.Run]]) -> list[str]:
+  """The shortest of the names of each path that no other path has."""
+  candidates = []
+  for first, *_ in groups:
+    section = first.config["conditioning"]
+    reference = f"{section['name']}-{section.get('reference', '')}"
+    candidates.append((section["name"], reference, first.folder.name))
+  levels = list(zip(*candidates, strict=True))
+  return [
+    next(
+      (
+        name
+        for name, of_all in zip(own, levels, strict=True)
+        if of_all.count(name) == 1
+      ),
+      own[-1],
+    )
+    for own in candidates
+  ]
 
 
 def unranked(paths: Sequence[ConditioningPath], key: Key) -> dict[str, str]:

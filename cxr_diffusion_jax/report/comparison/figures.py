@@ -147,7 +147,8 @@ def pictures(
   gap = max(2, w // 24)
   white = [(0, gap), (0, gap), (0, 0)]
   sheet = [[np.pad(image, white, constant_values=255) for image in row] for row in grid]
-  axes = figure.add_subplot()
+  # At the right, as room that the aspect ratio leaves is for names of rows.
+  axes = figure.add_subplot(anchor="E")
   axes.imshow(
     np.block([[image[..., 0] for image in row] for row in sheet]),
     cmap="gray",

@@ -72,6 +72,25 @@ def test_open_paths_groups_seeds(opened):
   assert paths.warnings(result) == []
 
 
+def test_open_paths_names_paths_of_one_kind_by_their_references(opened):
+  seen = {"name": "elixr_c", "drop_rate": 0.1}
+  patient, findings = (
+    seen | {"reference": "same_patient"},
+    seen | {"reference": "same_findings"},
+  )
+  result = opened({
+    "p-0": _config(conditioning=patient),
+    "f-0": _config(conditioning=findings),
+    "p-1": _config(conditioning=patient, seed=1),
+    "t": _config(conditioning={"name": "clip_text", "drop_rate": 0.1}),
+  })  # fmt: skip
+  assert [path.name for path in result] == [
+    "elixr_c-same_patient",
+    "elixr_c-same_findings",
+    "clip_text",
+  ]
+
+
 def test_open_paths_names_equal_paths_by_folder(opened):
   result = opened({"a": _config(), "b": _config(optimizer__learning_rate=1.0)})
   assert [path.name for path in result] == ["a", "b"]
