@@ -121,17 +121,12 @@ def _names(groups: Iterable[Sequence[run_lib.Run]]) -> list[str]:
     reference = f"{section['name']}-{section.get('reference', '')}"
     candidates.append((section["name"], reference, first.folder.name))
   levels = list(zip(*candidates, strict=True))
-  return [
-    next(
-      (
-        name
-        for name, of_all in zip(own, levels, strict=True)
-        if of_all.count(name) == 1
-      ),
-      own[-1],
-    )
-    for own in candidates
-  ]
+  names = []
+  for own in candidates:
+    pairs = zip(own, levels, strict=True)
+    unique = [name for name, of_all in pairs if of_all.count(name) == 1]
+    names.append(unique[0] if unique else own[-1])
+  return names
 
 
 def unranked(paths: Sequence[ConditioningPath], key: Key) -> dict[str, str]:
