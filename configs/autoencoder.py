@@ -9,7 +9,7 @@ CPU cores; `:phantom_f8` is the same with f8:
   python -m cxr_diffusion_jax.train_autoencoder \
     --config configs/autoencoder.py:phantom --workdir runs/autoencoder_phantom
 
-A denoiser takes what it made with --config.codec.name=kl and
+A denoiser of a `kl_` size takes what it made, such as --config elixr_c:kl_small with
 --config.codec.folder=runs/autoencoder_f8/autoencoder. `:f4` and `:f8` are for one GPU;
 their sizes are those of Rombach et al. 2022 (2112.10752), their adversary joins late.
 """

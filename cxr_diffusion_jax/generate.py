@@ -1,6 +1,6 @@
 """Makes a synthetic dataset of a trained run: planned, filtered, resumable.
 
-  python -m cxr_diffusion_jax.generate --workdir runs/findings --out synthetic-cxr \
+  python -m cxr_diffusion_jax.generate --workdir runs/findings --out synthetic-cxr \\
     --plan balanced --num 10000 [--accept probe] [--shard 0/4]
   ... --plan plan.csv    # columns findings, sex, age, view, num; each row is a quota
 
@@ -34,8 +34,8 @@ with flag_help.group("Which images"):
   _PLAN = flags.DEFINE_string(
     "plan",
     BALANCED,
-    "balanced: equally many of each finding, and of No Finding, by sex, age and view;"
-    " or a CSV of quotas.",
+    "Either balanced, for equally many of each finding and of No Finding, by sex, age"
+    " and view, or a CSV of quotas.",
   )
   _NUM = flags.DEFINE_integer(
     "num", None, "Number of images; not with a plan that has a column num.", 1

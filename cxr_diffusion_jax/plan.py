@@ -1,7 +1,7 @@
 """Plans a run on a TPU slice or GPUs that need not be here: memory, time, limits.
 
   python -m cxr_diffusion_jax.plan --config configs/elixr_c.py:base --topology v5e:4x4
-  python -m cxr_diffusion_jax.plan --config configs/elixr_c.py:base dit_b \
+  python -m cxr_diffusion_jax.plan --config configs/elixr_c.py:base dit_b \\
     --topology v5e-16,h200x8
 
 Compiles the training step and the sampler for a TPU slice, which needs libtpu (the

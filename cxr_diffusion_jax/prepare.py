@@ -1,7 +1,7 @@
 """Turns a tree of X-rays into records, and downloads or makes what it lacks.
 
-  python -m cxr_diffusion_jax.prepare --config configs/elixr_c.py \
-    --config.data.root=nih-cxr [--download nih,elixr] [--resize] [--embed elixr] \
+  python -m cxr_diffusion_jax.prepare --config configs/elixr_c.py \\
+    --config.data.root=nih-cxr [--download nih,elixr] [--resize] [--embed elixr] \\
     [--check_embeddings 256] [--standin] [--shard P/N]
 
 A second call does nothing; an interrupted one resumes.

@@ -147,10 +147,13 @@ def test_bad_input_no_embeddings(prepare, tree):
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
-    ("--config.train.num_step=3", "num_steps"),
-    ("--config.trian.num_steps=3", "train"),
+    ("--config.train.num_step=3", "no key config.train.num_step in "),
+    ("--config.train.num_step=3", "fix: did you mean train.num_steps or "),
+    ("--config.trian.num_steps=3", "fix: did you mean train.num_steps or "),
+    ("--config.codec.folder=x", "no key config.codec.folder in "),
+    ("--config.data.root[0]=x", "data.root[0]"),
     ("--config.train.num_steps=many", "num_steps"),
-    ("--config.model.norm_group=3", "norm_groups"),
+    ("--config.model.norm_group=3", "model.norm_groups"),
     ("--confg=x", "confg"),
     ("stray", "'stray'"),
     ("--config.parallel.num_devices=99", "num_devices=99; expected 0 (all) to 8"),

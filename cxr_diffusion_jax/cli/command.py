@@ -227,9 +227,10 @@ def _parse(main: Callable[..., None], argv: Iterable[str]) -> list[str]:
     # An error inside a config file comes with its whole traceback.
     traced = any(line.startswith("Traceback") for line in lines)
     return _fail(f"{lines[0]} {lines[-1]}" if traced else str(error))
-  except (KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-    # ConfigDict's own errors: an unknown key with the nearest one, a wrong type.
-    return _fail(str(error.args[0] if error.args else error))
+  except (LookupError, AttributeError, TypeError, ValueError, OSError) as error:
+    # ConfigDict's own errors: an unknown key, a wrong type.
+    unknown = configs.unknown_key(argv) if "config" in flags.FLAGS else None
+    return _fail(str(unknown or (error.args[0] if error.args else error)))
 
 
 def _fail(text: str) -> list[str]:

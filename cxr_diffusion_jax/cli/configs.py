@@ -65,29 +65,53 @@ def of_sizes(
   return configs
 
 
+def unknown_key(argv: Sequence[str]) -> errors.InputError | None:
+  """Returns the complaint about the first --config.KEY that the config lacks, if any.
+
+  Args:
+    argv: what `resolve_flag` returns.
+  """
+  from cxr_diffusion_jax.run import compatibility
+
+  start = "--config="
+  file = [text for text in argv if text.startswith(start)][-1].removeprefix(start)
+  path, _, choice = file.partition(":")
+  config = runpy.run_path(path)["get_config"](*filter(None, [choice]))
+  known = [*compatibility.flatten(config.to_dict())]
+  for text in argv:
+    key = text.partition("=")[0].partition("[")[0].removeprefix("--config.")
+    if text.startswith("--config.") and key not in known:
+      return errors.InputError(
+        f"no key config.{key} in {path}",
+        "one of those that --config FILE --help lists",
+        naming.nearest(key, known),
+      )
+  return None
+
+
 def names() -> list[str]:
   """Returns the names of this project's configs."""
   return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in _SHARED)
 
 
 def resolve_flag(argv: list[str]) -> list[str]:
-  """Returns the arguments with the value of --config replaced by an existing file.
+  """Returns the arguments with --config=FILE, an existing one, for any form of it.
 
   Raises:
     errors.InputError: there is no such config.
   """
-  argv = list(argv)
-  for place, text in enumerate(argv):
+  result: list[str] = []
+  rest = iter(argv)
+  for text in rest:
     name, equals, value = text.partition("=")
     if text == "--":
-      break
-    if name not in ("--config", "-config"):
-      continue
-    if equals:
-      argv[place] = f"--config={_resolve(value)}"
-    elif place + 1 < len(argv):
-      argv[place + 1] = _resolve(argv[place + 1])
-  return argv
+      return [*result, text, *rest]
+    if name in ("--config", "-config"):
+      value = value if equals else next(rest, "")
+      result.append(f"--config={_resolve(value)}" if value else text)
+    else:
+      result.append(text)
+  return result
 
 
 def _resolve(value: str) -> str:

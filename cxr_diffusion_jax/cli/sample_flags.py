@@ -149,10 +149,10 @@ def changes(holders: Holders) -> dict[str, object]:
 def places() -> Holders:
   """Defines the flags for the present locations of a run's dataset and encoder."""
   text = flags.DEFINE_string
-  with flag_help.group("Dataset (for --split and --image_ids)"):
+  with flag_help.group("Dataset, if it was moved"):
     holders: Holders = {
-      "data_root": text("data_root", "", "Folder of the dataset, if it was moved."),
-      "records_dir": text("records_dir", "", "Folder of its records, if it was moved."),
+      "data_root": text("data_root", "", "Folder of the dataset."),
+      "records_dir": text("records_dir", "", "Folder of its records."),
     }
   with flag_help.group("Encoder"):
     meaning = "Folder or hub id of the run's CLIP or ELIXR models, if they were moved."

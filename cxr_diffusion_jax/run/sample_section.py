@@ -26,8 +26,8 @@ class SampleSettings:
   what is published for data of 0.5.
 
   Attributes:
-    sampler: ddim, ddpm, dpm_solver_2m, dpm_solver_2m_sde, euler, euler_ancestral, heun,
-      unipc, or another class in `diffusion.samplers`.
+    sampler: one of ddim, ddpm, dpm_solver_2m, dpm_solver_2m_sde, euler,
+      euler_ancestral, heun, unipc, or another class in `diffusion.samplers`.
     num_steps: steps of the sampler.
     guidance: guidance scale: 1 is the plain condition, 0 none. Or one scale for each
       stream of the condition (3,1.5).

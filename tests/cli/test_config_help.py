@@ -54,7 +54,7 @@ def test_meanings_are_read_from_docstrings():
 @pytest.mark.parametrize(
   ("given", "resolved"),
   [
-    (["--config", "elixr_c:tiny", "-x"], ["--config", "{}/elixr_c.py:tiny", "-x"]),
+    (["--config", "elixr_c:tiny", "-x"], ["--config={}/elixr_c.py:tiny", "-x"]),
     (["--config=elixr_c"], ["--config={}/elixr_c.py"]),
     (["--config=elsewhere/findings.py:tiny"], ["--config={}/findings.py:tiny"]),
     (["--", "--config=none"], ["--", "--config=none"]),
