@@ -5,7 +5,8 @@ train.csv, valid.csv, test.csv (Path, Sex, Age, Frontal/Lateral, AP/PA, 14 label
 Source: Irvin et al., 1901.07031; CheXpert Plus (2405.19538) adds reports. Uncertain and
 blank labels are unknown. `No Finding` is labelled where no pathology is mentioned as
 present or uncertain; the paper intends it "to capture the absence of all pathologies".
-So blanks beside it are absences, except of `Support Devices`.
+So blanks beside it are absences, except of `Support Devices`. Where a pathology is
+present beside it, that counts, and blanks stay unknown.
 """
 
 from collections.abc import Sequence
@@ -74,25 +75,34 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
   view = np.array(column("AP/PA", labelled.parse_view, -1))
   in_name = np.array([path.endswith("lateral") for path in map(_stem, paths)])
   is_lateral = (frontal == base.LATERAL) | in_name
+  labels = [findings_of(table) for table in tables.values()]
   files = " and ".join(path.name for path in found.values() if path is not None)
   return base.Table(
     vocabulary=VOCABULARY,
     origin=str(first),
     id=ids,
     patient=np.array([_patient(path) for path in paths], np.int32),
-    findings=np.concatenate([findings_of(table) for table in tables.values()]),
+    findings=np.concatenate([findings for findings, _ in labels]),
     image=labelled.existing(root, paths),
     age=np.array(column("Age", metadata.parse_age, np.nan), np.float32),
     sex=np.array(column("Sex", labelled.parse_sex, -1), np.int8),
     view=np.where(is_lateral, base.LATERAL, view).astype(np.int8),
     official=np.array(parts, np.str_) if {*parts} != {"validation"} else None,
     split_note=f"{files}{'' if 'test' in tables else ', valid.csv as test'}",
+    notes=tuple(note for _, notes in labels for note in notes),
     report=_reports(root, ids, paths),
   )
 
 
-def findings_of(table: csv_table.CsvTable) -> np.ndarray:
-  """Findings [n k] of `FINDINGS`, from the labels of a table that has its columns."""
+def findings_of(table: csv_table.CsvTable) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Reads the labels of a table.
+
+  Returns:
+    Findings [n k] of `FINDINGS`, and a note on rows that contradict themselves.
+
+  Raises:
+    InputError: no column of labels, or a cell that is no label.
+  """
   if not {*FINDINGS} & {*table.places}:
     raise errors.InputError(
       f"{table.path} has no labels", f"columns such as {', '.join(list(FINDINGS)[:3])}"
@@ -105,11 +115,23 @@ def findings_of(table: csv_table.CsvTable) -> np.ndarray:
   ]
   findings = np.array(values, np.float32).T
   if NO_FINDING not in table.places:
-    return findings
+    return findings, ()
   none = np.array(table.parse(NO_FINDING, labelled.parse_label)) == 1
   pathology = np.array([name != "Support Devices" for name in FINDINGS])
-  absent = none[:, np.newaxis] & pathology & np.isnan(findings)
-  return np.where(absent, np.float32(0), findings)
+  wrong = none & (findings[:, pathology] == 1).any(axis=1)
+  for column in np.flatnonzero(pathology):
+    absent = none & ~wrong
+    if (name := list(FINDINGS)[column]) in table.places:
+      absent &= np.array(table.parse(name, labelled.is_blank))
+    findings[absent, column] = 0
+  if not wrong.any():
+    return findings, ()
+  note = (
+    f"{table.path} has {np.count_nonzero(wrong)} rows with {NO_FINDING} and a"
+    f" pathology, first line {table.rows[np.argmax(wrong)][0]}: the pathology counts,"
+    " and blanks stay unknown"
+  )
+  return findings, (note,)
 
 
 def label_columns() -> dict[str, tuple[str, ...]]:

@@ -60,6 +60,11 @@ def parse_label(text: str) -> float:
   return LABELS[text.casefold()]
 
 
+def is_blank(text: str) -> bool:
+  """Whether a label is not stated; -1 is, as uncertain."""
+  return text.casefold() in ("", "nan")
+
+
 def parse_sex(text: str) -> int:
   """0 for `F` or `female`, 1 for `M` or `male`, -1 for anything else."""
   return {"F": 0, "M": 1}.get(text.upper()[:1], -1)
@@ -115,7 +120,8 @@ def findings_of_columns(
 ) -> tuple[tuple[str, ...], np.ndarray]:
   """The findings that a table's keys name, one column of `parse_label` each.
 
-  Blanks beside a 1 of `No Finding` are absences, except of what is no pathology.
+  Blanks beside a 1 of `No Finding` are absences, except of what is no pathology; -1
+  stays unknown there.
 
   Returns:
     The vocabulary without `No Finding`, and findings [n k] float32.
@@ -139,7 +145,7 @@ def findings_of_columns(
         f"{table.path} line {table.rows[wrong[0]][0]}: {name} and {labels.NO_FINDING}",
         f"{labels.NO_FINDING} alone or findings alone",
       )
-    column[none & np.isnan(column)] = 0
+    column[none & np.array(table.parse(name, is_blank))] = 0
   findings = np.stack([*values.values(), none])[:-1].T
   return tuple(values), findings.astype(np.float32)
 

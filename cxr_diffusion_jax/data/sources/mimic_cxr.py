@@ -47,19 +47,20 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     for subject, study in zip(subjects, studies, strict=True)
   ]
   age, sex = _people(root, table)
-  official = _split(root, ids)
+  findings, notes = _findings(root, studies)
   return base.Table(
     vocabulary=VOCABULARY,
     origin=os.fspath(path),
     id=ids,
     patient=np.array(table.parse("subject_id", _integer), np.int32),
-    findings=_findings(root, studies),
+    findings=findings,
     image=_images(root, folders, ids),
     age=age,
     sex=sex,
     view=_views(table),
-    official=official,
+    official=_split(root, ids),
     split_note=_name("split"),
+    notes=notes,
     report=_reports(root, ids, folders),
   )
 
@@ -98,14 +99,17 @@ def _views(table: csv_table.CsvTable) -> np.ndarray:
   return np.where(view < 0, coded, view)
 
 
-def _findings(root: epath.Path, studies: Sequence[str]) -> np.ndarray:
-  """[n k] the labels of each image's study; unknown where it has none."""
+def _findings(
+  root: epath.Path, studies: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """[n k] the labels of each image's study, unknown where it has none; notes."""
   path = labelled.need_file(root, _name("chexpert"), where=PAGE)
   table = csv_table.read_table(
     path, {"study_id": ("study_id",)}, chexpert.label_columns()
   )
   unknown = np.full((1, len(VOCABULARY)), np.nan, np.float32)
-  values = np.concatenate([chexpert.findings_of(table), unknown])
+  findings, notes = chexpert.findings_of(table)
+  values = np.concatenate([findings, unknown])
   rows = {study: row for row, study in enumerate(table.column("study_id"))}
   if not {*studies} & {*rows}:
     raise errors.InputError(
@@ -113,7 +117,7 @@ def _findings(root: epath.Path, studies: Sequence[str]) -> np.ndarray:
       f"its own study_id for each study; it begins with {next(iter(rows))}",
       "take both files as published",
     )
-  return values[[rows.get(study, -1) for study in studies]]
+  return values[[rows.get(study, -1) for study in studies]], notes
 
 
 def _split(root: epath.Path, ids: np.ndarray) -> np.ndarray | None:

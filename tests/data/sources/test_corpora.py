@@ -74,6 +74,22 @@ def test_chexpert_takes_its_test_set_and_the_reports_of_plus(tmp_path):
   assert table.report == {"patient00002-study1-view1_frontal": "Edema. Worse."}
 
 
+def test_chexpert_fills_no_uncertain_label_and_keeps_what_contradicts(tmp_path):
+  root = corpora.write_chexpert(tmp_path)
+  path = root / "train.csv"
+  rows = [line.split(",") for line in path.read_text().splitlines()]
+  edema = rows[0].index("Edema")
+  rows[1][edema] = "-1.0"
+  rows[4][rows[0].index("No Finding")], rows[4][edema] = "1.0", "1.0"
+  corpora.write_csv(path, rows)
+  table = read("chexpert", root)
+  rest = {*table.vocabulary} - {"Support_Devices", "Edema"}
+  assert states(table, 0) == dict.fromkeys(rest, 0.0)
+  assert states(table, 2) == {"Edema": 1.0}
+  assert "train.csv has 1 rows with No Finding and a path" in table.notes[0]
+  assert "first line 5" in table.notes[0]
+
+
 def test_mimic_cxr_joins_labels_splits_and_reports(tmp_path):
   root = corpora.write_mimic_cxr(tmp_path)
   table = read("mimic_cxr", root, views=ALL_VIEWS)

@@ -190,13 +190,16 @@ def test_read_table_takes_no_finding_among_columns_as_no_finding_of_its_own(tmp_
   with pytest.raises(errors.InputError, match="line 4: Edema and No Finding"):
     read(write(tmp_path, rows), columns=named)
   rows[3][1] = "0"
+  rows.append(["deep/c", "1", "", "-1", ""])
   for columns in (named, "findings=*"):
     got = read(write(tmp_path, rows), columns=columns)
     assert got.vocabulary == ("Edema", "Mass", "Support Devices")
     nan = np.nan
-    expected = [[0, 0, nan], [nan, 1, 1], [1, nan, nan]]
+    # Uncertain is not blank.
+    expected = [[0, 0, nan], [nan, 1, 1], [1, nan, nan], [0, nan, nan]]
     np.testing.assert_array_equal(got.findings, expected)
-    assert labels.is_none(got.findings, got.vocabulary).tolist() == [True, False, False]
+    is_none = labels.is_none(got.findings, got.vocabulary)
+    assert is_none.tolist() == [True, False, False, False]
 
 
 def test_read_table_gives_no_row_the_image_of_another(tmp_path):
