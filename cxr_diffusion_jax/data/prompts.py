@@ -35,8 +35,9 @@ def phrasings() -> dict:
 
   Returns:
     `templates`: with {view}, {person} and {findings}; `without_findings`: templates of
-    prompts that leave findings out; `none`: phrases of no finding;
-    `views`, `sexes`: code or `unknown` -> words; `zones`: of a lung -> words;
+    prompts that leave findings out; `without_view`: both lists for prompts that leave
+    the view out; `none`: phrases of no finding; `views`: code -> words; `sexes`: code
+    or `unknown` -> words; `zones`: of a lung -> words;
     `findings`: name -> `pattern` (what its phrases contain and no other's do),
     `region` (null: central, has no side), `phrases`, `one_side` (with {place}, such as
     `right upper zone`) and `both_sides` (with {places}, such as `both upper zones`, or
@@ -88,9 +89,10 @@ def prompt(
     _phrase(vocabulary[int(index)], boxes[int(index)], choose)
     for index in rng.permutation(indices).astype(int)
   ]
-  templates = words["without_findings" if findings is None else "templates"]
-  text = choose(templates).format(
-    view=choose(words["views"][_code("view", view, words["views"])]),
+  forms = words if view else words["without_view"]
+  template = choose(forms["without_findings" if findings is None else "templates"])
+  text = template.format(
+    view=view and choose(words["views"][_code("view", view, words["views"])]),
     person=_person(age, choose(words["sexes"][_code("sex", sex, words["sexes"])])),
     findings=_enumerate(phrases or [choose(words["none"])]),
   )

@@ -8,12 +8,15 @@ their data: lines of capitals that end in a colon; of several sections with one 
 last counts; a report with neither section gives its last paragraph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import difflib
 import hashlib
 import re
 
+import numpy as np
+
 from cxr_diffusion_jax import errors
+from cxr_diffusion_jax.data import csv_table
 
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ()/,&-]+):(?=\s|$)", re.MULTILINE)
 
@@ -154,6 +157,27 @@ def caption_fingerprint() -> str:
   text = "Dr. No saw it. The 1.5 cm mass grew, vs. before. (No edema.) " * 12
   captions = [caption(text, str(seed)) for seed in range(20)]
   return hashlib.sha256("\n".join(captions).encode()).hexdigest()[:12]
+
+
+def reports_of(
+  table: csv_table.CsvTable, key: str, ids: np.ndarray
+) -> tuple[dict[str, str], tuple[str, ...]]:
+  """Image -> text of its report, and a note on reports of which nothing is taken."""
+  cells = table.column(key)
+  texts = [report_text(cell) for cell in cells]
+  lost = [row for row, text in enumerate(texts) if cells[row] and not text]
+  if not lost:
+    return by_id(ids, texts), ()
+  note = (
+    f"{len(lost)} reports have headings, but neither FINDINGS nor IMPRESSION, and count"
+    f" as absent, first line {table.rows[lost[0]][0]}"
+  )
+  return by_id(ids, texts), (note,)
+
+
+def by_id(ids: Sequence[str] | np.ndarray, texts: Iterable[str]) -> dict[str, str]:
+  """Image -> its text, without those whose text is empty."""
+  return {str(name): text for name, text in zip(ids, texts, strict=True) if text}
 
 
 def _section(heading: str) -> str:

@@ -153,8 +153,8 @@ def test_phrasings_name_only_their_finding():
 def test_phrasings_of_other_words_name_no_finding():
   words = prompts.phrasings()
   of_labels = {"templates", "none", "views", "sexes", "zones", "findings"}
-  assert set(words) == of_labels | {"without_findings"}
-  assert set(words["views"]) == {"PA", "AP", "unknown"}
+  assert set(words) == of_labels | {"without_findings", "without_view"}
+  assert set(words["views"]) == {"PA", "AP"}
   assert set(words["sexes"]) == {"M", "F", "unknown"}
   assert len(words["templates"]) >= 10
 
@@ -165,6 +165,10 @@ def test_phrasings_of_other_words_name_no_finding():
     assert slots(template) == {"view", "person", "findings"}
   for template in words["without_findings"]:
     assert slots(template) == {"view", "person"}
+  without_view = words["without_view"]
+  for name, templates in without_view.items():
+    wanted = slots(words[name][0]) - {"view"}
+    assert all(slots(template) == wanted for template in templates)
   for finding in words["findings"].values():
     assert not any(slots(phrase) for phrase in finding["phrases"])
     assert all(slots(phrase) == {"place"} for phrase in finding["one_side"])
@@ -174,7 +178,7 @@ def test_phrasings_of_other_words_name_no_finding():
   options += [*words["zones"].values()]
   regions = {finding["region"] for finding in words["findings"].values()} - {None}
   fixed = [*itertools.chain(*options), *words["none"], *words["templates"], *regions]
-  fixed += words["without_findings"]
+  fixed += [*words["without_findings"], *itertools.chain(*without_view.values())]
   assert all(not findings_of(text) for text in fixed)
   assert all(text == text.lower() for text in fixed)
 
@@ -193,7 +197,7 @@ def test_prompt_omits_unknown_values():
     assert "year" not in text
     assert "None" not in text
     assert "nan" not in text
-    assert "(frontal)" not in text
+    assert not re.search(r"frontal|view|projection|[(:,] ?[,)]", text)
     assert not {"man", "woman", "pa", "ap"} & set(text.strip(".").split())
 
 

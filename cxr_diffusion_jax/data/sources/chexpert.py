@@ -194,4 +194,4 @@ def _reports(
     _stem(_VERSION.sub("", path)): reports.without_marks(" ".join(filter(None, row)))
     for path, row in zip(table.column("path"), rows, strict=True)
   }
-  return labelled.by_id(ids, [texts.get(_stem(path), "") for path in paths])
+  return reports.by_id(ids, [texts.get(_stem(path), "") for path in paths])

@@ -19,7 +19,6 @@ from cxr_diffusion_jax.data import (
   file_search,
   images,
   labels,
-  reports,
 )
 from cxr_diffusion_jax.data.sources import base
 
@@ -44,8 +43,8 @@ _NO_NAMES = (
 
 # Lateral, oblique and rib views, as corpora call them.
 _NOT_FRONTAL = (
-  *("L", "LL", "RL", "LAT", "LLAT", "LATERAL", "XTABLE LATERAL", "SWIMMERS"),
-  *("LEFT LATERAL", "RIGHT LATERAL", "LAO", "RAO", "LPO", "RPO", "COSTAL", "EXCLUDE"),
+  *("L", "LL", "RL", "LAT", "LLAT", "SWIMMERS", "LAO", "RAO", "LPO", "RPO"),
+  *("COSTAL", "EXCLUDE"),
 )
 
 
@@ -77,9 +76,30 @@ def parse_view(text: str) -> int:
     return base.LATERAL
   # Such as `AP AXIAL`, `AP_horizontal`, `PA LLD`, `postero-anterior`.
   words = re.sub(r"[_-]", " ", text)
+  frontal = -1
   if re.match(r"PA\b|POSTERO ?ANTERIOR\b", words):
-    return 0
-  return 1 if re.match(r"AP\b|ANTERO ?POSTERIOR\b", words) else -1
+    frontal = 0
+  elif re.match(r"AP\b|ANTERO ?POSTERIOR\b", words):
+    frontal = 1
+  # A lateral decubitus image is frontal, of a patient on the side.
+  if "DECUBITUS" in words or not re.search(r"\bLATERAL\b", words):
+    return frontal
+  # `PA and lateral` is of an examination: either of its images.
+  return base.LATERAL if frontal < 0 else -1
+
+
+def views_of(table: csv_table.CsvTable, key: str) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Views [n] int8, -1 without the column, and a note on texts not understood."""
+  if key not in table.places:
+    return np.full(len(table.rows), -1, np.int8), ()
+  views = np.array(table.parse(key, parse_view), np.int8)
+  cells = zip(table.column(key), views.tolist(), strict=True)
+  rest = [text for text, view in cells if text and view < 0]
+  if not rest:
+    return views, ()
+  name = table.header[table.places[key]]
+  examples = ", ".join(map(repr, list(dict.fromkeys(rest))[:3]))
+  return views, (f"{len(rest)} cells of {name!r} name no known view, as {examples}",)
 
 
 def integer(text: str) -> int | None:
@@ -264,24 +284,3 @@ def need_file(root: epath.Path, *names: str, where: str) -> epath.Path:
       f"--config.data.root=FOLDER; get it from {where}",
     )
   return path
-
-
-def reports_of(
-  table: csv_table.CsvTable, key: str, ids: np.ndarray
-) -> tuple[dict[str, str], tuple[str, ...]]:
-  """Image -> text of its report, and a note on reports of which nothing is taken."""
-  cells = table.column(key)
-  texts = [reports.report_text(cell) for cell in cells]
-  lost = [row for row, text in enumerate(texts) if cells[row] and not text]
-  if not lost:
-    return by_id(ids, texts), ()
-  note = (
-    f"{len(lost)} reports have headings, but neither FINDINGS nor IMPRESSION, and count"
-    f" as absent, first line {table.rows[lost[0]][0]}"
-  )
-  return by_id(ids, texts), (note,)
-
-
-def by_id(ids: Sequence[str] | np.ndarray, texts: Iterable[str]) -> dict[str, str]:
-  """Image -> its text, without those whose text is empty."""
-  return {str(name): text for name, text in zip(ids, texts, strict=True) if text}

@@ -178,7 +178,7 @@ def _reports(
   if by_study is None:
     return None
   studies = [folder.rpartition("/")[2] for folder in folders]
-  return labelled.by_id(ids, [by_study.get(study, "") for study in studies])
+  return reports.by_id(ids, [by_study.get(study, "") for study in studies])
 
 
 def _sectioned(path: epath.Path) -> dict[str, str]:

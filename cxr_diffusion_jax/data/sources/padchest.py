@@ -126,7 +126,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     sex=np.array(sex, np.int8),
     view=np.array(table.parse("Projection", labelled.parse_view), np.int8),
     num_unlisted=len(files) - sum(name is not None for name in image),
-    report=labelled.by_id(ids, map(reports.without_marks, table.column("Report")))
+    report=reports.by_id(ids, map(reports.without_marks, table.column("Report")))
     if "Report" in table.places
     else None,
   )

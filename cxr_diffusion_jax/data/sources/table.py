@@ -14,7 +14,7 @@ from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import errors, naming
-from cxr_diffusion_jax.data import csv_table, labels, settings
+from cxr_diffusion_jax.data import csv_table, labels, reports, settings
 from cxr_diffusion_jax.data.sources import base, labelled
 from cxr_diffusion_jax.data.sources.nih import metadata
 
@@ -76,13 +76,13 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
     return np.array(table.parse(key, parse_fn), dtype)
 
   sex = parsed("sex", labelled.parse_sex, -1, np.int8)
-  view = parsed("view", labelled.parse_view, -1, np.int8)
+  view, unread = labelled.views_of(table, "view")
   _check_codes(table, "sex", sex, "F or M", _NO_SEX)
   _check_codes(table, "view", view, "PA, AP or lateral")
   split = parsed("split", _split, "", np.str_)
   report, lost = None, ()
   if "report" in table.places:
-    report, lost = labelled.reports_of(table, "report", ids)
+    report, lost = reports.reports_of(table, "report", ids)
   return base.Table(
     vocabulary=vocabulary,
     origin=os.fspath(path),
@@ -96,7 +96,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
     boxes=_boxes(table, ids, vocabulary),
     official=split if "split" in table.places else None,
     split_note=f"column {opened.names.get('split', 'split')} of {path.name}",
-    notes=_notes(opened, vocabulary) + lost,
+    notes=_notes(opened, vocabulary) + unread + lost,
     num_unlisted=num_files - len({path for path in paths if path}),
     report=report,
   )

@@ -226,11 +226,20 @@ def test_read_table_joins_identifiers_and_paths_of_elsewhere(tmp_path):
   [
     *(("PA", 0), ("postero-anterior", 0), ("AP AXIAL", 1), ("AP_horizontal", 1)),
     *(("antero-posterior", 1), ("left lateral", 2), ("COSTAL", 2), ("PAN", -1)),
-    *(("", -1), ("frontal", -1)),
+    *(("", -1), ("frontal", -1), ("Lateral view", 2), ("CHEST_LATERAL", 2)),
+    *(("lateral decubitus", -1), ("AP lateral decubitus", 1), ("PA and lateral", -1)),
   ],
 )
 def test_parse_view_knows_the_names_of_corpora(text, view):
   assert labelled.parse_view(text) == view
+
+
+def test_read_table_notes_views_that_it_does_not_know(tmp_path):
+  rows = [["image", "findings", "view"], ["a.png", "Edema", "PA"], ["b.jpg", "", ""]]
+  rows += [[f"{n}.png", "", f"erect {n % 4}"] for n in range(5)]
+  note = read(write(tmp_path, rows)).notes[-1]
+  expected = "5 cells of 'view' name no known view, as 'erect 0', 'erect 1', 'erect 2'"
+  assert note == expected
 
 
 def test_read_table_wants_one_table(tmp_path):
