@@ -235,9 +235,10 @@ def read_table(
   """
   lines = read_rows(path)
   header, rows = (lines[0][1] if lines else []), lines[1:]
-  if rows and len(header) < len(rows[0][1]):
+  if rows and any(map(str.strip, rows[0][1][len(header) :])):
     # NIH's `OriginalImage[Width,Height]` in quotes is one cell over two columns.
-    header = ",".join(header).split(",")
+    parts = (name.split(",") if "[" in name else [name] for name in header)
+    header = [part for names in parts for part in names]
   header = [name.strip() for name in header]
   while header and not header[-1]:
     header.pop()

@@ -58,6 +58,16 @@ def test_read_rows_leaves_blank_rows_out_and_counts_lines(write):
   assert table.column("image") == ["a\nb", "c"]
 
 
+def test_read_table_splits_no_name_but_that_of_two_columns(write):
+  names = {name: (name,) for name in ("image", "mass")}
+  text = 'image,"Edema, severe",Mass\na.png,1,0,\nb.png,0,1,\n'
+  assert csv_table.read_table(write(text), names, {}).column("mass") == ["0", "1"]
+  with pytest.raises(errors.InputError, match="line 2 has 4 cells; expected 3"):
+    csv_table.read_table(write(text.replace("0,\n", "0,x\n")), names, {})
+  text = 'image,"Size[w,h]",Mass\na.png,9,8,1,\nb.png,9,8,0,\n'
+  assert csv_table.read_table(write(text), names, {}).column("mass") == ["1", "0"]
+
+
 def test_read_rows_unpacks_gzip(write, monkeypatch):
   packed = gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode())
   assert csv_table.read_rows(write(packed)) == ROWS
