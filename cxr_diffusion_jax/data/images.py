@@ -25,7 +25,7 @@ import zlib
 from absl import logging
 from etils import epath
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from cxr_diffusion_jax import artifacts, disk, errors
 from cxr_diffusion_jax.data import lanczos
@@ -38,6 +38,17 @@ MAX_SIDE = 8192
 
 # Twice an image of 16 bits with these sides.
 MAX_BYTES = 4 * MAX_SIDE**2
+
+# EXIF's orientations but 1 -> what shows the image upright.
+_TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
 
 # The first bytes of every PNG file.
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -242,16 +253,23 @@ def is_turned(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
+  """1 to 8; 1 where EXIF cannot be read, as its other tags are of no use here."""
   # Of a PNG it would be known only after decoding.
-  is_jpeg = image.format in ("JPEG", "MPO")
-  return image.getexif().get(ExifTags.Base.Orientation, 1) if is_jpeg else 1
+  if image.format not in ("JPEG", "MPO"):
+    return 1
+  try:
+    value = image.getexif().get(ExifTags.Base.Orientation)
+  except Exception:  # PIL's readers of tags raise errors of many kinds.
+    return 1
+  return int(value) if value in _TURNS else 1
 
 
 def to_grey(image: Image.Image, name: str) -> np.ndarray:
   """The pixels of an opened picture as grey, [h w] uint8; `name` is for the log."""
   image.load()
-  if _orientation(image) != 1:
-    image = ImageOps.exif_transpose(image)
+  if (orientation := _orientation(image)) != 1:
+    # `ImageOps.exif_transpose` writes all tags again, and fails on odd ones.
+    image = image.transpose(_TURNS[orientation])
   if image.mode.startswith("I"):
     values = np.asarray(image)
     if values.dtype != np.uint16:

@@ -7,7 +7,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 import pytest
 
 from cxr_diffusion_jax import errors
@@ -96,12 +96,54 @@ def test_read_grey_refuses_from_the_header(width, height, depth, colour, message
     images.read_grey(data + b"\0" * 99)
 
 
-def test_read_grey_follows_the_orientation_tag():
-  exif, file = Image.Exif(), io.BytesIO()
-  exif[0x0112] = 6
+def jpeg(exif: Image.Exif | bytes) -> bytes:
+  file = io.BytesIO()
   Image.fromarray(ramp(40, 50)).save(file, format="JPEG", quality=95, exif=exif)
-  read = images.read_grey(file.getvalue()).astype(int)
-  assert abs(read - np.rot90(ramp(40, 50), -1)).max() <= 6
+  return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_read_grey_follows_the_orientation_tag(orientation):
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  data = jpeg(exif)
+  read = images.read_grey(data).astype(int)
+  with Image.open(io.BytesIO(data)) as image:
+    np.testing.assert_array_equal(read, ImageOps.exif_transpose(image))
+  if orientation == 6:
+    assert abs(read - np.rot90(ramp(40, 50), -1)).max() <= 6
+
+
+def exif_tags(*tags: tuple[int, int, int, bytes]) -> bytes:
+  """Tags of (number, type, count, 4 bytes of value), and a 1 / 1 behind them."""
+  entries = b"".join(struct.pack(">HHI4s", *tag) for tag in tags)
+  head = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(tags))
+  return head + entries + struct.pack(">III", 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+  ("tag", "shape"),
+  [
+    # Description and date as fractions, resolution and orientation as text.
+    ((0x10E, 5, 1, struct.pack(">I", 38)), (50, 40)),
+    ((0x132, 5, 1, struct.pack(">I", 38)), (50, 40)),
+    ((0x11A, 2, 3, b"72\0\0"), (50, 40)),
+    ((0x112, 2, 2, b"6\0\0\0"), (40, 50)),
+  ],
+)
+def test_read_grey_reads_images_with_odd_tags(tag, shape):
+  turn = () if tag[0] == 0x112 else ((0x112, 3, 1, b"\0\6\0\0"),)
+  assert images.read_grey(jpeg(exif_tags(tag, *turn))).shape == shape
+
+
+def test_read_grey_turns_no_image_whose_tags_cannot_be_read(monkeypatch):
+  def fail(self):
+    raise AttributeError("a damaged tag")
+
+  data = jpeg(exif_tags((0x112, 3, 1, b"\0\6\0\0")))
+  assert images.read_grey(data).shape == (50, 40)
+  monkeypatch.setattr(Image.Image, "getexif", fail)
+  assert images.read_grey(data).shape == (40, 50)
 
 
 def test_read_grey_reads_one_bit_as_black_and_white():
