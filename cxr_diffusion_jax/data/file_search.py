@@ -1,12 +1,12 @@
 """Files in a folder and its subfolders, on this machine or in a bucket."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import errno
 import os
 
 from etils import epath
 
-from cxr_diffusion_jax import artifacts
+from cxr_diffusion_jax import artifacts, errors
 
 
 def find_files(
@@ -21,6 +21,23 @@ def find_files(
   """
   remote = artifacts.is_remote(folder)
   return _find_files(folder, suffixes, depth, () if remote else (_identity(folder),))
+
+
+def first_file(paths: Iterable[epath.Path]) -> epath.Path | None:
+  """The first of some files that exists; None if there is none.
+
+  Raises:
+    InputError: one before it is a link to nothing.
+  """
+  for path in paths:
+    if path.exists():
+      return path
+    # A list that is lost must not look like one that never was there.
+    if os.path.islink(path):
+      raise errors.InputError(
+        f"{path} is a link to nothing", "a file", "copy the file there, or remove it"
+      )
+  return None
 
 
 def _find_files(

@@ -263,16 +263,18 @@ def existing(folder: epath.Path, names: Iterable[str]) -> list[str | None]:
 
 
 def first_file(root: epath.Path, *names: str) -> epath.Path | None:
-  """The first of some files that exists, by itself or compressed as `.gz`."""
-  candidates = [root / f"{name}{end}" for name in names for end in ("", ".gz")]
-  return next((path for path in candidates if path.exists()), None)
+  """`file_search.first_file` of names, each by itself or compressed as `.gz`."""
+  return file_search.first_file(
+    root / f"{name}{end}" for name in names for end in ("", ".gz")
+  )
 
 
 def need_file(root: epath.Path, *names: str, where: str) -> epath.Path:
   """As `first_file`.
 
   Raises:
-    InputError: none exists; `where` says from where to get it.
+    InputError: none exists, or one is a link to nothing; `where` says from where to get
+      it.
   """
   path = first_file(root, *names)
   if path is None:

@@ -161,6 +161,22 @@ def test_corpora_refuse_numbers_that_join_nothing(
     read(source, root)
 
 
+@pytest.mark.parametrize(
+  ("source", "name"),
+  [
+    ("chexpert", "valid.csv"),
+    ("mimic_cxr", "mimic-cxr-2.0.0-split.csv.gz"),
+    ("vindr", "annotations/annotations_test.csv"),
+  ],
+)
+def test_corpora_refuse_tables_that_are_lost(source, name, tmp_path):
+  root = getattr(corpora, f"write_{source}")(tmp_path)
+  (root / name).unlink()
+  (root / name).symlink_to("/gone")
+  with pytest.raises(errors.InputError, match=f"{name} is a link to nothing"):
+    read(source, root)
+
+
 def test_chexpert_refuses_tables_without_labels(tmp_path):
   root = corpora.write_chexpert(tmp_path)
   path = root / "train.csv"

@@ -143,15 +143,7 @@ def _data_entry(root: epath.Path) -> epath.Path:
 
 
 def _first_file(root: epath.Path, *names: str) -> epath.Path | None:
-  for path in (root / name for name in names):
-    if path.exists():
-      return path
-    # A list that is lost must not look like one that never was there.
-    if os.path.islink(path):
-      raise errors.InputError(
-        f"{path} is a link to nothing", "a file", "copy the file there, or remove it"
-      )
-  return None
+  return file_search.first_file(root / name for name in names)
 
 
 def _by_stem(folder: epath.Path) -> dict[str, str]:
