@@ -48,7 +48,8 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
     image, unless a validation file holds it.
 
   Raises:
-    InputError: a file of another kind, or a value that is no label.
+    InputError: a file of another kind, a row with fewer or more cells than the header,
+      or a value that is no label.
   """
   four: dict[str, np.ndarray] = {}
   every: dict[str, np.ndarray] = {}
@@ -72,8 +73,8 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
 
 def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
   """Line numbers and rows, column names in one spelling."""
-  rows = csv_table.read_rows(path)
-  header = [_plain(x) for x in ",".join(rows[0][1] if rows else []).split(",")]
+  table = csv_table.read_table(path, {}, {})
+  header = [_plain(name) for name in table.header]
   image = {"image index", "image id"} & set(header)
   if not image or not {"airspace opacity", "abnormal"} & set(header):
     raise errors.InputError(
@@ -82,7 +83,8 @@ def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
       "move it out of google-labels/",
     )
   header = ["image" if name in image else name for name in header]
-  return [(number, dict(zip(header, row, strict=False))) for number, row in rows[1:]]
+  # Rows may end in commas.
+  return [(number, dict(zip(header, row, strict=False))) for number, row in table.rows]
 
 
 def _plain(name: str) -> str:

@@ -66,10 +66,20 @@ def test_read_google_labels_refuses_other_files_and_values(tmp_path):
   with pytest.raises(errors.InputError, match=r"labels.csv holds no expert labels"):
     google_labels.read_google_labels([path])
   path.write_text("")
-  with pytest.raises(errors.InputError, match=r"labels.csv holds no expert labels"):
+  with pytest.raises(errors.InputError, match=r"labels.csv has no rows"):
     google_labels.read_google_labels([path])
   path.write_text(f"{FOUR}\n00000007_001.png,{ENTRY},PERHAPS,NO,NO,YES\n")
   with pytest.raises(errors.InputError, match=r"labels.csv line 2 says PERHAPS"):
+    google_labels.read_google_labels([path])
+
+
+@pytest.mark.parametrize(
+  "cells", ["3", "3,00000009_000.png,NO", "3,a.png,NO,NO,NO,NO,x"]
+)
+def test_read_google_labels_refuses_rows_of_other_lengths(tmp_path, cells):
+  path = tmp_path / "individual_readers.csv"
+  path.write_text(f"{READERS}\n1,00000001_000.png,NO,NO,NO,NO\n{cells}")
+  with pytest.raises(errors.InputError, match=r"readers.csv line 3 has \d cells"):
     google_labels.read_google_labels([path])
 
 
