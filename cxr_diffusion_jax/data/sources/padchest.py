@@ -8,8 +8,8 @@ no list or it says `exclude`, and, beside the named ones, where it says `unchang
 `suboptimal study`, or a label that leaves one open. There is no published split.
 """
 
-import ast
 import os
+import re
 
 from etils import epath
 import numpy as np
@@ -88,10 +88,8 @@ LEFT_OPEN = {
 
 VOCABULARY = tuple(FINDINGS)
 
-# What `ast.literal_eval` raises, and what a list of other things does.
-_NO_LIST = (
-  *(SyntaxError, ValueError, TypeError, AttributeError, MemoryError, RecursionError),
-)
+# A text of a list, as Python and numpy write it.
+_QUOTED = re.compile(r"""(['"])(.*?)\1""", re.DOTALL)
 
 _ALL_UNKNOWN = ("exclude",)
 _REST_UNKNOWN = ("unchanged", "suboptimal study")
@@ -135,17 +133,17 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
 def parse_labels(text: str) -> np.ndarray:
   """Findings [k] of a list such as `['pleural effusion', 'loc basal']`.
 
+  numpy's form without commas, `['nodule' 'fracture']`, is a list too.
+
   Raises:
     ValueError: no list of texts.
   """
   unknown = np.full(len(FINDINGS), np.nan, np.float32)
   if text.casefold() in ("", "nan", "[]"):
     return unknown
-  try:
-    values = ast.literal_eval(text)
-    names = {" ".join(name.casefold().split()) for name in values}
-  except _NO_LIST as error:
-    raise ValueError("a list such as ['normal']") from error
+  if not re.fullmatch(r"\[[\s,]*\]", _QUOTED.sub("", text)):
+    raise ValueError("a list such as ['normal']")
+  names = {" ".join(name.casefold().split()) for _, name in _QUOTED.findall(text)}
   names.discard("")
   if not names or names & {*_ALL_UNKNOWN}:
     return unknown

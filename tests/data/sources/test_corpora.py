@@ -216,10 +216,19 @@ def test_padchest_leaves_findings_open():
   assert both[padchest.VOCABULARY.index("Emphysema")] == 1
 
 
-@pytest.mark.parametrize("text", ["normal", "[", "3", "__import__('os')"])
+@pytest.mark.parametrize(
+  "text",
+  ["normal", "[", "3", "__import__('os')", "'mass'", "{'mass': 1}", "['a'", "[1]"],
+)
 def test_padchest_refuses_what_is_no_list(text):
   with pytest.raises(ValueError, match="list"):
     padchest.parse_labels(text)
+
+
+def test_padchest_reads_lists_as_numpy_writes_them():
+  findings = padchest.parse_labels("['pneumonia' 'cardiomegaly'\n ' ' \"mass\"]")
+  known = zip(padchest.VOCABULARY, findings.tolist(), strict=True)
+  assert {n for n, value in known if value} == {"Pneumonia", "Cardiomegaly", "Mass"}
 
 
 def test_vindr_takes_majorities_and_median_boxes(tmp_path):
