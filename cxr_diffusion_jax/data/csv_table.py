@@ -159,7 +159,7 @@ def _split(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CsvTable:
-  """A table with at least one row.
+  """A table with at least one row; InputError if a column of `places` comes twice.
 
   Attributes:
     header: names as in the file.
@@ -171,6 +171,16 @@ class CsvTable:
   header: list[str]
   places: dict[str, int]
   rows: list[tuple[int, list[str]]]
+
+  def __post_init__(self):
+    known = [name.casefold() for name in self.header]
+    for place in self.places.values():
+      if known.count(known[place]) > 1:
+        raise errors.InputError(
+          f"{self.path} has two columns named {self.header[place]!r}",
+          "one",
+          "rename the other",
+        )
 
   def column(self, key: str) -> list[str]:
     """The cells of a column, without blanks around them."""
@@ -255,11 +265,6 @@ def read_table(
       f" it has {', '.join(filter(None, header))}",
       "; ".join(f"a column named {', '.join(required[key])}" for key in missing),
       "name the columns so in the first line",
-    )
-  twice = [header[place] for place in places.values() if known.count(known[place]) > 1]
-  if twice:
-    raise errors.InputError(
-      f"{os.fspath(path)} has two columns named {twice[0]!r}", "one", "rename the other"
     )
   if not rows:
     raise errors.InputError(f"{path} has no rows", "a header and a row for each image")

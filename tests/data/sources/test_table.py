@@ -168,6 +168,14 @@ def test_read_table_takes_lists_with_unknown_findings(tmp_path):
   np.testing.assert_array_equal(got.findings, expected)
 
 
+def test_read_table_refuses_two_columns_of_one_finding(tmp_path):
+  rows = [["image", "Edema", "edema"], ["a.png", "1", "0"], ["b.jpg", "0", "1"]]
+  root = write(tmp_path, rows)
+  for columns in ("findings=Edema", "findings=*"):
+    with pytest.raises(errors.InputError, match=r"two columns named 'Edema'"):
+      read(root, columns=columns)
+
+
 def test_read_table_takes_one_column_of_labels(tmp_path):
   rows = [["image", "Edema"], ["a.png", "TRUE"], ["b.jpg", "0"], ["d.png", ""]]
   root = write(tmp_path, rows)
