@@ -240,6 +240,12 @@ def _read_stems(file: ElixrFile, opened: h5py.File) -> np.ndarray:
   else:
     table = _open_parquet(file.ids_path).read(columns=[file.ids_key])
     ids = table.column(file.ids_key).to_pylist()
+  if wrong := [one for one in ids if not isinstance(one, bytes | str)]:
+    raise errors.InputError(
+      f"{file.ids_path or file.path}: {file.ids_key!r} has {wrong[0]} as an id",
+      "the name of an image in each row, as text",
+      "write them as texts, such as 00000001_000.png",
+    )
   return np.array([stem_of(identifier) for identifier in ids], dtype=np.str_)
 
 

@@ -86,6 +86,14 @@ def test_h5_refuses_other_numbers_of_ids_and_rows(tmp_path):
     elixr.find_elixr(tmp_path, "txt_emb")
 
 
+def test_h5_refuses_ids_that_are_no_texts(tmp_path):
+  values = values_of("elixrc", 2)
+  write_h5(tmp_path / "elixrc/a.h5", embeddings=values, image_ids=np.array([1, 2]))
+  files = elixr.find_elixr(tmp_path, "elixrc")
+  with pytest.raises(errors.InputError, match=r"a\.h5: 'image_ids' has 1 as an id"):
+    next(files.batches())
+
+
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])
 def test_h5_names_damaged_files(tmp_path, damage):
   path = write_h5(
