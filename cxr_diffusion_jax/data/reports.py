@@ -5,7 +5,8 @@ report --headings--> sections --FINDINGS, IMPRESSION--> one text without `___`
 
 Headings and fallbacks are those of the parser that MIMIC-CXR's authors publish with
 their data: lines of capitals that end in a colon; of several sections with one name the
-last counts; a report with neither section gives its last paragraph.
+last counts; a report with neither section gives its last paragraph. Where no line
+begins with either, as in reports of one line, usual headings are taken anywhere.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,14 @@ from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import csv_table
 
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ()/,&-]+):(?=\s|$)", re.MULTILINE)
+# The same, and usual headings at any place.
+_ANYWHERE = re.compile(
+  r"(?:^[ \t]*|\b(?=(?:EXAM(?:INATION)?|INDICATION|(?:CLINICAL )?HISTORY|TECHNIQUE"
+  r"|COMPARISONS?|FINDINGS?|IMPRESSION|CONCLUSION|RECOMMENDATIONS?):))"
+  r"([A-Z][A-Z ()/,&-]+):(?=\s|$)",
+  re.MULTILINE,
+)
+_TAKEN = ("findings", "impression")
 
 # What headings of findings may be about, in place of that word.
 _VIEWS = re.compile(
@@ -51,7 +60,7 @@ def report_text(report: str) -> str:
   paragraph. Empty where nothing is said.
   """
   parts = sections(report)
-  chosen = [parts[name] for name in ("findings", "impression") if parts.get(name)]
+  chosen = [parts[name] for name in _TAKEN if parts.get(name)]
   if not chosen:
     chosen = [parts.get("last_paragraph", "")]
   return without_marks(" ".join(dict.fromkeys(chosen)))
@@ -65,6 +74,10 @@ def sections(report: str) -> dict[str, str]:
   """
   report = report.replace("\r\n", "\n").replace("\r", "\n")
   headings = list(_HEADING.finditer(report))
+  if not any(_section(heading[1]) in _TAKEN for heading in headings):
+    anywhere = list(_ANYWHERE.finditer(report))
+    if any(_section(heading[1]) in _TAKEN for heading in anywhere):
+      headings = anywhere
   if not headings:
     return {"last_paragraph": report.strip()}
   ends = [heading.start() for heading in headings[1:]] + [len(report)]
@@ -73,7 +86,7 @@ def sections(report: str) -> dict[str, str]:
     text = report[heading.end() : end].strip()
     if text:
       result[_section(heading[1])] = text
-  if not {"findings", "impression"} & set(result):
+  if not {*_TAKEN} & set(result):
     _, *rest = re.split(r"\n[ \t]*\n", report[headings[-1].end() :].strip())
     if rest:
       result["last_paragraph"] = "\n\n".join(rest)

@@ -52,6 +52,14 @@ def test_report_text_takes_findings_and_the_last_impression():
     (" PROVISIONAL FINDINGS IMPRESSION (PFI): Edema.\n IMPRESSION: None.", "None."),
     (" FINDINGS: Same.\n IMPRESSION: Same.", "Same."),
     ("", ""),
+    # One line.
+    (
+      "EXAMINATION: CHEST (PA AND LAT) INDICATION: Cough. FINDINGS: Edema."
+      " IMPRESSION: Worse. RECOMMENDATION: None.",
+      "Edema. Worse.",
+    ),
+    ("FINAL REPORT HISTORY: Cough. IMPRESSION: Edema.", "Edema."),
+    (" INDICATION: Cough, see FINDINGS.\n\n No edema.", "No edema."),
   ],
 )
 def test_report_text_falls_back_as_published_parsers_do(report, text):
