@@ -25,7 +25,7 @@ import zlib
 from absl import logging
 from etils import epath
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cxr_diffusion_jax import artifacts, disk, errors
 from cxr_diffusion_jax.data import lanczos
@@ -104,7 +104,10 @@ def decode_errors(what: str, expected: str, fix: str = "") -> Iterator[None]:
     *(OSError, SyntaxError, ValueError, struct.error, zlib.error),
     Image.DecompressionBombError,
   ) as error:
-    raise errors.InputError(f"cannot read {what}: {error}", expected, fix) from error
+    # The text of this one names the buffer that is read.
+    unknown = isinstance(error, UnidentifiedImageError)
+    why = "its format is unknown" if unknown else error
+    raise errors.InputError(f"cannot read {what}: {why}", expected, fix) from error
 
 
 @contextlib.contextmanager
@@ -215,7 +218,8 @@ def resize_files(
   def write(item: tuple[str, str]) -> None:
     stem, path = item
     png = io.BytesIO()
-    square = resize(read_grey(path), image_size, mode)
+    fix = "copy it again, or move it out of the tree"
+    square = resize(read_grey(path, fix=fix), image_size, mode)
     Image.fromarray(square).save(png, format="PNG")
     artifacts.write_bytes(folder / f"{stem}.png", png.getvalue())
 

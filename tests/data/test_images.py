@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
@@ -221,6 +222,15 @@ def test_resize_tree_makes_the_folder_once(make_tree):
   layout.resize_tree(small.root, 12, progress=lambda *args: messages.append(args))
   assert messages == [("resize to 12", 1, 1)]
   assert (folder / f"{small.ids[1]}.png").stat().st_mtime_ns == before
+
+
+def test_resize_tree_names_files_that_are_no_images(make_tree):
+  small = make_tree(size=24)
+  path = layout.find_tree(small.root).originals[small.ids[0]]
+  epath.Path(path).write_bytes(b"no image")
+  message = r"\.png: its format is unknown; .*; fix: copy it again, or move it out"
+  with pytest.raises(errors.InputError, match=message):
+    layout.resize_tree(small.root, 12, progress=lambda *args: None)
 
 
 def test_resize_tree_without_large_enough_images(make_tree):
