@@ -109,6 +109,14 @@ def integer(text: str) -> int | None:
   return None
 
 
+def number(text: str) -> float:
+  """A number, nan for a blank cell; ValueError for another text."""
+  try:
+    return float(text or "nan")
+  except ValueError:
+    raise ValueError(f"a number in place of {text!r}") from None
+
+
 def findings_of_lists(
   table: csv_table.CsvTable, key: str
 ) -> tuple[tuple[str, ...], np.ndarray]:

@@ -287,7 +287,7 @@ def _boxes(
     rows = []
     for part in filter(str.strip, text.split("|")):
       name, *numbers = part.rsplit(maxsplit=4)
-      box = np.array([float(number) for number in numbers])
+      box = np.array([labelled.number(text) for text in numbers])
       if len(box) != 4 or not ((box >= 0) & (box <= 1)).all():
         raise ValueError(
           "FINDING X Y WIDTH HEIGHT, separated by |, as fractions of the image"

@@ -157,9 +157,7 @@ def _rows(path: epath.Path) -> list[tuple[str, int, str, np.ndarray]]:
   readers = [""] * len(table.rows)
   if "rad_id" in table.places:
     readers = table.column("rad_id")
-  corners = np.array(
-    [table.parse(key, lambda text: float(text or "nan")) for key in _CORNERS]
-  ).T
+  corners = np.array([table.parse(key, labelled.number) for key in _CORNERS]).T
   rows = zip(
     *(table.column("image_id"), table.column("class_name"), readers, corners),
     strict=True,

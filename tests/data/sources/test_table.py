@@ -296,6 +296,9 @@ def test_read_table_says_what_is_wrong_in_a_cell_in_one_sentence(tmp_path):
   message = r"read\): unknown finding 'Edme'; expected one of .*; fix: did you"
   with pytest.raises(errors.InputError, match=message):
     read(write(tmp_path, rows))
+  rows[1][2] = "Edema 0.1 x 0.2 0.2"
+  with pytest.raises(errors.InputError, match="expected a number in place of 'x'"):
+    read(write(tmp_path, rows))
 
 
 def test_read_table_counts_reports_of_which_nothing_is_taken(tmp_path):
