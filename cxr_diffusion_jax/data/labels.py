@@ -117,16 +117,17 @@ def caption_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
 def is_none(findings: np.ndarray, vocabulary: Sequence[str] = ()) -> np.ndarray:
   """Which rows [n k] are full negatives, [n] bool: all findings known and absent.
 
-  Of `NO_PATHOLOGIES` it is enough that they are not known to be present.
+  Of `NO_PATHOLOGIES` it is enough that they are not known to be present; without any
+  other finding there is no full negative.
   """
   findings = np.asarray(findings)
   # False for nan.
   absent = findings <= 0.5
   no_pathologies = {plain(name) for name in NO_PATHOLOGIES}
-  others = np.array([plain(name) in no_pathologies for name in vocabulary], bool)
-  if others.any():
-    absent = absent | (others & np.isnan(findings))
-  return np.asarray(absent.all(axis=-1))
+  others = np.zeros(findings.shape[-1], bool)
+  others[: len(vocabulary)] = [plain(name) in no_pathologies for name in vocabulary]
+  absent = absent | (others & np.isnan(findings))
+  return np.asarray(absent.all(axis=-1) & (not others.all()))
 
 
 def text_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:

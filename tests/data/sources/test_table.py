@@ -271,6 +271,19 @@ def test_prepare_records_reads_a_table_with_its_own_split(tmp_path):
   assert row["findings"].tolist() == [1, 1]
 
 
+def test_prepare_records_takes_a_table_that_states_no_finding(tmp_path):
+  rows = [["image", "findings", "split"], ["a.png", "", "train"], ["d.png", "", "val"]]
+  root = write(tmp_path / "own", rows)
+  settings = DataSettings(
+    root=str(root), source="table", image_size=16, records_dir=str(tmp_path / "records")
+  )
+  prepared = records.prepare_records(settings)
+  assert prepared.vocabulary == ()
+  assert prepared.boxes("train").shape == (1, 0, 4)
+  (row,) = records.RecordSource(prepared, "train")
+  assert row["findings"].shape == (0,)
+
+
 def test_read_table_says_what_is_wrong_in_a_cell_in_one_sentence(tmp_path):
   rows = [["image", "findings", "boxes"], ["a.png", "Edema", "Edme 0.1 0.1 0.2 0.2"]]
   message = r"read\): unknown finding 'Edme'; expected one of .*; fix: did you"
