@@ -6,7 +6,7 @@
 The vocabulary, the names of the k columns, is the dataset's: `Records.vocabulary`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import difflib
 
 import numpy as np
@@ -146,6 +146,23 @@ def text_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
 def plain(name: str) -> str:
   """A name in lower case with underscores, which spellings of it share."""
   return name.strip().replace(" ", "_").casefold()
+
+
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+  """Names of different findings, in order; of several spellings the first."""
+  spelled: dict[str, str] = {}
+  for name in names:
+    spelled.setdefault(plain(name), name)
+  return tuple(spelled.values())
+
+
+def any_of(findings: np.ndarray) -> np.ndarray:
+  """Several findings [n m] as one, [n] float32.
+
+  Present where any is, absent where all are, and unknown elsewhere.
+  """
+  joined = np.where((findings == 0).all(axis=1), 0, np.nan)
+  return np.where((findings == 1).any(axis=1), 1, joined).astype(np.float32)
 
 
 def _with_unknown(

@@ -99,10 +99,7 @@ def findings_of_lists(
   """
   lists = table.parse(key, _list)
   names = {name.removesuffix(labels.UNKNOWN).strip() for one in lists for name in one}
-  spelled = {}
-  for name in sorted(names - {labels.NO_FINDING, ""}):
-    spelled.setdefault(labels.plain(name), name)
-  vocabulary = tuple(spelled.values())
+  vocabulary = labels.distinct(sorted(names - {labels.NO_FINDING, ""}))
   parsed = {
     names: labels.parse("|".join(names) or labels.UNKNOWN, vocabulary)
     for names in dict.fromkeys(lists)
@@ -115,7 +112,8 @@ def findings_of_columns(
 ) -> tuple[tuple[str, ...], np.ndarray]:
   """The findings that a table's keys name, one column of `parse_label` each.
 
-  Blanks beside a 1 of `No Finding` are absences, except of what is no pathology.
+  Columns of one finding in several spellings are joined by `labels.any_of`. Blanks
+  beside a 1 of `No Finding` are absences, except of what is no pathology.
 
   Returns:
     The vocabulary without `No Finding`, and findings [n k] float32.
@@ -123,11 +121,15 @@ def findings_of_columns(
   Raises:
     InputError: a cell that is no label, or a finding and `No Finding` both present.
   """
+  columns: dict[str, list[list[float]]] = {}
+  for name in table.places:
+    columns.setdefault(labels.plain(name), []).append(table.parse(name, parse_label))
+  names = labels.distinct(table.places)
   values = {
-    name: np.array(table.parse(name, parse_label), np.float32) for name in table.places
+    name: labels.any_of(np.array(columns[labels.plain(name)]).T) for name in names
   }
   none = np.zeros(len(table.rows), bool)
-  for name in table.places:
+  for name in names:
     if labels.plain(name) == labels.plain(labels.NO_FINDING):
       none |= values.pop(name) == 1
   others = {labels.plain(name) for name in labels.NO_PATHOLOGIES}

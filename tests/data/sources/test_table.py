@@ -199,6 +199,18 @@ def test_read_table_takes_no_finding_among_columns_as_no_finding_of_its_own(tmp_
     assert labels.is_none(got.findings, got.vocabulary).tolist() == [True, False, False]
 
 
+def test_read_table_joins_columns_of_one_finding_in_two_spellings(tmp_path):
+  rows = [
+    ["image", "lung_mass", "Edema", "Lung Mass", "edema"],
+    *(["a.png", "", "1", "1", "0"], ["b.jpg", "0", "0", "", "1"]),
+    ["d.png", "1", "0", "0", "0"],
+  ]
+  got = read(write(tmp_path, rows), columns="findings=*")
+  assert got.vocabulary == ("lung_mass", "Edema")
+  np.testing.assert_array_equal(got.findings, [[1, 1], [np.nan, 1], [1, 0]])
+  assert not any("not read" in note for note in got.notes)
+
+
 def test_read_table_gives_no_row_the_image_of_another(tmp_path):
   write(tmp_path, [["image", "findings"], ["p1/c.png", "Edema"], ["deep/c", "Mass"]])
   got = read(tmp_path)
