@@ -1,6 +1,6 @@
 """What sources share: how cells of their tables are read, and where images are.
 
-"Female" -> 0    "LATERAL" -> 2    "-1.0" -> nan    boxes of readers -> one a finding
+"LATERAL" -> 2    "-1.0" -> nan    boxes of readers -> one a finding
 """
 
 import collections
@@ -58,11 +58,6 @@ def parse_label(text: str) -> float:
   if text.casefold() not in LABELS:
     raise ValueError("1, 0, -1 or nothing")
   return LABELS[text.casefold()]
-
-
-def parse_sex(text: str) -> int:
-  """0 for `F` or `female`, 1 for `M` or `male`, -1 for anything else."""
-  return {"F": 0, "M": 1}.get(text.upper()[:1], -1)
 
 
 def parse_view(text: str) -> int:

@@ -75,7 +75,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
       return np.full(len(ids), default, dtype)
     return np.array(table.parse(key, parse_fn), dtype)
 
-  sex = parsed("sex", labelled.parse_sex, -1, np.int8)
+  sex = parsed("sex", metadata.parse_sex, -1, np.int8)
   view = parsed("view", labelled.parse_view, -1, np.int8)
   _check_codes(table, "sex", sex, "F or M", _NO_SEX)
   _check_codes(table, "view", view, "PA, AP or lateral")
