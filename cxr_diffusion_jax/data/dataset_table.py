@@ -66,7 +66,7 @@ def vocabulary(settings: DataSettings) -> tuple[str, ...]:
       with contextlib.suppress(errors.InputError):
         own = read(root, **options)
     names += _renamed(own, settings.renamed).values()
-  return tuple(dict.fromkeys(filter(None, names)))
+  return labels.distinct(filter(None, names))
 
 
 def _sources(
@@ -85,29 +85,26 @@ def with_vocabulary(
 ) -> base.Table:
   """Renames, joins and leaves out findings.
 
-  Of findings with one target, it is present where any is, absent where all are, and
-  unknown elsewhere; its box encloses theirs.
+  Findings with one target, in any spelling, are joined by `labels.any_of`; its box
+  encloses theirs.
 
   Args:
     targets: finding -> its new name, `` to leave it out.
     vocabulary: the new findings in order, which may hold others too; () for those of
       `targets` in the table's order.
   """
-  vocabulary = tuple(
-    vocabulary or dict.fromkeys(name for name in targets.values() if name)
-  )
+  vocabulary = tuple(vocabulary) or labels.distinct(filter(None, targets.values()))
+  new = [labels.plain(targets[name]) for name in table.vocabulary]
   members = [
-    [place for place, name in enumerate(table.vocabulary) if targets[name] == target]
+    [place for place, name in enumerate(new) if name == labels.plain(target)]
     for target in vocabulary
   ]
   if [[place] for place in range(len(table.vocabulary))] == members:
     return dataclasses.replace(table, vocabulary=vocabulary)
   findings = np.full((len(table), len(vocabulary)), np.nan, np.float32)
   for column, places in enumerate(members):
-    values = table.findings[:, places]
     if places:
-      findings[(values == 0).all(axis=1), column] = 0
-      findings[(values == 1).any(axis=1), column] = 1
+      findings[:, column] = labels.any_of(table.findings[:, places])
   return dataclasses.replace(
     table,
     vocabulary=vocabulary,
@@ -145,7 +142,7 @@ def join(
   Args:
     names: of the sources, all different.
   """
-  vocabulary = tuple(dict.fromkeys(name for t in tables for name in t.vocabulary))
+  vocabulary = labels.distinct(name for t in tables for name in t.vocabulary)
   published = [table.official for table in tables if table.official is not None]
   if not any((official == "validation").any() for official in published):
     # They are chosen among all patients later.

@@ -6,7 +6,7 @@
 The vocabulary, the names of the k columns, is the dataset's: `Records.vocabulary`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import difflib
 
 import numpy as np
@@ -117,16 +117,17 @@ def caption_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
 def is_none(findings: np.ndarray, vocabulary: Sequence[str] = ()) -> np.ndarray:
   """Which rows [n k] are full negatives, [n] bool: all findings known and absent.
 
-  Of `NO_PATHOLOGIES` it is enough that they are not known to be present.
+  Of `NO_PATHOLOGIES` it is enough that they are not known to be present; without any
+  other finding there is no full negative.
   """
   findings = np.asarray(findings)
   # False for nan.
   absent = findings <= 0.5
   no_pathologies = {plain(name) for name in NO_PATHOLOGIES}
-  others = np.array([plain(name) in no_pathologies for name in vocabulary], bool)
-  if others.any():
-    absent = absent | (others & np.isnan(findings))
-  return np.asarray(absent.all(axis=-1))
+  others = np.zeros(findings.shape[-1], bool)
+  others[: len(vocabulary)] = [plain(name) in no_pathologies for name in vocabulary]
+  absent = absent | (others & np.isnan(findings))
+  return np.asarray(absent.all(axis=-1) & (not others.all()))
 
 
 def text_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
@@ -145,6 +146,23 @@ def text_of(findings: np.ndarray, vocabulary: Sequence[str]) -> str:
 def plain(name: str) -> str:
   """A name in lower case with underscores, which spellings of it share."""
   return name.strip().replace(" ", "_").casefold()
+
+
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+  """Names of different findings, in order; of several spellings the first."""
+  spelled: dict[str, str] = {}
+  for name in names:
+    spelled.setdefault(plain(name), name)
+  return tuple(spelled.values())
+
+
+def any_of(findings: np.ndarray) -> np.ndarray:
+  """Several findings [n m] as one, [n] float32.
+
+  Present where any is, absent where all are, and unknown elsewhere.
+  """
+  joined = np.where((findings == 0).all(axis=1), 0, np.nan)
+  return np.where((findings == 1).any(axis=1), 1, joined).astype(np.float32)
 
 
 def _with_unknown(

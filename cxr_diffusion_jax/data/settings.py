@@ -211,17 +211,28 @@ class DataSettings:
     """The folder below `records_dir` that belongs to this dataset alone.
 
     A dataset that was moved keeps its folder, as long as its own name is the same.
+    Before anything is written to it, `records.moved.settle` compares the images.
+    """
+    return self.possible_folders[0]
+
+  @property
+  def possible_folders(self) -> list[pathlib.Path]:
+    """Folders of datasets of this name that are gone, and last the dataset's own.
+
+    The dataset's own alone, once it is known.
     """
     root = self.location
     name = "+".join(_location(one).rpartition("/")[2] for one in self.roots)
     mark = hashlib.sha256(root.encode()).hexdigest()[:8]
     records_dir = pathlib.Path(self.records_dir)
-    folder = records_dir / f"{name}-{mark}"
-    if not folder.is_dir():
-      for other in sorted(records_dir.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 8}")):
-        if root == (recorded := _root_of(other)) or not _exists(recorded):
-          return other
-    return folder
+    own = records_dir / f"{name}-{mark}"
+    if own.is_dir():
+      return [own]
+    others = sorted(records_dir.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 8}"))
+    roots = {other: _root_of(other) for other in others}
+    claimed = [other for other, recorded in roots.items() if recorded == root]
+    gone = [other for other, recorded in roots.items() if not _exists(recorded)]
+    return claimed[:1] or [*gone, own]
 
   @property
   def records_folder(self) -> pathlib.Path:
@@ -268,6 +279,6 @@ def _exists(location: str) -> bool:
 
 def _root_of(folder: pathlib.Path) -> str:
   """Where the dataset of a folder below `records_dir` was last; "." if unknown."""
-  for path in folder.glob("*/records.json"):
+  for path in (*folder.glob("root.json"), *folder.glob("*/records.json")):
     return checked_files.read_json(path).get("root", ".")
   return "."

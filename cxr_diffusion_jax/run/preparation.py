@@ -14,6 +14,7 @@ import jax
 
 from cxr_diffusion_jax import types
 from cxr_diffusion_jax.conditioning import base as conditioning
+from cxr_diffusion_jax.data.records import moved
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.data.sources import phantom
@@ -157,6 +158,7 @@ def _make_records_share(
   share: tuple[int, int],
   progress: types.Progress,
 ) -> int:
+  moved.settle(settings)
   with _alone(settings, _locks_of_records(settings, f"records-{_name(share)}")):
     return records_lib.prepare_shard(
       settings, share, needs_reports=_needs_reports(settings, asked), progress=progress
@@ -167,6 +169,8 @@ def _make_records(
   settings: DataSettings, asked: Asked, progress: types.Progress
 ) -> records_lib.Records:
   """Makes what is missing. A second process waits, then finds what the first made."""
+  # First, so that all processes wait for the same lock.
+  moved.settle(settings)
   with _alone(settings, _locks_of_records(settings, "records")):
     return records_lib.prepare_records(
       settings, needs_reports=_needs_reports(settings, asked), progress=progress

@@ -159,9 +159,14 @@ def showing(
 
 
 def _findings(text: str, vocabulary: Sequence[str]) -> tuple[str, ...] | None:
-  if not text:
+  if text in ("", labels_lib.UNKNOWN):
     return None
-  return labels_lib.names_of(labels_lib.parse(text, vocabulary), vocabulary)
+  row = labels_lib.parse(text, vocabulary)
+  if np.isnan(row).any():
+    raise ValueError(
+      f"names or {labels_lib.NO_FINDING}; a blank cell leaves findings open"
+    )
+  return labels_lib.names_of(row, vocabulary)
 
 
 def _code(text: str, names: Sequence[str]) -> str:

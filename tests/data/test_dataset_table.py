@@ -93,6 +93,21 @@ def test_join_keeps_patients_names_and_findings_apart():
   assert strict.official is None
 
 
+def test_a_finding_in_two_spellings_is_one():
+  first = make_table(vocabulary=("Lung Mass", "B"))
+  second = make_table(vocabulary=("b", "lung_mass"))
+  table = dataset_table.join(("one", "two"), (first, second))
+  assert table.vocabulary == ("Lung Mass", "B")
+  np.testing.assert_array_equal(
+    table.findings[[0, 1, 3, 4]], [[1, 0], [0, NAN], [0, 1], [NAN, 0]]
+  )
+  both = dataset_table.with_vocabulary(first, {"Lung Mass": "b", "B": "B"})
+  assert both.vocabulary == ("b",)
+  np.testing.assert_array_equal(both.findings[:, 0], [1, NAN, 0])
+  with pytest.raises(ValueError, match="in two spellings"):
+    make_table(vocabulary=("A", "a"))
+
+
 def test_join_gives_each_source_validation_patients_where_one_has_them():
   first = make_table(official=np.array(["train", "validation", "test"]))
   many = np.arange(100, dtype=np.int32)

@@ -107,6 +107,12 @@ def test_full_negatives_need_no_word_on_devices():
   assert stated == [(), (), None, ("Support_Devices",), ("Edema",)]
 
 
+def test_no_finding_is_said_of_no_row_without_a_known_pathology():
+  rows = np.float32([[np.nan], [0]])
+  assert not labels.is_none(rows, ("Support Devices",)).any()
+  assert not labels.is_none(np.zeros((2, 0)), ()).any()
+
+
 @pytest.mark.parametrize(
   ("text", "present", "unknown"),
   [

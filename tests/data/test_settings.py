@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
+import shutil
 
+from PIL import Image
 import pytest
 
-from cxr_diffusion_jax import errors
+from cxr_diffusion_jax import checked_files, errors
 from cxr_diffusion_jax.data.records import records
 from cxr_diffusion_jax.data.settings import DataSettings
 
@@ -35,6 +37,51 @@ def test_settings_keep_records_of_a_moved_tree(settings, tmp_path):
   for _ in range(2):
     assert moved.tree_folder == settings.tree_folder
     assert records.prepare_records(moved) == prepared
+
+
+def test_settings_keep_records_of_a_moved_tree_that_changed(
+  settings, tmp_path, monkeypatch
+):
+  first = records.prepare_records(settings)
+  root = tmp_path / "disk" / "tree"
+  root.parent.mkdir()
+  pathlib.Path(settings.root).rename(root)
+  table = root / "Data_Entry_2017.csv"
+  table.write_text(table.read_text().replace(",M,", ",F,", 1))
+  # A dataset of the same name that is gone too comes first.
+  other = first.folder.parent.with_name("tree-00000000") / "8"
+  other.mkdir(parents=True)
+  checked_files.write_json(other / "records.json", {"root": "gone"})
+  moved = dataclasses.replace(settings, root=str(root))
+
+  def killed(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(records.parts_lib, "make_parts", killed)
+    with pytest.raises(KeyboardInterrupt):
+      records.prepare_records(moved)
+  assert records.prepare_records(moved).folder == first.folder
+  assert (other / "records.json").exists()
+
+
+def test_prepare_records_leaves_those_of_another_dataset_of_one_name(
+  settings, tmp_path
+):
+  first = records.prepare_records(settings)
+  root = pathlib.Path(settings.root)
+  (tmp_path / "other").mkdir()
+  root.rename(tmp_path / "away")
+  # The same names of other images.
+  other = tmp_path / "other" / "tree"
+  shutil.copytree(tmp_path / "away", other)
+  for path in other.rglob("*.png"):
+    Image.open(path).point(lambda grey: 255 - grey).save(path)
+  other_settings = dataclasses.replace(settings, root=str(other))
+  second = records.prepare_records(other_settings)
+  assert second.folder != first.folder
+  assert second.folder == other_settings.records_folder
+  assert records.open_records(settings) == first
 
 
 def test_records_in_a_bucket_are_refused(settings):

@@ -29,7 +29,7 @@ def test_read_takes_each_row_as_a_quota(write):
     "Findings,sex,age,view,num",
     "mass|Edema,F,40\u201359,AP,2",
     "No Finding,m,63,,1",
-    ",,,PA,3",
+    "=?,,,PA,3",
   )
   plan = plan_lib.read(path, VOCABULARY)
   assert plan.quotas == (
@@ -60,6 +60,7 @@ def test_read_divides_a_number_over_rows_without_one(write):
   [
     (("findings,num", "Edema,3", "Efusion,1"), None,
      "line 3: 'findings' is 'Efusion' .* did you mean Effusion?"),
+    (("findings,num", "Edema|Mass=?,3"), None, "names or No Finding; a blank cell"),
     (("sex,num", "X,3"), None, "line 2: 'sex' is 'X' .* F or M"),
     (("age,num", "60-40,3"), None, "line 2: 'age' is '60-40' .* 63 or 40-59"),
     (("age,num", "121,3"), None, "whole years from 0 to 120"),

@@ -196,8 +196,8 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
   """Reads a CSV of labels.
 
   Findings are separated by `|` or by commas (in quotes), or `No Finding`; `Mass=?` is
-  unknown, as are those in a column `Unknown Labels`; age is in years; sex F or M; view
-  PA or AP; other values are unknown.
+  unknown, as are those in a column `Unknown Labels`; age is in years; sex F, M, or a
+  word (`metadata.parse_sex`); view PA or AP; other values are unknown.
 
   Raises:
     errors.InputError: no such file, no rows, a column missing, an image named twice,
@@ -210,7 +210,7 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
   parse_fns: dict[str, Callable[[str], object]] = {
     "findings": lambda text: labels_lib.parse(text, metadata.FINDINGS),
     "age": metadata.parse_age,
-    "sex": lambda text: _code(text[:1], SEXES),
+    "sex": metadata.parse_sex,
     "view": lambda text: _code(text, VIEWS),
     "patient": str,
     "condition": stem,

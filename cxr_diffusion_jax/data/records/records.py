@@ -19,10 +19,10 @@ import numpy as np
 from cxr_diffusion_jax import artifacts, checked_files, disk
 from cxr_diffusion_jax.data import dataset_table, splits
 from cxr_diffusion_jax.data.records import files as files_lib
+from cxr_diffusion_jax.data.records import moved, store
 from cxr_diffusion_jax.data.records import parts as parts_lib
 from cxr_diffusion_jax.data.records import plan as plan_lib
 from cxr_diffusion_jax.data.records import statistics as statistics_lib
-from cxr_diffusion_jax.data.records import store
 from cxr_diffusion_jax.data.records.store import FIELDS, Records, RecordSource
 from cxr_diffusion_jax.data.settings import DataSettings
 from cxr_diffusion_jax.progress import Progress, no_progress
@@ -98,11 +98,11 @@ def prepare_shard(
   Raises:
     InputError: as `prepare_records`.
   """
+  moved.settle(settings)
   if open_records(settings) is not None:
     return 0
   plan = _make_plan(settings, needs_reports)
   with _writing(settings):
-    (settings.records_folder / "records.json").unlink(missing_ok=True)
     parts_lib.make_parts(plan, settings, shard=shard, progress=progress)
   return parts_lib.num_missing(plan, settings)
 
@@ -122,6 +122,7 @@ def prepare_records(
     InputError: the dataset is not usable (see `plan.make_plan`), an image is damaged
       and `settings.missing` is not `drop`, or the folder cannot take the records.
   """
+  moved.settle(settings)
   description = _read_description(settings)
   plan = None
   if description is not None:
@@ -135,8 +136,6 @@ def prepare_records(
       return records
   plan = _make_plan(settings, needs_reports, plan)
   with _writing(settings):
-    # First, so that no description points to records that are being replaced.
-    (settings.records_folder / "records.json").unlink(missing_ok=True)
     parts = parts_lib.make_parts(plan, settings, progress=progress)
     return _finish(settings, plan, parts)
 
@@ -154,11 +153,14 @@ def _make_plan(
 
 @contextlib.contextmanager
 def _writing(settings: DataSettings) -> Iterator[None]:
-  """Creates the records' folder; errors of the disk become one line."""
+  """Creates the folder, without a description; errors of the disk become one line."""
   folder = settings.records_folder
   other = "name another --config.data.records_dir"
   with disk.reporting(folder, making=True, instead=other):
     folder.mkdir(parents=True, exist_ok=True)
+    moved.claim(settings, folder.parent)
+    # First, so that no description points to records that are being replaced.
+    (folder / "records.json").unlink(missing_ok=True)
     yield
 
 
@@ -227,6 +229,7 @@ def _note_files(
     if description["root"] != settings.location:
       description["root"] = settings.location
       checked_files.write_json(folder / "records.json", description)
+      moved.claim(settings, folder.parent)
 
 
 def _all(rows: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -176,7 +176,7 @@ def index_of(
     fields["boxed_rows"] = np.array(boxed, np.int64)
     fields["boxes"] = np.array(
       [table.boxes[ids[row]] for row in boxed], np.float32
-    ).reshape(-1, len(table.vocabulary), 4)
+    ).reshape(len(boxed), len(table.vocabulary), 4)
     if table.report is not None:
       reports = [table.report.get(image_id, "") for image_id in ids]
       fields["report"] = np.frombuffer(json.dumps(reports).encode(), np.uint8)

@@ -15,6 +15,7 @@ from etils import epath
 import numpy as np
 
 from cxr_diffusion_jax import naming
+from cxr_diffusion_jax.data import labels
 
 PACKAGE = "cxr_diffusion_jax.data.sources"
 
@@ -33,7 +34,7 @@ class Table:
   """The images of a dataset and their metadata; n rows, k findings.
 
   Attributes:
-    vocabulary: names of the k findings.
+    vocabulary: names of the k findings, each in one spelling.
     origin: the file that lists the rows, for messages.
     id: [n] str, unique names.
     patient: [n] int32.
@@ -83,6 +84,8 @@ class Table:
     expected = dict.fromkeys(shapes, (n,)) | {"findings": (n, len(self.vocabulary))}
     if shapes != expected:
       raise ValueError(f"a table of {shapes}, expected {expected}")
+    if len(labels.distinct(self.vocabulary)) < len(self.vocabulary):
+      raise ValueError(f"a finding in two spellings among {self.vocabulary}")
 
   def __len__(self) -> int:
     return len(self.id)

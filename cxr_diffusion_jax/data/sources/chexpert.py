@@ -85,7 +85,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
     findings=np.concatenate([findings for findings, _ in labels]),
     image=labelled.existing(root, paths),
     age=np.array(column("Age", metadata.parse_age, np.nan), np.float32),
-    sex=np.array(column("Sex", labelled.parse_sex, -1), np.int8),
+    sex=np.array(column("Sex", metadata.parse_sex, -1), np.int8),
     view=np.where(is_lateral, base.LATERAL, view).astype(np.int8),
     official=np.array(parts, np.str_) if {*parts} != {"validation"} else None,
     split_note=f"{files}{'' if 'test' in tables else ', valid.csv as test'}",

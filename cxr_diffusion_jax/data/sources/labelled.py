@@ -1,6 +1,6 @@
 """What sources share: how cells of their tables are read, and where images are.
 
-"Female" -> 0    "LATERAL" -> 2    "-1.0" -> nan    boxes of readers -> one a finding
+"LATERAL" -> 2    "-1.0" -> nan    boxes of readers -> one a finding
 """
 
 import collections
@@ -62,11 +62,6 @@ def parse_label(text: str) -> float:
 def is_blank(text: str) -> bool:
   """Whether a label is not stated; -1 is, as uncertain."""
   return text.casefold() in ("", "nan")
-
-
-def parse_sex(text: str) -> int:
-  """0 for `F` or `female`, 1 for `M` or `male`, -1 for anything else."""
-  return {"F": 0, "M": 1}.get(text.upper()[:1], -1)
 
 
 def parse_view(text: str) -> int:
@@ -132,10 +127,7 @@ def findings_of_lists(
   """
   lists = table.parse(key, _list)
   names = {name.removesuffix(labels.UNKNOWN).strip() for one in lists for name in one}
-  spelled = {}
-  for name in sorted(names - {labels.NO_FINDING, ""}):
-    spelled.setdefault(labels.plain(name), name)
-  vocabulary = tuple(spelled.values())
+  vocabulary = labels.distinct(sorted(names - {labels.NO_FINDING, ""}))
   parsed = {
     names: labels.parse("|".join(names) or labels.UNKNOWN, vocabulary)
     for names in dict.fromkeys(lists)
@@ -148,8 +140,9 @@ def findings_of_columns(
 ) -> tuple[tuple[str, ...], np.ndarray]:
   """The findings that a table's keys name, one column of `parse_label` each.
 
-  Blanks beside a 1 of `No Finding` are absences, except of what is no pathology; -1
-  stays unknown there.
+  Columns of one finding in several spellings are joined by `labels.any_of`. Blanks
+  beside a 1 of `No Finding` are absences, except of what is no pathology; -1 stays
+  unknown there.
 
   Returns:
     The vocabulary without `No Finding`, and findings [n k] float32.
@@ -157,11 +150,15 @@ def findings_of_columns(
   Raises:
     InputError: a cell that is no label, or a finding and `No Finding` both present.
   """
+  columns: dict[str, list[list[float]]] = {}
+  for name in table.places:
+    columns.setdefault(labels.plain(name), []).append(table.parse(name, parse_label))
+  names = labels.distinct(table.places)
   values = {
-    name: np.array(table.parse(name, parse_label), np.float32) for name in table.places
+    name: labels.any_of(np.array(columns[labels.plain(name)]).T) for name in names
   }
   none = np.zeros(len(table.rows), bool)
-  for name in table.places:
+  for name in names:
     if labels.plain(name) == labels.plain(labels.NO_FINDING):
       none |= values.pop(name) == 1
   others = {labels.plain(name) for name in labels.NO_PATHOLOGIES}

@@ -17,6 +17,7 @@ import numpy as np
 from cxr_diffusion_jax import errors
 from cxr_diffusion_jax.data import csv_table, images, reports
 from cxr_diffusion_jax.data.sources import base, chexpert, labelled
+from cxr_diffusion_jax.data.sources.nih import metadata
 
 PAGE = "https://physionet.org/content/mimic-cxr-jpg/"
 VOCABULARY = chexpert.VOCABULARY
@@ -148,7 +149,7 @@ def _people(
     return age, sex
   wanted = ("subject_id", "gender", "anchor_age", "anchor_year")
   people = csv_table.read_table(path, {key: (key,) for key in wanted}, {})
-  genders = people.parse("gender", labelled.parse_sex)
+  genders = people.parse("gender", metadata.parse_sex)
   births = np.subtract(
     people.parse("anchor_year", _integer), people.parse("anchor_age", _integer)
   )

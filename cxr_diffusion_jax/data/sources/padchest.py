@@ -16,6 +16,7 @@ import numpy as np
 
 from cxr_diffusion_jax.data import csv_table, file_search, reports
 from cxr_diffusion_jax.data.sources import base, labelled
+from cxr_diffusion_jax.data.sources.nih import metadata
 
 PAGE = "https://bimcv.cipf.es/bimcv-projects/padchest/"
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -112,7 +113,7 @@ def read_table(root: epath.Path, *, image_size: int) -> base.Table:
   image = [files.get(name) for name in ids.tolist()]
   sex = [-1] * len(ids)
   if "PatientSex_DICOM" in table.places:
-    sex = table.parse("PatientSex_DICOM", labelled.parse_sex)
+    sex = table.parse("PatientSex_DICOM", metadata.parse_sex)
   return base.Table(
     vocabulary=VOCABULARY,
     origin=os.fspath(path),

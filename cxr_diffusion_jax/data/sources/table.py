@@ -75,7 +75,7 @@ def read_table(root: epath.Path, *, image_size: int, columns: str = "") -> base.
       return np.full(len(ids), default, dtype)
     return np.array(table.parse(key, parse_fn), dtype)
 
-  sex = parsed("sex", labelled.parse_sex, -1, np.int8)
+  sex = parsed("sex", metadata.parse_sex, -1, np.int8)
   view, unread = labelled.views_of(table, "view")
   _check_codes(table, "sex", sex, "F or M", _NO_SEX)
   _check_codes(table, "view", view, "PA, AP or lateral")
@@ -170,11 +170,11 @@ def _notes(opened: _Opened, vocabulary: Sequence[str]) -> tuple[str, ...]:
   table = opened.table
   notes = () if "patient" in table.places else (_NO_PATIENTS,)
   read = {table.header[place] for place in table.places.values()}
-  known = {name.casefold() for name in vocabulary}
+  known = {labels.plain(name) for name in vocabulary}
   rest = [
     name
     for name in table.header
-    if name and name not in read and name.casefold() not in known
+    if name and name not in read and labels.plain(name) not in known
   ]
   if rest:
     notes += (f"columns not read: {', '.join(rest)} (see config.data.columns)",)
@@ -201,7 +201,8 @@ def _findings(opened: _Opened) -> tuple[tuple[str, ...], np.ndarray]:
   known = [name.casefold() for name in table.header]
   for name in names:
     naming.check("finding of config.data.columns", name.casefold(), known)
-  places = {name: known.index(name.casefold()) for name in names}
+  all_ = [*table.header, *known]
+  places = {n: all_.index(n if n in all_ else n.casefold()) % len(known) for n in names}
   return labelled.findings_of_columns(dataclasses.replace(table, places=places))
 
 

@@ -210,6 +210,17 @@ def test_read_table_takes_no_finding_among_columns_as_no_finding_of_its_own(tmp_
     assert is_none.tolist() == [True, False, False, False]
 
 
+def test_read_table_joins_columns_of_one_finding_in_two_spellings(tmp_path):
+  rows = [
+    ["image", "lung_mass", "Edema", "Lung Mass"],
+    *(["a.png", "", "1", "1"], ["b.jpg", "0", "0", ""], ["d.png", "1", "0", "0"]),
+  ]
+  got = read(write(tmp_path, rows), columns="findings=*")
+  assert got.vocabulary == ("lung_mass", "Edema")
+  np.testing.assert_array_equal(got.findings, [[1, 1], [np.nan, 0], [1, 0]])
+  assert not any("not read" in note for note in got.notes)
+
+
 def test_read_table_gives_no_row_the_image_of_another(tmp_path):
   write(tmp_path, [["image", "findings"], ["p1/c.png", "Edema"], ["deep/c", "Mass"]])
   got = read(tmp_path)
@@ -289,6 +300,19 @@ def test_prepare_records_reads_a_table_with_its_own_split(tmp_path):
   assert prepared.dropped == ("gone",)
   (row,) = records.RecordSource(prepared, "train")
   assert row["findings"].tolist() == [1, 1]
+
+
+def test_prepare_records_takes_a_table_that_states_no_finding(tmp_path):
+  rows = [["image", "findings", "split"], ["a.png", "", "train"], ["d.png", "", "val"]]
+  root = write(tmp_path / "own", rows)
+  settings = DataSettings(
+    root=str(root), source="table", image_size=16, records_dir=str(tmp_path / "records")
+  )
+  prepared = records.prepare_records(settings)
+  assert prepared.vocabulary == ()
+  assert prepared.boxes("train").shape == (1, 0, 4)
+  (row,) = records.RecordSource(prepared, "train")
+  assert row["findings"].shape == (0,)
 
 
 def test_read_table_says_what_is_wrong_in_a_cell_in_one_sentence(tmp_path):

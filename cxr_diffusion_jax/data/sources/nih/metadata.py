@@ -107,7 +107,7 @@ def read_entries(path: str | os.PathLike) -> Entries:
     id=ids,
     patient=np.array(patients, np.int32),
     age=np.array(table.parse("Patient Age", parse_age), np.float32),
-    sex=np.array(table.parse("Patient Sex", _sex), np.int8),
+    sex=np.array(table.parse("Patient Sex", parse_sex), np.int8),
     view=np.array(table.parse("View Position", _view), np.int8),
     findings=findings,
     has_reports="report" in table.places,
@@ -211,16 +211,18 @@ def parse_age(text: str) -> float:
   return years if years <= 120.0 else float("nan")
 
 
+def parse_sex(text: str) -> int:
+  """0 for F, female or woman, 1 for M, male or man, in any case; -1 for other texts."""
+  words = {"F": 0, "FEMALE": 0, "WOMAN": 0, "M": 1, "MALE": 1, "MAN": 1}
+  return words.get(text.strip().upper(), -1)
+
+
 def _patient(name: str) -> int:
   if not re.match(r"\d{8}", name):
     raise ValueError(
       "names that begin with the patient's 8 digits, or a column 'Patient ID'"
     )
   return int(name[:8])
-
-
-def _sex(text: str) -> int:
-  return {"F": 0, "M": 1}.get(text.upper()[:1], -1)
 
 
 def _view(text: str) -> int:

@@ -77,6 +77,18 @@ def test_parse_age_reads_all_units(text, years):
 
 
 @pytest.mark.parametrize(
+  ("sex", "texts"),
+  [
+    (0, ("F", " female ", "Woman")),
+    (1, ("m", "MALE", "man")),
+    (-1, ("", "Missing", "FALSE", "masked")),
+  ],
+)
+def test_parse_sex_reads_whole_words_alone(sex, texts):
+  assert {metadata.parse_sex(text) for text in texts} == {sex}
+
+
+@pytest.mark.parametrize(
   ("old", "new", "message"),
   [
     ("View Position", "Position", "lacks the column 'View Position'"),
