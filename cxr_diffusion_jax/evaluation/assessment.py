@@ -30,7 +30,7 @@ from cxr_diffusion_jax.evaluation.metrics import (
 )
 
 # Increased when the same images give different figures: saved ones are remeasured.
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
