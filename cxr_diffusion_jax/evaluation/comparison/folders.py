@@ -160,7 +160,6 @@ def _with_judges(
   judges, without = judges_lib.open_judges(
     context.judge,
     context.judge_name,
-    None,
     classifiers=classifiers,
     validation=validation,
     progress=progress,
