@@ -17,6 +17,7 @@ import numpy as np
 from cxr_diffusion_jax import checked_files, types
 from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.encoders import encoding
 from cxr_diffusion_jax.evaluation import leaks, measurement
 from cxr_diffusion_jax.evaluation.eval_context import EvalContext
 from cxr_diffusion_jax.evaluation.judges import opening as judges_lib
@@ -30,7 +31,7 @@ from cxr_diffusion_jax.evaluation.metrics import (
 )
 
 # Increased when the same images give different figures: saved ones are remeasured.
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,13 +240,23 @@ def _fingerprint(
   sets = [generated.images, context.conditions, context.reference]
   if generated.elicited is not None:
     sets += [one.generated for one in generated.elicited]
+  settings, records = context.settings, context.records
   facts = [
     FORMAT,
     sorted(record.name for record in metrics),
     [extractor.fingerprint for extractor in context.extractors],
     context.judge.fingerprint if context.judge else "",
-    [one.extractor.fingerprint for one in context.classifiers],
-    [one.fingerprint for one in (context.segmenter, context.reidentification) if one],
+    [
+      [one.extractor.fingerprint, one.title, one.findings]
+      for one in context.classifiers
+    ],
+    [
+      [one.fingerprint, one.name] if one else []
+      for one in (context.segmenter, context.reidentification)
+    ],
+    context.scorer.fingerprint if context.scorer else "",
+    # What `text_alignment` compares images with.
+    encoding.prompts_fingerprint(settings, records) if settings and records else "",
     *([str(name) for name in images.ids] for images in sets),
     0 if generated.repeats is None else list(generated.repeats.shape),
   ]

@@ -19,6 +19,7 @@ from cxr_diffusion_jax.data.image_sets import image_set
 from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.records import records as records_lib
 from cxr_diffusion_jax.data.settings import DataSettings
+from cxr_diffusion_jax.encoders.elixr import zero_shot as elixr_zero_shot
 from cxr_diffusion_jax.encoders.extractors import classifiers as classifiers_lib
 from cxr_diffusion_jax.encoders.extractors import opening as features_lib
 from cxr_diffusion_jax.encoders.extractors.extractor import Extractor
@@ -67,6 +68,7 @@ class EvalContext:
   settings: DataSettings | None = None  # None for folders of images
   records: records_lib.Records | None = None  # None for folders of images
   classifiers: Sequence[classifiers_lib.Classifier] = ()
+  scorer: elixr_zero_shot.Scorer | None = None  # of the judge ELIXR
   segmenter: Extractor | None = None
   reidentification: Extractor | None = None
   origin: str = "real images"
@@ -170,12 +172,12 @@ def of_runs(
   )
   judge = train_fn()
   by_prompts = judges_lib.of_prompts(extractors, weights or {}, settings, records)
+  scorer = elixr_zero_shot.open_scorer(settings, elixr_models)
   judges_of, without = _open_judges(
-    runs[0], judge, opened, sets, elixr_models, organs, by_prompts, progress
+    runs[0], judge, opened, sets, scorer, organs, by_prompts, progress
   )
   if identifying is None:
     without["re-identification"] = reidentification_lib.NO_NETWORK
-  cache = _cache(records)
   return EvalContext(
     settings=settings,
     records=records,
@@ -187,12 +189,13 @@ def of_runs(
     judge=judge,
     judges=judges_of(sets["conditions"]),
     classifiers=opened,
+    scorer=None if isinstance(scorer, str) else scorer,
     segmenter=organs,
     reidentification=identifying,
     extractors=extractors,
     skipped=skipped | without,
-    features=real_sets.features(cache, extractors, whole, sets, progress),
-    cache=cache,
+    features=real_sets.features(_cache(records), extractors, whole, sets, progress),
+    cache=_cache(records),
     whole=whole,
     judges_of=judges_of,
   )
@@ -208,7 +211,7 @@ def _open_judges(
   judge: probe.Probe,
   classifiers: Sequence[classifiers_lib.Classifier],
   sets: Mapping[str, ImageSet],
-  elixr_models: str,
+  scorer: elixr_zero_shot.Scorer | str,
   segmenter: Extractor | None,
   by_prompts: judges_lib.JudgeFn | str,
   progress: types.Progress,
@@ -218,10 +221,9 @@ def _open_judges(
   judges, without = judges_lib.open_judges(
     judge,
     name,
-    run.data,
+    scorer,
     classifiers=classifiers,
     validation=image_set.of_records(records, "validation"),
-    elixr_models=elixr_models,
     cache=_cache(records),
     progress=progress,
   )
@@ -249,9 +251,7 @@ def of_split(
   per_patient: int = 0,
   progress: types.Progress = types.no_progress,
 ) -> EvalContext:
-  """The same networks for another split, with at most `num` conditions.
-
-  See `real_sets.select_at_most`.
+  """The same networks for another split; see `real_sets.select_at_most`.
 
   Raises:
     errors.InputError: too few images in the split.

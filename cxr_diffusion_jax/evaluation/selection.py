@@ -8,7 +8,7 @@ distance: as many images, also of other patients. Patients are ordered by a hash
 their number, so that the first n conditions are the same for any n, path and machine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import hashlib
 
 import numpy as np
@@ -24,6 +24,7 @@ def choose(
   num: int | None = None,
   per_patient: int = 0,
   partners: Sequence[np.ndarray] = (),
+  first: Collection[str] | np.ndarray = (),
 ) -> tuple[np.ndarray, np.ndarray]:
   """Divides the images of a split.
 
@@ -34,6 +35,7 @@ def choose(
       all of its images.
     partners: rows [n] of the images that conditions are made from, -1 for none, for
       each run: their patients are not in the reference either.
+    first: patients that conditions are taken of before others.
 
   Returns:
     Rows [c] of the conditions, patient after patient, and rows [r] of the reference, in
@@ -47,7 +49,10 @@ def choose(
   wanted = half if num is None else num
   conditions: list[int] = []
   chosen = np.zeros(len(ids), bool)
-  for patient in sorted(set(patients.tolist()), key=_order):
+  early = set(first)
+  for patient in sorted(
+    set(patients.tolist()), key=lambda name: (name not in early, _order(name))
+  ):
     if len(conditions) >= wanted or (num is None and chosen.sum() >= half):
       break
     rows = np.flatnonzero(patients == patient)

@@ -1,7 +1,7 @@
 """Estimates and their intervals over patients: random halves and their complements.
 
-signs s [256 g]: whether half h holds patient g: 128 bits of SHA-256 of g's name; then
-the complements, -s
+signs s [256 g]: whether half h holds patient g: 128 bits of SHA-256 of "half " and g's
+name; then the complements, -s
   replicate  r(s) = figure(images of half s, counted twice)
   deviation  d_h = (r(s_h) - r(-s_h)) / 2, of 128 pairs
   variance   g / (g - 1) mean d^2, t of g - 1 degrees of freedom
@@ -229,7 +229,9 @@ def _correction(num_patients: int) -> float:
 @functools.lru_cache(maxsize=8)
 def _signs(names: tuple[str, ...]) -> np.ndarray:
   """[128 g], of the first halves of the pairs."""
-  digests = b"".join(hashlib.sha256(name.encode()).digest() for name in names)
+  # Not the digest of the name alone, by which `selection` chooses patients: the first
+  # bits of the chosen ones are equal.
+  digests = b"".join(hashlib.sha256(f"half {x}".encode()).digest() for x in names)
   bits = np.unpackbits(np.frombuffer(digests, np.uint8).reshape(len(names), -1), axis=1)
   return 2 * bits.T[:NUM_PAIRS].astype(np.int8) - 1
 

@@ -49,6 +49,12 @@ def test_choose_separates_the_patients_of_condition_images():
   assert not set(shown) & set(PATIENTS[reference])
 
 
+def test_choose_takes_some_patients_first():
+  conditions, reference = selection.choose(IDS, PATIENTS, num=6, first=PATIENTS[-7:])
+  assert set(PATIENTS[conditions]) <= set(PATIENTS[-7:])
+  assert not set(PATIENTS[conditions]) & set(PATIENTS[reference])
+
+
 def test_common_keeps_images_with_a_condition_in_every_run():
   usable = np.arange(50) % 2 == 0
   conditions, reference = selection.choose(IDS, PATIENTS, usable=usable, num=10)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cxr_diffusion_jax.evaluation import statistics
+from cxr_diffusion_jax.evaluation import selection, statistics
 
 
 def _mean(values: np.ndarray):
@@ -25,6 +25,13 @@ def test_signs_keep_patients_whole_and_depend_only_on_names():
   many = statistics.signs(np.arange(2000))
   assert abs(many.mean(axis=1)).max() < 0.1
   assert abs(np.corrcoef(many[:128, :100].T) - np.eye(100)).max() < 0.5
+
+
+def test_halves_of_chosen_patients_are_random():
+  patients = np.arange(2000).astype(str)
+  for rows in selection.choose(patients, patients, num=500):
+    shares = statistics.signs(patients[rows]).mean(axis=1)
+    assert abs(shares).max() < 5 / np.sqrt(len(rows))
 
 
 def test_interval_depends_on_the_number_of_patients():

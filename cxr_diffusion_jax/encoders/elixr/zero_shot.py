@@ -58,6 +58,11 @@ class Scorer:
   positive: np.ndarray  # [k d], of the sentences with the finding
   negative: np.ndarray  # [k d], of those without
 
+  @property
+  def fingerprint(self) -> str:
+    """Identifies the encoder and the sentences."""
+    return self._digest().hexdigest()[:16]
+
   def margins(
     self,
     images: types.Arrays,
@@ -71,9 +76,7 @@ class Scorer:
       cache: keeps the margins of every block of images, named by its pixels, so that an
         interrupted call resumes; None for none.
     """
-    known = hashlib.sha256(self.encoder.description.encode())
-    for texts in (self.positive, self.negative):
-      known.update(np.ascontiguousarray(texts).tobytes())
+    known = self._digest()
     scores = [np.zeros((0, len(self.names)), np.float32)]
     for first in range(0, len(images), BLOCK):
       rows = range(first, min(first + BLOCK, len(images)))
@@ -90,6 +93,12 @@ class Scorer:
       scores.append(checked_files.load_or_make(path, encoded))
       progress("zero-shot margins", rows.stop, len(images))
     return np.concatenate(scores)
+
+  def _digest(self):
+    digest = hashlib.sha256(self.encoder.description.encode())
+    for texts in (self.positive, self.negative):
+      digest.update(np.ascontiguousarray(texts).tobytes())
+    return digest
 
 
 def margins(

@@ -1,16 +1,19 @@
 """Judges images of any model by their files alone: two folders, and labels if any.
 
 real folder --by patient--> judge's training | held out (the floor) | reference
-synthetic folder --extractors, judge--> figures, as those of a run
+synthetic folder, less images of patients of the judge's training or the reference
+  --extractors, judge--> figures, as those of a run
 
 Without a given probe, real images with findings are split: three fifths train and
-validate the judge, and only the others are compared with anything.
+validate the judge, and only the others are compared with anything. Patients with
+synthetic images are the first that are held out, and the last that train the judge.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 
+from absl import logging
 import numpy as np
 
 from cxr_diffusion_jax import errors, types
@@ -31,6 +34,9 @@ from cxr_diffusion_jax.evaluation.measurement import Measurement
 
 # Fewest real images with findings that a judge is trained on.
 MIN_TRAINING = 100
+
+# Fewest synthetic images that remain, where those of shared patients are left out.
+MIN_REMAINING = 20
 
 # What folders of images are not judged by.
 NEED_CONDITIONS = ("anatomy", "anatomy by a segmenter", "boxes", "re-identification")
@@ -76,7 +82,12 @@ def compare(
       folders.training, image_size=folders.image_size, progress=progress
     )
     image_folder.check_pair(real, training)
-  judge, rest, validation = _judge(real, folders, out, options, progress)
+  parts, rest = _divide(real, synthetic, folders)
+  held_out, reference = selection.choose(
+    rest.ids, rest.patients, per_patient=options.per_patient, first=synthetic.patients
+  )
+  synthetic, overlap = _of_others(synthetic, real, rest.patients[held_out])
+  judge = _judge(parts, folders, out, options, progress)
   extractors, skipped = features_lib.open_extractors(
     options.features, probe_fn=lambda: judge, weights=options.weights
   )
@@ -86,10 +97,13 @@ def compare(
       "weights, a probe, or findings of real images to train one on",
       "--weights rad_dino=FOLDER, --probe FOLDER, or --labels of the real images too",
     )
-  context = _context(
-    rest, len(synthetic), options.per_patient, training, judge, extractors, progress
-  )
-  context = _with_judges(context, options, skipped, validation, progress)
+  sets = {
+    # As many as are synthetic, for the floor.
+    "conditions": rest.take(held_out[: len(synthetic)], "real, held out"),
+    "reference": rest.take(reference, "real, other patients"),
+  }
+  context = _context(sets, training, judge, extractors, progress)
+  context = _with_judges(context, options, skipped, parts.get("validation"), progress)
   generated = assessment.GeneratedSet(
     images=synthetic,
     features={
@@ -101,31 +115,20 @@ def compare(
   )
   judged = assessment.assess(context, generated, options.records, progress=progress)
   pooled, _ = pooling.pool([[judged.measurements]])
-  compared = _comparison(context, generated, judged, pooled, options)
+  compared = _comparison(context, generated, judged, pooled, options, overlap)
   comparison_data.write_metrics(compared, out)
   return compared
 
 
 def _context(
-  rest: ImageSet,
-  num_synthetic: int,
-  per_patient: int,
+  sets: dict[str, ImageSet],
   training: ImageSet | None,
   judge: probe.Probe | None,
   extractors: Sequence[features_lib.Extractor],
   progress: types.Progress,
 ) -> EvalContext:
-  """Half of the real images, or as many as are synthetic, make the floor."""
-  held_out, reference = selection.choose(
-    rest.ids, rest.patients, per_patient=per_patient
-  )
-  held_out = held_out[:num_synthetic]
-  sets = {
-    "conditions": rest.take(held_out, "real, held out"),
-    "reference": rest.take(reference, "real, other patients"),
-  }
   if training is not None:
-    sets["training"] = training
+    sets = {**sets, "training": training}
   features = {
     one.name: {
       name: features_lib.extract(one, images.images, key=name, progress=progress)
@@ -160,7 +163,6 @@ def _with_judges(
   judges, without = judges_lib.open_judges(
     context.judge,
     context.judge_name,
-    None,
     classifiers=classifiers,
     validation=validation,
     progress=progress,
@@ -178,6 +180,7 @@ def _comparison(
   judged: assessment.Assessment,
   pooled: Sequence[Measurement],
   options: Options,
+  overlap: str,
 ) -> Comparison:
   images = generated.images.images
   count = min(len(images), len(context.conditions))
@@ -200,6 +203,7 @@ def _comparison(
       "synthetic": _counted(generated.images),
       "held out": f"{_counted(context.conditions)}: the floor",
       "reference": f"{_counted(context.reference)}",
+      "patients of both folders": overlap,
       **comparison_facts.judges(context),
       **comparison_facts.command("evaluate"),
     },
@@ -230,32 +234,67 @@ def _counted(images: ImageSet) -> str:
   return f"{len(images):,} images of {patients}, {images.name}"
 
 
+def _of_others(
+  synthetic: ImageSet, real: ImageSet, held_out: np.ndarray
+) -> tuple[ImageSet, str]:
+  """Synthetic images of patients who are held out or not real; and what was left out.
+
+  Raises `errors.InputError` if few remain.
+  """
+  named = all("patient" in x.labels and "" not in x.patients for x in (real, synthetic))
+  used = np.setdiff1d(real.patients, [*held_out, ""])
+  rows = np.flatnonzero(~np.isin(synthetic.patients, used))
+  num = len(synthetic) - len(rows)
+  where = "of patients in the reference or the judge's training"
+  if num and len(rows) < MIN_REMAINING:
+    raise errors.InputError(
+      f"{num} of {len(synthetic)} synthetic images are {where}",
+      f"{MIN_REMAINING} of other patients",
+      "add real or synthetic images of other patients",
+    )
+  overlap = f"{num:,} of {len(synthetic):,} synthetic images {where} are left out"
+  if num:
+    logging.warning("%s", overlap)
+  if not named:
+    overlap += "; unknown for images without a patient"
+  return synthetic.take(rows), overlap
+
+
+def _divide(
+  real: ImageSet, synthetic: ImageSet, folders: Folders
+) -> tuple[dict[str, ImageSet], ImageSet]:
+  """Images for a judge's training and thresholds, if it is trained, and the others."""
+  parts, rest = {}, real
+  few = "findings" not in real.labels or len(real) * TRAINING_SHARE < MIN_TRAINING
+  if folders.probe or few:
+    return parts, rest
+  early = np.setdiff1d(real.patients, synthetic.patients)
+  for name, share in (("train", TRAINING_SHARE), ("validation", VALIDATION_SHARE)):
+    num = round(share * len(real))
+    chosen, others = selection.choose(rest.ids, rest.patients, num=num, first=early)
+    parts[name], rest = rest.take(chosen), rest.take(others)
+  return parts, rest
+
+
 def _judge(
-  real: ImageSet,
+  parts: Mapping[str, ImageSet],
   folders: Folders,
   out: pathlib.Path,
   options: Options,
   progress: types.Progress,
-) -> tuple[probe.Probe | None, ImageSet, ImageSet | None]:
-  """A classifier of findings, if any, images to judge, and those of its thresholds."""
+) -> probe.Probe | None:
+  """A classifier of findings, if any."""
   if folders.probe:
-    return probe.load_probe(folders.probe), real, None
-  if "findings" not in real.labels or len(real) * TRAINING_SHARE < MIN_TRAINING:
-    return None, real, None
-  parts = {}
-  rest = real
-  for name, share in (("train", TRAINING_SHARE), ("validation", VALIDATION_SHARE)):
-    num = round(share * len(real))
-    chosen, others = selection.choose(rest.ids, rest.patients, num=num)
-    parts[name], rest = rest.take(chosen), rest.take(others)
+    return probe.load_probe(folders.probe)
+  if not parts:
+    return None
   training, validation = (
     (part.images, np.asarray(part.labels["findings"])) for part in parts.values()
   )
-  judge = probe.train_probe(
+  return probe.train_probe(
     *training,
     out / "probe",
     validation=validation,
     changes=options.classifier_changes(options.probe_steps),
     progress=progress,
   )
-  return judge, rest, parts["validation"]

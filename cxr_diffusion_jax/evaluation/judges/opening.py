@@ -159,11 +159,10 @@ def of_prompts(
 def open_judges(
   judge: probe.Probe | None,
   name: str,
-  settings: DataSettings | None,
+  scorer: elixr_zero_shot.Scorer | str = "no dataset with an encoder",
   *,
   classifiers: Sequence[classifier.Classifier] = (),
   validation: ImageSet | None = None,
-  elixr_models: str = "",
   cache: pathlib.Path | None = None,
   progress: types.Progress = types.no_progress,
 ) -> tuple[list[JudgeFn], dict[str, str]]:
@@ -171,9 +170,9 @@ def open_judges(
 
   Args:
     judge: the classifier `name`, trained on other images than those that are judged.
+    scorer: of ELIXR; or why there is none.
     classifiers: those that others have trained, which judge beside it.
     validation: real images for the thresholds of these; None for no thresholds.
-    elixr_models: folder or hub id of ELIXR's SavedModels; "" for the stand-in.
     cache: keeps ELIXR's margins, and features of the validation images.
 
   Returns:
@@ -201,9 +200,6 @@ def open_judges(
       classifier=one, validation=validation, cache=cache, progress=progress
     )
     judges.append(_attempting(by_classifier.measure, one.title))
-  scorer: elixr_zero_shot.Scorer | str = "no dataset with an encoder"
-  if settings is not None:
-    scorer = elixr_zero_shot.open_scorer(settings, elixr_models=elixr_models)
   if isinstance(scorer, str):
     skipped["ELIXR zero-shot"] = scorer
   else:

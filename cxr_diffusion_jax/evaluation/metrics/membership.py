@@ -17,8 +17,9 @@ from cxr_diffusion_jax.evaluation.measurement import Fields, Measurement
 from cxr_diffusion_jax.evaluation.metrics import nearness, neighbours, ranking
 
 # Percent of unseen images that may be mistaken for training images, and how many
-# unseen images that takes: of 128, chance alone reports a leak in 15 % of cases.
-FALSE_PERCENT, MIN_FOR_TPR = 1, 300
+# unseen images that takes.
+FALSE_PERCENT = 1
+MIN_FOR_TPR = nearness.SHARES[FALSE_PERCENT]
 
 
 def measure(

@@ -129,19 +129,26 @@ class Balls:
   def _figure(
     self, figure: str, k: int, centres: np.ndarray, points: np.ndarray
   ) -> np.ndarray:
-    """[r] of the centres [r m] bool and the points [r n] bool of each half."""
+    """[r] of the centres [r m] bool and the points [r n] bool of each half.
+
+    NaN for a half without centres or without points.
+    """
     reached = np.cumsum(centres[:, self.neighbours], axis=2, dtype=np.int16) >= k
     places = np.where(reached[..., -1], reached.argmax(axis=2), -1)
     radii = self.distances[np.arange(len(self.distances)), places]
     reaches = np.less_equal if figure == "precision" else np.less
     inside = reaches(self.gap, radii[:, self.ball])
     inside &= centres[:, self.ball] & points[:, self.point]
+    num_centres, num_points = (
+      np.where(centres.any(axis=1) & points.any(axis=1), held.sum(axis=1), np.nan)
+      for held in (centres, points)
+    )
     if figure == "coverage":
       order = np.argsort(self.ball, kind="stable")
-      return _any(inside[:, order], self.ball[order]) / _count(centres)
+      return _any(inside[:, order], self.ball[order]) / num_centres
     if figure == "precision":
-      return _any(inside, self.point) / _count(points)
-    return inside.sum(axis=1) / (k * _count(points))
+      return _any(inside, self.point) / num_points
+    return inside.sum(axis=1) / (k * num_points)
 
 
 def _halves(
@@ -160,7 +167,3 @@ def _any(inside: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.zeros(len(inside))
   starts = np.flatnonzero(np.diff(rows, prepend=-1))
   return np.logical_or.reduceat(inside, starts, axis=1).sum(axis=1)
-
-
-def _count(held: np.ndarray) -> np.ndarray:
-  return np.maximum(held.sum(axis=1), 1)

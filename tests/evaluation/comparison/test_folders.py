@@ -65,6 +65,8 @@ def test_folders_that_are_brighter_are_above_the_floor(folders, run_main, judged
   assert same["generated", "auroc"]["value"] is None
   assert "not known" in same["generated", "distance_to_training_p50"]["reason"]
   assert (folders / "of_b" / "report.html").is_file()
+  facts = json.loads((folders / "of_b" / "metrics.json").read_text())["facts"]
+  assert "unknown" in facts["patients of both folders"]
 
 
 def test_folders_with_copies_of_training_images_are_reported(folders, run_main, judged):
@@ -74,6 +76,41 @@ def test_folders_with_copies_of_training_images_are_reported(folders, run_main, 
   assert result.code == 0, result.err
   figures = _figures(folders / "evaluation")
   assert figures["generated", "exact_copies"]["value"] == 1
+
+
+def _name_patients(folders: pathlib.Path, **patients: range) -> str:
+  rows = [
+    f"{x}_{n:03d}.png,No Finding,{p}"
+    for x in patients
+    for n, p in enumerate(patients[x])
+  ]
+  (folders / "l.csv").write_text("\n".join(["file,findings,patient", *rows]) + "\n")
+  return f"--labels={folders}/l.csv"
+
+
+@pytest.mark.parametrize(("first", "left"), [(0, 30), (30, 60)])
+def test_folders_leave_out_patients_of_the_reference(
+  first, left, folders, run_main, judged
+):
+  labels = _name_patients(folders, b=range(60), c=range(first, first + 60))
+  inputs = [*_of(folders, "b", "c"), labels, "--metrics=blockiness_8"]
+  result = run_main("evaluate", *inputs)
+  assert result.code == 0, result.err
+  # Half of the real patients are held out, those with synthetic images first.
+  out = folders / "evaluation"
+  assert _figures(out)["generated", "blockiness_8"]["num"] == left
+  said = f"{60 - left} of 60 synthetic images of patients in the reference or the judge"
+  assert f"{said}'s training are left out" in (out / "metrics.json").read_text()
+
+
+def test_folders_with_few_patients_beside_the_reference_are_refused(
+  folders, run_main, judged
+):
+  for name in "de":
+    _write(folders / name, 30, 3)
+  labels = _name_patients(folders, d=range(30), e=range(30))
+  complaint = run_main("evaluate", *_of(folders, "d", "e"), labels).complaint
+  assert "15 of 30 synthetic images are of patients in the reference" in complaint
 
 
 def test_folders_without_an_extractor_are_refused(folders, run_main):

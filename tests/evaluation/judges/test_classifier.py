@@ -96,7 +96,7 @@ def test_classifier_without_shared_findings_is_undefined():
   other = _classifier(("Lung Lesion", "", "Fracture", ""))
   with pytest.raises(errors.InputError, match="expected some of Lung Lesion, Fracture"):
     ClassifierJudge(classifier=other).measure(_images(0), "real", {})
-  judges, _ = opening.open_judges(None, "none", None, classifiers=[other])
+  judges, _ = opening.open_judges(None, "none", classifiers=[other])
   (one,) = opening.measure_all(judges, _images(0), "generated", {})
   assert (one.metric, one.value, one.judge) == ("auroc", None, "pixels, inverted")
   assert "Lung Lesion" in one.reason
@@ -138,7 +138,7 @@ def test_open_classifiers_names_each_classifier_of_a_user(monkeypatch):
   monkeypatch.setattr(classifiers, "of_onnx", of_onnx)
   opened = classifiers.open_classifiers({}, files=["a/x.onnx", "b/y.onnx"])
   assert [one.title for one in opened] == ["x, ONNX", "y, ONNX"]
-  judges, _ = opening.open_judges(None, "none", None, classifiers=opened)
+  judges, _ = opening.open_judges(None, "none", classifiers=opened)
   table = opening.measure_all(judges, _images(0), "generated", {})
   effusion = "finding: pleural effusion"
   values = [

@@ -11,7 +11,10 @@ from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.encoders.elixr import zero_shot as elixr_zero_shot
 from cxr_diffusion_jax.encoders.elixr.zero_shot import PROMPTS
-from cxr_diffusion_jax.evaluation.judges import zero_shot
+from cxr_diffusion_jax.evaluation import assessment
+from cxr_diffusion_jax.evaluation import metric as metric_lib
+from cxr_diffusion_jax.evaluation.eval_context import EvalContext
+from cxr_diffusion_jax.evaluation.judges import opening, zero_shot
 
 EFFUSION, EDEMA = metadata.FINDINGS.index("Effusion"), metadata.FINDINGS.index("Edema")
 
@@ -128,6 +131,34 @@ def test_measure_encodes_images_once(scorer, tmp_path):
   )
   other.margins(images.images[:1], cache=tmp_path)
   assert len(scorer.encoder.seen) == 151 + 150 % elixr_zero_shot.BLOCK
+
+
+def test_assess_measures_again_with_another_scorer(scorer, tmp_path):
+  images = _images(4, 40)
+  generated = assessment.GeneratedSet(images=images, features={})
+  for one in (
+    scorer,
+    elixr_zero_shot.make_scorer(Encoder(description="published"), PROMPTS),
+    dataclasses.replace(scorer, positive=scorer.negative, negative=scorer.positive),
+  ):
+    judges, _ = opening.open_judges(None, "none", one)
+    context = EvalContext(
+      split="test",
+      conditions=images,
+      reference=images,
+      training=None,
+      judge=None,
+      judges=judges,
+      scorer=one,
+      extractors=(),
+      skipped={},
+      features={},
+    )
+    records = metric_lib.select(["auroc"])
+    kept = assessment.assess(context, generated, records, folder=tmp_path)
+    fresh = assessment.assess(context, generated, records)
+    assert kept.measurements == fresh.measurements
+  assert len(list(tmp_path.glob("assessment-*.json"))) == 3
 
 
 def test_zero_shot_rejects_images_before_encoding(scorer):

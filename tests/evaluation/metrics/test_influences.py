@@ -147,3 +147,20 @@ def test_neighbourhoods_of_a_half_are_those_of_its_images_alone():
     np.testing.assert_allclose(estimate.deviations, expected, atol=1e-9)
     assert estimate.patients == 30
     assert estimate.value == function(real, generated)[place]
+
+
+def test_neighbourhoods_leave_out_halves_without_images():
+  generated, real = _features(60, 3, 1) + 0.4, _features(80, 3, 2)
+  names = np.arange(80), 100 + np.arange(60) // 20
+  balls = neighbourhoods.Balls.of(real, generated, 79)
+  halves = [statistics.signs(one) > 0 for one in names]
+  replicates = np.array([
+    neighbourhoods.density_coverage(real[held], generated[of_generated])[1]
+    if of_generated.any()
+    else np.nan
+    for held, of_generated in zip(*halves, strict=True)
+  ])  # fmt: skip
+  assert np.isnan(replicates).any()
+  expected = statistics.deviations_of(replicates, *names)
+  deviations = balls.estimate("coverage", 5, *names).deviations
+  np.testing.assert_allclose(deviations, expected, atol=1e-9)

@@ -47,15 +47,14 @@ def test_measure_compares_distances_with_those_of_real_images(reference):
   generated = _set("made", 100, seed=2)
   report = privacy.measure(_line(*places), generated, reference)
   reported = _reported(report)
-  for percent, result, real in ((1, 0.5, 1), (5, 0.5, 5), (50, 50, 50)):
+  for percent, result, real in ((5, 0.5, 5), (50, 50, 50)):
     name = f"distance_to_training_p{percent}"
     assert reported[name, "generated"].value == result
     assert reported[name, "real"].value == real
-  for percent, real in ((1, 0.0), (5, 0.04)):
-    share = reported[f"nearer_to_training_than_real_p{percent}", "generated"]
-    assert share.value == pytest.approx(0.4)
-    assert 0.25 < share.low < 0.4 < share.high < 0.55
-    assert reported[share.metric, "real"].value == pytest.approx(real)
+  share = reported["nearer_to_training_than_real_p5", "generated"]
+  assert share.value == pytest.approx(0.4)
+  assert 0.25 < share.low < 0.4 < share.high < 0.55
+  assert reported[share.metric, "real"].value == pytest.approx(0.04)
   assert all(x.subject == "privacy" for x in report.measurements)
   assert reported["membership_auroc", "generated"].num_real == 200
   assert {x.judge for x in report.measurements} == {"net, last", ""}
@@ -105,7 +104,7 @@ def test_measure_reports_the_distance_to_the_condition_separately(reference):
   reported = _reported(report)
   assert reported["distance_to_condition_p50", "generated"].value == 0.25
   assert reported["distance_to_condition_p50", "real"].value == 50
-  assert reported["nearer_to_condition_than_real_p1", "generated"].value == 1
+  assert reported["nearer_to_condition_than_real_p5", "generated"].value == 1
   assert reported["patient_identified", "generated"].value == 1
   report = privacy.measure(
     np.roll(features, 1, axis=0),
@@ -125,6 +124,16 @@ def test_measure_detects_nearer_members(reference):
   assert 0.95 < actual.low < 1
 
 
+@pytest.mark.parametrize("num", [99, 101, 150, 300])
+def test_share_nearer_is_at_most_its_share_where_nothing_leaks(num):
+  # Where real values are on average, and all values that may be nearer.
+  real = np.arange(1, num + 1) / (num + 1)
+  values = (np.arange(10**4) + 0.5) / 10**4
+  share_fn = nearness.share_nearer_fn(values, real, 1)
+  share = share_fn(np.ones((1, len(values))), np.ones((1, num)))
+  assert 0.005 < share[0] < 0.01 + 1e-4
+
+
 def test_privacy_is_undefined_for_too_few_images():
   reference = privacy.make_reference(
     _line(*range(30)),
@@ -139,6 +148,7 @@ def test_privacy_is_undefined_for_too_few_images():
   assert set(reasons) == {
     ("distance_to_training_p1", "generated"),
     ("distance_to_training_p1", "real"),
+    ("distance_to_training_p5", "generated"),
     ("distance_to_training_p5", "real"),
     ("nearer_to_training_than_real_p1", "generated"),
     ("nearer_to_training_than_real_p1", "real"),
@@ -146,8 +156,8 @@ def test_privacy_is_undefined_for_too_few_images():
     ("nearer_to_training_than_real_p5", "real"),
     ("membership_auroc", "generated"),
   }
-  assert "expected at least 100" in reasons["distance_to_training_p1", "real"]
-  assert "expected at least 20" in reasons["distance_to_training_p5", "real"]
+  assert "expected at least 400" in reasons["distance_to_training_p1", "real"]
+  assert "expected at least 100" in reasons["distance_to_training_p5", "real"]
   assert "19 images" in reasons["membership_auroc", "generated"]
   assert "20 of each" in reasons["membership_auroc", "generated"]
 
