@@ -195,10 +195,15 @@ def warnings(paths: Sequence[ConditioningPath]) -> list[str]:
     )
   elif any(one != seeds[0] for one in seeds):
     sentences.append("Training seeds differ between paths.")
-  if min(counts) == 1:
+  if counts == {1}:
     sentences.append(
       "A path has a single training run: the variance of training seeds is unknown and"
       " not part of its intervals."
+    )
+  elif min(counts) == 1:
+    sentences.append(
+      "A path has a single training run: the variance of training seeds in its intervals"
+      " is that of the paths it is ranked with."
     )
   images = [path.name for path in paths if path.reconstructs]
   if images and len(paths) > 1:
