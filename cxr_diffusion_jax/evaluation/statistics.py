@@ -212,6 +212,15 @@ def interval(
   return max(bounds[0], value - reach**0.5), min(bounds[1], value + reach**0.5)
 
 
+def newcombe(
+  a: float, of_a: tuple[float, float], b: float, of_b: tuple[float, float]
+) -> tuple[float, float]:
+  """The interval of a - b of two shares with these intervals (Newcombe 1998)."""
+  low = a - b - np.hypot(a - of_a[0], of_b[1] - b)
+  high = a - b + np.hypot(of_a[1] - a, b - of_b[0])
+  return float(low), float(high)
+
+
 def quantile_of_t(degrees: float, level: float = LEVEL) -> float:
   """The half-width, in standard errors, of an interval of this level."""
   return float(special.stdtrit(degrees, 0.5 + level / 2))

@@ -93,6 +93,18 @@ def test_interval_of_parts_adds_their_half_widths_in_squares():
   np.testing.assert_allclose(result, (1 - reach, 1 + reach), rtol=1e-9)
 
 
+def test_newcombe_reproduces_his_table():
+  # Newcombe 1998, table II, method 10.
+  def wilson(count, num):
+    result = stats.binomtest(count, num).proportion_ci(method="wilson")
+    return count / num, (result.low, result.high)
+
+  result = statistics.newcombe(*wilson(56, 70), *wilson(48, 80))
+  assert result == pytest.approx((0.0524, 0.3339), abs=5e-5)
+  result = statistics.newcombe(*wilson(0, 10), *wilson(0, 20))
+  assert result == pytest.approx((-0.1611, 0.2775), abs=5e-5)
+
+
 def test_interval_of_a_share_is_wilsons():
   low, high = statistics.interval(1.0, [(0.0, 49), (0.0, 2)], (0.0, 1.0))
   expected = stats.binomtest(50, 50).proportion_ci(method="wilson")

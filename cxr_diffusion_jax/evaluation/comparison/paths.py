@@ -202,8 +202,8 @@ def warnings(paths: Sequence[ConditioningPath]) -> list[str]:
     )
   elif min(counts) == 1:
     sentences.append(
-      "A path has a single training run: the variance of training seeds in its intervals"
-      " is that of the paths it is ranked with."
+      "A path has a single training run: the variance of training seeds in its"
+      " intervals is that of the paths it is ranked with."
     )
   images = [path.name for path in paths if path.reconstructs]
   if images and len(paths) > 1:

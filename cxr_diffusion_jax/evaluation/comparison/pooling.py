@@ -123,9 +123,20 @@ def interval(
 
 
 def difference(
-  a: Spread, b: Spread, level: float = statistics.LEVEL
+  a: Spread,
+  b: Spread,
+  level: float = statistics.LEVEL,
+  bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[float, float]:
-  """The interval of a - b, both known, of the same conditions and noise."""
+  """The interval of a - b, both known, of the same conditions and noise.
+
+  Args:
+    bounds: of both figures.
+  """
+  if bounds == (0.0, 1.0) and not (a.deviations.any() and b.deviations.any()):
+    # A share of 0 or 1 has no variance, and is not known exactly.
+    of_a, of_b = (interval(of, bounds, level) for of in (a, b))
+    return statistics.newcombe(a.value, of_a, b.value, of_b)
   # A mean square of 128 deviations has no more degrees than that.
   degrees = min(a.degrees, b.degrees, statistics.NUM_PAIRS)
   parts = [_over_patients(a.deviations - b.deviations, degrees), *_between(a, b)]
@@ -222,7 +233,10 @@ def verdicts(
     level = 1 - (1 - statistics.LEVEL) / num_pairs
     # Of every path, the differences to those before it.
     apart = {
-      path: [difference(of[path], of[other], level) for other in ranking[:place]]
+      path: [
+        difference(of[path], of[other], level, _bounds(key[1]))
+        for other in ranking[:place]
+      ]
       for place, path in enumerate(ranking)
     }
     results.append(
@@ -254,10 +268,11 @@ def _ranked(
 
 
 def _with_interval(one: Measurement, of: Spread) -> Measurement:
-  """A figure with its spread's interval; that of a single set has its own already."""
+  """A pooled figure that has the first set's interval, with that of its spread."""
   if not of.known:
     return dataclasses.replace(one, low=None, high=None)
-  if not of.between[1]:
+  if not of.between[0]:
+    # A single set, or sets that are alike, such as shares of 0 in each.
     return one
   low, high = interval(of, _bounds(one.metric))
   return dataclasses.replace(one, low=low, high=high)

@@ -115,6 +115,25 @@ def test_figures_without_deviations_have_no_interval():
   assert verdict.unranked == {"c": "no interval over patients"}
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_shares_of_all_or_none_have_the_interval_of_their_patients(value):
+  share = statistics.linear(value, (np.full(100, value), np.arange(100)))
+  fields = share.fields((0.0, 1.0))
+  one = dataclasses.replace(ONE, **fields)
+  (result,), spreads = pooling.pool([[[one]] * 3] * 2)
+  assert (result.low, result.high) == (fields["low"], fields["high"])
+  assert result.high - result.low > 0.03
+  # Newcombe's, of the widths of both.
+  none = spreads[ONE.key]
+  same = pooling.difference(none, none, bounds=(0.0, 1.0))
+  assert same == pytest.approx((-0.038, 0.038), abs=1e-3)
+  few = np.abs(value - (np.arange(100) < 5))
+  other = statistics.linear(few.mean(), (few, np.arange(100)))
+  other = pooling.spread(np.full((1, 1), few.mean()), [other.deviations], 99)
+  ends = np.abs(pooling.difference(none, other, bounds=(0.0, 1.0)))
+  assert (ends.min(), ends.max()) == pytest.approx((0.002, 0.112), abs=2e-3)
+
+
 def test_pool_is_undefined_where_a_set_is():
   sets = _sets([[0.8, 0.9]])
   lacking = dataclasses.replace(ONE, value=None, reason="one class alone")
