@@ -116,15 +116,32 @@ def estimate(figure_fn: Callable[..., np.ndarray], *patients: np.ndarray) -> Est
   return Estimate(value=float(value), deviations=deviations, patients=fewest)
 
 
+def num_patients(chosen: np.ndarray, patients: np.ndarray) -> np.ndarray:
+  """How many patients [n] have an image among those chosen [n k]: [k]."""
+  return np.array([len(np.unique(patients[rows])) for rows in chosen.T], np.int64)
+
+
+def with_mean(of_columns: np.ndarray, patients: np.ndarray) -> np.ndarray:
+  """Patients [1+k] that a mean of columns and these depend on, of those of columns."""
+  return np.append(min(of_columns.sum(), len(np.unique(patients))), of_columns)
+
+
 def estimates(
-  figure_fn: Callable[..., np.ndarray], *patients: np.ndarray
+  figure_fn: Callable[..., np.ndarray],
+  *patients: np.ndarray,
+  fewest: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Figures [...] and deviations [128 ...] of a `figure_fn` that returns [r ...].
 
   A column has NaN deviations where it is undefined in more than half of the halves.
+
+  Args:
+    fewest: [...] patients that each figure depends on; None for those of the smallest
+      sample.
   """
   of_samples = [signs(names) for names in patients]
-  fewest = min(len(np.unique(names)) for names in patients)
+  if fewest is None:
+    fewest = np.array(min(len(np.unique(names)) for names in patients))
   # A half of few patients may be empty, where figures divide by nothing.
   with np.errstate(divide="ignore", invalid="ignore"):
     replicates = np.concatenate([
@@ -170,13 +187,13 @@ def means_of_chosen(
     values: [n k].
     chosen: [n k] bool, the images that the mean of a column is over, at least one.
   """
+  fewest = with_mean(num_patients(chosen, patients), patients)
   whole, deviations = estimates(
-    lambda weights: _means(values, chosen, weights), patients
+    lambda weights: _means(values, chosen, weights), patients, fewest=fewest
   )
-  fewest = len(np.unique(patients))
   return [
-    Estimate(value=float(value), deviations=of_column, patients=fewest)
-    for value, of_column in zip(whole, deviations.T, strict=True)
+    Estimate(value=float(value), deviations=of_column, patients=int(least))
+    for value, of_column, least in zip(whole, deviations.T, fewest, strict=True)
   ]
 
 
@@ -226,8 +243,8 @@ def quantile_of_t(degrees: float, level: float = LEVEL) -> float:
   return float(special.stdtrit(degrees, 0.5 + level / 2))
 
 
-def _correction(num_patients: int) -> float:
-  return np.sqrt(num_patients / (num_patients - 1)) if num_patients > 1 else 1.0
+def _correction(patients: np.ndarray | int) -> np.ndarray:
+  return np.sqrt(patients / np.maximum(np.subtract(patients, 1), 1))
 
 
 @functools.lru_cache(maxsize=8)

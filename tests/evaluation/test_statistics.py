@@ -43,6 +43,15 @@ def test_interval_depends_on_the_number_of_patients():
     assert corr > 0.98
 
 
+def test_means_of_chosen_depend_on_the_patients_among_the_chosen():
+  values = np.random.default_rng(0).standard_normal((100, 2))
+  chosen = np.stack([np.arange(100) < 8, np.arange(100) < 60], axis=1)
+  mean, few, many = statistics.means_of_chosen(values, chosen, np.arange(100))
+  assert (mean.patients, few.patients, many.patients) == (68, 8, 60)
+  error = statistics.standard_error(few.deviations)
+  assert error == pytest.approx(stats.sem(values[:8, 0]), rel=0.3)
+
+
 def test_deviations_of_undefined_replicates_do_not_narrow_the_interval():
   rng = np.random.default_rng(0)
   replicates = rng.standard_normal(256)
