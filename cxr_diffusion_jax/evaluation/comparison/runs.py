@@ -121,7 +121,8 @@ def _comparison(
   for name, of_path in sets.items():
     figures = [[one.assessment.measurements for one in run] for run in of_path]
     pooled[name], spreads[name] = pooling.pool(figures)
-  unranked_fn = functools.partial(paths_lib.unranked, paths)
+  otherwise = paths_lib.asking_otherwise(paths, context)
+  unranked_fn = functools.partial(paths_lib.unranked, paths, otherwise=otherwise)
   pooled = pooling.share_intervals(pooled, spreads, unranked_fn)
   results = [
     _result(
