@@ -31,7 +31,7 @@ from cxr_diffusion_jax.evaluation.metrics import (
 )
 
 # Increased when the same images give different figures: saved ones are remeasured.
-FORMAT = 7
+FORMAT = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

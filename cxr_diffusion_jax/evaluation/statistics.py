@@ -15,7 +15,9 @@ Halves depend on names alone, so that the difference of two figures of the same 
 has the difference of their deviations, whatever the figures are.
 
 The influence of an image is how fast a figure rises with the image's weight (Hampel
-1974). Shares, as Wilson 1927, for as many images as would have this variance.
+1974). Shares, as Wilson 1927, for as many images as would have this variance. Where
+runs or seeds add a variance, the half-widths of all parts add in squares (Howe 1974):
+Satterthwaite's degrees of freedom are too many where a part of few is small by chance.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,8 +66,8 @@ class Estimate:
     fields = Fields(value=self.value)
     known = len(self.deviations) > 0 and np.isfinite(self.deviations).all()
     if known and self.patients > 1:
-      degrees, error = self.patients - 1, standard_error(self.deviations)
-      low, high = interval(self.value, error, degrees, bounds)
+      degrees, variance = self.patients - 1, standard_error(self.deviations) ** 2
+      low, high = interval(self.value, [(variance, degrees)], bounds)
       kept = tuple(float(f"{one:.5g}") for one in self.deviations)
       fields |= Fields(low=low, high=high, deviations=kept, degrees=degrees)
     return fields
@@ -114,15 +116,32 @@ def estimate(figure_fn: Callable[..., np.ndarray], *patients: np.ndarray) -> Est
   return Estimate(value=float(value), deviations=deviations, patients=fewest)
 
 
+def num_patients(chosen: np.ndarray, patients: np.ndarray) -> np.ndarray:
+  """How many patients [n] have an image among those chosen [n k]: [k]."""
+  return np.array([len(np.unique(patients[rows])) for rows in chosen.T], np.int64)
+
+
+def with_mean(of_columns: np.ndarray, patients: np.ndarray) -> np.ndarray:
+  """Patients [1+k] that a mean of columns and these depend on, of those of columns."""
+  return np.append(min(of_columns.sum(), len(np.unique(patients))), of_columns)
+
+
 def estimates(
-  figure_fn: Callable[..., np.ndarray], *patients: np.ndarray
+  figure_fn: Callable[..., np.ndarray],
+  *patients: np.ndarray,
+  fewest: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Figures [...] and deviations [128 ...] of a `figure_fn` that returns [r ...].
 
   A column has NaN deviations where it is undefined in more than half of the halves.
+
+  Args:
+    fewest: [...] patients that each figure depends on; None for those of the smallest
+      sample.
   """
   of_samples = [signs(names) for names in patients]
-  fewest = min(len(np.unique(names)) for names in patients)
+  if fewest is None:
+    fewest = np.array(min(len(np.unique(names)) for names in patients))
   # A half of few patients may be empty, where figures divide by nothing.
   with np.errstate(divide="ignore", invalid="ignore"):
     replicates = np.concatenate([
@@ -168,13 +187,13 @@ def means_of_chosen(
     values: [n k].
     chosen: [n k] bool, the images that the mean of a column is over, at least one.
   """
+  fewest = with_mean(num_patients(chosen, patients), patients)
   whole, deviations = estimates(
-    lambda weights: _means(values, chosen, weights), patients
+    lambda weights: _means(values, chosen, weights), patients, fewest=fewest
   )
-  fewest = len(np.unique(patients))
   return [
-    Estimate(value=float(value), deviations=of_column, patients=fewest)
-    for value, of_column in zip(whole, deviations.T, strict=True)
+    Estimate(value=float(value), deviations=of_column, patients=int(least))
+    for value, of_column, least in zip(whole, deviations.T, fewest, strict=True)
   ]
 
 
@@ -189,41 +208,43 @@ def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarra
 
 def interval(
   value: float,
-  error: float,
-  degrees: float,
+  parts: Sequence[tuple[float, float]],
   bounds: tuple[float, float] = (-np.inf, np.inf),
   level: float = LEVEL,
 ) -> tuple[float, float]:
-  """The interval of a figure with this standard error and degrees of freedom.
+  """The interval of a figure.
 
-  Of a figure in [0, 1], Wilson's, which has a width where the standard error is 0: all
-  of 50 images do not prove it for all images.
+  Of a figure in [0, 1], Wilson's, which has a width where the variance is 0: all of 50
+  images do not prove it for all images.
+
+  Args:
+    parts: (variance, degrees of freedom) over patients, then of other independent parts
+      such as runs. There are as many patients as degrees, and one.
   """
-  t = quantile_of_t(degrees, level)
+  reach = sum(part * quantile_of_t(degrees, level) ** 2 for part, degrees in parts)
   if bounds == (0.0, 1.0):
-    return _wilson(value, error**2, t, int(min(degrees + 1, 1e9)))
-  return max(bounds[0], value - t * error), min(bounds[1], value + t * error)
+    variance, of_patients = sum(part for part, _ in parts), parts[0][1]
+    t = np.sqrt(reach / variance) if variance else quantile_of_t(of_patients, level)
+    return _wilson(value, variance, t, of_patients + 1)
+  return max(bounds[0], value - reach**0.5), min(bounds[1], value + reach**0.5)
 
 
-def satterthwaite(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-  """Sum of variances, and its degrees of freedom, of (variance, degrees) of each part.
-
-  Satterthwaite 1946; infinite where there is no variance.
-  """
-  variance = float(sum(part for part, _ in parts))
-  shares = sum(part**2 / degrees for part, degrees in parts if np.isfinite(degrees))
-  return variance, float(variance**2 / shares) if shares > 0 else np.inf
+def newcombe(
+  a: float, of_a: tuple[float, float], b: float, of_b: tuple[float, float]
+) -> tuple[float, float]:
+  """The interval of a - b of two shares with these intervals (Newcombe 1998)."""
+  low = a - b - np.hypot(a - of_a[0], of_b[1] - b)
+  high = a - b + np.hypot(of_a[1] - a, b - of_b[0])
+  return float(low), float(high)
 
 
 def quantile_of_t(degrees: float, level: float = LEVEL) -> float:
   """The half-width, in standard errors, of an interval of this level."""
-  if np.isinf(degrees):
-    return float(special.ndtri(0.5 + level / 2))
   return float(special.stdtrit(degrees, 0.5 + level / 2))
 
 
-def _correction(num_patients: int) -> float:
-  return np.sqrt(num_patients / (num_patients - 1)) if num_patients > 1 else 1.0
+def _correction(patients: np.ndarray | int) -> np.ndarray:
+  return np.sqrt(patients / np.maximum(np.subtract(patients, 1), 1))
 
 
 @functools.lru_cache(maxsize=8)
@@ -246,8 +267,8 @@ def _means(values: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.nd
   return np.concatenate([overall[:, None], means], axis=1)
 
 
-def _wilson(share: float, variance: float, t: float, num: int) -> tuple[float, float]:
-  """Wilson 1927's interval; of `num` images where the variance is 0."""
+def _wilson(share: float, variance: float, t: float, num: float) -> tuple[float, float]:
+  """Wilson 1927's interval; of `num` patients where the variance is 0."""
   spread = share * (1 - share)
   count = spread / variance if variance and spread > 0 else num
   middle = (share + t**2 / (2 * count)) / (1 + t**2 / count)

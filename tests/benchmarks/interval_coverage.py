@@ -2,7 +2,7 @@
 
   python tests/benchmarks/interval_coverage.py [--repeats 2000] [--figures auroc,share]
 
-Simulated patients, as `tests/fixtures/simulations.py` describes them. Prints the two
+Simulated patients, as `tests/fixtures/simulations.py` describes them. Prints the three
 tables of docs/evaluation.md. 2,000 repeats take 25 minutes of one core; of these,
 precision, recall, density and coverage 15.
 """
@@ -17,7 +17,7 @@ from tests.fixtures import simulations
 
 
 def main() -> None:
-  """Prints both tables as Markdown."""
+  """Prints all tables as Markdown."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--repeats", type=int, default=2000)
   parser.add_argument("--figures", default=",".join(simulations.FIGURES))
@@ -40,6 +40,16 @@ def main() -> None:
         for design in simulations.DESIGNS
       ]
       print(f"| {num}, {figure} | {' | '.join(cells)} |", flush=True)
+  heads = [f"{runs} runs, {ratio:g}" for runs, ratio in simulations.RUNS]
+  print(f"\n| equal paths | {' | '.join(heads)} |\n|---|{'--:|' * len(heads)}")
+  for num in map(int, filter(None, arguments.paths.split(","))):
+    cells = [
+      "{:.3f}, {:.3f}".format(
+        *simulations.false_verdicts_of_runs(num, *design, arguments.repeats)
+      )
+      for design in simulations.RUNS
+    ]
+    print(f"| {num} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -51,3 +51,11 @@ def test_verdicts_seldom_separate_equal_paths(num_paths):
 
 def test_verdicts_by_auroc_seldom_separate_equal_paths():
   assert simulations.false_verdicts("auroc", 6, 22, 9, 100) <= 0.06
+
+
+@pytest.mark.parametrize("num_paths", [2, 6, 10])
+def test_verdicts_of_two_runs_seldom_separate_equal_paths(num_paths):
+  for ratio in (0.5, 6.0):
+    wrong, held = simulations.false_verdicts_of_runs(num_paths, 2, ratio, 300)
+    assert wrong <= 0.06
+    assert held >= 0.94

@@ -50,6 +50,15 @@ def test_interval_depends_on_the_number_of_patients():
     assert corr > 0.98
 
 
+def test_means_of_chosen_depend_on_the_patients_among_the_chosen():
+  values = np.random.default_rng(0).standard_normal((100, 2))
+  chosen = np.stack([np.arange(100) < 8, np.arange(100) < 60], axis=1)
+  mean, few, many = statistics.means_of_chosen(values, chosen, np.arange(100))
+  assert (mean.patients, few.patients, many.patients) == (68, 8, 60)
+  error = statistics.standard_error(few.deviations)
+  assert error == pytest.approx(stats.sem(values[:8, 0]), rel=0.3)
+
+
 def test_deviations_of_undefined_replicates_do_not_narrow_the_interval():
   rng = np.random.default_rng(0)
   replicates = rng.standard_normal(256)
@@ -94,20 +103,26 @@ def test_interval_of_two_sets_adds_their_variances():
   np.testing.assert_allclose(_ends(result), (value - reach, value + reach), rtol=1e-9)
 
 
-def test_satterthwaite_equals_welch():
-  rng = np.random.default_rng(1)
-  x, y = rng.standard_normal(6), 3 * rng.standard_normal(9)
-  parts = [(stats.sem(x) ** 2, 5), (stats.sem(y) ** 2, 8)]
-  variance, degrees = statistics.satterthwaite(parts)
-  ends = statistics.interval(x.mean() - y.mean(), variance**0.5, degrees)
-  expected = stats.ttest_ind(x, y, equal_var=False).confidence_interval(0.95)
-  np.testing.assert_allclose(ends, expected, rtol=1e-9)
+def test_interval_of_parts_adds_their_half_widths_in_squares():
+  reach = np.hypot(stats.t.ppf(0.975, 99) * 0.3, stats.t.ppf(0.975, 2) * 0.4)
+  result = statistics.interval(1.0, [(0.09, 99), (0.16, 2)])
+  np.testing.assert_allclose(result, (1 - reach, 1 + reach), rtol=1e-9)
+
+
+def test_newcombe_reproduces_his_table():
+  # Newcombe 1998, table II, method 10.
+  def wilson(count, num):
+    result = stats.binomtest(count, num).proportion_ci(method="wilson")
+    return count / num, (result.low, result.high)
+
+  result = statistics.newcombe(*wilson(56, 70), *wilson(48, 80))
+  assert result == pytest.approx((0.0524, 0.3339), abs=5e-5)
+  result = statistics.newcombe(*wilson(0, 10), *wilson(0, 20))
+  assert result == pytest.approx((-0.1611, 0.2775), abs=5e-5)
 
 
 def test_interval_of_a_share_is_wilsons():
-  low, high = statistics.interval(1.0, 0.0, np.inf, (0.0, 1.0))
-  assert low > 0.99
-  low, high = statistics.interval(1.0, 0.0, 49, (0.0, 1.0))
+  low, high = statistics.interval(1.0, [(0.0, 49), (0.0, 2)], (0.0, 1.0))
   expected = stats.binomtest(50, 50).proportion_ci(method="wilson")
   assert (low, high) == pytest.approx((expected.low, 1), abs=5e-3)
   share = np.arange(2000) < 400

@@ -3,12 +3,17 @@
 workdirs --open_run--> runs --config without seed--> ConditioningPath(name, runs)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
 
+import numpy as np
+
 from cxr_diffusion_jax import artifacts, errors
+from cxr_diffusion_jax.data.image_sets.image_set import ImageSet
+from cxr_diffusion_jax.evaluation.eval_context import EvalContext
+from cxr_diffusion_jax.evaluation.judges import adherence
 from cxr_diffusion_jax.evaluation.measurement import Key
 from cxr_diffusion_jax.run import compatibility
 from cxr_diffusion_jax.run import run as run_lib
@@ -129,9 +134,31 @@ def _names(groups: Iterable[Sequence[run_lib.Run]]) -> list[str]:
   return names
 
 
-def unranked(paths: Sequence[ConditioningPath], key: Key) -> dict[str, str]:
+def asking_otherwise(
+  paths: Sequence[ConditioningPath], context: EvalContext
+) -> frozenset[str]:
+  """Paths whose conditions ask for other findings than those of the other paths."""
+  # Labels alone are read: no judge is opened for them.
+  context = dataclasses.replace(context, judges_of=None)
+  asked = {
+    path.name: _findings(context.of_run(path.runs[0]).conditions) for path in paths
+  }
+  usual = _findings(context.conditions).tobytes()
+  if usual not in {labels.tobytes() for labels in asked.values()}:
+    usual = next(iter(asked.values())).tobytes()
+  return frozenset(name for name, labels in asked.items() if labels.tobytes() != usual)
+
+
+def unranked(
+  paths: Sequence[ConditioningPath],
+  key: Key,
+  *,
+  otherwise: Collection[str] = (),
+) -> dict[str, str]:
   """Path -> why a figure does not rank it, for a figure of several paths.
 
+  Figures of findings rank no path of `otherwise`, see `asking_otherwise`: means are
+  over other findings, and average precision depends on how often each is asked for.
   A path whose condition is made from the image itself reconstructs it: it is ranked
   only where all paths do. The features and judges of an encoder rank no path that is
   conditioned on it, or was trained to have its features: what both cannot see is not
@@ -139,8 +166,10 @@ def unranked(paths: Sequence[ConditioningPath], key: Key) -> dict[str, str]:
   """
   own = {path.name: path.reconstructs for path in paths}
   reasons = {}
+  if key[1] in adherence.NAMES or key[3].startswith("finding: "):
+    reasons = dict.fromkeys(otherwise, "other findings were asked for")
   if not all(own.values()):
-    reasons = {
+    reasons |= {
       name: "reconstruction: its condition is made from the image itself"
       for name, reconstructs in own.items()
       if reconstructs
@@ -195,10 +224,15 @@ def warnings(paths: Sequence[ConditioningPath]) -> list[str]:
     )
   elif any(one != seeds[0] for one in seeds):
     sentences.append("Training seeds differ between paths.")
-  if min(counts) == 1:
+  if counts == {1}:
     sentences.append(
       "A path has a single training run: the variance of training seeds is unknown and"
       " not part of its intervals."
+    )
+  elif min(counts) == 1:
+    sentences.append(
+      "A path has a single training run: the variance of training seeds in its"
+      " intervals is that of the paths it is ranked with."
     )
   images = [path.name for path in paths if path.reconstructs]
   if images and len(paths) > 1:
@@ -217,6 +251,10 @@ def warnings(paths: Sequence[ConditioningPath]) -> list[str]:
   if lengths:
     sentences.append(f"Averages of EMA length {', '.join(map(str, sorted(lengths)))}.")
   return sentences
+
+
+def _findings(images: ImageSet) -> np.ndarray:
+  return np.asarray(images.labels["findings"], np.float32)
 
 
 def _recipe(config: artifacts.JsonMapping) -> str:

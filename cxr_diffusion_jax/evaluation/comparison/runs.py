@@ -121,6 +121,9 @@ def _comparison(
   for name, of_path in sets.items():
     figures = [[one.assessment.measurements for one in run] for run in of_path]
     pooled[name], spreads[name] = pooling.pool(figures)
+  otherwise = paths_lib.asking_otherwise(paths, context)
+  unranked_fn = functools.partial(paths_lib.unranked, paths, otherwise=otherwise)
+  pooled = pooling.share_intervals(pooled, spreads, unranked_fn)
   results = [
     _result(
       context,
@@ -150,7 +153,7 @@ def _comparison(
     verdicts=pooling.verdicts(
       spreads,
       better,
-      unranked_fn=functools.partial(paths_lib.unranked, paths),
+      unranked_fn=unranked_fn,
       primary=primary_lib.key_of(options.primary, list(better), context.preferred.name),
     ),
     shown=comparison_facts.stack(context.conditions.images, shown),

@@ -229,18 +229,21 @@ def _estimates(
     table = np.stack([figures[name] for name in NAMES], axis=1)
     return np.concatenate([_macro(table)[..., None], table], axis=-1)
 
-  whole, deviations = statistics.estimates(figures_fn, names)
   # A figure depends on no more patients than have the finding, or lack it.
-  fewest = [
-    min(len(np.unique(names[rows])) for rows in (finding > 0.5, finding <= 0.5))
-    for finding in requested.T
-  ]
-  patients = [min(sum(fewest), len(np.unique(names))), *fewest]
+  positive, negative = (
+    statistics.num_patients(rows, names) for rows in (requested > 0.5, requested <= 0.5)
+  )
+  of_figures = {"found": positive, "false_alarms": negative}
+  fewest = np.stack([
+    statistics.with_mean(of_figures.get(name, np.minimum(positive, negative)), names)
+    for name in NAMES
+  ])  # fmt: skip
+  whole, deviations = statistics.estimates(figures_fn, names, fewest=fewest)
   return {
     name: [
-      Estimate(value=float(value), deviations=of_figure, patients=least)
+      Estimate(value=float(value), deviations=of_figure, patients=int(least))
       for value, of_figure, least in zip(
-        whole[row], deviations[:, row].T, patients, strict=True
+        whole[row], deviations[:, row].T, fewest[row], strict=True
       )
     ]
     for row, name in enumerate(NAMES)

@@ -177,7 +177,16 @@ def measure(
   excess = statistics.linear(
     own.mean() - unseen_own.mean(), (own, patients), (-1.0 * unseen_own, of_others)
   )
-  figures.append(_RECORDS["elicited_copies_excess"].measurement(fields, excess))
+  ends = Fields()
+  if "low" in excess.fields():
+    shares = [(own, patients), (unseen_own, of_others)]
+    each = [statistics.linear(x.mean(), (x, names)) for x, names in shares]
+    a, b = (one.fields((0.0, 1.0)) for one in each)
+    low, high = statistics.newcombe(
+      a["value"], (a["low"], a["high"]), b["value"], (b["low"], b["high"])
+    )
+    ends = Fields(low=low, high=high)
+  figures.append(_RECORDS["elicited_copies_excess"].measurement(fields, excess, ends))
   sides = elicited.distances(), others.distances()
   for name, figure_fn, least in (
     ("elicited_tpr", membership.tpr_fn(*sides), membership.MIN_FOR_TPR),

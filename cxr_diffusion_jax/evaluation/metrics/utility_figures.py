@@ -1,7 +1,8 @@
 """Figures of several trainings' scores of one test set, and differences of two.
 
 scores [s t k] + findings [t k] --halves of patients--> deviations [128 k+1], by seed
-  variance = that of the seeds' mean over patients + variance between seeds / s
+  variance = that of the seeds' mean over patients + variance between seeds / s, each
+  with its degrees of freedom
 
 Seeds and patients are crossed, since each classifier scores the same images. All sets
 of scores have the same halves, so that differences are paired.
@@ -103,6 +104,7 @@ def measurement(
 ) -> Measurement:
   """One column of a sample."""
   group, reason, known = "all", "", np.isfinite(test.findings).any(axis=1)
+  enough = True
   if column < len(test.counted):
     group = f"finding: {test.vocabulary[column]}"
     finding = test.findings[:, column]
@@ -110,19 +112,18 @@ def measurement(
     count = int((finding > 0.5).sum())
     if count in (0, known.sum()):
       reason = f"{count} of {known.sum()} test images have it"
+    enough = count >= utility_arms.MIN_POSITIVES
   low = high = None
   values, num_seeds = drawn.values[:, column], len(drawn.values)
   error = statistics.standard_error(drawn.deviations[:, column])
   patients = len(np.unique(test.patients[known]))
-  if not reason and np.isfinite(error):
+  fewest = int(_fewest(test)[column])
+  if not reason and enough and fewest > 1 and np.isfinite(error):
+    parts = [(error**2, fewest - 1)]
     # A single seed has no variance, and its interval is that of the patients alone.
-    between = values.var(ddof=1) / num_seeds if num_seeds > 1 else 0.0
-    low, high = statistics.interval(
-      float(values.mean()),
-      float(np.sqrt(error**2 + between)),
-      patients - 1,
-      RECORDS[metric].bounds,
-    )
+    if num_seeds > 1:
+      parts.append((values.var(ddof=1) / num_seeds, num_seeds - 1))
+    low, high = statistics.interval(float(values.mean()), parts, RECORDS[metric].bounds)
   return RECORDS[metric].measurement(
     value=None if reason else float(values.mean()),
     reason=reason,
@@ -145,9 +146,21 @@ def samples(test: TestSet, scores: np.ndarray) -> dict[str, Sample]:
 def sample(test: TestSet, metric: str, scores: np.ndarray) -> Sample:
   """Computes a metric of each seed, and the deviations of its mean over seeds."""
   values, deviations = statistics.estimates(
-    lambda weights: _values(test, metric, scores, weights), test.patients
+    lambda weights: _values(test, metric, scores, weights),
+    test.patients,
+    fewest=_fewest(test),
   )
   return Sample(values=values, deviations=deviations.mean(axis=1))
+
+
+def _fewest(test: TestSet) -> np.ndarray:
+  """Patients [k+1] that figures depend on: with the finding or without, if fewer."""
+  least = np.minimum(
+    statistics.num_patients(test.findings > 0.5, test.patients),
+    statistics.num_patients(test.findings <= 0.5, test.patients),
+  )
+  of_mean = min(least[test.counted].sum(), len(np.unique(test.patients)))
+  return np.append(least, of_mean)
 
 
 def _values(

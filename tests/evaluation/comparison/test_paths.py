@@ -1,9 +1,11 @@
 """Runs of one recipe are runs of one path; whatever else differs is said."""
 
+import dataclasses
 import json
 import pathlib
 import types as python_types
 
+import numpy as np
 import pytest
 
 from cxr_diffusion_jax import errors
@@ -173,6 +175,36 @@ def test_unranked_names_a_path_that_reconstructs():
   assert paths.unranked([other, text], key) == {}
   # Where all reconstruct, they are compared as such.
   assert paths.unranked([own, _path("clip_vision", "clip")], key) == {}
+
+
+def test_unranked_names_a_path_that_asks_for_other_findings():
+  other = _path("elixr_c", "elixr", reference="same_patient")
+  text = _path("clip_text", "clip", source="text")
+
+  def images(findings):
+    return python_types.SimpleNamespace(labels={"findings": findings})
+
+  @dataclasses.dataclass(frozen=True)
+  class Context:
+    conditions: object
+    judges_of: object = None
+
+    def of_run(self, run):
+      return Context(images([[1, np.nan], [int(run is other.runs[0]), 1]]))
+
+  context = Context(images([[1, np.nan], [0, 1]]))
+  both = [text, other]
+  otherwise = paths.asking_otherwise(both, context)
+  assert otherwise == {"elixr_c"}
+  assert paths.asking_otherwise([other], context) == set()
+  asked = {"elixr_c": "other findings were asked for"}
+  for metric, group, expected in (
+    ("average_precision", "all", asked),
+    ("frechet_distance", "finding: Mass", asked),
+    ("frechet_distance", "all", {}),
+  ):
+    key = ("", metric, "probe, pooled", group)
+    assert paths.unranked(both, key, otherwise=otherwise) == expected
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def _sets(values, half: float = 0.0, **changes):
 
 def test_spread_treats_runs_as_the_sample():
   values = np.array([[1.0, 1.2, 1.1], [2.0, 2.2, 2.1], [1.5, 1.5, 1.8]])
-  result = pooling.spread(values, [()] * 9, 0)
+  result = pooling.spread(values, [0 * DEVIATIONS] * 9, 400)
   means = values.mean(axis=1)
   peer = scipy.stats.t.interval(0.95, 2, means.mean(), scipy.stats.sem(means))
   assert pooling.interval(result) == pytest.approx(peer)
@@ -82,6 +82,56 @@ def test_interval_has_its_coverage():
     low, high = pooling.interval(of)
     held += low <= 0 <= high
   assert 0.94 < held / n < 0.99
+
+
+def test_runs_of_ranked_paths_share_their_variance():
+  runs = {"a": [[1.0], [1.2]], "b": [[2.0], [2.6]], "c": [[3.0], [3.0]], "d": [[4.0]]}
+  pooled, spreads = {}, {}
+  for name, values in runs.items():
+    pooled[name], spreads[name] = pooling.pool(_sets(values, half=0.03))
+  shared = pooling.share({name: spreads[name][ONE.key] for name in "abd"})
+  variance = (0.02 + 0.18) / 2
+  assert shared["a"].between == pytest.approx((variance / 2, 2))
+  # A single run has the variance of the others' runs.
+  assert shared["d"].between == pytest.approx((variance, 2))
+  # Two runs that agree by chance are no surer than those of other paths.
+  tables = pooling.share_intervals(
+    pooled, spreads, lambda key: {"d": "its own encoder"}
+  )
+  of = pooling.share({name: spreads[name][ONE.key] for name in "abc"})["c"]
+  assert (tables["c"][0].low, tables["c"][0].high) == pytest.approx(
+    pooling.interval(of, (0.0, 1.0))
+  )
+  assert tables["d"] == pooled["d"]
+
+
+def test_figures_without_deviations_have_no_interval():
+  (result,), spreads = pooling.pool(_sets([[0.8, 0.81, 0.82]]))
+  assert (result.low, result.high) == (None, None)
+  known = _spread(0.1, 0.01)
+  paths = {"a": {ONE.key: known}, "b": {ONE.key: known}, "c": spreads}
+  (verdict,) = pooling.verdicts(paths, {ONE.key: "lower"})
+  assert set(verdict.ranking) == {"a", "b"}
+  assert verdict.unranked == {"c": "no interval over patients"}
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_shares_of_all_or_none_have_the_interval_of_their_patients(value):
+  share = statistics.linear(value, (np.full(100, value), np.arange(100)))
+  fields = share.fields((0.0, 1.0))
+  one = dataclasses.replace(ONE, **fields)
+  (result,), spreads = pooling.pool([[[one]] * 3] * 2)
+  assert (result.low, result.high) == (fields["low"], fields["high"])
+  assert result.high - result.low > 0.03
+  # Newcombe's, of the widths of both.
+  none = spreads[ONE.key]
+  same = pooling.difference(none, none, bounds=(0.0, 1.0))
+  assert same == pytest.approx((-0.038, 0.038), abs=1e-3)
+  few = np.abs(value - (np.arange(100) < 5))
+  other = statistics.linear(few.mean(), (few, np.arange(100)))
+  other = pooling.spread(np.full((1, 1), few.mean()), [other.deviations], 99)
+  ends = np.abs(pooling.difference(none, other, bounds=(0.0, 1.0)))
+  assert (ends.min(), ends.max()) == pytest.approx((0.002, 0.112), abs=2e-3)
 
 
 def test_pool_is_undefined_where_a_set_is():

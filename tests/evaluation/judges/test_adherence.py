@@ -225,6 +225,17 @@ def test_adherence_interval_is_binomial():
   assert abs(high - (0.6 + spread)) < 0.025
 
 
+def test_shares_have_the_degrees_of_their_own_class():
+  asked = np.repeat([1, 0], [5, 95])[:, None]
+  result = adherence.measure(0.4 * asked, asked, np.array([0.5]))
+  num = {name: estimates[0].patients for name, estimates in result.findings.items()}
+  expected = {"auroc": 5, "average_precision": 5, "found": 5, "false_alarms": 95}
+  assert num == expected
+  # None of 95 was flagged, and none of 5.
+  assert _ends(result.findings["false_alarms"][0])[1] < 0.05
+  assert _ends(result.findings["found"][0])[1] > 0.5
+
+
 def test_adherence_interval_is_over_patients(planted):
   scores, asked, thresholds = (np.repeat(x, 4, axis=0) for x in planted)
   thresholds = planted[2]

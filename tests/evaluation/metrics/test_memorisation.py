@@ -130,6 +130,13 @@ def test_measure_detects_a_leak_of_five_percent_except_by_the_average(reference)
   assert figures["elicited_auroc", "generated"].value < 0.6
 
 
+def test_no_copies_in_both_sets_are_no_certainty(reference):
+  excess = _measure(reference, 0)["elicited_copies_excess", "generated"]
+  assert excess.value == 0
+  assert excess.low < -0.005
+  assert excess.high > 0.005
+
+
 @pytest.mark.parametrize("share", [0.0, 0.9])
 def test_measure_reports_no_leak_without_one(reference, share):
   """Not even of a path that reconstructs its condition's image, seen or not."""

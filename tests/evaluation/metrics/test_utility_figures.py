@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+from scipy import stats
 
 from cxr_diffusion_jax.data.sources.nih import metadata
 from cxr_diffusion_jax.evaluation import statistics
@@ -35,7 +36,11 @@ def test_measurement_interval_covers_images_and_seeds(monkeypatch):
   test = dataclasses.replace(
     test, findings=test.findings[:, :1], counted=test.counted[:1]
   )
-  monkeypatch.setattr(statistics, "interval", lambda v, e, d, b: (v - e, v + e))
+  monkeypatch.setattr(
+    statistics,
+    "interval",
+    lambda v, parts, b: (v, v + 2 * math.sqrt(sum(variance for variance, _ in parts))),
+  )
   value, alone = spread([clean])
   # Hanley and McNeil 1982, equation 1: the standard error of an area.
   q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
@@ -49,6 +54,29 @@ def test_measurement_interval_covers_images_and_seeds(monkeypatch):
   both = spread(seeds)
   assert math.isclose(both[0], np.mean(areas))
   assert math.isclose(both[1], np.std(areas, ddof=1) / math.sqrt(3), rel_tol=0.15)
+
+
+def test_measurement_interval_has_the_degrees_of_seeds_and_of_the_fewer_class():
+  generator = np.random.default_rng(0)
+  base = _test_set(300)
+
+  def measured(count, seeds=3):
+    findings = np.zeros((300, 1))
+    findings[:count] = 1
+    test = dataclasses.replace(base, findings=findings, counted=np.array([True]))
+    scores = findings + generator.standard_normal((seeds, 300, 1))
+    drawn = utility_figures.sample(test, "auroc", scores)
+    figure = utility_figures.measurement(test, "tstr_auroc_difference", drawn, 0, num=1)
+    error = statistics.standard_error(drawn.deviations[:, 0])
+    return figure, error, drawn.values[:, 0].std() / math.sqrt(2)
+
+  figure, error, between = measured(100)
+  reach = math.hypot(stats.t.ppf(0.975, 99) * error, stats.t.ppf(0.975, 2) * between)
+  assert math.isclose(figure.value - figure.low, reach, rel_tol=1e-6)
+  figure, error, _ = measured(8, 1)
+  reach = stats.t.ppf(0.975, 7) * error
+  assert math.isclose(figure.value - figure.low, reach, rel_tol=1e-6)
+  assert measured(4)[0].low is None
 
 
 def test_figures_of_unknown_findings_are_those_of_the_known_images():
