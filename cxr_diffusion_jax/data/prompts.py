@@ -36,8 +36,8 @@ def phrasings() -> dict:
   Returns:
     `templates`: with {view}, {person} and {findings}; `without_findings`: templates of
     prompts that leave findings out; `without_view`: both lists for prompts that leave
-    the view out; `none`: phrases of no finding; `views`: code -> words; `sexes`: code
-    or `unknown` -> words; `zones`: of a lung -> words;
+    the view out; `none`: phrases of no finding; `views`, `sexes`: code or `unknown` ->
+    words; `zones`: of a lung -> words;
     `findings`: name -> `pattern` (what its phrases contain and no other's do),
     `region` (null: central, has no side), `phrases`, `one_side` (with {place}, such as
     `right upper zone`) and `both_sides` (with {places}, such as `both upper zones`, or
@@ -63,7 +63,7 @@ def prompt(
     findings: names of the vocabulary in any spelling; empty for none; None to say
       nothing of findings.
     vocabulary: names of the k findings; None for NIH's.
-    view: 'PA', 'AP' or None for unknown.
+    view: 'PA', 'AP', None for either of them, '' to say nothing of the view.
     sex: 'M', 'F' or None for unknown.
     boxes: [k 4] (x, y, width, height) as fractions of the image, nan where there is
       none; they give the side and the zone of findings. Boxes of other findings are
@@ -89,10 +89,10 @@ def prompt(
     _phrase(vocabulary[int(index)], boxes[int(index)], choose)
     for index in rng.permutation(indices).astype(int)
   ]
-  forms = words if view else words["without_view"]
+  forms = words["without_view"] if view == "" else words
   template = choose(forms["without_findings" if findings is None else "templates"])
   text = template.format(
-    view=view and choose(words["views"][_code("view", view, words["views"])]),
+    view=view != "" and choose(words["views"][_code("view", view, words["views"])]),
     person=_person(age, choose(words["sexes"][_code("sex", sex, words["sexes"])])),
     findings=_enumerate(phrases or [choose(words["none"])]),
   )
@@ -117,9 +117,10 @@ def texts(
 
   Arrays are as in `Records.fields`; boxes [n k 4] as of `prompt`. A text depends on
   its row alone, and states the findings that are present; without one it says that
-  there is none if all are known to be absent, and else nothing of findings. Captions
-  other than 0 are in other phrasings, and each leaves out each of `ATTRIBUTES` with
-  probability `drop`.
+  there is none if all are known to be absent, and else nothing of findings. Of an
+  unknown view it says nothing. Captions other than 0 are in other phrasings, and each
+  leaves out each of `ATTRIBUTES` with probability `drop`; a known view is then
+  frontal.
   """
   result = []
   for number, (name, row, view, age, sex) in enumerate(
@@ -127,11 +128,12 @@ def texts(
   ):
     row_seed = f"{seed}/{name}" + (f"/{caption}" if caption else "")
     kept = _kept(row_seed, drop if caption else 0.0)
+    projection = {0: "PA", 1: "AP"}.get(int(view), "")
     result.append(
       prompt(
         labels.stated(row, vocabulary) if "findings" in kept else None,
         vocabulary=vocabulary,
-        view={0: "PA", 1: "AP"}.get(int(view)) if "view" in kept else None,
+        view=projection if "view" in kept or not projection else None,
         age=float(age) if "age" in kept else None,
         sex={0: "F", 1: "M"}.get(int(sex)) if "sex" in kept else None,
         boxes=boxes[number] if boxes is not None and "sides" in kept else None,
@@ -173,12 +175,13 @@ def place_of(box: np.ndarray) -> tuple[str, str]:
 
 @functools.cache
 def fingerprint() -> str:
-  """12 hex digits that change when the prompt of any row may change.
+  """12 hex digits that change when the prompt of any row of a known view may change.
 
   They hash the phrasings and some hundred prompts, so a change of this module's
   grammar or of numpy's choices shows as well.
   """
-  digest = hashlib.sha256(json.dumps(phrasings(), sort_keys=True).encode())
+  words = {name: of for name, of in phrasings().items() if name != "without_view"}
+  digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
   rng, vocabulary = np.random.default_rng(0), metadata.FINDINGS
   for seed in range(200):
     low, size = rng.random((14, 2)) * 0.7, rng.random((14, 2)) * 0.6
@@ -193,6 +196,14 @@ def fingerprint() -> str:
       seed=seed,
     )
     digest.update(text.encode())
+  return digest.hexdigest()[:12]
+
+
+def fingerprint_without_view() -> str:
+  """12 hex digits that change when the prompt of a row of unknown view may change."""
+  digest = hashlib.sha256(fingerprint().encode())
+  digest.update(json.dumps(phrasings()["without_view"], sort_keys=True).encode())
+  digest.update("".join(prompt((), view="", seed=seed) for seed in range(20)).encode())
   return digest.hexdigest()[:12]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from cxr_diffusion_jax import checked_files, errors, types
 from cxr_diffusion_jax.conditioning import base as conditioning
 from cxr_diffusion_jax.data import images as images_lib
-from cxr_diffusion_jax.data import prompts, reports
+from cxr_diffusion_jax.data import prompts, reports, splits
 from cxr_diffusion_jax.data.columns import column as columns_lib
 from cxr_diffusion_jax.data.columns import writer as column_writer
 from cxr_diffusion_jax.data.records import records as records_lib
@@ -289,7 +289,9 @@ def prompts_fingerprint(
   # The records' own fingerprint covers labels, boxes and reports.
   facts = [records.fingerprint, settings.prompts, settings.prompt_seed]
   if settings.prompts != "report":
-    facts.append(prompts.fingerprint())
+    views = np.concatenate([records.fields(one)["view"] for one in splits.SPLITS])
+    known = bool((views >= 0).all())
+    facts.append(prompts.fingerprint() if known else prompts.fingerprint_without_view())
   if caption:
     facts.append(caption)
     if settings.prompts != "report":

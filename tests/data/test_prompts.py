@@ -35,7 +35,7 @@ def boxes_of(**boxes: tuple[float, float, float, float]) -> np.ndarray:
 @given(
   names=st.sets(st.sampled_from(metadata.FINDINGS)),
   boxes=st.lists(BOX, min_size=14, max_size=14),
-  view=st.sampled_from(["PA", "AP", None]),
+  view=st.sampled_from(["PA", "AP", None, ""]),
   age=st.one_of(st.none(), st.just(np.nan), st.floats(0, 120)),
   sex=st.sampled_from(["M", "F", None]),
   seed=st.integers(0, 10**6),
@@ -154,7 +154,7 @@ def test_phrasings_of_other_words_name_no_finding():
   words = prompts.phrasings()
   of_labels = {"templates", "none", "views", "sexes", "zones", "findings"}
   assert set(words) == of_labels | {"without_findings", "without_view"}
-  assert set(words["views"]) == {"PA", "AP"}
+  assert set(words["views"]) == {"PA", "AP", "unknown"}
   assert set(words["sexes"]) == {"M", "F", "unknown"}
   assert len(words["templates"]) >= 10
 
@@ -193,7 +193,7 @@ def test_prompt_has_view_age_and_sex():
 
 def test_prompt_omits_unknown_values():
   for seed in range(60):
-    text = prompts.prompt([], seed=seed)
+    text = prompts.prompt([], view="", seed=seed)
     assert "year" not in text
     assert "None" not in text
     assert "nan" not in text
@@ -254,7 +254,7 @@ def test_texts_are_prompts_of_their_rows():
     ),
     prompts.prompt([], view="AP", seed="7/00000002_000"),
     prompts.prompt(
-      ["Effusion"], age=60, sex="F", boxes=boxes[2], seed="7/00000003_000"
+      ["Effusion"], view="", age=60, sex="F", boxes=boxes[2], seed="7/00000003_000"
     ),
   ]
   assert "left lower" in result[2]
@@ -266,6 +266,23 @@ def test_texts_are_prompts_of_their_rows():
   assert prompts.texts(
     ids[1:2], findings[1:2], **alone, seed=7, vocabulary=metadata.FINDINGS
   ) == [result[1]]
+
+
+def test_texts_say_no_view_of_an_unknown_one():
+  unknown = np.full(200, -1)
+  ids = [str(number) for number in range(200)]
+  for caption in (0, 1):
+    texts = prompts.texts(
+      ids,
+      np.zeros((200, 14), np.float32),
+      unknown,
+      np.full(200, np.nan),
+      unknown,
+      vocabulary=metadata.FINDINGS,
+      caption=caption,
+      drop=0.5,
+    )
+    assert not any(re.search("frontal|view|projection", text) for text in texts)
 
 
 def test_texts_assert_only_what_is_known():
