@@ -6,6 +6,7 @@ line, exit code 1. `Interrupted` ends work that a signal stopped after a clean
 save: exit code 128 + signal. Any other exception is a bug.
 """
 
+import math
 import signal
 
 
@@ -29,9 +30,17 @@ class InputError(Exception):
 
 
 def require_positive(name: str, value: float) -> None:
-  """Raises InputError unless a value is above 0."""
-  if not value > 0:
-    raise InputError(f"{name}={value}", "above 0")
+  """Raises InputError unless a value is above 0 and finite."""
+  if not 0 < value < math.inf:
+    raise InputError(f"{name}={value}", "above 0 and finite")
+
+
+def require_range(
+  name: str, value: float, least: float, below: float = math.inf
+) -> None:
+  """Raises InputError unless least <= value < below."""
+  if not least <= value < below:
+    raise InputError(f"{name}={value}", f"[{least:g}, {below:g})")
 
 
 class MissingHosts(Exception):

@@ -122,6 +122,10 @@ class LogitNormal(Shifted):
   mean: float = 0.0
   std: float = 1.0
 
+  def __post_init__(self):
+    super().__post_init__()
+    _check_law(self.mean, self.std)
+
   def times_at(self, quantile: Array, schedule: Schedule) -> Array:
     z = jax.scipy.special.ndtri(quantile)
     return jax.nn.sigmoid(self.offset + self.mean + self.std * z)
@@ -144,6 +148,10 @@ class LogNormal(Shifted):
 
   mean: float = -1.2
   std: float = 1.2
+
+  def __post_init__(self):
+    super().__post_init__()
+    _check_law(self.mean, self.std)
 
   def times_at(self, quantile: Array, schedule: Schedule) -> Array:
     z = jax.scipy.special.ndtri(quantile)
@@ -227,6 +235,13 @@ def load(name: str) -> type[TimeSampler]:
     "uniform": Uniform,
   }
   return naming.choose("time sampler", name, samplers)
+
+
+def _check_law(mean: float, std: float) -> None:
+  """Raises errors.InputError unless these are of a normal law."""
+  if not math.isfinite(mean):
+    raise errors.InputError(f"config.diffusion.time_sampler.mean={mean}", "finite")
+  errors.require_positive("config.diffusion.time_sampler.std", std)
 
 
 def _inside(t: Array) -> Array:

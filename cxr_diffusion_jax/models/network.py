@@ -113,12 +113,25 @@ def check_sides(sides: Sequence[int], divisor: int, what: str) -> None:
     )
 
 
+def check_least(network: nn.Module, **least: float) -> None:
+  """Raises errors.InputError for a field, or an entry of one, that is below its least.
+
+  Fields that are None are not checked.
+  """
+  for name, bound in least.items():
+    value = getattr(network, name)
+    for one in value if isinstance(value, tuple) else (value,):
+      if one is not None:
+        errors.require_range(f"config.model.{name}", one, bound)
+
+
 def dropped(module: nn.Module, rate: float, x: Array) -> Array:
   """Zeroes a share of x and scales the rest, in a compact method (1207.0580).
 
   Only `apply` with `rngs={'dropout': key}` drops anything: training does, sampling and
-  validation do not.
+  validation do not. A rate outside [0, 1) raises errors.InputError.
   """
+  errors.require_range("config.model.dropout", rate, 0, 1)
   if not rate or not module.has_rng("dropout"):
     return x
   mask = nn.Dropout(rate, deterministic=False)(jnp.ones_like(x)) != 0

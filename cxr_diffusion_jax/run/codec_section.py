@@ -9,6 +9,7 @@ config.codec --build--> (statistics of the data) -> Codec, and its autoencoder
 
 from collections.abc import Callable
 import dataclasses
+import math
 
 from cxr_diffusion_jax import artifacts, errors
 from cxr_diffusion_jax.encoders.latents import autoencoders
@@ -59,7 +60,10 @@ def _haar(
   section: artifacts.JsonMapping,
 ) -> Callable[[artifacts.JsonMapping], codec_lib.Codec]:
   sections.check_keys("config.codec", section, ("levels", "loss_power"))
-  levels = section.get("levels", 2)
+  levels, loss_power = section.get("levels", 2), section.get("loss_power", 1.0)
+  errors.require_range("config.codec.levels", levels, 0)
+  if not math.isfinite(loss_power):
+    raise errors.InputError(f"config.codec.loss_power={loss_power}", "finite")
 
   def make(statistics: artifacts.JsonMapping) -> codec_lib.Codec:
     # Until the records are read, only shapes matter.
@@ -73,7 +77,7 @@ def _haar(
       levels=levels,
       mean=tuple(known[str(levels)]["mean"]),
       std=tuple(known[str(levels)]["std"]),
-      loss_power=section.get("loss_power", 1.0),
+      loss_power=loss_power,
       mode_variance=_mode(statistics, str(levels)),
     )
 

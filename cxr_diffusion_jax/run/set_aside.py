@@ -64,7 +64,7 @@ def set_later_aside(
 ) -> None:
   """Moves the checkpoints and snapshots after a step to WORKDIR/set_aside.
 
-  Where that was done before with the same rates, nothing is moved, so that the same
+  Where the last call had the same step and rates, nothing is moved, so that the same
   command resumes the newest checkpoint.
 
   Args:
@@ -81,19 +81,21 @@ def set_later_aside(
       "copy the run's folder without its later checkpoints",
     )
   root = pathlib.Path(workdir)
-  before = sorted((root / "set_aside").glob(f"after_{step}-*"))
-  for place in before:
-    mark = place / "rates.json"
-    if mark.exists() and artifacts.read_json(mark) == dict(rates):
-      logging.info("checkpoints after %d were set aside before, in %s", step, place)
-      return
+  ends = (path.name.split("-")[-1] for path in (root / "set_aside").glob("after_*-*"))
+  # Calls are numbered over all steps.
+  number = max((int(end) for end in ends if end.isdigit()), default=0)
+  last = root / "set_aside" / f"after_{step}-{number}"
+  mark = last / "rates.json"
+  if mark.exists() and artifacts.read_json(mark) == dict(rates):
+    logging.info("checkpoints after %d were set aside before, in %s", step, last)
+    return
   steps = steps_in(root / "checkpoints")
   if step not in steps:
     raise errors.InputError(
       f"no checkpoint {step} in {root}",
       f"one of {', '.join(map(str, steps))}" if steps else "a run with checkpoints",
     )
-  place = root / "set_aside" / f"after_{step}-{len(before) + 1}"
+  place = root / "set_aside" / f"after_{step}-{number + 1}"
   for name in ("checkpoints", "power_ema"):
     (place / name).mkdir(parents=True, exist_ok=True)
     for later in steps_in(root / name):

@@ -233,20 +233,20 @@ class _Updates:
           watch.check(state, of_step, values)
       if writes:
         metrics.write(step, self.goodput.scalars())
-      if stop:
-        # A preempted machine leaves no time to validate or to draw samples.
-        self.save(state, None)
-        return state, "finished" if last else "interrupted"
+      # Before a stop too: a resumed run starts at the next step.
       loss = self.validate(state, step) if validates else None
       stale = not last and 0 < settings.patience <= self.history.since_best
       if shows or (stale and settings.sample_every):
         self.show(state, step)
       if keeps or (stale and settings.power_ema):
         self.keep(state)
-      if due or stale:
-        self.save(state, loss)
+      if due or stale or stop:
+        # An uninterrupted run has no checkpoint of another step to choose as the best.
+        self.save(state, loss if due or stale else None)
       if stale:
         return state, "no improvement"
+      if stop and not last:
+        return state, "interrupted"
     return state, "finished"
 
   def validate(self, state: state_lib.TrainState, step: int) -> float:

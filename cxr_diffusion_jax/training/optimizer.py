@@ -20,16 +20,16 @@ class OptimizerSettings:
   """How parameters are updated (AdamW: Loshchilov and Hutter, 1711.05101).
 
   Attributes:
-    learning_rate: peak learning rate.
+    learning_rate: peak learning rate; >= 0.
     schedule: 'cosine' decay to `final_rate` of the peak, 'constant', or 'inverse_sqrt':
       the peak over sqrt(step / decay_after), which needs no last step (Karras et al.
       2024, 2312.02696, section 3.1).
     warmup_steps: updates of linear warm-up.
     final_rate: last learning rate over the peak, in [0, 1].
-    weight_decay: decoupled decay of kernels, not of biases, norms and embeddings.
+    weight_decay: decoupled decay of kernels, not of biases, norms and embeddings; >= 0.
     clip_norm: largest global norm of the gradient; 0 for no clipping.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
+    b1: decay of the first moment, in [0, 1).
+    b2: decay of the second moment, in [0, 1).
     accumulation: number of equal parts of a batch that are processed in turn.
     decay_after: step until which 'inverse_sqrt' stays at the peak.
     unit_weights: rescale EDM2's weights to unit magnitude after each update. Otherwise
@@ -54,11 +54,18 @@ class OptimizerSettings:
         f"config.optimizer.schedule={self.schedule!r}",
         "'constant', 'cosine' or 'inverse_sqrt'",
       )
-    for name in ("accumulation", "decay_after"):
-      if getattr(self, name) < 1:
-        raise errors.InputError(
-          f"config.optimizer.{name}={getattr(self, name)}", "1 or more"
-        )
+    for names, *bounds in (
+      (("accumulation", "decay_after"), 1),
+      (("learning_rate", "warmup_steps", "weight_decay", "clip_norm"), 0),
+      (("b1", "b2"), 0, 1),
+    ):
+      for name in names:
+        value = getattr(self, name)
+        errors.require_range(f"config.optimizer.{name}", value, *bounds)
+    if not 0 <= self.final_rate <= 1:
+      raise errors.InputError(
+        f"config.optimizer.final_rate={self.final_rate}", "[0, 1]"
+      )
 
 
 def learning_rate(settings: OptimizerSettings, num_steps: int) -> optax.Schedule:

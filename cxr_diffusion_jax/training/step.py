@@ -113,18 +113,27 @@ def train_step(
   """
   key = _step_key(seed, state.step)
   inputs = _inputs(objective, key, batch)
-  loss_and_grad = jax.value_and_grad(
-    functools.partial(total_loss, objective, dropout_key=jax.random.fold_in(key, 4)),
-    has_aux=True,
-  )
+  dropout_key = jax.random.fold_in(key, 4)
+
+  def loss_of(learned, *inputs, rows=None):
+    # Each part draws masks of its own, or single rows would all have the same mask.
+    mask_key = dropout_key if rows is None else jax.random.fold_in(dropout_key, rows[0])
+    return total_loss(objective, learned, *inputs, dropout_key=mask_key)
+
+  loss_and_grad = jax.value_and_grad(loss_of, has_aux=True)
   if accumulation > 1:
+    b = len(inputs[0])
     # Only for several parts, because within loops XLA on CPUs computes gradients of
     # convolutions on a slow path (a step of the tiny UNet took 24 times as long).
-    loss_and_grad = optax.microbatching.microbatch(
-      loss_and_grad,
-      argnums=(1, 2, 3, 4, 5),
-      microbatch_size=len(inputs[0]) // accumulation,
-      accumulator=optax.microbatching.AccumulationType.MEAN,
+    loss_and_grad = functools.partial(
+      optax.microbatching.microbatch(
+        loss_and_grad,
+        argnums=(1, 2, 3, 4, 5),
+        argnames="rows",
+        microbatch_size=b // accumulation,
+        accumulator=optax.microbatching.AccumulationType.MEAN,
+      ),
+      rows=jnp.arange(b),
     )
   learned = state_lib.learned(state.params, state.projector)
   (_, metrics), grads = loss_and_grad(learned, *inputs)

@@ -67,6 +67,58 @@ def test_build_refuses_wrong_values(key, value, message, small):
   assert message in str(caught.value)
 
 
+NAN = float("nan")
+
+
+def _shapes(config):
+  experiment = experiment_lib.build(config)
+  return jax.eval_shape(experiment.recipe.init_fn, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+  ("key", "values"),
+  [
+    ("optimizer.learning_rate", (-1e-4, NAN)),
+    ("optimizer.warmup_steps", (-1,)),
+    ("optimizer.final_rate", (-0.1, 2.0, NAN)),
+    ("optimizer.weight_decay", (-0.1, NAN)),
+    ("optimizer.clip_norm", (-1.0, NAN)),
+    ("optimizer.b1", (1.0, 1.5, NAN)),
+    ("optimizer.b2", (1.0, -0.5)),
+    ("codec.levels", (-1,)),
+    ("codec.loss_power", (NAN,)),
+    ("diffusion.time_sampler.std", (0.0, -1.0, NAN)),
+    ("diffusion.time_sampler.mean", (NAN,)),
+    ("dit.dropout", (1.0, 1.5, -0.5, NAN)),
+    ("dit.depth", (0,)),
+    ("dit.width", (0,)),
+    ("dit.patch_size", (0,)),
+    ("dit.mlp_ratio", (0.0, -1.0, 1e-3, NAN)),
+    ("unet.dropout", (1.0,)),
+    ("unet.head_width", (0,)),
+    ("unet.context_width", (0,)),
+    ("unet.norm_groups", (0,)),
+    ("edm2.dropout", (1.0,)),
+    ("edm2.head_width", (0,)),
+  ],
+)
+def test_build_refuses_values_out_of_range(key, values, small):
+  *sections, name = key.split(".")
+  for value in values:
+    config = small.config().to_dict()
+    if sections[0] in ("dit", "unet", "edm2"):
+      config["model"] = {"name": sections[0], name: value}
+    else:
+      section = config
+      for part in sections:
+        section = section[part]
+      section[name] = value
+    with pytest.raises(errors.InputError) as caught:
+      _shapes(config)
+    assert f".{name}={value}; expected" in str(caught.value)
+    assert str(caught.value).startswith("config.")
+
+
 @pytest.mark.parametrize(
   ("section", "key", "message"),
   [

@@ -61,6 +61,22 @@ def test_set_later_aside_moves_checkpoints_and_snapshots(workdir):
   assert set_aside.steps_in(workdir / "checkpoints") == [1]
 
 
+def test_set_later_aside_goes_back_with_rates_of_an_earlier_call(workdir):
+  """Places are counted: the tenth comes after the second."""
+  for number in range(12):
+    (workdir / "checkpoints/2").mkdir(exist_ok=True)
+    rates = {"rate": (0.1, 0.05)[number % 2]}
+    set_aside.set_later_aside(workdir, 1, rates)
+    assert set_aside.steps_in(workdir / "checkpoints") == [1]
+  for step in (2, 3):
+    (workdir / f"checkpoints/{step}").mkdir()
+  set_aside.set_later_aside(workdir, 1, rates)
+  assert set_aside.steps_in(workdir / "checkpoints") == [1, 2, 3]
+  set_aside.set_later_aside(workdir, 2, {"rate": 0.01})
+  set_aside.set_later_aside(workdir, 1, rates)
+  assert set_aside.steps_in(workdir / "checkpoints") == [1]
+
+
 def test_set_later_aside_continues_a_call_that_was_killed(workdir):
   """Without rates.json, which is written last, a place is not taken as done."""
   (workdir / "set_aside/after_1-1/checkpoints").mkdir(parents=True)

@@ -217,6 +217,7 @@ def test_train_on_eight_devices_equals_one(train, tmp_path, monkeypatch):
   # One device resumes what eight devices have saved, and loses nothing.
   moved, writer_of_moved = train(tmp_path / "many", **COSINE)
   assert sorted(writer_of_moved.scalars) == [5, 6]
+  assert set_aside.steps_in(tmp_path / "many/power_ema") == [2, 4, 6]
   losses = writer_of_many.losses() + writer_of_moved.losses()
   np.testing.assert_allclose(losses, writer.losses(), rtol=0, atol=1e-5)
   assert abs(one.history.best_loss - moved.history.best_loss) < 1e-5
@@ -244,6 +245,49 @@ def test_train_saves_and_ends_on_each_signal(run_toy, tmp_path):
   for number in range(1, 7):
     expected += np.float32(1 / number)
   assert float(resumed.state.params["a"]) == float(expected)
+
+
+def test_train_does_what_is_due_at_the_step_that_a_signal_ends(run_toy, tmp_path):
+  """So that the run then ends as if uninterrupted."""
+
+  def send(step: int) -> None:
+    if step == 4:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  changes = {"num_steps": 20, "patience": 2, "sample_every": 4}
+  stopped, writer, toy = run_toy(action=send, losses=[3.0, 1.0], **changes)
+  assert (stopped.reason, stopped.step, toy.shown) == ("interrupted", 4, [0, 4])
+  assert writer.scalars[4]["validation/loss"] == 1
+  resumed, *_ = run_toy(losses=[2.0, 2.0, 2.0], **changes)
+  assert (resumed.reason, resumed.step) == ("no improvement", 8)
+  assert resumed.history == loop.History(best_loss=1.0, best_step=4, since_best=2)
+  with checkpoints.open_manager(tmp_path, read_only=True) as manager:
+    assert checkpoints.find_step(manager, checkpoints.BEST) == 4
+
+
+def test_train_finishes_despite_a_signal_in_the_last_step(run_toy):
+  def send(step: int) -> None:
+    if step == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  outcome, _, toy = run_toy(action=send, num_steps=2, sample_every=2, losses=[1.0])
+  assert (outcome.reason, toy.shown) == ("finished", [0, 2])
+  assert outcome.history == loop.History(best_loss=1.0, best_step=2)
+
+
+def test_train_gives_a_checkpoint_of_a_signal_no_loss_between_periods(
+  run_toy, tmp_path
+):
+  def send(step: int) -> None:
+    if step == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  changes = {"validate_every": 3, "num_steps": 4}
+  run_toy(action=send, losses=[3.0, 1.0], **changes)
+  outcome, *_ = run_toy(losses=[2.0], **changes)
+  assert outcome.history.best_step == 3
+  with checkpoints.open_manager(tmp_path, read_only=True) as manager:
+    assert checkpoints.find_step(manager, checkpoints.BEST) == 4
 
 
 def test_train_stops_at_once_on_a_second_signal(run_toy, tmp_path):

@@ -160,6 +160,39 @@ def test_train_step_drops_activations_and_validation_does_not(objective, batch):
   assert keys[1:] == [None, None]
 
 
+@pytest.mark.parametrize("accumulation", [1, 2, 8])
+def test_train_step_drops_other_activations_in_each_part(
+  accumulation, objective, batch, monkeypatch
+):
+  """The gradient of each of 256 numbers is the mean of its mask over the rows."""
+
+  def masks(key, rows):
+    return jax.random.bernoulli(key, 0.5, (rows, 256)).astype(jnp.float32)
+
+  def apply_fn(variables, x_t, t, context, rngs):
+    return variables["params"]["a"] * masks(rngs["dropout"], len(x_t))
+
+  monkeypatch.setattr(step_lib, "losses", lambda _, output, *rest: output.sum(1))
+  denoiser = dataclasses.replace(objective.denoiser, apply_fn=apply_fn)
+  optimizer = optax.sgd(-1.0)
+  after, _ = step_lib.train_step(
+    dataclasses.replace(objective, denoiser=denoiser),
+    optimizer,
+    state_lib.create({"a": jnp.zeros(256)}, optimizer.init),
+    batch,
+    seed=0,
+    ema_decay=0.9,
+    accumulation=accumulation,
+  )
+  means = np.asarray(after.params["a"])
+  # Eight independent masks; one for all would have a variance of 0.25.
+  assert means.var() == pytest.approx(0.25 / 8, rel=0.3)
+  if accumulation == 1:
+    key = jax.random.fold_in(denoiser_lib.stream_key(0, denoiser_lib.TRAIN_STREAM), 0)
+    expected = masks(jax.random.fold_in(key, 4), 8).mean(0)
+    np.testing.assert_array_equal(means, expected)
+
+
 def test_train_step_learns_nothing_from_a_dropped_stream(objective, batch):
   always = dataclasses.replace(objective, drop_rates=(1.0,))
   old, new, _ = _update(always, batch)

@@ -231,6 +231,9 @@ class DiT(nn.Module):
   def _check(self, x_t: Array) -> None:
     for name, choices in CHOICES.items():
       naming.check(f"unknown {name}", getattr(self, name), choices)
+    network.check_least(self, depth=1, width=1, patch_size=1)
+    # One hidden unit at least.
+    network.check_least(self, mlp_ratio=1 / self.width)
     if self.num_heads < 1 or self.width % (4 * self.num_heads):
       raise errors.InputError(
         f"a width of {self.width} with {self.num_heads} heads",

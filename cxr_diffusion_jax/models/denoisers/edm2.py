@@ -232,6 +232,9 @@ class EDM2(network.LevelFeatures, nn.Module):
         f"attention {self.attention} for block_channels {self.block_channels}",
         "one entry for each level",
       )
+    network.check_least(
+      self, block_channels=1, num_layers=0, head_width=1, context_width=1
+    )
     attending = (*self.attention[:-1], True)
     for channels, attends in zip(self.block_channels, attending, strict=True):
       if attends and channels % self.head_width:

@@ -196,6 +196,9 @@ class UNet(network.LevelFeatures, nn.Module):
         )
     for name, choices in CHOICES.items():
       naming.check(f"unknown {name}", getattr(self, name), choices)
+    network.check_least(
+      self, block_channels=1, num_layers=0, head_width=1, context_width=1, norm_groups=1
+    )
     for channels, heads in zip(self.block_channels, self.heads(), strict=True):
       if channels % self.norm_groups or heads < 1 or channels % heads:
         raise errors.InputError(
