@@ -34,6 +34,7 @@ esac
 """
 # Ends as a process does that saves after the signal of that number.
 SRUN = """#!/bin/bash
+echo "${SRUN_CPUS_PER_TASK}" >>cpus
 printf '%q ' "$@" >>"${CALLS}"; echo >>"${CALLS}"
 [ ! -s codes ] || { code="$(head -n 1 codes)"; sed -i 1d codes; exit "${code}"; }
 """
@@ -226,6 +227,10 @@ def test_slurm_requeues_after_a_signal_and_ends_when_done(place, monkeypatch):
   # Slurm starts the script again, with its arguments.
   assert _slurm(place, [0], monkeypatch).returncode == 0
   assert _calls(place)[2:] == [srun]
+  # srun does not read --cpus-per-task of sbatch itself.
+  monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+  assert _slurm(place, [0], monkeypatch).returncode == 0
+  assert (place / "cpus").read_text().split() == ["12", "12", "6"]
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
