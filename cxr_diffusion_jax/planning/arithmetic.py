@@ -272,6 +272,7 @@ def _sent(parameters: float, setting: Setting) -> float:
   data, fsdp = setting.data, setting.fsdp
   held = parameters / fsdp
   reduced = 2 * (data - 1) / data * held
-  # Gathered for the prediction and for its gradient, which is then scattered, in each
-  # part of the batch: the most, since a compiler may gather once for all parts.
-  return reduced + 3 * (fsdp - 1) * held * setting.accumulation
+  # Gathered for the prediction and for its gradient, which is then scattered.
+  shared = 3 * (fsdp - 1) * held
+  # The most: a compiler may gather once for all parts of a batch.
+  return setting.accumulation * (reduced + shared)
