@@ -63,12 +63,18 @@ class Interrupted(Exception):
     self.signal_number = signal_number
 
 
+class Terminated(KeyboardInterrupt):
+  """SIGTERM while nothing is there to save."""
+
+
 def exit_code(error: BaseException) -> int:
   """Returns the code that a command exits with after an error."""
   if isinstance(error, InputError):
     return 2
   if isinstance(error, Interrupted):
     return 128 + error.signal_number
+  if isinstance(error, Terminated):
+    return 128 + signal.SIGTERM
   if isinstance(error, KeyboardInterrupt):
     return 128 + signal.SIGINT
   return 1

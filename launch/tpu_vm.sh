@@ -21,7 +21,8 @@
 # Ctrl-C ends this script, not the run on the slice; the same command ends that run
 # after a save, and resumes it.
 #
-# Exit code: that of `main`. 0 ends the work, 2 (wrong input) is not repeated.
+# Exit code: that of `main`. 0 ends the work, 2 (wrong input) is not repeated; 1 also
+# after ten failures of gcloud in a row while the slice is not active.
 # POLL=60 is the number of seconds between two looks at the slice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -75,9 +76,13 @@ run() {
 tpus() { # GROUP COMMAND ARGUMENTS: gcloud on the queued resource or its VMs
   run gcloud compute tpus "$@" "${place[@]}" --quiet
 }
-state() {
+state() { # UNKNOWN if gcloud cannot tell.
   gcloud compute tpus queued-resources describe "${name}" "${place[@]}" \
-    --format='value(state.state)' 2>/dev/null || echo ABSENT
+    --format='value(state.state)' 2>"${folder}/said" && return
+  if grep -q NOT_FOUND "${folder}/said"; then echo ABSENT; else
+    cat "${folder}/said" >&2
+    echo UNKNOWN
+  fi
 }
 create() {
   tpus queued-resources create "${name}" --node-id="${name}" \
@@ -85,17 +90,26 @@ create() {
 }
 remove() { tpus queued-resources delete "${name}" --force; }
 
+act_on() { # STATE
+  case "$1" in
+    ABSENT) create ;;
+    SUSPENDED | FAILED) remove ;;
+    UNKNOWN) false ;;
+  esac
+}
 wait_until_active() { # Requests the slice if it is absent or lost.
-  local current last=""
+  local current last="" failures=0
   while current="$(state)" && [ "${current}" != ACTIVE ]; do
     if [ "${current}" != "${last}" ]; then
       echo "${name}: ${current}"
       last="${current}"
     fi
-    case "${current}" in
-      ABSENT) create ;;
-      SUSPENDED | FAILED) remove ;;
-    esac
+    if act_on "${current}"; then
+      failures=0
+    elif ((++failures == 10)); then
+      echo "error: gcloud failed 10 times in a row; ${name} may run on and cost" >&2
+      exit 1
+    fi
     sleep "${POLL:-60}"
   done
 }

@@ -13,7 +13,6 @@ import inspect
 import os
 import pathlib
 import platform
-import signal
 import sys
 import traceback
 import warnings
@@ -158,9 +157,9 @@ def _refusal(main: Callable[[], None]) -> str:
   except errors.Interrupted as error:
     print(error)
     sys.exit(128 + error.signal_number)
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as error:
     terminal.TERMINAL.write("interrupted; repeat the same command to continue")
-    sys.exit(128 + signal.SIGINT)
+    sys.exit(errors.exit_code(error))
   except Exception as error:
     refusal = _environment_refusal(error)
     if refusal is None:

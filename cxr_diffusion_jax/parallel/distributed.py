@@ -1,7 +1,7 @@
 """The start and the end of a run on one or several hosts.
 
 environment --identify--> Process --roll call--> jax.distributed
-SIGTERM, SIGINT --signals--> last save
+SIGTERM, SIGINT --signals--> last save; SIGTERM before and after --> errors.Terminated
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ import os
 import re
 import signal
 from types import FrameType
+from typing import Any
 
 import jax
 
@@ -20,6 +21,8 @@ from cxr_diffusion_jax.parallel import store as store_lib
 
 # Key of the first signal that ends a run.
 _SIGNAL = "signal"
+
+_SERVICE = "jax_enable_preemption_service"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,8 @@ def initialize(wanted: bool, *, timeout: int = 300, heartbeat: int = 60) -> None
   """Joins the other hosts of a run. Call it before any device is used.
 
   Slurm, TPU slices and Open MPI identify the processes themselves. Other launchers set
-  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. From then on SIGTERM
+  raises errors.Terminated, outside `signals`.
 
   Args:
     wanted: whether the user asked for it; JAX_COORDINATOR_ADDRESS also does.
@@ -61,6 +65,10 @@ def initialize(wanted: bool, *, timeout: int = 300, heartbeat: int = 60) -> None
   address, count, index = process.address, process.count, process.index
   if address is not None and count is not None and index is not None and count > 1:
     roll_call.wait(address, count, index, timeout)
+  # It would swallow SIGTERM until `stops` is called, after all preparations.
+  deferred = _service_state() is not None
+  if deferred:
+    jax.config.update(_SERVICE, False)
   try:
     jax.distributed.initialize(
       coordinator_address=address,
@@ -75,6 +83,22 @@ def initialize(wanted: bool, *, timeout: int = 300, heartbeat: int = 60) -> None
       fix="use a launcher that JAX knows, or set JAX_COORDINATOR_ADDRESS,"
       " JAX_NUM_PROCESSES and JAX_PROCESS_ID",
     ) from error
+  if deferred:
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+  del number, frame
+  raise errors.Terminated
+
+
+def _service_state() -> Any | None:
+  """JAX's state that starts its preemption service; None if it cannot start it late."""
+  # JAX has no public name for it.
+  from jax._src import distributed
+
+  state = distributed.global_state
+  return state if hasattr(state, "initialize_preemption_sync_manager") else None
 
 
 def identify(environment: Mapping[str, str]) -> Process:
@@ -167,6 +191,11 @@ def signals() -> Iterator[list[int]]:
 
   handled = (signal.SIGINT,) if store else (signal.SIGTERM, signal.SIGINT)
   previous = {number: signal.signal(number, receive) for number in handled}
+  service = _service_state()
+  if store and service is not None and service.preemption_sync_manager is None:
+    previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    jax.config.update(_SERVICE, True)
+    service.initialize_preemption_sync_manager()
   try:
     yield numbers
   finally:

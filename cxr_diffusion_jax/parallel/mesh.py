@@ -54,9 +54,8 @@ def make_mesh(
   chosen = available[:num_devices] if num_devices else available
   sizes = axis_sizes(len(chosen), data=data, fsdp=fsdp, tensor=tensor)
   shape = tuple(sizes[name] for name in AXES)
-  grid = mesh_utils.create_device_mesh(
-    shape, chosen, allow_split_physical_axes=num_devices > 0
-  )
+  # Only where no product of whole physical axes has the size does JAX split one.
+  grid = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
   return jax.sharding.Mesh(
     grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
   )

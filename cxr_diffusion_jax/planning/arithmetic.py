@@ -1,12 +1,14 @@
 """What a training step needs on a mesh, by arithmetic: seconds, on any machine.
 
 state      the sharding rules applied to parameters, averages and moments: exact
-FLOPs      products of the traced step, at one chip's share of the batch: exact
+FLOPs      products of the traced step, at one chip's share of the batch: exact, but
+           for `tensor`, whose layers are told apart by the shapes of their kernels
 memory, traffic   of `traced`: estimates
-links      gradients reduced over `data`, parameters gathered and scattered over `fsdp`
+links      gradients reduced over `data`, parameters gathered and scattered over `fsdp`;
+           activations summed over `tensor` are not counted
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 
@@ -65,7 +67,7 @@ class Step:
     parameters: number of the whole network's.
     state: bytes of parameters, averages and moments.
     batch: bytes of its part of a batch.
-    sent: bytes that it sends to others.
+    sent: bytes that it sends to others, without activations over `tensor`.
     operations: of the traced program, by which its compilation takes longer.
   """
 
@@ -171,15 +173,19 @@ class Planner:
       traced_step.program,
       donated=True,
       share=lambda shape: 1 / setting.fsdp if shape in split else 1.0,
+      part=_tensor_part(placed.params, setting.tensor),
     )
-    whole = inputs.num_bytes(state.params)
+    whole = sum(
+      inputs.num_bytes(leaf) / (setting.tensor if _over_tensor(leaf) else 1)
+      for leaf in jax.tree.leaves(placed.params)
+    )
     return Step(
       parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
       state=inputs.chip_bytes(placed),
       batch=traced_step.batch,
       temporaries=estimate.temporaries,
       traffic=estimate.traffic,
-      flops=estimate.flops / setting.tensor,
+      flops=estimate.flops,
       sent=_sent(whole, setting),
       operations=estimate.operations,
     )
@@ -242,10 +248,31 @@ class _Traced:
   tensor_parallel: dict[str, int]
 
 
+def _over_tensor(parameter: jax.ShapeDtypeStruct) -> bool:
+  return "tensor" in parameter.sharding.spec
+
+
+def _tensor_part(params: types.Params, tensor: int) -> Callable[[core.JaxprEqn], float]:
+  """Product -> the part of it that a chip of the axis `tensor` computes."""
+  kernels = [leaf for leaf in jax.tree.leaves(params) if len(leaf.shape) == 2]
+  divided = {leaf.shape for leaf in kernels if _over_tensor(leaf)}
+  whole = {leaf.shape for leaf in kernels} - divided
+  whole |= {shape[::-1] for shape in whole}
+
+  def part(product: core.JaxprEqn) -> float:
+    shapes = {getattr(v.aval, "shape", ()) for v in (*product.invars, *product.outvars)}
+    convolution = product.primitive.name == "conv_general_dilated"
+    return 1.0 if convolution or shapes & whole else 1 / tensor
+
+  return part
+
+
 def _sent(parameters: float, setting: Setting) -> float:
-  """Bytes that a chip sends: see `collectives`."""
+  """Bytes that a chip sends of its part of `tensor`: see `collectives`."""
   data, fsdp = setting.data, setting.fsdp
-  held = parameters / (fsdp * setting.tensor)
+  held = parameters / fsdp
   reduced = 2 * (data - 1) / data * held
   # Gathered for the prediction and for its gradient, which is then scattered.
-  return reduced + 3 * (fsdp - 1) * held
+  shared = 3 * (fsdp - 1) * held
+  # The most: a compiler may gather once for all parts of a batch.
+  return setting.accumulation * (reduced + shared)

@@ -116,6 +116,7 @@ def _table(plan: Plan) -> Iterator[str]:
   step, compiled = plan.step, plan.compiled
   if compiled is not None and compiled.over:
     compiled = None
+  uncounted = " (not over tensor)" if plan.setting.tensor > 1 else ""
   rows: Sequence[tuple[str, float, float | None]] = (
     (
       "arguments (state, batch), GB",
@@ -130,7 +131,11 @@ def _table(plan: Plan) -> Iterator[str]:
     ("peak, GB", step.memory / 1e9, compiled and compiled.peak / 1e9),
     ("products, TFLOP", step.flops / 1e12, None),
     ("memory traffic, GB", step.traffic / 1e9, compiled and compiled.traffic / 1e9),
-    ("sent to other chips, GB", step.sent / 1e9, compiled and compiled.sent / 1e9),
+    (
+      f"sent to other chips{uncounted}, GB",
+      step.sent / 1e9,
+      compiled and compiled.sent / 1e9,
+    ),
   )
   yield "| a chip, a training step | by arithmetic | compiled |"
   yield "|:--|--:|--:|"

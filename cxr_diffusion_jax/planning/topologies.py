@@ -56,9 +56,9 @@ CHIPS = {
     Chip(
       name="v5p",
       tflops=459,
-      memory=95 * GB,
+      memory=95 * 2**30,
       memory_rate=2765 * GB,
-      link_rate=300 * GB,
+      link_rate=600 * GB,
       device_kind="TPU v5",
       source=f"{_TPU_DOCS}/v5p",
     ),

@@ -86,14 +86,16 @@ def estimate(
   *,
   donated: bool = False,
   share: Callable[[tuple[int, ...]], float] = lambda shape: 1.0,
+  part: Callable[[core.JaxprEqn], float] = lambda product: 1.0,
 ) -> Estimate:
   """Estimates a program.
 
   Args:
     donated: whether outputs take the memory of arguments.
     share: shape of a value -> the part of it that a chip holds.
+    part: product -> the part of it that a chip computes.
   """
-  flat = _Flat(share)
+  flat = _Flat(share, part)
   arguments = [flat.new(v) for v in (*program.jaxpr.constvars, *program.jaxpr.invars)]
   outputs = flat.add(program.jaxpr, arguments)
   return _analyse(flat, set(arguments), outputs, donated)
@@ -102,10 +104,14 @@ def estimate(
 class _Flat:
   """The operations of a program, with those of its calls, over numbered values."""
 
-  def __init__(self, share: Callable[[tuple[int, ...]], float]):
+  def __init__(
+    self,
+    share: Callable[[tuple[int, ...]], float],
+    part: Callable[[core.JaxprEqn], float],
+  ):
     self.operations: list[_Operation] = []
     self.sizes: list[float] = []
-    self.share = share
+    self.share, self.part = share, part
 
   def new(self, variable: core.Var) -> int:
     self.sizes.append(_size(variable, self.share))
@@ -134,7 +140,7 @@ class _Flat:
           name=equation.primitive.name,
           inputs=tuple(i for i in inputs if i is not None),
           outputs=tuple(results),
-          **_inside(equation, self.share),
+          **_inside(equation, self.share, self.part),
         )
       )
     return [number(atom) for atom in jaxpr.outvars]
@@ -154,13 +160,15 @@ def _inlined(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
 
 
 def _inside(
-  equation: core.JaxprEqn, share: Callable[[tuple[int, ...]], float]
+  equation: core.JaxprEqn,
+  share: Callable[[tuple[int, ...]], float],
+  part: Callable[[core.JaxprEqn], float],
 ) -> artifacts.Json:
   """FLOPs of an equation, and memory and traffic of the programs that it contains."""
   params = equation.params
   match equation.primitive.name:
     case "dot_general" | "conv_general_dilated":
-      return {"flops": cost.product(equation)}
+      return {"flops": part(equation) * cost.product(equation)}
     case "scan":
       rounds, bodies = params["length"], [params["jaxpr"]]
     case "while":
@@ -170,22 +178,22 @@ def _inside(
       rounds, bodies = 1, list(params["branches"])
     case "pallas_call" if params["cost_estimate"] is not None:
       # Of the formula; the kernel pads and computes some products again.
-      return {"flops": float(params["cost_estimate"].flops)}
+      return {"flops": part(equation) * params["cost_estimate"].flops}
     case "pallas_call":
       rounds = math.prod(params["grid_mapping"].grid)
       body = estimate(core.ClosedJaxpr(params["jaxpr"], ()))
       # Its temporaries are on the chip.
-      return {"flops": rounds * body.flops}
+      return {"flops": part(equation) * rounds * body.flops}
     case _:
       return {}
-  inner = [estimate(body, share=share) for body in bodies]
-  temporaries = max(part.temporaries for part in inner)
+  inner = [estimate(body, share=share, part=part) for body in bodies]
+  temporaries = max(each.temporaries for each in inner)
   on_chip = equation.primitive.name == "scan" and temporaries < ON_CHIP
   return {
-    "flops": rounds * max(part.flops for part in inner),
+    "flops": rounds * max(each.flops for each in inner),
     "inner": temporaries,
-    "inner_traffic": 0.0 if on_chip else rounds * max(part.traffic for part in inner),
-    "operations": sum(part.operations for part in inner),
+    "inner_traffic": 0.0 if on_chip else rounds * max(each.traffic for each in inner),
+    "operations": sum(each.operations for each in inner),
   }
 
 

@@ -45,6 +45,7 @@ def test_writable_folder_refuses_a_folder_below_a_file(tmp_path):
     ),
     (errors.MissingHosts("1 of 2 did not join"), 1, "error: 1 of 2 did not join\n"),
     (KeyboardInterrupt(), 130, "interrupted; repeat the same command to continue\n"),
+    (errors.Terminated(), 143, "interrupted; repeat the same command to continue\n"),
     (errors.Interrupted(15, "saved at step 3"), 143, "saved at step 3\n"),
   ],
 )

@@ -20,20 +20,25 @@ SLICE = ("--name", "cxr", "--zone", "z", "--type", "v5litepod-16")
 RUN = ("--config", "configs/elixr_c.py:dit_b", "--workdir", "gs://bucket/a run")
 
 # Records its arguments. The state of the slice is the next line of `states`, and the
-# exit code of a run the next line of `codes`.
+# exit code of a run the next line of `codes`; a slice that exists is not created.
 GCLOUD = """#!/bin/bash
 next() { head -n 1 "$1"; sed -i 1d "$1"; }
 printf '%q ' "$@" >>calls; echo >>calls
 case "$3 $4" in
   "queued-resources describe")
     state="$(next states)"
-    [ "${state}" != ABSENT ] || exit 1
+    case "${state}" in
+      ABSENT) echo "ERROR: (gcloud) NOT_FOUND: no such resource" >&2; exit 1 ;;
+      OFFLINE) echo "ERROR: (gcloud) UNAVAILABLE: try again" >&2; exit 1 ;;
+    esac
     echo "${state}" ;;
+  "queued-resources create") [ ! -e exists ] || exit 1 ;;
   "tpu-vm ssh") exit "$(next codes)" ;;
 esac
 """
 # Ends as a process does that saves after the signal of that number.
 SRUN = """#!/bin/bash
+echo "${SRUN_CPUS_PER_TASK}" >>cpus
 printf '%q ' "$@" >>"${CALLS}"; echo >>"${CALLS}"
 [ ! -s codes ] || { code="$(head -n 1 codes)"; sed -i 1d codes; exit "${code}"; }
 """
@@ -148,6 +153,23 @@ def test_tpu_vm_requests_a_preempted_slice_again(place):
   assert first == second
 
 
+def test_tpu_vm_polls_again_after_errors_of_gcloud(place):
+  (place / "exists").write_text("")
+  states = ["OFFLINE", "PROVISIONING", "OFFLINE", "ABSENT", "ACTIVE"]
+  result = _tpu_vm(place, states, [0])
+  assert result.returncode == 0, result.stderr
+  assert result.stderr.count("UNAVAILABLE: try again") == 2
+  # Only a slice that is known to be absent is requested.
+  assert _steps(place) == ["create", "scp", "ssh"]
+
+
+def test_tpu_vm_ends_after_ten_errors_of_gcloud_in_a_row(place):
+  result = _tpu_vm(place, ["OFFLINE"] * 10, [])
+  assert result.returncode == 1
+  assert "error: gcloud failed 10 times in a row" in result.stderr
+  assert _steps(place) == []
+
+
 @pytest.mark.parametrize(
   ("codes", "options", "code"),
   [
@@ -226,6 +248,10 @@ def test_slurm_requeues_after_a_signal_and_ends_when_done(place, monkeypatch):
   # Slurm starts the script again, with its arguments.
   assert _slurm(place, [0], monkeypatch).returncode == 0
   assert _calls(place)[2:] == [srun]
+  # srun does not read --cpus-per-task of sbatch itself.
+  monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+  assert _slurm(place, [0], monkeypatch).returncode == 0
+  assert (place / "cpus").read_text().split() == ["12", "12", "6"]
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])

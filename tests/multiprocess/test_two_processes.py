@@ -144,3 +144,20 @@ def test_two_processes_with_a_tensor_axis_end_cleanly_on_a_signal_to_one(
   result = run_main("main", *small_dit.arguments(workdir, train__num_steps=step + 1))
   assert result.code == 0, result.err
   assert len(_losses(workdir)["train/loss"]) == step + 1
+
+
+def test_two_processes_end_on_a_signal_to_one_before_training(two, small_dit, tmp_path):
+  workdir = tmp_path / "run"
+  processes = two(small_dit.arguments(workdir, parallel__num_devices=0))
+  deadline = time.monotonic() + 120
+  while not workdir.is_dir():
+    assert time.monotonic() < deadline
+    for process in processes:
+      assert process.poll() is None, process.communicate()[1]
+    time.sleep(0.02)
+  processes[1].send_signal(signal.SIGTERM)
+  for process in processes:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    assert "saved at step" not in out

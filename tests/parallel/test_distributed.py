@@ -1,6 +1,8 @@
 """Joining the hosts of a run."""
 
 import os
+import signal
+import types
 
 import jax
 import pytest
@@ -10,11 +12,13 @@ from cxr_diffusion_jax.parallel import distributed, roll_call
 
 
 @pytest.fixture
-def joined(monkeypatch) -> list[dict]:
+def joined(monkeypatch):
   """What `jax.distributed.initialize` was called with; nobody is joined."""
   calls = []
+  handler = signal.getsignal(signal.SIGTERM)
 
   def initialize(**arguments):
+    assert not jax.config.jax_enable_preemption_service
     calls.append(arguments)
     if arguments["num_processes"] is None:
       raise ValueError("Number of processes must be defined.")
@@ -24,7 +28,9 @@ def joined(monkeypatch) -> list[dict]:
   for name in os.environ:
     if name.startswith(("JAX_COORD", "JAX_NUM", "JAX_PROC", "SLURM_", "TPU_")):
       monkeypatch.delenv(name)
-  return calls
+  yield calls
+  jax.config.update("jax_enable_preemption_service", True)
+  signal.signal(signal.SIGTERM, handler)
 
 
 def test_initialize_does_nothing_on_one_host(joined):
@@ -49,6 +55,38 @@ def test_initialize_refuses_unnamed_hosts(joined):
   with pytest.raises(errors.InputError, match="set JAX_COORDINATOR_ADDRESS"):
     distributed.initialize(True)
   assert len(joined) == 1
+
+
+def test_sigterm_ends_preparations_and_saves_in_training(joined, monkeypatch):
+  from jax._src import distributed as jax_distributed
+
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+  monkeypatch.setenv("JAX_PROCESS_ID", "0")
+  distributed.initialize(False)
+  with pytest.raises(errors.Terminated):
+    os.kill(os.getpid(), signal.SIGTERM)
+  started = []
+
+  def start():
+    assert jax.config.jax_enable_preemption_service
+    started.append(signal.getsignal(signal.SIGTERM))
+
+  service = types.SimpleNamespace(
+    initialize_preemption_sync_manager=start, preemption_sync_manager=None
+  )
+  monkeypatch.setattr(jax_distributed, "global_state", service)
+  monkeypatch.setattr(jax, "process_count", lambda: 1)
+  # Of one process, JAX's service has nothing to agree on.
+  with distributed.signals() as received:
+    os.kill(os.getpid(), signal.SIGTERM)
+  assert (received, started) == ([signal.SIGTERM], [])
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(distributed.store_lib, "open_store", object)
+  with distributed.signals():
+    assert started == [signal.SIG_DFL]
+  with pytest.raises(errors.Terminated):
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 SLURM = {

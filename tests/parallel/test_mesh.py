@@ -1,5 +1,8 @@
 """Meshes are filled up from the devices there are, and refuse what cannot be."""
 
+import itertools
+import types
+
 import jax
 import pytest
 
@@ -21,6 +24,30 @@ def test_make_mesh_uses_given_devices():
   result = mesh.make_mesh(devices=jax.devices()[2:4])
   assert result.devices.flatten().tolist() == jax.devices()[2:4]
   assert mesh.platform(result) == "cpu"
+
+
+@pytest.mark.parametrize("side", [4, 8])
+def test_make_mesh_fits_every_factorisation_on_a_tpu_slice(side):
+  class Chip(types.SimpleNamespace):
+    __hash__ = object.__hash__
+
+  chips = [
+    Chip(
+      id=number,
+      platform="tpu",
+      device_kind="TPU v5 lite",
+      coords=(number % side, number // side, 0),
+      core_on_chip=0,
+      process_index=number // 4,
+      slice_index=0,
+    )
+    for number in range(side * side)
+  ]
+  sizes = [2**k for k in range(len(chips).bit_length())]
+  for fsdp, tensor in itertools.product(sizes, sizes):
+    if fsdp * tensor <= len(chips):
+      result = mesh.make_mesh(data=-1, fsdp=fsdp, tensor=tensor, devices=chips)
+      assert {*result.devices.flat} == {*chips}
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,10 @@ def test_report_says_what_limits_and_whether_it_fits():
   assert "memory: does not fit, 2.00 GB too much (compiled)" in text
   assert "at least 122 ms, limited by memory traffic" in text
   assert "1,000,000 images" in text
+  assert "| sent to other chips, GB |" in text
+  wide = dataclasses.replace(plan, setting=arithmetic.Setting(data=8, tensor=2))
+  text = "\n".join(report.lines(wide))
+  assert "| sent to other chips (not over tensor), GB |" in text
   fits = dataclasses.replace(
     plan, compiled=compiling.Compiled(seconds=9.0, peak=6 * GB, traffic=1 * GB)
   )
@@ -123,8 +127,21 @@ def test_arithmetic_divides_the_state_by_fsdp(build):
   assert four.state == pytest.approx(one.state - 3 / 4 * split, rel=0.05)
   assert one.flops == four.flops
   assert one.sent == pytest.approx(2 * 7 / 8 * 4 * one.parameters)
+  # `tensor` splits attention and feed-forward layers, no convolutions.
+  wide = planner.step(arithmetic.Setting(data=8, tensor=2))
+  assert one.flops / 2 < wide.flops < one.flops
+  assert one.sent / 2 < wide.sent < one.sent
   with pytest.raises(errors.InputError, match="expected a multiple of"):
     planner.step(arithmetic.Setting(data=3 * batch_size))
+
+
+def test_each_part_of_a_batch_reduces_its_gradients():
+  whole, parts = (
+    arithmetic._sent(100.0, arithmetic.Setting(data=2, fsdp=2, accumulation=n))
+    for n in (1, 4)
+  )
+  # As compiled: dit_tiny with data=4 sends 11.7 and 46.6 MB.
+  assert parts == 4 * whole
 
 
 def test_compiled_figures_are_of_one_chip():

@@ -41,6 +41,12 @@ def test_every_accelerator_has_rates_and_a_source():
     assert topologies.chip_of(chip.device_kind) == chip
 
 
+def test_links_of_tpus_have_half_of_the_published_two_way_rate():
+  published = {"v5e": 400e9, "v5p": 1200e9, "v6e": 800e9}
+  for name, rate in published.items():
+    assert topologies.CHIPS[name].link_rate == rate / 2
+
+
 def test_larger_slices_are_in_order():
   sizes = [t.num_chips for t in topologies.larger(topologies.parse("v5e-16"))]
   assert sizes == [32, 64, 128, 256]

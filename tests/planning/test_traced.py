@@ -80,6 +80,13 @@ def test_share_scales_arrays_of_a_shape():
   assert result.temporaries == BYTES / 4
 
 
+def test_part_scales_products():
+  def power(a):
+    return lax.scan(lambda x, _: (x @ a, None), a @ a, length=3)[0]
+
+  assert _estimate(power, A, part=lambda product: 1 / 4).flops == 4 * 2 * 64**3 / 4
+
+
 def test_branches_count_the_larger_one():
   def choose(flag, a):
     return lax.cond(flag, lambda a: a @ a @ a, lambda a: a @ a, a)
