@@ -228,7 +228,7 @@ def _parse(main: Callable[..., None], argv: Iterable[str]) -> list[str]:
     return _fail(f"{lines[0]} {lines[-1]}" if traced else str(error))
   except (LookupError, AttributeError, TypeError, ValueError, OSError) as error:
     # ConfigDict's own errors: an unknown key, a wrong type.
-    unknown = configs.unknown_key(argv) if "config" in flags.FLAGS else None
+    unknown = configs.unknown_key(list(argv)) if "config" in flags.FLAGS else None
     return _fail(str(unknown or (error.args[0] if error.args else error)))
 
 

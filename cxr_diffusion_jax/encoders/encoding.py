@@ -289,8 +289,7 @@ def prompts_fingerprint(
   # The records' own fingerprint covers labels, boxes and reports.
   facts = [records.fingerprint, settings.prompts, settings.prompt_seed]
   if settings.prompts != "report":
-    views = np.concatenate([records.fields(one)["view"] for one in splits.SPLITS])
-    known = bool((views >= 0).all())
+    known = all((records.fields(one)["view"] >= 0).all() for one in splits.SPLITS)
     facts.append(prompts.fingerprint() if known else prompts.fingerprint_without_view())
   if caption:
     facts.append(caption)

@@ -64,13 +64,21 @@ class Estimate:
   def fields(self, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Fields:
     """As fields of a measurement of a figure with these bounds."""
     fields = Fields(value=self.value)
-    known = len(self.deviations) > 0 and np.isfinite(self.deviations).all()
-    if known and self.patients > 1:
-      degrees, variance = self.patients - 1, standard_error(self.deviations) ** 2
-      low, high = interval(self.value, [(variance, degrees)], bounds)
+    if ends := self.ends(bounds):
+      low, high = ends
       kept = tuple(float(f"{one:.5g}") for one in self.deviations)
-      fields |= Fields(low=low, high=high, deviations=kept, degrees=degrees)
+      fields |= Fields(low=low, high=high, deviations=kept, degrees=self.patients - 1)
     return fields
+
+  def ends(
+    self, bounds: tuple[float, float] = (-np.inf, np.inf)
+  ) -> tuple[float, float] | None:
+    """The ends of the interval of a figure with these bounds; None if unknown."""
+    known = len(self.deviations) > 0 and np.isfinite(self.deviations).all()
+    if not known or self.patients < 2:
+      return None
+    variance = standard_error(self.deviations) ** 2
+    return interval(self.value, [(variance, self.patients - 1)], bounds)
 
 
 def signs(patients: np.ndarray) -> np.ndarray:

@@ -177,14 +177,12 @@ def measure(
   excess = statistics.linear(
     own.mean() - unseen_own.mean(), (own, patients), (-1.0 * unseen_own, of_others)
   )
+  shares = (own, patients), (unseen_own, of_others)
+  each = [statistics.linear(x.mean(), (x, names)) for x, names in shares]
+  a, b = (one.ends((0.0, 1.0)) for one in each)
   ends = Fields()
-  if "low" in excess.fields():
-    shares = [(own, patients), (unseen_own, of_others)]
-    each = [statistics.linear(x.mean(), (x, names)) for x, names in shares]
-    a, b = (one.fields((0.0, 1.0)) for one in each)
-    low, high = statistics.newcombe(
-      a["value"], (a["low"], a["high"]), b["value"], (b["low"], b["high"])
-    )
+  if a and b:
+    low, high = statistics.newcombe(each[0].value, a, each[1].value, b)
     ends = Fields(low=low, high=high)
   figures.append(_RECORDS["elicited_copies_excess"].measurement(fields, excess, ends))
   sides = elicited.distances(), others.distances()
