@@ -81,8 +81,9 @@ if [ -n "${REAL:-}" ]; then
   more_references=""
   data=(--config.data.root="${REAL}" --config.data.phantom_images=0
     --config.data.validation_fraction=0.2)
+  # A Fréchet distance needs 50 images of each set.
   options=(--seeds 0,1,2 --per_patient 0 --memorisation_num 40
-    --primary frechet_distance:probe)
+    --primary kernel_distance:probe)
 fi
 if [ -n "${UTILITY:-}" ]; then
   metrics+=,utility
