@@ -268,6 +268,14 @@ def read_table(
     )
   if not rows:
     raise errors.InputError(f"{path} has no rows", "a header and a row for each image")
+  check_cells(path, header, rows)
+  return CsvTable(path=os.fspath(path), header=header, places=places, rows=rows)
+
+
+def check_cells(
+  path: str | os.PathLike, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]
+) -> None:
+  """Raises errors.InputError for a row with fewer or more cells than the header."""
   for number, row in rows:
     # Rows may end in commas; a text with commas and no quotes would lose its end.
     if len(row) < len(header) or any(map(str.strip, row[len(header) :])):
@@ -276,7 +284,6 @@ def read_table(
         f"{len(header)}, as the first line",
         "quote cells that contain commas or line ends; separate findings by |",
       )
-  return CsvTable(path=os.fspath(path), header=header, places=places, rows=rows)
 
 
 def stem(name: str) -> str:

@@ -137,14 +137,14 @@ def test_read_grey_reads_images_with_odd_tags(tag, shape):
   assert images.read_grey(jpeg(exif_tags(tag, *turn))).shape == shape
 
 
-def test_read_grey_turns_no_image_whose_tags_cannot_be_read(monkeypatch):
-  def fail(self):
+def test_is_turned_is_no_image_whose_tags_cannot_be_read(monkeypatch):
+  def fail():
     raise AttributeError("a damaged tag")
 
-  data = jpeg(exif_tags((0x112, 3, 1, b"\0\6\0\0")))
-  assert images.read_grey(data).shape == (50, 40)
-  monkeypatch.setattr(Image.Image, "getexif", fail)
-  assert images.read_grey(data).shape == (40, 50)
+  image = Image.open(io.BytesIO(jpeg(exif_tags((0x112, 3, 1, b"\0\6\0\0")))))
+  assert images.is_turned(image)
+  monkeypatch.setattr(image, "getexif", fail)
+  assert not images.is_turned(image)
 
 
 def test_read_grey_reads_one_bit_as_black_and_white():

@@ -73,8 +73,10 @@ def read_google_labels(paths: Iterable[str | os.PathLike]) -> GoogleLabels:
 
 def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
   """Line numbers and rows, column names in one spelling."""
-  table = csv_table.read_table(path, {}, {})
-  header = [_plain(name) for name in table.header]
+  lines = csv_table.read_rows(path)
+  header = [_plain(name) for name in (lines[0][1] if lines else [])]
+  while header and not header[-1]:
+    header.pop()
   image = {"image index", "image id"} & set(header)
   if not image or not {"airspace opacity", "abnormal"} & set(header):
     raise errors.InputError(
@@ -83,8 +85,9 @@ def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
       "move it out of google-labels/",
     )
   header = ["image" if name in image else name for name in header]
+  csv_table.check_cells(path, header, lines[1:])
   # Rows may end in commas.
-  return [(number, dict(zip(header, row, strict=False))) for number, row in table.rows]
+  return [(number, dict(zip(header, row, strict=False))) for number, row in lines[1:]]
 
 
 def _plain(name: str) -> str:

@@ -66,8 +66,10 @@ def test_read_google_labels_refuses_other_files_and_values(tmp_path):
   with pytest.raises(errors.InputError, match=r"labels.csv holds no expert labels"):
     google_labels.read_google_labels([path])
   path.write_text("")
-  with pytest.raises(errors.InputError, match=r"labels.csv has no rows"):
+  with pytest.raises(errors.InputError, match=r"labels.csv holds no expert labels"):
     google_labels.read_google_labels([path])
+  path.write_text(FOUR)
+  assert not google_labels.read_google_labels([path]).test_ids
   path.write_text(f"{FOUR}\n00000007_001.png,{ENTRY},PERHAPS,NO,NO,YES\n")
   with pytest.raises(errors.InputError, match=r"labels.csv line 2 says PERHAPS"):
     google_labels.read_google_labels([path])
