@@ -1,5 +1,6 @@
 """`DataSettings`: where the records of a dataset are kept."""
 
+from concurrent import futures
 import dataclasses
 import pathlib
 import shutil
@@ -8,7 +9,7 @@ from PIL import Image
 import pytest
 
 from cxr_diffusion_jax import checked_files, errors
-from cxr_diffusion_jax.data.records import records
+from cxr_diffusion_jax.data.records import moved, records
 from cxr_diffusion_jax.data.settings import DataSettings
 
 
@@ -82,6 +83,16 @@ def test_prepare_records_leaves_those_of_another_dataset_of_one_name(
   assert second.folder != first.folder
   assert second.folder == other_settings.records_folder
   assert records.open_records(settings) == first
+
+
+def test_claim_by_several_hosts_at_a_time_leaves_one_note(settings, tmp_path):
+  folder = tmp_path / "tree-01234567"
+  folder.mkdir()
+  with futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda _: moved.claim(settings, folder), range(200)))
+  assert [path.name for path in folder.iterdir()] == ["root.json"]
+  note = checked_files.read_json(folder / "root.json")
+  assert note["root"] == settings.location
 
 
 def test_records_in_a_bucket_are_refused(settings):

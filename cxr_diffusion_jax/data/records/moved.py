@@ -6,6 +6,7 @@ folders of the same name whose dataset is gone --ids, pixels--> the dataset's, o
 import contextlib
 import dataclasses
 import pathlib
+import secrets
 
 import numpy as np
 
@@ -41,7 +42,10 @@ def settle(settings: DataSettings) -> None:
 
 def claim(settings: DataSettings, folder: pathlib.Path) -> None:
   """Notes in the folder of a dataset where the dataset is now."""
-  checked_files.write_json(folder / "root.json", {"root": settings.location})
+  # Hosts may do so at the same time: each writes a file of its own first.
+  note = folder / f"root-{secrets.token_hex(4)}.json"
+  checked_files.write_json(note, {"root": settings.location})
+  note.replace(folder / "root.json")
 
 
 def _is_same(settings: DataSettings, folder: pathlib.Path) -> bool:
