@@ -2,7 +2,7 @@
 
 state      the sharding rules applied to parameters, averages and moments: exact
 FLOPs      products of the traced step, at one chip's share of the batch: exact, but
-           for `tensor`, whose layers are told apart by the shapes of their kernels
+           for `tensor`, whose layers are known by the shapes of their kernels
 memory, traffic   of `traced`: estimates
 links      gradients reduced over `data`, parameters gathered and scattered over `fsdp`;
            activations summed over `tensor` are not counted

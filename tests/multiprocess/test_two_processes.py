@@ -45,6 +45,16 @@ def _start(repository, environment, arguments) -> subprocess.Popen:
   )
 
 
+def _wait_for(path: pathlib.Path, processes: list[subprocess.Popen]) -> None:
+  """Returns once a path exists, while all processes run."""
+  deadline = time.monotonic() + 120
+  while not path.exists():
+    assert time.monotonic() < deadline
+    for process in processes:
+      assert process.poll() is None, process.communicate()[1]
+    time.sleep(0.02)
+
+
 def _losses(workdir: pathlib.Path) -> dict[str, list[float]]:
   """Losses of the steps, and of the validations, as TensorBoard has them."""
   from tensorboard.backend.event_processing import event_accumulator
@@ -125,12 +135,7 @@ def test_two_processes_with_a_tensor_axis_end_cleanly_on_a_signal_to_one(
   workdir = tmp_path / "run"
   changes = {"parallel__num_devices": 0, "parallel__tensor": 2}
   processes = two(small_dit.arguments(workdir, train__num_steps=100_000, **changes))
-  deadline = time.monotonic() + 120
-  while not (workdir / "checkpoints" / str(STEPS)).exists():
-    assert time.monotonic() < deadline
-    for process in processes:
-      assert process.poll() is None, process.communicate()[1]
-    time.sleep(0.1)
+  _wait_for(workdir / "checkpoints" / str(STEPS), processes)
   processes[1].send_signal(signal.SIGINT)
   for process in processes:
     out, err = process.communicate(timeout=120)
@@ -149,12 +154,7 @@ def test_two_processes_with_a_tensor_axis_end_cleanly_on_a_signal_to_one(
 def test_two_processes_end_on_a_signal_to_one_before_training(two, small_dit, tmp_path):
   workdir = tmp_path / "run"
   processes = two(small_dit.arguments(workdir, parallel__num_devices=0))
-  deadline = time.monotonic() + 120
-  while not workdir.is_dir():
-    assert time.monotonic() < deadline
-    for process in processes:
-      assert process.poll() is None, process.communicate()[1]
-    time.sleep(0.02)
+  _wait_for(workdir, processes)
   processes[1].send_signal(signal.SIGTERM)
   for process in processes:
     out, err = process.communicate(timeout=120)

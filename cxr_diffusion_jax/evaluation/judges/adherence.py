@@ -234,10 +234,12 @@ def _estimates(
     statistics.num_patients(rows, names) for rows in (requested > 0.5, requested <= 0.5)
   )
   of_figures = {"found": positive, "false_alarms": negative}
-  fewest = np.stack([
-    statistics.with_mean(of_figures.get(name, np.minimum(positive, negative)), names)
-    for name in NAMES
-  ])  # fmt: skip
+  fewest = np.stack(
+    [
+      statistics.with_mean(of_figures.get(name, np.minimum(positive, negative)), names)
+      for name in NAMES
+    ]
+  )
   whole, deviations = statistics.estimates(figures_fn, names, fewest=fewest)
   return {
     name: [
