@@ -4,10 +4,11 @@
 """
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import os
 from pathlib import PurePosixPath
 import re
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -150,13 +151,16 @@ def findings_of_columns(
   Raises:
     InputError: a cell that is no label, or a finding and `No Finding` both present.
   """
-  columns: dict[str, list[list[float]]] = {}
+  spellings: dict[str, list[str]] = {}
   for name in table.places:
-    columns.setdefault(labels.plain(name), []).append(table.parse(name, parse_label))
+    spellings.setdefault(labels.plain(name), []).append(name)
+
+  def parsed(name: str, parse_fn: Callable[[str], Any]) -> np.ndarray:
+    own = spellings[labels.plain(name)]
+    return np.array([table.parse(one, parse_fn) for one in own])
+
   names = labels.distinct(table.places)
-  values = {
-    name: labels.any_of(np.array(columns[labels.plain(name)]).T) for name in names
-  }
+  values = {name: labels.any_of(parsed(name, parse_label).T) for name in names}
   none = np.zeros(len(table.rows), bool)
   for name in names:
     if labels.plain(name) == labels.plain(labels.NO_FINDING):
@@ -170,7 +174,7 @@ def findings_of_columns(
         f"{table.path} line {table.rows[wrong[0]][0]}: {name} and {labels.NO_FINDING}",
         f"{labels.NO_FINDING} alone or findings alone",
       )
-    column[none & np.array(table.parse(name, is_blank))] = 0
+    column[none & parsed(name, is_blank).all(axis=0)] = 0
   findings = np.stack([*values.values(), none])[:-1].T
   return tuple(values), findings.astype(np.float32)
 

@@ -212,12 +212,14 @@ def test_read_table_takes_no_finding_among_columns_as_no_finding_of_its_own(tmp_
 
 def test_read_table_joins_columns_of_one_finding_in_two_spellings(tmp_path):
   rows = [
-    ["image", "lung_mass", "Edema", "Lung Mass"],
-    *(["a.png", "", "1", "1"], ["b.jpg", "0", "0", ""], ["d.png", "1", "0", "0"]),
+    ["image", "lung_mass", "Edema", "Lung Mass", "No Finding"],
+    *(["a.png", "", "1", "1", ""], ["b.jpg", "0", "0", "", ""]),
+    *(["d.png", "1", "0", "0", ""], ["p1/c.png", "", "", "-1", "1"]),
   ]
   got = read(write(tmp_path, rows), columns="findings=*")
   assert got.vocabulary == ("lung_mass", "Edema")
-  np.testing.assert_array_equal(got.findings, [[1, 1], [np.nan, 0], [1, 0]])
+  expected = [[1, 1], [np.nan, 0], [1, 0], [np.nan, 0]]
+  np.testing.assert_array_equal(got.findings, expected)
   assert not any("not read" in note for note in got.notes)
 
 
