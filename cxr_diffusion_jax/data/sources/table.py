@@ -170,12 +170,10 @@ def _notes(opened: _Opened, vocabulary: Sequence[str]) -> tuple[str, ...]:
   table = opened.table
   notes = () if "patient" in table.places else (_NO_PATIENTS,)
   read = {table.header[place] for place in table.places.values()}
-  known = {labels.plain(name) for name in vocabulary}
-  rest = [
-    name
-    for name in table.header
-    if name and name not in read and labels.plain(name) not in known
-  ]
+  asked = opened.names.get("findings", "").replace(_EVERY, labels.NO_FINDING)
+  known = {labels.plain(name) for name in (*vocabulary, *asked.split("|"))}
+  unread = (name for name in table.header if name and name not in read)
+  rest = [name for name in unread if labels.plain(name) not in known]
   if rest:
     notes += (f"columns not read: {', '.join(rest)} (see config.data.columns)",)
   return notes
